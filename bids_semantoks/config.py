@@ -1,0 +1,465 @@
+"""Frozen configuration of every stage; the command line is generated from these fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bids_semantoks.errors import ConfigurationError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    metavar: str | None = None,
+    aliases: tuple[str, ...] = (),
+    choices: tuple[str, ...] = (),
+    off: str | None = None,
+    is_result: bool = True,
+) -> Any:
+    """Describe a configuration field that is also a command-line option.
+
+    Parameters
+    ----------
+    default : Any
+        Default value.
+    help : str
+        One sentence for ``--help``.
+    metavar : str, optional
+        Placeholder of the value in ``--help``.
+    aliases : tuple of str
+        Other spellings, and short ones (``-w``).
+    choices : tuple of str
+        The only accepted values.
+    off : str, optional
+        A flag that sets the field to None, such as ``--no-band-pass``.
+    is_result : bool
+        Whether the value can change a result; paths, selection, processes, device and verbosity cannot.
+
+    Returns
+    -------
+    Any
+        A `dataclasses.field` with this metadata.
+    """
+    metadata = {
+        "help": help,
+        "metavar": metavar,
+        "aliases": aliases,
+        "choices": choices,
+        "off": off,
+        "is_result": is_result,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _check(condition: bool, message: str, hint: str = "") -> None:
+    if not condition:
+        raise ConfigurationError(message, hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionConfig:
+    """Which runs to process."""
+
+    participant_label: tuple[str, ...] = option(
+        (),
+        "Participants to process, with or without sub-; @FILE reads labels from a file.",
+        metavar="LABEL...",
+        aliases=("--participant_label",),
+        is_result=False,
+    )
+    exclude_participant_label: tuple[str, ...] = option(
+        (), "Participants to leave out.", metavar="LABEL...", is_result=False
+    )
+    session_id: tuple[str, ...] = option(
+        (), "Sessions to process.", metavar="LABEL...", aliases=("--session-label",), is_result=False
+    )
+    task_id: tuple[str, ...] = option(
+        (), "Tasks to process.", metavar="LABEL...", aliases=("-t", "--task-label"), is_result=False
+    )
+    run_id: tuple[str, ...] = option((), "Runs to process.", metavar="LABEL...", is_result=False)
+    space: str | None = option(
+        None,
+        "Template space of the BOLD images, one a call; by default the atlas' own if present, "
+        "else MNI152NLin6Asym, MNI152NLin2009cAsym, fsLR.",
+        metavar="NAME",
+        is_result=False,
+    )
+    bids_filter_file: Path | None = option(
+        None, "JSON filter in fMRIPrep's format (the bold entry is used).", metavar="FILE", is_result=False
+    )
+    derivatives: tuple[str, ...] = option(
+        (),
+        "Derivative dataset to read, as PATH or NAME=PATH, when BIDS_DIR is a raw dataset.",
+        metavar="PATH...",
+        aliases=("-d",),
+        is_result=False,
+    )
+    bids_database_dir: Path | None = option(
+        None,
+        "Directory of a pybids database to use, or to make, for the derivative dataset.",
+        metavar="DIR",
+        is_result=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignalsConfig:
+    """From BOLD images to parcel signals."""
+
+    atlas: str = option(
+        "Schaefer400Tian3Buckner7", "Atlas by name, or a label image or atlas dataset by path.", metavar="NAME_OR_PATH"
+    )
+    atlas_dir: Path | None = option(
+        None, "Where atlas files are looked for first (or BIDS_SEMANTOKS_ATLAS_DIR).", metavar="DIR", is_result=False
+    )
+    denoise: str = option(
+        "simple",
+        "Denoising preset (none, simple, simple+gsr, 24p, 36p, compcor, ica_aroma) or a JSON file.",
+        metavar="NAME_OR_FILE",
+    )
+    band_pass: tuple[float, float] | None = option(
+        (0.01, 0.1), "Pass band in Hz; 0 leaves that side open.", metavar="LOW HIGH", off="--no-band-pass"
+    )
+    fd_threshold: float | None = option(
+        None, "Scrub volumes whose framewise displacement is above this many millimetres.", metavar="MM"
+    )
+    dummy_scans: str = option(
+        "auto", "Volumes to drop at the start; auto takes the confounds' non-steady-state columns.", metavar="auto|N"
+    )
+    min_time: float = option(
+        100.0, "Skip a run with less kept data than this many seconds; 0 for no limit.", metavar="SECONDS"
+    )
+    min_coverage: float = option(
+        0.5, "A parcel with a smaller share of its voxels in the brain mask is absent.", metavar="SHARE"
+    )
+    signals_only: bool = option(False, "Write signals and stop before the encoder.", is_result=False)
+    save_raw_signals: bool = option(False, "Also write the signals before denoising.", is_result=False)
+
+    def __post_init__(self) -> None:
+        if self.band_pass is not None:
+            low, high = self.band_pass
+            _check(
+                low >= 0 and (high == 0 or high > low) and (low, high) != (0, 0),
+                f"--band-pass needs 0 <= LOW < HIGH in Hz, found {low:g} {high:g}.",
+                "Use 0 to leave one side open, or --no-band-pass.",
+            )
+        _check(
+            self.fd_threshold is None or self.fd_threshold > 0,
+            f"--fd-threshold must be above 0 mm, found {self.fd_threshold}.",
+            "Leave it away to scrub nothing.",
+        )
+        _check(
+            self.dummy_scans == "auto" or self.dummy_scans.isdecimal(),
+            f"--dummy-scans must be auto or a whole number, found {self.dummy_scans!r}.",
+        )
+        _check(self.min_time >= 0, f"--min-time must be 0 or more seconds, found {self.min_time:g}.")
+        _check(0 <= self.min_coverage <= 1, f"--min-coverage must lie in 0..1, found {self.min_coverage:g}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingConfig:
+    """From parcel signals to embeddings."""
+
+    model: str = option(
+        "SamGijsen/Brain-Semantoks",
+        "Encoder: a directory or file of ours, the authors' checkpoint, a Hugging Face ORG/NAME, "
+        "or random:paper|small|tiny[:SEED].",
+        metavar="NAME_OR_PATH",
+    )
+    device: str = option("auto", "Where the encoder runs.", metavar="auto|cpu|cuda|cuda:N", is_result=False)
+    precision: str = option(
+        "auto", "Arithmetic of the encoder; auto is float32.", choices=("auto", "fp32", "bf16", "fp16")
+    )
+    batch_size: int = option(32, "Windows encoded at a time.", metavar="N", is_result=False)
+    n_windows: int = option(8, "Equally spaced windows of a run.", metavar="N")
+    pooling: str = option(
+        "cls_avg", "Embedding: mean of tokens and class token, or one of them.", choices=("cls_avg", "cls", "avg")
+    )
+    save_tokens: bool = option(False, "Also write all output tokens of each window.", is_result=False)
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, f"--batch-size must be 1 or more, found {self.batch_size}.")
+        _check(self.n_windows >= 1, f"--n-windows must be 1 or more, found {self.n_windows}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningConfig:
+    """How the work is done; nothing here changes a result."""
+
+    n_procs: int | None = option(
+        None,
+        "Processes; by default as many as the cgroup or SLURM_CPUS_PER_TASK allows, but no more than runs.",
+        metavar="N",
+        aliases=("--nprocs", "--n-cpus"),
+        is_result=False,
+    )
+    omp_nthreads: int | None = option(
+        None, "Threads of each process; by default the CPUs shared out.", metavar="N", is_result=False
+    )
+    mem: str | None = option(
+        None,
+        "Memory that all processes may take together (K, M, G or T; MB by default).",
+        metavar="SIZE",
+        is_result=False,
+    )
+    work_dir: Path | None = option(
+        None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",), is_result=False
+    )
+    random_seed: int = option(0, "Seed of everything random.", metavar="N")
+    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.", is_result=False)
+    overwrite: bool = option(False, "Replace outputs that were made with other settings.", is_result=False)
+    stop_on_first_crash: bool = option(False, "Stop at the first run that fails.", is_result=False)
+    ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.", is_result=False)
+    notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.", is_result=False)
+    verbose: int = option(0, "Say more; repeat for still more.", aliases=("-v",), is_result=False)
+    quiet: bool = option(False, "Say nothing but errors and the last line.", aliases=("-q",), is_result=False)
+
+    def __post_init__(self) -> None:
+        _check(self.n_procs is None or self.n_procs >= 1, f"--n-procs must be 1 or more, found {self.n_procs}.")
+        _check(
+            self.omp_nthreads is None or self.omp_nthreads >= 1,
+            f"--omp-nthreads must be 1 or more, found {self.omp_nthreads}.",
+        )
+        if self.mem is not None:
+            parse_memory(self.mem)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppConfig:
+    """Everything one call was asked to do."""
+
+    bids_dir: Path
+    out_dir: Path
+    level: str
+    selection: SelectionConfig = SelectionConfig()
+    signals: SignalsConfig = SignalsConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    running: RunningConfig = RunningConfig()
+
+    def __post_init__(self) -> None:
+        _check(
+            self.level in ("participant", "group"),
+            f"analysis level must be participant or group, found {self.level!r}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Architecture of an encoder, stored in its checkpoint. Defaults are the published model.
+
+    Parameters
+    ----------
+    repetition_time : float
+        Seconds between volumes of a window.
+    window : int
+        Volumes in a window (W), a multiple of `patch`.
+    patch : int
+        Volumes in a patch.
+    width : int
+        Token width D, even and a multiple of `head_width`.
+    depth : int
+        Transformer blocks.
+    head_width : int
+        Width of one attention head.
+    mlp_ratio : int
+        Hidden width of a block's MLP over D.
+    layer_scale : float
+        Initial LayerScale.
+    spatial : str
+        ``network`` (one tokenizer a network), ``whole`` (one network holding all parcels) or
+        ``parcel`` (every parcel its own network, one shared linear patch projection).
+    dense : str
+        Dense branch: ``full``, ``separable`` (depthwise then pointwise) or ``none``.
+    dense_kernel : int
+        Taps of the dense branch.
+    structured : str
+        Depthwise branch: ``structured`` (multi-scale), ``free`` (plain taps of the same length) or ``none``.
+    structured_taps : int
+        Taps per scale of the structured kernel.
+    structured_scales : int
+        Scales of the structured kernel; its length is taps * 2^(scales-1).
+    structured_decay : float
+        Weight of a scale over the next longer one.
+    pooling : str
+        Over a patch's volumes: ``mean``, ``max`` or ``attention``.
+    head_hidden, head_out, head_layers : int
+        Projection head: hidden width, output width, number of linear layers.
+    """
+
+    repetition_time: float = 2.0
+    window: int = 100
+    patch: int = 20
+    width: int = 768
+    depth: int = 8
+    head_width: int = 64
+    mlp_ratio: int = 4
+    layer_scale: float = 0.1
+    spatial: str = "network"
+    dense: str = "full"
+    dense_kernel: int = 3
+    structured: str = "structured"
+    structured_taps: int = 4
+    structured_scales: int = 3
+    structured_decay: float = 2.0
+    pooling: str = "mean"
+    head_hidden: int = 1024
+    head_out: int = 128
+    head_layers: int = 2
+
+    def __post_init__(self) -> None:
+        _check(
+            self.patch >= 1 and self.window >= self.patch and self.window % self.patch == 0,
+            f"window must be a multiple of patch, found window {self.window} and patch {self.patch}.",
+        )
+        _check(self.repetition_time > 0, f"repetition_time must be positive, found {self.repetition_time}.")
+        _check(
+            self.width % 2 == 0 and self.width % self.head_width == 0,
+            f"width must be even and a multiple of head_width, found {self.width} and {self.head_width}.",
+        )
+        for name, value, allowed in (
+            ("spatial", self.spatial, ("network", "whole", "parcel")),
+            ("dense", self.dense, ("full", "separable", "none")),
+            ("structured", self.structured, ("structured", "free", "none")),
+            ("pooling", self.pooling, ("mean", "max", "attention")),
+        ):
+            _check(value in allowed, f"{name} must be one of {', '.join(allowed)}, found {value!r}.")
+        _check(
+            self.dense != "none" or self.structured != "none" or self.spatial == "parcel",
+            "a tokenizer needs a dense or a structured branch, found neither.",
+        )
+        _check(
+            self.structured == "none" or self.spatial == "parcel" or self.patch >= self.kernel_length,
+            f"patch must be at least the structured kernel's length {self.kernel_length}, found {self.patch}.",
+        )
+        _check(
+            self.depth >= 1 and self.head_layers >= 1,
+            f"depth {self.depth} and head_layers {self.head_layers} must be 1 or more.",
+        )
+
+    @property
+    def n_patches(self) -> int:
+        """Patches in a window (K)."""
+        return self.window // self.patch
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads."""
+        return self.width // self.head_width
+
+    @property
+    def kernel_length(self) -> int:
+        """Taps of the whole structured kernel."""
+        return int(self.structured_taps * 2 ** (self.structured_scales - 1))
+
+
+def parse_memory(text: str) -> int:
+    """Read a memory size as batch systems write it.
+
+    Parameters
+    ----------
+    text : str
+        A number with an optional K, M, G or T (and an optional B or iB); megabytes without.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    Raises
+    ------
+    ConfigurationError
+        When `text` is no such size.
+    """
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    bare = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = units.get(bare[-1:])
+    number = bare[:-1] if unit else bare
+    try:
+        size = int(float(number) * (unit or 2**20))
+    except ValueError:
+        size = 0
+    _check(size > 0, f"--mem must be a size such as 8G or 16000 (MB), found {text!r}.")
+    return size
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Turn a configuration into plain JSON values.
+
+    Parameters
+    ----------
+    config : Any
+        Any dataclass of this module.
+
+    Returns
+    -------
+    dict
+        Nested dictionary; paths become strings, tuples lists.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return plain
+
+
+def from_json(kind: type[ConfigT], values: dict[str, Any], *, where: str = "configuration") -> ConfigT:
+    """Build a configuration from plain JSON values, refusing what no field reads.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass of this module.
+    values : dict
+        Values by field name; missing fields keep their defaults.
+    where : str
+        What to call the source in messages.
+
+    Returns
+    -------
+    ConfigT
+        An instance of `kind`.
+
+    Raises
+    ------
+    ConfigurationError
+        When a key is unknown or a value has another type than its field.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    _check(
+        not unknown,
+        f"{where} has unknown keys: {', '.join(unknown)}.",
+        f"Known keys: {', '.join(sorted(hints))}.",
+    )
+    arguments = {key: _from_plain(hints[key], value, f"{where}: {key}") for key, value in values.items()}
+    return kind(**arguments)
+
+
+def _from_plain(hint: Any, value: Any, where: str) -> Any:
+    """Turn one JSON value into what the field's type asks for."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _from_plain(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        _check(isinstance(value, dict), f"{where} must be a JSON object, found {value!r}.")
+        return from_json(typing.cast(type[Any], hint), value, where=where)
+    if origin is tuple:
+        _check(isinstance(value, list | tuple), f"{where} must be a list, found {value!r}.")
+        if arguments[-1] is not Ellipsis:
+            _check(len(value) == len(arguments), f"{where} must have {len(arguments)} values, found {value!r}.")
+        return tuple(_from_plain(arguments[0], item, where) for item in value)
+    if hint is Path:
+        _check(isinstance(value, str), f"{where} must be a path, found {value!r}.")
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _check(type(value) is hint, f"{where} must be {hint.__name__}, found {value!r}.")
+    return value

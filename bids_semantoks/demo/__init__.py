@@ -1,0 +1,1 @@
+"""A synthetic fMRIPrep study with known structure."""

@@ -1,0 +1,132 @@
+"""The few errors that reach a user, each with its exit code and a hint."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SKIP_REASONS: Final = ("too_short", "too_few_kept", "no_content", "already_done")
+FAILURE_REASONS: Final = (
+    "no_mask",
+    "no_confounds",
+    "no_repetition_time",
+    "bad_confounds",
+    "bad_image",
+    "space_mismatch",
+    "low_coverage",
+    "out_of_memory",
+    "disk_full",
+    "internal",
+)
+
+
+class SemantoksError(Exception):
+    """Base of all errors that end a call with a clear message.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong with which thing: what was found (and where) and what was expected.
+    hint : str, optional
+        What the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class InputError(SemantoksError):
+    """A directory, participant, session, task, filter, space or phenotype was not found."""
+
+    exit_code = 3
+
+
+class ConfigurationError(SemantoksError):
+    """The options contradict each other, the outputs on disk, or themselves."""
+
+    exit_code = 4
+
+
+class ResourceError(SemantoksError):
+    """Memory, disk or the requested device is not there."""
+
+    exit_code = 5
+
+
+class AtlasError(SemantoksError):
+    """The atlas was not found, is damaged, or does not fit the data or the encoder."""
+
+    exit_code = 6
+
+
+class ModelError(SemantoksError):
+    """The encoder was not found, is damaged, or does not fit the atlas."""
+
+    exit_code = 6
+
+
+class FailedRuns(SemantoksError):
+    """At least one run failed; the others were written."""
+
+    exit_code = 7
+
+
+class RunFailed(SemantoksError):
+    """One run cannot be processed; the other runs go on.
+
+    Parameters
+    ----------
+    reason : str
+        One of `FAILURE_REASONS`.
+    message : str
+        What is wrong with which file.
+    hint : str, optional
+        What the user can do about it.
+    """
+
+    exit_code = 7
+
+    def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
+        assert reason in FAILURE_REASONS
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments are lost by the default pickling, which worker processes rely on.
+        return _rebuild_run_error, (type(self), self.reason, self.message, self.hint)
+
+
+class RunSkipped(SemantoksError):
+    """One run is left out for a stated reason that is nobody's fault.
+
+    Parameters
+    ----------
+    reason : str
+        One of `SKIP_REASONS`.
+    message : str
+        Why, with the numbers that decided it.
+    hint : str, optional
+        What the user can do about it.
+    """
+
+    exit_code = 0
+
+    def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
+        assert reason in SKIP_REASONS
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_run_error, (type(self), self.reason, self.message, self.hint)
+
+
+def _rebuild_run_error(
+    kind: type[RunFailed] | type[RunSkipped], reason: str, message: str, hint: str
+) -> RunFailed | RunSkipped:
+    return kind(reason, message, hint=hint)

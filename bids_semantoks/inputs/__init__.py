@@ -1,0 +1,1 @@
+"""Reading BIDS datasets: the only code that speaks pybids."""

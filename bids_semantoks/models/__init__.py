@@ -1,0 +1,1 @@
+"""The Brain-Semantoks encoder: torch and NumPy only."""

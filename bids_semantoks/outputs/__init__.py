@@ -1,0 +1,1 @@
+"""Our derivative dataset: written here, read back here."""

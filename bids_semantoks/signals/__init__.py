@@ -1,0 +1,1 @@
+"""From BOLD images to parcel signals: the only code that speaks nibabel, nilearn and templateflow."""
