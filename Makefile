@@ -1,0 +1,64 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+DEMO := demo
+DEMO_OUT := $(DEMO)/derivatives/bids_semantoks
+RUN := $(BIN)/bids_semantoks $(DEMO) $(DEMO_OUT)
+OPTIONS := --atlas Demo457 --model random:tiny
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test check format validate bench clean
+
+help:
+	@echo "make demo    make a synthetic study, run participant and group on it"
+	@echo "make test    everything that continuous integration runs"
+	@echo "make check   linters, types, import contracts, docstrings"
+	@echo "make format  put the code into its format"
+	@echo "make bench   speed and memory against peers"
+
+setup: $(STAMP)
+
+# constraints.txt pins what was tested; pyproject.toml says what is accepted.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+$(DEMO)/dataset_description.json: $(STAMP)
+	$(BIN)/python -m bids_semantoks.demo $(DEMO)
+
+demo: $(DEMO)/dataset_description.json
+	$(RUN) participant $(OPTIONS) --ignore-failed-runs
+	$(RUN) group $(OPTIONS)
+	@echo
+	@echo "Embeddings of each run:      $(DEMO_OUT)/sub-*/**/func/*_embedding.tsv"
+	@echo "One row for each participant: $(DEMO_OUT)/phenotype/"
+
+test: $(STAMP) check
+	$(BIN)/python -m pytest -n 2
+	$(MAKE) validate
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'bids_semantoks/*.py')
+	$(BIN)/codespell
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+validate: demo
+	$(BIN)/bids-validator-deno $(DEMO_OUT)
+
+bench: $(STAMP)
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache
