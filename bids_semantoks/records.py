@@ -200,7 +200,8 @@ class ParcelSignals:
     @property
     def present(self) -> NDArray[np.bool_]:
         """Parcels (P,) that have a signal."""
-        return ~np.isnan(self.raw).any(axis=0)
+        present: NDArray[np.bool_] = ~np.isnan(self.raw).any(axis=0)
+        return present
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -269,4 +270,5 @@ class Embedding:
     @property
     def pooled(self) -> NDArray[np.float32]:
         """Mean over windows, shape (dims,)."""
-        return self.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        pooled: NDArray[np.float32] = self.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return pooled

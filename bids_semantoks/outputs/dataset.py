@@ -1,0 +1,178 @@
+"""The files that make the output directory a BIDS derivative dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bids_semantoks import __version__
+from bids_semantoks.outputs.files import open_atomic, write_json, write_records, write_text
+from bids_semantoks.records import Atlas
+
+BIDS_VERSION = "1.10.0"
+
+_IGNORED = (
+    "*.html",
+    "figures",
+    "*_timeseries.*",
+    "*_relmat.*",
+    "*_embedding.*",
+    "*_tokens.*",
+    "*_stat-coverage_*",
+    "group_*",
+    "encoders",
+    "*.tmp",
+)
+
+_README = """# Brain-Semantoks embeddings
+
+Derivatives written by the BIDS App bids_semantoks.
+
+For each run (`sub-*/[ses-*/]func/`):
+
+- `*_stat-mean_timeseries.tsv`: the cleaned signal of each parcel, one row for every volume of the source, in its units.
+  Rows of dummy and scrubbed volumes and columns of absent parcels are n/a.
+- `*_stat-coverage_bold.tsv`: the share of each parcel's voxels inside the brain mask.
+- `*_stat-pearsoncorrelation_relmat.tsv`: correlations between parcels over kept volumes.
+- `*_embedding.tsv`: one row a window with its onset, duration, share of kept time, and the embedding.
+
+`phenotype/` holds one row for each participant: the mean embedding over windows and runs.
+`logs/runs/` says what became of every run that was found, and why.
+Each sidecar (`.json`) gives sources, settings, checksums and software versions.
+"""
+
+
+def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple[str, ...]) -> None:
+    """Write the files that every output dataset has; jobs that share one write the same bytes.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    sources : mapping of str to Path
+        Datasets that were read, by the name that BIDS URIs use.
+    upstream : tuple of str
+        Pipelines that made the inputs, for GeneratedBy.
+    """
+    description: dict[str, Any] = {
+        "Name": "Brain-Semantoks embeddings",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [_describe_generator(), *({"Name": name} for name in upstream)],
+        "SourceDatasets": [{"URL": path.resolve().as_uri()} for path in sources.values()],
+        "DatasetLinks": {name: path.resolve().as_uri() for name, path in sources.items()},
+        "HowToAcknowledge": "Cite bids_semantoks and the paper of Brain-Semantoks (arXiv 2512.11582).",
+    }
+    write_json(out_dir / "dataset_description.json", description, only_if_changed=True)
+    write_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n", only_if_changed=True)
+    write_text(out_dir / "README.md", _README, only_if_changed=True)
+
+
+def _describe_generator() -> dict[str, Any]:
+    generator: dict[str, Any] = {"Name": "bids_semantoks", "Version": __version__}
+    kind = os.environ.get("BIDS_SEMANTOKS_CONTAINER_TYPE")
+    if kind:
+        generator["Container"] = {"Type": kind, "Tag": os.environ.get("BIDS_SEMANTOKS_CONTAINER_TAG", "unknown")}
+    return generator
+
+
+def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
+    """Add to descriptions.tsv what our desc entities mean, keeping what other calls wrote.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    rows : mapping of str to str
+        Meaning by label, without ``desc-``.
+    """
+    path = out_dir / "descriptions.tsv"
+    known = {}
+    if path.is_file():
+        for line in path.read_text().splitlines()[1:]:
+            label, _, text = line.partition("\t")
+            known[label] = text
+    known.update({f"desc-{label}": text for label, text in rows.items()})
+    write_records(path, ("desc_id", "description"), sorted(known.items()))
+
+
+def build_atlas_directory(out_dir: Path, space: str) -> Path:
+    """Build the directory of the atlases of a space.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    space : str
+        Template space.
+
+    Returns
+    -------
+    Path
+        ``OUT_DIR/sourcedata/atlases/tpl-S``.
+    """
+    return out_dir / "sourcedata" / "atlases" / f"tpl-{space}"
+
+
+def write_atlas(out_dir: Path, atlas: Atlas) -> None:
+    """Copy the atlas as used: its table, each label image unchanged, checksums and licences.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    atlas : Atlas
+        What was used. Its images are copied one by one and never merged, as some licences demand.
+    """
+    directory = build_atlas_directory(out_dir, atlas.space)
+    stem = f"tpl-{atlas.space}_atlas-{atlas.name}"
+    rows = [(p + 1, atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
+    write_records(directory / f"{stem}_dseg.tsv", ("index", "label", "network_label"), rows)
+    images = []
+    for volume in atlas.volumes:
+        # Names in the outputs must not collide when two spaces or atlases use files of one name.
+        target = directory / f"{stem}_{volume.path.name}"
+        if not (target.is_file() and target.stat().st_size == volume.path.stat().st_size):
+            with volume.path.open("rb") as source, open_atomic(target) as file:
+                shutil.copyfileobj(source, file)
+        images.append(
+            {
+                "File": target.name,
+                "SHA256": volume.sha256,
+                "License": volume.licence or "unknown",
+                "ParcelOfValue": {
+                    str(v): atlas.parcels[p]
+                    for v, p in zip(volume.values.tolist(), volume.parcels.tolist(), strict=True)
+                },
+            }
+        )
+    description = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
+    write_json(directory / f"{stem}_description.json", description, only_if_changed=True)
+
+
+def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the parcels of an atlas that signals of this dataset were made with.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    name, space : str
+        Atlas label and template space.
+
+    Returns
+    -------
+    parcels, networks : tuple of str, length P
+        Parcel names and network labels (empty for none).
+
+    Raises
+    ------
+    FileNotFoundError
+        When the table is not there.
+    """
+    path = build_atlas_directory(out_dir, space) / f"tpl-{space}_atlas-{name}_dseg.tsv"
+    rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+    return tuple(row[1] for row in rows), tuple("" if row[2] == "n/a" else row[2] for row in rows)

@@ -1,0 +1,207 @@
+"""Writing files so that no half-written one ever carries a final name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import ConfigurationError, ResourceError
+
+
+@contextlib.contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its name only when it is complete.
+
+    Written beside `path` under a hidden temporary name and renamed: no lock is taken, since locks
+    fail on the network file systems of clusters.
+
+    Parameters
+    ----------
+    path : Path
+        Final name; parent directories are made.
+
+    Yields
+    ------
+    BinaryIO
+        File to write to. When the block raises, nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{secrets.token_hex(6)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str, *, only_if_changed: bool = False) -> None:
+    """Write a text file atomically.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    text : str
+        Content, UTF-8.
+    only_if_changed : bool
+        Leave a file that already says this alone, so that many jobs can share it.
+    """
+    content = text.encode()
+    if only_if_changed and path.is_file() and path.read_bytes() == content:
+        return
+    with open_atomic(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, values: dict[str, Any], *, only_if_changed: bool = False) -> None:
+    """Write a JSON file atomically.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    values : dict
+        Plain values; not-a-number is refused.
+    only_if_changed : bool
+        Leave a file that already says this alone.
+    """
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_text(path, text, only_if_changed=only_if_changed)
+
+
+def write_array(path: Path, values: NDArray[Any]) -> None:
+    """Write a ``.npy`` file atomically.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    values : NDArray
+        Any array without objects.
+    """
+    with open_atomic(path) as file:
+        np.save(file, values, allow_pickle=False)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[Any]], *, index: str = "") -> None:
+    """Write a wide numeric table as TSV with 9 significant digits, enough for any float32.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    columns : sequence of str, length C
+        Header.
+    rows : NDArray, float, shape (R, C)
+        Values; not-a-number becomes ``n/a``.
+    index : str
+        Header of a first column that repeats `columns` as row names (square tables).
+    """
+    if rows.ndim != 2 or rows.shape[1] != len(columns):
+        raise ValueError(f"{len(columns)} columns but rows of shape {rows.shape}")
+    line = "\t".join(["%.9g"] * len(columns))
+    has_gaps = bool(np.isnan(rows).any())
+    with open_atomic(path) as file:
+        file.write(("\t".join([index, *columns] if index else columns) + "\n").encode())
+        for i, row in enumerate(rows.tolist()):
+            text = line % tuple(row)
+            if has_gaps:
+                text = text.replace("nan", "n/a")
+            file.write((f"{columns[i]}\t{text}\n" if index else f"{text}\n").encode())
+
+
+def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Read a wide numeric table written by `write_table` without an index.
+
+    Parameters
+    ----------
+    path : Path
+        TSV file.
+
+    Returns
+    -------
+    columns : tuple of str, length C
+        Header.
+    rows : NDArray, float64, shape (R, C)
+        Values; ``n/a`` becomes not-a-number.
+
+    Raises
+    ------
+    ValueError
+        When the file is not such a table.
+    """
+    header, _, body = path.read_bytes().partition(b"\n")
+    columns = tuple(header.decode().rstrip("\r").split("\t"))
+    cells = np.array(body.replace(b"n/a", b"nan").split(), dtype=np.bytes_)
+    try:
+        values = cells.astype(np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path} holds something that is neither a number nor n/a: {error}") from error
+    if not columns[0] or values.size % len(columns):
+        raise ValueError(f"{path} holds {values.size} values, which do not fill {len(columns)} columns")
+    return columns, values.reshape(-1, len(columns))
+
+
+def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a small table of mixed values as TSV.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    columns : sequence of str
+        Header.
+    rows : sequence of sequence
+        Values; None and not-a-number become ``n/a``, floats get 9 significant digits.
+    """
+    lines = ["\t".join(columns), *("\t".join(_format_cell(cell) for cell in row) for row in rows)]
+    write_text(path, "\n".join(lines) + "\n", only_if_changed=True)
+
+
+def _format_cell(value: object) -> str:
+    if value is None or value == "":
+        return "n/a"
+    if isinstance(value, float | np.floating):
+        return "n/a" if np.isnan(value) else f"{value:.9g}"
+    return " ".join(str(value).split())
+
+
+def check_writable(directory: Path) -> None:
+    """Try to write into a directory, making it if needed.
+
+    Parameters
+    ----------
+    directory : Path
+        Where to.
+
+    Raises
+    ------
+    ConfigurationError
+        When nothing can be written there.
+    ResourceError
+        When the disk is full.
+    """
+    probe = directory / f".{secrets.token_hex(6)}.tmp"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(f"No space left to write to {directory}: {reason}.", hint="Make room.") from error
+        raise ConfigurationError(
+            f"Cannot write to {directory}: {reason}.", hint="Give an output directory that you may write to."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""What sidecars say about where an output came from, and whether it is still up to date."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bids_semantoks import __version__
+from bids_semantoks.records import Run
+
+_REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
+
+
+def compute_settings_hash(settings: dict[str, Any]) -> str:
+    """Hash settings so that equal settings have equal hashes, whatever their order.
+
+    Parameters
+    ----------
+    settings : dict
+        Plain JSON values.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal.
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def describe_differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Say which settings differ.
+
+    Parameters
+    ----------
+    stored, wanted : dict
+        Settings of what is on disk, and of this call.
+
+    Returns
+    -------
+    list of str
+        One phrase for each setting that differs; empty when they agree.
+    """
+    keys = sorted(set(stored) | set(wanted))
+    return [
+        f"{key} (there {_brief(stored.get(key))}, now {_brief(wanted.get(key))})"
+        for key in keys
+        if stored.get(key) != wanted.get(key)
+    ]
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def describe_inputs(run: Run) -> dict[str, dict[str, int]]:
+    """Describe the files of a run so that a change is noticed without reading them.
+
+    Parameters
+    ----------
+    run : Run
+        The source run.
+
+    Returns
+    -------
+    dict
+        Size in bytes and modification time in nanoseconds of each file that is there.
+    """
+    files = {"bold": run.bold, "mask": run.mask, "confounds": run.confounds}
+    described = {}
+    for name, path in files.items():
+        if path is not None and path.exists():
+            status = path.stat()
+            described[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return described
+
+
+def build_uri(path: Path, root: Path, dataset: str = "") -> str:
+    """Build a BIDS URI.
+
+    Parameters
+    ----------
+    path : Path
+        A file below `root`.
+    root : Path
+        Root of the dataset.
+    dataset : str
+        Name in DatasetLinks; empty for the output dataset itself.
+
+    Returns
+    -------
+    str
+        ``bids:<dataset>:<relative path>``.
+    """
+    return f"bids:{dataset}:{path.relative_to(root).as_posix()}"
+
+
+def find_versions() -> dict[str, str]:
+    """Find the versions of the software that determines results.
+
+    Returns
+    -------
+    dict
+        Version by package name, without importing any.
+    """
+    versions = {"bids_semantoks": __version__, "python": platform.python_version()}
+    for name in _REPORTED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Read a sidecar of ours; it is written last, so its presence means that its outputs are complete.
+
+    Parameters
+    ----------
+    path : Path
+        JSON file.
+
+    Returns
+    -------
+    dict or None
+        Its content; None when it is absent or not one of ours.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) and "Settings" in values else None

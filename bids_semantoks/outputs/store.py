@@ -1,0 +1,332 @@
+"""The signals, embeddings and status of each run: written here, read back here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.outputs.files import read_table, write_array, write_json, write_records, write_table
+from bids_semantoks.outputs.naming import build_directory, build_stem, parse_entities
+from bids_semantoks.outputs.provenance import build_uri, read_sidecar
+from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputPaths:
+    """Where the outputs of one run, atlas and encoder go.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    directory : Path
+        ``OUT_DIR/sub-L/[ses-L/]func``.
+    stem : str
+        ``<source>_space-S_atlas-A[_res-R][_den-D]``.
+    model : str
+        Encoder label; empty when only signals are written.
+    """
+
+    out_dir: Path
+    directory: Path
+    stem: str
+    model: str
+
+    def file(self, ending: str) -> Path:
+        """Path of one output.
+
+        Parameters
+        ----------
+        ending : str
+            What follows the stem and an underscore.
+
+        Returns
+        -------
+        Path
+            Path below `directory`.
+        """
+        return self.directory / f"{self.stem}_{ending}"
+
+    @property
+    def signals(self) -> Path:
+        """Table of cleaned signals; its sidecar is written last."""
+        return self.file("stat-mean_timeseries.tsv")
+
+    @property
+    def embedding(self) -> Path:
+        """Table of window embeddings; its sidecar is written last."""
+        return self.file(f"desc-{self.model}_embedding.tsv")
+
+    @property
+    def status(self) -> Path:
+        """What became of the run."""
+        label = f"_desc-{self.model}" if self.model else ""
+        return self.out_dir / "logs" / "runs" / f"{self.stem}{label}_status.json"
+
+    @property
+    def tokens(self) -> Path:
+        """Array of output tokens."""
+        return self.file(f"desc-{self.model}_tokens.npy")
+
+
+def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
+    """Build the output paths of a run.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    run : Run
+        The source run.
+    atlas : str
+        Atlas label.
+    model : str
+        Encoder label; empty when only signals are written.
+
+    Returns
+    -------
+    OutputPaths
+        Its paths.
+    """
+    return OutputPaths(
+        out_dir=out_dir, directory=build_directory(out_dir, run), stem=build_stem(run, atlas), model=model
+    )
+
+
+def write_signals(
+    paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any], *, save_raw: bool
+) -> str:
+    """Write signals, coverage and connectivity of a run; the sidecar comes last.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        Where to.
+    atlas : Atlas
+        Gives the columns.
+    signals : ParcelSignals
+        What to write.
+    sidecar : dict
+        Sidecar of the time series; must hold ``Settings``.
+    save_raw : bool
+        Also write the signals before denoising.
+
+    Returns
+    -------
+    str
+        SHA-256 of the table of cleaned signals.
+    """
+    sidecar_path = paths.signals.with_suffix(".json")
+    # An old sidecar would vouch for new tables if this process died between them.
+    sidecar_path.unlink(missing_ok=True)
+    write_table(paths.signals, atlas.parcels, signals.values)
+    if save_raw:
+        raw = paths.file("stat-mean_desc-raw_timeseries.tsv")
+        write_table(raw, atlas.parcels, signals.raw)
+        raw_sidecar = {**sidecar, "Description": "Mean signal of each parcel before denoising, in input units."}
+        write_json(raw.with_suffix(".json"), raw_sidecar)
+    _write_coverage(paths, atlas, signals)
+    matrix = paths.file("stat-pearsoncorrelation_relmat.tsv")
+    write_table(matrix, atlas.parcels, compute_connectivity(signals.values), index="Node")
+    write_json(
+        matrix.with_suffix(".json"),
+        {
+            "Description": "Pearson correlation of cleaned parcel signals over kept volumes; n/a for absent parcels.",
+            "Sources": [build_uri(paths.signals, paths.out_dir)],
+            "RelationshipMeasure": "Pearson correlation",
+            "MissingParcels": sidecar["AbsentParcels"],
+        },
+    )
+    digest = hashlib.sha256(paths.signals.read_bytes()).hexdigest()
+    write_json(sidecar_path, {**sidecar, "TableSHA256": digest})
+    return digest
+
+
+def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals) -> None:
+    path = paths.file("stat-coverage_bold.tsv")
+    present = signals.present
+    rows = [
+        (atlas.parcels[p], signals.coverage[p], int(signals.n_voxels[p]), "true" if present[p] else "false")
+        for p in range(len(atlas.parcels))
+    ]
+    write_records(path, ("label", "coverage", "n_voxels", "present"), rows)
+    write_json(
+        path.with_suffix(".json"),
+        {
+            "label": {"Description": "Parcel name."},
+            "coverage": {"Description": "Share of the parcel's voxels that lie in the brain mask and vary in time."},
+            "n_voxels": {"Description": "Voxels of the parcel on the grid of the BOLD image."},
+            "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
+        },
+    )
+
+
+def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Compute Pearson correlations between parcels over kept volumes.
+
+    Parameters
+    ----------
+    values : NDArray, float, shape (T, P)
+        Cleaned signals; dropped rows and absent columns are not-a-number.
+
+    Returns
+    -------
+    NDArray, float64, shape (P, P)
+        Correlations; not-a-number for absent and for constant parcels.
+    """
+    absent = np.isnan(values).all(axis=0)
+    kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
+    centred = kept - kept.mean(axis=0)
+    norm = np.sqrt((centred**2).sum(axis=0))
+    # A constant parcel has no correlation, not even with itself.
+    norm[norm == 0] = np.nan
+    unit = centred / norm
+    matrix = np.full((values.shape[1],) * 2, np.nan)
+    matrix[np.ix_(~absent, ~absent)] = np.clip(unit.T @ unit, -1.0, 1.0)
+    return matrix
+
+
+def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
+    """Write the embedding of a run; the sidecar comes last.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        Where to.
+    windows : Windows
+        What was encoded.
+    embedding : Embedding
+        What came out.
+    sidecar : dict
+        Sidecar of the embedding; must hold ``Settings``.
+    """
+    sidecar_path = paths.embedding.with_suffix(".json")
+    sidecar_path.unlink(missing_ok=True)
+    n_windows, n_dims = embedding.vectors.shape
+    duration = np.full(n_windows, windows.duration)
+    meta = np.stack([np.arange(1.0, n_windows + 1), windows.onset, duration, windows.kept], axis=1)
+    columns = ("window", "onset", "duration", "kept", *(f"dim{d:04d}" for d in range(1, n_dims + 1)))
+    write_table(paths.embedding, columns, np.concatenate([meta, embedding.vectors.astype(np.float64)], axis=1))
+    if embedding.tokens is not None:
+        write_array(paths.tokens, embedding.tokens)
+    write_json(sidecar_path, sidecar)
+
+
+def write_status(paths: OutputPaths, status: dict[str, Any]) -> None:
+    """Write what became of a run.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        Where to.
+    status : dict
+        The status record of the command line's contract.
+    """
+    write_json(paths.status, status)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRun:
+    """A run whose signals are on disk.
+
+    Parameters
+    ----------
+    entities : dict
+        Entities of the source and ours.
+    paths : OutputPaths
+        Its files.
+    sidecar : dict
+        Sidecar of its signals.
+    """
+
+    entities: dict[str, str]
+    paths: OutputPaths
+    sidecar: dict[str, Any]
+
+
+def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:
+    """Find the runs with complete signals of an atlas, in the order of their names.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    atlas : str
+        Atlas label.
+    model : str
+        Encoder label that the paths shall carry.
+
+    Yields
+    ------
+    StoredRun
+        One run and space.
+    """
+    suffix = "_stat-mean_timeseries.json"
+    for path in sorted([*out_dir.glob(f"sub-*/func/*{suffix}"), *out_dir.glob(f"sub-*/ses-*/func/*{suffix}")]):
+        entities = parse_entities(path.name)
+        sidecar = read_sidecar(path)
+        if entities.get("atlas") == atlas and sidecar is not None:
+            stem = path.name.removesuffix(suffix)
+            paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
+            yield StoredRun(entities=entities, paths=paths, sidecar=sidecar)
+
+
+def read_signals(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Read cleaned signals.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        Where from.
+
+    Returns
+    -------
+    parcels : tuple of str, length P
+        Parcel names.
+    values : NDArray, float32, shape (T, P)
+        Exactly what was written: 9 digits hold every float32.
+    """
+    parcels, values = read_table(paths.signals)
+    return parcels, values.astype(np.float32)
+
+
+def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
+    """Read the window embeddings of a run.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        Where from.
+
+    Returns
+    -------
+    NDArray, float32, shape (B, dims)
+        One vector a window.
+    """
+    columns, values = read_table(paths.embedding)
+    first = columns.index("dim0001")
+    return values[:, first:].astype(np.float32)
+
+
+def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read what became of every run.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+
+    Returns
+    -------
+    list of (str, dict)
+        Stem and status record, in the order of the names.
+    """
+    found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
+    return [(path.name.removesuffix("_status.json"), json.loads(path.read_bytes())) for path in found]
