@@ -1,0 +1,180 @@
+"""Denoising presets: which regressors are removed, as JSON of ours or of one's own."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bids_semantoks.errors import ConfigurationError
+
+PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "ica_aroma")
+
+_PRESET_FOLDER: Final = Path(__file__).parent.parent / "data" / "denoise"
+MODELS: Final = {
+    "basic": ("",),
+    "derivatives": ("", "_derivative1"),
+    "power2": ("", "_power2"),
+    "full": ("", "_derivative1", "_power2", "_derivative1_power2"),
+}
+BASES: Final = {
+    "motion": ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"),
+    "wm_csf": ("csf", "white_matter"),
+    "global_signal": ("global_signal",),
+}
+COMPCOR: Final = {
+    "anat_combined": ("a",),
+    "anat_separated": ("a",),
+    "temporal": ("t",),
+    "temporal_anat_combined": ("t", "a"),
+    "temporal_anat_separated": ("t", "a"),
+}
+# Every option with the component that reads it, its default (not always nilearn's) and what it may be.
+_OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
+    "motion": ("motion", "full", tuple(MODELS)),
+    "wm_csf": ("wm_csf", "basic", tuple(MODELS)),
+    "global_signal": ("global_signal", "basic", tuple(MODELS)),
+    "compcor": ("compcor", "anat_combined", tuple(COMPCOR)),
+    "n_compcor": ("compcor", "all", ("all",)),
+    "ica_aroma": ("ica_aroma", "basic", ("basic",)),
+}
+_COMPONENTS: Final = ("motion", "wm_csf", "global_signal", "compcor", "ica_aroma", "high_pass")
+_ELSEWHERE: Final = {
+    "scrub": "Scrubbing is asked for with --fd-threshold.",
+    "non_steady_state": "Volumes before the steady state are dropped with --dummy-scans.",
+    "tedana": "Name tedana's columns under columns instead.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Denoising:
+    """Which regressors are removed, by nilearn's strategy or by column names.
+
+    Parameters
+    ----------
+    name : str
+        Name of the preset, or stem of the file.
+    description : str
+        One sentence for the methods text.
+    strategy : tuple of str
+        Components of nilearn's ``load_confounds``; empty for none.
+    options : tuple of (str, str or int)
+        Options of the components, complete: the models of motion, wm_csf and global_signal, and so on.
+    columns : tuple of str
+        Column names with ``*`` as wildcard, instead of a strategy.
+    """
+
+    name: str
+    description: str = ""
+    strategy: tuple[str, ...] = ()
+    options: tuple[tuple[str, str | int], ...] = ()
+    columns: tuple[str, ...] = ()
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is regressed out."""
+        return not self.strategy and not self.columns
+
+
+def load_denoising(name_or_file: str) -> Denoising:
+    """Load a denoising preset or a JSON file of one's own.
+
+    A file holds either ``strategy`` (motion, wm_csf, global_signal, compcor, ica_aroma, high_pass) with the options of
+    these components, or ``columns``, a list of column names with ``*`` as wildcard; and a ``description`` if wanted.
+
+    Parameters
+    ----------
+    name_or_file : str
+        Name of a preset, or path of a JSON file.
+
+    Returns
+    -------
+    Denoising
+        The checked preset.
+
+    Raises
+    ------
+    ConfigurationError
+        When there is no such preset or file, or the file holds anything that nothing would read.
+    """
+    if name_or_file in PRESETS:
+        return _read_denoising(_PRESET_FOLDER / f"{name_or_file}.json", name_or_file)
+    path = Path(name_or_file)
+    if path.is_file():
+        return _read_denoising(path, path.stem)
+    if path.suffix == ".json" or len(path.parts) > 1:
+        raise ConfigurationError(f"--denoise: there is no file {name_or_file}.", hint=f"Presets: {', '.join(PRESETS)}.")
+    near = difflib.get_close_matches(name_or_file.lower(), PRESETS, n=1, cutoff=0.4)
+    raise ConfigurationError(
+        f"--denoise: there is no preset {name_or_file!r}; there are {', '.join(PRESETS)}.",
+        hint=f"Did you mean {near[0]}?" if near else "A JSON file is given by its path.",
+    )
+
+
+def _read_denoising(path: Path, name: str) -> Denoising:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--denoise: {path} is not a readable JSON file ({error}).") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"--denoise: {path} must hold a JSON object, found {type(content).__name__}.")
+    known = ("description", "strategy", "columns", *_OPTIONS)
+    unknown = sorted(set(content) - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"--denoise: {path} has unknown keys: {', '.join(unknown)}.", hint=f"Known keys: {', '.join(known)}."
+        )
+    if ("strategy" in content) == ("columns" in content):
+        raise ConfigurationError(f"--denoise: {path} must hold either strategy or columns.")
+    strategy = _strings(content.get("strategy", []), "strategy", path)
+    _check_strategy(strategy, path)
+    return Denoising(
+        name=name,
+        description=str(content.get("description", "")),
+        strategy=strategy,
+        options=_read_options(content, strategy, path),
+        columns=_strings(content.get("columns", []), "columns", path),
+    )
+
+
+def _strings(value: Any, key: str, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise ConfigurationError(f"--denoise: {key} in {path} must be a list of names, found {value!r}.")
+    if len(set(value)) != len(value):
+        raise ConfigurationError(f"--denoise: {key} in {path} names something twice: {value!r}.")
+    return tuple(value)
+
+
+def _check_strategy(strategy: tuple[str, ...], path: Path) -> None:
+    for component in strategy:
+        if component not in _COMPONENTS:
+            raise ConfigurationError(
+                f"--denoise: strategy in {path} has {component!r}; known are {', '.join(_COMPONENTS)}.",
+                hint=_ELSEWHERE.get(component, ""),
+            )
+    if "compcor" in strategy and "high_pass" not in strategy:
+        raise ConfigurationError(
+            f"--denoise: strategy in {path} has compcor without high_pass.",
+            hint="fMRIPrep computes CompCor on high-pass filtered data, so its cosines must be removed as well.",
+        )
+
+
+def _read_options(content: dict[str, Any], strategy: tuple[str, ...], path: Path) -> tuple[tuple[str, str | int], ...]:
+    options: list[tuple[str, str | int]] = []
+    for key, (component, default, allowed) in _OPTIONS.items():
+        if component not in strategy:
+            if key in content:
+                raise ConfigurationError(f"--denoise: {path} sets {key}, but its strategy has no {component}.")
+            continue
+        value = content.get(key, default)
+        is_count = key == "n_compcor" and type(value) is int and value >= 1
+        if value not in allowed and not is_count:
+            expected = ", ".join(allowed) + (" or a number from 1" if key == "n_compcor" else "")
+            raise ConfigurationError(
+                f"--denoise: {key} in {path} is {value!r}, expected {expected}.",
+                hint="Images that ICA-AROMA already denoised are not read." if value == "full" else "",
+            )
+        options.append((key, value))
+    return tuple(options)
