@@ -1,0 +1,50 @@
+"""The projection head, used in training only.
+
+Legend: D width, O output width of the head.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bids_semantoks.config import EncoderConfig
+
+
+class ProjectionHead(nn.Module):
+    """Linear layers with GELU between them, then L2 normalisation; shared by all losses.
+
+    Parameters are laid out on the meta device, without values: use `build_head` or `load_encoder`.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        Width, hidden width, output width and number of linear layers.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.width, *[config.head_hidden] * (config.head_layers - 1), config.head_out]
+        with torch.device("meta"):
+            self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project tokens onto the unit sphere.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., D)
+            Tokens, or means of tokens.
+
+        Returns
+        -------
+        Tensor, shape (..., O)
+            Projections of length 1.
+        """
+        for layer in self.layers[:-1]:
+            x = F.gelu(layer(x))
+        return F.normalize(self.layers[-1](x), dim=-1, eps=1e-12)
