@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from nilearn.interfaces.fmriprep import load_confounds
@@ -126,7 +126,8 @@ def select_regressors(
             warnings=("No confounds table: framewise displacement and dummy volumes are unknown.",),
         )
     table = ConfoundsTable(confounds)
-    table.check_rows(n_volumes)
+    if table.n_rows != n_volumes:
+        table.refuse(f"has {table.n_rows} rows, but the BOLD image has {n_volumes} volumes")
     notes: list[str] = []
     n_steady = _count_non_steady(table, notes)
     n_dummy = n_steady if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
@@ -137,7 +138,9 @@ def select_regressors(
     if fd_threshold is not None:
         kept &= ~(displacement > fd_threshold)
     names = _choose_columns(table, denoising, (n_volumes - n_steady) * repetition_time, notes)
-    values = np.stack([table.regressor(name, kept) for name in names], axis=1) if names else np.zeros((n_volumes, 0))
+    values = np.zeros((n_volumes, len(names)))
+    for position, name in enumerate(names):
+        values[:, position] = table.read_regressor(name, kept)
     return Regressors(
         names=names,
         values=values,
@@ -150,7 +153,7 @@ def select_regressors(
 
 def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
     """Leading volumes that fMRIPrep found not to be in steady state."""
-    marks = [table.column(name) for name in table.names if name.startswith("non_steady_state_outlier")]
+    marks = [table.read_column(name) for name in table.names if name.startswith("non_steady_state_outlier")]
     if not marks:
         return 0
     marked: NDArray[np.bool_] = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
@@ -166,8 +169,8 @@ def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes:
         table.check_columns([name], "--fd-threshold")
     elif name not in table.names:
         notes.append(f"{table.path.name} has no {name}: motion is unknown.")
-        return np.full(len(table.column(table.names[0])), np.nan)
-    return table.column(name)
+        return np.full(table.n_rows, np.nan)
+    return table.read_column(name)
 
 
 def _choose_columns(
@@ -190,61 +193,81 @@ def _choose_columns(
 
 
 def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]) -> None:
-    """Check what nilearn would pass over in silence or answer with a bare KeyError."""
+    """Check what nilearn would pass over in silence or answer with a bare KeyError or TypeError."""
     why = f"--denoise {denoising.name}"
     options = dict(denoising.options)
-    for component, bases in BASES.items():
-        if component in denoising.strategy:
-            suffixes = MODELS[str(options[component])]
-            table.check_columns([base + suffix for base in bases for suffix in suffixes], why)
-    if "ica_aroma" in denoising.strategy and not any("aroma" in name for name in table.names):
-        table.refuse(
-            f"lacks aroma_motion_* columns, needed for {why}", hint="fMRIPrep runs ICA-AROMA only before 23.1."
-        )
+    wanted = [
+        base + suffix
+        for component, bases in BASES.items()
+        if component in denoising.strategy
+        for base in bases
+        for suffix in MODELS[str(options[component])]
+    ]
     if "compcor" in denoising.strategy:
-        listed = _read_metadata(table)
-        prefixes = COMPCOR[str(options["compcor"])]
-        components = [name for name in listed if name[:2] in {f"{p}_" for p in prefixes} and "_comp_cor_" in name]
+        wanted += _list_components(table, str(options["compcor"]), why)
+    table.check_columns(wanted, why)
+    if "ica_aroma" in denoising.strategy:
+        components = [name for name in table.names if name.startswith("aroma_motion")]
         if not components:
-            table.refuse(f"has no {' or '.join(f'{p}_comp_cor_*' for p in prefixes)} in its JSON, needed for {why}")
-        table.check_columns(components, why)
+            table.refuse(
+                f"lacks aroma_motion_* columns, needed for {why}",
+                hint="fMRIPrep ran ICA-AROMA on request and only before 23.1.",
+            )
+        wanted += components
     if "high_pass" in denoising.strategy:
-        _check_cosines(table, steady_time, why, notes)
+        wanted += _list_cosines(table, steady_time, why, notes)
+    for name in wanted:
+        table.read_column(name)
 
 
-def _check_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: list[str]) -> None:
-    """Check the cosines that fMRIPrep writes.
-
-    With a cut-off of 128 s over T volumes (without dummies) the basis has floor(2 * T * TR / 128) functions, one of
-    which is the constant that fMRIPrep leaves out: a run under 128 s has none.
-    """
-    order = math.floor(2 * steady_time / _HIGH_PASS_PERIOD + 1e-9)
-    found = sorted(name for name in table.names if name.startswith("cosine"))
-    if not found and steady_time > _HIGH_PASS_PERIOD:
-        table.refuse(
-            f"lacks cosine00 to cosine{order - 2:02d}, needed for {why}: "
-            f"fMRIPrep writes them for a run of {steady_time:g} s",
-            hint="Without them there is no high-pass; use another preset with --band-pass if that is meant.",
-        )
-    table.check_columns([f"cosine{number:02d}" for number in range(len(found))], why)
-    if len(found) < order - 1:
-        notes.append(
-            f"{table.path.name} has {len(found)} cosines, expected {order - 1} for {steady_time:g} s: "
-            "the high-pass is weaker than 128 s."
-        )
-
-
-def _read_metadata(table: ConfoundsTable) -> dict[str, Any]:
+def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[str]:
+    """CompCor components that the JSON file lists for one kind of masks."""
     path = table.path.with_suffix(".json")
     if not path.exists() and not path.is_symlink():
         table.refuse(f"has no {path.name} beside it, which says from which mask each CompCor component comes")
     try:
-        content = json.loads(read_text(path))
+        metadata = json.loads(read_text(path))
     except ValueError as error:
         raise RunFailed("bad_confounds", f"{path} is not a readable JSON file ({error}).") from error
-    if not isinstance(content, dict):
-        raise RunFailed("bad_confounds", f"{path} must hold a JSON object, found {type(content).__name__}.")
-    return content
+    entries = metadata if isinstance(metadata, dict) else {}
+    masks_of = {name: entry.get("Mask") for name, entry in entries.items() if isinstance(entry, dict)}
+    components: list[str] = []
+    for group in COMPCOR[kind]:
+        found = [
+            name
+            for prefix, masks in group
+            for name, mask in masks_of.items()
+            if name.startswith(f"{prefix}_comp_cor_") and (not masks or mask in masks)
+        ]
+        if not found:
+            columns = " or ".join(f"{prefix}_comp_cor_*" for prefix, _ in group)
+            table.refuse(f"has no {columns} of {kind} listed in {path.name}, needed for {why}")
+        components += found
+    return components
+
+
+def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: list[str]) -> list[str]:
+    """Cosines that fMRIPrep wrote, checked against what it writes for a run of this length.
+
+    With a cut-off of 128 s over T volumes (without dummies) the basis has floor(2 * T * TR / 128) functions, one of
+    which is the constant that fMRIPrep leaves out: a run under 128 s has none.
+    """
+    expected = math.floor(2 * steady_time / _HIGH_PASS_PERIOD + 1e-9) - 1
+    n_found = sum(name.startswith("cosine") for name in table.names)
+    if n_found == 0 and steady_time > _HIGH_PASS_PERIOD:
+        table.refuse(
+            f"lacks {', '.join(f'cosine{number:02d}' for number in range(expected))}, needed for {why}: "
+            f"fMRIPrep writes {expected} for {steady_time:g} s",
+            hint="Without cosines there is no high-pass; a JSON file with --band-pass can do without them.",
+        )
+    cosines = [f"cosine{number:02d}" for number in range(n_found)]
+    table.check_columns(cosines, why)
+    if n_found < expected:
+        notes.append(
+            f"{table.path.name} has {n_found} cosines, expected {expected} for {steady_time:g} s: "
+            "the high-pass is weaker than 128 s."
+        )
+    return cosines
 
 
 def _ask_nilearn(table: ConfoundsTable, denoising: Denoising) -> set[str]:

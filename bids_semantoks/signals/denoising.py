@@ -24,12 +24,15 @@ BASES: Final = {
     "wm_csf": ("csf", "white_matter"),
     "global_signal": ("global_signal",),
 }
-COMPCOR: Final = {
-    "anat_combined": ("a",),
-    "anat_separated": ("a",),
-    "temporal": ("t",),
-    "temporal_anat_combined": ("t", "a"),
-    "temporal_anat_separated": ("t", "a"),
+# Each kind of CompCor needs components of every group; a group lists how columns may begin and the masks that count
+# (fMRIPrep up to 23.0 calls all anatomical components a_comp_cor_*, later those of one tissue w_ or c_comp_cor_*).
+_TISSUES: Final = (("a", ("CSF", "WM")), ("w", ()), ("c", ()))
+COMPCOR: Final[dict[str, tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]]] = {
+    "anat_combined": ((("a", ("combined",)),),),
+    "anat_separated": (_TISSUES,),
+    "temporal": ((("t", ()),),),
+    "temporal_anat_combined": ((("t", ()),), (("a", ("combined",)),)),
+    "temporal_anat_separated": ((("t", ()),), _TISSUES),
 }
 # Every option with the component that reads it, its default (not always nilearn's) and what it may be.
 _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -15,17 +17,30 @@ _MISSING: Final = frozenset({"n/a", "", "nan", "NaN"})
 
 
 class ConfoundsTable:
-    """A confounds table as text, each column checked when it is asked for."""
+    """A confounds table whose columns are checked when they are asked for.
+
+    Parameters
+    ----------
+    path : Path
+        TSV file with a header.
+
+    Raises
+    ------
+    RunFailed
+        ``bad_confounds`` when the file is no table with a header of unique names.
+    RunSkipped
+        ``no_content`` when datalad has not fetched its content.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = read_text(path).splitlines()
         if not lines:
             self.refuse("is empty")
-        self.names = lines[0].split("\t")
+        self.names = tuple(lines[0].split("\t"))
         if all(_is_number(name) for name in self.names):
             self.refuse("has no header: its first line holds numbers only", hint="Is it from fMRIPrep before 1.2?")
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
             self.refuse(f"has columns twice: {', '.join(twice[:5])}")
         self._rows = [line.split("\t") for line in lines[1:]]
@@ -33,15 +48,45 @@ class ConfoundsTable:
             if len(row) != len(self.names):
                 self.refuse(f"has {len(row)} values in row {number}, but {len(self.names)} columns")
         self._index = {name: position for position, name in enumerate(self.names)}
+        self._columns: dict[str, NDArray[np.float64]] = {}
+
+    @property
+    def n_rows(self) -> int:
+        """Rows below the header."""
+        return len(self._rows)
 
     def refuse(self, problem: str, *, hint: str = "") -> NoReturn:
+        """Say what is wrong with this file.
+
+        Parameters
+        ----------
+        problem : str
+            The sentence that goes on after the file's path.
+        hint : str, optional
+            What the user can do about it.
+
+        Raises
+        ------
+        RunFailed
+            ``bad_confounds``, always.
+        """
         raise RunFailed("bad_confounds", f"{self.path} {problem}.", hint=hint)
 
-    def check_rows(self, n_volumes: int) -> None:
-        if len(self._rows) != n_volumes:
-            self.refuse(f"has {len(self._rows)} rows, but the BOLD image has {n_volumes} volumes")
+    def check_columns(self, names: Sequence[str], why: str) -> None:
+        """Check that columns are there.
 
-    def check_columns(self, names: list[str], why: str) -> None:
+        Parameters
+        ----------
+        names : sequence of str
+            Columns wanted.
+        why : str
+            What needs them.
+
+        Raises
+        ------
+        RunFailed
+            ``bad_confounds``, naming what is missing.
+        """
         missing = [name for name in names if name not in self._index]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -50,32 +95,66 @@ class ConfoundsTable:
                 hint="Choose another --denoise preset, or let fMRIPrep write these columns.",
             )
 
-    def column(self, name: str) -> NDArray[np.float64]:
-        """One column (T,), NaN where it is n/a."""
+    def read_column(self, name: str) -> NDArray[np.float64]:
+        """Read one column.
+
+        Parameters
+        ----------
+        name : str
+            A column that is there.
+
+        Returns
+        -------
+        NDArray, float64, shape (T,)
+            NaN where the table has n/a.
+
+        Raises
+        ------
+        RunFailed
+            ``bad_confounds``, with row and column of what is neither a finite number nor n/a.
+        """
+        if name in self._columns:
+            return self._columns[name].copy()
         position = self._index[name]
-        values = np.empty(len(self._rows))
+        values = np.full(self.n_rows, np.nan)
         for number, row in enumerate(self._rows):
             cell = row[position]
             if cell in _MISSING:
-                values[number] = np.nan
-            elif _is_number(cell):
-                values[number] = float(cell)
-            else:
+                continue
+            if not _is_number(cell):
                 self.refuse(f"has {cell!r} in row {number + 1} of column {name}, expected a number or n/a")
-        return values
+            values[number] = float(cell)
+        self._columns[name] = values
+        return values.copy()
 
-    def regressor(self, name: str, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """One column (T,), finite in every kept volume."""
-        values = self.column(name)
+    def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Read one column without gaps.
+
+        Parameters
+        ----------
+        name : str
+            A column that is there.
+        kept : NDArray, bool, shape (T,)
+            Volumes that must have a value.
+
+        Returns
+        -------
+        NDArray, float64, shape (T,)
+            Finite in every kept volume. n/a in the first volume, which derivatives have, becomes the value of the
+            first kept volume that has one.
+
+        Raises
+        ------
+        RunFailed
+            ``bad_confounds`` when a later kept volume has n/a.
+        """
+        values = self.read_column(name)
         known = np.flatnonzero(kept & ~np.isnan(values))
-        if known.size == 0:
-            if kept.any():
-                self.refuse(f"has n/a in all kept rows of column {name}")
-            return values
-        values[: known[0]] = np.where(np.isnan(values[: known[0]]), values[known[0]], values[: known[0]])
+        if known.size and np.isnan(values[0]):
+            values[0] = values[known[0]]
         gaps = np.flatnonzero(kept & np.isnan(values))
         if gaps.size:
-            self.refuse(f"has n/a in row {gaps[0] + 1} of column {name}, expected a number after the first volume")
+            self.refuse(f"has n/a in row {gaps[0] + 1} of column {name}, expected a number after the first row")
         return values
 
 
@@ -87,7 +166,25 @@ def _is_number(cell: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Text of a file, telling files whose content datalad has not fetched."""
+    """Read a text file of a run.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        Its text.
+
+    Raises
+    ------
+    RunFailed
+        ``bad_confounds`` when it cannot be read or is no UTF-8.
+    RunSkipped
+        ``no_content`` when it is a datalad link (or pointer file) whose content was not fetched.
+    """
     if path.is_symlink() and not path.exists():
         _refuse_content(path)
     try:
