@@ -1,0 +1,96 @@
+"""A pybids database, for those who keep one: the only place that imports pybids."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.pairing import USEFUL_ENDS
+
+LOG = logging.getLogger(__name__)
+_FILE_NAME: Final = "layout_index.sqlite"
+# All that is never read here, so that a database of thousands of participants stays small.
+_IGNORED: Final = (
+    re.compile(r"/(anat|dwi|fmap|perf|pet|figures|log|logs|code|sourcedata)(/|$)"),
+    re.compile(rf"^(?!.*({'|'.join(map(re.escape, USEFUL_ENDS))})$).*/[^/]*\.[^/]*$"),
+)
+
+
+def find_database_files(root: Path, database_dir: Path) -> dict[str, list[str]]:
+    """Take the files of a derivative dataset from a pybids database, made first where there is none.
+
+    Parameters
+    ----------
+    root : Path
+        Root of the derivative dataset.
+    database_dir : Path
+        Folder of the database, outside the datasets.
+
+    Returns
+    -------
+    dict
+        Participant's label to sorted paths. The database is believed: delete it when files were added.
+
+    Raises
+    ------
+    ConfigurationError
+        When the folder cannot be written, or its database is of another dataset.
+    InputError
+        When the database cannot be read.
+    """
+    if not (database_dir / _FILE_NAME).exists():
+        _write_database(root, database_dir)
+    paths = _read_paths(root, database_dir)
+    by_label: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(paths):
+        first = Path(path).relative_to(root.resolve()).parts[0]
+        if first.startswith("sub-"):
+            by_label[first.removeprefix("sub-")].append(str(root / Path(path).relative_to(root.resolve())))
+    return dict(by_label)
+
+
+def _write_database(root: Path, database_dir: Path) -> None:
+    from bids import BIDSLayout, BIDSLayoutIndexer  # noqa: PLC0415 - takes 0.9 s, which only this option is worth
+
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=list(_IGNORED))
+    LOG.info("Making a pybids database of %s in %s", root, database_dir)
+    try:
+        database_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=database_dir, prefix=".making-") as folder:
+            layout = BIDSLayout(
+                str(root.resolve()),
+                validate=False,
+                config=["bids", "derivatives"],
+                indexer=indexer,
+                database_path=folder,
+            )
+            layout.session.close()
+            # Renamed when complete: pybids would take a half-made database for the whole dataset.
+            os.replace(Path(folder) / _FILE_NAME, database_dir / _FILE_NAME)  # noqa: PTH105
+    except OSError as error:
+        raise ConfigurationError(f"No pybids database can be made in {database_dir}: {error}.") from error
+
+
+def _read_paths(root: Path, database_dir: Path) -> list[str]:
+    from bids import BIDSLayout  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    path = database_dir / _FILE_NAME
+    try:
+        layout = BIDSLayout(str(root.resolve()), validate=False, database_path=str(database_dir))
+        found = Path(layout.root)
+        paths = layout.get(return_type="filename", suffix=["bold", "mask", "timeseries", "regressors"])
+    except (SQLAlchemyError, AttributeError, ValueError, OSError) as error:
+        raise InputError(f"The pybids database {path} cannot be read: {error}.", hint="Delete it.") from error
+    if found.resolve() != root.resolve():
+        raise ConfigurationError(
+            f"The pybids database {path} is of {found}, not of {root}.",
+            hint="Give another --bids-database-dir, or a new folder to have one made.",
+        )
+    return [str(one) for one in paths]

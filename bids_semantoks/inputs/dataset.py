@@ -1,0 +1,196 @@
+"""What lies in BIDS_DIR, which derivative datasets of it are read, and where nothing may be written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.config import SelectionConfig
+from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.derivatives import Derivative, find_fmriprep, find_named
+from bids_semantoks.inputs.descriptions import Description, read_description
+from bids_semantoks.inputs.folders import find_folders, find_kind, find_participant_labels
+
+_CONTENT: Final = {"fmriprep": "preprocessed BOLD", "parcellated": "parcellated series"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """What BIDS_DIR was found to be.
+
+    Parameters
+    ----------
+    root : Path
+        BIDS_DIR.
+    kind : str
+        ``raw``, ``fmriprep`` or ``parcellated``.
+    derivatives : tuple of Derivative
+        The derivative datasets to read, at least one.
+    raw_root : Path or None
+        The raw BIDS dataset they were made from, when it is in sight.
+    """
+
+    root: Path
+    kind: str
+    derivatives: tuple[Derivative, ...]
+    raw_root: Path | None
+
+    def describe(self) -> str:
+        """Say in one line what was found.
+
+        Returns
+        -------
+        str
+            The first line of the log.
+        """
+        listed = "; ".join(f"{one.pipeline} ({_CONTENT[one.kind]}) in {one.path}" for one in self.derivatives)
+        if self.kind == "raw":
+            return f"Found a raw BIDS dataset in {self.root}, with derivatives of {listed}"
+        return f"Found a derivative dataset of {listed}"
+
+
+def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> Dataset:
+    """Find out what BIDS_DIR is and which derivative datasets to read.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        A derivative dataset, or a raw BIDS dataset with ``derivatives/<pipeline>/``.
+    out_dir : Path
+        Where outputs go; never taken for an input.
+    selection : SelectionConfig
+        With `derivatives` when the user named them.
+
+    Returns
+    -------
+    Dataset
+        With at least one derivative dataset.
+
+    Raises
+    ------
+    InputError
+        When BIDS_DIR is no directory, empty or not BIDS, or no derivative dataset, or more than one, is found.
+    ConfigurationError
+        When OUT_DIR is BIDS_DIR or an fMRIPrep dataset.
+    """
+    description = _check_is_bids(bids_dir)
+    if bids_dir.resolve() == out_dir.resolve():
+        raise ConfigurationError(
+            f"OUT_DIR {out_dir} is BIDS_DIR itself; nothing is written there.",
+            hint=f"Use {bids_dir / 'derivatives' / 'bids_semantoks'} or a folder elsewhere.",
+        )
+    if selection.derivatives:
+        named = tuple(find_named(text, bids_dir) for text in selection.derivatives)
+        is_raw = description is None or not (description.is_fmriprep or description.dataset_type == "derivative")
+        return Dataset(
+            root=bids_dir,
+            kind="raw" if is_raw else named[0].kind,
+            derivatives=named,
+            raw_root=bids_dir if is_raw else _find_raw_root(bids_dir),
+        )
+    kind = _find_root_kind(bids_dir, description)
+    if kind != "raw" and description is not None:
+        own = Derivative(
+            name=bids_dir.resolve().name, path=bids_dir, pipeline=description.pipeline(bids_dir), kind=kind
+        )
+        return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=_find_raw_root(bids_dir))
+    return Dataset(root=bids_dir, kind="raw", derivatives=(find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
+
+
+def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Path | None = None) -> None:
+    """Refuse places where writing would touch an input.
+
+    Parameters
+    ----------
+    bids_dir, out_dir : Path
+        The two directories of the call.
+    dataset : Dataset
+        What is read.
+    work_dir : Path or None
+        Where caches and temporary files go.
+
+    Raises
+    ------
+    ConfigurationError
+        When OUT_DIR is BIDS_DIR, an input dataset or the raw dataset, lies in a derivative dataset that is read or in
+        a ``sub-*`` folder, or elsewhere in BIDS_DIR than in ``derivatives/<name>``; when the work directory lies in
+        an input and not in OUT_DIR.
+    """
+    root, out = bids_dir.resolve(), out_dir.resolve()
+    hint = "Use BIDS_DIR/derivatives/<name> of a raw dataset, or a folder elsewhere."
+    read = {one.path.resolve(): f"the {one.pipeline} dataset {one.path}" for one in dataset.derivatives}
+    if out == root or (dataset.raw_root is not None and out == dataset.raw_root.resolve()):
+        raise ConfigurationError(f"OUT_DIR {out_dir} is an input dataset itself; nothing is written there.", hint=hint)
+    for place, what in read.items():
+        if out.is_relative_to(place):
+            raise ConfigurationError(f"OUT_DIR {out_dir} lies in {what}, which is only read.", hint=hint)
+    for folder in (out, *out.parents):
+        if folder.name.startswith("sub-") and (folder.parent / "dataset_description.json").exists():
+            raise ConfigurationError(f"OUT_DIR {out_dir} lies in the participant's folder {folder}.", hint=hint)
+    if out.is_relative_to(root) and (out.relative_to(root).parts[0] != "derivatives" or out.parent == root):
+        raise ConfigurationError(
+            f"OUT_DIR {out_dir} lies in BIDS_DIR {bids_dir}, where only derivatives/<name> may be written.", hint=hint
+        )
+    work = out if work_dir is None else work_dir.resolve()
+    if not work.is_relative_to(out):
+        for place in (root, *read):
+            if work.is_relative_to(place):
+                raise ConfigurationError(
+                    f"The work directory {work_dir} lies in the input {place}; nothing is written there.",
+                    hint="Choose another with -w.",
+                )
+
+
+def _check_is_bids(folder: Path) -> Description | None:
+    """Refuse what is no BIDS dataset; its description is None where only sub-* folders speak for it."""
+    if not folder.exists():
+        raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the mounts).")
+    if not folder.is_dir():
+        raise InputError(f"BIDS_DIR {folder} is a file, expected the folder of a BIDS dataset.")
+    description = read_description(folder)
+    if description is None and not find_participant_labels(folder):
+        inside = sorted(path.name for path in folder.iterdir())
+        found = f"found {len(inside)} other entries ({', '.join(inside[:5])})" if inside else "it is empty"
+        below = [name for name in find_folders(folder) if (folder / name / "dataset_description.json").exists()]
+        raise InputError(
+            f"BIDS_DIR {folder} is no BIDS dataset: expected dataset_description.json and sub-* folders, {found}.",
+            hint=f"Did you mean {folder / below[0]}?" if below else "",
+        )
+    return description
+
+
+def _find_root_kind(folder: Path, description: Description | None) -> str:
+    """Tell a derivative dataset from a raw one."""
+    if description is None:
+        if (folder / "derivatives").is_dir():
+            return "raw"
+        raise InputError(
+            f"BIDS_DIR {folder} has sub-* folders but no dataset_description.json (or a link without content), so "
+            "nothing says whether it is raw or preprocessed.",
+            hint="Restore the file from the dataset's source (for example: datalad get dataset_description.json).",
+        )
+    if description.is_fmriprep:
+        return "fmriprep"
+    if description.dataset_type == "derivative":
+        kind = find_kind(folder)
+        if kind is None:
+            raise InputError(
+                f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with neither "
+                "*_desc-preproc_bold.nii.gz nor parcellated *_timeseries.tsv in its sub-*/func folders.",
+                hint="Give the folder of an fMRIPrep derivative dataset.",
+            )
+        return kind
+    # Before BIDS 1.4 nothing but the pipeline's name marks a derivative dataset.
+    is_open = not description.dataset_type and bool(description.generators)
+    return (find_kind(folder) if is_open else None) or "raw"
+
+
+def _find_raw_root(folder: Path) -> Path | None:
+    """Find the raw root of ``<raw>/derivatives/<pipeline>``."""
+    for parent in folder.resolve().parents:
+        if parent.name == "derivatives":
+            raw = parent.parent
+            has_raw = (raw / "dataset_description.json").is_file() or (raw / "participants.tsv").is_file()
+            return raw if has_raw else None
+    return None

@@ -1,0 +1,150 @@
+"""The derivative datasets of a raw dataset: found by who made them, or named by the user."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.descriptions import Description, read_description
+from bids_semantoks.inputs.folders import find_folders, find_kind
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Derivative:
+    """One derivative dataset that is read.
+
+    Parameters
+    ----------
+    name : str
+        What the user called it, else the name of its folder.
+    path : Path
+        Its root.
+    pipeline : str
+        Name and version of the pipeline that wrote it, such as ``fMRIPrep 24.1.1``.
+    kind : str
+        ``fmriprep`` (preprocessed BOLD in fMRIPrep's layout) or ``parcellated`` (holds ``*_timeseries.tsv``).
+    """
+
+    name: str
+    path: Path
+    pipeline: str
+    kind: str
+
+
+def find_named(text: str, root: Path) -> Derivative:
+    """Find the derivative dataset that one ``-d`` means.
+
+    Parameters
+    ----------
+    text : str
+        ``PATH`` or ``NAME=PATH``; a relative path may also be meant from ``<root>/derivatives``.
+    root : Path
+        BIDS_DIR.
+
+    Returns
+    -------
+    Derivative
+        The dataset.
+
+    Raises
+    ------
+    InputError
+        When there is no such folder, or it is no derivative dataset that can be read.
+    """
+    name, equals, rest = text.partition("=")
+    path = Path(rest) if equals and not Path(text).exists() else Path(text)
+    label = name if path != Path(text) else ""
+    if not path.exists() and (root / "derivatives" / path).is_dir():
+        path = root / "derivatives" / path
+    if not path.is_dir():
+        there = ", ".join(find_folders(root / "derivatives")) or "none"
+        raise InputError(
+            f"Derivative dataset {path} (-d {text}) is not a directory.",
+            hint=f"Folders in {root / 'derivatives'}: {there}.",
+        )
+    description = read_description(path)
+    if description is None:
+        raise InputError(
+            f"Derivative dataset {path} (-d {text}) has no dataset_description.json.",
+            hint="Give the folder that holds it.",
+        )
+    kind = "fmriprep" if description.is_fmriprep else find_kind(path)
+    if kind is None:
+        raise InputError(
+            f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) holds neither "
+            "*_desc-preproc_bold.nii.gz nor parcellated *_timeseries.tsv.",
+            hint="Give the folder of an fMRIPrep derivative dataset.",
+        )
+    return Derivative(name=label or path.resolve().name, path=path, pipeline=description.pipeline(path), kind=kind)
+
+
+def find_fmriprep(root: Path, out_dir: Path) -> Derivative:
+    """Find the one fMRIPrep dataset below a raw dataset.
+
+    Parameters
+    ----------
+    root : Path
+        The raw dataset.
+    out_dir : Path
+        Where outputs go; never taken for an input.
+
+    Returns
+    -------
+    Derivative
+        The dataset in ``derivatives/`` whose description names fMRIPrep.
+
+    Raises
+    ------
+    InputError
+        When there is none, or more than one.
+    ConfigurationError
+        When OUT_DIR is an fMRIPrep dataset.
+    """
+    base = root / "derivatives"
+    found: list[Derivative] = []
+    others: list[str] = []
+    for folder in (base, *(base / name for name in find_folders(base))):
+        description = _try_description(folder)
+        if description is None:
+            continue
+        if folder.resolve() == out_dir.resolve():
+            _check_is_ours(out_dir, description)
+        elif description.is_fmriprep or (description.names_fmriprep and find_kind(folder) == "fmriprep"):
+            pipeline = description.pipeline(folder)
+            found.append(Derivative(name=folder.name, path=folder, pipeline=pipeline, kind="fmriprep"))
+        else:
+            others.append(f"{folder.name} ({description.pipeline(folder)})")
+    if len(found) > 1:
+        listed = "; ".join(f"{one.path} ({one.pipeline})" for one in found)
+        raise InputError(
+            f"{root} holds {len(found)} fMRIPrep datasets, expected one: {listed}.",
+            hint=f"Choose one, such as -d {found[-1].path}.",
+        )
+    if not found:
+        raise InputError(
+            f"{root} is a raw BIDS dataset without fMRIPrep derivatives: expected {base / 'fmriprep'}, or another "
+            f"folder there whose GeneratedBy names fMRIPrep; found {', '.join(others) or 'no derivative dataset'}.",
+            hint="Run fMRIPrep first, or say where its output is with -d PATH.",
+        )
+    return found[0]
+
+
+def _check_is_ours(out_dir: Path, description: Description) -> None:
+    if description.is_fmriprep:
+        raise ConfigurationError(
+            f"OUT_DIR {out_dir} is a dataset of {description.pipeline(out_dir)}, which would be written into.",
+            hint="Choose a folder of its own for OUT_DIR.",
+        )
+
+
+def _try_description(folder: Path) -> Description | None:
+    try:
+        return read_description(folder)
+    except InputError as error:
+        # One damaged neighbour must not stop a call that does not need it.
+        LOG.warning("Passed over %s: %s", folder, error)
+        return None

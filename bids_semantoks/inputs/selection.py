@@ -1,0 +1,291 @@
+"""What the user asked for: labels, filter files, and messages that name the nearest match."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.names import BidsFile, sorted_naturally
+
+# pybids' names of entities, which filter files use, and the keys of file names.
+_LONG_NAMES: Final = {
+    "subject": "sub",
+    "session": "ses",
+    "sample": "sample",
+    "task": "task",
+    "acquisition": "acq",
+    "ceagent": "ce",
+    "tracer": "trc",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "run": "run",
+    "modality": "mod",
+    "echo": "echo",
+    "part": "part",
+    "proc": "proc",
+    "hemi": "hemi",
+    "hemisphere": "hemi",
+    "space": "space",
+    "cohort": "cohort",
+    "chunk": "chunk",
+    "recording": "recording",
+    "resolution": "res",
+    "density": "den",
+    "description": "desc",
+    "suffix": "suffix",
+    "extension": "extension",
+    "datatype": "datatype",
+}
+_FILTER_KEYS: Final = {**_LONG_NAMES, **{key: key for key in _LONG_NAMES.values()}}
+# Entries that other apps read from the same file; they are no mistake, and none of our business.
+_OTHER_QUERIES: Final = frozenset({"fmap", "sbref", "flair", "t1w", "t2w", "roi", "asl", "m0scan", "dwi", "pet"})
+_ABSENT: Final = (None, "Query.NONE")
+_ANY: Final = ("*", "Query.ANY", "Query.REQUIRED")
+_OPTIONAL: Final = ("Query.OPTIONAL",)
+_LISTED: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoldFilter:
+    """The ``bold`` entry of a filter file.
+
+    Parameters
+    ----------
+    path : Path
+        The file it was read from.
+    accepted : tuple of (str, tuple)
+        Entity key and the values that pass: text, None where the entity must be absent, ``*`` for any value.
+    warnings : tuple of str
+        What the file says that nothing here reads.
+    """
+
+    path: Path
+    accepted: tuple[tuple[str, tuple[str | None, ...]], ...]
+    warnings: tuple[str, ...]
+
+    def accepts(self, image: BidsFile) -> bool:
+        """Say whether an image passes.
+
+        Parameters
+        ----------
+        image : BidsFile
+            A BOLD image.
+
+        Returns
+        -------
+        bool
+            True when every entity of the filter accepts the image's value.
+        """
+        values: dict[str, str | None] = {
+            **dict(image.entities),
+            "suffix": image.suffix,
+            "extension": image.extension,
+            "datatype": "func",
+        }
+        return all(_accepts_value(key, values.get(key), accepted) for key, accepted in self.accepted)
+
+
+def is_same_value(key: str, value: str, asked: str) -> bool:
+    """Compare an entity's value with what was asked for.
+
+    Parameters
+    ----------
+    key : str
+        Entity key; indices (``run``, ``echo`` ...) are compared as numbers, so 1 also means 01.
+    value, asked : str
+        The two values.
+
+    Returns
+    -------
+    bool
+        Whether they mean the same.
+    """
+    if value == asked:
+        return True
+    return key in ("run", "echo", "chunk") and value.isdecimal() and asked.isdecimal() and int(value) == int(asked)
+
+
+def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
+    """Turn what the user typed into bare labels.
+
+    Parameters
+    ----------
+    asked : sequence of str
+        Labels with or without their prefix; ``@FILE`` stands for the labels in a file, separated by white space or
+        commas, ``#`` starting a comment; of a table with a ``participant_id`` column that column is taken.
+    prefix : str
+        The prefix to remove, such as ``sub-``.
+
+    Returns
+    -------
+    tuple of str
+        Labels in the order given, each once.
+
+    Raises
+    ------
+    InputError
+        When a file cannot be read or holds no label.
+    """
+    labels: list[str] = []
+    for item in asked:
+        labels.extend(_read_label_file(Path(item[1:])) if item.startswith("@") else [item])
+    return tuple(dict.fromkeys(label.strip().removeprefix(prefix) for label in labels))
+
+
+def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: str, *, key: str = "") -> None:
+    """Refuse labels that are not there.
+
+    Parameters
+    ----------
+    what : str
+        What a label stands for, such as ``participant``.
+    asked : iterable of str
+        Labels asked for.
+    known : iterable of str
+        Labels that are there.
+    where : str
+        Where they were looked for.
+    key : str
+        Entity key, for those compared as numbers.
+
+    Raises
+    ------
+    InputError
+        When one label is unknown; it names what is there and the nearest match.
+    """
+    there = sorted_naturally(known)
+    unknown = [label for label in asked if not any(is_same_value(key, value, label) for value in there)]
+    if unknown:
+        names = ", ".join(repr(label) for label in unknown)
+        raise InputError(
+            f"{what.capitalize()} {names} not found in {where}: found {describe_labels(there)}.",
+            hint=describe_nearest(unknown, there),
+        )
+
+
+def describe_labels(labels: Iterable[str]) -> str:
+    """List labels in a message, shortened when there are many.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        Labels.
+
+    Returns
+    -------
+    str
+        Such as ``3 (01, 02, 03)``, or ``none``.
+    """
+    known = sorted_naturally(labels)
+    if not known:
+        return "none"
+    shown = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
+    return f"{len(known)} ({shown})"
+
+
+def describe_nearest(asked: Iterable[str], known: Sequence[str]) -> str:
+    """Hint at what was probably meant.
+
+    Parameters
+    ----------
+    asked : iterable of str
+        Unknown labels.
+    known : sequence of str
+        Labels that are there.
+
+    Returns
+    -------
+    str
+        A question, or nothing when there is nothing to offer.
+    """
+    folded = {label.lower(): label for label in reversed(known)}
+    nearest = [match for label in asked for match in difflib.get_close_matches(label.lower(), folded, 1, cutoff=0.0)]
+    return f"Did you mean {', '.join(dict.fromkeys(folded[match] for match in nearest))}?" if nearest else ""
+
+
+def read_filter(path: Path) -> BoldFilter:
+    """Read a filter file in fMRIPrep's format.
+
+    Parameters
+    ----------
+    path : Path
+        JSON: ``{"bold": {"task": "rest", "session": ["1", null]}}``; null means absent, ``*`` any value.
+
+    Returns
+    -------
+    BoldFilter
+        The ``bold`` entry, with warnings on what is not read.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read or has another form.
+    """
+    hint = 'Expected a JSON object such as {"bold": {"task": "rest", "session": ["1", "2"]}}.'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"Filter file {path} cannot be read: {error}.", hint=hint) from error
+    bold = content.get("bold", {}) if isinstance(content, dict) else None
+    if not isinstance(bold, dict):
+        raise InputError(f"Filter file {path} must hold a JSON object with an object 'bold' in it.", hint=hint)
+    others = sorted(set(content) - {"bold"} - _OTHER_QUERIES)
+    warnings = [f"Filter file {path}: key {key!r} is not known and was ignored." for key in others]
+    if "bold" not in content:
+        warnings.append(f"Filter file {path} has no 'bold' entry: it filters nothing.")
+    accepted = []
+    for name, value in bold.items():
+        if name in _FILTER_KEYS:
+            accepted.append((_FILTER_KEYS[name], _read_values(path, name, value)))
+        else:
+            warnings.append(f"Filter file {path}: entity {name!r} of 'bold' is not known and was ignored.")
+    return BoldFilter(path=path, accepted=tuple(accepted), warnings=tuple(warnings))
+
+
+def _read_values(path: Path, name: str, value: Any) -> tuple[str | None, ...]:
+    values: list[str | None] = []
+    for item in value if isinstance(value, list) else [value]:
+        if item in _ABSENT:
+            values.append(None)
+        elif item in _OPTIONAL:
+            values.extend((None, "*"))
+        elif isinstance(item, str | int) and not isinstance(item, bool):
+            values.append("*" if item in _ANY else str(item))
+        else:
+            raise InputError(
+                f"Filter file {path}: {name!r} must be text, a whole number, null or a list of these, found {item!r}."
+            )
+    return tuple(values)
+
+
+def _accepts_value(key: str, value: str | None, accepted: tuple[str | None, ...]) -> bool:
+    if value is None:
+        return None in accepted
+    prefix = f"{key}-"
+    return any(
+        asked == "*" or (asked is not None and is_same_value(key, value, asked.removeprefix(prefix)))
+        for asked in accepted
+    )
+
+
+def _read_label_file(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"File of labels {path} cannot be read: {error}.", hint="Expected @FILE with one label a line."
+        ) from error
+    header = lines[0].split("\t") if lines else []
+    if "participant_id" in header:
+        column = header.index("participant_id")
+        labels = [cells[column] for line in lines[1:] if len(cells := line.split("\t")) > column and cells[column]]
+    else:
+        labels = [label for line in lines for label in line.partition("#")[0].replace(",", " ").split()]
+    if not labels:
+        raise InputError(f"File of labels {path} holds no label.", hint="Expected one label a line.")
+    return labels

@@ -1,0 +1,75 @@
+"""The repetition time of a run, by BIDS' inheritance principle within its derivative dataset."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from bids_semantoks.inputs.names import BidsFile, parse_name
+
+LOG = logging.getLogger(__name__)
+
+
+def find_root_sidecars(root: Path) -> tuple[BidsFile, ...]:
+    """Find the BOLD sidecars at the root of a dataset.
+
+    Parameters
+    ----------
+    root : Path
+        Root of the derivative dataset.
+
+    Returns
+    -------
+    tuple of BidsFile
+        Its ``*_bold.json`` files.
+    """
+    with os.scandir(root) as entries:
+        paths = sorted(entry.path for entry in entries if entry.name.endswith("_bold.json"))
+    parsed = (parse_name(path) for path in paths)
+    return tuple(one for one in parsed if one is not None and one.suffix == "bold")
+
+
+def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float | None:
+    """Find a run's repetition time.
+
+    Parameters
+    ----------
+    image : BidsFile
+        The BOLD image.
+    sidecars : iterable of BidsFile
+        ``*_bold.json`` files of the image's folder and of those above it, up to the dataset's root.
+
+    Returns
+    -------
+    float or None
+        Seconds. Of the sidecars whose entities the image all has, the nearest that states it decides; None when none
+        does, or when that one cannot be read or states no positive number.
+    """
+    pairs = set(image.entities)
+    applying = [
+        one
+        for one in sidecars
+        if pairs.issuperset(one.entities) and image.path.startswith(one.path.rpartition(os.sep)[0] + os.sep)
+    ]
+    # Nearer folders first; within one folder the file that names more entities.
+    applying.sort(key=lambda one: (-one.path.count(os.sep), -len(one.entities), one.path))
+    for sidecar in applying:
+        try:
+            content = json.loads(Path(sidecar.path).read_bytes())
+        except (OSError, ValueError) as error:
+            LOG.warning("Sidecar %s cannot be read: %s", sidecar.path, error)
+            return None
+        if isinstance(content, dict) and "RepetitionTime" in content:
+            return _check_seconds(content["RepetitionTime"], sidecar.path)
+    return None
+
+
+def _check_seconds(value: object, path: str) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        return float(value)
+    LOG.warning("Sidecar %s: RepetitionTime must be a positive number of seconds, found %r", path, value)
+    return None
