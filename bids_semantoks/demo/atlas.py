@@ -1,0 +1,173 @@
+"""The Demo457 atlas: 457 blocks in an ellipsoidal brain, made by code. It is not anatomical.
+
+Only the number of parcels, their order and the size of each network are those of the published model, so that
+every part of the pipeline can be run without downloading an atlas.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.demo.files import write_nifti, write_tsv
+from bids_semantoks.records import CANONICAL_NETWORKS
+
+ATLAS_NAME: Final = "Demo457"
+SPACE: Final = "MNI152NLin2009cAsym"
+GRID_SHAPE: Final = (33, 39, 33)
+VOXEL_SIZE: Final = 6.0
+GRID_ORIGIN: Final = (-96.0, -132.0, -78.0)
+
+# Parcels of each cortical network, left and right, in the canonical order (Vis ... Default).
+LEFT_COUNTS: Final = (31, 37, 23, 22, 13, 22, 52)
+RIGHT_COUNTS: Final = (30, 40, 23, 25, 13, 30, 39)
+SUBCORTEX_PER_HEMISPHERE: Final = 25
+CEREBELLUM_COUNT: Final = 7
+# From the back of the head to the front, so that the networks at least lie where nobody would be surprised.
+_BACK_TO_FRONT: Final = (0, 2, 1, 6, 3, 5, 4)
+
+
+class Anatomy(NamedTuple):
+    """Masks and labels on the demo grid, each of shape `GRID_SHAPE`.
+
+    Attributes
+    ----------
+    labels : NDArray, int16
+        Parcel number from 1 to 457; 0 outside all parcels.
+    brain, white_matter, csf, edge : NDArray, bool
+        The brain mask, two tissues inside it, and the shell of voxels around it.
+    """
+
+    labels: NDArray[np.int16]
+    brain: NDArray[np.bool_]
+    white_matter: NDArray[np.bool_]
+    csf: NDArray[np.bool_]
+    edge: NDArray[np.bool_]
+
+
+def build_affine() -> NDArray[np.float64]:
+    """Give the affine of the demo grid, voxel indices to millimetres (RAS).
+
+    Returns
+    -------
+    NDArray, float64, shape (4, 4)
+        The affine.
+    """
+    affine = np.diag([VOXEL_SIZE, VOXEL_SIZE, VOXEL_SIZE, 1.0])
+    affine[:3, 3] = GRID_ORIGIN
+    return affine
+
+
+def build_table() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Name the parcels and the network of each, in the model's order.
+
+    Returns
+    -------
+    parcels, networks : tuple of str, length 457
+        Names such as ``Demo_LH_Vis_1``, and labels such as ``Vis``.
+    """
+    blocks = [("LH_", network, count) for network, count in zip(CANONICAL_NETWORKS, LEFT_COUNTS, strict=False)]
+    blocks += [("RH_", network, count) for network, count in zip(CANONICAL_NETWORKS, RIGHT_COUNTS, strict=False)]
+    blocks += [("RH_", "Subcortex", SUBCORTEX_PER_HEMISPHERE), ("LH_", "Subcortex", SUBCORTEX_PER_HEMISPHERE)]
+    blocks += [("", "Cerebellum", CEREBELLUM_COUNT)]
+    parcels = tuple(f"Demo_{side}{network}_{i + 1}" for side, network, count in blocks for i in range(count))
+    networks = tuple(network for _, network, count in blocks for _ in range(count))
+    return parcels, networks
+
+
+@cache
+def build_anatomy() -> Anatomy:
+    """Lay out tissues and parcels on the demo grid.
+
+    Returns
+    -------
+    Anatomy
+        Read-only masks and labels; the same on every machine.
+    """
+    cerebrum = _ellipsoid((0, -18, 10), (69, 87, 64)) & ~_ellipsoid((0, -66, -48), (54, 42, 34))
+    inner = _ellipsoid((0, -18, 10), (49, 66, 44))
+    cerebellum = _ellipsoid((0, -66, -42), (48, 36, 24)) & ~cerebrum
+    deep = _ellipsoid((0, -14, 6), (34, 38, 22))
+    ventricles = _ellipsoid((0, -14, 12), (11, 34, 10))
+    x = np.broadcast_to((np.arange(GRID_SHAPE[0]) * VOXEL_SIZE + GRID_ORIGIN[0])[:, None, None], GRID_SHAPE)
+    brain = cerebrum | cerebellum
+    fissure = cerebrum & ~inner & (x == 0)
+    labels = np.zeros(GRID_SHAPE, np.int16)
+    cortex, nuclei = cerebrum & ~inner, deep & ~ventricles
+    _fill(labels, cortex & (x < 0), _cortical_order(LEFT_COUNTS, 1))
+    _fill(labels, cortex & (x > 0), _cortical_order(RIGHT_COUNTS, 201))
+    _fill(labels, nuclei & (x > 0), np.arange(401, 426))
+    _fill(labels, nuclei & (x < 0), np.arange(426, 451))
+    _fill(labels, cerebellum, np.arange(451, 458))
+    csf = (ventricles | fissure) & (labels == 0)
+    white_matter = brain & ~csf & (labels == 0)
+    edge = _dilate(brain) & ~brain
+    anatomy = Anatomy(labels, brain, white_matter, csf, edge)
+    for array in anatomy:
+        array.setflags(write=False)
+    return anatomy
+
+
+def write_atlas(folder: Path) -> None:
+    """Write the label image and the table of the atlas.
+
+    Parameters
+    ----------
+    folder : Path
+        Existing folder.
+    """
+    stem = f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg"
+    write_nifti(folder / f"{stem}.nii.gz", build_anatomy().labels, build_affine(), compression=9)
+    parcels, networks = build_table()
+    rows = [(i + 1, parcel, network) for i, (parcel, network) in enumerate(zip(parcels, networks, strict=True))]
+    write_tsv(folder / f"{stem}.tsv", ("index", "label", "network_label"), rows)
+
+
+def _ellipsoid(centre: tuple[float, ...], semi_axes: tuple[float, ...]) -> NDArray[np.bool_]:
+    """Voxels of the grid whose centre lies in an ellipsoid given in millimetres."""
+    inside = np.zeros(GRID_SHAPE)
+    for axis, (size, origin, middle, half) in enumerate(zip(GRID_SHAPE, GRID_ORIGIN, centre, semi_axes, strict=True)):
+        distance = ((np.arange(size) * VOXEL_SIZE + origin - middle) / half) ** 2
+        inside = inside + distance.reshape([-1 if a == axis else 1 for a in range(3)])
+    return np.asarray(inside <= 1.0)
+
+
+def _dilate(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Grow a mask by one voxel along each axis; the mask must not touch the border of the grid."""
+    grown = mask.copy()
+    for axis in range(3):
+        grown |= np.roll(mask, 1, axis) | np.roll(mask, -1, axis)
+    return grown
+
+
+def _cortical_order(counts: tuple[int, ...], first: int) -> NDArray[np.int64]:
+    """Parcel numbers of one hemisphere from the back of the head to the front."""
+    starts = first + np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.concatenate([np.arange(starts[n], starts[n] + counts[n]) for n in _BACK_TO_FRONT])
+
+
+def _fill(labels: NDArray[np.int16], region: NDArray[np.bool_], parcels: NDArray[np.int64]) -> None:
+    """Share out a region among parcels by halving it again and again across its longest side.
+
+    Halving keeps all parcels within one voxel of the same size, which nearest-seed blocks would not; only integers
+    are compared, so that the result is the same on every machine.
+    """
+    _halve(labels, np.argwhere(region), parcels)
+
+
+def _halve(labels: NDArray[np.int16], voxels: NDArray[np.int64], parcels: NDArray[np.int64]) -> None:
+    if len(parcels) == 1:
+        labels[tuple(voxels.T)] = parcels[0]
+        return
+    extent = voxels.max(axis=0) - voxels.min(axis=0)
+    longest = int(np.argmax(extent == extent.max()))
+    others = [axis for axis in (0, 1, 2) if axis != longest]
+    voxels = voxels[np.lexsort((voxels[:, others[1]], voxels[:, others[0]], voxels[:, longest]))]
+    half = len(parcels) // 2
+    cut = len(voxels) * half // len(parcels)
+    _halve(labels, voxels[:cut], parcels[:half])
+    _halve(labels, voxels[cut:], parcels[half:])

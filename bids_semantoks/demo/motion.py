@@ -1,0 +1,179 @@
+"""Head motion, slow physiology and scanner drift: what the scanner adds to the neural signal."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.demo.participants import RunPlan
+
+MOTION: Final = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+EXPANSIONS: Final = ("", "_derivative1", "_power2", "_derivative1_power2")
+PHYSIOLOGY: Final = ("respiration", "pulsation", "vasomotion")
+DRIFT: Final = ("drift_linear", "drift_quadratic")
+# Aliased by a repetition time of 2 s to 0.17 and 0.16 Hz.
+BREATHING_HZ: Final = 0.328
+PULSE_HZ: Final = 0.837
+VOLUME_HZ: Final = 0.0125
+VASOMOTION_HZ: Final = 0.006
+_HEAD_RADIUS: Final = 50.0
+_RMS_RADIUS: Final = 80.0
+
+
+def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Simulate the six motion parameters of a run: drift, breathing and sudden movements.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        Length and amount of motion.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    NDArray, float64, shape (T, 6)
+        Translations (mm), then rotations (rad).
+    """
+    n = plan.n_volumes
+    cosines = _slow_cosines(n, 3)
+    slow = cosines[:, 1:] @ rng.normal(0, 0.1, (2, 6))
+    # Breathing is a line of the spectrum, not a band, so that its 24 expansions leave the neural frequencies alone.
+    phase = 2 * np.pi * BREATHING_HZ * plan.repetition_time * np.arange(n)[:, None]
+    inhale, exhale = (1.0 + cosines @ rng.normal(0, 0.3, (3, 6)) for _ in range(2))
+    size = rng.uniform(0.008, 0.02, 6)
+    breathing = size * (inhale * np.cos(phase) + rng.normal(0, 1, 6) * exhale * np.sin(phase))
+    jitter = rng.normal(0, 0.0005, (n, 6))
+    moves = np.zeros((n, 6))
+    rate = 0.002 if plan.motion < 4 else 0.04
+    for start in np.flatnonzero(rng.random(n) < rate * plan.repetition_time):
+        # A quiet head comes back at once, a restless one over seconds and not all the way.
+        back = 0.0 if plan.motion < 4 else 0.15
+        seconds = 0.2 if plan.motion < 4 else 4.0
+        shape = back + (1 - back) * np.exp(-np.arange(n - start) * plan.repetition_time / seconds)
+        moves[start:] += np.outer(shape, rng.normal(0, 0.1 * plan.motion, 6))
+    parameters = (slow * min(plan.motion, 3.0) + breathing + jitter + moves) * np.repeat([1.0, 0.01], 3)
+    return np.asarray(parameters - parameters[n // 2])
+
+
+def expand(series: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Compute derivative, square and square of the derivative.
+
+    Parameters
+    ----------
+    series : NDArray, float64, shape (T,) or (T, S)
+        Confound series.
+
+    Returns
+    -------
+    dict of str to NDArray
+        By the suffix of fMRIPrep's columns; derivatives begin with NaN.
+    """
+    derivative = np.full_like(series, np.nan)
+    derivative[1:] = np.diff(series, axis=0)
+    return dict(zip(EXPANSIONS, (series, derivative, series**2, derivative**2), strict=True))
+
+
+def compute_framewise_displacement(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute how far the head moved since the volume before.
+
+    Parameters
+    ----------
+    parameters : NDArray, float64, shape (T, 6)
+        Translations (mm), then rotations (rad).
+
+    Returns
+    -------
+    NDArray, float64, shape (T,)
+        Millimetres; NaN for the first volume.
+
+    References
+    ----------
+    Power et al. (2012), NeuroImage 59, 2142-2154: sum of absolute changes, rotations as arcs of 50 mm radius.
+    """
+    displacement = np.full(len(parameters), np.nan)
+    displacement[1:] = np.abs(np.diff(parameters, axis=0) * np.repeat([1.0, _HEAD_RADIUS], 3)).sum(axis=1)
+    return displacement
+
+
+def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the root mean square deviation of a sphere between neighbouring volumes.
+
+    Parameters
+    ----------
+    parameters : NDArray, float64, shape (T, 6)
+        Translations (mm), then rotations (rad).
+
+    Returns
+    -------
+    NDArray, float64, shape (T,)
+        Millimetres; NaN for the first volume.
+
+    References
+    ----------
+    Jenkinson (1999), FMRIB technical report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), with R = 80 mm; for
+    rotations as small as these trace(A'A) is twice the squared rotation.
+    """
+    change = np.diff(parameters, axis=0)
+    deviation = np.full(len(parameters), np.nan)
+    squares = 2 * _RMS_RADIUS**2 / 5 * (change[:, 3:] ** 2).sum(axis=1) + (change[:, :3] ** 2).sum(axis=1)
+    deviation[1:] = np.sqrt(squares)
+    return deviation
+
+
+def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Simulate respiration, pulsation and vasomotion.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        Length of the run.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    NDArray, float64, shape (T, 3)
+        Series of expected variance 1: slow respiratory volume, pulsation (aliased, as scans sample it), vasomotion.
+    """
+    time = np.arange(plan.n_volumes) * plan.repetition_time
+    cosines = _slow_cosines(plan.n_volumes, 3)
+    series = []
+    for frequency, spread in ((VOLUME_HZ, 0.001), (PULSE_HZ, 0.002), (VASOMOTION_HZ, 0.001)):
+        phase = 2 * np.pi * (rng.uniform(frequency - spread, frequency + spread) * time + rng.uniform())
+        series.append(np.sqrt(2) * np.sin(phase) * (1 + cosines[:, 1:] @ rng.normal(0, 0.15, 2)))
+    return np.stack(series, axis=1)
+
+
+def _slow_cosines(n_volumes: int, count: int) -> NDArray[np.float64]:
+    """Discrete cosines (T, count) of the lowest orders, the constant first."""
+    return np.asarray(np.cos(np.pi * np.arange(count) * (np.arange(n_volumes)[:, None] + 0.5) / n_volumes))
+
+
+def build_sources(
+    parameters: NDArray[np.float64], physiology: NDArray[np.float64]
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Gather every series that is mixed into the voxels, each scaled to what a quiet run has.
+
+    Parameters
+    ----------
+    parameters : NDArray, float64, shape (T, 6)
+        Motion parameters (mm, rad).
+    physiology : NDArray, float64, shape (T, 3)
+        From `simulate_physiology`.
+
+    Returns
+    -------
+    names : tuple of str, length C
+        24 motion terms, physiology, drift.
+    sources : NDArray, float64, shape (T, C)
+        The series; a derivative begins with 0.
+    """
+    scaled = parameters * np.repeat([1 / 0.1, 1 / 0.001], 3)
+    names = tuple(f"{name}{suffix}" for suffix in EXPANSIONS for name in MOTION)
+    motion = np.concatenate([np.nan_to_num(series) for series in expand(scaled).values()], axis=1)
+    ramp = np.linspace(-1, 1, len(parameters))
+    drift = np.stack([np.sqrt(3) * ramp, np.sqrt(5) * (1.5 * ramp**2 - 0.5)], axis=1)
+    return names + PHYSIOLOGY + DRIFT, np.concatenate([motion, physiology, drift], axis=1)

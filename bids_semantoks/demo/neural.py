@@ -1,0 +1,215 @@
+"""The hidden neural signal: network-wise coupled slow fluctuations that age and sex change by known amounts.
+
+Every parcel's signal is a share of its network's fluctuation plus a fluctuation of its own, each of expected
+variance 1 and with haemodynamic smoothness. Age, sex and site act on the networks only, in two ways:
+
+- on coupling (`AGE_COUPLING`, `SEX_COUPLING`, `SITE_COUPLING`): correlations between pairs of networks, which
+  connectivity shows;
+- on dynamics (`AGE_TEMPO`, `SEX_TEMPO`, `AGE_LAG`): the frequency about which a network fluctuates and the delay of one
+  network behind the others, which a model of sequences can find and connectivity hardly shows.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.demo.atlas import build_table
+from bids_semantoks.demo.participants import Participant
+from bids_semantoks.records import CANONICAL_NETWORKS
+
+# Correlation added to a pair of networks, per standard deviation of age and for M over F.
+AGE_COUPLING: Final = {
+    ("Cont", "Default"): -0.08,
+    ("Vis", "SomMot"): 0.08,
+    ("SalVentAttn", "DorsAttn"): -0.08,
+    ("Limbic", "Subcortex"): 0.08,
+    ("Default", "Limbic"): -0.08,
+}
+SEX_COUPLING: Final = {
+    ("SomMot", "Cerebellum"): 0.12,
+    ("Cont", "DorsAttn"): -0.12,
+    ("SalVentAttn", "Subcortex"): 0.12,
+    ("Vis", "Limbic"): -0.12,
+    ("Default", "Cerebellum"): 0.12,
+}
+SITE_COUPLING: Final = {"EU": 0.0, "AS": 0.04, "NA": -0.04}
+# Relative change of the central frequency, per standard deviation of age and for M over F.
+AGE_TEMPO: Final = {"Vis": 0.15, "SomMot": 0.15, "Cont": -0.15, "Default": -0.15}
+SEX_TEMPO: Final = {"DorsAttn": 0.2, "Subcortex": -0.2}
+# Seconds behind the other networks: constant, and per standard deviation of age.
+LAG: Final = {"Default": 1.0}
+AGE_LAG: Final = {"Default": 0.5}
+INDIVIDUAL_COUPLING: Final = 0.07
+CENTRAL_FREQUENCY: Final = 0.07
+BANDWIDTH: Final = 1.0
+# Degrees on a circle of networks: neighbours go together, opposites against each other, and all cancel about out,
+# which keeps the global signal small.
+_ANGLES: Final = (0, 40, 90, 125, 260, 190, 225, 300, 330)
+_COMMON_SHARE: Final = 0.6
+_NETWORK_SHARE: Final = 0.4
+_HEMISPHERE_SHARE: Final = 0.2
+
+
+class NeuralSignals(NamedTuple):
+    """What was simulated for one run, without any noise.
+
+    Attributes
+    ----------
+    signals : NDArray, float64, shape (T, P)
+        Parcel signals of expected variance 1.
+    coupling : NDArray, float64, shape (N, N)
+        Planted correlation between networks.
+    frequency, lag : NDArray, float64, shape (N,)
+        Central frequency (Hz) and delay (s) of each network.
+    """
+
+    signals: NDArray[np.float64]
+    coupling: NDArray[np.float64]
+    frequency: NDArray[np.float64]
+    lag: NDArray[np.float64]
+
+
+def compute_coupling(participant: Participant) -> NDArray[np.float64]:
+    """Give the planted correlations between networks.
+
+    Parameters
+    ----------
+    participant : Participant
+        Whose age, sex and site count.
+
+    Returns
+    -------
+    NDArray, float64, shape (N, N)
+        A correlation matrix in the canonical order of networks.
+    """
+    n = len(CANONICAL_NETWORKS)
+    angles = np.deg2rad(_ANGLES)
+    coupling = _COMMON_SHARE * np.cos(angles[:, None] - angles)
+    coupling += participant.age_z * _pairs(AGE_COUPLING) + participant.sex_sign * _pairs(SEX_COUPLING)
+    own = participant.rng(2).normal(0.0, INDIVIDUAL_COUPLING, (n, n))
+    coupling += (np.triu(own, 1) + np.triu(own, 1).T) + SITE_COUPLING[participant.site]
+    np.fill_diagonal(coupling, 1.0)
+    values, vectors = np.linalg.eigh(coupling)
+    coupling = (vectors * np.maximum(values, 0.02)) @ vectors.T
+    scale = np.sqrt(np.diag(coupling))
+    return np.asarray(coupling / np.outer(scale, scale))
+
+
+def compute_dynamics(participant: Participant) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the planted tempo and delay of each network.
+
+    Parameters
+    ----------
+    participant : Participant
+        Whose age and sex count.
+
+    Returns
+    -------
+    frequency, lag : NDArray, float64, shape (N,)
+        Central frequency (Hz) and delay (s).
+    """
+    tempo = np.array(
+        [
+            participant.age_z * AGE_TEMPO.get(name, 0.0) + participant.sex_sign * SEX_TEMPO.get(name, 0.0)
+            for name in CANONICAL_NETWORKS
+        ]
+    )
+    lag = [LAG.get(name, 0.0) + participant.age_z * AGE_LAG.get(name, 0.0) for name in CANONICAL_NETWORKS]
+    return CENTRAL_FREQUENCY * np.exp(tempo), np.array(lag)
+
+
+def simulate_signals(
+    participant: Participant, n_volumes: int, repetition_time: float, rng: np.random.Generator
+) -> NeuralSignals:
+    """Simulate the neural signal of one run.
+
+    Parameters
+    ----------
+    participant : Participant
+        Whose age, sex and site shape the signal.
+    n_volumes : int
+        Volumes (T).
+    repetition_time : float
+        Seconds.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    NeuralSignals
+        The signals and what was planted in them.
+    """
+    coupling = compute_coupling(participant)
+    frequency, lag = compute_dynamics(participant)
+    network, hemisphere = _places()
+    n_networks, n_parcels = len(coupling), len(network)
+    # The ends of a circular filter meet; 40 s more, cut off again, keep them apart.
+    length = n_volumes + int(np.ceil(40.0 / repetition_time))
+    driven = rng.standard_normal((length, n_networks)) @ np.linalg.cholesky(coupling).T
+    sides = rng.standard_normal((length, n_networks * 2))
+    own = rng.standard_normal((length, n_parcels))
+    shared = np.sqrt(1 - _HEMISPHERE_SHARE) * np.repeat(driven, 2, axis=1) + np.sqrt(_HEMISPHERE_SHARE) * sides
+    shared = colour(shared, repetition_time, np.repeat(frequency, 2), np.repeat(lag, 2))
+    own = colour(own, repetition_time, np.full(n_parcels, CENTRAL_FREQUENCY), np.zeros(n_parcels))
+    signals = np.sqrt(_NETWORK_SHARE) * shared[:, 2 * network + hemisphere] + np.sqrt(1 - _NETWORK_SHARE) * own
+    return NeuralSignals(signals[-n_volumes:], coupling, frequency, lag)
+
+
+def colour(
+    white: NDArray[np.float64],
+    repetition_time: float,
+    frequency: NDArray[np.float64],
+    lag: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Filter white noise to the spectrum of a network: a broad bump of neural activity seen through blood flow.
+
+    Parameters
+    ----------
+    white : NDArray, float64, shape (T, S)
+        White noise, one column a series.
+    repetition_time : float
+        Seconds.
+    frequency, lag : NDArray, float64, shape (S,)
+        Central frequency (Hz) and delay (s) of each series.
+
+    Returns
+    -------
+    NDArray, float64, shape (T, S)
+        Series of expected variance 1.
+
+    References
+    ----------
+    The haemodynamic response is the difference of gamma densities of Friston et al. (1998), NeuroImage 7, 30-40
+    (shapes 6 and 16, scale 1 s, ratio 1/6), whose Fourier transform is (1 + i w)^-6 - (1 + i w)^-16 / 6.
+    """
+    f = np.fft.rfftfreq(len(white), repetition_time)[:, None]
+    omega = 2 * np.pi * f
+    response = (1 + 1j * omega) ** -6 - (1 + 1j * omega) ** -16 / 6
+    bump = np.exp(-0.5 * (np.log(np.maximum(f, 1e-6) / frequency) / BANDWIDTH) ** 2)
+    # Below 0.01 Hz lies only drift, so that a high-pass filter costs no neural signal.
+    high_pass = 1 / np.sqrt(1 + (0.01 / np.maximum(f, 1e-6)) ** 12)
+    transfer = bump * high_pass * response * np.exp(-1j * omega * lag)
+    power = np.abs(transfer) ** 2
+    gain = np.sqrt((2 * power[1:].sum(axis=0) - power[-1] * (len(white) % 2 == 0)) / len(white))
+    return np.asarray(np.fft.irfft(np.fft.rfft(white, axis=0) * transfer / gain, n=len(white), axis=0))
+
+
+def _pairs(changes: dict[tuple[str, str], float]) -> NDArray[np.float64]:
+    """Symmetric matrix of changes in coupling."""
+    matrix = np.zeros((len(CANONICAL_NETWORKS), len(CANONICAL_NETWORKS)))
+    for (one, other), change in changes.items():
+        row, column = CANONICAL_NETWORKS.index(one), CANONICAL_NETWORKS.index(other)
+        matrix[row, column] = matrix[column, row] = change
+    return matrix
+
+
+@cache
+def _places() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Network and hemisphere (0 left or middle, 1 right) of each parcel."""
+    parcels, networks = build_table()
+    network = np.array([CANONICAL_NETWORKS.index(name) for name in networks])
+    return network, np.array([int("_RH_" in parcel) for parcel in parcels])

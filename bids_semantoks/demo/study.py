@@ -1,0 +1,219 @@
+"""A synthetic study on disk: a raw BIDS root with derivatives laid out and named as fMRIPrep 24 does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.demo.atlas import SPACE, build_affine, build_anatomy
+from bids_semantoks.demo.confounds import compute_confounds
+from bids_semantoks.demo.files import write_json, write_nifti, write_series, write_text, write_tsv
+from bids_semantoks.demo.participants import Participant, RunPlan, describe_phenotypes, draw_participant, plan_runs
+from bids_semantoks.demo.truth import write_truth, write_truth_table
+from bids_semantoks.demo.voxels import Scan, fill_image, simulate_scan
+from bids_semantoks.errors import ConfigurationError
+
+STUDY_NAME: Final = "bids_semantoks demo: a synthetic resting-state study"
+PHENOTYPES: Final = ("participant_id", "age", "sex", "site", "group")
+FMRIPREP_VERSION: Final = "24.1.1"
+_README: Final = """A synthetic resting-state study
+
+Every number here was made by `python -m bids_semantoks.demo`: there are no people behind it, and the brain it shows is
+an ellipsoid. What was planted in each participant lies in code/truth.
+"""
+
+
+def write_study(out_dir: Path, *, n_participants: int = 24, seed: int = 0, short: bool = False) -> None:
+    """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``.
+
+    Parameters
+    ----------
+    out_dir : Path
+        New or empty folder, or an earlier demo, which is replaced.
+    n_participants : int
+        Participants, labelled from 001; each is the same whatever their number.
+    seed : int
+        Seed of everything random.
+    short : bool
+        Whether runs last 136 s instead of 6 minutes, for tests.
+
+    Raises
+    ------
+    ConfigurationError
+        When `out_dir` holds something else than an earlier demo, or there is nobody to simulate.
+    """
+    start_study(out_dir, n_participants)
+    participants = [draw_participant(number, seed) for number in range(1, n_participants + 1)]
+    fmriprep = out_dir / "derivatives" / "fmriprep"
+    write_json(out_dir / "dataset_description.json", _describe_raw())
+    write_json(fmriprep / "dataset_description.json", _describe_fmriprep())
+    write_text(fmriprep / ".bidsignore", "*_boldref.*\n*_timeseries.*\n")
+    write_phenotypes(out_dir, participants)
+    for participant in participants:
+        for plan in plan_runs(participant, short=short):
+            scan = simulate_scan(participant, plan)
+            _write_raw(out_dir, participant, plan)
+            _write_run(fmriprep, participant, plan, scan)
+            write_truth(out_dir, participant, plan, scan)
+    write_truth_table(out_dir, participants)
+
+
+def start_study(out_dir: Path, n_participants: int) -> None:
+    """Make the output folder, removing an earlier demo.
+
+    Parameters
+    ----------
+    out_dir : Path
+        New or empty folder, or an earlier demo.
+    n_participants : int
+        Participants asked for.
+
+    Raises
+    ------
+    ConfigurationError
+        When `out_dir` holds something else than an earlier demo, or `n_participants` is under 1.
+    """
+    if n_participants < 1:
+        raise ConfigurationError(f"--participants must be 1 or more, found {n_participants}.")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigurationError(f"OUT_DIR must be a folder, found a file: {out_dir}.")
+    if out_dir.is_dir() and any(out_dir.iterdir()):
+        if not (out_dir / "code" / "truth" / "participants.tsv").is_file():
+            raise ConfigurationError(
+                f"OUT_DIR is not empty and is no earlier demo: {out_dir}.",
+                hint="Name a new folder; the demo replaces only what it wrote itself.",
+            )
+        shutil.rmtree(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+
+
+def write_phenotypes(out_dir: Path, participants: list[Participant]) -> None:
+    """Write participants.tsv, its sidecar and the README.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Root of the study.
+    participants : list of Participant
+        Everybody.
+    """
+    write_tsv(out_dir / "participants.tsv", PHENOTYPES, map(describe_phenotypes, participants))
+    write_json(
+        out_dir / "participants.json",
+        {
+            "age": {"Description": "Age", "Units": "year"},
+            "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
+            "site": {"Description": "Scanner site", "Levels": {"EU": "Europe", "AS": "Asia", "NA": "North America"}},
+            "group": {"Description": "Group", "Levels": {"control": "control", "patient": "patient"}},
+        },
+    )
+    write_text(out_dir / "README", _README)
+
+
+def build_stem(participant: Participant, plan: RunPlan) -> str:
+    """Join the entities of a run.
+
+    Parameters
+    ----------
+    participant : Participant
+        Who.
+    plan : RunPlan
+        Which run.
+
+    Returns
+    -------
+    str
+        Such as ``sub-002_ses-1_task-rest``.
+    """
+    return "_".join(f"{key}-{value}" for key, value in (("sub", participant.label), *plan.entities))
+
+
+def _find_func(root: Path, participant: Participant, plan: RunPlan) -> Path:
+    session = dict(plan.entities).get("ses")
+    folder = root / f"sub-{participant.label}"
+    return (folder / f"ses-{session}" if session else folder) / "func"
+
+
+def _describe_raw() -> dict[str, Any]:
+    return {
+        "Name": STUDY_NAME,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "raw",
+        "License": "CC0",
+        "Authors": ["The bids_semantoks developers"],
+        "GeneratedBy": [{"Name": "bids_semantoks.demo", "Description": "Synthetic data with known structure"}],
+    }
+
+
+def _describe_fmriprep() -> dict[str, Any]:
+    return {
+        "Name": "fMRIPrep - fMRI PREProcessing workflow",
+        "BIDSVersion": "1.4.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {
+                "Name": "fMRIPrep",
+                "Version": FMRIPREP_VERSION,
+                "CodeURL": f"https://github.com/nipreps/fmriprep/archive/{FMRIPREP_VERSION}.tar.gz",
+                "Description": "Synthetic stand-in written by bids_semantoks.demo; fMRIPrep was not run.",
+            }
+        ],
+        "HowToAcknowledge": "Synthetic data: nothing to cite.",
+        "License": "CC0",
+        "DatasetLinks": {"raw": "../..", "templateflow": "https://github.com/templateflow/templateflow"},
+    }
+
+
+def _write_raw(out_dir: Path, participant: Participant, plan: RunPlan) -> None:
+    """Write a tiny raw image, only to make the raw root a valid dataset."""
+    stem = _find_func(out_dir, participant, plan) / f"{build_stem(participant, plan)}_bold"
+    empty = np.zeros((2, 2, 2, plan.n_volumes), np.int16, order="F")
+    write_nifti(stem.with_suffix(".nii.gz"), empty, build_affine(), repetition_time=plan.repetition_time)
+    acquisition = dict(plan.entities).get("acq")
+    encoding = {"PhaseEncodingDirection": "j" if acquisition == "PA" else "j-"} if acquisition else {}
+    write_json(
+        stem.with_suffix(".json"),
+        {"RepetitionTime": plan.repetition_time, "TaskName": "rest", "Manufacturer": "none (synthetic)", **encoding},
+    )
+
+
+def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
+    """Write the files that fMRIPrep writes for one run."""
+    stem, folder = build_stem(participant, plan), _find_func(fmriprep, participant, plan)
+    spatial = folder / f"{stem}_space-{SPACE}"
+    affine, brain = build_affine(), build_anatomy().brain.astype(np.uint8)
+    slope = float(np.float32(scan.voxels.max() / 32000))
+    stored = np.rint(scan.voxels / np.float32(slope)).astype(np.int16)
+    reference = np.rint(stored.mean(axis=1, keepdims=True)).astype(np.int16)
+    bold, mask, boldref = (
+        Path(f"{spatial}_{end}.nii.gz") for end in ("desc-preproc_bold", "desc-brain_mask", "boldref")
+    )
+    write_nifti(bold, fill_image(stored), affine, slope=slope, repetition_time=plan.repetition_time)
+    write_nifti(mask, brain, affine)
+    write_nifti(boldref, fill_image(reference)[..., 0], affine, slope=slope)
+    raw = _find_func(Path(), participant, plan) / f"{stem}_bold.nii.gz"
+    sources = {
+        "Sources": [
+            f"bids:raw:{raw.as_posix()}",
+            f"bids:templateflow:tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz",
+        ]
+    }
+    timing = {
+        "RepetitionTime": plan.repetition_time,
+        "SkullStripped": False,
+        "SliceTimingCorrected": True,
+        **sources,
+        "StartTime": round(plan.repetition_time / 2 - 0.01, 3),
+        "TaskName": "rest",
+    }
+    write_json(Path(f"{spatial}_desc-preproc_bold.json"), timing)
+    write_json(Path(f"{spatial}_desc-brain_mask.json"), {"Type": "Brain", **sources})
+    write_json(Path(f"{spatial}_boldref.json"), {"SkullStripped": False, **sources})
+    columns, sidecar = compute_confounds(scan, plan)
+    table: NDArray[np.float64] = np.stack(list(columns.values()), axis=1)
+    write_series(folder / f"{stem}_desc-confounds_timeseries.tsv", tuple(columns), table)
+    write_json(folder / f"{stem}_desc-confounds_timeseries.json", sidecar)
