@@ -32,7 +32,7 @@ $(DEMO)/dataset_description.json: $(STAMP)
 	$(BIN)/python -m bids_semantoks.demo $(DEMO)
 
 demo: $(DEMO)/dataset_description.json
-	$(RUN) participant $(OPTIONS) --ignore-failed-runs
+	$(RUN) participant $(OPTIONS)
 	$(RUN) group $(OPTIONS)
 	@echo
 	@echo "Embeddings of each run:      $(DEMO_OUT)/sub-*/**/func/*_embedding.tsv"

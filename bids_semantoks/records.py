@@ -200,7 +200,7 @@ class ParcelSignals:
     @property
     def present(self) -> NDArray[np.bool_]:
         """Parcels (P,) that have a signal."""
-        present: NDArray[np.bool_] = ~np.isnan(self.raw).any(axis=0)
+        present: NDArray[np.bool_] = np.asarray(~np.isnan(self.raw).any(axis=0))
         return present
 
 

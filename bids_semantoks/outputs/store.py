@@ -232,6 +232,14 @@ def write_status(paths: OutputPaths, status: dict[str, Any]) -> None:
     write_json(paths.status, status)
 
 
+_SIGNALS_ENDING = "_stat-mean_timeseries.json"
+
+
+def _find_sidecars(out_dir: Path) -> list[Path]:
+    patterns = (f"sub-*/func/*{_SIGNALS_ENDING}", f"sub-*/ses-*/func/*{_SIGNALS_ENDING}")
+    return sorted(path for pattern in patterns for path in out_dir.glob(pattern))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredRun:
     """A run whose signals are on disk.
@@ -268,14 +276,30 @@ def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[Store
     StoredRun
         One run and space.
     """
-    suffix = "_stat-mean_timeseries.json"
-    for path in sorted([*out_dir.glob(f"sub-*/func/*{suffix}"), *out_dir.glob(f"sub-*/ses-*/func/*{suffix}")]):
+    for path in _find_sidecars(out_dir):
         entities = parse_entities(path.name)
         sidecar = read_sidecar(path)
         if entities.get("atlas") == atlas and sidecar is not None:
-            stem = path.name.removesuffix(suffix)
+            stem = path.name.removesuffix(_SIGNALS_ENDING)
             paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
             yield StoredRun(entities=entities, paths=paths, sidecar=sidecar)
+
+
+def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:
+    """Find the atlases and spaces that signals were made with.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+
+    Returns
+    -------
+    list of (str, str)
+        Atlas label and space, sorted.
+    """
+    names = [parse_entities(path.name) for path in _find_sidecars(out_dir)]
+    return sorted({(name["atlas"], name["space"]) for name in names if "atlas" in name and "space" in name})
 
 
 def read_signals(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float32]]:

@@ -1,0 +1,215 @@
+"""The command line: arguments to configuration, errors to exit codes; the only place that prints."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from bids_semantoks import __version__
+from bids_semantoks.config import AppConfig
+from bids_semantoks.errors import SemantoksError
+from bids_semantoks.options import CONFIG_FILE, build_config, build_options, expand_lists
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+class _Terminated(BaseException):
+    """The scheduler asked this process to end."""
+
+
+class _Command(click.Command):
+    """Shows options under the stage that they belong to."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each stage.
+
+        Parameters
+        ----------
+        ctx : click.Context
+            Current call.
+        formatter : click.HelpFormatter
+            Collects the text.
+        """
+        sections = [*build_options(), ("This program", [p for p in self.params if p.name in _OWN_OPTIONS])]
+        for title, options in sections:
+            records = [record for option in options if (record := option.get_help_record(ctx))]
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+_OWN_OPTIONS = (CONFIG_FILE, "version", "help")
+
+
+def _build_command() -> click.Command:
+    directory = click.Path(path_type=Path)
+    own = [
+        click.Option(
+            ["--config-file"],
+            type=directory,
+            metavar="FILE",
+            help="Configuration of an earlier call (logs/<run id>/config.json); options given here win.",
+        ),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Print the version.",
+        ),
+    ]
+    arguments = [
+        click.Argument(["bids_dir"], type=directory),
+        click.Argument(["out_dir"], type=directory),
+        click.Argument(["level"], type=click.Choice(["participant", "group"]), metavar="{participant|group}"),
+    ]
+    return _Command(
+        "bids_semantoks",
+        params=[*arguments, *(option for _, options in build_options() for option in options), *own],
+        callback=lambda **_: None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        help="Turn fMRIPrep derivatives in BIDS_DIR into Brain-Semantoks embeddings in OUT_DIR: participant works "
+        "on each run, group on all participants together.",
+        epilog="Options that take several values take them after one flag: --participant-label 01 02 03.",
+    )
+
+
+def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"bids_semantoks {__version__}")
+        context.exit()
+
+
+class _ConsoleFormatter(logging.Formatter):
+    """Plain text for information, a word before what matters more."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record.
+
+        Parameters
+        ----------
+        record : logging.LogRecord
+            What was logged.
+
+        Returns
+        -------
+        str
+            One line.
+        """
+        text = record.getMessage()
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _start_logging(config: AppConfig) -> None:
+    """Log to the terminal at once, and to memory until the output directory is known to be good."""
+    from bids_semantoks.outputs.logs import LogBuffer  # noqa: PLC0415 - NumPy would slow down --help
+
+    running = config.running
+    console = logging.StreamHandler()
+    console.setFormatter(_ConsoleFormatter())
+    console.setLevel(logging.ERROR if running.quiet else logging.DEBUG if running.verbose else logging.INFO)
+    LOGGER.setLevel(logging.DEBUG)
+    LOGGER.propagate = False
+    LOGGER.handlers = [console, LogBuffer()]
+    # What libraries warn about belongs into the log file; what concerns users we say ourselves.
+    logging.captureWarnings(True)
+    library = logging.getLogger("py.warnings")
+    library.propagate = False
+    library.handlers = [LogBuffer()]
+
+
+def _prepare_environment(config: AppConfig) -> None:
+    """Set what libraries read when they are loaded."""
+    from bids_semantoks.pool import count_cpus, limit_threads  # noqa: PLC0415 - as above
+
+    limit_threads(config.running.omp_nthreads or count_cpus())
+    if config.running.work_dir is not None:
+        work_dir = config.running.work_dir.resolve()
+        work_dir.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = str(work_dir)
+        os.environ.setdefault("MPLCONFIGDIR", str(work_dir / "matplotlib"))
+
+
+def _run(config: AppConfig) -> int:
+    _start_logging(config)
+    _prepare_environment(config)
+    if config.running.dry_run and config.level == "participant":
+        from bids_semantoks.participant import build_plan, describe_jobs  # noqa: PLC0415 - as above
+
+        plan, _, jobs = build_plan(config)
+        for line in describe_jobs(plan, jobs):
+            click.echo(line)
+        click.echo(f"bids_semantoks: dry run of {len(jobs)} runs, nothing was written", err=True)
+        return 0
+    if config.level == "participant":
+        from bids_semantoks.participant import run_participants as run_level  # noqa: PLC0415 - as above
+    else:
+        from bids_semantoks.group import run_group as run_level  # noqa: PLC0415 - as above
+    tally = run_level(config)
+    click.echo(
+        f"bids_semantoks: {tally.n_ok} ok, {tally.n_skipped} skipped, {tally.n_failed} failed "
+        f"(see {config.out_dir / 'logs'})",
+        err=True,
+    )
+    return tally.exit_code(ignore_failed=config.running.ignore_failed_runs)
+
+
+def _raise_terminated(signum: int, _: FrameType | None) -> NoReturn:
+    raise _Terminated(signum)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"bids_semantoks: error: {message}", err=True)
+    return code
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run the program.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Command line without the program's name.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    command = _build_command()
+    try:
+        with command.make_context("bids_semantoks", expand_lists(arguments)) as context:
+            return _run(build_config(context))
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SemantoksError as error:
+        LOGGER.debug("%s", traceback.format_exc())
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; what is complete stays, the same call goes on", 130)
+    except _Terminated:
+        return _fail("terminated; what is complete stays, the same call goes on", 143)
+    except MemoryError:
+        return _fail("out of memory; give more memory or use fewer processes (--n-procs)", 5)
+    except Exception:  # noqa: BLE001 - the last resort turns a bug into a report
+        LOGGER.debug("%s", traceback.format_exc())
+        traceback.print_exc()
+        return _fail("this is a bug, please report it with the lines above and the log file", 1)
+
+
+def main() -> NoReturn:
+    """Run the program with the arguments of this process and exit."""
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    sys.exit(call(sys.argv[1:]))

@@ -1,0 +1,177 @@
+"""From the signals on disk to the embedding on disk: one way, shared by both levels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.config import EmbeddingConfig
+from bids_semantoks.models.checkpoint import LoadedEncoder, load_encoder
+from bids_semantoks.models.encode import FrozenEncoder, resolve_device
+from bids_semantoks.models.matching import match_parcels
+from bids_semantoks.outputs.provenance import build_uri, describe_differences, read_sidecar
+from bids_semantoks.outputs.sidecars import build_embedding_sidecar
+from bids_semantoks.outputs.store import OutputPaths, write_embedding
+from bids_semantoks.signals.temporal import build_windows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunEncoder:
+    """A frozen encoder fitted to an atlas, and the settings that decide its embeddings.
+
+    Parameters
+    ----------
+    loaded : LoadedEncoder
+        The encoder and where it came from.
+    frozen : FrozenEncoder
+        The encoder on its device.
+    config : EmbeddingConfig
+        Windows, pooling, precision.
+    warnings : tuple of str
+        What the user should know about the match of atlas and encoder.
+    """
+
+    loaded: LoadedEncoder
+    frozen: FrozenEncoder
+    config: EmbeddingConfig
+    warnings: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides whether an embedding is up to date, besides its signals."""
+        return {
+            "model": self.loaded.name,
+            "model_sha256": self.loaded.sha256,
+            "n_windows": self.config.n_windows,
+            "pooling": self.config.pooling,
+            "precision": self.frozen.precision,
+        }
+
+
+def build_run_encoder(
+    config: EmbeddingConfig, parcels: tuple[str, ...], networks: tuple[str, ...], *, seed: int
+) -> RunEncoder:
+    """Load an encoder and fit it to the parcels of an atlas.
+
+    Parameters
+    ----------
+    config : EmbeddingConfig
+        Which encoder, where it runs, and how.
+    parcels, networks : tuple of str, length P
+        Parcel names and network labels of the atlas.
+    seed : int
+        Seed of random weights whose name gives none.
+
+    Returns
+    -------
+    RunEncoder
+        Ready to embed runs.
+
+    Raises
+    ------
+    ModelError
+        When the encoder is not found, is damaged or does not fit the atlas.
+    ResourceError
+        When the device is absent.
+    """
+    device = resolve_device(config.device)
+    loaded = load_encoder(config.model, atlas=(parcels, networks), seed=seed)
+    match = match_parcels(parcels, networks, loaded.layout)
+    frozen = FrozenEncoder(
+        loaded,
+        match,
+        device=device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        pooling=config.pooling,
+    )
+    return RunEncoder(loaded=loaded, frozen=frozen, config=config, warnings=match.warnings)
+
+
+def find_embedding_state(
+    paths: OutputPaths, *, settings: dict[str, Any], signals_sha256: str, needs_tokens: bool
+) -> tuple[bool, list[str]]:
+    """Find out whether the embedding on disk is what this call would write.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        Where it would be.
+    settings : dict
+        `RunEncoder.settings`.
+    signals_sha256 : str
+        Checksum of the signals on disk; empty when they will change.
+    needs_tokens : bool
+        Whether tokens were asked for.
+
+    Returns
+    -------
+    is_complete : bool
+        Whether it is there, complete and up to date.
+    differences : list of str
+        Settings that it was made with and that this call does not have.
+    """
+    sidecar = read_sidecar(paths.embedding.with_suffix(".json"))
+    if sidecar is None:
+        return False, []
+    differences = describe_differences(sidecar["Settings"], settings)
+    is_current = sidecar.get("SignalsSHA256") == signals_sha256 and paths.embedding.is_file()
+    return not differences and is_current and (paths.tokens.is_file() or not needs_tokens), differences
+
+
+def embed_run(
+    encoder: RunEncoder, paths: OutputPaths, values: NDArray[np.float32], signals_sidecar: dict[str, Any]
+) -> tuple[str, ...]:
+    """Encode the signals of a run as their table holds them, and write the embedding.
+
+    Parameters
+    ----------
+    encoder : RunEncoder
+        Fitted to the run's atlas.
+    paths : OutputPaths
+        Where to.
+    values : NDArray, float32, shape (T, P)
+        Cleaned signals; dropped rows and absent columns are not-a-number.
+    signals_sidecar : dict
+        Sidecar of the signals.
+
+    Returns
+    -------
+    tuple of str
+        What the user should know about this run.
+    """
+    model = encoder.loaded.config
+    windows = build_windows(
+        values,
+        repetition_time=signals_sidecar["RepetitionTime"],
+        n_dummy=signals_sidecar["VolumesDropped"]["Dummy"]["Count"],
+        target_repetition_time=model.repetition_time,
+        window=model.window,
+        n_windows=encoder.config.n_windows,
+    )
+    embedding = encoder.frozen.encode(windows, with_tokens=encoder.config.save_tokens)
+    facts = {
+        "Sources": [build_uri(paths.signals, paths.out_dir)],
+        "SignalsSHA256": signals_sidecar["TableSHA256"],
+        "RepetitionTime": signals_sidecar["RepetitionTime"],
+        "ResampledRepetitionTime": model.repetition_time,
+        "Model": {
+            "Name": encoder.loaded.name,
+            "SHA256": encoder.loaded.sha256,
+            "Description": encoder.loaded.description,
+            "HasRandomWeights": encoder.loaded.is_random,
+        },
+        "Pooling": encoder.config.pooling,
+        "Device": str(encoder.frozen.device),
+        "Precision": encoder.frozen.precision,
+        "Warnings": list(encoder.warnings),
+    }
+    write_embedding(
+        paths, windows, embedding, build_embedding_sidecar(windows, embedding, settings=encoder.settings, facts=facts)
+    )
+    if embedding.masked_networks:
+        return (f"no signal in network {', '.join(embedding.masked_networks)}, its tokens were masked",)
+    return ()

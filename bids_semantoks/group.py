@@ -1,0 +1,319 @@
+"""Group level: embed what lacks an embedding, then one row of features for each participant; never opens BOLD."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, run_batch
+from bids_semantoks.config import AppConfig, SelectionConfig, to_json
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
+from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.selection import check_known, is_same_value, read_labels
+from bids_semantoks.outputs.dataset import read_atlas_table, write_descriptions
+from bids_semantoks.outputs.features import write_features, write_group_status
+from bids_semantoks.outputs.files import check_writable
+from bids_semantoks.outputs.logs import open_log
+from bids_semantoks.outputs.naming import format_label
+from bids_semantoks.outputs.provenance import compute_settings_hash
+from bids_semantoks.outputs.store import (
+    OutputPaths,
+    StoredRun,
+    find_stored_kinds,
+    find_stored_runs,
+    read_embedding,
+    read_signals,
+)
+from bids_semantoks.pool import limit_threads
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StoredJob:
+    """A stored run that lacks an embedding.
+
+    Parameters
+    ----------
+    stored : StoredRun
+        Its signals.
+    settings_hash : str
+        Hash of the settings that decide the embedding.
+    """
+
+    stored: StoredRun
+    settings_hash: str
+
+    @property
+    def paths(self) -> OutputPaths:
+        """Where the run's outputs and status go."""
+        return self.stored.paths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderRecipe:
+    """What a process needs to load the encoder.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+    parcels, networks : tuple of str, length P
+        The atlas that the signals were made with.
+    """
+
+    config: AppConfig
+    parcels: tuple[str, ...]
+    networks: tuple[str, ...]
+
+    def build(self) -> RunEncoder:
+        """Load the encoder.
+
+        Returns
+        -------
+        RunEncoder
+            Fitted to the atlas.
+        """
+        seed = self.config.running.random_seed
+        return build_run_encoder(self.config.embedding, self.parcels, self.networks, seed=seed)
+
+
+class StoredWorker:
+    """Embeds one stored run at a time.
+
+    Parameters
+    ----------
+    recipe : EncoderRecipe
+        Loads the encoder.
+    encoder : RunEncoder or None
+        Taken as it is; loaded when None.
+    """
+
+    def __init__(self, recipe: EncoderRecipe, encoder: RunEncoder | None = None) -> None:
+        self.encoder = encoder or recipe.build()
+
+    def __call__(self, job: StoredJob) -> Outcome:
+        """Embed one run and write its status.
+
+        Parameters
+        ----------
+        job : StoredJob
+            The run.
+
+        Returns
+        -------
+        Outcome
+            What became of it.
+        """
+        return isolate(functools.partial(self._embed, job), job, device=str(self.encoder.frozen.device))
+
+    def _embed(self, job: StoredJob) -> tuple[str, ...]:
+        return embed_run(self.encoder, job.paths, read_signals(job.paths)[1], job.stored.sidecar)
+
+
+def find_kind(config: AppConfig) -> tuple[str, str]:
+    """Choose the atlas and space of the stored signals to work on.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+
+    Returns
+    -------
+    atlas, space : str
+        Labels in the names of the stored signals.
+
+    Raises
+    ------
+    InputError
+        When there are no signals, or none of the atlas and space asked for, or several to choose from.
+    """
+    kinds = find_stored_kinds(config.out_dir)
+    if not kinds:
+        raise InputError(
+            f"No signals found in {config.out_dir}: expected sub-*/[ses-*/]func/*_stat-mean_timeseries.tsv.",
+            hint="Run the participant level first.",
+        )
+    listed = ", ".join(f"atlas {atlas} in {space}" for atlas, space in kinds)
+    wanted = format_label(config.signals.atlas.rsplit("/", 1)[-1].split(".", 1)[0])
+    fitting = [kind for kind in kinds if kind[0] == wanted or f"atlas{kind[0]}" in wanted]
+    if not fitting and config.signals.atlas == type(config.signals)().atlas and len({a for a, _ in kinds}) == 1:
+        fitting = kinds
+        LOGGER.info("Using atlas %s, the only one in %s.", kinds[0][0], config.out_dir)
+    if config.selection.space is not None:
+        fitting = [kind for kind in fitting if kind[1] == config.selection.space]
+    if not fitting:
+        raise InputError(
+            f"No signals of atlas {config.signals.atlas}"
+            f"{f' in {config.selection.space}' if config.selection.space else ''} in {config.out_dir}: found {listed}.",
+            hint="Choose with --atlas and --space.",
+        )
+    if len(fitting) > 1:
+        raise InputError(f"Signals in several spaces in {config.out_dir}: {listed}.", hint="Choose with --space.")
+    return fitting[0]
+
+
+def select_stored(stored: Sequence[StoredRun], selection: SelectionConfig, *, where: str) -> list[StoredRun]:
+    """Keep the stored runs that were asked for.
+
+    Parameters
+    ----------
+    stored : sequence of StoredRun
+        All of an atlas and space.
+    selection : SelectionConfig
+        Participants, sessions, tasks and runs.
+    where : str
+        The output dataset, for messages.
+
+    Returns
+    -------
+    list of StoredRun
+        In the order given.
+
+    Raises
+    ------
+    InputError
+        When a label is unknown or nothing is left.
+    """
+    kept = list(stored)
+    for key, what, asked in (
+        ("sub", "participant", selection.participant_label),
+        ("ses", "session", selection.session_id),
+        ("task", "task", selection.task_id),
+        ("run", "run", selection.run_id),
+    ):
+        labels = read_labels(asked, f"{key}-")
+        check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
+        if labels:
+            kept = [
+                run for run in kept if any(is_same_value(key, run.entities.get(key, ""), label) for label in labels)
+            ]
+    excluded = read_labels(selection.exclude_participant_label, "sub-")
+    check_known("participant", excluded, {run.entities["sub"] for run in stored}, where, key="sub")
+    kept = [run for run in kept if run.entities["sub"] not in excluded]
+    if not kept:
+        raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
+    if not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
+        rest = [run for run in kept if run.entities.get("task", "").startswith("rest")]
+        LOGGER.info("Features are made from %d runs of task rest; choose others with --task-id.", len(rest))
+        return rest
+    tasks = sorted({run.entities.get("task", "n/a") for run in kept})
+    LOGGER.info("Features are made from %d runs of task %s.", len(kept), ", ".join(tasks))
+    return kept
+
+
+def _find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, save_tokens: bool) -> list[Any]:
+    """Find the runs that lack the embedding, refusing those made with other settings."""
+    settings_hash = compute_settings_hash(encoder.settings)
+    missing = []
+    for run in stored:
+        is_complete, differences = find_embedding_state(
+            run.paths,
+            settings=encoder.settings,
+            signals_sha256=run.sidecar["TableSHA256"],
+            needs_tokens=save_tokens,
+        )
+        if differences and not overwrite:
+            raise ConfigurationError(
+                f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.",
+                hint="Use the former settings or --overwrite.",
+            )
+        if not is_complete:
+            missing.append(StoredJob(stored=run, settings_hash=settings_hash))
+    return missing
+
+
+def run_group(config: AppConfig) -> Tally:
+    """Run the group level.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+
+    Returns
+    -------
+    Tally
+        What became of the runs.
+
+    Raises
+    ------
+    SemantoksError
+        When the call as a whole cannot work.
+    """
+    if not config.bids_dir.is_dir():
+        raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
+    LOGGER.info("Group level over the signals in %s.", config.out_dir)
+    atlas, space = find_kind(config)
+    parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
+    recipe = EncoderRecipe(config=config, parcels=parcels, networks=networks)
+    encoder = recipe.build()
+    model = encoder.loaded.name
+    stored = [
+        run for run in find_stored_runs(config.out_dir, atlas=atlas, model=model) if run.entities["space"] == space
+    ]
+    chosen = select_stored(stored, config.selection, where=str(config.out_dir))
+    running = config.running
+    missing = _find_missing(chosen, encoder, overwrite=running.overwrite, save_tokens=config.embedding.save_tokens)
+    tally = Tally(n_skipped=len(chosen) - len(missing), n_done=len(chosen) - len(missing))
+    if running.dry_run:
+        LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), atlas, model)
+        return tally
+    check_writable(config.out_dir)
+    open_log(config.out_dir, to_json(config))
+    write_descriptions(config.out_dir, {model: f"Embedding by the encoder {model}: {encoder.loaded.description}"})
+    _embed_missing(recipe, encoder, missing, tally)
+    done = {job.paths.embedding for job in missing}
+    complete = [run for run in chosen if run.paths.embedding not in done or run.paths.embedding.is_file()]
+    features = build_features(complete)
+    path = write_features(
+        config.out_dir, atlas=atlas, model=model, description=encoder.loaded.description, rows=features
+    )
+    write_group_status(config.out_dir)
+    LOGGER.info("%d participants, %d runs: %s", len(features), len(complete), path)
+    return tally
+
+
+def _embed_missing(recipe: EncoderRecipe, encoder: RunEncoder, missing: list[StoredJob], tally: Tally) -> None:
+    running = recipe.config.running
+    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.loaded.n_bytes)
+    stop = running.stop_on_first_crash
+    if n_procs > 1:
+        limit_threads(choose_n_threads(running, n_procs=n_procs))
+        run_batch(StoredWorker, (recipe,), missing, n_procs=n_procs, stop_on_failure=stop, tally=tally)
+    elif missing:
+        worker = StoredWorker(recipe, encoder)
+        run_batch(lambda: worker, (), missing, n_procs=1, stop_on_failure=stop, tally=tally)
+
+
+def build_features(stored: Sequence[StoredRun]) -> list[tuple[str, int, int, np.ndarray[Any, Any]]]:
+    """Average embeddings over the windows of a run, then over the runs of a participant.
+
+    Parameters
+    ----------
+    stored : sequence of StoredRun
+        Runs with complete embeddings.
+
+    Returns
+    -------
+    list of (str, int, int, NDArray, float64, shape (dims,))
+        Participant label, runs, windows, mean; in the order of the labels.
+    """
+    by_participant: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for run in stored:
+        by_participant.setdefault(run.entities["sub"], []).append(read_embedding(run.paths))
+    return [
+        (
+            participant,
+            len(runs),
+            sum(len(vectors) for vectors in runs),
+            np.mean([vectors.mean(axis=0, dtype=np.float64) for vectors in runs], axis=0),
+        )
+        for participant, runs in sorted(by_participant.items())
+    ]

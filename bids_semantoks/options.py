@@ -1,0 +1,203 @@
+"""The command line's options, generated from the configuration so that the two cannot drift."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bids_semantoks.config import AppConfig, from_json, to_json
+from bids_semantoks.errors import ConfigurationError
+
+#: Options that are not configuration: they say where configuration comes from.
+CONFIG_FILE = "config_file"
+
+
+def find_stages() -> Iterator[tuple[str, type[Any]]]:
+    """Find the stages of the configuration that hold options.
+
+    Yields
+    ------
+    str
+        Field of `AppConfig`.
+    type
+        Its dataclass.
+    """
+    hints = typing.get_type_hints(AppConfig)
+    for field in dataclasses.fields(AppConfig):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield field.name, hints[field.name]
+
+
+def _plain_type(hint: Any) -> Any:
+    """Strip ``| None`` from a type."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(a for a in typing.get_args(hint) if a is not type(None))
+    return hint
+
+
+def is_list(hint: Any) -> bool:
+    """Tell whether an option takes several values after one flag.
+
+    Parameters
+    ----------
+    hint : Any
+        Type of the field.
+
+    Returns
+    -------
+    bool
+        True for ``tuple[X, ...]``.
+    """
+    return typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is Ellipsis
+
+
+def build_options() -> list[tuple[str, list[click.Option]]]:
+    """Build the click options of every stage.
+
+    Returns
+    -------
+    list of (str, list of click.Option)
+        Title of the stage and its options.
+    """
+    sections = []
+    for _, stage in find_stages():
+        hints = typing.get_type_hints(stage)
+        options = []
+        for field in dataclasses.fields(stage):
+            options.extend(_build_field_options(field, _plain_type(hints[field.name])))
+        sections.append(((stage.__doc__ or "").strip().rstrip("."), options))
+    return sections
+
+
+def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click.Option]:
+    metadata = field.metadata
+    flag = f"--{field.name.replace('_', '-')}"
+    names = [field.name, flag, *metadata["aliases"]]
+    settings: dict[str, Any] = {"help": metadata["help"], "metavar": metadata["metavar"]}
+    if kind is bool:
+        settings["is_flag"] = True
+    elif field.name == "verbose":
+        settings["count"] = True
+    elif is_list(kind):
+        settings |= {"multiple": True, "type": typing.get_args(kind)[0]}
+    elif typing.get_origin(kind) is tuple:
+        settings |= {"nargs": len(typing.get_args(kind)), "type": typing.get_args(kind)[0]}
+    elif metadata["choices"]:
+        settings["type"] = click.Choice(metadata["choices"])
+    elif kind is Path:
+        settings["type"] = click.Path(path_type=Path)
+    else:
+        settings["type"] = kind
+    default = field.default
+    if default not in (None, (), False) and kind is not bool and field.name != "verbose":
+        shown = " ".join(f"{x:g}" for x in default) if isinstance(default, tuple) else str(default)
+        settings["help"] = f"{metadata['help']}  [default: {shown}]"
+    options = [click.Option(names, **settings)]
+    if metadata["off"]:
+        options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Switch {flag} off."))
+    return options
+
+
+def _off_name(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata["off"]).lstrip("-").replace("-", "_")
+
+
+def expand_lists(arguments: Sequence[str]) -> list[str]:
+    """Repeat the flag of a list option before each of its values, since click takes one value a flag.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Command line as given.
+
+    Returns
+    -------
+    list of str
+        Command line in which ``--x a b`` has become ``--x a --x b``.
+    """
+    flags = {name for _, options in build_options() for option in options if option.multiple for name in option.opts}
+    expanded: list[str] = []
+    current, has_value = "", False
+    for argument in arguments:
+        if argument.startswith("-") and argument != "-":
+            if current and not has_value:
+                expanded.append(current)
+            current, has_value = (argument, False) if argument in flags else ("", False)
+            if not current:
+                expanded.append(argument)
+        elif current:
+            expanded += [current, argument]
+            has_value = True
+        else:
+            expanded.append(argument)
+    return [*expanded, current] if current and not has_value else expanded
+
+
+def build_config(context: click.Context) -> AppConfig:
+    """Build the configuration: defaults, then the configuration file, then the command line.
+
+    Parameters
+    ----------
+    context : click.Context
+        With the parsed parameters.
+
+    Returns
+    -------
+    AppConfig
+        What was asked.
+
+    Raises
+    ------
+    ConfigurationError
+        When a value, or the configuration file, is no good.
+    """
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    params = context.params
+    values = _read_config_file(params[CONFIG_FILE]) if params[CONFIG_FILE] else {}
+    for name in ("bids_dir", "out_dir", "level"):
+        values[name] = str(params[name])
+    for stage_name, stage in find_stages():
+        section = dict(values.get(stage_name, {}))
+        for field in dataclasses.fields(stage):
+            if field.metadata["off"] and _off_name(field) in given:
+                if field.name in given:
+                    raise ConfigurationError(
+                        f"--{field.name.replace('_', '-')} and {field.metadata['off']} contradict each other.",
+                        hint="Give one of them.",
+                    )
+                section[field.name] = None
+            elif field.name in given:
+                section[field.name] = json.loads(json.dumps(params[field.name], default=str))
+        values[stage_name] = section
+    return from_json(AppConfig, values)
+
+
+def _read_config_file(path: Path) -> dict[str, Any]:
+    """Read a configuration as an earlier call wrote it down."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"Cannot read the configuration file {path}: {error}.",
+            hint="Give a config.json from OUT_DIR/logs/<run id>/.",
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"The configuration file {path} must hold a JSON object, found {values!r:.60}.")
+    # Directories and level come from the command line, whatever the earlier call was about.
+    stages = {name for name, _ in find_stages()}
+    unknown = sorted(set(values) - stages - {"bids_dir", "out_dir", "level"})
+    if unknown:
+        raise ConfigurationError(
+            f"The configuration file {path} has unknown keys: {', '.join(unknown)}.",
+            hint=f"Known keys: {', '.join(sorted(stages))}.",
+        )
+    checked = {name: from_json(stage, values.get(name, {}), where=f"{path}: {name}") for name, stage in find_stages()}
+    return {name: to_json(config) for name, config in checked.items()}

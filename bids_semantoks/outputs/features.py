@@ -1,0 +1,66 @@
+"""What the group level writes: one row of features for each participant, and what became of every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bids_semantoks.outputs.files import write_json, write_records
+from bids_semantoks.outputs.store import read_statuses
+
+
+def write_features(
+    out_dir: Path,
+    *,
+    atlas: str,
+    model: str,
+    description: str,
+    rows: Sequence[tuple[str, int, int, np.ndarray[Any, Any]]],
+) -> Path:
+    """Write the mean embedding of each participant as a phenotype table.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    atlas, model : str
+        Atlas and encoder label.
+    description : str
+        The encoder in words.
+    rows : sequence of (str, int, int, NDArray, shape (dims,))
+        Participant label, runs, windows, mean embedding.
+
+    Returns
+    -------
+    Path
+        ``OUT_DIR/phenotype/<A><M>.tsv``.
+    """
+    path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
+    n_dims = len(rows[0][3]) if rows else 0
+    names = [f"dim{d:04d}" for d in range(1, n_dims + 1)]
+    table = [(f"sub-{label}", n_runs, n_windows, *mean.tolist()) for label, n_runs, n_windows, mean in rows]
+    write_records(path, ("participant_id", "n_runs", "n_windows", *names), table)
+    columns: dict[str, Any] = {
+        "MeasurementToolMetadata": {"Description": f"Mean embedding of each participant. {description}"},
+        "n_runs": {"Description": "Runs averaged; each counts the same."},
+        "n_windows": {"Description": "Windows of these runs."},
+    }
+    columns.update({name: {"Description": f"Dimension {name[3:].lstrip('0')} of the embedding."} for name in names})
+    write_json(path.with_suffix(".json"), columns, only_if_changed=True)
+    return path
+
+
+def write_group_status(out_dir: Path) -> None:
+    """Write what became of every run that any call found.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    """
+    columns = ("status", "reason", "seconds", "peak_rss_mb", "device", "message")
+    rows = [(stem, *(status.get(column) for column in columns)) for stem, status in read_statuses(out_dir)]
+    write_records(out_dir / "group_status.tsv", ("run", *columns), rows)

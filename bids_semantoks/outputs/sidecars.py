@@ -1,0 +1,111 @@
+"""Sidecars of signals and embeddings, from plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bids_semantoks.outputs.provenance import build_uri, compute_settings_hash, find_versions
+from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+
+
+def build_signals_sidecar(
+    run: Run, atlas: Atlas, signals: ParcelSignals, *, settings: dict[str, Any], inputs: dict[str, Any], dataset: str
+) -> dict[str, Any]:
+    """Build the sidecar of a run's cleaned signals.
+
+    Parameters
+    ----------
+    run : Run
+        The source run.
+    atlas : Atlas
+        Where the signals were averaged.
+    signals : ParcelSignals
+        What was extracted.
+    settings, inputs : dict
+        What decides whether this output is still up to date.
+    dataset : str
+        Name of the source dataset in BIDS URIs.
+
+    Returns
+    -------
+    dict
+        Plain JSON values.
+    """
+    sources = [run.bold, run.mask, run.confounds]
+    repetition_time = signals.repetition_time
+    scrubbed = ~signals.kept
+    scrubbed[: signals.n_dummy] = False
+    motion = signals.framewise_displacement[~np.isnan(signals.framewise_displacement)]
+    return {
+        "Description": "Mean signal of each parcel after denoising, in input units; n/a for dropped volumes "
+        "and absent parcels.",
+        "Sources": [build_uri(path, run.dataset, dataset) for path in sources if path is not None],
+        "Pipeline": run.pipeline,
+        "RepetitionTime": repetition_time,
+        "SamplingFrequency": 1.0 / repetition_time,
+        "Atlas": {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Parcels": len(atlas.parcels)},
+        "AbsentParcels": [name for name, there in zip(atlas.parcels, signals.present, strict=True) if not there],
+        "Denoising": {
+            "Preset": settings["denoising"]["name"],
+            "Regressors": list(signals.regressors),
+            "BandPass": settings["band_pass"],
+            "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending",
+        },
+        "VolumesTotal": int(signals.kept.size),
+        "VolumesKept": int(signals.kept.sum()),
+        "VolumesDropped": {
+            "Dummy": {"Count": signals.n_dummy, "Rule": settings["dummy_scans"]},
+            "Scrubbed": {
+                "Count": int(scrubbed.sum()),
+                "FramewiseDisplacementAboveMillimetres": settings["fd_threshold"],
+                "Volumes": np.flatnonzero(scrubbed).tolist(),
+            },
+        },
+        "MeanFramewiseDisplacement": round(float(motion.mean()), 6) if motion.size else None,
+        "Warnings": list(signals.warnings),
+        "SoftwareVersions": find_versions(),
+        "Settings": settings,
+        "SettingsHash": compute_settings_hash(settings),
+        "Inputs": inputs,
+    }
+
+
+def build_embedding_sidecar(
+    windows: Windows, embedding: Embedding, *, settings: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Build the sidecar of a run's embedding.
+
+    Parameters
+    ----------
+    windows : Windows
+        What was encoded.
+    embedding : Embedding
+        What came out.
+    settings : dict
+        What decides whether this output is still up to date.
+    facts : dict
+        Further entries about this run and encoder, already in the sidecar's terms.
+
+    Returns
+    -------
+    dict
+        Plain JSON values.
+    """
+    return {
+        "Description": "One row a window: the embedding of parcel signals by a frozen Brain-Semantoks encoder.",
+        **facts,
+        "WindowOnsets": windows.onset.tolist(),
+        "WindowDuration": windows.duration,
+        "MaskedNetworks": list(embedding.masked_networks),
+        "MaskedPatches": embedding.n_masked_patches.tolist(),
+        "SoftwareVersions": find_versions(),
+        "Settings": settings,
+        "SettingsHash": compute_settings_hash(settings),
+        "window": {"Description": "Number of the window, from 1."},
+        "onset": {"Description": "Start of the window from the run's first volume.", "Units": "s"},
+        "duration": {"Description": "Length of the window, padding included.", "Units": "s"},
+        "kept": {"Description": "Share of the window's time that is real and neither dummy nor scrubbed."},
+        "dim0001": {"Description": "First dimension of the embedding; the others follow."},
+    }

@@ -1,0 +1,402 @@
+"""Participant level: each run is extracted, encoded and written; a bad run never stops the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from typing import Any
+
+from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, report_outcome, run_batch
+from bids_semantoks.config import AppConfig, SignalsConfig, to_json
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.inputs.dataset import Dataset, check_out_dir, find_dataset
+from bids_semantoks.inputs.index import find_participants, find_runs
+from bids_semantoks.outputs.dataset import write_atlas, write_dataset, write_descriptions
+from bids_semantoks.outputs.files import check_writable
+from bids_semantoks.outputs.logs import open_log
+from bids_semantoks.outputs.provenance import (
+    compute_settings_hash,
+    describe_differences,
+    describe_inputs,
+    read_sidecar,
+)
+from bids_semantoks.outputs.sidecars import build_signals_sidecar
+from bids_semantoks.outputs.store import OutputPaths, build_paths, read_signals, write_signals
+from bids_semantoks.pool import limit_threads
+from bids_semantoks.records import Atlas, Run
+from bids_semantoks.signals.atlas import find_atlas_spaces, load_atlas
+from bids_semantoks.signals.confounds import Denoising, load_denoising
+from bids_semantoks.signals.extract import check_run, extract_signals
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What all runs of a call share.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+    dataset : Dataset
+        What is read.
+    atlas : Atlas
+        Where signals are averaged.
+    denoising : Denoising
+        Which regressors are removed.
+    """
+
+    config: AppConfig
+    dataset: Dataset
+    atlas: Atlas
+    denoising: Denoising
+
+    def source_name(self, run: Run) -> str:
+        """Name of a run's dataset in BIDS URIs.
+
+        Parameters
+        ----------
+        run : Run
+            A run of one of the datasets that are read.
+
+        Returns
+        -------
+        str
+            Its key in DatasetLinks.
+        """
+        return next(one.name for one in self.dataset.derivatives if one.path == run.dataset)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides whether signals are up to date, besides their inputs."""
+        signals = self.config.signals
+        return {
+            "atlas": self.atlas.name,
+            "atlas_sha256": self.atlas.sha256,
+            "space": self.atlas.space,
+            "denoising": to_json(self.denoising),
+            "band_pass": list(signals.band_pass) if signals.band_pass else None,
+            "fd_threshold": signals.fd_threshold,
+            "dummy_scans": signals.dummy_scans,
+            "min_coverage": signals.min_coverage,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunJob:
+    """One run and what is left to do for it.
+
+    Parameters
+    ----------
+    run : Run
+        The source run.
+    paths : OutputPaths
+        Where its outputs go.
+    inputs : dict
+        Size and modification time of its files.
+    settings_hash : str
+        Hash of all settings that decide the result.
+    needs_signals, needs_embedding : bool
+        What is absent or out of date.
+    differences : tuple of str
+        Settings that what is on disk was made with and this call does not have.
+    """
+
+    run: Run
+    paths: OutputPaths
+    inputs: dict[str, Any]
+    settings_hash: str
+    needs_signals: bool
+    needs_embedding: bool
+    differences: tuple[str, ...]
+
+
+def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
+    """Find the runs, resolve atlas and encoder, and see what is left to do. Writes nothing.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+
+    Returns
+    -------
+    plan : Plan
+        What all runs share.
+    encoder : RunEncoder or None
+        Fitted to the atlas; None when only signals are wanted.
+    jobs : list of RunJob
+        Every run that was found.
+
+    Raises
+    ------
+    SemantoksError
+        When anything that was asked for is not there or does not fit together.
+    """
+    dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
+    LOGGER.info("%s", dataset.describe())
+    check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
+    signals = config.signals
+    denoising = load_denoising(signals.denoise)
+    participants = find_participants(dataset, config.selection)
+    spaces = find_atlas_spaces(signals.atlas, directory=signals.atlas_dir)
+    runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
+    atlas = load_atlas(signals.atlas, space=runs[0].space, directory=signals.atlas_dir)
+    encoder = None
+    if not signals.signals_only:
+        seed = config.running.random_seed
+        encoder = build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=seed)
+    plan = Plan(config=config, dataset=dataset, atlas=atlas, denoising=denoising)
+    LOGGER.info(
+        "%d runs of %d participants in %s; atlas %s (%d parcels); %s.",
+        len(runs),
+        len({run.entity("sub") for run in runs}),
+        atlas.space,
+        atlas.name,
+        len(atlas.parcels),
+        encoder.loaded.description if encoder else "no encoder",
+    )
+    for warning in encoder.warnings if encoder else ():
+        LOGGER.warning("%s", warning)
+    return plan, encoder, [_build_job(plan, encoder, run) for run in runs]
+
+
+def _build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
+    config = plan.config
+    paths = build_paths(config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else "")
+    inputs, settings = describe_inputs(run), plan.settings
+    sidecar = read_sidecar(paths.signals.with_suffix(".json"))
+    differences = describe_differences(sidecar["Settings"], settings) if sidecar else []
+    raw = paths.file("stat-mean_desc-raw_timeseries.tsv")
+    has_signals = (
+        sidecar is not None
+        and not differences
+        and sidecar.get("Inputs") == inputs
+        and paths.signals.is_file()
+        and (raw.is_file() or not config.signals.save_raw_signals)
+    )
+    has_embedding = True
+    if encoder:
+        has_embedding, others = find_embedding_state(
+            paths,
+            settings=encoder.settings,
+            signals_sha256=sidecar["TableSHA256"] if sidecar and has_signals else "",
+            needs_tokens=config.embedding.save_tokens,
+        )
+        differences += others
+    return RunJob(
+        run=run,
+        paths=paths,
+        inputs=inputs,
+        settings_hash=compute_settings_hash({**settings, **(encoder.settings if encoder else {})}),
+        needs_signals=not has_signals,
+        needs_embedding=not has_embedding,
+        differences=tuple(differences),
+    )
+
+
+def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:
+    """Refuse to replace outputs that were made with other settings.
+
+    Parameters
+    ----------
+    jobs : list of RunJob
+        Every run that was found.
+    overwrite : bool
+        Whether replacing was asked for.
+
+    Raises
+    ------
+    ConfigurationError
+        When outputs of the same names differ in settings.
+    """
+    conflicts = [job for job in jobs if job.differences]
+    if conflicts and not overwrite:
+        first = conflicts[0]
+        raise ConfigurationError(
+            f"{len(conflicts)} of {len(jobs)} runs were already done with other settings, the first is "
+            f"{first.paths.stem} in {first.paths.directory}: {'; '.join(first.differences)}.",
+            hint="Use another output directory, the former settings, or --overwrite.",
+        )
+
+
+def _check_kept_time(job: RunJob, signals: SignalsConfig) -> None:
+    """Hold signals from an earlier call against this call's limit."""
+    sidecar = read_sidecar(job.paths.signals.with_suffix(".json"))
+    assert sidecar is not None
+    kept = sidecar["VolumesKept"] * sidecar["RepetitionTime"]
+    if kept < signals.min_time:
+        raise RunSkipped(
+            "too_few_kept",
+            f"{kept:.0f} s of kept data, less than the {signals.min_time:g} s of --min-time.",
+        )
+
+
+class RunWorker:
+    """Does one run at a time with tools that are loaded once.
+
+    Parameters
+    ----------
+    plan : Plan
+        What all runs share.
+    encoder : RunEncoder or None
+        Taken as it is; loaded afresh when None and the plan wants one, as in a new process.
+    """
+
+    def __init__(self, plan: Plan, encoder: RunEncoder | None = None) -> None:
+        self.plan = plan
+        config = plan.config
+        if encoder is None and not config.signals.signals_only:
+            atlas, seed = plan.atlas, config.running.random_seed
+            encoder = build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=seed)
+        self.encoder = encoder
+        self.device = str(encoder.frozen.device) if encoder else "cpu"
+
+    def __call__(self, job: RunJob) -> Outcome:
+        """Do one run and write its status.
+
+        Parameters
+        ----------
+        job : RunJob
+            The run.
+
+        Returns
+        -------
+        Outcome
+            What became of it.
+        """
+        return isolate(functools.partial(self._complete, job), job, device=self.device)
+
+    def _complete(self, job: RunJob) -> tuple[str, ...]:
+        config = self.plan.config
+        if job.needs_signals:
+            warnings = self._write_signals(job)
+        else:
+            _check_kept_time(job, config.signals)
+            if not job.needs_embedding:
+                raise RunSkipped("already_done", "Complete with the same settings.")
+            warnings = ()
+        if self.encoder:
+            sidecar = read_sidecar(job.paths.signals.with_suffix(".json"))
+            assert sidecar is not None
+            # Read back, so that what is encoded is what the table holds, here as at group level.
+            warnings += embed_run(self.encoder, job.paths, read_signals(job.paths)[1], sidecar)
+        return warnings
+
+    def _write_signals(self, job: RunJob) -> tuple[str, ...]:
+        plan = self.plan
+        signals = extract_signals(job.run, plan.atlas, plan.config.signals, plan.denoising)
+        sidecar = build_signals_sidecar(
+            job.run,
+            plan.atlas,
+            signals,
+            settings=plan.settings,
+            inputs=job.inputs,
+            dataset=plan.source_name(job.run),
+        )
+        write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=plan.config.signals.save_raw_signals)
+        return signals.warnings
+
+
+def describe_jobs(plan: Plan, jobs: list[RunJob]) -> list[str]:
+    """Say for each run what would happen to it, and why, reading no image data.
+
+    Parameters
+    ----------
+    plan : Plan
+        What all runs share.
+    jobs : list of RunJob
+        Every run that was found.
+
+    Returns
+    -------
+    list of str
+        One line a run.
+    """
+    return [f"{job.paths.stem}: {_describe_job(plan, job)}" for job in jobs]
+
+
+def _describe_job(plan: Plan, job: RunJob) -> str:
+    if job.differences and not plan.config.running.overwrite:
+        return f"refuse, done with other settings: {'; '.join(job.differences)}"
+    try:
+        if job.needs_signals:
+            check_run(job.run, plan.config.signals, plan.denoising)
+        else:
+            _check_kept_time(job, plan.config.signals)
+    except RunSkipped as error:
+        return f"skip, {error.reason}: {error}"
+    except RunFailed as error:
+        return f"fail, {error.reason}: {error}"
+    if job.needs_signals:
+        return "extract" if plan.config.signals.signals_only else "extract and encode"
+    return "encode the signals that are there" if job.needs_embedding else "skip, already_done"
+
+
+def run_participants(config: AppConfig) -> Tally:
+    """Run the participant level.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+
+    Returns
+    -------
+    Tally
+        What became of the runs.
+
+    Raises
+    ------
+    SemantoksError
+        When the call as a whole cannot work; nothing was written then.
+    """
+    plan, encoder, jobs = build_plan(config)
+    check_no_conflict(jobs, overwrite=config.running.overwrite)
+    check_writable(config.out_dir)
+    open_log(config.out_dir, to_json(config))
+    _write_shared_files(plan, encoder)
+    tally = Tally()
+    done = [job for job in jobs if not (job.needs_signals or job.needs_embedding)]
+    todo = [job for job in jobs if job.needs_signals or job.needs_embedding]
+    in_this_process = RunWorker(plan, encoder)
+    for job in done:
+        outcome = in_this_process(job)
+        tally.add(outcome)
+        report_outcome(job, outcome, progress="[done]")
+    n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=encoder.loaded.n_bytes if encoder else 0)
+    if n_procs > 1:
+        limit_threads(choose_n_threads(config.running, n_procs=n_procs))
+        LOGGER.info("%d processes for %d runs.", n_procs, len(todo))
+        run_batch(
+            RunWorker, (plan,), todo, n_procs=n_procs, stop_on_failure=config.running.stop_on_first_crash, tally=tally
+        )
+    else:
+        run_batch(
+            lambda: in_this_process,
+            (),
+            todo,
+            n_procs=1,
+            stop_on_failure=config.running.stop_on_first_crash,
+            tally=tally,
+        )
+    return tally
+
+
+def _write_shared_files(plan: Plan, encoder: RunEncoder | None) -> None:
+    out_dir, dataset = plan.config.out_dir, plan.dataset
+    write_dataset(
+        out_dir,
+        sources={one.name: one.path for one in dataset.derivatives},
+        upstream=tuple(one.pipeline for one in dataset.derivatives),
+    )
+    write_atlas(out_dir, plan.atlas)
+    rows = {}
+    if plan.config.signals.save_raw_signals:
+        rows["raw"] = "Signals before denoising."
+    if encoder:
+        rows[encoder.loaded.name] = f"Embedding by the encoder {encoder.loaded.name}: {encoder.loaded.description}"
+    write_descriptions(out_dir, rows)
