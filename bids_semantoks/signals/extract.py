@@ -1,0 +1,185 @@
+"""From a BOLD run to its parcel signals: check, average, judge coverage, clean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.config import SignalsConfig
+from bids_semantoks.errors import AtlasError, RunFailed
+from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.signals.cleaning import check_duration, clean_signals
+from bids_semantoks.signals.confounds import Denoising, Regressors, select_regressors
+from bids_semantoks.signals.labels import name_some
+from bids_semantoks.signals.means import ParcelMeans, extract_means
+from bids_semantoks.signals.volumes import check_content, load_volumes
+
+__all__ = ["ParcelMeans", "check_run", "extract_means", "extract_signals"]
+
+_SAME_REPETITION_TIME = 1e-3
+
+
+def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regressors:
+    """Check all that can be told without reading the voxels.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    config : SignalsConfig
+        Thresholds for its volumes and length.
+    denoising : Denoising
+        What is to be removed.
+
+    Returns
+    -------
+    Regressors
+        The run's regressors, kept volumes, and what to tell the user.
+
+    Raises
+    ------
+    RunSkipped
+        ``no_content``, ``too_short`` or ``too_few_kept``.
+    RunFailed
+        ``no_mask``, ``no_repetition_time``, ``no_confounds``, ``bad_confounds`` or ``bad_image``.
+    """
+    check_content(run.bold)
+    _find_mask(run)
+    volumes = load_volumes(run.bold)
+    repetition_time = _find_repetition_time(run, volumes.repetition_time)
+    if run.confounds is not None:
+        check_content(run.confounds)
+    regressors = select_regressors(
+        run.confounds,
+        denoising,
+        n_volumes=volumes.n_volumes,
+        dummy_scans=config.dummy_scans,
+        fd_threshold=config.fd_threshold,
+        repetition_time=repetition_time,
+    )
+    check_duration(regressors.kept, repetition_time=repetition_time, min_time=config.min_time)
+    return regressors
+
+
+def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: Denoising) -> ParcelSignals:
+    """Extract the raw and cleaned signal of every parcel of one run.
+
+    Parameters
+    ----------
+    run : Run
+        Image, mask, confounds and repetition time.
+    atlas : Atlas
+        Parcels, in the run's space.
+    config : SignalsConfig
+        Filter, scrubbing, dummy volumes, length and coverage.
+    denoising : Denoising
+        What is to be removed.
+
+    Returns
+    -------
+    ParcelSignals
+        Signals (T, P); parcels with a coverage under `config.min_coverage` are absent (NaN columns).
+
+    Raises
+    ------
+    AtlasError
+        The atlas is in another space than the run or covers nothing of it.
+    RunSkipped
+        ``no_content``, ``too_short`` or ``too_few_kept``.
+    RunFailed
+        ``no_mask``, ``no_repetition_time``, ``no_confounds``, ``bad_confounds``, ``bad_image``, ``space_mismatch`` or
+        ``low_coverage``.
+    """
+    if run.space != atlas.space:
+        raise AtlasError(
+            f"The atlas {atlas.name} is in the space {atlas.space}, {run.bold} in {run.space or 'none named'}.",
+            hint=f"Choose the data with --space {atlas.space}, or an atlas in the space of the data.",
+        )
+    # Short and scrubbed runs are told before seconds are spent on their voxels.
+    regressors = check_run(run, config, denoising)
+    mask, header = _find_mask(run), load_volumes(run.bold)
+    repetition_time = _find_repetition_time(run, header.repetition_time)
+    means = extract_means(run.bold, mask, atlas)
+    coverage = means.coverage
+    present = (means.n_used > 0) & (coverage >= config.min_coverage)
+    if not present.any():
+        raise RunFailed(
+            "low_coverage",
+            f"No parcel of the atlas {atlas.name} has {config.min_coverage:g} of its voxels in the brain mask of "
+            f"{run.bold} (the best has {coverage.max():.2f}).",
+            hint="Check that image and atlas overlap, or lower --min-coverage.",
+        )
+    raw = np.where(present, means.values, np.nan)
+    cleaned = clean_signals(
+        raw, regressors.values, regressors.kept, repetition_time=repetition_time, band_pass=config.band_pass
+    )
+    notes = (
+        *_compare_repetition_times(run, repetition_time, header.repetition_time),
+        *regressors.warnings,
+        *means.warnings,
+        *_describe_absent(atlas, means, present, config.min_coverage),
+    )
+    return ParcelSignals(
+        values=cleaned.astype(np.float32),
+        raw=raw.astype(np.float32),
+        kept=regressors.kept,
+        n_dummy=regressors.n_dummy,
+        coverage=coverage,
+        n_voxels=means.n_voxels,
+        repetition_time=repetition_time,
+        regressors=regressors.names,
+        framewise_displacement=regressors.framewise_displacement,
+        warnings=notes,
+    )
+
+
+def _find_mask(run: Run) -> Path:
+    if run.mask is None:
+        raise RunFailed(
+            "no_mask",
+            f"There is no brain mask (desc-brain_mask) with the entities of {run.bold}.",
+            hint="fMRIPrep writes one beside each BOLD image; without it voxels outside the brain would be averaged.",
+        )
+    check_content(run.mask)
+    return run.mask
+
+
+def _find_repetition_time(run: Run, in_header: float | None) -> float:
+    if run.repetition_time is None:
+        known = f"; its header says {in_header:g} s" if in_header else ""
+        raise RunFailed(
+            "no_repetition_time",
+            f"No sidecar gives the RepetitionTime of {run.bold}{known}.",
+            hint="Write it in seconds to the JSON file beside the image.",
+        )
+    return run.repetition_time
+
+
+def _compare_repetition_times(run: Run, repetition_time: float, in_header: float | None) -> tuple[str, ...]:
+    if in_header is None or abs(in_header - repetition_time) <= _SAME_REPETITION_TIME:
+        return ()
+    return (
+        f"The sidecar of {run.bold.name} gives a repetition time of {repetition_time:g} s, "
+        f"its header {in_header:g} s; the sidecar's is used.",
+    )
+
+
+def _describe_absent(
+    atlas: Atlas, means: ParcelMeans, present: NDArray[np.bool_], min_coverage: float
+) -> tuple[str, ...]:
+    no_voxels = [name for name, n in zip(atlas.parcels, means.n_voxels, strict=True) if n == 0]
+    low = [name for name, n, here in zip(atlas.parcels, means.n_voxels, present, strict=True) if n > 0 and not here]
+    notes = []
+    if no_voxels:
+        notes.append(
+            f"{len(no_voxels)} of {len(atlas.parcels)} parcels have no voxel in the atlas on this grid and are absent: "
+            f"{name_some(no_voxels)}."
+        )
+    if low:
+        notes.append(
+            f"{len(low)} of {len(atlas.parcels)} parcels have a coverage under {min_coverage:g} and are absent: "
+            f"{name_some(low)}."
+        )
+    return tuple(notes)

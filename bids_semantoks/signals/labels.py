@@ -1,0 +1,179 @@
+"""The table of an atlas: image value, name and network of each parcel."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids_semantoks.errors import AtlasError
+from bids_semantoks.records import CANONICAL_NETWORKS
+
+_NAME_COLUMNS = ("label", "name")
+_NETWORK_COLUMNS = ("network_label", "network")
+_MISSING = ("", "n/a")
+# Spellings met in published tables; compared in lower case without spaces, underscores and hyphens.
+_SYNONYMS = {
+    "visual": "Vis",
+    "somatomotor": "SomMot",
+    "dorsalattention": "DorsAttn",
+    "ventralattention": "SalVentAttn",
+    "salienceventralattention": "SalVentAttn",
+    "salventattn": "SalVentAttn",
+    "control": "Cont",
+    "frontoparietal": "Cont",
+    "defaultmode": "Default",
+    "subcortical": "Subcortex",
+    "cerebellar": "Cerebellum",
+} | {name.lower(): name for name in CANONICAL_NETWORKS}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelTable:
+    """Rows of an atlas table, background left out.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    values : tuple of int, length P
+        Image value of each parcel.
+    parcels, networks : tuple of str, length P
+        Name and network of each parcel; an empty network for none.
+    """
+
+    path: Path
+    values: tuple[int, ...]
+    parcels: tuple[str, ...]
+    networks: tuple[str, ...]
+
+
+def load_label_table(path: Path) -> LabelTable:
+    """Read an atlas table.
+
+    Parameters
+    ----------
+    path : Path
+        Tab-separated, with columns ``index``, ``label`` (or ``name``) and, if the names do not tell it,
+        ``network_label`` (or ``network``).
+
+    Returns
+    -------
+    LabelTable
+        Rows in the order of the file.
+
+    Raises
+    ------
+    AtlasError
+        The table cannot be read, lacks a column, or has a value or name twice.
+    """
+    columns, rows = _read_rows(path)
+    name_column = next((c for c in _NAME_COLUMNS if c in columns), None)
+    if "index" not in columns or name_column is None:
+        raise AtlasError(
+            f"The atlas table {path} has the columns {', '.join(columns)}; index and label are needed.",
+            hint="Write a tab-separated table with the columns index, label and network_label.",
+        )
+    network_column = next((c for c in _NETWORK_COLUMNS if c in columns), None)
+    values = [_read_index(row["index"], path) for row in rows]
+    kept = [(value, row) for value, row in zip(values, rows, strict=True) if value != 0]
+    names = tuple(row[name_column] for _, row in kept)
+    networks = tuple(
+        find_network(row[name_column]) if network_column is None else normalise_network(row[network_column])
+        for _, row in kept
+    )
+    if not kept:
+        raise AtlasError(f"The atlas table {path} lists no parcel.")
+    _check_unique([str(value) for value, _ in kept], "index", path)
+    _check_unique(list(names), name_column, path)
+    return LabelTable(path=path, values=tuple(value for value, _ in kept), parcels=names, networks=networks)
+
+
+def normalise_network(label: str) -> str:
+    """Give a network its canonical label.
+
+    Parameters
+    ----------
+    label : str
+        As the table spells it.
+
+    Returns
+    -------
+    str
+        One of `CANONICAL_NETWORKS` where the spelling is known, else `label` itself; empty for ``n/a``.
+    """
+    label = label.strip()
+    if label in _MISSING:
+        return ""
+    return _SYNONYMS.get(re.sub(r"[\s_-]", "", label).lower(), label)
+
+
+def find_network(parcel: str) -> str:
+    """Find the network in a parcel's name, as in ``7Networks_LH_Vis_1``.
+
+    Parameters
+    ----------
+    parcel : str
+        Parcel name.
+
+    Returns
+    -------
+    str
+        Canonical label of the network; empty when the name holds none.
+    """
+    found = re.fullmatch(r"(?:7Networks_)?[LR]H_([A-Za-z]+)_.+", parcel)
+    return _SYNONYMS.get(found[1].lower(), "") if found else ""
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            lines = [line for line in reader if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise AtlasError(f"The atlas table {path} cannot be read: {error}.") from error
+    if not lines:
+        raise AtlasError(f"The atlas table {path} is empty.")
+    columns = [column.strip() for column in lines[0]]
+    uneven = next((n for n, line in enumerate(lines, 1) if len(line) != len(columns)), None)
+    if uneven is not None:
+        raise AtlasError(
+            f"Line {uneven} of the atlas table {path} has {len(lines[uneven - 1])} fields, its header {len(columns)}.",
+            hint="Fields are separated by tabs.",
+        )
+    return columns, [dict(zip(columns, map(str.strip, line), strict=True)) for line in lines[1:]]
+
+
+def _read_index(text: str, path: Path) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if number < 0 or not number.is_integer():
+        raise AtlasError(f"The atlas table {path} has the index {text!r}; a whole number of 0 or more is expected.")
+    return int(number)
+
+
+def _check_unique(items: list[str], column: str, path: Path) -> None:
+    twice = [item for item, count in Counter(items).items() if count > 1]
+    if twice:
+        raise AtlasError(f"The atlas table {path} has these in its column {column} more than once: {name_some(twice)}.")
+
+
+def name_some(items: Sequence[object]) -> str:
+    """List the first few of many for a message.
+
+    Parameters
+    ----------
+    items : sequence
+        What to list.
+
+    Returns
+    -------
+    str
+        At most five of them and how many more there are.
+    """
+    return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

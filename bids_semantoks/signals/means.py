@@ -1,0 +1,186 @@
+"""The mean of each parcel's voxels in every volume, summed while the file is inflated.
+
+Shape letters: T volumes, P parcels, V voxels that lie in a parcel and in the brain mask, Q parcels with such voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import AtlasError, RunFailed
+from bids_semantoks.records import Atlas
+from bids_semantoks.signals.atlas import build_label_grid
+from bids_semantoks.signals.volumes import Volumes, load_mask, load_volumes, read_blocks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ParcelMeans:
+    """Mean signals of one run's parcels.
+
+    Parameters
+    ----------
+    values : NDArray, float64, shape (T, P)
+        Means in the image's units; NaN columns for parcels without a voxel that counts.
+    n_used : NDArray, int64, shape (P,)
+        Voxels that lie in the mask, vary in time and are finite.
+    n_voxels : NDArray, int64, shape (P,)
+        Voxels of each parcel on the run's grid.
+    warnings : tuple of str
+        What the user should know about the image.
+    """
+
+    values: NDArray[np.float64]
+    n_used: NDArray[np.int64]
+    n_voxels: NDArray[np.int64]
+    warnings: tuple[str, ...]
+
+    @property
+    def coverage(self) -> NDArray[np.float64]:
+        """Share of each parcel's voxels that were used, shape (P,); 0 for a parcel without voxels."""
+        return self.n_used / np.maximum(self.n_voxels, 1)
+
+
+def extract_means(bold: Path, mask: Path, atlas: Atlas) -> ParcelMeans:
+    """Average the voxels of each parcel that lie in the brain mask and vary in time.
+
+    The file is read once, in blocks; memory does not grow with the number of volumes. Sums are exact for integers and
+    in float64 for real numbers; the image's slope and intercept are applied to the means. Voxels that are constant or
+    ever NaN or infinite count in no volume. Only if such a voxel had entered a sum of real numbers, from which it
+    cannot be taken out exactly, is the file read a second time without it.
+
+    Parameters
+    ----------
+    bold : Path
+        4-D NIfTI image, ``.nii`` or ``.nii.gz``.
+    mask : Path
+        3-D image on the same grid; not 0 in the brain.
+    atlas : Atlas
+        Parcels, in the space of `bold`.
+
+    Returns
+    -------
+    ParcelMeans
+        Means (T, P) and the voxels behind them.
+
+    Raises
+    ------
+    AtlasError
+        The atlas covers nothing of the image.
+    RunSkipped
+        ``no_content``: a file is a link whose content was never fetched.
+    RunFailed
+        ``bad_image``, ``space_mismatch`` (the grids of image and mask differ), or ``low_coverage`` (no voxel of any
+        parcel lies in the mask).
+    """
+    volumes = load_volumes(bold)
+    inside = load_mask(mask, volumes)
+    try:
+        grid = build_label_grid(atlas, volumes.shape, volumes.affine)
+    except AtlasError as error:
+        raise AtlasError(f"{bold}: {error.message}", hint=error.hint) from error
+    n_parcels = len(atlas.parcels)
+    labels = grid.ravel(order="F")
+    n_voxels = np.bincount(labels, minlength=n_parcels + 1)[1:]
+    voxels = np.flatnonzero((labels > 0) & inside.ravel(order="F"))
+    if voxels.size == 0:
+        raise RunFailed("low_coverage", f"No voxel of the atlas {atlas.name} lies in the brain mask {mask}.")
+    # Sorted by parcel, a parcel's voxels are one slice and their sums one pass over memory.
+    voxels = voxels[np.argsort(labels[voxels], kind="stable")]
+    parcels = labels[voxels] - 1
+    totals, usable, notes = _sum_usable(volumes, voxels, parcels)
+    n_used = np.bincount(parcels[usable], minlength=n_parcels)
+    values = np.full((volumes.n_volumes, n_parcels), np.nan)
+    present = n_used > 0
+    values[:, present] = totals[:, present[np.unique(parcels)]] / n_used[present]
+    values *= volumes.slope
+    values += volumes.intercept
+    if not np.isfinite(values[:, present]).all():
+        raise RunFailed("bad_image", f"{bold} holds values too large to be averaged.", hint="Is its header damaged?")
+    return ParcelMeans(values=values, n_used=n_used, n_voxels=n_voxels, warnings=notes)
+
+
+def _sum_usable(
+    volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]
+) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[str, ...]]:
+    """Sums (T, Q) over voxels that count, and which (V,) do."""
+    first = _sum_volumes(volumes, voxels, parcels)
+    constant = ~first.varies & first.always_finite
+    usable = first.varies & first.always_finite
+    n_broken = int((~first.always_finite).sum())
+    if not usable.any():
+        what = "are NaN or infinite" if n_broken else f"are constant ({np.unique(first.start).size} different values)"
+        if not n_broken and not first.start.any():
+            what = "are 0 in all volumes"
+        raise RunFailed("bad_image", f"All {voxels.size} voxels of {volumes.path} in parcels and mask {what}.")
+    notes = (f"{n_broken} voxels in parcels are NaN or infinite in some volume and were left out.",) if n_broken else ()
+    starts = _starts(parcels)
+    if volumes.dtype.kind != "f" and first.totals.dtype.kind == "i":
+        totals = first.totals - np.add.reduceat(np.where(constant, first.start, 0), starts, dtype=np.int64)
+        return totals, usable, notes
+    if not (constant & (first.start != 0)).any() and not (first.ever_finite & ~first.always_finite).any():
+        return first.totals, usable, notes
+    again = _sum_volumes(volumes, voxels[usable], parcels[usable])
+    totals = np.zeros_like(first.totals)
+    totals[:, np.isin(parcels[starts], parcels[usable])] = again.totals
+    return totals, usable, notes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Pass:
+    """One reading of the file: sums (T, Q) over finite values, and what was seen of each voxel (V,)."""
+
+    totals: NDArray[Any]
+    start: NDArray[Any]
+    varies: NDArray[np.bool_]
+    ever_finite: NDArray[np.bool_]
+    always_finite: NDArray[np.bool_]
+
+
+def _sum_volumes(volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]) -> _Pass:
+    starts = _starts(parcels)
+    native = volumes.dtype.newbyteorder("=")
+    is_real = volumes.dtype.kind == "f"
+    # 2**63 is far beyond any sum of 32-bit voxels, but not of 64-bit ones.
+    exact = np.dtype(np.float64 if is_real or volumes.dtype.itemsize == 8 else np.int64)
+    totals = np.empty((volumes.n_volumes, starts.size), dtype=exact)
+    stored = np.empty(voxels.size, dtype=volumes.dtype)
+    varies, ever_finite = np.zeros((2, voxels.size), dtype=np.bool_)
+    always_finite = np.ones(voxels.size, dtype=np.bool_)
+    steady = np.arange(voxels.size)
+    start = np.empty(0, dtype=native)
+    volume = 0
+    for block in read_blocks(volumes):
+        for row in block:
+            # Indices are in range by construction; without clip numpy would buffer the output.
+            np.take(row, voxels, out=stored, mode="clip")
+            values = stored.astype(native, copy=False)
+            if volume == 0:
+                start = values.copy()
+            # Nearly all voxels have changed after two volumes; the others alone are compared from then on.
+            changed = values[steady] != start[steady]
+            varies[steady[changed]] = True
+            steady = steady[~changed]
+            if is_real:
+                finite = np.isfinite(values)
+                ever_finite |= finite
+                if not finite.all():
+                    always_finite &= finite
+                    values = np.where(finite, values, 0)
+            np.add.reduceat(values, starts, dtype=exact, out=totals[volume])
+            volume += 1
+    return _Pass(
+        totals=totals,
+        start=start,
+        varies=varies,
+        ever_finite=ever_finite if is_real else always_finite,
+        always_finite=always_finite,
+    )
+
+
+def _starts(parcels: NDArray[np.int32]) -> NDArray[np.intp]:
+    return np.flatnonzero(np.diff(parcels, prepend=-1))
