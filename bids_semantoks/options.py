@@ -122,14 +122,18 @@ def expand_lists(arguments: Sequence[str]) -> list[str]:
     -------
     list of str
         Command line in which ``--x a b`` has become ``--x a --x b``.
+
+    Raises
+    ------
+    click.UsageError
+        When a list option has no value; click itself would take the next flag for one.
     """
     flags = {name for _, options in build_options() for option in options if option.multiple for name in option.opts}
     expanded: list[str] = []
     current, has_value = "", False
     for argument in arguments:
         if argument.startswith("-") and argument != "-":
-            if current and not has_value:
-                expanded.append(current)
+            _check_has_value(current, has_value=has_value)
             current, has_value = (argument, False) if argument in flags else ("", False)
             if not current:
                 expanded.append(argument)
@@ -138,7 +142,13 @@ def expand_lists(arguments: Sequence[str]) -> list[str]:
             has_value = True
         else:
             expanded.append(argument)
-    return [*expanded, current] if current and not has_value else expanded
+    _check_has_value(current, has_value=has_value)
+    return expanded
+
+
+def _check_has_value(flag: str, *, has_value: bool) -> None:
+    if flag and not has_value:
+        raise click.UsageError(f"Option {flag!r} needs at least one value.")
 
 
 def build_config(context: click.Context) -> AppConfig:

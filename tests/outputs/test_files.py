@@ -1,0 +1,88 @@
+"""Files appear whole or not at all, and numbers survive the way to disk and back."""
+
+import errno
+import json
+import resource
+
+import numpy as np
+import pytest
+
+from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.outputs import files
+
+
+def test_table_keeps_every_float32_and_gaps(tmp_path):
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal((41, 13)) * 10.0 ** rng.integers(-30, 30, (41, 13))).astype(np.float32)
+    values[3] = np.nan
+    values[:, 5] = np.nan
+    names = [f"p{i}" for i in range(13)]
+    files.write_table(tmp_path / "t.tsv", names, values)
+    columns, back = files.read_table(tmp_path / "t.tsv")
+    assert columns == tuple(names)
+    np.testing.assert_array_equal(back.astype(np.float32), values)
+    assert "nan" not in (tmp_path / "t.tsv").read_text()
+
+
+def test_square_table_has_row_names(tmp_path):
+    files.write_table(tmp_path / "m.tsv", ["a", "b"], np.array([[1.0, np.nan], [0.25, 1.0]]), index="Node")
+    assert (tmp_path / "m.tsv").read_text() == "Node\ta\tb\na\t1\tn/a\nb\t0.25\t1\n"
+
+
+def test_read_table_refuses_text_and_ragged_rows(tmp_path):
+    (tmp_path / "text.tsv").write_text("a\tb\n1\tfoo\n")
+    with pytest.raises(ValueError, match="neither a number nor n/a"):
+        files.read_table(tmp_path / "text.tsv")
+    (tmp_path / "ragged.tsv").write_text("a\tb\n1\t2\n3\n")
+    with pytest.raises(ValueError, match="3 values, which do not fill 2 columns"):
+        files.read_table(tmp_path / "ragged.tsv")
+
+
+def test_table_shape_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="3 columns but rows of shape"):
+        files.write_table(tmp_path / "t.tsv", ["a", "b", "c"], np.zeros((4, 2)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "x.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(KeyboardInterrupt), files.open_atomic(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_leaves_nothing_half_written(tmp_path):
+    path = tmp_path / "x.tsv"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
+            files.write_table(path, ["a", "b"], np.ones((100_000, 2)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unchanged_shared_file_is_left_alone(tmp_path):
+    path = tmp_path / "shared.json"
+    files.write_json(path, {"a": 1})
+    before = path.stat().st_ino
+    files.write_json(path, {"a": 1}, only_if_changed=True)
+    assert path.stat().st_ino == before
+    files.write_json(path, {"a": 2}, only_if_changed=True)
+    assert json.loads(path.read_text()) == {"a": 2}
+
+
+def test_records_write_missing_as_na(tmp_path):
+    files.write_records(tmp_path / "r.tsv", ("a", "b", "c"), [(None, float("nan"), "x\ty"), ("", 0.5, 3)])
+    assert (tmp_path / "r.tsv").read_text() == "a\tb\tc\nn/a\tn/a\tx y\nn/a\t0.5\t3\n"
+
+
+def test_place_below_a_file_is_not_writable(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigurationError, match=r"Cannot write to .*file/out"):
+        files.check_writable(tmp_path / "file" / "out")

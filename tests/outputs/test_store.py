@@ -1,0 +1,124 @@
+"""What is written is read back, and a sidecar vouches for its tables."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_semantoks.outputs import store
+from bids_semantoks.outputs.files import read_table
+from bids_semantoks.outputs.provenance import describe_differences, read_sidecar
+from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
+
+T, P, B, DIMS = 41, 13, 5, 7
+
+
+@pytest.fixture
+def atlas():
+    parcels = tuple(f"p{i}" for i in range(P))
+    return Atlas(name="A", space="S", parcels=parcels, networks=("Vis",) * P, volumes=(), sha256="0")
+
+
+@pytest.fixture
+def signals():
+    values = np.random.default_rng(1).standard_normal((T, P)).astype(np.float32)
+    raw = values + 100
+    kept = np.ones(T, bool)
+    kept[[0, 7]] = False
+    values[~kept] = np.nan
+    values[:, 3] = raw[:, 3] = np.nan
+    return ParcelSignals(
+        values=values,
+        raw=raw,
+        kept=kept,
+        n_dummy=1,
+        coverage=np.linspace(0, 1, P),
+        n_voxels=np.arange(P),
+        repetition_time=2.0,
+        regressors=("csf",),
+        framewise_displacement=np.full(T, 0.1),
+    )
+
+
+@pytest.fixture
+def paths(tmp_path):
+    directory = tmp_path / "sub-01" / "func"
+    return store.OutputPaths(
+        out_dir=tmp_path, directory=directory, stem="sub-01_task-rest_space-S_atlas-A", model="Tiny"
+    )
+
+
+SIDECAR = {"Settings": {"a": 1}, "AbsentParcels": ["p3"], "Description": "x"}
+
+
+def test_signals_round_trip(paths, atlas, signals):
+    digest = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
+    parcels, values = store.read_signals(paths)
+    assert parcels == atlas.parcels
+    np.testing.assert_array_equal(values, signals.values)
+    (stored,) = store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
+    assert stored.paths == paths
+    assert stored.sidecar["TableSHA256"] == digest
+    assert stored.entities["space"] == "S"
+    raw = read_table(paths.file("stat-mean_desc-raw_timeseries.tsv"))[1]
+    np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
+    coverage = paths.file("stat-coverage_bold.tsv").read_text().splitlines()
+    assert coverage[4].split("\t") == ["p3", "0.25", "3", "false"]
+    assert list(store.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
+    assert store.find_stored_kinds(paths.out_dir) == [("A", "S")]
+
+
+def test_sidecar_does_not_outlive_its_table(paths, atlas, signals, monkeypatch):
+    store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
+    monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    with pytest.raises(OSError, match="killed here"):
+        store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
+    assert read_sidecar(paths.signals.with_suffix(".json")) is None
+
+
+def test_connectivity_uses_kept_rows_and_present_parcels(signals):
+    matrix = store.compute_connectivity(signals.values)
+    kept = signals.values[signals.kept].astype(np.float64)
+    others = [p for p in range(P) if p != 3]
+    np.testing.assert_allclose(matrix[np.ix_(others, others)], np.corrcoef(kept[:, others].T), atol=1e-12)
+    assert np.isnan(matrix[3]).all()
+    assert np.isnan(matrix[:, 3]).all()
+
+
+def test_constant_parcel_has_no_correlation(signals):
+    values = signals.values.copy()
+    values[signals.kept, 5] = 2.0
+    matrix = store.compute_connectivity(values)
+    assert np.isnan(matrix[5]).all()
+    assert not np.isnan(matrix[0, 1])
+
+
+def test_embedding_round_trip(paths):
+    windows = Windows(
+        values=np.zeros((B, 40, P), np.float32),
+        n_real=np.full(B, 40),
+        present=np.ones(P, bool),
+        onset=np.arange(B) * 3.0,
+        duration=80.0,
+        kept=np.linspace(0.5, 1, B),
+    )
+    vectors = np.random.default_rng(2).standard_normal((B, DIMS)).astype(np.float32)
+    tokens = np.zeros((B, 3, 4), np.float32)
+    embedding = Embedding(vectors=vectors, tokens=tokens, masked_networks=(), n_masked_patches=np.zeros(B, int))
+    store.write_embedding(paths, windows, embedding, {"Settings": {}})
+    np.testing.assert_array_equal(store.read_embedding(paths), vectors)
+    columns, rows = read_table(paths.embedding)
+    assert columns[:5] == ("window", "onset", "duration", "kept", "dim0001")
+    np.testing.assert_array_equal(rows[:, 1], windows.onset)
+    assert np.load(paths.tokens).shape == tokens.shape
+
+
+def test_status_is_named_after_the_run_and_encoder(paths):
+    store.write_status(paths, {"status": "ok"})
+    assert paths.status == Path(paths.out_dir, "logs/runs/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
+    assert store.read_statuses(paths.out_dir) == [("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})]
+
+
+def test_differences_are_named_with_both_values():
+    (difference,) = describe_differences({"band_pass": [0.01, 0.1], "x": 1}, {"band_pass": None, "x": 1})
+    assert difference == "band_pass (there [0.01, 0.1], now null)"

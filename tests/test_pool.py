@@ -1,0 +1,65 @@
+"""Jobs are done in one or several processes, and a process that dies costs one job."""
+
+import os
+import signal
+
+import pytest
+
+from bids_semantoks import pool
+
+
+def build_worker(offset):
+    def work(job):
+        if job == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return job + offset, os.getpid()
+
+    return work
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_results_belong_to_their_jobs(n_procs):
+    jobs = list(range(7))
+    results = dict(pool.run_jobs(build_worker, (100,), jobs, n_procs=n_procs))
+    assert {i: value for i, (value, _) in results.items()} == {i: i + 100 for i in jobs}
+    processes = {process for _, process in results.values()}
+    assert (processes == {os.getpid()}) == (n_procs == 1)
+
+
+def test_a_killed_process_costs_one_job():
+    jobs = [1, "die", 2, 3, "die"]
+    results = dict(pool.run_jobs(build_worker, (0,), jobs, n_procs=2))
+    assert sorted(results) == [0, 1, 2, 3, 4]
+    for i, job in enumerate(jobs):
+        if job == "die":
+            assert isinstance(results[i], pool.WorkerDied)
+            assert results[i].was_killed
+        else:
+            assert results[i][0] == job
+
+
+def test_cpus_are_bounded_by_slurm(monkeypatch):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    available = pool.count_cpus()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert pool.count_cpus() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000")
+    assert pool.count_cpus() == available
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000"}, [2]),
+        ({"cpu.max": "max 100000"}, []),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, [3]),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
+        ({}, []),
+    ],
+)
+def test_cgroup_quota(tmp_path, files, expected):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert pool._read_cgroup_quota(tmp_path) == expected
