@@ -119,7 +119,8 @@ def compute_kernel_norm(kernels: Tensor, decay: float) -> Tensor:
     Tensor, shape (H, P_n, 1)
         Euclidean norm over taps of the weighted, joined kernel.
     """
-    return torch.linalg.vector_norm(join_scales(kernels.detach(), decay), dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(join_scales(kernels.detach(), decay), dim=-1, keepdim=True)
+    return norm
 
 
 def _fill(module: Encoder | ProjectionHead, seed: str) -> None:
@@ -166,7 +167,7 @@ class _Draw:
         self.shape = shape
         self.size = math.prod(shape)
         digest = hashlib.sha256(key.encode()).digest()
-        self.bits = np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest, "little")))
+        self.bits = np.random.SFC64(np.random.SeedSequence(int.from_bytes(digest, "little")))
 
     def constant(self, value: float) -> NDArray[np.float32]:
         return np.full(self.shape, value, dtype=np.float32)

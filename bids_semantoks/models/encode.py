@@ -1,0 +1,268 @@
+"""Encodes windows with a frozen encoder: masks for what is absent, batches, any device.
+
+Legend: B windows, P parcels, N networks (rows of tokens), K patches in a window, W volumes in a window, D width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bids_semantoks.config import EncoderConfig
+from bids_semantoks.errors import ConfigurationError, ResourceError, RunFailed
+from bids_semantoks.models.checkpoint import LoadedEncoder
+from bids_semantoks.models.layout import token_rows
+from bids_semantoks.models.matching import ParcelMatch
+from bids_semantoks.records import Embedding, Windows
+
+PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+POOLINGS = ("cls_avg", "cls", "avg")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Find the device that was asked for.
+
+    Parameters
+    ----------
+    name : str
+        ``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns
+    -------
+    torch.device
+        A device that is there.
+
+    Raises
+    ------
+    ConfigurationError
+        When the name is none of these.
+    ResourceError
+        When the device is absent.
+    """
+    kind, _, number = name.partition(":")
+    if name in ("auto", "cpu"):
+        return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu")
+    if kind != "cuda" or (":" in name and not number.isdecimal()):
+        raise ConfigurationError(f"--device must be auto, cpu, cuda or cuda:N, found {name!r}.")
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= n_devices:
+        found = f"only {n_devices} CUDA devices are" if n_devices else "no CUDA device is"
+        raise ResourceError(f"device {name} was asked for but {found} there.", hint="Use --device auto or cpu.")
+    return torch.device(name)
+
+
+def find_real_patches(n_real: NDArray[np.int64], config: EncoderConfig) -> NDArray[np.bool_]:
+    """Tell which patches hold at least one real volume, for windows padded at the end.
+
+    Parameters
+    ----------
+    n_real : NDArray, int64, shape (B,)
+        Real volumes of each window.
+    config : EncoderConfig
+        Patch and window length.
+
+    Returns
+    -------
+    NDArray, bool, shape (B, K)
+        False for empty patches.
+    """
+    first_volumes = np.arange(config.n_patches) * config.patch
+    return first_volumes < n_real[:, None]
+
+
+def find_clip_patches(n_windows: int, config: EncoderConfig, *, last: bool) -> NDArray[np.bool_]:
+    """Tell which patch is real in short clips: one patch, at the window's start or end.
+
+    Parameters
+    ----------
+    n_windows : int
+        Windows (B).
+    config : EncoderConfig
+        Patch and window length.
+    last : bool
+        Whether the clip is the last patch rather than the first.
+
+    Returns
+    -------
+    NDArray, bool, shape (B, K)
+        True for the one real patch.
+    """
+    real = np.zeros((n_windows, config.n_patches), dtype=np.bool_)
+    real[:, -1 if last else 0] = True
+    return real
+
+
+class FrozenEncoder:
+    """A loaded encoder, tied to an atlas, that turns windows into embeddings.
+
+    Parameters
+    ----------
+    loaded : LoadedEncoder
+        The encoder; it is moved to the device.
+    match : ParcelMatch
+        Where its parcels lie in the atlas.
+    device : torch.device or str
+        Where to run, or a name for `resolve_device`.
+    precision : str
+        ``auto`` and ``fp32``: float32 without TF32; ``bf16`` or ``fp16``: mixed precision.
+    batch_size : int
+        Windows encoded at a time.
+    pooling : str
+        ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``.
+
+    Raises
+    ------
+    ValueError
+        When precision, pooling or batch size is none of these, or the match is of another encoder.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedEncoder,
+        match: ParcelMatch,
+        *,
+        device: torch.device | str = "auto",
+        precision: str = "auto",
+        batch_size: int = 32,
+        pooling: str = "cls_avg",
+    ) -> None:
+        if precision not in PRECISIONS or pooling not in POOLINGS or batch_size < 1:
+            raise ValueError(f"found precision {precision!r}, pooling {pooling!r} and batch size {batch_size}")
+        if match.order.shape != (loaded.layout.n_parcels,):
+            raise ValueError(f"the match has {match.order.size} parcels, the encoder {loaded.layout.n_parcels}")
+        self.loaded = loaded
+        self.match = match
+        self.device = resolve_device(device) if isinstance(device, str) else device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.pooling = pooling
+        self._encoder = loaded.encoder.to(self.device).eval()
+        self._rows = token_rows(loaded.config, loaded.layout)
+
+    @property
+    def n_dims(self) -> int:
+        """Numbers in an embedding."""
+        return self.loaded.config.width * (2 if self.pooling == "cls_avg" else 1)
+
+    def encode(
+        self, windows: Windows, *, with_tokens: bool = False, real_patches: NDArray[np.bool_] | None = None
+    ) -> Embedding:
+        """Encode the windows of one run.
+
+        Parameters
+        ----------
+        windows : Windows
+            Parcels in the atlas' order.
+        with_tokens : bool
+            Whether to keep all output tokens.
+        real_patches : NDArray, bool, shape (B, K), optional
+            Patches that are not empty; by default those with at least one real volume.
+
+        Returns
+        -------
+        Embedding
+            One vector a window, on the CPU in float32.
+
+        Raises
+        ------
+        ValueError
+            When the windows do not fit the encoder or hold values that are not finite.
+        RunFailed
+            When no parcel that the encoder reads has a signal, or memory does not suffice.
+        """
+        self._check(windows)
+        present = (self.match.order >= 0) & windows.present[self.match.order]
+        if not present.any():
+            raise RunFailed("low_coverage", "no parcel that the encoder reads has a signal in this run.")
+        if real_patches is None:
+            real_patches = find_real_patches(windows.n_real, self.loaded.config)
+        real_rows = np.array([present[list(row)].any() for row in self._rows])
+        mask = ~(real_rows[:, None] & real_patches[:, None, :])  # (B, N, K)
+        vectors, tokens = [], []
+        for start in range(0, len(mask), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            output = self._encode_batch(windows.values[batch], present, mask[batch])  # (b, 1 + N*K, D)
+            vectors.append(self._pool(output))
+            if with_tokens:
+                tokens.append(output.cpu().numpy())
+        layout = self.loaded.layout
+        absent = [
+            name
+            for name, parcels in zip(layout.network_names, layout.indices, strict=True)
+            if not present[list(parcels)].any()
+        ]
+        return Embedding(
+            vectors=np.concatenate(vectors),
+            tokens=np.concatenate(tokens) if with_tokens else None,
+            masked_networks=tuple(absent),
+            n_masked_patches=(~real_patches).sum(axis=1),
+        )
+
+    def _check(self, windows: Windows) -> None:
+        config = self.loaded.config
+        n_windows, n_volumes, n_parcels = windows.values.shape
+        if n_volumes != config.window or n_parcels != self.match.n_atlas_parcels or n_windows == 0:
+            raise ValueError(
+                f"windows must have shape (B, {config.window}, {self.match.n_atlas_parcels}), "
+                f"found {windows.values.shape}"
+            )
+        if windows.n_real.min() < 1 or windows.n_real.max() > config.window:
+            raise ValueError(
+                f"real volumes must lie in 1..{config.window}, found {windows.n_real.min()}..{windows.n_real.max()}"
+            )
+        if not np.isfinite(windows.values).all():
+            raise ValueError("windows hold values that are not finite")
+
+    def _encode_batch(
+        self, values: NDArray[np.float32], present: NDArray[np.bool_], mask: NDArray[np.bool_]
+    ) -> torch.Tensor:
+        """Output tokens of one batch, in float32 on the device."""
+        try:
+            x = np.where(present, values[:, :, self.match.order], np.float32(0)).transpose(0, 2, 1)  # (b, P, W)
+            with torch.inference_mode(), _exact_float32(), self._autocast():
+                inputs = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.device)
+                masked = torch.from_numpy(mask).to(self.device) if mask.any() else None
+                tokens: torch.Tensor = self._encoder(inputs, masked).tokens.float()
+                return tokens
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise self._out_of_memory(len(mask)) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise self._out_of_memory(len(mask)) from error
+
+    def _out_of_memory(self, n_windows: int) -> RunFailed:
+        smaller = n_windows // 2
+        return RunFailed(
+            "out_of_memory",
+            f"{n_windows} windows at a time do not fit into the memory of {self.device}.",
+            hint=f"Use --batch-size {smaller}." if smaller else "Use a machine with more memory, or --device cpu.",
+        )
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        dtype = PRECISIONS[self.precision]
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def _pool(self, tokens: torch.Tensor) -> NDArray[np.float32]:
+        """Embedding of each window; masked tokens count in the mean, as in the published model."""
+        with torch.inference_mode():
+            parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
+            names = ("avg", "cls") if self.pooling == "cls_avg" else (self.pooling,)
+            vectors: NDArray[np.float32] = torch.cat([parts[name] for name in names], dim=1).cpu().numpy()
+        return vectors
+
+
+@contextlib.contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Keep float32 products exact: TF32 would make CPU and CUDA differ by more than 1e-4."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,107 @@
+"""Finds a checkpoint of the Hugging Face hub: in the local cache first, then over the network."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from bids_semantoks.errors import ModelError
+
+AUTHORS_REPOSITORY = "SamGijsen/Brain-Semantoks"
+AUTHORS_FILE = "brainsemantoks_ckpt_epoch_100.pth"
+OUR_FILES = ("config.json", "model.safetensors")
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".json", ".safetensors")
+
+
+def is_repository(text: str) -> bool:
+    """Tell whether a model name has the form ORG/NAME.
+
+    Parameters
+    ----------
+    text : str
+        What the user gave for the model.
+
+    Returns
+    -------
+    bool
+        False for everything that looks like a file.
+    """
+    return bool(_REPOSITORY.fullmatch(text)) and not text.endswith(_FILE_SUFFIXES)
+
+
+def load_from_hub(repository: str) -> Path:
+    """Find the checkpoint file of a repository, downloading it only when the cache lacks it.
+
+    Parameters
+    ----------
+    repository : str
+        ORG/NAME.
+
+    Returns
+    -------
+    Path
+        The checkpoint file (ours: ``model.safetensors`` beside ``config.json``; or the authors' ``.pth``).
+
+    Raises
+    ------
+    ModelError
+        When it is not in the cache and cannot be downloaded, or the repository holds no checkpoint.
+    """
+    # Imported late: its constants read the environment, and nothing else needs it.
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+    )
+
+    # The bases are the errors of the HTTP library, which differs between versions, and OSError.
+    failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__mro__[1:2], OSError, ValueError)
+    layouts = ((AUTHORS_FILE,),) if repository == AUTHORS_REPOSITORY else (OUR_FILES, (AUTHORS_FILE,))
+    for names in layouts:
+        try:
+            return [Path(hf_hub_download(repository, name, local_files_only=True)) for name in names][-1]
+        except (LocalEntryNotFoundError, ValueError):
+            continue
+    if is_offline():
+        raise _unreachable(repository, "HF_HUB_OFFLINE forbids to fetch it")
+    for names in layouts:
+        try:
+            return [Path(hf_hub_download(repository, name)) for name in names][-1]
+        except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
+            raise _unreachable(repository, "the network cannot be reached") from error
+        except EntryNotFoundError:
+            continue
+        except failures as error:
+            raise _unreachable(repository, f"it cannot be fetched ({_first_line(error)})") from error
+    raise ModelError(
+        f"the repository {repository} holds no encoder: expected {' and '.join(OUR_FILES)}, or {AUTHORS_FILE}."
+    )
+
+
+def is_offline() -> bool:
+    """Tell whether the environment forbids downloads now, not when the library was imported.
+
+    Returns
+    -------
+    bool
+        True when HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set to a true value.
+    """
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in names)
+
+
+def _unreachable(repository: str, reason: str) -> ModelError:
+    name = AUTHORS_FILE if repository == AUTHORS_REPOSITORY else ""
+    return ModelError(
+        f"the encoder {repository} is neither a path nor in the Hugging Face cache, and {reason}.",
+        hint=f"Fetch it beforehand on a machine with network, `{f'hf download {repository} {name}'.rstrip()}`, and "
+        "point HF_HOME here to the same cache; or give the path of the file to --model.",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
