@@ -1,0 +1,417 @@
+"""Interpolation, cleaning, resampling, z-scores and windows."""
+
+import warnings
+
+import numpy as np
+import pytest
+from nilearn.signal import clean
+from scipy.interpolate import CubicSpline
+
+from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.signals.temporal import (
+    build_windows,
+    check_duration,
+    clean_signals,
+    interpolate_dropped,
+    pass_band,
+    resample,
+    window_starts,
+    zscore,
+)
+
+T, P, C = 141, 13, 7
+
+
+def drop(n_volumes: int, *dropped: int) -> np.ndarray:
+    kept = np.ones(n_volumes, dtype=bool)
+    kept[list(dropped)] = False
+    return kept
+
+
+@pytest.fixture
+def signals() -> np.ndarray:
+    rng = np.random.default_rng(5)
+    return 1000 + 40 * rng.standard_normal((T, P)).cumsum(axis=0) / 5 + rng.standard_normal((T, P))
+
+
+@pytest.fixture
+def regressors() -> np.ndarray:
+    return np.random.default_rng(6).standard_normal((T, C)) * np.logspace(-3, 3, C)
+
+
+# --- interpolate_dropped ---
+
+
+def test_kept_volumes_are_untouched_and_ends_take_the_nearest(signals):
+    kept = drop(T, 0, 1, 9, 50, 51, T - 1)
+    spoiled = signals.copy()
+    spoiled[~kept] = np.nan
+    filled = interpolate_dropped(spoiled, kept)
+    assert filled.dtype == np.float64
+    np.testing.assert_array_equal(filled[kept], signals[kept])
+    np.testing.assert_array_equal(filled[:2], np.broadcast_to(signals[2], (2, P)))
+    np.testing.assert_array_equal(filled[-1], signals[-2])
+    oracle = CubicSpline(np.flatnonzero(kept), signals[kept])
+    np.testing.assert_allclose(filled[[9, 50, 51]], oracle([9, 50, 51]), rtol=1e-12)
+    assert np.isnan(spoiled[0]).all()
+
+
+def test_a_cubic_is_found_again_exactly():
+    rng = np.random.default_rng(11)
+    for _ in range(20):
+        time = np.arange(37) / 10
+        cubic = np.stack([np.polyval(rng.standard_normal(4), time) for _ in range(5)], axis=1)
+        kept = rng.random(37) > 0.4
+        kept[[0, 36]] = True
+        np.testing.assert_allclose(interpolate_dropped(cubic, kept), cubic, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_kept", [1, 2, 3])
+def test_few_kept_volumes_still_interpolate(n_kept):
+    values = np.arange(11.0)[:, None] * [1.0, -2.0, 0.5]
+    kept = np.zeros(11, dtype=bool)
+    kept[[2, 6, 8][:n_kept]] = True
+    filled = interpolate_dropped(values, kept)
+    last = [2, 6, 8][n_kept - 1]
+    np.testing.assert_allclose(filled, values[np.clip(np.arange(11), 2, last)], atol=1e-12)
+
+
+def test_absent_columns_pass_and_nothing_kept_is_an_error(signals):
+    signals[:, 4] = np.nan
+    signals[20, 8] = np.nan
+    filled = interpolate_dropped(signals, drop(T, 3))
+    assert np.flatnonzero(np.isnan(filled).any(axis=0)).tolist() == [4, 8]
+    assert np.isnan(filled[:, [4, 8]]).all()
+    with pytest.raises(ValueError, match="none of 141 volumes is kept"):
+        interpolate_dropped(signals, np.zeros(T, dtype=bool))
+    with pytest.raises(ValueError, match=r"kept \(140,\) does not fit"):
+        interpolate_dropped(signals, np.ones(T - 1, dtype=bool))
+
+
+# --- clean_signals ---
+
+
+def test_cleaning_is_nilearns_when_all_is_kept(signals, regressors):
+    cleaned = clean_signals(signals, regressors, np.ones(T, dtype=bool), repetition_time=2.0, band_pass=(0.01, 0.1))
+    oracle = clean(signals, confounds=regressors, standardize=None, low_pass=0.1, high_pass=0.01, t_r=2.0)
+    np.testing.assert_allclose(cleaned, oracle, atol=1e-9)
+    assert cleaned.dtype == np.float64
+
+
+def test_spikes_in_mirrored_scrubbed_volumes_change_nothing(signals, regressors):
+    dropped = [5, T - 1 - 5, 40, T - 1 - 40, 70, 71]
+    kept = drop(T, *dropped)
+    arguments = {"repetition_time": 2.0, "band_pass": (0.01, 0.1)}
+    quiet = clean_signals(signals, regressors, kept, **arguments)
+    signals[dropped] += 1e6
+    regressors[dropped] = np.nan
+    loud = clean_signals(signals, regressors, kept, **arguments)
+    np.testing.assert_array_equal(quiet, loud)
+    assert np.isnan(loud[~kept]).all()
+    assert np.isfinite(loud[kept]).all()
+
+
+def test_cleaning_comes_close_to_nilearns_sample_mask_without_its_bug(signals, regressors):
+    """nilearn regresses over kept volumes only, so a few scrubbed volumes make a small difference."""
+    kept = drop(T, 20, 33, 34, 90)
+    cleaned = clean_signals(signals, regressors, kept, repetition_time=2.0, band_pass=(0.01, 0.1))[kept]
+    oracle = clean(
+        signals.copy(),
+        confounds=regressors.copy(),
+        sample_mask=kept.copy(),
+        standardize=None,
+        low_pass=0.1,
+        high_pass=0.01,
+        t_r=2.0,
+    )
+    assert oracle.shape == cleaned.shape
+    for parcel in range(P):
+        assert np.corrcoef(cleaned[:, parcel], oracle[:, parcel])[0, 1] > 0.995
+
+
+def test_regressors_are_gone_and_a_planted_signal_stays():
+    time = np.arange(240) * 2.0
+    planted = np.sin(2 * np.pi * 0.04 * time)[:, None] * np.linspace(1, 3, 5)
+    rng = np.random.default_rng(8)
+    nuisance = rng.standard_normal((240, 6)).cumsum(axis=0)
+    mixed = 500 + planted + nuisance @ rng.standard_normal((6, 5)) + 0.05 * time[:, None]
+    cleaned = clean_signals(mixed, nuisance, np.ones(240, bool), repetition_time=2.0, band_pass=(0.01, 0.1))
+    for parcel in range(5):
+        assert np.corrcoef(mixed[:, parcel], planted[:, parcel])[0, 1] < 0.7
+        assert np.corrcoef(cleaned[:, parcel], planted[:, parcel])[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("band_pass", "passed"),
+    [
+        ((0.01, 0.1), (False, True, False)),
+        ((0.0, 0.1), (True, True, False)),
+        ((0.01, 0.0), (False, True, True)),
+        (None, (True, True, True)),
+        ((0.01, 0.9), (False, True, True)),  # above the Nyquist frequency of 0.25 Hz there is nothing to remove
+    ],
+)
+def test_open_sides_of_the_pass_band(band_pass, passed):
+    time = np.arange(600) * 2.0
+    waves = np.sin(2 * np.pi * np.outer(time, [0.005, 0.05, 0.2]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cleaned = clean_signals(waves, np.zeros((600, 0)), np.ones(600, bool), repetition_time=2.0, band_pass=band_pass)
+    power = cleaned[100:-100].std(axis=0) / waves[100:-100].std(axis=0)
+    for share, stays in zip(power, passed, strict=True):
+        assert (share > 0.95) if stays else (share < 0.1)
+
+
+def test_a_band_above_nyquist_is_refused():
+    assert pass_band((0.01, 0.1), repetition_time=2.0) == (0.01, 0.1)
+    assert pass_band((0.0, 0.1), repetition_time=5.0) == (None, None)
+    with pytest.raises(RunFailed, match=r"2000 s reaches up to 0\.00025 Hz, but --band-pass starts at 0\.01 Hz"):
+        pass_band((0.01, 0.1), repetition_time=2000.0)
+
+
+def test_absent_parcels_stay_absent_and_change_no_other(signals, regressors):
+    kept = drop(T, 30)
+    whole = clean_signals(signals, regressors, kept, repetition_time=0.8, band_pass=(0.01, 0.1))
+    signals[:, [2, 9]] = np.nan
+    part = clean_signals(signals, regressors, kept, repetition_time=0.8, band_pass=(0.01, 0.1))
+    present = np.delete(np.arange(P), [2, 9])
+    assert np.isnan(part[:, [2, 9]]).all()
+    np.testing.assert_allclose(part[:, present], whole[:, present], atol=1e-9)
+    signals[:] = np.nan
+    assert np.isnan(clean_signals(signals, regressors, kept, repetition_time=2.0, band_pass=None)).all()
+
+
+def test_constant_parcels_and_regressors_do_no_harm(signals, regressors):
+    signals[:, 3] = 15000.3
+    kept = drop(T, 0, 77)
+    regressors = np.column_stack([regressors, np.full(T, 0.1), ~kept * 1.0])
+    cleaned = clean_signals(signals, regressors, kept, repetition_time=2.0, band_pass=(0.01, 0.1))
+    expected = clean_signals(signals, regressors[:, :C], kept, repetition_time=2.0, band_pass=(0.01, 0.1))
+    np.testing.assert_array_equal(cleaned, expected)
+    assert (cleaned[kept, 3] == 0).all()
+
+
+def test_inputs_are_not_changed(signals, regressors):
+    before = signals.copy(), regressors.copy()
+    clean_signals(signals, regressors, drop(T, 8), repetition_time=2.0, band_pass=(0.01, 0.1))
+    np.testing.assert_array_equal(signals, before[0])
+    np.testing.assert_array_equal(regressors, before[1])
+
+
+def test_more_regressors_than_volumes_can_bear(signals):
+    many = np.random.default_rng(1).standard_normal((T, 100))
+    arguments = {"repetition_time": 2.0, "band_pass": None}
+    scrubbed = np.arange(T) < 106
+    with pytest.raises(RunSkipped, match=r"106 of 141 volumes are kept, but 100 regressors .* at least 107") as skipped:
+        clean_signals(signals, many, scrubbed, **arguments)
+    assert skipped.value.reason == "too_few_kept"
+    with pytest.raises(RunFailed, match="41 of 41 volumes are kept, but 100 regressors") as failed:
+        clean_signals(signals[:41], many[:41], np.ones(41, bool), **arguments)
+    assert failed.value.reason == "bad_confounds"
+
+
+def test_a_run_shorter_than_the_filters_padding_is_cleaned():
+    short = np.random.default_rng(1).standard_normal((17, 3))
+    cleaned = clean_signals(short, np.zeros((17, 0)), np.ones(17, bool), repetition_time=2.0, band_pass=(0.01, 0.1))
+    assert np.isfinite(cleaned).all()
+
+
+# --- check_duration ---
+
+
+def test_duration_of_run_and_of_kept_volumes():
+    check_duration(np.ones(50, bool), repetition_time=2.0, min_time=100.0)
+    check_duration(np.ones(125, bool), repetition_time=0.8, min_time=100.0)
+    check_duration(drop(41, 3), repetition_time=2.0, min_time=0.0)
+    with pytest.raises(RunSkipped, match=r"lasts 98 s \(49 volumes of 2 s\), shorter than --min-time 100 s") as short:
+        check_duration(np.ones(49, bool), repetition_time=2.0, min_time=100.0)
+    assert short.value.reason == "too_short"
+    with pytest.raises(RunSkipped, match=r"49 of 51 volumes are kept \(98 of 102 s\)") as few:
+        check_duration(drop(51, 0, 9), repetition_time=2.0, min_time=100.0)
+    assert few.value.reason == "too_few_kept"
+    with pytest.raises(RunSkipped, match="0 of 41 volumes are kept"):
+        check_duration(np.zeros(41, bool), repetition_time=2.0, min_time=0.0)
+
+
+# --- resample ---
+
+
+@pytest.mark.parametrize(
+    ("n_volumes", "source", "n_samples"),
+    [(100, 0.8, 40), (99, 0.8, 39), (300, 0.735, 110), (120, 3.0, 180), (125, 0.8, 50), (1, 3.0, 1), (2, 0.7, 0)],
+)
+def test_length(n_volumes, source, n_samples):
+    assert resample(np.ones((n_volumes, 3)), source, 2.0).shape == (n_samples, 3)
+
+
+def test_equal_repetition_times_return_the_same_values(signals):
+    for source in (2.0, 2.0000001, 1.9999999):
+        resampled = resample(signals, source, 2.0)
+        assert resampled.tobytes() == signals.tobytes()
+        assert resampled is not signals
+
+
+@pytest.mark.parametrize("source", [0.735, 0.8, 1.5, 3.0])
+@pytest.mark.parametrize("frequency", [0.02, 0.05])
+def test_slow_waves_are_kept_within_one_percent(source, frequency):
+    n_volumes = int(480 / source)
+    phases = np.array([0.0, 1.0, 2.5])
+    wave = np.sin(2 * np.pi * frequency * source * np.arange(n_volumes)[:, None] + phases)
+    resampled = resample(wave, source, 2.0)
+    expected = np.sin(2 * np.pi * frequency * 2.0 * np.arange(len(resampled))[:, None] + phases)
+    inside = slice(15, -15)
+    assert np.abs(resampled - expected)[inside].max() < 0.01
+    assert np.abs(resampled - expected).std() < 0.05
+
+
+@pytest.mark.parametrize("source", [0.735, 0.8])
+@pytest.mark.parametrize(("frequency", "left"), [(0.26, 0.02), (0.3, 0.002), (0.45, 0.001), (0.55, 0.001)])
+def test_waves_above_the_new_nyquist_frequency_are_suppressed(source, frequency, left):
+    wave = np.sin(2 * np.pi * frequency * source * np.arange(int(480 / source)))[:, None]
+    resampled = resample(wave, source, 2.0)
+    assert np.abs(resampled[20:-20]).max() < left
+    naive = CubicSpline(np.arange(len(wave)) * source, wave)(np.arange(len(resampled)) * 2.0)
+    assert np.abs(naive[20:-20]).max() > 0.5
+
+
+def test_going_up_holds_the_last_volume(signals):
+    resampled = resample(signals[:120], 3.0, 2.0)  # the last sample, at 358 s, lies past the last volume at 357 s
+    np.testing.assert_allclose(resampled[-1], signals[119], rtol=1e-12)
+    np.testing.assert_allclose(resampled[::3], signals[:120:2], rtol=1e-12)
+
+
+def test_resampling_is_linear_and_keeps_constants_and_gaps(signals):
+    for source in (0.735, 3.0):
+        both = resample(signals[:, :6] * 2.0 - signals[:, 6:12], source, 2.0)
+        apart = resample(signals[:, :6], source, 2.0) * 2.0 - resample(signals[:, 6:12], source, 2.0)
+        np.testing.assert_allclose(both, apart, atol=1e-8)
+        np.testing.assert_allclose(resample(np.full((T, 2), 7.5), source, 2.0), 7.5, atol=1e-10)
+    signals[:, 5] = np.nan
+    assert np.flatnonzero(np.isnan(resample(signals, 0.8, 2.0)).all(axis=0)).tolist() == [5]
+
+
+# --- zscore and windows ---
+
+
+def test_zscore_uses_ddof_0_and_the_small_number(signals):
+    expected = (signals - signals.mean(0)) / (np.sqrt(((signals - signals.mean(0)) ** 2).mean(0)) + 1e-8)
+    np.testing.assert_allclose(zscore(signals), expected, rtol=1e-12)
+    tiny = np.array([[1.0], [-1.0], [1.0], [-1.0]]) * 1e-8
+    np.testing.assert_allclose(zscore(tiny)[:, 0], [0.5, -0.5, 0.5, -0.5])
+
+
+def test_zscore_of_a_constant_is_zero_even_after_resampling():
+    constant = np.full((T, 3), [0.0, 123456.7, -1e-3])
+    assert (zscore(constant) == 0).all()
+    assert (zscore(resample(constant, 0.735, 2.0)) == 0).all()
+    assert (zscore(resample(constant, 3.0, 2.0)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("n_volumes", "n_windows", "starts"),
+    [
+        (200, 8, [0, 14, 28, 42, 57, 71, 85, 100]),
+        (103, 8, [0, 1, 2, 3]),
+        (100, 8, [0]),
+        (60, 8, [0]),
+        (200, 1, [0]),
+    ],
+)
+def test_window_starts(n_volumes, n_windows, starts):
+    found = window_starts(n_volumes, 100, n_windows)
+    assert found.tolist() == starts
+    assert found.dtype == np.int64
+
+
+def cut(table: np.ndarray, **changed: object):
+    arguments: dict = {
+        "repetition_time": 2.0,
+        "n_dummy": 0,
+        "target_repetition_time": 2.0,
+        "window": 40,
+        "n_windows": 5,
+    }
+    return build_windows(table, **(arguments | changed))
+
+
+def test_windows_at_the_target_time_are_z_scored_slices(signals):
+    windows = cut(signals)
+    starts = [0, 25, 50, 75, 101]
+    expected = zscore(signals)
+    assert windows.values.shape == (5, 40, P)
+    assert windows.values.dtype == np.float32
+    for window, start in zip(windows.values, starts, strict=True):
+        np.testing.assert_array_equal(window, expected[start : start + 40].astype(np.float32))
+    np.testing.assert_array_equal(windows.onset, np.array(starts) * 2.0)
+    assert windows.duration == 80.0
+    assert windows.n_real.tolist() == [40] * 5
+    assert windows.kept.tolist() == [1.0] * 5
+    assert windows.present.all()
+
+
+def test_dropped_rows_are_interpolated_and_absent_columns_zero(signals):
+    kept = drop(T, 0, 1, 2, 60, 61, 100)
+    table = signals.copy()
+    table[~kept] = np.nan
+    table[:, [0, 7]] = np.nan
+    windows = cut(table, n_dummy=2)
+    assert np.flatnonzero(~windows.present).tolist() == [0, 7]
+    assert (windows.values[:, :, [0, 7]] == 0).all()
+    assert np.isfinite(windows.values).all()
+    present = np.delete(np.arange(P), [0, 7])
+    complete = interpolate_dropped(signals[2:, present], kept[2:])
+    expected = zscore(complete).astype(np.float32)
+    starts = [0, 24, 49, 74, 99]
+    np.testing.assert_array_equal(windows.onset, 4.0 + np.array(starts) * 2.0)
+    for window, start in zip(windows.values, starts, strict=True):
+        np.testing.assert_array_equal(window[:, present], expected[start : start + 40])
+    shares = [kept[2 + start : 2 + start + 40].mean() for start in starts]
+    np.testing.assert_allclose(windows.kept, shares)
+    assert min(shares) < 1
+
+
+def test_a_short_run_is_padded_after_the_z_score(signals):
+    windows = cut(signals, window=200)
+    assert windows.values.shape == (1, 200, P)
+    assert windows.n_real.tolist() == [T]
+    np.testing.assert_array_equal(windows.values[0, :T], zscore(signals).astype(np.float32))
+    assert (windows.values[0, T:] == 0).all()
+    np.testing.assert_allclose(windows.kept, T / 200)
+
+
+def test_the_kept_share_counts_time_across_repetition_times(signals):
+    kept = drop(T, 3, 10, 11, 12)
+    table = np.where(kept[:, None], signals, np.nan)
+    windows = cut(table, repetition_time=0.8, window=7, n_windows=3, n_dummy=1)
+    # 140 volumes of 0.8 s give 56 samples; starts 0, 24, 49; windows of 14 s.
+    assert windows.onset.tolist() == [0.8, 48.8, 98.8]
+    fine = np.repeat(kept[1:], 8)  # tenths of a second
+    for share, start in zip(windows.kept, (0, 24, 49), strict=True):
+        assert share == pytest.approx(fine[start * 20 : start * 20 + 140].mean(), abs=1e-9)
+    assert windows.kept[0] == pytest.approx(1 - 3.2 / 14)
+
+
+def test_windows_agree_with_their_steps(signals):
+    for source in (0.735, 3.0):
+        windows = cut(signals, repetition_time=source, window=20, n_windows=3)
+        expected = zscore(resample(signals, source, 2.0)).astype(np.float32)
+        starts = window_starts(len(expected), 20, 3)
+        for window, start in zip(windows.values, starts, strict=True):
+            np.testing.assert_array_equal(window, expected[start : start + 20])
+
+
+def test_a_written_table_gives_the_same_bytes(signals):
+    table = signals.astype(np.float32)
+    table[[0, 66]] = np.nan
+    table[:, 5] = np.nan
+    text = "\n".join("\t".join("nan" if np.isnan(x) else f"{x:.9g}" for x in row) for row in table)
+    again = np.array([[float(x) for x in line.split("\t")] for line in text.split("\n")])
+    here, there = (cut(t, repetition_time=0.8, n_dummy=1, window=20) for t in (table, again.astype(np.float32)))
+    assert here.values.tobytes() == there.values.tobytes()
+    assert here.kept.tobytes() == there.kept.tobytes()
+
+
+def test_a_table_without_signals_is_skipped():
+    with pytest.raises(RunSkipped, match="None of 41 volumes has signals") as caught:
+        cut(np.full((41, P), np.nan))
+    assert caught.value.reason == "too_few_kept"
