@@ -22,6 +22,7 @@ from bids_semantoks.models.transformer import compute_temporal_positions
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 DEFAULT_PATCH = 20
+_AGAIN = "Copy or download the file again."
 _TRANSFORMER = "inter_network_transformer."
 
 
@@ -140,9 +141,12 @@ def load_tensors(path: Path) -> dict[str, Any]:
     ModelError
         When the file is empty, truncated, not of this format, or holds anything but tensors and plain values.
     """
-    with path.open("rb") as file:
-        start = file.read(4)
-    is_zip = zipfile.is_zipfile(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        is_zip = zipfile.is_zipfile(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     if start.startswith(b"PK") and not is_zip:
         raise ModelError(f"{path} is truncated: it begins as a checkpoint but its end is missing.", hint=_AGAIN)
     if not is_zip and not start.startswith(b"\x80"):
@@ -157,13 +161,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
             "code when it is opened, so it was refused and nothing in it was executed.",
         ) from error
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[:1]}.", hint=_AGAIN) from error
+        detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelError(f"{path} is damaged or no checkpoint: {detail}.", hint=_AGAIN) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is no checkpoint: it holds a {type(content).__name__} instead of a dictionary.")
     return content
-
-
-_AGAIN = "Copy or download the file again."
 
 
 def _live_state(content: Mapping[str, Any], path: Path) -> _State:

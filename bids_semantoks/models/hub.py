@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 from bids_semantoks.errors import ModelError
+from bids_semantoks.models.storage import CONFIG_FILE, WEIGHTS_FILE
 
 AUTHORS_REPOSITORY = "SamGijsen/Brain-Semantoks"
 AUTHORS_FILE = "brainsemantoks_ckpt_epoch_100.pth"
-OUR_FILES = ("config.json", "model.safetensors")
+OUR_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".json", ".safetensors")
