@@ -218,6 +218,36 @@ def _check_freedom(kept: Bool, n_regressors: int) -> None:
     raise RunFailed("bad_confounds", message, hint=hint)
 
 
+def estimate_freedom(
+    kept: Bool, n_regressors: int, *, repetition_time: float, band_pass: tuple[float, float] | None
+) -> float:
+    """Estimate the share of the signal's degrees of freedom in the pass band that the regressors leave.
+
+    A band of width b over t seconds of kept data holds about 2 * b * t of them, and filtered regressors take one each:
+    36 regressors remove nearly everything from 200 s between 0.01 and 0.1 Hz, however many volumes those hold.
+
+    Parameters
+    ----------
+    kept : NDArray, bool, shape (T,)
+        False for dropped volumes.
+    n_regressors : int
+        Regressors (C).
+    repetition_time : float
+        Seconds.
+    band_pass : tuple of (float, float) or None
+        Low and high edge in Hz, as for `clean_signals`.
+
+    Returns
+    -------
+    float
+        From 0 (nothing is left) to 1.
+    """
+    low, high = pass_band(band_pass, repetition_time=repetition_time)
+    width = (high or 0.5 / repetition_time) - (low or 0.0)
+    available = 2 * width * float(kept.sum()) * repetition_time
+    return max(0.0, 1.0 - n_regressors / available) if available > 0 else 0.0
+
+
 def check_duration(kept: Bool, *, repetition_time: float, min_time: float) -> None:
     """Check that a run has enough kept data.
 

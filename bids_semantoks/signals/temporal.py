@@ -14,12 +14,19 @@ from scipy.signal import butter, sosfiltfilt
 
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.records import Windows
-from bids_semantoks.signals.cleaning import check_duration, clean_signals, interpolate_dropped, pass_band
+from bids_semantoks.signals.cleaning import (
+    check_duration,
+    clean_signals,
+    estimate_freedom,
+    interpolate_dropped,
+    pass_band,
+)
 
 __all__ = [
     "build_windows",
     "check_duration",
     "clean_signals",
+    "estimate_freedom",
     "interpolate_dropped",
     "pass_band",
     "resample",
@@ -159,7 +166,7 @@ def build_windows(
     Raises
     ------
     RunSkipped
-        ``too_few_kept`` when no volume of the table has signals.
+        ``too_few_kept`` when no volume of the table has signals, ``too_short`` when it lasts less than one sample.
     """
     signals = np.asarray(table, dtype=np.float64)[n_dummy:]
     present: Bool = np.asarray(~np.isnan(signals).all(axis=0))
@@ -167,7 +174,13 @@ def build_windows(
     if not present.any() or not kept.any():
         raise RunSkipped("too_few_kept", f"None of {len(table)} volumes has signals, no window can be cut.")
     complete = interpolate_dropped(signals[:, present], kept)
-    scaled = zscore(resample(complete, repetition_time, target_repetition_time))
+    resampled = resample(complete, repetition_time, target_repetition_time)
+    if len(resampled) == 0:
+        raise RunSkipped(
+            "too_short",
+            f"{len(complete)} volumes of {repetition_time:g} s give no sample of {target_repetition_time:g} s.",
+        )
+    scaled = zscore(resampled)
     starts = window_starts(len(scaled), window, n_windows)
     onsets = starts.astype(np.float64) * target_repetition_time
     values = np.zeros((len(starts), window, table.shape[1]), dtype=np.float32)

@@ -12,6 +12,7 @@ from bids_semantoks.signals.temporal import (
     build_windows,
     check_duration,
     clean_signals,
+    estimate_freedom,
     interpolate_dropped,
     pass_band,
     resample,
@@ -211,6 +212,22 @@ def test_a_run_shorter_than_the_filters_padding_is_cleaned():
     assert np.isfinite(cleaned).all()
 
 
+@pytest.mark.parametrize(
+    ("n_volumes", "repetition_time", "n_regressors"), [(240, 2.0, 40), (600, 0.735, 40), (120, 3.0, 30)]
+)
+def test_the_freedom_that_regressors_leave_is_estimated(n_volumes, repetition_time, n_regressors):
+    rng = np.random.default_rng(2)
+    noise = rng.standard_normal((n_volumes, 60))
+    nuisance = rng.standard_normal((n_volumes, n_regressors)).cumsum(axis=0)
+    kept = np.ones(n_volumes, bool)
+    arguments = {"repetition_time": repetition_time, "band_pass": (0.01, 0.1)}
+    left = clean_signals(noise, nuisance, kept, **arguments).var()
+    filtered = clean_signals(noise, nuisance[:, :0], kept, **arguments).var()
+    assert estimate_freedom(kept, n_regressors, **arguments) == pytest.approx(left / filtered, abs=0.08)
+    assert estimate_freedom(kept[:50], 200, **arguments) == 0.0
+    assert estimate_freedom(kept, 24, repetition_time=2.0, band_pass=None) == pytest.approx(1 - 24 / n_volumes)
+
+
 # --- check_duration ---
 
 
@@ -404,6 +421,11 @@ def test_a_written_table_gives_the_same_bytes(signals):
     here, there = (cut(t, repetition_time=0.8, n_dummy=1, window=20) for t in (table, again.astype(np.float32)))
     assert here.values.tobytes() == there.values.tobytes()
     assert here.kept.tobytes() == there.kept.tobytes()
+
+
+def test_a_table_shorter_than_one_sample_is_skipped():
+    with pytest.raises(RunSkipped, match=r"2 volumes of 0\.7 s give no sample of 2 s"):
+        cut(np.eye(2), repetition_time=0.7)
 
 
 def test_a_table_without_signals_is_skipped():
