@@ -91,7 +91,7 @@ def test_missing_file_is_named():
         ({"strategy": ["motion"], "motoin": "full"}, "unknown keys: motoin"),
         ({"strategy": ["motion"], "columns": ["csf"]}, "either strategy or columns"),
         ({"description": "nothing"}, "either strategy or columns"),
-        ({"strategy": ["motion"], "motion": "fulll"}, "motion in .* is 'fulll', expected basic, derivatives"),
+        ({"strategy": ["motion"], "motion": "entire"}, "motion in .* is 'entire', expected basic, derivatives"),
         ({"strategy": ["motion"], "wm_csf": "basic"}, "sets wm_csf, but its strategy has no wm_csf"),
         ({"strategy": ["motion", "scrub"]}, "'scrub'.*--fd-threshold"),
         ({"strategy": ["compcor"]}, "compcor without high_pass"),
