@@ -39,7 +39,8 @@ class _Command(click.Command):
         formatter : click.HelpFormatter
             Collects the text.
         """
-        sections = [*build_options(), ("This program", [p for p in self.params if p.name in _OWN_OPTIONS])]
+        own: list[click.Parameter] = [option for option in self.get_params(ctx) if option.name in _OWN_OPTIONS]
+        sections: list[tuple[str, Sequence[click.Parameter]]] = [*build_options(), ("This program", own)]
         for title, options in sections:
             records = [record for option in options if (record := option.get_help_record(ctx))]
             with formatter.section(title):

@@ -47,8 +47,18 @@ class RunEncoder:
             "model_sha256": self.loaded.sha256,
             "n_windows": self.config.n_windows,
             "pooling": self.config.pooling,
-            "precision": self.frozen.precision,
+            "precision": self.precision,
         }
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic that was really used."""
+        return "fp32" if self.config.precision == "auto" else self.config.precision
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the weights."""
+        return sum(weight.numel() * weight.element_size() for weight in self.loaded.encoder.parameters())
 
 
 def build_run_encoder(
@@ -166,7 +176,7 @@ def embed_run(
         },
         "Pooling": encoder.config.pooling,
         "Device": str(encoder.frozen.device),
-        "Precision": encoder.frozen.precision,
+        "Precision": encoder.precision,
         "Warnings": list(encoder.warnings),
     }
     write_embedding(

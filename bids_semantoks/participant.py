@@ -157,7 +157,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         atlas.space,
         atlas.name,
         len(atlas.parcels),
-        encoder.loaded.description if encoder else "no encoder",
+        encoder.loaded.description.rstrip(".") if encoder else "no encoder",
     )
     for warning in encoder.warnings if encoder else ():
         LOGGER.warning("%s", warning)
@@ -367,7 +367,7 @@ def run_participants(config: AppConfig) -> Tally:
         outcome = in_this_process(job)
         tally.add(outcome)
         report_outcome(job, outcome, progress="[done]")
-    n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=encoder.loaded.n_bytes if encoder else 0)
+    n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=encoder.n_bytes if encoder else 0)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
         LOGGER.info("%d processes for %d runs.", n_procs, len(todo))

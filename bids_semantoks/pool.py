@@ -103,6 +103,11 @@ def run_jobs(
         Position of the job.
     Any
         Its result, or `WorkerDied` when its process ended; another process then takes over.
+
+    Raises
+    ------
+    Exception
+        Whatever building a worker or doing a job raised, in whichever process.
     """
     if n_procs <= 1:
         worker = build_worker(*arguments)
@@ -160,13 +165,16 @@ class _Crew:
         for connection in cast(list[Connection], wait(list(self.busy))):
             process, i = self.busy.pop(connection)
             try:
-                yield i, connection.recv()
+                answer = connection.recv()
             except (EOFError, ConnectionResetError):
                 process.join()
                 yield i, WorkerDied(process.exitcode)
                 self.start()
-            else:
-                self.give(connection, process)
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            yield i, answer
+            self.give(connection, process)
 
     def dismiss(self) -> None:
         """End the processes that are still busy."""
@@ -180,10 +188,11 @@ def _serve(
 ) -> None:
     # The parent decides when to stop: a Ctrl-C in the terminal reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker = build_worker(*arguments)
-    while True:
-        try:
-            job = connection.recv()
-        except EOFError:
-            return
-        connection.send(worker(job))
+    try:
+        worker = build_worker(*arguments)
+        while True:
+            connection.send(worker(connection.recv()))
+    except EOFError:
+        return
+    except Exception as error:  # noqa: BLE001 - raised again in the parent, which knows what to say
+        connection.send(error)

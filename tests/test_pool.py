@@ -38,6 +38,12 @@ def test_a_killed_process_costs_one_job():
             assert results[i][0] == job
 
 
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_an_error_in_a_worker_is_raised_here(n_procs):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        list(pool.run_jobs(build_worker, ("text",), [1, 2, 3], n_procs=n_procs))
+
+
 def test_cpus_are_bounded_by_slurm(monkeypatch):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     available = pool.count_cpus()
