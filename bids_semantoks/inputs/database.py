@@ -46,12 +46,11 @@ def find_database_files(root: Path, database_dir: Path) -> dict[str, list[str]]:
     """
     if not (database_dir / _FILE_NAME).exists():
         _write_database(root, database_dir)
-    paths = _read_paths(root, database_dir)
     by_label: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(paths):
-        first = Path(path).relative_to(root.resolve()).parts[0]
-        if first.startswith("sub-"):
-            by_label[first.removeprefix("sub-")].append(str(root / Path(path).relative_to(root.resolve())))
+    for path in _read_paths(root, database_dir):
+        first, _, rest = path.partition(os.sep)
+        if first.startswith("sub-") and rest:
+            by_label[first.removeprefix("sub-")].append(str(root / path))
     return dict(by_label)
 
 
@@ -78,6 +77,7 @@ def _write_database(root: Path, database_dir: Path) -> None:
 
 
 def _read_paths(root: Path, database_dir: Path) -> list[str]:
+    """Read the paths in a database, relative to the dataset's root and sorted."""
     from bids import BIDSLayout  # noqa: PLC0415
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
@@ -87,10 +87,12 @@ def _read_paths(root: Path, database_dir: Path) -> list[str]:
         found = Path(layout.root)
         paths = layout.get(return_type="filename", suffix=["bold", "mask", "timeseries", "regressors"])
     except (SQLAlchemyError, AttributeError, ValueError, OSError) as error:
-        raise InputError(f"The pybids database {path} cannot be read: {error}.", hint="Delete it.") from error
+        raise InputError(
+            f"The pybids database {path} cannot be read: {str(error).splitlines()[0]}.", hint="Delete it."
+        ) from error
     if found.resolve() != root.resolve():
         raise ConfigurationError(
             f"The pybids database {path} is of {found}, not of {root}.",
             hint="Give another --bids-database-dir, or a new folder to have one made.",
         )
-    return [str(one) for one in paths]
+    return sorted(os.path.relpath(str(one), found) for one in paths)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.names import natural_key, parse_name
 
 
@@ -21,9 +22,17 @@ def find_participant_labels(root: Path) -> tuple[str, ...]:
     -------
     tuple of str
         Labels of its ``sub-*`` folders (files such as reports do not count), in natural order.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be listed.
     """
-    with os.scandir(root) as entries:
-        labels = [entry.name[4:] for entry in entries if entry.name.startswith("sub-") and entry.is_dir()]
+    try:
+        with os.scandir(root) as entries:
+            labels = [entry.name[4:] for entry in entries if entry.name.startswith("sub-") and entry.is_dir()]
+    except OSError as error:
+        raise InputError(f"Folder {root} cannot be listed: {error.strerror}.") from error
     return tuple(sorted(labels, key=natural_key))
 
 

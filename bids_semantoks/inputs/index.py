@@ -1,33 +1,20 @@
-"""Derivative dataset -> runs: each BOLD image with its mask, confounds, repetition time and all its entities.
-
-Only the folders of the participants asked for are listed, with ``os.scandir``, and only names are looked at. pybids'
-index was measured for the same (``benchmarks/bench_index.py``): 0.6 s for one of 1,000 participants and 28 s for all,
-even in blocks of 100 with metadata off and all but the functional folders ignored, after 0.9 s for importing it, where
-the listing takes 2 ms and under 1 s. So pybids is left to `--bids-database-dir`, whose format is its own.
-"""
+"""Derivative dataset -> runs: each BOLD image with its mask, confounds, repetition time and all its entities."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from bids_semantoks.config import SelectionConfig
-from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.database import find_database_files
+from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.candidates import find_candidates
 from bids_semantoks.inputs.dataset import Dataset
-from bids_semantoks.inputs.derivatives import Derivative
-from bids_semantoks.inputs.folders import find_participant_labels, list_func_files
+from bids_semantoks.inputs.folders import find_participant_labels
 from bids_semantoks.inputs.names import BidsFile, sorted_naturally
-from bids_semantoks.inputs.pairing import Candidate, pair_files
-from bids_semantoks.inputs.selection import (
-    check_known,
-    describe_labels,
-    is_same_value,
-    read_filter,
-    read_labels,
-)
+from bids_semantoks.inputs.pairing import Candidate
+from bids_semantoks.inputs.selection import check_known, describe_labels, read_labels
 from bids_semantoks.inputs.sidecars import find_repetition_time, find_root_sidecars
 from bids_semantoks.records import Run
 
@@ -59,14 +46,14 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
     excluded = set(read_labels(selection.exclude_participant_label, "sub-"))
     roots = [one.path for one in dataset.derivatives]
     where = " and ".join(str(root) for root in roots)
-    if asked and all(any((root / f"sub-{label}").is_dir() for root in roots) for label in asked if label):
-        chosen = {label for label in asked if label}
+    if asked and all(any((root / f"sub-{label}").is_dir() for root in roots) for label in asked):
+        chosen = set(asked)
     else:
         known = {label for root in roots for label in find_participant_labels(root)}
         if not known:
             raise InputError(f"{where} holds no participant: expected folders named sub-*.")
         check_known("participant", asked, known, where)
-        chosen = known
+        chosen = set(asked) or known
     left = sorted_naturally(chosen - excluded)
     if not left:
         raise InputError(
@@ -100,7 +87,7 @@ def find_spaces(dataset: Dataset, selection: SelectionConfig, participants: Sequ
     InputError
         As `find_runs` does for selections.
     """
-    return _spaces(_select(dataset, selection, participants))
+    return _spaces(find_candidates(dataset, selection, participants))
 
 
 def find_runs(
@@ -135,7 +122,7 @@ def find_runs(
         When nothing is selected: an unknown session, task, run or space, a filter that matches nothing, no
         preprocessed BOLD at all; or when two datasets hold a run of the same name.
     """
-    candidates = _select(dataset, selection, participants)
+    candidates = find_candidates(dataset, selection, participants)
     space, modifiers = _choose_space(candidates, selection.space, preferred_spaces)
     finest: dict[tuple[Path, frozenset[tuple[str, str]]], Candidate] = {}
     for one in candidates:
@@ -149,88 +136,6 @@ def find_runs(
     _warn_of_missing(candidates, chosen, space)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in chosen}}
     return tuple(_build_run(one, inherited[one.derivative.path]) for one in chosen)
-
-
-def _select(dataset: Dataset, selection: SelectionConfig, participants: Sequence[str]) -> list[Candidate]:
-    """Find the preprocessed BOLD images of the selection, in every space."""
-    found = [
-        candidate
-        for derivative in dataset.derivatives
-        if derivative.kind == "fmriprep"
-        for candidate in _scan(derivative, dataset, selection.bids_database_dir, participants)
-    ]
-    where = " and ".join(str(one.path) for one in dataset.derivatives)
-    if not found:
-        raise InputError(
-            f"No preprocessed BOLD in {where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz for one of "
-            f"{describe_labels(participants)} participants at least.",
-            hint="Parcellated series hold no BOLD to extract from."
-            if all(one.kind == "parcellated" for one in dataset.derivatives)
-            else "Check that fMRIPrep finished, and wrote its volumes (--output-spaces).",
-        )
-    for what, key, labels in (
-        ("session", "ses", selection.session_id),
-        ("task", "task", selection.task_id),
-        ("run", "run", selection.run_id),
-    ):
-        asked = read_labels(labels, f"{key}-")
-        there = {value for one in found if (value := one.entity(key)) is not None}
-        check_known(what, asked, there, f"the selected participants in {where}", key=key)
-        if asked:
-            found = [one for one in found if any(is_same_value(key, one.entity(key) or "", label) for label in asked)]
-        if not found:
-            raise InputError(
-                f"No run in {where} has the sessions, tasks and runs asked for together.",
-                hint="Each of them is there, but not in one run.",
-            )
-    return _apply_filter(found, selection.bids_filter_file)
-
-
-def _apply_filter(found: list[Candidate], path: Path | None) -> list[Candidate]:
-    if path is None:
-        return found
-    bold_filter = read_filter(path)
-    for warning in bold_filter.warnings:
-        LOG.warning(warning)
-    kept = [one for one in found if bold_filter.accepts(one.image)]
-    if not kept:
-        values: dict[str, set[str]] = {}
-        for one in found:
-            for key, value in one.image.entities[1:]:
-                values.setdefault(key, set()).add(value)
-        there = "; ".join(f"{key} {', '.join(sorted_naturally(labels))}" for key, labels in values.items())
-        raise InputError(
-            f"Filter file {path} matches none of {len(found)} BOLD images.", hint=f"Entities found: {there}."
-        )
-    return kept
-
-
-def _scan(
-    derivative: Derivative, dataset: Dataset, database_dir: Path | None, participants: Sequence[str]
-) -> Iterator[Candidate]:
-    database: dict[str, list[str]] | None = None
-    if database_dir is not None:
-        _check_database_dir(dataset, database_dir)
-        several = len(dataset.derivatives) > 1
-        database = find_database_files(derivative.path, database_dir / derivative.name if several else database_dir)
-    for label in participants:
-        try:
-            if database is None:
-                paths = list_func_files(str(derivative.path / f"sub-{label}"))
-            else:
-                paths = database.get(label, [])
-        except OSError as error:
-            raise InputError(f"Folder {error.filename} cannot be listed: {error.strerror}.") from error
-        yield from pair_files(paths, label, derivative)
-
-
-def _check_database_dir(dataset: Dataset, database_dir: Path) -> None:
-    for root in (dataset.root, *(one.path for one in dataset.derivatives)):
-        if database_dir.resolve().is_relative_to(root.resolve()):
-            raise ConfigurationError(
-                f"The pybids database {database_dir} lies in the input {root}; nothing is written there.",
-                hint="Choose another --bids-database-dir.",
-            )
 
 
 def _choose_space(

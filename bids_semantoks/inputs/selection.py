@@ -1,93 +1,16 @@
-"""What the user asked for: labels, filter files, and messages that name the nearest match."""
+"""Labels that the user asked for, and messages that name the nearest match."""
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.names import BidsFile, sorted_naturally
+from bids_semantoks.inputs.names import sorted_naturally
 
-# pybids' names of entities, which filter files use, and the keys of file names.
-_LONG_NAMES: Final = {
-    "subject": "sub",
-    "session": "ses",
-    "sample": "sample",
-    "task": "task",
-    "acquisition": "acq",
-    "ceagent": "ce",
-    "tracer": "trc",
-    "reconstruction": "rec",
-    "direction": "dir",
-    "run": "run",
-    "modality": "mod",
-    "echo": "echo",
-    "part": "part",
-    "proc": "proc",
-    "hemi": "hemi",
-    "hemisphere": "hemi",
-    "space": "space",
-    "cohort": "cohort",
-    "chunk": "chunk",
-    "recording": "recording",
-    "resolution": "res",
-    "density": "den",
-    "description": "desc",
-    "suffix": "suffix",
-    "extension": "extension",
-    "datatype": "datatype",
-}
-_FILTER_KEYS: Final = {**_LONG_NAMES, **{key: key for key in _LONG_NAMES.values()}}
-# Entries that other apps read from the same file; they are no mistake, and none of our business.
-_OTHER_QUERIES: Final = frozenset({"fmap", "sbref", "flair", "t1w", "t2w", "roi", "asl", "m0scan", "dwi", "pet"})
-_ABSENT: Final = (None, "Query.NONE")
-_ANY: Final = ("*", "Query.ANY", "Query.REQUIRED")
-_OPTIONAL: Final = ("Query.OPTIONAL",)
 _LISTED: Final = 12
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BoldFilter:
-    """The ``bold`` entry of a filter file.
-
-    Parameters
-    ----------
-    path : Path
-        The file it was read from.
-    accepted : tuple of (str, tuple)
-        Entity key and the values that pass: text, None where the entity must be absent, ``*`` for any value.
-    warnings : tuple of str
-        What the file says that nothing here reads.
-    """
-
-    path: Path
-    accepted: tuple[tuple[str, tuple[str | None, ...]], ...]
-    warnings: tuple[str, ...]
-
-    def accepts(self, image: BidsFile) -> bool:
-        """Say whether an image passes.
-
-        Parameters
-        ----------
-        image : BidsFile
-            A BOLD image.
-
-        Returns
-        -------
-        bool
-            True when every entity of the filter accepts the image's value.
-        """
-        values: dict[str, str | None] = {
-            **dict(image.entities),
-            "suffix": image.suffix,
-            "extension": image.extension,
-            "datatype": "func",
-        }
-        return all(_accepts_value(key, values.get(key), accepted) for key, accepted in self.accepted)
 
 
 def is_same_value(key: str, value: str, asked: str) -> bool:
@@ -129,12 +52,16 @@ def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        When a file cannot be read or holds no label.
+        When a label is empty, or a file cannot be read or holds none.
     """
     labels: list[str] = []
     for item in asked:
         labels.extend(_read_label_file(Path(item[1:])) if item.startswith("@") else [item])
-    return tuple(dict.fromkeys(label.strip().removeprefix(prefix) for label in labels))
+    bare = tuple(dict.fromkeys(label.strip().removeprefix(prefix) for label in labels))
+    if "" in bare:
+        # An unset shell variable must not select everything.
+        raise InputError(f"Empty label among {', '.join(map(repr, asked))}.", hint=f"Expected {prefix}LABEL or LABEL.")
+    return bare
 
 
 def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: str, *, key: str = "") -> None:
@@ -163,7 +90,7 @@ def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: st
     if unknown:
         names = ", ".join(repr(label) for label in unknown)
         raise InputError(
-            f"{what.capitalize()} {names} not found in {where}: found {describe_labels(there)}.",
+            f"{what[:1].upper()}{what[1:]} {names} not found in {where}: found {describe_labels(there)}.",
             hint=describe_nearest(unknown, there),
         )
 
@@ -206,71 +133,6 @@ def describe_nearest(asked: Iterable[str], known: Sequence[str]) -> str:
     folded = {label.lower(): label for label in reversed(known)}
     nearest = [match for label in asked for match in difflib.get_close_matches(label.lower(), folded, 1, cutoff=0.0)]
     return f"Did you mean {', '.join(dict.fromkeys(folded[match] for match in nearest))}?" if nearest else ""
-
-
-def read_filter(path: Path) -> BoldFilter:
-    """Read a filter file in fMRIPrep's format.
-
-    Parameters
-    ----------
-    path : Path
-        JSON: ``{"bold": {"task": "rest", "session": ["1", null]}}``; null means absent, ``*`` any value.
-
-    Returns
-    -------
-    BoldFilter
-        The ``bold`` entry, with warnings on what is not read.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read or has another form.
-    """
-    hint = 'Expected a JSON object such as {"bold": {"task": "rest", "session": ["1", "2"]}}.'
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"Filter file {path} cannot be read: {error}.", hint=hint) from error
-    bold = content.get("bold", {}) if isinstance(content, dict) else None
-    if not isinstance(bold, dict):
-        raise InputError(f"Filter file {path} must hold a JSON object with an object 'bold' in it.", hint=hint)
-    others = sorted(set(content) - {"bold"} - _OTHER_QUERIES)
-    warnings = [f"Filter file {path}: key {key!r} is not known and was ignored." for key in others]
-    if "bold" not in content:
-        warnings.append(f"Filter file {path} has no 'bold' entry: it filters nothing.")
-    accepted = []
-    for name, value in bold.items():
-        if name in _FILTER_KEYS:
-            accepted.append((_FILTER_KEYS[name], _read_values(path, name, value)))
-        else:
-            warnings.append(f"Filter file {path}: entity {name!r} of 'bold' is not known and was ignored.")
-    return BoldFilter(path=path, accepted=tuple(accepted), warnings=tuple(warnings))
-
-
-def _read_values(path: Path, name: str, value: Any) -> tuple[str | None, ...]:
-    values: list[str | None] = []
-    for item in value if isinstance(value, list) else [value]:
-        if item in _ABSENT:
-            values.append(None)
-        elif item in _OPTIONAL:
-            values.extend((None, "*"))
-        elif isinstance(item, str | int) and not isinstance(item, bool):
-            values.append("*" if item in _ANY else str(item))
-        else:
-            raise InputError(
-                f"Filter file {path}: {name!r} must be text, a whole number, null or a list of these, found {item!r}."
-            )
-    return tuple(values)
-
-
-def _accepts_value(key: str, value: str | None, accepted: tuple[str | None, ...]) -> bool:
-    if value is None:
-        return None in accepted
-    prefix = f"{key}-"
-    return any(
-        asked == "*" or (asked is not None and is_same_value(key, value, asked.removeprefix(prefix)))
-        for asked in accepted
-    )
 
 
 def _read_label_file(path: Path) -> list[str]:

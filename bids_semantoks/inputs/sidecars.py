@@ -28,7 +28,7 @@ def find_root_sidecars(root: Path) -> tuple[BidsFile, ...]:
         Its ``*_bold.json`` files.
     """
     with os.scandir(root) as entries:
-        paths = sorted(entry.path for entry in entries if entry.name.endswith("_bold.json"))
+        paths = sorted(entry.path for entry in entries if entry.name.endswith("bold.json"))
     parsed = (parse_name(path) for path in paths)
     return tuple(one for one in parsed if one is not None and one.suffix == "bold")
 
