@@ -1,9 +1,9 @@
 """Preprocessed BOLD images of the selected participants, sessions, tasks and runs, in every space.
 
 Only the folders of the participants asked for are listed, with ``os.scandir``, and only names are looked at. pybids'
-index was measured for the same (``benchmarks/bench_index.py``): 0.6 s for one of 1,000 participants and 28 s for all,
-even in blocks of 100 with metadata off and all but the functional folders ignored, after 0.9 s for importing it, where
-the listing takes 0.006 s and 0.8 s. So pybids is left to ``--bids-database-dir``, whose format is its own.
+index was measured for the same on 2 CPUs (``benchmarks/bench_index.py``): 0.5 s for one of 1,000 participants and 30 s
+for all, in blocks of 100 with metadata off and all but the functional folders ignored, after 0.6 s for importing it;
+the listing takes 0.005 s and under 1 s. So pybids is left to ``--bids-database-dir``, whose format is its own.
 """
 
 from __future__ import annotations
