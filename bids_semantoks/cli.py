@@ -128,6 +128,13 @@ def _start_logging(config: AppConfig) -> None:
     library.handlers = [LogBuffer()]
 
 
+def _stop_logging() -> None:
+    for logger in (LOGGER, logging.getLogger("py.warnings")):
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+
+
 def _prepare_environment(config: AppConfig) -> None:
     """Set what libraries read when they are loaded."""
     from bids_semantoks.pool import count_cpus, limit_threads  # noqa: PLC0415 - as above
@@ -208,6 +215,8 @@ def call(arguments: Sequence[str]) -> int:
         LOGGER.debug("%s", traceback.format_exc())
         traceback.print_exc()
         return _fail("this is a bug, please report it with the lines above and the log file", 1)
+    finally:
+        _stop_logging()
 
 
 def main() -> NoReturn:

@@ -366,7 +366,10 @@ def run_participants(config: AppConfig) -> Tally:
     for job in done:
         outcome = in_this_process(job)
         tally.add(outcome)
-        report_outcome(job, outcome, progress="[done]")
+        if outcome.reason != "already_done":
+            report_outcome(job, outcome, progress="[done]")
+    if tally.n_done:
+        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_done)
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=encoder.n_bytes if encoder else 0)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))

@@ -1,0 +1,265 @@
+"""The whole way, participant to group and again, on a synthetic study."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_semantoks.outputs.files import read_table
+from bids_semantoks.outputs.store import read_statuses
+
+N_RUNS = 7
+N_OK = 6
+
+
+def read_tree(root: Path, *, suffixes: tuple[str, ...] = (".tsv", ".json")) -> dict[str, bytes]:
+    """Content by relative path, without logs, whose times differ."""
+    files = [path for path in root.rglob("*") if path.suffix in suffixes and path.is_file()]
+    return {str(p.relative_to(root)): p.read_bytes() for p in files if "logs" not in p.relative_to(root).parts}
+
+
+def test_every_run_is_accounted_for(outputs):
+    statuses = dict(read_statuses(outputs))
+    assert len(statuses) == N_RUNS
+    assert sum(status["status"] == "ok" for status in statuses.values()) == N_OK
+    (short,) = [stem for stem, status in statuses.items() if status["reason"] == "too_short"]
+    assert "run-2" in short
+    for status in statuses.values():
+        assert set(status) == {
+            *("status", "reason", "message", "seconds", "peak_rss_mb", "device", "config_hash"),
+        }
+    names = {path.name for path in outputs.rglob("*_embedding.tsv")}
+    assert len(names) == N_OK
+    assert any("acq-AP" in name for name in names)
+    assert any("acq-PA" in name for name in names)
+
+
+def test_outputs_of_a_run_fit_together(outputs):
+    for table in outputs.rglob("*_stat-mean_timeseries.tsv"):
+        sidecar = json.loads(table.with_suffix(".json").read_text())
+        parcels, values = read_table(table)
+        assert len(parcels) == 457
+        assert values.shape[0] == sidecar["VolumesTotal"]
+        dropped = np.isnan(values).all(axis=1)
+        assert dropped.sum() == sidecar["VolumesTotal"] - sidecar["VolumesKept"]
+        assert dropped[: sidecar["VolumesDropped"]["Dummy"]["Count"]].all()
+        assert all(source.startswith("bids:fmriprep:sub-") for source in sidecar["Sources"])
+        embedding = json.loads(
+            Path(str(table).replace("stat-mean_timeseries.tsv", "desc-RandomTiny_embedding.json")).read_text()
+        )
+        assert embedding["SignalsSHA256"] == sidecar["TableSHA256"]
+        assert embedding["Model"]["HasRandomWeights"] is True
+        assert embedding["MaskedNetworks"] == []
+
+
+def test_embedding_rows_are_windows(outputs):
+    for path in outputs.rglob("*_embedding.tsv"):
+        columns, rows = read_table(path)
+        assert columns[:5] == ("window", "onset", "duration", "kept", "dim0001")
+        assert len(columns) == 4 + 128
+        # 136 s are shorter than a window of 200 s: one padded window.
+        assert rows.shape[0] == 1
+        assert rows[0, 2] == 200.0
+        assert 0.5 < rows[0, 3] < 0.7
+        assert np.isfinite(rows).all()
+
+
+def test_nothing_is_written_into_the_study(study, outputs):
+    assert not any(path.is_relative_to(outputs) for path in study.rglob("*"))
+    names = {path.name for path in study.iterdir()}
+    assert names <= {
+        *("README", "code", "dataset_description.json", "derivatives", "participants.json", "participants.tsv"),
+        *(f"sub-00{i}" for i in range(1, 5)),
+        ".bidsignore",
+    }
+    assert [path.name for path in (study / "derivatives").iterdir()] == ["fmriprep"]
+
+
+def test_the_same_call_finds_everything_done(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    before = read_tree(out)
+    code, text = app(study, out)
+    assert code == 0
+    # The short run is judged anew, the others are complete.
+    assert f"bids_semantoks: 0 ok, {N_RUNS} skipped, 0 failed" in text
+    assert read_tree(out) == before
+
+
+def test_group_gives_one_row_a_participant(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    assert app(study, out, level="group")[0] == 0
+    lines = (out / "phenotype" / "Demo457RandomTiny.tsv").read_text().splitlines()
+    header, rows = lines[0].split("\t"), [line.split("\t") for line in lines[1:]]
+    assert header[:4] == ["participant_id", "n_runs", "n_windows", "dim0001"]
+    assert [row[0] for row in rows] == [f"sub-00{i}" for i in range(1, 5)]
+    assert [row[1] for row in rows] == ["1", "2", "2", "1"]
+    vectors = [read_table(path)[1][:, 4:].mean(axis=0) for path in sorted((out / "sub-002").rglob("*_embedding.tsv"))]
+    np.testing.assert_allclose([float(x) for x in rows[1][3:]], np.mean(vectors, axis=0), rtol=1e-6)
+    assert len((out / "group_status.tsv").read_text().splitlines()) == N_RUNS + 1
+
+
+def test_group_embeds_stored_signals_to_the_same_bytes(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    assert app(study, out, "--signals-only")[0] == 0
+    assert not list(out.rglob("*_embedding.tsv"))
+    code, text = app(study, out, level="group")
+    assert code == 0
+    assert f"{N_OK} ok" in text
+    for path in outputs.rglob("*_embedding.*"):
+        assert (out / path.relative_to(outputs)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_two_processes_write_what_one_writes(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    assert app(study, out, "--n-procs", "2")[0] == 0
+    one, two = read_tree(outputs, suffixes=(".tsv",)), read_tree(out, suffixes=(".tsv",))
+    assert one.keys() == two.keys()
+    for name in one:
+        if name.endswith("_embedding.tsv"):
+            a, b = read_table(outputs / name)[1], read_table(out / name)[1]
+            np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
+        else:
+            assert one[name] == two[name], name
+
+
+def test_another_model_is_written_beside(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    assert app(study, out, "--model", "random:tiny:1", "--participant-label", "001")[0] == 0
+    names = {path.name.split("_desc-")[1] for path in (out / "sub-001").rglob("*_embedding.tsv")}
+    assert names == {"RandomTiny_embedding.tsv", "RandomTinySeed1_embedding.tsv"}
+    assert "desc-RandomTinySeed1\t" in (out / "descriptions.tsv").read_text()
+    assert "desc-RandomTiny\t" in (out / "descriptions.tsv").read_text()
+
+
+def test_other_settings_are_refused_and_overwrite_replaces(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    before = read_tree(out)
+    code, text = app(study, out, "--denoise", "36p", "--participant-label", "sub-001")
+    assert code == 4
+    assert "1 of 1 runs were already done with other settings" in text
+    assert "denoising" in text
+    code, text = app(study, out, "--n-windows", "3", "--participant-label", "001")
+    assert code == 4
+    assert "n_windows (there 8, now 3)" in text
+    assert read_tree(out) == before
+    assert app(study, out, "--denoise", "36p", "--participant-label", "001", "--overwrite")[0] == 0
+    (table,) = (out / "sub-001").rglob("*_stat-mean_timeseries.tsv")
+    assert table.read_bytes() != before[str(table.relative_to(out))]
+
+
+def test_what_never_counts_does_not_count(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    code, text = app(study / "derivatives" / "fmriprep", out, "--batch-size", "3", "--device", "cpu", "-v")
+    assert code == 0
+    assert f"0 ok, {N_RUNS} skipped" in text
+
+
+def test_a_changed_input_is_computed_again(own_study, tmp_path, app):
+    out = tmp_path / "out"
+    select = ("--participant-label", "001")
+    assert app(own_study, out, *select)[0] == 0
+    (table,) = out.rglob("*_stat-mean_timeseries.tsv")
+    before = table.read_bytes()
+    (confounds,) = (own_study / "derivatives" / "fmriprep" / "sub-001").rglob("*_timeseries.tsv")
+    lines = confounds.read_text().splitlines()
+    column = lines[0].split("\t").index("trans_x")
+    cells = lines[5].split("\t")
+    cells[column] = "3.0"
+    confounds.write_text("\n".join([*lines[:5], "\t".join(cells), *lines[6:]]) + "\n")
+    code, text = app(own_study, out, *select)
+    assert code == 0
+    assert "1 ok" in text
+    assert table.read_bytes() != before
+
+
+def test_dry_run_says_what_would_happen_and_writes_nothing(study, tmp_path, app):
+    out = tmp_path / "out"
+    code, text = app(study, out, "--dry-run")
+    assert code == 0
+    assert not out.exists()
+    lines = [line for line in text.splitlines() if line.startswith("sub-")]
+    assert len(lines) == N_RUNS
+    assert sum(line.endswith(": extract and encode") for line in lines) == N_OK
+    assert sum("skip, too_short" in line for line in lines) == 1
+
+
+def test_raw_signals_and_tokens_are_extras(study, tmp_path, app):
+    out = tmp_path / "out"
+    select = ("--participant-label", "001")
+    assert app(study, out, *select)[0] == 0
+    # Asked for later, they are added to what is there.
+    assert app(study, out, *select, "--save-raw-signals", "--save-tokens")[0] == 0
+    (raw,) = out.rglob("*_stat-mean_desc-raw_timeseries.tsv")
+    assert not np.isnan(read_table(raw)[1]).any()
+    (tokens,) = out.rglob("*_tokens.npy")
+    assert np.load(tokens).shape == (1, 1 + 9 * 5, 64)
+
+
+def test_config_file_gives_the_same_bytes(study, outputs, tmp_path, app):
+    (config,) = outputs.glob("logs/*/config.json")
+    out = tmp_path / "out"
+    assert app(study, out, "--config-file", str(config))[0] == 0
+    for name, content in read_tree(outputs, suffixes=(".tsv", ".npy")).items():
+        assert (out / name).read_bytes() == content, name
+
+
+def start(study: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bids_semantoks", str(study), str(out), "participant", "--atlas", "Demo457"]
+    command += ["--model", "random:tiny", "--n-procs", "1", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for_first_output(process: subprocess.Popen[str], out: Path) -> None:
+    until = time.monotonic() + 120
+    while not list(out.glob("sub-*/**/*_timeseries.tsv")):
+        assert process.poll() is None, "ended before it could be stopped"
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopped_in_the_middle_and_started_again(study, outputs, tmp_path, app, number, code):
+    out = tmp_path / "out"
+    process = start(study, out)
+    wait_for_first_output(process, out)
+    process.send_signal(number)
+    text = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    if number != signal.SIGKILL:
+        assert "the same call goes on" in text.splitlines()[-1]
+    for sidecar in out.rglob("*_stat-mean_timeseries.json"):
+        assert sidecar.with_suffix(".tsv").is_file()
+    assert app(study, out)[0] == 0
+    for name, content in read_tree(outputs, suffixes=(".tsv",)).items():
+        assert (out / name).read_bytes() == content, name
+
+
+def test_two_calls_at_once_on_one_output(study, outputs, tmp_path):
+    out = tmp_path / "out"
+    processes = [start(study, out) for _ in range(2)]
+    for process in processes:
+        text = process.communicate(timeout=180)[1]
+        assert process.returncode == 0, text
+    assert read_tree(out, suffixes=(".tsv",)) == read_tree(outputs, suffixes=(".tsv",))
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_threads_and_help_stay_light():
+    code = "import sys; from bids_semantoks.cli import call; call(['--help']); print(sorted(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    modules = set(loaded.stdout.splitlines()[-1].replace("'", "").strip("[]").split(", "))
+    assert not modules & {"torch", "nilearn", "sklearn", "bids", "matplotlib", "pandas", "numpy", "nibabel"}
+    assert "--participant-label" in loaded.stdout
