@@ -11,13 +11,15 @@ from bids_semantoks.demo.participants import RunPlan
 
 MOTION: Final = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 EXPANSIONS: Final = ("", "_derivative1", "_power2", "_derivative1_power2")
-PHYSIOLOGY: Final = ("respiration", "pulsation", "vasomotion")
+PHYSIOLOGY: Final = ("respiration", "pulsation", "vasomotion", "receiver")
 DRIFT: Final = ("drift_linear", "drift_quadratic")
 # Aliased by a repetition time of 2 s to 0.17 and 0.16 Hz.
 BREATHING_HZ: Final = 0.328
 PULSE_HZ: Final = 0.837
 VOLUME_HZ: Final = 0.0125
-VASOMOTION_HZ: Final = 0.006
+VASOMOTION_HZ: Final = 0.003
+RECEIVER_HZ: Final = 0.13
+_ORDERS: Final = 7
 _HEAD_RADIUS: Final = 50.0
 _RMS_RADIUS: Final = 80.0
 
@@ -38,14 +40,14 @@ def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float
         Translations (mm), then rotations (rad).
     """
     n = plan.n_volumes
-    cosines = _slow_cosines(n, 3)
-    slow = cosines[:, 1:] @ rng.normal(0, 0.1, (2, 6))
+    cosines = _slow_cosines(n, _ORDERS)
+    slow = cosines[:, 1:3] @ rng.normal(0, 0.1, (2, 6))
     # Breathing is a line of the spectrum, not a band, so that its 24 expansions leave the neural frequencies alone.
     phase = 2 * np.pi * BREATHING_HZ * plan.repetition_time * np.arange(n)[:, None]
-    inhale, exhale = (1.0 + cosines @ rng.normal(0, 0.3, (3, 6)) for _ in range(2))
+    inhale, exhale = (1.0 + cosines @ rng.normal(0, 0.25, (_ORDERS, 6)) for _ in range(2))
     size = rng.uniform(0.008, 0.02, 6)
     breathing = size * (inhale * np.cos(phase) + rng.normal(0, 1, 6) * exhale * np.sin(phase))
-    jitter = rng.normal(0, 0.0005, (n, 6))
+    jitter = rng.normal(0, 0.0001, (n, 6))
     moves = np.zeros((n, 6))
     rate = 0.002 if plan.motion < 4 else 0.04
     for start in np.flatnonzero(rng.random(n) < rate * plan.repetition_time):
@@ -124,7 +126,7 @@ def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Simulate respiration, pulsation and vasomotion.
+    """Simulate respiration, pulsation, vasomotion and the receiver.
 
     Parameters
     ----------
@@ -135,8 +137,9 @@ def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.f
 
     Returns
     -------
-    NDArray, float64, shape (T, 3)
-        Series of expected variance 1: slow respiratory volume, pulsation (aliased, as scans sample it), vasomotion.
+    NDArray, float64, shape (T, 4)
+        Series of expected variance 1: slow respiratory volume, pulsation (aliased, as scans sample it), vasomotion,
+        and fast fluctuations of the receiver, which lie above the neural frequencies.
     """
     time = np.arange(plan.n_volumes) * plan.repetition_time
     cosines = _slow_cosines(plan.n_volumes, 3)
@@ -144,7 +147,10 @@ def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.f
     for frequency, spread in ((VOLUME_HZ, 0.001), (PULSE_HZ, 0.002), (VASOMOTION_HZ, 0.001)):
         phase = 2 * np.pi * (rng.uniform(frequency - spread, frequency + spread) * time + rng.uniform())
         series.append(np.sqrt(2) * np.sin(phase) * (1 + cosines[:, 1:] @ rng.normal(0, 0.15, 2)))
-    return np.stack(series, axis=1)
+    spectrum = np.fft.rfft(rng.standard_normal(plan.n_volumes))
+    spectrum[np.fft.rfftfreq(plan.n_volumes, plan.repetition_time) < RECEIVER_HZ] = 0
+    fast = np.fft.irfft(spectrum, n=plan.n_volumes)
+    return np.stack([*series, fast / fast.std()], axis=1)
 
 
 def _slow_cosines(n_volumes: int, count: int) -> NDArray[np.float64]:
@@ -161,7 +167,7 @@ def build_sources(
     ----------
     parameters : NDArray, float64, shape (T, 6)
         Motion parameters (mm, rad).
-    physiology : NDArray, float64, shape (T, 3)
+    physiology : NDArray, float64, shape (T, 4)
         From `simulate_physiology`.
 
     Returns

@@ -17,17 +17,17 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.demo.atlas import build_table
+from bids_semantoks.demo.atlas import build_anatomy, build_table
 from bids_semantoks.demo.participants import Participant
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 # Correlation added to a pair of networks, per standard deviation of age and for M over F.
 AGE_COUPLING: Final = {
-    ("Cont", "Default"): -0.08,
-    ("Vis", "SomMot"): 0.08,
-    ("SalVentAttn", "DorsAttn"): -0.08,
-    ("Limbic", "Subcortex"): 0.08,
-    ("Default", "Limbic"): -0.08,
+    ("Cont", "Default"): -0.06,
+    ("Vis", "SomMot"): 0.06,
+    ("SalVentAttn", "DorsAttn"): -0.06,
+    ("Limbic", "Subcortex"): 0.06,
+    ("Default", "Limbic"): -0.06,
 }
 SEX_COUPLING: Final = {
     ("SomMot", "Cerebellum"): 0.12,
@@ -40,9 +40,8 @@ SITE_COUPLING: Final = {"EU": 0.0, "AS": 0.04, "NA": -0.04}
 # Relative change of the central frequency, per standard deviation of age and for M over F.
 AGE_TEMPO: Final = {"Vis": 0.15, "SomMot": 0.15, "Cont": -0.15, "Default": -0.15}
 SEX_TEMPO: Final = {"DorsAttn": 0.2, "Subcortex": -0.2}
-# Seconds behind the other networks: constant, and per standard deviation of age.
-LAG: Final = {"Default": 1.0}
-AGE_LAG: Final = {"Default": 0.5}
+# Seconds behind the other networks, per standard deviation of age.
+AGE_LAG: Final = {"SalVentAttn": 0.5, "Limbic": -0.5}
 INDIVIDUAL_COUPLING: Final = 0.07
 CENTRAL_FREQUENCY: Final = 0.07
 BANDWIDTH: Final = 1.0
@@ -95,8 +94,15 @@ def compute_coupling(participant: Participant) -> NDArray[np.float64]:
     np.fill_diagonal(coupling, 1.0)
     values, vectors = np.linalg.eigh(coupling)
     coupling = (vectors * np.maximum(values, 0.02)) @ vectors.T
-    scale = np.sqrt(np.diag(coupling))
-    return np.asarray(coupling / np.outer(scale, scale))
+    # Networks trade off against each other: what all have in common would be taken for the global signal.
+    share = np.bincount(build_anatomy().labels.ravel(), minlength=len(_places()[0]) + 1)[1:]
+    weight = np.bincount(_places()[0], weights=share) / share.sum()
+    for _ in range(3):
+        centre = np.eye(n) - weight
+        coupling = centre @ coupling @ centre.T
+        scale = np.sqrt(np.diag(coupling))
+        coupling = coupling / np.outer(scale, scale)
+    return np.asarray(coupling)
 
 
 def compute_dynamics(participant: Participant) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -118,7 +124,7 @@ def compute_dynamics(participant: Participant) -> tuple[NDArray[np.float64], NDA
             for name in CANONICAL_NETWORKS
         ]
     )
-    lag = [LAG.get(name, 0.0) + participant.age_z * AGE_LAG.get(name, 0.0) for name in CANONICAL_NETWORKS]
+    lag = [participant.age_z * AGE_LAG.get(name, 0.0) for name in CANONICAL_NETWORKS]
     return CENTRAL_FREQUENCY * np.exp(tempo), np.array(lag)
 
 
@@ -149,7 +155,7 @@ def simulate_signals(
     n_networks, n_parcels = len(coupling), len(network)
     # The ends of a circular filter meet; 40 s more, cut off again, keep them apart.
     length = n_volumes + int(np.ceil(40.0 / repetition_time))
-    driven = rng.standard_normal((length, n_networks)) @ np.linalg.cholesky(coupling).T
+    driven = rng.standard_normal((length, n_networks)) @ _take_root(coupling)
     sides = rng.standard_normal((length, n_networks * 2))
     own = rng.standard_normal((length, n_parcels))
     shared = np.sqrt(1 - _HEMISPHERE_SHARE) * np.repeat(driven, 2, axis=1) + np.sqrt(_HEMISPHERE_SHARE) * sides
@@ -196,6 +202,12 @@ def colour(
     power = np.abs(transfer) ** 2
     gain = np.sqrt((2 * power[1:].sum(axis=0) - power[-1] * (len(white) % 2 == 0)) / len(white))
     return np.asarray(np.fft.irfft(np.fft.rfft(white, axis=0) * transfer / gain, n=len(white), axis=0))
+
+
+def _take_root(coupling: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Symmetric square root, which a nearly singular matrix has too."""
+    values, vectors = np.linalg.eigh(coupling)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
 
 
 def _pairs(changes: dict[tuple[str, str], float]) -> NDArray[np.float64]:

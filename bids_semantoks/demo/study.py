@@ -186,7 +186,7 @@ def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Sc
     stem, folder = build_stem(participant, plan), _find_func(fmriprep, participant, plan)
     spatial = folder / f"{stem}_space-{SPACE}"
     affine, brain = build_affine(), build_anatomy().brain.astype(np.uint8)
-    slope = float(np.float32(scan.voxels.max() / 32000))
+    slope = float(np.float32(scan.voxels.max() / 8000))
     stored = np.rint(scan.voxels / np.float32(slope)).astype(np.int16)
     reference = np.rint(stored.mean(axis=1, keepdims=True)).astype(np.int16)
     bold, mask, boldref = (

@@ -23,12 +23,12 @@ from bids_semantoks.demo.participants import SITE_NOISE, Participant, RunPlan
 
 # Percent of the voxel's mean intensity.
 NEURAL_PERCENT: Final = 1.0
-NOISE_PERCENT: Final = (0.4, 1.4, 1.4)
-# Weights of respiration, pulsation and vasomotion in grey matter, white matter and cerebrospinal fluid.
-_PHYSIOLOGY: Final = ((0.75, 0.2, 0.45), (0.5, 0.1, 1.4), (0.5, 2.0, 0.3))
+NOISE_PERCENT: Final = (0.2, 0.8, 1.8)
+# Weights of respiration, pulsation, vasomotion and receiver in grey matter, white matter and cerebrospinal fluid.
+_PHYSIOLOGY: Final = ((0.75, 0.2, 0.5, 0.4), (0.6, 0.1, 0.9, 0.1), (0.3, 1.4, 0.3, 0.1))
 _INTENSITY: Final = (9000.0, 8000.0, 13000.0)
 # Spread over voxels of the weights of motion, its derivatives and their squares.
-_MOTION_SPREAD: Final = (0.55, 0.25, 0.03, 0.03)
+_MOTION_SPREAD: Final = (0.6, 0.12, 0.04, 0.02)
 _DRIFT_SPREAD: Final = 0.6
 
 
@@ -165,7 +165,7 @@ def _draw_weights(voxels: Voxels, n_sources: int, rng: np.random.Generator) -> N
     smooth = voxels.position @ rng.normal(0, 1, (4, n_sources))
     smooth += 0.2 * rng.standard_normal(smooth.shape)
     spread = np.concatenate(
-        [np.repeat(_MOTION_SPREAD, len(MOTION)), [0.15] * len(PHYSIOLOGY), [_DRIFT_SPREAD] * len(DRIFT)]
+        [np.repeat(_MOTION_SPREAD, len(MOTION)), [0.12] * len(PHYSIOLOGY), [_DRIFT_SPREAD] * len(DRIFT)]
     )
     weights = smooth * spread
     # Motion shows most where tissue ends.
