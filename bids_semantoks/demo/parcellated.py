@@ -1,0 +1,91 @@
+"""A synthetic study without voxels: parcellated series laid out as XCP-D lays out its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bids_semantoks.demo.atlas import ATLAS_NAME, SPACE, build_table
+from bids_semantoks.demo.files import write_json, write_series, write_tsv
+from bids_semantoks.demo.neural import simulate_signals
+from bids_semantoks.demo.participants import SITE_NOISE, Participant, RunPlan, draw_participant, plan_runs
+from bids_semantoks.demo.study import STUDY_NAME, start_study, write_phenotypes
+from bids_semantoks.demo.truth import write_truth_table
+
+# Standard deviation of what denoising left behind, over the neural signal's.
+RESIDUAL_NOISE: Final = 0.3
+
+
+def write_parcellated(out_dir: Path, *, n_participants: int = 400, seed: int = 0, short: bool = False) -> None:
+    """Write a derivative dataset of parcellated series, one run a participant, and the truth in ``code/truth``.
+
+    The participants, their phenotypes and effects are those of `bids_semantoks.demo.study.write_study` with the same
+    seed. The truth is the table of planted effects alone: the series themselves are the signals, plus a little noise.
+
+    Parameters
+    ----------
+    out_dir : Path
+        New or empty folder, or an earlier demo, which is replaced.
+    n_participants : int
+        Participants, labelled from 001; each is the same whatever their number.
+    seed : int
+        Seed of everything random.
+    short : bool
+        Whether runs last 136 s instead of 6 minutes, for tests.
+
+    Raises
+    ------
+    ConfigurationError
+        When `out_dir` holds something else than an earlier demo, or there is nobody to simulate.
+    """
+    start_study(out_dir, n_participants)
+    participants = [draw_participant(number, seed) for number in range(1, n_participants + 1)]
+    description = {
+        "Name": STUDY_NAME,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "License": "CC0",
+        "GeneratedBy": [{"Name": "xcp_d-like", "Description": "Synthetic series by bids_semantoks.demo, not XCP-D"}],
+    }
+    write_json(out_dir / "dataset_description.json", description)
+    write_phenotypes(out_dir, participants)
+    parcels, networks = build_table()
+    rows = [(i + 1, parcel, network) for i, (parcel, network) in enumerate(zip(parcels, networks, strict=True))]
+    atlases = out_dir / "sourcedata" / "atlases"
+    write_json(atlases / "dataset_description.json", {**description, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
+    table = atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv"
+    write_tsv(table, ("index", "label", "network_label"), rows)
+    for participant in participants:
+        _write_series(out_dir, participant, plan_runs(participant, short=short)[0], parcels)
+    write_truth_table(out_dir, participants)
+
+
+def simulate_series(participant: Participant, plan: RunPlan) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Simulate the denoised series of one run.
+
+    Parameters
+    ----------
+    participant : Participant
+        Who.
+    plan : RunPlan
+        Length, repetition time and number of the run.
+
+    Returns
+    -------
+    NDArray, float64, shape (T, P)
+        Neural signals and a little noise, in standard deviations.
+    """
+    rng = participant.rng(4, plan.number)
+    signals = simulate_signals(participant, plan.n_volumes, plan.repetition_time, rng).signals
+    noise = RESIDUAL_NOISE * SITE_NOISE[participant.site]
+    return np.asarray(signals + noise * rng.standard_normal(signals.shape))
+
+
+def _write_series(out_dir: Path, participant: Participant, plan: RunPlan, parcels: tuple[str, ...]) -> None:
+    name = f"sub-{participant.label}_task-rest_space-{SPACE}_atlas-{ATLAS_NAME}_stat-mean_timeseries"
+    stem = out_dir / f"sub-{participant.label}" / "func" / name
+    timing = {"RepetitionTime": plan.repetition_time, "SamplingFrequency": 1.0 / plan.repetition_time}
+    write_json(stem.with_suffix(".json"), timing)
+    write_series(stem.with_suffix(".tsv"), parcels, simulate_series(participant, plan), "%.4f")
