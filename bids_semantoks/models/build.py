@@ -23,6 +23,7 @@ from bids_semantoks.models.transformer import Block, Encoder
 ENCODER_NAMES = ("paper", "small", "tiny")
 TOKEN_STD = 0.02
 HEAD_STD = 0.02
+_CHUNK = 2**16
 
 
 def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
@@ -174,9 +175,13 @@ class _Draw:
 
     def uniform(self, bound: float) -> NDArray[np.float32]:
         """Draw from [-bound, bound)."""
-        raw = self.bits.random_raw((self.size + 1) // 2).astype("<u8", copy=False).view("<i4")[: self.size]
-        values = (raw >> 8).astype(np.float32)  # 24 bits are exact in float32
-        values *= np.float32(bound * 2.0**-23)
+        values = np.empty(self.size, dtype=np.float32)
+        scale = np.float32(bound * 2.0**-23)
+        for start in range(0, self.size, _CHUNK):  # large enough for NumPy, small enough for the cache
+            part = values[start : start + _CHUNK]
+            raw = self.bits.random_raw((part.size + 1) // 2).astype("<u8", copy=False).view("<i4")[: part.size]
+            raw >>= 8  # 24 bits are exact in float32
+            np.multiply(raw, scale, out=part, dtype=np.float32)
         return values.reshape(self.shape)
 
     def normal(self, std: float) -> NDArray[np.float32]:

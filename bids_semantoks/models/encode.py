@@ -228,7 +228,7 @@ class FrozenEncoder:
                 masked = torch.from_numpy(mask).to(self.device) if mask.any() else None
                 tokens: torch.Tensor = self._encoder(inputs, masked).tokens.float()
                 return tokens
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory(len(mask)) from error
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):

@@ -86,9 +86,8 @@ def write_checkpoint(
         for part, module in modules.items()
         for key, value in module.state_dict().items()
     }
-    weights = save(
-        tensors, metadata={"format": FORMAT, **{key: canonical_json(value) for key, value in essence.items()}}
-    )
+    # One entry only: the library writes several in random order, and the checksum with them.
+    weights = save(tensors, metadata={"bids_semantoks": canonical_json(essence)})
     config = {"format": FORMAT, **essence, "details": dict(details or {})}
     text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     try:
@@ -137,12 +136,12 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     config, layout, details = _read_config(config_path)
     try:
         with safe_open(path, framework="pt") as content:
-            metadata = content.metadata() or {}
+            essence = json.loads((content.metadata() or {}).get("bids_semantoks", "{}"))
             tensors: dict[str, Tensor] = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged or truncated: {error}.", hint="Copy or download it again.") from error
     for key, value in (("encoder", to_json(config)), ("layout", layout_to_json(layout))):
-        if metadata.get(key) != canonical_json(value):
+        if essence.get(key) != value:
             raise ModelError(
                 f"{config_path} does not belong to {path.name}: the weights were written with another {key}.",
                 hint="Copy both files again; neither may be edited.",
