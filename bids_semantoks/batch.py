@@ -7,13 +7,16 @@ import errno
 import logging
 import os
 import resource
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from bids_semantoks.config import RunningConfig, parse_memory
 from bids_semantoks.errors import RunFailed, RunSkipped, SemantoksError
+from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.store import OutputPaths, write_status
 from bids_semantoks.pool import WorkerDied, count_cpus, run_jobs
 
@@ -117,6 +120,29 @@ class Tally:
         if not self.n_failed or (ignore_failed and self.n_ok + self.n_done):
             return 0
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
+
+
+def open_work_dir(work_dir: Path | None) -> None:
+    """Send temporary files and caches of this process and its children to the work directory.
+
+    Parameters
+    ----------
+    work_dir : Path or None
+        Made if needed; None leaves the system's choice.
+
+    Raises
+    ------
+    ConfigurationError
+        When nothing can be written there.
+    """
+    if work_dir is None:
+        return
+    work_dir = work_dir.resolve()
+    check_writable(work_dir)
+    tempfile.tempdir = str(work_dir)
+    os.environ["TMPDIR"] = str(work_dir)
+    for variable, name in (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor")):
+        os.environ.setdefault(variable, str(work_dir / name))
 
 
 def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int) -> int:

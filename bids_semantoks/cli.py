@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -140,11 +139,6 @@ def _prepare_environment(config: AppConfig) -> None:
     from bids_semantoks.pool import count_cpus, limit_threads  # noqa: PLC0415 - as above
 
     limit_threads(config.running.omp_nthreads or count_cpus())
-    if config.running.work_dir is not None:
-        work_dir = config.running.work_dir.resolve()
-        work_dir.mkdir(parents=True, exist_ok=True)
-        os.environ["TMPDIR"] = str(work_dir)
-        os.environ.setdefault("MPLCONFIGDIR", str(work_dir / "matplotlib"))
 
 
 def _run(config: AppConfig) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, run_batch
+from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, open_work_dir, run_batch
 from bids_semantoks.config import AppConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, InputError
@@ -266,6 +266,7 @@ def run_group(config: AppConfig) -> Tally:
         LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), atlas, model)
         return tally
     check_writable(config.out_dir)
+    open_work_dir(config.running.work_dir)
     open_log(config.out_dir, to_json(config))
     write_descriptions(config.out_dir, {model: f"Embedding by the encoder {model}: {encoder.loaded.description}"})
     _embed_missing(recipe, encoder, missing, tally)

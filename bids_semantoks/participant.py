@@ -7,7 +7,16 @@ import functools
 import logging
 from typing import Any
 
-from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, report_outcome, run_batch
+from bids_semantoks.batch import (
+    Outcome,
+    Tally,
+    choose_n_procs,
+    choose_n_threads,
+    isolate,
+    open_work_dir,
+    report_outcome,
+    run_batch,
+)
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
@@ -357,6 +366,7 @@ def run_participants(config: AppConfig) -> Tally:
     plan, encoder, jobs = build_plan(config)
     check_no_conflict(jobs, overwrite=config.running.overwrite)
     check_writable(config.out_dir)
+    open_work_dir(config.running.work_dir)
     open_log(config.out_dir, to_json(config))
     _write_shared_files(plan, encoder)
     tally = Tally()
