@@ -111,7 +111,8 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
             f"{run.bold} (the best has {coverage.max():.2f}).",
             hint="Check that image and atlas overlap, or lower --min-coverage.",
         )
-    raw = np.where(present, means.values, np.nan)
+    raw = means.values
+    raw[:, ~present] = np.nan
     cleaned = clean_signals(
         raw, regressors.values, regressors.kept, repetition_time=repetition_time, band_pass=config.band_pass
     )
