@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from bids_semantoks.errors import ModelError
 from bids_semantoks.models.storage import CONFIG_FILE, WEIGHTS_FILE
@@ -14,6 +17,7 @@ AUTHORS_FILE = "brainsemantoks_ckpt_epoch_100.pth"
 OUR_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PATIENCE = 5.0  # seconds
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".json", ".safetensors")
 
 
@@ -30,7 +34,8 @@ def is_repository(text: str) -> bool:
     bool
         False for everything that looks like a file.
     """
-    return bool(_REPOSITORY.fullmatch(text)) and not text.endswith(_FILE_SUFFIXES)
+    is_file = text.endswith(_FILE_SUFFIXES)
+    return bool(_REPOSITORY.fullmatch(text)) and not is_file and ".." not in text and "--" not in text
 
 
 def load_from_hub(repository: str) -> Path:
@@ -52,7 +57,7 @@ def load_from_hub(repository: str) -> Path:
         When it is not in the cache and cannot be downloaded, or the repository holds no checkpoint.
     """
     # Imported late: its constants read the environment, and nothing else needs it.
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
         EntryNotFoundError,
         HfHubHTTPError,
@@ -69,6 +74,8 @@ def load_from_hub(repository: str) -> Path:
             continue
     if is_offline():
         raise _unreachable(repository, "HF_HUB_OFFLINE forbids to fetch it")
+    if not can_connect(constants.ENDPOINT):
+        raise _unreachable(repository, "the network cannot be reached")
     for names in layouts:
         try:
             return [Path(hf_hub_download(repository, name)) for name in names][-1]
@@ -93,6 +100,29 @@ def is_offline() -> bool:
     """
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     return any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in names)
+
+
+def can_connect(address: str) -> bool:
+    """Tell whether a server answers, in seconds; the library would try for half a minute before giving up.
+
+    Parameters
+    ----------
+    address : str
+        Address of the server, with scheme.
+
+    Returns
+    -------
+    bool
+        True also when a proxy is set, which alone can tell.
+    """
+    parts = urlsplit(address)
+    if parts.scheme in getproxies() or "all" in getproxies():
+        return True
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 def _unreachable(repository: str, reason: str) -> ModelError:

@@ -121,7 +121,7 @@ def test_bfloat16_stays_close_and_trains(small_config, small_layout):
     [
         ("{", "is not JSON"),
         ("[1]", r"must be a JSON object, found \[1\]"),
-        ('{"widht": 64}', "unknown keys: widht"),
+        ('{"breadth": 64}', "unknown keys: breadth"),
     ],
 )
 def test_bad_configuration_files(tmp_path, text, message):

@@ -65,7 +65,7 @@ def test_an_edited_config_is_noticed(written):
         (lambda v: v.pop("layout"), "lacks 'layout'"),
         (lambda v: v["layout"].pop("networks"), "the layout lacks networks"),
         (lambda v: v["encoder"].update(width=63), "found 63 and 32"),
-        (lambda v: v["encoder"].update(depht=2), "unknown keys: depht"),
+        (lambda v: v["encoder"].update(deepness=2), "unknown keys: deepness"),
     ],
 )
 def test_damaged_configs_are_explained(written, edit, message):

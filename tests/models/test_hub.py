@@ -1,6 +1,8 @@
 """Encoders of the Hugging Face hub, with a cache made by hand and without any network."""
 
 import shutil
+import socket
+import time
 
 import pytest
 from huggingface_hub import constants
@@ -8,7 +10,7 @@ from huggingface_hub import constants
 from bids_semantoks.errors import ModelError
 from bids_semantoks.models.build import build_encoder
 from bids_semantoks.models.checkpoint import load_encoder
-from bids_semantoks.models.hub import is_offline, is_repository
+from bids_semantoks.models.hub import can_connect, is_offline, is_repository
 from bids_semantoks.models.storage import write_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -57,10 +59,31 @@ def test_offline_the_message_says_how_to_fetch_beforehand(cache):
     assert "HF_HOME" in str(caught.value)
 
 
-def test_names_that_are_no_repository_are_explained(cache, monkeypatch):
+def test_without_network_the_answer_comes_at_once(cache, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    with pytest.raises(ModelError, match=r"encoder a/b\.\.c .*cannot be fetched"):
-        load_encoder("a/b..c")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(ModelError, match=r"Brain-Semantoks is neither .* and the network cannot be reached"):
+            load_encoder("SamGijsen/Brain-Semantoks")
+    assert time.monotonic() - start < 6
+
+
+def test_a_server_that_answers_or_a_proxy_is_worth_a_try(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert not can_connect(address)
+        server.listen()
+        assert can_connect(address)
+    assert not can_connect(address)
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    assert can_connect(address)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +95,7 @@ def test_names_that_are_no_repository_are_explained(cache, monkeypatch):
         ("/lab/model", False),
         ("lab/model.pth", False),
         ("lab/model/more", False),
+        ("lab/model..more", False),
         ("model", False),
     ],
 )
