@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -192,6 +193,68 @@ class EmbeddingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainingConfig:
+    """Learning an encoder from the signals (group level)."""
+
+    pretrain: bool = option(False, "Pretrain an encoder on the stored signals, then embed with it.", is_result=False)
+    encoder_config: str = option(
+        "paper", "Architecture: paper, small, tiny, or a JSON file.", metavar="NAME_OR_FILE", is_result=False
+    )
+    encoder_name: str | None = option(
+        None,
+        "Name below OUT_DIR/encoders; by default that of the architecture.",
+        metavar="NAME",
+        is_result=False,
+    )
+    training_config: Path | None = option(
+        None, "JSON file over the recipe: masks, ratios, loss weights, augmentation.", metavar="FILE", is_result=False
+    )
+    epochs: int | None = option(
+        None, "Passes over the participants.  [default: the recipe's, 100]", metavar="N", is_result=False
+    )
+    train_batch_size: int | None = option(
+        None,
+        "Participants in one step, over all GPUs together.  [default: 512; with fewer data the largest power of "
+        "two that leaves 8 steps an epoch]",
+        metavar="N",
+        is_result=False,
+    )
+    accumulate: int = option(
+        1, "Parts that a batch is cut into where it does not fit into memory at once.", metavar="N", is_result=False
+    )
+    learning_rate: float | None = option(
+        None,
+        "Peak learning rate at batch 256; it scales with the batch.  [default: the recipe's, 0.0007]",
+        metavar="RATE",
+        is_result=False,
+    )
+    max_hours: float | None = option(
+        None, "Save and stop after this many hours; the same call goes on.", metavar="HOURS", is_result=False
+    )
+    checkpoint_every: int | None = option(
+        None,
+        "Epochs between checkpoints.  [default: at the end of an epoch, when two minutes have passed]",
+        metavar="EPOCHS",
+        is_result=False,
+    )
+    pretrain_data: Path | None = option(
+        None, "Pretrain on the participants of this HDF5 file instead of OUT_DIR's.", metavar="FILE.h5", is_result=False
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "train_batch_size", "accumulate", "checkpoint_every"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"--{name.replace('_', '-')} must be 1 or more, found {value}.")
+        for name in ("learning_rate", "max_hours"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, f"--{name.replace('_', '-')} must be above 0, found {value}.")
+        _check(
+            self.encoder_name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.encoder_name) is not None,
+            f"--encoder-name must hold letters, digits, dots and hyphens only, found {self.encoder_name!r}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunningConfig:
     """How the work is done; nothing here changes a result."""
 
@@ -243,6 +306,7 @@ class AppConfig:
     selection: SelectionConfig = SelectionConfig()
     signals: SignalsConfig = SignalsConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
     running: RunningConfig = RunningConfig()
 
     def __post_init__(self) -> None:

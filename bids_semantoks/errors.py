@@ -77,6 +77,18 @@ class FailedRuns(SemantoksError):
     exit_code = 7
 
 
+class TrainingStopped(SemantoksError):
+    """Pretraining saved its state and stopped early; the same call goes on."""
+
+    exit_code = 8
+
+
+class TrainingDiverged(SemantoksError):
+    """Pretraining diverged or collapsed; the last good checkpoint is kept."""
+
+    exit_code = 9
+
+
 class RunFailed(SemantoksError):
     """One run cannot be processed; the other runs go on.
 
