@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bids_semantoks.demo.atlas import ATLAS_NAME, SPACE, build_table
 from bids_semantoks.demo.files import write_json, write_series, write_tsv
@@ -57,8 +58,9 @@ def write_parcellated(out_dir: Path, *, n_participants: int = 400, seed: int = 0
     write_json(atlases / "dataset_description.json", {**description, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
     table = atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv"
     write_tsv(table, ("index", "label", "network_label"), rows)
-    for participant in participants:
-        _write_series(out_dir, participant, plan_runs(participant, short=short)[0], parcels)
+    with threadpool_limits(1):
+        for participant in participants:
+            _write_series(out_dir, participant, plan_runs(participant, short=short)[0], parcels)
     write_truth_table(out_dir, participants)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from bids_semantoks.demo.atlas import SPACE, build_affine, build_anatomy
 from bids_semantoks.demo.confounds import compute_confounds
@@ -53,12 +54,14 @@ def write_study(out_dir: Path, *, n_participants: int = 24, seed: int = 0, short
     write_json(fmriprep / "dataset_description.json", _describe_fmriprep())
     write_text(fmriprep / ".bidsignore", "*_boldref.*\n*_timeseries.*\n")
     write_phenotypes(out_dir, participants)
-    for participant in participants:
-        for plan in plan_runs(participant, short=short):
-            scan = simulate_scan(participant, plan)
-            _write_raw(out_dir, participant, plan)
-            _write_run(fmriprep, participant, plan, scan)
-            write_truth(out_dir, participant, plan, scan)
+    # One thread: the matrices are too small for more to pay, and more could round the last digit otherwise.
+    with threadpool_limits(1):
+        for participant in participants:
+            for plan in plan_runs(participant, short=short):
+                scan = simulate_scan(participant, plan)
+                _write_raw(out_dir, participant, plan)
+                _write_run(fmriprep, participant, plan, scan)
+                write_truth(out_dir, participant, plan, scan)
     write_truth_table(out_dir, participants)
 
 
