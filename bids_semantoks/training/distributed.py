@@ -1,0 +1,183 @@
+"""Several processes that train one encoder: who is who, and the sums that run over all of them.
+
+Everything stands still in a single process: sums are the values themselves and nobody is waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from bids_semantoks.errors import ResourceError
+
+# The first process packs the signals while the others wait; that may take hours.
+_PATIENCE = datetime.timedelta(hours=24)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """This process among all.
+
+    Parameters
+    ----------
+    rank : int
+        Number of this process, from 0.
+    size : int
+        Processes (G).
+    control : ProcessGroup or None
+        Carries flags between CPUs without waiting for a GPU; None in a single process.
+    """
+
+    rank: int = 0
+    size: int = 1
+    control: distributed.ProcessGroup | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether a flag is up in any process; all must ask together.
+
+        Parameters
+        ----------
+        flag : bool
+            Flag of this process.
+
+        Returns
+        -------
+        bool
+            The same in all processes.
+        """
+        if self.control is None:
+            return flag
+        value = torch.tensor([int(flag)])
+        distributed.all_reduce(value, op=distributed.ReduceOp.MAX, group=self.control)
+        return bool(value.item())
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.any(False)
+
+
+def read_rank() -> tuple[int, int, int]:
+    """Read from the environment which process this is, as torchrun sets it.
+
+    Returns
+    -------
+    rank, size, local_rank : int
+        Number of this process, processes, number on this machine.
+    """
+    return tuple(int(os.environ.get(name) or default) for name, default in _VARIABLES)  # type: ignore[return-value]
+
+
+_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+
+
+def choose_device(device: torch.device) -> torch.device:
+    """Give each process of a machine its own GPU.
+
+    Parameters
+    ----------
+    device : torch.device
+        What was asked for.
+
+    Returns
+    -------
+    torch.device
+        The GPU of this process, or the CPU.
+
+    Raises
+    ------
+    ResourceError
+        When the machine has fewer GPUs than processes.
+    """
+    _, size, local_rank = read_rank()
+    if device.type != "cuda" or size == 1:
+        return device
+    if local_rank >= torch.cuda.device_count():
+        raise ResourceError(
+            f"Process {local_rank} of this machine has no GPU: {torch.cuda.device_count()} are there.",
+            hint="Start no more processes than GPUs (torchrun --nproc-per-node).",
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def join_ranks(device: torch.device) -> Iterator[Ranks]:
+    """Join the processes that torchrun started; does nothing in a single process.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where this process trains.
+
+    Yields
+    ------
+    Ranks
+        This process among all.
+    """
+    rank, size, _ = read_rank()
+    if size == 1:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield Ranks(rank=rank, size=size, control=distributed.new_group(backend="gloo", timeout=_PATIENCE))
+    finally:
+        distributed.destroy_process_group()
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over processes whose gradient is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(_: object, values: Tensor) -> Tensor:  # type: ignore[override]
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum a tensor over all processes, with gradient.
+
+    Parameters
+    ----------
+    values : Tensor
+        Any shape, the same in all processes.
+
+    Returns
+    -------
+    Tensor
+        The sum; `values` itself in a single process.
+    """
+    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return values
+    total: Tensor = _SumOverRanks.apply(values)  # type: ignore[no-untyped-call]
+    return total
+
+
+def count_ranks() -> int:
+    """Count the processes that train together (G).
+
+    Returns
+    -------
+    int
+        1 in a single process.
+    """
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

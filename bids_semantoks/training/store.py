@@ -1,0 +1,306 @@
+"""Signals packed once: a memory-mapped float16 store that grows by segments and never lies in memory as a whole.
+
+A segment is a file of volumes, run after run, beside a JSON index that is written last; without it the segment does
+not exist. So no lock is needed, what is packed is never packed again, and a process that dies loses one segment.
+
+Legend: R runs, T volumes of a run, P parcels.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import InputError
+
+FORMAT: Final = "bids_semantoks signals 1"
+_SEGMENT_BYTES: Final = 2**30
+_ITEM: Final = np.dtype("<f2").itemsize
+_COLUMNS: Final = ("key", "participant", "n_volumes", "repetition_time", "crc32", "present")
+_REMEDY: Final = "Delete the directory: it is made again from the signals."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PackedRun:
+    """One run to be packed.
+
+    Parameters
+    ----------
+    key : str
+        Checksum over all that decides the values: the source table, its repetition time, the parcels.
+    participant : str
+        Label of the participant.
+    repetition_time : float
+        Seconds between the source's volumes.
+    values : NDArray, float32, shape (T, P)
+        Z-scored at the encoder's repetition time; absent parcels are zero.
+    present : NDArray, bool, shape (P,)
+        Parcels that have a signal.
+    """
+
+    key: str
+    participant: str
+    repetition_time: float
+    values: NDArray[np.float32]
+    present: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where a run lies."""
+
+    path: Path
+    first: int
+    n_volumes: int
+    participant: str
+    repetition_time: float
+    crc32: int
+    present: str
+
+
+class SignalStore:
+    """Packed signals below a directory.
+
+    Parameters
+    ----------
+    directory : Path
+        Made by `add` when it is not there.
+    n_parcels : int
+        Parcels of each run (P).
+
+    Raises
+    ------
+    InputError
+        When an index is damaged, of another version, or belongs to other parcels.
+    """
+
+    def __init__(self, directory: Path, n_parcels: int) -> None:
+        self.directory = directory
+        self.n_parcels = n_parcels
+        self._entries: dict[str, _Entry] = {}
+        for index in sorted(directory.glob("*.json")):
+            self._entries.update(self._read_index(index))
+
+    def __contains__(self, key: str) -> bool:
+        """Tell whether a run is packed."""
+        return key in self._entries
+
+    def __len__(self) -> int:
+        """Count the packed runs (R)."""
+        return len(self._entries)
+
+    def add(self, runs: Iterable[PackedRun], *, segment_bytes: int = _SEGMENT_BYTES) -> int:
+        """Pack runs, one after the other; only one lies in memory at a time.
+
+        Parameters
+        ----------
+        runs : iterable of PackedRun
+            What to add; those already packed are packed again, so leave them out.
+        segment_bytes : int
+            A segment is closed when it is this large, so that a process that dies loses no more.
+
+        Returns
+        -------
+        int
+            Runs packed.
+
+        Raises
+        ------
+        ValueError
+            When values are not finite or have another shape.
+        OSError
+            When the disk is full.
+        """
+        n_packed, pending = 0, iter(runs)
+        while n_added := self._add_segment(pending, segment_bytes):
+            n_packed += n_added
+        return n_packed
+
+    def _add_segment(self, runs: Iterator[PackedRun], segment_bytes: int) -> int:
+        first = next(runs, None)
+        if first is None:
+            return 0
+        self.directory.mkdir(parents=True, exist_ok=True)
+        name = secrets.token_hex(8)
+        temporary, path = self.directory / f".{name}.tmp", self.directory / f"{name}.f16"
+        index = self.directory / f"{name}.json"
+        rows: list[tuple[Any, ...]] = []
+        try:
+            with temporary.open("xb") as file:
+                rows.append(self._write_run(file, first))
+                while file.tell() < segment_bytes and (run := next(runs, None)) is not None:
+                    rows.append(self._write_run(file, run))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+            text = json.dumps({"format": FORMAT, "n_parcels": self.n_parcels, "runs": columns})
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(index)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise
+        self._entries.update(self._read_index(index))
+        return len(rows)
+
+    def _write_run(self, file: BinaryIO, run: PackedRun) -> tuple[Any, ...]:
+        if run.values.ndim != 2 or run.values.shape[1] != self.n_parcels or not len(run.values):
+            raise ValueError(f"signals must have shape (T, {self.n_parcels}), found {run.values.shape}")
+        packed = run.values.astype("<f2")
+        if not np.isfinite(packed).all():
+            raise ValueError(f"signals of participant {run.participant} hold values that are not finite")
+        content = packed.tobytes()
+        file.write(content)
+        bits = base64.b64encode(np.packbits(run.present).tobytes()).decode()
+        return run.key, run.participant, len(packed), run.repetition_time, zlib.crc32(content), bits
+
+    def _read_index(self, index: Path) -> Mapping[str, _Entry]:
+        path = index.with_suffix(".f16")
+        try:
+            values = json.loads(index.read_bytes())
+            if values["format"] != FORMAT:
+                raise InputError(
+                    f"The packed signals {index} are of another version: expected {FORMAT!r}, "
+                    f"found {values['format']!r}.",
+                    hint=_REMEDY,
+                )
+            if values["n_parcels"] != self.n_parcels:
+                raise InputError(
+                    f"The packed signals {index} have {values['n_parcels']} parcels, expected {self.n_parcels}.",
+                    hint=_REMEDY,
+                )
+            columns = [values["runs"][name] for name in _COLUMNS]
+            rows = list(zip(*columns, strict=True))
+            ends = np.cumsum([row[2] for row in rows], dtype=np.int64)
+            size = path.stat().st_size
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"The packed signals {index} are damaged: {error}.", hint=_REMEDY) from error
+        expected = int(ends[-1]) * self.n_parcels * _ITEM
+        if size != expected:
+            raise InputError(f"The packed signals {path} hold {size} bytes, expected {expected}.", hint=_REMEDY)
+        return {
+            key: _Entry(path, int(end) - n_volumes, n_volumes, participant, float(repetition_time), crc32, present)
+            for (key, participant, n_volumes, repetition_time, crc32, present), end in zip(rows, ends, strict=True)
+        }
+
+    def select(self, keys: Sequence[str]) -> SignalView:
+        """Choose packed runs to train on.
+
+        Parameters
+        ----------
+        keys : sequence of str, length R
+            Keys of packed runs.
+
+        Returns
+        -------
+        SignalView
+            These runs, in this order.
+
+        Raises
+        ------
+        InputError
+            When a run is not packed.
+        """
+        missing = [key for key in keys if key not in self._entries]
+        if missing:
+            raise InputError(f"{len(missing)} runs are not packed in {self.directory}, the first is {missing[0]}.")
+        return SignalView([self._entries[key] for key in keys], self.n_parcels)
+
+
+class SignalView:
+    """Chosen runs of a store, read from the disk as they are asked for.
+
+    Parameters
+    ----------
+    entries : sequence
+        Where the runs lie.
+    n_parcels : int
+        Parcels of each run (P).
+    """
+
+    def __init__(self, entries: Sequence[_Entry], n_parcels: int) -> None:
+        self.n_parcels = n_parcels
+        self.participants = tuple(entry.participant for entry in entries)
+        self.lengths = np.array([entry.n_volumes for entry in entries], dtype=np.int64)
+        self.repetition_times = tuple(entry.repetition_time for entry in entries)
+        bits = np.frombuffer(b"".join(base64.b64decode(entry.present) for entry in entries), dtype=np.uint8)
+        self.present: NDArray[np.bool_] = np.unpackbits(bits.reshape(len(entries), -1), axis=1, count=n_parcels).astype(
+            np.bool_
+        )
+        self._entries = list(entries)
+        self._maps: dict[Path, NDArray[np.float16]] = {}
+        self._checked = np.zeros(len(entries), dtype=np.bool_)
+
+    def __len__(self) -> int:
+        """Count the runs (R)."""
+        return len(self._entries)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all signals."""
+        return int(self.lengths.sum()) * self.n_parcels * _ITEM
+
+    def read(self, run: int) -> NDArray[np.float16]:
+        """Read one run; its checksum is compared the first time.
+
+        Parameters
+        ----------
+        run : int
+            Position of the run.
+
+        Returns
+        -------
+        NDArray, float16, shape (T, P)
+            A view of the mapped file.
+
+        Raises
+        ------
+        InputError
+            When the bytes are not those that were packed.
+        """
+        entry = self._entries[run]
+        if entry.path not in self._maps:
+            self._maps[entry.path] = np.memmap(entry.path, dtype="<f2", mode="r").reshape(-1, self.n_parcels)
+        values = self._maps[entry.path][entry.first : entry.first + entry.n_volumes]
+        if not self._checked[run]:
+            found = zlib.crc32(values.data)
+            if found != entry.crc32:
+                raise InputError(
+                    f"The packed signals {entry.path} are damaged: the run of participant {entry.participant} has "
+                    f"checksum {found}, expected {entry.crc32}.",
+                    hint=_REMEDY,
+                )
+            self._checked[run] = True
+        return values
+
+    def read_batch(self, runs: NDArray[np.int64]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+        """Read several runs, padded with zeros at the end to the longest.
+
+        Parameters
+        ----------
+        runs : NDArray, int64, shape (B,)
+            Positions of the runs.
+
+        Returns
+        -------
+        signals : NDArray, float16, shape (B, T, P)
+            Padded signals.
+        lengths : NDArray, int64, shape (B,)
+            Volumes of each run.
+        """
+        lengths = self.lengths[runs]
+        signals = np.zeros((len(runs), int(lengths.max()), self.n_parcels), dtype=np.float16)
+        for row, run in enumerate(runs.tolist()):
+            signals[row, : lengths[row]] = self.read(run)
+        return signals, lengths
