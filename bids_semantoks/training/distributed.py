@@ -141,13 +141,13 @@ class _SumOverRanks(torch.autograd.Function):
     """Sum over processes whose gradient is the sum of all processes' gradients."""
 
     @staticmethod
-    def forward(_: object, values: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_: object, values: Tensor) -> Tensor:
         total = values.clone()
         distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(_: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_: object, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         distributed.all_reduce(total)
         return total

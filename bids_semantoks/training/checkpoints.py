@@ -1,0 +1,210 @@
+"""The state of a training in the middle: written whole or not at all, the last two are kept."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import pickle
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from bids_semantoks.errors import ConfigurationError, ResourceError
+
+LOGGER = logging.getLogger("bids_semantoks")
+FORMAT: Final = "bids_semantoks training 1"
+_KEPT: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingState:
+    """All that decides how a training goes on.
+
+    Parameters
+    ----------
+    settings : mapping
+        Encoder, recipe, data and seed, as plain values; a training goes on only with the same.
+    step : int
+        Optimiser steps taken, which the schedules count.
+    n_batches : int
+        Batches drawn, which the data order and the random numbers count; more than `step` when steps were skipped.
+    tensors : mapping
+        State dictionaries of student, teacher, optimiser and scaler.
+    counters : mapping
+        Small numbers of the loop.
+    """
+
+    settings: Mapping[str, Any]
+    step: int
+    n_batches: int
+    tensors: Mapping[str, Any]
+    counters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_state(directory: Path, state: TrainingState) -> Path:
+    """Write a checkpoint, then remove all but the last two.
+
+    Parameters
+    ----------
+    directory : Path
+        Made when it is not there.
+    state : TrainingState
+        What to write.
+
+    Returns
+    -------
+    Path
+        The checkpoint.
+
+    Raises
+    ------
+    ResourceError
+        When the disk is full or cannot be written.
+    """
+    path = directory / f"step-{state.step:08d}.pt"
+    temporary = directory / f".{secrets.token_hex(6)}.tmp"
+    content = {
+        "format": FORMAT,
+        "settings": dict(state.settings),
+        "step": state.step,
+        "n_batches": state.n_batches,
+        "tensors": dict(state.tensors),
+        "counters": dict(state.counters),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise describe_full_disk(error, path) from error
+    except RuntimeError as error:
+        # torch's writer swallows what the file said.
+        raise ResourceError(
+            f"The checkpoint {path} cannot be written: {error}.", hint="Make room; the same call goes on."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in find_states(directory)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def describe_full_disk(error: OSError, path: Path) -> ResourceError:
+    """Say that a file of the training could not be written.
+
+    Parameters
+    ----------
+    error : OSError
+        What the system said.
+    path : Path
+        The file.
+
+    Returns
+    -------
+    ResourceError
+        To be raised.
+    """
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return ResourceError(
+        f"{'No space left' if is_full else 'Cannot write'}: {path}: {error.strerror or error}.",
+        hint="Make room; the same call goes on from the last checkpoint.",
+    )
+
+
+def find_states(directory: Path) -> list[Path]:
+    """Find the checkpoints of a training.
+
+    Parameters
+    ----------
+    directory : Path
+        Where they are kept.
+
+    Returns
+    -------
+    list of Path
+        Oldest first.
+    """
+    return sorted(directory.glob("step-*.pt"))
+
+
+def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingState | None:
+    """Read the newest checkpoint that is whole.
+
+    Parameters
+    ----------
+    directory : Path
+        Where checkpoints are kept.
+    settings : mapping
+        What this call would train.
+
+    Returns
+    -------
+    TrainingState or None
+        None when there is nothing to go on from.
+
+    Raises
+    ------
+    ConfigurationError
+        When the checkpoint is of another training; the message names what differs.
+    """
+    for path in reversed(find_states(directory)):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            state = TrainingState(**{name: content[name] for name in TrainingState.__dataclass_fields__})
+            is_ours = content["format"] == FORMAT
+        except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            LOGGER.warning("The checkpoint %s is damaged and left out: %s.", path, str(error).splitlines()[0])
+            continue
+        if not is_ours:
+            LOGGER.warning("The checkpoint %s is of another version and left out.", path)
+            continue
+        _check_settings(path, state.settings, settings)
+        return state
+    return None
+
+
+def _check_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differences = find_differences(stored, wanted)
+    if differences:
+        raise ConfigurationError(
+            f"The checkpoint {path} is of another training: {'; '.join(differences)}.",
+            hint="Use the former settings, another --encoder-name, or --overwrite to begin anew.",
+        )
+
+
+def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Name the settings that differ.
+
+    Parameters
+    ----------
+    stored, wanted : mapping
+        Plain values, nested.
+    prefix : str
+        Path of what is compared.
+
+    Returns
+    -------
+    list of str
+        One phrase for each setting that differs.
+    """
+    found = []
+    for key in sorted(set(stored) | set(wanted)):
+        there, now = stored.get(key), wanted.get(key)
+        if isinstance(there, Mapping) and isinstance(now, Mapping):
+            found += find_differences(there, now, f"{prefix}{key}.")
+        elif there != now:
+            found.append(f"{prefix}{key} (there {_brief(there)}, now {_brief(now)})")
+    return found
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
