@@ -1,0 +1,126 @@
+"""Time of a whole participant, cold start included, against a plain script of well-known tools, in one run.
+
+Usage: python benchmarks/bench_participant.py [--volumes 240] [--repeats 2]
+
+Two runs of 97 x 115 x 97 voxels, 450 parcels, `random:paper` on the CPU. The peer is what a user would write:
+nilearn's NiftiLabelsMasker and signal.clean, then the same encoder. Each measurement is a process of its own. Exits
+with 1 when the target of 3 is missed.
+"""
+
+# ruff: noqa: PLC0415 - a measurement must not pay for what another imports
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from bench_extract import N_PARCELS, SPACE, write_data
+
+TARGET = 3.0
+NETWORKS = ("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default", "Subcortex", "Cerebellum")
+
+
+def write_study(folder: Path, n_volumes: int) -> None:
+    """Write a derivative dataset of one participant with two runs."""
+    write_data(folder, n_volumes)
+    rows = [f"{n}\tblock{n}\t{NETWORKS[(n - 1) * 9 // N_PARCELS]}" for n in range(1, N_PARCELS + 1)]
+    table = folder / f"atlas-Blocks_space-{SPACE}_dseg.tsv"
+    table.write_text("\n".join(["index\tlabel\tnetwork_label", *rows]) + "\n")
+    root = folder / "fmriprep"
+    func = root / "sub-01" / "func"
+    func.mkdir(parents=True)
+    description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+    generator = {"GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.1"}]}
+    (root / "dataset_description.json").write_text(json.dumps(description | generator))
+    for run in ("1", "2"):
+        stem = f"sub-01_task-rest_run-{run}"
+        image = func / f"{stem}_space-{SPACE}_desc-preproc_bold.nii.gz"
+        shutil.copy(folder / "short_bold.nii.gz", image)
+        image.with_name(image.name.replace(".nii.gz", ".json")).write_text('{"RepetitionTime": 2.0}')
+        shutil.copy(folder / "mask.nii.gz", func / f"{stem}_space-{SPACE}_desc-brain_mask.nii.gz")
+        shutil.copy(folder / "short_confounds.tsv", func / f"{stem}_desc-confounds_timeseries.tsv")
+
+
+def run_peer(folder: Path) -> None:
+    """Do the same work as a plain script does."""
+    import pandas as pd
+    from nilearn.maskers import NiftiLabelsMasker
+    from nilearn.signal import clean
+
+    from bids_semantoks.config import EmbeddingConfig
+    from bids_semantoks.embedding import build_run_encoder
+    from bids_semantoks.signals.temporal import build_windows
+
+    atlas = folder / f"atlas-Blocks_space-{SPACE}_dseg.nii.gz"
+    table = pd.read_csv(folder / f"atlas-Blocks_space-{SPACE}_dseg.tsv", sep="\t")
+    encoder = build_run_encoder(
+        EmbeddingConfig(model="random:paper"), tuple(table["label"]), tuple(table["network_label"]), seed=0
+    )
+    for bold in sorted((folder / "fmriprep").rglob("*_bold.nii.gz")):
+        mask = str(bold).replace("desc-preproc_bold", "desc-brain_mask")
+        signals = NiftiLabelsMasker(str(atlas), mask_img=mask, standardize=None).fit_transform(str(bold))
+        name = bold.name.split("_space-")[0]
+        confounds = pd.read_csv(bold.with_name(f"{name}_desc-confounds_timeseries.tsv"), sep="\t")
+        regressors = confounds.drop(columns="framewise_displacement").to_numpy()
+        cleaned = clean(signals, confounds=regressors, low_pass=0.1, high_pass=0.01, t_r=2.0, standardize=None)
+        windows = build_windows(
+            cleaned.astype(np.float32),
+            repetition_time=2.0,
+            n_dummy=0,
+            target_repetition_time=2.0,
+            window=100,
+            n_windows=8,
+        )
+        vectors = encoder.frozen.encode(windows, with_tokens=False).vectors
+        np.save(folder / f"{name}.npy", vectors)
+
+
+def measure(command: list[str], repeats: int, prepare: Path | None = None) -> float:
+    """Time a command as a whole process; the best of several."""
+    seconds = []
+    for _ in range(repeats):
+        if prepare is not None:
+            shutil.rmtree(prepare, ignore_errors=True)
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def main() -> None:
+    """Measure both and compare their embeddings."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--volumes", type=int, default=240)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--peer", type=Path)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        run_peer(arguments.peer)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_study(folder, arguments.volumes)
+        out = folder / "out"
+        atlas = folder / f"atlas-Blocks_space-{SPACE}_dseg.nii.gz"
+        ours = [sys.executable, "-m", "bids_semantoks", str(folder / "fmriprep"), str(out), "participant"]
+        ours += ["--atlas", str(atlas), "--model", "random:paper"]
+        one = measure(ours, arguments.repeats, out)
+        peer = measure([sys.executable, __file__, "--peer", str(folder)], arguments.repeats)
+        worst = 0.0
+        for run in ("1", "2"):
+            (path,) = out.rglob(f"*run-{run}*_embedding.tsv")
+            mine = np.loadtxt(path, skiprows=1)[:, 4:]
+            worst = max(worst, float(np.abs(mine - np.load(folder / f"sub-01_task-rest_run-{run}.npy")).max()))
+    print(f"ours {one:.1f} s   peer {peer:.1f} s   ratio {peer / one:.1f} (target {TARGET:g})")
+    print(f"largest difference of an embedding: {worst:.1e}")
+    sys.exit(peer / one < TARGET)
+
+
+if __name__ == "__main__":
+    main()
