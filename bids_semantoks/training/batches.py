@@ -1,0 +1,264 @@
+"""Which runs make up each batch, and how they reach the device of the training.
+
+Everything is a function of seed and position: a training that goes on, or one spread over processes, needs no
+remembered random state to see the same data.
+
+Legend: B runs in a batch, P parcels, T volumes of the longest run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.training.store import SignalView
+
+PAPER_BATCH = 512
+FEWEST_STEPS = 8
+_SMALLEST_BATCH = 2
+_RESIDENT_SHARE = 0.4
+_ORDER_STREAM, VIEW_STREAM, COIN_STREAM = 0, 1, 2
+
+
+class Batch(NamedTuple):
+    """Runs of one part of a batch.
+
+    Parameters
+    ----------
+    signals : Tensor, float16, shape (B, P, T)
+        On the device of the training, padded with zeros at the end.
+    lengths : Tensor, int64, shape (B,)
+        Volumes of each run.
+    present : Tensor, bool, shape (B, P)
+        Parcels that have a signal.
+    """
+
+    signals: Tensor
+    lengths: Tensor
+    present: Tensor
+
+
+def choose_batch_size(n_participants: int, wanted: int | None, *, n_parts: int) -> int:
+    """Choose how many participants make one optimiser step.
+
+    Parameters
+    ----------
+    n_participants : int
+        Participants to train on.
+    wanted : int or None
+        What was asked for; None for 512, or with fewer data the largest power of two that leaves 8 steps an epoch.
+    n_parts : int
+        Parts that the batch is cut into: processes times accumulated parts.
+
+    Returns
+    -------
+    int
+        A multiple of `n_parts`.
+
+    Raises
+    ------
+    ConfigurationError
+        When the batch is larger than the data, or cannot be cut into equal parts.
+    """
+    if wanted is None:
+        wanted = PAPER_BATCH
+        while wanted > _SMALLEST_BATCH and n_participants // wanted < FEWEST_STEPS:
+            wanted //= 2
+        wanted = max(wanted // n_parts, 1) * n_parts
+    if wanted > n_participants:
+        raise ConfigurationError(
+            f"A batch of {wanted} is larger than the data: {n_participants} participants.",
+            hint="Give a smaller --train-batch-size, or leave it away.",
+        )
+    if wanted % n_parts:
+        raise ConfigurationError(
+            f"A batch of {wanted} cannot be cut into {n_parts} equal parts (processes times --accumulate).",
+            hint="Give a multiple.",
+        )
+    return wanted
+
+
+def compute_seed(seed: int, *position: int) -> int:
+    """Derive a seed for one purpose, so that no two draws share one.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the training.
+    *position : int
+        Stream, batch, process and so on.
+
+    Returns
+    -------
+    int
+        64 bits.
+    """
+    return int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0])
+
+
+class BatchOrder:
+    """The order of participants, and the run drawn for each, in every epoch.
+
+    Parameters
+    ----------
+    participants : sequence of str, length R
+        Participant of each run.
+    batch_size : int
+        Participants in a batch; what is left at the end of an epoch is dropped.
+    seed : int
+        Seed of the training.
+
+    Raises
+    ------
+    InputError
+        When there are not two participants.
+    """
+
+    def __init__(self, participants: tuple[str, ...], batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.seed = seed
+        labels, owner = np.unique(np.array(participants), return_inverse=True)
+        self.n_participants = len(labels)
+        if self.n_participants < _SMALLEST_BATCH:
+            raise InputError(
+                f"Pretraining needs several participants, found {self.n_participants}: {', '.join(labels)}.",
+                hint="Process more participants first, or select more.",
+            )
+        self._runs = np.argsort(owner, kind="stable")
+        self._counts = np.bincount(owner)
+        self._firsts = np.cumsum(self._counts) - self._counts
+        self._epoch = -1
+        self._order = np.zeros(0, dtype=np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return self.n_participants // self.batch_size
+
+    def draw(self, number: int) -> NDArray[np.int64]:
+        """Draw a batch.
+
+        Parameters
+        ----------
+        number : int
+            Batches drawn before, over all epochs.
+
+        Returns
+        -------
+        NDArray, int64, shape (B,)
+            One run of each participant in the batch.
+        """
+        epoch, position = divmod(number, self.steps_per_epoch)
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, _ORDER_STREAM, epoch])
+            order = rng.permutation(self.n_participants)
+            drawn = (rng.random(self.n_participants) * self._counts[order]).astype(np.int64)
+            self._order = self._runs[self._firsts[order] + drawn]
+            self._epoch = epoch
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+class BatchFeed:
+    """Brings batches to the device: from its own memory when the signals fit there, else read ahead from the disk.
+
+    Parameters
+    ----------
+    view : SignalView
+        Packed signals.
+    order : BatchOrder
+        Which runs make a batch.
+    device : torch.device
+        Device of the training.
+    part : int
+        Which part of each batch this process takes.
+    n_parts : int
+        Equal parts of a batch.
+    """
+
+    def __init__(self, view: SignalView, order: BatchOrder, device: torch.device, *, part: int, n_parts: int) -> None:
+        self.view = view
+        self.order = order
+        self.device = device
+        self.part = part
+        self.n_parts = n_parts
+        self.present = torch.from_numpy(view.present).to(device)
+        self._resident: Tensor | None = None
+        if device.type == "cuda" and view.n_bytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            self._resident = self._load()
+        self._firsts = np.cumsum(view.lengths) - view.lengths
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all signals lie in the memory of the GPU."""
+        return self._resident is not None
+
+    def _load(self) -> Tensor:
+        flat = torch.empty(int(self.view.lengths.sum()), self.view.n_parcels, dtype=torch.float16, device=self.device)
+        first = 0
+        for run, length in enumerate(self.view.lengths.tolist()):
+            flat[first : first + length] = torch.from_numpy(np.array(self.view.read(run)))
+            first += length
+        return flat
+
+    def stream(self, first: int, n_slices: int) -> Iterator[list[Batch]]:
+        """Bring this process' part of every batch, for ever.
+
+        Parameters
+        ----------
+        first : int
+            Number of the first batch.
+        n_slices : int
+            Slices that this part is cut into, for accumulation.
+
+        Yields
+        ------
+        list of Batch
+            The slices of one batch.
+        """
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            number = first
+            coming = pool.submit(self._prepare, number)
+            while True:
+                ready = coming.result()
+                number += 1
+                coming = pool.submit(self._prepare, number)
+                yield [self._finish(*piece) for piece in self._cut(ready, n_slices)]
+
+    def _prepare(self, number: int) -> tuple[NDArray[np.int64], Tensor | None]:
+        runs = self.order.draw(number)
+        size = len(runs) // self.n_parts
+        mine = runs[self.part * size : (self.part + 1) * size]
+        if self._resident is not None:
+            return mine, None
+        signals = torch.from_numpy(self.view.read_batch(mine)[0])
+        return mine, signals.pin_memory() if self.device.type == "cuda" else signals
+
+    @staticmethod
+    def _cut(
+        ready: tuple[NDArray[np.int64], Tensor | None], n_slices: int
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor | None]]:
+        runs, signals = ready
+        size = len(runs) // n_slices
+        for start in range(0, len(runs), size):
+            yield runs[start : start + size], None if signals is None else signals[start : start + size]
+
+    def _finish(self, runs: NDArray[np.int64], signals: Tensor | None) -> Batch:
+        index = torch.from_numpy(runs).to(self.device)
+        lengths = torch.from_numpy(self.view.lengths[runs]).to(self.device)
+        values = self._gather(runs, lengths) if signals is None else signals.to(self.device, non_blocking=True)
+        return Batch(values.transpose(1, 2), lengths, self.present[index])
+
+    def _gather(self, runs: NDArray[np.int64], lengths: Tensor) -> Tensor:
+        """Gather runs from the device's memory, padded like those from the disk: (B, T, P)."""
+        assert self._resident is not None
+        firsts = torch.from_numpy(self._firsts[runs]).to(self.device)
+        volumes = torch.arange(int(self.view.lengths[runs].max()), device=self.device)
+        rows = (firsts[:, None] + volumes).clamp(max=len(self._resident) - 1)  # (B, T)
+        return self._resident[rows].masked_fill_((volumes >= lengths[:, None])[..., None], 0.0)
