@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bids_semantoks.config import RunningConfig, parse_memory
-from bids_semantoks.errors import RunFailed, RunSkipped, SemantoksError
+from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.store import OutputPaths, write_status
 from bids_semantoks.pool import WorkerDied, count_cpus, run_jobs
@@ -203,6 +203,9 @@ def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str) -> Ou
         outcome = Outcome(status="skipped", reason=error.reason, message=str(error))
     except RunFailed as error:
         outcome = Outcome(status="failed", reason=error.reason, message=str(error))
+    except AtlasError as error:
+        # One image far from its template must not stop the others.
+        outcome = Outcome(status="failed", reason="space_mismatch", message=str(error))
     except SemantoksError:
         # Concerns the whole call, not this run.
         raise

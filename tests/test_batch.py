@@ -1,0 +1,109 @@
+"""Whatever goes wrong with a run is a recorded outcome, and the call's exit code follows from all of them."""
+
+import dataclasses
+import errno
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from bids_semantoks import batch
+from bids_semantoks.config import RunningConfig
+from bids_semantoks.errors import AtlasError, ModelError, RunFailed, RunSkipped
+from bids_semantoks.outputs.store import OutputPaths
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeJob:
+    paths: OutputPaths
+    settings_hash: str = "abc"
+
+
+@pytest.fixture
+def job(tmp_path):
+    return FakeJob(OutputPaths(out_dir=tmp_path, directory=tmp_path / "sub-01", stem="sub-01_task-rest", model=""))
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (RunSkipped("too_short", "30 s"), "skipped", "too_short"),
+        (RunFailed("no_mask", "none", hint="x"), "failed", "no_mask"),
+        (AtlasError("far away"), "failed", "space_mismatch"),
+        (MemoryError(), "failed", "out_of_memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "failed", "disk_full"),
+        (OSError(errno.EIO, "Input/output error"), "failed", "internal"),
+        (ZeroDivisionError("oops"), "failed", "internal"),
+    ],
+)
+def test_errors_become_outcomes_with_a_status_file(job, error, status, reason):
+    outcome = batch.isolate(raising(error), job, device="cpu")
+    assert (outcome.status, outcome.reason) == (status, reason)
+    record = json.loads(job.paths.status.read_text())
+    assert record["status"] == status
+    assert record["reason"] == reason
+    assert record["config_hash"] == "abc"
+    assert record["peak_rss_mb"] > 1
+    assert bool(outcome.details) == (reason == "internal")
+
+
+def test_what_concerns_the_whole_call_is_raised(job):
+    with pytest.raises(ModelError, match="damaged"):
+        batch.isolate(raising(ModelError("damaged")), job, device="cpu")
+
+
+def test_a_status_that_cannot_be_written_hides_nothing(job, caplog):
+    Path(job.paths.out_dir, "logs").write_text("in the way")
+    with caplog.at_level(logging.ERROR, logger="bids_semantoks"):
+        outcome = batch.isolate(lambda: ("careful",), job, device="cpu")
+    assert outcome.status == "ok"
+    assert outcome.warnings == ("careful",)
+
+
+def build_tally(*outcomes):
+    tally = batch.Tally()
+    for status, reason in outcomes:
+        tally.add(batch.Outcome(status=status, reason=reason))
+    return tally
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "strict", "lenient"),
+    [
+        ([("ok", ""), ("skipped", "too_short")], 0, 0),
+        ([("skipped", "too_short")], 0, 0),
+        ([("ok", ""), ("failed", "no_mask")], 7, 0),
+        ([("skipped", "already_done"), ("failed", "no_mask")], 7, 0),
+        ([("skipped", "too_short"), ("failed", "no_mask")], 7, 7),
+        ([("ok", ""), ("failed", "disk_full")], 5, 0),
+        ([("failed", "out_of_memory"), ("failed", "no_mask")], 7, 7),
+    ],
+)
+def test_exit_codes(outcomes, strict, lenient):
+    tally = build_tally(*outcomes)
+    assert tally.exit_code(ignore_failed=False) == strict
+    assert tally.exit_code(ignore_failed=True) == lenient
+
+
+def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
+    monkeypatch.setattr(batch, "count_cpus", lambda: 8)
+    assert batch.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0) == 8
+    assert batch.choose_n_procs(RunningConfig(), n_jobs=5, model_bytes=0) == 2
+    assert batch.choose_n_procs(RunningConfig(), n_jobs=1, model_bytes=0) == 1
+    assert batch.choose_n_procs(RunningConfig(n_procs=3), n_jobs=100, model_bytes=0) == 3
+    assert batch.choose_n_procs(RunningConfig(n_procs=3), n_jobs=2, model_bytes=0) == 2
+    logging.getLogger("bids_semantoks").propagate = True
+    with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
+        assert batch.choose_n_procs(RunningConfig(n_procs=8, mem="4G"), n_jobs=100, model_bytes=500 << 20) == 2
+    assert "2 instead of 8 processes" in caplog.text
+    assert batch.choose_n_procs(RunningConfig(n_procs=8, mem="100M"), n_jobs=100, model_bytes=0) == 1
+    assert batch.choose_n_threads(RunningConfig(), n_procs=2) == 4
+    assert batch.choose_n_threads(RunningConfig(omp_nthreads=3), n_procs=2) == 3
