@@ -1,0 +1,358 @@
+"""Self-distillation: a student learns to agree with the moving average of itself, the teacher.
+
+Legend: B samples, P parcels, W volumes in a view, N networks (rows of tokens), K patches, D width,
+p width of a projection.
+Both views of a batch travel as one tensor of 2B views, all first views before all second ones.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bids_semantoks.config import TrainingConfig
+from bids_semantoks.models.heads import ProjectionHead
+from bids_semantoks.models.layout import token_rows
+from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.training.losses import (
+    AllReduce,
+    RateSums,
+    SpreadSums,
+    TokenSums,
+    compute_rate_loss,
+    compute_spread,
+    compute_token_loss,
+    reduce_sums,
+    sum_rates,
+    sum_spread,
+    sum_tokens,
+)
+from bids_semantoks.training.schedules import StepSettings
+
+
+class Losses(NamedTuple):
+    """Losses of a batch, and what shows whether the projections collapse; the same on all ranks.
+
+    Parameters
+    ----------
+    total : Tensor, scalar
+        Sum of the next three; the only one with gradient.
+    cls, ttr, token : Tensor, scalar
+        Parts, times their weights; 0 where a part is switched off.
+    effective_rank, spread : Tensor, scalar
+        Of the teacher's projections of class tokens, as `compute_spread` gives them.
+    cosine : Tensor, scalar
+        Mean cosine between one view's teacher and the other's student, on class tokens.
+    """
+
+    total: Tensor
+    cls: Tensor
+    ttr: Tensor
+    token: Tensor
+    effective_rank: Tensor
+    spread: Tensor
+    cosine: Tensor
+
+
+class Batch(NamedTuple):
+    """What the encoders see of one batch, or of one accumulated part of it.
+
+    Parameters
+    ----------
+    views : Tensor, float32, shape (2B, P, W)
+        All first views, then all second ones.
+    masks : Tensor, bool, shape (2B, N, K), or None
+        Tokens hidden from the student; None for a batch without masks.
+    absent : Tensor, bool, shape (2B, N, K), or None
+        Tokens without data, hidden from both and left out of the losses; None when there are none.
+    """
+
+    views: Tensor
+    masks: Tensor | None = None
+    absent: Tensor | None = None
+
+
+class StepReport(NamedTuple):
+    """What one optimiser step did.
+
+    Parameters
+    ----------
+    losses : Losses
+        Means over the accumulated parts, without gradient, still on the device.
+    gradient_norm : Tensor, scalar
+        Before clipping.
+    is_done : bool
+        False when the scaler of float16 gradients skipped the step: the same step is to be tried again.
+    """
+
+    losses: Losses
+    gradient_norm: Tensor
+    is_done: bool
+
+
+class TeacherStudent(nn.Module):
+    """Student and teacher, each an encoder with a head. For many ranks, this is the module to wrap and to call.
+
+    Parameters
+    ----------
+    student : Encoder
+        The encoder to train; the teacher starts as its copy.
+    head : ProjectionHead
+        The head to train; the teacher's starts as its copy.
+    config : TrainingConfig
+        Weights of the losses.
+    all_reduce : callable, optional
+        Adds a vector up over ranks, and in the backward pass the gradients of all ranks too; by default there is one
+        process. Gradients of the ranks are then to be averaged, which DistributedDataParallel does.
+    """
+
+    def __init__(
+        self,
+        student: Encoder,
+        head: ProjectionHead,
+        config: TrainingConfig,
+        *,
+        all_reduce: AllReduce | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.all_reduce = all_reduce
+        self.student = student
+        self.student_head = head
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
+        self.teacher_head = copy.deepcopy(head).requires_grad_(False)
+        self.n_rows = len(token_rows(student.config, student.layout))
+        self.n_patches = student.config.n_patches
+
+    def forward(
+        self, views: Tensor, masks: Tensor | None = None, absent: Tensor | None = None, *, ttr_weight: float
+    ) -> Losses:
+        """Compute the losses of a batch.
+
+        Parameters
+        ----------
+        views : Tensor, float32, shape (2B, P, W)
+            All first views, then all second ones.
+        masks, absent : Tensor, bool, shape (2B, N, K), optional
+            As in `Batch`.
+        ttr_weight : float
+            Weight of the regulariser on time-averaged network tokens at this step.
+
+        Returns
+        -------
+        Losses
+            Of all ranks together.
+        """
+        hidden = self._hide(views, masks, absent)
+        student = self.student(views, hidden)
+        with torch.no_grad():
+            teacher = self.teacher(views, absent)
+            teacher_cls = self.teacher_head(teacher.cls)
+        cls = sum_rates(_pair(self.student_head(student.cls)), _pair(teacher_cls))
+        ttr = self._sum_ttr(student.tokens, teacher.tokens, absent) if ttr_weight > 0 else None
+        token = None
+        if masks is not None and self.config.token_weight > 0:
+            token = self._sum_tokens(student.tokens, teacher.tokens, masks if absent is None else masks & ~absent)
+        return self._join(cls, ttr, token, sum_spread(teacher_cls), ttr_weight=ttr_weight)
+
+    def _hide(self, views: Tensor, masks: Tensor | None, absent: Tensor | None) -> Tensor:
+        if masks is not None and absent is not None:
+            return masks | absent
+        if masks is not None:
+            return masks
+        if absent is not None:
+            return absent
+        # An empty mask, not none: the mask token then has a (zero) gradient on all steps and all ranks wait for it.
+        return torch.zeros(len(views), self.n_rows, self.n_patches, dtype=torch.bool, device=views.device)
+
+    def _sum_ttr(self, student: Tensor, teacher: Tensor, absent: Tensor | None) -> RateSums:
+        student_rows = self.student_head(self._average(student, absent))  # (2B, N, p)
+        with torch.no_grad():
+            teacher_rows = self.teacher_head(self._average(teacher, absent))
+        weights = None
+        if absent is not None:
+            weights = (~absent).any(dim=2).view(2, -1).all(dim=0)  # (B*N,)
+        return sum_rates(_pair(student_rows), _pair(teacher_rows), weights)
+
+    def _average(self, tokens: Tensor, absent: Tensor | None) -> Tensor:
+        """Mean over the patches that hold data: (2B, N, D)."""
+        rows = tokens[:, 1:].reshape(len(tokens), self.n_rows, self.n_patches, -1)  # (2B, N, K, D)
+        if absent is None:
+            return rows.mean(dim=2)
+        weights = (~absent).to(rows.dtype)[..., None]
+        mean: Tensor = (rows * weights).sum(dim=2) / weights.sum(dim=2).clamp(min=1)
+        return mean
+
+    def _sum_tokens(self, student: Tensor, teacher: Tensor, masked: Tensor) -> TokenSums:
+        student_tokens = self.student_head(student[:, 1:])
+        with torch.no_grad():
+            teacher_tokens = self.teacher_head(teacher[:, 1:])
+        return sum_tokens(student_tokens, teacher_tokens, masked.flatten(1))
+
+    def _join(
+        self, cls: RateSums, ttr: RateSums | None, token: TokenSums | None, spread: SpreadSums, *, ttr_weight: float
+    ) -> Losses:
+        """Add up over ranks, in one message, and weigh the parts."""
+        config = self.config
+        parts: list[Tensor] = [*cls, *spread, *(ttr or ()), *(token or ())]
+        parts = reduce_sums(parts, self.all_reduce)
+        cls, spread = RateSums(*parts[:3]), SpreadSums(*parts[3:6])
+        zero = cls.n_rows.new_zeros(())
+        cls_loss = config.cls_weight * self._rate_loss(cls)
+        ttr_loss = zero if ttr is None else ttr_weight * self._rate_loss(RateSums(*parts[6:9]))
+        token_loss = zero if token is None else config.token_weight * compute_token_loss(TokenSums(*parts[-2:]))
+        effective_rank, width = compute_spread(spread)
+        return Losses(
+            total=cls_loss + ttr_loss + token_loss,
+            cls=cls_loss.detach(),
+            ttr=ttr_loss.detach(),
+            token=token_loss.detach(),
+            effective_rank=effective_rank,
+            spread=width,
+            cosine=(cls.alignment / cls.n_rows).detach(),
+        )
+
+    def _rate_loss(self, sums: RateSums) -> Tensor:
+        return compute_rate_loss(sums, eps=self.config.coding_rate_eps, rate_weight=self.config.coding_rate_weight)
+
+    def student_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters that are trained, encoder first.
+
+        Yields
+        ------
+        nn.Parameter
+            In a fixed order.
+        """
+        yield from self.student.parameters()
+        yield from self.student_head.parameters()
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher towards the student.
+
+        Parameters
+        ----------
+        momentum : float
+            Share of the teacher that stays.
+        """
+        teacher: list[Tensor] = [*self.teacher.parameters(), *self.teacher_head.parameters()]
+        student: list[Tensor] = list(self.student_parameters())
+        torch._foreach_lerp_(teacher, student, 1.0 - momentum)
+
+    def compile_encoders(self) -> None:
+        """Compile encoders and heads in place; names of parameters stay, and losses run as they are."""
+        for module in (self.student, self.teacher, self.student_head, self.teacher_head):
+            module.compile()
+
+
+def build_optimiser(module: TeacherStudent, config: TrainingConfig, *, fused: bool = False) -> torch.optim.AdamW:
+    """Build AdamW over all trained parameters, all with the same weight decay.
+
+    Parameters
+    ----------
+    module : TeacherStudent
+        On the device where it will be trained.
+    config : TrainingConfig
+        Betas and eps.
+    fused : bool
+        Whether to update all parameters in one kernel.
+
+    Returns
+    -------
+    torch.optim.AdamW
+        Learning rate and weight decay are set at each step, from `StepSettings`.
+    """
+    return torch.optim.AdamW(
+        module.student_parameters(), lr=0.0, betas=config.betas, eps=config.adam_eps, weight_decay=0.0, fused=fused
+    )
+
+
+def train_step(
+    wrapped: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    parts: Sequence[Batch],
+    settings: StepSettings,
+    *,
+    dtype: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+) -> StepReport:
+    """Take one optimiser step and let the teacher follow.
+
+    Parameters
+    ----------
+    wrapped : nn.Module
+        A `TeacherStudent`, or DistributedDataParallel around one.
+    optimiser : torch.optim.Optimizer
+        As `build_optimiser` gives it.
+    parts : sequence of Batch
+        Accumulated parts of equal size; each has a coding rate of its own.
+    settings : StepSettings
+        Numbers of this step.
+    dtype : torch.dtype, optional
+        Type of matrix products under autocast; None for float32 without autocast.
+    scaler : torch.amp.GradScaler, optional
+        For float16.
+
+    Returns
+    -------
+    StepReport
+        Losses and gradient norm; reading them waits for the device.
+
+    Raises
+    ------
+    ValueError
+        When there is no part, or masks are there though the step has none or the other way round.
+    """
+    if not parts or any((part.masks is not None) != settings.is_masked for part in parts):
+        raise ValueError(f"found {len(parts)} parts whose masks do not fit a step with is_masked {settings.is_masked}")
+    module = wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
+    assert isinstance(module, TeacherStudent)
+    for group in optimiser.param_groups:
+        group["weight_decay"], group["lr"] = settings.weight_decay, settings.learning_rate
+    optimiser.zero_grad(set_to_none=True)
+    found = []
+    for number, part in enumerate(parts):
+        device = part.views.device.type
+        with _no_sync(wrapped, is_last=number == len(parts) - 1):
+            with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+                losses = wrapped(*part, ttr_weight=settings.ttr_weight)
+            loss = losses.total / len(parts)
+            (loss if scaler is None else scaler.scale(loss)).backward()
+        found.append(torch.stack([value.detach() for value in losses]))
+    if scaler is not None:
+        scaler.unscale_(optimiser)
+    parameters = list(module.student_parameters())
+    gradient_norm = nn.utils.clip_grad_norm_(parameters, module.config.clip)
+    is_done = _step(optimiser, scaler)
+    if is_done:
+        module.update_teacher(settings.momentum)
+    return StepReport(Losses(*torch.stack(found).mean(dim=0).unbind()), gradient_norm, is_done)
+
+
+def _step(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
+    """Step, and tell whether it happened: with float16 an overflow skips it, and only the scale tells."""
+    if scaler is None:
+        optimiser.step()
+        return True
+    before = scaler.get_scale()
+    scaler.step(optimiser)
+    scaler.update()
+    return scaler.get_scale() >= before
+
+
+def _no_sync(wrapped: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+    """Average gradients over ranks once a step, not once a part."""
+    if isinstance(wrapped, DistributedDataParallel) and not is_last:
+        return wrapped.no_sync()
+    return nullcontext()
+
+
+def _pair(projections: Tensor) -> Tensor:
+    """Both views apart: (2B, ..., p) to (2, rows, p)."""
+    return projections.reshape(2, -1, projections.shape[-1])

@@ -1,0 +1,218 @@
+"""Draws which tokens the student does not see, and finds those that hold no data.
+
+Legend: B views, P parcels, N networks (rows of tokens), K patches in a view, G groups of rows that are masked together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bids_semantoks.config import EncoderConfig
+from bids_semantoks.models.layout import NetworkLayout, token_rows
+from bids_semantoks.records import CANONICAL_NETWORKS
+
+KINDS = ("slice", "network", "temporal", "random", "block")
+_FEWEST_NETWORKS = 3
+
+
+def draw_masks(
+    n_views: int,
+    *,
+    n_networks: int,
+    n_patches: int,
+    kind: str,
+    ratio: tuple[float, float],
+    generator: torch.Generator,
+    groups: Tensor | None = None,
+) -> Tensor:
+    """Draw a mask for each view.
+
+    Parameters
+    ----------
+    n_views : int
+        Masks to draw (B), each for itself.
+    n_networks : int
+        Rows of tokens (N).
+    n_patches : int
+        Patches in a view (K).
+    kind : str
+        ``network`` (whole rows), ``temporal`` (neighbouring columns), ``slice`` (a fair coin between these two for
+        each view), ``random`` (single tokens) or ``block`` (one rectangle). With fewer than three rows ``network`` and
+        ``slice`` become ``temporal``.
+    ratio : tuple of float
+        Lowest and highest nominal share of masked tokens.
+    generator : torch.Generator
+        Masks lie on its device.
+    groups : Tensor, int64, shape (N,), optional
+        Group of each row, as `find_mask_groups` gives them: masks are drawn on groups, then spread over rows.
+
+    Returns
+    -------
+    Tensor, bool, shape (B, N, K)
+        True for masked tokens.
+
+    Raises
+    ------
+    ValueError
+        When `kind` is none of these, or there is not one group for each row.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, found {kind!r}")
+    if groups is not None:
+        if groups.shape != (n_networks,):
+            raise ValueError(f"groups {tuple(groups.shape)} do not fit {n_networks} rows")
+        n_networks = int(groups.max()) + 1
+    if n_networks < _FEWEST_NETWORKS and kind in ("network", "slice"):
+        kind = "temporal"
+    size = (n_views, n_networks, n_patches)
+    if kind == "network":
+        masks = _draw_networks(size, ratio, generator)
+    elif kind == "temporal":
+        masks = _draw_temporal(size, ratio, generator)
+    elif kind == "slice":
+        coin = torch.rand(n_views, 1, 1, generator=generator, device=generator.device) < 0.5
+        masks = torch.where(coin, _draw_networks(size, ratio, generator), _draw_temporal(size, ratio, generator))
+    elif kind == "random":
+        masks = _draw_random(size, ratio, generator)
+    else:
+        masks = _draw_block(size, ratio, generator)
+    return masks if groups is None else masks.index_select(1, groups.to(masks.device))
+
+
+def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> Tensor | None:
+    """Find which rows of tokens are masked together.
+
+    With more rows than the nine canonical networks, masks are drawn on nine: a row belongs to the canonical network
+    its label begins with (``DefaultA``), or, where a label begins with none, rows are dealt out evenly in their order.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        What a row is.
+    layout : NetworkLayout
+        Parcels and their networks.
+
+    Returns
+    -------
+    Tensor, int64, shape (N,), or None
+        Group of each row; None where each row stands for itself.
+    """
+    rows = token_rows(config, layout)
+    n_canonical = len(CANONICAL_NETWORKS)
+    if len(rows) <= n_canonical:
+        return None
+    names = layout.network_names
+    by_network = list(range(len(names)))
+    if len(names) > n_canonical:
+        found = [[i for i, label in enumerate(CANONICAL_NETWORKS) if name.startswith(label)] for name in names]
+        if all(found):
+            used = sorted({match[0] for match in found})
+            by_network = [used.index(match[0]) for match in found]
+        else:
+            by_network = [i * n_canonical // len(names) for i in by_network]
+    return torch.tensor([by_network[layout.networks[row[0]]] for row in rows])
+
+
+def find_absent(n_real: Tensor, present: Tensor, *, rows: Tensor, patch: int, n_patches: int) -> Tensor:
+    """Find the tokens that hold no data: networks that a run lacks, and patches behind its end.
+
+    Parameters
+    ----------
+    n_real : Tensor, int64, shape (B,)
+        Volumes of each view that are not padding.
+    present : Tensor, bool, shape (B, P)
+        Parcels that have a signal.
+    rows : Tensor, float, shape (N, P)
+        1 where a parcel belongs to a row of tokens, as `compute_membership` gives it.
+    patch : int
+        Volumes in a patch.
+    n_patches : int
+        Patches in a view (K).
+
+    Returns
+    -------
+    Tensor, bool, shape (B, N, K)
+        True where a token is absent; a patch with one real volume is not.
+    """
+    lacking = (present.to(rows.dtype) @ rows.T) == 0  # (B, N)
+    first = patch * torch.arange(n_patches, device=n_real.device)
+    empty = first >= n_real[:, None]  # (B, K)
+    return lacking[:, :, None] | empty[:, None]
+
+
+def compute_membership(config: EncoderConfig, layout: NetworkLayout) -> Tensor:
+    """Lay out which parcels are behind each row of tokens.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        What a row is.
+    layout : NetworkLayout
+        Parcels and their networks.
+
+    Returns
+    -------
+    Tensor, float32, shape (N, P)
+        1 where a parcel belongs to a row.
+    """
+    rows = token_rows(config, layout)
+    membership = torch.zeros(len(rows), layout.n_parcels)
+    for number, row in enumerate(rows):
+        membership[number, list(row)] = 1.0
+    return membership
+
+
+def _draw_networks(size: tuple[int, int, int], ratio: tuple[float, float], generator: torch.Generator) -> Tensor:
+    n_views, n_networks, n_patches = size
+    low = max(1, int(n_networks * ratio[0]))
+    high = max(low + 1, min(n_networks, int(n_networks * ratio[1])))  # exclusive
+    counts = torch.randint(low, high, (n_views,), generator=generator, device=generator.device)
+    return _draw_subset(n_networks, counts, generator)[..., None].expand(-1, -1, n_patches)
+
+
+def _draw_temporal(size: tuple[int, int, int], ratio: tuple[float, float], generator: torch.Generator) -> Tensor:
+    n_views, n_networks, n_patches = size
+    nominal = (_draw_share(n_views, ratio, generator) * n_patches).ceil().long()
+    length = nominal.clamp(1, n_patches) - 1
+    columns = _draw_interval(n_patches, length, generator)
+    return columns[:, None].expand(-1, n_networks, -1)
+
+
+def _draw_random(size: tuple[int, int, int], ratio: tuple[float, float], generator: torch.Generator) -> Tensor:
+    n_views, n_networks, n_patches = size
+    n_tokens = n_networks * n_patches
+    counts = (_draw_share(n_views, ratio, generator) * n_tokens).round().long()
+    return _draw_subset(n_tokens, counts, generator).view(size)
+
+
+def _draw_block(size: tuple[int, int, int], ratio: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """One rectangle of neighbouring rows and columns; its height is uniform over those that allow the share."""
+    n_views, n_networks, n_patches = size
+    share = _draw_share(n_views, ratio, generator)
+    least = (share * n_networks).ceil().clamp(1, n_networks)
+    height = least + (_draw_share(n_views, (0.0, 1.0), generator) * (n_networks - least + 1)).floor()
+    width = (share * n_networks * n_patches / height).round().clamp(1, n_patches)
+    rows = _draw_interval(n_networks, height.long(), generator)
+    columns = _draw_interval(n_patches, width.long(), generator)
+    return rows[:, :, None] & columns[:, None]
+
+
+def _draw_share(n: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+    # In float64 a share just below a bound does not round up to it.
+    unit = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
+    return bounds[0] + (bounds[1] - bounds[0]) * unit
+
+
+def _draw_subset(n: int, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """Mark as many of n things as each entry of counts (B,) says, each subset equally likely: (B, n)."""
+    order = torch.rand(len(counts), n, generator=generator, device=generator.device).argsort(dim=1)
+    marked = torch.zeros(len(counts), n, dtype=torch.bool, device=generator.device)
+    return marked.scatter_(1, order, torch.arange(n, device=generator.device) < counts[:, None])
+
+
+def _draw_interval(n: int, lengths: Tensor, generator: torch.Generator) -> Tensor:
+    """Mark as many neighbours among n as each entry of lengths (B,) says, each start equally likely: (B, n)."""
+    starts = (_draw_share(len(lengths), (0.0, 1.0), generator) * (n - lengths + 1)).long()[:, None]
+    places = torch.arange(n, device=generator.device)
+    return (places >= starts) & (places < starts + lengths[:, None])
