@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bids_semantoks.demo.parcellated import write_parcellated
 from bids_semantoks.demo.study import write_study
-from bids_semantoks.errors import SemantoksError
+from bids_semantoks.errors import ResourceError, SemantoksError
 
 _NEXT = """Next, to see what would happen and to let it happen:
   bids_semantoks {root} {out} participant --atlas Demo457 --model random:tiny --dry-run
@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SemantoksError as error:
         print(f"bids_semantoks.demo: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"bids_semantoks.demo: OUT_DIR cannot be written: {error}.", file=sys.stderr)
+        return ResourceError.exit_code
     return 0
 
 

@@ -4,7 +4,8 @@ Every parcel's signal is a share of its network's fluctuation plus a fluctuation
 variance 1 and with haemodynamic smoothness. Age, sex and site act on the networks only, in two ways:
 
 - on coupling (`AGE_COUPLING`, `SEX_COUPLING`, `SITE_COUPLING`): correlations between pairs of networks, which
-  connectivity shows;
+  connectivity shows. All networks are then balanced so that they nearly cancel in the global signal, which spreads
+  these changes a little: `compute_coupling` tells what came out;
 - on dynamics (`AGE_TEMPO`, `SEX_TEMPO`, `AGE_LAG`): the frequency about which a network fluctuates and the delay of one
   network behind the others, which a model of sequences can find and connectivity hardly shows.
 """

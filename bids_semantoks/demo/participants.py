@@ -158,7 +158,7 @@ def plan_runs(participant: Participant, *, short: bool = False) -> tuple[RunPlan
     elif turn == 3:
         runs = [((task, ("run", "1")), seconds), ((task, ("run", "2")), TOO_SHORT_SECONDS)]
     repetition_time = SITE_REPETITION_TIMES[participant.site]
-    quiet = float(np.exp(participant.rng(1).normal(0.0, 0.25)))
+    quiet = float(np.exp(np.clip(participant.rng(1).normal(0.0, 0.25), -0.5, 0.5)))
     return tuple(
         RunPlan(
             entities=entities,

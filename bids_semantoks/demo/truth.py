@@ -102,7 +102,7 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         for name, array in arrays.items():
             # numpy.savez stamps the time of writing into the archive in some versions.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def _describe_effects() -> dict[str, Any]:
@@ -112,6 +112,8 @@ def _describe_effects() -> dict[str, Any]:
         return {f"{one}_{other}": change for (one, other), change in changes.items()}
 
     return {
+        "Description": "Coupling is changed before networks are balanced against each other, which spreads the "
+        "changes a little; what came out for each participant stands in participants.tsv.",
         "age_coupling": {"Description": "Correlation added per SD of age (18 years)", **name_pairs(AGE_COUPLING)},
         "sex_coupling": {"Description": "Correlation added for M over F", **name_pairs(SEX_COUPLING)},
         "site_coupling": {"Description": "Correlation added to every pair", **SITE_COUPLING},
