@@ -12,9 +12,9 @@ from bids_semantoks.errors import AtlasError, RunFailed
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration, clean_signals
 from bids_semantoks.signals.confounds import Denoising, Regressors, select_regressors
+from bids_semantoks.signals.images import check_content, load_volumes
 from bids_semantoks.signals.labels import name_some
 from bids_semantoks.signals.means import ParcelMeans, extract_means
-from bids_semantoks.signals.volumes import check_content, load_volumes
 
 __all__ = ["ParcelMeans", "check_run", "extract_means", "extract_signals"]
 

@@ -1,0 +1,468 @@
+"""Parcel means against a NumPy oracle, damaged files, coverage, and real data with a known answer."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import tracemalloc
+
+import nibabel as nib
+import numpy as np
+import pytest
+from bold_files import (
+    AFFINE,
+    LABELS,
+    SHAPE,
+    SPACE,
+    P,
+    T,
+    build_run,
+    build_series,
+    compute_means,
+    write_atlas,
+    write_bold,
+    write_mask,
+)
+
+from bids_semantoks.config import SignalsConfig
+from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
+from bids_semantoks.signals import volumes as volumes_module
+from bids_semantoks.signals.atlas import load_atlas
+from bids_semantoks.signals.cleaning import clean_signals
+from bids_semantoks.signals.confounds import load_denoising, select_regressors
+from bids_semantoks.signals.extract import check_run, extract_means, extract_signals
+
+CONFIG = SignalsConfig(denoise="none", band_pass=None, min_time=0.0)
+NONE = load_denoising("none")
+
+
+@pytest.fixture
+def atlas(tmp_path):
+    return load_atlas(write_atlas(tmp_path / "atlas"), space=SPACE, directory=None)
+
+
+@pytest.fixture
+def mask(tmp_path):
+    return write_mask(tmp_path / "mask.nii.gz")
+
+
+@pytest.fixture
+def bold(tmp_path):
+    return write_bold(tmp_path / "bold.nii.gz", build_series("i2"))
+
+
+# Means
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+def test_means_of_every_type(tmp_path, atlas, dtype, endian, suffix):
+    stored = build_series(dtype)
+    inside = np.random.default_rng(1).random(SHAPE) < 0.7
+    bold = write_bold(tmp_path / f"bold{suffix}", stored, slope=0.25, intercept=-3.0, endian=endian)
+    means = extract_means(bold, write_mask(tmp_path / "mask.nii.gz", inside), atlas)
+    expected, n_used = compute_means(stored, inside=inside, slope=0.25, intercept=-3.0)
+    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
+    np.testing.assert_array_equal(means.n_used, n_used)
+    np.testing.assert_array_equal(means.n_voxels, [30] * P)
+    assert means.warnings == ()
+
+
+def test_means_of_nifti2(tmp_path, atlas, mask):
+    stored = build_series("u2")
+    bold = write_bold(tmp_path / "bold.nii.gz", stored, header_class=nib.Nifti2Header, slope=2.0)
+    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored, slope=2.0)[0], rtol=1e-13)
+
+
+def test_integer_sums_are_exact(tmp_path, atlas, mask):
+    stored = build_series("i4")
+    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    sums = stored[LABELS == 1].sum(axis=0, dtype=np.int64)
+    np.testing.assert_array_equal(means.values[:, 0], sums / 30)
+
+
+def test_slope_of_zero_means_none(tmp_path, atlas, mask):
+    stored = build_series("i2")
+    bold = write_bold(tmp_path / "bold.nii", stored)
+    content = bytearray(bold.read_bytes())
+    content[112:116] = np.float32(0).tobytes()
+    bold.write_bytes(content)
+    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("per_block", [1, 3, 5, 40, 41])
+def test_block_size_changes_nothing(tmp_path, atlas, mask, monkeypatch, per_block):
+    stored = build_series("f4")
+    bold = write_bold(tmp_path / "bold.nii.gz", stored)
+    expected = extract_means(bold, mask, atlas).values
+    monkeypatch.setattr(volumes_module, "_BLOCK_BYTES", per_block * stored[..., 0].nbytes)
+    monkeypatch.setattr(volumes_module, "_READ_BYTES", 100)
+    np.testing.assert_array_equal(extract_means(bold, mask, atlas).values, expected)
+    np.testing.assert_allclose(expected, compute_means(stored)[0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["i2", "i8", "f4", "f8"])
+@pytest.mark.parametrize("constant", [0, 1234])
+def test_constant_voxels_are_left_out(tmp_path, atlas, mask, dtype, constant):
+    stored = build_series(dtype) % 100
+    stored[:, :, ::2, :] = constant
+    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    expected, n_used = compute_means(stored)
+    assert n_used.min() < 30
+    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
+    np.testing.assert_array_equal(means.n_used, n_used)
+    np.testing.assert_allclose(means.coverage, n_used / 30)
+
+
+def test_voxel_that_changes_once_counts(tmp_path, atlas, mask):
+    stored = np.zeros((*SHAPE, T), dtype=np.int16)
+    x, y, z = np.argwhere(LABELS == 2)[3]
+    stored[x, y, z, T - 1] = 7
+    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    np.testing.assert_array_equal(means.n_used, [0, 1, 0, 0])
+    assert means.values[T - 1, 1] == 7
+    assert np.isnan(means.values[:, [0, 2, 3]]).all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("when", [slice(None), slice(0, 1), slice(17, 18), slice(T - 1, T)])
+def test_voxels_that_are_not_finite_are_left_out(tmp_path, atlas, mask, broken, when):
+    stored = build_series("f4")
+    stored[:, 2:4, 1, when] = broken
+    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    expected, n_used = compute_means(stored)
+    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
+    np.testing.assert_array_equal(means.n_used, n_used)
+    assert means.warnings == (
+        f"{120 - n_used.sum()} voxels in parcels are NaN or infinite in some volume and were left out.",
+    )
+
+
+def test_a_parcel_of_nothing_but_nan_is_absent(tmp_path, atlas, mask):
+    stored = build_series("f8")
+    stored[LABELS == 3, :20] = np.nan
+    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    expected, _ = compute_means(stored)
+    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
+    np.testing.assert_array_equal(np.isnan(means.values).all(axis=0), [False, False, True, False])
+
+
+def test_memory_does_not_grow_with_volumes(tmp_path, atlas, mask, monkeypatch):
+    monkeypatch.setattr(volumes_module, "_BLOCK_BYTES", 1 << 12)
+    peaks = []
+    for n_volumes in (200, 2000):
+        series = build_series("f8", shape=(*SHAPE, n_volumes))
+        bold = write_bold(tmp_path / "bold.nii.gz", series)
+        tracemalloc.start()
+        extract_means(bold, mask, atlas)
+        peaks.append(tracemalloc.get_traced_memory()[1] - 3 * n_volumes * P * 8)
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + series.nbytes // 10
+
+
+def test_no_thread_is_left_behind(tmp_path, bold, atlas, mask):
+    extract_means(bold, mask, atlas)
+    bold.write_bytes(bold.read_bytes()[:-500])
+    with pytest.raises(RunFailed, match="damaged"):
+        extract_means(bold, mask, atlas)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("inflate")]
+
+
+# Damaged and unsuitable images
+
+
+@pytest.mark.parametrize("n_whole", [0, 1, 17, 40])
+def test_truncated_file_says_how_many_volumes_there_were(tmp_path, atlas, mask, n_whole):
+    stored = build_series("i2")
+    size = 352 + n_whole * stored[..., 0].nbytes + 200
+    path = write_bold(tmp_path / "whole.nii", stored)
+    (tmp_path / "cut.nii").write_bytes(path.read_bytes()[:size])
+    with gzip.open(tmp_path / "cut.nii.gz", "wb") as file:
+        file.write(path.read_bytes()[:size])
+    for name in ("cut.nii", "cut.nii.gz"):
+        with pytest.raises(RunFailed, match=rf"{name} is damaged: {n_whole} of 41 volumes") as caught:
+            extract_means(tmp_path / name, mask, atlas)
+        assert caught.value.reason == "bad_image"
+
+
+def test_truncated_compression(tmp_path, bold, atlas, mask):
+    content = bold.read_bytes()
+    bold.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunFailed, match=r"(19|20) of 41 volumes .*end-of-stream"):
+        extract_means(bold, mask, atlas)
+
+
+@pytest.mark.parametrize(("n_bytes", "words"), [(4, "end-of-stream"), (8, "end-of-stream")])
+def test_missing_checksum(bold, atlas, mask, n_bytes, words):
+    bold.write_bytes(bold.read_bytes()[:-n_bytes])
+    with pytest.raises(RunFailed, match=words):
+        extract_means(bold, mask, atlas)
+
+
+def test_wrong_checksum(bold, atlas, mask):
+    content = bytearray(bold.read_bytes())
+    content[-8] ^= 255
+    bold.write_bytes(content)
+    with pytest.raises(RunFailed, match="Incorrect checksum"):
+        extract_means(bold, mask, atlas)
+
+
+def test_flipped_bits(bold, atlas, mask):
+    content = bytearray(bold.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    bold.write_bytes(content)
+    with pytest.raises(RunFailed, match=r"bold\.nii\.gz is damaged") as caught:
+        extract_means(bold, mask, atlas)
+    assert caught.value.reason == "bad_image"
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_bytes_behind_the_volumes_are_accepted(tmp_path, atlas, mask, suffix):
+    stored = build_series("i2")
+    bold = write_bold(tmp_path / f"bold{suffix}", stored, tail=b"x" * 999)
+    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("garbage", [bytes(600), b"not gzip at all" * 40, b"xyz"])
+def test_bytes_behind_the_compressed_file_are_accepted(tmp_path, atlas, mask, garbage):
+    stored = build_series("i2")
+    bold = write_bold(tmp_path / "bold.nii.gz", stored)
+    bold.write_bytes(bold.read_bytes() + garbage)
+    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
+
+
+def test_several_gzip_members(tmp_path, atlas, mask):
+    stored = build_series("i2")
+    content = write_bold(tmp_path / "bold.nii", stored).read_bytes()
+    bold = tmp_path / "bold.nii.gz"
+    bold.write_bytes(b"".join(gzip.compress(content[n : n + 5000]) for n in range(0, len(content), 5000)))
+    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"hello world " * 500, gzip.compress(b"hello world " * 500)])
+def test_garbage_is_no_image(tmp_path, atlas, mask, content):
+    bold = tmp_path / "bold.nii.gz"
+    bold.write_bytes(content)
+    with pytest.raises(RunFailed, match=r"The header of .*bold.nii.gz cannot be read") as caught:
+        extract_means(bold, mask, atlas)
+    assert caught.value.reason == "bad_image"
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        (70, np.int16(999)),  # a type that does not exist
+        (42, np.int16(-5)),  # a negative size
+        (108, np.float32(1e12)),  # volumes far behind the end of the file
+    ],
+)
+def test_wrong_header(tmp_path, atlas, mask, offset, value):
+    bold = write_bold(tmp_path / "bold.nii", build_series("i2"))
+    content = bytearray(bold.read_bytes())
+    content[offset : offset + value.nbytes] = value.tobytes()
+    bold.write_bytes(content)
+    with pytest.raises(RunFailed, match=r"bold\.nii") as caught:
+        extract_means(bold, mask, atlas)
+    assert caught.value.reason == "bad_image"
+
+
+def test_three_dimensions(tmp_path, atlas, mask):
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("i2")[..., 0])
+    with pytest.raises(RunFailed, match=r"shape \(5, 7, 6\); a 4-D image is expected"):
+        extract_means(bold, mask, atlas)
+
+
+def test_complex_numbers(tmp_path, atlas, mask):
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4").astype(np.complex64))
+    with pytest.raises(RunFailed, match="complex64"):
+        extract_means(bold, mask, atlas)
+
+
+@pytest.mark.parametrize(
+    ("fill", "words"), [(0, "are 0 in all volumes"), (5, "are constant"), (np.nan, "are NaN or infinite")]
+)
+def test_nothing_varies(tmp_path, atlas, mask, fill, words):
+    bold = write_bold(tmp_path / "bold.nii.gz", np.full((*SHAPE, T), fill, dtype=np.float32))
+    with pytest.raises(RunFailed, match=rf"All 120 voxels .* {words}") as caught:
+        extract_means(bold, mask, atlas)
+    assert caught.value.reason == "bad_image"
+
+
+# Masks
+
+
+def test_mask_of_another_shape(tmp_path, bold, atlas):
+    mask = write_mask(tmp_path / "other.nii.gz", np.ones((5, 7, 8)))
+    with pytest.raises(RunFailed, match=r"\(5, 7, 6\).*\(5, 7, 8\)") as caught:
+        extract_means(bold, mask, atlas)
+    assert caught.value.reason == "space_mismatch"
+
+
+def test_mask_with_another_affine(tmp_path, bold, atlas):
+    moved = AFFINE.copy()
+    moved[0, 3] += 0.01
+    with pytest.raises(RunFailed, match="differ in their affines"):
+        extract_means(bold, write_mask(tmp_path / "moved.nii.gz", affine=moved), atlas)
+    moved[0, 3] -= 0.0098
+    assert extract_means(bold, write_mask(tmp_path / "near.nii.gz", affine=moved), atlas).n_used.sum() == 120
+
+
+def test_empty_and_damaged_masks(tmp_path, bold, atlas):
+    mask = write_mask(tmp_path / "mask.nii.gz", np.zeros(SHAPE))
+    with pytest.raises(RunFailed, match=r"mask .*mask.nii.gz is empty") as caught:
+        extract_means(bold, mask, atlas)
+    assert caught.value.reason == "low_coverage"
+    mask.write_bytes(mask.read_bytes()[:-30])
+    with pytest.raises(RunFailed, match=r"mask\.nii\.gz cannot be read") as caught:
+        extract_means(bold, mask, atlas)
+    assert caught.value.reason == "bad_image"
+
+
+def test_mask_beside_the_atlas(tmp_path, bold, atlas):
+    mask = write_mask(tmp_path / "mask.nii.gz", LABELS == 0)
+    with pytest.raises(RunFailed, match="No voxel of the atlas Test lies in the brain mask") as caught:
+        extract_means(bold, mask, atlas)
+    assert caught.value.reason == "low_coverage"
+
+
+# Whole runs
+
+
+def test_signals_of_a_run(tmp_path, bold, atlas, mask):
+    run = build_run(bold, mask)
+    config = SignalsConfig(denoise="none", band_pass=(0.01, 0.1), min_time=0.0, dummy_scans="3")
+    signals = extract_signals(run, atlas, config, NONE)
+    means, _ = compute_means(build_series("i2"))
+    kept = np.arange(T) >= 3
+    expected = clean_signals(means, np.zeros((T, 0)), kept, repetition_time=2.0, band_pass=(0.01, 0.1))
+    np.testing.assert_allclose(signals.raw, means, rtol=1e-6)
+    np.testing.assert_allclose(signals.values, expected, rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(signals.kept, kept)
+    assert np.isnan(signals.values[:3]).all()
+    assert (signals.n_dummy, signals.repetition_time, signals.regressors) == (3, 2.0, ())
+
+
+def test_parcel_under_the_coverage_is_absent(tmp_path, bold, atlas):
+    inside = np.ones(SHAPE, dtype=bool)
+    inside[tuple(np.argwhere(LABELS == 2)[:16].T)] = False
+    inside[tuple(np.argwhere(LABELS == 4)[:15].T)] = False
+    run = build_run(bold, write_mask(tmp_path / "mask.nii.gz", inside))
+    signals = extract_signals(run, atlas, CONFIG, NONE)
+    np.testing.assert_allclose(signals.coverage, [1, 14 / 30, 1, 0.5])
+    np.testing.assert_array_equal(signals.present, [True, False, True, True])
+    assert np.isnan(signals.values[:, 1]).all()
+    assert np.isnan(signals.raw[:, 1]).all()
+    assert "1 of 4 parcels have a coverage under 0.5 and are absent: p2." in signals.warnings
+
+
+def test_no_parcel_with_enough_coverage(tmp_path, bold, atlas):
+    inside = np.zeros(SHAPE, dtype=bool)
+    inside[tuple(np.argwhere(LABELS == 2)[:9].T)] = True
+    run = build_run(bold, write_mask(tmp_path / "mask.nii.gz", inside))
+    with pytest.raises(RunFailed, match=r"the best has 0\.30") as caught:
+        extract_signals(run, atlas, CONFIG, NONE)
+    assert caught.value.reason == "low_coverage"
+
+
+def test_parcel_without_voxels_is_absent_and_named(tmp_path, bold, mask):
+    rows = [(n, f"p{n}", "Vis") for n in range(1, 7)]
+    atlas = load_atlas(write_atlas(tmp_path / "more", rows=rows), space=SPACE, directory=None)
+    signals = extract_signals(build_run(bold, mask), atlas, CONFIG, NONE)
+    np.testing.assert_array_equal(signals.present, [True] * 4 + [False] * 2)
+    np.testing.assert_array_equal(signals.coverage[4:], 0)
+    assert any("2 of 6 parcels have no voxel in the atlas" in note and "p5, p6" in note for note in signals.warnings)
+
+
+def test_repetition_times_that_differ_warn(tmp_path, atlas, mask):
+    stored = build_series("i2")
+    for step, n_notes in ((2.0009, 0), (2.0, 0), (2.0011, 1), (3.0, 1)):
+        run = build_run(write_bold(tmp_path / "bold.nii.gz", stored, step=step), mask)
+        notes = [note for note in extract_signals(run, atlas, CONFIG, NONE).warnings if "repetition time" in note]
+        assert len(notes) == n_notes, step
+        assert not notes or f"{step:g} s" in notes[0]
+
+
+def test_atlas_in_another_space_names_both(tmp_path, bold, mask):
+    atlas = load_atlas(write_atlas(tmp_path / "other", space="MNI305"), space="MNI305", directory=None)
+    with pytest.raises(AtlasError, match=rf"MNI305.*{SPACE}"):
+        extract_signals(build_run(bold, mask), atlas, CONFIG, NONE)
+
+
+def test_atlas_covering_nothing_names_the_run(tmp_path, bold, mask):
+    far = AFFINE.copy()
+    far[2, 3] += 500
+    atlas = load_atlas(write_atlas(tmp_path / "far", affine=far), space=SPACE, directory=None)
+    with pytest.raises(AtlasError, match=r"bold\.nii\.gz: The atlas Test covers nothing"):
+        extract_signals(build_run(bold, mask), atlas, CONFIG, NONE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"mask": None}, "no_mask", "no brain mask"),
+        ({"repetition_time": None}, "no_repetition_time", "its header says 2 s"),
+    ],
+)
+def test_what_a_run_lacks(bold, mask, changes, reason, words):
+    with pytest.raises(RunFailed, match=words) as caught:
+        check_run(build_run(bold, mask, changes), CONFIG, NONE)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("which", ["bold", "mask", "confounds"])
+@pytest.mark.parametrize("kind", ["link", "pointer"])
+def test_content_that_was_not_fetched(tmp_path, bold, mask, which, kind):
+    absent = tmp_path / "absent.nii.gz"
+    if kind == "link":
+        absent.symlink_to(tmp_path / ".git" / "annex" / "objects" / "x")
+    else:
+        absent.write_text("/annex/objects/MD5E-s123--0123456789.nii.gz\n")
+    with pytest.raises(RunSkipped, match=r"absent\.nii\.gz") as caught:
+        check_run(build_run(bold, mask, {which: absent}), CONFIG, NONE)
+    assert caught.value.reason == "no_content"
+
+
+def test_links_with_content_are_read(tmp_path, bold, mask, atlas):
+    link = tmp_path / "link_bold.nii.gz"
+    link.symlink_to(bold)
+    assert extract_means(link, mask, atlas).n_used.sum() == 120
+
+
+def test_short_run_is_told_before_it_is_read(tmp_path, bold, mask):
+    bold.write_bytes(bold.read_bytes()[:3000])
+    with pytest.raises(RunSkipped, match="82 s") as caught:
+        check_run(build_run(bold, mask), SignalsConfig(denoise="none"), NONE)
+    assert caught.value.reason == "too_short"
+
+
+# Real data
+
+
+@pytest.mark.parametrize("participant", ["001", "004"])
+def test_known_answer_of_real_confounds(shared, participant):
+    root = shared / "data" / "fmriprep_hybrid"
+    stem = f"sub-{participant}_task-restingstate"
+    space = "MNI152NLin2009cAsym"
+    func = root / "derivatives" / "fmriprep" / f"sub-{participant}" / "func"
+    run = build_run(
+        func / f"{stem}_space-{space}_desc-preproc_bold.nii.gz",
+        func / f"{stem}_space-{space}_desc-brain_mask.nii.gz",
+        confounds=func / f"{stem}_desc-confounds_timeseries.tsv",
+        repetition_time=3.0,
+        entities=(("sub", participant), ("task", "restingstate"), ("space", space)),
+    )
+    atlas = load_atlas(root / "atlas", space=space, directory=None)
+    with np.load(root / f"truth_sub-{participant}.npz") as file:
+        truth = file["truth"].T.astype(np.float64)
+    for preset, least in (("simple", 0.97), ("36p", 0.99)):
+        denoising, config = load_denoising(preset), SignalsConfig(denoise=preset)
+        signals = extract_signals(run, atlas, config, denoising)
+        taken = select_regressors(
+            run.confounds, denoising, n_volumes=120, dummy_scans="auto", fd_threshold=None, repetition_time=3.0
+        )
+        expected = clean_signals(truth, taken.values, taken.kept, repetition_time=3.0, band_pass=config.band_pass)
+        ours, theirs = signals.values[signals.kept], expected[signals.kept]
+        found = [np.corrcoef(ours[:, p], theirs[:, p])[0, 1] for p in np.flatnonzero(signals.present)]
+        assert len(found) >= 440
+        assert np.median(found) >= least
