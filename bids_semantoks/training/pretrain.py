@@ -1,0 +1,524 @@
+"""The loop of pretraining: batches in, checkpoints and a table out, until done, stopped or diverged."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bids_semantoks.config import TrainingConfig
+from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopped
+from bids_semantoks.models.encode import PRECISIONS
+from bids_semantoks.training import batches, distill
+from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
+from bids_semantoks.training.checkpoints import (
+    TrainingState,
+    describe_full_disk,
+    find_states,
+    read_last_state,
+    write_state,
+)
+from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
+from bids_semantoks.training.distributed import Ranks
+from bids_semantoks.training.masking import compute_membership, draw_masks, find_absent, find_mask_groups
+from bids_semantoks.training.schedules import Schedules, StepSettings, build_schedules
+from bids_semantoks.training.store import SignalView
+from bids_semantoks.training.views import draw_views
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+LOG_COLUMNS: Final = (
+    *("step", "epoch", "loss", "cls", "ttr", "token", "rank", "spread", "cosine", "gradient_norm"),
+    *("learning_rate", "weight_decay", "momentum", "ttr_weight", "is_masked", "participants_per_second"),
+)
+_LOG_ROWS: Final = 5000
+_PROGRESS_SECONDS: Final = 10.0
+_CHECKPOINT_SECONDS: Final = 120.0
+_MOST_SKIPPED: Final = 50
+_CUDA_FLUSH: Final = 20
+
+
+class Log(Protocol):
+    """The table that the loop fills."""
+
+    def start(self, step: int) -> None:
+        """Begin the table, or keep its rows up to a step."""
+
+    def append(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Add rows at the end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingPlan:
+    """How to train.
+
+    Parameters
+    ----------
+    recipe : TrainingConfig
+        With the batch size that was chosen.
+    settings : mapping
+        All that must agree when a training goes on, as plain values.
+    checkpoints : Path
+        Directory of the checkpoints.
+    seed : int
+        Seed of everything random.
+    precision : str
+        ``auto`` (bf16 on CUDA, else fp32), ``fp32``, ``bf16`` or ``fp16``.
+    n_slices : int
+        Parts of a batch that each process takes one after the other.
+    max_seconds : float
+        Save and stop after this time.
+    checkpoint_every : int or None
+        Epochs between checkpoints; None for the end of an epoch when two minutes have passed.
+    """
+
+    recipe: TrainingConfig
+    settings: Mapping[str, Any]
+    checkpoints: Path
+    seed: int = 0
+    precision: str = "auto"
+    n_slices: int = 1
+    max_seconds: float = math.inf
+    checkpoint_every: int | None = None
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """Whether this process was asked to save and end.
+
+    Parameters
+    ----------
+    reason : str
+        Why; empty as long as nobody asked.
+    """
+
+    reason: str = ""
+
+
+@contextlib.contextmanager
+def watch_signals() -> Iterator[StopRequest]:
+    """Turn SIGTERM and SIGUSR1, which schedulers send before the time is up, into a request to save and end.
+
+    Yields
+    ------
+    StopRequest
+        Filled by the signal.
+    """
+    request = StopRequest()
+
+    def ask(number: int, _: object) -> None:
+        request.reason = signal.Signals(number).name
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.signal(number, ask) for number in numbers]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Choose the arithmetic of the training.
+
+    Parameters
+    ----------
+    precision : str
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+    device : torch.device
+        Where it runs.
+
+    Returns
+    -------
+    str
+        What ``auto`` stands for: bf16 on CUDA, else fp32.
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+class Pretraining:
+    """One training, from its beginning or its last checkpoint to its end.
+
+    Parameters
+    ----------
+    module : TeacherStudent
+        With its initial weights, on the CPU.
+    view : SignalView
+        Packed signals.
+    plan : TrainingPlan
+        How to train; the batch size is chosen.
+    device : torch.device
+        Of this process.
+    ranks : Ranks
+        This process among all.
+
+    Raises
+    ------
+    ConfigurationError
+        When the last checkpoint is of another training.
+    InputError
+        When there are not two participants.
+    """
+
+    def __init__(
+        self, module: TeacherStudent, view: SignalView, plan: TrainingPlan, *, device: torch.device, ranks: Ranks
+    ) -> None:
+        assert plan.recipe.batch_size is not None
+        self.plan = plan
+        self.ranks = ranks
+        self.device = device
+        self.order = BatchOrder(view.participants, plan.recipe.batch_size, plan.seed)
+        self.schedules = build_schedules(
+            plan.recipe,
+            steps_per_epoch=self.order.steps_per_epoch,
+            batch_size=plan.recipe.batch_size,
+            seed=compute_seed(plan.seed, batches.COIN_STREAM),
+        )
+        state = read_last_state(plan.checkpoints, plan.settings)
+        self.step = state.step if state else 0
+        self.n_batches = state.n_batches if state else 0
+        self._cutter = _ViewCutter(module, view, plan, device)
+        self.module = module.to(device)
+        self.optimiser = build_optimiser(module, plan.recipe, fused=device.type == "cuda")
+        precision = choose_precision(plan.precision, device)
+        self.dtype = PRECISIONS[precision]
+        self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
+        if state:
+            self._load(state)
+        self.feed = BatchFeed(view, self.order, device, part=ranks.rank, n_parts=ranks.size)
+        self._wrapped: nn.Module = self.module
+        self._watch = CollapseWatch(_count_columns(module), self.order.steps_per_epoch, self.schedules)
+        self._last_saved = time.monotonic()
+
+    def _load(self, state: TrainingState) -> None:
+        self.module.load_state_dict(state.tensors["module"])
+        self.optimiser.load_state_dict(state.tensors["optimiser"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state.tensors["scaler"])
+        LOGGER.info("Going on from step %d of %d, saved earlier.", self.step, self.schedules.n_steps)
+
+    def run(self, log: Log, request: StopRequest) -> None:
+        """Train to the end.
+
+        Parameters
+        ----------
+        log : Log
+            Table of the first process.
+        request : StopRequest
+            Filled when this process is asked to save and end.
+
+        Raises
+        ------
+        TrainingStopped
+            When asked to end, or when the time is up; all is saved.
+        TrainingDiverged
+            When the loss is not finite or projections have collapsed; the last good checkpoint is kept.
+        ResourceError
+            When memory or disk do not suffice.
+        """
+        started = time.monotonic()
+        if self.ranks.is_first:
+            log.start(self.step)
+        self._wrap()
+        meter = _Meter(self, log)
+        with self._explain_errors():
+            for slices in self.feed.stream(self.n_batches, self.plan.n_slices):
+                if self.step == self.schedules.n_steps:
+                    break
+                self._advance(slices, meter)
+                if time.monotonic() - started > self.plan.max_seconds:
+                    request.reason = request.reason or "--max-hours"
+                must_stop = self.ranks.any(bool(request.reason))
+                if must_stop or self._is_due():
+                    meter.flush()
+                    self._save()
+                if must_stop and self.step < self.schedules.n_steps:
+                    raise TrainingStopped(
+                        f"Pretraining was stopped by {request.reason or 'another process'} and saved at step "
+                        f"{self.step} of {self.schedules.n_steps}.",
+                        hint="The same call goes on.",
+                    )
+
+    @contextlib.contextmanager
+    def _explain_errors(self) -> Iterator[None]:
+        """Say what to do where memory or disk do not suffice."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise self._describe_memory() from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise self._describe_memory() from error
+        except OSError as error:
+            raise describe_full_disk(error, self.plan.checkpoints.parent) from error
+
+    def _wrap(self) -> None:
+        if self.device.type == "cuda":
+            if os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang"))):
+                self.module.compile_encoders()
+            else:
+                LOGGER.warning("No C compiler is there, so the encoder is not compiled and training is slower.")
+        if self.ranks.size > 1:
+            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            self._wrapped = DistributedDataParallel(self.module, device_ids=device_ids)
+
+    def _advance(self, slices: list[batches.Batch], meter: _Meter) -> None:
+        settings = self.schedules.at(self.step)
+        first = self.ranks.rank * len(slices)
+        parts = [
+            self._cutter.cut(part, self.n_batches, first + number, is_masked=settings.is_masked)
+            for number, part in enumerate(slices)
+        ]
+        report = train_step(self._wrapped, self.optimiser, parts, settings, dtype=self.dtype, scaler=self.scaler)
+        self.n_batches += 1
+        self.step += report.is_done
+        meter.add(report, settings)
+
+    def _is_due(self) -> bool:
+        if self.step == self.schedules.n_steps:
+            return True
+        epoch, position = divmod(self.step, self.order.steps_per_epoch)
+        if position or not epoch:
+            return False
+        if self.plan.checkpoint_every is not None:
+            return epoch % self.plan.checkpoint_every == 0
+        return self.ranks.any(time.monotonic() - self._last_saved > _CHECKPOINT_SECONDS)
+
+    def _save(self) -> None:
+        if self.ranks.is_first:
+            tensors: dict[str, Any] = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+            if self.scaler is not None:
+                tensors["scaler"] = self.scaler.state_dict()
+            state = TrainingState(
+                settings=self.plan.settings, step=self.step, n_batches=self.n_batches, tensors=tensors
+            )
+            path = write_state(self.plan.checkpoints, state)
+            LOGGER.debug("Saved %s.", path)
+        self._last_saved = time.monotonic()
+
+    def describe_last(self) -> str:
+        """Say where the last good checkpoint is.
+
+        Returns
+        -------
+        str
+            One sentence.
+        """
+        states = find_states(self.plan.checkpoints)
+        return f"The last good checkpoint is {states[-1]}." if states else "No checkpoint was written before."
+
+    def _describe_memory(self) -> ResourceError:
+        size = self.plan.recipe.batch_size or 0
+        n_parts = self.plan.n_slices * self.ranks.size
+        at_once = size // n_parts
+        smaller = f"--train-batch-size {max(2, size // 2)}"
+        hint = f"Use --accumulate {2 * self.plan.n_slices}, or {smaller}." if at_once > 1 else f"Use {smaller}."
+        return ResourceError(f"{at_once} participants at once do not fit into the memory of {self.device}.", hint=hint)
+
+
+class _ViewCutter:
+    """Makes what the encoders see from the runs of a batch, on the device."""
+
+    def __init__(self, module: TeacherStudent, view: SignalView, plan: TrainingPlan, device: torch.device) -> None:
+        encoder, layout = module.student.config, module.student.layout
+        self.config = encoder
+        self.plan = plan
+        self.device = device
+        self.n_rows = module.n_rows
+        groups = find_mask_groups(encoder, layout)
+        self.groups = None if groups is None else groups.to(device)
+        self.membership = compute_membership(encoder, layout).to(device)
+        # Known beforehand, so that no step waits for the device and all processes agree.
+        shortest = encoder.window - encoder.patch
+        self.has_absent = not view.present.all() or int(view.lengths.min()) <= shortest
+
+    def cut(self, batch: batches.Batch, number: int, part: int, *, is_masked: bool) -> distill.Batch:
+        """Draw two views of each run and their masks; the same for the same batch, part and seed."""
+        seed = compute_seed(self.plan.seed, batches.VIEW_STREAM, number, part)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        recipe, config = self.plan.recipe, self.config
+        pair = [draw_views(*batch, window=config.window, levels=recipe.levels, generator=generator) for _ in range(2)]
+        views = torch.cat([views for views, _ in pair])
+        masks = absent = None
+        if is_masked:
+            masks = draw_masks(
+                len(views),
+                n_networks=self.n_rows,
+                n_patches=config.n_patches,
+                kind=recipe.mask,
+                ratio=recipe.mask_ratio,
+                generator=generator,
+                groups=self.groups,
+            )
+        if self.has_absent:
+            n_real, present = torch.cat([n for _, n in pair]), batch.present.repeat(2, 1)
+            absent = find_absent(n_real, present, rows=self.membership, patch=config.patch, n_patches=config.n_patches)
+        return distill.Batch(views, masks, absent)
+
+
+@dataclass(slots=True)
+class _Meter:
+    """Collects what steps report; reads it from the device only every few steps, since that waits."""
+
+    training: Pretraining
+    log: Log
+    waiting: list[tuple[int, int, StepSettings, bool, Tensor]] = field(default_factory=list)
+    n_skipped: int = 0
+    _since: float = field(default_factory=time.monotonic)
+    _n_since: int = 0
+    _said: float = 0.0
+    _began: tuple[float, int] = (0.0, 0)
+
+    def add(self, report: distill.StepReport, settings: StepSettings) -> None:
+        """Take the report of one step."""
+        training = self.training
+        if not self._began[0]:
+            self._began = (time.monotonic(), training.step)
+        self.n_skipped = 0 if report.is_done else self.n_skipped + 1
+        values = torch.stack([*report.losses, report.gradient_norm])
+        step = training.step - report.is_done
+        self.waiting.append((step, training.n_batches, settings, report.is_done, values))
+        self._n_since += 1
+        if len(self.waiting) >= (_CUDA_FLUSH if training.device.type == "cuda" else 1):
+            self.flush()
+
+    def flush(self) -> None:
+        """Check, log and say what was collected."""
+        if not self.waiting:
+            return
+        training = self.training
+        table = torch.stack([entry[-1] for entry in self.waiting]).cpu().tolist()
+        rate, now = 0.0, time.monotonic()
+        size = training.plan.recipe.batch_size or 0
+        rate = self._n_since * size / max(now - self._since, 1e-9)
+        self._since, self._n_since = now, 0
+        every = max(1, training.schedules.n_steps // _LOG_ROWS)
+        rows = []
+        for (step, _, settings, is_done, _), values in zip(self.waiting, table, strict=True):
+            self._check(step, values, is_done=is_done)
+            if is_done and step % every == 0:
+                rows.append(self._build_row(step, settings, values, rate))
+        self.waiting.clear()
+        if not training.ranks.is_first:
+            return
+        self.log.append(rows)
+        if rows and (now - self._said > _PROGRESS_SECONDS or training.step == training.schedules.n_steps):
+            self._said = now
+            self._say(rows[-1], now)
+
+    def _check(self, step: int, values: list[float], *, is_done: bool) -> None:
+        training = self.training
+        if not is_done:
+            if self.n_skipped > _MOST_SKIPPED:
+                raise TrainingDiverged(
+                    f"{self.n_skipped} steps in a row overflowed in float16, the last was step {step + 1}. "
+                    f"{training.describe_last()}",
+                    hint="Use --precision bf16, or a smaller --learning-rate.",
+                )
+            return
+        names = ("loss", *LOG_COLUMNS[3:10])
+        broken = [(name, value) for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
+        if broken:
+            name, value = broken[0]
+            raise TrainingDiverged(
+                f"The {name.replace('_', ' ')} became {value} at step {step + 1}. {training.describe_last()}",
+                hint="Use a smaller --learning-rate.",
+            )
+        reason = training._watch.add(step, rank=values[4], spread=values[5], cosine=values[6], loss=values[0])
+        if reason:
+            raise TrainingDiverged(
+                f"The projections collapsed: {reason} at step {step + 1}. {training.describe_last()}",
+                hint="Use a smaller --learning-rate, or a larger batch or coding_rate_weight.",
+            )
+
+    def _build_row(self, step: int, settings: StepSettings, values: list[float], rate: float) -> dict[str, float]:
+        row = dict(zip(("loss", *LOG_COLUMNS[3:10]), values, strict=True))
+        row |= {name: float(value) for name, value in settings._asdict().items()}
+        epoch = step // self.training.order.steps_per_epoch
+        return row | {"step": step + 1, "epoch": epoch + 1, "participants_per_second": rate}
+
+    def _say(self, row: Mapping[str, float], now: float) -> None:
+        training = self.training
+        n_steps = training.schedules.n_steps
+        done = training.step - self._began[1]
+        left = (now - self._began[0]) / max(done, 1) * (n_steps - training.step)
+        LOGGER.info(
+            "epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s, about %s left",
+            row["epoch"],
+            training.plan.recipe.epochs,
+            row["step"],
+            n_steps,
+            row["loss"],
+            row["rank"],
+            row["participants_per_second"],
+            f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min",
+        )
+
+
+class CollapseWatch:
+    """Notices when all projections have become one point, once the training had time to spread them.
+
+    Parameters
+    ----------
+    n_columns : int
+        Width of a projection.
+    steps_per_epoch : int
+        Steps that make an epoch.
+    schedules : Schedules
+        Tell when the warm-up is over.
+    """
+
+    #: Spread over that of projections all over the sphere, below which they count as one point.
+    LEAST_SPREAD: Final = 0.02
+    #: Agreement of teacher and student above which nothing more can be learned.
+    MOST_COSINE: Final = 0.995
+
+    def __init__(self, n_columns: int, steps_per_epoch: int, schedules: Schedules) -> None:
+        self.n_columns = n_columns
+        self.patience = max(50, steps_per_epoch)
+        self.first = 2 * int(schedules.learning_rate.argmax())
+        self._n_collapsed = 0
+
+    def add(self, step: int, *, rank: float, spread: float, cosine: float, loss: float) -> str:
+        """Look at one step.
+
+        Parameters
+        ----------
+        step : int
+            Steps done before.
+        rank, spread, cosine, loss : float
+            As in `Losses`.
+
+        Returns
+        -------
+        str
+            What shows the collapse; empty as long as there is none.
+        """
+        relative = spread * math.sqrt(self.n_columns)
+        is_collapsed = relative < self.LEAST_SPREAD and cosine > self.MOST_COSINE
+        self._n_collapsed = self._n_collapsed + 1 if is_collapsed and step >= self.first else 0
+        if self._n_collapsed < self.patience:
+            return ""
+        return (
+            f"for {self._n_collapsed} steps their spread was below {self.LEAST_SPREAD:.0%} of the possible (now "
+            f"{relative:.2%}, effective rank {rank:.2f}, cosine {cosine:.4f}, loss {loss:.4f})"
+        )
+
+
+def _count_columns(module: TeacherStudent) -> int:
+    return module.student.config.head_out
