@@ -140,10 +140,12 @@ def find_kind(config: AppConfig) -> tuple[str, str]:
             f"No signals found in {config.out_dir}: expected sub-*/[ses-*/]func/*_stat-mean_timeseries.tsv.",
             hint="Run the participant level first.",
         )
-    listed = ", ".join(f"atlas {atlas} in {space}" for atlas, space in kinds)
+    listed = ", ".join(f"atlas {atlas} in {space or 'no space named'}" for atlas, space in kinds)
     wanted = format_label(config.signals.atlas.rsplit("/", 1)[-1].split(".", 1)[0])
     fitting = [kind for kind in kinds if kind[0] == wanted or f"atlas{kind[0]}" in wanted]
-    if not fitting and config.signals.atlas == type(config.signals)().atlas and len({a for a, _ in kinds}) == 1:
+    # A table given by path may be named as its owner likes; signals carry the label of the series they were made from.
+    is_open = config.signals.atlas == type(config.signals)().atlas or config.signals.atlas.endswith(".tsv")
+    if not fitting and is_open and len({a for a, _ in kinds}) == 1:
         fitting = kinds
         LOGGER.info("Using atlas %s, the only one in %s.", kinds[0][0], config.out_dir)
     if config.selection.space is not None:
@@ -255,9 +257,8 @@ def run_group(config: AppConfig) -> Tally:
     recipe = EncoderRecipe(config=config, parcels=parcels, networks=networks)
     encoder = recipe.build()
     model = encoder.loaded.name
-    stored = [
-        run for run in find_stored_runs(config.out_dir, atlas=atlas, model=model) if run.entities["space"] == space
-    ]
+    found = find_stored_runs(config.out_dir, atlas=atlas, model=model)
+    stored = [run for run in found if run.entities.get("space", "") == space]
     chosen = select_stored(stored, config.selection, where=str(config.out_dir))
     running = config.running
     missing = _find_missing(chosen, encoder, overwrite=running.overwrite, save_tokens=config.embedding.save_tokens)

@@ -19,9 +19,10 @@ from bids_semantoks.batch import (
 )
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
-from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.inputs.dataset import Dataset, check_out_dir, find_dataset
 from bids_semantoks.inputs.index import find_participants, find_runs
+from bids_semantoks.inputs.parcellated import find_atlas_tables, find_series
 from bids_semantoks.outputs.dataset import write_atlas, write_dataset, write_descriptions
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
@@ -34,10 +35,12 @@ from bids_semantoks.outputs.provenance import (
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
 from bids_semantoks.outputs.store import OutputPaths, build_paths, read_signals, write_signals
 from bids_semantoks.pool import limit_threads
-from bids_semantoks.records import Atlas, Run
+from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.atlas import find_atlas_spaces, load_atlas
 from bids_semantoks.signals.confounds import Denoising, load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
+from bids_semantoks.signals.parcellated import read_header, read_series
+from bids_semantoks.signals.parcellated_atlas import load_series_atlas
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -82,10 +85,12 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What decides whether signals are up to date, besides their inputs."""
         signals = self.config.signals
-        return {
-            "atlas": self.atlas.name,
-            "atlas_sha256": self.atlas.sha256,
-            "space": self.atlas.space,
+        atlas = {"atlas": self.atlas.name, "atlas_sha256": self.atlas.sha256, "space": self.atlas.space}
+        # Series are taken as they are: options of denoising change nothing about them, so they do not count.
+        found = dict.fromkeys(("denoising", "band_pass", "fd_threshold", "dummy_scans", "min_coverage"))
+        if self.dataset.is_parcellated:
+            return atlas | found
+        return atlas | {
             "denoising": to_json(self.denoising),
             "band_pass": list(signals.band_pass) if signals.band_pass else None,
             "fd_threshold": signals.fd_threshold,
@@ -151,9 +156,12 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     signals = config.signals
     denoising = load_denoising(signals.denoise)
     participants = find_participants(dataset, config.selection)
-    spaces = find_atlas_spaces(signals.atlas, directory=signals.atlas_dir)
-    runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-    atlas = load_atlas(signals.atlas, space=runs[0].space, directory=signals.atlas_dir)
+    if dataset.is_parcellated:
+        runs, atlas = _find_series(config, dataset, participants)
+    else:
+        spaces = find_atlas_spaces(signals.atlas, directory=signals.atlas_dir)
+        runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
+        atlas = load_atlas(signals.atlas, space=runs[0].space, directory=signals.atlas_dir)
     encoder = None
     if not signals.signals_only:
         seed = config.running.random_seed
@@ -163,7 +171,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         "%d runs of %d participants in %s; atlas %s (%d parcels); %s.",
         len(runs),
         len({run.entity("sub") for run in runs}),
-        atlas.space,
+        atlas.space or "no space named",
         atlas.name,
         len(atlas.parcels),
         encoder.loaded.description.rstrip(".") if encoder else "no encoder",
@@ -171,6 +179,33 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     for warning in encoder.warnings if encoder else ():
         LOGGER.warning("%s", warning)
     return plan, encoder, [_build_job(plan, encoder, run) for run in runs]
+
+
+def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, ...]) -> tuple[tuple[Run, ...], Atlas]:
+    """Find the tables of a parcellated dataset and what describes their parcels."""
+    LOGGER.info("The series are used as they are: no denoising, filter or scrubbing here.")
+    # The default names the atlas to extract; here the dataset has its own.
+    asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
+    label, runs = find_series(dataset, config.selection, participants, atlas=asked)
+    atlas = load_series_atlas(
+        label,
+        _read_first_header(runs),
+        space=runs[0].space,
+        asked=asked,
+        tables=find_atlas_tables(dataset, label, runs[0].space),
+        directory=config.signals.atlas_dir,
+    )
+    return runs, atlas
+
+
+def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
+    """Read the first header that can be read; what is wrong with the others is for their runs to say."""
+    for run in runs:
+        try:
+            return read_header(run.bold)
+        except (RunFailed, RunSkipped) as error:
+            LOGGER.warning("%s", error)
+    raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")
 
 
 def _build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
@@ -297,7 +332,7 @@ class RunWorker:
 
     def _write_signals(self, job: RunJob) -> tuple[str, ...]:
         plan = self.plan
-        signals = extract_signals(job.run, plan.atlas, plan.config.signals, plan.denoising)
+        signals = _make_signals(plan, job.run)
         sidecar = build_signals_sidecar(
             job.run,
             plan.atlas,
@@ -308,6 +343,12 @@ class RunWorker:
         )
         write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=plan.config.signals.save_raw_signals)
         return signals.warnings
+
+
+def _make_signals(plan: Plan, run: Run) -> ParcelSignals:
+    if plan.dataset.is_parcellated:
+        return read_series(run, plan.atlas, min_time=plan.config.signals.min_time)
+    return extract_signals(run, plan.atlas, plan.config.signals, plan.denoising)
 
 
 def describe_jobs(plan: Plan, jobs: list[RunJob]) -> list[str]:
@@ -332,7 +373,9 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
     if job.differences and not plan.config.running.overwrite:
         return f"refuse, done with other settings: {'; '.join(job.differences)}"
     try:
-        if job.needs_signals:
+        if job.needs_signals and plan.dataset.is_parcellated:
+            _make_signals(plan, job.run)
+        elif job.needs_signals:
             check_run(job.run, plan.config.signals, plan.denoising)
         else:
             _check_kept_time(job, plan.config.signals)
@@ -341,7 +384,8 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
     except RunFailed as error:
         return f"fail, {error.reason}: {error}"
     if job.needs_signals:
-        return "extract" if plan.config.signals.signals_only else "extract and encode"
+        what = "take the series" if plan.dataset.is_parcellated else "extract"
+        return what if plan.config.signals.signals_only else f"{what} and encode"
     return "encode the signals that are there" if job.needs_embedding else "skip, already_done"
 
 

@@ -30,14 +30,18 @@ CANONICAL_NETWORKS = (
 class Run:
     """One BOLD acquisition in one space, with the files that belong to it.
 
+    For a run that another pipeline has parcellated already, the table of its series stands in the image's place, and
+    the tables that judge its parcels and its volumes in those of mask and confounds.
+
     Parameters
     ----------
     entities : tuple of (str, str)
         All BIDS entities of the BOLD file, short keys (``sub``, ``ses``, ``task`` ...), in BIDS order.
     bold : Path
-        Preprocessed BOLD image.
+        Preprocessed BOLD image, or table of parcel series.
     mask, confounds : Path or None
-        Brain mask and confounds table that share every entity with `bold`; None when there is none.
+        Brain mask and confounds table that share every entity with `bold`; None when there is none. Of parcel series:
+        coverage of each parcel, and censored volumes.
     repetition_time : float or None
         Seconds, from the sidecar; None when no sidecar gives it.
     pipeline : str
@@ -121,13 +125,13 @@ class Atlas:
     name : str
         Label in output names, letters and digits only.
     space : str
-        Template space of the images, such as ``MNI152NLin6Asym``.
+        Template space of the images, such as ``MNI152NLin6Asym``; empty where series name none.
     parcels : tuple of str, length P
         Parcel names in output order.
     networks : tuple of str, length P
         Network label of each parcel; empty for a parcel that belongs to none.
     volumes : tuple of AtlasVolume
-        Label images; where they overlap the first wins.
+        Label images; where they overlap the first wins. None where series come parcellated.
     sha256 : str
         Checksum of names, networks and images together.
     """
@@ -164,7 +168,7 @@ class ParcelSignals:
     coverage : NDArray, float64, shape (P,)
         Share of each parcel's voxels that lie in the brain mask and vary.
     n_voxels : NDArray, int64, shape (P,)
-        Voxels of each parcel on the run's grid, inside the mask or not.
+        Voxels of each parcel on the run's grid, inside the mask or not; -1 where unknown.
     repetition_time : float
         Seconds.
     regressors : tuple of str
@@ -200,7 +204,7 @@ class ParcelSignals:
     @property
     def present(self) -> NDArray[np.bool_]:
         """Parcels (P,) that have a signal."""
-        present: NDArray[np.bool_] = np.asarray(~np.isnan(self.raw).any(axis=0))
+        present: NDArray[np.bool_] = np.asarray(~np.isnan(self.raw).all(axis=0))
         return present
 
 

@@ -1,4 +1,4 @@
-"""Preprocessed BOLD images of the selected participants, sessions, tasks and runs, in every space.
+"""BOLD images, or tables of series, of the selected participants, sessions, tasks and runs, in every space.
 
 Only the folders of the participants asked for are listed, with ``os.scandir``, and only names are looked at. pybids'
 index was measured for the same on 2 CPUs (``benchmarks/bench_index.py``): 0.5 s for one of 1,000 participants and 30 s
@@ -11,23 +11,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final, NoReturn
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.database import find_database_files
-from bids_semantoks.inputs.dataset import Dataset
+from bids_semantoks.inputs.dataset import CONTENT, Dataset
 from bids_semantoks.inputs.derivatives import Derivative
 from bids_semantoks.inputs.filters import read_filter
 from bids_semantoks.inputs.folders import list_func_files
 from bids_semantoks.inputs.names import sorted_naturally
-from bids_semantoks.inputs.pairing import Candidate, pair_files
+from bids_semantoks.inputs.pairing import Candidate, pair_files, pair_series
 from bids_semantoks.inputs.selection import check_known, describe_labels, is_same_value, read_labels
 
 LOG = logging.getLogger(__name__)
+_FILES: Final = {"fmriprep": "BOLD images", "parcellated": "tables of series"}
 
 
-def find_candidates(dataset: Dataset, selection: SelectionConfig, participants: Sequence[str]) -> list[Candidate]:
-    """Find the preprocessed BOLD images of the selection, in every space.
+def find_candidates(
+    dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, kind: str = "fmriprep"
+) -> list[Candidate]:
+    """Find the preprocessed BOLD images, or the tables of parcel series, of the selection, in every space.
 
     Parameters
     ----------
@@ -37,6 +41,8 @@ def find_candidates(dataset: Dataset, selection: SelectionConfig, participants: 
         Sessions, tasks, runs and filter; its space does not count here.
     participants : sequence of str
         Labels, all of them in the dataset.
+    kind : str
+        ``fmriprep`` for images, ``parcellated`` for tables.
 
     Returns
     -------
@@ -46,25 +52,19 @@ def find_candidates(dataset: Dataset, selection: SelectionConfig, participants: 
     Raises
     ------
     InputError
-        When there is no preprocessed BOLD, or none with the sessions, tasks and runs, or none that the filter accepts.
+        When there is no such file, or none with the sessions, tasks and runs, or none that the filter accepts.
     """
     found = [
         candidate
         for derivative in dataset.derivatives
-        if derivative.kind == "fmriprep"
+        if derivative.kind == kind
         for candidate in _scan(derivative, dataset, selection.bids_database_dir, participants)
     ]
     where = " and ".join(str(one.path) for one in dataset.derivatives)
     if not found:
-        raise InputError(
-            f"No preprocessed BOLD in {where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz for one of "
-            f"{describe_labels(participants)} participants at least.",
-            hint="Parcellated series hold no BOLD to extract from."
-            if all(one.kind == "parcellated" for one in dataset.derivatives)
-            else "Check that fMRIPrep finished, and wrote its volumes (--output-spaces).",
-        )
+        _refuse_nothing(dataset, where, participants, kind)
     if silent := set(participants) - {one.image.entities[0][1] for one in found}:
-        LOG.warning("Participants without preprocessed BOLD: %s", describe_labels(silent))
+        LOG.warning("Participants without %s: %s", CONTENT[kind], describe_labels(silent))
     chosen = found
     for what, key, labels in (
         ("session", "ses", selection.session_id),
@@ -84,6 +84,21 @@ def find_candidates(dataset: Dataset, selection: SelectionConfig, participants: 
     return _apply_filter(chosen, selection.bids_filter_file)
 
 
+def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str) -> NoReturn:
+    whom = f"for one of {describe_labels(participants)} participants at least"
+    if kind == "parcellated":
+        raise InputError(
+            f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",
+            hint="Raw signals (desc-raw) and other statistics than the mean do not count.",
+        )
+    raise InputError(
+        f"No preprocessed BOLD in {where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz {whom}.",
+        hint="Parcellated series hold no BOLD to extract from."
+        if all(one.kind == "parcellated" for one in dataset.derivatives)
+        else "Check that fMRIPrep finished, and wrote its volumes (--output-spaces).",
+    )
+
+
 def _apply_filter(found: list[Candidate], path: Path | None) -> list[Candidate]:
     if path is None:
         return found
@@ -98,7 +113,8 @@ def _apply_filter(found: list[Candidate], path: Path | None) -> list[Candidate]:
                 values.setdefault(key, set()).add(value)
         there = "; ".join(f"{key} {', '.join(sorted_naturally(labels))}" for key, labels in values.items())
         raise InputError(
-            f"Filter file {path} matches none of {len(found)} BOLD images.", hint=f"Entities found: {there}."
+            f"Filter file {path} matches none of {len(found)} {_FILES[found[0].derivative.kind]}.",
+            hint=f"Entities found: {there}.",
         )
     return kept
 
@@ -107,7 +123,10 @@ def _scan(
     derivative: Derivative, dataset: Dataset, database_dir: Path | None, participants: Sequence[str]
 ) -> Iterator[Candidate]:
     database: dict[str, list[str]] | None = None
-    if database_dir is not None:
+    is_table = derivative.kind == "parcellated"
+    if database_dir is not None and is_table:
+        LOG.warning("--bids-database-dir is not used for parcellated series, whose names are listed.")
+    elif database_dir is not None:
         _check_database_dir(dataset, database_dir)
         several = len(dataset.derivatives) > 1
         database = find_database_files(derivative.path, database_dir / derivative.name if several else database_dir)
@@ -119,7 +138,7 @@ def _scan(
                 paths = database.get(label, [])
         except OSError as error:
             raise InputError(f"Folder {error.filename} cannot be listed: {error.strerror}.") from error
-        yield from pair_files(paths, label, derivative)
+        yield from (pair_series if is_table else pair_files)(paths, label, derivative)
 
 
 def _check_database_dir(dataset: Dataset, database_dir: Path) -> None:

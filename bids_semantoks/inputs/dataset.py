@@ -12,7 +12,7 @@ from bids_semantoks.inputs.derivatives import Derivative, find_fmriprep, find_na
 from bids_semantoks.inputs.descriptions import Description, read_description
 from bids_semantoks.inputs.folders import find_folders, find_kind, find_participant_labels
 
-_CONTENT: Final = {"fmriprep": "preprocessed BOLD", "parcellated": "parcellated series"}
+CONTENT: Final = {"fmriprep": "preprocessed BOLD", "parcellated": "parcellated series"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,11 @@ class Dataset:
     derivatives: tuple[Derivative, ...]
     raw_root: Path | None
 
+    @property
+    def is_parcellated(self) -> bool:
+        """Whether parcel series are read instead of BOLD."""
+        return self.derivatives[0].kind == "parcellated"
+
     def describe(self) -> str:
         """Say in one line what was found.
 
@@ -44,7 +49,7 @@ class Dataset:
         str
             The first line of the log.
         """
-        listed = "; ".join(f"{one.pipeline} ({_CONTENT[one.kind]}) in {one.path}" for one in self.derivatives)
+        listed = "; ".join(f"{one.pipeline} ({CONTENT[one.kind]}) in {one.path}" for one in self.derivatives)
         if self.kind == "raw":
             return f"Found a raw BIDS dataset in {self.root}, with derivatives of {listed}"
         return f"Found a derivative dataset of {listed}"
@@ -72,7 +77,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
     InputError
         When BIDS_DIR is no directory, empty or not BIDS, or no derivative dataset, or more than one, is found.
     ConfigurationError
-        When OUT_DIR is BIDS_DIR or an fMRIPrep dataset.
+        When OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or images and parcel series are to be read in one call.
     """
     description = _check_is_bids(bids_dir)
     if bids_dir.resolve() == out_dir.resolve():
@@ -82,6 +87,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         )
     if selection.derivatives:
         named = tuple(find_named(text, bids_dir) for text in selection.derivatives)
+        _check_one_kind(named)
         is_raw = description is None or not (description.is_fmriprep or description.dataset_type == "derivative")
         return Dataset(
             root=bids_dir,
@@ -159,6 +165,15 @@ def _check_is_bids(folder: Path) -> Description | None:
             hint=f"Did you mean {folder / below[0]}?" if below else "",
         )
     return description
+
+
+def _check_one_kind(named: tuple[Derivative, ...]) -> None:
+    if len({one.kind for one in named}) > 1:
+        listed = "; ".join(f"{one.path} ({CONTENT[one.kind]})" for one in named)
+        raise ConfigurationError(
+            f"--derivatives names datasets of different kinds: {listed}.",
+            hint="Give them to two calls, each with its own OUT_DIR.",
+        )
 
 
 def _find_root_kind(folder: Path, description: Description | None) -> str:

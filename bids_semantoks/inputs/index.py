@@ -123,25 +123,47 @@ def find_runs(
         preprocessed BOLD at all; or when two datasets hold a run of the same name.
     """
     candidates = find_candidates(dataset, selection, participants)
-    space, modifiers = _choose_space(candidates, selection.space, preferred_spaces)
+    space, modifiers = choose_space(candidates, selection.space, preferred_spaces)
     finest: dict[tuple[Path, frozenset[tuple[str, str]]], Candidate] = {}
     for one in candidates:
         if one.entity("space") != space or any(one.entity(key) != value for key, value in modifiers):
             continue
         key = (one.derivative.path, one.image.source)
-        if key not in finest or _coarseness(one) < _coarseness(finest[key]):
+        if key not in finest or rank_coarseness(one) < rank_coarseness(finest[key]):
             finest[key] = one
     chosen = sorted(finest.values(), key=lambda one: (one.order, one.image.path))
     _check_unique(chosen)
     _warn_of_missing(candidates, chosen, space)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in chosen}}
-    return tuple(_build_run(one, inherited[one.derivative.path]) for one in chosen)
+    return tuple(build_run(one, inherited[one.derivative.path]) for one in chosen)
 
 
-def _choose_space(
+def choose_space(
     candidates: Sequence[Candidate], asked: str | None, preferred: tuple[str, ...]
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Choose one space, with the further entities that ``NAME:res-2`` asks for."""
+    """Choose one space, with the further entities that ``NAME:res-2`` asks for.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        What there is, in every space.
+    asked : str or None
+        What the user named.
+    preferred : tuple of str
+        Spaces to be taken before the default ones, best first.
+
+    Returns
+    -------
+    space : str
+        The space.
+    modifiers : list of (str, str)
+        Further entities that an image must have.
+
+    Raises
+    ------
+    InputError
+        When the space asked for is not there, or none is that is chosen by itself.
+    """
     there = _spaces(candidates)
     if asked is None:
         space = next((name for name in (*preferred, *DEFAULT_SPACES) if name in there), None)
@@ -168,8 +190,19 @@ def _spaces(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     return sorted_naturally(space for one in candidates if (space := one.entity("space")))
 
 
-def _coarseness(candidate: Candidate) -> tuple[int, int, str]:
-    """Rank resolutions, the finest first: TemplateFlow numbers them from fine to coarse."""
+def rank_coarseness(candidate: Candidate) -> tuple[int, int, str]:
+    """Rank resolutions, the finest first: TemplateFlow numbers them from fine to coarse.
+
+    Parameters
+    ----------
+    candidate : Candidate
+        A file.
+
+    Returns
+    -------
+    (int, int, str)
+        Sorting key.
+    """
     res = candidate.entity("res")
     if res is None or res == "native":
         return 1, 0, ""
@@ -197,7 +230,21 @@ def _warn_of_missing(candidates: Sequence[Candidate], chosen: Sequence[Candidate
         LOG.warning("Left out, having no BOLD image in space %s: %s", space, describe_labels(names))
 
 
-def _build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
+def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
+    """Build the record of a run.
+
+    Parameters
+    ----------
+    candidate : Candidate
+        Its files.
+    inherited : sequence of BidsFile
+        Sidecars at the dataset's root.
+
+    Returns
+    -------
+    Run
+        The run.
+    """
     image, derivative = candidate.image, candidate.derivative
     return Run(
         entities=image.entities,

@@ -1,4 +1,4 @@
-"""The files that belong to one BOLD image, by strict equality of the entities they share."""
+"""The files that belong to one BOLD image or table of series, by strict equality of the entities they share."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regr
 _SIDECAR_ENDS: Final = ("bold.json",)
 USEFUL_ENDS: Final = (*_IMAGE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, *_SIDECAR_ENDS)
 
+# What a table of series names besides its run: none of it is in the names of the run's other files.
+_TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
+
 _Key = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A preprocessed BOLD image with its files, whatever its space.
+    """A preprocessed BOLD image, or a table of parcel series, with its files, whatever its space.
 
     Parameters
     ----------
     image : BidsFile
-        The BOLD image.
+        The BOLD image or the table.
     mask, confounds : str or None
-        Paths; None when there is no file of these entities.
+        Paths; None when there is no file of these entities. Of a table: coverage of its parcels, censored volumes.
     sidecars : tuple of BidsFile
-        The participant's ``*_bold.json`` files.
+        The participant's ``*_bold.json`` (``*_timeseries.json``) files.
     derivative : Derivative
         The dataset that holds them.
     """
@@ -97,6 +100,73 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
         )
         for key, image in images.items()
     ]
+
+
+def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:
+    """Pair the tables of parcel series of one participant with their coverage and their censored volumes.
+
+    Parameters
+    ----------
+    paths : iterable of str
+        Files of the participant, sorted.
+    label : str
+        The participant; files named after another are passed over.
+    derivative : Derivative
+        The dataset.
+
+    Returns
+    -------
+    list of Candidate
+        One a table ``*_timeseries.tsv`` that names an atlas or a segmentation; means only, and no raw signals.
+    """
+    ends = ("timeseries.tsv", "timeseries.json", "_bold.tsv", "_outliers.tsv")
+    parsed = [one for path in paths if path.endswith(ends) and (one := parse_name(path)) is not None]
+    own = [one for one in parsed if one.entities[:1] == (("sub", label),)]
+    coverages = {_drop(one, ("stat", "desc")): one.path for one in own if dict(one.entities).get("stat") == "coverage"}
+    outliers = {run_key(one): one.path for one in own if one.suffix == "outliers"}
+    sidecars = tuple(one for one in parsed if one.suffix == "timeseries" and one.extension == ".json")
+    return [
+        Candidate(
+            image=one,
+            mask=coverages.get(_drop(one, ("stat", "desc"))),
+            confounds=outliers.get(run_key(one)),
+            sidecars=sidecars,
+            derivative=derivative,
+        )
+        for one in own
+        if _is_series(one)
+    ]
+
+
+def run_key(table: BidsFile) -> frozenset[tuple[str, str]]:
+    """Tell the run of a table of series from every other run.
+
+    Parameters
+    ----------
+    table : BidsFile
+        A table, or another file of its run.
+
+    Returns
+    -------
+    frozenset of (str, str)
+        Entities of the run alone.
+    """
+    return frozenset(pair for pair in table.source if pair[0] not in _TABLE_ENTITIES)
+
+
+def _is_series(table: BidsFile) -> bool:
+    keys = dict(table.entities)
+    return (
+        table.suffix == "timeseries"
+        and table.extension == ".tsv"
+        and ("atlas" in keys or "seg" in keys)
+        and keys.get("stat", "mean") == "mean"
+        and not keys.get("desc", "").lower().startswith("raw")
+    )
+
+
+def _drop(file: BidsFile, keys: tuple[str, ...]) -> _Key:
+    return frozenset(pair for pair in file.entities if pair[0] not in keys)
 
 
 def _first_of_each(files: list[BidsFile], ends: tuple[str, ...]) -> dict[_Key, BidsFile]:

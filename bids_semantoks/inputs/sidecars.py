@@ -14,23 +14,25 @@ from bids_semantoks.inputs.names import BidsFile, parse_name
 LOG = logging.getLogger(__name__)
 
 
-def find_root_sidecars(root: Path) -> tuple[BidsFile, ...]:
-    """Find the BOLD sidecars at the root of a dataset.
+def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:
+    """Find the sidecars at the root of a dataset.
 
     Parameters
     ----------
     root : Path
         Root of the derivative dataset.
+    suffix : str
+        ``bold``, or ``timeseries`` for tables of series.
 
     Returns
     -------
     tuple of BidsFile
-        Its ``*_bold.json`` files.
+        Its ``*_<suffix>.json`` files.
     """
     with os.scandir(root) as entries:
-        paths = sorted(entry.path for entry in entries if entry.name.endswith("bold.json"))
+        paths = sorted(entry.path for entry in entries if entry.name.endswith(f"{suffix}.json"))
     parsed = (parse_name(path) for path in paths)
-    return tuple(one for one in parsed if one is not None and one.suffix == "bold")
+    return tuple(one for one in parsed if one is not None and one.suffix == suffix)
 
 
 def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float | None:
@@ -39,15 +41,17 @@ def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float
     Parameters
     ----------
     image : BidsFile
-        The BOLD image.
+        The BOLD image or the table of series.
     sidecars : iterable of BidsFile
-        ``*_bold.json`` files of the image's folder and of those above it, up to the dataset's root.
+        ``*_bold.json`` (``*_timeseries.json``) files of the image's folder and of those above it, up to the
+        dataset's root.
 
     Returns
     -------
     float or None
-        Seconds. Of the sidecars whose entities the image all has, the nearest that states it decides; None when none
-        does, or when that one cannot be read or states no positive number.
+        Seconds. Of the sidecars whose entities the image all has, the nearest that states it, or the sampling frequency
+        (as sidecars of tables do), decides; None when none does, or when that one cannot be read or states no positive
+        number.
     """
     pairs = set(image.entities)
     applying = [
@@ -64,12 +68,16 @@ def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float
             LOG.warning("Sidecar %s cannot be read: %s", sidecar.path, error)
             return None
         if isinstance(content, dict) and "RepetitionTime" in content:
-            return _check_seconds(content["RepetitionTime"], sidecar.path)
+            return _check_positive(content["RepetitionTime"], "RepetitionTime", sidecar.path)
+        if isinstance(content, dict) and "SamplingFrequency" in content:
+            frequency = _check_positive(content["SamplingFrequency"], "SamplingFrequency", sidecar.path)
+            return None if frequency is None else 1.0 / frequency
     return None
 
 
-def _check_seconds(value: object, path: str) -> float | None:
+def _check_positive(value: object, key: str, path: str) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
         return float(value)
-    LOG.warning("Sidecar %s: RepetitionTime must be a positive number of seconds, found %r", path, value)
+    unit = "seconds" if key == "RepetitionTime" else "Hz"
+    LOG.warning("Sidecar %s: %s must be a positive number of %s, found %r", path, key, unit, value)
     return None

@@ -107,14 +107,19 @@ def build_atlas_directory(out_dir: Path, space: str) -> Path:
     out_dir : Path
         Output dataset.
     space : str
-        Template space.
+        Template space; empty for none.
 
     Returns
     -------
     Path
-        ``OUT_DIR/sourcedata/atlases/tpl-S``.
+        ``OUT_DIR/sourcedata/atlases/tpl-S``, without the last where there is no space.
     """
-    return out_dir / "sourcedata" / "atlases" / f"tpl-{space}"
+    directory = out_dir / "sourcedata" / "atlases"
+    return directory / f"tpl-{space}" if space else directory
+
+
+def _build_atlas_stem(name: str, space: str) -> str:
+    return f"tpl-{space}_atlas-{name}" if space else f"atlas-{name}"
 
 
 def write_atlas(out_dir: Path, atlas: Atlas) -> None:
@@ -125,10 +130,10 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     out_dir : Path
         Output dataset.
     atlas : Atlas
-        What was used. Its images are copied one by one and never merged, as some licences demand.
+        What was used. Its images, if any, are copied one by one and never merged, as some licences demand.
     """
     directory = build_atlas_directory(out_dir, atlas.space)
-    stem = f"tpl-{atlas.space}_atlas-{atlas.name}"
+    stem = _build_atlas_stem(atlas.name, atlas.space)
     rows = [(p + 1, atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
     write_records(directory / f"{stem}_dseg.tsv", ("index", "label", "network_label"), rows)
     images = []
@@ -161,7 +166,7 @@ def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str
     out_dir : Path
         Output dataset.
     name, space : str
-        Atlas label and template space.
+        Atlas label and template space (empty for none).
 
     Returns
     -------
@@ -173,6 +178,6 @@ def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str
     FileNotFoundError
         When the table is not there.
     """
-    path = build_atlas_directory(out_dir, space) / f"tpl-{space}_atlas-{name}_dseg.tsv"
+    path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_dseg.tsv"
     rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
     return tuple(row[1] for row in rows), tuple("" if row[2] == "n/a" else row[2] for row in rows)

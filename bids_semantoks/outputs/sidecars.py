@@ -24,7 +24,8 @@ def build_signals_sidecar(
     signals : ParcelSignals
         What was extracted.
     settings, inputs : dict
-        What decides whether this output is still up to date.
+        What decides whether this output is still up to date; `settings` has no ``denoising`` where signals were taken
+        as another pipeline left them.
     dataset : str
         Name of the source dataset in BIDS URIs.
 
@@ -39,20 +40,15 @@ def build_signals_sidecar(
     scrubbed[: signals.n_dummy] = False
     motion = signals.framewise_displacement[~np.isnan(signals.framewise_displacement)]
     return {
-        "Description": "Mean signal of each parcel after denoising, in input units; n/a for dropped volumes "
-        "and absent parcels.",
+        "Description": f"Mean signal of each parcel {_describe_state(run, settings)}, in input units; n/a for dropped "
+        "volumes and absent parcels.",
         "Sources": [build_uri(path, run.dataset, dataset) for path in sources if path is not None],
         "Pipeline": run.pipeline,
         "RepetitionTime": repetition_time,
         "SamplingFrequency": 1.0 / repetition_time,
         "Atlas": {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Parcels": len(atlas.parcels)},
         "AbsentParcels": [name for name, there in zip(atlas.parcels, signals.present, strict=True) if not there],
-        "Denoising": {
-            "Preset": settings["denoising"]["name"],
-            "Regressors": list(signals.regressors),
-            "BandPass": settings["band_pass"],
-            "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending",
-        },
+        "Denoising": _describe_denoising(run, signals, settings),
         "VolumesTotal": int(signals.kept.size),
         "VolumesKept": int(signals.kept.sum()),
         "VolumesDropped": {
@@ -69,6 +65,21 @@ def build_signals_sidecar(
         "Settings": settings,
         "SettingsHash": compute_settings_hash(settings),
         "Inputs": inputs,
+    }
+
+
+def _describe_state(run: Run, settings: dict[str, Any]) -> str:
+    return "after denoising" if settings["denoising"] else f"as {run.pipeline} left it, without further denoising"
+
+
+def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, Any]) -> dict[str, Any]:
+    if not settings["denoising"]:
+        return {"Preset": "none: as found", "Description": f"Not done here: the series come from {run.pipeline}."}
+    return {
+        "Preset": settings["denoising"]["name"],
+        "Regressors": list(signals.regressors),
+        "BandPass": settings["band_pass"],
+        "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending",
     }
 
 

@@ -153,7 +153,12 @@ def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals) ->
     path = paths.file("stat-coverage_bold.tsv")
     present = signals.present
     rows = [
-        (atlas.parcels[p], signals.coverage[p], int(signals.n_voxels[p]), "true" if present[p] else "false")
+        (
+            atlas.parcels[p],
+            signals.coverage[p],
+            int(signals.n_voxels[p]) if signals.n_voxels[p] >= 0 else None,
+            "true" if present[p] else "false",
+        )
         for p in range(len(atlas.parcels))
     ]
     write_records(path, ("label", "coverage", "n_voxels", "present"), rows)
@@ -296,10 +301,10 @@ def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:
     Returns
     -------
     list of (str, str)
-        Atlas label and space, sorted.
+        Atlas label and space (empty for series that name none), sorted.
     """
     names = [parse_entities(path.name) for path in _find_sidecars(out_dir)]
-    return sorted({(name["atlas"], name["space"]) for name in names if "atlas" in name and "space" in name})
+    return sorted({(name["atlas"], name.get("space", "")) for name in names if "atlas" in name})
 
 
 def read_signals(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float32]]:

@@ -1,0 +1,182 @@
+"""Datasets of parcellated series: which tables are read, and where their atlas is described."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.config import SelectionConfig
+from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.candidates import find_candidates
+from bids_semantoks.inputs.dataset import Dataset
+from bids_semantoks.inputs.index import DEFAULT_SPACES, build_run, choose_space, rank_coarseness
+from bids_semantoks.inputs.names import BidsFile, parse_name, sorted_naturally
+from bids_semantoks.inputs.pairing import Candidate, run_key
+from bids_semantoks.inputs.selection import describe_labels, describe_nearest
+from bids_semantoks.inputs.sidecars import find_root_sidecars
+from bids_semantoks.records import Run
+
+LOG = logging.getLogger(__name__)
+# Of several tables of one run and atlas these are taken by themselves, best first.
+_PREFERRED_DESC: Final = (None, "denoised")
+_ATLAS_FOLDERS: Final = (("sourcedata", "atlases"), ("atlases",))
+
+
+def find_series(
+    dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, atlas: str = ""
+) -> tuple[str, tuple[Run, ...]]:
+    """Find the tables of parcel series to process, of one atlas and in one space.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What is read.
+    selection : SelectionConfig
+        Sessions, tasks, runs, space and filter.
+    participants : sequence of str
+        Labels from `find_participants`.
+    atlas : str
+        Label of an atlas in the dataset, or the path of a table named after it; empty, or anything else, where the
+        dataset holds one atlas only.
+
+    Returns
+    -------
+    label : str
+        The atlas, as the names of the tables give it.
+    runs : tuple of Run
+        One a table, in natural order of their entities; `bold` is the table.
+
+    Raises
+    ------
+    InputError
+        When nothing is selected, or the dataset leaves a choice of atlas, space or cleaning to be made.
+    """
+    candidates = find_candidates(dataset, selection, participants, kind="parcellated")
+    label = _choose_atlas(candidates, atlas)
+    of_atlas = [one for one in candidates if label_of(one.image) == label]
+    space, modifiers = _choose_space(of_atlas, selection.space, label)
+    chosen = _choose_tables(
+        [
+            one
+            for one in of_atlas
+            if (one.entity("space") or "") == space and all(one.entity(key) == value for key, value in modifiers)
+        ]
+    )
+    there = {run_key(one.image) for one in chosen}
+    if missing := {run_key(one.image): one.image for one in candidates if run_key(one.image) not in there}:
+        names = [Path(one.path).name for one in missing.values()]
+        LOG.warning("Left out, having no series of atlas %s in %s: %s", label, space or "no space", _list(names))
+    chosen.sort(key=lambda one: (one.order, one.image.path))
+    inherited = {path: find_root_sidecars(path, "timeseries") for path in {one.derivative.path for one in chosen}}
+    return label, tuple(build_run(one, inherited[one.derivative.path]) for one in chosen)
+
+
+def label_of(table: BidsFile, *, with_desc: bool = False) -> str:
+    """Label of the atlas that a name gives.
+
+    Parameters
+    ----------
+    table : BidsFile
+        A table of series, or of an atlas.
+    with_desc : bool
+        Whether the description is a part of the label, as in names of TemplateFlow.
+
+    Returns
+    -------
+    str
+        Atlas, segmentation and scale, without anything between them.
+    """
+    values = dict(table.entities)
+    keys = ("atlas", "seg", "scale", "desc") if with_desc else ("atlas", "seg", "scale")
+    return "".join(values.get(key, "") for key in keys)
+
+
+def find_atlas_tables(dataset: Dataset, label: str, space: str) -> tuple[Path, ...]:
+    """Find the tables with which a dataset describes an atlas of its series.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What is read.
+    label : str
+        The atlas, from `find_series`.
+    space : str
+        Space of the series.
+
+    Returns
+    -------
+    tuple of Path
+        ``*_dseg.tsv`` files below ``sourcedata/atlases`` and ``atlases``, those in this space first.
+    """
+    found: list[tuple[bool, str]] = []
+    for derivative in dataset.derivatives:
+        for parts in _ATLAS_FOLDERS:
+            for path in derivative.path.joinpath(*parts).rglob("*_dseg.tsv"):
+                name = parse_name(str(path))
+                if name is not None and label in (label_of(name), label_of(name, with_desc=True)):
+                    keys = dict(name.entities)
+                    found.append((keys.get("tpl", keys.get("space")) != space, str(path)))
+    return tuple(Path(path) for _, path in sorted(found))
+
+
+def _choose_atlas(candidates: Sequence[Candidate], asked: str) -> str:
+    labels = sorted_naturally(label_of(one.image) for one in candidates)
+    wanted = {asked, asked.removeprefix("atlas-").removeprefix("seg-")}
+    if (name := parse_name(asked)) is not None:
+        wanted |= {label_of(name), label_of(name, with_desc=True)}
+    chosen = [label for label in labels if label in wanted]
+    if len(chosen) == 1:
+        return chosen[0]
+    if len(labels) == 1:
+        return labels[0]
+    where = candidates[0].derivative.path
+    raise InputError(
+        f"{where} holds series of {len(labels)} atlases: {', '.join(labels)}; expected one"
+        f"{f', and --atlas {asked} names none of them' if asked else ''}.",
+        hint=f"Choose with --atlas, such as --atlas {labels[0]}. {describe_nearest([asked], labels) if asked else ''}",
+    )
+
+
+def _choose_space(candidates: Sequence[Candidate], asked: str | None, label: str) -> tuple[str, list[tuple[str, str]]]:
+    """Choose the only space, or one of the usual; series need not be in any."""
+    spaces = sorted_naturally(one.entity("space") or "" for one in candidates)
+    if asked is not None:
+        return choose_space(candidates, asked, ())
+    usual = [space for space in DEFAULT_SPACES if space in spaces]
+    if len(spaces) > 1 and not usual:
+        listed = ", ".join(space or "none named" for space in spaces)
+        raise InputError(f"Series of atlas {label} lie in several spaces: {listed}.", hint="Choose with --space.")
+    return (usual[0] if len(spaces) > 1 else spaces[0]), []
+
+
+def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Take the finest table of each run, and refuse to guess between two cleanings of it."""
+    by_run: dict[frozenset[tuple[str, str]], list[Candidate]] = {}
+    for one in candidates:
+        by_run.setdefault(run_key(one.image), []).append(one)
+    chosen = []
+    for tables in by_run.values():
+        if len({one.derivative.path for one in tables}) > 1:
+            raise InputError(
+                f"Two datasets hold the same run: {tables[0].image.path} and {tables[-1].image.path}.",
+                hint="Give one derivative dataset a call, each with its own OUT_DIR.",
+            )
+        finest = min(map(rank_coarseness, tables))
+        left = [one for one in tables if rank_coarseness(one) == finest]
+        desc = next((desc for desc in _PREFERRED_DESC if any(one.entity("desc") == desc for one in left)), "")
+        preferred = [one for one in left if one.entity("desc") == desc] or left
+        if len(preferred) > 1:
+            names = _list([Path(one.image.path).name for one in preferred])
+            raise InputError(
+                f"Several tables hold series of one run and atlas: {names}.",
+                hint='Choose with --bids-filter-file, such as {"bold": {"desc": '
+                f'"{preferred[0].entity("desc") or "denoised"}"}}}}.',
+            )
+        chosen += preferred
+    return chosen
+
+
+def _list(names: Sequence[str]) -> str:
+    return describe_labels(names)

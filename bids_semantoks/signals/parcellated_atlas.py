@@ -1,0 +1,151 @@
+"""The atlas of parcellated series: a table without images, from a path, a name, the dataset or the names of parcels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from bids_semantoks.errors import AtlasError
+from bids_semantoks.records import Atlas
+from bids_semantoks.signals.labels import LabelTable, find_network, load_label_table, name_some
+from bids_semantoks.signals.parcellated import is_numbered, locate_columns
+from bids_semantoks.signals.sources import find_sources
+
+LOG = logging.getLogger(__name__)
+
+
+def load_series_atlas(
+    label: str, columns: Sequence[str], *, space: str, asked: str, tables: Sequence[Path], directory: Path | None
+) -> Atlas:
+    """Load the parcels and networks of the atlas of a dataset's series.
+
+    Parameters
+    ----------
+    label : str
+        The atlas, as the series' names give it.
+    columns : sequence of str
+        Header of one of the tables of series.
+    space : str
+        Space of the series; empty for none.
+    asked : str
+        What the user named: the label, a registry entry, or the path of a table, a label image or an atlas dataset;
+        empty for nothing.
+    tables : sequence of Path
+        Tables that the dataset itself has for this atlas, best first.
+    directory : Path or None
+        Where the files of registry entries are looked for first.
+
+    Returns
+    -------
+    Atlas
+        Without images. The first that holds all columns: the atlas asked for, the dataset's own table, a registry
+        table; else the columns themselves, where their names tell the network.
+
+    Raises
+    ------
+    AtlasError
+        When the atlas asked for is not found, is damaged or has other parcels, or nothing tells the networks.
+    """
+    table = _load_asked(label, columns, asked, directory)
+    table = table or _find_fitting([load_label_table(path) for path in tables], columns)
+    table = table or _find_registered(columns)
+    if table is not None:
+        LOG.info("Parcels and networks of atlas %s are those of %s.", label, table.path)
+        return _build_atlas(label, space, table.parcels, table.networks)
+    networks = tuple(map(find_network, columns))
+    if not any(networks):
+        listed = f" The columns do not fit {', '.join(map(str, tables))}." if tables else ""
+        raise AtlasError(
+            f"Nothing tells the networks of the parcels of atlas {label}: {name_some(list(columns))}.{listed}",
+            hint="Give a table with the columns index, label and network_label: --atlas TABLE.tsv.",
+        )
+    if unknown := [name for name, network in zip(columns, networks, strict=True) if not network]:
+        LOG.warning("%d parcels of atlas %s belong to no network: %s", len(unknown), label, name_some(unknown))
+    return _build_atlas(label, space, tuple(columns), networks)
+
+
+def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path | None) -> LabelTable | None:
+    """Load the table that the user named; a bare name may also just choose among the dataset's atlases."""
+    if not asked:
+        return None
+    entry = Path(str(files("bids_semantoks"))) / "data" / "atlases" / f"{asked}.json"
+    is_entry = re.fullmatch(r"\w+", asked) is not None and entry.is_file()
+    if not is_entry and not Path(asked).exists() and asked.removeprefix("atlas-").removeprefix("seg-") == label:
+        return None
+    table = load_label_table(_read_table_path(entry) if is_entry else _find_table(Path(asked), label, directory))
+    try:
+        _check_fits(table, columns)
+    except ValueError as error:
+        if is_entry and asked == label:
+            return None
+        raise AtlasError(
+            f"The atlas {asked} does not fit the series of atlas {label}: their table {error}, "
+            f"which {table.path} lacks.",
+            hint=f"Give the table of atlas {label}.",
+        ) from error
+    return table
+
+
+def _find_table(path: Path, label: str, directory: Path | None) -> Path:
+    if path.is_file() and path.suffix == ".tsv":
+        return path
+    if path.is_dir():
+        found = sorted(path.rglob("*_dseg.tsv"))
+        named = [one for one in found if f"-{label}_" in one.name]
+        if len(named or found) == 1:
+            return (named or found)[0]
+        raise AtlasError(
+            f"The directory {path} holds {len(named or found)} tables *_dseg.tsv for the atlas {label}, expected one"
+            f"{f': {name_some([one.name for one in named or found])}' if found else ''}.",
+            hint="Give the path of one table.",
+        )
+    sources = find_sources(path, directory=directory)
+    return next(iter(sources.spaces.values())).table
+
+
+def _read_table_path(entry: Path) -> Path:
+    table: str = json.loads(entry.read_text(encoding="utf-8"))["table"]
+    return entry.parent / table
+
+
+def _find_registered(columns: Sequence[str]) -> LabelTable | None:
+    """Find the smallest table of the registry that has all the columns by name."""
+    if is_numbered(columns):
+        return None
+    folder = Path(str(files("bids_semantoks"))) / "data" / "atlases"
+    tables = [load_label_table(_read_table_path(entry)) for entry in sorted(folder.glob("*.json"))]
+    return _find_fitting(sorted(tables, key=lambda table: len(table.parcels)), columns)
+
+
+def _find_fitting(tables: Sequence[LabelTable], columns: Sequence[str]) -> LabelTable | None:
+    for table in tables:
+        try:
+            _check_fits(table, columns)
+        except ValueError as error:
+            LOG.debug("The series' table %s, which %s lacks.", error, table.path)
+            continue
+        return table
+    return None
+
+
+def _check_fits(table: LabelTable, columns: Sequence[str]) -> None:
+    locate_columns(columns, table.parcels)
+    if is_numbered(columns) and list(table.values) != sorted(table.values):
+        raise ValueError("has columns that are numbered, not named,")
+
+
+def _build_atlas(label: str, space: str, parcels: tuple[str, ...], networks: tuple[str, ...]) -> Atlas:
+    content = json.dumps({"parcels": parcels, "networks": networks, "volumes": []}, sort_keys=True)
+    return Atlas(
+        name=re.sub(r"[^A-Za-z0-9]", "", label),
+        space=space,
+        parcels=parcels,
+        networks=networks,
+        volumes=(),
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
+    )
