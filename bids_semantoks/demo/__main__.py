@@ -44,14 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--short", action="store_true", help="runs of 136 s instead of 6 minutes, for quick trials")
     options = parser.parse_args(arguments)
+    started = time.perf_counter()
+    write, default = (write_parcellated, 400) if options.parcellated else (write_study, 24)
+    number = default if options.participants is None else options.participants
     try:
-        _write(options)
+        write(options.out_dir, n_participants=number, seed=options.seed, short=options.short)
     except SemantoksError as error:
         print(f"bids_semantoks.demo: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"bids_semantoks.demo: OUT_DIR cannot be written: {error}.", file=sys.stderr)
         return ResourceError.exit_code
+    _say_what_is_next(options.out_dir, number, time.perf_counter() - started, parcellated=options.parcellated)
     return 0
 
 
@@ -63,21 +67,12 @@ def _parse_seed(text: str) -> int:
     return seed
 
 
-def _write(options: argparse.Namespace) -> None:
-    started, root = time.perf_counter(), options.out_dir
-    write = write_parcellated if options.parcellated else write_study
-    default = 400 if options.parcellated else 24
-    number = default if options.participants is None else options.participants
-    write(root, n_participants=number, seed=options.seed, short=options.short)
-    kind = "parcellated series" if options.parcellated else "a raw BIDS root and derivatives/fmriprep"
-    print(f"Wrote {number} synthetic participants to {root} in {time.perf_counter() - started:.0f} s: {kind}.")
+def _say_what_is_next(root: Path, number: int, seconds: float, *, parcellated: bool) -> None:
+    kind = "parcellated series" if parcellated else "a raw BIDS root and derivatives/fmriprep"
+    print(f"Wrote {number} synthetic participants to {root} in {seconds:.0f} s: {kind}.")
     print(f"The truth about them lies in {root / 'code' / 'truth'}.")
-    out = (
-        root.absolute().with_name(f"{root.absolute().name}_semantoks")
-        if options.parcellated
-        else root / "derivatives" / "bids_semantoks"
-    )
-    print(_NEXT.format(root=root, out=out))
+    beside = root.absolute().with_name(f"{root.absolute().name}_semantoks")
+    print(_NEXT.format(root=root, out=beside if parcellated else root / "derivatives" / "bids_semantoks"))
 
 
 if __name__ == "__main__":
