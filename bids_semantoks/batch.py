@@ -79,6 +79,8 @@ class Tally:
         Runs among the skipped that are complete from an earlier call.
     reasons : set of str
         Why runs failed.
+    is_silent : bool
+        Whether another process speaks for this one.
     """
 
     n_ok: int = 0
@@ -86,6 +88,7 @@ class Tally:
     n_failed: int = 0
     n_done: int = 0
     reasons: set[str] = dataclasses.field(default_factory=set)
+    is_silent: bool = False
 
     def add(self, outcome: Outcome) -> None:
         """Count one run.

@@ -15,7 +15,7 @@ import click
 
 from bids_semantoks import __version__
 from bids_semantoks.config import AppConfig
-from bids_semantoks.errors import SemantoksError
+from bids_semantoks.errors import SemantoksError, TrainingStopped
 from bids_semantoks.options import CONFIG_FILE, build_config, build_options, expand_lists
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -112,11 +112,14 @@ class _ConsoleFormatter(logging.Formatter):
 def _start_logging(config: AppConfig) -> None:
     """Log to the terminal at once, and to memory until the output directory is known to be good."""
     from bids_semantoks.outputs.logs import LogBuffer  # noqa: PLC0415 - NumPy would slow down --help
+    from bids_semantoks.pool import read_rank  # noqa: PLC0415 - as above
 
     running = config.running
     console = logging.StreamHandler()
     console.setFormatter(_ConsoleFormatter())
-    console.setLevel(logging.ERROR if running.quiet else logging.DEBUG if running.verbose else logging.INFO)
+    console.setLevel(
+        logging.ERROR if running.quiet or read_rank() else logging.DEBUG if running.verbose else logging.INFO
+    )
     LOGGER.setLevel(logging.DEBUG)
     LOGGER.propagate = False
     LOGGER.handlers = [console, LogBuffer()]
@@ -157,11 +160,12 @@ def _run(config: AppConfig) -> int:
     else:
         from bids_semantoks.group import run_group as run_level  # noqa: PLC0415 - as above
     tally = run_level(config)
-    click.echo(
-        f"bids_semantoks: {tally.n_ok} ok, {tally.n_skipped} skipped, {tally.n_failed} failed "
-        f"(see {config.out_dir / 'logs'})",
-        err=True,
-    )
+    if not tally.is_silent:
+        click.echo(
+            f"bids_semantoks: {tally.n_ok} ok, {tally.n_skipped} skipped, {tally.n_failed} failed "
+            f"(see {config.out_dir / 'logs'})",
+            err=True,
+        )
     return tally.exit_code(ignore_failed=config.running.ignore_failed_runs)
 
 
@@ -172,6 +176,14 @@ def _raise_terminated(signum: int, _: FrameType | None) -> NoReturn:
 def _fail(message: str, code: int) -> int:
     click.echo(f"bids_semantoks: error: {message}", err=True)
     return code
+
+
+def _say_stopped(stopped: TrainingStopped) -> int:
+    from bids_semantoks.pool import read_rank  # noqa: PLC0415 - as above
+
+    if read_rank() == 0:
+        click.echo(f"bids_semantoks: {stopped}", err=True)
+    return stopped.exit_code
 
 
 def call(arguments: Sequence[str]) -> int:
@@ -196,6 +208,8 @@ def call(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except TrainingStopped as error:
+        return _say_stopped(error)
     except SemantoksError as error:
         LOGGER.debug("%s", traceback.format_exc())
         return _fail(str(error), error.exit_code)

@@ -29,7 +29,7 @@ from bids_semantoks.outputs.store import (
     read_embedding,
     read_signals,
 )
-from bids_semantoks.pool import limit_threads
+from bids_semantoks.pool import limit_threads, read_rank
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -254,21 +254,31 @@ def run_group(config: AppConfig) -> Tally:
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     atlas, space = find_kind(config)
     parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
+    found = find_stored_runs(config.out_dir, atlas=atlas, model="")
+    stored = [run for run in found if run.entities.get("space", "") == space]
+    chosen = select_stored(stored, config.selection, where=str(config.out_dir))
+    if config.pretraining.pretrain:
+        if config.running.dry_run:
+            n_participants = len({run.entities["sub"] for run in chosen})
+            LOGGER.info("Would pretrain an encoder on %d runs of %d participants.", len(chosen), n_participants)
+            return Tally()
+        _open_outputs(config)
+        config = _pretrain(config, chosen, parcels, networks)
+        if read_rank() > 0:
+            # The other processes helped to train; the first goes on alone.
+            return Tally(is_silent=True)
     recipe = EncoderRecipe(config=config, parcels=parcels, networks=networks)
     encoder = recipe.build()
     model = encoder.loaded.name
-    found = find_stored_runs(config.out_dir, atlas=atlas, model=model)
-    stored = [run for run in found if run.entities.get("space", "") == space]
-    chosen = select_stored(stored, config.selection, where=str(config.out_dir))
+    chosen = [dataclasses.replace(run, paths=dataclasses.replace(run.paths, model=model)) for run in chosen]
     running = config.running
     missing = _find_missing(chosen, encoder, overwrite=running.overwrite, save_tokens=config.embedding.save_tokens)
     tally = Tally(n_skipped=len(chosen) - len(missing), n_done=len(chosen) - len(missing))
     if running.dry_run:
         LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), atlas, model)
         return tally
-    check_writable(config.out_dir)
-    open_work_dir(config.running.work_dir)
-    open_log(config.out_dir, to_json(config))
+    if not config.pretraining.pretrain:
+        _open_outputs(config)
     write_descriptions(config.out_dir, {model: f"Embedding by the encoder {model}: {encoder.loaded.description}"})
     _embed_missing(recipe, encoder, missing, tally)
     done = {job.paths.embedding for job in missing}
@@ -280,6 +290,23 @@ def run_group(config: AppConfig) -> Tally:
     write_group_status(config.out_dir)
     LOGGER.info("%d participants, %d runs: %s", len(features), len(complete), path)
     return tally
+
+
+def _open_outputs(config: AppConfig) -> None:
+    check_writable(config.out_dir)
+    open_work_dir(config.running.work_dir)
+    if read_rank() == 0:
+        open_log(config.out_dir, to_json(config))
+
+
+def _pretrain(
+    config: AppConfig, chosen: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
+) -> AppConfig:
+    """Pretrain an encoder, and make it the one to embed with."""
+    from bids_semantoks.pretraining import pretrain_encoder  # noqa: PLC0415 - most calls do not train
+
+    path = pretrain_encoder(config, chosen, parcels, networks)
+    return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
 
 
 def _embed_missing(recipe: EncoderRecipe, encoder: RunEncoder, missing: list[StoredJob], tally: Tally) -> None:

@@ -52,6 +52,18 @@ def count_cpus() -> int:
     return max(1, min(counts))
 
 
+def read_rank() -> int:
+    """Read which of the processes that torchrun started this is.
+
+    Returns
+    -------
+    int
+        0 for the first, and where there is only one.
+    """
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
+
+
 def _read_cgroup_quota(root: Path) -> list[int]:
     """Read the CPU quota of cgroup v2 or v1, rounded up; empty when there is none."""
     try:

@@ -67,7 +67,7 @@ class Ranks:
         self.any(False)
 
 
-def read_rank() -> tuple[int, int, int]:
+def read_ranks() -> tuple[int, int, int]:
     """Read from the environment which process this is, as torchrun sets it.
 
     Returns
@@ -99,7 +99,7 @@ def choose_device(device: torch.device) -> torch.device:
     ResourceError
         When the machine has fewer GPUs than processes.
     """
-    _, size, local_rank = read_rank()
+    _, size, local_rank = read_ranks()
     if device.type != "cuda" or size == 1:
         return device
     if local_rank >= torch.cuda.device_count():
@@ -124,7 +124,7 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     Ranks
         This process among all.
     """
-    rank, size, _ = read_rank()
+    rank, size, _ = read_ranks()
     if size == 1:
         yield Ranks()
         return

@@ -1,0 +1,406 @@
+"""From stored signals to an encoder: packs the signals, trains, and writes what the participant level loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bids_semantoks.batch import choose_n_procs
+from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
+from bids_semantoks.errors import ConfigurationError, TrainingStopped
+from bids_semantoks.models.branches import StructuredBranch, join_scales
+from bids_semantoks.models.build import build_encoder, build_head, read_encoder_config
+from bids_semantoks.models.encode import resolve_device
+from bids_semantoks.models.layout import NetworkLayout, build_layout, layout_to_json
+from bids_semantoks.models.matching import match_parcels
+from bids_semantoks.models.storage import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.outputs.encoders import LOG_FILE, TrainingLog, write_figures, write_model_card
+from bids_semantoks.outputs.files import write_json
+from bids_semantoks.outputs.provenance import find_versions
+from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.packing import TableReader, TrainingData, describe_stored, pack_missing, select_packed
+from bids_semantoks.training.batches import choose_batch_size
+from bids_semantoks.training.checkpoints import describe_full_disk, find_differences
+from bids_semantoks.training.distill import TeacherStudent
+from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
+from bids_semantoks.training.pretrain import (
+    LOG_COLUMNS,
+    Pretraining,
+    StopRequest,
+    TrainingPlan,
+    choose_precision,
+    watch_signals,
+)
+from bids_semantoks.training.store import SignalStore, SignalView
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Blueprint:
+    """What is to be made, before any of it is.
+
+    Parameters
+    ----------
+    directory : Path
+        Of the encoder.
+    encoder : EncoderConfig
+        Its architecture.
+    layout : NetworkLayout
+        Its parcels and networks.
+    recipe : TrainingConfig
+        How it is trained; the batch size is chosen.
+    data : TrainingData
+        What it is trained on.
+    settings : dict
+        All that must agree when a training goes on.
+    """
+
+    directory: Path
+    encoder: EncoderConfig
+    layout: NetworkLayout
+    recipe: TrainingConfig
+    data: TrainingData
+    settings: dict[str, Any]
+
+
+def read_training_config(config: PretrainingConfig) -> TrainingConfig:
+    """Read the recipe: its file, then what the command line says.
+
+    Parameters
+    ----------
+    config : PretrainingConfig
+        What was asked.
+
+    Returns
+    -------
+    TrainingConfig
+        The recipe.
+
+    Raises
+    ------
+    ConfigurationError
+        When the file cannot be read or holds something else.
+    """
+    values: Any = {}
+    path = config.training_config
+    if path is not None:
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"The training configuration {path} cannot be read: {error}.") from error
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"The training configuration {path} must be a JSON object, found {values!r:.60}.")
+    given = {
+        "epochs": config.epochs,
+        "batch_size": config.train_batch_size,
+        "learning_rate": config.learning_rate,
+    }
+    values |= {key: value for key, value in given.items() if value is not None}
+    return from_json(TrainingConfig, values, where=f"training configuration {path or ''}".rstrip())
+
+
+def choose_directory(config: AppConfig) -> Path:
+    """Choose where the encoder goes.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+
+    Returns
+    -------
+    Path
+        ``OUT_DIR/encoders/<name>``.
+    """
+    asked = config.pretraining
+    name = asked.encoder_name or Path(asked.encoder_config).stem
+    return config.out_dir / "encoders" / name
+
+
+def pretrain_encoder(
+    config: AppConfig, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
+) -> Path:
+    """Pretrain an encoder on stored signals, go on with a training that was stopped, or find it done.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+    stored : sequence of StoredRun
+        The runs to train on.
+    parcels, networks : tuple of str, length P
+        Their atlas.
+
+    Returns
+    -------
+    Path
+        Directory of the encoder, to be given to ``--model``.
+
+    Raises
+    ------
+    TrainingStopped
+        When asked to end early; the same call goes on.
+    TrainingDiverged
+        When the training diverged or collapsed.
+    SemantoksError
+        When data, options or resources do not allow a training.
+    """
+    device = choose_device(resolve_device(config.embedding.device))
+    encoder = read_encoder_config(config.pretraining.encoder_config)
+    data = describe_stored(stored, parcels, networks, target=encoder.repetition_time)
+    with watch_signals() as request, join_ranks(device) as ranks:
+        plan = _draw_blueprint(config, encoder, data, n_parts=config.pretraining.accumulate * ranks.size)
+        if config.running.overwrite and ranks.is_first:
+            _clear(plan)
+        ranks.wait()
+        is_done = _is_finished(plan)
+        # Nobody may begin before everybody has looked.
+        ranks.wait()
+        if not is_done:
+            try:
+                _train(config, plan, device, ranks, request)
+            except OSError as error:
+                raise describe_full_disk(error, plan.directory) from error
+        ranks.wait()
+    return plan.directory
+
+
+def _draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingData, *, n_parts: int) -> _Blueprint:
+    recipe = read_training_config(config.pretraining)
+    n_participants = len({source.participant for source in data.sources})
+    layout = build_layout(data.parcels, data.networks)
+    if n_participants > 1:
+        size = choose_batch_size(n_participants, recipe.batch_size, n_parts=n_parts)
+        if recipe.batch_size is None:
+            LOGGER.info("Batches of %d participants, %d steps an epoch.", size, n_participants // size)
+        recipe = dataclasses.replace(recipe, batch_size=size)
+    keys = sorted(source.key for source in data.sources)
+    settings = {
+        "encoder": to_json(encoder),
+        "recipe": to_json(recipe),
+        "layout": _hash(layout_to_json(layout)),
+        "data": {"participants": n_participants, "runs": len(keys), "sha256": _hash(keys)},
+        "seed": config.running.random_seed,
+        "precision": config.embedding.precision,
+    }
+    return _Blueprint(
+        directory=choose_directory(config), encoder=encoder, layout=layout, recipe=recipe, data=data, settings=settings
+    )
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _checkpoints(plan: _Blueprint) -> Path:
+    return plan.directory / "checkpoints"
+
+
+def _clear(plan: _Blueprint) -> None:
+    """Make room for another training; one of the same settings that was stopped goes on even so."""
+    if (plan.directory / CONFIG_FILE).exists():
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            (plan.directory / name).unlink(missing_ok=True)
+    marker = _checkpoints(plan) / "settings.json"
+    if not marker.is_file() or json.loads(marker.read_bytes()) != plan.settings:
+        shutil.rmtree(_checkpoints(plan), ignore_errors=True)
+
+
+def _is_finished(plan: _Blueprint) -> bool:
+    """Tell whether the encoder is there already; refuse to take one of other settings for it."""
+    path = plan.directory / CONFIG_FILE
+    if not path.is_file():
+        return False
+    try:
+        stored = json.loads(path.read_bytes())["details"]["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path} is not the configuration of an encoder pretrained here.",
+            hint="Choose another --encoder-name, or --overwrite.",
+        ) from error
+    differences = find_differences(
+        {key: value for key, value in stored.items() if key != "data"},
+        {key: value for key, value in plan.settings.items() if key != "data"},
+    )
+    if differences:
+        raise ConfigurationError(
+            f"The encoder {plan.directory} was trained with other settings: {'; '.join(differences)}.",
+            hint="Use the former settings, another --encoder-name, or --overwrite.",
+        )
+    if stored["data"] != plan.settings["data"]:
+        LOGGER.warning(
+            "The encoder %s was trained on %d runs, not on the %d of now; it is taken as it is. "
+            "Use another --encoder-name, or --overwrite, to train anew.",
+            plan.directory,
+            stored["data"]["runs"],
+            plan.settings["data"]["runs"],
+        )
+    LOGGER.info("The encoder %s is finished and not trained again.", plan.directory)
+    return True
+
+
+def _train(config: AppConfig, plan: _Blueprint, device: torch.device, ranks: Ranks, request: StopRequest) -> None:
+    view = _pack(config, plan, ranks)
+    if ranks.any(bool(request.reason)):
+        raise TrainingStopped(
+            f"Pretraining was stopped by {request.reason} when the signals were packed.", hint="The same call goes on."
+        )
+    asked, seed = config.pretraining, config.running.random_seed
+    module = TeacherStudent(
+        build_encoder(plan.encoder, plan.layout, seed),
+        build_head(plan.encoder, seed),
+        plan.recipe,
+        all_reduce=sum_over_ranks if ranks.size > 1 else None,
+    )
+    training = Pretraining(
+        module,
+        view,
+        TrainingPlan(
+            recipe=plan.recipe,
+            settings=plan.settings,
+            checkpoints=_checkpoints(plan),
+            seed=seed,
+            precision=config.embedding.precision,
+            n_slices=asked.accumulate,
+            max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
+            checkpoint_every=asked.checkpoint_every,
+        ),
+        device=device,
+        ranks=ranks,
+    )
+    LOGGER.info(
+        "Pretraining %s on %d runs of %d participants: %d epochs of %d steps, %s on %s%s%s.",
+        plan.directory.name,
+        len(view),
+        training.order.n_participants,
+        plan.recipe.epochs,
+        training.order.steps_per_epoch,
+        choose_precision(config.embedding.precision, device),
+        device,
+        f", {ranks.size} processes" if ranks.size > 1 else "",
+        ", signals in its memory" if training.feed.is_resident else "",
+    )
+    if ranks.is_first:
+        write_json(_checkpoints(plan) / "settings.json", plan.settings)
+    training.run(TrainingLog(plan.directory / LOG_FILE, LOG_COLUMNS), request)
+    if ranks.is_first:
+        _write(plan, module, view, device)
+
+
+def _pack(config: AppConfig, plan: _Blueprint, ranks: Ranks) -> SignalView:
+    """Pack what is missing, in the first process; the others wait, then open the store too."""
+    root = config.running.work_dir or config.out_dir / "encoders"
+    directory = root / ".signals" / _hash([layout_to_json(plan.layout), plan.encoder.repetition_time])[:16]
+    order = match_parcels(plan.data.parcels, plan.data.networks, plan.layout).order.tolist()
+    if ranks.is_first:
+        n_procs = choose_n_procs(config.running, n_jobs=len(plan.data.sources) // 16, model_bytes=0)
+        arguments = (tuple(order), plan.data.parcels, plan.encoder.repetition_time)
+        store = SignalStore(directory, plan.layout.n_parcels)
+        pack_missing(store, plan.data.sources, TableReader, arguments, n_procs=n_procs)
+        plan.directory.mkdir(parents=True, exist_ok=True)
+    ranks.wait()
+    return select_packed(SignalStore(directory, plan.layout.n_parcels), plan.data.sources)
+
+
+def _write(plan: _Blueprint, module: TeacherStudent, view: SignalView, device: torch.device) -> None:
+    """Write the teacher and what belongs to it; the weights' config.json comes last and makes it an encoder."""
+    encoder, head = module.teacher.cpu(), module.teacher_head.cpu()
+    details = build_details(plan.data, view, plan.settings, plan.encoder)
+    details["n_parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
+    details["device"] = str(device)
+    names = plan.layout.network_names
+    drawn = write_figures(
+        plan.directory,
+        kernels=find_kernels(encoder),
+        embeddings=encoder.network_positions.detach().numpy(),
+        names=names if len(names) == len(encoder.network_positions) else (),
+        repetition_time=plan.encoder.repetition_time,
+    )
+    sha256 = write_checkpoint(plan.directory, encoder, head=head, details=details)
+    write_model_card(plan.directory, name=plan.directory.name, sha256=sha256, details=details, drawn=drawn)
+    shutil.rmtree(_checkpoints(plan), ignore_errors=True)
+    LOGGER.info("Wrote the encoder %s, SHA-256 %s.", plan.directory, sha256[:16])
+
+
+def build_details(
+    data: TrainingData, view: SignalView, settings: Mapping[str, Any], encoder: EncoderConfig
+) -> dict[str, Any]:
+    """Build what config.json says about a pretrained encoder besides its architecture.
+
+    Parameters
+    ----------
+    data : TrainingData
+        What it was trained on.
+    view : SignalView
+        The runs that could be read.
+    settings : mapping
+        Settings of the training.
+    encoder : EncoderConfig
+        Its architecture.
+
+    Returns
+    -------
+    dict
+        Data, recipe, limits, hashed participants, versions.
+    """
+    labels = sorted(set(view.participants))
+    # A salt that is known but differs between encoders: labels can be looked up, lists cannot be joined.
+    salt = settings["data"]["sha256"][:32]
+    seconds = view.lengths * encoder.repetition_time
+    return {
+        "settings": dict(settings),
+        "data": {
+            **data.facts,
+            "participants": len(labels),
+            "runs": len(view),
+            "hours": round(float(seconds.sum()) / 3600, 2),
+            "sha256": settings["data"]["sha256"],
+        },
+        "recipe": {**settings["recipe"], "seed": settings["seed"], "precision": settings["precision"]},
+        "limits": {
+            "repetition_time_of_the_sources_in_s": [min(view.repetition_times), max(view.repetition_times)],
+            "length_of_the_runs_in_s": [float(seconds.min()), float(seconds.max())],
+            "band": data.facts.get("band", "not known"),
+            "smallest_share_of_parcels_with_signal": round(float(view.present.mean(axis=1).min()), 4),
+            "window_in_s": encoder.window * encoder.repetition_time,
+        },
+        "participants": {
+            "salt": salt,
+            "sha256": [hashlib.sha256(f"{salt}{label}".encode()).hexdigest() for label in labels],
+        },
+        "software": find_versions(),
+    }
+
+
+def find_kernels(encoder: Encoder) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """Find the learned long kernels of an encoder.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        On the CPU.
+
+    Returns
+    -------
+    dict of str to NDArray, float32, shape (n_kernels, L)
+        Taps by network; empty when the tokenizer has no such kernels.
+    """
+    branches = [module for module in encoder.modules() if isinstance(module, StructuredBranch)]
+    names = encoder.layout.network_names if len(branches) == len(encoder.layout.network_names) else ("all parcels",)
+    kernels = {}
+    for name, branch in zip(names, branches, strict=False):
+        taps = join_scales(branch.kernels.detach(), branch.decay) / branch.kernel_norm
+        kernels[name] = taps.flatten(0, -2).numpy()
+    return kernels
