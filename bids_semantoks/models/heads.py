@@ -47,4 +47,7 @@ class ProjectionHead(nn.Module):
         """
         for layer in self.layers[:-1]:
             x = F.gelu(layer(x))
-        return F.normalize(self.layers[-1](x), dim=-1, eps=1e-12)
+        x = self.layers[-1](x)
+        if x.dtype in (torch.bfloat16, torch.float16):
+            x = x.float()  # under autocast: half-precision unit vectors have lengths off by 0.3 %
+        return F.normalize(x, dim=-1, eps=1e-12)
