@@ -138,16 +138,21 @@ def measure_ours(what: str, folder: Path, atlas_path: Path, mask: Path) -> tuple
     return extract_signals(run, atlas, SignalsConfig(), load_denoising("simple")).values, start
 
 
-def launch(what: str, folder: Path, repeats: int) -> dict[str, float]:
-    """Measure in fresh processes; the best time and the worst memory."""
-    command = [sys.executable, __file__, "--measure", what, "--folder", str(folder)]
-    results = [json.loads(subprocess.check_output(command, text=True)) for _ in range(repeats)]
-    best = min(results, key=lambda r: r["seconds"]) | {"peak_mb": max(r["peak_mb"] for r in results)}
-    print(
-        f"{what:8s} {best['seconds']:7.2f} s  (processor time with imports {best['cpu']:6.2f} s)  "
-        f"peak {best['peak_mb']:6.0f} MB  best of {repeats}",
-        flush=True,
-    )
+def launch(names: tuple[str, ...], folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Measure in fresh processes, taking turns; of each the best time and the worst memory."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            command = [sys.executable, __file__, "--measure", name, "--folder", str(folder)]
+            results[name].append(json.loads(subprocess.check_output(command, text=True)))
+    best = {name: min(found, key=lambda r: r["seconds"]) for name, found in results.items()}
+    for name, found in best.items():
+        found["peak_mb"] = max(r["peak_mb"] for r in results[name])
+        print(
+            f"{name:8s} {found['seconds']:7.2f} s  (processor time with imports {found['cpu']:6.2f} s)  "
+            f"peak {found['peak_mb']:6.0f} MB  best of {repeats}",
+            flush=True,
+        )
     return best
 
 
@@ -171,10 +176,9 @@ def main() -> int:
         print(
             f"{SHAPE} x {args.volumes} int16, {size / 1e6:.0f} MB compressed ({share:.2f} of raw), {N_PARCELS} parcels"
         )
-        inflate = launch("inflate", folder, args.repeats)
-        means = launch("means", folder, args.repeats)
-        short, long = launch("short", folder, 1), launch("long", folder, 1)
-        nilearn = launch("nilearn", folder, min(2, args.repeats))
+        # In turns, so that other work on the machine disturbs all of them alike.
+        best = launch(("inflate", "means", "nilearn"), folder, args.repeats) | launch(("short", "long"), folder, 1)
+        inflate, means, nilearn, short, long = (best[n] for n in ("inflate", "means", "nilearn", "short", "long"))
         ours, theirs = np.load(folder / "means.npy"), np.load(folder / "nilearn.npy")
     error = float(np.abs(ours / theirs - 1).max())
     checks = [

@@ -20,6 +20,8 @@ from bids_semantoks.signals.sources import Part, find_sources
 
 # Coordinates half way between two voxels all go up, however the affines round.
 _TIE = 1e-6
+# Whole numbers above are not exact in float32, in which many label images are stored.
+_MAX_LABEL = 1 << 24
 
 
 def find_atlas_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
@@ -182,9 +184,9 @@ def _read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
             "a 3-D image of labels is expected."
         )
     labels = np.rint(stored).astype(np.int64) if stored.dtype.kind == "f" else stored.astype(np.int64)
-    if not np.array_equal(labels, stored) or labels.min() < 0:
+    if not np.array_equal(labels, stored) or labels.min() < 0 or labels.max() > _MAX_LABEL:
         raise AtlasError(
-            f"The atlas image {path} holds values that are no labels (whole numbers of 0 or more are expected).",
+            f"The atlas image {path} holds values that are no labels (whole numbers from 0 to {_MAX_LABEL}).",
             hint="Probability maps must be turned into labels first.",
         )
     return labels, affine

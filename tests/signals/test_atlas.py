@@ -112,6 +112,7 @@ def test_image_with_none_of_the_labels(tmp_path):
     ("labels", "words"),
     [
         (LABELS + 0.5, "no labels"),
+        (LABELS.astype(np.int32) * 10**8, "no labels"),
         (-LABELS, "no labels"),
         (np.stack([LABELS, LABELS], axis=-1), r"shape \(5, 7, 6, 2\)"),
     ],
