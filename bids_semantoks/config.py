@@ -279,6 +279,14 @@ class RunningConfig:
     )
     random_seed: int = option(0, "Seed of everything random.", metavar="N")
     dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.", is_result=False)
+    reports_only: bool = option(
+        False,
+        "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are.",
+        is_result=False,
+    )
+    boilerplate_only: bool = option(
+        False, "Write the methods text with its references to OUT_DIR/logs, and nothing else.", is_result=False
+    )
     overwrite: bool = option(False, "Replace outputs that were made with other settings.", is_result=False)
     stop_on_first_crash: bool = option(False, "Stop at the first run that fails.", is_result=False)
     ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.", is_result=False)
@@ -287,6 +295,11 @@ class RunningConfig:
     quiet: bool = option(False, "Say nothing but errors and the last line.", aliases=("-q",), is_result=False)
 
     def __post_init__(self) -> None:
+        _check(
+            self.reports_only + self.boilerplate_only + self.dry_run <= 1,
+            "--dry-run, --reports-only and --boilerplate-only exclude each other.",
+            "Give one of them.",
+        )
         _check(self.n_procs is None or self.n_procs >= 1, f"--n-procs must be 1 or more, found {self.n_procs}.")
         _check(
             self.omp_nthreads is None or self.omp_nthreads >= 1,
