@@ -39,8 +39,9 @@ from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.atlas import find_atlas_spaces, load_atlas
 from bids_semantoks.signals.confounds import Denoising, load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
-from bids_semantoks.signals.parcellated import read_header, read_series
+from bids_semantoks.signals.parcellated import read_series
 from bids_semantoks.signals.parcellated_atlas import load_series_atlas
+from bids_semantoks.signals.parcellated_tables import read_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 

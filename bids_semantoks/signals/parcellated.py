@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,11 @@ from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
 from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.labels import name_some
+from bids_semantoks.signals.parcellated_tables import PREFIX, locate_columns, read_columns, refuse_table
 from bids_semantoks.signals.tables import ConfoundsTable
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
-
-_PREFIX: Final = "7Networks_"
-_MISSING: Final = ("n/a", "", "NA")
 
 
 def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
@@ -64,7 +61,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     try:
         positions = locate_columns(columns, atlas.parcels)
     except ValueError as error:
-        _refuse(run.bold, f"{error}, which the atlas {atlas.name} lacks")
+        refuse_table(run.bold, f"{error}, which the atlas {atlas.name} lacks")
     table, notes = _insert_censored(run, table)
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
@@ -91,157 +88,6 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         framewise_displacement=np.full(len(signals), np.nan),
         warnings=(*notes, *_describe_absent(atlas, present, partial)),
     )
-
-
-def read_columns(path: Path) -> tuple[tuple[str, ...], Float64]:
-    """Read a table of series.
-
-    Parameters
-    ----------
-    path : Path
-        TSV with a header; a first column without a name (row numbers) is left out.
-
-    Returns
-    -------
-    columns : tuple of str, length C
-        Header.
-    values : NDArray, float64, shape (T, C)
-        One row a volume; NaN for ``n/a``.
-
-    Raises
-    ------
-    RunFailed
-        ``bad_image``, naming row and column of what is neither a finite number nor n/a.
-    """
-    header, _, body = _read_bytes(path).partition(b"\n")
-    columns, has_index = _split_header(header, path)
-    rows = [line.split(b"\t") for line in body.splitlines()]
-    n_fields = len(columns) + has_index
-    for number, row in enumerate(rows, start=1):
-        if len(row) != n_fields:
-            _refuse(path, f"has {len(row)} fields in row {number}, but {n_fields} columns")
-    try:
-        cells = np.array(rows, dtype=np.bytes_).reshape(len(rows), n_fields)[:, int(has_index) :]
-        cells = cells.astype(f"S{max(cells.itemsize, len('nan'))}")
-        for missing in _MISSING:
-            cells[cells == missing.encode()] = b"nan"
-        values = cells.astype(np.float64)
-    except ValueError:
-        values = np.full((len(rows), len(columns)), np.inf)
-    if np.isinf(values).any():
-        _refuse_cell(path, columns, rows, skip=int(has_index))
-    return columns, values
-
-
-def read_header(path: Path) -> tuple[str, ...]:
-    """Read the columns of a table of series.
-
-    Parameters
-    ----------
-    path : Path
-        TSV with a header.
-
-    Returns
-    -------
-    tuple of str, length C
-        Names of parcels.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content`` when the table was never fetched.
-    RunFailed
-        ``bad_image`` when it cannot be read, or has no header of unique names.
-    """
-    check_content(path)
-    return _split_header(_read_bytes(path, first_line=True), path)[0]
-
-
-def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np.int64]:
-    """Find the parcel of each column.
-
-    Parameters
-    ----------
-    columns : sequence of str, length C
-        Header of a table of series: names, with or without ``7Networks_``, or the numbers of all parcels, counted
-        from 0 or 1.
-    parcels : sequence of str, length P
-        Parcels of the atlas.
-
-    Returns
-    -------
-    NDArray, int64, shape (C,)
-        Positions in `parcels`.
-
-    Raises
-    ------
-    ValueError
-        When a column is no parcel; it begins with ``has columns``.
-    """
-    position = {name.removeprefix(_PREFIX): i for i, name in enumerate(parcels)}
-    bare = [name.removeprefix(_PREFIX) for name in columns]
-    unknown = [name for name in bare if name not in position]
-    if not unknown:
-        return np.array([position[name] for name in bare], dtype=np.int64)
-    if is_numbered(columns) and len(columns) == len(parcels):
-        return np.arange(len(parcels), dtype=np.int64)
-    raise ValueError(f"has columns ({len(unknown)} of {len(columns)}) of parcels {name_some(unknown)}")
-
-
-def is_numbered(columns: Sequence[str]) -> bool:
-    """Tell whether columns are counted instead of named.
-
-    Parameters
-    ----------
-    columns : sequence of str
-        Header.
-
-    Returns
-    -------
-    bool
-        True for 0, 1, 2 ... and for 1, 2, 3 ...
-    """
-    return any(list(columns) == [str(i + first) for i in range(len(columns))] for first in (0, 1))
-
-
-def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.readline() if first_line else file.read()
-    except OSError as error:
-        raise RunFailed("bad_image", f"{path} cannot be read ({error.strerror}).") from error
-    return content.removeprefix(b"\xef\xbb\xbf")
-
-
-def _split_header(line: bytes, path: Path) -> tuple[tuple[str, ...], bool]:
-    try:
-        columns = tuple(name.strip() for name in line.decode().rstrip("\r\n").split("\t"))
-    except UnicodeDecodeError:
-        _refuse(path, "is no text in UTF-8")
-    has_index = columns[0] == "" and len(columns) > 1
-    columns = columns[1:] if has_index else columns
-    if columns == ("",):
-        _refuse(path, "has no header of parcel names")
-    if len(set(columns)) < len(columns):
-        _refuse(path, f"has columns twice: {name_some(sorted({c for c in columns if columns.count(c) > 1}))}")
-    return columns, has_index
-
-
-def _refuse(path: Path, problem: str) -> NoReturn:
-    raise RunFailed("bad_image", f"The table of series {path} {problem}.")
-
-
-def _refuse_cell(path: Path, columns: Sequence[str], rows: list[list[bytes]], *, skip: int) -> NoReturn:
-    for number, row in enumerate(rows, start=1):
-        for column, cell in zip(columns, row[skip:], strict=True):
-            text = cell.decode(errors="replace").strip()
-            try:
-                is_good = text in _MISSING or not np.isinf(float(text))
-            except ValueError:
-                is_good = False
-            if not is_good:
-                _refuse(path, f"has {text!r} in row {number} of column {column}, expected a number or n/a")
-    raise AssertionError("a cell was refused before")
 
 
 def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]]:
@@ -283,10 +129,10 @@ def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bool) -> 
     header = lines[0] if lines else []
     if "coverage" not in header:
         return coverage, n_voxels
-    position = {name.removeprefix(_PREFIX): i for i, name in enumerate(parcels)}
+    position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
     for cells in lines[1:]:
         row = dict(zip(header, cells, strict=False))
-        parcel = position.get(cells[0].removeprefix(_PREFIX)) if cells else None
+        parcel = position.get(cells[0].removeprefix(PREFIX)) if cells else None
         if parcel is not None:
             coverage[parcel] = _to_number(row.get("coverage", ""), coverage[parcel])
             n_voxels[parcel] = int(_to_number(row.get("n_voxels", ""), -1))

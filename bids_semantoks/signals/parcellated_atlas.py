@@ -13,7 +13,7 @@ from pathlib import Path
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas
 from bids_semantoks.signals.labels import LabelTable, find_network, load_label_table, name_some
-from bids_semantoks.signals.parcellated import is_numbered, locate_columns
+from bids_semantoks.signals.parcellated_tables import is_numbered, locate_columns
 from bids_semantoks.signals.sources import find_sources
 
 LOG = logging.getLogger(__name__)
