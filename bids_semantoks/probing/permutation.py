@@ -1,0 +1,208 @@
+"""Is there anything at all: a permutation p value from one fixed split, all permutations solved at once.
+
+Shape letters: n rows, m columns (real labels first, then permutations), K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.model_selection import GroupKFold, KFold
+
+from bids_semantoks.probing.solvers import choose_loo_penalties, fit_ridge
+from bids_semantoks.probing.spans import Features
+from bids_semantoks.probing.splits import Indices
+from bids_semantoks.probing.targets import Floats, Target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PermutationTest:
+    """Result of a permutation test.
+
+    Parameters
+    ----------
+    statistic : str
+        ``auroc`` or ``r``, within folds.
+    value : float
+        For the real labels.
+    null : NDArray, float64, shape (n_permutations,)
+        For permuted labels.
+    p_value : float
+        (1 + number of permutations at least as good) / (1 + n_permutations).
+    """
+
+    statistic: str
+    value: float
+    null: Floats
+    p_value: float
+
+
+def permute_values(
+    values: Floats,
+    *,
+    n_permutations: int,
+    blocks: NDArray[Any] | None = None,
+    units: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> Floats:
+    """Permute values where they can be exchanged.
+
+    Parameters
+    ----------
+    values : NDArray, float64, shape (n,)
+        Class indices or values.
+    n_permutations : int
+        Columns after the first, which holds `values` itself.
+    blocks : NDArray, shape (n,), optional
+        Values are exchanged within a block (site) only.
+    units : NDArray, shape (n,), optional
+        Rows of a unit (participant with sessions, family) keep their values together: units that hold one value each
+        exchange it, others exchange all their values with units of the same number of rows in the same blocks.
+    seed : int
+        Of the drawing.
+
+    Returns
+    -------
+    NDArray, float64, shape (n, 1 + n_permutations)
+        Columns of values.
+    """
+    rng = np.random.default_rng(seed)
+    columns = np.repeat(values[:, None], 1 + n_permutations, axis=1)
+    blocks = (
+        np.zeros(len(values), dtype=np.int64) if blocks is None else np.unique(blocks, return_inverse=True)[1].ravel()
+    )
+    for rows in _find_exchangeable(values, blocks, units):
+        # One draw for each permutation orders the units (u,); all rows of a unit move with it.
+        order = rng.permuted(np.tile(np.arange(len(rows))[:, None], n_permutations), axis=0)
+        for column in range(rows.shape[1]):
+            columns[rows[:, column], 1:] = values[rows[:, column]][order]
+    return columns
+
+
+def _find_exchangeable(values: Floats, blocks: Indices, units: NDArray[Any] | None) -> list[Indices]:
+    """Find sets of units that can be exchanged: tables of rows, shape (u, rows of a unit)."""
+    labels = np.arange(len(values)) if units is None else np.unique(units, return_inverse=True)[1].ravel()
+    order = np.lexsort((blocks, labels))
+    members = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    single = all((values[m] == values[m[0]]).all() and (blocks[m] == blocks[m[0]]).all() for m in members)
+    sets: dict[tuple[int, ...], list[Indices]] = {}
+    for rows in members:
+        sets.setdefault(tuple(blocks[rows[:1]] if single else blocks[rows]), []).append(rows)
+    if not single:
+        return [np.stack(found) for found in sets.values()]
+    return [_pad(found) for found in sets.values()]
+
+
+def _pad(members: list[Indices]) -> Indices:
+    """Fill units of one value up to the same number of rows by repeating their first row."""
+    width = max(map(len, members))
+    return np.stack([np.concatenate([rows, np.repeat(rows[:1], width - len(rows))]) for rows in members])
+
+
+def compute_permutation_test(
+    features: Features,
+    target: Target,
+    *,
+    n_permutations: int = 200,
+    covariates: Floats | None = None,
+    groups: NDArray[Any] | None = None,
+    blocks: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> PermutationTest:
+    """Compare the score of the real labels with scores of permuted ones under the same, simpler procedure.
+
+    One 5-fold split, drawn without looking at the labels so that all their orders are alike; ridge regression on values
+    or on +-1 for each class; the penalty chosen in each training part, for each permutation, by closed-form
+    leave-one-out; scored within test folds.
+
+    Parameters
+    ----------
+    features : Features
+        Of all n rows.
+    target : Target
+        Of all n rows; those without a value take no part. Bins are cut over all rows, since the test permutes them.
+    n_permutations : int
+        Permutations.
+    covariates : NDArray, float64, shape (n, c), optional
+        Removed from the features by regression fitted to training rows.
+    groups : NDArray, shape (n,), optional
+        Never on both sides of the split, and the units of exchange.
+    blocks : NDArray, shape (n,), optional
+        Labels are exchanged within a block only.
+    seed : int
+        Of split and permutations.
+
+    Returns
+    -------
+    PermutationTest
+        Statistic, its values and p.
+    """
+    rows = np.flatnonzero(~np.isnan(target.values))
+    columns = permute_values(
+        target.compute_labels(rows)[rows],
+        n_permutations=n_permutations,
+        blocks=None if blocks is None else blocks[rows],
+        units=None if groups is None else groups[rows],
+        seed=seed,
+    )
+    n_classes = len(target.class_names) if target.is_class else 0
+    classes = [1] if n_classes == 2 else list(range(n_classes))
+    codes = [np.where(columns == k, 1.0, -1.0) for k in classes] or [columns]
+    stacked = np.concatenate(codes, axis=1)
+    predicted, fold_of = _predict(features, rows, stacked, covariates, groups, seed)
+    measure = _compute_aurocs if target.is_class else _compute_correlations
+    scores = measure(predicted, stacked, fold_of).reshape(len(codes), -1).mean(axis=0)
+    count = int((scores[1:] >= scores[0] - 1e-12).sum())
+    return PermutationTest(
+        statistic="auroc" if target.is_class else "r",
+        value=float(scores[0]),
+        null=scores[1:],
+        p_value=(1 + count) / (1 + n_permutations),
+    )
+
+
+def _predict(
+    features: Features,
+    rows: Indices,
+    codes: Floats,
+    covariates: Floats | None,
+    groups: NDArray[Any] | None,
+    seed: int,
+) -> tuple[Floats, Indices]:
+    splitter: Any = KFold(n_splits=5, shuffle=True, random_state=seed)
+    if groups is not None:
+        splitter = GroupKFold(n_splits=5, shuffle=True, random_state=seed)
+    predicted, fold_of = np.zeros_like(codes), np.zeros(len(rows), dtype=np.int64)
+    parts = splitter.split(rows, None, None if groups is None else groups[rows])
+    for fold, (train, test) in enumerate(parts):
+        span = features.compute_span(rows[train], rows[test], covariates)
+        fit = fit_ridge(span, codes[train], choose_loo_penalties(span, codes[train]))
+        predicted[test], fold_of[test] = fit.predict(span.test), fold
+    return predicted, fold_of
+
+
+def _compute_aurocs(predicted: Floats, codes: Floats, fold_of: Indices) -> Floats:
+    """Share of pairs in the same fold that are in the right order, for each column."""
+    right, every = np.zeros(codes.shape[1]), np.zeros(codes.shape[1])
+    for fold in np.unique(fold_of):
+        ranks = rankdata(predicted[fold_of == fold], axis=0)
+        member = codes[fold_of == fold] > 0
+        n_members = member.sum(axis=0)
+        right += (ranks * member).sum(axis=0) - n_members * (n_members + 1) / 2
+        every += n_members * (len(member) - n_members)
+    return np.asarray(np.where(every > 0, right / np.maximum(every, 1), 0.5))
+
+
+def _compute_correlations(predicted: Floats, codes: Floats, fold_of: Indices) -> Floats:
+    """Correlation about the means of folds, for each column."""
+    both, first, second = (np.zeros(codes.shape[1]) for _ in range(3))
+    for fold in np.unique(fold_of):
+        p = predicted[fold_of == fold] - predicted[fold_of == fold].mean(axis=0)
+        t = codes[fold_of == fold] - codes[fold_of == fold].mean(axis=0)
+        both, first, second = both + (p * t).sum(axis=0), first + (p**2).sum(axis=0), second + (t**2).sum(axis=0)
+    size = np.sqrt(first * second)
+    return np.asarray(np.where(first > 1e-12 * second, both / np.maximum(size, 1e-300), 0.0))

@@ -1,0 +1,244 @@
+"""Ridge and logistic regression in a span, for many penalties and many targets at once.
+
+Shape letters: n training rows, r columns of the span, m columns (targets, penalties, folds), a penalties.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from bids_semantoks.probing.spans import Span
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+#: Penalties in units of `Span.mean_eigenvalue`: from next to no shrinkage to next to no effect left.
+PENALTIES = np.logspace(-4, 4, 13)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LinearFit:
+    """Coefficients in a span.
+
+    Parameters
+    ----------
+    coefficients : NDArray, float64, shape (r, m)
+        Slopes.
+    intercepts : NDArray, float64, shape (m,)
+        Never penalised.
+    """
+
+    coefficients: Floats
+    intercepts: Floats
+
+    def predict(self, rows: Floats) -> Floats:
+        """Apply to rows of the same span.
+
+        Parameters
+        ----------
+        rows : NDArray, float64, shape (n, r)
+            `Span.train` or `Span.test`.
+
+        Returns
+        -------
+        NDArray, float64, shape (n, m)
+            Values, or log odds.
+        """
+        return rows @ self.coefficients + self.intercepts
+
+
+def fit_ridge(span: Span, targets: Floats, penalties: Floats) -> LinearFit:
+    """Solve ridge regression.
+
+    Parameters
+    ----------
+    span : Span
+        Training rows.
+    targets : NDArray, float64, shape (n, m)
+        What to predict.
+    penalties : NDArray, float64, shape (m,)
+        In units of the mean eigenvalue.
+
+    Returns
+    -------
+    LinearFit
+        Exact.
+    """
+    means = targets.mean(axis=0)
+    shrunk = span.eigenvalues[:, None] + penalties * span.mean_eigenvalue
+    return LinearFit(coefficients=span.train.T @ (targets - means) / shrunk, intercepts=means)
+
+
+def compute_fold_errors(span: Span, target: Floats, fold_of: Indices, penalties: Floats = PENALTIES) -> Floats:
+    """Compute the mean squared error of ridge regression over held-out folds, without fitting again.
+
+    The errors of rows g when they are left out are (I - H_gg)^-1 e_g, with H the matrix that turns targets into fitted
+    values and e the residuals of the fit to all rows.
+
+    Parameters
+    ----------
+    span : Span
+        Training rows.
+    target : NDArray, float64, shape (n,)
+        What to predict.
+    fold_of : NDArray, int64, shape (n,)
+        Fold of each row.
+    penalties : NDArray, float64, shape (a,)
+        In units of the mean eigenvalue.
+
+    Returns
+    -------
+    NDArray, float64, shape (a,)
+        Mean squared error.
+    """
+    axes = span.train / np.sqrt(span.eigenvalues)
+    kept = span.eigenvalues[:, None] / (span.eigenvalues[:, None] + penalties * span.mean_eigenvalue)
+    centred = target - target.mean()
+    residuals = centred[:, None] - axes @ (kept * (axes.T @ centred)[:, None])  # (n, a)
+    errors = np.zeros(len(penalties))
+    for fold in np.unique(fold_of):
+        part = axes[fold_of == fold]
+        for index in range(len(penalties)):
+            hat = (part * kept[:, index]) @ part.T + 1 / len(target)
+            left_out = np.linalg.solve(np.eye(len(hat)) - hat, residuals[fold_of == fold, index])
+            errors[index] += (left_out**2).sum()
+    return errors / len(target)
+
+
+def choose_loo_penalties(span: Span, targets: Floats, penalties: Floats = PENALTIES) -> Floats:
+    """Choose the penalty of each target by leaving out one row at a time, in closed form.
+
+    Parameters
+    ----------
+    span : Span
+        Training rows.
+    targets : NDArray, float64, shape (n, m)
+        What to predict.
+    penalties : NDArray, float64, shape (a,)
+        In units of the mean eigenvalue, ascending.
+
+    Returns
+    -------
+    NDArray, float64, shape (m,)
+        The largest of the best.
+    """
+    axes = span.train / np.sqrt(span.eigenvalues)
+    centred = targets - targets.mean(axis=0)
+    projected = axes.T @ centred
+    best = np.full(targets.shape[1], np.inf)
+    chosen = np.full(targets.shape[1], penalties[-1])
+    for penalty in penalties[::-1]:
+        kept = span.eigenvalues / (span.eigenvalues + penalty * span.mean_eigenvalue)
+        leverage = 1 / len(targets) + (axes**2) @ kept
+        residuals = centred - axes @ (kept[:, None] * projected)
+        error = ((residuals / (1 - leverage)[:, None]) ** 2).mean(axis=0)
+        chosen = np.where(error < best, penalty, chosen)
+        best = np.minimum(error, best)
+    return chosen
+
+
+def fit_logistic(
+    span: Span,
+    targets: Floats,
+    penalties: Floats,
+    *,
+    weights: Floats | None = None,
+    tolerance: float = 1e-6,
+    max_iterations: int = 50,
+) -> LinearFit:
+    """Fit many penalised logistic regressions at once by Newton steps with conjugate gradients.
+
+    Columns are independent problems that share the rows, so that the work is a few matrix products.
+
+    Parameters
+    ----------
+    span : Span
+        Training rows.
+    targets : NDArray, float64, shape (n, m)
+        0 or 1.
+    penalties : NDArray, float64, shape (m,)
+        In units of the mean eigenvalue; the objective is the sum of log losses plus half of penalty times the squared
+        length of the slopes.
+    weights : NDArray, float64, shape (n, m), optional
+        Of rows in each column; 0 leaves a row out.
+    tolerance : float
+        Largest gradient, over the number of rows, in units of the scaled columns.
+    max_iterations : int
+        Newton steps at most.
+
+    Returns
+    -------
+    LinearFit
+        One column for each problem.
+    """
+    weights = np.ones_like(targets) if weights is None else weights
+    ridge = penalties * span.mean_eigenvalue
+    share = np.clip((weights * targets).sum(axis=0) / weights.sum(axis=0), 1e-3, 1 - 1e-3)
+    slopes = np.zeros((span.train.shape[1], targets.shape[1]))
+    offsets = np.log(share / (1 - share))
+    active = np.arange(targets.shape[1])
+    for _ in range(max_iterations):
+        problem = _Columns(span, targets[:, active], weights[:, active], ridge[active])
+        slopes[:, active], offsets[active], gradient = problem.step(slopes[:, active], offsets[active])
+        active = active[gradient > tolerance]
+        if not len(active):
+            break
+    return LinearFit(coefficients=slopes, intercepts=offsets)
+
+
+class _Columns:
+    """The logistic problems that have not converged yet."""
+
+    def __init__(self, span: Span, targets: Floats, weights: Floats, ridge: Floats) -> None:
+        self.rows, self.eigenvalues = span.train, span.eigenvalues[:, None]
+        self.targets, self.weights, self.ridge = targets, weights, ridge
+
+    def compute_loss(self, logits: Floats, slopes: Floats) -> Floats:
+        fit = (self.weights * (np.logaddexp(0, logits) - self.targets * logits)).sum(axis=0)
+        return np.asarray(fit + self.ridge / 2 * (slopes**2).sum(axis=0))
+
+    def step(self, slopes: Floats, offsets: Floats) -> tuple[Floats, Floats, Floats]:
+        """Make one damped Newton step; also return the scaled gradient before it."""
+        logits = self.rows @ slopes + offsets
+        odds = expit(logits)
+        error = self.weights * (odds - self.targets)
+        gradient, gradient_offset = self.rows.T @ error + self.ridge * slopes, error.sum(axis=0)
+        curvature = self.weights * odds * (1 - odds)
+        unit = np.sqrt(self.eigenvalues / 4 + self.ridge)
+        size = np.sqrt(((gradient / unit) ** 2).sum(axis=0) + gradient_offset**2 / len(logits)) / np.sqrt(len(logits))
+        move, move_offset = self._solve(gradient, gradient_offset, curvature)
+        change = self.rows @ move + move_offset
+        before, length = self.compute_loss(logits, slopes), np.ones(len(offsets))
+        for _ in range(20):
+            worse = self.compute_loss(logits - length * change, slopes - length * move) > before * (1 + 1e-12)
+            if not worse.any():
+                break
+            length = np.where(worse, length / 2, length)
+        return slopes - length * move, offsets - length * move_offset, size
+
+    def _solve(self, gradient: Floats, gradient_offset: Floats, curvature: Floats) -> tuple[Floats, Floats]:
+        """Solve for the Newton step, as well as the gradient's size makes worthwhile."""
+        total = curvature.sum(axis=0) + 1e-12
+        scale = self.eigenvalues * (total / len(curvature)) + self.ridge
+        x, x0 = np.zeros_like(gradient), np.zeros_like(gradient_offset)
+        r, r0 = gradient.copy(), gradient_offset.copy()
+        z, z0 = r / scale, r0 / total
+        p, p0 = z, z0
+        size = (r * z).sum(axis=0) + r0 * z0
+        goal = size * np.minimum(0.01, size / len(curvature)) + 1e-300
+        for _ in range(60):
+            change = curvature * (self.rows @ p + p0)
+            q, q0 = self.rows.T @ change + self.ridge * p, change.sum(axis=0)
+            along = size / ((p * q).sum(axis=0) + p0 * q0 + 1e-300)
+            x, x0, r, r0 = x + along * p, x0 + along * p0, r - along * q, r0 - along * q0
+            z, z0 = r / scale, r0 / total
+            former, size = size, (r * z).sum(axis=0) + r0 * z0
+            if (size <= goal).all():
+                break
+            turn = size / (former + 1e-300)
+            p, p0 = z + turn * p, z0 + turn * p0
+        return x, x0

@@ -1,0 +1,268 @@
+"""Features as coordinates in the span of the training rows, with everything that is fitted, fitted there.
+
+A model with an L2 penalty never leaves that span, so a fit has as many columns as there are training rows, however wide
+the features are, and gives the same predictions. Centring and the removal of covariates are linear in the rows and act
+on a Gram matrix that was computed once; scaling each feature is not, and needs the table.
+
+Shape letters: n rows (participants or sessions), d features, r columns of the span, c covariates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+#: Directions with a smaller share of the largest eigenvalue are rounding.
+CUTOFF = 1e-10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Span:
+    """Training and test rows in principal axes of the training rows.
+
+    Parameters
+    ----------
+    train : NDArray, float64, shape (n_train, r)
+        Centred; its columns are orthogonal.
+    test : NDArray, float64, shape (n_test, r)
+        Moved and scaled as `train` was.
+    eigenvalues : NDArray, float64, shape (r,)
+        Squared lengths of the columns of `train`.
+    """
+
+    train: Floats
+    test: Floats
+    eigenvalues: Floats
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """Sum of the eigenvalues over training rows: the unit of penalties; 1 without features."""
+        return float(self.eigenvalues.sum() / len(self.train)) or 1.0
+
+
+class Features(Protocol):
+    """What can be turned into a span of training rows."""
+
+    name: str
+
+    def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
+        """Fit to the training rows and apply to both.
+
+        Parameters
+        ----------
+        train, test : NDArray, int64
+            Positions of rows.
+        covariates : NDArray, float64, shape (n, c), optional
+            Removed by regression fitted to the training rows.
+
+        Returns
+        -------
+        Span
+            Nothing in it but `test` depends on test rows.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TableFeatures:
+    """A table of features, each scaled by its deviation in the training rows.
+
+    Parameters
+    ----------
+    name : str
+        What a report calls it.
+    values : NDArray, float, shape (n, d)
+        No missing values; d may be 0, which makes the model that knows nothing.
+    """
+
+    name: str
+    values: NDArray[np.floating[Any]]
+
+    def __post_init__(self) -> None:
+        _check_finite(self.name, self.values)
+
+    def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
+        """Remove covariates, centre and scale by what the training rows say.
+
+        Parameters
+        ----------
+        train, test : NDArray, int64
+            Positions of rows.
+        covariates : NDArray, float64, shape (n, c), optional
+            Removed by regression fitted to the training rows.
+
+        Returns
+        -------
+        Span
+            Constant features are left out.
+        """
+        design_train, design_test = build_designs(train, test, covariates)
+        values_train, values_test = (np.asarray(self.values[rows], dtype=np.float64) for rows in (train, test))
+        fit = np.linalg.pinv(design_train) @ values_train
+        size = np.abs(values_train).max(axis=0, initial=0.0)
+        values_train = values_train - design_train @ fit
+        values_test = values_test - design_test @ fit
+        deviation = np.sqrt((values_train**2).mean(axis=0))
+        varies = deviation > 1e-10 * size
+        scale = np.where(varies, deviation, np.inf)
+        return rotate_table(values_train / scale, values_test / scale)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class KernelFeatures:
+    """Wide features in common units, known by their inner products alone.
+
+    Features are centred and not scaled one by one: entries of a connectivity matrix share their units, and scaling
+    would raise the least reliable ones to the size of the others.
+
+    Parameters
+    ----------
+    name : str
+        What a report calls it.
+    kernel : NDArray, float64, shape (n, n)
+        Inner products of all rows, from `compute_gram`.
+    """
+
+    name: str
+    kernel: Floats
+
+    def __post_init__(self) -> None:
+        if self.kernel.ndim != 2 or self.kernel.shape[0] != self.kernel.shape[1]:
+            raise ValueError(f"{self.name}: a kernel must be square, found {self.kernel.shape}")
+        _check_finite(self.name, self.kernel)
+
+    def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
+        """Centre, and remove covariates, by what the training rows say.
+
+        Parameters
+        ----------
+        train, test : NDArray, int64
+            Positions of rows.
+        covariates : NDArray, float64, shape (n, c), optional
+            Removed by regression fitted to the training rows.
+
+        Returns
+        -------
+        Span
+            As a table with centred, unscaled features would give.
+        """
+        designs = build_designs(train, test, covariates)
+        return rotate_kernel(self.kernel[np.ix_(train, train)], self.kernel[np.ix_(test, train)], designs)
+
+
+def _check_finite(name: str, values: NDArray[Any]) -> None:
+    if values.ndim != 2 or not np.isfinite(values).all():
+        rows = np.unique(np.argwhere(~np.isfinite(values))[:, 0])[:3] if values.ndim == 2 else values.shape
+        raise ValueError(f"{name}: features must be a finite table, found otherwise in rows {rows}")
+
+
+def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Floats:
+    """Compute the inner products of all rows in double precision, some columns at a time.
+
+    Parameters
+    ----------
+    values : NDArray, float, shape (n, d)
+        Features.
+    block : int
+        Columns at a time.
+
+    Returns
+    -------
+    NDArray, float64, shape (n, n)
+        Gram matrix.
+    """
+    gram = np.zeros((len(values), len(values)))
+    for start in range(0, values.shape[1], block):
+        part = np.asarray(values[:, start : start + block], dtype=np.float64)
+        gram += part @ part.T
+    return gram
+
+
+def build_designs(train: Indices, test: Indices, covariates: Floats | None) -> tuple[Floats, Floats]:
+    """Build the regressors whose share is removed: a constant, and covariates in units of the training rows.
+
+    Parameters
+    ----------
+    train, test : NDArray, int64
+        Positions of rows.
+    covariates : NDArray, float64, shape (n, c), optional
+        No missing values.
+
+    Returns
+    -------
+    train, test : NDArray, float64, shapes (n_train, 1 + c) and (n_test, 1 + c)
+        A covariate that is constant in the training rows becomes 0, so that nothing is guessed of its effect.
+    """
+    constant = np.ones((len(train), 1)), np.ones((len(test), 1))
+    if covariates is None:
+        return constant
+    mean, deviation = covariates[train].mean(axis=0), covariates[train].std(axis=0)
+    scale = np.where(deviation > 1e-10 * (np.abs(mean) + 1), deviation, np.inf)
+    parts = ((covariates[rows] - mean) / scale for rows in (train, test))
+    first, second = (np.hstack(pair) for pair in zip(constant, parts, strict=True))
+    return first, second
+
+
+def rotate_table(train: Floats, test: Floats) -> Span:
+    """Turn centred rows into the principal axes of the training rows.
+
+    Parameters
+    ----------
+    train, test : NDArray, float64, shapes (n_train, d) and (n_test, d)
+        Centred by the training rows.
+
+    Returns
+    -------
+    Span
+        With at most min(n_train, d) columns.
+    """
+    if train.shape[1] > len(train):
+        return _rotate(train @ train.T, test @ train.T)
+    values, axes = np.linalg.eigh(train.T @ train)
+    axes = axes[:, _is_real(values)]
+    values = values[_is_real(values)]
+    return Span(train=train @ axes, test=test @ axes, eigenvalues=values)
+
+
+def rotate_kernel(train: Floats, test: Floats, designs: tuple[Floats, Floats]) -> Span:
+    """Remove regressors from inner products, then turn them into principal axes of the training rows.
+
+    Parameters
+    ----------
+    train, test : NDArray, float64, shapes (n_train, n_train) and (n_test, n_train)
+        Inner products with training rows.
+    designs : tuple of NDArray
+        From `build_designs`.
+
+    Returns
+    -------
+    Span
+        With at most n_train columns.
+    """
+    design_train, design_test = designs
+    inverse = np.linalg.pinv(design_train)  # (1 + c, n_train)
+    fitted = inverse @ train
+    residual_train = train - design_train @ fitted
+    residual_test = test - design_test @ fitted
+    residual_train = residual_train - (residual_train @ inverse.T) @ design_train.T
+    residual_test = residual_test - (residual_test @ inverse.T) @ design_train.T
+    return _rotate((residual_train + residual_train.T) / 2, residual_test)
+
+
+def _rotate(kernel: Floats, kernel_test: Floats) -> Span:
+    values, axes = np.linalg.eigh(kernel)
+    axes = axes[:, _is_real(values)]
+    values = values[_is_real(values)]
+    lengths = np.sqrt(values)
+    return Span(train=axes * lengths, test=kernel_test @ axes / lengths, eigenvalues=values)
+
+
+def _is_real(eigenvalues: Floats) -> NDArray[np.bool_]:
+    largest = eigenvalues.max(initial=0.0)
+    return np.asarray(eigenvalues > max(CUTOFF * largest, 1e-300))

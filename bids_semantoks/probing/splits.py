@@ -1,0 +1,393 @@
+"""Who trains and who is tested: plain indices of rows, and the same as a table that can be written and given back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
+
+from bids_semantoks.errors import InputError
+
+Indices = NDArray[np.int64]
+ROLES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """One division of the rows; rows that lack the phenotype are in no part.
+
+    Parameters
+    ----------
+    repetition, fold : int
+        Counted from 0.
+    train, test, validation : NDArray, int64
+        Sorted positions of rows; only the published protocol has a validation part.
+    """
+
+    repetition: int
+    fold: int
+    train: Indices
+    test: Indices
+    validation: Indices
+
+    def __post_init__(self) -> None:
+        where = f"repetition {self.repetition}, fold {self.fold}"
+        parts = (self.train, self.test, self.validation)
+        if not len(self.train) or not len(self.test):
+            raise ValueError(f"{where}: {len(self.train)} rows to train on and {len(self.test)} to test on")
+        if len(np.unique(np.concatenate(parts))) != sum(map(len, parts)):
+            raise ValueError(f"{where}: a row has more than one role")
+
+
+class SplitRow(NamedTuple):
+    """One line of the table of splits."""
+
+    repetition: int
+    fold: int
+    participant: str
+    role: str
+
+
+def compute_strata(values: NDArray[np.float64], *, is_class: bool, n_folds: int = 5) -> Indices:
+    """Cut a target into strata: its classes, or bins of equal size.
+
+    Parameters
+    ----------
+    values : NDArray, float64, shape (n,)
+        Class index or value; NaN where missing.
+    is_class : bool
+        Whether `values` are class indices.
+    n_folds : int
+        Bins hold at least two rows a fold, and there are ten at most.
+
+    Returns
+    -------
+    NDArray, int64, shape (n,)
+        Stratum of each row; -1 where missing.
+    """
+    strata = np.full(len(values), -1, dtype=np.int64)
+    known = ~np.isnan(values)
+    if is_class:
+        strata[known] = values[known].astype(np.int64)
+        return strata
+    n_bins = int(np.clip(known.sum() // (2 * n_folds), 1, 10))
+    quantiles = np.arange(1, n_bins) / n_bins if known.any() else np.zeros(0)
+    edges = np.unique(np.quantile(values[known], quantiles)) if len(quantiles) else quantiles
+    strata[known] = np.searchsorted(edges, values[known], side="right")
+    return strata
+
+
+def build_splits(
+    strata: Indices,
+    *,
+    groups: NDArray[Any] | None = None,
+    n_repeats: int = 10,
+    n_folds: int = 5,
+    seed: int = 0,
+) -> tuple[Split, ...]:
+    """Divide the rows into stratified folds, again for each repetition.
+
+    Parameters
+    ----------
+    strata : NDArray, int64, shape (n,)
+        From `compute_strata`; rows at -1 take no part.
+    groups : NDArray, shape (n,), optional
+        Rows of one group (participant, family, site) are never on both sides.
+    n_repeats, n_folds : int
+        Repetition r shuffles with seed `seed` + r.
+    seed : int
+        First seed.
+
+    Returns
+    -------
+    tuple of Split
+        By repetition, then fold.
+
+    Raises
+    ------
+    InputError
+        When there are fewer members of a stratum, or fewer groups, than folds.
+    """
+    rows = np.flatnonzero(strata >= 0)
+    _check_sizes(strata[rows], None if groups is None else groups[rows], n_folds)
+    splits = []
+    for repetition in range(n_repeats):
+        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        splitter = kind(n_splits=n_folds, shuffle=True, random_state=seed + repetition)
+        parts = splitter.split(rows, strata[rows], None if groups is None else groups[rows])
+        splits += [_build_split(repetition, fold, rows, train, test) for fold, (train, test) in enumerate(parts)]
+    return tuple(splits)
+
+
+def build_left_out_splits(strata: Indices, left_out: NDArray[Any]) -> tuple[Split, ...]:
+    """Leave each site, or other group, out once.
+
+    Parameters
+    ----------
+    strata : NDArray, int64, shape (n,)
+        From `compute_strata`; rows at -1 take no part.
+    left_out : NDArray, shape (n,)
+        What each fold leaves out.
+
+    Returns
+    -------
+    tuple of Split
+        One repetition; folds in the order of the sorted names of groups.
+
+    Raises
+    ------
+    InputError
+        When there is only one group.
+    """
+    rows = np.flatnonzero(strata >= 0)
+    names = np.unique(left_out[rows])
+    if len(names) < 2:
+        raise InputError(
+            f"Leaving one group out needs two or more, found {len(names)}: {', '.join(map(str, names))}.",
+            hint="Choose another column for --leave-out.",
+        )
+    return tuple(
+        _build_split(0, fold, rows, np.flatnonzero(left_out[rows] != name), np.flatnonzero(left_out[rows] == name))
+        for fold, name in enumerate(names)
+    )
+
+
+def build_published_splits(
+    strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, seed: int = 0
+) -> tuple[Split, ...]:
+    """Divide the rows .6/.2/.2 into train, validation and test, as the published evaluation does.
+
+    Parameters
+    ----------
+    strata : NDArray, int64, shape (n,)
+        From `compute_strata`; rows at -1 take no part.
+    groups : NDArray, shape (n,), optional
+        Groups that are kept together, drawn by the stratum of their first row.
+    n_repeats : int
+        Repetition r draws with seed `seed` + r.
+    seed : int
+        First seed.
+
+    Returns
+    -------
+    tuple of Split
+        One fold a repetition.
+
+    Raises
+    ------
+    InputError
+        When a stratum has fewer than 5 members, so that a part would lack it.
+    """
+    rows = np.flatnonzero(strata >= 0)
+    units = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1].ravel()
+    _, first = np.unique(units, return_index=True)
+    unit_strata = strata[rows][first]
+    _check_sizes(unit_strata, None, 5)
+    splits = []
+    for repetition in range(n_repeats):
+        everyone = np.arange(len(first))
+        train, rest = train_test_split(everyone, test_size=0.4, stratify=unit_strata, random_state=seed + repetition)
+        validation, test = train_test_split(
+            rest, test_size=0.5, stratify=unit_strata[rest], random_state=seed + repetition
+        )
+        inside = [np.flatnonzero(np.isin(units, part)) for part in (train, test, validation)]
+        splits.append(_build_split(repetition, 0, rows, *inside))
+    return tuple(splits)
+
+
+def build_inner_folds(
+    rows: Indices, *, strata: Indices | None, groups: NDArray[Any] | None, n_folds: int, seed: int
+) -> Indices:
+    """Number the folds inside a training part, in which penalties are chosen.
+
+    Parameters
+    ----------
+    rows : NDArray, int64, shape (n_train,)
+        The training part.
+    strata : NDArray, int64, shape (n,) or None
+        Strata of all rows, kept even over folds.
+    groups : NDArray, shape (n,) or None
+        Groups of all rows, kept together.
+    n_folds : int
+        Folds; fewer where groups or members of a stratum are fewer.
+    seed : int
+        Of the shuffling.
+
+    Returns
+    -------
+    NDArray, int64, shape (n_train,)
+        Fold of each training row.
+    """
+    fold_of = np.zeros(len(rows), dtype=np.int64)
+    kind: Any = KFold
+    if groups is not None and len(np.unique(groups[rows])) >= 2:
+        n_folds, kind = min(n_folds, len(np.unique(groups[rows]))), GroupKFold
+    else:
+        groups = None
+        n_folds = min(n_folds, len(rows))
+        largest = int(np.bincount(strata[rows]).max()) if strata is not None else 0
+        if largest >= n_folds:
+            kind = StratifiedKFold
+    splitter = kind(n_splits=n_folds, shuffle=True, random_state=seed)
+    labels = None if strata is None else strata[rows]
+    with warnings.catch_warnings():
+        # A class too small for every inner fold to hold one still serves to choose a penalty.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for fold, (_, test) in enumerate(splitter.split(rows, labels, None if groups is None else groups[rows])):
+            fold_of[test] = fold
+    return fold_of
+
+
+def _build_split(
+    repetition: int, fold: int, rows: Indices, train: Indices, test: Indices, validation: Indices | None = None
+) -> Split:
+    empty = np.zeros(0, dtype=np.int64)
+    return Split(
+        repetition=repetition,
+        fold=fold,
+        train=np.sort(rows[train]),
+        test=np.sort(rows[test]),
+        validation=empty if validation is None else np.sort(rows[validation]),
+    )
+
+
+def _check_sizes(strata: Indices, groups: NDArray[Any] | None, n_folds: int) -> None:
+    counts = np.bincount(strata) if len(strata) else np.zeros(1, dtype=np.int64)
+    smallest = int(counts[counts > 0].min()) if counts.any() else 0
+    if smallest < n_folds:
+        raise InputError(
+            f"The smallest class or bin has {smallest} members, but {n_folds} parts must each hold one.",
+            hint="Leave that class out, merge it, or use fewer bins.",
+        )
+    if groups is not None and len(np.unique(groups)) < n_folds:
+        raise InputError(
+            f"{len(np.unique(groups))} groups cannot be divided into {n_folds} folds.",
+            hint="Choose another column for --group-by.",
+        )
+
+
+def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
+    """Refuse splits in which a group is on both sides.
+
+    Parameters
+    ----------
+    splits : iterable of Split
+        To be checked.
+    groups : NDArray, shape (n,)
+        Group of each row.
+
+    Raises
+    ------
+    InputError
+        Names the first group, repetition and fold.
+    """
+    for split in splits:
+        for name, part in (("validation", split.validation), ("test", split.test)):
+            shared = np.intersect1d(groups[split.train], groups[part])
+            if len(shared):
+                raise InputError(
+                    f"Group {shared[0]} is in both train and {name} of repetition {split.repetition}, "
+                    f"fold {split.fold}.",
+                    hint="Members of a group must have the same role.",
+                )
+
+
+def build_split_table(splits: Iterable[Split], participants: Sequence[str]) -> list[SplitRow]:
+    """Write splits as rows of a table.
+
+    Parameters
+    ----------
+    splits : iterable of Split
+        Positions into `participants`.
+    participants : sequence of str, length n
+        Participant of each row; one with several rows (sessions) is named once.
+
+    Returns
+    -------
+    list of SplitRow
+        By repetition, fold, role and participant.
+    """
+    table = []
+    for split in splits:
+        for role in ROLES:
+            names = sorted({participants[row] for row in getattr(split, role)})
+            table += [SplitRow(split.repetition, split.fold, name, role) for name in names]
+    return table
+
+
+def read_split_table(
+    table: Iterable[SplitRow],
+    participants: Sequence[str],
+    *,
+    strata: Indices | None = None,
+    groups: NDArray[Any] | None = None,
+) -> tuple[Split, ...]:
+    """Turn a table of splits back into positions, and check it.
+
+    Parameters
+    ----------
+    table : iterable of SplitRow
+        As `build_split_table` makes it. Where a fold has test rows only, everyone else trains.
+    participants : sequence of str, length n
+        Participant of each row here.
+    strata : NDArray, int64, shape (n,), optional
+        Rows at -1 (phenotype missing) are left out of every part.
+    groups : NDArray, shape (n,), optional
+        Groups that must not be on both sides.
+
+    Returns
+    -------
+    tuple of Split
+        By repetition, then fold.
+
+    Raises
+    ------
+    InputError
+        When a participant or role is unknown, has two roles, is tested twice in a repetition, or a part is empty.
+    """
+    roles = _collect_roles(table, participants)
+    names = np.asarray(participants)
+    usable = np.ones(len(names), dtype=bool) if strata is None else strata >= 0
+    splits = []
+    for (repetition, fold), role_of in sorted(roles.items()):
+        default = "train" if set(role_of.values()) == {"test"} else ""
+        role = np.array([role_of.get(name, default) for name in names])
+        parts = {kind: np.flatnonzero((role == kind) & usable) for kind in ROLES}
+        for kind in ("train", "test"):
+            if not len(parts[kind]):
+                raise InputError(
+                    f"Nobody is left in {kind} of repetition {repetition}, fold {fold} of the given splits.",
+                    hint="Participants without the phenotype are left out.",
+                )
+        splits.append(Split(repetition=repetition, fold=fold, **parts))
+    if groups is not None:
+        check_groups(splits, groups)
+    return tuple(splits)
+
+
+def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> dict[tuple[int, int], dict[str, str]]:
+    known = set(participants)
+    roles: dict[tuple[int, int], dict[str, str]] = {}
+    tested: dict[tuple[int, str], int] = {}
+    for row in table:
+        where = f"repetition {row.repetition}, fold {row.fold} of the given splits"
+        if row.participant not in known:
+            raise InputError(
+                f"Participant {row.participant} in {where} is not among the {len(known)} participants here.",
+                hint="Splits belong to one set of participants.",
+            )
+        if row.role not in ROLES:
+            raise InputError(f"Role {row.role!r} in {where} is none of {', '.join(ROLES)}.")
+        former = roles.setdefault((row.repetition, row.fold), {}).setdefault(row.participant, row.role)
+        if former != row.role:
+            raise InputError(f"Participant {row.participant} is both {former} and {row.role} in {where}.")
+        if row.role == "test" and tested.setdefault((row.repetition, row.participant), row.fold) != row.fold:
+            raise InputError(f"Participant {row.participant} is tested twice in repetition {row.repetition}.")
+    if not roles:
+        raise InputError("The given splits have no rows.", hint="Expected repetition, fold, participant, role.")
+    return roles
