@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.cleaning import check_duration, clean_signals
+from bids_semantoks.signals.cleaning import check_duration, clean_signals, estimate_freedom
 from bids_semantoks.signals.confounds import Denoising, Regressors, select_regressors
 from bids_semantoks.signals.images import check_content, load_volumes
 from bids_semantoks.signals.labels import name_some
@@ -19,6 +19,8 @@ from bids_semantoks.signals.means import ParcelMeans, extract_means
 __all__ = ["ParcelMeans", "check_run", "extract_means", "extract_signals"]
 
 _SAME_REPETITION_TIME = 1e-3
+#: Share of the pass band's variance below which the user is told.
+_LITTLE_FREEDOM = 0.3
 
 
 def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regressors:
@@ -121,6 +123,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         *regressors.warnings,
         *means.warnings,
         *_describe_absent(atlas, means, present, config.min_coverage),
+        *_describe_freedom(regressors, repetition_time, config.band_pass),
     )
     return ParcelSignals(
         values=cleaned.astype(np.float32),
@@ -133,6 +136,20 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         regressors=regressors.names,
         framewise_displacement=regressors.framewise_displacement,
         warnings=notes,
+    )
+
+
+def _describe_freedom(
+    regressors: Regressors, repetition_time: float, band_pass: tuple[float, float] | None
+) -> tuple[str, ...]:
+    """Say when the regressors take most of what the filter leaves."""
+    n_regressors = len(regressors.names)
+    left = estimate_freedom(regressors.kept, n_regressors, repetition_time=repetition_time, band_pass=band_pass)
+    if left >= _LITTLE_FREEDOM:
+        return ()
+    return (
+        f"{n_regressors} regressors leave about {left:.0%} of the variance in the pass band; a preset with fewer "
+        f"would keep more.",
     )
 
 

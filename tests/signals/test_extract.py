@@ -29,7 +29,7 @@ from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.signals import volumes as volumes_module
 from bids_semantoks.signals.atlas import load_atlas
 from bids_semantoks.signals.cleaning import clean_signals
-from bids_semantoks.signals.confounds import load_denoising, select_regressors
+from bids_semantoks.signals.confounds import Denoising, load_denoising, select_regressors
 from bids_semantoks.signals.extract import check_run, extract_means, extract_signals
 
 CONFIG = SignalsConfig(denoise="none", band_pass=None, min_time=0.0)
@@ -466,3 +466,17 @@ def test_known_answer_of_real_confounds(shared, participant):
         found = [np.corrcoef(ours[:, p], theirs[:, p])[0, 1] for p in np.flatnonzero(signals.present)]
         assert len(found) >= 440
         assert np.median(found) >= least
+
+
+@pytest.mark.parametrize(("n_regressors", "share"), [(12, "19%"), (5, None)])
+def test_regressors_that_leave_little_of_the_pass_band_are_told(tmp_path, bold, mask, atlas, n_regressors, share):
+    names = [f"c{n}" for n in range(n_regressors)]
+    table = np.random.default_rng(3).standard_normal((T, n_regressors))
+    path = tmp_path / "sub-01_desc-confounds_timeseries.tsv"
+    np.savetxt(path, table, delimiter="\t", header="\t".join(names), comments="")
+    banded = SignalsConfig(denoise="none", band_pass=(0.01, 0.1), min_time=0.0)
+    denoising = Denoising(name="own", columns=tuple(names))
+    signals = extract_signals(build_run(bold, mask, confounds=path), atlas, banded, denoising)
+    told = [note for note in signals.warnings if "of the variance in the pass band" in note]
+    assert len(told) == (share is not None)
+    assert all(note.startswith(f"12 regressors leave about {share}") for note in told)
