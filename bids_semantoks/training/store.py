@@ -157,7 +157,8 @@ class SignalStore:
     def _write_run(self, file: BinaryIO, run: PackedRun) -> tuple[Any, ...]:
         if run.values.ndim != 2 or run.values.shape[1] != self.n_parcels or not len(run.values):
             raise ValueError(f"signals must have shape (T, {self.n_parcels}), found {run.values.shape}")
-        packed = run.values.astype("<f2")
+        with np.errstate(over="ignore"):  # refused below
+            packed = run.values.astype("<f2")
         if not np.isfinite(packed).all():
             raise ValueError(f"signals of participant {run.participant} hold values that are not finite")
         content = packed.tobytes()

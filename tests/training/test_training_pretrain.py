@@ -1,0 +1,275 @@
+"""The loop: goes on exactly where it was, whatever ended it, and stops when nothing good can come."""
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_driver import build_training, write_store
+
+from bids_semantoks.config import TrainingConfig
+from bids_semantoks.errors import ConfigurationError, InputError, ResourceError, TrainingDiverged, TrainingStopped
+from bids_semantoks.outputs.encoders import TrainingLog, read_training_log
+from bids_semantoks.training.batches import BatchFeed, BatchOrder, choose_batch_size
+from bids_semantoks.training.checkpoints import find_states, read_last_state
+from bids_semantoks.training.pretrain import LOG_COLUMNS, CollapseWatch, StopRequest
+from bids_semantoks.training.schedules import build_schedules
+
+DRIVER = Path(__file__).with_name("training_driver.py")
+RECIPE = {"epochs": 8, "batch_size": 4, "learning_rate": 0.01, "warmup_epochs": 1.0}
+N_STEPS = 8 * 2
+
+
+def start(directory: Path, **options: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DRIVER.parents[2])}
+    command = [sys.executable, str(DRIVER), str(directory), json.dumps({"recipe": RECIPE, **options})]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    return text
+
+
+def train(directory: Path, *, view=None, request=None, recipe=None, **plan):
+    training = build_training(
+        directory,
+        view or write_store(directory / "signals"),
+        recipe=TrainingConfig(**(RECIPE | (recipe or {}))),
+        **plan,
+    )
+    training.run(TrainingLog(directory / "training_log.tsv", LOG_COLUMNS), request or StopRequest())
+    return training
+
+
+def weights(training):
+    return {key: value.clone() for key, value in training.module.state_dict().items()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Weights of a training that nothing disturbed, and its table."""
+    directory = tmp_path_factory.mktemp("whole")
+    return weights(train(directory)), read_training_log(directory / "training_log.tsv")
+
+
+def test_the_table_holds_every_step_and_the_schedules_arrive(whole):
+    _, log = whole
+    assert log["step"].tolist() == list(range(1, N_STEPS + 1))
+    assert log["epoch"].tolist() == [1 + step // 2 for step in range(N_STEPS)]
+    np.testing.assert_allclose(log["loss"], log["cls"] + log["ttr"] + log["token"], atol=2e-6)
+    schedules = build_schedules(TrainingConfig(**RECIPE), steps_per_epoch=2, batch_size=4, seed=0)
+    np.testing.assert_allclose(log["learning_rate"], schedules.learning_rate, rtol=1e-6)
+    np.testing.assert_allclose(log["momentum"], schedules.momentum, rtol=1e-6)
+    assert log["learning_rate"][2] == pytest.approx(0.01 * 4 / 256)
+
+
+def test_killed_and_started_again_ends_with_the_same_bits(tmp_path, whole):
+    process = start(tmp_path, checkpoint_every=1)
+    for line in process.stdout:
+        # Step 7 is in the middle of an epoch, after the checkpoint of step 6.
+        if int(line) == 7:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    states = [path.name for path in find_states(tmp_path / "checkpoints")]
+    assert len(states) == 2
+    assert states[-1] < f"step-{N_STEPS:08d}.pt"
+    text = finish(start(tmp_path, checkpoint_every=1))
+    assert text == ""
+    assert_same(torch.load(tmp_path / "weights-0.pt"), whole[0])
+    log = read_training_log(tmp_path / "training_log.tsv")
+    assert log["step"].tolist() == list(range(1, N_STEPS + 1))
+    np.testing.assert_array_equal(log["loss"], whole[1]["loss"])
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_the_training_goes_on(tmp_path, whole, number):
+    process = start(tmp_path)
+    assert int(process.stdout.readline()) == 1
+    process.send_signal(number)
+    text = process.communicate(timeout=60)[1]
+    assert f"TrainingStopped: Pretraining was stopped by {number.name} and saved at step" in text
+    assert len(find_states(tmp_path / "checkpoints")) == 1
+    assert_same(weights(train(tmp_path)), whole[0])
+
+
+def test_the_time_is_up_after_each_step_and_the_end_is_the_same(tmp_path, whole):
+    for step in range(1, N_STEPS):
+        with pytest.raises(TrainingStopped, match=f"--max-hours and saved at step {step} of {N_STEPS}") as caught:
+            train(tmp_path, max_seconds=0.0)
+        assert caught.value.exit_code == 8
+    assert_same(weights(train(tmp_path, max_seconds=0.0)), whole[0])
+
+
+def test_a_damaged_checkpoint_is_left_out(tmp_path, whole):
+    with pytest.raises(TrainingStopped, match="saved at step 1 of"):
+        train(tmp_path, max_seconds=0.0)
+    with pytest.raises(TrainingStopped, match="saved at step 2 of"):
+        train(tmp_path, max_seconds=0.0)
+    last = find_states(tmp_path / "checkpoints")[-1]
+    last.write_bytes(last.read_bytes()[:-999])
+    training = build_training(tmp_path, write_store(tmp_path / "signals"), recipe=TrainingConfig(**RECIPE))
+    assert training.step == 1
+    assert_same(weights(train(tmp_path)), whole[0])
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    with pytest.raises(TrainingStopped, match="saved at step 1"):
+        train(tmp_path, max_seconds=0.0)
+    with pytest.raises(ConfigurationError, match=r"recipe.mask \(there 'slice', now 'block'\).*--overwrite"):
+        train(tmp_path, recipe={"mask": "block"})
+
+
+def test_accumulation_counts_optimiser_steps(tmp_path):
+    training = train(tmp_path, n_slices=2)
+    assert (training.step, training.n_batches) == (N_STEPS, N_STEPS)
+    assert len(read_training_log(tmp_path / "training_log.tsv")["step"]) == N_STEPS
+
+
+def test_steps_skipped_by_float16_move_nothing(tmp_path):
+    """An overflow of the first scale repeats the step with other data; schedule and teacher wait."""
+    training = build_training(
+        tmp_path, write_store(tmp_path / "signals"), recipe=TrainingConfig(**RECIPE), precision="fp16"
+    )
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    training.run(TrainingLog(tmp_path / "log.tsv", LOG_COLUMNS), StopRequest())
+    assert training.step == N_STEPS
+    assert training.n_batches > N_STEPS
+    log = read_training_log(tmp_path / "log.tsv")
+    assert log["step"].tolist() == list(range(1, N_STEPS + 1))
+    assert np.isfinite(log["gradient_norm"]).all()
+    state = read_last_state(tmp_path / "checkpoints", training.plan.settings)
+    assert state.n_batches == training.n_batches
+    assert state.tensors["scaler"]["scale"] < 2.0**40
+
+
+def test_a_loss_that_is_not_a_number_stops_and_names_the_step(tmp_path):
+    with pytest.raises(TrainingStopped, match="saved at step 1"):
+        train(tmp_path, max_seconds=0.0)
+    training = build_training(tmp_path, write_store(tmp_path / "signals"), recipe=TrainingConfig(**RECIPE))
+    with torch.no_grad():
+        training.module.student.class_token[3] = math.nan
+    (before,) = find_states(tmp_path / "checkpoints")
+    with pytest.raises(TrainingDiverged, match=f"loss became nan at step 2. The last good checkpoint is {before}") as e:
+        training.run(TrainingLog(tmp_path / "training_log.tsv", LOG_COLUMNS), StopRequest())
+    assert e.value.exit_code == 9
+    assert find_states(tmp_path / "checkpoints") == [before]
+    assert read_training_log(tmp_path / "training_log.tsv")["step"].tolist() == [1]
+
+
+def test_a_training_that_pulls_all_into_one_point_is_noticed(tmp_path):
+    """Without the coding rate nothing keeps projections apart."""
+    recipe = {"epochs": 400, "coding_rate_weight": 0.0, "augmentation": 0, "masked_batches": 0.0, "learning_rate": 0.1}
+    with pytest.raises(TrainingDiverged, match=r"projections collapsed: for 50 steps their spread was below 2%"):
+        train(tmp_path, recipe=recipe)
+    assert len(read_training_log(tmp_path / "training_log.tsv")["step"]) < 800
+
+
+def test_collapse_needs_patience_and_the_end_of_warm_up():
+    schedules = build_schedules(TrainingConfig(epochs=100, warmup_epochs=3.0), steps_per_epoch=10, batch_size=4, seed=0)
+    watch = CollapseWatch(128, 10, schedules)
+    said = [watch.add(step, rank=1.0, spread=1e-4, cosine=0.999, loss=-1.0) for step in range(200)]
+    assert [bool(text) for text in said].index(True) == 60 + 49
+    assert "now 0.11%, effective rank 1.00, cosine 0.9990, loss -1.0000" in said[109]
+    watch = CollapseWatch(128, 10, schedules)
+    assert not any(watch.add(step, rank=1.0, spread=1e-4, cosine=0.9, loss=-1.0) for step in range(200))
+
+
+def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path):
+    with pytest.raises(TrainingStopped, match="saved at step 1"):
+        train(tmp_path, max_seconds=0.0)
+    (before,) = find_states(tmp_path / "checkpoints")
+    content = before.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(ResourceError, match="step-00000002.pt.*Make room; the same call goes on") as caught:
+            train(tmp_path, max_seconds=0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.exit_code == 5
+    assert before.read_bytes() == content
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("n", "wanted", "n_parts", "expected"),
+    [
+        (39_139, None, 1, 512),
+        (4096, None, 1, 512),
+        (4095, None, 1, 256),
+        (400, None, 1, 32),
+        (24, None, 1, 2),
+        (5, None, 1, 2),
+        (400, None, 3, 30),
+        (24, 24, 1, 24),
+        (24, 12, 4, 12),
+    ],
+)
+def test_the_batch_leaves_eight_steps(n, wanted, n_parts, expected):
+    assert choose_batch_size(n, wanted, n_parts=n_parts) == expected
+
+
+def test_a_batch_that_cannot_be_is_refused():
+    with pytest.raises(ConfigurationError, match="A batch of 25 is larger than the data: 24 participants"):
+        choose_batch_size(24, 25, n_parts=1)
+    with pytest.raises(ConfigurationError, match="A batch of 10 cannot be cut into 4 equal parts"):
+        choose_batch_size(24, 10, n_parts=4)
+
+
+def test_each_epoch_visits_participants_once_and_draws_among_their_runs():
+    participants = tuple(f"{i % 7}" for i in range(17))
+    order = BatchOrder(participants, 3, seed=5)
+    assert order.steps_per_epoch == 2
+    drawn = [np.concatenate([order.draw(2 * epoch), order.draw(2 * epoch + 1)]) for epoch in range(60)]
+    for runs in drawn:
+        assert len({participants[run] for run in runs}) == 6
+    assert set(np.concatenate(drawn).tolist()) == set(range(17))
+    np.testing.assert_array_equal(BatchOrder(participants, 3, seed=5).draw(77), order.draw(77))
+    assert any((BatchOrder(participants, 3, seed=6).draw(i) != order.draw(i)).any() for i in range(4))
+
+
+def test_one_participant_is_not_enough():
+    with pytest.raises(InputError, match="Pretraining needs several participants, found 1: 01"):
+        BatchOrder(("01", "01"), 2, seed=0)
+
+
+def test_the_feed_cuts_batches_between_processes_and_slices(tmp_path):
+    view = write_store(tmp_path)
+    order = BatchOrder(view.participants, 8, seed=0)
+    device = torch.device("cpu")
+    whole = next(BatchFeed(view, order, device, part=0, n_parts=1).stream(3, 1))[0]
+    parts = [next(BatchFeed(view, order, device, part=part, n_parts=2).stream(3, 2)) for part in range(2)]
+    pieces = [piece for part in parts for piece in part]
+    assert [len(piece.lengths) for piece in pieces] == [2, 2, 2, 2]
+    assert torch.equal(torch.cat([piece.lengths for piece in pieces]), whole.lengths)
+    assert torch.equal(torch.cat([piece.present for piece in pieces]), whole.present)
+    runs = order.draw(3)
+    for row, run in enumerate(runs):
+        values = torch.from_numpy(np.array(view.read(run))).T
+        assert torch.equal(whole.signals[row, :, : values.shape[1]], values)
