@@ -49,7 +49,10 @@ class Span:
 class Features(Protocol):
     """What can be turned into a span of training rows."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        ...
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
         """Fit to the training rows and apply to both.

@@ -1,0 +1,322 @@
+"""What an encoder has to beat: connectivity, parcel means and variances, motion, covariates, chance.
+
+Shape letters: n participants, T volumes of a run, P parcels, k components, e = P(P+1)/2 entries of a symmetric matrix.
+
+References
+----------
+.. [1] O. Ledoit and M. Wolf, A well-conditioned estimator for large-dimensional covariance matrices, Journal of
+   Multivariate Analysis 88 (2004).
+.. [2] G. Varoquaux et al., Detection of brain functional-connectivity difference in post-stroke patients using
+   group-level covariance modeling, MICCAI (2010).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nilearn.connectome import ConnectivityMeasure
+from numpy.typing import NDArray
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+
+from bids_semantoks.probing.spans import (
+    Features,
+    Floats,
+    Indices,
+    KernelFeatures,
+    Span,
+    TableFeatures,
+    build_designs,
+    compute_gram,
+    rotate_kernel,
+)
+
+CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
+ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
+
+
+def compute_covariance(runs: Sequence[NDArray[np.floating[Any]]], estimator: str) -> Floats:
+    """Compute the covariance of a participant's standardised signals, averaged over runs.
+
+    Parameters
+    ----------
+    runs : sequence of NDArray, float, shape (T, P)
+        Cleaned signals; rows of dropped volumes and columns of absent parcels are NaN.
+    estimator : str
+        ``pearson`` (of the sample) or ``ledoit_wolf`` (shrunk, [1]_).
+
+    Returns
+    -------
+    NDArray, float64, shape (P, P)
+        An absent or constant parcel is unrelated to all others and has variance 1.
+
+    Raises
+    ------
+    ValueError
+        When a run has fewer than 3 volumes.
+    """
+    total = np.zeros((runs[0].shape[1], runs[0].shape[1]))
+    for run in runs:
+        values = np.asarray(run, dtype=np.float64)
+        values = values[~np.isnan(values).all(axis=1)]
+        if len(values) < 3:
+            raise ValueError(f"connectivity needs 3 volumes or more, found {len(values)}")
+        present = np.flatnonzero(np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0))
+        values = values[:, present] - values[:, present].mean(axis=0)
+        measure = ConnectivityMeasure(cov_estimator=ESTIMATORS[estimator](), kind="covariance", standardize=False)
+        covariance = np.eye(len(total))
+        if len(present):
+            covariance[np.ix_(present, present)] = measure.fit_transform([values / values.std(axis=0)])[0]
+        total += covariance
+    return total / len(runs)
+
+
+def build_connectivity_features(
+    participants: Iterable[Sequence[NDArray[np.floating[Any]]]],
+    kinds: Sequence[str] = CONNECTIVITY,
+    *,
+    n_components: int = 100,
+) -> tuple[Features, ...]:
+    """Compute connectivity of each participant, reading them one by one.
+
+    Correlations are Fisher-transformed. Memory is 2 n e float32 at most: 0.8 GB for 1,000 participants and 457 parcels.
+
+    Parameters
+    ----------
+    participants : iterable of sequence of NDArray, float, shape (T, P)
+        Runs of each participant, in the order of rows.
+    kinds : sequence of str
+        Some of `CONNECTIVITY`.
+    n_components : int
+        For the tangent space, see `TangentFeatures`.
+
+    Returns
+    -------
+    tuple of Features
+        In the order of `kinds`.
+
+    Raises
+    ------
+    ValueError
+        When a kind is unknown.
+    """
+    unknown = set(kinds) - set(CONNECTIVITY)
+    if unknown:
+        raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
+    needed = {"pearson" if kind == "pearson" else "ledoit_wolf" for kind in kinds}
+    packed: dict[str, list[NDArray[np.float32]]] = {estimator: [] for estimator in sorted(needed)}
+    for runs in participants:
+        for estimator, found in packed.items():
+            covariance = compute_covariance(runs, estimator)
+            found.append(covariance[np.tril_indices(len(covariance))].astype(np.float32))
+    tables = {estimator: np.stack(packed.pop(estimator)) for estimator in list(packed)}
+    features: dict[str, Features] = {}
+    if "tangent" in kinds:
+        features["tangent"] = TangentFeatures(name="tangent", packed=tables["ledoit_wolf"], n_components=n_components)
+    for kind in ("pearson", "ledoit_wolf"):
+        if kind in kinds:
+            features[kind] = KernelFeatures(name=kind, kernel=_compute_correlation_gram(tables[kind]))
+    return tuple(features[kind] for kind in kinds)
+
+
+def compute_correlations(covariance: Floats) -> NDArray[np.float32]:
+    """Turn a covariance into Fisher-transformed correlations below the diagonal.
+
+    Parameters
+    ----------
+    covariance : NDArray, float64, shape (P, P)
+        Of one participant.
+
+    Returns
+    -------
+    NDArray, float32, shape (P(P-1)/2,)
+        Inverse hyperbolic tangents; correlations beyond 0.999999 are taken for that.
+    """
+    deviation = np.sqrt(np.diag(covariance))
+    lower = np.tril_indices(len(covariance), -1)
+    correlation = covariance[lower] / (deviation[lower[0]] * deviation[lower[1]])
+    return np.asarray(np.arctanh(np.clip(correlation, -0.999999, 0.999999)), dtype=np.float32)
+
+
+def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
+    """Inner products of correlations, some edges at a time so that no second table is needed."""
+    rows, columns = np.tril_indices(_count_parcels(packed))
+    deviation = np.sqrt(packed[:, rows == columns].astype(np.float64))
+    gram = np.zeros((len(packed), len(packed)))
+    edges = np.flatnonzero(rows != columns)
+    for start in range(0, len(edges), 4096):
+        part = edges[start : start + 4096]
+        values = packed[:, part] / (deviation[:, rows[part]] * deviation[:, columns[part]])
+        gram += compute_gram(np.arctanh(np.clip(values, -0.999999, 0.999999)))
+    return gram
+
+
+def _count_parcels(packed: NDArray[np.float32]) -> int:
+    return int(np.sqrt(2 * packed.shape[1]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TangentFeatures:
+    """Covariances as directions from a reference that only training rows decide [2]_.
+
+    The reference is the geometric mean of the training covariances, by one step of the iteration that nilearn repeats
+    ten times (a reference, unlike a result, need not be converged). Before, covariances are reduced to the leading
+    components of the training mean, since a few hundred band-passed volumes hold no more: with 457 parcels this takes
+    a fold from half a minute to a few seconds.
+
+    Parameters
+    ----------
+    name : str
+        What a report calls it.
+    packed : NDArray, float32, shape (n, e)
+        Lower triangles of positive definite covariances, row by row.
+    n_components : int
+        Components k; all where there are no more parcels than that.
+    n_steps : int
+        Steps towards the geometric mean.
+    """
+
+    name: str
+    packed: NDArray[np.float32]
+    n_components: int = 100
+    n_steps: int = 1
+
+    def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
+        """Fit reference and components to the training rows, then centre and remove covariates.
+
+        Parameters
+        ----------
+        train, test : NDArray, int64
+            Positions of rows.
+        covariates : NDArray, float64, shape (n, c), optional
+            Removed by regression fitted to the training rows.
+
+        Returns
+        -------
+        Span
+            Of tangent vectors, not scaled one by one.
+        """
+        whitening = self.fit_whitening(train)
+        first, second = self.compute_vectors(train, whitening), self.compute_vectors(test, whitening)
+        designs = build_designs(train, test, covariates)
+        return rotate_kernel(first @ first.T, second @ first.T, designs)
+
+    def fit_whitening(self, train: Indices) -> Floats:
+        """Find the matrix that turns the reference into the identity.
+
+        Parameters
+        ----------
+        train : NDArray, int64
+            Training rows.
+
+        Returns
+        -------
+        NDArray, float64, shape (k, P)
+            Applied from both sides.
+        """
+        mean = _unpack(self.packed[train].mean(axis=0, dtype=np.float64))
+        values, axes = np.linalg.eigh(mean)
+        k = min(self.n_components, len(mean))
+        whitening = (axes[:, -k:] / np.sqrt(values[-k:])).T
+        for _ in range(self.n_steps):
+            total = np.zeros((k, k))
+            for row in train:
+                total += _map_eigenvalues(whitening @ _unpack(self.packed[row]) @ whitening.T, np.log)
+            whitening = _map_eigenvalues(total / len(train), lambda x: np.exp(-x / 2)) @ whitening
+        return whitening
+
+    def compute_vectors(self, rows: Indices, whitening: Floats) -> Floats:
+        """Compute tangent vectors.
+
+        Parameters
+        ----------
+        rows : NDArray, int64
+            Positions of rows.
+        whitening : NDArray, float64, shape (k, P)
+            From `fit_whitening`.
+
+        Returns
+        -------
+        NDArray, float64, shape (rows, k(k+1)/2)
+            Their inner products are those of the matrices.
+        """
+        lower = np.tril_indices(len(whitening))
+        weight = np.where(lower[0] == lower[1], 1.0, np.sqrt(2.0))
+        vectors = np.empty((len(rows), len(weight)))
+        for index, row in enumerate(rows):
+            matrix = whitening @ _unpack(self.packed[row]) @ whitening.T
+            vectors[index] = weight * _map_eigenvalues(matrix, np.log)[lower]
+        return vectors
+
+
+def _unpack(packed: NDArray[Any]) -> Floats:
+    n_parcels = int(np.sqrt(2 * len(packed)))
+    matrix: Floats = np.zeros((n_parcels, n_parcels))
+    matrix[np.tril_indices(n_parcels)] = packed
+    return np.asarray(matrix + np.tril(matrix, -1).T)
+
+
+def _map_eigenvalues(matrix: Floats, function: Any) -> Floats:
+    values, axes = np.linalg.eigh((matrix + matrix.T) / 2)
+    return np.asarray((axes * function(values)) @ axes.T)
+
+
+def build_parcel_features(participants: Iterable[Sequence[NDArray[np.floating[Any]]]]) -> TableFeatures:
+    """Describe each participant by mean and log variance of every parcel, in input units.
+
+    Parameters
+    ----------
+    participants : iterable of sequence of NDArray, float, shape (T, P)
+        Runs of each participant; NaN rows and columns are absent.
+
+    Returns
+    -------
+    TableFeatures
+        Of shape (n, 2 P); both are 0 for an absent parcel.
+    """
+    rows = []
+    for runs in participants:
+        moments = []
+        for run in runs:
+            values = np.asarray(run, dtype=np.float64)
+            values = values[~np.isnan(values).all(axis=1)]
+            with np.errstate(divide="ignore"):
+                moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
+        rows.append(np.where(np.isfinite(moments), moments, 0.0).mean(axis=0))
+    return TableFeatures(name="parcel_moments", values=np.stack(rows))
+
+
+def build_column_features(name: str, *columns: Sequence[float]) -> TableFeatures:
+    """Put a few columns side by side: motion and scan length, or covariates alone.
+
+    Parameters
+    ----------
+    name : str
+        What a report calls them.
+    *columns : sequence of float, length n
+        For example mean framewise displacement (mm) and seconds of kept data.
+
+    Returns
+    -------
+    TableFeatures
+        Of shape (n, columns).
+    """
+    return TableFeatures(name=name, values=np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1))
+
+
+def build_chance(n_rows: int) -> TableFeatures:
+    """Build the model that knows nothing but what is frequent.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows n.
+
+    Returns
+    -------
+    TableFeatures
+        Of shape (n, 0).
+    """
+    return TableFeatures(name="chance", values=np.zeros((n_rows, 0)))
