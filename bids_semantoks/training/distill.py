@@ -202,7 +202,7 @@ class TeacherStudent(nn.Module):
         config = self.config
         parts: list[Tensor] = [*cls, *spread, *(ttr or ()), *(token or ())]
         parts = reduce_sums(parts, self.all_reduce)
-        cls, spread = RateSums(*parts[:3]), SpreadSums(*parts[3:6])
+        cls, spread = RateSums(*parts[:3]), SpreadSums(*(part.detach() for part in parts[3:6]))
         zero = cls.n_rows.new_zeros(())
         cls_loss = config.cls_weight * self._rate_loss(cls)
         ttr_loss = zero if ttr is None else ttr_weight * self._rate_loss(RateSums(*parts[6:9]))
