@@ -40,7 +40,8 @@ class NetworkTokenizer(nn.Module):
             kind = StructuredBranch if config.structured == "structured" else FreeBranch
             self.branches["structured"] = kind(n_parcels, n_outputs, config)
         self.pooling = config.pooling
-        self.attention = nn.Linear(config.width, 1) if config.pooling == "attention" else None
+        # Without bias, which softmax would cancel and no gradient would ever reach.
+        self.attention = nn.Linear(config.width, 1, bias=False) if config.pooling == "attention" else None
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
