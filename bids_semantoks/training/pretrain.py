@@ -484,7 +484,7 @@ class CollapseWatch:
     """
 
     #: Spread over that of projections all over the sphere, below which they count as one point.
-    LEAST_SPREAD: Final = 0.02
+    LEAST_SPREAD: Final = 0.05
     #: Agreement of teacher and student above which nothing more can be learned.
     MOST_COSINE: Final = 0.995
 
