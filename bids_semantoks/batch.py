@@ -265,6 +265,7 @@ def run_batch(
     n_procs: int,
     stop_on_failure: bool,
     tally: Tally,
+    on_done: Callable[[Any], None] = lambda _: None,
 ) -> None:
     """Do all jobs, saying one line for each.
 
@@ -282,6 +283,8 @@ def run_batch(
         Stop at the first run that fails.
     tally : Tally
         Counts the outcomes.
+    on_done : callable
+        Called with each job when it is done and counted.
     """
     started = time.monotonic()
     for n_finished, (i, result) in enumerate(run_jobs(build_worker, arguments, jobs, n_procs=n_procs), start=1):
@@ -292,6 +295,7 @@ def run_batch(
         tally.add(outcome)
         left = (time.monotonic() - started) / n_finished * (len(jobs) - n_finished)
         report_outcome(jobs[i], outcome, progress=f"[{n_finished}/{len(jobs)}]", left=left)
+        on_done(jobs[i])
         if stop_on_failure and outcome.status == "failed":
             LOGGER.warning("Stopped at the first failure, %d runs were not tried.", len(jobs) - n_finished)
             return

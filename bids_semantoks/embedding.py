@@ -15,6 +15,7 @@ from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.outputs.provenance import build_uri, describe_differences, read_sidecar
 from bids_semantoks.outputs.sidecars import build_embedding_sidecar
 from bids_semantoks.outputs.store import OutputPaths, write_embedding
+from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.signals.temporal import build_windows
 
 
@@ -30,6 +31,8 @@ class RunEncoder:
         The encoder on its device.
     config : EmbeddingConfig
         Windows, pooling, precision.
+    seed : int
+        Seed of random weights whose name gives none.
     warnings : tuple of str
         What the user should know about the match of atlas and encoder.
     """
@@ -37,6 +40,7 @@ class RunEncoder:
     loaded: LoadedEncoder
     frozen: FrozenEncoder
     config: EmbeddingConfig
+    seed: int
     warnings: tuple[str, ...]
 
     @property
@@ -54,6 +58,16 @@ class RunEncoder:
     def precision(self) -> str:
         """Arithmetic that was really used."""
         return "fp32" if self.config.precision == "auto" else self.config.precision
+
+    @property
+    def token_rows(self) -> tuple[str, ...]:
+        """What each of the N rows of tokens stands for: a network, a parcel, or the whole brain."""
+        layout, spatial = self.loaded.layout, self.loaded.config.spatial
+        if spatial == "whole":
+            return ("whole brain",)
+        if spatial == "parcel":
+            return layout.parcels or tuple(str(i + 1) for i in range(layout.n_parcels))
+        return layout.network_names
 
     @property
     def n_bytes(self) -> int:
@@ -98,7 +112,7 @@ def build_run_encoder(
         batch_size=config.batch_size,
         pooling=config.pooling,
     )
-    return RunEncoder(loaded=loaded, frozen=frozen, config=config, warnings=match.warnings)
+    return RunEncoder(loaded=loaded, frozen=frozen, config=config, seed=seed, warnings=match.warnings)
 
 
 def find_embedding_state(
@@ -132,6 +146,25 @@ def find_embedding_state(
     return not differences and is_current and (paths.tokens.is_file() or not needs_tokens), differences
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedRun:
+    """What was encoded of a run, for those who want to look at it.
+
+    Parameters
+    ----------
+    windows : Windows
+        What the encoder was given.
+    embedding : Embedding
+        What came out, with all tokens.
+    warnings : tuple of str
+        What the user should know about this run.
+    """
+
+    windows: Windows
+    embedding: Embedding
+    warnings: tuple[str, ...]
+
+
 def embed_run(
     encoder: RunEncoder, paths: OutputPaths, values: NDArray[np.float32], signals_sidecar: dict[str, Any]
 ) -> tuple[str, ...]:
@@ -153,6 +186,30 @@ def embed_run(
     tuple of str
         What the user should know about this run.
     """
+    return encode_run(encoder, paths, values, signals_sidecar).warnings
+
+
+def encode_run(
+    encoder: RunEncoder, paths: OutputPaths, values: NDArray[np.float32], signals_sidecar: dict[str, Any]
+) -> EncodedRun:
+    """Encode and write like `embed_run`, and hand over what came out.
+
+    Parameters
+    ----------
+    encoder : RunEncoder
+        Fitted to the run's atlas.
+    paths : OutputPaths
+        Where to.
+    values : NDArray, float32, shape (T, P)
+        Cleaned signals; dropped rows and absent columns are not-a-number.
+    signals_sidecar : dict
+        Sidecar of the signals.
+
+    Returns
+    -------
+    EncodedRun
+        Windows and embedding.
+    """
     model = encoder.loaded.config
     windows = build_windows(
         values,
@@ -162,7 +219,7 @@ def embed_run(
         window=model.window,
         n_windows=encoder.config.n_windows,
     )
-    embedding = encoder.frozen.encode(windows, with_tokens=encoder.config.save_tokens)
+    embedding = encoder.frozen.encode(windows, with_tokens=True)
     facts = {
         "Sources": [build_uri(paths.signals, paths.out_dir)],
         "SignalsSHA256": signals_sidecar["TableSHA256"],
@@ -173,15 +230,18 @@ def embed_run(
             "SHA256": encoder.loaded.sha256,
             "Description": encoder.loaded.description,
             "HasRandomWeights": encoder.loaded.is_random,
+            "Limits": encoder.loaded.details.get("limits"),
         },
+        "RandomSeed": encoder.seed,
+        "TokenRows": list(encoder.token_rows),
         "Pooling": encoder.config.pooling,
         "Device": str(encoder.frozen.device),
         "Precision": encoder.precision,
         "Warnings": list(encoder.warnings),
     }
-    write_embedding(
-        paths, windows, embedding, build_embedding_sidecar(windows, embedding, settings=encoder.settings, facts=facts)
-    )
-    if embedding.masked_networks:
-        return (f"no signal in network {', '.join(embedding.masked_networks)}, its tokens were masked",)
-    return ()
+    sidecar = build_embedding_sidecar(windows, embedding, settings=encoder.settings, facts=facts)
+    written = embedding if encoder.config.save_tokens else dataclasses.replace(embedding, tokens=None)
+    write_embedding(paths, windows, written, sidecar)
+    absent = embedding.masked_networks
+    warnings = (f"no signal in network {', '.join(absent)}, its tokens were masked",) if absent else ()
+    return EncodedRun(windows=windows, embedding=embedding, warnings=warnings)

@@ -18,7 +18,7 @@ from bids_semantoks.batch import (
     run_batch,
 )
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
+from bids_semantoks.embedding import EncodedRun, RunEncoder, build_run_encoder, encode_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.inputs.dataset import Dataset, check_out_dir, find_dataset
 from bids_semantoks.inputs.index import find_participants, find_runs
@@ -26,16 +26,19 @@ from bids_semantoks.inputs.parcellated import find_atlas_tables, find_series
 from bids_semantoks.outputs.dataset import write_atlas, write_dataset, write_descriptions
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
+from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.provenance import (
     compute_settings_hash,
     describe_differences,
     describe_inputs,
     read_sidecar,
 )
+from bids_semantoks.outputs.run_figures import draw_embedding, draw_signals
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
 from bids_semantoks.outputs.store import OutputPaths, build_paths, read_signals, write_signals
 from bids_semantoks.pool import limit_threads
 from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
 from bids_semantoks.signals.atlas import find_atlas_spaces, load_atlas
 from bids_semantoks.signals.confounds import Denoising, load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
@@ -127,6 +130,11 @@ class RunJob:
     needs_signals: bool
     needs_embedding: bool
     differences: tuple[str, ...]
+
+    @property
+    def participant(self) -> str:
+        """Label of the participant."""
+        return str(self.run.entity("sub"))
 
 
 def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
@@ -299,6 +307,9 @@ class RunWorker:
             encoder = build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=seed)
         self.encoder = encoder
         self.device = str(encoder.frozen.device) if encoder else "cpu"
+        self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
+        self._signals: ParcelSignals | None = None
+        self._encoded: EncodedRun | None = None
 
     def __call__(self, job: RunJob) -> Outcome:
         """Do one run and write its status.
@@ -313,7 +324,21 @@ class RunWorker:
         Outcome
             What became of it.
         """
-        return isolate(functools.partial(self._complete, job), job, device=self.device)
+        self._signals = self._encoded = None
+        outcome = isolate(functools.partial(self._complete, job), job, device=self.device)
+        if outcome.status == "ok":
+            self._draw(job)
+        return outcome
+
+    def _draw(self, job: RunJob) -> None:
+        """Draw what is at hand only now, after the run is written, so that no picture can spoil it."""
+        sidecar = read_sidecar(job.paths.signals.with_suffix(".json"))
+        if self._signals is not None:
+            threshold = self.plan.config.signals.fd_threshold
+            draw_signals(job.paths, self.plan.atlas, self._signals, threshold=threshold, grid=self._grid())
+        if self._encoded is not None and self.encoder is not None and sidecar is not None:
+            rows = self.encoder.token_rows
+            draw_embedding(job.paths, self._encoded.windows, self._encoded.embedding, rows, sidecar)
 
     def _complete(self, job: RunJob) -> tuple[str, ...]:
         config = self.plan.config
@@ -328,7 +353,8 @@ class RunWorker:
             sidecar = read_sidecar(job.paths.signals.with_suffix(".json"))
             assert sidecar is not None
             # Read back, so that what is encoded is what the table holds, here as at group level.
-            warnings += embed_run(self.encoder, job.paths, read_signals(job.paths)[1], sidecar)
+            self._encoded = encode_run(self.encoder, job.paths, read_signals(job.paths)[1], sidecar)
+            warnings += self._encoded.warnings
         return warnings
 
     def _write_signals(self, job: RunJob) -> tuple[str, ...]:
@@ -341,8 +367,10 @@ class RunWorker:
             settings=plan.settings,
             inputs=job.inputs,
             dataset=plan.source_name(job.run),
+            min_time=plan.config.signals.min_time,
         )
         write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=plan.config.signals.save_raw_signals)
+        self._signals = signals
         return signals.warnings
 
 
@@ -413,10 +441,12 @@ def run_participants(config: AppConfig) -> Tally:
     check_writable(config.out_dir)
     open_work_dir(config.running.work_dir)
     open_log(config.out_dir, to_json(config))
+    write_methods(plan, encoder)
     _write_shared_files(plan, encoder)
     tally = Tally()
     done = [job for job in jobs if not (job.needs_signals or job.needs_embedding)]
     todo = [job for job in jobs if job.needs_signals or job.needs_embedding]
+    reports = ReportQueue(config.out_dir, (job.participant for job in todo))
     in_this_process = RunWorker(plan, encoder)
     for job in done:
         outcome = in_this_process(job)
@@ -425,23 +455,41 @@ def run_participants(config: AppConfig) -> Tally:
             report_outcome(job, outcome, progress="[done]")
     if tally.n_done:
         LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_done)
+    reports.write_absent(job.participant for job in done if not reports.left[job.participant])
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=encoder.n_bytes if encoder else 0)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
         LOGGER.info("%d processes for %d runs.", n_procs, len(todo))
-        run_batch(
-            RunWorker, (plan,), todo, n_procs=n_procs, stop_on_failure=config.running.stop_on_first_crash, tally=tally
-        )
-    else:
-        run_batch(
-            lambda: in_this_process,
-            (),
-            todo,
-            n_procs=1,
-            stop_on_failure=config.running.stop_on_first_crash,
-            tally=tally,
-        )
+    run_batch(
+        RunWorker if n_procs > 1 else lambda: in_this_process,
+        (plan,) if n_procs > 1 else (),
+        todo,
+        n_procs=n_procs,
+        stop_on_failure=config.running.stop_on_first_crash,
+        tally=tally,
+        on_done=lambda job: reports.finish(job.participant),
+    )
+    reports.write_rest()
     return tally
+
+
+def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
+    """Write the methods text of a call.
+
+    Parameters
+    ----------
+    plan : Plan
+        What all runs share.
+    encoder : RunEncoder or None
+        What embeds; None when only signals are written.
+    """
+    signals = describe_signals(
+        plan.settings,
+        pipelines=[one.pipeline for one in plan.dataset.derivatives],
+        n_parcels=len(plan.atlas.parcels),
+        min_time=plan.config.signals.min_time,
+    )
+    write_citation(plan.config.out_dir, build_facts(signals, encoder))
 
 
 def _write_shared_files(plan: Plan, encoder: RunEncoder | None) -> None:

@@ -11,7 +11,14 @@ from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
 
 def build_signals_sidecar(
-    run: Run, atlas: Atlas, signals: ParcelSignals, *, settings: dict[str, Any], inputs: dict[str, Any], dataset: str
+    run: Run,
+    atlas: Atlas,
+    signals: ParcelSignals,
+    *,
+    settings: dict[str, Any],
+    inputs: dict[str, Any],
+    dataset: str,
+    min_time: float,
 ) -> dict[str, Any]:
     """Build the sidecar of a run's cleaned signals.
 
@@ -28,6 +35,8 @@ def build_signals_sidecar(
         as another pipeline left them.
     dataset : str
         Name of the source dataset in BIDS URIs.
+    min_time : float
+        Seconds of kept data that were asked for.
 
     Returns
     -------
@@ -59,7 +68,9 @@ def build_signals_sidecar(
                 "Volumes": np.flatnonzero(scrubbed).tolist(),
             },
         },
+        "MinimumTime": min_time,
         "MeanFramewiseDisplacement": round(float(motion.mean()), 6) if motion.size else None,
+        "MaximumFramewiseDisplacement": round(float(motion.max()), 6) if motion.size else None,
         "Warnings": list(signals.warnings),
         "SoftwareVersions": find_versions(),
         "Settings": settings,

@@ -1,0 +1,260 @@
+"""Figures of a run's embedding: windows on the time line, similarity of tokens, stability.
+
+Shape letters: B windows, N networks, K patches, D width, R runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.outputs.figures import BLUE, GREY, INK, LIGHT, build_colours, describe_time, start_figure
+from bids_semantoks.outputs.figures_signals import Volumes, mark_dropped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MAX_NAMED = 20
+_MIN_OTHERS = 4
+
+
+def draw_windows(onset: NDArray[np.float64], duration: float, kept: NDArray[np.float64], volumes: Volumes) -> Figure:
+    """Draw which parts of the run the windows were cut from.
+
+    Parameters
+    ----------
+    onset : NDArray, float64, shape (B,)
+        Start of each window from the run's first volume, seconds.
+    duration : float
+        Length of a window, seconds.
+    kept : NDArray, float64, shape (B,)
+        Share of each window's time that is real and was not dropped.
+    volumes : Volumes
+        Dropped volumes.
+
+    Returns
+    -------
+    Figure
+        One bar a window above the run.
+    """
+    figure = start_figure(10, 1.0 + 0.24 * max(onset.size, 2))
+    axes = figure.subplots()
+    end = max(volumes.end, float((onset + duration).max()))
+    mark_dropped(axes, volumes)
+    for i, (start, share) in enumerate(zip(onset, kept, strict=True)):
+        real = min(duration, volumes.end - start)
+        axes.barh(i + 1, real, left=start, height=0.62, color=BLUE)
+        if real < duration:
+            axes.barh(
+                i + 1, duration - real, left=start + real, height=0.62, color="white", edgecolor=GREY, hatch="////"
+            )
+        axes.text(start + 0.01 * end, i + 1, f"{share:.0%} kept", color="white", va="center", fontsize=8)
+    axes.set_ylim(onset.size + 0.6, 0.4)
+    axes.set_yticks(range(1, onset.size + 1))
+    axes.set_ylabel("window")
+    describe_time(axes, end)
+    if end > volumes.end:
+        axes.axvline(volumes.end, color=INK, linewidth=0.8)
+        axes.text(volumes.end, 0.3, " padding", va="bottom", fontsize=8, color=INK)
+    return figure
+
+
+def compute_cosines(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Compute cosine similarities.
+
+    Parameters
+    ----------
+    vectors : NDArray, float, shape (n, D)
+        Rows to compare.
+
+    Returns
+    -------
+    NDArray, float64, shape (n, n)
+        Cosines; 0 for rows of zeros.
+    """
+    rows = vectors.astype(np.float64)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows / np.where(norm > 0, norm, 1)
+    return np.clip(unit @ unit.T, -1, 1)
+
+
+def draw_tokens(tokens: NDArray[np.float32], names: Sequence[str], masked: Sequence[str]) -> Figure:
+    """Draw how alike the tokens of networks and of windows are.
+
+    Parameters
+    ----------
+    tokens : NDArray, float32, shape (B, 1 + N*K, D)
+        Output tokens, the class token first.
+    names : sequence of str, length N
+        What each row of tokens stands for.
+    masked : sequence of str
+        Networks that the run lacks; their tokens are a guess.
+
+    Returns
+    -------
+    Figure
+        Networks against networks, and windows against windows where there are several.
+    """
+    n_windows, _, width = tokens.shape
+    rows = tokens[:, 1:].reshape(n_windows, len(names), -1, width).mean(axis=2, dtype=np.float64)  # (B, N, D)
+    between = compute_cosines(rows.mean(axis=0))
+    figure = start_figure(10, 4.4)
+    left, right = figure.subplots(1, 2)
+    labels = [f"{name} (masked)" if name in masked else name for name in names]
+    _draw_similarity(left, between, labels if len(labels) <= _MAX_NAMED else ())
+    left.set_title("tokens of networks, mean over windows and patches")
+    if n_windows < 2:
+        right.set_axis_off()
+        right.text(0.5, 0.5, "The run gave one window:\nnothing to compare it with.", ha="center", va="center")
+        return figure
+    across = np.mean([compute_cosines(rows[:, n]) for n in range(rows.shape[1])], axis=0)
+    _draw_similarity(right, across, [str(i + 1) for i in range(n_windows)])
+    right.set_title("windows, mean over networks")
+    right.tick_params(axis="x", labelrotation=0)
+    return figure
+
+
+def _draw_similarity(axes: Axes, matrix: NDArray[np.float64], labels: Sequence[str]) -> None:
+    off = matrix[~np.eye(matrix.shape[0], dtype=np.bool_)]
+    low = float(off.min()) if off.size else 0.0
+    image = axes.imshow(matrix, cmap=build_colours("cividis"), vmin=min(low, 0.999), vmax=1, interpolation="none")
+    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.figure.colorbar(image, ax=axes, label="cosine similarity", fraction=0.046, pad=0.03)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Stability:
+    """How alike the embeddings of a participant's windows are, against those of others.
+
+    Parameters
+    ----------
+    cosines : NDArray, float64, shape (n, n)
+        Between all windows of the participant, run after run.
+    runs : NDArray, int64, shape (n,)
+        The run of each window.
+    labels : tuple of str, length R
+        What tells the runs apart.
+    others : NDArray, float64, shape (m,)
+        Between windows of the participant and the mean window of each other run that is known.
+    is_centred : bool
+        Whether the mean over runs of the dataset was subtracted, for which several others must be known.
+    """
+
+    cosines: NDArray[np.float64]
+    runs: NDArray[np.int64]
+    labels: tuple[str, ...]
+    others: NDArray[np.float64]
+    is_centred: bool
+
+    @property
+    def within(self) -> NDArray[np.float64]:
+        """Cosines between different windows of one run."""
+        return self._pairs(same=True)
+
+    @property
+    def between(self) -> NDArray[np.float64]:
+        """Cosines between windows of different runs."""
+        return self._pairs(same=False)
+
+    def _pairs(self, *, same: bool) -> NDArray[np.float64]:
+        i, j = np.triu_indices(self.runs.size, k=1)
+        chosen = (self.runs[i] == self.runs[j]) == same
+        pairs: NDArray[np.float64] = self.cosines[i[chosen], j[chosen]]
+        return pairs
+
+
+def compute_stability(
+    own: Sequence[NDArray[np.float32]], labels: Sequence[str], others: Sequence[NDArray[np.float32]]
+) -> Stability:
+    """Compare the windows of a participant with each other and with other participants.
+
+    Parameters
+    ----------
+    own : sequence of NDArray, float32, shape (B, D)
+        Window embeddings of each run of the participant.
+    labels : sequence of str
+        What tells these runs apart.
+    others : sequence of NDArray, float32, shape (B, D)
+        Window embeddings of runs of others.
+
+    Returns
+    -------
+    Stability
+        Embeddings share most of their direction, so the mean over the dataset is subtracted where enough is known.
+    """
+    is_centred = len(others) >= _MIN_OTHERS
+    means = np.array([run.mean(axis=0, dtype=np.float64) for run in others])
+    windows = np.concatenate(own).astype(np.float64)
+    if is_centred:
+        centre = np.vstack([means, [run.mean(axis=0, dtype=np.float64) for run in own]]).mean(axis=0)
+        windows, means = windows - centre, means - centre
+    runs = np.repeat(np.arange(len(own)), [run.shape[0] for run in own])
+    both = compute_cosines(np.vstack([windows, means])) if others else compute_cosines(windows)
+    n = windows.shape[0]
+    return Stability(
+        cosines=both[:n, :n],
+        runs=runs,
+        labels=tuple(labels),
+        others=both[:n, n:].ravel(),
+        is_centred=is_centred,
+    )
+
+
+def draw_stability(stability: Stability) -> Figure:
+    """Draw how stable the embedding is.
+
+    Parameters
+    ----------
+    stability : Stability
+        What was compared.
+
+    Returns
+    -------
+    Figure
+        All windows against each other, and the distributions within a run, between runs and to others.
+    """
+    figure = start_figure(10, 3.9)
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.3])
+    matrix = stability.cosines
+    low = -1.0 if stability.is_centred else float(min(matrix.min(), 0.999))
+    name = "RdBu_r" if stability.is_centred else "cividis"
+    image = left.imshow(matrix, cmap=build_colours(name), vmin=low, vmax=1, interpolation="none")
+    edges = np.flatnonzero(np.diff(stability.runs)) + 0.5
+    for edge in edges:
+        left.axhline(edge, color=INK, linewidth=0.8)
+        left.axvline(edge, color=INK, linewidth=0.8)
+    centres = [float(np.flatnonzero(stability.runs == r).mean()) for r in range(len(stability.labels))]
+    left.set_yticks(centres, stability.labels)
+    left.set_xticks([])
+    left.set_title("windows of all runs")
+    what = "cosine, mean of the dataset removed" if stability.is_centred else "cosine similarity"
+    figure.colorbar(image, ax=left, label=what, fraction=0.046, pad=0.03)
+    groups = {"within a run": stability.within, "between runs": stability.between, "to others": stability.others}
+    groups = {name: values for name, values in groups.items() if values.size}
+    if not groups:
+        right.set_axis_off()
+        right.text(0.5, 0.5, "One window in all:\nnothing to compare it with.", ha="center", va="center")
+        return figure
+    _draw_groups(right, groups, what)
+    return figure
+
+
+def _draw_groups(axes: Axes, groups: dict[str, NDArray[np.float64]], what: str) -> None:
+    rng = np.random.default_rng(0)
+    for y, values in enumerate(groups.values()):
+        shown = values if values.size <= 300 else rng.choice(values, 300, replace=False)
+        axes.plot(shown, y + rng.uniform(-0.22, 0.22, shown.size), "o", color=GREY, markersize=2.5, alpha=0.5)
+        median = float(np.median(values))
+        axes.plot([median, median], [y - 0.32, y + 0.32], color=BLUE, linewidth=2.5)
+        axes.text(median, y - 0.36, f"{median:.2f}", color=BLUE, ha="center", va="bottom", fontsize=8)
+        axes.axhline(y + 0.5, color=LIGHT, linewidth=0.6)
+    axes.set_ylim(len(groups) - 0.5, -0.65)
+    axes.set_yticks(range(len(groups)), [f"{name}\n(n = {values.size})" for name, values in groups.items()])
+    axes.set_xlabel(what)
+    axes.set_title("pairs of windows, median in blue")

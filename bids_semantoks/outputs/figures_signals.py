@@ -1,0 +1,368 @@
+"""Figures of a run's signals: carpet, motion, coverage, connectivity.
+
+Shape letters: T volumes, P parcels, X, Y, Z voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.outputs.figures import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT,
+    ORANGE,
+    NetworkOrder,
+    build_colours,
+    describe_time,
+    mark_networks,
+    start_figure,
+    zscore_rows,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MAX_COLUMNS = 600
+_N_SLICES = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Volumes:
+    """Which volumes of a run count, and how the head moved.
+
+    Parameters
+    ----------
+    kept : NDArray, bool, shape (T,)
+        False for dummy and scrubbed volumes.
+    n_dummy : int
+        Leading dummy volumes among the dropped.
+    motion : NDArray, float64, shape (T,)
+        Framewise displacement, millimetres; not-a-number where unknown.
+    threshold : float or None
+        Millimetres above which volumes were scrubbed.
+    repetition_time : float
+        Seconds.
+    """
+
+    kept: NDArray[np.bool_]
+    n_dummy: int
+    motion: NDArray[np.float64]
+    threshold: float | None
+    repetition_time: float
+
+    @property
+    def end(self) -> float:
+        """Length of the run, seconds."""
+        return self.kept.size * self.repetition_time
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Middle of each volume, shape (T,), seconds."""
+        return np.asarray((np.arange(self.kept.size) + 0.5) * self.repetition_time, dtype=np.float64)
+
+
+def mark_dropped(axes: Axes, volumes: Volumes) -> None:
+    """Shade the volumes that do not count.
+
+    Parameters
+    ----------
+    axes : Axes
+        Its x axis is in seconds.
+    volumes : Volumes
+        Dummy ones are shaded grey, scrubbed ones orange.
+    """
+    step = volumes.repetition_time
+    if volumes.n_dummy:
+        axes.axvspan(0, volumes.n_dummy * step, color=GREY, alpha=0.35, linewidth=0)
+    scrubbed = ~volumes.kept
+    scrubbed[: volumes.n_dummy] = False
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], scrubbed.astype(np.int8), [0]])))
+    for start, end in edges.reshape(-1, 2):
+        axes.axvspan(float(start) * step, float(end) * step, color=ORANGE, alpha=0.35, linewidth=0)
+
+
+def compute_dvars(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Compute how much all parcels together change from volume to volume.
+
+    Parameters
+    ----------
+    values : NDArray, float, shape (T, P)
+        Signals in input units.
+
+    Returns
+    -------
+    NDArray, float64, shape (T,)
+        Root mean square over parcels of the difference to the volume before; not-a-number for the first and where
+        either volume is dropped.
+
+    References
+    ----------
+    Power et al. (2012), doi:10.1016/j.neuroimage.2011.10.018, there over voxels.
+    """
+    present = ~np.isnan(values).all(axis=0)
+    change = np.diff(values[:, present].astype(np.float64), axis=0)
+    dvars = np.full(values.shape[0], np.nan)
+    dvars[1:] = np.sqrt((change**2).mean(axis=1))
+    return dvars
+
+
+def compute_global(values: NDArray[np.floating[Any]], n_voxels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Compute the mean over all parcels.
+
+    Parameters
+    ----------
+    values : NDArray, float, shape (T, P)
+        Signals in input units.
+    n_voxels : NDArray, int64, shape (P,)
+        Weights; where unknown every parcel counts the same.
+
+    Returns
+    -------
+    NDArray, float64, shape (T,)
+        Weighted mean; not-a-number for dropped volumes.
+    """
+    present = ~np.isnan(values).all(axis=0)
+    weights = n_voxels[present].astype(np.float64)
+    if not weights.size or weights.min() <= 0:
+        weights = np.ones(int(present.sum()))
+    mean: NDArray[np.float64] = values[:, present].astype(np.float64) @ (weights / weights.sum())
+    return mean
+
+
+def draw_carpet(
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
+    volumes: Volumes,
+    networks: NetworkOrder,
+    n_voxels: NDArray[np.int64],
+) -> Figure:
+    """Draw all parcels over time before and after denoising, under motion, DVARS and global signal.
+
+    Parameters
+    ----------
+    before, after : NDArray, float32, shape (T, P)
+        Signals in input units.
+    volumes : Volumes
+        Dropped volumes and motion.
+    networks : NetworkOrder
+        Order of the rows.
+    n_voxels : NDArray, int64, shape (P,)
+        Voxels of each parcel, for the global signal.
+
+    Returns
+    -------
+    Figure
+        Three traces above two images.
+    """
+    figure = start_figure(10, 8.2)
+    rows = figure.subplots(5, 1, sharex=True, height_ratios=[0.75, 0.75, 0.75, 3, 3])
+    times = volumes.times
+    _draw_trace(rows[0], volumes)
+    for axes, name, compute in (
+        (rows[1], "DVARS", compute_dvars),
+        (rows[2], "global\nsignal", lambda x: _centre(compute_global(x, n_voxels))),
+    ):
+        axes.plot(times, compute(before), color=GREY, label="before denoising")
+        axes.plot(times, compute(after), color=BLUE, label="after")
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        mark_dropped(axes, volumes)
+    rows[1].legend(loc="lower right", bbox_to_anchor=(1, 0.95), ncols=2, borderaxespad=0)
+    step = -(-before.shape[0] // _MAX_COLUMNS)
+    for axes, title, values in ((rows[3], "before denoising", before), (rows[4], "after denoising", after)):
+        scores = zscore_rows(values)[networks.order]
+        image = axes.imshow(
+            _thin(scores, step),
+            aspect="auto",
+            cmap=build_colours("gray"),
+            vmin=-2,
+            vmax=2,
+            interpolation="none",
+            extent=(0, volumes.end, scores.shape[0] - 0.5, -0.5),
+        )
+        axes.set_title(f"{scores.shape[0]} parcels {title}")
+        mark_networks(axes, networks, span=2.6)
+    figure.colorbar(image, ax=rows[3:], label="z-score", fraction=0.02, pad=0.01, ticks=[-2, 0, 2])
+    describe_time(rows[4], volumes.end)
+    return figure
+
+
+def _centre(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values - np.nanmean(values)
+
+
+def _thin(scores: NDArray[np.float64], step: int) -> NDArray[np.float64]:
+    """Average neighbouring volumes where there are more than a picture can show."""
+    if step == 1:
+        return scores
+    n = scores.shape[1] // step * step
+    parts = scores[:, :n].reshape(scores.shape[0], -1, step)
+    there = ~np.isnan(parts)
+    total = np.where(there, parts, 0).sum(axis=2)
+    count = there.sum(axis=2)
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return mean
+
+
+def _draw_trace(axes: Axes, volumes: Volumes) -> None:
+    axes.set_ylabel("FD (mm)", rotation=0, ha="right", va="center")
+    mark_dropped(axes, volumes)
+    if np.isnan(volumes.motion).all():
+        axes.text(0.5, 0.5, "framewise displacement is not known", transform=axes.transAxes, ha="center", va="center")
+        axes.set_yticks([])
+        return
+    axes.plot(volumes.times, volumes.motion, color=INK)
+    top = float(np.nanmax(volumes.motion))
+    if volumes.threshold is not None:
+        axes.axhline(volumes.threshold, color=ORANGE, linestyle="--", linewidth=0.8)
+        top = max(top, volumes.threshold)
+    axes.set_ylim(0, max(top * 1.1, 0.5))
+
+
+def draw_motion(volumes: Volumes) -> Figure:
+    """Draw how the head moved and which volumes were dropped.
+
+    Parameters
+    ----------
+    volumes : Volumes
+        Dropped volumes and motion.
+
+    Returns
+    -------
+    Figure
+        The course, and its distribution.
+    """
+    from matplotlib.patches import Patch  # noqa: PLC0415 - loading it takes a third of a second
+
+    figure = start_figure(10, 2.4)
+    left, right = figure.subplots(1, 2, width_ratios=[4, 1])
+    _draw_trace(left, volumes)
+    describe_time(left, volumes.end)
+    left.set_ylabel("FD (mm)", rotation=90, ha="center", va="bottom")
+    n_scrubbed = int((~volumes.kept).sum()) - volumes.n_dummy
+    dummy = Patch(color=GREY, alpha=0.35, label=f"dummy volumes: {volumes.n_dummy}")
+    scrubbed = Patch(color=ORANGE, alpha=0.35, label=f"scrubbed volumes: {n_scrubbed}")
+    left.legend(handles=[dummy, scrubbed], loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    known = volumes.motion[~np.isnan(volumes.motion)]
+    if known.size:
+        # The bulk lies below half a millimetre; one jump must not squeeze it into one bar.
+        top = max(0.5, float(np.quantile(known, 0.99)) * 1.2)
+        right.hist(np.clip(known, 0, top), bins=24, range=(0, top), color=INK)
+        right.axvline(float(np.median(known)), color=BLUE)
+        right.set_title(f"median {np.median(known):.2f} mm", color=BLUE)
+        right.set_xlim(0, top)
+    right.set_xlabel("FD (mm)")
+    right.set_ylabel("volumes")
+    return figure
+
+
+def draw_coverage(
+    coverage: NDArray[np.float64],
+    present: NDArray[np.bool_],
+    networks: NetworkOrder,
+    grid: NDArray[np.int32] | None,
+) -> Figure:
+    """Draw the share of each parcel inside the brain mask, on slices where there are images, and by network.
+
+    Parameters
+    ----------
+    coverage : NDArray, float64, shape (P,)
+        0 to 1; not-a-number where unknown.
+    present : NDArray, bool, shape (P,)
+        Parcels that have a signal.
+    networks : NetworkOrder
+        Order along the x axis.
+    grid : NDArray, int32, shape (X, Y, Z), or None
+        Position of the parcel plus 1, 0 for none; axes to the right, front and top.
+
+    Returns
+    -------
+    Figure
+        Slices above, one mark a parcel below.
+    """
+    from matplotlib.patches import Patch  # noqa: PLC0415 - as above
+
+    height = 2.3 if grid is None else 4.3
+    figure = start_figure(10, height)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.05]) if grid is not None else None
+    if parts is not None and grid is not None:
+        _draw_slices(parts[0], coverage, present, grid)
+    axes = (parts[1] if parts is not None else figure).subplots()
+    known = np.nan_to_num(coverage, nan=0.0)[networks.order]
+    there = present[networks.order]
+    x = np.arange(known.size)
+    axes.bar(x[there], known[there], width=1.0, color=BLUE)
+    axes.plot(x[~there], np.full((~there).sum(), 0.04), "x", color=ORANGE, markersize=5)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(-0.5, known.size - 0.5)
+    axes.set_ylabel("coverage")
+    mark_networks(axes, networks, vertical=False, span=8.5)
+    n_absent = int((~there).sum())
+    handles = [Patch(color=BLUE, label="present"), Patch(color=ORANGE, label=f"absent: {n_absent}")]
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    axes.set_title("share of each parcel's voxels in the brain mask, by network")
+    return figure
+
+
+def _draw_slices(part: Any, coverage: NDArray[np.float64], present: NDArray[np.bool_], grid: NDArray[np.int32]) -> None:
+    from matplotlib.colors import to_rgba  # noqa: PLC0415 - as above
+
+    colours = build_colours("cividis")
+    table = np.vstack([[1, 1, 1, 0], colours(np.nan_to_num(coverage, nan=0.0))])
+    table[1:][~present] = to_rgba(ORANGE)
+    filled = np.flatnonzero(grid.any(axis=(0, 1)))
+    levels = np.unique(np.linspace(filled[0], filled[-1], _N_SLICES + 2).astype(int)[1:-1])
+    shown = part.subplots(1, levels.size + 2)
+    side = np.flatnonzero(grid.any(axis=(1, 2)))
+    front = np.flatnonzero(grid.any(axis=(0, 2)))
+    cuts = [grid[int(side.mean()) + 4], grid[:, int(front.mean())], *(grid[:, :, z] for z in levels)]
+    names = ["side", "front", *("axial" if i == 0 else "" for i in range(levels.size))]
+    for axes, cut, name in zip(shown, cuts, names, strict=True):
+        axes.imshow(table[cut.T], origin="lower", interpolation="none")
+        axes.set_axis_off()
+        axes.set_title(name, fontweight="normal", loc="center")
+    from matplotlib.cm import ScalarMappable  # noqa: PLC0415 - as above
+    from matplotlib.colors import Normalize  # noqa: PLC0415 - as above
+
+    scale = ScalarMappable(norm=Normalize(0, 1), cmap=colours)
+    part.colorbar(scale, ax=list(shown), label="coverage", fraction=0.02, pad=0.01, ticks=[0, 0.5, 1])
+
+
+def draw_connectivity(matrix: NDArray[np.float64], networks: NetworkOrder) -> Figure:
+    """Draw the correlations between parcels.
+
+    Parameters
+    ----------
+    matrix : NDArray, float64, shape (P, P)
+        Correlations; not-a-number for absent parcels.
+    networks : NetworkOrder
+        Order of rows and columns.
+
+    Returns
+    -------
+    Figure
+        One image, and the distribution of its values.
+    """
+    figure = start_figure(10, 5.6)
+    left, right = figure.subplots(1, 2, width_ratios=[1.9, 1])
+    ordered = matrix[np.ix_(networks.order, networks.order)]
+    image = left.imshow(ordered, cmap=build_colours("RdBu_r"), vmin=-1, vmax=1, interpolation="none")
+    mark_networks(left, networks, span=4.2)
+    left.set_xticks([])
+    figure.colorbar(image, ax=left, label="Pearson correlation", fraction=0.04, pad=0.02, ticks=[-1, 0, 1])
+    values = ordered[np.triu_indices_from(ordered, k=1)]
+    values = values[~np.isnan(values)]
+    right.hist(values, bins=60, range=(-1, 1), color=INK)
+    right.axvline(0, color=LIGHT, linewidth=0.8)
+    if values.size:
+        right.axvline(float(np.median(values)), color=BLUE)
+        right.set_title(f"median {np.median(values):.2f}", color=BLUE)
+    right.set_xlabel("correlation of two parcels")
+    right.set_ylabel("pairs")
+    return figure

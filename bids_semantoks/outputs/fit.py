@@ -1,0 +1,159 @@
+"""How well a run fits what the encoder was trained on: a light with words for each property."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+GREEN, AMBER, RED = "green", "amber", "red"
+
+_MIN_SECONDS: Final = 100.0
+_MIN_COVERAGE: Final = 0.8
+_USUAL_COVERAGE: Final = 0.9
+#: What the published encoder was trained on (0.735 s, six minutes, 0.01-0.1 Hz) and evaluated at (up to 3 s).
+PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {
+    "repetition_time_of_the_sources_in_s": [0.735, 3.0],
+    "length_of_the_runs_in_s": [200.0, 360.0],
+    "band": [0.01, 0.1],
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitItem:
+    """One property of a run, judged.
+
+    Parameters
+    ----------
+    name : str
+        What is judged.
+    value : str
+        What the run has.
+    level : str
+        ``green``, ``amber`` or ``red``.
+    words : str
+        Why.
+    """
+
+    name: str
+    value: str
+    level: str
+    words: str
+
+
+def judge_fit(
+    signals: Mapping[str, Any],
+    embedding: Mapping[str, Any],
+    coverage: NDArray[np.float64],
+) -> list[FitItem]:
+    """Judge a run by its sidecars.
+
+    Parameters
+    ----------
+    signals, embedding : mapping
+        Sidecars of its signals and its embedding.
+    coverage : NDArray, float64, shape (P,)
+        Share of each parcel in the brain mask; not-a-number where unknown.
+
+    Returns
+    -------
+    list of FitItem
+        Repetition time, length, band, coverage, networks.
+    """
+    own = embedding.get("Model", {}).get("Limits") or {}
+    limits = {**PUBLISHED_LIMITS, **own}
+    source = "this encoder was trained on" if own else "of the published encoder's data"
+    kept = signals["VolumesKept"] * signals["RepetitionTime"]
+    return [
+        _judge_repetition_time(signals["RepetitionTime"], limits, source),
+        _judge_length(kept, limits, source),
+        _judge_band(signals, limits, source),
+        _judge_coverage(coverage, limits),
+        _judge_networks(embedding.get("MaskedNetworks", [])),
+    ]
+
+
+def find_worst(items: list[FitItem]) -> str:
+    """Find the worst level among the properties of a run.
+
+    Parameters
+    ----------
+    items : list of FitItem
+        At least one.
+
+    Returns
+    -------
+    str
+        ``green``, ``amber`` or ``red``.
+    """
+    return max((item.level for item in items), key=(GREEN, AMBER, RED).index)
+
+
+def _judge_repetition_time(value: float, limits: Mapping[str, Any], source: str) -> FitItem:
+    low, high = limits["repetition_time_of_the_sources_in_s"]
+    inside = low - 1e-6 <= value <= high + 1e-6
+    words = f"{'within' if inside else 'outside'} {_range(low, high, 's')} {source}"
+    return FitItem(name="repetition time", value=f"{value:g} s", level=GREEN if inside else AMBER, words=words)
+
+
+def _judge_length(kept: float, limits: Mapping[str, Any], source: str) -> FitItem:
+    low, high = limits["length_of_the_runs_in_s"]
+    shown = f"{kept:.0f} s kept"
+    if kept < _MIN_SECONDS:
+        words = f"under {_MIN_SECONDS:.0f} s: half a window or more is padding"
+        return FitItem(name="length", value=shown, level=RED, words=words)
+    if kept < low:
+        words = f"shorter than the {low:.0f} s {source}"
+        return FitItem(name="length", value=shown, level=AMBER, words=words)
+    # A longer run only gives more windows to average.
+    return FitItem(
+        name="length", value=shown, level=GREEN, words=f"not shorter than {low:.0f} s; {high:.0f} s is usual"
+    )
+
+
+def _judge_band(signals: Mapping[str, Any], limits: Mapping[str, Any], source: str) -> FitItem:
+    if not signals["Settings"].get("denoising"):
+        return FitItem(
+            name="band", value="as found", level=AMBER, words="filtered elsewhere, if at all: not known here"
+        )
+    band, wanted = signals["Settings"].get("band_pass"), limits["band"]
+    shown = _range(band[0], band[1], "Hz") if band else "no filter"
+    if not isinstance(wanted, list):
+        return FitItem(name="band", value=shown, level=AMBER, words=f"band {source}: {wanted}")
+    inside = band is not None and np.allclose(band, wanted)
+    words = f"{'the same as' if inside else 'differs from'} {_range(wanted[0], wanted[1], 'Hz')} {source}"
+    return FitItem(name="band", value=shown, level=GREEN if inside else AMBER, words=words)
+
+
+def _judge_coverage(coverage: NDArray[np.float64], limits: Mapping[str, Any]) -> FitItem:
+    if np.isnan(coverage).all():
+        return FitItem(
+            name="coverage", value="not known", level=AMBER, words="the series came without a coverage table"
+        )
+    mean = float(np.nanmean(coverage))
+    usual = max(_MIN_COVERAGE, float(limits.get("smallest_share_of_parcels_with_signal", _USUAL_COVERAGE)))
+    level = GREEN if mean >= usual else AMBER if mean >= _MIN_COVERAGE else RED
+    words = {
+        GREEN: f"at least {usual:.2f} of the atlas lies in the brain mask",
+        AMBER: f"under {usual:.2f}: parts of the atlas lie outside the brain mask",
+        RED: f"under {_MIN_COVERAGE:.1f}: much of the atlas lies outside the brain mask",
+    }[level]
+    return FitItem(name="coverage", value=f"{mean:.2f} on average", level=level, words=words)
+
+
+def _judge_networks(masked: list[str]) -> FitItem:
+    if not masked:
+        return FitItem(name="networks", value="all present", level=GREEN, words="every network has signal")
+    words = "these networks have no signal; their tokens are the encoder's guess"
+    return FitItem(name="networks", value=f"absent: {', '.join(masked)}", level=RED, words=words)
+
+
+def _range(low: float, high: float, unit: str) -> str:
+    if low == high:
+        return f"{low:g} {unit}"
+    if not low or not high:
+        return f"{'up to' if not low else 'from'} {high or low:g} {unit}"
+    return f"{low:g} to {high:g} {unit}"

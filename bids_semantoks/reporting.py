@@ -1,0 +1,229 @@
+"""What a call tells people: the methods text, and a page for each participant as soon as its last run is done."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.config import AppConfig
+from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.errors import AtlasError, InputError
+from bids_semantoks.inputs.selection import check_known, read_labels
+from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.provenance import find_versions, read_sidecar
+from bids_semantoks.outputs.report import write_report
+from bids_semantoks.outputs.run_figures import redraw_embedding, redraw_signals
+from bids_semantoks.outputs.store import OutputPaths, find_stored_kinds, find_stored_runs
+from bids_semantoks.records import Atlas
+from bids_semantoks.signals.atlas import build_label_grid
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+# Millimetres from corner to corner around an adult brain in template space: fine enough for small pictures.
+_LOW: Final = (-81.0, -114.0, -75.0)
+_SHAPE: Final = (55, 65, 55)
+_STEP: Final = 3.0
+
+
+def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
+    """Lay an atlas onto a coarse grid for pictures.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Any; one of series that came parcellated has no images.
+
+    Returns
+    -------
+    NDArray, int32, shape (X, Y, Z), or None
+        Position of the parcel plus 1, 0 for none; None where there is nothing to show.
+    """
+    if not atlas.volumes:
+        return None
+    affine = np.diag([_STEP, _STEP, _STEP, 1.0])
+    affine[:3, 3] = _LOW
+    try:
+        return build_label_grid(atlas, _SHAPE, affine)
+    except AtlasError:
+        return None
+
+
+def describe_signals(settings: Mapping[str, Any], *, pipelines: Sequence[str], n_parcels: int, min_time: float) -> Any:
+    """Gather what the methods text says about signals.
+
+    Parameters
+    ----------
+    settings : mapping
+        What sidecars of signals hold under ``Settings``.
+    pipelines : sequence of str
+        Names and versions of the pipelines that made the inputs.
+    n_parcels : int
+        Parcels of the atlas (P).
+    min_time : float
+        Seconds of kept data that were asked for.
+
+    Returns
+    -------
+    dict
+        For `bids_semantoks.outputs.methods.describe_methods`.
+    """
+    return {**settings, "pipelines": list(dict.fromkeys(pipelines)), "n_parcels": n_parcels, "min_time": min_time}
+
+
+def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
+    """Gather what the methods text says about embeddings.
+
+    Parameters
+    ----------
+    encoder : RunEncoder
+        What embeds.
+
+    Returns
+    -------
+    dict
+        For `bids_semantoks.outputs.methods.describe_methods`.
+    """
+    loaded = encoder.loaded
+    return {
+        **encoder.settings,
+        "repetition_time": loaded.config.repetition_time,
+        "window_seconds": loaded.config.window * loaded.config.repetition_time,
+        # Which of several GPUs it was says nothing, and would differ between jobs that share the text.
+        "device": encoder.frozen.device.type.replace("cuda", "a GPU").replace("cpu", "the CPU"),
+        "description": loaded.description,
+        "is_random": loaded.is_random,
+        "random_seed": encoder.seed,
+    }
+
+
+def build_facts(
+    signals: Mapping[str, Any], encoder: RunEncoder | None, *, probing: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Gather all that the methods text says.
+
+    Parameters
+    ----------
+    signals : mapping
+        From `describe_signals`.
+    encoder : RunEncoder or None
+        What embeds; None when only signals are written.
+    probing : mapping or None
+        Options of the probes by name, where there were any.
+
+    Returns
+    -------
+    dict
+        For `bids_semantoks.outputs.methods.write_citation`.
+    """
+    details = dict(encoder.loaded.details) if encoder else {}
+    has_recipe = {"data", "recipe"} <= set(details)
+    return {
+        "versions": find_versions(),
+        "signals": signals,
+        "embedding": describe_encoder(encoder) if encoder else None,
+        "pretraining": {"data": details["data"], "recipe": details["recipe"]} if has_recipe else None,
+        "probing": probing,
+    }
+
+
+class ReportQueue:
+    """Writes the page of a participant when its last run is done.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    participants : iterable of str
+        Label of the participant of every run that is to be done.
+    """
+
+    def __init__(self, out_dir: Path, participants: Iterable[str]) -> None:
+        self.out_dir = out_dir
+        self.left = Counter(participants)
+        self.started: set[str] = set()
+
+    def finish(self, participant: str) -> None:
+        """Take note that a run is done.
+
+        Parameters
+        ----------
+        participant : str
+            Label without ``sub-``.
+        """
+        self.left[participant] -= 1
+        self.started.add(participant)
+        if self.left[participant] == 0:
+            write_report(self.out_dir, participant)
+
+    def write_rest(self) -> None:
+        """Write the pages of participants of whom only some runs were done because the batch stopped."""
+        for participant in sorted(one for one in self.started if self.left[one] > 0):
+            write_report(self.out_dir, participant)
+
+    def write_absent(self, participants: Iterable[str]) -> None:
+        """Write the pages of participants who have none.
+
+        Parameters
+        ----------
+        participants : iterable of str
+            Labels without ``sub-``, of participants whose runs are all done.
+        """
+        for participant in dict.fromkeys(participants):
+            if not (self.out_dir / f"sub-{participant}.html").is_file():
+                write_report(self.out_dir, participant)
+
+
+def redraw_reports(config: AppConfig) -> int:
+    """Draw the reports again from the files in the output directory alone.
+
+    Parameters
+    ----------
+    config : AppConfig
+        Its output directory and selection of participants count.
+
+    Returns
+    -------
+    int
+        Pages written.
+
+    Raises
+    ------
+    InputError
+        When there is nothing to report on, or a participant is not there.
+    """
+    out_dir = config.out_dir
+    there = {path.name.split("_")[0][4:] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
+    if not there:
+        raise InputError(
+            f"Nothing to report on in {out_dir}: no status of a run in logs/runs.",
+            hint="Run the participant level first.",
+        )
+    asked = read_labels(config.selection.participant_label, "sub-")
+    excluded = read_labels(config.selection.exclude_participant_label, "sub-")
+    for labels in (asked, excluded):
+        check_known("participant", labels, there, str(out_dir), key="sub")
+    chosen = sorted((set(asked) or there) - set(excluded))
+    for atlas, _ in find_stored_kinds(out_dir):
+        for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
+            if stored.entities["sub"] in chosen:
+                _redraw_run(stored.paths, stored.sidecar, stored.entities)
+    written = sum(write_report(out_dir, participant) for participant in chosen)
+    LOGGER.info("%d of %d reports written to %s.", written, len(chosen), out_dir)
+    return written
+
+
+def _redraw_run(paths: OutputPaths, sidecar: dict[str, Any], entities: Mapping[str, str]) -> None:
+    networks = read_atlas_table(paths.out_dir, name=entities["atlas"], space=entities.get("space", ""))[1]
+    redraw_signals(paths, sidecar, networks)
+    for path in sorted(paths.directory.glob(f"{paths.stem}_desc-*_embedding.json")):
+        model = path.name.removesuffix("_embedding.json").rpartition("_desc-")[2]
+        own = OutputPaths(out_dir=paths.out_dir, directory=paths.directory, stem=paths.stem, model=model)
+        embedding = read_sidecar(path)
+        if embedding is not None:
+            redraw_embedding(own, sidecar, embedding)
