@@ -255,6 +255,70 @@ class PretrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProbingConfig:
+    """Asking embeddings what they know of phenotypes (group level)."""
+
+    probe: tuple[str, ...] = option(
+        (), "Phenotypes to predict: columns of participants.tsv, sessions.tsv or phenotype/*.tsv.", metavar="COLUMN..."
+    )
+    phenotype: Path | None = option(None, "Table of phenotypes to read instead.", metavar="FILE", is_result=False)
+    protocol: str = option(
+        "nested",
+        "Nested cross-validation, or the published evaluation (BatchNorm and a linear layer, trained by SGD).",
+        choices=("nested", "paper"),
+    )
+    probe_kind: str = option(
+        "auto",
+        "What phenotypes are; auto takes text and few whole numbers for classes.",
+        choices=("auto", "classification", "regression"),
+    )
+    n_bins: int = option(0, "Cut continuous phenotypes into this many classes of equal size; 0 for none.", metavar="N")
+    n_repeats: int = option(10, "Repetitions, of 5 folds each in the nested protocol.", metavar="N")
+    splits: Path | None = option(
+        None, "Use the splits of this table (group_splits.tsv of an earlier call).", metavar="FILE", is_result=False
+    )
+    group_by: str | None = option(
+        None, "Keep participants of one family, site, ... on one side of every split.", metavar="COLUMN"
+    )
+    leave_out: str | None = option(None, "Leave each site, ... out once instead of repeated folds.", metavar="COLUMN")
+    covariate: tuple[str, ...] = option(
+        (), "Remove these from the features, by regression fitted to training folds.", metavar="COLUMN..."
+    )
+    n_permutations: int = option(200, "Permutations of the labels for the p value; 0 for none.", metavar="N")
+    baselines: tuple[str, ...] = option(
+        ("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "covariates", "random", "chance"),
+        "Models to compare with, on the same splits; none for none.",
+        metavar="NAME...",
+    )
+
+    def __post_init__(self) -> None:
+        _check(
+            self.n_bins == 0 or self.n_bins >= 2,
+            f"--n-bins must be 0 (no binning) or 2 or more, found {self.n_bins}.",
+        )
+        _check(self.n_repeats >= 1, f"--n-repeats must be 1 or more, found {self.n_repeats}.")
+        _check(self.n_permutations >= 0, f"--n-permutations must be 0 or more, found {self.n_permutations}.")
+        _check(
+            not (self.n_bins and self.probe_kind == "classification"),
+            f"--n-bins {self.n_bins} is for continuous phenotypes, and --probe-kind is classification.",
+        )
+        _check(
+            self.leave_out is None or (self.group_by is None and self.splits is None and self.protocol == "nested"),
+            f"--leave-out {self.leave_out} makes its own splits.",
+            "Leave away --group-by, --splits and --protocol paper.",
+        )
+        known = ("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "covariates", "random", "chance")
+        unknown = sorted(set(self.baselines) - {*known, "none"})
+        _check(
+            not unknown, f"--baselines has unknown names: {', '.join(unknown)}.", f"Known: {', '.join(known)}, none."
+        )
+        _check(
+            len(set(self.probe)) == len(self.probe),
+            f"--probe names a column twice: {', '.join(self.probe)}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunningConfig:
     """How the work is done; nothing here changes a result."""
 
@@ -320,6 +384,7 @@ class AppConfig:
     signals: SignalsConfig = SignalsConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
+    probing: ProbingConfig = ProbingConfig()
     running: RunningConfig = RunningConfig()
 
     def __post_init__(self) -> None:

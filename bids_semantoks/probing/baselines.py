@@ -219,7 +219,7 @@ class TangentFeatures:
         mean = _unpack(self.packed[train].mean(axis=0, dtype=np.float64))
         values, axes = np.linalg.eigh(mean)
         k = min(self.n_components, len(mean))
-        whitening = (axes[:, -k:] / np.sqrt(values[-k:])).T
+        whitening: Floats = (axes[:, -k:] / np.sqrt(values[-k:])).T
         for _ in range(self.n_steps):
             total = np.zeros((k, k))
             for row in train:
@@ -255,12 +255,14 @@ def _unpack(packed: NDArray[Any]) -> Floats:
     n_parcels = int(np.sqrt(2 * len(packed)))
     matrix: Floats = np.zeros((n_parcels, n_parcels))
     matrix[np.tril_indices(n_parcels)] = packed
-    return np.asarray(matrix + np.tril(matrix, -1).T)
+    full: Floats = matrix + np.tril(matrix, -1).T
+    return full
 
 
 def _map_eigenvalues(matrix: Floats, function: Any) -> Floats:
     values, axes = np.linalg.eigh((matrix + matrix.T) / 2)
-    return np.asarray((axes * function(values)) @ axes.T)
+    mapped: Floats = (axes * function(values)) @ axes.T
+    return mapped
 
 
 def build_parcel_features(participants: Iterable[Sequence[NDArray[np.floating[Any]]]]) -> TableFeatures:

@@ -205,7 +205,15 @@ class PredictionTable:
         self.scores = np.full((n_repeats, n_rows, width), np.nan)
         self.n_train, self.penalty = np.full(shape, np.nan), np.full(shape, np.nan)
 
-    def add(self, where: tuple[int, int], rows: tuple[Indices, Indices], scores: Floats, penalty: float) -> None:
+    def add(
+        self,
+        where: tuple[int, int],
+        rows: tuple[Indices, Indices],
+        scores: Floats,
+        penalty: float,
+        *,
+        weighs_classes_alike: bool = True,
+    ) -> None:
         """Enter one fold.
 
         Parameters
@@ -218,6 +226,9 @@ class PredictionTable:
             Probabilities, or values.
         penalty : float
             What was chosen.
+        weighs_classes_alike : bool
+            Decide for the class whose probability is highest relative to its share in the training rows, which is what
+            balanced accuracy asks for; else for the most probable class.
         """
         repetition, fold = where
         train, test = rows
@@ -227,8 +238,9 @@ class PredictionTable:
         self.scores[repetition, test] = scores
         self.n_train[where], self.penalty[where] = len(train), penalty
         if self.target.is_class:
-            # Probabilities speak of the training rows' mixture; balanced accuracy asks for classes of equal weight.
-            shares = np.bincount(labels[train].astype(np.int64), minlength=scores.shape[1]) / len(train)
+            shares = np.ones(scores.shape[1])
+            if weighs_classes_alike:
+                shares = np.bincount(labels[train].astype(np.int64), minlength=scores.shape[1]) / len(train)
             with np.errstate(divide="ignore", invalid="ignore"):
                 lift = np.where(shares > 0, scores / shares, -1.0)
             self.decisions[repetition, test] = lift.argmax(axis=1)

@@ -1,0 +1,433 @@
+"""The published probe: BatchNorm and a linear layer, trained for all learning rates, and repetitions, at once.
+
+Heads that see the same batches share its normalisation, since BatchNorm before its affine part knows no parameters. The
+affine part folds into the weights: with x the normalised batch, V = W * gamma and c = W beta + b, the output is
+x V' + c. With G the gradient of the output, that of V is G' x, and from it those of the separate parameters follow,
+exactly: W: dV * gamma + sum(G) beta', gamma: sum over outputs of dV * W, beta: W' sum(G), b: sum(G).
+
+It is here and not beside the other probes because it needs torch: the same lines run on a GPU.
+
+Shape letters: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n participants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bids_semantoks.probing.splits import Split
+from bids_semantoks.probing.targets import Predictions, PredictionTable, Target
+
+RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+EPOCHS = 50
+SGD_MOMENTUM = 0.9
+NORM_MOMENTUM = 0.1
+NORM_EPS = 1e-5
+INITIAL_DEVIATION = 2e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WindowTable:
+    """Embeddings of single windows.
+
+    Parameters
+    ----------
+    name : str
+        What a report calls them.
+    values : NDArray, float, shape (m, D)
+        One row a window.
+    row_of : NDArray, int64, shape (m,)
+        Row (participant or session) that each window belongs to.
+    """
+
+    name: str
+    values: NDArray[np.floating[Any]]
+    row_of: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.row_of.shape != self.values.shape[:1]:
+            raise ValueError(f"{self.name}: values {self.values.shape} and row_of {self.row_of.shape} do not fit")
+        if not np.isfinite(self.values).all():
+            raise ValueError(f"{self.name}: windows must be finite")
+
+
+def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:
+    """Draw the first weights of a head: normal, deviation 2e-5, cut at two deviations; all else starts at 0 or 1.
+
+    Parameters
+    ----------
+    n_outputs, n_features : int
+        C and D.
+    seed : int
+        Of the repetition; all its learning rates start alike.
+
+    Returns
+    -------
+    Tensor, float64, shape (C, D)
+        On the CPU, so that devices agree.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.empty(n_outputs, n_features, dtype=torch.float64)
+    cut = 2 * INITIAL_DEVIATION
+    return torch.nn.init.trunc_normal_(weight, std=INITIAL_DEVIATION, a=-cut, b=cut, generator=generator)
+
+
+def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Draw the batches of a repetition, the same for all its learning rates.
+
+    Parameters
+    ----------
+    n_windows : int
+        Training windows; a batch holds an eighth of them, 256 at most and 2 at least.
+    epochs : int
+        Passes.
+    seed : int
+        Of the repetition.
+
+    Yields
+    ------
+    NDArray, int64, shape (B,)
+        Positions among the training windows; the last batch of a pass is smaller, and left out where it is one window,
+        which has no variance.
+    """
+    size = max(2, min(256, n_windows // 8))
+    rng = np.random.default_rng(seed)
+    for _ in range(epochs):
+        order = rng.permutation(n_windows)
+        for start in range(0, n_windows, size):
+            if n_windows - start > 1:
+                yield order[start : start + size]
+
+
+class Heads:
+    """Heads of several repetitions and learning rates, each as if it were alone.
+
+    Parameters
+    ----------
+    weights : Tensor, shape (R, C, D)
+        First weights of each repetition, on the device and in the precision to be used.
+    rates : sequence of float
+        Learning rates (L,).
+    is_class : bool
+        Cross-entropy over C classes, or the absolute error of one output.
+    """
+
+    def __init__(self, weights: Tensor, rates: Sequence[float], *, is_class: bool) -> None:
+        n_repeats, n_outputs, n_features = weights.shape
+        options: dict[str, Any] = {"dtype": weights.dtype, "device": weights.device}
+        self.is_class, self.n_outputs = is_class, n_outputs
+        self.rates = -torch.tensor(list(rates), **options)[:, None, None]
+        # Rows of weights, then gamma, then beta: one tensor, so that one call updates them all.
+        self.parameters = torch.zeros(n_repeats, len(rates), n_outputs + 2, n_features, **options)
+        self.parameters[:, :, :n_outputs] = weights[:, None]
+        self.parameters[:, :, n_outputs] = 1
+        self.biases = torch.zeros(n_repeats, len(rates), n_outputs, **options)
+        self.velocity, self.bias_velocity = torch.zeros_like(self.parameters), torch.zeros_like(self.biases)
+        self.gradient = torch.zeros_like(self.parameters)
+        self.mean = torch.zeros(n_repeats, 1, n_features, **options)
+        self.variance = torch.ones(n_repeats, 1, n_features, **options)
+
+    def compute_outputs(self, normed: Tensor) -> Tensor:
+        """Apply all heads to normalised windows.
+
+        Parameters
+        ----------
+        normed : Tensor, shape (R, B, D)
+            Windows of each repetition.
+
+        Returns
+        -------
+        Tensor, shape (R, B, L, C)
+            Logits or values.
+        """
+        weight, gamma, beta = self._split(self.parameters)
+        folded = weight * gamma  # (R, L, C, D)
+        shift = (weight @ beta.transpose(2, 3)).squeeze(3) + self.biases  # (R, L, C)
+        flat = torch.baddbmm(shift.flatten(1)[:, None], normed, folded.flatten(1, 2).transpose(1, 2))
+        return flat.reshape(*normed.shape[:2], *shift.shape[1:])
+
+    def _split(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c = self.n_outputs
+        return table[:, :, :c], table[:, :, c : c + 1], table[:, :, c + 1 : c + 2]
+
+    def step(self, windows: Tensor, targets: Tensor) -> None:
+        """Make one step of stochastic gradient descent with momentum.
+
+        Parameters
+        ----------
+        windows : Tensor, shape (R, B, D)
+            A batch of each repetition.
+        targets : Tensor, shape (R, B, C)
+            Indicators of classes, or values.
+        """
+        size = windows.shape[1]
+        variance, mean = torch.var_mean(windows, dim=1, correction=0, keepdim=True)
+        normed = (windows - mean) * torch.rsqrt(variance + NORM_EPS)
+        self.mean.lerp_(mean, NORM_MOMENTUM)
+        self.variance.lerp_(variance * (size / (size - 1)), NORM_MOMENTUM)
+        outputs = self.compute_outputs(normed)
+        error = (
+            outputs.softmax(dim=3) - targets[:, :, None] if self.is_class else (outputs - targets[:, :, None]).sign()
+        )
+        error = error / size  # (R, B, L, C)
+        self._descend(normed, error)
+
+    def _descend(self, normed: Tensor, error: Tensor) -> None:
+        weight, gamma, beta = self._split(self.parameters)
+        weight_gradient, gamma_gradient, beta_gradient = self._split(self.gradient)
+        folded = (error.flatten(2).transpose(1, 2) @ normed).reshape_as(weight)  # (R, L, C, D)
+        total = error.sum(dim=1)  # (R, L, C)
+        torch.sum(folded * weight, dim=2, keepdim=True, out=gamma_gradient)
+        torch.matmul(total[:, :, None], weight, out=beta_gradient)
+        torch.addcmul(folded * gamma, total[:, :, :, None], beta, out=weight_gradient)
+        self.velocity.mul_(SGD_MOMENTUM).add_(self.gradient)
+        self.bias_velocity.mul_(SGD_MOMENTUM).add_(total)
+        self.parameters.addcmul_(self.velocity, self.rates)
+        self.biases.addcmul_(self.bias_velocity, self.rates[:, :, 0])
+
+    def predict(self, windows: Tensor, repetition: int) -> Tensor:
+        """Apply the heads of one repetition with the running mean and variance of its training.
+
+        Parameters
+        ----------
+        windows : Tensor, shape (B, D)
+            Any windows.
+        repetition : int
+            Which.
+
+        Returns
+        -------
+        Tensor, shape (B, L, C)
+            Logits or values.
+        """
+        part = slice(repetition, repetition + 1)
+        one = Heads.__new__(Heads)
+        one.n_outputs, one.parameters, one.biases = self.n_outputs, self.parameters[part], self.biases[part]
+        normed = (windows[None] - self.mean[part]) * torch.rsqrt(self.variance[part] + NORM_EPS)
+        return one.compute_outputs(normed)[0]
+
+
+class PublishedProbe:
+    """Trains, selects and tests heads over the splits of one phenotype.
+
+    Parameters
+    ----------
+    table : WindowTable
+        What to predict from.
+    target : Target
+        Of all n rows; a continuous one is predicted in units of the training windows' mean and deviation, without which
+        a learning rate would mean something else for each phenotype.
+    device : str
+        Where to train.
+    dtype : torch.dtype
+        Precision.
+    """
+
+    def __init__(
+        self, table: WindowTable, target: Target, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.table, self.target = table, target
+        # Heads do not see a shift, and a small mean keeps single precision exact.
+        shift = table.values.mean(axis=0, dtype=np.float64)
+        self.windows = torch.as_tensor(table.values - shift).to(device=device, dtype=dtype)
+        self.shift = torch.as_tensor(shift).to(self.windows)
+
+    def find_windows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find the windows of rows.
+
+        Parameters
+        ----------
+        rows : NDArray, int64
+            Participants or sessions.
+
+        Returns
+        -------
+        NDArray, int64
+            Positions in the table, ascending.
+        """
+        return np.flatnonzero(np.isin(self.table.row_of, rows))
+
+    def compute_targets(self, split: Split) -> tuple[NDArray[np.float64], tuple[float, float]]:
+        """Compute what heads are trained towards.
+
+        Parameters
+        ----------
+        split : Split
+            Whose training rows decide bins and units.
+
+        Returns
+        -------
+        targets : NDArray, float64, shape (m, C)
+            Indicators of classes, or values in units of training windows.
+        unit : tuple of float
+            Mean and deviation that turn outputs back into values.
+        """
+        labels = self.target.compute_labels(split.train)[self.table.row_of]
+        if self.target.is_class:
+            return (labels[:, None] == np.arange(len(self.target.class_names))).astype(np.float64), (0.0, 1.0)
+        train = labels[self.find_windows(split.train)]
+        unit = (float(train.mean()), float(train.std()) or 1.0)
+        return ((labels - unit[0]) / unit[1])[:, None], unit
+
+    def train(self, splits: Sequence[Split], *, rates: Sequence[float], epochs: int, seed: int) -> Heads:
+        """Train heads for splits that have the same number of training windows.
+
+        Parameters
+        ----------
+        splits : sequence of Split
+            One a repetition.
+        rates : sequence of float
+            Learning rates.
+        epochs : int
+            Passes.
+        seed : int
+            Repetition r draws with `seed` + r.
+
+        Returns
+        -------
+        Heads
+            After the last pass.
+        """
+        options: dict[str, Any] = {"device": self.windows.device, "dtype": self.windows.dtype}
+        found = np.stack([self.find_windows(split.train) for split in splits])  # (R, windows)
+        targets = torch.stack([torch.as_tensor(self.compute_targets(split)[0]) for split in splits]).to(**options)
+        n_outputs, n_features = targets.shape[2], self.windows.shape[1]
+        seeds = [seed + split.repetition for split in splits]
+        weights = torch.stack([draw_head(n_outputs, n_features, seed=s) for s in seeds]).to(**options)
+        heads = Heads(weights, rates, is_class=self.target.is_class)
+        heads.mean -= self.shift  # a running mean starts at 0 of the windows as they were given
+        repeats = torch.arange(len(splits), device=self.windows.device)[:, None]
+        batches = [draw_batches(found.shape[1], epochs=epochs, seed=s) for s in seeds]
+        for parts in zip(*batches, strict=True):
+            chosen = np.stack([rows[part] for rows, part in zip(found, parts, strict=True)])
+            index = torch.as_tensor(chosen, device=self.windows.device)
+            batch = self.windows.index_select(0, index.flatten()).reshape(*index.shape, n_features)
+            heads.step(batch, targets[repeats, index])
+        return heads
+
+    def select(self, heads: Heads, split: Split, index: int) -> int:
+        """Choose the learning rate by the validation windows.
+
+        Parameters
+        ----------
+        heads : Heads
+            Trained, rates in descending order.
+        split : Split
+            With validation rows.
+        index : int
+            Its place in `heads`.
+
+        Returns
+        -------
+        int
+            Place of the rate with the best balanced accuracy, or the least absolute error; the largest of several.
+        """
+        found = self.find_windows(split.validation)
+        targets, _ = self.compute_targets(split)
+        outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)
+        values = outputs.double().cpu().numpy()  # (B, L, C)
+        if not self.target.is_class:
+            return int(np.abs(values - targets[found][:, None]).mean(axis=(0, 2)).argmin())
+        labels = targets[found].argmax(axis=1)
+        hit = values.argmax(axis=2) == labels[:, None]
+        recalls = [hit[labels == k].mean(axis=0) for k in np.unique(labels)]
+        return int(np.mean(recalls, axis=0).argmax())
+
+    def test(self, heads: Heads, split: Split, index: int, rate: int) -> NDArray[np.float64]:
+        """Predict the tested rows: outputs averaged over the windows of each.
+
+        Parameters
+        ----------
+        heads : Heads
+            Trained.
+        split : Split
+            With test rows.
+        index, rate : int
+            Places in `heads`.
+
+        Returns
+        -------
+        NDArray, float64, shape (n_test, C)
+            Probabilities or values.
+        """
+        found = self.find_windows(split.test)
+        outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)[:, rate]
+        rows = np.searchsorted(split.test, self.table.row_of[found])
+        total = np.zeros((len(split.test), outputs.shape[1]))
+        np.add.at(total, rows, outputs.double().cpu().numpy())
+        mean = total / np.bincount(rows, minlength=len(split.test))[:, None]
+        if self.target.is_class:
+            odds = np.exp(mean - mean.max(axis=1, keepdims=True))
+            return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+        _, (centre, deviation) = self.compute_targets(split)
+        return np.asarray(mean * deviation + centre)
+
+
+def cross_validate_published(
+    probe: PublishedProbe,
+    splits: Sequence[Split],
+    *,
+    rates: Sequence[float] = RATES,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+) -> Predictions:
+    """Predict tested rows by the published protocol.
+
+    Repetitions train together on a GPU, where a step costs the same for one and for ten, and one after another on a
+    CPU, whose caches hold one.
+
+    Parameters
+    ----------
+    probe : PublishedProbe
+        Windows and phenotype.
+    splits : sequence of Split
+        From `build_published_splits`, with validation rows.
+    rates : sequence of float
+        Learning rates.
+    epochs : int
+        Passes.
+    seed : int
+        Repetition r draws first weights and batches with `seed` + r.
+
+    Returns
+    -------
+    Predictions
+        Decisions are for the most probable class; `penalty` holds the learning rate chosen.
+
+    Raises
+    ------
+    ValueError
+        When a split has no validation rows, or a row no window.
+    """
+    rates = sorted(rates, reverse=True)
+    for split in splits:
+        if not len(split.validation):
+            raise ValueError(f"repetition {split.repetition} has no validation rows to choose a learning rate by")
+        lacking = np.setdiff1d(np.concatenate([split.train, split.validation, split.test]), probe.table.row_of)
+        if len(lacking):
+            raise ValueError(f"row {lacking[0]} has no window")
+    table = PredictionTable(probe.target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
+    for group in _group_splits(probe, splits):
+        heads = probe.train(group, rates=rates, epochs=epochs, seed=seed)
+        for index, split in enumerate(group):
+            rate = probe.select(heads, split, index)
+            scores = probe.test(heads, split, index, rate)
+            where, rows = (split.repetition, split.fold), (split.train, split.test)
+            table.add(where, rows, scores, rates[rate], weighs_classes_alike=False)
+    return table.build(probe.table.name)
+
+
+def _group_splits(probe: PublishedProbe, splits: Sequence[Split]) -> list[list[Split]]:
+    """Collect splits that can train together: all of a size on a GPU, each alone on a CPU."""
+    if probe.windows.device.type == "cpu":
+        return [[split] for split in splits]
+    groups: dict[int, list[Split]] = {}
+    for split in splits:
+        groups.setdefault(len(probe.find_windows(split.train)), []).append(split)
+    return list(groups.values())
