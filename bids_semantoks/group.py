@@ -30,6 +30,7 @@ from bids_semantoks.outputs.store import (
     read_signals,
 )
 from bids_semantoks.pool import limit_threads, read_rank
+from bids_semantoks.reporting import write_stored_methods
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -280,6 +281,7 @@ def run_group(config: AppConfig) -> Tally:
     if not config.pretraining.pretrain:
         _open_outputs(config)
     write_descriptions(config.out_dir, {model: f"Embedding by the encoder {model}: {encoder.loaded.description}"})
+    write_stored_methods(config, encoder, chosen)
     _embed_missing(recipe, encoder, missing, tally)
     done = {job.paths.embedding for job in missing}
     complete = [run for run in chosen if run.paths.embedding not in done or run.paths.embedding.is_file()]
@@ -290,6 +292,29 @@ def run_group(config: AppConfig) -> Tally:
     write_group_status(config.out_dir)
     LOGGER.info("%d participants, %d runs: %s", len(features), len(complete), path)
     return tally
+
+
+def write_group_methods(config: AppConfig) -> None:
+    """Write the methods text of a group call, and nothing else.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+
+    Raises
+    ------
+    SemantoksError
+        When the call as a whole cannot work.
+    """
+    atlas, space = find_kind(config)
+    parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
+    found = find_stored_runs(config.out_dir, atlas=atlas, model="")
+    stored = [run for run in found if run.entities.get("space", "") == space]
+    chosen = select_stored(stored, config.selection, where=str(config.out_dir))
+    check_writable(config.out_dir)
+    encoder = EncoderRecipe(config=config, parcels=parcels, networks=networks).build()
+    write_stored_methods(config, encoder, chosen)
 
 
 def _open_outputs(config: AppConfig) -> None:
