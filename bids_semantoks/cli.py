@@ -147,6 +147,8 @@ def _prepare_environment(config: AppConfig) -> None:
 def _run(config: AppConfig) -> int:
     _start_logging(config)
     _prepare_environment(config)
+    if config.running.reports_only or config.running.boilerplate_only:
+        return _write_words(config)
     if config.running.dry_run and config.level == "participant":
         from bids_semantoks.participant import build_plan, describe_jobs  # noqa: PLC0415 - as above
 
@@ -167,6 +169,26 @@ def _run(config: AppConfig) -> int:
             err=True,
         )
     return tally.exit_code(ignore_failed=config.running.ignore_failed_runs)
+
+
+def _write_words(config: AppConfig) -> int:
+    """Write reports or the methods text alone."""
+    if config.running.reports_only:
+        from bids_semantoks.reporting import redraw_reports  # noqa: PLC0415 - as above
+
+        click.echo(f"bids_semantoks: {redraw_reports(config)} reports written (see {config.out_dir})", err=True)
+        return 0
+    if config.level == "participant":
+        from bids_semantoks.participant import build_plan, write_methods  # noqa: PLC0415 - as above
+
+        plan, encoder, _ = build_plan(config)
+        write_methods(plan, encoder)
+    else:
+        from bids_semantoks.group import write_group_methods  # noqa: PLC0415 - as above
+
+        write_group_methods(config)
+    click.echo(f"bids_semantoks: methods text written (see {config.out_dir / 'logs'})", err=True)
+    return 0
 
 
 def _raise_terminated(signum: int, _: FrameType | None) -> NoReturn:

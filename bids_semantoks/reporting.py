@@ -11,15 +11,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.config import AppConfig
+from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.provenance import find_versions, read_sidecar
 from bids_semantoks.outputs.report import write_report
 from bids_semantoks.outputs.run_figures import redraw_embedding, redraw_signals
-from bids_semantoks.outputs.store import OutputPaths, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.records import Atlas
 from bids_semantoks.signals.atlas import build_label_grid
 
@@ -130,6 +131,30 @@ def build_facts(
         "pretraining": {"data": details["data"], "recipe": details["recipe"]} if has_recipe else None,
         "probing": probing,
     }
+
+
+def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
+    """Write the methods text of a call that works on stored signals.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+    encoder : RunEncoder
+        What embeds.
+    stored : sequence of StoredRun
+        The runs, at least one.
+    """
+    first = stored[0].sidecar
+    signals = describe_signals(
+        first["Settings"],
+        pipelines=sorted({str(run.sidecar["Pipeline"]) for run in stored}),
+        n_parcels=first["Atlas"]["Parcels"],
+        min_time=first.get("MinimumTime", config.signals.min_time),
+    )
+    probing = to_json(config).get("probing") or {}
+    facts = build_facts(signals, encoder, probing=probing if probing.get("probe") else None)
+    write_citation(config.out_dir, facts)
 
 
 class ReportQueue:

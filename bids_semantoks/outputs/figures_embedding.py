@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import BLUE, GREY, INK, LIGHT, build_colours, describe_time, start_figure
+from bids_semantoks.outputs.figures import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT,
+    add_colour_bar,
+    build_colours,
+    build_margins,
+    describe_time,
+    start_figure,
+)
 from bids_semantoks.outputs.figures_signals import Volumes, mark_dropped
 
 if TYPE_CHECKING:
@@ -42,8 +52,8 @@ def draw_windows(onset: NDArray[np.float64], duration: float, kept: NDArray[np.f
     Figure
         One bar a window above the run.
     """
-    figure = start_figure(10, 1.0 + 0.24 * max(onset.size, 2))
-    axes = figure.subplots()
+    figure = start_figure(10, 0.9 + 0.24 * max(onset.size, 2))
+    axes = figure.subplots(gridspec_kw=build_margins(figure, left=0.6, right=0.3, top=0.25, bottom=0.5))
     end = max(volumes.end, float((onset + duration).max()))
     mark_dropped(axes, volumes)
     for i, (start, share) in enumerate(zip(onset, kept, strict=True)):
@@ -104,7 +114,8 @@ def draw_tokens(tokens: NDArray[np.float32], names: Sequence[str], masked: Seque
     rows = tokens[:, 1:].reshape(n_windows, len(names), -1, width).mean(axis=2, dtype=np.float64)  # (B, N, D)
     between = compute_cosines(rows.mean(axis=0))
     figure = start_figure(10, 4.4)
-    left, right = figure.subplots(1, 2)
+    margins = build_margins(figure, left=1.1, right=0.8, top=0.3, bottom=0.9)
+    left, right = figure.subplots(1, 2, gridspec_kw={**margins, "wspace": 0.45})
     labels = [f"{name} (masked)" if name in masked else name for name in names]
     _draw_similarity(left, between, labels if len(labels) <= _MAX_NAMED else ())
     left.set_title("tokens of networks, mean over windows and patches")
@@ -125,7 +136,7 @@ def _draw_similarity(axes: Axes, matrix: NDArray[np.float64], labels: Sequence[s
     image = axes.imshow(matrix, cmap=build_colours("cividis"), vmin=min(low, 0.999), vmax=1, interpolation="none")
     axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)
-    axes.figure.colorbar(image, ax=axes, label="cosine similarity", fraction=0.046, pad=0.03)
+    add_colour_bar(image, axes, "cosine similarity")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -220,7 +231,8 @@ def draw_stability(stability: Stability) -> Figure:
         All windows against each other, and the distributions within a run, between runs and to others.
     """
     figure = start_figure(10, 3.9)
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.3])
+    margins = build_margins(figure, left=0.9, right=0.2, top=0.3, bottom=0.5)
+    left, right = figure.subplots(1, 2, gridspec_kw={**margins, "width_ratios": [1, 1.25], "wspace": 0.55})
     matrix = stability.cosines
     low = -1.0 if stability.is_centred else float(min(matrix.min(), 0.999))
     name = "RdBu_r" if stability.is_centred else "cividis"
@@ -234,7 +246,7 @@ def draw_stability(stability: Stability) -> Figure:
     left.set_xticks([])
     left.set_title("windows of all runs")
     what = "cosine, mean of the dataset removed" if stability.is_centred else "cosine similarity"
-    figure.colorbar(image, ax=left, label=what, fraction=0.046, pad=0.03)
+    add_colour_bar(image, left, what)
     groups = {"within a run": stability.within, "between runs": stability.between, "to others": stability.others}
     groups = {name: values for name, values in groups.items() if values.size}
     if not groups:
