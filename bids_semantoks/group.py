@@ -253,6 +253,12 @@ def run_group(config: AppConfig) -> Tally:
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
+    asked = config.pretraining
+    if asked.pretrain and asked.pretrain_data and not config.running.dry_run and not find_stored_kinds(config.out_dir):
+        # Nothing is here to be embedded: the encoder is all that was wanted.
+        _open_outputs(config)
+        _pretrain(config)
+        return Tally(is_silent=read_rank() > 0)
     atlas, space = find_kind(config)
     parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
     found = find_stored_runs(config.out_dir, atlas=atlas, model="")
@@ -325,7 +331,10 @@ def _open_outputs(config: AppConfig) -> None:
 
 
 def _pretrain(
-    config: AppConfig, chosen: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
+    config: AppConfig,
+    chosen: Sequence[StoredRun] = (),
+    parcels: tuple[str, ...] = (),
+    networks: tuple[str, ...] = (),
 ) -> AppConfig:
     """Pretrain an encoder, and make it the one to embed with."""
     from bids_semantoks.pretraining import pretrain_encoder  # noqa: PLC0415 - most calls do not train

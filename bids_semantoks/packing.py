@@ -7,12 +7,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError, RunSkipped
+from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks, open_signals
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pool import WorkerDied, run_jobs
 from bids_semantoks.signals.temporal import interpolate_dropped, resample, zscore
@@ -209,6 +211,73 @@ def _find_band(settings: Mapping[str, Any]) -> Any:
         if isinstance(value, Mapping) and (found := _find_band(value)) is not None:
             return found
     return None
+
+
+def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFile]:
+    """Describe the participants of an HDF5 file as training data, without reading their signals.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its signals are taken to have the encoder's repetition time already, as the layout says nothing.
+    target : float
+        The encoder's repetition time in seconds.
+
+    Returns
+    -------
+    data : TrainingData
+        One source a row.
+    file : SignalsFile
+        To be read from.
+    """
+    file, status = open_signals(path), path.stat()
+    decisive = [path.name, status.st_size, status.st_mtime_ns, target]
+    stem = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    sources = tuple(
+        SignalSource(key=f"{stem}-{row}", participant=label, where=row) for row, label in enumerate(file.ids)
+    )
+    facts = {"source": f"HDF5 file {path.name}", "band": "not known", "atlas": "Schaefer400, Tian3, Buckner7"}
+    return TrainingData(sources=sources, parcels=file.parcels, networks=file.networks, facts=facts), file
+
+
+def pack_file(store: SignalStore, data: TrainingData, file: SignalsFile, *, target: float) -> None:
+    """Pack the participants of an HDF5 file, block by block.
+
+    Parameters
+    ----------
+    store : SignalStore
+        Where to; its parcels are those of the file.
+    data : TrainingData
+        From `describe_file`.
+    file : SignalsFile
+        From `describe_file`.
+    target : float
+        Repetition time in seconds.
+    """
+    if all(source.key in store for source in data.sources):
+        return
+    LOGGER.info("Packing %d runs of %s into %s.", len(data.sources), file.path, store.directory)
+    store.add(_read_rows(store, data, file, target))
+
+
+def _read_rows(store: SignalStore, data: TrainingData, file: SignalsFile, target: float) -> Iterator[PackedRun]:
+    for block in iterate_blocks(file):
+        for row, table in enumerate(block.signals, start=block.start):
+            source = data.sources[row]
+            if source.key in store:
+                continue
+            try:
+                values, present = standardise(table, repetition_time=target, n_dummy=0, target=target)
+            except RunSkipped as error:
+                LOGGER.warning("Left out of the training: participant %s, row %d: %s", source.participant, row, error)
+                continue
+            yield PackedRun(
+                key=source.key,
+                participant=source.participant,
+                repetition_time=target,
+                values=values,
+                present=present,
+            )
 
 
 Reader = Callable[[SignalSource], PackedRun | str]

@@ -18,6 +18,7 @@ import torch
 from bids_semantoks.batch import choose_n_procs
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, TrainingStopped
+from bids_semantoks.inputs.hdf5 import SignalsFile
 from bids_semantoks.models.branches import StructuredBranch, join_scales
 from bids_semantoks.models.build import build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.encode import resolve_device
@@ -29,7 +30,15 @@ from bids_semantoks.outputs.encoders import LOG_FILE, TrainingLog, write_figures
 from bids_semantoks.outputs.files import write_json
 from bids_semantoks.outputs.provenance import find_versions
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.packing import TableReader, TrainingData, describe_stored, pack_missing, select_packed
+from bids_semantoks.packing import (
+    TableReader,
+    TrainingData,
+    describe_file,
+    describe_stored,
+    pack_file,
+    pack_missing,
+    select_packed,
+)
 from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.checkpoints import describe_full_disk, find_differences
 from bids_semantoks.training.distill import TeacherStudent
@@ -63,6 +72,8 @@ class _Blueprint:
         How it is trained; the batch size is chosen.
     data : TrainingData
         What it is trained on.
+    file : SignalsFile or None
+        Where the signals are, unless they are tables.
     settings : dict
         All that must agree when a training goes on.
     """
@@ -72,6 +83,7 @@ class _Blueprint:
     layout: NetworkLayout
     recipe: TrainingConfig
     data: TrainingData
+    file: SignalsFile | None
     settings: dict[str, Any]
 
 
@@ -130,16 +142,19 @@ def choose_directory(config: AppConfig) -> Path:
 
 
 def pretrain_encoder(
-    config: AppConfig, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
+    config: AppConfig,
+    stored: Sequence[StoredRun] = (),
+    parcels: tuple[str, ...] = (),
+    networks: tuple[str, ...] = (),
 ) -> Path:
-    """Pretrain an encoder on stored signals, go on with a training that was stopped, or find it done.
+    """Pretrain an encoder, go on with a training that was stopped, or find it done.
 
     Parameters
     ----------
     config : AppConfig
         What was asked.
     stored : sequence of StoredRun
-        The runs to train on.
+        The runs to train on, unless ``--pretrain-data`` names others.
     parcels, networks : tuple of str, length P
         Their atlas.
 
@@ -159,9 +174,13 @@ def pretrain_encoder(
     """
     device = choose_device(resolve_device(config.embedding.device))
     encoder = read_encoder_config(config.pretraining.encoder_config)
-    data = describe_stored(stored, parcels, networks, target=encoder.repetition_time)
+    file = None
+    if config.pretraining.pretrain_data is not None:
+        data, file = describe_file(config.pretraining.pretrain_data, target=encoder.repetition_time)
+    else:
+        data = describe_stored(stored, parcels, networks, target=encoder.repetition_time)
     with watch_signals() as request, join_ranks(device) as ranks:
-        plan = _draw_blueprint(config, encoder, data, n_parts=config.pretraining.accumulate * ranks.size)
+        plan = _draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
         if config.running.overwrite and ranks.is_first:
             _clear(plan)
         ranks.wait()
@@ -177,7 +196,9 @@ def pretrain_encoder(
     return plan.directory
 
 
-def _draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingData, *, n_parts: int) -> _Blueprint:
+def _draw_blueprint(
+    config: AppConfig, encoder: EncoderConfig, data: TrainingData, file: SignalsFile | None, *, n_parts: int
+) -> _Blueprint:
     recipe = read_training_config(config.pretraining)
     n_participants = len({source.participant for source in data.sources})
     layout = build_layout(data.parcels, data.networks)
@@ -196,7 +217,13 @@ def _draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingDat
         "precision": config.embedding.precision,
     }
     return _Blueprint(
-        directory=choose_directory(config), encoder=encoder, layout=layout, recipe=recipe, data=data, settings=settings
+        directory=choose_directory(config),
+        encoder=encoder,
+        layout=layout,
+        recipe=recipe,
+        data=data,
+        file=file,
+        settings=settings,
     )
 
 
@@ -303,15 +330,22 @@ def _pack(config: AppConfig, plan: _Blueprint, ranks: Ranks) -> SignalView:
     """Pack what is missing, in the first process; the others wait, then open the store too."""
     root = config.running.work_dir or config.out_dir / "encoders"
     directory = root / ".signals" / _hash([layout_to_json(plan.layout), plan.encoder.repetition_time])[:16]
-    order = match_parcels(plan.data.parcels, plan.data.networks, plan.layout).order.tolist()
     if ranks.is_first:
-        n_procs = choose_n_procs(config.running, n_jobs=len(plan.data.sources) // 16, model_bytes=0)
-        arguments = (tuple(order), plan.data.parcels, plan.encoder.repetition_time)
         store = SignalStore(directory, plan.layout.n_parcels)
-        pack_missing(store, plan.data.sources, TableReader, arguments, n_procs=n_procs)
+        if plan.file is not None:
+            pack_file(store, plan.data, plan.file, target=plan.encoder.repetition_time)
+        else:
+            _pack_tables(config, plan, store)
         plan.directory.mkdir(parents=True, exist_ok=True)
     ranks.wait()
     return select_packed(SignalStore(directory, plan.layout.n_parcels), plan.data.sources)
+
+
+def _pack_tables(config: AppConfig, plan: _Blueprint, store: SignalStore) -> None:
+    order = match_parcels(plan.data.parcels, plan.data.networks, plan.layout).order.tolist()
+    n_procs = choose_n_procs(config.running, n_jobs=len(plan.data.sources) // 16, model_bytes=0)
+    arguments = (tuple(order), plan.data.parcels, plan.encoder.repetition_time)
+    pack_missing(store, plan.data.sources, TableReader, arguments, n_procs=n_procs)
 
 
 def _write(plan: _Blueprint, module: TeacherStudent, view: SignalView, device: torch.device) -> None:

@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(ResourceError, match="step-00000002.pt.*Make room; the same call goes on") as caught:
+        with pytest.raises(ResourceError, match=r"step-00000002.pt.*Make room; the same call goes on") as caught:
             train(tmp_path, max_seconds=0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

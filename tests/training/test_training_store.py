@@ -116,7 +116,7 @@ def test_a_store_that_was_cut_short_is_refused(store):
 def test_a_damaged_index_is_refused(store):
     (index,) = store.directory.glob("*.json")
     index.write_text(index.read_text()[:-20])
-    with pytest.raises(InputError, match="are damaged: .*Delete the directory"):
+    with pytest.raises(InputError, match=r"are damaged: .*Delete the directory"):
         SignalStore(store.directory, P)
     index.write_text(json.dumps({"format": FORMAT, "n_parcels": P, "runs": {}}))
     with pytest.raises(InputError, match="are damaged: 'key'"):
@@ -126,7 +126,7 @@ def test_a_damaged_index_is_refused(store):
 def test_a_missing_segment_is_refused(store):
     (path,) = store.directory.glob("*.f16")
     path.unlink()
-    with pytest.raises(InputError, match="are damaged: .*No such file"):
+    with pytest.raises(InputError, match=r"are damaged: .*No such file"):
         SignalStore(store.directory, P)
 
 
@@ -134,14 +134,14 @@ def test_another_version_is_refused(store):
     (index,) = store.directory.glob("*.json")
     values = json.loads(index.read_text())
     index.write_text(json.dumps({**values, "format": "bids_semantoks signals 0"}))
-    with pytest.raises(InputError, match="another version: expected 'bids_semantoks signals 1', found .* signals 0'"):
+    with pytest.raises(InputError, match=r"another version: expected 'bids_semantoks signals 1', found .* signals 0'"):
         SignalStore(store.directory, P)
 
 
 def test_other_parcels_and_unknown_runs_are_refused(store):
     with pytest.raises(InputError, match="have 13 parcels, expected 12"):
         SignalStore(store.directory, 12)
-    with pytest.raises(InputError, match="1 runs are not packed in .*, the first is nothing"):
+    with pytest.raises(InputError, match=r"1 runs are not packed in .*, the first is nothing"):
         store.select(["key0", "nothing"])
 
 

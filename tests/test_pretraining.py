@@ -1,0 +1,288 @@
+"""Pretraining from the command line: signals on disk in, an encoder that both levels load out."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from bids_semantoks.cli import call
+from bids_semantoks.outputs.encoders import read_training_log
+from bids_semantoks.outputs.files import read_table, write_table
+from bids_semantoks.packing import standardise
+from bids_semantoks.signals.temporal import build_windows
+
+OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
+
+
+@pytest.fixture
+def out(outputs, tmp_path):
+    """Outputs of the participant level that a test may change."""
+    shutil.copytree(outputs, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def pretrain(app, study):
+    def run(out_dir: Path, *arguments: str) -> tuple[int, str]:
+        return app(study, out_dir, *OPTIONS, *arguments, level="group")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(study, outputs, tmp_path_factory):
+    """Outputs with an encoder pretrained on them, and what was printed. Only read it."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    shutil.copytree(outputs, out)
+    assert call([str(study), str(out), "group", *OPTIONS, "--atlas", "Demo457", "--n-procs", "1", "-q"]) == 0
+    newest = max(out.glob("logs/*/bids_semantoks.log"), key=lambda path: path.stat().st_mtime_ns)
+    return out, newest.read_text()
+
+
+def test_an_encoder_and_what_belongs_to_it_is_written(trained):
+    out, text = trained
+    directory = out / "encoders" / "tiny"
+    assert {path.name for path in directory.iterdir()} == {
+        *("config.json", "model.safetensors", "training_log.tsv", "README.md", "figures"),
+    }
+    assert {path.name for path in (directory / "figures").iterdir()} == {"training.svg", "kernels.svg", "networks.svg"}
+    assert "Pretraining tiny on 6 runs of 4 participants: 2 epochs of 2 steps, fp32 on cpu." in text
+    log = read_training_log(directory / "training_log.tsv")
+    assert log["step"].tolist() == [1, 2, 3, 4]
+    assert np.isfinite(log["loss"]).all()
+    card = (directory / "README.md").read_text()
+    sha256 = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    for words in (
+        sha256,
+        "participants: 4",
+        "runs: 6",
+        "hours: 0.2",
+        "Licence",
+        "Intended use",
+        "0.8 to 2",
+        "tasks: rest",
+    ):
+        assert words in card, words
+    for line in card.splitlines():
+        if line.startswith("!["):
+            assert (directory / line.split("](")[1].rstrip(")")).is_file()
+
+
+def test_participants_can_be_found_among_the_hashed(trained):
+    details = json.loads((trained[0] / "encoders" / "tiny" / "config.json").read_text())["details"]
+    hashed = details["participants"]
+    assert sorted(hashed["sha256"]) == sorted(
+        hashlib.sha256(f"{hashed['salt']}{label}".encode()).hexdigest() for label in ("001", "002", "003", "004")
+    )
+
+
+def test_both_levels_use_the_encoder_and_agree(trained, study, tmp_path, app):
+    out, _ = trained
+    rows = (out / "phenotype" / "Demo457tiny.tsv").read_text().splitlines()
+    assert [row.split("\t")[0] for row in rows[1:]] == [f"sub-00{i}" for i in range(1, 5)]
+    fresh = tmp_path / "fresh"
+    model = str(out / "encoders" / "tiny")
+    assert app(study, fresh, "--model", model, "--participant-label", "001")[0] == 0
+    (path,) = (fresh / "sub-001").rglob("*_desc-tiny_embedding.tsv")
+    other = read_table(out / path.relative_to(fresh))[1]
+    np.testing.assert_allclose(read_table(path)[1], other, atol=1e-5, rtol=0)
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar["Model"]["HasRandomWeights"] is False
+
+
+def test_a_finished_encoder_is_not_trained_again(trained, study, tmp_path, app, pretrain):
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    weights = out / "encoders" / "tiny" / "model.safetensors"
+    before = weights.read_bytes()
+    code, text = pretrain(out)
+    assert code == 0, text
+    assert "is finished and not trained again" in text
+    assert "0 ok, 6 skipped" in text
+    assert weights.read_bytes() == before
+    code, text = pretrain(out, "--epochs", "3")
+    assert code == 4
+    assert "was trained with other settings: recipe.epochs (there 2, now 3)" in text
+    code, text = pretrain(out, "--participant-label", "001", "002", "003")
+    assert code == 0, text
+    assert "was trained on 6 runs, not on the 5 of now" in text
+    assert weights.read_bytes() == before
+    code, text = pretrain(out, "--epochs", "3", "--overwrite")
+    assert code == 0, text
+    assert weights.read_bytes() != before
+    assert "6 ok, 0 skipped" in text
+
+
+def test_what_was_packed_is_not_packed_again_and_new_participants_are_added(out, pretrain):
+    assert pretrain(out, "--encoder-name", "first", "--participant-label", "001", "002", "003")[0] == 0
+    store = out / "encoders" / ".signals"
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*.f16")}
+    code, text = pretrain(out, "--encoder-name", "second")
+    assert code == 0, text
+    assert "Packing 1 of 6 runs" in text
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(store.rglob("*.f16"))) == 2
+    assert {path.name for path in (out / "phenotype").glob("*.tsv")} == {"Demo457first.tsv", "Demo457second.tsv"}
+
+
+def test_stopped_by_the_clock_it_goes_on(out, pretrain, trained):
+    code, text = pretrain(out, "--max-hours", "1e-9")
+    assert code == 8
+    assert text.splitlines()[-1].startswith(
+        "bids_semantoks: Pretraining was stopped by --max-hours and saved at step 1"
+    )
+    assert not (out / "encoders" / "tiny" / "model.safetensors").exists()
+    code, text = pretrain(out, "--max-hours", "1e-9", "--learning-rate", "0.001")
+    assert code == 4
+    assert "is of another training: recipe.learning_rate (there 0.0007, now 0.001)" in text
+    code, text = pretrain(out)
+    assert code == 0, text
+    assert "Going on from step 1 of 4" in text
+    assert not (out / "encoders" / "tiny" / "checkpoints").exists()
+
+
+def test_nothing_to_train_on(study, tmp_path, out, pretrain):
+    code, text = pretrain(tmp_path / "empty")
+    assert code == 3
+    assert "No signals found in" in text
+    code, text = pretrain(out, "--participant-label", "001")
+    assert code == 3
+    assert "Pretraining needs several participants, found 1: 001" in text
+
+
+def test_signals_of_two_atlases_are_not_mixed(out, app, study):
+    for path in list(out.glob("sub-*/**/*_timeseries.*")):
+        shutil.copy(path, path.with_name(path.name.replace("Demo457", "Other9")))
+    arguments = [*OPTIONS, "--atlas", "Schaefer400Tian3Buckner7"]
+    code, text = app(study, out, *arguments, level="group")
+    assert code == 3
+    assert "found atlas Demo457 in MNI152NLin2009cAsym, atlas Other9 in MNI152NLin2009cAsym" in text
+
+
+def test_signals_that_cannot_be_used_are_left_out_and_named(out, pretrain):
+    tables = sorted(out.glob("sub-*/**/*_stat-mean_timeseries.tsv"))
+    parcels, values = read_table(tables[0])
+    write_table(tables[0], parcels, np.full_like(values, np.nan))
+    write_table(tables[1], parcels[:-1], values[:, :-1])
+    tables[2].write_text(tables[2].read_text().replace("\n", "\tx\n", 3))
+    code, text = pretrain(out)
+    assert "on 3 runs of 2 participants" in text
+    lines = [line for line in text.splitlines() if "Left out of the training" in line]
+    assert len(lines) == 3
+    assert f"{tables[0]}: None of" in lines[0]
+    assert f"{tables[1]} has 456 parcels that are not the 457 of the atlas" in lines[1]
+    assert f"{tables[2]} holds something" in lines[2]
+    for table in tables[3:]:
+        write_table(table, parcels, np.full_like(values, np.nan))
+    shutil.rmtree(out / "encoders")
+    code, text = pretrain(out)
+    assert code == 3
+    assert "None of 6 runs has signals to train on" in text
+
+
+def test_a_damaged_store_is_refused(out, pretrain):
+    assert pretrain(out, "--max-hours", "1e-9")[0] == 8
+    (path,) = (out / "encoders" / ".signals").rglob("*.f16")
+    path.write_bytes(path.read_bytes()[:-2])
+    code, text = pretrain(out)
+    assert code == 3
+    assert "The packed signals" in text
+    assert "Delete the directory: it is made again" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--train-batch-size", "5"), 4, "A batch of 5 is larger than the data: 4 participants"),
+        (("--device", "cuda:7"), 5, "device cuda:7 was asked for but"),
+        (("--encoder-config", "huge"), 4, "encoder configuration 'huge' cannot be read"),
+        (("--training-config", "nowhere.json"), 4, "training configuration nowhere.json cannot be read"),
+        (("--encoder-name", "../x"), 4, "--encoder-name must hold letters, digits"),
+        (("--accumulate", "3"), 4, "A batch of 2 cannot be cut into 3 equal parts"),
+        (("--pretrain-data", "nowhere.h5"), 3, "nowhere.h5 does not exist"),
+        (("--epochs", "0"), 4, "--epochs must be 1 or more, found 0"),
+    ],
+)
+def test_bad_calls(outputs, pretrain, tmp_path, arguments, code, words):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    found, text = pretrain(out, *arguments)
+    assert found == code
+    assert words in text
+
+
+def test_a_recipe_from_a_file(out, pretrain, tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"mask": "block", "ttr_weight": 0.0, "epochs": 7}))
+    assert pretrain(out, "--training-config", str(path))[0] == 0
+    details = json.loads((out / "encoders" / "tiny" / "config.json").read_text())["details"]
+    assert (details["recipe"]["mask"], details["recipe"]["ttr_weight"], details["recipe"]["epochs"]) == (
+        "block",
+        0.0,
+        2,
+    )
+    path.write_text(json.dumps({"masks": "block"}))
+    code, text = pretrain(out, "--training-config", str(path))
+    assert code == 4
+    assert "has unknown keys: masks. Known keys: adam_eps" in text
+
+
+def test_an_hdf5_file_is_enough(study, tmp_path, app):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "signals.h5"
+    with h5py.File(path, "w") as file:
+        for name, n_parcels in (("schaefer400", 400), ("tian3", 50), ("buckner7", 7)):
+            values = rng.standard_normal((5, n_parcels, 110)).astype(np.float32)
+            values[1, :, 105:] = np.nan
+            values[2] = np.nan
+            file[f"timeseries/{name}"] = values
+        file["long_subject_id"] = [b"a", b"b", b"c", b"d", b"a"]
+    out = tmp_path / "out"
+    code, text = app(study, out, *OPTIONS, "--pretrain-data", str(path), level="group")
+    assert code == 0, text
+    assert "Left out of the training: participant c, row 2" in text
+    assert "on 4 runs of 3 participants: 2 epochs of 1 steps" in text
+    details = json.loads((out / "encoders" / "tiny" / "config.json").read_text())["details"]
+    assert details["data"]["participants"] == 3
+    assert len(details["participants"]["sha256"]) == 3
+
+
+def test_dry_run_trains_nothing(outputs, pretrain):
+    code, text = pretrain(outputs, "--dry-run")
+    assert code == 0, text
+    assert "Would pretrain an encoder on 6 runs of 4 participants" in text
+    assert not (outputs / "encoders").exists()
+
+
+def test_two_processes_speak_with_one_voice(out, study):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "bids_semantoks", str(study), str(out), "group", *OPTIONS, "--atlas", "Demo457", "--n-procs", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("fp32 on cpu, 2 processes.") == 1
+    assert result.stderr.count("bids_semantoks: 6 ok, 0 skipped, 0 failed") == 1
+    assert len(list((out / "logs").glob("*Z_*"))) == 2  # the participant level's and this
+    assert read_training_log(out / "encoders" / "tiny" / "training_log.tsv")["step"].tolist() == [1, 2, 3, 4]
+
+
+def test_packed_signals_are_those_that_windows_are_cut_from():
+    rng = np.random.default_rng(1)
+    table = rng.standard_normal((41, 13))
+    table[:3] = np.nan
+    table[11] = np.nan
+    table[:, 4] = np.nan
+    values, present = standardise(table, repetition_time=1.5, n_dummy=3, target=2.0)
+    windows = build_windows(
+        table, repetition_time=1.5, n_dummy=3, target_repetition_time=2.0, window=len(values), n_windows=1
+    )
+    np.testing.assert_array_equal(values, windows.values[0])
+    np.testing.assert_array_equal(present, windows.present)
+    assert len(values) == 28
