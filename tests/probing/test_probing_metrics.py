@@ -1,0 +1,245 @@
+"""Scores against scikit-learn and against their definitions; comparisons, reliability and baselines."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from bids_semantoks.probing.baselines import (
+    build_column_features,
+    build_connectivity_features,
+    build_parcel_features,
+    compute_correlations,
+    compute_covariance,
+)
+from bids_semantoks.probing.comparison import adjust_holm, compare_models
+from bids_semantoks.probing.covariates import build_covariates
+from bids_semantoks.probing.metrics import (
+    build_scorer,
+    compute_fold_scores,
+    compute_scores,
+    draw_weights,
+    select_repetition,
+)
+from bids_semantoks.probing.retest import compute_hits, compute_icc, compute_retest
+from bids_semantoks.probing.splits import build_splits
+from bids_semantoks.probing.targets import PredictionTable, Target
+
+N = 53
+
+
+def make_predictions(n_classes, seed=0, n_repeats=2, noise=1.0):
+    rng = np.random.default_rng(seed)
+    hidden = np.random.default_rng(99).standard_normal(N)
+    labels = hidden
+    if n_classes:
+        labels = np.searchsorted(np.quantile(hidden, np.arange(1, n_classes) / n_classes), hidden).astype(float)
+    target = Target(name="y", values=labels, classes=("a", "b", "c")[:n_classes])
+    splits = build_splits(target.compute_strata(), n_repeats=n_repeats)
+    table = PredictionTable(target, (n_repeats, 5))
+    for split in splits:
+        guess = hidden[split.test] + noise * rng.standard_normal(len(split.test))
+        scores = guess[:, None]
+        if n_classes:
+            scores = np.exp(-((guess[:, None] - np.linspace(-1, 1, n_classes)) ** 2))
+            scores = scores / scores.sum(axis=1, keepdims=True)
+        table.add((split.repetition, split.fold), (split.train, split.test), scores, 1.0)
+    return table.build(f"model{seed}")
+
+
+def average_over_folds(predictions, function, size):
+    """Mean over repetitions of the mean over folds, weighted by what the fold holds."""
+    values = []
+    for fold, truth, scores, decisions in zip(
+        predictions.fold, predictions.truth, predictions.scores, predictions.decisions, strict=True
+    ):
+        parts = [(truth[fold == f], scores[fold == f], decisions[fold == f]) for f in range(5)]
+        weights = [size(truth) for truth, _, _ in parts]
+        values.append(np.average([function(*part) for part in parts], weights=weights))
+    return np.mean(values)
+
+
+def find(predictions, metric, **settings):
+    return next(s for s in compute_scores(predictions, n_bootstrap=300, **settings) if s.metric == metric)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_class_scores_are_those_of_scikit_learn(n_classes):
+    predictions = make_predictions(n_classes)
+    expected = np.mean(
+        [balanced_accuracy_score(t, d) for t, d in zip(predictions.truth, predictions.decisions, strict=True)]
+    )
+    assert find(predictions, "balanced_accuracy").value == pytest.approx(expected)
+    aurocs = [
+        average_over_folds(
+            predictions,
+            lambda truth, scores, _, k=k: roc_auc_score(truth == k, scores[:, k]),
+            lambda truth, k=k: (truth == k).sum() * (truth != k).sum(),
+        )
+        for k in ([1] if n_classes == 2 else range(3))
+    ]
+    assert find(predictions, "auroc").value == pytest.approx(np.mean(aurocs), abs=0.002)
+
+
+def test_value_scores_follow_their_definitions():
+    predictions = make_predictions(0)
+    r, r2, pooled = [], [], []
+    for fold, y, p, mean in zip(
+        predictions.fold, predictions.truth, predictions.decisions, predictions.reference, strict=True
+    ):
+        y0, p0 = (x - np.array([x[fold == f].mean() for f in fold]) for x in (y, p))
+        r.append(np.corrcoef(y0, p0)[0, 1])
+        pooled.append(np.corrcoef(y, p)[0, 1])
+        r2.append(1 - ((y - p) ** 2).sum() / ((y - mean) ** 2).sum())
+    assert find(predictions, "r").value == pytest.approx(np.mean(r))
+    assert find(predictions, "r_pooled").value == pytest.approx(np.mean(pooled))
+    assert find(predictions, "r2").value == pytest.approx(np.mean(r2))
+    assert find(predictions, "mae").value == pytest.approx(np.abs(predictions.truth - predictions.decisions).mean())
+    assert find(predictions, "mae").chance == pytest.approx(np.abs(predictions.truth - predictions.reference).mean())
+    slope = find(dataclasses.replace(predictions, decisions=2 * predictions.truth), "calibration_slope")
+    assert slope.value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "auroc", "calibration_error", "r", "r2", "mae"])
+def test_weights_are_copies_of_rows(metric):
+    n_classes = 0 if metric in ("r", "r2", "mae") else 2
+    predictions = make_predictions(n_classes)
+    weights = draw_weights(predictions.tested, None, n_bootstrap=3, seed=1)
+    assert (weights.sum(axis=1) == N).all()
+    found = build_scorer(predictions, metric)(weights)
+    if metric == "calibration_error":  # its bins are cut once, so copies would cut others
+        return
+    for value, row in zip(found, weights, strict=True):
+        index = np.repeat(np.arange(N), row.astype(int))
+        fields = ("fold", "truth", "scores", "decisions", "reference")
+        copied = dataclasses.replace(predictions, **{name: getattr(predictions, name)[:, index] for name in fields})
+        assert build_scorer(copied, metric)(np.ones((1, len(index))))[0] == pytest.approx(value)
+
+
+def test_participants_are_drawn_whole():
+    participants = np.arange(N) // 3
+    weights = draw_weights(np.ones(N, dtype=bool), participants, n_bootstrap=5, seed=0)
+    for participant in np.unique(participants):
+        assert (np.ptp(weights[:, participants == participant], axis=1) == 0).all()
+    assert np.ptp(weights) > 0
+
+
+def test_perfect_predictions_are_calibrated_and_constant_ones_say_nothing():
+    predictions = make_predictions(2)
+    sure = np.stack([predictions.truth == 0, predictions.truth == 1], axis=2).astype(float)
+    perfect = dataclasses.replace(predictions, scores=sure, decisions=predictions.truth)
+    assert find(perfect, "calibration_error").value == 0
+    assert find(perfect, "auroc").value == 1
+    wrong = dataclasses.replace(predictions, scores=sure[:, :, ::-1])
+    assert find(wrong, "calibration_error").value == 1
+    values = make_predictions(0)
+    constant = dataclasses.replace(values, decisions=values.reference)
+    assert find(constant, "r").value == 0
+    assert find(constant, "r2").value == 0
+    assert np.isnan(find(constant, "calibration_slope").value)
+
+
+def test_fold_scores_score_each_fold_alone():
+    predictions = make_predictions(2)
+    found = compute_fold_scores(predictions, "auroc")
+    inside = predictions.fold[1] == 3
+    expected = roc_auc_score(predictions.truth[1, inside], predictions.scores[1, inside, 1])
+    assert found[1, 3] == pytest.approx(expected)
+    assert select_repetition(predictions, 1).fold.shape == (1, N)
+
+
+def test_the_paired_test_is_that_of_nadeau_and_bengio():
+    first, second = make_predictions(0, seed=1, noise=0.3), make_predictions(0, seed=2, noise=3)
+    found = compare_models(first, second, "r")
+    d = (compute_fold_scores(first, "r") - compute_fold_scores(second, "r")).ravel()
+    ratio = np.mean([(first.fold[r] == f).sum() / first.n_train[r, f] for r in range(2) for f in range(5)])
+    t = d.mean() / np.sqrt((1 / 10 + ratio) * d.var(ddof=1))
+    assert found.difference == pytest.approx(d.mean())
+    assert found.p_value == pytest.approx(2 * student.sf(abs(t), 9))
+    assert found.ci_low < found.difference < found.ci_high
+    assert compare_models(first, first, "r").p_value == 1
+    with pytest.raises(ValueError, match="model1 and model2 were not tested on the same folds of y"):
+        compare_models(first, dataclasses.replace(second, fold=second.fold[:, ::-1]), "r")
+
+
+def test_holm_adjusts_in_order_and_skips_what_was_not_tested():
+    found = adjust_holm([0.01, np.nan, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(found, [0.03, np.nan, 0.06, 0.06, 0.02])
+    assert adjust_holm([0.9, 0.8]).max() == 1
+
+
+def test_retest_knows_persons():
+    rng = np.random.default_rng(0)
+    person = rng.standard_normal((31, 17))
+    first, second = (person + 0.5 * rng.standard_normal(person.shape) for _ in range(2))
+    score = compute_retest("embedding", first, second)
+    assert score.identification > 0.8
+    assert score.ci_low <= score.identification <= score.ci_high
+    assert score.icc_median == pytest.approx(0.8, abs=0.1)
+    noise = compute_retest("noise", rng.standard_normal((31, 17)), rng.standard_normal((31, 17)))
+    assert noise.identification < 0.2
+    assert abs(noise.icc_median) < 0.2
+    assert noise.chance == 1 / 31
+    np.testing.assert_array_equal(compute_hits(first, first), 1)
+    with pytest.raises(ValueError, match=r"found \(31, 17\) and \(30, 17\)"):
+        compute_retest("x", first, first[1:])
+
+
+def test_icc_follows_shrout_and_fleiss():
+    # The first two judges of the table in their paper, by their formulas written out.
+    table = np.array([[9, 2], [6, 1], [8, 4], [7, 1], [10, 5], [6, 2]], dtype=float)
+    n, k = table.shape
+    rows = k * ((table.mean(axis=1) - table.mean()) ** 2).sum() / (n - 1)
+    columns = n * ((table.mean(axis=0) - table.mean()) ** 2).sum() / (k - 1)
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    error = (rest**2).sum() / ((n - 1) * (k - 1))
+    expected = (rows - error) / (rows + (k - 1) * error + k * (columns - error) / n)
+    np.testing.assert_allclose(compute_icc(table[:, :1], table[:, 1:]), [expected])
+
+
+def make_signals(n=6, p=7, t=37):
+    rng = np.random.default_rng(4)
+    return [[rng.standard_normal((t, p)) @ rng.standard_normal((p, p)) for _ in range(2)] for _ in range(n)]
+
+
+def test_pearson_is_correlation_and_runs_are_averaged():
+    signals = make_signals()
+    pearson, shrunk = build_connectivity_features(iter(signals), ("pearson", "ledoit_wolf"))
+    lower = np.tril_indices(7, -1)
+    vectors = np.stack([np.arctanh(np.mean([np.corrcoef(r.T) for r in runs], axis=0)[lower]) for runs in signals])
+    np.testing.assert_allclose(pearson.kernel, vectors @ vectors.T, rtol=1e-4)
+    assert shrunk.kernel.trace() < pearson.kernel.trace()
+    single = compute_correlations(compute_covariance(signals[0], "pearson"))
+    np.testing.assert_allclose(single, vectors[0], rtol=1e-4)
+    with pytest.raises(ValueError, match="found partial"):
+        build_connectivity_features(signals, ("partial",))
+
+
+def test_absent_parcels_and_dropped_volumes_are_neutral():
+    run = make_signals()[0][0]
+    full = compute_covariance([run[:30]], "ledoit_wolf")
+    holes = run.copy()
+    holes[30:] = np.nan
+    np.testing.assert_allclose(compute_covariance([holes], "ledoit_wolf"), full)
+    holes[:, 2] = np.nan
+    holes[:30, 4] = 1.0
+    covariance = compute_covariance([holes], "pearson")
+    np.testing.assert_array_equal(covariance[2], np.eye(7)[2])
+    np.testing.assert_array_equal(covariance[4], np.eye(7)[4])
+    assert covariance[0, 1] == pytest.approx(np.corrcoef(run[:30, :2].T)[0, 1])
+    assert np.isfinite(build_parcel_features([[holes]]).values).all()
+    with pytest.raises(ValueError, match="3 volumes or more, found 2"):
+        compute_covariance([run[:2]], "pearson")
+
+
+def test_columns_and_covariates_become_tables():
+    motion = build_column_features("motion", [0.1, 0.2, 0.4], [300, 290, 310])
+    assert motion.values.shape == (3, 2)
+    table = build_covariates({"age": [30, 40.5, 50], "site": ["A", "B", "A"]})
+    np.testing.assert_array_equal(table, [[30, 1, 0], [40.5, 0, 1], [50, 1, 0]])
+    with pytest.raises(ValueError, match="covariate age is missing in row 1"):
+        build_covariates({"age": [30, np.nan, 50]})
+    with pytest.raises(ValueError, match="covariate site is missing in row 2"):
+        build_covariates({"site": ["A", "B", None]})

@@ -1,0 +1,204 @@
+"""Solvers against scikit-learn, and the whole nested protocol on planted effects and on noise."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from bids_semantoks.probing.baselines import build_chance
+from bids_semantoks.probing.linear import cross_validate
+from bids_semantoks.probing.metrics import compute_scores
+from bids_semantoks.probing.permutation import compute_permutation_test, permute_values
+from bids_semantoks.probing.solvers import (
+    PENALTIES,
+    choose_loo_penalties,
+    compute_fold_errors,
+    fit_logistic,
+    fit_ridge,
+)
+from bids_semantoks.probing.spans import KernelFeatures, TableFeatures, compute_gram
+from bids_semantoks.probing.splits import build_splits
+from bids_semantoks.probing.targets import Target, build_class_target
+
+N, D = 61, 23
+TRAIN, TEST = np.arange(0, 44), np.arange(44, N)
+
+
+def make_data(d=D, n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((n, d)) * np.linspace(0.5, 3, d)
+    hidden = 5 * values[:, 0] - 3 * values[:, 1] + rng.standard_normal(n)
+    return values, hidden
+
+
+def standardise(values):
+    return (values - values[TRAIN].mean(axis=0)) / values[TRAIN].std(axis=0)
+
+
+@pytest.mark.parametrize("d", [D, 97])
+def test_fits_in_the_span_predict_as_scikit_learn_does_on_all_features(d):
+    values, hidden = make_data(d)
+    span = TableFeatures(name="x", values=values).compute_span(TRAIN, TEST)
+    assert span.train.shape[1] == min(d, len(TRAIN) - 1)
+    scaled, labels = standardise(values), (hidden > 0).astype(float)
+    penalties = np.array([1e-3, 0.1, 10.0])
+    ridge = fit_ridge(span, np.tile(hidden[TRAIN, None], 3), penalties).predict(span.test)
+    logistic = fit_logistic(span, np.tile(labels[TRAIN, None], 3), penalties, tolerance=1e-9).predict(span.test)
+    for column, penalty in enumerate(penalties * span.mean_eigenvalue):
+        expected = Ridge(alpha=penalty).fit(scaled[TRAIN], hidden[TRAIN]).predict(scaled[TEST])
+        np.testing.assert_allclose(ridge[:, column], expected, atol=1e-8)
+        model = LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=10000).fit(scaled[TRAIN], labels[TRAIN])
+        np.testing.assert_allclose(logistic[:, column], model.decision_function(scaled[TEST]), rtol=1e-4, atol=1e-4)
+
+
+def test_logistic_weights_leave_rows_out():
+    values, hidden = make_data()
+    labels = (hidden > 0).astype(float)[TRAIN, None]
+    span = TableFeatures(name="x", values=values).compute_span(TRAIN, TEST)
+    weights = (np.arange(len(TRAIN)) % 4 > 0).astype(float)[:, None]
+    found = fit_logistic(span, labels, np.array([0.1]), weights=weights, tolerance=1e-9).predict(span.test)[:, 0]
+    kept = weights[:, 0] > 0
+    model = LogisticRegression(C=1 / (0.1 * span.mean_eigenvalue), tol=1e-10, max_iter=10000)
+    expected = model.fit(span.train[kept], labels[kept, 0]).decision_function(span.test)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_separable_classes_do_not_run_away():
+    values = np.concatenate([np.full(30, -1.0), np.full(31, 1.0)])[:, None]
+    span = TableFeatures(name="x", values=values).compute_span(np.arange(N), np.arange(N))
+    fit = fit_logistic(span, (values > 0).astype(float), PENALTIES[:1])
+    assert np.isfinite(fit.coefficients).all()
+    assert ((fit.predict(span.test) > 0) == (values > 0)).all()
+
+
+def test_errors_of_left_out_folds_in_closed_form_are_those_of_refitting():
+    values, hidden = make_data()
+    span = TableFeatures(name="x", values=values).compute_span(TRAIN, TEST)
+    fold_of, y = np.arange(len(TRAIN)) % 5, hidden[TRAIN]
+    found = compute_fold_errors(span, y, fold_of)
+    for index in (0, 5, 12):
+        errors = np.zeros(len(y))
+        for fold in range(5):
+            kept = fold_of != fold
+            model = Ridge(alpha=PENALTIES[index] * span.mean_eigenvalue).fit(span.train[kept], y[kept])
+            errors[~kept] = y[~kept] - model.predict(span.train[~kept])
+        np.testing.assert_allclose(found[index], (errors**2).mean(), rtol=1e-6)
+    alone = compute_fold_errors(span, y, np.arange(len(y)))
+    chosen = choose_loo_penalties(span, np.stack([y, y], axis=1))
+    np.testing.assert_array_equal(chosen, PENALTIES[alone.argmin()])
+
+
+def test_kernel_and_table_agree_where_nothing_is_scaled():
+    values, hidden = make_data(d=97)
+    values = values / values.std(axis=0)
+    target = Target(name="y", values=hidden)
+    splits = build_splits(target.compute_strata(), n_repeats=1)
+    span = KernelFeatures(name="k", kernel=compute_gram(values, block=10)).compute_span(TRAIN, TEST)
+    centred = values - values[TRAIN].mean(axis=0)
+    np.testing.assert_allclose(span.test @ span.train.T, centred[TEST] @ centred[TRAIN].T, atol=1e-7)
+    kernel = cross_validate(KernelFeatures(name="k", kernel=compute_gram(values)), target, splits)
+    assert np.isfinite(kernel.scores).all()
+
+
+def score(predictions, metric):
+    return next(s for s in compute_scores(predictions, n_bootstrap=200) if s.metric == metric)
+
+
+@pytest.mark.parametrize(("n_classes", "metric"), [(0, "r"), (2, "auroc"), (3, "auroc"), (3, "balanced_accuracy")])
+def test_planted_effects_are_found_and_noise_is_not(n_classes, metric):
+    values, hidden = make_data(n=103)
+    noise = np.random.default_rng(9).standard_normal(values.shape)
+    labels = hidden
+    if n_classes:
+        labels = np.searchsorted(np.quantile(hidden, np.arange(1, n_classes) / n_classes), hidden).astype(float)
+    target = Target(name="y", values=labels, classes=("a", "b", "c")[:n_classes])
+    splits = build_splits(target.compute_strata(), n_repeats=2)
+    found = score(cross_validate(TableFeatures(name="x", values=values), target, splits), metric)
+    assert found.ci_low > found.chance
+    nothing = score(cross_validate(TableFeatures(name="noise", values=noise), target, splits), metric)
+    assert nothing.ci_low <= nothing.chance <= nothing.ci_high
+
+
+def test_chance_is_chance():
+    target = build_class_target("sex", ["F", "M", "M", None] * 20)
+    predictions = cross_validate(build_chance(80), target, build_splits(target.compute_strata(), n_repeats=2))
+    assert score(predictions, "balanced_accuracy").value == pytest.approx(0.5)
+    assert score(predictions, "auroc").value == pytest.approx(0.5)
+    assert score(predictions, "auroc").n_rows == 60
+    truth, scores, n_tests = predictions.average()
+    np.testing.assert_allclose(scores[~np.isnan(truth)].mean(axis=0), [1 / 3, 2 / 3], atol=0.01)
+    assert (n_tests == np.tile([2, 2, 2, 0], 20)).all()
+
+
+def test_rare_classes_are_decided_for_as_balanced_accuracy_asks():
+    rng = np.random.default_rng(1)
+    labels = (np.arange(200) < 20).astype(float)
+    target = Target(name="dx", values=labels, classes=("control", "case"))
+    features = TableFeatures(name="x", values=(labels * 2 + rng.standard_normal(200))[:, None])
+    predictions = cross_validate(features, target, build_splits(target.compute_strata(), n_repeats=2))
+    assert score(predictions, "balanced_accuracy").value > 0.75
+    # Probabilities keep the mixture of classes all the same.
+    assert np.nanmean(predictions.scores[:, :, 1]) == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_penalty_at_the_edge_is_said():
+    values, hidden = make_data()
+    noise = TableFeatures(name="noise", values=np.random.default_rng(3).standard_normal((N, 5)))
+    target = Target(name="y", values=hidden)
+    splits = build_splits(target.compute_strata(), n_repeats=2)
+    assert "the largest penalty was chosen" in cross_validate(noise, target, splits).warnings[0]
+    exact = TableFeatures(name="exact", values=np.stack([hidden, values[:, 3]], axis=1))
+    assert "the smallest penalty was chosen in 100%" in cross_validate(exact, target, splits).warnings[0]
+
+
+def test_values_move_within_blocks_and_with_their_unit():
+    values = np.arange(12.0)
+    blocks = np.repeat(["A", "B", "C"], 4)
+    moved = permute_values(values, n_permutations=31, blocks=blocks)
+    np.testing.assert_array_equal(moved[:, 0], values)
+    for block in "ABC":
+        inside = blocks == block
+        assert (np.sort(moved[inside], axis=0) == values[inside][:, None]).all()
+    assert (moved[:, 1:] != values[:, None]).any()
+    units = np.array([0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4])
+    constant = permute_values(units.astype(float), n_permutations=31, units=units)
+    for unit in range(5):
+        assert (constant[units == unit] == constant[units == unit][0]).all()
+    assert len(np.unique(constant[0])) == 5
+    varying = permute_values(values, n_permutations=31, units=units)
+    pairs = {tuple(column[:2]) for column in varying.T}
+    assert pairs == {(0.0, 1.0), (10.0, 11.0)}  # the two units of two rows trade places, whole
+    assert (np.sort(varying, axis=0) == values[:, None]).all()
+
+
+@pytest.mark.parametrize("n_classes", [0, 2, 3])
+def test_the_permutation_test_finds_effects(n_classes):
+    values, hidden = make_data(n=83)
+    labels = hidden
+    if n_classes:
+        labels = np.searchsorted(np.quantile(hidden, np.arange(1, n_classes) / n_classes), hidden).astype(float)
+    target = Target(name="y", values=labels, classes=("a", "b", "c")[:n_classes])
+    test = compute_permutation_test(TableFeatures(name="x", values=values), target, n_permutations=99)
+    assert test.p_value == 0.01
+    assert len(test.null) == 99
+    assert test.statistic == ("auroc" if n_classes else "r")
+
+
+def test_the_permutation_test_is_calibrated_on_noise():
+    p_values = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        features = TableFeatures(name="noise", values=rng.standard_normal((41, 11)))
+        target = Target(name="y", values=rng.integers(0, 2, 41).astype(float), classes=("a", "b"))
+        p_values.append(compute_permutation_test(features, target, n_permutations=39, seed=seed).p_value)
+    assert binomtest(int((np.array(p_values) <= 0.1).sum()), 150, 0.1).pvalue > 0.001
+    assert np.mean(p_values) == pytest.approx(0.5, abs=0.09)
+
+
+def test_a_site_effect_is_no_effect_when_labels_move_within_sites():
+    rng = np.random.default_rng(2)
+    site = np.repeat([0, 1], 50)
+    features = TableFeatures(name="x", values=rng.standard_normal((100, 7)) + 3 * site[:, None])
+    target = Target(name="age", values=5.0 * site + rng.standard_normal(100))
+    assert compute_permutation_test(features, target, n_permutations=99).p_value == 0.01
+    assert compute_permutation_test(features, target, n_permutations=99, blocks=site).p_value > 0.05
