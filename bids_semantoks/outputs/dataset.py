@@ -39,6 +39,8 @@ For each run (`sub-*/[ses-*/]func/`):
 - `*_stat-pearsoncorrelation_relmat.tsv`: correlations between parcels over kept volumes.
 - `*_embedding.tsv`: one row a window with its onset, duration, share of kept time, and the embedding.
 
+`sub-<label>.html` shows each participant's runs in pictures, with what went wrong; it needs no network.
+`logs/CITATION.md` (also .html, .tex, .bib) is a methods text made from what was done, to be copied into manuscripts.
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
 `logs/runs/` says what became of every run that was found, and why.
 Each sidecar (`.json`) gives sources, settings, checksums and software versions.
@@ -61,10 +63,12 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
         "Name": "Brain-Semantoks embeddings",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [_describe_generator(), *({"Name": name} for name in upstream)],
+        "GeneratedBy": [_describe_generator(), *(_describe_upstream(name) for name in dict.fromkeys(upstream))],
         "SourceDatasets": [{"URL": path.resolve().as_uri()} for path in sources.values()],
         "DatasetLinks": {name: path.resolve().as_uri() for name, path in sources.items()},
-        "HowToAcknowledge": "Cite bids_semantoks and the paper of Brain-Semantoks (arXiv 2512.11582).",
+        "HowToAcknowledge": "Cite bids_semantoks, the paper of Brain-Semantoks (https://arxiv.org/abs/2512.11582), the "
+        "atlas and the pipelines that made the inputs. logs/CITATION.md holds a methods text with all references, "
+        "which may be copied into manuscripts.",
     }
     write_json(out_dir / "dataset_description.json", description, only_if_changed=True)
     write_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n", only_if_changed=True)
@@ -73,10 +77,20 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
 
 def _describe_generator() -> dict[str, Any]:
     generator: dict[str, Any] = {"Name": "bids_semantoks", "Version": __version__}
-    kind = os.environ.get("BIDS_SEMANTOKS_CONTAINER_TYPE")
+    # Apptainer says itself which image it runs; an image of ours says so when it is built.
+    image = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER") or ""
+    kind = os.environ.get("BIDS_SEMANTOKS_CONTAINER_TYPE") or ("apptainer" if image else "")
     if kind:
-        generator["Container"] = {"Type": kind, "Tag": os.environ.get("BIDS_SEMANTOKS_CONTAINER_TAG", "unknown")}
+        tag = os.environ.get("BIDS_SEMANTOKS_CONTAINER_TAG") or Path(image).name or "unknown"
+        generator["Container"] = {"Type": kind, "Tag": tag}
     return generator
+
+
+def _describe_upstream(pipeline: str) -> dict[str, str]:
+    """Split a pipeline into name and version, where it ends in one."""
+    name, _, version = pipeline.rpartition(" ")
+    has_version = bool(name) and version[:1].isdigit()
+    return {"Name": name, "Version": version} if has_version else {"Name": pipeline}
 
 
 def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
@@ -97,6 +111,13 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
             known[label] = text
     known.update({f"desc-{label}": text for label, text in rows.items()})
     write_records(path, ("desc_id", "description"), sorted(known.items()))
+
+
+_ATLAS_COLUMNS = {
+    "index": {"Description": "Number of the parcel, from 1, in the order of our tables."},
+    "label": {"Description": "Name of the parcel: the column of time series and connectivity tables."},
+    "network_label": {"Description": "Network of the parcel; n/a for none."},
+}
 
 
 def build_atlas_directory(out_dir: Path, space: str) -> Path:
@@ -130,7 +151,8 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     out_dir : Path
         Output dataset.
     atlas : Atlas
-        What was used. Its images, if any, are copied one by one and never merged, as some licences demand.
+        What was used. Its images, if any, are copied one by one, unchanged, with a licence line for each part; one that
+        merges parts whose licence forbids that is not copied at all, its checksum stands for it.
     """
     directory = build_atlas_directory(out_dir, atlas.space)
     stem = _build_atlas_stem(atlas.name, atlas.space)
@@ -140,22 +162,44 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     for volume in atlas.volumes:
         # Names in the outputs must not collide when two spaces or atlases use files of one name.
         target = directory / f"{stem}_{volume.path.name}"
-        if not (target.is_file() and target.stat().st_size == volume.path.stat().st_size):
+        if may_be_shared(volume.licence) and not (
+            target.is_file() and target.stat().st_size == volume.path.stat().st_size
+        ):
             with volume.path.open("rb") as source, open_atomic(target) as file:
                 shutil.copyfileobj(source, file)
         images.append(
             {
-                "File": target.name,
+                "File": target.name if may_be_shared(volume.licence) else None,
+                "Source": volume.path.name,
                 "SHA256": volume.sha256,
                 "License": volume.licence or "unknown",
+                "Licenses": [part.strip() for part in volume.licence.split(";") if part.strip()],
                 "ParcelOfValue": {
                     str(v): atlas.parcels[p]
                     for v, p in zip(volume.values.tolist(), volume.parcels.tolist(), strict=True)
                 },
             }
         )
+    write_json(directory / f"{stem}_dseg.json", _ATLAS_COLUMNS, only_if_changed=True)
     description = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
     write_json(directory / f"{stem}_description.json", description, only_if_changed=True)
+
+
+def may_be_shared(licence: str) -> bool:
+    """Tell whether a label image may be copied into a dataset that others will see.
+
+    Parameters
+    ----------
+    licence : str
+        Licences of its parts, one a part, separated by semicolons.
+
+    Returns
+    -------
+    bool
+        False for an image merged of several parts of which one forbids derived works (CC BY-ND); such a part alone
+        and unchanged may be shared.
+    """
+    return not ("-ND" in licence and ";" in licence)
 
 
 def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

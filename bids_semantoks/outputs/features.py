@@ -44,6 +44,7 @@ def write_features(
     table = [(f"sub-{label}", n_runs, n_windows, *mean.tolist()) for label, n_runs, n_windows, mean in rows]
     write_records(path, ("participant_id", "n_runs", "n_windows", *names), table)
     columns: dict[str, Any] = {
+        "participant_id": {"Description": "Participant label, with sub-."},
         "MeasurementToolMetadata": {"Description": f"Mean embedding of each participant. {description}"},
         "n_runs": {"Description": "Runs averaged; each counts the same."},
         "n_windows": {"Description": "Windows of these runs."},
@@ -51,6 +52,20 @@ def write_features(
     columns.update({name: {"Description": f"Dimension {name[3:].lstrip('0')} of the embedding."} for name in names})
     write_json(path.with_suffix(".json"), columns, only_if_changed=True)
     return path
+
+
+_STATUS_COLUMNS: dict[str, Any] = {
+    "run": {"Description": "Name of the run's outputs: its entities, space, atlas and encoder (desc)."},
+    "status": {
+        "Description": "What became of the run.",
+        "Levels": {"ok": "written", "skipped": "left out for a stated reason", "failed": "could not be processed"},
+    },
+    "reason": {"Description": "Code of why a run was skipped or failed; already_done where it was complete before."},
+    "seconds": {"Description": "Time that the run took.", "Units": "s"},
+    "peak_rss_mb": {"Description": "Largest memory of the process so far, in mebibytes."},
+    "device": {"Description": "Where the encoder ran."},
+    "message": {"Description": "The reason in words."},
+}
 
 
 def write_group_status(out_dir: Path) -> None:
@@ -63,4 +78,6 @@ def write_group_status(out_dir: Path) -> None:
     """
     columns = ("status", "reason", "seconds", "peak_rss_mb", "device", "message")
     rows = [(stem, *(status.get(column) for column in columns)) for stem, status in read_statuses(out_dir)]
-    write_records(out_dir / "group_status.tsv", ("run", *columns), rows)
+    path = out_dir / "group_status.tsv"
+    write_records(path, ("run", *columns), rows)
+    write_json(path.with_suffix(".json"), _STATUS_COLUMNS, only_if_changed=True)

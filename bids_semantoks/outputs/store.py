@@ -141,6 +141,7 @@ def write_signals(
             "Description": "Pearson correlation of cleaned parcel signals over kept volumes; n/a for absent parcels.",
             "Sources": [build_uri(paths.signals, paths.out_dir)],
             "RelationshipMeasure": "Pearson correlation",
+            "Node": {"Description": "Parcel of the row; the columns are the parcels in the same order."},
             "MissingParcels": sidecar["AbsentParcels"],
         },
     )
