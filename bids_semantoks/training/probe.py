@@ -1,35 +1,26 @@
-"""The published probe: BatchNorm and a linear layer, trained for all learning rates, and repetitions, at once.
-
-Heads that see the same batches share its normalisation, since BatchNorm before its affine part knows no parameters. The
-affine part folds into the weights: with x the normalised batch, V = W * gamma and c = W beta + b, the output is
-x V' + c. With G the gradient of the output, that of V is G' x, and from it those of the separate parameters follow,
-exactly: W: dV * gamma + sum(G) beta', gamma: sum over outputs of dV * W, beta: W' sum(G), b: sum(G).
+"""The published probe: BatchNorm and a linear layer for each learning rate, chosen by validation windows.
 
 It is here and not beside the other probes because it needs torch: the same lines run on a GPU.
 
-Shape letters: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n participants.
+Shape letters: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bids_semantoks.probing.splits import Split
 from bids_semantoks.probing.targets import Predictions, PredictionTable, Target
+from bids_semantoks.training.probe_heads import Heads, draw_batches, draw_head
 
 RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 EPOCHS = 50
-SGD_MOMENTUM = 0.9
-NORM_MOMENTUM = 0.1
-NORM_EPS = 1e-5
-INITIAL_DEVIATION = 2e-5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,162 +46,6 @@ class WindowTable:
             raise ValueError(f"{self.name}: values {self.values.shape} and row_of {self.row_of.shape} do not fit")
         if not np.isfinite(self.values).all():
             raise ValueError(f"{self.name}: windows must be finite")
-
-
-def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:
-    """Draw the first weights of a head: normal, deviation 2e-5, cut at two deviations; all else starts at 0 or 1.
-
-    Parameters
-    ----------
-    n_outputs, n_features : int
-        C and D.
-    seed : int
-        Of the repetition; all its learning rates start alike.
-
-    Returns
-    -------
-    Tensor, float64, shape (C, D)
-        On the CPU, so that devices agree.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.empty(n_outputs, n_features, dtype=torch.float64)
-    cut = 2 * INITIAL_DEVIATION
-    return torch.nn.init.trunc_normal_(weight, std=INITIAL_DEVIATION, a=-cut, b=cut, generator=generator)
-
-
-def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Draw the batches of a repetition, the same for all its learning rates.
-
-    Parameters
-    ----------
-    n_windows : int
-        Training windows; a batch holds an eighth of them, 256 at most and 2 at least.
-    epochs : int
-        Passes.
-    seed : int
-        Of the repetition.
-
-    Yields
-    ------
-    NDArray, int64, shape (B,)
-        Positions among the training windows; the last batch of a pass is smaller, and left out where it is one window,
-        which has no variance.
-    """
-    size = max(2, min(256, n_windows // 8))
-    rng = np.random.default_rng(seed)
-    for _ in range(epochs):
-        order = rng.permutation(n_windows)
-        for start in range(0, n_windows, size):
-            if n_windows - start > 1:
-                yield order[start : start + size]
-
-
-class Heads:
-    """Heads of several repetitions and learning rates, each as if it were alone.
-
-    Parameters
-    ----------
-    weights : Tensor, shape (R, C, D)
-        First weights of each repetition, on the device and in the precision to be used.
-    rates : sequence of float
-        Learning rates (L,).
-    is_class : bool
-        Cross-entropy over C classes, or the absolute error of one output.
-    """
-
-    def __init__(self, weights: Tensor, rates: Sequence[float], *, is_class: bool) -> None:
-        n_repeats, n_outputs, n_features = weights.shape
-        options: dict[str, Any] = {"dtype": weights.dtype, "device": weights.device}
-        self.is_class, self.n_outputs = is_class, n_outputs
-        self.rates = -torch.tensor(list(rates), **options)[:, None, None]
-        # Rows of weights, then gamma, then beta: one tensor, so that one call updates them all.
-        self.parameters = torch.zeros(n_repeats, len(rates), n_outputs + 2, n_features, **options)
-        self.parameters[:, :, :n_outputs] = weights[:, None]
-        self.parameters[:, :, n_outputs] = 1
-        self.biases = torch.zeros(n_repeats, len(rates), n_outputs, **options)
-        self.velocity, self.bias_velocity = torch.zeros_like(self.parameters), torch.zeros_like(self.biases)
-        self.gradient = torch.zeros_like(self.parameters)
-        self.mean = torch.zeros(n_repeats, 1, n_features, **options)
-        self.variance = torch.ones(n_repeats, 1, n_features, **options)
-
-    def compute_outputs(self, normed: Tensor) -> Tensor:
-        """Apply all heads to normalised windows.
-
-        Parameters
-        ----------
-        normed : Tensor, shape (R, B, D)
-            Windows of each repetition.
-
-        Returns
-        -------
-        Tensor, shape (R, B, L, C)
-            Logits or values.
-        """
-        weight, gamma, beta = self._split(self.parameters)
-        folded = weight * gamma  # (R, L, C, D)
-        shift = (weight @ beta.transpose(2, 3)).squeeze(3) + self.biases  # (R, L, C)
-        flat = torch.baddbmm(shift.flatten(1)[:, None], normed, folded.flatten(1, 2).transpose(1, 2))
-        return flat.reshape(*normed.shape[:2], *shift.shape[1:])
-
-    def _split(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        c = self.n_outputs
-        return table[:, :, :c], table[:, :, c : c + 1], table[:, :, c + 1 : c + 2]
-
-    def step(self, windows: Tensor, targets: Tensor) -> None:
-        """Make one step of stochastic gradient descent with momentum.
-
-        Parameters
-        ----------
-        windows : Tensor, shape (R, B, D)
-            A batch of each repetition.
-        targets : Tensor, shape (R, B, C)
-            Indicators of classes, or values.
-        """
-        size = windows.shape[1]
-        variance, mean = torch.var_mean(windows, dim=1, correction=0, keepdim=True)
-        normed = (windows - mean) * torch.rsqrt(variance + NORM_EPS)
-        self.mean.lerp_(mean, NORM_MOMENTUM)
-        self.variance.lerp_(variance * (size / (size - 1)), NORM_MOMENTUM)
-        outputs = self.compute_outputs(normed)
-        error = (
-            outputs.softmax(dim=3) - targets[:, :, None] if self.is_class else (outputs - targets[:, :, None]).sign()
-        )
-        error = error / size  # (R, B, L, C)
-        self._descend(normed, error)
-
-    def _descend(self, normed: Tensor, error: Tensor) -> None:
-        weight, gamma, beta = self._split(self.parameters)
-        weight_gradient, gamma_gradient, beta_gradient = self._split(self.gradient)
-        folded = (error.flatten(2).transpose(1, 2) @ normed).reshape_as(weight)  # (R, L, C, D)
-        total = error.sum(dim=1)  # (R, L, C)
-        torch.sum(folded * weight, dim=2, keepdim=True, out=gamma_gradient)
-        torch.matmul(total[:, :, None], weight, out=beta_gradient)
-        torch.addcmul(folded * gamma, total[:, :, :, None], beta, out=weight_gradient)
-        self.velocity.mul_(SGD_MOMENTUM).add_(self.gradient)
-        self.bias_velocity.mul_(SGD_MOMENTUM).add_(total)
-        self.parameters.addcmul_(self.velocity, self.rates)
-        self.biases.addcmul_(self.bias_velocity, self.rates[:, :, 0])
-
-    def predict(self, windows: Tensor, repetition: int) -> Tensor:
-        """Apply the heads of one repetition with the running mean and variance of its training.
-
-        Parameters
-        ----------
-        windows : Tensor, shape (B, D)
-            Any windows.
-        repetition : int
-            Which.
-
-        Returns
-        -------
-        Tensor, shape (B, L, C)
-            Logits or values.
-        """
-        part = slice(repetition, repetition + 1)
-        one = Heads.__new__(Heads)
-        one.n_outputs, one.parameters, one.biases = self.n_outputs, self.parameters[part], self.biases[part]
-        normed = (windows[None] - self.mean[part]) * torch.rsqrt(self.variance[part] + NORM_EPS)
-        return one.compute_outputs(normed)[0]
 
 
 class PublishedProbe:

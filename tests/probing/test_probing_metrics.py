@@ -17,13 +17,13 @@ from bids_semantoks.probing.baselines import (
 from bids_semantoks.probing.comparison import adjust_holm, compare_models
 from bids_semantoks.probing.covariates import build_covariates
 from bids_semantoks.probing.metrics import (
-    build_scorer,
     compute_fold_scores,
     compute_scores,
     draw_weights,
     select_repetition,
 )
 from bids_semantoks.probing.retest import compute_hits, compute_icc, compute_retest
+from bids_semantoks.probing.scorers import build_scorer
 from bids_semantoks.probing.splits import build_splits
 from bids_semantoks.probing.targets import PredictionTable, Target
 

@@ -4,16 +4,13 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
+from bids_semantoks.probing.split_tables import SplitRow, build_split_table, check_groups, read_split_table
 from bids_semantoks.probing.splits import (
-    SplitRow,
     build_inner_folds,
     build_left_out_splits,
     build_published_splits,
-    build_split_table,
     build_splits,
-    check_groups,
     compute_strata,
-    read_split_table,
 )
 
 N = 47

@@ -12,9 +12,8 @@ from bids_semantoks.training.probe import (
     PublishedProbe,
     WindowTable,
     cross_validate_published,
-    draw_batches,
-    draw_head,
 )
+from bids_semantoks.training.probe_heads import draw_batches, draw_head
 
 N, M, D = 45, 3, 17
 

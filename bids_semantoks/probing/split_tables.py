@@ -1,0 +1,145 @@
+"""Splits as a table that can be written, given back, and is checked then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import InputError
+from bids_semantoks.probing.splits import Indices, Split
+
+ROLES = ("train", "validation", "test")
+
+
+class SplitRow(NamedTuple):
+    """One line of the table of splits."""
+
+    repetition: int
+    fold: int
+    participant: str
+    role: str
+
+
+def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
+    """Refuse splits in which a group is on both sides.
+
+    Parameters
+    ----------
+    splits : iterable of Split
+        To be checked.
+    groups : NDArray, shape (n,)
+        Group of each row.
+
+    Raises
+    ------
+    InputError
+        Names the first group, repetition and fold.
+    """
+    for split in splits:
+        for name, part in (("validation", split.validation), ("test", split.test)):
+            shared = np.intersect1d(groups[split.train], groups[part])
+            if len(shared):
+                raise InputError(
+                    f"Group {shared[0]} is in both train and {name} of repetition {split.repetition}, "
+                    f"fold {split.fold}.",
+                    hint="Members of a group must have the same role.",
+                )
+
+
+def build_split_table(splits: Iterable[Split], participants: Sequence[str]) -> list[SplitRow]:
+    """Write splits as rows of a table.
+
+    Parameters
+    ----------
+    splits : iterable of Split
+        Positions into `participants`.
+    participants : sequence of str, length n
+        Participant of each row; one with several rows (sessions) is named once.
+
+    Returns
+    -------
+    list of SplitRow
+        By repetition, fold, role and participant.
+    """
+    table = []
+    for split in splits:
+        for role in ROLES:
+            names = sorted({participants[row] for row in getattr(split, role)})
+            table += [SplitRow(split.repetition, split.fold, name, role) for name in names]
+    return table
+
+
+def read_split_table(
+    table: Iterable[SplitRow],
+    participants: Sequence[str],
+    *,
+    strata: Indices | None = None,
+    groups: NDArray[Any] | None = None,
+) -> tuple[Split, ...]:
+    """Turn a table of splits back into positions, and check it.
+
+    Parameters
+    ----------
+    table : iterable of SplitRow
+        As `build_split_table` makes it. Where a fold has test rows only, everyone else trains.
+    participants : sequence of str, length n
+        Participant of each row here.
+    strata : NDArray, int64, shape (n,), optional
+        Rows at -1 (phenotype missing) are left out of every part.
+    groups : NDArray, shape (n,), optional
+        Groups that must not be on both sides.
+
+    Returns
+    -------
+    tuple of Split
+        By repetition, then fold.
+
+    Raises
+    ------
+    InputError
+        When a participant or role is unknown, has two roles, is tested twice in a repetition, or a part is empty.
+    """
+    roles = _collect_roles(table, participants)
+    names = np.asarray(participants)
+    usable = np.ones(len(names), dtype=bool) if strata is None else strata >= 0
+    splits = []
+    for (repetition, fold), role_of in sorted(roles.items()):
+        default = "train" if set(role_of.values()) == {"test"} else ""
+        role = np.array([role_of.get(name, default) for name in names])
+        parts = {kind: np.flatnonzero((role == kind) & usable) for kind in ROLES}
+        for kind in ("train", "test"):
+            if not len(parts[kind]):
+                raise InputError(
+                    f"Nobody is left in {kind} of repetition {repetition}, fold {fold} of the given splits.",
+                    hint="Participants without the phenotype are left out.",
+                )
+        splits.append(Split(repetition=repetition, fold=fold, **parts))
+    if groups is not None:
+        check_groups(splits, groups)
+    return tuple(splits)
+
+
+def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> dict[tuple[int, int], dict[str, str]]:
+    known = set(participants)
+    roles: dict[tuple[int, int], dict[str, str]] = {}
+    tested: dict[tuple[int, str], int] = {}
+    for row in table:
+        where = f"repetition {row.repetition}, fold {row.fold} of the given splits"
+        if row.participant not in known:
+            raise InputError(
+                f"Participant {row.participant} in {where} is not among the {len(known)} participants here.",
+                hint="Splits belong to one set of participants.",
+            )
+        if row.role not in ROLES:
+            raise InputError(f"Role {row.role!r} in {where} is none of {', '.join(ROLES)}.")
+        former = roles.setdefault((row.repetition, row.fold), {}).setdefault(row.participant, row.role)
+        if former != row.role:
+            raise InputError(f"Participant {row.participant} is both {former} and {row.role} in {where}.")
+        if row.role == "test" and tested.setdefault((row.repetition, row.participant), row.fold) != row.fold:
+            raise InputError(f"Participant {row.participant} is tested twice in repetition {row.repetition}.")
+    if not roles:
+        raise InputError("The given splits have no rows.", hint="Expected repetition, fold, participant, role.")
+    return roles
