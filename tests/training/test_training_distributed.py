@@ -16,7 +16,7 @@ from bids_semantoks.outputs.encoders import read_training_log
 HERE = Path(__file__).parent
 RECIPE = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "warmup_epochs": 1.0}
 
-ONE_STEP = '''
+ONE_STEP = """
 import sys
 import torch
 from pathlib import Path
@@ -44,7 +44,7 @@ with join_ranks(torch.device("cpu")) as ranks:
     gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
     torch.save([report.losses._asdict(), report.gradient_norm, gradients, module.state_dict()],
                Path(sys.argv[3]) / f"{ranks.size}-{ranks.rank}.pt")
-'''
+"""
 
 
 def free_port() -> int:
