@@ -24,6 +24,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 #: What one process needs besides the encoder's weights, as measured on 2 mm runs.
 _PROCESS_BYTES = 900 * 2**20
+#: Where libraries keep what they make, by the variable that moves it.
+_CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
 _RESOURCE_REASONS = ("out_of_memory", "disk_full")
 
 
@@ -125,27 +127,42 @@ class Tally:
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
 
 
-def open_work_dir(work_dir: Path | None) -> None:
-    """Send temporary files and caches of this process and its children to the work directory.
+def open_work_dir(work_dir: Path | None, out_dir: Path) -> None:
+    """Send temporary files and caches of this process and its children where they may be written.
 
     Parameters
     ----------
     work_dir : Path or None
-        Made if needed; None leaves the system's choice.
+        Made if needed. None leaves the system's choice, as far as there is one: a container may have a read-only root
+        and a user without home.
+    out_dir : Path
+        Holds the work directory where there is no place for temporary files.
 
     Raises
     ------
     ConfigurationError
         When nothing can be written there.
     """
-    if work_dir is None:
+    if work_dir is None and not _has_temporary_place():
+        work_dir = out_dir / ".work"
+    if work_dir is not None:
+        work_dir = work_dir.resolve()
+        check_writable(work_dir)
+        tempfile.tempdir = str(work_dir)
+        os.environ["TMPDIR"] = str(work_dir)
+    elif os.access(os.environ.get("HOME", ""), os.W_OK):
         return
-    work_dir = work_dir.resolve()
-    check_writable(work_dir)
-    tempfile.tempdir = str(work_dir)
-    os.environ["TMPDIR"] = str(work_dir)
-    for variable, name in (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor")):
-        os.environ.setdefault(variable, str(work_dir / name))
+    caches = work_dir or Path(tempfile.gettempdir()) / f"bids_semantoks-{os.getuid()}"
+    for variable, name in _CACHES:
+        os.environ.setdefault(variable, str(caches / name))
+
+
+def _has_temporary_place() -> bool:
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int) -> int:
@@ -325,12 +342,12 @@ def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0
     rest = f", about {_format_seconds(left)} left" if left >= 1 else ""
     line = f"{progress} {job.paths.stem}: {outcome.status}"
     if outcome.status == "ok":
-        LOGGER.info("%s (%.1f s%s)", line, outcome.seconds, rest)
+        LOGGER.info("%s (%.1f s%s)", line, outcome.seconds, rest, extra={"is_progress": True})
     else:
         level = logging.ERROR if outcome.status == "failed" else logging.INFO
         LOGGER.log(level, "%s, %s. %s", line, outcome.reason, outcome.message)
     for warning in outcome.warnings:
-        LOGGER.warning("%s: %s", job.paths.stem, warning)
+        LOGGER.warning("%s: %s", job.paths.stem, warning, extra={"once": warning})
     if outcome.details:
         LOGGER.debug("%s", outcome.details)
 

@@ -325,7 +325,7 @@ def write_group_methods(config: AppConfig) -> None:
 
 def _open_outputs(config: AppConfig) -> None:
     check_writable(config.out_dir)
-    open_work_dir(config.running.work_dir)
+    open_work_dir(config.running.work_dir, config.out_dir)
     if read_rank() == 0:
         open_log(config.out_dir, to_json(config))
 

@@ -439,7 +439,7 @@ def run_participants(config: AppConfig) -> Tally:
     plan, encoder, jobs = build_plan(config)
     check_no_conflict(jobs, overwrite=config.running.overwrite)
     check_writable(config.out_dir)
-    open_work_dir(config.running.work_dir)
+    open_work_dir(config.running.work_dir, config.out_dir)
     open_log(config.out_dir, to_json(config))
     write_methods(plan, encoder)
     _write_shared_files(plan, encoder)
