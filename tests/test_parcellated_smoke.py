@@ -19,7 +19,7 @@ from bids_semantoks.outputs.store import read_statuses
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 App = Callable[..., tuple[int, str]]
-N = 5
+N = 2
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_same_call_goes_on_and_denoising_does_not_count(
     assert f"0 ok, {N} skipped" in text
     assert text.splitlines()[0] == f"Found a derivative dataset of xcp_d-like (parcellated series) in {series}"
     assert "no denoising, filter or scrubbing here" in text
-    next(out.glob("sub-003/func/*_stat-mean_timeseries.json")).unlink()
+    next(out.glob("sub-002/func/*_stat-mean_timeseries.json")).unlink()
     code, text = app(series, out)
     assert code == 0
     assert f"1 ok, {N - 1} skipped" in text
@@ -122,12 +122,12 @@ def test_a_changed_table_is_read_again(series: Path, tmp_path: Path, app: App) -
 
 def test_our_own_outputs_give_the_same_bytes(outputs: Path, tmp_path: Path, app: App) -> None:
     out = tmp_path / "again"
-    code, text = app(outputs, out)
+    code, text = app(outputs, out, "--participant-label", "001", "002")
     assert code == 0
-    assert "6 ok, 0 skipped, 0 failed" in text
+    assert "3 ok, 0 skipped, 0 failed" in text
     for pattern in ("*_embedding.tsv", "*_stat-mean_timeseries.tsv", "*_stat-coverage_bold.tsv", "*_relmat.tsv"):
-        expected = read_tables(outputs, pattern)
-        assert len(expected) == 6
+        expected = {name: content for name, content in read_tables(outputs, pattern).items() if name < "sub-003"}
+        assert len(expected) == 3
         assert read_tables(out, pattern) == expected
     # Dummy volumes were dropped in some of them, and are told from others only by our sidecars.
     sidecars = [json.loads(path.read_text()) for path in out.rglob("*_stat-mean_timeseries.json")]
@@ -160,8 +160,9 @@ def test_series_in_no_space(series: Path, tmp_path: Path, app: App) -> None:
     assert read_tables(tmp_path / "again", "*_embedding.tsv") == read_tables(out, "*_embedding.tsv")
 
 
-def test_runs_fail_and_are_skipped_one_by_one(series: Path, tmp_path: Path, app: App) -> None:
-    root, out = own_series(series, tmp_path), tmp_path / "out"
+def test_runs_fail_and_are_skipped_one_by_one(tmp_path: Path, app: App) -> None:
+    root, out = tmp_path / "xcp_d", tmp_path / "out"
+    write_parcellated(root, n_participants=5, short=True)
     tables = sorted(root.glob("sub-*/func/*_timeseries.tsv"))
     tables[0].with_suffix(".json").unlink()
     tables[1].write_text("\n".join(tables[1].read_text().splitlines()[:30]) + "\n")
@@ -206,9 +207,11 @@ def test_real_series_with_networks_of_their_own(shared: Path, tmp_path: Path) ->
     tool = shared / "tools" / "timeseries_to_bids.py"
     subprocess.run([sys.executable, str(tool), str(data), str(root), "--participants", "6"], check=True)
     for level in ("participant", "group"):
-        assert call([str(root), str(out), level, "--model", "random:tiny", "--n-procs", "1", "-q"]) == 0
+        # Three of the six are enough to see; drawing reports takes most of the time.
+        chosen = ["--participant-label", *sorted(path.name for path in root.glob("sub-*"))[:3]]
+        assert call([str(root), str(out), level, "--model", "random:tiny", "--n-procs", "1", "-q", *chosen]) == 0
     embeddings = sorted(out.glob("sub-*/func/*_atlas-CC200_desc-RandomTiny_embedding.tsv"))
-    assert len(embeddings) == 6
+    assert len(embeddings) == 3
     assert all(np.isfinite(read_table(path)[1]).all() for path in embeddings)
     table = next(out.glob("sourcedata/atlases/*/*_atlas-CC200_dseg.tsv")).read_text().splitlines()
     networks = {line.split("\t")[2] for line in table[1:]} - {"n/a"}
