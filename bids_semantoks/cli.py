@@ -15,8 +15,10 @@ import click
 
 from bids_semantoks import __version__
 from bids_semantoks.config import AppConfig
+from bids_semantoks.console import Console
 from bids_semantoks.errors import SemantoksError, TrainingStopped
 from bids_semantoks.options import CONFIG_FILE, build_config, build_options, expand_lists
+from bids_semantoks.relay import redirect_libraries
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -89,52 +91,40 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
         context.exit()
 
 
-class _ConsoleFormatter(logging.Formatter):
-    """Plain text for information, a word before what matters more."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format one record.
-
-        Parameters
-        ----------
-        record : logging.LogRecord
-            What was logged.
-
-        Returns
-        -------
-        str
-            One line.
-        """
-        text = record.getMessage()
-        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
-
-
 def _start_logging(config: AppConfig) -> None:
     """Log to the terminal at once, and to memory until the output directory is known to be good."""
     from bids_semantoks.outputs.logs import LogBuffer  # noqa: PLC0415 - NumPy would slow down --help
     from bids_semantoks.pool import read_rank  # noqa: PLC0415 - as above
 
     running = config.running
-    console = logging.StreamHandler()
-    console.setFormatter(_ConsoleFormatter())
-    console.setLevel(
-        logging.ERROR if running.quiet or read_rank() else logging.DEBUG if running.verbose else logging.INFO
-    )
+    is_quiet = running.quiet or read_rank() > 0
+    console = Console(logging.ERROR if is_quiet else logging.DEBUG if running.verbose else logging.INFO)
     LOGGER.setLevel(logging.DEBUG)
     LOGGER.propagate = False
     LOGGER.handlers = [console, LogBuffer()]
-    # What libraries warn about belongs into the log file; what concerns users we say ourselves.
-    logging.captureWarnings(True)
-    library = logging.getLogger("py.warnings")
-    library.propagate = False
-    library.handlers = [LogBuffer()]
+    # What libraries say belongs into the log file; what concerns users we say ourselves.
+    redirect_libraries()
+    logging.getLogger().addHandler(LogBuffer())
 
 
 def _stop_logging() -> None:
-    for logger in (LOGGER, logging.getLogger("py.warnings")):
-        for handler in list(logger.handlers):
-            logger.removeHandler(handler)
+    for handler in list(LOGGER.handlers):
+        LOGGER.removeHandler(handler)
+        handler.close()
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        # Others may have put theirs there, such as test runners.
+        if type(handler).__module__.startswith("bids_semantoks"):
+            root.removeHandler(handler)
             handler.close()
+
+
+def _say(text: str) -> None:
+    """Say something on a line of its own."""
+    for handler in LOGGER.handlers:
+        if isinstance(handler, Console):
+            handler.finish()
+    click.echo(text, err=True)
 
 
 def _prepare_environment(config: AppConfig) -> None:
@@ -155,7 +145,7 @@ def _run(config: AppConfig) -> int:
         plan, _, jobs = build_plan(config)
         for line in describe_jobs(plan, jobs):
             click.echo(line)
-        click.echo(f"bids_semantoks: dry run of {len(jobs)} runs, nothing was written", err=True)
+        _say(f"bids_semantoks: dry run of {len(jobs)} runs, nothing was written")
         return 0
     if config.level == "participant":
         from bids_semantoks.participant import run_participants as run_level  # noqa: PLC0415 - as above
@@ -163,10 +153,9 @@ def _run(config: AppConfig) -> int:
         from bids_semantoks.group import run_group as run_level  # noqa: PLC0415 - as above
     tally = run_level(config)
     if not tally.is_silent:
-        click.echo(
+        _say(
             f"bids_semantoks: {tally.n_ok} ok, {tally.n_skipped} skipped, {tally.n_failed} failed "
-            f"(see {config.out_dir / 'logs'})",
-            err=True,
+            f"(see {config.out_dir / 'logs'})"
         )
     return tally.exit_code(ignore_failed=config.running.ignore_failed_runs)
 
@@ -176,7 +165,7 @@ def _write_words(config: AppConfig) -> int:
     if config.running.reports_only:
         from bids_semantoks.reporting import redraw_reports  # noqa: PLC0415 - as above
 
-        click.echo(f"bids_semantoks: {redraw_reports(config)} reports written (see {config.out_dir})", err=True)
+        _say(f"bids_semantoks: {redraw_reports(config)} reports written (see {config.out_dir})")
         return 0
     if config.level == "participant":
         from bids_semantoks.participant import build_plan, write_methods  # noqa: PLC0415 - as above
@@ -187,7 +176,7 @@ def _write_words(config: AppConfig) -> int:
         from bids_semantoks.group import write_group_methods  # noqa: PLC0415 - as above
 
         write_group_methods(config)
-    click.echo(f"bids_semantoks: methods text written (see {config.out_dir / 'logs'})", err=True)
+    _say(f"bids_semantoks: methods text written (see {config.out_dir / 'logs'})")
     return 0
 
 
@@ -196,7 +185,7 @@ def _raise_terminated(signum: int, _: FrameType | None) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"bids_semantoks: error: {message}", err=True)
+    _say(f"bids_semantoks: error: {message}")
     return code
 
 
@@ -204,7 +193,7 @@ def _say_stopped(stopped: TrainingStopped) -> int:
     from bids_semantoks.pool import read_rank  # noqa: PLC0415 - as above
 
     if read_rank() == 0:
-        click.echo(f"bids_semantoks: {stopped}", err=True)
+        _say(f"bids_semantoks: {stopped}")
     return stopped.exit_code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, cast
+
+from bids_semantoks.relay import receive_record, relay_records
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -183,6 +186,10 @@ class _Crew:
                 yield i, WorkerDied(process.exitcode)
                 self.start()
                 continue
+            if isinstance(answer, logging.LogRecord):
+                receive_record(answer)
+                self.busy[connection] = (process, i)
+                continue
             if isinstance(answer, Exception):
                 raise answer
             yield i, answer
@@ -200,6 +207,7 @@ def _serve(
 ) -> None:
     # The parent decides when to stop: a Ctrl-C in the terminal reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    relay_records(connection.send)
     try:
         worker = build_worker(*arguments)
         while True:

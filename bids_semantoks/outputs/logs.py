@@ -22,6 +22,10 @@ class LogBuffer(logging.handlers.MemoryHandler):
         super().__init__(capacity=1_000_000, flushLevel=logging.CRITICAL + 1)
 
 
+class LogFile(logging.FileHandler):
+    """The log file of a call."""
+
+
 def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
     """Open the log of this call below the output directory and write down its configuration.
 
@@ -41,9 +45,9 @@ def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
     directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{secrets.token_hex(3)}"
     directory.mkdir(parents=True)
     write_json(directory / "config.json", config)
-    file_handler = logging.FileHandler(directory / "bids_semantoks.log", encoding="utf-8")
+    file_handler = LogFile(directory / "bids_semantoks.log", encoding="utf-8")
     file_handler.setFormatter(_FORMAT)
-    for logger in (LOGGER, logging.getLogger("py.warnings")):
+    for logger in (LOGGER, logging.getLogger()):
         for handler in list(logger.handlers):
             if isinstance(handler, LogBuffer):
                 handler.setTarget(file_handler)

@@ -1,0 +1,90 @@
+"""What users see while the program runs: one line of progress on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+
+_COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
+_CLEAR = "\r\x1b[2K"
+
+
+class Console(logging.Handler):
+    """Writes records to stderr.
+
+    On a terminal, records marked ``is_progress`` replace each other on the last line. A warning is said once, however
+    many runs it concerns; the log file holds each of them.
+
+    Parameters
+    ----------
+    level : int
+        Least level that is shown.
+    """
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.stream = sys.stderr
+        self.is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.has_colours = self.is_terminal and not os.environ.get("NO_COLOR")
+        self.status = ""
+        self.seen: set[str] = set()
+        self.n_repeated = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record.
+
+        Parameters
+        ----------
+        record : logging.LogRecord
+            What was logged.
+        """
+        text = record.getMessage()
+        if record.levelno == logging.WARNING and self._is_repeated(getattr(record, "once", text)):
+            return
+        if self.is_terminal and getattr(record, "is_progress", False) and self.level > logging.DEBUG:
+            self.status = text
+            self._write(f"{_CLEAR}{self._fit(text)}")
+            return
+        if record.levelno > logging.INFO:
+            text = f"{self._paint(f'{record.levelname.lower()}:', record.levelno)} {text}"
+        if self.status:
+            self._write(f"{_CLEAR}{text}\n{self._fit(self.status)}")
+        else:
+            self._write(f"{text}\n")
+
+    def finish(self) -> None:
+        """Leave the cursor at the start of an empty line, and say what was held back."""
+        if self.status:
+            self._write(_CLEAR)
+            self.status = ""
+        if self.n_repeated and self.level <= logging.INFO:
+            self._write(f"{self.n_repeated} more warnings of kinds shown above are in the log.\n")
+        self.n_repeated = 0
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+    def _is_repeated(self, text: str) -> bool:
+        # Runs, numbers and lists of names differ from run to run, what the user should know does not.
+        kind = re.sub(r"\S*sub-\S*|\d+(\.\d+)?", "#", text.partition(": ")[0])
+        if kind in self.seen:
+            self.n_repeated += 1
+            return True
+        self.seen.add(kind)
+        return False
+
+    def _fit(self, text: str) -> str:
+        width = shutil.get_terminal_size().columns - 1
+        if len(text) <= width:
+            return text
+        # The end says how long it will take; the middle is the long name of a run.
+        half = max(1, (width - 3) // 2)
+        return f"{text[:half]}...{text[-half:]}"
+
+    def _paint(self, text: str, level: int) -> str:
+        colour = _COLOURS.get(min(level, logging.ERROR))
+        return f"\x1b[{colour}m{text}\x1b[0m" if colour and self.has_colours else text
