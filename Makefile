@@ -11,7 +11,7 @@ PRETRAINING := --encoder-config tiny --epochs 80 --train-batch-size 8
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check format validate bench clean
+.PHONY: help setup demo test check format validate bench clean image image-test cluster-test
 
 help:
 	@echo "make demo    make a synthetic study, run participant and group on it, pretrain a tiny encoder"
@@ -19,6 +19,9 @@ help:
 	@echo "make check   linters, types, import contracts, docstrings"
 	@echo "make format  put the code into its format"
 	@echo "make bench   speed and memory against peers"
+	@echo "make image   the container image (ENGINE=docker or podman, TORCH_INDEX=URL, VARIANT=cuda, ASSETS=folder)"
+	@echo "make image-test    image and Singularity definition without a daemon (root, buildah, debootstrap)"
+	@echo "make cluster-test  the SLURM scripts on a SLURM of one node (root, slurm-wlm, munge)"
 
 setup: $(STAMP)
 
@@ -55,6 +58,7 @@ check: $(STAMP)
 	$(BIN)/codespell
 
 format: $(STAMP)
+	$(BIN)/python cluster/generate.py
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -63,6 +67,20 @@ validate: demo
 
 bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+ENGINE := docker
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bids_semantoks/__init__.py)
+image:
+	$(ENGINE) build --tag bids_semantoks:$(VERSION) --build-arg VERSION=$(VERSION) \
+	    --build-arg REVISION=$$(git rev-parse HEAD) --build-arg VARIANT=$(or $(VARIANT),cpu) \
+	    --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg ASSETS=$(ASSETS) .
+
+image-test: $(STAMP)
+	cluster/tests/image.sh
+	cluster/tests/singularity.sh
+
+cluster-test: $(STAMP)
+	cluster/tests/slurm.sh
 
 clean:
 	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache

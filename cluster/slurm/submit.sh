@@ -1,0 +1,53 @@
+#!/bin/bash
+# Submit the participant level as a job array, and the group level after it.
+#
+#   cluster/slurm/submit.sh BIDS_DIR OUT_DIR [options of bids_semantoks]
+#
+# A dry run says which participants have something left to do, so that the same call again submits only those.
+# Settings, by environment:
+#   BIDS_SEMANTOKS   how the program is started [bids_semantoks], such as
+#                    "apptainer run --cleanenv --no-home -B /data /data/bids_semantoks.sif"
+#   BLOCK            participants of one task [1]
+#   AT_ONCE          tasks that run at a time [100]
+#   GROUP            no: no group job [yes]
+#   SBATCH_ARGS      more arguments of sbatch, such as "--partition=long --account=me"
+# Prints the numbers of the array and of the group job.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+test $# -ge 2 || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+bids_dir=$(realpath "$1") out_dir=$(realpath --canonicalize-missing "$2")
+shift 2
+read -r -a program <<<"${BIDS_SEMANTOKS:-bids_semantoks}"
+read -r -a sbatch_args <<<"${SBATCH_ARGS:-}"
+block=${BLOCK:-1}
+
+plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run)
+if refused=$(grep ': refuse, ' <<<"$plan"); then
+    printf '%s\n' "$refused" >&2
+    exit 4
+fi
+# A skipped or failed run needs its status, so only what is complete is left out.
+mapfile -t labels < <(grep '^sub-' <<<"$plan" | grep -v ': skip, already_done' | sed 's/^sub-\([^_]*\)_.*/\1/' | sort -u)
+
+job=$out_dir/logs/slurm/$(date +%Y%m%dT%H%M%S)-$$
+mkdir -p "$job"
+printf '%s\n' "$bids_dir" "$out_dir" >"$job/directories"
+printf '%s\n' "${program[@]}" >"$job/program"
+printf '%s\n' "$@" >"$job/options"
+
+after=()
+if test "${#labels[@]}" -gt 0; then
+    printf '%s\n' "${labels[@]}" >"$job/participants"
+    n_tasks=$(((${#labels[@]} + block - 1) / block))
+    array=$(sbatch --parsable "--array=1-$n_tasks%${AT_ONCE:-100}" "--output=$job/participant-%a.log" \
+        "${sbatch_args[@]}" "$here/participant.sbatch" "$job" "$block")
+    echo "array of $n_tasks tasks for ${#labels[@]} participants: $array"
+    after=("--dependency=afterok:${array%%;*}" --kill-on-invalid-dep=yes)
+else
+    echo "all participants are complete"
+fi
+if test "${GROUP:-yes}" = yes; then
+    group=$(sbatch --parsable "--output=$job/group.log" "${after[@]}" "${sbatch_args[@]}" "$here/group.sbatch" "$job")
+    echo "group job: $group"
+fi

@@ -1,0 +1,59 @@
+"""Print what a build needs to install packages as this machine does: one argument of ``buildah bud`` a line.
+
+Reads pip's own configuration (files and environment), so that no index is named anywhere in this repository. Local
+folders and files that it names are bound into the build, read-only, where they lie.
+
+Usage: python3 cluster/tests/pip_settings.py [--environment | --paths]
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SETTINGS = ("index-url", "extra-index-url", "find-links", "cert")
+#: Where the build sees the certificates; the image's own place for them must stay free for its packages.
+CERT = "/tmp/pip-cert.pem"
+
+
+def read_settings() -> dict[str, str]:
+    """Read pip's settings; those of the environment come last in its list and win, as they do in pip."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    pairs = re.findall(r"^(\S+?)\.([\w-]+)='(.*)'$", listed.stdout, re.MULTILINE)
+    # pip prints the environment first, but lets it win.
+    ordered = sorted(pairs, key=lambda pair: pair[0].startswith(":env:"))
+    return {f"PIP_{key.upper().replace('-', '_')}": value for _, key, value in ordered if key in SETTINGS}
+
+
+def find_paths(settings: dict[str, str]) -> list[Path]:
+    """Find the local places among the settings, and the folders beside them that their links lead to."""
+    found = set()
+    for value in settings.values():
+        for word in value.split():
+            path = Path(word.removeprefix("file://"))
+            if path.is_absolute() and path.exists():
+                # The pages of a local index link to files beside it.
+                found.add(path.parent if word.startswith("file://") else path)
+    return sorted(found)
+
+
+def main() -> None:
+    """Print the settings in the form asked for."""
+    settings = read_settings()
+    paths = find_paths(settings)
+    if "--environment" in sys.argv:
+        lines = [f"{name}={value}" for name, value in settings.items()]
+    elif "--paths" in sys.argv:
+        lines = [str(path) for path in paths]
+    else:
+        cert = settings.pop("PIP_CERT", None)
+        lines = [f"--build-arg={name}={value}" for name, value in settings.items()]
+        lines += [f"--volume={path}:{path}:ro" for path in paths if str(path) != cert]
+        lines += [f"--build-arg=PIP_CERT={CERT}", f"--volume={cert}:{CERT}:ro"] if cert else []
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The files in cluster/ name what the command line really has."""
+
+import importlib.util
+import json
+import re
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bids_semantoks import __version__
+from bids_semantoks.options import build_options
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "cluster"
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    """The script that writes the files."""
+    spec = importlib.util.spec_from_file_location("generate_cluster", CLUSTER / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read_json(name: str) -> dict:
+    return json.loads((CLUSTER / name).read_text())
+
+
+def spellings() -> set[str]:
+    return {name for _, options in build_options() for option in options for name in option.opts}
+
+
+def test_committed_files_are_those_of_the_command_line(generate):
+    assert generate.find_outdated() == [], "run python cluster/generate.py"
+
+
+def test_the_descriptor_has_every_option(generate):
+    generate.check_complete()
+    inputs = {one["id"]: one for one in read_json("boutiques/bids_semantoks.json")["inputs"]}
+    assert {name for name in spellings() if name.startswith("--")} >= {
+        one["command-line-flag"] for one in inputs.values() if "command-line-flag" in one
+    } - {"--config-file"}
+    assert inputs["participant_label"]["list"] is True
+    assert inputs["band_pass"]["min-list-entries"] == 2
+    assert inputs["n_windows"] == inputs["n_windows"] | {"type": "Number", "integer": True}
+    assert inputs["min_time"]["type"] == "Number"
+    assert "integer" not in inputs["min_time"]
+    assert inputs["pooling"]["value-choices"] == ["cls_avg", "cls", "avg"]
+    assert inputs["dry_run"]["type"] == "Flag"
+    assert inputs["work_dir"]["type"] == "String"
+    assert inputs["training_config"]["type"] == "File"
+
+
+def test_keys_of_the_command_line_are_those_of_the_inputs():
+    descriptor = read_json("boutiques/bids_semantoks.json")
+    keys = re.findall(r"\[[A-Z_]+\]", descriptor["command-line"])
+    assert keys == [one["value-key"] for one in descriptor["inputs"]]
+    assert keys[:3] == ["[BIDS_DIR]", "[OUT_DIR]", "[ANALYSIS_LEVEL]"]
+
+
+def test_exit_codes_of_the_contract():
+    codes = {one["code"] for one in read_json("boutiques/bids_semantoks.json")["error-codes"]}
+    assert codes == {1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 143}
+
+
+def test_the_nipoppy_bundle_fits_together():
+    config = read_json("nipoppy/config.json")
+    assert config["VERSION"] == __version__
+    ids = {one["id"] for one in read_json("nipoppy/descriptor.json")["inputs"]}
+    for step in config["STEPS"]:
+        assert set(read_json(f"nipoppy/{step['INVOCATION_FILE']}")) <= ids
+        for key, value in step.items():
+            assert not key.endswith("_FILE") or (CLUSTER / "nipoppy" / value).is_file()
+    used = set(re.findall(r"\[\[([A-Z_]+)\]\]", (CLUSTER / "nipoppy" / "invocation.json").read_text()))
+    assert {name for name in used if not name.startswith("NIPOPPY_")} <= set(config["VARIABLES"])
+    assert not any(path.is_dir() for path in (CLUSTER / "nipoppy").iterdir())
+
+
+@pytest.mark.parametrize("name", ["submit.sh", "participant.sbatch", "group.sbatch"])
+def test_slurm_scripts_use_options_that_exist(name):
+    text = (CLUSTER / "slurm" / name).read_text()
+    calls = re.findall(r'"\$\{program\[@\]\}"(?:[^\n\\]|\\\n)*', text)
+    assert calls
+    assert {flag for line in calls for flag in re.findall(r"--[a-z-]+", line)} <= spellings()
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.rglob("*.s[hb]*")), ids=lambda path: path.name)
+def test_scripts_are_correct_shell(path):
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_containers_name_one_place():
+    program = "/opt/bids_semantoks/bin/bids_semantoks"
+    assert f'ENTRYPOINT ["{program}"]' in (ROOT / "Dockerfile").read_text()
+    for name in ("Singularity.def", "Singularity.scratch.def"):
+        assert f'exec {program} "$@"' in (ROOT / name).read_text()
+    assert program in read_json("boutiques/bids_semantoks.json")["command-line"]
