@@ -233,8 +233,7 @@ def build_colours(name: str) -> Colormap:
     """
     import matplotlib as mpl  # noqa: PLC0415 - as above
 
-    colours = mpl.colormaps[name].resampled(_LEVELS)
-    colours.set_bad(LIGHT)
+    colours: Colormap = mpl.colormaps[name].resampled(_LEVELS).with_extremes(bad=LIGHT)
     return colours
 
 
