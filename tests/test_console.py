@@ -1,0 +1,133 @@
+"""What users see, and that the log holds all of it and more."""
+
+import io
+import logging
+import warnings
+
+import pytest
+
+from bids_semantoks import pool
+from bids_semantoks.console import Console
+from bids_semantoks.relay import redirect_libraries
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def build(monkeypatch):
+    """Build a logger with a console on a stream; gives logger and console."""
+
+    def run(stream, level=logging.INFO):
+        monkeypatch.setattr("sys.stderr", stream)
+        logger = logging.Logger("test")
+        console = Console(level)
+        logger.addHandler(console)
+        return logger, console
+
+    return run
+
+
+def test_progress_is_one_line_on_a_terminal(build, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    logger, console = build(stream)
+    logger.info("[1/3] %s: ok", "sub-01_" + 80 * "x", extra={"is_progress": True})
+    logger.warning("mind this")
+    logger.info("[2/3] sub-02: ok", extra={"is_progress": True})
+    console.finish()
+    stream.write("last line\n")
+    text = stream.getvalue()
+    assert text.count("\n") == 2
+    assert "\x1b[33mwarning:\x1b[0m mind this\n[1/3] sub-01_" in text
+    assert max(len(part) for part in text.replace("\r\x1b[2K", "\n").split("\n")) <= 59
+    assert text.endswith("\r\x1b[2Klast line\n")
+
+
+def test_no_color_and_dumb_terminals_are_honoured(build, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    logger, _ = build(stream := Terminal())
+    logger.error("broken")
+    assert stream.getvalue() == "error: broken\n"
+    monkeypatch.setenv("TERM", "dumb")
+    logger, _ = build(stream := Terminal())
+    logger.info("[1/3] sub-01: ok", extra={"is_progress": True})
+    assert stream.getvalue() == "[1/3] sub-01: ok\n"
+
+
+def test_a_file_gets_one_plain_line_a_run_and_each_warning_once(build):
+    logger, console = build(stream := io.StringIO())
+    for i in range(3):
+        logger.info("[%d/3] sub-0%d: ok", i + 1, i, extra={"is_progress": True})
+        note = f"{i} of 457 parcels have a coverage under 0.5 and are absent: P{i}."
+        logger.warning("sub-0%d_task-rest: %s", i, note, extra={"once": note})
+    logger.warning("another thing")
+    console.finish()
+    lines = stream.getvalue().splitlines()
+    assert [line[:5] for line in lines] == ["[1/3]", "warni", "[2/3]", "[3/3]", "warni", "2 mor"]
+    assert "\x1b" not in stream.getvalue()
+    assert lines[-1] == "2 more warnings of kinds shown above are in the log."
+
+
+def test_quiet_shows_errors_alone(build):
+    logger, console = build(stream := io.StringIO(), logging.ERROR)
+    logger.info("hello")
+    logger.warning("mind this")
+    logger.warning("mind this")
+    logger.error("broken")
+    console.finish()
+    assert stream.getvalue() == "error: broken\n"
+
+
+def build_noisy_worker():
+    def work(job):
+        logging.getLogger("bids_semantoks").debug("detail %d", job)
+        logging.getLogger("somebody.else").warning("library %d", job)
+        warnings.warn(f"python {job}", stacklevel=1)
+        try:
+            raise ZeroDivisionError(f"zero {job}")
+        except ZeroDivisionError:
+            logging.getLogger("bids_semantoks").warning("caught", exc_info=True)
+        return job
+
+    return work
+
+
+def test_records_of_worker_processes_reach_the_parent(caplog, capfd):
+    with caplog.at_level(logging.DEBUG):
+        results = dict(pool.run_jobs(build_noisy_worker, (), [5, 7, 9], n_procs=2))
+    assert results == {0: 5, 1: 7, 2: 9}
+    for job in (5, 7, 9):
+        for text in (f"detail {job}", f"library {job}", f"python {job}", f"ZeroDivisionError: zero {job}"):
+            assert text in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_libraries_with_handlers_of_their_own_are_redirected(caplog, capfd):
+    noisy = logging.getLogger("nibabel.global")
+    own = logging.StreamHandler()
+    noisy.addHandler(own)
+    try:
+        redirect_libraries()
+        noisy.warning("pixdim is odd")
+    finally:
+        noisy.removeHandler(own)
+        logging.captureWarnings(False)
+    assert "pixdim is odd" in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quiet_call_logs_everything_and_says_one_line(study, tmp_path, app):
+    out = tmp_path / "out"
+    code, text = app(study, out, "--participant-label", "004", "-q", "--signals-only")
+    assert code == 0
+    assert text.splitlines() == [f"bids_semantoks: 1 ok, 1 skipped, 0 failed (see {out / 'logs'})"]
+    log = next(out.glob("logs/*/bids_semantoks.log")).read_text()
+    assert "Found a raw BIDS dataset" in log
+    assert "too_short" in log
+    assert ": ok (" in log
