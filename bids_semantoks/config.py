@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -146,6 +147,12 @@ class SignalsConfig:
     save_raw_signals: bool = option(False, "Also write the signals before denoising.", is_result=False)
 
     def __post_init__(self) -> None:
+        _check(
+            all(math.isfinite(x) for x in (*(self.band_pass or ()), self.fd_threshold or 0, self.min_time)),
+            "--band-pass, --fd-threshold and --min-time must be finite, "
+            f"found {self.band_pass}, {self.fd_threshold} and {self.min_time}.",
+            "Use --no-band-pass, or leave --fd-threshold away.",
+        )
         if self.band_pass is not None:
             low, high = self.band_pass
             _check(

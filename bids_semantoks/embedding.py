@@ -12,11 +12,23 @@ from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.models.checkpoint import LoadedEncoder, load_encoder
 from bids_semantoks.models.encode import FrozenEncoder, resolve_device
 from bids_semantoks.models.matching import match_parcels
-from bids_semantoks.outputs.provenance import build_uri, describe_differences, read_sidecar
+from bids_semantoks.outputs.provenance import build_uri, describe_differences, has_files, read_sidecar
 from bids_semantoks.outputs.sidecars import build_embedding_sidecar
 from bids_semantoks.outputs.store import OutputPaths, write_embedding
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.signals.temporal import build_windows
+
+#: What the sidecar of an embedding repeats of the sidecar of its signals.
+_INHERITED = (
+    "Atlas",
+    "AbsentParcels",
+    "RepetitionTime",
+    "Denoising",
+    "VolumesTotal",
+    "VolumesKept",
+    "VolumesDropped",
+    "MeanFramewiseDisplacement",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,11 +150,12 @@ def find_embedding_state(
     differences : list of str
         Settings that it was made with and that this call does not have.
     """
-    sidecar = read_sidecar(paths.embedding.with_suffix(".json"))
+    sidecar = read_sidecar(paths.embedding_sidecar)
     if sidecar is None:
         return False, []
     differences = describe_differences(sidecar["Settings"], settings)
-    is_current = sidecar.get("SignalsSHA256") == signals_sha256 and paths.embedding.is_file()
+    is_whole = has_files(paths.directory, sidecar.get("Files", {}))
+    is_current = sidecar.get("SignalsSHA256") == signals_sha256 and is_whole
     return not differences and is_current and (paths.tokens.is_file() or not needs_tokens), differences
 
 
@@ -223,7 +236,7 @@ def encode_run(
     facts = {
         "Sources": [build_uri(paths.signals, paths.out_dir)],
         "SignalsSHA256": signals_sidecar["TableSHA256"],
-        "RepetitionTime": signals_sidecar["RepetitionTime"],
+        **{key: signals_sidecar[key] for key in _INHERITED if key in signals_sidecar},
         "ResampledRepetitionTime": model.repetition_time,
         "Model": {
             "Name": encoder.loaded.name,

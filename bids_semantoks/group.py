@@ -15,12 +15,12 @@ from bids_semantoks.config import AppConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.selection import check_known, is_same_value, read_labels
-from bids_semantoks.outputs.dataset import read_atlas_table, write_descriptions
+from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import write_features, write_group_status
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
 from bids_semantoks.outputs.naming import format_label
-from bids_semantoks.outputs.provenance import compute_settings_hash
+from bids_semantoks.outputs.provenance import compute_settings_hash, read_sidecar
 from bids_semantoks.outputs.store import (
     OutputPaths,
     StoredRun,
@@ -211,6 +211,46 @@ def select_stored(stored: Sequence[StoredRun], selection: SelectionConfig, *, wh
     return kept
 
 
+def choose_stored(config: AppConfig) -> tuple[str, tuple[str, ...], tuple[str, ...], list[StoredRun]]:
+    """Choose the stored runs to work on, all made with one atlas in one space.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+
+    Returns
+    -------
+    atlas : str
+        Its label.
+    parcels, networks : tuple of str, length P
+        Its parcels and their networks.
+    chosen : list of StoredRun
+        In the order of their names.
+
+    Raises
+    ------
+    InputError
+        When nothing is there to be chosen.
+    ConfigurationError
+        When runs were made with another atlas of the same label.
+    """
+    atlas, space = find_kind(config)
+    parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
+    found = find_stored_runs(config.out_dir, atlas=atlas, model="")
+    stored = [run for run in found if run.entities.get("space", "") == space]
+    chosen = select_stored(stored, config.selection, where=str(config.out_dir))
+    sha256 = read_atlas_checksum(config.out_dir, name=atlas, space=space)
+    others = [run for run in chosen if run.sidecar["Atlas"]["SHA256"] != sha256]
+    if others:
+        raise ConfigurationError(
+            f"{len(others)} of {len(chosen)} runs were made with another atlas of the label {atlas}, the first is "
+            f"{others[0].paths.stem}.",
+            hint="Run the participant level on them again with --overwrite, or leave them out.",
+        )
+    return atlas, parcels, networks, chosen
+
+
 def _find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, save_tokens: bool) -> list[Any]:
     """Find the runs that lack the embedding, refusing those made with other settings."""
     settings_hash = compute_settings_hash(encoder.settings)
@@ -259,11 +299,7 @@ def run_group(config: AppConfig) -> Tally:
         _open_outputs(config)
         _pretrain(config)
         return Tally(is_silent=read_rank() > 0)
-    atlas, space = find_kind(config)
-    parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
-    found = find_stored_runs(config.out_dir, atlas=atlas, model="")
-    stored = [run for run in found if run.entities.get("space", "") == space]
-    chosen = select_stored(stored, config.selection, where=str(config.out_dir))
+    atlas, parcels, networks, chosen = choose_stored(config)
     if config.pretraining.pretrain:
         if config.running.dry_run:
             n_participants = len({run.entities["sub"] for run in chosen})
@@ -290,7 +326,7 @@ def run_group(config: AppConfig) -> Tally:
     write_stored_methods(config, encoder, chosen)
     _embed_missing(recipe, encoder, missing, tally)
     done = {job.paths.embedding for job in missing}
-    complete = [run for run in chosen if run.paths.embedding not in done or run.paths.embedding.is_file()]
+    complete = [run for run in chosen if run.paths.embedding not in done or read_sidecar(run.paths.embedding_sidecar)]
     features = build_features(complete)
     path = write_features(
         config.out_dir, atlas=atlas, model=model, description=encoder.loaded.description, rows=features
@@ -313,11 +349,7 @@ def write_group_methods(config: AppConfig) -> None:
     SemantoksError
         When the call as a whole cannot work.
     """
-    atlas, space = find_kind(config)
-    parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
-    found = find_stored_runs(config.out_dir, atlas=atlas, model="")
-    stored = [run for run in found if run.entities.get("space", "") == space]
-    chosen = select_stored(stored, config.selection, where=str(config.out_dir))
+    _, parcels, networks, chosen = choose_stored(config)
     check_writable(config.out_dir)
     encoder = EncoderRecipe(config=config, parcels=parcels, networks=networks).build()
     write_stored_methods(config, encoder, chosen)

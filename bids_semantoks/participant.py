@@ -23,7 +23,7 @@ from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, Run
 from bids_semantoks.inputs.dataset import Dataset, check_out_dir, find_dataset
 from bids_semantoks.inputs.index import find_participants, find_runs
 from bids_semantoks.inputs.parcellated import find_atlas_tables, find_series
-from bids_semantoks.outputs.dataset import write_atlas, write_dataset, write_descriptions
+from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
 from bids_semantoks.outputs.methods import write_citation
@@ -31,11 +31,12 @@ from bids_semantoks.outputs.provenance import (
     compute_settings_hash,
     describe_differences,
     describe_inputs,
+    has_files,
     read_sidecar,
 )
 from bids_semantoks.outputs.run_figures import draw_embedding, draw_signals
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
-from bids_semantoks.outputs.store import OutputPaths, build_paths, read_signals, write_signals
+from bids_semantoks.outputs.store import OutputPaths, build_paths, read_signals, remove_signals, write_signals
 from bids_semantoks.pool import limit_threads
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
@@ -162,6 +163,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
     LOGGER.info("%s", dataset.describe())
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
+    config = _without_new_database(config)
     signals = config.signals
     denoising = load_denoising(signals.denoise)
     participants = find_participants(dataset, config.selection)
@@ -188,6 +190,14 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     for warning in encoder.warnings if encoder else ():
         LOGGER.warning("%s", warning)
     return plan, encoder, [_build_job(plan, encoder, run) for run in runs]
+
+
+def _without_new_database(config: AppConfig) -> AppConfig:
+    """Let a dry run use a pybids database that is there, but make none."""
+    folder = config.selection.bids_database_dir
+    if not config.running.dry_run or folder is None or folder.exists():
+        return config
+    return dataclasses.replace(config, selection=dataclasses.replace(config.selection, bids_database_dir=None))
 
 
 def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, ...]) -> tuple[tuple[Run, ...], Atlas]:
@@ -221,15 +231,14 @@ def _build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     config = plan.config
     paths = build_paths(config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else "")
     inputs, settings = describe_inputs(run), plan.settings
-    sidecar = read_sidecar(paths.signals.with_suffix(".json"))
+    sidecar = read_sidecar(paths.signals_sidecar)
     differences = describe_differences(sidecar["Settings"], settings) if sidecar else []
-    raw = paths.file("stat-mean_desc-raw_timeseries.tsv")
     has_signals = (
         sidecar is not None
         and not differences
         and sidecar.get("Inputs") == inputs
-        and paths.signals.is_file()
-        and (raw.is_file() or not config.signals.save_raw_signals)
+        and has_files(paths.directory, sidecar.get("Files", {}))
+        and (paths.raw.is_file() or not config.signals.save_raw_signals)
     )
     has_embedding = True
     if encoder:
@@ -278,10 +287,11 @@ def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:
 
 def _check_kept_time(job: RunJob, signals: SignalsConfig) -> None:
     """Hold signals from an earlier call against this call's limit."""
-    sidecar = read_sidecar(job.paths.signals.with_suffix(".json"))
+    sidecar = read_sidecar(job.paths.signals_sidecar)
     assert sidecar is not None
     kept = sidecar["VolumesKept"] * sidecar["RepetitionTime"]
-    if kept < signals.min_time:
+    # A product of binary fractions may fall short of the same time written in decimals.
+    if kept < signals.min_time * (1 - 1e-9):
         raise RunSkipped(
             "too_few_kept",
             f"{kept:.0f} s of kept data, less than the {signals.min_time:g} s of --min-time.",
@@ -332,7 +342,7 @@ class RunWorker:
 
     def _draw(self, job: RunJob) -> None:
         """Draw what is at hand only now, after the run is written, so that no picture can spoil it."""
-        sidecar = read_sidecar(job.paths.signals.with_suffix(".json"))
+        sidecar = read_sidecar(job.paths.signals_sidecar)
         if self._signals is not None:
             threshold = self.plan.config.signals.fd_threshold
             draw_signals(job.paths, self.plan.atlas, self._signals, threshold=threshold, grid=self._grid())
@@ -342,7 +352,10 @@ class RunWorker:
 
     def _complete(self, job: RunJob) -> tuple[str, ...]:
         config = self.plan.config
+        _check_space(self.plan, job.run)
         if job.needs_signals:
+            # Should extraction fail, what an older input gave must not pass for this run's.
+            remove_signals(job.paths)
             warnings = self._write_signals(job)
         else:
             _check_kept_time(job, config.signals)
@@ -350,7 +363,7 @@ class RunWorker:
                 raise RunSkipped("already_done", "Complete with the same settings.")
             warnings = ()
         if self.encoder:
-            sidecar = read_sidecar(job.paths.signals.with_suffix(".json"))
+            sidecar = read_sidecar(job.paths.signals_sidecar)
             assert sidecar is not None
             # Read back, so that what is encoded is what the table holds, here as at group level.
             self._encoded = encode_run(self.encoder, job.paths, read_signals(job.paths)[1], sidecar)
@@ -372,6 +385,15 @@ class RunWorker:
         write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=plan.config.signals.save_raw_signals)
         self._signals = signals
         return signals.warnings
+
+
+def _check_space(plan: Plan, run: Run) -> None:
+    if run.space != plan.atlas.space:
+        raise RunFailed(
+            "space_mismatch",
+            f"The run has no image in {plan.atlas.space}, only in {run.space or 'native space'}: {run.bold}.",
+            hint="Choose another --space, leave the run out, or have fMRIPrep write this space.",
+        )
 
 
 def _make_signals(plan: Plan, run: Run) -> ParcelSignals:
@@ -402,6 +424,7 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
     if job.differences and not plan.config.running.overwrite:
         return f"refuse, done with other settings: {'; '.join(job.differences)}"
     try:
+        _check_space(plan, job.run)
         if job.needs_signals and plan.dataset.is_parcellated:
             _make_signals(plan, job.run)
         elif job.needs_signals:
@@ -438,6 +461,8 @@ def run_participants(config: AppConfig) -> Tally:
     """
     plan, encoder, jobs = build_plan(config)
     check_no_conflict(jobs, overwrite=config.running.overwrite)
+    if not config.running.overwrite:
+        check_same_atlas(config.out_dir, plan.atlas)
     check_writable(config.out_dir)
     open_work_dir(config.running.work_dir, config.out_dir)
     open_log(config.out_dir, to_json(config))

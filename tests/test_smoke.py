@@ -263,3 +263,119 @@ def test_threads_and_help_stay_light():
     modules = set(loaded.stdout.splitlines()[-1].replace("'", "").strip("[]").split(", "))
     assert not modules & {"torch", "nilearn", "sklearn", "bids", "matplotlib", "pandas", "numpy", "nibabel"}
     assert "--participant-label" in loaded.stdout
+
+
+SELECT = ("--participant-label", "001")
+
+
+def find_one(out: Path, ending: str) -> Path:
+    (path,) = out.rglob(f"*{ending}")
+    return path
+
+
+def test_a_changed_repetition_time_is_computed_again(own_study, tmp_path, app):
+    out = tmp_path / "out"
+    assert app(own_study, out, *SELECT)[0] == 0
+    sidecar = find_one(own_study / "derivatives" / "fmriprep" / "sub-001", "preproc_bold.json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"RepetitionTime": 1.9}))
+    code, text = app(own_study, out, *SELECT)
+    assert code == 0
+    assert "1 ok" in text
+    assert json.loads(find_one(out, "stat-mean_timeseries.json").read_text())["RepetitionTime"] == 1.9
+
+
+def test_what_a_broken_input_gave_before_does_not_pass_for_it(own_study, tmp_path, app):
+    out = tmp_path / "out"
+    both = ("--participant-label", "001", "003")
+    assert app(own_study, out, *both)[0] == 0
+    table = find_one(own_study / "derivatives" / "fmriprep" / "sub-001", "confounds_timeseries.tsv")
+    table.write_text("\n".join(table.read_text().splitlines()[:-5]) + "\n")
+    assert app(own_study, out, *both)[0] == 7
+    assert app(own_study, out, level="group")[0] == 0
+    rows = (out / "phenotype" / "Demo457RandomTiny.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == ["sub-003"]
+
+
+@pytest.mark.parametrize("ending", ["relmat.tsv", "coverage_bold.tsv", "stat-mean_timeseries.tsv", "embedding.tsv"])
+def test_a_lost_or_damaged_table_is_made_again(study, outputs, tmp_path, app, ending):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    table = find_one(out / "sub-001", ending)
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    code, text = app(study, out, *SELECT)
+    assert code == 0
+    assert "1 ok" in text
+    assert table.read_bytes() == whole
+
+
+def test_extras_of_other_settings_do_not_stay(study, tmp_path, app):
+    out = tmp_path / "out"
+    assert app(study, out, *SELECT, "--save-tokens", "--save-raw-signals")[0] == 0
+    assert app(study, out, *SELECT, "--denoise", "24p", "--overwrite")[0] == 0
+    assert not list(out.rglob("*_tokens.npy"))
+    assert not list(out.rglob("*_desc-raw_timeseries.*"))
+
+
+def test_the_copied_atlas_reads_as_the_atlas(study, outputs, tmp_path, app):
+    folder = outputs / "sourcedata" / "atlases" / "tpl-MNI152NLin2009cAsym"
+    (image,) = folder.glob("*_dseg.nii.gz")
+    assert app(study, tmp_path / "out", *SELECT, "--atlas", str(image))[0] == 0
+    one, two = (find_one(out, "stat-mean_timeseries.tsv") for out in (outputs / "sub-001", tmp_path / "out"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_another_atlas_of_the_same_label_is_refused(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    source = outputs / "sourcedata" / "atlases" / "tpl-MNI152NLin2009cAsym"
+    folder = tmp_path / "atlas"
+    shutil.copytree(source, folder)
+    (table,) = folder.glob("*_dseg.tsv")
+    lines = table.read_text().splitlines()
+    # Values and names change places: the same parcels by name, elsewhere in the brain.
+    one, two = lines[1].split("\t"), lines[2].split("\t")
+    lines[1:3] = ["\t".join([two[0], *one[1:]]), "\t".join([one[0], *two[1:]])]
+    table.write_text("\n".join(lines) + "\n")
+    (image,) = folder.glob("*_dseg.nii.gz")
+    code, text = app(study, out, "--participant-label", "002", "--atlas", str(image))
+    assert code == 4
+    assert "Demo457" in text
+    code, text = app(study, out, "--participant-label", "002", "--atlas", str(image), "--overwrite")
+    assert code == 0
+    code, text = app(study, out, level="group")
+    assert code == 4
+    assert "another atlas of the label Demo457" in text
+
+
+def test_a_run_without_the_chosen_space_is_accounted_for(own_study, tmp_path, app):
+    out = tmp_path / "out"
+    func = own_study / "derivatives" / "fmriprep" / "sub-001" / "func"
+    for path in list(func.glob("*space-MNI152NLin2009cAsym*")):
+        path.rename(func / path.name.replace("MNI152NLin2009cAsym", "MNI152NLin6Asym"))
+    code, text = app(own_study, out, "--participant-label", "001", "003")
+    assert code == 7
+    assert "space_mismatch" in text
+    assert len(read_statuses(out)) == 3
+    code, text = app(own_study, tmp_path / "none", "--participant-label", "001", "003", "--dry-run")
+    assert "fail, space_mismatch" in text
+
+
+def test_a_limit_that_is_just_met_is_met_twice(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    sidecar = json.loads(find_one(out / "sub-001", "stat-mean_timeseries.json").read_text())
+    kept = sidecar["VolumesKept"] * sidecar["RepetitionTime"]
+    assert app(study, out, *SELECT, "--min-time", f"{kept:.6f}")[0] == 0
+    code, text = app(study, out, *SELECT, "--min-time", f"{kept + 1:.6f}")
+    assert code == 0
+    assert "too_few_kept" in text
+
+
+def test_links_to_all_sources_stay(study, outputs, own_study, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    other = own_study / "derivatives" / "other"
+    (own_study / "derivatives" / "fmriprep").rename(other)
+    assert app(other, out, "--participant-label", "001")[0] == 0
+    assert set(json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]) == {"fmriprep", "other"}

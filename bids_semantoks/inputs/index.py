@@ -114,7 +114,8 @@ def find_runs(
     -------
     tuple of Run
         In natural order of their entities, whatever the order of the file system. Of several resolutions the finest:
-        ``res-1`` before ``res-2``, numbered ones before the native grid (no ``res``), that before other labels.
+        ``res-1`` before ``res-2``, numbered ones before the native grid (no ``res``), that before other labels. Runs
+        that have images, but none in this space, come last, so that they are accounted for.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def find_runs(
             finest[key] = one
     chosen = sorted(finest.values(), key=lambda one: (one.order, one.image.path))
     _check_unique(chosen)
-    _warn_of_missing(candidates, chosen, space)
+    chosen += _find_elsewhere(candidates, chosen, space)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in chosen}}
     return tuple(build_run(one, inherited[one.derivative.path]) for one in chosen)
 
@@ -221,13 +222,16 @@ def _check_unique(chosen: Sequence[Candidate]) -> None:
             )
 
 
-def _warn_of_missing(candidates: Sequence[Candidate], chosen: Sequence[Candidate], space: str) -> None:
-    """Say which runs have images, but none in this space; nothing may disappear silently."""
+def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], space: str) -> list[Candidate]:
+    """Find one image of each run that has none in this space; nothing may disappear silently."""
     there = {one.image.source for one in chosen}
-    missing = {one.image.source: one.image for one in candidates if one.image.source not in there}
+    missing = {one.image.source: one for one in candidates if one.image.source not in there}
     if missing:
-        names = ["_".join(f"{k}-{v}" for k, v in one.entities if (k, v) in source) for source, one in missing.items()]
-        LOG.warning("Left out, having no BOLD image in space %s: %s", space, describe_labels(names))
+        names = [
+            "_".join(f"{k}-{v}" for k, v in one.image.entities if (k, v) in source) for source, one in missing.items()
+        ]
+        LOG.warning("No BOLD image in space %s: %s", space, describe_labels(names))
+    return sorted(missing.values(), key=lambda one: (one.order, one.image.path))
 
 
 def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:

@@ -131,8 +131,14 @@ def describe_nearest(asked: Iterable[str], known: Sequence[str]) -> str:
         A question, or nothing when there is nothing to offer.
     """
     folded = {label.lower(): label for label in reversed(known)}
-    nearest = [match for label in asked for match in difflib.get_close_matches(label.lower(), folded, 1, cutoff=0.0)]
-    return f"Did you mean {', '.join(dict.fromkeys(folded[match] for match in nearest))}?" if nearest else ""
+    # A number without its leading zeros is the likeliest slip.
+    numbers = {int(label): label for label in reversed(known) if label.isdecimal()}
+    nearest = [
+        numbers[int(label)] if label.isdecimal() and int(label) in numbers else folded[match]
+        for label in asked
+        for match in difflib.get_close_matches(label.lower(), folded, 1, cutoff=0.0)
+    ]
+    return f"Did you mean {', '.join(dict.fromkeys(nearest))}?" if nearest else ""
 
 
 def _read_label_file(path: Path) -> list[str]:

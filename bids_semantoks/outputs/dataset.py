@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_semantoks import __version__
+from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.outputs.files import open_atomic, write_json, write_records, write_text
 from bids_semantoks.records import Atlas
 
@@ -59,18 +62,22 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
     upstream : tuple of str
         Pipelines that made the inputs, for GeneratedBy.
     """
+    path = out_dir / "dataset_description.json"
+    # Sidecars of earlier calls refer to the datasets that those calls read.
+    links = json.loads(path.read_bytes()).get("DatasetLinks", {}) if path.is_file() else {}
+    links |= {name: source.resolve().as_uri() for name, source in sources.items()}
     description: dict[str, Any] = {
         "Name": "Brain-Semantoks embeddings",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [_describe_generator(), *(_describe_upstream(name) for name in dict.fromkeys(upstream))],
-        "SourceDatasets": [{"URL": path.resolve().as_uri()} for path in sources.values()],
-        "DatasetLinks": {name: path.resolve().as_uri() for name, path in sources.items()},
+        "SourceDatasets": [{"URL": url} for url in sorted(set(links.values()))],
+        "DatasetLinks": dict(sorted(links.items())),
         "HowToAcknowledge": "Cite bids_semantoks, the paper of Brain-Semantoks (https://arxiv.org/abs/2512.11582), the "
         "atlas and the pipelines that made the inputs. logs/CITATION.md holds a methods text with all references, "
         "which may be copied into manuscripts.",
     }
-    write_json(out_dir / "dataset_description.json", description, only_if_changed=True)
+    write_json(path, description, only_if_changed=True)
     write_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n", only_if_changed=True)
     write_text(out_dir / "README.md", _README, only_if_changed=True)
 
@@ -106,7 +113,7 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
     path = out_dir / "descriptions.tsv"
     known = {}
     if path.is_file():
-        for line in path.read_text().splitlines()[1:]:
+        for line in path.read_text(encoding="utf-8").splitlines()[1:]:
             label, _, text = line.partition("\t")
             known[label] = text
     known.update({f"desc-{label}": text for label, text in rows.items()})
@@ -114,7 +121,9 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
 
 
 _ATLAS_COLUMNS = {
-    "index": {"Description": "Number of the parcel, from 1, in the order of our tables."},
+    "index": {
+        "Description": "Value of the parcel in the image beside this table; its number, from 1, where there is none."
+    },
     "label": {"Description": "Name of the parcel: the column of time series and connectivity tables."},
     "network_label": {"Description": "Network of the parcel; n/a for none."},
 }
@@ -156,15 +165,18 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     """
     directory = build_atlas_directory(out_dir, atlas.space)
     stem = _build_atlas_stem(atlas.name, atlas.space)
-    rows = [(p + 1, atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
+    is_single = len(atlas.volumes) == 1
+    index = (
+        dict(zip(atlas.volumes[0].parcels.tolist(), atlas.volumes[0].values.tolist(), strict=True)) if is_single else {}
+    )
+    # Beside its only image the table gives that image's values, so that the two can be read together.
+    rows = [(index.get(p, p + 1), atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
     write_records(directory / f"{stem}_dseg.tsv", ("index", "label", "network_label"), rows)
     images = []
-    for volume in atlas.volumes:
-        # Names in the outputs must not collide when two spaces or atlases use files of one name.
-        target = directory / f"{stem}_{volume.path.name}"
-        if may_be_shared(volume.licence) and not (
-            target.is_file() and target.stat().st_size == volume.path.stat().st_size
-        ):
+    for part, volume in enumerate(atlas.volumes, start=1):
+        suffix = "".join(volume.path.suffixes[-2:]) if volume.path.suffix == ".gz" else volume.path.suffix
+        target = directory / (f"{stem}_dseg{suffix}" if is_single else f"{stem}_desc-part{part}_dseg{suffix}")
+        if may_be_shared(volume.licence) and not _has_checksum(target, volume.sha256):
             with volume.path.open("rb") as source, open_atomic(target) as file:
                 shutil.copyfileobj(source, file)
         images.append(
@@ -183,6 +195,56 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     write_json(directory / f"{stem}_dseg.json", _ATLAS_COLUMNS, only_if_changed=True)
     description = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
     write_json(directory / f"{stem}_description.json", description, only_if_changed=True)
+
+
+def _has_checksum(path: Path, sha256: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
+    """Refuse an atlas whose label already stands for another one in the output dataset.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    atlas : Atlas
+        What is to be used.
+
+    Raises
+    ------
+    ConfigurationError
+        When signals of another atlas have the same label.
+    """
+    path = (
+        build_atlas_directory(out_dir, atlas.space) / f"{_build_atlas_stem(atlas.name, atlas.space)}_description.json"
+    )
+    stored = json.loads(path.read_bytes()) if path.is_file() else {"SHA256": atlas.sha256}
+    if stored["SHA256"] != atlas.sha256:
+        raise ConfigurationError(
+            f"{out_dir} holds signals of another atlas with the label {atlas.name}: its checksum is "
+            f"{stored['SHA256'][:12]}, that of this one {atlas.sha256[:12]}.",
+            hint="Give the atlas another file name, use another output directory, or --overwrite.",
+        )
+
+
+def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
+    """Read the checksum of an atlas that signals of this dataset were made with.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    name, space : str
+        Atlas label and template space (empty for none).
+
+    Returns
+    -------
+    str
+        SHA-256 of names, networks and images together.
+    """
+    path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_description.json"
+    return str(json.loads(path.read_bytes())["SHA256"])
 
 
 def may_be_shared(licence: str) -> bool:
@@ -223,5 +285,5 @@ def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str
         When the table is not there.
     """
     path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_dseg.tsv"
-    rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     return tuple(row[1] for row in rows), tuple("" if row[2] == "n/a" else row[2] for row in rows)

@@ -56,7 +56,8 @@ def write_text(path: Path, text: str, *, only_if_changed: bool = False) -> None:
     only_if_changed : bool
         Leave a file that already says this alone, so that many jobs can share it.
     """
-    content = text.encode()
+    # A path that is no valid text comes as surrogates, and goes back as the bytes it was.
+    content = text.encode(errors="surrogateescape")
     if only_if_changed and path.is_file() and path.read_bytes() == content:
         return
     with open_atomic(path) as file:

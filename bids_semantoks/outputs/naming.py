@@ -8,7 +8,7 @@ from pathlib import Path
 from bids_semantoks.records import Run
 
 #: Entities that our names place themselves, after those of the source.
-_OWN = ("space", "atlas", "seg", "scale", "res", "den", "stat", "label", "desc")
+_OWN = ("space", "cohort", "atlas", "seg", "scale", "res", "den", "stat", "label", "desc")
 
 
 def format_label(text: str) -> str:
@@ -48,12 +48,12 @@ def build_stem(run: Run, atlas: str) -> str:
     Returns
     -------
     str
-        ``<source>_space-S_atlas-A[_res-R][_den-D]``.
+        ``<source>_space-S[_cohort-C]_atlas-A[_res-R][_den-D]``.
     """
     entities = dict(run.entities)
     source = [f"{key}-{value}" for key, value in run.entities if key not in _OWN]
     own = {**entities, "atlas": format_label(atlas)}
-    placed = [f"{key}-{own[key]}" for key in ("space", "atlas", "res", "den") if key in own]
+    placed = [f"{key}-{own[key]}" for key in ("space", "cohort", "atlas", "res", "den") if key in own]
     return "_".join(source + placed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def _brief(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def describe_inputs(run: Run) -> dict[str, dict[str, int]]:
+def describe_inputs(run: Run) -> dict[str, dict[str, int | float | None]]:
     """Describe the files of a run so that a change is noticed without reading them.
 
     Parameters
@@ -68,10 +69,11 @@ def describe_inputs(run: Run) -> dict[str, dict[str, int]]:
     Returns
     -------
     dict
-        Size in bytes and modification time in nanoseconds of each file that is there.
+        Size in bytes and modification time in nanoseconds of each file that is there; of the sidecars, which may be
+        several, what they say.
     """
     files = {"bold": run.bold, "mask": run.mask, "confounds": run.confounds}
-    described = {}
+    described: dict[str, dict[str, int | float | None]] = {"sidecar": {"RepetitionTime": run.repetition_time}}
     for name, path in files.items():
         if path is not None and path.exists():
             status = path.stat()
@@ -134,3 +136,40 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) and "Settings" in values else None
+
+
+def describe_files(paths: Iterable[Path]) -> dict[str, int]:
+    """Describe outputs so that a damaged or lost one is noticed without reading it.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Complete files.
+
+    Returns
+    -------
+    dict
+        Size in bytes by name.
+    """
+    return {path.name: path.stat().st_size for path in paths}
+
+
+def has_files(directory: Path, described: Mapping[str, int]) -> bool:
+    """Tell whether outputs are as they were written.
+
+    Parameters
+    ----------
+    directory : Path
+        Where they are.
+    described : mapping of str to int
+        From `describe_files`.
+
+    Returns
+    -------
+    bool
+        Whether each is there with its size.
+    """
+    try:
+        return all((directory / name).stat().st_size == size for name, size in described.items())
+    except OSError:
+        return False

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.outputs.files import read_table, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.naming import build_directory, build_stem, parse_entities
-from bids_semantoks.outputs.provenance import build_uri, read_sidecar
+from bids_semantoks.outputs.provenance import build_uri, describe_files, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
 
@@ -60,9 +60,24 @@ class OutputPaths:
         return self.file("stat-mean_timeseries.tsv")
 
     @property
+    def raw(self) -> Path:
+        """Table of signals before denoising."""
+        return self.file("stat-mean_desc-raw_timeseries.tsv")
+
+    @property
     def embedding(self) -> Path:
         """Table of window embeddings; its sidecar is written last."""
         return self.file(f"desc-{self.model}_embedding.tsv")
+
+    @property
+    def signals_sidecar(self) -> Path:
+        """Sidecar of the cleaned signals."""
+        return self.signals.with_suffix(".json")
+
+    @property
+    def embedding_sidecar(self) -> Path:
+        """Sidecar of the embedding."""
+        return self.embedding.with_suffix(".json")
 
     @property
     def status(self) -> Path:
@@ -123,21 +138,22 @@ def write_signals(
     str
         SHA-256 of the table of cleaned signals.
     """
-    sidecar_path = paths.signals.with_suffix(".json")
-    # An old sidecar would vouch for new tables if this process died between them.
-    sidecar_path.unlink(missing_ok=True)
+    remove_signals(paths)
     write_table(paths.signals, atlas.parcels, signals.values)
+    files = [paths.signals]
     if save_raw:
-        raw = paths.file("stat-mean_desc-raw_timeseries.tsv")
-        write_table(raw, atlas.parcels, signals.raw)
+        write_table(paths.raw, atlas.parcels, signals.raw)
         raw_sidecar = {**sidecar, "Description": "Mean signal of each parcel before denoising, in input units."}
-        write_json(raw.with_suffix(".json"), raw_sidecar)
-    _write_coverage(paths, atlas, signals)
+        write_json(paths.raw.with_suffix(".json"), raw_sidecar | {"Denoising": None})
+        files.append(paths.raw)
+    files.append(_write_coverage(paths, atlas, signals, sidecar))
     matrix = paths.file("stat-pearsoncorrelation_relmat.tsv")
     write_table(matrix, atlas.parcels, compute_connectivity(signals.values), index="Node")
+    files.append(matrix)
     write_json(
         matrix.with_suffix(".json"),
         {
+            **sidecar,
             "Description": "Pearson correlation of cleaned parcel signals over kept volumes; n/a for absent parcels.",
             "Sources": [build_uri(paths.signals, paths.out_dir)],
             "RelationshipMeasure": "Pearson correlation",
@@ -146,11 +162,27 @@ def write_signals(
         },
     )
     digest = hashlib.sha256(paths.signals.read_bytes()).hexdigest()
-    write_json(sidecar_path, {**sidecar, "TableSHA256": digest})
+    sizes = describe_files(files)
+    write_json(paths.signals.with_suffix(".json"), {**sidecar, "TableSHA256": digest, "Files": sizes})
     return digest
 
 
-def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals) -> None:
+def remove_signals(paths: OutputPaths) -> None:
+    """Remove what vouches for signals of a run that are about to be made anew, and what hangs on them.
+
+    The tables stay until they are replaced; without a sidecar nobody takes them for complete.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        The run's files.
+    """
+    for path in (paths.signals, paths.raw, paths.embedding):
+        path.with_suffix(".json").unlink(missing_ok=True)
+    paths.raw.unlink(missing_ok=True)
+
+
+def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> Path:
     path = paths.file("stat-coverage_bold.tsv")
     present = signals.present
     rows = [
@@ -166,12 +198,14 @@ def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals) ->
     write_json(
         path.with_suffix(".json"),
         {
+            **{key: sidecar[key] for key in ("Sources", "Atlas", "SoftwareVersions", "Settings") if key in sidecar},
             "label": {"Description": "Parcel name."},
             "coverage": {"Description": "Share of the parcel's voxels that lie in the brain mask and vary in time."},
             "n_voxels": {"Description": "Voxels of the parcel on the grid of the BOLD image."},
             "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
         },
     )
+    return path
 
 
 def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -214,15 +248,19 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
         Sidecar of the embedding; must hold ``Settings``.
     """
     sidecar_path = paths.embedding.with_suffix(".json")
+    # An old sidecar would vouch for new tables if this process died between them; old tokens belong to other windows.
     sidecar_path.unlink(missing_ok=True)
+    paths.tokens.unlink(missing_ok=True)
     n_windows, n_dims = embedding.vectors.shape
     duration = np.full(n_windows, windows.duration)
     meta = np.stack([np.arange(1.0, n_windows + 1), windows.onset, duration, windows.kept], axis=1)
     columns = ("window", "onset", "duration", "kept", *(f"dim{d:04d}" for d in range(1, n_dims + 1)))
     write_table(paths.embedding, columns, np.concatenate([meta, embedding.vectors.astype(np.float64)], axis=1))
+    files = [paths.embedding]
     if embedding.tokens is not None:
         write_array(paths.tokens, embedding.tokens)
-    write_json(sidecar_path, sidecar)
+        files.append(paths.tokens)
+    write_json(sidecar_path, {**sidecar, "Files": describe_files(files)})
 
 
 def write_status(paths: OutputPaths, status: dict[str, Any]) -> None:

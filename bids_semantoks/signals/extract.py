@@ -169,7 +169,7 @@ def _find_repetition_time(run: Run, in_header: float | None) -> float:
         known = f"; its header says {in_header:g} s" if in_header else ""
         raise RunFailed(
             "no_repetition_time",
-            f"No sidecar gives the RepetitionTime of {run.bold}{known}.",
+            f"No sidecar gives a usable RepetitionTime (a positive number of seconds) for {run.bold}{known}.",
             hint="Write it in seconds to the JSON file beside the image.",
         )
     return run.repetition_time
@@ -189,6 +189,7 @@ def _describe_absent(
 ) -> tuple[str, ...]:
     no_voxels = [name for name, n in zip(atlas.parcels, means.n_voxels, strict=True) if n == 0]
     low = [name for name, n, here in zip(atlas.parcels, means.n_voxels, present, strict=True) if n > 0 and not here]
+    shortage = f"a coverage under {min_coverage:g}" if min_coverage else "no voxel in the mask"
     notes = []
     if no_voxels:
         notes.append(
@@ -196,8 +197,5 @@ def _describe_absent(
             f"{name_some(no_voxels)}."
         )
     if low:
-        notes.append(
-            f"{len(low)} of {len(atlas.parcels)} parcels have a coverage under {min_coverage:g} and are absent: "
-            f"{name_some(low)}."
-        )
+        notes.append(f"{len(low)} of {len(atlas.parcels)} parcels have {shortage} and are absent: {name_some(low)}.")
     return tuple(notes)

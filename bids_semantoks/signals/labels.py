@@ -144,7 +144,9 @@ def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             f"Line {uneven} of the atlas table {path} has {len(lines[uneven - 1])} fields, its header {len(columns)}.",
             hint="Fields are separated by tabs.",
         )
-    return columns, [dict(zip(columns, map(str.strip, line), strict=True)) for line in lines[1:]]
+    # Runs of white space would not survive the tables that we write, so names are made of single blanks at once.
+    cells = ([" ".join(cell.split()) for cell in line] for line in lines[1:])
+    return columns, [dict(zip(columns, line, strict=True)) for line in cells]
 
 
 def _read_index(text: str, path: Path) -> int:
