@@ -214,7 +214,8 @@ def add_colour_bar(image: AxesImage, axes: Axes, label: str, *, ticks: Sequence[
         image, cax=figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.13 / width, box.height)), label=label, ticks=ticks
     )
     # Without edges of their own colour, thin gaps show between the steps.
-    bar.solids.set_edgecolor("face")
+    if bar.solids is not None:
+        bar.solids.set_edgecolor("face")
     bar.outline.set_visible(False)
 
 

@@ -335,19 +335,19 @@ def _draw_slices(
         below = (height - cut.shape[1]) // 2
         padded.append(np.pad(cut, ((2, 2), (below, height - cut.shape[1] - below))))
     row = np.concatenate(padded)
-    axes = figure.add_axes(tuple(_box(figure, row.shape)))
+    axes = figure.add_axes(_box(figure, row.shape))
     image = axes.imshow(table[row.T], origin="lower", interpolation="none", cmap=colours, vmin=0, vmax=1)
     axes.set_axis_off()
     axes.set_title("cuts from the side and the front, then from bottom to top")
     add_colour_bar(image, axes, "coverage", ticks=(0, 0.5, 1))
 
 
-def _box(figure: Figure, shape: tuple[int, ...]) -> list[float]:
+def _box(figure: Figure, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
     """Place an image of a shape (x, y) at the top of a figure, in its width."""
     width, height = figure.get_size_inches()
     across = width - 1.0
     down = min(across * shape[1] / shape[0], 1.4)
-    return [0.15 / width, 1 - (0.3 + down) / height, across / width, down / height]
+    return 0.15 / width, 1 - (0.3 + down) / height, across / width, down / height
 
 
 def draw_connectivity(matrix: NDArray[np.float64], networks: NetworkOrder) -> Figure:
