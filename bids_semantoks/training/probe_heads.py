@@ -134,8 +134,12 @@ class Heads:
             Indicators of classes, or values.
         """
         size = windows.shape[1]
-        variance, mean = torch.var_mean(windows, dim=1, correction=0, keepdim=True)
-        normed = (windows - mean) * torch.rsqrt(variance + NORM_EPS)
+        # Means as matrix products: reductions over rows take ten times as long on a CPU.
+        average = torch.full((len(windows), 1, size), 1 / size, dtype=windows.dtype, device=windows.device)
+        mean = average @ windows
+        centred = windows - mean
+        variance = average @ centred.square()
+        normed = centred.mul_(torch.rsqrt(variance + NORM_EPS))
         self.mean.lerp_(mean, NORM_MOMENTUM)
         self.variance.lerp_(variance * (size / (size - 1)), NORM_MOMENTUM)
         outputs = self.compute_outputs(normed)
