@@ -225,7 +225,13 @@ def _check_unique(chosen: Sequence[Candidate]) -> None:
 def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], space: str) -> list[Candidate]:
     """Find one image of each run that has none in this space; nothing may disappear silently."""
     there = {one.image.source for one in chosen}
-    missing = {one.image.source: one for one in candidates if one.image.source not in there}
+    # Echoes stay in native space; their optimal combination, which has no echo entity, stands for them.
+    missing = {
+        one.image.source: one
+        for one in candidates
+        if one.image.source not in there
+        and frozenset(pair for pair in one.image.source if pair[0] != "echo") not in there
+    }
     if missing:
         names = [
             "_".join(f"{k}-{v}" for k, v in one.image.entities if (k, v) in source) for source, one in missing.items()

@@ -315,7 +315,11 @@ def test_runs_without_the_chosen_space_are_named(root: Path, caplog: pytest.LogC
     write_run(root, "sub-02_task-rest", C2009)
     write_files(root, "sub-03_T1w.json", folder="sub-03/anat")
     with caplog.at_level(logging.WARNING):
-        assert [run.entity("sub") for run in runs_of(root)] == ["01"]
+        runs = runs_of(root)
+    assert [(run.entity("sub"), run.space) for run in runs] == [
+        ("01", "MNI152NLin6Asym"),
+        ("02", "MNI152NLin2009cAsym"),
+    ]
     assert f"no BOLD image in space {LIN6}: 1 (sub-02_task-rest)" in caplog.text
     assert "Participants without preprocessed BOLD: 1 (03)" in caplog.text
 
