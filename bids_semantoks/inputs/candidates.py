@@ -64,7 +64,9 @@ def find_candidates(
     if not found:
         _refuse_nothing(dataset, where, participants, kind)
     if silent := set(participants) - {one.image.entities[0][1] for one in found}:
-        LOG.warning("Participants without %s: %s", CONTENT[kind], describe_labels(silent))
+        folder = selection.bids_database_dir
+        stale = f" (if they are new, delete the database {folder}, which is believed as it is)" if folder else ""
+        LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     chosen = found
     for what, key, labels in (
         ("session", "ses", selection.session_id),

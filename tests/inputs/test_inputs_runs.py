@@ -320,7 +320,7 @@ def test_runs_without_the_chosen_space_are_named(root: Path, caplog: pytest.LogC
         ("01", "MNI152NLin6Asym"),
         ("02", "MNI152NLin2009cAsym"),
     ]
-    assert f"no BOLD image in space {LIN6}: 1 (sub-02_task-rest)" in caplog.text
+    assert f"No BOLD image in space {LIN6}: 1 (sub-02_task-rest)" in caplog.text
     assert "Participants without preprocessed BOLD: 1 (03)" in caplog.text
 
 
