@@ -116,9 +116,10 @@ def draw_tokens(tokens: NDArray[np.float32], names: Sequence[str], masked: Seque
     figure = start_figure(10, 4.4)
     margins = build_margins(figure, left=1.1, right=0.8, top=0.3, bottom=0.9)
     left, right = figure.subplots(1, 2, gridspec_kw={**margins, "wspace": 0.45})
-    labels = [f"{name} (masked)" if name in masked else name for name in names]
+    labels = [f"{name}*" if name in masked else name for name in names]
     _draw_similarity(left, between, labels if len(labels) <= _MAX_NAMED else ())
-    left.set_title("tokens of networks, mean over windows and patches")
+    note = " (* masked)" if any(name in masked for name in names) else ""
+    left.set_title(f"tokens of networks, mean over windows and patches{note}")
     if n_windows < 2:
         right.set_axis_off()
         right.text(0.5, 0.5, "The run gave one window:\nnothing to compare it with.", ha="center", va="center")
@@ -264,7 +265,7 @@ def _draw_groups(axes: Axes, groups: dict[str, NDArray[np.float64]], what: str) 
         axes.plot(shown, y + rng.uniform(-0.22, 0.22, shown.size), "o", color=GREY, markersize=2.5, alpha=0.5)
         median = float(np.median(values))
         axes.plot([median, median], [y - 0.32, y + 0.32], color=BLUE, linewidth=2.5)
-        axes.text(median, y - 0.36, f"{median:.2f}", color=BLUE, ha="center", va="bottom", fontsize=8)
+        axes.text(median, y - 0.36, f"{median:.3f}", color=BLUE, ha="center", va="bottom", fontsize=8)
         axes.axhline(y + 0.5, color=LIGHT, linewidth=0.6)
     axes.set_ylim(len(groups) - 0.5, -0.65)
     axes.set_yticks(range(len(groups)), [f"{name}\n(n = {values.size})" for name, values in groups.items()])

@@ -174,13 +174,18 @@ def draw_carpet(
         (rows[1], "DVARS", compute_dvars),
         (rows[2], "global\nsignal", lambda x: _centre(compute_global(x, n_voxels))),
     ):
-        axes.plot(times, compute(before), color=GREY, label="before denoising")
+        trace = compute(before)
+        axes.plot(times, trace, color=GREY, label="before denoising")
         axes.plot(times, compute(after), color=BLUE, label="after")
+        _fit_to_kept(axes, trace[volumes.kept])
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         mark_dropped(axes, volumes)
     rows[1].legend(loc="lower right", bbox_to_anchor=(1, 0.9), ncols=2, borderaxespad=0)
     step = -(-before.shape[0] // _MAX_COLUMNS)
-    for axes, title, values in ((rows[3], "before denoising", before), (rows[4], "after denoising", after)):
+    steady = before.copy()
+    # Dummy volumes are so bright that beside them nothing else would be seen.
+    steady[: volumes.n_dummy] = np.nan
+    for axes, title, values in ((rows[3], "before denoising", steady), (rows[4], "after denoising", after)):
         scores = zscore_rows(values)[networks.order]
         image = axes.imshow(
             _thin(scores, step),
@@ -196,6 +201,14 @@ def draw_carpet(
         add_colour_bar(image, axes, "z-score", ticks=(-2, 0, 2))
     describe_time(rows[4], volumes.end)
     return figure
+
+
+def _fit_to_kept(axes: Axes, values: NDArray[np.float64]) -> None:
+    """Let kept volumes alone decide the limits: dummy volumes may be ten times as bright."""
+    values = values[~np.isnan(values)]
+    if values.size and values.max() > values.min():
+        margin = 0.08 * (values.max() - values.min())
+        axes.set_ylim(min(0.0, values.min() - margin), max(0.0, values.max() + margin))
 
 
 def _centre(values: NDArray[np.float64]) -> NDArray[np.float64]:
