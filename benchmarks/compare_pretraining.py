@@ -229,7 +229,8 @@ def print_table(results: Sequence[Mapping[tuple[str, str, str], float]], referen
     n = len(results)
     reach = float(student.ppf(0.975, n - 1)) / np.sqrt(n) if n > 1 else np.nan
     print(
-        f"\n| predicted | pooling | random weights | pretrained | difference, {n} seeds [95 % interval] | connectivity |"
+        f"\n| predicted | pooling | random weights | pretrained | difference, {n} seeds [95 % interval] "
+        "| connectivity |"
     )
     print("|---|---|---|---|---|---|")
     for target, metric in METRICS.items():
@@ -286,7 +287,7 @@ def main() -> None:
         print(
             f"{n} participants, {len(study.parcels)} parcels, encoder {args.encoder}, {recipe.epochs} epochs of "
             f"{n // recipe.batch_size} steps, batch {recipe.batch_size}, learning rate "
-            f"{recipe.learning_rate * recipe.batch_size / 256:.2g}; read and packed in {time.monotonic() - began:.0f} s",
+            f"{recipe.learning_rate * recipe.batch_size / 256:.2g}; made ready in {time.monotonic() - began:.0f} s",
             flush=True,
         )
         known = predict(build_connectivity(study), study, args.first_seed, args.repeats)
