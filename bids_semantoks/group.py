@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -294,12 +294,15 @@ def run_group(config: AppConfig) -> Tally:
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     asked = config.pretraining
-    if asked.pretrain and asked.pretrain_data and not config.running.dry_run and not find_stored_kinds(config.out_dir):
+    is_all = not config.running.dry_run and not config.probing.probe
+    if asked.pretrain and asked.pretrain_data and is_all and not find_stored_kinds(config.out_dir):
         # Nothing is here to be embedded: the encoder is all that was wanted.
         _open_outputs(config)
         _pretrain(config)
         return Tally(is_silent=read_rank() > 0)
     atlas, parcels, networks, chosen = choose_stored(config)
+    # Hours of pretraining or embedding must not end at a misspelt column.
+    probe = prepare_probes(config, chosen)
     if config.pretraining.pretrain:
         if config.running.dry_run:
             n_participants = len({run.entities["sub"] for run in chosen})
@@ -333,6 +336,8 @@ def run_group(config: AppConfig) -> Tally:
     )
     write_group_status(config.out_dir)
     LOGGER.info("%d participants, %d runs: %s", len(features), len(complete), path)
+    if probe is not None:
+        probe(config, encoder, complete, (parcels, networks))
     return tally
 
 
@@ -353,6 +358,36 @@ def write_group_methods(config: AppConfig) -> None:
     check_writable(config.out_dir)
     encoder = EncoderRecipe(config=config, parcels=parcels, networks=networks).build()
     write_stored_methods(config, encoder, chosen)
+
+
+_Probe = Callable[[AppConfig, RunEncoder, Sequence[StoredRun], tuple[tuple[str, ...], tuple[str, ...]]], None]
+
+
+def prepare_probes(config: AppConfig, chosen: Sequence[StoredRun]) -> _Probe | None:
+    """Check what was asked of probes, to be done when all runs are embedded.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+    chosen : sequence of StoredRun
+        The runs.
+
+    Returns
+    -------
+    callable or None
+        Probes, given configuration, encoder, embedded runs and atlas; None when nothing is to be probed.
+
+    Raises
+    ------
+    InputError
+        When a phenotype cannot be probed.
+    """
+    if not config.probing.probe:
+        return None
+    from bids_semantoks.probes import plan_probes, report_probes  # noqa: PLC0415 - scikit-learn is slow to load
+
+    return functools.partial(report_probes, plan_probes(config, chosen))
 
 
 def _open_outputs(config: AppConfig) -> None:

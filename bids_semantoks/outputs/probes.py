@@ -1,0 +1,216 @@
+"""What probes found, as tables: scores, predictions of each participant, and the splits they were made on."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bids_semantoks.errors import InputError
+from bids_semantoks.outputs.files import write_json, write_records
+
+NAMES: Final = ("group_probe", "group_predictions", "group_splits")
+SPLIT_COLUMNS: Final = ("phenotype", "repetition", "fold", "participant_id", "role")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreRow:
+    """One line of ``group_probe.tsv``: one metric of one model for one phenotype.
+
+    Parameters
+    ----------
+    phenotype, kind, protocol, model, metric : str
+        What was predicted, how, by what, and how it is scored.
+    value, ci_low, ci_high : float
+        Mean over repetitions and its 95 % interval; NaN where it cannot be computed.
+    p_value : float
+        Permutation test of the model and phenotype, the same in all its lines; NaN where none was made.
+    chance : float
+        Score of a model without features.
+    n_participants, n_rows : int
+        Participants tested, and rows (sessions, where the phenotype has one value a session).
+    role : str
+        ``encoder``, ``baseline``, or ``leakage`` for motion and site.
+    covariates : str
+        Columns that were removed from the features.
+    n_repeats, n_folds : int
+        Of the cross-validation.
+    difference, difference_low, difference_high, difference_p, difference_p_holm : float
+        The encoder's score less this one's on the same folds; NaN but for baselines and the main metric.
+    n_pretrained : int or None
+        Participants tested whom the encoder was pretrained on; None where unknown.
+    """
+
+    phenotype: str
+    kind: str
+    protocol: str
+    model: str
+    metric: str
+    value: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    chance: float
+    n_participants: int
+    n_rows: int
+    role: str
+    covariates: str
+    n_repeats: int
+    n_folds: int
+    difference: float = math.nan
+    difference_low: float = math.nan
+    difference_high: float = math.nan
+    difference_p: float = math.nan
+    difference_p_holm: float = math.nan
+    n_pretrained: int | None = None
+
+
+_SCORES: Final[dict[str, Any]] = {
+    "phenotype": {"Description": "What was predicted; mean_fd and site are there to show leakage."},
+    "kind": {"Description": "Classes or values.", "Levels": {"classification": "classes", "regression": "values"}},
+    "protocol": {
+        "Description": "How it was predicted.",
+        "Levels": {
+            "nested": "ridge or logistic regression, penalty chosen inside the training folds",
+            "paper": "BatchNorm and a linear layer, learning rate chosen by validation windows",
+        },
+    },
+    "model": {"Description": "The encoder's name, or a baseline on the same participants and splits."},
+    "metric": {
+        "Description": "How predictions are scored, out of fold.",
+        "Levels": {
+            "balanced_accuracy": "mean over classes of the share that was recognised",
+            "auroc": "area under the ROC curve within test folds, mean over classes where there are more than two",
+            "calibration_error": "mean gap between confidence and hits over ten bins of equal size",
+            "r": "Pearson correlation within test folds",
+            "r2": "1 - squared error over that of the training folds' mean",
+            "mae": "mean absolute error, in units of the phenotype",
+            "r_pooled": "Pearson correlation over all test folds together",
+            "calibration_slope": "slope of truth over prediction; 1 is calibrated",
+        },
+    },
+    "value": {"Description": "Mean over repetitions."},
+    "ci_low": {"Description": "Lower end of the 95 % interval: bootstrap over participants, widened for overlap."},
+    "ci_high": {"Description": "Upper end of the 95 % interval."},
+    "p_value": {
+        "Description": "Permutation test of this model and phenotype, the same in all their lines: one 5-fold split, "
+        "ridge regression, AUROC or r; (1 + as good) / (1 + permutations)."
+    },
+    "chance": {"Description": "Score of a model without features on the same folds."},
+    "n_participants": {"Description": "Participants tested."},
+    "n_rows": {"Description": "Rows tested: sessions where the phenotype has one value a session, else participants."},
+    "role": {
+        "Description": "Why the line is there.",
+        "Levels": {
+            "encoder": "the embeddings",
+            "baseline": "what embeddings have to beat",
+            "leakage": "how well embeddings know motion and site",
+        },
+    },
+    "covariates": {"Description": "Columns removed from the features by regression fitted to training folds."},
+    "n_repeats": {"Description": "Repetitions of the cross-validation."},
+    "n_folds": {"Description": "Folds of a repetition."},
+    "difference": {"Description": "The encoder's score less that of this baseline, mean over folds."},
+    "difference_low": {"Description": "Lower end of its 95 % interval (corrected resampled t test)."},
+    "difference_high": {"Description": "Upper end of its 95 % interval."},
+    "difference_p": {"Description": "Two-sided p value of the difference."},
+    "difference_p_holm": {"Description": "The same, adjusted over phenotypes by Holm's method."},
+    "n_pretrained": {"Description": "Participants tested whom the encoder was pretrained on, by label."},
+}
+_PREDICTIONS: Final[dict[str, Any]] = {
+    "phenotype": {"Description": "What was predicted."},
+    "model": {"Description": "What predicted it."},
+    "participant_id": {"Description": "Participant label, with sub-."},
+    "session_id": {"Description": "Session label, with ses-, where a row is a session."},
+    "truth": {"Description": "True class or value; of bins, the most frequent over folds."},
+    "predicted": {"Description": "Class with the highest mean probability, or mean value, out of fold."},
+    "class": {"Description": "Class whose probability stands in score."},
+    "score": {"Description": "Mean over repetitions of the probability of the class, or of the value."},
+    "n_tests": {"Description": "Repetitions in which the row was tested."},
+}
+_SPLITS: Final[dict[str, Any]] = {
+    "phenotype": {"Description": "Phenotype that the splits were made for, with its missing values."},
+    "repetition": {"Description": "Counted from 0."},
+    "fold": {"Description": "Counted from 0; with --leave-out in the order of what is left out."},
+    "participant_id": {"Description": "Participant label, with sub-; all its sessions have the same role."},
+    "role": {
+        "Description": "What the participant served for.",
+        "Levels": {"train": "training", "validation": "choice of the learning rate", "test": "test"},
+    },
+}
+
+
+def write_probe_tables(
+    out_dir: Path,
+    *,
+    scores: Sequence[ScoreRow],
+    predictions: Iterable[Sequence[object]],
+    splits: Iterable[Sequence[object]],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the tables of a call with their dictionaries.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    scores : sequence of ScoreRow
+        Of all phenotypes and models.
+    predictions, splits : iterable of sequence
+        Lines with the columns of the dictionaries here.
+    facts : mapping
+        What else is to be known of the call; plain JSON values.
+    """
+    columns = [field.name for field in dataclasses.fields(ScoreRow)]
+    lines: list[Sequence[object]] = [[getattr(row, column) for column in columns] for row in scores]
+    write_records(out_dir / "group_probe.tsv", columns, lines)
+    write_json(out_dir / "group_probe.json", {**_SCORES, "Facts": dict(facts)}, only_if_changed=True)
+    for name, dictionary, table in (
+        ("group_predictions", _PREDICTIONS, predictions),
+        ("group_splits", _SPLITS, splits),
+    ):
+        write_records(out_dir / f"{name}.tsv", tuple(dictionary), list(table))
+        write_json(out_dir / f"{name}.json", dictionary, only_if_changed=True)
+
+
+def read_split_lines(path: Path) -> list[tuple[str, int, int, str, str]]:
+    """Read splits, as written here or made elsewhere.
+
+    Parameters
+    ----------
+    path : Path
+        TSV with repetition, fold, participant_id and role; phenotype where splits differ between phenotypes.
+
+    Returns
+    -------
+    list of (str, int, int, str, str)
+        Phenotype (empty where the table has none), repetition, fold, participant label without ``sub-``, role.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read or a column is missing or holds something else.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"The splits {path} cannot be read: {error}.", hint="Expected a group_splits.tsv.") from error
+    missing = [name for name in SPLIT_COLUMNS[1:] if rows and name not in rows[0]]
+    if missing or not rows:
+        found = f"no column {', '.join(missing)}" if rows else "no rows"
+        raise InputError(f"The splits {path} have {found}.", hint=f"Expected {', '.join(SPLIT_COLUMNS)}.")
+    lines = []
+    for number, row in enumerate(rows, start=2):
+        repetition, fold = row["repetition"] or "", row["fold"] or ""
+        if not (repetition.isdecimal() and fold.isdecimal()):
+            raise InputError(
+                f"Line {number} of the splits {path} has repetition {repetition!r} and fold {fold!r}, "
+                "expected whole numbers."
+            )
+        label = (row["participant_id"] or "").removeprefix("sub-")
+        lines.append((row.get("phenotype") or "", int(repetition), int(fold), label, row["role"] or ""))
+    return lines
