@@ -172,7 +172,7 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
             "URI": f"docker://{IMAGE}:[[PIPELINE_VERSION]]",
         },
         "CONTAINER_CONFIG": {
-            "ARGS": ["--cleanenv", "--no-home"],
+            "ARGS": ["--no-home"],
             "BIND_PATHS": ["[[ATLAS_DIR]]", "[[MODEL]]"],
         },
         "STEPS": [step, group],

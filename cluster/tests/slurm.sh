@@ -95,8 +95,16 @@ wait_for() {
     return 1
 }
 wait_until_over() {
-    for _ in $(seq 2400); do
-        squeue --noheader --jobs="$1" 2>/dev/null | grep -q . || return 0
+    # No answer is not the end: a busy controller answers late.
+    for _ in $(seq 3600); do
+        over=yes
+        for one in "$@"; do
+            found=$(state "$one")
+            if test -z "$found" || grep -Eq 'JobState=(PENDING|RUNNING|CONFIGURING|COMPLETING|REQUEUE)' <<<"$found"; then
+                over=""
+            fi
+        done
+        test -z "$over" || return 0
         sleep 0.5
     done
     return 1
@@ -130,12 +138,12 @@ task=$(tr '\0' '\n' <"/proc/$victim/environ" | sed -n 's/^SLURM_ARRAY_TASK_ID=//
 sleep 1
 kill -KILL "$victim"
 say "killed the program of task $task (process $victim)"
-wait_until_over "$array,$group"
+wait_until_over "$array" "$group"
 say "array and group are over after $((SECONDS - started)) s"
 cat "$job/participant-$task.log"
 grep -q 'killed; requeued' "$job/participant-$task.log"
-wait_for "${array}_$task" 'Restarts=1' 2
-wait_for "$group" 'JobState=COMPLETED' 2
+wait_for "${array}_$task" 'Restarts=1' 20
+wait_for "$group" 'JobState=COMPLETED' 20
 echo "$(state "$array" | grep -o 'JobState=[A-Z]*' | sort | uniq -c | tr '\n' ' ')of the array's tasks"
 "$PYTHON" "$here/compare.py" "$serial" "$out"
 test -z "$(find "$out" -name '*.tmp')"
@@ -169,18 +177,18 @@ sleep 6
 scancel --batch --signal=USR1 "$stopped"
 wait_for "$stopped" 'Restarts=1' 240
 grep -q 'Reason=Dependency' <<<"$(state "$after")"
-wait_until_over "$stopped,$after"
+wait_until_over "$stopped" "$after"
 cat "$SCRATCH/pretrain.log"
-wait_for "$stopped" 'JobState=COMPLETED' 2
-wait_for "$after" 'JobState=COMPLETED' 2
+wait_for "$stopped" 'JobState=COMPLETED' 20
+wait_for "$after" 'JobState=COMPLETED' 20
 test -f "$out/encoders/stopped/config.json"
 
 say "pretraining that --max-hours stops must not let the next job start"
 early=$(pretrain early --encoder-name early --epochs 4000 --max-hours 0.001)
 after=$(sbatch --parsable --dependency="afterok:$early" --kill-on-invalid-dep=yes --output=/dev/null --wrap true)
-wait_until_over "$early,$after"
+wait_until_over "$early" "$after"
 tail -n 3 "$SCRATCH/early.log"
-wait_for "$early" 'JobState=FAILED' 2
-wait_for "$after" 'JobState=CANCELLED' 2
+wait_for "$early" 'JobState=FAILED' 20
+wait_for "$after" 'JobState=CANCELLED' 20
 test ! -f "$out/encoders/early/config.json"
 say "SLURM test passed"
