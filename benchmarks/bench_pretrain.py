@@ -40,6 +40,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a machine that only has the files
+
 from bids_semantoks.config import EncoderConfig, TrainingConfig
 from bids_semantoks.models.build import build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.heads import ProjectionHead
