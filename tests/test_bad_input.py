@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_semantoks import participant
+from bids_semantoks import participant, planning
 from bids_semantoks.cli import call
 from bids_semantoks.outputs.store import read_statuses
 
@@ -438,7 +438,7 @@ def test_bug_is_reported_as_one(study, tmp_path, app, monkeypatch):
     def explode(*_):
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(participant, "extract_signals", explode)
+    monkeypatch.setattr(planning, "extract_signals", explode)
     code, text = app(study, tmp_path / "out", "--participant-label", BAD)
     assert code == 7
     assert "internal" in text
