@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.config import AppConfig, to_json
-from bids_semantoks.designs import Design, ProbePlan, build_design, convert_covariates, plan_probes
+from bids_semantoks.config import to_json
+from bids_semantoks.designs import Design, ProbePlan, build_design, convert_covariates
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs.probes import ScoreRow, write_probe_tables
@@ -39,8 +39,6 @@ from bids_semantoks.rows import (
     name_twin,
     read_windows,
 )
-
-__all__ = ["plan_probes", "report_probes", "run_probes"]
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -536,32 +534,6 @@ def run_probes(
     )
     write_results(found, encoder)
     return found
-
-
-def report_probes(
-    plan: ProbePlan,
-    config: AppConfig,
-    encoder: RunEncoder,
-    stored: Sequence[StoredRun],
-    atlas: tuple[tuple[str, ...], tuple[str, ...]],
-) -> None:
-    """Run probes and write the page of the group.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        From `plan_probes`.
-    config : AppConfig
-        What was asked, with the encoder that was pretrained on the way.
-    encoder : RunEncoder
-        What embedded.
-    stored : sequence of StoredRun
-        Runs with complete embeddings.
-    atlas : tuple of (parcels, networks)
-        Of the signals.
-    """
-    run_probes(dataclasses.replace(plan, config=config), encoder, stored, atlas)
-    LOGGER.info("Probes: %s", config.out_dir / "group_probe.tsv")
 
 
 def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:

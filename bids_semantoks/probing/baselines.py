@@ -53,7 +53,9 @@ def compute_covariance(runs: Sequence[NDArray[np.floating[Any]]], estimator: str
             raise ValueError(f"connectivity needs 3 volumes or more, found {len(values)}")
         present = np.flatnonzero(np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0))
         values = values[:, present] - values[:, present].mean(axis=0)
-        measure = ConnectivityMeasure(cov_estimator=ESTIMATORS[estimator](), kind="covariance", standardize=False)
+        measure = ConnectivityMeasure(
+            cov_estimator=ESTIMATORS[estimator](store_precision=False), kind="covariance", standardize=False
+        )
         covariance = np.eye(len(total))
         if len(present):
             covariance[np.ix_(present, present)] = measure.fit_transform([values / values.std(axis=0)])[0]

@@ -1,0 +1,320 @@
+"""Figures of what probes found: models side by side, predictions, leakage, and the embedding in two dimensions.
+
+Shape letters: n rows, K classes, D dimensions of the embedding.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import urllib.parse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.outputs.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, start_figure, use_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+Floats = NDArray[np.float64]
+#: Colours of Okabe and Ito in an order in which neighbours differ in brightness, too.
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+_SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """One model in a comparison.
+
+    Parameters
+    ----------
+    name : str
+        What the axis says.
+    value, low, high : float
+        Score and its interval.
+    note : str
+        What stands at the right, such as a p value.
+    is_encoder : bool
+        Whether it is what others are baselines for.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    note: str
+    is_encoder: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Colouring:
+    """A column that points are coloured by.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    labels : tuple of (str or None), length n
+        Text; None where missing.
+    numbers : NDArray, float64, shape (n,), or None
+        The same as numbers where it is a quantity.
+    """
+
+    name: str
+    labels: tuple[str | None, ...]
+    numbers: Floats | None
+
+
+def render_figure(name: str, draw: Callable[[], Figure]) -> str:
+    """Draw a figure into a page; whatever goes wrong costs this figure alone.
+
+    Parameters
+    ----------
+    name : str
+        What it shows, for the log.
+    draw : callable
+        Makes the figure.
+
+    Returns
+    -------
+    str
+        Data URI; empty when it could not be drawn.
+    """
+    try:
+        buffer = io.BytesIO()
+        with use_style():
+            draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    except Exception as error:
+        # A picture must never cost results.
+        LOGGER.debug("Drawing %s", name, exc_info=True)
+        LOGGER.warning("The figure of %s could not be drawn: %s: %s", name, type(error).__name__, error)
+        return ""
+    return embed_svg(buffer.getvalue().decode())
+
+
+def embed_svg(text: str) -> str:
+    """Turn an SVG into a data URI.
+
+    Parameters
+    ----------
+    text : str
+        The SVG.
+
+    Returns
+    -------
+    str
+        Quoted, which is a third smaller than base64.
+    """
+    return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
+
+
+def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
+    """Draw the score of each model with its interval, best first.
+
+    Parameters
+    ----------
+    bars : sequence of Bar
+        In the order to be shown.
+    label : str
+        What the scores are.
+    chance : float
+        Score of a model without features.
+
+    Returns
+    -------
+    Figure
+        One line a model.
+    """
+    figure = start_figure(6.4, 0.85 + 0.32 * len(bars))
+    axes = figure.subplots(gridspec_kw=build_margins(figure, left=1.75, right=1.35, top=0.15, bottom=0.5))
+    axes.axvline(chance, color=GREY, linewidth=1, linestyle="--")
+    for i, bar in enumerate(bars):
+        colour = ORANGE if bar.is_encoder else BLUE
+        if np.isfinite([bar.low, bar.high]).all():
+            axes.plot([bar.low, bar.high], [i, i], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
+        axes.plot(bar.value, i, "o", color=colour, markersize=6)
+        axes.annotate(
+            bar.note,
+            xy=(1, i),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            annotation_clip=False,
+        )
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+    for tick, bar in zip(axes.get_yticklabels(), bars, strict=True):
+        tick.set_fontweight("bold" if bar.is_encoder else "normal")
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True, axis="x", color=LIGHT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f"{label} with 95 % interval (dashed: chance)")
+    return figure
+
+
+def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
+    """Draw predicted against true values.
+
+    Parameters
+    ----------
+    truth, predicted : NDArray, float64, shape (n,)
+        Of the rows tested.
+    name : str
+        The phenotype.
+
+    Returns
+    -------
+    Figure
+        Square, with the line on which predictions would be right.
+    """
+    figure = start_figure(4.2, 4.0)
+    axes = figure.subplots(gridspec_kw=build_margins(figure, left=0.65, right=0.2, top=0.15, bottom=0.55))
+    both = np.concatenate([truth, predicted])
+    pad = 0.04 * max(float(np.ptp(both)), 1e-12)
+    limits = float(both.min()) - pad, float(both.max()) + pad
+    axes.plot(limits, limits, color=GREY, linewidth=1, linestyle="--")
+    axes.plot(truth, predicted, "o", color=ORANGE, markersize=4, alpha=0.7, markeredgewidth=0)
+    axes.set(xlim=limits, ylim=limits, xlabel=f"true {name}", ylabel=f"predicted {name}, out of fold", aspect="equal")
+    return figure
+
+
+def draw_classes(truth: NDArray[np.int64], scores: Floats, classes: Sequence[str]) -> Figure:
+    """Draw which classes were taken for which, and the ROC curve where there are two.
+
+    Parameters
+    ----------
+    truth : NDArray, int64, shape (n,)
+        Class index.
+    scores : NDArray, float64, shape (n, K)
+        Mean probabilities, out of fold.
+    classes : sequence of str, length K
+        Names.
+
+    Returns
+    -------
+    Figure
+        ROC curve, confusion matrix.
+    """
+    is_binary = len(classes) == 2
+    figure = start_figure(7.4 if is_binary else 4.8, 3.9)
+    margins = build_margins(figure, left=0.65, right=0.2, top=0.3, bottom=0.75)
+    axes = figure.subplots(1, 2 if is_binary else 1, squeeze=False, gridspec_kw={**margins, "wspace": 0.5})[0]
+    if is_binary:
+        _draw_roc(axes[0], truth == 1, scores[:, 1], classes[1])
+    _draw_confusion(axes[-1], truth, scores, classes)
+    return figure
+
+
+def _draw_roc(axes: Axes, is_member: NDArray[np.bool_], score: Floats, name: str) -> None:
+    thresholds = np.unique(score)[::-1]
+    hit = [0.0, *((score >= t)[is_member].mean() for t in thresholds)]
+    false = [0.0, *((score >= t)[~is_member].mean() for t in thresholds)]
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--")
+    axes.plot(false, hit, color=ORANGE, linewidth=2, drawstyle="steps-post")
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="share of others taken for it", ylabel=f"share of {name} found")
+    axes.set_aspect("equal")
+    axes.set_title("ROC curve")
+
+
+def _draw_confusion(axes: Axes, truth: NDArray[np.int64], scores: Floats, classes: Sequence[str]) -> None:
+    n = len(classes)
+    # What balanced accuracy asks for: probability relative to the share of a class.
+    lift = scores / np.maximum(np.bincount(truth, minlength=n) / len(truth), 1e-12)
+    counts = np.zeros((n, n))
+    np.add.at(counts, (truth, lift.argmax(axis=1)), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    if n <= 8:
+        for i, j in np.ndindex(n, n):
+            colour = "white" if shares[i, j] > 0.6 else INK
+            axes.text(j, i, f"{shares[i, j]:.0%}\n({counts[i, j]:.0f})", ha="center", va="center", color=colour)
+    axes.set_xticks(range(n), classes, rotation=0 if max(map(len, classes)) < 9 else 30)
+    axes.set_yticks(range(n), classes)
+    axes.set(xlabel="taken for", ylabel="true")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title("Who was taken for whom")
+
+
+def compute_axes(values: Floats) -> tuple[Floats, Floats]:
+    """Project rows onto their two principal axes, each feature in units of its deviation.
+
+    Parameters
+    ----------
+    values : NDArray, float64, shape (n, D)
+        Features.
+
+    Returns
+    -------
+    points : NDArray, float64, shape (n, 2)
+        Coordinates, in units of the first axis' deviation.
+    shares : NDArray, float64, shape (2,)
+        Of the variance.
+    """
+    centred = values - values.mean(axis=0)
+    deviation = centred.std(axis=0)
+    centred = centred[:, deviation > 0] / deviation[deviation > 0]
+    power, axes = np.linalg.eigh(centred @ centred.T)
+    first = np.maximum(power[::-1][:2], 0)
+    points = axes[:, ::-1][:, :2] * np.sqrt(first)
+    total = max(float(np.maximum(power, 0).sum()), 1e-300)
+    return points / max(float(points[:, 0].std()), 1e-300), first / total
+
+
+def draw_map(values: Floats, colourings: Sequence[Colouring]) -> Figure:
+    """Draw the embedding in two dimensions, once for each column that it is coloured by.
+
+    Parameters
+    ----------
+    values : NDArray, float64, shape (n, D)
+        Mean embedding of each participant.
+    colourings : sequence of Colouring
+        At least one.
+
+    Returns
+    -------
+    Figure
+        Two panels a line.
+    """
+    points, shares = compute_axes(values)
+    n_lines = (len(colourings) + 1) // 2
+    figure = start_figure(8.6, 0.5 + 3.4 * n_lines)
+    margins = build_margins(figure, left=0.6, right=1.2, top=0.3, bottom=0.55)
+    panels = figure.subplots(n_lines, 2, squeeze=False, gridspec_kw={**margins, "wspace": 0.55, "hspace": 0.42})
+    for axes, colouring in zip(panels.flat, colourings, strict=False):
+        _draw_points(axes, points, colouring)
+        axes.set_title(colouring.name)
+        axes.set_xlabel(f"first axis ({shares[0]:.0%} of variance)")
+        axes.set_ylabel(f"second axis ({shares[1]:.0%})")
+    for axes in panels.flat[len(colourings) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _draw_points(axes: Axes, points: Floats, colouring: Colouring) -> None:
+    style: dict[str, Any] = {"s": 22, "linewidths": 0, "alpha": 0.85}
+    known = np.array([label is not None for label in colouring.labels])
+    axes.scatter(points[~known, 0], points[~known, 1], color=LIGHT, **style)
+    if colouring.numbers is not None:
+        image = axes.scatter(points[known, 0], points[known, 1], c=colouring.numbers[known], cmap="viridis", **style)
+        bar = axes.get_figure(root=True).colorbar(image, ax=axes, pad=0.02, fraction=0.05)  # type: ignore[union-attr]
+        bar.outline.set_visible(False)
+        return
+    names = sorted({label for label in colouring.labels if label is not None})
+    for i, name in enumerate(names):
+        own = np.array([label == name for label in colouring.labels])
+        marker = "os^Dv"[(i // len(COLOURS)) % 5]
+        shown = name if i < 12 else None
+        axes.scatter(
+            points[own, 0], points[own, 1], color=COLOURS[i % len(COLOURS)], marker=marker, label=shown, **style
+        )
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2, borderaxespad=0.3)

@@ -1,0 +1,200 @@
+"""The page of a group: what was probed, in whom, and what came out, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks import __version__
+from bids_semantoks.outputs.figures_probes import embed_svg
+from bids_semantoks.outputs.files import write_text
+from bids_semantoks.outputs.methods import read_methods
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+#: Models and metrics in words that readers know.
+MODEL_NAMES: Final = {
+    "pearson": "Pearson connectivity",
+    "ledoit_wolf": "Ledoit-Wolf connectivity",
+    "tangent": "tangent connectivity",
+    "parcel_moments": "means and variances",
+    "motion": "motion, scan length",
+    "covariates": "covariates only",
+    "random": "random weights",
+    "chance": "chance",
+}
+METRIC_NAMES: Final = {
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "calibration_error": "calibration error",
+    "r": "r",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "r_pooled": "pooled r",
+    "calibration_slope": "calibration slope",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One figure on the page.
+
+    Parameters
+    ----------
+    title, caption : str
+        What it is, and what to look for.
+    data : str
+        The figure as a data URI; empty when it could not be drawn.
+    """
+
+    title: str
+    caption: str
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhenotypePart:
+    """What the page says about one phenotype.
+
+    Parameters
+    ----------
+    name : str
+        The phenotype.
+    lead : str
+        The result in one sentence.
+    facts : list of (str, str)
+        Who is in and out, splits, covariates.
+    pictures : list of Picture
+        Models; predictions.
+    columns : list of str
+        Header of the table.
+    lines : list of list of str
+        One line a model.
+    strata : list of (str, list of (str, str, str))
+        Scores by site and by repetition time: name, rows, score.
+    """
+
+    name: str
+    lead: str
+    facts: list[tuple[str, str]]
+    pictures: list[Picture]
+    columns: list[str]
+    lines: list[list[str]]
+    strata: list[tuple[str, list[tuple[str, str, str]]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupPage:
+    """Everything on the page.
+
+    Parameters
+    ----------
+    title : str
+        Name of the encoder.
+    overview : list of (str, str)
+        What was run.
+    pretraining : str
+        Whether people were both pretrained and probed on.
+    warns : bool
+        Whether that is a reason to be careful.
+    phenotypes : list of PhenotypePart
+        In the order asked for.
+    leakage : list of str
+        How well embeddings know motion and site, in sentences.
+    leakage_picture : Picture or None
+        The same as a figure.
+    embedding_map : Picture
+        Participants in two dimensions.
+    training : Picture or None
+        Course of the pretraining.
+    warnings : list of str
+        What the user should know.
+    """
+
+    title: str
+    overview: list[tuple[str, str]]
+    pretraining: str
+    warns: bool
+    phenotypes: list[PhenotypePart]
+    leakage: list[str]
+    leakage_picture: Picture | None
+    embedding_map: Picture
+    training: Picture | None
+    warnings: list[str]
+
+
+def read_training_picture(directory: Path) -> Picture | None:
+    """Read the training curve of an encoder that was pretrained here.
+
+    Parameters
+    ----------
+    directory : Path
+        Directory of the encoder.
+
+    Returns
+    -------
+    Picture or None
+        None when there is none.
+    """
+    path = directory / "figures" / "training.svg"
+    if not path.is_file():
+        return None
+    return Picture(
+        title="Pretraining",
+        caption="Losses and effective rank of the projections over the optimiser's steps. A rank that falls to a few "
+        "means that the encoder has collapsed.",
+        data=embed_svg(path.read_text(encoding="utf-8")),
+    )
+
+
+def write_group_page(out_dir: Path, page: GroupPage) -> Path:
+    """Write ``group.html``; the tables are on disk already, so what goes wrong costs the page alone.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    page : GroupPage
+        Its content.
+
+    Returns
+    -------
+    Path
+        ``OUT_DIR/group.html``.
+    """
+    path = out_dir / "group.html"
+    try:
+        write_text(path, render_page(page, methods=read_methods(out_dir)), only_if_changed=True)
+    except Exception as error:
+        # Results are on disk already; a page about them must never turn success into failure.
+        LOGGER.debug("Writing %s", path, exc_info=True)
+        LOGGER.warning("The report %s could not be written: %s: %s", path.name, type(error).__name__, error)
+    return path
+
+
+def render_page(page: GroupPage, *, methods: str) -> str:
+    """Render the page.
+
+    Parameters
+    ----------
+    page : GroupPage
+        Its content.
+    methods : str
+        HTML fragment of the methods text.
+
+    Returns
+    -------
+    str
+        HTML that needs nothing else.
+    """
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
+    data = files("bids_semantoks").joinpath("data")
+    style = data.joinpath("report.html.jinja").read_text(encoding="utf-8")
+    style = style.partition("<style>\n")[2].partition("</style>")[0]
+    text = data.joinpath("group.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(text).render(page=page, version=__version__, style=style, methods=methods)
