@@ -41,12 +41,14 @@ demo: $(DEMO)/dataset_description.json
 	$(RUN) group $(OPTIONS)
 	$(RUN) group $(OPTIONS) --pretrain $(PRETRAINING)
 	@echo
+	@echo "Report of each participant:   $(DEMO_OUT)/sub-*.html"
 	@echo "Embeddings of each run:      $(DEMO_OUT)/sub-*/**/func/*_embedding.tsv"
 	@echo "One row for each participant: $(DEMO_OUT)/phenotype/"
 	@echo "An encoder of your own:       $(DEMO_OUT)/encoders/tiny/README.md"
 
+# Threads that wait in a spin would take the CPUs from the other test process.
 test: $(STAMP) check
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 	$(MAKE) validate
 
 check: $(STAMP)
