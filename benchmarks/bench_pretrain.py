@@ -453,7 +453,7 @@ def time_steps(
                 run(False)
             times[name].append(read_clock(device).since(before))
     print(f"\nstep alone, {args.encoder}, batch {args.batch_size}, {args.rounds} rounds of {2 * n_pairs} steps in turn")
-    kind = 0 if is_cuda else 1
+    kind, unit = (0, "scans/s") if is_cuda else (1, "scans/s of the processor")
     base = [one[kind] for one in next(iter(times.values()))]
     ratios = {}
     for name, measured in times.items():
@@ -462,7 +462,7 @@ def time_steps(
         ratios[name] = statistics.median(pairs)
         print(
             f"  {name}: {1e3 * per_step[0]:.1f} ms by the clock, {1e3 * per_step[1]:.1f} ms of the processor, "
-            f"{args.batch_size / per_step[kind]:.1f} scans/s, {ratios[name]:.2f} times the peer "
+            f"{args.batch_size / per_step[kind]:.1f} {unit}, {ratios[name]:.2f} times the peer "
             f"({min(pairs):.2f} to {max(pairs):.2f} over rounds){describe_flops(config, args, per_step[kind])}"
         )
     if is_cuda:

@@ -10,13 +10,15 @@ values [participants, parcels, volumes], lengths, repetition_time, participant_i
 phenotype_age, phenotype_sex.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/compare_pretraining.py [--participants N | --data FILE.npz] [--encoder NAME]
-     [--epochs N] [--batch-size N] [--learning-rate RATE] [--seeds N] [--stages N] [--device cuda]
+     [--epochs N] [--batch-size N] [--learning-rate RATE] [--recipe JSON] [--seeds N] [--stages N] [--student]
+     [--device cuda]
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from bids_semantoks.config import TrainingConfig
+from bids_semantoks.config import TrainingConfig, from_json
 from bids_semantoks.demo.atlas import build_table
 from bids_semantoks.demo.parcellated import simulate_series
 from bids_semantoks.demo.participants import draw_participant, plan_runs
@@ -50,6 +52,7 @@ from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.pretrain import Pretraining, StopRequest, TrainingPlan
+from bids_semantoks.training.schedules import compute_momenta
 from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 
 METRICS = {"age": "r", "sex": "auroc"}
@@ -203,7 +206,8 @@ def compare_seed(
     began = time.monotonic()
 
     def look(step: int, row: Mapping[str, float]) -> None:
-        embeddings = encode_study(study, module.teacher, args.device)
+        encoder = module.student if args.student else module.teacher
+        embeddings = encode_study(study, encoder, args.device)
         print(f"  seed {seed}, step {step}, {time.monotonic() - began:.0f} s: loss {row['loss']:.3f}", end="")
         print(f" (cls {row['cls']:.3f}), rank {row['rank']:.1f}, cosine {row['cosine']:.3f}", flush=True)
         for name, values in embeddings.items():
@@ -256,6 +260,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float, default=TrainingConfig().learning_rate)
     parser.add_argument("--augmentation", type=int, default=TrainingConfig().augmentation)
+    parser.add_argument(
+        "--recipe", type=json.loads, default={}, help="JSON object over the recipe, for what else it has"
+    )
+    parser.add_argument("--student", action="store_true", help="probe the student instead of the teacher")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--stages", type=int, default=2, help="how often the encoder is probed on its way")
@@ -275,19 +283,22 @@ def main() -> None:
     order = match_parcels(study.parcels, study.networks, layout).order
     n = len(study.labels)
     recipe = dataclasses.replace(
-        TrainingConfig(),
+        from_json(TrainingConfig, args.recipe),
         epochs=args.epochs,
         batch_size=choose_batch_size(n, args.batch_size, n_parts=1),
         learning_rate=args.learning_rate,
         augmentation=args.augmentation,
     )
     assert recipe.batch_size is not None
+    momenta = compute_momenta(recipe.epochs * (n // recipe.batch_size), *recipe.momentum)
+    share = float(momenta.prod())
     with tempfile.TemporaryDirectory() as folder:
         view = pack_study(study, Path(folder) / "signals", order, config.repetition_time)
         print(
             f"{n} participants, {len(study.parcels)} parcels, encoder {args.encoder}, {recipe.epochs} epochs of "
             f"{n // recipe.batch_size} steps, batch {recipe.batch_size}, learning rate "
-            f"{recipe.learning_rate * recipe.batch_size / 256:.2g}; made ready in {time.monotonic() - began:.0f} s",
+            f"{recipe.learning_rate * recipe.batch_size / 256:.2g}; {share:.0%} of the teacher stays from the start; "
+            f"made ready in {time.monotonic() - began:.0f} s",
             flush=True,
         )
         known = predict(build_connectivity(study), study, args.first_seed, args.repeats)
