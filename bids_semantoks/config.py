@@ -268,7 +268,12 @@ class ProbingConfig:
     probe: tuple[str, ...] = option(
         (), "Phenotypes to predict: columns of participants.tsv, sessions.tsv or phenotype/*.tsv.", metavar="COLUMN..."
     )
-    phenotype: Path | None = option(None, "Table of phenotypes to read instead.", metavar="FILE", is_result=False)
+    phenotype: Path | None = option(
+        None,
+        "Table of phenotypes to look in first: a path, or one below BIDS_DIR or the raw dataset above it.",
+        metavar="FILE",
+        is_result=False,
+    )
     protocol: str = option(
         "nested",
         "Nested cross-validation, or the published evaluation (BatchNorm and a linear layer, trained by SGD).",
@@ -280,7 +285,9 @@ class ProbingConfig:
         choices=("auto", "classification", "regression"),
     )
     n_bins: int = option(0, "Cut continuous phenotypes into this many classes of equal size; 0 for none.", metavar="N")
-    n_repeats: int = option(10, "Repetitions, of 5 folds each in the nested protocol.", metavar="N")
+    n_repeats: int = option(
+        10, "Repetitions, of 5 folds each in the nested protocol; --splits and --leave-out have their own.", metavar="N"
+    )
     splits: Path | None = option(
         None, "Use the splits of this table (group_splits.tsv of an earlier call).", metavar="FILE", is_result=False
     )
@@ -294,7 +301,7 @@ class ProbingConfig:
     n_permutations: int = option(200, "Permutations of the labels for the p value; 0 for none.", metavar="N")
     baselines: tuple[str, ...] = option(
         ("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "covariates", "random", "chance"),
-        "Models to compare with, on the same splits; none for none.",
+        "Models to compare with, on the same splits; covariates are those of --covariate; none for none.",
         metavar="NAME...",
     )
 
@@ -318,6 +325,22 @@ class ProbingConfig:
         unknown = sorted(set(self.baselines) - {*known, "none"})
         _check(
             not unknown, f"--baselines has unknown names: {', '.join(unknown)}.", f"Known: {', '.join(known)}, none."
+        )
+        _check(
+            "none" not in self.baselines or len(self.baselines) == 1,
+            f"--baselines has none beside {', '.join(sorted(set(self.baselines) - {'none'}))}.",
+            "Give none alone.",
+        )
+        _check(
+            self.protocol == "nested" or not self.covariate,
+            f"--covariate {' '.join(self.covariate)} is removed by the nested protocol only.",
+            "Leave --protocol paper away.",
+        )
+        given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        _check(
+            bool(self.probe) or not given,
+            f"{', '.join('--' + name.replace('_', '-') for name in given)} would do nothing without --probe.",
+            "Say what to predict with --probe COLUMN.",
         )
         _check(
             len(set(self.probe)) == len(self.probe),

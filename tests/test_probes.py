@@ -1,0 +1,250 @@
+"""Probes from the command line: effects that were planted are found, people who lack something are counted."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_semantoks.cli import call
+from bids_semantoks.config import EmbeddingConfig
+from bids_semantoks.embedding import build_run_encoder
+from bids_semantoks.inputs.names import sorted_naturally
+from bids_semantoks.outputs import report, run_figures
+from bids_semantoks.probes import count_pretrained, describe_pretraining
+
+N, P, T = 31, 11, 120
+NETWORKS = ("Vis", "SomMot", "Default")
+PARCELS = tuple(f"LH_{NETWORKS[i % 3]}_{i}" for i in range(P))
+QUICK = ("--n-permutations", "19", "--n-repeats", "1")
+LABELS = tuple(f"{i:02d}" for i in range(1, N + 1))
+
+Group = Callable[..., tuple[int, str]]
+
+
+def write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join("\t".join(map(str, row)) for row in (header, *rows)) + "\n")
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Parcel series in which the first half of the parcels is the more alike the older one is, and their outputs."""
+    root, rng = tmp_path_factory.mktemp("probes"), np.random.default_rng(0)
+    series, out = root / "series", root / "out"
+    people = []
+    for number, label in enumerate(LABELS):
+        age, site = 20 + 2 * number, "AB"[number % 2]
+        sessions = ("1", "2") if number < 13 else ("",)
+        for session in sessions:
+            common = rng.standard_normal((T, 1)) * age / 30
+            values = rng.standard_normal((T, P)) + np.where(np.arange(P) < P // 2, common, 0)
+            part = f"_ses-{session}" if session else ""
+            folder = series / f"sub-{label}" / (f"ses-{session}" if session else "") / "func"
+            stem = folder / f"sub-{label}{part}_task-rest_space-MNI152NLin6Asym_atlas-Own_stat-mean_timeseries"
+            write_tsv(stem.with_suffix(".tsv"), PARCELS, np.round(values, 4).tolist())
+            stem.with_suffix(".json").write_text(json.dumps({"RepetitionTime": 2.0}))
+        family = f"f{number // 3}" if number > 2 else "n/a"
+        sex = "n/a" if number == 7 else "FM"[(number // 2) % 2]
+        people.append((f"sub-{label}", "n/a" if number == 4 else age, sex, site, family))
+    people.append(("sub-99", 50, "F", "A", "f1"))
+    write_tsv(series / "participants.tsv", ("participant_id", "age", "sex", "site", "family"), people)
+    rows = [(f"sub-{label}", f"ses-{s}", round(rng.normal(), 3)) for label in LABELS[:13] for s in (1, 2)]
+    write_tsv(series / "phenotype" / "mood.tsv", ("participant_id", "session_id", "mood"), rows)
+    description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
+    (series / "dataset_description.json").write_text(json.dumps(description))
+    options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "-q"]
+    with pytest.MonkeyPatch.context() as patch:
+        # Pictures of 44 runs take a minute and are looked at elsewhere.
+        for module in (report, run_figures):
+            patch.setattr(module, "write_figure", lambda *_: False)
+        assert call([str(series), str(out), "participant", *options]) == 0
+    return series, out
+
+
+@pytest.fixture
+def group(found: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> Group:
+    """Call the group level; gives its exit code and what it said."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = call([*map(str, found), "group", "--model", "random:tiny", "--n-procs", "1", *QUICK, *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def select(out: Path, **wanted: str) -> list[dict[str, str]]:
+    rows = read_tsv(out / "group_probe.tsv")
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    code, said = group("--probe", "age", "sex")
+    assert code == 0, said
+    (score,) = select(out, phenotype="age", model="pearson", metric="r")
+    assert float(score["value"]) > 0.8
+    assert float(score["ci_low"]) > 0.3
+    assert score["p_value"] == "0.05"
+    assert score["n_participants"] == "30"
+    assert float(score["difference_low"]) < float(score["difference"]) < float(score["difference_high"])
+    assert float(score["difference_p_holm"]) >= float(score["difference_p"])
+    models = {row["model"] for row in select(out, phenotype="sex")}
+    baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "random", "chance"}
+    assert models == baselines | {"RandomTiny"}
+    assert {row["role"] for row in select(out, phenotype="site")} == {"leakage"}
+    assert {row["n_pretrained"] for row in read_tsv(out / "group_probe.tsv")} == {"0"}
+    predictions = read_tsv(out / "group_predictions.tsv")
+    own = [row for row in predictions if (row["phenotype"], row["model"]) == ("age", "pearson")]
+    assert len(own) == 30
+    truth, predicted = (np.array([float(row[name]) for row in own]) for name in ("truth", "predicted"))
+    assert np.corrcoef(truth, predicted)[0, 1] > 0.7
+    sexes = [row for row in predictions if (row["phenotype"], row["model"]) == ("sex", "RandomTiny")]
+    assert {row["class"] for row in sexes} == {"M"}
+    assert all((float(row["score"]) > 0.5) == (row["predicted"] == "M") for row in sexes)
+    splits = [row for row in read_tsv(out / "group_splits.tsv") if row["phenotype"] == "age"]
+    tested = [row["participant_id"] for row in splits if row["role"] == "test"]
+    assert sorted(tested) == sorted(f"sub-{label}" for i, label in enumerate(LABELS) if i != 4)
+    for name in ("group_probe", "group_predictions", "group_splits"):
+        header = (out / f"{name}.tsv").read_text().partition("\n")[0].split("\t")
+        assert set(header) <= set(json.loads((out / f"{name}.json").read_text()))
+
+
+def test_page_needs_nothing_else(found: tuple[Path, Path], group: Group) -> None:
+    assert group("--probe", "age", "--baselines", "pearson", "--n-permutations", "0")[0] == 0
+    page = (found[1] / "group.html").read_text()
+    assert "could not be drawn" not in page
+    assert page.count('src="data:image/svg+xml') == 4
+    assert 'src="http' not in page
+    assert "1 without a value" in page
+    assert "it was pretrained on nobody" in page
+    assert {row["model"] for row in select(found[1], phenotype="age")} == {"RandomTiny", "pearson"}
+    assert {row["p_value"] for row in select(found[1], phenotype="age")} == {"n/a"}
+
+
+def test_sessions_are_rows_and_never_straddle_a_split(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    code, said = group("--probe", "mood", "--baselines", "motion")
+    assert code == 0, said
+    (score,) = select(out, phenotype="mood", model="RandomTiny", metric="r")
+    assert (score["n_participants"], score["n_rows"]) == ("13", "26")
+    rows = [row for row in read_tsv(out / "group_predictions.tsv") if row["model"] == "RandomTiny"]
+    assert {(row["participant_id"], row["session_id"]) for row in rows} == {
+        (f"sub-{label}", f"ses-{session}") for label in LABELS[:13] for session in (1, 2)
+    }
+    roles: dict[tuple[str, str], set[str]] = {}
+    for row in read_tsv(out / "group_splits.tsv"):
+        roles.setdefault((row["fold"], row["participant_id"]), set()).add(row["role"])
+    assert all(len(found_roles) == 1 for found_roles in roles.values())
+
+
+def test_given_splits_are_used(found: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
+    path = tmp_path / "splits.tsv"
+    parts = {label: i % 3 for i, label in enumerate(LABELS)}
+    rows = [(0, fold, f"sub-{label}", "test") for label, fold in parts.items()]
+    write_tsv(path, ("repetition", "fold", "participant_id", "role"), rows)
+    assert group("--probe", "age", "--baselines", "none", "--splits", str(path))[0] == 0
+    used = read_tsv(found[1] / "group_splits.tsv")
+    for fold in range(3):
+        tested = [row["participant_id"] for row in used if (row["fold"], row["role"]) == (str(fold), "test")]
+        assert tested == [f"sub-{label}" for i, label in enumerate(LABELS) if parts[label] == fold and i != 4]
+    code, said = group("--probe", "age", "--baselines", "none", "--splits", str(path), "--protocol", "paper")
+    assert code == 3
+    assert "have nobody in validation" in said
+
+
+def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    assert group("--probe", "age", "--baselines", "none", "--group-by", "family")[0] == 0
+    families = {f"sub-{label}": f"f{i // 3}" if i > 2 else label for i, label in enumerate(LABELS)}
+    for fold in "01234":
+        rows = [row for row in read_tsv(out / "group_splits.tsv") if row["fold"] == fold]
+        sides = {
+            role: {families[row["participant_id"]] for row in rows if row["role"] == role} for role in ("train", "test")
+        }
+        assert not sides["train"] & sides["test"]
+    code, said = group("--probe", "age", "--baselines", "pearson", "covariates", "--leave-out", "site")
+    assert code == 0, said
+    tested = {
+        row["participant_id"]
+        for row in read_tsv(out / "group_splits.tsv")
+        if (row["fold"], row["role"]) == ("1", "test")
+    }
+    assert tested == {f"sub-{label}" for i, label in enumerate(LABELS) if i % 2 == 1}
+
+
+def test_covariates_are_removed_and_stand_alone(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    assert group("--probe", "age", "--covariate", "sex", "age", "--baselines", "covariates")[0] == 0
+    (score,) = select(out, phenotype="age", model="RandomTiny", metric="r")
+    assert (score["covariates"], score["n_participants"]) == ("sex", "29")
+    (alone,) = select(out, phenotype="age", model="covariates", metric="r")
+    assert alone["covariates"] == "n/a"
+    leaks = {row["covariates"] for row in select(out, phenotype="site")}
+    assert leaks == {"n/a", "sex, age"}
+    assert "1 without a value; 1 without a value of sex" in (out / "group.html").read_text()
+
+
+def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    code, said = group("--probe", "age", "--protocol", "paper", "--n-bins", "2", "--baselines", "pearson")
+    assert code == 0, said
+    rows = {row["model"]: row for row in select(out, phenotype="age", metric="auroc")}
+    assert rows["RandomTiny"]["protocol"] == "paper"
+    assert rows["pearson"]["protocol"] == "nested"
+    assert rows["RandomTiny"]["kind"] == "classification"
+    roles = {row["role"] for row in read_tsv(out / "group_splits.tsv")}
+    assert roles == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--probe", "agee"), 3, "Column agee not found in participants.tsv"),
+        (("--probe", "family"), 3, "classes with fewer than 5 members"),
+        (("--probe", "age", "--group-by", "site"), 3, "2 groups cannot be divided into 5 folds"),
+        (("--probe", "age", "--covariate", "mood"), 3, "mood of mood.tsv has one value a session, but age"),
+        (
+            ("--probe", "age", "--protocol", "paper", "--covariate", "sex"),
+            4,
+            "--covariate sex is removed by the nested",
+        ),
+        (("--group-by", "site"), 4, "--group-by would do nothing without --probe|would do nothing without --probe"),
+        (("--probe", "age", "--baselines", "none", "pearson"), 4, "--baselines has none beside pearson"),
+    ],
+)
+def test_what_cannot_be_probed_ends_before_any_work(
+    group: Group, found: tuple[Path, Path], arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    before = sorted_naturally(str(path) for path in (found[1] / "logs").iterdir())
+    ended, said = group(*arguments)
+    assert ended == code
+    assert any(part in said for part in message.split("|"))
+    assert sorted_naturally(str(path) for path in (found[1] / "logs").iterdir()) == before
+
+
+def test_pretrained_participants_are_counted_by_their_hashes() -> None:
+    networks = tuple(NETWORKS[i % 3] for i in range(P))
+    random = build_run_encoder(EmbeddingConfig(model="random:tiny"), PARCELS, networks, seed=0)
+    assert count_pretrained({"01"}, random) == 0
+    hashes = [hashlib.sha256(f"salt{label}".encode()).hexdigest() for label in ("01", "02", "03")]
+    details = {"participants": {"salt": "salt", "sha256": hashes}}
+    own = dataclasses.replace(random, loaded=dataclasses.replace(random.loaded, is_random=False, details=details))
+    assert count_pretrained({"01", "03", "1", "44"}, own) == 2
+    assert describe_pretraining(own, 2, 4).startswith("2 of 4 participants here have labels that the encoder was")
+    foreign = dataclasses.replace(random, loaded=dataclasses.replace(random.loaded, is_random=False))
+    assert count_pretrained({"01"}, foreign) is None
+    assert "is not known" in describe_pretraining(foreign, None, 4)
