@@ -141,7 +141,8 @@ def encode_study(study: Study, encoder: Encoder, device: str) -> dict[str, NDArr
 
 def build_connectivity(study: Study) -> KernelFeatures:
     upper = np.triu_indices(len(study.parcels), 1)
-    edges = np.stack([np.corrcoef(table.T)[upper] for table in study.tables])
+    with np.errstate(invalid="ignore"):  # of parcels without signal, which then correlate with nothing
+        edges = np.stack([np.corrcoef(table.T)[upper] for table in study.tables])
     edges = np.arctanh(np.clip(np.nan_to_num(edges), -0.999999, 0.999999))
     return KernelFeatures(name="connectivity", kernel=compute_gram(edges))
 
