@@ -8,13 +8,15 @@ RUN := $(BIN)/bids_semantoks $(DEMO) $(DEMO_OUT)
 OPTIONS := --atlas Demo457 --model random:tiny
 # About a minute on two CPUs; larger batches than the automatic two, since 24 participants are few.
 PRETRAINING := --encoder-config tiny --epochs 80 --train-batch-size 8
+# Few people and few permutations: to see what comes out, not to believe it.
+PROBES := --probe age sex --n-repeats 2 --n-permutations 50
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup demo test check format validate bench clean image image-test cluster-test
 
 help:
-	@echo "make demo    make a synthetic study, run participant and group on it, pretrain a tiny encoder"
+	@echo "make demo    make a synthetic study, run participant and group on it, probe age and sex, pretrain a tiny encoder"
 	@echo "make test    everything that continuous integration runs"
 	@echo "make check   linters, types, import contracts, docstrings"
 	@echo "make format  put the code into its format"
@@ -38,12 +40,13 @@ $(DEMO)/dataset_description.json: $(STAMP)
 
 demo: $(DEMO)/dataset_description.json
 	$(RUN) participant $(OPTIONS)
-	$(RUN) group $(OPTIONS)
+	$(RUN) group $(OPTIONS) $(PROBES)
 	$(RUN) group $(OPTIONS) --pretrain $(PRETRAINING)
 	@echo
 	@echo "Report of each participant:   $(DEMO_OUT)/sub-*.html"
 	@echo "Embeddings of each run:      $(DEMO_OUT)/sub-*/**/func/*_embedding.tsv"
 	@echo "One row for each participant: $(DEMO_OUT)/phenotype/"
+	@echo "What they know of age, sex:   $(DEMO_OUT)/group.html"
 	@echo "An encoder of your own:       $(DEMO_OUT)/encoders/tiny/README.md"
 
 # Threads that wait in a spin would take the CPUs from the other test process.

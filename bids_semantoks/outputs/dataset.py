@@ -45,6 +45,8 @@ For each run (`sub-*/[ses-*/]func/`):
 `sub-<label>.html` shows each participant's runs in pictures, with what went wrong; it needs no network.
 `logs/CITATION.md` (also .html, .tex, .bib) is a methods text made from what was done, to be copied into manuscripts.
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
+`group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
+numbers.
 `logs/runs/` says what became of every run that was found, and why.
 Each sidecar (`.json`) gives sources, settings, checksums and software versions.
 """
