@@ -27,8 +27,18 @@ if refused=$(grep ': refuse, ' <<<"$plan"); then
     printf '%s\n' "$refused" >&2
     exit 4
 fi
-# A skipped or failed run needs its status, so only what is complete is left out.
-mapfile -t labels < <(grep '^sub-' <<<"$plan" | grep -v ': skip, already_done' | sed 's/^sub-\([^_]*\)_.*/\1/' | sort -u)
+labels=()
+while IFS= read -r line; do
+    stem=${line%%: *}
+    case ${line#*: } in
+        "skip, already_done"*) continue ;;
+        # Skipped for good; but every run needs its status once.
+        "skip, "*) ! compgen -G "$out_dir/logs/runs/${stem}*_status.json" >/dev/null || continue ;;
+    esac
+    label=${stem#sub-}
+    labels+=("${label%%_*}")
+done < <(grep '^sub-' <<<"$plan")
+test "${#labels[@]}" = 0 || mapfile -t labels < <(printf '%s\n' "${labels[@]}" | sort -u)
 
 job=$out_dir/logs/slurm/$(date +%Y%m%dT%H%M%S)-$$
 mkdir -p "$job"

@@ -95,7 +95,7 @@ run_readonly() {
         test -z "$5" || mount -t tmpfs -o mode=1777 tmpfs "$2/tmp"
         shift 5
         exec "$@"' -- "$root" "$SCRATCH/readonly" "$study" "$1" "$2" \
-        env --ignore-environment "${environment[@]}" chroot --userspec="$USER_ID:$USER_ID" "$SCRATCH/readonly" "${@:3}"
+        env --ignore-environment "${environment[@]}" "$(command -v chroot)" --userspec="$USER_ID:$USER_ID" "$SCRATCH/readonly" "${@:3}"
 }
 for tmp in yes ""; do
     say "read-only root, $(test -n "$tmp" && echo with || echo without) a /tmp of its own, no network, no home"

@@ -5,7 +5,9 @@
 # as an ordinary user without home, in a root that is mounted read-only, with its own /tmp and no network, as in a
 # container. What this cannot show: that Apptainer itself accepts the file, its image format, and --nv.
 #
-# Needs root and debootstrap. Usage: cluster/tests/singularity.sh     (MIRROR: of Debian [debootstrap's own])
+# Needs root and debootstrap. Usage: cluster/tests/singularity.sh
+# Settings, by environment: PYTHON, one with pip as configured here; SOURCE, what is built; MIRROR of Debian;
+# SCRATCH and KEEP=yes to leave everything there, and then REUSE=yes to take the root of that run.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,40 +34,43 @@ header() { sed -n "s/^$1: //p" "$DEFINITION"; }
 section() { awk -v name="%$1" '/^%/ {on = ($1 == name); next} on' "$2"; }
 fill_in() { sed "s|{{ TORCH_INDEX }}|${TORCH_INDEX:-default}|g"; }
 
-say "debootstrap: $(header Include)"
-mkdir -p "$SCRATCH"
-debootstrap --variant=minbase "--include=$(header Include | tr ' ' ',')" "$(header OSVersion)" "$root" \
-    ${MIRROR:+"$MIRROR"} >"$SCRATCH/debootstrap.log"
+build() {
+    say "debootstrap: $(header Include)"
+    mkdir -p "$SCRATCH"
+    debootstrap --variant=minbase "--include=$(header Include | tr ' ' ',')" "$(header OSVersion)" "$root" \
+        ${MIRROR:+"$MIRROR"} >"$SCRATCH/debootstrap.log"
 
-say "%files"
-while read -r from to; do
-    test -n "$from" || continue
-    mkdir -p "$root$(dirname "$to")"
-    cp -fLr "$SOURCE/$from" "$root$to"
-done < <(section files "$DEFINITION")
-find "$root/source" -name __pycache__ -prune -exec rm -rf {} +
+    say "%files"
+    while read -r from to; do
+        test -n "$from" || continue
+        mkdir -p "$root$(dirname "$to")"
+        cp -fLr "$SOURCE/$from" "$root$to"
+    done < <(section files "$DEFINITION")
+    find "$root/source" -name __pycache__ -prune -exec rm -rf {} +
 
-say "%post"
-settings=()
-while IFS='=' read -r name value; do
-    test "$name" != PIP_CERT || { cp "$value" "$root/tmp/pip-cert.pem" && value=/tmp/pip-cert.pem; }
-    settings+=("$name=$value")
-done < <("$PYTHON" "$here/pip_settings.py" --environment)
-while read -r path; do
-    test -d "$path" || continue
-    mkdir -p "$root$path"
-    mount --bind "$path" "$root$path" && mounted+=("$root$path")
-    mount -o remount,bind,ro "$root$path"
-done < <("$PYTHON" "$here/pip_settings.py" --paths)
-mount -t proc proc "$root/proc" && mounted+=("$root/proc")
-started=$SECONDS
-section post "$DEFINITION" | fill_in >"$root/tmp/post"
-env --ignore-environment PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 "${settings[@]}" \
-    chroot "$root" /bin/sh -e /tmp/post >"$SCRATCH/post.log" 2>&1 || { tail -n 20 "$SCRATCH/post.log"; exit 1; }
-say "%post took $((SECONDS - started)) s"
-for path in "${mounted[@]}"; do umount "$path"; done
-mounted=()
-rm -rf "$root/tmp/post" "$root/tmp/pip-cert.pem"
+    say "%post"
+    settings=()
+    while IFS='=' read -r name value; do
+        test "$name" != PIP_CERT || { cp "$value" "$root/tmp/pip-cert.pem" && value=/tmp/pip-cert.pem; }
+        settings+=("$name=$value")
+    done < <("$PYTHON" "$here/pip_settings.py" --environment)
+    while read -r path; do
+        test -d "$path" || continue
+        mkdir -p "$root$path"
+        mount --bind "$path" "$root$path" && mounted+=("$root$path")
+        mount -o remount,bind,ro "$root$path"
+    done < <("$PYTHON" "$here/pip_settings.py" --paths)
+    mount -t proc proc "$root/proc" && mounted+=("$root/proc")
+    started=$SECONDS
+    section post "$DEFINITION" | fill_in >"$root/tmp/post"
+    env --ignore-environment PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 "${settings[@]}" \
+        "$(command -v chroot)" "$root" /bin/sh -e /tmp/post >"$SCRATCH/post.log" 2>&1 || { tail -n 20 "$SCRATCH/post.log"; exit 1; }
+    say "%post took $((SECONDS - started)) s"
+    for path in "${mounted[@]}"; do umount "$path"; done
+    mounted=()
+    rm -rf "$root/tmp/post" "$root/tmp/pip-cert.pem"
+}
+test -n "${REUSE:-}" || build
 say "size: $(du --summarize --block-size=1000000 --one-file-system "$root" | cut -f 1) MB"
 
 run_section() {
@@ -76,7 +81,7 @@ run_section() {
         root=$1 user=$3
         shift 3
         exec env --ignore-environment TEMPLATEFLOW_HOME=/nowhere/templateflow HOME=/nowhere \
-            chroot --userspec="$user:$user" "$root" /bin/sh /tmp/section.sh "$@"' \
+            "$(command -v chroot)" --userspec="$user:$user" "$root" /bin/sh /tmp/section.sh "$@"' \
         -- "$root" "$SCRATCH/$1.sh" "$USER_ID" "${@:3}"
 }
 for definition in "$DEFINITION"; do
