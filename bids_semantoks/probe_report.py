@@ -155,20 +155,28 @@ def build_part(results: ProbeResults, one: PhenotypeResult) -> PhenotypePart:
     first = one.models[results.model]
     metric = find_main_metric(first.predictions)
     ordered = sorted(one.models.items(), key=lambda item: -np.nan_to_num(find_score(item[1], metric).value, nan=-9))
-    metrics = [metric, *(score.metric for score in first.scores if score.metric != metric)]
+    others = [score.metric for score in first.scores if score.metric != metric]
     return PhenotypePart(
         name=one.phenotype.name,
         lead=describe_result(results.model, one),
         facts=_describe_rows(one),
         pictures=[_draw_models(results.model, ordered, metric), _draw_predictions(one, first)],
-        columns=["model", *(METRIC_NAMES[name] for name in metrics), "p", "encoder minus this", "p (Holm)"],
+        columns=[
+            "model",
+            METRIC_NAMES[metric],
+            "p",
+            "encoder minus this",
+            "p (Holm)",
+            *(METRIC_NAMES[name] for name in others),
+        ],
         lines=[
             [
                 MODEL_NAMES.get(name, name),
-                *(format_score(find_score(result, each)) for each in metrics),
+                format_score(find_score(result, metric)),
                 _format_p(result.p_value),
                 _format_difference(result),
                 _format_p(result.p_holm),
+                *(format_score(find_score(result, each)) for each in others),
             ]
             for name, result in ordered
         ],
@@ -204,8 +212,8 @@ def describe_result(model: str, one: PhenotypeResult) -> str:
         return text
     name, best = max(others, key=lambda item: find_score(item[1], metric).value)
     value = find_score(best, metric).value
-    verb = "The best baseline" if value <= score.value else "A baseline does better:"
-    text += f" {verb} {'is ' if value <= score.value else ''}{MODEL_NAMES.get(name, name)} with {value:.2f}"
+    verb = "scores lower" if value < score.value else "scores higher"
+    text += f" The best baseline, {MODEL_NAMES.get(name, name)}, {verb} with {format_number(value)}"
     if best.comparison and not math.isnan(best.p_holm):
         text += f" (difference {best.comparison.difference:+.2f}, p = {_format_p(best.p_holm)} after Holm)"
     return f"{text}."
@@ -227,8 +235,24 @@ def format_score(score: Score) -> str:
     if math.isnan(score.value):
         return "n/a"
     if math.isnan(score.ci_low):
-        return f"{score.value:.2f}"
-    return f"{score.value:.2f} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
+        return format_number(score.value)
+    return f"{format_number(score.value)} [{format_number(score.ci_low)}, {format_number(score.ci_high)}]"
+
+
+def format_number(value: float) -> str:
+    """Write a number with two decimals.
+
+    Parameters
+    ----------
+    value : float
+        Any.
+
+    Returns
+    -------
+    str
+        Zero has no sign.
+    """
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _format_p(value: float) -> str:
@@ -278,7 +302,7 @@ def _draw_models(model: str, ordered: Sequence[tuple[str, ModelResult]], metric:
                 value=score.value,
                 low=score.ci_low,
                 high=score.ci_high,
-                note=f"{score.value:.2f}{p}",
+                note=f"{format_number(score.value)}{p}",
                 is_encoder=name == model,
             )
         )
@@ -386,7 +410,7 @@ def _draw_leakage(results: ProbeResults) -> Picture | None:
                 value=factor * score.value + shift,
                 low=factor * score.ci_low + shift,
                 high=factor * score.ci_high + shift,
-                note=f"{METRIC_NAMES[metric]} {score.value:.2f}{p}",
+                note=f"{METRIC_NAMES[metric]} {format_number(score.value)}{p}",
                 is_encoder=not result.covariates,
             )
         )
