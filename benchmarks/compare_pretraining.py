@@ -245,9 +245,10 @@ def print_table(results: Sequence[Mapping[tuple[str, str, str], float]], referen
             )
             change = trained - random
             half = reach * change.std(ddof=1) if n > 1 else np.nan
+            interval = f"[{change.mean() - half:+.3f}, {change.mean() + half:+.3f}]" if n > 1 else "(no interval)"
             print(
-                f"| {target}, {metric} | {pooling} | {random.mean():.3f} | {trained.mean():.3f} | {change.mean():+.3f} "
-                f"[{change.mean() - half:+.3f}, {change.mean() + half:+.3f}] | {reference[target]} |"
+                f"| {target}, {metric} | {pooling} | {random.mean():.3f} | {trained.mean():.3f} | "
+                f"{change.mean():+.3f} {interval} | {reference[target]} |"
             )
 
 
