@@ -69,7 +69,7 @@ def test_a_file_gets_one_plain_line_a_run_and_each_warning_once(build):
     logger.warning("another thing")
     console.finish()
     lines = stream.getvalue().splitlines()
-    assert [line[:6] for line in lines] == ["[1/3] ", "warnin", "[2/3] ", "[3/3] ", "warnin", "2 more"]
+    assert [line.split()[0] for line in lines] == ["[1/3]", "warning:", "[2/3]", "[3/3]", "warning:", "2"]
     assert "\x1b" not in stream.getvalue()
     assert lines[-1] == "2 more warnings of kinds shown above are in the log."
 
