@@ -240,7 +240,11 @@ def test_several_gzip_members(tmp_path, atlas, mask):
     np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"hello world " * 500, gzip.compress(b"hello world " * 500)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"hello world " * 500, gzip.compress(b"hello world " * 500)],
+    ids=["empty", "short", "text", "gzipped"],  # bytes as names would hold the hour that gzip writes
+)
 def test_garbage_is_no_image(tmp_path, atlas, mask, content):
     bold = tmp_path / "bold.nii.gz"
     bold.write_bytes(content)
