@@ -385,8 +385,8 @@ def prepare_probes(config: AppConfig, chosen: Sequence[StoredRun]) -> _Probe | N
     """
     if not config.probing.probe:
         return None
-    from bids_semantoks.designs import plan_probes  # noqa: PLC0415 - scikit-learn is slow to load
-    from bids_semantoks.probe_report import report_probes  # noqa: PLC0415 - as above
+    from bids_semantoks.probes.designs import plan_probes  # noqa: PLC0415 - scikit-learn is slow to load
+    from bids_semantoks.probes.report import report_probes  # noqa: PLC0415 - as above
 
     return functools.partial(report_probes, plan_probes(config, chosen))
 

@@ -17,7 +17,7 @@ from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.outputs import report, run_figures
-from bids_semantoks.probes import count_pretrained, describe_pretraining
+from bids_semantoks.probes.pretrained import count_pretrained, describe_pretraining
 
 N, P, T = 31, 11, 120
 NETWORKS = ("Vis", "SomMot", "Default")

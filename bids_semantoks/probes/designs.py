@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype, find_columns, parse_number
+from bids_semantoks.inputs.phenotypes import Phenotype, find_columns, parse_number
 from bids_semantoks.outputs.probes import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.probes.groupings import build_phenotype_splits, check_together, find_groups
+from bids_semantoks.probes.plans import ProbePlan
+from bids_semantoks.probes.rows import Rows
 from bids_semantoks.probing.covariates import build_covariates
-from bids_semantoks.probing.split_tables import SplitRow, check_groups, read_split_table
-from bids_semantoks.probing.splits import Split, build_left_out_splits, build_published_splits, build_splits
+from bids_semantoks.probing.splits import Split, build_left_out_splits
 from bids_semantoks.probing.targets import Target, build_class_target
-from bids_semantoks.rows import Rows, build_rows
 
 _FORMS: Final = (str, str.upper, str.title)
 _SITE_NAMES: Final = tuple(
@@ -29,93 +30,6 @@ _SITE_NAMES: Final = tuple(
 )
 #: Columns that pictures are coloured by where they are there.
 COLOUR_NAMES: Final = tuple(form(name) for name in ("sex", "gender", "age") for form in _FORMS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ProbePlan:
-    """What will be probed, checked before any work.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    columns : dict of str to Column
-        Phenotypes, covariates, groups and, where there are any, site and columns to colour by.
-    site : str
-        Column of the site; empty for none.
-    given : tuple of (str, int, int, str, str)
-        Lines of the splits that were given.
-    """
-
-    config: AppConfig
-    columns: dict[str, Column]
-    site: str
-    given: tuple[tuple[str, int, int, str, str], ...]
-
-    def build_rows(self, stored: Sequence[StoredRun], name: str) -> Rows:
-        """Choose the rows that a phenotype asks for.
-
-        Parameters
-        ----------
-        stored : sequence of StoredRun
-            All runs.
-        name : str
-            The phenotype.
-
-        Returns
-        -------
-        Rows
-            Sessions where it has one value a session, else participants.
-        """
-        return build_rows(stored, by_session=self.columns[name].has_sessions)
-
-    def build_phenotype(self, rows: Rows, name: str) -> Phenotype:
-        """Convert a phenotype.
-
-        Parameters
-        ----------
-        rows : Rows
-            From `build_rows`.
-        name : str
-            The phenotype.
-
-        Returns
-        -------
-        Phenotype
-            Of all rows.
-        """
-        asked = self.config.probing
-        return build_phenotype(self.columns[name], rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
-
-    def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
-        """Look up a column that groups or corrects, as text.
-
-        Parameters
-        ----------
-        rows : Rows
-            From `build_rows`.
-        name : str
-            The column.
-        phenotype : str
-            What is predicted, for the message.
-
-        Returns
-        -------
-        tuple of (str or None), length n
-            None where missing.
-
-        Raises
-        ------
-        InputError
-            When the column has one value a session and rows are participants.
-        """
-        column = self.columns[name]
-        if column.has_sessions and not self.columns[phenotype].has_sessions:
-            raise InputError(
-                f"Column {name} of {column.table} has one value a session, but {phenotype} has one a participant.",
-                hint="Give one value a participant in a table of --phenotype.",
-            )
-        return column.find(rows.keys)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -310,119 +224,3 @@ def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArra
         else:
             columns[name] = [float(text) for text in filled]
     return build_covariates(columns)
-
-
-def find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
-    """Find which rows must stay on one side of every split.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        What was asked.
-    rows : Rows
-        Participants or sessions.
-    phenotype : str
-        What is predicted.
-
-    Returns
-    -------
-    NDArray, shape (n,), or None
-        Group of each row; None where each row is free.
-
-    Raises
-    ------
-    InputError
-        When a participant belongs to several groups.
-    """
-    name = plan.config.probing.group_by
-    if name is None:
-        return rows.participants if rows.has_sessions else None
-    labels = plan.find_labels(rows, name, phenotype)
-    # Without a family of one's own name, one is one's own family.
-    own = [f"{label}" if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
-    groups = np.array(own)
-    check_together(groups, rows, name, np.ones(len(groups), dtype=bool))
-    return groups
-
-
-def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
-    """Refuse groups that would put sessions of one participant on both sides.
-
-    Parameters
-    ----------
-    groups : NDArray, shape (n,)
-        Group of each row.
-    rows : Rows
-        Participants or sessions.
-    name : str
-        Column of the groups.
-    usable : NDArray, bool, shape (n,)
-        Rows that count.
-
-    Raises
-    ------
-    InputError
-        Names the first participant in two groups.
-    """
-    first: dict[str, str] = {}
-    for group, participant in zip(groups[usable], rows.participants[usable], strict=True):
-        if first.setdefault(str(participant), str(group)) != str(group):
-            raise InputError(
-                f"Sessions of sub-{participant} have different values of {name}: {first[str(participant)]} and "
-                f"{group}.",
-                hint="Choose a column with one value a participant.",
-            )
-
-
-def build_phenotype_splits(
-    plan: ProbePlan, target: Target, rows: Rows, groups: NDArray[Any] | None, *, seed: int
-) -> tuple[Split, ...]:
-    """Take the splits that were given, or draw them.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        What was asked.
-    target : Target
-        What is predicted.
-    rows : Rows
-        Participants or sessions.
-    groups : NDArray, shape (n,), or None
-        Rows kept together.
-    seed : int
-        Of the drawing.
-
-    Returns
-    -------
-    tuple of Split
-        By repetition, then fold.
-
-    Raises
-    ------
-    InputError
-        When given splits do not fit, or there are too few to be split.
-    """
-    asked = plan.config.probing
-    strata = target.compute_strata()
-    if plan.given:
-        lines = [line for line in plan.given if line[0] in ("", target.name)]
-        if not lines:
-            raise InputError(
-                f"The splits {asked.splits} have no lines for {target.name}.",
-                hint="Leave the column phenotype away to use them for all.",
-            )
-        table = [SplitRow(*line[1:]) for line in lines]
-        splits = read_split_table(table, rows.participants.tolist(), strata=strata, groups=groups)
-        if asked.protocol == "paper" and any(not len(split.validation) for split in splits):
-            raise InputError(
-                f"The splits {asked.splits} have nobody in validation, by which protocol paper chooses a rate.",
-                hint="Use --protocol nested.",
-            )
-        return splits
-    if asked.protocol == "paper":
-        splits = build_published_splits(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
-    else:
-        splits = build_splits(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
-    if groups is not None:
-        check_groups(splits, groups)
-    return splits

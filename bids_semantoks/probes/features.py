@@ -1,0 +1,74 @@
+"""The features of each model that is compared: the encoder and its baselines.
+
+Shape letters: n rows, D dimensions of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bids_semantoks.probes.rows import Rows, compute_motion, iterate_signals, read_embeddings
+from bids_semantoks.probes.twins import name_twin
+from bids_semantoks.probing.baselines import (
+    CONNECTIVITY,
+    build_chance,
+    build_column_features,
+    build_connectivity_features,
+    build_parcel_features,
+)
+from bids_semantoks.probing.spans import Features, TableFeatures
+
+
+def build_motion_features(rows: Rows) -> TableFeatures:
+    """Build the baseline that knows motion and scan length only.
+
+    Parameters
+    ----------
+    rows : Rows
+        Participants or sessions.
+
+    Returns
+    -------
+    TableFeatures
+        Mean framewise displacement and whether it is unknown, seconds of kept data.
+    """
+    motion, seconds = compute_motion(rows)
+    unknown = np.isnan(motion)
+    columns = np.where(unknown, 0.0, motion), unknown.astype(float), seconds
+    return build_column_features("motion", *(column.tolist() for column in columns))
+
+
+def build_models(rows: Rows, model: str, baselines: Sequence[str], *, n_components: int = 100) -> dict[str, Features]:
+    """Build what is compared on the same splits, but for covariates, which depend on the phenotype.
+
+    Parameters
+    ----------
+    rows : Rows
+        Participants or sessions.
+    model : str
+        Encoder label.
+    baselines : sequence of str
+        Names as in the configuration.
+    n_components : int
+        Of the tangent space.
+
+    Returns
+    -------
+    dict of str to Features
+        By name, the encoder first.
+    """
+    models: dict[str, Features] = {model: TableFeatures(name=model, values=read_embeddings(rows, model))}
+    kinds = [kind for kind in CONNECTIVITY if kind in baselines]
+    for one in build_connectivity_features(iterate_signals(rows), kinds, n_components=n_components) if kinds else ():
+        models[one.name] = one
+    if "parcel_moments" in baselines:
+        models["parcel_moments"] = build_parcel_features(iterate_signals(rows))
+    if "motion" in baselines:
+        models["motion"] = build_motion_features(rows)
+    if "random" in baselines:
+        models["random"] = TableFeatures(name="random", values=read_embeddings(rows, name_twin(model)))
+    if "chance" in baselines:
+        models["chance"] = build_chance(len(rows.keys))
+    return models

@@ -1,0 +1,134 @@
+"""Which rows stay together, and who trains and who is tested.
+
+Shape letters: n rows (participants or sessions).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import InputError
+from bids_semantoks.probes.plans import ProbePlan
+from bids_semantoks.probes.rows import Rows
+from bids_semantoks.probing.split_tables import SplitRow, check_groups, read_split_table
+from bids_semantoks.probing.splits import Split, build_published_splits, build_splits
+from bids_semantoks.probing.targets import Target
+
+
+def find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
+    """Find which rows must stay on one side of every split.
+
+    Parameters
+    ----------
+    plan : ProbePlan
+        What was asked.
+    rows : Rows
+        Participants or sessions.
+    phenotype : str
+        What is predicted.
+
+    Returns
+    -------
+    NDArray, shape (n,), or None
+        Group of each row; None where each row is free.
+
+    Raises
+    ------
+    InputError
+        When a participant belongs to several groups.
+    """
+    name = plan.config.probing.group_by
+    if name is None:
+        return rows.participants if rows.has_sessions else None
+    labels = plan.find_labels(rows, name, phenotype)
+    # Without a family of one's own name, one is one's own family.
+    own = [f"{label}" if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
+    groups = np.array(own)
+    check_together(groups, rows, name, np.ones(len(groups), dtype=bool))
+    return groups
+
+
+def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
+    """Refuse groups that would put sessions of one participant on both sides.
+
+    Parameters
+    ----------
+    groups : NDArray, shape (n,)
+        Group of each row.
+    rows : Rows
+        Participants or sessions.
+    name : str
+        Column of the groups.
+    usable : NDArray, bool, shape (n,)
+        Rows that count.
+
+    Raises
+    ------
+    InputError
+        Names the first participant in two groups.
+    """
+    first: dict[str, str] = {}
+    for group, participant in zip(groups[usable], rows.participants[usable], strict=True):
+        if first.setdefault(str(participant), str(group)) != str(group):
+            raise InputError(
+                f"Sessions of sub-{participant} have different values of {name}: {first[str(participant)]} and "
+                f"{group}.",
+                hint="Choose a column with one value a participant.",
+            )
+
+
+def build_phenotype_splits(
+    plan: ProbePlan, target: Target, rows: Rows, groups: NDArray[Any] | None, *, seed: int
+) -> tuple[Split, ...]:
+    """Take the splits that were given, or draw them.
+
+    Parameters
+    ----------
+    plan : ProbePlan
+        What was asked.
+    target : Target
+        What is predicted.
+    rows : Rows
+        Participants or sessions.
+    groups : NDArray, shape (n,), or None
+        Rows kept together.
+    seed : int
+        Of the drawing.
+
+    Returns
+    -------
+    tuple of Split
+        By repetition, then fold.
+
+    Raises
+    ------
+    InputError
+        When given splits do not fit, or there are too few to be split.
+    """
+    asked = plan.config.probing
+    strata = target.compute_strata()
+    if plan.given:
+        lines = [line for line in plan.given if line[0] in ("", target.name)]
+        if not lines:
+            raise InputError(
+                f"The splits {asked.splits} have no lines for {target.name}.",
+                hint="Leave the column phenotype away to use them for all.",
+            )
+        table = [SplitRow(*line[1:]) for line in lines]
+        splits = read_split_table(table, rows.participants.tolist(), strata=strata, groups=groups)
+        if asked.protocol == "paper" and any(not len(split.validation) for split in splits):
+            raise InputError(
+                f"The splits {asked.splits} have nobody in validation, by which protocol paper chooses a rate.",
+                hint="Use --protocol nested.",
+            )
+        return splits
+    if asked.protocol == "paper":
+        splits = build_published_splits(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
+    else:
+        splits = build_splits(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
+    if groups is not None:
+        check_groups(splits, groups)
+    return splits

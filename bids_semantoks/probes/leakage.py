@@ -1,0 +1,141 @@
+"""How well embeddings know motion and site.
+
+Shape letters: n rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.probes.designs import Design, convert_covariates
+from bids_semantoks.probes.findings import ModelResult
+from bids_semantoks.probes.plans import ProbePlan
+from bids_semantoks.probes.prober import Prober
+from bids_semantoks.probes.rows import Rows, compute_motion
+from bids_semantoks.probing.splits import build_splits
+from bids_semantoks.probing.targets import Target, build_class_target
+
+_MIN_GROUPS: Final = 5
+_MIN_LEAKAGE: Final = 10
+
+
+def is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
+    """Tell whether there is enough of a target to be predicted in five folds.
+
+    Parameters
+    ----------
+    values : NDArray, float64, shape (n,)
+        Class index or value; NaN where missing.
+    is_class : bool
+        Whether they are class indices.
+
+    Returns
+    -------
+    bool
+        Whether ten values vary, or two classes have five members each and no class has fewer.
+    """
+    known = values[~np.isnan(values)]
+    if len(known) < _MIN_LEAKAGE:
+        return False
+    if not is_class:
+        return bool(np.ptp(known) > 0)
+    counts = np.unique(known, return_counts=True)[1]
+    return len(counts) >= 2 and int(counts.min()) >= _MIN_GROUPS
+
+
+def build_motion_target(rows: Rows) -> Target | None:
+    """Take motion for what is predicted.
+
+    Parameters
+    ----------
+    rows : Rows
+        Participants.
+
+    Returns
+    -------
+    Target or None
+        Mean framewise displacement in mm; None where too little is known of it.
+    """
+    motion = compute_motion(rows)[0]
+    return Target(name="mean_fd", values=motion) if is_splittable(motion, is_class=False) else None
+
+
+def build_site_target(plan: ProbePlan, rows: Rows) -> Target | None:
+    """Take the site for what is predicted.
+
+    Parameters
+    ----------
+    plan : ProbePlan
+        Knows its column.
+    rows : Rows
+        Participants.
+
+    Returns
+    -------
+    Target or None
+        Sites with fewer than five participants are left out; None for no column, or fewer than two sites.
+    """
+    if not plan.site or plan.columns[plan.site].has_sessions:
+        return None
+    labels = plan.columns[plan.site].find(rows.keys)
+    large = {label for label in labels if label is not None and labels.count(label) >= _MIN_GROUPS}
+    if len(large) < 2:
+        return None
+    return build_class_target(plan.site, [label if label in large else None for label in labels])
+
+
+def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
+    """Predict motion and site from embeddings, as they are and with covariates removed.
+
+    Parameters
+    ----------
+    prober : Prober
+        Runs models.
+    rows : Rows
+        Participants.
+
+    Returns
+    -------
+    tuple of (str, ModelResult)
+        What leaks, and how much.
+    """
+    targets = [("mean_fd", build_motion_target(rows)), (prober.plan.site, build_site_target(prober.plan, rows))]
+    features = prober.find_models(rows)[prober.model]
+    found = []
+    for name, target in targets:
+        if target is None:
+            continue
+        for names in dict.fromkeys(((), prober.asked.covariate)):
+            design = _design_leakage(prober, rows, target, names)
+            if design is not None:
+                found.append((name, prober.run(features, design, role="leakage")))
+    return tuple(found)
+
+
+def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[str]) -> Design | None:
+    columns = prober.plan.columns
+    if any(columns[name].has_sessions for name in names):
+        return None
+    cells = {name: columns[name].find(rows.keys) for name in names}
+    usable = np.array([all(texts[i] is not None for texts in cells.values()) for i in range(len(rows.keys))])
+    values = np.where(usable, target.values, np.nan)
+    if not is_splittable(values, is_class=bool(target.classes)):
+        return None
+    target = dataclasses.replace(target, values=values)
+    splits = build_splits(target.compute_strata(), n_repeats=prober.asked.n_repeats, seed=prober.seed)
+    return Design(
+        target=target,
+        rows=rows,
+        splits=splits,
+        covariates=convert_covariates(cells, usable) if names else None,
+        covariate_names=tuple(names),
+        groups=None,
+        blocks=None,
+        unit_groups=None,
+        notes=(),
+    )

@@ -1,0 +1,64 @@
+"""Whether those who are probed are those on whom the encoder was pretrained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from bids_semantoks.embedding import RunEncoder
+
+
+def count_pretrained(participants: set[str], encoder: RunEncoder) -> int | None:
+    """Count the participants whom an encoder was pretrained on, by the hashes that it carries.
+
+    Parameters
+    ----------
+    participants : set of str
+        Labels without ``sub-``.
+    encoder : RunEncoder
+        What embedded.
+
+    Returns
+    -------
+    int or None
+        None where the weights say nothing about people.
+    """
+    if encoder.loaded.is_random:
+        return 0
+    known = encoder.loaded.details.get("participants")
+    if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
+        return None
+    hashes = set(known["sha256"])
+    return sum(hashlib.sha256(f"{known['salt']}{label}".encode()).hexdigest() in hashes for label in participants)
+
+
+def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_participants: int) -> str:
+    """Say in words whether people were both pretrained and probed on.
+
+    Parameters
+    ----------
+    encoder : RunEncoder
+        What embedded.
+    n_pretrained : int or None
+        From `count_pretrained`.
+    n_participants : int
+        Participants tested.
+
+    Returns
+    -------
+    str
+        One or two sentences.
+    """
+    if encoder.loaded.is_random:
+        return "The encoder has random weights: it was pretrained on nobody."
+    if n_pretrained is None:
+        return (
+            f"{encoder.loaded.description} The weights do not say on whom they were pretrained: whether any "
+            "participant here was among them is not known."
+        )
+    if n_pretrained:
+        return (
+            f"{n_pretrained} of {n_participants} participants here have labels that the encoder was pretrained on. It "
+            "saw their signals, though never their phenotypes; scores may not hold for people it never saw."
+        )
+    return f"None of the {n_participants} participants here has a label that the encoder was pretrained on."

@@ -1,0 +1,123 @@
+"""From what was found to the tables of the group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bids_semantoks.config import to_json
+from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.outputs.probes import ScoreRow, write_probe_tables
+from bids_semantoks.outputs.provenance import find_versions
+from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, ProbeResults
+from bids_semantoks.probes.pretrained import count_pretrained
+from bids_semantoks.probes.rows import Rows
+from bids_semantoks.probing.split_tables import build_split_table
+
+
+def write_results(results: ProbeResults, encoder: RunEncoder) -> Path:
+    """Write scores, predictions and splits.
+
+    Parameters
+    ----------
+    results : ProbeResults
+        All of a call.
+    encoder : RunEncoder
+        What embedded.
+
+    Returns
+    -------
+    Path
+        ``OUT_DIR/group_probe.tsv``.
+    """
+    config = results.plan.config
+    scores: list[ScoreRow] = []
+    for one in results.phenotypes:
+        for model in one.models.values():
+            scores += _build_score_rows(one.phenotype.name, model, one.design.rows, one.n_pretrained)
+    known = count_pretrained(set(map(str, results.rows.participants)), encoder)
+    for name, model in results.leakage:
+        scores += _build_score_rows(name, model, results.rows, known)
+    facts = {
+        "Encoder": {"Name": results.model, "SHA256": encoder.loaded.sha256, "Description": encoder.loaded.description},
+        "Pretraining": results.pretraining,
+        "Settings": to_json(config)["probing"],
+        "RandomSeed": config.running.random_seed,
+        "Out": {one.phenotype.name: list(one.design.notes) for one in results.phenotypes},
+        "Tables": {one.phenotype.name: one.phenotype.table for one in results.phenotypes},
+        "Warnings": list(results.warnings),
+        "SoftwareVersions": find_versions(),
+    }
+    write_probe_tables(
+        config.out_dir,
+        scores=scores,
+        predictions=_list_predictions(results.phenotypes),
+        splits=_list_splits(results.phenotypes),
+        facts=facts,
+    )
+    return config.out_dir / "group_probe.tsv"
+
+
+def _build_score_rows(name: str, result: ModelResult, rows: Rows, n_pretrained: int | None) -> list[ScoreRow]:
+    predictions, compared = result.predictions, result.comparison
+    n_participants = len(set(rows.participants[predictions.tested]))
+    lines = []
+    for score in result.scores:
+        extra: dict[str, float] = {}
+        if compared is not None and compared.metric == score.metric:
+            extra = {
+                "difference": compared.difference,
+                "difference_low": compared.ci_low,
+                "difference_high": compared.ci_high,
+                "difference_p": compared.p_value,
+                "difference_p_holm": result.p_holm,
+            }
+        lines.append(
+            ScoreRow(
+                phenotype=name,
+                kind="classification" if predictions.classes else "regression",
+                protocol=result.protocol,
+                model=score.model,
+                metric=score.metric,
+                value=score.value,
+                ci_low=score.ci_low,
+                ci_high=score.ci_high,
+                p_value=result.p_value,
+                chance=score.chance,
+                n_participants=n_participants,
+                n_rows=score.n_rows,
+                role=result.role,
+                covariates=", ".join(result.covariates),
+                n_repeats=predictions.n_train.shape[0],
+                n_folds=predictions.n_train.shape[1],
+                n_pretrained=n_pretrained,
+                **extra,
+            )
+        )
+    return lines
+
+
+def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[object, ...]]:
+    for one in results:
+        for model, result in one.models.items():
+            predictions = result.predictions
+            truth, scores, n_tests = predictions.average()
+            classes = predictions.classes
+            shown = [(1, classes[1])] if len(classes) == 2 else list(enumerate(classes or [""]))
+            for row in np.flatnonzero(predictions.tested):
+                label, session = one.design.rows.keys[row]
+                names = (f"sub-{label}", f"ses-{session}" if session else "")
+                for index, name in shown:
+                    what: tuple[object, object] = (float(truth[row]), float(scores[row, 0]))
+                    if classes:
+                        what = classes[int(truth[row])], classes[int(scores[row].argmax())]
+                    score = float(scores[row, index])
+                    yield (one.phenotype.name, model, *names, *what, name, score, int(n_tests[row]))
+
+
+def _list_splits(results: Sequence[PhenotypeResult]) -> Iterator[tuple[object, ...]]:
+    for one in results:
+        for row in build_split_table(one.design.splits, one.design.rows.participants.tolist()):
+            yield (one.phenotype.name, row.repetition, row.fold, f"sub-{row.participant}", row.role)
