@@ -19,6 +19,7 @@ from bids_semantoks.batch import choose_n_procs
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, TrainingStopped
 from bids_semantoks.inputs.hdf5 import SignalsFile
+from bids_semantoks.launch import record_end
 from bids_semantoks.models.branches import StructuredBranch, join_scales
 from bids_semantoks.models.build import build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.encode import resolve_device
@@ -172,6 +173,13 @@ def pretrain_encoder(
     SemantoksError
         When data, options or resources do not allow a training.
     """
+    with record_end(config.out_dir):
+        return _pretrain(config, stored, parcels, networks)
+
+
+def _pretrain(
+    config: AppConfig, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
+) -> Path:
     device = choose_device(resolve_device(config.embedding.device))
     encoder = read_encoder_config(config.pretraining.encoder_config)
     file = None
