@@ -49,11 +49,11 @@ ENV PATH=/opt/bids_semantoks/bin:/usr/local/bin:/usr/bin:/bin \
     HF_HUB_OFFLINE=1 \
     BIDS_SEMANTOKS_ATLAS_DIR=/opt/bids_semantoks/assets
 LABEL org.opencontainers.image.title="bids_semantoks" \
-      org.opencontainers.image.description="BIDS App: Brain-Semantoks embeddings of brain dynamics from fMRIPrep derivatives" \
+      org.opencontainers.image.description="BIDS App: Brain-Semantoks embeddings from fMRIPrep derivatives" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim" \
+      org.opencontainers.image.base.name="debian:bookworm-slim" \
       bids_semantoks.variant="${VARIANT}"
 ENTRYPOINT ["/opt/bids_semantoks/bin/bids_semantoks"]
 CMD ["--help"]

@@ -6,19 +6,22 @@
 # Settings, by environment: PYTHON, one with bids_semantoks for the native run; SOURCE, what is built; MIRROR of Debian;
 # SCRATCH and KEEP=yes to leave everything there, and then REUSE=yes to take the image of that run
 set -euo pipefail
+# debootstrap, chroot and the daemons are programs of the administrator, not in everybody's PATH.
+PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "$0")" && pwd)
 SOURCE=${SOURCE:-$(dirname "$(dirname "$here")")}
 PYTHON=${PYTHON:-$SOURCE/.venv/bin/python}
 SCRATCH=${SCRATCH:-$(mktemp -d)}
-BASE=docker.io/library/debian:bookworm-slim
+BASE=localhost/debian:bookworm-slim
 IMAGE=localhost/bids_semantoks:test
 USER_ID=12345
 LIMIT_MB=2000
 OPTIONS=(--atlas Demo457 --model random:tiny --n-procs 1)
 
 export BUILDAH_ISOLATION=chroot
-buildah() { command buildah --storage-driver "${DRIVER:-vfs}" --root "$SCRATCH/storage" --runroot "$SCRATCH/run" "$@"; }
+storage=(--storage-driver "${DRIVER:-vfs}" --root "$SCRATCH/storage" --runroot "$SCRATCH/run")
+buildah() { command buildah "${storage[@]}" "$@"; }
 say() { printf '== %s\n' "$*"; }
 finish() {
     status=$?
@@ -72,9 +75,9 @@ study=$SCRATCH/study native=$SCRATCH/native
 say "buildah run, UID $USER_ID, read-only input, no network"
 install -d -o "$USER_ID" -g "$USER_ID" "$SCRATCH/out"
 for level in participant group; do
-    unshare --net "$(command -v buildah)" --storage-driver "${DRIVER:-vfs}" --root "$SCRATCH/storage" --runroot "$SCRATCH/run" run \
-        --user "$USER_ID:$USER_ID" --volume "$study:/data:ro" --volume "$SCRATCH/out:/out" \
-        "$container" -- /opt/bids_semantoks/bin/bids_semantoks /data /out "$level" "${OPTIONS[@]}" -q
+    unshare --net "$(command -v buildah)" "${storage[@]}" run --user "$USER_ID:$USER_ID" \
+        --volume "$study:/data:ro" --volume "$SCRATCH/out:/out" "$container" -- \
+        /opt/bids_semantoks/bin/bids_semantoks /data /out "$level" "${OPTIONS[@]}" -q
 done
 test -z "$(find "$SCRATCH/out" ! -uid "$USER_ID")"
 "$PYTHON" "$here/compare.py" "$native" "$SCRATCH/out"
@@ -95,7 +98,8 @@ run_readonly() {
         test -z "$5" || mount -t tmpfs -o mode=1777 tmpfs "$2/tmp"
         shift 5
         exec "$@"' -- "$root" "$SCRATCH/readonly" "$study" "$1" "$2" \
-        env --ignore-environment "${environment[@]}" "$(command -v chroot)" --userspec="$USER_ID:$USER_ID" "$SCRATCH/readonly" "${@:3}"
+        env --ignore-environment "${environment[@]}" "$(command -v chroot)" --userspec="$USER_ID:$USER_ID" \
+        "$SCRATCH/readonly" "${@:3}"
 }
 for tmp in yes ""; do
     say "read-only root, $(test -n "$tmp" && echo with || echo without) a /tmp of its own, no network, no home"

@@ -9,6 +9,8 @@
 # Settings, by environment: PYTHON, one with pip as configured here; SOURCE, what is built; MIRROR of Debian;
 # SCRATCH and KEEP=yes to leave everything there, and then REUSE=yes to take the root of that run.
 set -euo pipefail
+# debootstrap, chroot and the daemons are programs of the administrator, not in everybody's PATH.
+PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "$0")" && pwd)
 SOURCE=${SOURCE:-$(dirname "$(dirname "$here")")}
@@ -64,7 +66,8 @@ build() {
     started=$SECONDS
     section post "$DEFINITION" | fill_in >"$root/tmp/post"
     env --ignore-environment PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 "${settings[@]}" \
-        "$(command -v chroot)" "$root" /bin/sh -e /tmp/post >"$SCRATCH/post.log" 2>&1 || { tail -n 20 "$SCRATCH/post.log"; exit 1; }
+        "$(command -v chroot)" "$root" /bin/sh -e /tmp/post >"$SCRATCH/post.log" 2>&1 ||
+        { tail -n 20 "$SCRATCH/post.log"; exit 1; }
     say "%post took $((SECONDS - started)) s"
     for path in "${mounted[@]}"; do umount "$path"; done
     mounted=()

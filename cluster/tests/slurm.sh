@@ -4,6 +4,8 @@
 # Needs root, slurm-wlm and munge (apt-get install slurm-wlm munge). The machine's own SLURM, if any, is left alone.
 # Usage: cluster/tests/slurm.sh      (PYTHON: one with bids_semantoks; PARTICIPANTS: size of the study)
 set -euo pipefail
+# debootstrap, chroot and the daemons are programs of the administrator, not in everybody's PATH.
+PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "$0")" && pwd)
 slurm=$(dirname "$here")/slurm
@@ -12,8 +14,8 @@ PARTICIPANTS=${PARTICIPANTS:-24}
 SCRATCH=$(mktemp -d)
 CPUS=2
 OPTIONS=(--atlas Demo457 --model random:tiny --n-procs 1 --omp-nthreads 1 -q)
-export SLURM_CONF=$SCRATCH/slurm.conf BIDS_SEMANTOKS="$PYTHON -m bids_semantoks" TORCHRUN="$PYTHON -m torch.distributed.run"
-export OMP_NUM_THREADS=1
+export SLURM_CONF=$SCRATCH/slurm.conf OMP_NUM_THREADS=1
+export BIDS_SEMANTOKS="$PYTHON -m bids_semantoks" TORCHRUN="$PYTHON -m torch.distributed.run"
 
 say() { printf '== %s\n' "$*"; }
 daemons=()
@@ -68,7 +70,8 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=$CPUS RealMemory=200000
 PartitionName=all Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 munged --foreground --force --num-threads=2 --key-file="$SCRATCH/munge.key" --socket="$SCRATCH/munge.socket" \
-    --pid-file="$SCRATCH/munged.pid" --log-file="$SCRATCH/munged.log" --seed-file="$SCRATCH/munged.seed" >/dev/null 2>&1 &
+    --pid-file="$SCRATCH/munged.pid" --log-file="$SCRATCH/munged.log" --seed-file="$SCRATCH/munged.seed" \
+    >/dev/null 2>&1 &
 daemons+=($!)
 sleep 1
 slurmctld -D -c >/dev/null 2>&1 &
@@ -94,13 +97,14 @@ wait_for() {
     state "$1" >&2
     return 1
 }
+UNFINISHED="PENDING|RUNNING|CONFIGURING|COMPLETING|REQUEUE"
 wait_until_over() {
     # No answer is not the end: a busy controller answers late.
     for _ in $(seq 3600); do
         over=yes
         for one in "$@"; do
             found=$(state "$one")
-            if test -z "$found" || grep -Eq 'JobState=(PENDING|RUNNING|CONFIGURING|COMPLETING|REQUEUE)' <<<"$found"; then
+            if test -z "$found" || grep -Eq "JobState=($UNFINISHED)" <<<"$found"; then
                 over=""
             fi
         done
@@ -164,13 +168,17 @@ test "$(find "$SCRATCH/blocks" -name '*_stat-mean_timeseries.tsv' | wc -l)" = \
 say "pretraining on two processes, asked to stop, requeued; a job that waits for it"
 pretrain() {
     # 0 GPUs here; everything else as on a cluster.
-    NPROC_PER_NODE=2 sbatch --parsable --nodes=1 --gpus-per-node=0 --cpus-per-task="$CPUS" --mem=0 --output="$SCRATCH/$1.log" \
-        "$slurm/pretrain.sbatch" "$study" "$out" --encoder-config tiny --atlas Demo457 "${@:2}"
+    NPROC_PER_NODE=2 sbatch --parsable --nodes=1 --gpus-per-node=0 --cpus-per-task="$CPUS" --mem=0 \
+        --output="$SCRATCH/$1.log" \
+        "$slurm/pretrain.sbatch" "$study" "$out" --encoder-config tiny --atlas Demo457 --encoder-name "$1" "${@:2}"
 }
-stopped=$(pretrain pretrain --encoder-name stopped --epochs 40 --checkpoint-every 1)
-after=$(sbatch --parsable --dependency="afterok:$stopped" --kill-on-invalid-dep=yes --output=/dev/null --wrap true)
+follow() {
+    sbatch --parsable "--dependency=afterok:$1" --kill-on-invalid-dep=yes --output=/dev/null --wrap true
+}
+stopped=$(pretrain stopped --epochs 40 --checkpoint-every 1)
+after=$(follow "$stopped")
 for _ in $(seq 600); do
-    compgen -G "$out/encoders/stopped/checkpoints/*" >/dev/null && grep -q Pretraining "$SCRATCH/pretrain.log" && break
+    compgen -G "$out/encoders/stopped/checkpoints/*" >/dev/null && grep -q Pretraining "$SCRATCH/stopped.log" && break
     sleep 0.5
 done
 sleep 6
@@ -178,17 +186,23 @@ scancel --batch --signal=USR1 "$stopped"
 wait_for "$stopped" 'Restarts=1' 240
 grep -q 'Reason=Dependency' <<<"$(state "$after")"
 wait_until_over "$stopped" "$after"
-cat "$SCRATCH/pretrain.log"
+grep -v '^  File\|^    \|^Traceback\|^epoch' "$SCRATCH/stopped.log"
+grep -q 'stopped early (exit code 8); requeued' "$SCRATCH/stopped.log"
+grep -q 'Going on from step' "$SCRATCH/stopped.log"
 wait_for "$stopped" 'JobState=COMPLETED' 20
 wait_for "$after" 'JobState=COMPLETED' 20
 test -f "$out/encoders/stopped/config.json"
 
-say "pretraining that --max-hours stops must not let the next job start"
-early=$(pretrain early --encoder-name early --epochs 4000 --max-hours 0.001)
-after=$(sbatch --parsable --dependency="afterok:$early" --kill-on-invalid-dep=yes --output=/dev/null --wrap true)
-wait_until_over "$early" "$after"
-tail -n 3 "$SCRATCH/early.log"
-wait_for "$early" 'JobState=FAILED' 20
-wait_for "$after" 'JobState=CANCELLED' 20
-test ! -f "$out/encoders/early/config.json"
+say "pretraining that --max-hours stops, or that diverges, must not let the next job start"
+early=$(pretrain early --epochs 4000 --max-hours 0.001)
+after_early=$(follow "$early")
+diverged=$(pretrain diverged --epochs 4000 --learning-rate 1e30)
+after_diverged=$(follow "$diverged")
+wait_until_over "$early" "$after_early" "$diverged" "$after_diverged"
+cat "$out/logs/launch-$early-0.json" "$out/logs/launch-$diverged-0.json"
+wait_for "$early" 'JobState=FAILED.* ExitCode=8:0' 20
+wait_for "$diverged" 'JobState=FAILED.* ExitCode=9:0' 20
+wait_for "$after_early" 'JobState=CANCELLED' 20
+wait_for "$after_diverged" 'JobState=CANCELLED' 20
+test ! -f "$out/encoders/early/config.json" && test ! -f "$out/encoders/diverged/config.json"
 say "SLURM test passed"
