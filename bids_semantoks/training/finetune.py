@@ -1,0 +1,324 @@
+"""Fine-tuning: encoder and head are trained together for one phenotype, afresh for each fold and learning rate.
+
+Nothing is carried from one training to the next: each starts from a copy of the encoder as it was loaded, draws from
+its own generator, and keeps a copy of its best epoch.
+
+Legend: B windows, P parcels, T volumes of a run, W volumes in a window, C outputs, n rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from bids_semantoks.models.encode import PRECISIONS
+from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.probing.splits import Indices, Split
+from bids_semantoks.probing.targets import Floats, Target
+from bids_semantoks.training.batches import compute_seed
+from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
+from bids_semantoks.training.masking import compute_membership, find_absent
+from bids_semantoks.training.schedules import REFERENCE_BATCH, compute_learning_rates
+from bids_semantoks.training.views import cut_views, draw_views
+
+_TEST_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneRecipe:
+    """How to fine-tune. Defaults are the published recipe.
+
+    Parameters
+    ----------
+    rates : tuple of float
+        Learning rates at a batch of 256, in proportion to which they scale; of several the validation rows choose.
+    epochs : int
+        Passes; every training row gives one random window in each.
+    batch_size : int
+        Windows in a step.
+    weight_decay : float
+        Of AdamW; none on biases, norms and LayerScale.
+    layer_decay : float
+        Learning rate of a layer over that of the layer behind it.
+    clip : float
+        Largest gradient norm.
+    levels : tuple of int
+        Augmentation of parcels, time, noise and scale.
+    n_windows : int
+        Equally spaced windows of a run that validation and test average over.
+    """
+
+    rates: tuple[float, ...] = (1e-4,)
+    epochs: int = 50
+    batch_size: int = 16
+    weight_decay: float = 0.05
+    layer_decay: float = 0.9
+    clip: float = 1.0
+    levels: tuple[int, int, int, int] = (0, 1, 1, 1)
+    n_windows: int = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TuningRuns:
+    """Signals to fine-tune on, parcels in the encoder's order.
+
+    Parameters
+    ----------
+    signals : tuple of NDArray, float32, shape (T, P)
+        Z-scored at the encoder's repetition time; absent parcels are zero.
+    present : NDArray, bool, shape (runs, P)
+        Parcels that have a signal.
+    row_of : NDArray, int64, shape (runs,)
+        Row (participant or session) of each run.
+    """
+
+    signals: tuple[NDArray[np.float32], ...]
+    present: NDArray[np.bool_]
+    row_of: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.present.shape[:1] != (len(self.signals),) or self.row_of.shape != (len(self.signals),):
+            raise ValueError(
+                f"{len(self.signals)} runs, but present {self.present.shape} and row_of {self.row_of.shape}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tuned:
+    """One training, as it was at its best epoch.
+
+    Parameters
+    ----------
+    model : TunedEncoder
+        With the weights of that epoch.
+    epoch : int
+        Counted from 1.
+    loss : tuple of float
+        Of the validation rows, less is better: 1 - balanced accuracy and cross-entropy, or absolute error.
+    """
+
+    model: TunedEncoder
+    epoch: int
+    loss: tuple[float, ...]
+
+
+class Finetuning:
+    """Trains and tests on the splits of one phenotype.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        As loaded; it is copied and never changed.
+    runs : TuningRuns
+        Of all rows.
+    target : Target
+        Of all n rows; a continuous one is predicted in units of the training rows' mean and deviation.
+    recipe : FinetuneRecipe
+        How to train.
+    pooling : str
+        Embedding that the head reads.
+    device : torch.device or str
+        Where to train.
+    precision : str
+        ``bf16`` for mixed precision, else float32.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        runs: TuningRuns,
+        target: Target,
+        recipe: FinetuneRecipe,
+        *,
+        pooling: str = "cls_avg",
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        self.encoder, self.runs, self.target, self.recipe = encoder, runs, target, recipe
+        self.pooling, self.device = pooling, torch.device(device)
+        self.dtype = PRECISIONS[precision] if precision == "bf16" else None
+        self.config = encoder.config
+        self.membership = compute_membership(encoder.config, encoder.layout)
+        self.runs_of = [np.flatnonzero(runs.row_of == row) for row in range(len(target.values))]
+
+    def compute_targets(self, train: Indices) -> tuple[Floats, tuple[float, float]]:
+        """Compute what is trained towards.
+
+        Parameters
+        ----------
+        train : NDArray, int64
+            Training rows, which decide bins and units.
+
+        Returns
+        -------
+        targets : NDArray, float64, shape (n,)
+            Class indices, or values in units of training rows.
+        unit : tuple of float
+            Mean and deviation that turn outputs back into values.
+        """
+        labels = self.target.compute_labels(train)
+        if self.target.is_class:
+            return labels, (0.0, 1.0)
+        unit = float(labels[train].mean()), float(labels[train].std()) or 1.0
+        return (labels - unit[0]) / unit[1], unit
+
+    def train(self, split: Split, *, rate: float, seed: int, reference: Indices | None = None) -> Tuned:
+        """Train once, from the encoder as it was loaded, and go back to the best epoch.
+
+        Parameters
+        ----------
+        split : Split
+            With validation rows, which choose the epoch.
+        rate : float
+            Learning rate at a batch of 256.
+        seed : int
+            Of the head, the order of rows, windows and augmentation.
+        reference : NDArray, int64, optional
+            Rows that decide bins and units; by default the training rows.
+
+        Returns
+        -------
+        Tuned
+            The first of the best epochs.
+        """
+        recipe = self.recipe
+        targets, _ = self.compute_targets(split.train if reference is None else reference)
+        n_outputs = len(self.target.class_names) if self.target.is_class else 1
+        model = TunedEncoder(self.encoder, n_outputs, pooling=self.pooling, seed=seed).to(self.device)
+        size = min(recipe.batch_size, len(split.train))
+        groups = build_parameter_groups(
+            model,
+            rate=rate * size / REFERENCE_BATCH,
+            layer_decay=recipe.layer_decay,
+            weight_decay=recipe.weight_decay,
+        )
+        optimiser = torch.optim.AdamW(groups)
+        peaks = [group["lr"] for group in groups]
+        order = [list(_cut_batches(len(split.train), size, seed, epoch)) for epoch in range(recipe.epochs)]
+        schedule = iter(compute_learning_rates(sum(map(len, order)), n_warmup=0, peak=1.0))
+        generator = torch.Generator().manual_seed(compute_seed(seed, 1))
+        best: tuple[tuple[float, ...], int, dict[str, Tensor]] | None = None
+        for epoch, batches in enumerate(order, start=1):
+            model.train()
+            for batch in batches:
+                factor = float(next(schedule))
+                for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                    group["lr"] = peak * factor
+                self._step(model, optimiser, split.train[batch], targets, generator)
+            loss = self._validate(model, split.validation, targets)
+            if best is None or loss < best[0]:
+                # Cloned: the state that a module hands out is the state that it goes on training.
+                best = loss, epoch, {key: value.detach().clone() for key, value in model.state_dict().items()}
+        assert best is not None
+        model.load_state_dict(best[2])
+        return Tuned(model=model.eval(), epoch=best[1], loss=best[0])
+
+    def _step(
+        self,
+        model: TunedEncoder,
+        optimiser: torch.optim.Optimizer,
+        rows: Indices,
+        targets: Floats,
+        generator: torch.Generator,
+    ) -> None:
+        x, mask = self._draw(rows, generator)
+        wanted = torch.as_tensor(targets[rows])
+        with self._autocast():
+            outputs = model(x, mask)
+        loss = self._compute_loss(outputs.float(), wanted.to(self.device))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), self.recipe.clip)
+        optimiser.step()
+
+    def _compute_loss(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        if self.target.is_class:
+            return F.cross_entropy(outputs, wanted.long())
+        return F.l1_loss(outputs[:, 0], wanted.float())
+
+    def _draw(self, rows: Indices, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw a run of each row, and an augmented window of it; on the CPU, so that devices see the same."""
+        unit = torch.rand(len(rows), generator=generator, dtype=torch.float64).tolist()
+        chosen = [int(self.runs_of[row][int(u * len(self.runs_of[row]))]) for row, u in zip(rows, unit, strict=True)]
+        signals, lengths, present = self._read(chosen)
+        views, n_real = draw_views(
+            signals, lengths, present, window=self.config.window, levels=self.recipe.levels, generator=generator
+        )
+        return self._send(views, n_real, present)
+
+    def _read(self, runs: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Read runs, padded to the longest: (B, P, T), (B,), (B, P)."""
+        parts = [torch.from_numpy(self.runs.signals[run]) for run in runs]
+        lengths = torch.tensor([len(part) for part in parts])
+        signals = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).transpose(1, 2)
+        return signals, lengths, torch.from_numpy(self.runs.present[list(runs)])
+
+    def _send(self, views: Tensor, n_real: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
+        config = self.config
+        mask = find_absent(n_real, present, rows=self.membership, patch=config.patch, n_patches=config.n_patches)
+        return views.to(self.device), mask.to(self.device) if bool(mask.any()) else None
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    def _validate(self, model: TunedEncoder, rows: Indices, targets: Floats) -> tuple[float, ...]:
+        outputs, wanted = self.predict(model, rows), targets[rows]
+        loss = float(self._compute_loss(torch.as_tensor(outputs), torch.as_tensor(wanted)))
+        if not self.target.is_class:
+            return (loss,)
+        hit = outputs.argmax(axis=1) == wanted
+        recalls = [hit[wanted == k].mean() for k in np.unique(wanted)]
+        # Few rows give many epochs of the same accuracy, among which the loss decides.
+        return 1.0 - float(np.mean(recalls)), loss
+
+    def predict(self, model: TunedEncoder, rows: Indices) -> Floats:
+        """Average the outputs over equally spaced windows of all runs of a row.
+
+        Parameters
+        ----------
+        model : TunedEncoder
+            Trained.
+        rows : NDArray, int64, shape (m,)
+            Which.
+
+        Returns
+        -------
+        NDArray, float64, shape (m, C)
+            Logits or values.
+        """
+        model.eval()
+        picks = [(i, int(run), start) for i, row in enumerate(rows) for run, start in self._iterate_windows(row)]
+        outputs = []
+        with torch.inference_mode(), self._autocast():
+            for first in range(0, len(picks), _TEST_BATCH):
+                part = picks[first : first + _TEST_BATCH]
+                signals, lengths, present = self._read([run for _, run, _ in part])
+                starts = torch.tensor([start for _, _, start in part])
+                views = cut_views(signals, lengths, present, starts, window=self.config.window)
+                x, mask = self._send(views, lengths.clamp(max=self.config.window), present)
+                outputs.append(model(x, mask).float().cpu())
+        values = torch.cat(outputs).double().numpy()
+        position = np.array([i for i, _, _ in picks])
+        return np.stack([values[position == i].mean(axis=0) for i in range(len(rows))])
+
+    def _iterate_windows(self, row: int) -> Iterator[tuple[int, int]]:
+        for run in self.runs_of[row]:
+            last = max(len(self.runs.signals[run]) - self.config.window, 0)
+            for start in np.unique(np.linspace(0, last, self.recipe.n_windows).astype(np.int64)):
+                yield int(run), int(start)
+
+
+def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+    order = np.random.default_rng(compute_seed(seed, 0, epoch)).permutation(n_rows)
+    for start in range(0, n_rows, size):
+        # One window has no variance for BatchNorm to divide by.
+        if n_rows - start > 1:
+            yield order[start : start + size]
