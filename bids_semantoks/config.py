@@ -105,6 +105,13 @@ class SelectionConfig:
         aliases=("-d",),
         is_result=False,
     )
+    input_type: str = option(
+        "auto",
+        "What to read where a dataset has BOLD images and parcellated series; auto takes the images of preprocessing "
+        "pipelines and the series of those that denoise.",
+        choices=("auto", "images", "series"),
+        is_result=False,
+    )
     bids_database_dir: Path | None = option(
         None,
         "Directory of a pybids database to use, or to make, for the derivative dataset.",
@@ -304,6 +311,22 @@ class ProbingConfig:
         "Models to compare with, on the same splits; covariates are those of --covariate; none for none.",
         metavar="NAME...",
     )
+    finetune: bool = option(
+        False, "Also train the encoder's weights further on each training part, beside the frozen encoder."
+    )
+    finetune_epochs: int = option(50, "Passes of fine-tuning; the best by validation is kept.", metavar="N")
+    task_blocks: str | None = option(
+        None,
+        "Column of events.tsv whose values to tell apart by blocks of up to 40 s, across and within participants.",
+        metavar="COLUMN",
+    )
+    scaling: tuple[float, ...] = option(
+        (),
+        "Pretrain on these shares of the data (OUT_DIR's, those of --pretrain-data, or those of another study's "
+        "OUT_DIR given by -d) and probe each encoder; shares lie in 0..1.",
+        metavar="SHARE...",
+    )
+    scaling_seeds: int = option(3, "Encoders pretrained for each share of --scaling.", metavar="N")
 
     def __post_init__(self) -> None:
         _check(
@@ -336,7 +359,12 @@ class ProbingConfig:
             f"--covariate {' '.join(self.covariate)} is removed by the nested protocol only.",
             "Leave --protocol paper away.",
         )
+        self._check_extras()
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        if self.task_blocks is not None:
+            # Blocks need no phenotype, and follow these.
+            alone = ("task_blocks", "n_repeats", "n_permutations", "baselines")
+            given = [name for name in given if name not in alone]
         _check(
             bool(self.probe) or not given,
             f"{', '.join('--' + name.replace('_', '-') for name in given)} would do nothing without --probe.",
@@ -346,6 +374,27 @@ class ProbingConfig:
             len(set(self.probe)) == len(self.probe),
             f"--probe names a column twice: {', '.join(self.probe)}.",
         )
+
+    def _check_extras(self) -> None:
+        _check(self.finetune_epochs >= 1, f"--finetune-epochs must be 1 or more, found {self.finetune_epochs}.")
+        _check(
+            self.finetune or self.finetune_epochs == 50,
+            f"--finetune-epochs {self.finetune_epochs} would do nothing without --finetune.",
+        )
+        _check(
+            not (self.finetune and self.covariate),
+            f"--finetune cannot remove the covariates {', '.join(self.covariate)}: signals are not features.",
+            "Leave --finetune or --covariate away, or keep groups apart with --leave-out.",
+        )
+        _check(self.scaling_seeds >= 1, f"--scaling-seeds must be 1 or more, found {self.scaling_seeds}.")
+        _check(
+            bool(self.scaling) or self.scaling_seeds == 3,
+            f"--scaling-seeds {self.scaling_seeds} would do nothing without --scaling.",
+        )
+        outside = [share for share in self.scaling if not 0 < share <= 1]
+        _check(not outside, f"--scaling needs shares above 0 and up to 1, found {', '.join(map(str, outside))}.")
+        twice = sorted({share for share in self.scaling if self.scaling.count(share) > 1})
+        _check(not twice, f"--scaling names a share twice: {', '.join(map(str, twice))}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -143,10 +143,15 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     """
     dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
     LOGGER.info("%s", dataset.describe())
+    for sentence in dataset.describe_recognised():
+        LOGGER.info("%s", sentence)
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
-    config = _without_new_database(config)
+    config = _without_second_denoising(_without_new_database(config), dataset)
     signals = config.signals
     denoising = load_denoising(signals.denoise)
+    if dataset.denoised is not None and not dataset.is_parcellated:
+        done = f"{dataset.denoised.pipeline} denoised the images before; no regressors are removed here."
+        denoising = dataclasses.replace(denoising, description=done)
     participants = find_participants(dataset, config.selection)
     if dataset.is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
@@ -179,6 +184,29 @@ def _without_new_database(config: AppConfig) -> AppConfig:
     if not config.running.dry_run or folder is None or folder.exists():
         return config
     return dataclasses.replace(config, selection=dataclasses.replace(config.selection, bids_database_dir=None))
+
+
+def _without_second_denoising(config: AppConfig, dataset: Dataset) -> AppConfig:
+    """Neither denoise nor filter what comes denoised or filtered, and refuse when the user asks for it."""
+    denoised, signals, usual = dataset.denoised, config.signals, SignalsConfig()
+    if denoised is None:
+        return config
+    where = f"the images in {denoised.path} were denoised by {denoised.pipeline}"
+    hint = "Leave the option away, or read the dataset that they were made from."
+    if signals.denoise not in (usual.denoise, "none"):
+        raise ConfigurationError(f"--denoise {signals.denoise} would denoise twice: {where}.", hint=hint)
+    if signals.denoise != "none":
+        LOGGER.info("Denoising is none instead of %s: %s.", signals.denoise, where)
+    band = signals.band_pass
+    if denoised.source.is_filtered and band is not None:
+        if band != usual.band_pass:
+            low, high = band
+            raise ConfigurationError(
+                f"--band-pass {low:g} {high:g} would filter twice: {where} and filtered.", hint=hint
+            )
+        LOGGER.info("No filter is applied: %s has done so.", denoised.pipeline)
+        band = None
+    return dataclasses.replace(config, signals=dataclasses.replace(signals, denoise="none", band_pass=band))
 
 
 def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, ...]) -> tuple[tuple[Run, ...], Atlas]:

@@ -48,6 +48,16 @@ class Run:
         Name and version of the pipeline that wrote `bold`, for the log and sidecars.
     dataset : Path
         Root of the derivative dataset that holds `bold`.
+    recognised : str
+        What the pipeline was recognised as, such as ``XCP-D``; empty for none of those that are known.
+    is_denoised : bool
+        Whether the pipeline removed confounds from `bold`; `confounds` is then the table of censored volumes, if any.
+    tables : tuple of Path
+        Further tables of the run: components of ICA-AROMA, or motion of a run that came denoised.
+    columns : tuple of str
+        Columns of `confounds` where it is a file of movement regressors without a header.
+    problem : str
+        Why this image cannot be used in this call; empty for no reason.
     """
 
     entities: tuple[tuple[str, str], ...]
@@ -57,6 +67,11 @@ class Run:
     repetition_time: float | None
     pipeline: str
     dataset: Path
+    recognised: str = ""
+    is_denoised: bool = False
+    tables: tuple[Path, ...] = ()
+    columns: tuple[str, ...] = ()
+    problem: str = ""
 
     def __post_init__(self) -> None:
         if not self.entities or self.entities[0][0] != "sub":

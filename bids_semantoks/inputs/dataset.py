@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.derivatives import Derivative, find_fmriprep, find_named
+from bids_semantoks.inputs.derivatives import Derivative, describe_nothing, find_fmriprep, find_named
 from bids_semantoks.inputs.descriptions import Description, read_description
 from bids_semantoks.inputs.folders import find_folders, find_kind, find_participant_labels
+from bids_semantoks.inputs.pipelines import AROMA, recognise_pipeline
 
-CONTENT: Final = {"fmriprep": "preprocessed BOLD", "parcellated": "parcellated series"}
+CONTENT: Final = {
+    "fmriprep": "preprocessed BOLD",
+    "parcellated": "parcellated series",
+    "aroma": "components of ICA-AROMA",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +46,12 @@ class Dataset:
     @property
     def is_parcellated(self) -> bool:
         """Whether parcel series are read instead of BOLD."""
-        return self.derivatives[0].kind == "parcellated"
+        return any(one.kind == "parcellated" for one in self.derivatives)
+
+    @property
+    def denoised(self) -> Derivative | None:
+        """The dataset whose images were denoised by the pipeline that wrote them; None for images as they were."""
+        return next((one for one in self.derivatives if one.is_denoised), None)
 
     def describe(self) -> str:
         """Say in one line what was found.
@@ -53,6 +65,25 @@ class Dataset:
         if self.kind == "raw":
             return f"Found a raw BIDS dataset in {self.root}, with derivatives of {listed}"
         return f"Found a derivative dataset of {listed}"
+
+    def describe_recognised(self) -> list[str]:
+        """Say what each derivative dataset was recognised as.
+
+        Returns
+        -------
+        list of str
+            One sentence each.
+        """
+        sentences = []
+        for one in self.derivatives:
+            what = (
+                f"Recognised {one.pipeline} as {one.source.label}"
+                if one.source.label
+                else (f"{one.pipeline} is none of the pipelines that are known, and is read as fMRIPrep's outputs are")
+            )
+            note = f": {one.source.note}" if one.source.note and one.kind == "fmriprep" else ""
+            sentences.append(f"{what}{note}.")
+        return sentences
 
 
 def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> Dataset:
@@ -77,7 +108,8 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
     InputError
         When BIDS_DIR is no directory, empty or not BIDS, or no derivative dataset, or more than one, is found.
     ConfigurationError
-        When OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or images and parcel series are to be read in one call.
+        When OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or images and parcel series, or denoised images and others,
+        are to be read in one call.
     """
     description = _check_is_bids(bids_dir)
     if bids_dir.resolve() == out_dir.resolve():
@@ -86,19 +118,25 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
             hint=f"Use {bids_dir / 'derivatives' / 'bids_semantoks'} or a folder elsewhere.",
         )
     if selection.derivatives:
-        named = tuple(find_named(text, bids_dir) for text in selection.derivatives)
+        named = _take_components(
+            tuple(find_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
+        )
         _check_one_kind(named)
         is_raw = description is None or not (description.is_fmriprep or description.dataset_type == "derivative")
         return Dataset(
             root=bids_dir,
-            kind="raw" if is_raw else named[0].kind,
+            kind="raw" if is_raw else next(one.kind for one in named if one.kind != "aroma"),
             derivatives=named,
             raw_root=bids_dir if is_raw else _find_raw_root(bids_dir),
         )
-    kind = _find_root_kind(bids_dir, description)
+    kind = _find_root_kind(bids_dir, description, selection.input_type)
     if kind != "raw" and description is not None:
         own = Derivative(
-            name=bids_dir.resolve().name, path=bids_dir, pipeline=description.pipeline(bids_dir), kind=kind
+            name=bids_dir.resolve().name,
+            path=bids_dir,
+            pipeline=description.pipeline(bids_dir),
+            kind=kind,
+            source=recognise_pipeline(description),
         )
         return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=_find_raw_root(bids_dir))
     return Dataset(root=bids_dir, kind="raw", derivatives=(find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
@@ -167,16 +205,28 @@ def _check_is_bids(folder: Path) -> Description | None:
     return description
 
 
+def _take_components(named: tuple[Derivative, ...]) -> tuple[Derivative, ...]:
+    """Beside another dataset's images, take of ICA-AROMA its components, not its own images of the same runs."""
+    has_others = any(one.kind == "fmriprep" and one.source != AROMA for one in named)
+    return tuple(replace(one, kind="aroma") if has_others and one.source == AROMA else one for one in named)
+
+
 def _check_one_kind(named: tuple[Derivative, ...]) -> None:
-    if len({one.kind for one in named}) > 1:
-        listed = "; ".join(f"{one.path} ({CONTENT[one.kind]})" for one in named)
+    read = [one for one in named if one.kind != "aroma"]
+    if not read:
+        raise InputError(
+            f"{named[0].path} ({named[0].pipeline}) holds components of ICA-AROMA, but no images that they belong to.",
+            hint="Give the fMRIPrep dataset as well: -d fmriprep=PATH -d aroma=PATH.",
+        )
+    if len({(one.kind, one.is_denoised) for one in read}) > 1:
+        listed = "; ".join(f"{one.path} ({'denoised BOLD' if one.is_denoised else CONTENT[one.kind]})" for one in read)
         raise ConfigurationError(
             f"--derivatives names datasets of different kinds: {listed}.",
             hint="Give them to two calls, each with its own OUT_DIR.",
         )
 
 
-def _find_root_kind(folder: Path, description: Description | None) -> str:
+def _find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
     """Tell a derivative dataset from a raw one."""
     if description is None:
         if (folder / "derivatives").is_dir():
@@ -186,27 +236,71 @@ def _find_root_kind(folder: Path, description: Description | None) -> str:
             "nothing says whether it is raw or preprocessed.",
             hint="Restore the file from the dataset's source (for example: datalad get dataset_description.json).",
         )
-    if description.is_fmriprep:
+    if description.is_fmriprep and input_type != "series":
         return "fmriprep"
-    if description.dataset_type == "derivative":
-        kind = find_kind(folder)
+    source = recognise_pipeline(description)
+    if description.dataset_type == "derivative" or description.is_fmriprep:
+        kind = find_kind(folder, source, wanted=input_type)
+        if kind is None and source == AROMA:
+            raise InputError(
+                f"BIDS_DIR {folder} ({description.pipeline(folder)}) holds no denoised images, at most components.",
+                hint="Give the fMRIPrep dataset as well: -d fmriprep=PATH -d aroma=PATH.",
+            )
         if kind is None:
             raise InputError(
-                f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with neither "
-                "*_desc-preproc_bold.nii.gz nor parcellated *_timeseries.tsv in its sub-*/func folders.",
+                f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with "
+                f"{describe_nothing(source, input_type)} in its sub-*/func folders.",
                 hint="Give the folder of an fMRIPrep derivative dataset.",
             )
         return kind
     # Before BIDS 1.4 nothing but the pipeline's name marks a derivative dataset.
     is_open = not description.dataset_type and bool(description.generators)
-    return (find_kind(folder) if is_open else None) or "raw"
+    return (find_kind(folder, source, wanted=input_type) if is_open else None) or "raw"
 
 
 def _find_raw_root(folder: Path) -> Path | None:
-    """Find the raw root of ``<raw>/derivatives/<pipeline>``."""
+    """Find the raw root of ``<raw>/derivatives/<pipeline>``, else where the description says it is."""
     for parent in folder.resolve().parents:
         if parent.name == "derivatives":
-            raw = parent.parent
-            has_raw = (raw / "dataset_description.json").is_file() or (raw / "participants.tsv").is_file()
-            return raw if has_raw else None
+            return parent.parent if _is_raw(parent.parent) else find_linked_raw(folder)
+    return find_linked_raw(folder)
+
+
+def _is_raw(folder: Path) -> bool:
+    return (folder / "dataset_description.json").is_file() or (folder / "participants.tsv").is_file()
+
+
+def find_linked_raw(folder: Path) -> Path | None:
+    """Find the raw dataset that a derivative dataset names, where it is on this machine.
+
+    Parameters
+    ----------
+    folder : Path
+        Root of the derivative dataset.
+
+    Returns
+    -------
+    Path or None
+        The first folder among ``DatasetLinks`` (``raw`` first) and ``SourceDatasets`` that holds a raw dataset.
+    """
+    try:
+        content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
+    links = content.get("DatasetLinks") if isinstance(content, dict) else None
+    links = links if isinstance(links, dict) else {}
+    sources = content.get("SourceDatasets") if isinstance(content, dict) else None
+    places = [links.get("raw"), *(value for key, value in links.items() if key != "raw")]
+    places += [one.get("URL") for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+    for place in places:
+        if not isinstance(place, str) or ("://" in place and not place.startswith("file://")):
+            continue
+        path = folder / unquote(place.removeprefix("file://"))
+        if path.resolve() != folder.resolve() and _is_raw(path) and not _is_derivative(path):
+            return path
     return None
+
+
+def _is_derivative(folder: Path) -> bool:
+    description = read_description(folder)
+    return description is not None and (description.dataset_type == "derivative" or description.is_fmriprep)

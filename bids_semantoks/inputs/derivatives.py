@@ -9,6 +9,7 @@ from pathlib import Path
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.descriptions import Description, read_description
 from bids_semantoks.inputs.folders import find_folders, find_kind
+from bids_semantoks.inputs.pipelines import AROMA, FMRIPREP, NIBABIES, OTHER, Pipeline, recognise_pipeline
 
 LOG = logging.getLogger(__name__)
 
@@ -26,16 +27,25 @@ class Derivative:
     pipeline : str
         Name and version of the pipeline that wrote it, such as ``fMRIPrep 24.1.1``.
     kind : str
-        ``fmriprep`` (preprocessed BOLD in fMRIPrep's layout) or ``parcellated`` (holds ``*_timeseries.tsv``).
+        ``fmriprep`` (BOLD images), ``parcellated`` (holds ``*_timeseries.tsv``), or ``aroma`` (components of ICA-AROMA
+        for the images of another dataset).
+    source : Pipeline
+        What is known of this pipeline.
     """
 
     name: str
     path: Path
     pipeline: str
     kind: str
+    source: Pipeline = OTHER
+
+    @property
+    def is_denoised(self) -> bool:
+        """Whether images are read from which this pipeline removed confounds."""
+        return self.kind == "fmriprep" and self.source.is_denoised
 
 
-def find_named(text: str, root: Path) -> Derivative:
+def find_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
     """Find the derivative dataset that one ``-d`` means.
 
     Parameters
@@ -44,6 +54,8 @@ def find_named(text: str, root: Path) -> Derivative:
         ``PATH`` or ``NAME=PATH``; a relative path may also be meant from ``<root>/derivatives``.
     root : Path
         BIDS_DIR.
+    input_type : str
+        ``images`` or ``series`` where the user wants one of them, else ``auto``.
 
     Returns
     -------
@@ -72,14 +84,40 @@ def find_named(text: str, root: Path) -> Derivative:
             f"Derivative dataset {path} (-d {text}) has no dataset_description.json.",
             hint="Give the folder that holds it.",
         )
-    kind = "fmriprep" if description.is_fmriprep else find_kind(path)
+    source = recognise_pipeline(description)
+    is_fmriprep = description.is_fmriprep and input_type != "series"
+    kind = "fmriprep" if is_fmriprep else find_kind(path, source, wanted=input_type)
+    if kind is None and source == AROMA:
+        kind = "aroma"
     if kind is None:
         raise InputError(
-            f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) holds neither "
-            "*_desc-preproc_bold.nii.gz nor parcellated *_timeseries.tsv.",
+            f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) holds "
+            f"{describe_nothing(source, input_type)}.",
             hint="Give the folder of an fMRIPrep derivative dataset.",
         )
-    return Derivative(name=label or path.resolve().name, path=path, pipeline=description.pipeline(path), kind=kind)
+    pipeline = description.pipeline(path)
+    return Derivative(name=label or path.resolve().name, path=path, pipeline=pipeline, kind=kind, source=source)
+
+
+def describe_nothing(source: Pipeline, input_type: str) -> str:
+    """Say which files were looked for in vain.
+
+    Parameters
+    ----------
+    source : Pipeline
+        Who wrote the dataset.
+    input_type : str
+        What was wanted of it.
+
+    Returns
+    -------
+    str
+        What goes on after *holds*.
+    """
+    images, series = f"*{source.image_ends[0]}", "parcellated *_timeseries.tsv"
+    if input_type == "auto":
+        return f"neither {images} nor {series}"
+    return f"no {images if input_type == 'images' else series} (--input-type {input_type})"
 
 
 def find_fmriprep(root: Path, out_dir: Path) -> Derivative:
@@ -113,9 +151,11 @@ def find_fmriprep(root: Path, out_dir: Path) -> Derivative:
             continue
         if folder.resolve() == out_dir.resolve():
             _check_is_ours(out_dir, description)
-        elif description.is_fmriprep or (description.names_fmriprep and find_kind(folder) == "fmriprep"):
+        elif (source := recognise_pipeline(description)) in (FMRIPREP, NIBABIES) or (
+            description.names_fmriprep and find_kind(folder) == "fmriprep"
+        ):
             pipeline = description.pipeline(folder)
-            found.append(Derivative(name=folder.name, path=folder, pipeline=pipeline, kind="fmriprep"))
+            found.append(Derivative(name=folder.name, path=folder, pipeline=pipeline, kind="fmriprep", source=source))
         else:
             others.append(f"{folder.name} ({description.pipeline(folder)})")
     if len(found) > 1:
@@ -125,10 +165,13 @@ def find_fmriprep(root: Path, out_dir: Path) -> Derivative:
             hint=f"Choose one, such as -d {found[-1].path}.",
         )
     if not found:
+        empty = [name for name in find_folders(base) if not any((base / name).iterdir())]
         raise InputError(
             f"{root} is a raw BIDS dataset without fMRIPrep derivatives: expected {base / 'fmriprep'}, or another "
             f"folder there whose GeneratedBy names fMRIPrep; found {', '.join(others) or 'no derivative dataset'}.",
-            hint="Run fMRIPrep first, or say where its output is with -d PATH.",
+            hint="Run fMRIPrep first, or say where its output is with -d PATH."
+            if not empty
+            else f"{', '.join(empty)} is empty; of a datalad dataset: datalad get -n {base / empty[0]}.",
         )
     return found[0]
 

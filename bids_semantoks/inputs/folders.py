@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.names import natural_key, parse_name
+from bids_semantoks.inputs.pipelines import OTHER, Pipeline
 
 
 def find_participant_labels(root: Path) -> tuple[str, ...]:
@@ -56,35 +56,60 @@ def find_folders(root: Path) -> tuple[str, ...]:
     return tuple(sorted(names, key=natural_key))
 
 
-def find_kind(root: Path) -> str | None:
-    """Look through a derivative dataset until one file tells what it holds.
+def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -> str | None:
+    """Look through a derivative dataset until the files of one participant tell what it holds.
 
     Parameters
     ----------
     root : Path
         Root of the dataset.
+    pipeline : Pipeline
+        Who wrote it, which tells how its images are named.
+    wanted : str
+        ``images``, ``series``, or ``auto`` for images, but series where the images were denoised by the pipeline that
+        made both.
 
     Returns
     -------
     str or None
-        ``fmriprep`` for preprocessed BOLD in fMRIPrep's naming, ``parcellated`` for series of parcels.
+        ``fmriprep`` for BOLD images, ``parcellated`` for series of parcels; None when there is no such file.
     """
-    for name in _iterate_func_names(root):
-        if "_bold.nii" not in name and "_timeseries.tsv" not in name:
-            continue
-        parsed = parse_name(name)
-        keys = dict(parsed.entities) if parsed else {}
-        if "_bold.nii" in name and keys.get("desc") == "preproc":
-            return "fmriprep"
-        if name.endswith("_timeseries.tsv") and ("atlas" in keys or "seg" in keys):
-            return "parcellated"
+    accepted = {"images": ("fmriprep",), "series": ("parcellated",)}.get(wanted, ("fmriprep", "parcellated"))
+    if wanted == "auto" and pipeline.is_denoised:
+        accepted = ("parcellated", "fmriprep")
+    for label in find_participant_labels(root):
+        paths = list_func_files(os.path.join(root, f"sub-{label}"))  # noqa: PTH118 - as in list_func_files
+        found = {tell_kind(os.path.basename(path), pipeline) for path in paths}  # noqa: PTH119
+        for kind in accepted:
+            if kind in found:
+                return kind
     return None
 
 
-def _iterate_func_names(root: Path) -> Iterator[str]:
-    for label in find_participant_labels(root):
-        for path in list_func_files(os.path.join(root, f"sub-{label}")):  # noqa: PTH118 - as in list_func_files
-            yield os.path.basename(path)  # noqa: PTH119
+def tell_kind(name: str, pipeline: Pipeline) -> str | None:
+    """Tell what a file holds.
+
+    Parameters
+    ----------
+    name : str
+        File name.
+    pipeline : Pipeline
+        Who wrote it.
+
+    Returns
+    -------
+    str or None
+        ``fmriprep`` for a BOLD image that can be read, ``parcellated`` for series of parcels, None for all else.
+    """
+    if "_bold." not in name and "_timeseries." not in name:
+        return None
+    parsed = parse_name(name)
+    keys = dict(parsed.entities) if parsed else {}
+    if "_bold.nii" in name and keys.get("desc") in pipeline.descs:
+        return "fmriprep"
+    if name.endswith("_timeseries.tsv") and ("atlas" in keys or "seg" in keys):
+        return "parcellated"
+    return None
 
 
 def list_func_files(participant: str) -> list[str]:

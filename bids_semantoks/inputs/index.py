@@ -264,4 +264,7 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
         repetition_time=find_repetition_time(image, (*candidate.sidecars, *inherited)),
         pipeline=derivative.pipeline,
         dataset=derivative.path,
+        recognised=derivative.source.label,
+        is_denoised=derivative.is_denoised,
+        tables=tuple(map(Path, candidate.tables)),
     )

@@ -11,6 +11,9 @@ from bids_semantoks.inputs.names import BidsFile, natural_key, parse_name
 
 # A name matters by its end: of some 60 files of a participant few do, and only these are taken apart.
 _IMAGE_ENDS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
+# Of a pipeline that denoises: its censored volumes, and how much the participant moved.
+_OUTLIER_ENDS: Final = ("_outliers.tsv",)
+_MOTION_ENDS: Final = ("_motion.tsv",)
 _MASK_ENDS: Final = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")
 # fMRIPrep wrote regressors up to 20.1.
 _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
@@ -32,11 +35,14 @@ class Candidate:
     image : BidsFile
         The BOLD image or the table.
     mask, confounds : str or None
-        Paths; None when there is no file of these entities. Of a table: coverage of its parcels, censored volumes.
+        Paths; None when there is no file of these entities. Of a table: coverage of its parcels, censored volumes. Of
+        a denoised image: censored volumes instead of confounds.
     sidecars : tuple of BidsFile
         The participant's ``*_bold.json`` (``*_timeseries.json``) files.
     derivative : Derivative
         The dataset that holds them.
+    tables : tuple of str
+        Further tables of the run.
     """
 
     image: BidsFile
@@ -44,6 +50,7 @@ class Candidate:
     confounds: str | None
     sidecars: tuple[BidsFile, ...]
     derivative: Derivative
+    tables: tuple[str, ...] = ()
 
     def entity(self, key: str) -> str | None:
         """Value of one entity of the image.
@@ -84,11 +91,14 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
         One an image. A mask shares all entities but ``desc`` with its image; confounds share all that tell runs apart
         and have no others. Two images that differ in one of these never share a file.
     """
-    parsed = [one for path in paths if path.endswith(USEFUL_ENDS) and (one := parse_name(path)) is not None]
+    image_ends, is_denoised = derivative.source.image_ends, derivative.source.is_denoised
+    useful = (*USEFUL_ENDS, *image_ends, *(_OUTLIER_ENDS + _MOTION_ENDS if is_denoised else ()))
+    parsed = [one for path in paths if path.endswith(useful) and (one := parse_name(path)) is not None]
     own = [one for one in parsed if one.entities[:1] == (("sub", label),)]
-    images = _first_of_each(own, _IMAGE_ENDS)
+    images = _first_of_each(own, image_ends)
     masks = _first_of_each(own, _MASK_ENDS)
-    confounds = _first_of_each(own, _CONFOUND_ENDS)
+    confounds = _first_of_each(own, _OUTLIER_ENDS if is_denoised else _CONFOUND_ENDS)
+    motion = _first_of_each(own, _MOTION_ENDS) if is_denoised else {}
     sidecars = tuple(one for one in parsed if one.suffix == "bold" and one.extension == ".json")
     return [
         Candidate(
@@ -97,6 +107,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
             confounds=confounds[image.source].path if image.source in confounds else None,
             sidecars=sidecars,
             derivative=derivative,
+            tables=(motion[image.source].path,) if image.source in motion else (),
         )
         for key, image in images.items()
     ]

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.dataset import find_linked_raw
 from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 
@@ -129,13 +130,15 @@ def find_roots(bids_dir: Path) -> tuple[Path, ...]:
     Returns
     -------
     tuple of Path
-        BIDS_DIR, and the raw root above ``derivatives/`` where there is one.
+        BIDS_DIR, and the raw root above ``derivatives/``, or the one that its description links to, where there is one.
     """
     roots = [bids_dir]
     for parent in bids_dir.resolve().parents:
         if parent.name == "derivatives":
             roots.append(parent.parent)
             break
+    if (linked := find_linked_raw(bids_dir)) is not None:
+        roots.append(linked)
     return tuple(roots)
 
 

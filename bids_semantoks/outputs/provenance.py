@@ -73,6 +73,7 @@ def describe_inputs(run: Run) -> dict[str, dict[str, int | float | None]]:
         several, what they say.
     """
     files = {"bold": run.bold, "mask": run.mask, "confounds": run.confounds}
+    files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
     described: dict[str, dict[str, int | float | None]] = {"sidecar": {"RepetitionTime": run.repetition_time}}
     for name, path in files.items():
         if path is not None and path.exists():

@@ -43,7 +43,7 @@ def build_signals_sidecar(
     dict
         Plain JSON values.
     """
-    sources = [run.bold, run.mask, run.confounds]
+    sources = [run.bold, run.mask, run.confounds, *(path for path in run.tables if path.is_relative_to(run.dataset))]
     repetition_time = signals.repetition_time
     scrubbed = ~signals.kept
     scrubbed[: signals.n_dummy] = False
@@ -53,6 +53,7 @@ def build_signals_sidecar(
         "volumes and absent parcels.",
         "Sources": [build_uri(path, run.dataset, dataset) for path in sources if path is not None],
         "Pipeline": run.pipeline,
+        "RecognizedAs": run.recognised or "no pipeline that is known; read as fMRIPrep's outputs are",
         "RepetitionTime": repetition_time,
         "SamplingFrequency": 1.0 / repetition_time,
         "Atlas": {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Parcels": len(atlas.parcels)},
@@ -88,6 +89,7 @@ def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, An
         return {"Preset": "none: as found", "Description": f"Not done here: the series come from {run.pipeline}."}
     return {
         "Preset": settings["denoising"]["name"],
+        **({"DenoisedBy": run.pipeline} if run.is_denoised else {}),
         "Regressors": list(signals.regressors),
         "BandPass": settings["band_pass"],
         "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending",

@@ -12,6 +12,7 @@ from bids_semantoks.errors import AtlasError, RunFailed
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration, clean_signals, estimate_freedom
 from bids_semantoks.signals.confounds import Denoising, Regressors, select_regressors
+from bids_semantoks.signals.denoised import insert_left_out, select_volumes
 from bids_semantoks.signals.images import check_content, load_volumes
 from bids_semantoks.signals.labels import name_some
 from bids_semantoks.signals.means import ParcelMeans, extract_means
@@ -53,14 +54,18 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
     repetition_time = _find_repetition_time(run, volumes.repetition_time)
     if run.confounds is not None:
         check_content(run.confounds)
-    regressors = select_regressors(
-        run.confounds,
-        denoising,
-        n_volumes=volumes.n_volumes,
-        dummy_scans=config.dummy_scans,
-        fd_threshold=config.fd_threshold,
-        repetition_time=repetition_time,
-    )
+    n_volumes, dummy_scans, fd_threshold = volumes.n_volumes, config.dummy_scans, config.fd_threshold
+    if run.is_denoised:
+        regressors = select_volumes(run, n_volumes=n_volumes, dummy_scans=dummy_scans, fd_threshold=fd_threshold)
+    else:
+        regressors = select_regressors(
+            run.confounds,
+            denoising,
+            n_volumes=n_volumes,
+            dummy_scans=dummy_scans,
+            fd_threshold=fd_threshold,
+            repetition_time=repetition_time,
+        )
     check_duration(regressors.kept, repetition_time=repetition_time, min_time=config.min_time)
     return regressors
 
@@ -113,7 +118,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
             f"{run.bold} (the best has {coverage.max():.2f}).",
             hint="Check that image and atlas overlap, or lower --min-coverage.",
         )
-    raw = means.values
+    raw = insert_left_out(means.values, run) if run.is_denoised else means.values
     raw[:, ~present] = np.nan
     cleaned = clean_signals(
         raw, regressors.values, regressors.kept, repetition_time=repetition_time, band_pass=config.band_pass
@@ -153,7 +158,10 @@ def _describe_freedom(
     )
 
 
-def _find_mask(run: Run) -> Path:
+def _find_mask(run: Run) -> Path | None:
+    # Pipelines that denoise set voxels outside the brain to zero, and some write no mask.
+    if run.mask is None and run.is_denoised:
+        return None
     if run.mask is None:
         raise RunFailed(
             "no_mask",

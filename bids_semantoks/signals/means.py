@@ -46,7 +46,7 @@ class ParcelMeans:
         return self.n_used / np.maximum(self.n_voxels, 1)
 
 
-def extract_means(bold: Path, mask: Path, atlas: Atlas) -> ParcelMeans:
+def extract_means(bold: Path, mask: Path | None, atlas: Atlas) -> ParcelMeans:
     """Average the voxels of each parcel that lie in the brain mask and vary in time.
 
     The file is read once, in blocks; memory does not grow with the number of volumes. Sums are exact for integers and
@@ -58,8 +58,8 @@ def extract_means(bold: Path, mask: Path, atlas: Atlas) -> ParcelMeans:
     ----------
     bold : Path
         4-D NIfTI image, ``.nii`` or ``.nii.gz``.
-    mask : Path
-        3-D image on the same grid; not 0 in the brain.
+    mask : Path or None
+        3-D image on the same grid; not 0 in the brain. None for an image that is constant outside the brain.
     atlas : Atlas
         Parcels, in the space of `bold`.
 
@@ -79,7 +79,7 @@ def extract_means(bold: Path, mask: Path, atlas: Atlas) -> ParcelMeans:
         parcel lies in the mask).
     """
     volumes = load_volumes(bold)
-    inside = load_mask(mask, volumes)
+    inside = np.ones(volumes.shape, dtype=np.bool_) if mask is None else load_mask(mask, volumes)
     try:
         grid = build_label_grid(atlas, volumes.shape, volumes.affine)
     except AtlasError as error:
