@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import secrets
 from collections.abc import Iterator, Sequence
@@ -143,14 +144,19 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """
     header, _, body = path.read_bytes().partition(b"\n")
     columns = tuple(header.decode().rstrip("\r").split("\t"))
-    cells = np.array(body.replace(b"n/a", b"nan").split(), dtype=np.bytes_)
+    if not columns[0]:
+        raise ValueError(f"{path} has no header")
+    if not body.strip():
+        return columns, np.empty((0, len(columns)))
     try:
-        values = cells.astype(np.float64)
+        # np.loadtxt takes two thirds of the time of splitting and converting.
+        values = np.loadtxt(io.BytesIO(body.replace(b"n/a", b"nan")), delimiter="\t", comments=None, ndmin=2)
     except ValueError as error:
-        raise ValueError(f"{path} holds something that is neither a number nor n/a: {error}") from error
-    if not columns[0] or values.size % len(columns):
-        raise ValueError(f"{path} holds {values.size} values, which do not fill {len(columns)} columns")
-    return columns, values.reshape(-1, len(columns))
+        problem = "something that is neither a number nor n/a, or rows of different lengths"
+        raise ValueError(f"{path} holds {problem}: {error}") from error
+    if values.shape[1] != len(columns):
+        raise ValueError(f"{path} holds {values.shape[1]} values a row, which do not fill {len(columns)} columns")
+    return columns, values
 
 
 def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

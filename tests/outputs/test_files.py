@@ -34,8 +34,18 @@ def test_read_table_refuses_text_and_ragged_rows(tmp_path):
     with pytest.raises(ValueError, match="neither a number nor n/a"):
         files.read_table(tmp_path / "text.tsv")
     (tmp_path / "ragged.tsv").write_text("a\tb\n1\t2\n3\n")
-    with pytest.raises(ValueError, match="3 values, which do not fill 2 columns"):
+    with pytest.raises(ValueError, match="columns changed from 2 to 1 at row 2"):
         files.read_table(tmp_path / "ragged.tsv")
+    (tmp_path / "narrow.tsv").write_text("a\tb\n1\n3\n")
+    with pytest.raises(ValueError, match="1 values a row, which do not fill 2 columns"):
+        files.read_table(tmp_path / "narrow.tsv")
+
+
+def test_read_table_without_rows(tmp_path):
+    (tmp_path / "empty.tsv").write_text("a\tb\n")
+    columns, rows = files.read_table(tmp_path / "empty.tsv")
+    assert columns == ("a", "b")
+    assert rows.shape == (0, 2)
 
 
 def test_table_shape_is_checked(tmp_path):
