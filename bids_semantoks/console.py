@@ -15,7 +15,8 @@ _CLEAR = "\r\x1b[2K"
 class Console(logging.Handler):
     """Writes records to stderr.
 
-    On a terminal, records marked ``is_progress`` replace each other on the last line. A warning is said once, however
+    On a terminal, records marked ``is_progress`` replace each other on the last line; those marked ``is_fleeting``
+    are shown nowhere else. A warning is said once, however
     many runs it concerns; the log file holds each of them.
 
     Parameters
@@ -47,6 +48,8 @@ class Console(logging.Handler):
         if self.is_terminal and getattr(record, "is_progress", False) and self.level > logging.DEBUG:
             self.status = text
             self._write(f"{_CLEAR}{self._fit(text)}")
+            return
+        if getattr(record, "is_fleeting", False):
             return
         if record.levelno > logging.INFO:
             text = f"{self._paint(f'{record.levelname.lower()}:', record.levelno)} {text}"

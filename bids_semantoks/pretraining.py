@@ -27,7 +27,7 @@ from bids_semantoks.models.layout import NetworkLayout, build_layout, layout_to_
 from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.models.storage import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from bids_semantoks.models.transformer import Encoder
-from bids_semantoks.outputs.encoders import LOG_FILE, TrainingLog, write_figures, write_model_card
+from bids_semantoks.outputs.encoders import CARD_FILE, LOG_FILE, TrainingLog, write_figures, write_model_card
 from bids_semantoks.outputs.files import write_json
 from bids_semantoks.outputs.provenance import find_versions
 from bids_semantoks.outputs.store import StoredRun
@@ -41,17 +41,17 @@ from bids_semantoks.packing import (
     select_packed,
 )
 from bids_semantoks.training.batches import choose_batch_size
-from bids_semantoks.training.checkpoints import describe_full_disk, find_differences
+from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
 from bids_semantoks.training.pretrain import (
-    LOG_COLUMNS,
     Pretraining,
     StopRequest,
     TrainingPlan,
     choose_precision,
     watch_signals,
 )
+from bids_semantoks.training.progress import LOG_COLUMNS
 from bids_semantoks.training.store import SignalStore, SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -282,6 +282,8 @@ def _is_finished(plan: _Blueprint) -> bool:
             stored["data"]["runs"],
             plan.settings["data"]["runs"],
         )
+    if not (plan.directory / CARD_FILE).exists() and find_states(_checkpoints(plan)):
+        return False  # killed before the last words: going on from the last step writes all again
     LOGGER.info("The encoder %s is finished and not trained again.", plan.directory)
     return True
 

@@ -8,6 +8,7 @@ import pytest
 
 from bids_semantoks import pool
 from bids_semantoks.console import Console
+from bids_semantoks.outputs.logs import LogFile
 from bids_semantoks.relay import redirect_libraries
 
 
@@ -72,6 +73,20 @@ def test_a_file_gets_one_plain_line_a_run_and_each_warning_once(build):
     assert [line.split()[0] for line in lines] == ["[1/3]", "warning:", "[2/3]", "[3/3]", "warning:", "2"]
     assert "\x1b" not in stream.getvalue()
     assert lines[-1] == "2 more warnings of kinds shown above are in the log."
+
+
+def test_what_only_moves_a_bar_is_for_terminals(build, monkeypatch, tmp_path):
+    monkeypatch.setenv("TERM", "xterm")
+    moving = {"is_progress": True, "is_fleeting": True}
+    for stream, expected in ((io.StringIO(), "said\n"), (Terminal(), "\r\x1b[2K[#...] step 1said\n[#...] step 1")):
+        logger, _ = build(stream)
+        log = LogFile(tmp_path / "call.log")
+        logger.addHandler(log)
+        logger.info("[#...] step 1", extra=moving)
+        logger.info("said")
+        log.close()
+        assert stream.getvalue().replace("\r\x1b[2Ksaid", "said") == expected
+    assert (tmp_path / "call.log").read_text() == "said\nsaid\n"
 
 
 def test_quiet_shows_errors_alone(build):

@@ -148,6 +148,26 @@ def test_stopped_by_the_clock_it_goes_on(out, pretrain, trained):
     assert not (out / "encoders" / "tiny" / "checkpoints").exists()
 
 
+def test_killed_before_its_last_words_it_writes_them(out, pretrain, trained, monkeypatch):
+    """As if the process had been killed when the weights were there and the card was not."""
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bids_semantoks.pretraining.write_model_card", die)
+        assert pretrain(out)[0] == 130
+    directory = out / "encoders" / "tiny"
+    assert (directory / "config.json").exists()
+    assert not (directory / "README.md").exists()
+    code, text = pretrain(out)
+    assert code == 0, text
+    assert "Going on from step 4 of 4" in text
+    assert not (directory / "checkpoints").exists()
+    for name in ("model.safetensors", "README.md"):
+        assert (directory / name).read_bytes() == (trained[0] / "encoders" / "tiny" / name).read_bytes()
+
+
 def test_nothing_to_train_on(study, tmp_path, out, pretrain):
     code, text = pretrain(tmp_path / "empty")
     assert code == 3

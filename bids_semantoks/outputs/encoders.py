@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOG_FILE: Final = "training_log.tsv"
+CARD_FILE: Final = "README.md"
 FIGURES: Final = {
     "training": "Loss and effective rank of the projections over training.",
     "kernels": "Frequency response of the learned kernels of each network, as the mean over kernels.",
@@ -263,7 +264,7 @@ def write_model_card(
         *(f"![{FIGURES[figure]}](figures/{figure}.svg)\n\n{FIGURES[figure]}\n" for figure in drawn),
         "`training_log.tsv` holds the course of the training in numbers.",
     ]
-    write_text(directory / "README.md", "\n".join(lines) + "\n")
+    write_text(directory / CARD_FILE, "\n".join(lines) + "\n")
 
 
 def _list(values: Mapping[str, Any]) -> list[str]:

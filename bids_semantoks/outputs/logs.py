@@ -23,7 +23,18 @@ class LogBuffer(logging.handlers.MemoryHandler):
 
 
 class LogFile(logging.FileHandler):
-    """The log file of a call."""
+    """The log file of a call; what only moves a bar on a terminal is left out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record.
+
+        Parameters
+        ----------
+        record : logging.LogRecord
+            What was logged.
+        """
+        if not getattr(record, "is_fleeting", False):
+            super().emit(record)
 
 
 def open_log(out_dir: Path, config: dict[str, Any]) -> Path:

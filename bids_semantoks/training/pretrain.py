@@ -9,17 +9,17 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bids_semantoks.config import TrainingConfig
-from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopped
+from bids_semantoks.errors import ResourceError, TrainingStopped
 from bids_semantoks.models.encode import PRECISIONS
 from bids_semantoks.training import batches, distill
 from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
@@ -30,34 +30,19 @@ from bids_semantoks.training.checkpoints import (
     read_last_state,
     write_state,
 )
+from bids_semantoks.training.collapse import CollapseWatch
 from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.masking import compute_membership, draw_masks, find_absent, find_mask_groups
-from bids_semantoks.training.schedules import Schedules, StepSettings, build_schedules
+from bids_semantoks.training.progress import Course, Log, Meter
+from bids_semantoks.training.schedules import build_schedules
 from bids_semantoks.training.store import SignalView
 from bids_semantoks.training.views import draw_views
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-LOG_COLUMNS: Final = (
-    *("step", "epoch", "loss", "cls", "ttr", "token", "rank", "spread", "cosine", "gradient_norm"),
-    *("learning_rate", "weight_decay", "momentum", "ttr_weight", "is_masked", "participants_per_second"),
-)
-_LOG_ROWS: Final = 5000
-_PROGRESS_SECONDS: Final = 10.0
 _CHECKPOINT_SECONDS: Final = 120.0
-_MOST_SKIPPED: Final = 50
 _CUDA_FLUSH: Final = 20
-
-
-class Log(Protocol):
-    """The table that the loop fills."""
-
-    def start(self, step: int) -> None:
-        """Begin the table, or keep its rows up to a step."""
-
-    def append(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Add rows at the end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -201,7 +186,8 @@ class Pretraining:
             self._load(state)
         self.feed = BatchFeed(view, self.order, device, part=ranks.rank, n_parts=ranks.size)
         self._wrapped: nn.Module = self.module
-        self._watch = CollapseWatch(_count_columns(module), self.order.steps_per_epoch, self.schedules)
+        columns = module.student.config.head_out
+        self._watch = CollapseWatch(columns, self.order.steps_per_epoch, self.schedules)
         self._last_saved = time.monotonic()
 
     def _load(self, state: TrainingState) -> None:
@@ -234,7 +220,7 @@ class Pretraining:
         if self.ranks.is_first:
             log.start(self.step)
         self._wrap()
-        meter = _Meter(self, log)
+        meter = Meter(self._describe_course(), log, self._watch)
         with self._explain_errors():
             for slices in self.feed.stream(self.n_batches, self.plan.n_slices):
                 if self.step == self.schedules.n_steps:
@@ -252,6 +238,16 @@ class Pretraining:
                         f"{self.step} of {self.schedules.n_steps}.",
                         hint="The same call goes on.",
                     )
+
+    def _describe_course(self) -> Course:
+        return Course(
+            schedules=self.schedules,
+            steps_per_epoch=self.order.steps_per_epoch,
+            batch_size=self.plan.recipe.batch_size or 0,
+            is_first=self.ranks.is_first,
+            flush_every=_CUDA_FLUSH if self.device.type == "cuda" else 1,
+            describe_last=self.describe_last,
+        )
 
     @contextlib.contextmanager
     def _explain_errors(self) -> Iterator[None]:
@@ -277,7 +273,7 @@ class Pretraining:
             device_ids = [self.device.index] if self.device.type == "cuda" else None
             self._wrapped = DistributedDataParallel(self.module, device_ids=device_ids)
 
-    def _advance(self, slices: list[batches.Batch], meter: _Meter) -> None:
+    def _advance(self, slices: list[batches.Batch], meter: Meter) -> None:
         settings = self.schedules.at(self.step)
         first = self.ranks.rank * len(slices)
         parts = [
@@ -286,8 +282,9 @@ class Pretraining:
         ]
         report = train_step(self._wrapped, self.optimiser, parts, settings, dtype=self.dtype, scaler=self.scaler)
         self.n_batches += 1
+        step = self.step
         self.step += report.is_done
-        meter.add(report, settings)
+        meter.add(report, step, settings)
 
     def _is_due(self) -> bool:
         if self.step == self.schedules.n_steps:
@@ -369,156 +366,3 @@ class _ViewCutter:
             n_real, present = torch.cat([n for _, n in pair]), batch.present.repeat(2, 1)
             absent = find_absent(n_real, present, rows=self.membership, patch=config.patch, n_patches=config.n_patches)
         return distill.Batch(views, masks, absent)
-
-
-@dataclass(slots=True)
-class _Meter:
-    """Collects what steps report; reads it from the device only every few steps, since that waits."""
-
-    training: Pretraining
-    log: Log
-    waiting: list[tuple[int, int, StepSettings, bool, Tensor]] = field(default_factory=list)
-    n_skipped: int = 0
-    _since: float = field(default_factory=time.monotonic)
-    _n_since: int = 0
-    _said: float = 0.0
-    _began: tuple[float, int] = (0.0, 0)
-
-    def add(self, report: distill.StepReport, settings: StepSettings) -> None:
-        """Take the report of one step."""
-        training = self.training
-        if not self._began[0]:
-            self._began = (time.monotonic(), training.step)
-        self.n_skipped = 0 if report.is_done else self.n_skipped + 1
-        values = torch.stack([*report.losses, report.gradient_norm])
-        step = training.step - report.is_done
-        self.waiting.append((step, training.n_batches, settings, report.is_done, values))
-        self._n_since += 1
-        if len(self.waiting) >= (_CUDA_FLUSH if training.device.type == "cuda" else 1):
-            self.flush()
-
-    def flush(self) -> None:
-        """Check, log and say what was collected."""
-        if not self.waiting:
-            return
-        training = self.training
-        table = torch.stack([entry[-1] for entry in self.waiting]).cpu().tolist()
-        rate, now = 0.0, time.monotonic()
-        size = training.plan.recipe.batch_size or 0
-        rate = self._n_since * size / max(now - self._since, 1e-9)
-        self._since, self._n_since = now, 0
-        every = max(1, training.schedules.n_steps // _LOG_ROWS)
-        rows = []
-        for (step, _, settings, is_done, _), values in zip(self.waiting, table, strict=True):
-            self._check(step, values, is_done=is_done)
-            if is_done and step % every == 0:
-                rows.append(self._build_row(step, settings, values, rate))
-        self.waiting.clear()
-        if not training.ranks.is_first:
-            return
-        self.log.append(rows)
-        if rows and (now - self._said > _PROGRESS_SECONDS or training.step == training.schedules.n_steps):
-            self._said = now
-            self._say(rows[-1], now)
-
-    def _check(self, step: int, values: list[float], *, is_done: bool) -> None:
-        training = self.training
-        if not is_done:
-            if self.n_skipped > _MOST_SKIPPED:
-                raise TrainingDiverged(
-                    f"{self.n_skipped} steps in a row overflowed in float16, the last was step {step + 1}. "
-                    f"{training.describe_last()}",
-                    hint="Use --precision bf16, or a smaller --learning-rate.",
-                )
-            return
-        names = ("loss", *LOG_COLUMNS[3:10])
-        broken = [(name, value) for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
-        if broken:
-            name, value = broken[0]
-            raise TrainingDiverged(
-                f"The {name.replace('_', ' ')} became {value} at step {step + 1}. {training.describe_last()}",
-                hint="Use a smaller --learning-rate.",
-            )
-        reason = training._watch.add(step, rank=values[4], spread=values[5], cosine=values[6], loss=values[0])
-        if reason:
-            raise TrainingDiverged(
-                f"The projections collapsed: {reason} at step {step + 1}. {training.describe_last()}",
-                hint="Use a smaller --learning-rate, or a larger batch or coding_rate_weight.",
-            )
-
-    def _build_row(self, step: int, settings: StepSettings, values: list[float], rate: float) -> dict[str, float]:
-        row = dict(zip(("loss", *LOG_COLUMNS[3:10]), values, strict=True))
-        row |= {name: float(value) for name, value in settings._asdict().items()}
-        epoch = step // self.training.order.steps_per_epoch
-        return row | {"step": step + 1, "epoch": epoch + 1, "participants_per_second": rate}
-
-    def _say(self, row: Mapping[str, float], now: float) -> None:
-        training = self.training
-        n_steps = training.schedules.n_steps
-        done = training.step - self._began[1]
-        left = (now - self._began[0]) / max(done, 1) * (n_steps - training.step)
-        LOGGER.info(
-            "epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s, about %s left",
-            row["epoch"],
-            training.plan.recipe.epochs,
-            row["step"],
-            n_steps,
-            row["loss"],
-            row["rank"],
-            row["participants_per_second"],
-            f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min",
-        )
-
-
-class CollapseWatch:
-    """Notices when all projections have become one point, once the training had time to spread them.
-
-    Parameters
-    ----------
-    n_columns : int
-        Width of a projection.
-    steps_per_epoch : int
-        Steps that make an epoch.
-    schedules : Schedules
-        Tell when the warm-up is over.
-    """
-
-    #: Spread over that of projections all over the sphere, below which they count as one point.
-    LEAST_SPREAD: Final = 0.05
-    #: Agreement of teacher and student above which nothing more can be learned.
-    MOST_COSINE: Final = 0.995
-
-    def __init__(self, n_columns: int, steps_per_epoch: int, schedules: Schedules) -> None:
-        self.n_columns = n_columns
-        self.patience = max(50, steps_per_epoch)
-        self.first = 2 * int(schedules.learning_rate.argmax())
-        self._n_collapsed = 0
-
-    def add(self, step: int, *, rank: float, spread: float, cosine: float, loss: float) -> str:
-        """Look at one step.
-
-        Parameters
-        ----------
-        step : int
-            Steps done before.
-        rank, spread, cosine, loss : float
-            As in `Losses`.
-
-        Returns
-        -------
-        str
-            What shows the collapse; empty as long as there is none.
-        """
-        relative = spread * math.sqrt(self.n_columns)
-        is_collapsed = relative < self.LEAST_SPREAD and cosine > self.MOST_COSINE
-        self._n_collapsed = self._n_collapsed + 1 if is_collapsed and step >= self.first else 0
-        if self._n_collapsed < self.patience:
-            return ""
-        return (
-            f"for {self._n_collapsed} steps their spread was below {self.LEAST_SPREAD:.0%} of the possible (now "
-            f"{relative:.2%}, effective rank {rank:.2f}, cosine {cosine:.4f}, loss {loss:.4f})"
-        )
-
-
-def _count_columns(module: TeacherStudent) -> int:
-    return module.student.config.head_out

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,9 +18,12 @@ from training_driver import build_training, write_store
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError, TrainingDiverged, TrainingStopped
 from bids_semantoks.outputs.encoders import TrainingLog, read_training_log
+from bids_semantoks.training import pretrain, progress
 from bids_semantoks.training.batches import BatchFeed, BatchOrder, choose_batch_size
 from bids_semantoks.training.checkpoints import find_states, read_last_state
-from bids_semantoks.training.pretrain import LOG_COLUMNS, CollapseWatch, StopRequest
+from bids_semantoks.training.collapse import CollapseWatch
+from bids_semantoks.training.pretrain import StopRequest
+from bids_semantoks.training.progress import LOG_COLUMNS
 from bids_semantoks.training.schedules import build_schedules
 
 DRIVER = Path(__file__).with_name("training_driver.py")
@@ -198,6 +202,46 @@ def test_collapse_needs_patience_and_the_end_of_warm_up():
     assert "now 0.11%, effective rank 1.00, cosine 0.9990, loss -1.0000" in said[109]
     watch = CollapseWatch(128, 10, schedules)
     assert not any(watch.add(step, rank=1.0, spread=1e-4, cosine=0.9, loss=-1.0) for step in range(200))
+
+
+@pytest.mark.parametrize(
+    ("error", "n_slices", "hint"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, r"4 participants .*Use --accumulate 2, or --train-batch"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, r"2 participants .*Use --accumulate 4, or"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 4, r"1 participants .*Use --train-batch-size 2\."),
+    ],
+)
+def test_too_little_memory_names_a_batch_to_try(tmp_path, monkeypatch, error, n_slices, hint):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pretrain, "train_step", fail)
+    with pytest.raises(ResourceError, match="at once do not fit into the memory of cpu") as caught:
+        train(tmp_path, n_slices=n_slices)
+    assert re.search(hint, f"{caught.value} {caught.value.hint}")
+    assert caught.value.exit_code == 5
+
+
+def test_another_error_of_a_step_is_not_taken_for_memory(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(pretrain, "train_step", fail)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        train(tmp_path)
+
+
+def test_lines_now_and_then_and_a_bar_between_them(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(progress, "_BAR_SECONDS", 0.0)
+    with caplog.at_level("INFO", logger="bids_semantoks"):
+        train(tmp_path)
+    told = [record for record in caplog.records if getattr(record, "is_progress", False)]
+    assert [record.is_fleeting for record in told] == [False, *[True] * (N_STEPS - 2), False]
+    first, *_, last = (record.getMessage() for record in told)
+    assert re.match(rf"\[#*\.+\] epoch 1/\d+, step 1/{N_STEPS}: loss -?\d+\.\d+, rank .*left", first)
+    assert last.startswith(f"[{20 * '#'}]")
+    assert last.endswith("about 0 s left")
 
 
 def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path):

@@ -16,7 +16,8 @@ from bids_semantoks.models.layout import NetworkLayout
 from bids_semantoks.outputs.encoders import TrainingLog
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, join_ranks, sum_over_ranks
-from bids_semantoks.training.pretrain import LOG_COLUMNS, Pretraining, TrainingPlan, watch_signals
+from bids_semantoks.training.pretrain import Pretraining, TrainingPlan, watch_signals
+from bids_semantoks.training.progress import LOG_COLUMNS
 from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 
 P, N_PARTICIPANTS = 13, 11

@@ -1,0 +1,198 @@
+"""What the loop of pretraining tells: a table for files, lines for people, and an error when it went wrong."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from bids_semantoks.errors import TrainingDiverged
+from bids_semantoks.training.collapse import CollapseWatch
+from bids_semantoks.training.distill import StepReport
+from bids_semantoks.training.schedules import Schedules, StepSettings
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+LOG_COLUMNS: Final = (
+    *("step", "epoch", "loss", "cls", "ttr", "token", "rank", "spread", "cosine", "gradient_norm"),
+    *("learning_rate", "weight_decay", "momentum", "ttr_weight", "is_masked", "participants_per_second"),
+)
+_MEASURED: Final = ("loss", *LOG_COLUMNS[3:10])
+_LOG_ROWS: Final = 5000
+_LINE_SECONDS: Final = 10.0
+_BAR_SECONDS: Final = 0.5
+_BAR_WIDTH: Final = 20
+_MOST_SKIPPED: Final = 50
+
+
+class Log(Protocol):
+    """The table that the loop fills."""
+
+    def start(self, step: int) -> None:
+        """Begin the table, or keep its rows up to a step."""
+
+    def append(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Add rows at the end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Course:
+    """What the training is, as far as its progress is told.
+
+    Parameters
+    ----------
+    schedules : Schedules
+        Of all steps.
+    steps_per_epoch : int
+        Steps that make an epoch.
+    batch_size : int
+        Participants a step, of all processes.
+    is_first : bool
+        Whether this process writes.
+    flush_every : int
+        Steps whose reports are read together: reading waits for the device.
+    describe_last : callable
+        Says where the last good checkpoint is.
+    """
+
+    schedules: Schedules
+    steps_per_epoch: int
+    batch_size: int
+    is_first: bool
+    flush_every: int
+    describe_last: Callable[[], str]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Collects what steps report.
+
+    Parameters
+    ----------
+    course : Course
+        What the training is.
+    log : Log
+        Table of the first process.
+    watch : CollapseWatch
+        Looks at each step.
+    """
+
+    course: Course
+    log: Log
+    watch: CollapseWatch
+    n_skipped: int = 0
+    _waiting: list[tuple[int, StepSettings, bool, Tensor]] = field(default_factory=list)
+    _since: float = field(default_factory=time.monotonic)
+    _n_since: int = 0
+    _line_at: float = 0.0
+    _bar_at: float = 0.0
+    _began: tuple[float, int] = (0.0, 0)
+
+    def add(self, report: StepReport, step: int, settings: StepSettings) -> None:
+        """Take the report of one step.
+
+        Parameters
+        ----------
+        report : StepReport
+            On the device.
+        step : int
+            Steps done before.
+        settings : StepSettings
+            Of the step.
+        """
+        if not self._began[0]:
+            self._began = (time.monotonic(), step)
+        self.n_skipped = 0 if report.is_done else self.n_skipped + 1
+        values = torch.stack([*report.losses, report.gradient_norm])
+        self._waiting.append((step, settings, report.is_done, values))
+        self._n_since += 1
+        if len(self._waiting) >= self.course.flush_every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Check, log and say what was collected.
+
+        Raises
+        ------
+        TrainingDiverged
+            When a value is not finite, projections have collapsed, or float16 overflows again and again.
+        """
+        if not self._waiting:
+            return
+        table = torch.stack([entry[-1] for entry in self._waiting]).cpu().tolist()
+        now = time.monotonic()
+        rate = self._n_since * self.course.batch_size / max(now - self._since, 1e-9)
+        self._since, self._n_since = now, 0
+        every = max(1, self.course.schedules.n_steps // _LOG_ROWS)
+        rows, latest = [], None
+        for (step, settings, is_done, _), values in zip(self._waiting, table, strict=True):
+            self._check(step, values, is_done=is_done)
+            if is_done:
+                latest = self._build_row(step, settings, values, rate)
+                if step % every == 0:
+                    rows.append(latest)
+        self._waiting.clear()
+        if self.course.is_first:
+            self.log.append(rows)
+            if latest:
+                self._say(latest, now)
+
+    def _check(self, step: int, values: list[float], *, is_done: bool) -> None:
+        last = self.course.describe_last
+        if not is_done:
+            if self.n_skipped > _MOST_SKIPPED:
+                raise TrainingDiverged(
+                    f"{self.n_skipped} steps in a row overflowed in float16, the last was step {step + 1}. {last()}",
+                    hint="Use --precision bf16, or a smaller --learning-rate.",
+                )
+            return
+        broken = [(name, value) for name, value in zip(_MEASURED, values, strict=True) if not math.isfinite(value)]
+        if broken:
+            name, value = broken[0]
+            raise TrainingDiverged(
+                f"The {name.replace('_', ' ')} became {value} at step {step + 1}. {last()}",
+                hint="Use a smaller --learning-rate.",
+            )
+        reason = self.watch.add(step, rank=values[4], spread=values[5], cosine=values[6], loss=values[0])
+        if reason:
+            raise TrainingDiverged(
+                f"The projections collapsed: {reason} at step {step + 1}. {last()}",
+                hint="Use a smaller --learning-rate, or a larger batch or coding_rate_weight.",
+            )
+
+    def _build_row(self, step: int, settings: StepSettings, values: list[float], rate: float) -> dict[str, float]:
+        row = dict(zip(_MEASURED, values, strict=True))
+        row |= {name: float(value) for name, value in settings._asdict().items()}
+        epoch = step // self.course.steps_per_epoch
+        return row | {"step": step + 1, "epoch": epoch + 1, "participants_per_second": rate}
+
+    def _say(self, row: Mapping[str, float], now: float) -> None:
+        """Say a line now and then, and between lines move the bar that terminals show."""
+        n_steps, step = self.course.schedules.n_steps, int(row["step"])
+        is_line = now - self._line_at > _LINE_SECONDS or step == n_steps
+        if not is_line and now - self._bar_at < _BAR_SECONDS:
+            return
+        self._bar_at = now
+        if is_line:
+            self._line_at = now
+        left = (now - self._began[0]) / max(step - self._began[1], 1) * (n_steps - step)
+        bar = "#" * (step * _BAR_WIDTH // n_steps)
+        LOGGER.info(
+            "[%s] epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s, about %s left",
+            bar.ljust(_BAR_WIDTH, "."),
+            row["epoch"],
+            n_steps // self.course.steps_per_epoch,
+            step,
+            n_steps,
+            row["loss"],
+            row["rank"],
+            row["participants_per_second"],
+            f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min",
+            extra={"is_progress": True, "is_fleeting": not is_line},
+        )
