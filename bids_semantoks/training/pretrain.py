@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +29,7 @@ from bids_semantoks.training.checkpoints import (
     write_state,
 )
 from bids_semantoks.training.collapse import CollapseWatch
+from bids_semantoks.training.compiler import find_obstacle
 from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.masking import compute_membership, draw_masks, find_absent, find_mask_groups
@@ -265,10 +264,11 @@ class Pretraining:
 
     def _wrap(self) -> None:
         if self.device.type == "cuda":
-            if os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang"))):
-                self.module.compile_encoders()
+            obstacle = find_obstacle()
+            if obstacle:
+                LOGGER.warning("%s, so the encoder is not compiled and training is slower.", obstacle)
             else:
-                LOGGER.warning("No C compiler is there, so the encoder is not compiled and training is slower.")
+                self.module.compile_encoders()
         if self.ranks.size > 1:
             device_ids = [self.device.index] if self.device.type == "cuda" else None
             self._wrapped = DistributedDataParallel(self.module, device_ids=device_ids)
