@@ -58,6 +58,8 @@ class Run:
         Columns of `confounds` where it is a file of movement regressors without a header.
     problem : str
         Why this image cannot be used in this call; empty for no reason.
+    partner : Path or None
+        The right hemisphere's file where `bold` is the left one's.
     """
 
     entities: tuple[tuple[str, str], ...]
@@ -72,6 +74,7 @@ class Run:
     tables: tuple[Path, ...] = ()
     columns: tuple[str, ...] = ()
     problem: str = ""
+    partner: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.entities or self.entities[0][0] != "sub":

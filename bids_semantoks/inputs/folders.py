@@ -8,6 +8,7 @@ from pathlib import Path
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.names import natural_key, parse_name
 from bids_semantoks.inputs.pipelines import OTHER, Pipeline
+from bids_semantoks.inputs.surfaces import is_read, is_surface_file
 
 
 def find_participant_labels(root: Path) -> tuple[str, ...]:
@@ -106,6 +107,8 @@ def tell_kind(name: str, pipeline: Pipeline) -> str | None:
     parsed = parse_name(name)
     keys = dict(parsed.entities) if parsed else {}
     if "_bold.nii" in name and keys.get("desc") in pipeline.descs:
+        return "fmriprep"
+    if is_surface_file(name) and is_read(keys.get("desc"), pipeline):
         return "fmriprep"
     if name.endswith("_timeseries.tsv") and ("atlas" in keys or "seg" in keys):
         return "parcellated"

@@ -16,6 +16,7 @@ from bids_semantoks.inputs.names import BidsFile, sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.selection import check_known, describe_labels, read_labels
 from bids_semantoks.inputs.sidecars import find_repetition_time, find_root_sidecars
+from bids_semantoks.inputs.surfaces import is_surface_file, rank_density
 from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def find_runs(
         if one.entity("space") != space or any(one.entity(key) != value for key, value in modifiers):
             continue
         key = (one.derivative.path, one.image.source)
-        if key not in finest or rank_coarseness(one) < rank_coarseness(finest[key]):
+        if key not in finest or _rank(one) < _rank(finest[key]):
             finest[key] = one
     chosen = sorted(finest.values(), key=lambda one: (one.order, one.image.path))
     _check_unique(chosen)
@@ -168,6 +169,8 @@ def choose_space(
     there = _spaces(candidates)
     if asked is None:
         space = next((name for name in (*preferred, *DEFAULT_SPACES) if name in there), None)
+        if space is None and len(there) == 1 and _are_on_surfaces(candidates, there[0]):
+            space = there[0]
         if space is None:
             wanted = ", ".join(dict.fromkeys((*preferred, *DEFAULT_SPACES)))
             raise InputError(
@@ -185,6 +188,10 @@ def choose_space(
         check_known(f"{key} of space {name}", [value], values, f"--space {asked}")
         modifiers.append((key, value))
     return name, modifiers
+
+
+def _are_on_surfaces(candidates: Sequence[Candidate], space: str) -> bool:
+    return all(is_surface_file(one.image.path) for one in candidates if one.entity("space") == space)
 
 
 def _spaces(candidates: Sequence[Candidate]) -> tuple[str, ...]:
@@ -208,6 +215,10 @@ def rank_coarseness(candidate: Candidate) -> tuple[int, int, str]:
     if res is None or res == "native":
         return 1, 0, ""
     return (0, int(res), "") if res.isdecimal() else (2, 0, res)
+
+
+def _rank(candidate: Candidate) -> tuple[tuple[int, int, str], tuple[int, int, str]]:
+    return rank_density(candidate.image), rank_coarseness(candidate)
 
 
 def _check_unique(chosen: Sequence[Candidate]) -> None:
@@ -267,4 +278,5 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
         recognised=derivative.source.label,
         is_denoised=derivative.is_denoised,
         tables=tuple(map(Path, candidate.tables)),
+        partner=None if candidate.partner is None else Path(candidate.partner),
     )

@@ -8,6 +8,7 @@ from typing import Final
 
 from bids_semantoks.inputs.derivatives import Derivative
 from bids_semantoks.inputs.names import BidsFile, natural_key, parse_name
+from bids_semantoks.inputs.surfaces import SURFACE_ENDS, drop_hemisphere, find_surface_files
 
 # A name matters by its end: of some 60 files of a participant few do, and only these are taken apart.
 _IMAGE_ENDS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
@@ -18,7 +19,7 @@ _MASK_ENDS: Final = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")
 # fMRIPrep wrote regressors up to 20.1.
 _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
 _SIDECAR_ENDS: Final = ("bold.json",)
-USEFUL_ENDS: Final = (*_IMAGE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, *_SIDECAR_ENDS)
+USEFUL_ENDS: Final = (*_IMAGE_ENDS, *SURFACE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, *_SIDECAR_ENDS)
 
 # What a table of series names besides its run: none of it is in the names of the run's other files.
 _TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
@@ -43,6 +44,8 @@ class Candidate:
         The dataset that holds them.
     tables : tuple of str
         Further tables of the run.
+    partner : str or None
+        The right hemisphere's file where the image is the left one's.
     """
 
     image: BidsFile
@@ -51,6 +54,7 @@ class Candidate:
     sidecars: tuple[BidsFile, ...]
     derivative: Derivative
     tables: tuple[str, ...] = ()
+    partner: str | None = None
 
     def entity(self, key: str) -> str | None:
         """Value of one entity of the image.
@@ -88,8 +92,9 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     Returns
     -------
     list of Candidate
-        One an image. A mask shares all entities but ``desc`` with its image; confounds share all that tell runs apart
-        and have no others. Two images that differ in one of these never share a file.
+        One an image, CIFTI series or pair of GIFTI files. A mask shares all entities but ``desc`` with its image;
+        confounds share all that tell runs apart and have no others. Two images that differ in one of these never share
+        a file.
     """
     image_ends, is_denoised = derivative.source.image_ends, derivative.source.is_denoised
     useful = (*USEFUL_ENDS, *image_ends, *(_OUTLIER_ENDS + _MOTION_ENDS if is_denoised else ()))
@@ -100,16 +105,22 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     confounds = _first_of_each(own, _OUTLIER_ENDS if is_denoised else _CONFOUND_ENDS)
     motion = _first_of_each(own, _MOTION_ENDS) if is_denoised else {}
     sidecars = tuple(one for one in parsed if one.suffix == "bold" and one.extension == ".json")
+    # A pair of hemispheres is one run, so what stands beside one of them is that run's.
+    sidecars = tuple(map(drop_hemisphere, sidecars))
+    found: list[tuple[BidsFile, str | None, str | None]]
+    found = [(image, masks[key].path if key in masks else None, None) for key, image in images.items()]
+    found += [(image, None, partner) for image, partner in find_surface_files(own, derivative.source)]
     return [
         Candidate(
             image=image,
-            mask=masks[key].path if key in masks else None,
+            mask=mask,
             confounds=confounds[image.source].path if image.source in confounds else None,
             sidecars=sidecars,
             derivative=derivative,
             tables=(motion[image.source].path,) if image.source in motion else (),
+            partner=partner,
         )
-        for key, image in images.items()
+        for image, mask, partner in found
     ]
 
 

@@ -72,7 +72,7 @@ def describe_inputs(run: Run) -> dict[str, dict[str, int | float | None]]:
         Size in bytes and modification time in nanoseconds of each file that is there; of the sidecars, which may be
         several, what they say.
     """
-    files = {"bold": run.bold, "mask": run.mask, "confounds": run.confounds}
+    files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
     files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
     described: dict[str, dict[str, int | float | None]] = {"sidecar": {"RepetitionTime": run.repetition_time}}
     for name, path in files.items():

@@ -43,7 +43,13 @@ def build_signals_sidecar(
     dict
         Plain JSON values.
     """
-    sources = [run.bold, run.mask, run.confounds, *(path for path in run.tables if path.is_relative_to(run.dataset))]
+    sources = [
+        run.bold,
+        run.partner,
+        run.mask,
+        run.confounds,
+        *(path for path in run.tables if path.is_relative_to(run.dataset)),
+    ]
     repetition_time = signals.repetition_time
     scrubbed = ~signals.kept
     scrubbed[: signals.n_dummy] = False
