@@ -11,7 +11,9 @@ LABELS = ("001", "004")
 # Loading the libraries takes longer than the work; forked afterwards, all processes begin at the same time.
 DRIVER = """
 import os, sys
+import matplotlib.backends.backend_svg, matplotlib.figure
 import nilearn.connectome, nilearn.interfaces.fmriprep, nilearn.signal
+import bids_semantoks.reporting
 from bids_semantoks.cli import call
 
 study, out = sys.argv[1:]
