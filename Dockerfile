@@ -16,6 +16,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /usr/share/doc/*
 
 FROM base AS build
+ARG VARIANT
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
 # Where pip finds packages, for builders without the public index; nothing of it stays in the image.
 ARG PIP_INDEX_URL
@@ -31,7 +32,8 @@ RUN set -eu; export PIP_NO_CACHE_DIR=1 PIP_CONSTRAINT=/source/constraints.txt PI
  && bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' /source/constraints.txt)" \
  && bin/pip install /source \
  && bin/pip uninstall --yes pip setuptools \
- && rm -rf lib/python3.11/site-packages/torch/include lib/python3.11/site-packages/torch/test \
+ && rm -rf lib/python3.11/site-packages/torch/test \
+ && if test "$VARIANT" != cuda; then rm -rf lib/python3.11/site-packages/torch/include; fi \
  && mkdir assets && if test -n "$ASSETS"; then cp -r "/source/$ASSETS/." assets/; fi \
  && cp /source/LICENSE /source/README.md . && chmod -R a+rX,go-w .
 
