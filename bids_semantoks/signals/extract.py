@@ -13,9 +13,11 @@ from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration, clean_signals, estimate_freedom
 from bids_semantoks.signals.confounds import Denoising, Regressors, select_regressors
 from bids_semantoks.signals.denoised import insert_left_out, select_volumes
-from bids_semantoks.signals.images import check_content, load_volumes
+from bids_semantoks.signals.images import Volumes, check_content, load_volumes
 from bids_semantoks.signals.labels import name_some
 from bids_semantoks.signals.means import ParcelMeans, extract_means
+from bids_semantoks.signals.run_tables import open_confounds
+from bids_semantoks.signals.surfaces import SurfaceHeader, extract_surface_means, is_surface, load_surface_header
 
 __all__ = ["ParcelMeans", "check_run", "extract_means", "extract_signals"]
 
@@ -50,7 +52,7 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
     """
     check_content(run.bold)
     _find_mask(run)
-    volumes = load_volumes(run.bold)
+    volumes = _load_header(run)
     repetition_time = _find_repetition_time(run, volumes.repetition_time)
     if run.confounds is not None:
         check_content(run.confounds)
@@ -59,7 +61,7 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
         regressors = select_volumes(run, n_volumes=n_volumes, dummy_scans=dummy_scans, fd_threshold=fd_threshold)
     else:
         regressors = select_regressors(
-            run.confounds,
+            open_confounds(run, denoising, repetition_time=repetition_time),
             denoising,
             n_volumes=n_volumes,
             dummy_scans=dummy_scans,
@@ -106,15 +108,17 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         )
     # Short and scrubbed runs are told before seconds are spent on their voxels.
     regressors = check_run(run, config, denoising)
-    mask, header = _find_mask(run), load_volumes(run.bold)
+    header = _load_header(run)
     repetition_time = _find_repetition_time(run, header.repetition_time)
-    means = extract_means(run.bold, mask, atlas)
+    on_surface = is_surface(run.bold)
+    means = extract_surface_means(run, atlas) if on_surface else extract_means(run.bold, _find_mask(run), atlas)
     coverage = means.coverage
     present = (means.n_used > 0) & (coverage >= config.min_coverage)
     if not present.any():
         raise RunFailed(
             "low_coverage",
-            f"No parcel of the atlas {atlas.name} has {config.min_coverage:g} of its voxels in the brain mask of "
+            f"No parcel of the atlas {atlas.name} has {config.min_coverage:g} of its "
+            f"{'grayordinates with data in' if on_surface else 'voxels in the brain mask of'} "
             f"{run.bold} (the best has {coverage.max():.2f}).",
             hint="Check that image and atlas overlap, or lower --min-coverage.",
         )
@@ -127,7 +131,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         *_compare_repetition_times(run, repetition_time, header.repetition_time),
         *regressors.warnings,
         *means.warnings,
-        *_describe_absent(atlas, means, present, config.min_coverage),
+        *_describe_absent(atlas, means, present, config.min_coverage, "vertex or voxel" if on_surface else "voxel"),
         *_describe_freedom(regressors, repetition_time, config.band_pass),
     )
     return ParcelSignals(
@@ -158,9 +162,13 @@ def _describe_freedom(
     )
 
 
+def _load_header(run: Run) -> Volumes | SurfaceHeader:
+    return load_surface_header(run) if is_surface(run.bold) else load_volumes(run.bold)
+
+
 def _find_mask(run: Run) -> Path | None:
-    # Pipelines that denoise set voxels outside the brain to zero, and some write no mask.
-    if run.mask is None and run.is_denoised:
+    # Pipelines that denoise set voxels outside the brain to zero, and some write no mask; surfaces have no outside.
+    if run.mask is None and (run.is_denoised or is_surface(run.bold)):
         return None
     if run.mask is None:
         raise RunFailed(
@@ -193,16 +201,16 @@ def _compare_repetition_times(run: Run, repetition_time: float, in_header: float
 
 
 def _describe_absent(
-    atlas: Atlas, means: ParcelMeans, present: NDArray[np.bool_], min_coverage: float
+    atlas: Atlas, means: ParcelMeans, present: NDArray[np.bool_], min_coverage: float, unit: str
 ) -> tuple[str, ...]:
     no_voxels = [name for name, n in zip(atlas.parcels, means.n_voxels, strict=True) if n == 0]
     low = [name for name, n, here in zip(atlas.parcels, means.n_voxels, present, strict=True) if n > 0 and not here]
-    shortage = f"a coverage under {min_coverage:g}" if min_coverage else "no voxel in the mask"
+    shortage = f"a coverage under {min_coverage:g}" if min_coverage else f"no {unit} that counts"
     notes = []
     if no_voxels:
         notes.append(
-            f"{len(no_voxels)} of {len(atlas.parcels)} parcels have no voxel in the atlas on this grid and are absent: "
-            f"{name_some(no_voxels)}."
+            f"{len(no_voxels)} of {len(atlas.parcels)} parcels have no {unit} in the atlas on this grid and are "
+            f"absent: {name_some(no_voxels)}."
         )
     if low:
         notes.append(f"{len(low)} of {len(atlas.parcels)} parcels have {shortage} and are absent: {name_some(low)}.")

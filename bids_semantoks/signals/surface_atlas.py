@@ -1,0 +1,293 @@
+"""Atlases on surfaces: CIFTI dlabel files, and pairs of label.gii or FreeSurfer annot files.
+
+Shape letters: G grayordinates of a label file, P parcels.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from xml.parsers.expat import ExpatError
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import AtlasError
+from bids_semantoks.signals.cifti import CiftiError, load_cifti, read_rows
+from bids_semantoks.signals.cifti_axes import read_grayordinates, read_label_names
+from bids_semantoks.signals.gifti import find_hemisphere
+from bids_semantoks.signals.grayordinates import CEREBELLAR, Grayordinates, build_hemispheres
+from bids_semantoks.signals.labels import LabelTable, find_network, load_label_table, name_some
+
+SURFACE_SUFFIXES: Final = (".dlabel.nii", ".label.gii", ".annot")
+_CORTEX: Final = "CORTEX"
+# What label files call vertices that belong to no parcel; compared in lower case, letters only.
+_NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
+_SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SurfaceLabels:
+    """The label of each grayordinate of one file.
+
+    Parameters
+    ----------
+    grayordinates : Grayordinates
+        Where the labels lie.
+    keys : NDArray, int64, shape (G,)
+        Label key of each.
+    names : dict
+        Name of each key that is a parcel.
+    """
+
+    grayordinates: Grayordinates
+    keys: NDArray[np.int64]
+    names: dict[int, str]
+
+
+def is_surface_atlas(path: Path) -> bool:
+    """Tell a label file on surfaces from an image.
+
+    Parameters
+    ----------
+    path : Path
+        Any.
+
+    Returns
+    -------
+    bool
+        By the end of its name.
+    """
+    return path.name.endswith(SURFACE_SUFFIXES)
+
+
+def load_surface_labels(path: Path) -> SurfaceLabels:
+    """Read a label file.
+
+    Parameters
+    ----------
+    path : Path
+        ``.dlabel.nii``, ``.label.gii`` or ``.annot``.
+
+    Returns
+    -------
+    SurfaceLabels
+        Keys of the file's first map, and the names of those that are used.
+
+    Raises
+    ------
+    AtlasError
+        The file cannot be read, tells no hemisphere, or uses a key that has no name.
+    """
+    load = _load_dlabel if path.name.endswith(".dlabel.nii") else _load_hemisphere
+    try:
+        grayordinates, values, names = load(path)
+    except (CiftiError, ImageFileError, ExpatError, OSError, ValueError, IndexError, EOFError) as error:
+        raise AtlasError(f"The atlas {path} cannot be read: {error}.") from error
+    keys = np.rint(np.nan_to_num(values)).astype(np.int64)
+    used = {int(key) for key in np.unique(keys)}
+    parcels = {key: name for key, name in names.items() if key in used and not _is_nothing(name)}
+    if nameless := sorted(key for key in used if key != 0 and not names.get(key, "")):
+        raise AtlasError(
+            f"The atlas {path} uses keys that its label table does not name: {name_some(nameless)}.",
+            hint="Give each key a name (wb_command -cifti-label-import, -metric-label-import).",
+        )
+    if not parcels:
+        raise AtlasError(f"The atlas {path} holds no parcel: all {keys.size} grayordinates are without a label.")
+    return SurfaceLabels(grayordinates=grayordinates, keys=keys, names=parcels)
+
+
+def find_partner(path: Path) -> tuple[Path, Path] | None:
+    """Find both files of an atlas that has one for each hemisphere.
+
+    Parameters
+    ----------
+    path : Path
+        One of them.
+
+    Returns
+    -------
+    (Path, Path) or None
+        Left and right; None for a file that holds all structures.
+
+    Raises
+    ------
+    AtlasError
+        The name tells no hemisphere, or the other file is not there.
+    """
+    if path.name.endswith(".dlabel.nii"):
+        return None
+    here = find_hemisphere(path.name)
+    if not here:
+        raise AtlasError(
+            f"The name of the atlas {path} does not tell its hemisphere.",
+            hint="Expected hemi-L_, lh. or .L. in it, and its partner of the other hemisphere beside it.",
+        )
+    other = re.sub(
+        r"(^|[_.])(hemi-)?(L|R|lh|rh)(?=[_.])",
+        lambda match: f"{match[1]}{match[2] or ''}{ {'L': 'R', 'R': 'L', 'lh': 'rh', 'rh': 'lh'}[match[3]] }",
+        path.name,
+    )
+    partner = path.with_name(other)
+    if not partner.is_file():
+        raise AtlasError(
+            f"The atlas {path} covers one hemisphere; its partner {partner.name} is not beside it.",
+            hint="Both hemispheres are needed.",
+        )
+    return (path, partner) if here.endswith("LEFT") else (partner, path)
+
+
+def find_surface_spaces(path: Path, labels: SurfaceLabels) -> tuple[str, ...]:
+    """Find the template space of a label file by its name, else by the size of its mesh.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    labels : SurfaceLabels
+        What it holds.
+
+    Returns
+    -------
+    tuple of str
+        Spaces whose data may have this mesh, the likeliest first.
+
+    Raises
+    ------
+    AtlasError
+        Neither tells the space.
+    """
+    if path.name.endswith(".dlabel.nii"):
+        return ("fsLR",)
+    if found := re.search(r"(?:space|tpl)-(fsLR|fsaverage[3-6]?)(?=[_.])", path.name):
+        size = labels.grayordinates.models[0].n_vertices
+        return tuple(dict.fromkeys((found[1], *(_SPACES.get(size, ()) if found[1] == "fsaverage" else ()))))
+    size = labels.grayordinates.models[0].n_vertices
+    if size == 163842 and path.name.endswith(".annot"):
+        return ("fsaverage",)
+    if size not in _SPACES:
+        raise AtlasError(
+            f"The space of the atlas {path} is unknown: its mesh has {size} vertices.",
+            hint="Name it with space- (such as hemi-L_space-fsaverage_dseg.label.gii).",
+        )
+    return _SPACES[size]
+
+
+def build_surface_table(paths: tuple[Path, ...], table: Path | None) -> tuple[LabelTable, list[tuple[int, ...]]]:
+    """List the parcels of label files, and the keys of each file.
+
+    Parameters
+    ----------
+    paths : tuple of Path
+        One file of all structures, or left and right.
+    table : Path or None
+        Table with the network of each parcel by name; without one the names tell it (``7Networks_LH_Vis_1``), and for
+        voxels the structure.
+
+    Returns
+    -------
+    table : LabelTable
+        Parcels in the order of the table, else of the keys. Its values count from 1.
+    indices : list of tuple of int
+        For each file, in the order of its keys, the value of each in the table; 0 for one that the table leaves out.
+
+    Raises
+    ------
+    AtlasError
+        A file cannot be read, a name stands in both hemispheres, or the table lists none of the parcels.
+    """
+    files = [load_surface_labels(path) for path in paths]
+    names = [[labels.names[key] for key in sorted(labels.names)] for labels in files]
+    flat = [name for some in names for name in some]
+    if len(set(flat)) < len(flat):
+        twice = sorted({name for name in flat if flat.count(name) > 1})
+        # FreeSurfer's own annotations use one name for both hemispheres.
+        prefixes = ("LH_", "RH_") if len(files) == 2 else ("",)
+        names = [[prefix + name for name in some] for prefix, some in zip(prefixes, names, strict=True)]
+        flat = [name for some in names for name in some]
+        if len(set(flat)) < len(flat):
+            raise AtlasError(f"The atlas {paths[0]} has several keys of one name: {name_some(twice)}.")
+    if table is None:
+        networks = [
+            network for labels, some in zip(files, names, strict=True) for network in _find_networks(labels, some)
+        ]
+        rows = LabelTable(
+            path=paths[0], values=tuple(range(1, len(flat) + 1)), parcels=tuple(flat), networks=tuple(networks)
+        )
+    else:
+        rows = _match_table(load_label_table(table), flat)
+    position = dict(zip(rows.parcels, rows.values, strict=True))
+    return rows, [tuple(position.get(name, 0) for name in some) for some in names]
+
+
+def _match_table(table: LabelTable, flat: list[str]) -> LabelTable:
+    if not set(flat) & set(table.parcels):
+        raise AtlasError(
+            f"The atlas table {table.path} names none of the {len(flat)} parcels of its label file, "
+            f"such as {name_some(flat)}; it has {name_some(table.parcels)}.",
+            hint="Its column label must hold the names of the label file's keys.",
+        )
+    order = [i for i, name in enumerate(table.parcels) if name in set(flat)]
+    return LabelTable(
+        path=table.path,
+        values=tuple(range(1, len(order) + 1)),
+        parcels=tuple(table.parcels[i] for i in order),
+        networks=tuple(table.networks[i] for i in order),
+    )
+
+
+def _find_networks(labels: SurfaceLabels, names: list[str]) -> list[str]:
+    """Tell networks by name, those of voxels by their structure."""
+    networks = []
+    for key, name in zip(sorted(labels.names), names, strict=True):
+        structures = {
+            model.structure for model in labels.grayordinates.models if (labels.keys[model.place] == key).any()
+        }
+        if any(structure.startswith(_CORTEX) for structure in structures):
+            networks.append(find_network(name))
+        else:
+            networks.append("Cerebellum" if structures <= set(CEREBELLAR) else "Subcortex")
+    return networks
+
+
+def _load_dlabel(path: Path) -> tuple[Grayordinates, NDArray[Any], dict[int, str]]:
+    file = load_cifti(path)
+    file.check_kinds("LABELS", "BRAIN_MODELS")
+    grayordinates = read_grayordinates(file.axes[1])
+    if grayordinates.size != file.shape[1]:
+        raise CiftiError(f"describes {grayordinates.size} grayordinates and holds {file.shape[1]}")
+    values = np.concatenate([block[:, 0].copy() for _, block in read_rows(file)])
+    return grayordinates, values, read_label_names(file.axes[0])
+
+
+def _load_hemisphere(path: Path) -> tuple[Grayordinates, NDArray[Any], dict[int, str]]:
+    if path.name.endswith(".annot"):
+        values, _, listed = nib.freesurfer.read_annot(path)
+        names = {key: name.decode(errors="replace") for key, name in enumerate(listed)}
+        # nibabel gives -1 to vertices whose colour is in no row of the table.
+        values = np.where(values < 0, len(listed), values)
+        names[len(listed)] = "unknown"
+        side = find_hemisphere(path.name)
+    else:
+        image: Any = nib.load(path)
+        values = np.asarray(image.darrays[0].data).ravel()
+        names = {
+            int(key): " ".join((name or "").split()) for key, name in image.labeltable.get_labels_as_dict().items()
+        }
+        primary = image.darrays[0].meta.get("AnatomicalStructurePrimary") or image.meta.get(
+            "AnatomicalStructurePrimary"
+        )
+        side = find_hemisphere(path.name) or {"CortexLeft": "CORTEX_LEFT", "CortexRight": "CORTEX_RIGHT"}.get(
+            str(primary), ""
+        )
+    if not side:
+        raise ValueError("its name does not tell the hemisphere (hemi-L_, lh. or .L.)")
+    return build_hemispheres({side: values.size}), values, names
+
+
+def _is_nothing(name: str) -> bool:
+    return re.sub(r"[^a-z]", "", name.lower()) in _NOTHING
