@@ -24,6 +24,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 #: What one process needs besides the encoder's weights, as measured on 2 mm runs.
 _PROCESS_BYTES = 900 * 2**20
+#: Processes that share a GPU unless more are asked for: each has a context and weights of its own in its memory.
+_GPU_PROCS = 8
 #: Where libraries keep what they make, by the variable that moves it.
 _CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
 _RESOURCE_REASONS = ("out_of_memory", "disk_full")
@@ -165,7 +167,7 @@ def _has_temporary_place() -> bool:
     return True
 
 
-def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int) -> int:
+def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, device: str = "cpu") -> int:
     """Choose the number of processes and say why when it is less than asked.
 
     Parameters
@@ -176,13 +178,17 @@ def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int) -> 
         Runs to do.
     model_bytes : int
         Size of the encoder's weights, which every process loads.
+    device : str
+        Where the encoder runs.
 
     Returns
     -------
     int
-        At least 1. By default each process gets two runs or more, since starting one costs seconds.
+        At least 1. By default each process gets two runs or more, since starting one costs seconds, and a GPU is fed by
+        no more than it has memory for.
     """
-    n_procs = running.n_procs or min(count_cpus(), n_jobs // 2)
+    most = count_cpus() if device == "cpu" else min(count_cpus(), _GPU_PROCS)
+    n_procs = running.n_procs or min(most, n_jobs // 2)
     n_procs = max(1, min(n_procs, n_jobs))
     if running.mem is not None:
         each = _PROCESS_BYTES + 2 * model_bytes

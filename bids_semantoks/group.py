@@ -413,7 +413,8 @@ def _pretrain(
 
 def _embed_missing(recipe: EncoderRecipe, encoder: RunEncoder, missing: list[StoredJob], tally: Tally) -> None:
     running = recipe.config.running
-    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes)
+    device = str(encoder.frozen.device)
+    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
     stop = running.stop_on_first_crash
     if n_procs > 1:
         limit_threads(choose_n_threads(running, n_procs=n_procs))

@@ -173,7 +173,9 @@ def run_participants(config: AppConfig) -> Tally:
     if tally.n_done:
         LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_done)
     reports.write_absent(job.participant for job in done if not reports.left[job.participant])
-    n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=encoder.n_bytes if encoder else 0)
+    n_bytes = encoder.n_bytes if encoder else 0
+    device = in_this_process.device
+    n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
         LOGGER.info("%d processes for %d runs.", n_procs, len(todo))

@@ -97,6 +97,11 @@ def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
     monkeypatch.setattr(batch, "count_cpus", lambda: 8)
     assert batch.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0) == 8
     assert batch.choose_n_procs(RunningConfig(), n_jobs=5, model_bytes=0) == 2
+    monkeypatch.setattr(batch, "count_cpus", lambda: 64)
+    assert batch.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0) == 50
+    assert batch.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0, device="cuda:1") == 8
+    assert batch.choose_n_procs(RunningConfig(n_procs=12), n_jobs=100, model_bytes=0, device="cuda") == 12
+    monkeypatch.setattr(batch, "count_cpus", lambda: 8)
     assert batch.choose_n_procs(RunningConfig(), n_jobs=1, model_bytes=0) == 1
     assert batch.choose_n_procs(RunningConfig(n_procs=3), n_jobs=100, model_bytes=0) == 3
     assert batch.choose_n_procs(RunningConfig(n_procs=3), n_jobs=2, model_bytes=0) == 2
