@@ -112,6 +112,12 @@ class SelectionConfig:
         choices=("auto", "images", "series"),
         is_result=False,
     )
+    layout: str | None = option(
+        None,
+        "Read data that are no BIDS: hcp, ukb, or a JSON file that says which file is which.",
+        metavar="NAME_OR_FILE",
+        is_result=False,
+    )
     bids_database_dir: Path | None = option(
         None,
         "Directory of a pybids database to use, or to make, for the derivative dataset.",

@@ -8,6 +8,7 @@ the listing takes 0.005 s and under 1 s. So pybids is left to ``--bids-database-
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ from bids_semantoks.inputs.dataset import CONTENT, Dataset
 from bids_semantoks.inputs.derivatives import Derivative
 from bids_semantoks.inputs.filters import read_filter
 from bids_semantoks.inputs.folders import list_func_files
+from bids_semantoks.inputs.layout_runs import find_layout_candidates
 from bids_semantoks.inputs.names import sorted_naturally
-from bids_semantoks.inputs.pairing import Candidate, pair_files, pair_series
+from bids_semantoks.inputs.pairing import Candidate, find_components, pair_files, pair_series
 from bids_semantoks.inputs.selection import check_known, describe_labels, is_same_value, read_labels
 
 LOG = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ def find_candidates(
         if derivative.kind == kind
         for candidate in _scan(derivative, dataset, selection.bids_database_dir, participants)
     ]
+    found = _attach_components(found, dataset, participants)
     where = " and ".join(str(one.path) for one in dataset.derivatives)
     if not found:
         _refuse_nothing(dataset, where, participants, kind)
@@ -88,6 +91,10 @@ def find_candidates(
 
 def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str) -> NoReturn:
     whom = f"for one of {describe_labels(participants)} participants at least"
+    layout = dataset.derivatives[0].layout
+    if layout is not None:
+        patterns = " or ".join(one.bold for one in layout.runs)
+        raise InputError(f"No BOLD image of the layout {layout.name} in {where}: expected {patterns} {whom}.")
     if kind == "parcellated":
         raise InputError(
             f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",
@@ -121,9 +128,30 @@ def _apply_filter(found: list[Candidate], path: Path | None) -> list[Candidate]:
     return kept
 
 
+def _attach_components(found: list[Candidate], dataset: Dataset, participants: Sequence[str]) -> list[Candidate]:
+    """Give each image the components that ICA-AROMA found in its run, from a dataset of their own."""
+    components: dict[frozenset[tuple[str, str]], tuple[str, ...]] = {}
+    for derivative in dataset.derivatives:
+        if derivative.kind == "aroma":
+            for label in participants:
+                paths = list_func_files(str(derivative.path / f"sub-{label}"))
+                components.update(find_components(paths, label))
+    return [
+        dataclasses.replace(one, tables=(*one.tables, *components[one.image.source]))
+        if one.image.source in components
+        else one
+        for one in found
+    ]
+
+
 def _scan(
     derivative: Derivative, dataset: Dataset, database_dir: Path | None, participants: Sequence[str]
 ) -> Iterator[Candidate]:
+    if derivative.layout is not None:
+        if database_dir is not None:
+            LOG.warning("--bids-database-dir is not used with --layout.")
+        yield from find_layout_candidates(derivative, derivative.layout, participants)
+        return
     database: dict[str, list[str]] | None = None
     is_table = derivative.kind == "parcellated"
     if database_dir is not None and is_table:

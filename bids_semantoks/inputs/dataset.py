@@ -13,7 +13,8 @@ from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.derivatives import Derivative, describe_nothing, find_fmriprep, find_named
 from bids_semantoks.inputs.descriptions import Description, read_description
 from bids_semantoks.inputs.folders import find_folders, find_kind, find_participant_labels
-from bids_semantoks.inputs.pipelines import AROMA, recognise_pipeline
+from bids_semantoks.inputs.layouts import load_layout
+from bids_semantoks.inputs.pipelines import AROMA, Pipeline, recognise_pipeline
 
 CONTENT: Final = {
     "fmriprep": "preprocessed BOLD",
@@ -31,7 +32,7 @@ class Dataset:
     root : Path
         BIDS_DIR.
     kind : str
-        ``raw``, ``fmriprep`` or ``parcellated``.
+        ``raw``, ``fmriprep``, ``parcellated``, or ``layout`` for what is no BIDS.
     derivatives : tuple of Derivative
         The derivative datasets to read, at least one.
     raw_root : Path or None
@@ -62,6 +63,8 @@ class Dataset:
             The first line of the log.
         """
         listed = "; ".join(f"{one.pipeline} ({CONTENT[one.kind]}) in {one.path}" for one in self.derivatives)
+        if self.kind == "layout":
+            return f"Found data in the layout {self.derivatives[0].pipeline} in {self.root}"
         if self.kind == "raw":
             return f"Found a raw BIDS dataset in {self.root}, with derivatives of {listed}"
         return f"Found a derivative dataset of {listed}"
@@ -111,12 +114,14 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         When OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or images and parcel series, or denoised images and others,
         are to be read in one call.
     """
-    description = _check_is_bids(bids_dir)
+    description = _check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
         raise ConfigurationError(
             f"OUT_DIR {out_dir} is BIDS_DIR itself; nothing is written there.",
             hint=f"Use {bids_dir / 'derivatives' / 'bids_semantoks'} or a folder elsewhere.",
         )
+    if selection.layout is not None:
+        return _open_layout(bids_dir, selection, selection.layout)
     if selection.derivatives:
         named = _take_components(
             tuple(find_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
@@ -140,6 +145,31 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         )
         return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=_find_raw_root(bids_dir))
     return Dataset(root=bids_dir, kind="raw", derivatives=(find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
+
+
+def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) -> Dataset:
+    """Take BIDS_DIR for what the layout says that it is."""
+    if selection.derivatives or selection.input_type == "series":
+        raise ConfigurationError(
+            f"--layout {name_or_file} says which file of BIDS_DIR is which, all of them images.",
+            hint="Leave --derivatives and --input-type away.",
+        )
+    layout = load_layout(name_or_file)
+    if not bids_dir.is_dir():
+        raise InputError(
+            f"BIDS_DIR {bids_dir} is not a directory.", hint="Check the path (in a container: the mounts)."
+        )
+    done = ("denoised", "denoised and filtered")[layout.is_filtered]
+    source = Pipeline(
+        label=f"the layout {layout.name}",
+        note=f"its images are {done}, which is not done again" if layout.is_denoised else "",
+        is_denoised=layout.is_denoised,
+        is_filtered=layout.is_filtered,
+    )
+    own = Derivative(
+        name=bids_dir.resolve().name, path=bids_dir, pipeline=layout.name, kind="fmriprep", source=source, layout=layout
+    )
+    return Dataset(root=bids_dir, kind="layout", derivatives=(own,), raw_root=None)
 
 
 def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Path | None = None) -> None:
@@ -200,7 +230,7 @@ def _check_is_bids(folder: Path) -> Description | None:
         below = [name for name in find_folders(folder) if (folder / name / "dataset_description.json").exists()]
         raise InputError(
             f"BIDS_DIR {folder} is no BIDS dataset: expected dataset_description.json and sub-* folders, {found}.",
-            hint=f"Did you mean {folder / below[0]}?" if below else "",
+            hint=f"Did you mean {folder / below[0]}?" if below else "Data that are no BIDS are read with --layout.",
         )
     return description
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.descriptions import Description, read_description
 from bids_semantoks.inputs.folders import find_folders, find_kind
+from bids_semantoks.inputs.layouts import Layout
 from bids_semantoks.inputs.pipelines import AROMA, FMRIPREP, NIBABIES, OTHER, Pipeline, recognise_pipeline
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class Derivative:
         for the images of another dataset).
     source : Pipeline
         What is known of this pipeline.
+    layout : Layout or None
+        Which file is which, where the user says so instead of BIDS.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Derivative:
     pipeline: str
     kind: str
     source: Pipeline = OTHER
+    layout: Layout | None = None
 
     @property
     def is_denoised(self) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.candidates import find_candidates
 from bids_semantoks.inputs.dataset import Dataset
 from bids_semantoks.inputs.folders import find_participant_labels
+from bids_semantoks.inputs.layout_runs import find_layout_participants
 from bids_semantoks.inputs.names import BidsFile, sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.selection import check_known, describe_labels, read_labels
@@ -45,14 +46,16 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
     """
     asked = read_labels(selection.participant_label, "sub-")
     excluded = set(read_labels(selection.exclude_participant_label, "sub-"))
-    roots = [one.path for one in dataset.derivatives]
-    where = " and ".join(str(root) for root in roots)
+    roots = [one.path for one in dataset.derivatives if one.layout is None]
+    where = " and ".join(str(one.path) for one in dataset.derivatives)
     if asked and all(any((root / f"sub-{label}").is_dir() for root in roots) for label in asked):
         chosen = set(asked)
     else:
         known = {label for root in roots for label in find_participant_labels(root)}
+        for one in dataset.derivatives:
+            known.update(find_layout_participants(one, one.layout) if one.layout else ())
         if not known:
-            raise InputError(f"{where} holds no participant: expected folders named sub-*.")
+            _refuse_no_participant(dataset, where)
         check_known("participant", asked, known, where)
         chosen = set(asked) or known
     left = sorted_naturally(chosen - excluded)
@@ -64,6 +67,18 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
     if unknown := excluded - chosen:
         LOG.warning("Excluded participants that were not selected anyway: %s", describe_labels(unknown))
     return left
+
+
+def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
+    first = dataset.derivatives[0]
+    if first.layout is not None:
+        patterns = " or ".join(one.bold for one in first.layout.runs)
+        raise InputError(f"{where} holds no participant in the layout {first.layout.name}: expected {patterns}.")
+    zipped = sorted(path.name for path in first.path.glob("sub-*.zip"))
+    raise InputError(
+        f"{where} holds no participant: expected folders named sub-*.",
+        hint=f"It holds {len(zipped)} archives such as {zipped[0]}: unpack them first." if zipped else "",
+    )
 
 
 def find_spaces(dataset: Dataset, selection: SelectionConfig, participants: Sequence[str]) -> tuple[str, ...]:
@@ -267,16 +282,18 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
         The run.
     """
     image, derivative = candidate.image, candidate.derivative
+    time = candidate.repetition_time
     return Run(
         entities=image.entities,
         bold=Path(image.path),
         mask=None if candidate.mask is None else Path(candidate.mask),
         confounds=None if candidate.confounds is None else Path(candidate.confounds),
-        repetition_time=find_repetition_time(image, (*candidate.sidecars, *inherited)),
+        repetition_time=time or find_repetition_time(image, (*candidate.sidecars, *inherited)),
         pipeline=derivative.pipeline,
         dataset=derivative.path,
         recognised=derivative.source.label,
         is_denoised=derivative.is_denoised,
         tables=tuple(map(Path, candidate.tables)),
+        columns=candidate.columns,
         partner=None if candidate.partner is None else Path(candidate.partner),
     )

@@ -15,6 +15,9 @@ _IMAGE_ENDS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
 # Of a pipeline that denoises: its censored volumes, and how much the participant moved.
 _OUTLIER_ENDS: Final = ("_outliers.tsv",)
 _MOTION_ENDS: Final = ("_motion.tsv",)
+_AROMA_ENDS: Final = ("_desc-aroma_timeseries.tsv",)
+_MIXING_END: Final = "_desc-melodic_mixing.tsv"
+_METRICS_END: Final = "_desc-aroma_metrics.tsv"
 _MASK_ENDS: Final = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")
 # fMRIPrep wrote regressors up to 20.1.
 _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
@@ -46,6 +49,10 @@ class Candidate:
         Further tables of the run.
     partner : str or None
         The right hemisphere's file where the image is the left one's.
+    columns : tuple of str
+        Columns of movement regressors without a header.
+    repetition_time : float or None
+        Seconds, where no sidecar is to be asked.
     """
 
     image: BidsFile
@@ -55,6 +62,8 @@ class Candidate:
     derivative: Derivative
     tables: tuple[str, ...] = ()
     partner: str | None = None
+    columns: tuple[str, ...] = ()
+    repetition_time: float | None = None
 
     def entity(self, key: str) -> str | None:
         """Value of one entity of the image.
@@ -122,6 +131,34 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
         )
         for image, mask, partner in found
     ]
+
+
+def find_components(paths: Iterable[str], label: str) -> dict[_Key, tuple[str, ...]]:
+    """Find what fMRIPost-AROMA says about the runs of one participant.
+
+    Parameters
+    ----------
+    paths : iterable of str
+        Files of the participant, sorted.
+    label : str
+        The participant.
+
+    Returns
+    -------
+    dict
+        Entities of a run to the table of its noise components; without one, to the mixing matrix and the table that
+        classifies its components.
+    """
+    ends = (*_AROMA_ENDS, _MIXING_END, _METRICS_END)
+    parsed = [one for path in paths if path.endswith(ends) and (one := parse_name(path)) is not None]
+    own = [one for one in parsed if one.entities[:1] == (("sub", label),)]
+    metrics = {one.source: one.path for one in own if one.path.endswith(_METRICS_END)}
+    found = {
+        one.source: (one.path, metrics[one.source])
+        for one in own
+        if one.path.endswith(_MIXING_END) and one.source in metrics
+    }
+    return found | {one.source: (one.path,) for one in own if one.path.endswith(_AROMA_ENDS)}
 
 
 def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:

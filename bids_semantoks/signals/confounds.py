@@ -63,7 +63,7 @@ class Regressors:
 
 
 def select_regressors(
-    confounds: Path | None,
+    confounds: Path | ConfoundsTable | None,
     denoising: Denoising,
     *,
     n_volumes: int,
@@ -81,8 +81,8 @@ def select_regressors(
 
     Parameters
     ----------
-    confounds : Path or None
-        The run's confounds table (TSV).
+    confounds : Path or ConfoundsTable or None
+        The run's confounds table (TSV), or one that was put together of several files.
     denoising : Denoising
         What to remove.
     n_volumes : int
@@ -107,13 +107,13 @@ def select_regressors(
     RunSkipped
         ``no_content`` when the table is a datalad link whose content was not fetched.
     """
-    if confounds is None or not (confounds.exists() or confounds.is_symlink()):
+    path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
+    if confounds is None or path is None or not (path.exists() or path.is_symlink()):
         if not denoising.is_none or fd_threshold is not None:
             what = f"--denoise {denoising.name}" if not denoising.is_none else "--fd-threshold"
             raise RunFailed(
                 "no_confounds",
-                f"There is no confounds table for this run{f' ({confounds})' if confounds else ''}, "
-                f"but {what} needs one.",
+                f"There is no confounds table for this run{f' ({path})' if path else ''}, but {what} needs one.",
                 hint="Use --denoise none without --fd-threshold to go on without.",
             )
         n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
@@ -125,14 +125,14 @@ def select_regressors(
             framewise_displacement=np.full(n_volumes, np.nan),
             warnings=("No confounds table: framewise displacement and dummy volumes are unknown.",),
         )
-    table = ConfoundsTable(confounds)
+    table = confounds if isinstance(confounds, ConfoundsTable) else ConfoundsTable(confounds)
     if table.n_rows != n_volumes:
         table.refuse(f"has {table.n_rows} rows, but the BOLD image has {n_volumes} volumes")
     notes: list[str] = []
     n_steady = _count_non_steady(table, notes)
     n_dummy = n_steady if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
     if n_dummy < n_steady:
-        notes.append(f"--dummy-scans {n_dummy} keeps volumes that {confounds.name} marks as non-steady.")
+        notes.append(f"--dummy-scans {n_dummy} keeps volumes that {path.name} marks as non-steady.")
     displacement = _read_displacement(table, fd_threshold, notes)
     kept = np.arange(n_volumes) >= n_dummy
     if fd_threshold is not None:
@@ -211,7 +211,8 @@ def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_
         if not components:
             table.refuse(
                 f"lacks aroma_motion_* columns, needed for {why}",
-                hint="fMRIPrep ran ICA-AROMA on request and only before 23.1.",
+                hint="fMRIPrep ran ICA-AROMA on request and only before 23.1; of later versions give the dataset of "
+                "fMRIPost-AROMA as well: -d fmriprep=PATH -d aroma=PATH.",
             )
         wanted += components
     if "high_pass" in denoising.strategy:
@@ -273,7 +274,7 @@ def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: li
 def _ask_nilearn(table: ConfoundsTable, denoising: Denoising) -> set[str]:
     """Names of the columns that nilearn's strategy takes."""
     arguments = {**dict(denoising.options), "strategy": denoising.strategy, "demean": False}
-    with _linked(table.path, with_json="compcor" in denoising.strategy) as image, warnings.catch_warnings():
+    with _linked(table, with_json="compcor" in denoising.strategy) as image, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             frame, _ = load_confounds(str(image), **arguments)
@@ -283,7 +284,7 @@ def _ask_nilearn(table: ConfoundsTable, denoising: Denoising) -> set[str]:
 
 
 @contextmanager
-def _linked(confounds: Path, *, with_json: bool) -> Iterator[Path]:
+def _linked(confounds: ConfoundsTable, *, with_json: bool) -> Iterator[Path]:
     """Make a folder with links to one run's files alone, under the names nilearn looks for.
 
     nilearn searches beside the image by name, and takes the files of siblings that differ in acq, dir or echo.
@@ -299,7 +300,10 @@ def _linked(confounds: Path, *, with_json: bool) -> Iterator[Path]:
                 "internal", f"nilearn finds no JSON below the temporary folder {name}.", hint="Set TMPDIR without tsv."
             )
         table = Path(name) / "sub-1_desc-confounds_timeseries.tsv"
-        table.symlink_to(confounds.resolve())
+        if confounds.text is None:
+            table.symlink_to(confounds.path.resolve())
+        else:
+            table.write_text(confounds.text, encoding="utf-8")
         if with_json:
-            table.with_suffix(".json").symlink_to(confounds.with_suffix(".json").resolve())
+            table.with_suffix(".json").symlink_to(confounds.path.with_suffix(".json").resolve())
         yield Path(name) / "sub-1_desc-preproc_bold.nii.gz"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
 from bids_semantoks.signals.confounds import Regressors
+from bids_semantoks.signals.run_tables import load_movement
 from bids_semantoks.signals.tables import ConfoundsTable
 
 Float64 = NDArray[np.float64]
@@ -111,7 +112,10 @@ def _read_censored(run: Run, n_volumes: int) -> tuple[Bool, list[str]]:
 
 def _read_displacement(run: Run, n_rows: int) -> Float64 | None:
     for path in run.tables:
-        table = ConfoundsTable(path)
+        if run.columns:
+            table = load_movement(path, run.columns, repetition_time=run.repetition_time or 1.0)
+        else:
+            table = ConfoundsTable(path)
         if _DISPLACEMENT in table.names:
             if table.n_rows != n_rows:
                 table.refuse(f"has {table.n_rows} rows, but the run has {n_rows} volumes")

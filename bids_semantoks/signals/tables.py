@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -23,6 +23,10 @@ class ConfoundsTable:
     ----------
     path : Path
         TSV file with a header.
+    text : str or None
+        What stands for the file's content, where columns were computed or come from several files.
+    hint : str
+        What the user can do when a column is missing.
 
     Raises
     ------
@@ -32,9 +36,11 @@ class ConfoundsTable:
         ``no_content`` when datalad has not fetched its content.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
         self.path = path
-        lines = read_text(path).splitlines()
+        self.text = text
+        self._hint = hint or "Choose another --denoise preset, or let fMRIPrep write these columns."
+        lines = (read_text(path) if text is None else text).splitlines()
         if not lines:
             self.refuse("is empty")
         self.names = tuple(lines[0].split("\t"))
@@ -92,8 +98,43 @@ class ConfoundsTable:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             self.refuse(
                 f"lacks {', '.join(missing[:5])}{more}, needed for {why}",
-                hint="Choose another --denoise preset, or let fMRIPrep write these columns.",
+                hint=self._hint,
             )
+
+    def read_cells(self, name: str) -> tuple[str, ...]:
+        """Read one column as it is written.
+
+        Parameters
+        ----------
+        name : str
+            A column that is there.
+
+        Returns
+        -------
+        tuple of str, length T
+            Cells.
+        """
+        position = self._index[name]
+        return tuple(row[position] for row in self._rows)
+
+    def with_columns(self, cells: Mapping[str, Sequence[str]]) -> ConfoundsTable:
+        """Put columns beside those that are there.
+
+        Parameters
+        ----------
+        cells : mapping of str to sequence of str, length T
+            Cells by name.
+
+        Returns
+        -------
+        ConfoundsTable
+            A new table, of the same path.
+        """
+        lines = ["\t".join((*self.names, *cells))]
+        lines += [
+            "\t".join((*row, *more)) for row, more in zip(self._rows, zip(*cells.values(), strict=True), strict=True)
+        ]
+        return ConfoundsTable(self.path, text="\n".join(lines), hint=self._hint)
 
     def read_column(self, name: str) -> NDArray[np.float64]:
         """Read one column.

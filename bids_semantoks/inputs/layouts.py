@@ -1,0 +1,266 @@
+"""Data that are not laid out as BIDS: a small JSON file says which file is which."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.names import ENTITY_ORDER
+
+_FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
+_LONG_NAMES: Final = {
+    "participant": "sub",
+    "session": "ses",
+    "acquisition": "acq",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "resolution": "res",
+}
+_PLACEHOLDER: Final = re.compile(r"\{([a-z]+)\}")
+_LABEL: Final = "[a-zA-Z0-9]+"
+# "" stands for a column that nothing reads.
+COLUMNS: Final = (
+    *(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"),
+    *(f"rot_{axis}_deg" for axis in "xyz"),
+    "",
+)
+_HINT: Final = "See data/layouts/hcp.json in this package for an example."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPattern:
+    """Where the files of a kind of runs lie, relative to BIDS_DIR.
+
+    Parameters
+    ----------
+    bold : str
+        Path with ``{participant}`` and other entities in braces.
+    mask, confounds : str
+        Paths with entities that `bold` has; empty for none.
+    columns : tuple of str
+        Columns of the confounds where these are movement regressors without a header; empty for a table of fMRIPrep's.
+    entities : tuple of (str, str)
+        Entities that all these runs have.
+    repetition_time : float
+        Seconds.
+    """
+
+    bold: str
+    mask: str
+    confounds: str
+    columns: tuple[str, ...]
+    entities: tuple[tuple[str, str], ...]
+    repetition_time: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Which file is which.
+
+    Parameters
+    ----------
+    name : str
+        What stands for the pipeline in messages and sidecars.
+    space : str
+        Template space of the images.
+    is_denoised, is_filtered : bool
+        Whether confounds were removed from the images, and whether they were band-pass filtered.
+    runs : tuple of RunPattern
+        Kinds of runs, at least one.
+    """
+
+    name: str
+    space: str
+    is_denoised: bool
+    is_filtered: bool
+    runs: tuple[RunPattern, ...]
+
+
+def load_layout(name_or_file: str) -> Layout:
+    """Load a layout that is shipped, or a JSON file of one's own.
+
+    Parameters
+    ----------
+    name_or_file : str
+        ``hcp``, ``ukb``, or the path of a file.
+
+    Returns
+    -------
+    Layout
+        Checked.
+
+    Raises
+    ------
+    ConfigurationError
+        When there is no such layout, or the file holds anything that nothing reads or lacks what is needed.
+    """
+    shipped = sorted(path.stem for path in _FOLDER.glob("*.json"))
+    path = _FOLDER / f"{name_or_file}.json" if name_or_file in shipped else Path(name_or_file)
+    if not path.is_file():
+        near = difflib.get_close_matches(name_or_file.lower(), shipped, n=1)
+        raise ConfigurationError(
+            f"--layout: there is neither a layout nor a file {name_or_file}; layouts are {', '.join(shipped)}.",
+            hint=f"Did you mean {near[0]}?" if near else "A JSON file is given by its path.",
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--layout: {path} is not a readable JSON file ({error}).", hint=_HINT) from error
+    known = {"name": str, "description": str, "space": str, "denoised": bool, "filtered": bool, "runs": list}
+    _check_keys(content, known, ("name", "space", "runs"), str(path))
+    if not content["runs"]:
+        _refuse(f"{path} has no runs")
+    return Layout(
+        name=content["name"],
+        space=content["space"],
+        is_denoised=content.get("denoised", False),
+        is_filtered=content.get("filtered", False),
+        runs=tuple(_read_pattern(one, f"{path}: runs[{number}]") for number, one in enumerate(content["runs"])),
+    )
+
+
+def find_layout_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
+    """Find the files that a pattern describes.
+
+    Parameters
+    ----------
+    root : Path
+        Where the pattern begins.
+    pattern : str
+        Path with entities in braces; a value may not hold anything but letters and digits.
+    participants : collection of str
+        Labels to look for; empty for all.
+
+    Yields
+    ------
+    dict
+        Value of each entity, by its short key, in the order of the names in each folder.
+
+    Raises
+    ------
+    InputError
+        When a folder cannot be listed.
+    """
+    yield from _walk(str(root), pattern.split("/"), {}, frozenset(participants))
+
+
+def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
+    """Put values into a pattern.
+
+    Parameters
+    ----------
+    pattern : str
+        Path with entities in braces.
+    values : mapping of str to str
+        By short key.
+
+    Returns
+    -------
+    str
+        The path.
+    """
+    return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
+
+
+def _short(name: str) -> str:
+    return _LONG_NAMES.get(name, name)
+
+
+def _walk(
+    folder: str, parts: list[str], values: dict[str, str], participants: frozenset[str]
+) -> Iterator[dict[str, str]]:
+    part, rest = parts[0], parts[1:]
+    if not _PLACEHOLDER.search(part):
+        path = os.path.join(folder, part)  # noqa: PTH118 - paths cost more than the search
+        if rest:
+            yield from _walk(path, rest, values, participants)
+        elif os.path.lexists(path):
+            yield dict(values)
+        return
+    expression = _compile(part, values)
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(f"Folder {folder} cannot be listed: {error.strerror}.") from error
+    for name in names:
+        match = expression.fullmatch(name)
+        if match is None or (participants and match.groupdict().get("sub", values.get("sub")) not in participants):
+            continue
+        found = {**values, **match.groupdict()}
+        if rest:
+            yield from _walk(os.path.join(folder, name), rest, found, participants)  # noqa: PTH118
+        else:
+            yield found
+
+
+def _compile(part: str, values: Mapping[str, str]) -> re.Pattern[str]:
+    """Turn a part of a path into an expression in which what is known stands already."""
+    pieces, end, seen = [], 0, set()
+    for match in _PLACEHOLDER.finditer(part):
+        key = _short(match[1])
+        pieces.append(re.escape(part[end : match.start()]))
+        if key in values:
+            pieces.append(re.escape(values[key]))
+        else:
+            pieces.append(f"(?P={key})" if key in seen else f"(?P<{key}>{_LABEL})")
+            seen.add(key)
+        end = match.end()
+    return re.compile("".join(pieces) + re.escape(part[end:]))
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise ConfigurationError(f"--layout: {problem}.", hint=_HINT)
+
+
+def _check_keys(content: Any, known: Mapping[str, type], needed: Collection[str], where: str) -> None:
+    if not isinstance(content, dict):
+        _refuse(f"{where} must be a JSON object, found {type(content).__name__}")
+    if unknown := sorted(set(content) - set(known)):
+        _refuse(f"{where} has unknown keys: {', '.join(unknown)}; known are {', '.join(known)}")
+    if missing := sorted(set(needed) - set(content)):
+        _refuse(f"{where} lacks {', '.join(missing)}")
+    for key, value in content.items():
+        if not isinstance(value, known[key]) or (isinstance(value, bool) and known[key] is not bool):
+            _refuse(f"{where}: {key} must be a JSON {known[key].__name__}, found {value!r}")
+
+
+def _read_pattern(content: Any, where: str) -> RunPattern:
+    known = {"bold": str, "mask": str, "confounds": str, "columns": list, "entities": dict}
+    time = content.pop("repetition_time", None) if isinstance(content, dict) else None
+    _check_keys(content, known, ("bold",), where)
+    if isinstance(time, bool) or not isinstance(time, int | float) or not time > 0:
+        _refuse(f"{where}: repetition_time must be a positive number of seconds, found {time!r}")
+    constant = {_short(key): value for key, value in content.get("entities", {}).items()}
+    for key, value in constant.items():
+        if key not in ENTITY_ORDER or not isinstance(value, str) or not re.fullmatch(_LABEL, value):
+            _refuse(f"{where}: entities must be BIDS entities and labels of letters and digits, found {key}: {value!r}")
+    placed = {_short(name) for name in _PLACEHOLDER.findall(content["bold"])}
+    if "sub" not in placed:
+        _refuse(f"{where}: bold {content['bold']!r} needs {{participant}}")
+    if odd := sorted((placed - set(ENTITY_ORDER)) | (placed & set(constant)) | (placed & {"space", "desc", "atlas"})):
+        _refuse(f"{where}: {', '.join(odd)} cannot stand in braces: expected BIDS entities that nothing else gives")
+    for name in ("mask", "confounds"):
+        pattern = content.get(name, "")
+        if unbound := sorted({_short(one) for one in _PLACEHOLDER.findall(pattern)} - placed):
+            _refuse(f"{where}: {name} has {', '.join(unbound)} in braces, which bold has not")
+    columns = tuple(content.get("columns", ()))
+    if odd := [column for column in columns if column not in COLUMNS]:
+        _refuse(f"{where}: columns {odd!r} are unknown; known are {', '.join(COLUMNS[:-1])}, and '' for any other")
+    return RunPattern(
+        bold=content["bold"],
+        mask=content.get("mask", ""),
+        confounds=content.get("confounds", ""),
+        columns=columns,
+        entities=tuple(constant.items()),
+        repetition_time=float(time),
+    )

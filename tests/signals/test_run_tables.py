@@ -1,0 +1,174 @@
+"""Movement regressors without a header, and components of ICA-AROMA from a dataset of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bids_semantoks.errors import RunFailed
+from bids_semantoks.records import Run
+from bids_semantoks.signals.confounds import Regressors, load_denoising, select_regressors
+from bids_semantoks.signals.run_tables import build_cosines, load_movement, open_confounds
+
+T = 83
+COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x_deg", "rot_y_deg", "rot_z_deg", "", "")
+MOTION = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
+
+
+@pytest.fixture
+def movement() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(8).normal(size=(T, len(COLUMNS)))
+
+
+def write(folder: Path, values: np.ndarray[Any, Any]) -> Path:
+    path = folder / "Movement_Regressors.txt"
+    path.write_text("\n".join("  ".join(f"{value:.8f}" for value in row) for row in values) + "\n")
+    return path
+
+
+def make_run(path: Path, *tables: Path, columns: tuple[str, ...] = ()) -> Run:
+    return Run(
+        entities=(("sub", "1"),),
+        bold=path.with_name("bold.nii.gz"),
+        mask=None,
+        confounds=path,
+        repetition_time=2.0,
+        pipeline="HCP",
+        dataset=path.parent,
+        columns=columns,
+        tables=tables,
+    )
+
+
+def select(run: Run, preset: str, **changed: Any) -> Regressors:
+    denoising = load_denoising(preset)
+    options = {"n_volumes": T, "dummy_scans": "auto", "fd_threshold": None, "repetition_time": 2.0} | changed
+    return select_regressors(open_confounds(run, denoising, repetition_time=2.0), denoising, **options)
+
+
+def test_24p_from_movement_alone(tmp_path: Path, movement: np.ndarray[Any, Any]) -> None:
+    run = make_run(write(tmp_path, movement), columns=COLUMNS)
+    found = select(run, "24p")
+    # 83 volumes of 2 s: floor(2 * 166 / 128) = 2 functions, one of them constant.
+    assert len(found.names) == 24 + 1
+    assert found.names[-1] == "cosine00"
+    moved = np.round(movement[:, :6], 8) * np.repeat([1, np.pi / 180], 3)
+    for position, name in enumerate(MOTION):
+        column = found.values[:, found.names.index(name)]
+        np.testing.assert_allclose(column, moved[:, position], rtol=1e-12)
+        step = found.values[:, found.names.index(f"{name}_derivative1")]
+        np.testing.assert_allclose(step[1:], np.diff(moved[:, position]), rtol=1e-9)
+        squares = found.values[:, found.names.index(f"{name}_derivative1_power2")]
+        np.testing.assert_allclose(squares[1:], np.diff(moved[:, position]) ** 2, rtol=1e-9)
+    steps = np.abs(np.diff(moved, axis=0))
+    expected = steps[:, :3].sum(axis=1) + 50 * steps[:, 3:].sum(axis=1)
+    assert np.isnan(found.framewise_displacement[0])
+    np.testing.assert_allclose(found.framewise_displacement[1:], expected, rtol=1e-9)
+
+
+def test_scrubbing_by_movement(tmp_path: Path, movement: np.ndarray[Any, Any]) -> None:
+    run = make_run(write(tmp_path, movement), columns=COLUMNS)
+    displacement = select(run, "none").framewise_displacement
+    found = select(run, "none", fd_threshold=4.0)
+    assert found.names == ()
+    np.testing.assert_array_equal(found.kept, ~(displacement > 4.0))
+    assert 0 < found.kept.sum() < T
+
+
+@pytest.mark.parametrize("preset", ["simple", "36p", "compcor", "ica_aroma"])
+def test_movement_bears_nothing_else(tmp_path: Path, movement: np.ndarray[Any, Any], preset: str) -> None:
+    run = make_run(write(tmp_path, movement), columns=COLUMNS)
+    with pytest.raises(
+        RunFailed, match=rf"Movement_Regressors\.txt (lacks|has no) .*--denoise {preset}|compcor|CompCor"
+    ):
+        select(run, preset)
+    if preset == "simple":
+        with pytest.raises(RunFailed, match=r"lacks csf, white_matter, needed .*alone bear --denoise none or 24p"):
+            select(run, preset)
+
+
+def test_cosines_are_those_of_fmriprep(shared: Path) -> None:
+    (path,) = (shared / "data" / "fmriprep_confounds" / "24.1.1").glob("sub-001*timeseries.tsv")
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    cosines = build_cosines(len(lines) - 1, 3.0)
+    assert list(cosines) == [name for name in lines[0] if name.startswith("cosine")]
+    for name, values in cosines.items():
+        column = [float(row[lines[0].index(name)]) for row in lines[1:]]
+        np.testing.assert_allclose(values, column, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1 2 3\n", r"3 values in row 1, but the layout names 8"), ("", "is empty"), ("1 2 3 4 5 6 7 x\n", "no number")],
+)
+def test_damaged_movement(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "Movement_Regressors.txt"
+    path.write_text(text)
+    with pytest.raises(RunFailed, match=message):
+        load_movement(path, COLUMNS, repetition_time=2.0)
+
+
+def test_columns_that_the_layout_does_not_name(tmp_path: Path) -> None:
+    path = write(tmp_path, np.ones((4, 5)))
+    with pytest.raises(RunFailed, match="names no column rot_z of"):
+        load_movement(path, ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y"), repetition_time=2.0)
+
+
+# --- ICA-AROMA ---
+
+
+def write_table(path: Path, columns: dict[str, np.ndarray[Any, Any]]) -> Path:
+    rows = zip(*columns.values(), strict=True)
+    path.write_text("\n".join(["\t".join(columns), *("\t".join(f"{x:.6f}" for x in row) for row in rows)]) + "\n")
+    return path
+
+
+@pytest.fixture
+def fmriprep(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(5)
+    names = ("csf", "white_matter", "cosine00", "framewise_displacement")
+    return write_table(tmp_path / "desc-confounds_timeseries.tsv", {name: rng.normal(size=T) for name in names})
+
+
+def test_components_come_beside_fmripreps_confounds(tmp_path: Path, fmriprep: Path) -> None:
+    rng = np.random.default_rng(6)
+    motion = {name: rng.normal(size=T) for name in ("aroma_motion_02", "aroma_motion_11")}
+    orthogonal = {f"aroma_orth_motion_{number}": rng.normal(size=T) for number in ("02", "11")}
+    aroma = write_table(tmp_path / "desc-aroma_timeseries.tsv", motion | orthogonal)
+    found = select(make_run(fmriprep, aroma), "ica_aroma")
+    assert found.names == ("csf", "white_matter", "cosine00", "aroma_motion_02", "aroma_motion_11")
+    np.testing.assert_allclose(found.values[:, 4], motion["aroma_motion_11"], atol=1e-6)
+    # Other presets neither need them nor read them.
+    aroma.write_text("damaged")
+    assert open_confounds(make_run(fmriprep, aroma), load_denoising("simple"), repetition_time=2.0) == fmriprep
+
+
+def test_components_by_their_classification(tmp_path: Path, fmriprep: Path) -> None:
+    rng = np.random.default_rng(7)
+    mixing = write_table(tmp_path / "desc-melodic_mixing.tsv", {f"melodic_{i}": rng.normal(size=T) for i in range(4)})
+    metrics = tmp_path / "desc-aroma_metrics.tsv"
+    metrics.write_text("edge_fract\tclassification\n0.1\taccepted\n0.9\trejected\n0.2\taccepted\n0.8\trejected\n")
+    found = select(make_run(fmriprep, mixing, metrics), "ica_aroma")
+    assert found.names[-2:] == ("aroma_motion_00", "aroma_motion_01")
+    columns = [float(line.split("\t")[3]) for line in mixing.read_text().splitlines()[1:]]
+    np.testing.assert_array_equal(found.values[:, -1], columns)
+    metrics.write_text("classification\nrejected\n")
+    with pytest.raises(RunFailed, match=r"has 1 components, but .*melodic_mixing\.tsv 4 columns"):
+        select(make_run(fmriprep, mixing, metrics), "ica_aroma")
+
+
+def test_components_that_do_not_fit(tmp_path: Path, fmriprep: Path) -> None:
+    short = write_table(tmp_path / "short.tsv", {"aroma_motion_00": np.ones(T - 1)})
+    with pytest.raises(RunFailed, match=rf"short\.tsv has {T - 1} rows, but .*confounds_timeseries\.tsv has {T}"):
+        select(make_run(fmriprep, short), "ica_aroma")
+    none = write_table(tmp_path / "none.tsv", {"x": np.ones(T)})
+    with pytest.raises(RunFailed, match=r"none\.tsv has no aroma_motion_\* column"):
+        select(make_run(fmriprep, none), "ica_aroma")
+    own = write_table(tmp_path / "own.tsv", {"aroma_motion_00": np.ones(T)})
+    with pytest.raises(RunFailed, match=r"own\.tsv has aroma_motion_\* columns of its own"):
+        select(make_run(own, own), "ica_aroma")
+    with pytest.raises(RunFailed, match=r"lacks aroma_motion_\* columns, .*-d fmriprep=PATH -d aroma=PATH"):
+        select(make_run(fmriprep), "ica_aroma")
