@@ -175,7 +175,7 @@ pretrain() {
 follow() {
     sbatch --parsable "--dependency=afterok:$1" --kill-on-invalid-dep=yes --output=/dev/null --wrap true
 }
-stopped=$(pretrain stopped --epochs 40 --checkpoint-every 1)
+stopped=$(pretrain stopped --epochs 12 --checkpoint-every 1)
 after=$(follow "$stopped")
 for _ in $(seq 600); do
     compgen -G "$out/encoders/stopped/checkpoints/*" >/dev/null && grep -q Pretraining "$SCRATCH/stopped.log" && break
