@@ -5,6 +5,7 @@ Shape letters: G grayordinates of a label file, P parcels.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,16 @@ def load_surface_labels(path: Path) -> SurfaceLabels:
     AtlasError
         The file cannot be read, tells no hemisphere, or uses a key that has no name.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise AtlasError(f"The atlas {path} cannot be read: {error.strerror}.") from error
+    # Every run needs it again, and reading takes as long as a short run.
+    return _load_labels(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_labels(path: Path, _size: int, _mtime: int) -> SurfaceLabels:
     load = _load_dlabel if path.name.endswith(".dlabel.nii") else _load_hemisphere
     try:
         grayordinates, values, names = load(path)
