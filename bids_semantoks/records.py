@@ -110,7 +110,7 @@ class AtlasVolume:
     Parameters
     ----------
     path : Path
-        Label image (NIfTI), in the atlas' space.
+        Label image (NIfTI), in the atlas' space unless `space` names another.
     sha256 : str
         Checksum of the file.
     values : NDArray, int, shape (n,)
@@ -119,6 +119,12 @@ class AtlasVolume:
         The parcel (position in `Atlas.parcels`) of each value.
     licence : str
         One line on licence and source.
+    space : str
+        Template space of the image, where it is another than the atlas'.
+    transform : Path or None
+        File that takes points of the atlas' space to `space`; None where both are the same.
+    transform_sha256 : str
+        Checksum of that file.
     """
 
     path: Path
@@ -126,6 +132,9 @@ class AtlasVolume:
     values: NDArray[np.int64]
     parcels: NDArray[np.int64]
     licence: str = ""
+    space: str = ""
+    transform: Path | None = None
+    transform_sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.values.shape != self.parcels.shape or self.values.ndim != 1:

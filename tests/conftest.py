@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,11 @@ import pytest
 
 from bids_semantoks.cli import call
 from bids_semantoks.demo.study import write_study
+
+# Nothing is fetched, and what users keep in their caches changes no test; set here because child processes count, too.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["BIDS_SEMANTOKS_CACHE_DIR"] = tempfile.mkdtemp(prefix="bids_semantoks-tests-")
+atexit.register(shutil.rmtree, os.environ["BIDS_SEMANTOKS_CACHE_DIR"], ignore_errors=True)
 
 #: Options that let the program run on the synthetic study.
 DEMO_OPTIONS = ("--atlas", "Demo457", "--model", "random:tiny")

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import zlib
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.signals.downloads import check_recorded
+from bids_semantoks.signals.grids import keep_grid, read_grid
+from bids_semantoks.signals.label_images import check_labels, check_landmarks, read_labels
 from bids_semantoks.signals.labels import LabelTable, load_label_table, name_some
-from bids_semantoks.signals.sources import Part, find_sources
+from bids_semantoks.signals.orders import rename_to_seven_networks
+from bids_semantoks.signals.registry import find_archived, find_places
+from bids_semantoks.signals.sources import Source, Sources, find_sources
+from bids_semantoks.signals.supply import FETCH_HINT, Part, fetch_missing_transform, find_parts, name_transform, refuse
+from bids_semantoks.signals.warping import Warp, load_warp
+
+LOG = logging.getLogger("bids_semantoks")
 
 # Coordinates half way between two voxels all go up, however the affines round.
 _TIE = 1e-6
-# Whole numbers above are not exact in float32, in which many label images are stored.
-_MAX_LABEL = 1 << 24
 
 
 def find_atlas_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
-    """Find the template spaces in which an atlas can be had.
+    """Find the template spaces in which an atlas can be had without being warped.
 
     Parameters
     ----------
@@ -37,18 +43,22 @@ def find_atlas_spaces(name_or_path: str | Path, *, directory: Path | None) -> tu
     Returns
     -------
     tuple of str
-        Template spaces, preferred first; at least one.
+        Template spaces, at least one: those in which it is here, then those in which it can be fetched.
 
     Raises
     ------
     AtlasError
-        There is no such atlas, or its files are in none of the places looked at.
+        There is no such atlas, or its files are in none of the places looked at and nobody publishes them.
     """
-    return tuple(find_sources(name_or_path, directory=directory).spaces)
+    found = find_sources(name_or_path, directory=directory)
+    spaces = (*found.spaces, *(found.entry.find_fetchable_spaces() if found.entry else ()))
+    if not spaces and found.entry is not None:
+        raise refuse(found.entry, found.entry.recipes, find_places(directory, beside=found.entry.path.parent))
+    return tuple(dict.fromkeys(spaces))
 
 
-def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) -> Atlas:
-    """Load the parcels of an atlas and check its images.
+def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None, work_dir: Path | None = None) -> Atlas:
+    """Load the parcels of an atlas and check its images, fetching what is not here.
 
     Parameters
     ----------
@@ -58,6 +68,8 @@ def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) 
         Template space of the data.
     directory : Path or None
         Where the files of registry entries are looked for first.
+    work_dir : Path or None
+        Where fetched files go when the cache cannot be written; by default a temporary directory.
 
     Returns
     -------
@@ -67,18 +79,20 @@ def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) 
     Raises
     ------
     AtlasError
-        The atlas is not found, not in this space, damaged, or its table and image do not fit each other.
+        The atlas is not found and cannot be fetched, is neither in this space nor can be warped to it, is damaged, or
+        its table and image do not fit each other.
     """
     found = find_sources(name_or_path, directory=directory)
-    if space not in found.spaces:
-        raise AtlasError(
-            f"The atlas {found.name} is in the space {' or '.join(found.spaces)}, the data in {space or 'none named'}.",
-            hint=f"Process the data in {' or '.join(found.spaces)} (--space, or fMRIPrep's --output-spaces), "
-            f"or give an atlas that was warped to {space or 'their space'}.",
-        )
-    source = found.spaces[space]
-    table = load_label_table(source.table)
-    volumes = tuple(_load_volume(part, table) for part in source.parts)
+    source = _choose_source(found, space, directory, work_dir)
+    table = rename_to_seven_networks(load_label_table(source.table))
+    landmarks = found.entry.landmarks if found.entry else {}
+    volumes = tuple(_load_volume(part, table, landmarks) for part in source.parts)
+    for volume in volumes:
+        if volume.transform is not None:
+            LOG.info(
+                "%s is in %s and is laid onto %s with %s.",
+                *(volume.path.name, volume.space, space, volume.transform.name),
+            )
     return Atlas(
         name=found.name,
         space=space,
@@ -86,6 +100,32 @@ def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) 
         networks=table.networks,
         volumes=volumes,
         sha256=_compute_checksum(table, volumes),
+    )
+
+
+def _choose_source(found: Sources, space: str, directory: Path | None, work_dir: Path | None) -> Source:
+    if found.entry is not None:
+        parts = find_parts(found.entry, space, directory=directory, work_dir=work_dir)
+        return Source(table=found.entry.table, parts=parts)
+    if space in found.spaces:
+        return found.spaces[space]
+    reason = "no space is named for them"
+    for own, source in found.spaces.items() if space else ():
+        try:
+            transform = find_archived(name_transform(own, space), find_places(directory)) or fetch_missing_transform(
+                own, space, work_dir
+            )
+        except AtlasError as error:
+            reason = error.message.rstrip(".")
+            continue
+        parts = tuple(dataclasses.replace(part, space=own, transform=transform) for part in source.parts)
+        return Source(table=source.table, parts=parts)
+    spaces = " or ".join(found.spaces)
+    raise AtlasError(
+        f"The atlas {found.name} is in the space {spaces}, the data in {space or 'none named'}. "
+        f"There is no transform between them: {reason}.",
+        hint=f"Process the data in {spaces} (--space, or fMRIPrep's --output-spaces), or give an atlas that was warped "
+        f"to {space or 'their space'}, or bring the transform: {FETCH_HINT}",
     )
 
 
@@ -111,14 +151,32 @@ def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[
     AtlasError
         No voxel of the grid lies in a parcel.
     """
+    if not any(volume.transform for volume in atlas.volumes):
+        return _lay(atlas, shape, affine)
+    key = hashlib.sha256(repr((atlas.sha256, shape, np.round(affine, 6).tolist())).encode()).hexdigest()
+    if (grid := read_grid(key, shape)) is None:
+        grid = _lay(atlas, shape, affine)
+        keep_grid(key, grid)
+    return grid
+
+
+def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
     grid = np.zeros(shape, dtype=np.int32)
+    warps: dict[Path, Warp] = {}
     for volume in atlas.volumes:
-        image, image_affine = _read_labels(volume.path)
+        image, image_affine = read_labels(volume.path)
         parcels = _build_lookup(volume, image)
-        to_image = np.asarray(np.linalg.inv(image_affine) @ affine, dtype=np.float64)
+        if volume.transform is not None and volume.transform not in warps:
+            warps[volume.transform] = load_warp(volume.transform)
+        warp = warps[volume.transform] if volume.transform is not None else None
+        to_image = np.asarray(np.linalg.inv(image_affine), dtype=np.float64)
         # One slab after the other: coordinates of a whole grid would take more memory than the images.
         for x, slab in enumerate(grid):
-            np.copyto(slab, _sample_slab(parcels, to_image, x, slab.shape), where=slab == 0)
+            if warp is None:
+                labels = _sample_slab(parcels, to_image @ affine, x, slab.shape)
+            else:
+                labels = _sample_warped(parcels, to_image, affine, warp, (x, *slab.shape))
+            np.copyto(slab, labels, where=slab == 0)
     if not grid.any():
         raise AtlasError(
             f"The atlas {atlas.name} covers nothing of a grid of {shape} voxels: no parcel lies in its field of view.",
@@ -131,10 +189,27 @@ def _sample_slab(
     parcels: NDArray[np.int32], to_image: NDArray[np.float64], x: int, shape: tuple[int, ...]
 ) -> NDArray[np.int32]:
     y, z = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
-    inside = np.ones(shape, dtype=np.bool_)
-    index = np.zeros(shape)
-    for row, size in zip(to_image, parcels.shape, strict=False):
-        nearest = np.floor((row[1] * y + (row[0] * x + row[3] + 0.5 + _TIE)) + row[2] * z)
+    return _look_up(parcels, [(row[1] * y + (row[0] * x + row[3])) + row[2] * z for row in to_image[:3]])
+
+
+def _sample_warped(
+    parcels: NDArray[np.int32],
+    to_image: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    warp: Warp,
+    slab: tuple[int, ...],
+) -> NDArray[np.int32]:
+    voxels = np.indices((1, *slab[1:]), dtype=np.float64).reshape(3, -1) + np.array([[slab[0]], [0], [0]])
+    points = warp.map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T).T
+    return _look_up(parcels, list(to_image[:3, :3] @ points + to_image[:3, 3:])).reshape(slab[1:])
+
+
+def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> NDArray[np.int32]:
+    """Labels at coordinates in voxels; 0 outside of the image."""
+    inside = np.ones(voxels[0].shape, dtype=np.bool_)
+    index = np.zeros(voxels[0].shape)
+    for axis, size in zip(voxels, parcels.shape, strict=True):
+        nearest = np.floor(axis + (0.5 + _TIE))
         inside &= (nearest >= 0) & (nearest < size)
         index = index * size + nearest
     index[~inside] = 0
@@ -143,53 +218,29 @@ def _sample_slab(
     return found
 
 
-def _load_volume(part: Part, table: LabelTable) -> AtlasVolume:
-    image, _ = _read_labels(part.path)
+def _load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
+    image, affine = read_labels(part.path)
+    sha256 = _hash_file(part.path)
+    check_recorded(part.path, sha256)
     positions = {value: position for position, value in enumerate(table.values)}
     values, indices = (table.values, table.values) if part.values is None else (part.values, part.indices)
     unlisted = sorted(set(indices) - set(positions))
     if unlisted:
         raise AtlasError(f"{part.listed_in} names the parcels {name_some(unlisted)}, which {table.path} does not list.")
     present = set(np.unique(image).tolist()) - {0}
-    if part.values is None and present - set(positions):
-        unknown = sorted(present - set(positions))
-        raise AtlasError(
-            f"The atlas image {part.path} holds labels without a row in {table.path}: {name_some(unknown)}.",
-            hint="Add a row for each (index, label, network_label; n/a for no network).",
-        )
-    if not present & set(values):
-        raise AtlasError(f"The atlas image {part.path} holds none of the {len(values)} labels of {table.path}.")
+    check_labels(part, table, present, values)
+    lookup = dict(zip(values, indices, strict=True))
+    check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
     return AtlasVolume(
         path=part.path,
-        sha256=_hash_file(part.path),
+        sha256=sha256,
         values=np.asarray(values, dtype=np.int64),
         parcels=np.asarray([positions[index] for index in indices], dtype=np.int64),
         licence=part.licence,
+        space=part.space,
+        transform=part.transform,
+        transform_sha256=_hash_file(part.transform) if part.transform is not None else "",
     )
-
-
-def _read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    try:
-        image: Any = nib.load(path)
-        stored = np.asanyarray(image.dataobj)
-        affine = np.asarray(image.affine, dtype=np.float64)
-        is_singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12
-    except (ImageFileError, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
-        raise AtlasError(f"The atlas image {path} cannot be read: {error}") from error
-    if stored.ndim > 3 and set(stored.shape[3:]) == {1}:
-        stored = stored.reshape(stored.shape[:3])
-    if stored.ndim != 3 or is_singular:
-        raise AtlasError(
-            f"The atlas image {path} has the shape {stored.shape}{' and a singular affine' if is_singular else ''}; "
-            "a 3-D image of labels is expected."
-        )
-    labels = np.rint(stored).astype(np.int64) if stored.dtype.kind == "f" else stored.astype(np.int64)
-    if not np.array_equal(labels, stored) or labels.min() < 0 or labels.max() > _MAX_LABEL:
-        raise AtlasError(
-            f"The atlas image {path} holds values that are no labels (whole numbers from 0 to {_MAX_LABEL}).",
-            hint="Probability maps must be turned into labels first.",
-        )
-    return labels, affine
 
 
 def _build_lookup(volume: AtlasVolume, image: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -207,6 +258,9 @@ def _compute_checksum(table: LabelTable, volumes: tuple[AtlasVolume, ...]) -> st
     content = {
         "parcels": table.parcels,
         "networks": table.networks,
-        "volumes": [[v.sha256, v.values.tolist(), v.parcels.tolist()] for v in volumes],
+        "volumes": [
+            [v.sha256, v.values.tolist(), v.parcels.tolist(), *([v.transform_sha256] if v.transform else [])]
+            for v in volumes
+        ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

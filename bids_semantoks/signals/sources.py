@@ -4,46 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.signals.labels import name_some
+from bids_semantoks.signals.registry import Entry, find_places, find_registry, load_entry
+from bids_semantoks.signals.supply import Part, find_local_parts
 
-DIRECTORY_VARIABLE = "BIDS_SEMANTOKS_ATLAS_DIR"
 # In this order they make the label of an atlas that a path names.
 _NAME_ENTITIES = ("atlas", "seg", "scale", "desc")
 _IMAGE_SUFFIXES = (".nii", ".nii.gz")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """One label image and which of its values are which parcels.
-
-    Parameters
-    ----------
-    path : Path
-        Label image.
-    values : tuple of int or None
-        Image values; None when they are the table's own.
-    indices : tuple of int
-        The table's index of each value.
-    licence : str
-        One line on licence and source.
-    listed_in : Path
-        What says so, for messages.
-    """
-
-    path: Path
-    listed_in: Path
-    values: tuple[int, ...] | None = None
-    indices: tuple[int, ...] = ()
-    licence: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,18 +37,21 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """An atlas as found.
+    """An atlas as found, without having fetched anything.
 
     Parameters
     ----------
     name : str
         Label in output names.
     spaces : mapping of str to Source
-        Every space that can be had, preferred first.
+        Every space in which it is here, preferred first; none is possible for a registry entry.
+    entry : Entry or None
+        What the registry says about it.
     """
 
     name: str
     spaces: Mapping[str, Source]
+    entry: Entry | None = None
 
 
 def find_sources(name_or_path: str | Path, *, directory: Path | None) -> Sources:
@@ -86,27 +62,28 @@ def find_sources(name_or_path: str | Path, *, directory: Path | None) -> Sources
     name_or_path : str or Path
         Name of a registry entry, or path of a label image, a registry entry (``.json``) or an atlas dataset.
     directory : Path or None
-        Where the files of registry entries are looked for first; then in BIDS_SEMANTOKS_ATLAS_DIR, then in the package.
+        Where the files of registry entries are looked for first; then in BIDS_SEMANTOKS_ATLAS_DIR, in our cache and
+        those of TemplateFlow and the Hugging Face hub, and in the package.
 
     Returns
     -------
     Sources
-        Files in every space that can be had.
+        Files in every space in which they are here.
 
     Raises
     ------
     AtlasError
-        Nothing is found, or what is found is ambiguous.
+        There is no such atlas, or what is found is ambiguous.
     """
-    registry = _registry()
+    registry = find_registry()
     entry = registry / f"{name_or_path}.json"
     if re.fullmatch(r"\w+", str(name_or_path)) and entry.is_file():
-        return _read_entry(entry, directory)
+        return _find_entry(entry, directory)
     path = Path(name_or_path)
     if path.is_dir():
         return _find_dataset(path)
     if path.is_file() and path.suffix == ".json":
-        return _read_entry(path, directory)
+        return _find_entry(path, directory)
     if path.is_file() and path.name.endswith(_IMAGE_SUFFIXES):
         return Sources(name=_label(path), spaces={_find_space(path): _describe_image(path, path.parent)})
     known = sorted(found.stem for found in registry.glob("*.json"))
@@ -119,57 +96,15 @@ def find_sources(name_or_path: str | Path, *, directory: Path | None) -> Sources
     )
 
 
-def _registry() -> Path:
-    return Path(str(files("bids_semantoks"))) / "data" / "atlases"
-
-
-def _read_entry(entry: Path, directory: Path | None) -> Sources:
-    try:
-        content = json.loads(entry.read_text(encoding="utf-8"))
-        name, table, spaces = str(content["name"]), entry.parent / content["table"], content["spaces"]
-        wanted = [(str(s["space"]), a) for s in spaces for a in s["alternatives"]]
-        places = _find_places(entry, directory)
-        found: dict[str, Source] = {}
-        missing: list[str] = []
-        for space, alternative in wanted:
-            parts = [_find_part(part, places, entry) for part in alternative]
-            if space not in found and all(parts):
-                found[space] = Source(table=table, parts=tuple(part for part in parts if part is not None))
-            missing.append(f"{space}: {' with '.join(' or '.join(part['files']) for part in alternative)}")
-        origins = sorted({part["source"] for _, alternative in wanted for part in alternative})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AtlasError(f"The atlas description {entry} cannot be read: {type(error).__name__} {error}.") from error
-    if not found:
-        raise AtlasError(
-            f"The images of the atlas {name} are not found in {', '.join(map(str, places))}. "
-            f"One of these is needed: {'; '.join(missing)}.",
-            hint=f"They come from {', '.join(origins)}. "
-            f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.",
-        )
-    return Sources(name=name, spaces=found)
-
-
-def _find_places(entry: Path, directory: Path | None) -> list[Path]:
-    variable = os.environ.get(DIRECTORY_VARIABLE)
-    given = [directory] if directory is not None else []
-    if directory is not None and not directory.is_dir():
-        raise AtlasError(f"The atlas directory {directory} (--atlas-dir) is not a directory.")
-    return [*given, *([Path(variable)] if variable else []), entry.parent]
-
-
-def _find_part(part: Mapping[str, Any], places: Iterable[Path], entry: Path) -> Part | None:
-    path = next((place / name for place in places for name in part["files"] if (place / name).is_file()), None)
-    values, indices = _expand(part["values"]), _expand(part["parcels"])
-    if len(values) != len(indices) or not values:
-        raise ValueError(f"{len(values)} values but {len(indices)} parcels for {part['files'][0]}")
-    if path is None:
-        return None
-    licence = f"{path.name}: {part['licence']}; {part['source']}"
-    return Part(path=path, listed_in=entry, values=values, indices=indices, licence=licence)
-
-
-def _expand(ranges: Iterable[tuple[int, int]]) -> tuple[int, ...]:
-    return tuple(number for first, last in ranges for number in range(int(first), int(last) + 1))
+def _find_entry(path: Path, directory: Path | None) -> Sources:
+    entry = load_entry(path)
+    places = find_places(directory, beside=path.parent)
+    spaces = {}
+    for space, recipes in entry.recipes.items():
+        own = [one for one in recipes if all(part.space == space for part in one)]
+        if parts := find_local_parts(entry, own, space, places):
+            spaces[space] = Source(table=entry.table, parts=parts)
+    return Sources(name=entry.name, spaces=spaces, entry=entry)
 
 
 def _find_dataset(directory: Path) -> Sources:

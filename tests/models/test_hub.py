@@ -4,13 +4,15 @@ import shutil
 import socket
 import time
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks.errors import ModelError
 from bids_semantoks.models.build import build_encoder
 from bids_semantoks.models.checkpoint import load_encoder
-from bids_semantoks.models.hub import can_connect, is_offline, is_repository
+from bids_semantoks.models.hub import is_repository, load_from_hub
 from bids_semantoks.models.storage import write_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -18,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def add(repository):
@@ -55,8 +57,8 @@ def test_a_repository_of_another_lab_may_hold_the_format_of_the_authors(cache, p
 def test_offline_the_message_says_how_to_fetch_beforehand(cache):
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE forbids to fetch it") as caught:
         load_encoder("SamGijsen/Brain-Semantoks")
-    assert "hf download SamGijsen/Brain-Semantoks brainsemantoks_ckpt_epoch_100.pth" in str(caught.value)
-    assert "HF_HOME" in str(caught.value)
+    assert "bids_semantoks-fetch DIR --model SamGijsen/Brain-Semantoks" in str(caught.value)
+    assert "BIDS_SEMANTOKS_CACHE_DIR" in str(caught.value)
 
 
 def test_without_network_the_answer_comes_at_once(cache, monkeypatch):
@@ -72,18 +74,67 @@ def test_without_network_the_answer_comes_at_once(cache, monkeypatch):
     assert time.monotonic() - start < 6
 
 
-def test_a_server_that_answers_or_a_proxy_is_worth_a_try(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+def test_the_cache_of_this_program_counts_too(tmp_path, monkeypatch, parity_checkpoint):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(tmp_path / "ours"))
+    root = tmp_path / "ours" / "huggingface" / "hub" / "models--lab--retrained"
+    (root / "snapshots" / COMMIT).mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(COMMIT)
+    shutil.copy(parity_checkpoint, root / "snapshots" / COMMIT / "brainsemantoks_ckpt_epoch_100.pth")
+    assert load_encoder("lab/retrained").name == "retrained"
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """The hub's own client, with a shelf of files instead of a server; gives the shelf and the calls made."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert not can_connect(address)
-        server.listen()
-        assert can_connect(address)
-    assert not can_connect(address)
-    monkeypatch.setenv("http_proxy", "http://proxy:3128")
-    assert can_connect(address)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(tmp_path / "ours"))
+    monkeypatch.setattr("bids_semantoks.network.find_obstacle", lambda address: "")
+    shelf, calls = tmp_path / "shelf", []
+    shelf.mkdir()
+
+    def give(repository, name, *, cache_dir=None):
+        calls.append((repository, name, cache_dir))
+        if not (shelf / name).is_file():
+            raise EntryNotFoundError(f"404 for {name}")
+        return str(shelf / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", give)
+    return shelf, calls
+
+
+def test_a_checkpoint_is_fetched_when_no_cache_has_it(client, parity_checkpoint, tmp_path):
+    shelf, calls = client
+    shutil.copy(parity_checkpoint, shelf / "brainsemantoks_ckpt_epoch_100.pth")
+    assert load_from_hub("lab/retrained", cache=tmp_path / "to") == shelf / "brainsemantoks_ckpt_epoch_100.pth"
+    assert [name for _, name, _ in calls] == ["config.json", "brainsemantoks_ckpt_epoch_100.pth"]
+    assert {cache for _, _, cache in calls} == {tmp_path / "to"}
+
+
+def test_a_repository_without_a_checkpoint_says_what_was_expected(client):
+    with pytest.raises(ModelError, match=r"lab/empty holds no encoder: expected config\.json and model\.safetensors"):
+        load_from_hub("lab/empty")
+
+
+def test_a_failing_client_is_quoted(client, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(ModelError, match=r"cannot be fetched \(\[Errno 28\] No space left on device\)"):
+        load_from_hub("lab/model")
+
+
+def test_a_job_of_an_array_does_not_fetch_weights(client, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "17")
+    with pytest.raises(ModelError, match=r"a job of an array \(SLURM_ARRAY_TASK_ID=17\) fetches nothing.*fetch DIR"):
+        load_from_hub("lab/model")
 
 
 @pytest.mark.parametrize(
@@ -101,10 +152,3 @@ def test_a_server_that_answers_or_a_proxy_is_worth_a_try(monkeypatch):
 )
 def test_what_is_a_repository(text, expected):
     assert is_repository(text) is expected
-
-
-@pytest.mark.parametrize(("value", "expected"), [("1", True), ("ON", True), ("0", False), ("", False)])
-def test_the_environment_is_read_when_it_is_asked(monkeypatch, value, expected):
-    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    assert is_offline() is expected

@@ -30,8 +30,11 @@ SIZES = {
 
 
 @pytest.fixture(autouse=True)
-def no_atlas_directory(monkeypatch):
+def no_atlas_directory(monkeypatch, tmp_path):
     monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("BIDS_SEMANTOKS_CACHE_DIR", "TEMPLATEFLOW_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "no" / name))
 
 
 def lay_brute_force(labels, labels_affine, shape, affine):
@@ -379,17 +382,25 @@ def test_directories_are_searched_in_order(tmp_path, monkeypatch):
 
 
 def test_missing_files_are_listed(tmp_path):
-    with pytest.raises(AtlasError) as caught:
-        find_atlas_spaces(DEFAULT, directory=tmp_path)
+    assert find_atlas_spaces(DEFAULT, directory=tmp_path) == ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+    with pytest.raises(AtlasError, match="HF_HUB_OFFLINE forbids to fetch it") as caught:
+        load_atlas(DEFAULT, space="MNI152NLin2009cAsym", directory=tmp_path)
     text = str(caught.value)
     for words in (
         str(tmp_path),
-        "atl-Buckner7_space-MNI_dseg.nii.gz",
-        "MNI152NLin2009cAsym",
+        "atl-Buckner7_space-MNI_dseg.nii.gz with tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5",
         "--atlas-dir",
+        "bids_semantoks-fetch",
         "https://",
     ):
         assert words in text
+
+
+def test_an_entry_whose_files_nobody_publishes(tmp_path):
+    entry = write_entry(tmp_path)
+    (tmp_path / "second.nii.gz").unlink()
+    with pytest.raises(AtlasError, match=r"absent\.nii\.gz or first\.nii\.gz with second\.nii\.gz.*atlas-dir"):
+        find_atlas_spaces(entry, directory=None)
 
 
 @pytest.mark.parametrize("changes", [{"spaces": [{"space": "A"}]}, {"spaces": 5}, {"name": None, "table": None}])

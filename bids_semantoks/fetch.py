@@ -1,0 +1,207 @@
+"""Bring atlases, transforms and weights into one directory before going offline: ``bids_semantoks-fetch DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from bids_semantoks.config import EmbeddingConfig, SignalsConfig
+from bids_semantoks.console import Console
+from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
+from bids_semantoks.network import is_offline
+from bids_semantoks.places import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache
+
+LOG = logging.getLogger("bids_semantoks")
+_SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+_NEXT = """To use it, here or on a machine without network that sees the directory:
+  export {variable}={directory}"""
+
+
+def fetch(directory: Path, *, atlases: Sequence[str], spaces: Sequence[str], models: Sequence[str]) -> list[Path]:
+    """Fetch what calls will need.
+
+    Parameters
+    ----------
+    directory : Path
+        Where it goes: ``atlases``, ``templateflow`` and ``huggingface/hub`` below it.
+    atlases : sequence of str
+        Names of the registry.
+    spaces : sequence of str
+        Template spaces of the data.
+    models : sequence of str
+        ORG/NAME of the Hugging Face hub.
+
+    Returns
+    -------
+    list of Path
+        All files that these need, in `directory`.
+
+    Raises
+    ------
+    SemantoksError
+        Something is not known, cannot be had, or is damaged; what came before it is there.
+    """
+    before = find_cache()
+    directory = directory.absolute()
+    with _cache_at(directory):
+        found = [path for name in atlases for space in spaces for path in _fetch_atlas(directory, name, space, before)]
+        for name in models:
+            found += _fetch_weights(directory, name)
+    return list(dict.fromkeys(found))
+
+
+@contextmanager
+def _cache_at(directory: Path) -> Iterator[None]:
+    previous = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(directory)
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ[CACHE_VARIABLE]
+        else:
+            os.environ[CACHE_VARIABLE] = previous
+
+
+def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) -> list[Path]:
+    # NumPy and nibabel would slow down --help.
+    from bids_semantoks.signals.atlas import load_atlas  # noqa: PLC0415
+    from bids_semantoks.signals.registry import find_places, find_registry, load_entry  # noqa: PLC0415
+    from bids_semantoks.signals.supply import find_or_fetch  # noqa: PLC0415
+
+    path = find_registry() / f"{name}.json"
+    if not re.fullmatch(r"\w+", name) or not path.is_file():
+        known = ", ".join(sorted(one.stem for one in find_registry().glob("*.json")))
+        raise AtlasError(f"There is no atlas {name} to be fetched; known are {known}.")
+    entry = load_entry(path)
+    given = (directory, *((before,) if before else ()))
+    places = dataclasses.replace(find_places(None, beside=path.parent), given=given)
+    parts = find_or_fetch(entry, space, places, directory)
+    files = []
+    for part in parts:
+        # What comes with the program need not be copied.
+        if part.path.parent != path.parent:
+            files.append(_bring(part.path, directory / ATLASES / part.path.name))
+        if part.transform is not None:
+            relative = Path(TEMPLATEFLOW) / f"tpl-{space}" / part.transform.name
+            files.append(_bring(part.transform, directory / relative))
+    load_atlas(name, space=space, directory=directory)
+    return files
+
+
+def _fetch_weights(directory: Path, repository: str) -> list[Path]:
+    from bids_semantoks.models.hub import OUR_FILES, is_repository, load_from_hub  # noqa: PLC0415 - loads torch
+
+    if not is_repository(repository):
+        raise ModelError(f"{repository} cannot be fetched: ORG/NAME of the Hugging Face hub is expected.")
+    path = load_from_hub(repository, cache=directory / HUB)
+    files = [path.parent / one for one in OUR_FILES] if path.name in OUR_FILES else [path]
+    folder = directory / HUB / f"models--{repository.replace('/', '--')}"
+    if folder in path.parents:
+        return files
+    revision = path.parent.name
+    brought = [_bring(one, folder / "snapshots" / revision / one.name) for one in files]
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(revision, encoding="utf-8")
+    return brought
+
+
+def _bring(source: Path, target: Path) -> Path:
+    """Copy a file that lies elsewhere on this machine."""
+    if source.absolute() == target:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    record = source.with_name(f"{source.name}.sha256")
+    if record.is_file():
+        shutil.copyfile(record, target.with_name(record.name))
+    return target
+
+
+def _describe(path: Path, directory: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"  {path.relative_to(directory)}  {path.stat().st_size / 1e6:.1f} MB  SHA-256 {digest}"
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bids_semantoks-fetch",
+        description="Bring atlases, the transforms that warp them, and weights to a directory before going offline.",
+        epilog="Files that are here already are copied; nothing is fetched twice.",
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="where to [the cache of this user]")
+    default = SignalsConfig().atlas
+    parser.add_argument("--atlas", metavar="NAME", nargs="+", default=[default], help=f"atlases by name [{default}]")
+    parser.add_argument(
+        "--space", metavar="NAME", nargs="+", default=list(_SPACES), help=f"spaces of the data [{' '.join(_SPACES)}]"
+    )
+    model = EmbeddingConfig().model
+    parser.add_argument(
+        "--model", metavar="ORG/NAME", nargs="+", default=[model], help=f"encoders; none for no weights [{model}]"
+    )
+    return parser
+
+
+def call(arguments: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Arguments after the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    options = _build_parser().parse_args(arguments)
+    handler, level = Console(logging.INFO), LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    try:
+        directory = options.directory or find_cache()
+        if directory is None:
+            raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
+        models = [name for name in options.model if name != "none"]
+        found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
+        print(f"{len(found)} files are in {directory.absolute()}:")
+        for path in found:
+            print(_describe(path, directory.absolute()))
+        print(_NEXT.format(variable=CACHE_VARIABLE, directory=directory.absolute()))
+    except SemantoksError as error:
+        hint = " HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
+        print(f"bids_semantoks-fetch: error: {error}{hint}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"bids_semantoks-fetch: error: {options.directory} cannot be written: {error}.", file=sys.stderr)
+        return ResourceError.exit_code
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+    return 0
+
+
+def main() -> NoReturn:
+    """Run the program with the arguments of this process and exit."""
+    sys.exit(call())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Whether the network may be used, without ever using it."""
+
+import socket
+
+import pytest
+
+from bids_semantoks.network import can_connect, find_array_job, find_obstacle, is_offline
+
+ARRAYS = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
+
+
+@pytest.fixture(autouse=True)
+def no_scheduler(monkeypatch):
+    for name in (*ARRAYS, "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_server_that_answers_or_a_proxy_is_worth_a_try(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert not can_connect(address)
+        server.listen()
+        assert can_connect(address)
+    assert not can_connect(address)
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    assert can_connect(address)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", True), ("ON", True), ("0", False), ("", False)])
+def test_the_environment_is_read_when_it_is_asked(monkeypatch, value, expected):
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert is_offline() is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("SLURM_ARRAY_TASK_ID", "0", True),
+        ("PBS_ARRAY_INDEX", "3", True),
+        ("PBS_ARRAYID", "3", True),
+        ("LSB_JOBINDEX", "0", False),
+        ("LSB_JOBINDEX", "2", True),
+        ("SGE_TASK_ID", "undefined", False),
+        ("SGE_TASK_ID", "2", True),
+        ("SLURM_JOB_ID", "5", False),
+    ],
+)
+def test_jobs_of_an_array_are_recognised(monkeypatch, name, value, expected):
+    monkeypatch.setenv(name, value)
+    assert bool(find_array_job()) is expected
+
+
+def test_what_is_in_the_way_of_a_download(monkeypatch):
+    assert find_obstacle("file:///somewhere") == ""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}/file"
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert find_obstacle(address).startswith("the network cannot be reached (127.0.0.1:")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
+    assert find_obstacle(address) == "a job of an array (SLURM_ARRAY_TASK_ID=4) fetches nothing"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert find_obstacle(address) == "HF_HUB_OFFLINE forbids to fetch it"
