@@ -1,0 +1,132 @@
+"""``group_task_blocks.tsv``: how well types of blocks are told apart, written here and read back here."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bids_semantoks.outputs.files import write_json, write_records
+
+NAME: Final = "group_task_blocks"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BlockRow:
+    """One model in one design.
+
+    Parameters
+    ----------
+    column : str
+        Of events.tsv.
+    design : str
+        ``across`` or ``within`` participants.
+    model, position : str
+        What told blocks apart; where in the window its encoder saw the block (``first``, ``last``, or empty).
+    metric : str
+        ``balanced_accuracy``.
+    value, ci_low, ci_high, p_value, chance : float
+        Mean over participants, its 95 % interval, test against chance.
+    difference, difference_low, difference_high, difference_p : float
+        The encoder (block first) less this, in the same participants; NaN for itself.
+    n_participants, n_blocks, n_classes : int
+        What was tested.
+    folds : str
+        What a fold leaves out.
+    """
+
+    column: str
+    design: str
+    model: str
+    position: str
+    metric: str
+    value: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    chance: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    difference_p: float
+    n_participants: int
+    n_blocks: int
+    n_classes: int
+    folds: str
+
+
+_COLUMNS: Final[dict[str, Any]] = {
+    "column": {"Description": "Column of events.tsv whose values were told apart."},
+    "design": {
+        "Description": "Whom a model was trained on.",
+        "Levels": {"across": "other participants", "within": "other blocks of the same participant"},
+    },
+    "model": {"Description": "The encoder, or a baseline on the same blocks and folds."},
+    "position": {
+        "Description": "Patch of the window that holds the block, all others being masked.",
+        "Levels": {"first": "the first", "last": "the last"},
+    },
+    "metric": {"Description": "How predictions are scored, out of fold."},
+    "value": {"Description": "Mean over participants of their balanced accuracy."},
+    "ci_low": {
+        "Description": "Lower end of its 95 % interval (Student's t over participants; across participants widened "
+        "because folds share their training rows)."
+    },
+    "ci_high": {"Description": "Upper end of the 95 % interval."},
+    "p_value": {"Description": "Two-sided test of the mean against chance, as the interval."},
+    "chance": {"Description": "One over the number of classes."},
+    "difference": {"Description": "The encoder, block first, less this model, mean over participants."},
+    "difference_low": {"Description": "Lower end of its 95 % interval."},
+    "difference_high": {"Description": "Upper end of its 95 % interval."},
+    "difference_p": {"Description": "Two-sided p value of the difference, paired by participant."},
+    "n_participants": {"Description": "Participants tested."},
+    "n_blocks": {"Description": "Blocks tested."},
+    "n_classes": {"Description": "Types of blocks."},
+    "folds": {"Description": "What a fold leaves out."},
+}
+
+
+def write_block_tables(out_dir: Path, rows: Sequence[BlockRow], facts: Mapping[str, Any]) -> Path:
+    """Write the table and its dictionary.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    rows : sequence of BlockRow
+        All models and designs.
+    facts : mapping
+        What else is to be known; plain JSON values.
+
+    Returns
+    -------
+    Path
+        The table.
+    """
+    columns = [field.name for field in dataclasses.fields(BlockRow)]
+    path = out_dir / f"{NAME}.tsv"
+    write_records(path, columns, [[getattr(row, column) for column in columns] for row in rows])
+    write_json(path.with_suffix(".json"), {**_COLUMNS, "Facts": dict(facts)}, only_if_changed=True)
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a small table of ours.
+
+    Parameters
+    ----------
+    path : Path
+        TSV.
+
+    Returns
+    -------
+    list of dict
+        Text by column, empty for n/a; no lines where there is no such file.
+    """
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [{key: "" if value == "n/a" else value for key, value in row.items()} for row in rows]

@@ -1,0 +1,93 @@
+"""``group_scaling.tsv``: what encoders pretrained on shares of the data gain over random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bids_semantoks.outputs.files import write_json, write_records
+
+NAME: Final = "group_scaling"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ScalingRow:
+    """One encoder on one phenotype by one metric.
+
+    Parameters
+    ----------
+    phenotype, metric : str
+        What was predicted, and how it is scored.
+    source : str
+        Whose signals the encoder was pretrained on.
+    share : float
+        Of the participants there.
+    n_pretraining, seed : int
+        Participants, and the seed that chose them and drew the first weights.
+    value, value_random, gain : float
+        Score, mean score of random weights, and their difference.
+    n_tested : int
+        Participants tested.
+    n_pretrained : int or None
+        Of these, those whom the encoder was pretrained on; None where people of two studies cannot be compared.
+    encoder : str
+        Folder below ``encoders``.
+    """
+
+    phenotype: str
+    metric: str
+    source: str
+    share: float
+    n_pretraining: int
+    seed: int
+    value: float
+    value_random: float
+    gain: float
+    n_tested: int
+    n_pretrained: int | None
+    encoder: str
+
+
+_COLUMNS: Final[dict[str, Any]] = {
+    "phenotype": {"Description": "What was predicted."},
+    "metric": {"Description": "How predictions are scored, out of fold, as in group_probe.tsv."},
+    "source": {"Description": "Whose signals the encoder was pretrained on; own: those of this dataset."},
+    "share": {"Description": "Share of the participants there."},
+    "n_pretraining": {"Description": "Participants that the encoder was pretrained on."},
+    "seed": {"Description": "Seed of the first weights, of the training, and of who belongs to the share."},
+    "value": {"Description": "Score of the encoder, nested protocol, on the splits of group_probe.tsv."},
+    "value_random": {"Description": "Mean score of as many encoders with random weights."},
+    "gain": {"Description": "value - value_random."},
+    "n_tested": {"Description": "Participants tested."},
+    "n_pretrained": {
+        "Description": "Participants tested who were among those that the encoder was pretrained on; n/a where the "
+        "signals are another study's, whose labels mean other people."
+    },
+    "encoder": {"Description": "Folder of the encoder below encoders."},
+}
+
+
+def write_scaling_tables(out_dir: Path, rows: Sequence[ScalingRow], facts: Mapping[str, Any]) -> Path:
+    """Write the table and its dictionary.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    rows : sequence of ScalingRow
+        All encoders and phenotypes.
+    facts : mapping
+        What else is to be known; plain JSON values.
+
+    Returns
+    -------
+    Path
+        The table.
+    """
+    columns = [field.name for field in dataclasses.fields(ScalingRow)]
+    path = out_dir / f"{NAME}.tsv"
+    write_records(path, columns, [[getattr(row, column) for column in columns] for row in rows])
+    write_json(path.with_suffix(".json"), {**_COLUMNS, "Facts": dict(facts)}, only_if_changed=True)
+    return path

@@ -1,0 +1,91 @@
+"""Scores of each participant who gave many rows, and what their spread says about the mean.
+
+References
+----------
+.. [1] C. Nadeau and Y. Bengio, Inference for the generalization error, Machine Learning 52 (2003).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from bids_semantoks.probing.scorers import build_scorer
+from bids_semantoks.probing.targets import Floats, Predictions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanScore:
+    """A mean over participants.
+
+    Parameters
+    ----------
+    value, ci_low, ci_high : float
+        Mean and its 95 % interval; NaN where there are not two participants.
+    p_value : float
+        Two-sided, against the reference; NaN as above.
+    n : int
+        Participants.
+    """
+
+    value: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    n: int
+
+
+def score_participants(predictions: Predictions, participants: NDArray[Any], metric: str) -> Floats:
+    """Score the rows of each participant on their own.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Of n rows.
+    participants : NDArray, shape (n,)
+        To whom a row belongs.
+    metric : str
+        Name of a metric.
+
+    Returns
+    -------
+    NDArray, float64
+        One score a participant who was tested, in the order of their labels; NaN where the metric has none.
+    """
+    tested = predictions.tested
+    labels = np.unique(participants[tested])
+    weights = ((participants == labels[:, None]) & tested).astype(np.float64)
+    return build_scorer(predictions, metric)(weights)
+
+
+def average_participants(scores: Floats, *, reference: float, widening: float = 1.0) -> MeanScore:
+    """Average scores, and test the mean by Student's t over participants.
+
+    Parameters
+    ----------
+    scores : NDArray, float64
+        One a participant; NaN are left out.
+    reference : float
+        What the mean is tested against.
+    widening : float
+        Factor of the standard error. Models of different folds share most of their training rows, so that their errors
+        move together: sqrt(1 + n_test_all / n_train) is the correction of [1]_ for one round of folds.
+
+    Returns
+    -------
+    MeanScore
+        NaN where nothing is left.
+    """
+    known = scores[~np.isnan(scores)]
+    n = len(known)
+    value = float(known.mean()) if n else np.nan
+    if n < 2:
+        return MeanScore(value=value, ci_low=np.nan, ci_high=np.nan, p_value=np.nan, n=n)
+    error = widening * float(known.std(ddof=1)) / np.sqrt(n)
+    reach = error * float(student.ppf(0.975, n - 1))
+    p_value = float(2 * student.sf(abs(value - reference) / error, n - 1)) if error > 0 else float(value == reference)
+    return MeanScore(value=value, ci_low=value - reach, ci_high=value + reach, p_value=p_value, n=n)

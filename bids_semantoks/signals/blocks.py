@@ -1,0 +1,161 @@
+"""Which volumes show the response to a block of a task, and windows that hold one block each.
+
+Shape letters: T volumes of a run at the encoder's repetition time, P parcels, B blocks, W volumes in a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammainc
+
+from bids_semantoks.records import Windows
+
+#: Share of a lasting response above which a volume belongs to a block.
+THRESHOLD: Final = 0.1
+_STEP: Final = 0.05
+_TAIL: Final = 32.0
+
+
+def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.float64]:
+    """Compute the haemodynamic response to a block, over that of a block that lasts.
+
+    Parameters
+    ----------
+    times : NDArray, float64, shape (n,)
+        Seconds since the block's onset.
+    duration : float
+        Seconds.
+
+    Returns
+    -------
+    NDArray, float64, shape (n,)
+        1 is the level that a long block reaches.
+
+    References
+    ----------
+    Difference of gamma densities (shapes 6 and 16, scale 1 s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40.
+    """
+
+    def integrate(t: NDArray[np.float64]) -> NDArray[np.float64]:
+        late = np.maximum(t, 0)
+        return np.asarray((gammainc(6, late) - gammainc(16, late) / 6) / (1 - 1 / 6))
+
+    return integrate(times) - integrate(times - duration)
+
+
+def find_block_times(duration: float) -> tuple[float, float] | None:
+    """Find when the response to a block exceeds a tenth of that to a lasting one.
+
+    Parameters
+    ----------
+    duration : float
+        Seconds.
+
+    Returns
+    -------
+    tuple of float, or None
+        First and last second after the onset; None when a block is too brief to get there.
+    """
+    times = np.arange(0, duration + _TAIL, _STEP)
+    above = np.flatnonzero(compute_response(times, duration) > THRESHOLD)
+    return (float(times[above[0]]), float(times[above[-1]])) if len(above) else None
+
+
+def find_block_volumes(
+    onsets: Sequence[float],
+    durations: Sequence[float],
+    *,
+    n_volumes: int,
+    repetition_time: float,
+    start: float,
+    longest: int,
+) -> list[tuple[int, int] | None]:
+    """Find the volumes of each block; no volume belongs to two.
+
+    Parameters
+    ----------
+    onsets, durations : sequence of float, length B
+        Seconds, onsets ascending, from the run's first volume.
+    n_volumes : int
+        Volumes of the run (T).
+    repetition_time : float
+        Seconds between them.
+    start : float
+        Seconds between the run's first volume and the first of these.
+    longest : int
+        Volumes that a block is cut to, at its end.
+
+    Returns
+    -------
+    list of (int, int) or None, length B
+        First volume and number; None where a block is too brief, or its response outside the run.
+    """
+    spans: list[tuple[float, float] | None] = []
+    for onset, duration in zip(onsets, durations, strict=True):
+        span = find_block_times(duration)
+        spans.append(None if span is None else (onset - start + span[0], onset - start + span[1]))
+    found: list[tuple[int, int] | None] = []
+    for number, span in enumerate(spans):
+        if span is None:
+            found.append(None)
+            continue
+        first = int(np.ceil(span[0] / repetition_time - 1e-9))
+        end = int(np.floor(span[1] / repetition_time + 1e-9)) + 1
+        # The response to a block outlasts it: the next one's volumes are the next one's.
+        later = [other[0] for other in spans[number + 1 :] if other is not None]
+        if later:
+            end = min(end, int(np.ceil(min(later) / repetition_time - 1e-9)))
+        end = min(end, first + longest, n_volumes)
+        found.append((first, end - first) if first >= 0 and end > first else None)
+    return found
+
+
+def build_block_windows(
+    signals: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    blocks: Sequence[tuple[int, int]],
+    *,
+    window: int,
+    patch: int,
+    repetition_time: float,
+    last: bool,
+) -> Windows:
+    """Build windows of which one patch holds a block, padded with zeros at its end; all else is to be masked.
+
+    Parameters
+    ----------
+    signals : NDArray, float32, shape (T, P)
+        Z-scored over the run.
+    present : NDArray, bool, shape (P,)
+        Parcels that have a signal.
+    blocks : sequence of (int, int), length B
+        First volume and number of each block, a patch at most.
+    window, patch : int
+        Volumes in a window (W) and in a patch.
+    repetition_time : float
+        Seconds between volumes.
+    last : bool
+        Whether the block's patch is the window's last rather than its first.
+
+    Returns
+    -------
+    Windows
+        One a block.
+    """
+    values = np.zeros((len(blocks), window, signals.shape[1]), dtype=np.float32)
+    offset = window - patch if last else 0
+    for number, (first, length) in enumerate(blocks):
+        values[number, offset : offset + length] = signals[first : first + length]
+    lengths = np.array([length for _, length in blocks], dtype=np.int64)
+    return Windows(
+        values=values,
+        n_real=offset + lengths,
+        present=present,
+        onset=np.array([first * repetition_time for first, _ in blocks]),
+        duration=patch * repetition_time,
+        kept=lengths / patch,
+    )
