@@ -261,10 +261,11 @@ def pack_file(store: SignalStore, data: TrainingData, file: SignalsFile, *, targ
 
 
 def _read_rows(store: SignalStore, data: TrainingData, file: SignalsFile, target: float) -> Iterator[PackedRun]:
+    by_row = {source.where: source for source in data.sources if source.key not in store}
     for block in iterate_blocks(file):
         for row, table in enumerate(block.signals, start=block.start):
-            source = data.sources[row]
-            if source.key in store:
+            source = by_row.get(row)
+            if source is None:
                 continue
             try:
                 values, present = standardise(table, repetition_time=target, n_dummy=0, target=target)

@@ -147,6 +147,8 @@ def pretrain_encoder(
     stored: Sequence[StoredRun] = (),
     parcels: tuple[str, ...] = (),
     networks: tuple[str, ...] = (),
+    *,
+    participants: frozenset[str] | None = None,
 ) -> Path:
     """Pretrain an encoder, go on with a training that was stopped, or find it done.
 
@@ -158,6 +160,8 @@ def pretrain_encoder(
         The runs to train on, unless ``--pretrain-data`` names others.
     parcels, networks : tuple of str, length P
         Their atlas.
+    participants : frozenset of str, optional
+        Labels to train on; by default all.
 
     Returns
     -------
@@ -174,11 +178,14 @@ def pretrain_encoder(
         When data, options or resources do not allow a training.
     """
     with record_end(config.out_dir):
-        return _pretrain(config, stored, parcels, networks)
+        return _pretrain(config, stored, (parcels, networks), participants)
 
 
 def _pretrain(
-    config: AppConfig, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
+    config: AppConfig,
+    stored: Sequence[StoredRun],
+    atlas: tuple[tuple[str, ...], tuple[str, ...]],
+    participants: frozenset[str] | None,
 ) -> Path:
     device = choose_device(resolve_device(config.embedding.device))
     encoder = read_encoder_config(config.pretraining.encoder_config)
@@ -186,7 +193,10 @@ def _pretrain(
     if config.pretraining.pretrain_data is not None:
         data, file = describe_file(config.pretraining.pretrain_data, target=encoder.repetition_time)
     else:
-        data = describe_stored(stored, parcels, networks, target=encoder.repetition_time)
+        data = describe_stored(stored, *atlas, target=encoder.repetition_time)
+    if participants is not None:
+        sources = tuple(source for source in data.sources if source.participant in participants)
+        data = dataclasses.replace(data, sources=sources)
     with watch_signals() as request, join_ranks(device) as ranks:
         plan = _draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
         if config.running.overwrite and ranks.is_first:
