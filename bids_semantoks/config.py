@@ -88,10 +88,31 @@ class SelectionConfig:
         (), "Tasks to process.", metavar="LABEL...", aliases=("-t", "--task-label"), is_result=False
     )
     run_id: tuple[str, ...] = option((), "Runs to process.", metavar="LABEL...", is_result=False)
+    echo_id: tuple[str, ...] = option(
+        (),
+        "Echoes to process, where each was written apart.",
+        metavar="LABEL...",
+        aliases=("--echo-idx",),
+        is_result=False,
+    )
+    direction_id: tuple[str, ...] = option(
+        (),
+        "Phase-encoding directions (dir-) to process.",
+        metavar="LABEL...",
+        aliases=("--direction-label",),
+        is_result=False,
+    )
+    acquisition_id: tuple[str, ...] = option(
+        (),
+        "Acquisitions (acq-) to process.",
+        metavar="LABEL...",
+        aliases=("--acquisition-label",),
+        is_result=False,
+    )
     space: str | None = option(
         None,
-        "Template space of the BOLD images, one a call; by default the atlas' own if present, "
-        "else MNI152NLin6Asym, MNI152NLin2009cAsym, fsLR.",
+        "Template space of the BOLD images, one a call, and its resolution if wanted (NAME:res-2); by default the "
+        "atlas' own if present, else MNI152NLin6Asym, MNI152NLin2009cAsym, fsLR, finest first.",
         metavar="NAME",
         is_result=False,
     )

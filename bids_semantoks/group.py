@@ -14,7 +14,7 @@ from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_thread
 from bids_semantoks.config import AppConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.selection import check_known, is_same_value, read_labels
+from bids_semantoks.inputs.selection import check_known, is_same_value, list_asked, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import write_features, write_group_status
 from bids_semantoks.outputs.files import check_writable
@@ -185,13 +185,8 @@ def select_stored(stored: Sequence[StoredRun], selection: SelectionConfig, *, wh
         When a label is unknown or nothing is left.
     """
     kept = list(stored)
-    for key, what, asked in (
-        ("sub", "participant", selection.participant_label),
-        ("ses", "session", selection.session_id),
-        ("task", "task", selection.task_id),
-        ("run", "run", selection.run_id),
-    ):
-        labels = read_labels(asked, f"{key}-")
+    asked = ("participant", "sub", read_labels(selection.participant_label, "sub-"))
+    for what, key, labels in (asked, *list_asked(selection)):
         check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
         if labels:
             kept = [

@@ -335,10 +335,12 @@ def check_space(plan: Plan, run: Run) -> None:
     RunFailed
         ``space_mismatch``.
     """
-    if run.space != plan.atlas.space:
+    if run.problem or run.space != plan.atlas.space:
         raise RunFailed(
             "space_mismatch",
-            f"The run has no image in {plan.atlas.space}, only in {run.space or 'native space'}: {run.bold}.",
+            f"The run has no image in {plan.atlas.space}, only in {run.space or 'native space'}: {run.bold}."
+            if run.space != plan.atlas.space
+            else run.problem,
             hint="Choose another --space, leave the run out, or have fMRIPrep write this space.",
         )
 

@@ -24,7 +24,7 @@ from bids_semantoks.inputs.folders import list_func_files
 from bids_semantoks.inputs.layout_runs import find_layout_candidates
 from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate, find_components, pair_files, pair_series
-from bids_semantoks.inputs.selection import check_known, describe_labels, is_same_value, read_labels
+from bids_semantoks.inputs.selection import check_known, describe_labels, is_same_value, list_asked
 
 LOG = logging.getLogger(__name__)
 _FILES: Final = {"fmriprep": "BOLD images", "parcellated": "tables of series"}
@@ -71,22 +71,22 @@ def find_candidates(
         stale = f" (if they are new, delete the database {folder}, which is believed as it is)" if folder else ""
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     chosen = found
-    for what, key, labels in (
-        ("session", "ses", selection.session_id),
-        ("task", "task", selection.task_id),
-        ("run", "run", selection.run_id),
-    ):
-        asked = read_labels(labels, f"{key}-")
+    for what, key, asked in list_asked(selection):
         there = {value for one in found if (value := one.entity(key)) is not None}
         check_known(what, asked, there, f"the selected participants in {where}", key=key)
         if asked:
             chosen = [one for one in chosen if any(is_same_value(key, one.entity(key) or "", label) for label in asked)]
     if not chosen:
         raise InputError(
-            f"No run in {where} has the sessions, tasks and runs asked for together.",
+            f"No run in {where} has {_describe_asked(selection)} together.",
             hint="Each of them is there, but not in one run.",
         )
     return _apply_filter(chosen, selection.bids_filter_file)
+
+
+def _describe_asked(selection: SelectionConfig) -> str:
+    named = [f"{what} {', '.join(asked)}" for what, _, asked in list_asked(selection) if asked]
+    return " and ".join(named)
 
 
 def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str) -> NoReturn:

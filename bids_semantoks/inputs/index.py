@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -143,16 +144,22 @@ def find_runs(
     space, modifiers = choose_space(candidates, selection.space, preferred_spaces)
     finest: dict[tuple[Path, frozenset[tuple[str, str]]], Candidate] = {}
     for one in candidates:
-        if one.entity("space") != space or any(one.entity(key) != value for key, value in modifiers):
+        if one.entity("space") != space or not all(_has_value(one, key, value) for key, value in modifiers):
             continue
         key = (one.derivative.path, one.image.source)
         if key not in finest or _rank(one) < _rank(finest[key]):
             finest[key] = one
     chosen = sorted(finest.values(), key=lambda one: (one.order, one.image.path))
     _check_unique(chosen)
-    chosen += _find_elsewhere(candidates, chosen, space)
-    inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in chosen}}
-    return tuple(build_run(one, inherited[one.derivative.path]) for one in chosen)
+    _check_cohorts(chosen, space)
+    elsewhere = _find_elsewhere(candidates, chosen, space)
+    inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
+    runs = [build_run(one, inherited[one.derivative.path]) for one in (*chosen, *elsewhere)]
+    wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
+    for number in range(len(chosen), len(runs)):
+        found = elsewhere[number - len(chosen)].image.path
+        runs[number] = replace(runs[number], problem=f"The run has no image in {wanted}, only others such as {found}.")
+    return tuple(runs)
 
 
 def choose_space(
@@ -199,10 +206,29 @@ def choose_space(
     modifiers = []
     for part in parts:
         key, _, value = part.partition("-")
-        values = {found for one in candidates if one.entity("space") == name and (found := one.entity(key))}
+        values = {found for one in candidates if one.entity("space") == name and (found := _value_of(one, key))}
         check_known(f"{key} of space {name}", [value], values, f"--space {asked}")
         modifiers.append((key, value))
     return name, modifiers
+
+
+def _value_of(candidate: Candidate, key: str) -> str | None:
+    """Value of an entity; a name without resolution is that of the run's own grid."""
+    return candidate.entity(key) or ("native" if key == "res" else None)
+
+
+def _has_value(candidate: Candidate, key: str, value: str) -> bool:
+    return _value_of(candidate, key) == value
+
+
+def _check_cohorts(chosen: Sequence[Candidate], space: str) -> None:
+    """Refuse several cohorts: they are templates of different brains, so that no one atlas fits all."""
+    cohorts = sorted_naturally(cohort for one in chosen if (cohort := one.entity("cohort")))
+    if len(cohorts) > 1:
+        raise InputError(
+            f"Images in space {space} are of {len(cohorts)} cohorts: {', '.join(cohorts)}; each is another template.",
+            hint=f"Choose one, such as --space {space}:cohort-{cohorts[0]}, with an OUT_DIR of its own.",
+        )
 
 
 def _are_on_surfaces(candidates: Sequence[Candidate], space: str) -> bool:

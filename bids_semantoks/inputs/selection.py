@@ -7,10 +7,35 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.names import sorted_naturally
 
 _LISTED: Final = 12
+
+
+def list_asked(selection: SelectionConfig) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """List what the user asked for of runs.
+
+    Parameters
+    ----------
+    selection : SelectionConfig
+        Options.
+
+    Returns
+    -------
+    tuple of (str, str, tuple of str)
+        What a label stands for, its entity key, and the bare labels; no labels where all are wanted.
+    """
+    asked = (
+        ("session", "ses", selection.session_id),
+        ("task", "task", selection.task_id),
+        ("acquisition", "acq", selection.acquisition_id),
+        ("direction", "dir", selection.direction_id),
+        ("run", "run", selection.run_id),
+        ("echo", "echo", selection.echo_id),
+    )
+    return tuple((what, key, read_labels(labels, f"{key}-")) for what, key, labels in asked)
 
 
 def is_same_value(key: str, value: str, asked: str) -> bool:

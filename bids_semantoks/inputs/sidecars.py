@@ -65,7 +65,9 @@ def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float
         try:
             content = json.loads(Path(sidecar.path).read_bytes())
         except (OSError, ValueError) as error:
-            LOG.warning("Sidecar %s cannot be read: %s", sidecar.path, error)
+            is_link = Path(sidecar.path).is_symlink() and not Path(sidecar.path).exists()
+            why = "its content is not here, fetch it with `datalad get`" if is_link else error
+            LOG.warning("Sidecar %s cannot be read: %s", sidecar.path, why)
             return None
         if isinstance(content, dict) and "RepetitionTime" in content:
             return _check_positive(content["RepetitionTime"], "RepetitionTime", sidecar.path)

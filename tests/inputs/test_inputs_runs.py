@@ -372,7 +372,7 @@ def test_a_session_that_one_selected_participant_has_is_enough(study: Path) -> N
 
 
 def test_selections_that_exclude_each_other(study: Path) -> None:
-    with pytest.raises(InputError, match=r"No run in .* has the sessions, tasks and runs asked for together"):
+    with pytest.raises(InputError, match=r"No run in .* has session 1 and task nback together"):
         runs_of(study, session_id=("1",), task_id=("nback",))
 
 
