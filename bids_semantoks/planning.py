@@ -21,12 +21,14 @@ from bids_semantoks.outputs.provenance import (
 )
 from bids_semantoks.outputs.store import OutputPaths, build_paths
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.atlas import find_atlas_spaces, load_atlas
+from bids_semantoks.signals.atlas import load_atlas
 from bids_semantoks.signals.confounds import Denoising, load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
 from bids_semantoks.signals.parcellated import read_series
 from bids_semantoks.signals.parcellated_atlas import load_series_atlas
 from bids_semantoks.signals.parcellated_tables import read_header
+from bids_semantoks.signals.surface_sources import check_is_volumetric, find_all_spaces, load_surface_atlas
+from bids_semantoks.signals.surfaces import is_surface
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -156,9 +158,9 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     if dataset.is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:
-        spaces = find_atlas_spaces(signals.atlas, directory=signals.atlas_dir)
+        spaces = find_all_spaces(signals.atlas, directory=signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-        atlas = load_atlas(signals.atlas, space=runs[0].space, directory=signals.atlas_dir)
+        atlas = _load_atlas(signals, runs[0])
     encoder = None
     if not signals.signals_only:
         seed = config.running.random_seed
@@ -176,6 +178,13 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     for warning in encoder.warnings if encoder else ():
         LOGGER.warning("%s", warning)
     return plan, encoder, [_build_job(plan, encoder, run) for run in runs]
+
+
+def _load_atlas(signals: SignalsConfig, run: Run) -> Atlas:
+    if is_surface(run.bold):
+        return load_surface_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir)
+    check_is_volumetric(signals.atlas, run.space)
+    return load_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir)
 
 
 def _without_new_database(config: AppConfig) -> AppConfig:

@@ -23,6 +23,7 @@ from bids_semantoks.outputs.run_figures import redraw_embedding, redraw_signals
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.records import Atlas
 from bids_semantoks.signals.atlas import build_label_grid
+from bids_semantoks.signals.surface_atlas import is_surface_atlas
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -38,14 +39,14 @@ def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
     Parameters
     ----------
     atlas : Atlas
-        Any; one of series that came parcellated has no images.
+        Any; one of series that came parcellated has no images, one on surfaces cannot be laid onto a grid.
 
     Returns
     -------
     NDArray, int32, shape (X, Y, Z), or None
         Position of the parcel plus 1, 0 for none; None where there is nothing to show.
     """
-    if not atlas.volumes:
+    if not atlas.volumes or any(is_surface_atlas(volume.path) for volume in atlas.volumes):
         return None
     affine = np.diag([_STEP, _STEP, _STEP, 1.0])
     affine[:3, 3] = _LOW

@@ -13,7 +13,7 @@ from typing import Any
 from bids_semantoks import __version__
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.outputs.files import open_atomic, write_json, write_records, write_text
-from bids_semantoks.records import Atlas
+from bids_semantoks.records import Atlas, AtlasVolume
 
 BIDS_VERSION = "1.10.0"
 
@@ -176,16 +176,20 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     write_records(directory / f"{stem}_dseg.tsv", ("index", "label", "network_label"), rows)
     images = []
     for part, volume in enumerate(atlas.volumes, start=1):
-        suffix = "".join(volume.path.suffixes[-2:]) if volume.path.suffix == ".gz" else volume.path.suffix
-        target = directory / (f"{stem}_dseg{suffix}" if is_single else f"{stem}_desc-part{part}_dseg{suffix}")
+        suffix = _find_suffix(volume.path)
+        # An image that was warped is kept as it was, under the space that it is in.
+        folder = build_atlas_directory(out_dir, volume.space or atlas.space)
+        own = _build_atlas_stem(atlas.name, volume.space or atlas.space)
+        target = folder / (f"{own}_dseg{suffix}" if is_single else f"{own}_desc-part{part}_dseg{suffix}")
         if may_be_shared(volume.licence) and not _has_checksum(target, volume.sha256):
             with volume.path.open("rb") as source, open_atomic(target) as file:
                 shutil.copyfileobj(source, file)
         images.append(
             {
-                "File": target.name if may_be_shared(volume.licence) else None,
+                "File": Path(os.path.relpath(target, directory)).as_posix() if may_be_shared(volume.licence) else None,
                 "Source": volume.path.name,
                 "SHA256": volume.sha256,
+                **describe_warp(volume),
                 "License": volume.licence or "unknown",
                 "Licenses": [part.strip() for part in volume.licence.split(";") if part.strip()],
                 "ParcelOfValue": {
@@ -197,6 +201,35 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     write_json(directory / f"{stem}_dseg.json", _ATLAS_COLUMNS, only_if_changed=True)
     description = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
     write_json(directory / f"{stem}_description.json", description, only_if_changed=True)
+
+
+def _find_suffix(path: Path) -> str:
+    """Find the extension, of which some have two parts."""
+    last = "".join(path.suffixes[-2:])
+    return last if last in (".nii.gz", ".dlabel.nii", ".label.gii") else path.suffix
+
+
+def describe_warp(volume: AtlasVolume) -> dict[str, str]:
+    """Say how an image came from its space to that of the data.
+
+    Parameters
+    ----------
+    volume : AtlasVolume
+        One of an atlas.
+
+    Returns
+    -------
+    dict
+        Entries of a sidecar; none for an image that was not warped.
+    """
+    if volume.transform is None:
+        return {}
+    return {
+        "WarpedFrom": volume.space,
+        "Transform": volume.transform.name,
+        "TransformSHA256": volume.transform_sha256,
+        "Interpolation": "nearest neighbour, once, on the grid of each run",
+    }
 
 
 def _has_checksum(path: Path, sha256: str) -> bool:
