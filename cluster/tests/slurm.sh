@@ -175,13 +175,13 @@ pretrain() {
 follow() {
     sbatch --parsable "--dependency=afterok:$1" --kill-on-invalid-dep=yes --output=/dev/null --wrap true
 }
-stopped=$(pretrain stopped --epochs 12 --checkpoint-every 1)
+# Some 72 steps; it is asked to stop at one of the first.
+stopped=$(pretrain stopped --epochs $((144 / PARTICIPANTS)) --checkpoint-every 1)
 after=$(follow "$stopped")
 for _ in $(seq 600); do
     compgen -G "$out/encoders/stopped/checkpoints/*" >/dev/null && grep -q Pretraining "$SCRATCH/stopped.log" && break
     sleep 0.5
 done
-sleep 6
 scancel --batch --signal=USR1 "$stopped"
 wait_for "$stopped" 'Restarts=1' 240
 grep -q 'Reason=Dependency' <<<"$(state "$after")"
