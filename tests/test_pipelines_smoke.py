@@ -1,0 +1,135 @@
+"""The whole way from outputs of other pipelines, made of the synthetic study's images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_semantoks.outputs.files import read_table
+from bids_semantoks.outputs.store import read_statuses
+
+App = Callable[..., tuple[int, str]]
+SPACE = "MNI152NLin2009cAsym"
+
+
+def describe(root: Path, name: str, version: str) -> Path:
+    content: dict[str, Any] = {"Name": name, "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
+    content["GeneratedBy"] = [{"Name": name, "Version": version}, {"Name": "fMRIPrep", "Version": "24.1.1"}]
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "dataset_description.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def files(study: Path) -> dict[str, Path]:
+    """One preprocessed run: image, mask and confounds."""
+    bold = sorted((study / "derivatives" / "fmriprep").rglob("*_desc-preproc_bold.nii.gz"))[0]
+    mask = bold.with_name(bold.name.replace("desc-preproc_bold", "desc-brain_mask"))
+    stem = bold.name.split("_space-")[0]
+    return {"bold": bold, "mask": mask, "confounds": bold.with_name(f"{stem}_desc-confounds_timeseries.tsv")}
+
+
+@pytest.fixture(scope="module")
+def xcpd(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of XCP-D: zero outside the brain, three volumes censored and left out."""
+    root = describe(tmp_path_factory.mktemp("xcpd") / "xcp_d", "xcp_d", "0.10.6")
+    folder = root / "sub-01" / "func"
+    folder.mkdir(parents=True)
+    image: Any = nib.load(files["bold"])
+    values = image.get_fdata(dtype=np.float32) * (nib.load(files["mask"]).get_fdata()[..., None] > 0)
+    n_volumes = values.shape[-1]
+    censored = np.isin(np.arange(n_volumes), (7, 8, 40))
+    stem = folder / f"sub-01_task-rest_space-{SPACE}"
+    nib.Nifti1Image(values[..., ~censored], image.affine, image.header).to_filename(f"{stem}_desc-denoised_bold.nii.gz")
+    sidecar = json.loads(files["bold"].with_name(files["bold"].name.replace(".nii.gz", ".json")).read_text())
+    Path(f"{stem}_desc-denoised_bold.json").write_text(json.dumps({"RepetitionTime": sidecar["RepetitionTime"]}))
+    marks = "\n".join(str(int(mark)) for mark in censored)
+    (folder / "sub-01_task-rest_outliers.tsv").write_text(f"framewise_displacement\n{marks}\n")
+    return root
+
+
+def test_denoised_images_are_only_averaged(xcpd: Path, tmp_path: Path, app: App) -> None:
+    out = tmp_path / "out"
+    code, text = app(xcpd, out)
+    assert code == 0, text
+    lines = text.splitlines()
+    assert lines[0] == f"Found a derivative dataset of xcp_d 0.10.6 (preprocessed BOLD) in {xcpd}"
+    assert lines[1].startswith("Recognised xcp_d 0.10.6 as XCP-D: its images are denoised and filtered: neither")
+    assert f"Denoising is none instead of simple: the images in {xcpd} were denoised by xcp_d 0.10.6." in text
+    assert "No filter is applied: xcp_d 0.10.6 has done so." in text
+    (path,) = out.rglob("*_stat-mean_timeseries.json")
+    sidecar = json.loads(path.read_text())
+    assert sidecar["RecognizedAs"] == "XCP-D"
+    assert sidecar["Denoising"]["DenoisedBy"] == "xcp_d 0.10.6"
+    assert (sidecar["Denoising"]["Preset"], sidecar["Denoising"]["BandPass"]) == ("none", None)
+    assert sidecar["VolumesDropped"]["Scrubbed"]["Volumes"] == [7, 8, 40]
+    _, values = read_table(path.with_suffix(".tsv"))
+    assert np.isnan(values[[7, 8, 40]]).all()
+    assert "xcp_d 0.10.6 denoised the images before" in (out / "logs" / "CITATION.md").read_text()
+    code, text = app(xcpd, out)
+    assert (code, "0 ok, 1 skipped" in text) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--denoise", "36p"), "--denoise 36p would denoise twice: the images in"),
+        (("--band-pass", "0.02", "0.08"), "--band-pass 0.02 0.08 would filter twice: the images in"),
+    ],
+)
+def test_nothing_is_done_twice(xcpd: Path, tmp_path: Path, app: App, options: tuple[str, ...], message: str) -> None:
+    code, text = app(xcpd, tmp_path / "out", *options)
+    assert code == 4
+    assert message in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_hcp_with_24_parameters_and_without_more(files: dict[str, Path], tmp_path: Path, app: App) -> None:
+    folder = tmp_path / "hcp" / "100307" / "MNINonLinear" / "Results" / "rfMRI_REST1_LR"
+    folder.mkdir(parents=True)
+    shutil.copy(files["bold"], folder / "rfMRI_REST1_LR.nii.gz")
+    shutil.copy(files["mask"], folder / "brainmask_fs.2.nii.gz")
+    names, values = read_table(files["confounds"])
+    moved = [names.index(f"{kind}_{axis}") for kind in ("trans", "rot") for axis in "xyz"]
+    table = values[:, moved] * np.repeat([1, 180 / np.pi], 3)
+    np.savetxt(folder / "Movement_Regressors.txt", np.hstack([table, np.zeros_like(table)]), fmt="%.9f")
+    layout = json.loads((Path(__file__).parents[1] / "bids_semantoks" / "data" / "layouts" / "hcp.json").read_text())
+    own = {**layout, "space": SPACE, "runs": [{**layout["runs"][0], "repetition_time": 2.0}]}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    call = ("--layout", str(tmp_path / "own.json"), "--signals-only")
+    out = tmp_path / "out"
+    code, text = app(tmp_path / "hcp", out, *call)
+    assert code == 7
+    assert "lacks csf, white_matter, needed for --denoise simple" in text
+    assert "Movement regressors alone bear --denoise none or 24p" in text
+    code, text = app(tmp_path / "hcp", out, *call, "--denoise", "24p", "--fd-threshold", "2")
+    assert code == 0, text
+    assert text.splitlines()[0] == f"Found data in the layout HCP minimal preprocessing in {tmp_path / 'hcp'}"
+    (path,) = out.rglob("*_stat-mean_timeseries.json")
+    assert path.name.startswith(f"sub-100307_task-rest_dir-LR_run-1_space-{SPACE}_atlas-Demo457_stat-mean")
+    sidecar = json.loads(path.read_text())
+    assert len([name for name in sidecar["Denoising"]["Regressors"] if "cosine" not in name]) == 24
+    assert sidecar["RecognizedAs"] == "the layout HCP minimal preprocessing"
+    assert [status["status"] for _, status in read_statuses(out)] == ["ok"]
+
+
+def test_a_dataset_without_content_says_so_for_each_run(study: Path, tmp_path: Path, app: App) -> None:
+    root = tmp_path / "fmriprep"
+    shutil.copytree(study / "derivatives" / "fmriprep", root)
+    images = sorted(root.rglob("*_desc-preproc_bold.nii.gz"))
+    for path in images[1:]:
+        path.unlink()
+        path.symlink_to("../../.git/annex/objects/Xx/Yy/MD5E-s9--0.nii.gz")
+    code, text = app(root, tmp_path / "out", "--dry-run")
+    assert code == 0
+    n_missing = sum("no_content" in line and "datalad get" in line for line in text.splitlines())
+    assert n_missing == len(
+        {path.name.split("_space-")[0] for path in images[1:]} - {images[0].name.split("_space-")[0]}
+    )
