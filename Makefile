@@ -21,7 +21,7 @@ help:
 	@echo "make check   linters, types, import contracts, docstrings"
 	@echo "make format  put the code into its format"
 	@echo "make bench   speed and memory against peers"
-	@echo "make image   the container image (ENGINE=docker or podman, TORCH_INDEX=URL, VARIANT=cuda, ASSETS=folder)"
+	@echo "make image   the container image (ENGINE=docker or podman, TORCH_INDEX=URL, VARIANT=cuda, ASSETS=assets)"
 	@echo "make image-test    image and Singularity definition without a daemon (root, buildah, debootstrap)"
 	@echo "make cluster-test  the SLURM scripts on a SLURM of one node (root, slurm-wlm, munge)"
 
