@@ -184,3 +184,42 @@ def test_an_empty_subdataset_is_named(tmp_path: Path, caplog: pytest.LogCaptureF
     (raw / "derivatives" / "fmriprep").mkdir(parents=True)
     with pytest.raises(InputError, match=r"fmriprep is empty; of a datalad dataset: datalad get -n .*fmriprep\."):
         open_dataset(raw)
+
+
+def test_components_of_another_dataset_go_with_their_runs(tmp_path: Path) -> None:
+    fmriprep = write_description(tmp_path / "fmriprep", described("fMRIPrep", "24.1.1"))
+    aroma = write_description(tmp_path / "aroma", described("fMRIPost-AROMA", "0.0.12"))
+    for run in (1, 2, 3):
+        write_run(fmriprep, f"sub-01_task-rest_run-{run}", LIN6)
+    # The first has the table of noise components; the second the parts it is made of; the third nothing.
+    write_files(aroma, "sub-01_task-rest_run-1_desc-aroma_timeseries.tsv")
+    for run in (1, 2):
+        stem = f"sub-01_task-rest_run-{run}"
+        write_files(aroma, f"{stem}_space-{LIN6}_res-2_desc-melodic_mixing.tsv", f"{stem}_desc-aroma_metrics.tsv")
+        write_files(aroma, f"{stem}_space-{LIN6}_res-2_desc-nonaggrDenoised_bold.nii.gz")
+    raw = write_description(tmp_path / "raw", RAW)
+    for order in ((f"fmriprep={fmriprep}", f"aroma={aroma}"), (f"aroma={aroma}", f"fmriprep={fmriprep}")):
+        dataset = open_dataset(raw, derivatives=order)
+        assert sorted((one.name, one.kind) for one in dataset.derivatives) == [
+            ("aroma", "aroma"),
+            ("fmriprep", "fmriprep"),
+        ]
+        assert dataset.denoised is None
+        runs = runs_of(raw, derivatives=order)
+        assert [run.recognised for run in runs] == ["fMRIPrep"] * 3
+        assert [[path.name for path in run.tables] for run in runs] == [
+            ["sub-01_task-rest_run-1_desc-aroma_timeseries.tsv"],
+            [
+                f"sub-01_task-rest_run-2_space-{LIN6}_res-2_desc-melodic_mixing.tsv",
+                "sub-01_task-rest_run-2_desc-aroma_metrics.tsv",
+            ],
+            [],
+        ]
+
+
+def test_several_datasets_hold_different_participants(tmp_path: Path) -> None:
+    raw = write_description(tmp_path / "raw", RAW)
+    for name, label in (("first", "02"), ("second", "01")):
+        write_run(write_description(tmp_path / name, described("fMRIPrep")), f"sub-{label}_task-rest")
+    runs = runs_of(raw, derivatives=(f"a={tmp_path / 'first'}", f"b={tmp_path / 'second'}"))
+    assert [(run.entity("sub"), run.dataset.name) for run in runs] == [("01", "second"), ("02", "first")]
