@@ -334,9 +334,18 @@ class ProbingConfig:
     )
     n_permutations: int = option(200, "Permutations of the labels for the p value; 0 for none.", metavar="N")
     baselines: tuple[str, ...] = option(
-        ("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "covariates", "random", "chance"),
+        ("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "site", "covariates", "random", "chance"),
         "Models to compare with, on the same splits; covariates are those of --covariate; none for none.",
         metavar="NAME...",
+    )
+    replicates: tuple[str, ...] = option(
+        (),
+        "Encoders trained like --model with other seeds: scores are averaged over all of them within each split, and "
+        "random weights are drawn as often.",
+        metavar="NAME_OR_PATH...",
+    )
+    network_importance: bool = option(
+        False, "Also mask all networks but one, and each network, and probe again on the same splits."
     )
     finetune: bool = option(
         False, "Also train the encoder's weights further on each training part, beside the frozen encoder."
@@ -371,7 +380,7 @@ class ProbingConfig:
             f"--leave-out {self.leave_out} makes its own splits.",
             "Leave away --group-by, --splits and --protocol paper.",
         )
-        known = ("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "covariates", "random", "chance")
+        known: Any = {field.name: field.default for field in dataclasses.fields(self)}["baselines"]
         unknown = sorted(set(self.baselines) - {*known, "none"})
         _check(
             not unknown, f"--baselines has unknown names: {', '.join(unknown)}.", f"Known: {', '.join(known)}, none."
@@ -413,6 +422,8 @@ class ProbingConfig:
             f"--finetune cannot remove the covariates {', '.join(self.covariate)}: signals are not features.",
             "Leave --finetune or --covariate away, or keep groups apart with --leave-out.",
         )
+        twice = sorted({name for name in self.replicates if self.replicates.count(name) > 1})
+        _check(not twice, f"--replicates names an encoder twice: {', '.join(twice)}.")
         _check(self.scaling_seeds >= 1, f"--scaling-seeds must be 1 or more, found {self.scaling_seeds}.")
         _check(
             bool(self.scaling) or self.scaling_seeds == 3,
@@ -420,8 +431,8 @@ class ProbingConfig:
         )
         outside = [share for share in self.scaling if not 0 < share <= 1]
         _check(not outside, f"--scaling needs shares above 0 and up to 1, found {', '.join(map(str, outside))}.")
-        twice = sorted({share for share in self.scaling if self.scaling.count(share) > 1})
-        _check(not twice, f"--scaling names a share twice: {', '.join(map(str, twice))}.")
+        doubled = sorted({share for share in self.scaling if self.scaling.count(share) > 1})
+        _check(not doubled, f"--scaling names a share twice: {', '.join(map(str, doubled))}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -103,7 +103,7 @@ def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], 
     assert float(score["difference_low"]) < float(score["difference"]) < float(score["difference_high"])
     assert float(score["difference_p_holm"]) >= float(score["difference_p"])
     models = {row["model"] for row in select(out, phenotype="sex")}
-    baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "random", "chance"}
+    baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "site", "random", "chance"}
     assert models == baselines | {"RandomTiny"}
     assert {row["role"] for row in select(out, phenotype="site")} == {"leakage"}
     assert {row["n_pretrained"] for row in read_tsv(out / "group_probe.tsv")} == {"0"}
@@ -127,7 +127,8 @@ def test_page_needs_nothing_else(found: tuple[Path, Path], group: Group) -> None
     assert group("--probe", "age", "--baselines", "pearson", "--n-permutations", "0")[0] == 0
     page = (found[1] / "group.html").read_text()
     assert "could not be drawn" not in page
-    assert page.count('src="data:image/svg+xml') == 4
+    assert page.count('src="data:image/svg+xml') == 6
+    assert "RandomTiny within each site" in page
     assert 'src="http' not in page
     assert "1 without a value" in page
     assert "it was pretrained on nobody" in page

@@ -174,14 +174,9 @@ class FrozenEncoder:
         RunFailed
             When no parcel that the encoder reads has a signal, or memory does not suffice.
         """
-        self._check(windows)
-        present = (self.match.order >= 0) & windows.present[self.match.order]
-        if not present.any():
-            raise RunFailed("low_coverage", "no parcel that the encoder reads has a signal in this run.")
         if real_patches is None:
             real_patches = find_real_patches(windows.n_real, self.loaded.config)
-        real_rows = np.array([present[list(row)].any() for row in self._rows])
-        mask = ~(real_rows[:, None] & real_patches[:, None, :])  # (B, N, K)
+        present, mask = self._find_masks(windows, real_patches)
         vectors, tokens = [], []
         for start in range(0, len(mask), self.batch_size):
             batch = slice(start, start + self.batch_size)
@@ -202,6 +197,17 @@ class FrozenEncoder:
             n_masked_patches=(~real_patches).sum(axis=1),
         )
 
+    def _find_masks(
+        self, windows: Windows, real_patches: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Parcels (P,) that have a signal, and tokens (B, N, K) that are masked."""
+        self._check(windows)
+        present = (self.match.order >= 0) & windows.present[self.match.order]
+        if not present.any():
+            raise RunFailed("low_coverage", "no parcel that the encoder reads has a signal in this run.")
+        real_rows = np.array([present[list(row)].any() for row in self._rows])
+        return present, ~(real_rows[:, None] & real_patches[:, None, :])
+
     def _check(self, windows: Windows) -> None:
         config = self.loaded.config
         n_windows, n_volumes, n_parcels = windows.values.shape
@@ -220,13 +226,16 @@ class FrozenEncoder:
     def _encode_batch(
         self, values: NDArray[np.float32], present: NDArray[np.bool_], mask: NDArray[np.bool_]
     ) -> torch.Tensor:
-        """Output tokens of one batch, in float32 on the device."""
+        """Output tokens of one batch, in float32 on the device; a mask of v b windows repeats the b windows v times."""
         try:
             x = np.where(present, values[:, :, self.match.order], np.float32(0)).transpose(0, 2, 1)  # (b, P, W)
             with torch.inference_mode(), _exact_float32(), self._autocast():
                 inputs = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.device)
                 masked = torch.from_numpy(mask).to(self.device) if mask.any() else None
-                tokens: torch.Tensor = self._encoder(inputs, masked).tokens.float()
+                made = self._encoder.tokenizer(inputs)
+                if len(mask) > len(made):
+                    made = made.repeat(len(mask) // len(made), 1, 1, 1)
+                tokens: torch.Tensor = self._encoder.refine(made, masked).tokens.float()
                 return tokens
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory(len(mask)) from error

@@ -153,11 +153,27 @@ class Encoder(nn.Module):
         EncoderOutput
             Output tokens and class token.
         """
-        tokens = self.tokenizer(x)  # (B, N, K, D)
+        return self.refine(self.tokenizer(x), mask)
+
+    def refine(self, tokens: Tensor, mask: Tensor | None = None) -> EncoderOutput:
+        """Encode tokens that were made before, so that several masks need them only once.
+
+        Parameters
+        ----------
+        tokens : Tensor, shape (B, N, K, D)
+            From the tokenizer.
+        mask : Tensor, bool, shape (B, N, K), optional
+            True where a token is replaced by the mask token.
+
+        Returns
+        -------
+        EncoderOutput
+            Output tokens and class token.
+        """
         if mask is not None:
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         tokens = tokens + self.network_positions[:, None] + self.temporal_positions
-        tokens = torch.cat([self.class_token.expand(len(x), 1, -1), tokens.flatten(1, 2)], dim=1)  # (B, S, D)
+        tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens.flatten(1, 2)], dim=1)  # (B, S, D)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)

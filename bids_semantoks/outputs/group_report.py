@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
 
 from bids_semantoks import __version__
 from bids_semantoks.outputs.figures_probes import embed_svg
@@ -14,28 +13,6 @@ from bids_semantoks.outputs.files import write_text
 from bids_semantoks.outputs.methods import read_methods
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Models and metrics in words that readers know.
-MODEL_NAMES: Final = {
-    "pearson": "Pearson connectivity",
-    "ledoit_wolf": "Ledoit-Wolf connectivity",
-    "tangent": "tangent connectivity",
-    "parcel_moments": "means and variances",
-    "motion": "motion, scan length",
-    "covariates": "covariates only",
-    "random": "random weights",
-    "chance": "chance",
-}
-METRIC_NAMES: Final = {
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "calibration_error": "calibration error",
-    "r": "r",
-    "r2": "R²",
-    "mae": "mean absolute error",
-    "r_pooled": "pooled r",
-    "calibration_slope": "calibration slope",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +33,35 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A part of the page with a heading of its own.
+
+    Parameters
+    ----------
+    anchor : str
+        Where links lead; letters and hyphens, unlike those of all other sections.
+    title, short : str
+        Heading, and a word for the navigation.
+    sentences : list of str
+        What was found.
+    pictures : list of Picture
+        The same as figures.
+    columns : list of str
+        Header of a table; empty for none.
+    lines : list of list of str
+        Its cells.
+    """
+
+    anchor: str
+    title: str
+    short: str
+    sentences: list[str]
+    pictures: list[Picture]
+    columns: list[str] = field(default_factory=list)
+    lines: list[list[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PhenotypePart:
     """What the page says about one phenotype.
 
@@ -73,8 +79,8 @@ class PhenotypePart:
         Header of the table.
     lines : list of list of str
         One line a model.
-    strata : list of (str, list of (str, str, str))
-        Scores by site and by repetition time: name, rows, score.
+    details : list of Section
+        Networks, sites, repetition times.
     """
 
     name: str
@@ -83,7 +89,7 @@ class PhenotypePart:
     pictures: list[Picture]
     columns: list[str]
     lines: list[list[str]]
-    strata: list[tuple[str, list[tuple[str, str, str]]]]
+    details: list[Section]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,14 +108,8 @@ class GroupPage:
         Whether that is a reason to be careful.
     phenotypes : list of PhenotypePart
         In the order asked for.
-    leakage : list of str
-        How well embeddings know motion and site, in sentences.
-    leakage_picture : Picture or None
-        The same as a figure.
-    embedding_map : Picture
-        Participants in two dimensions.
-    training : Picture or None
-        Course of the pretraining.
+    sections : list of Section
+        What is not about one phenotype.
     warnings : list of str
         What the user should know.
     """
@@ -119,10 +119,7 @@ class GroupPage:
     pretraining: str
     warns: bool
     phenotypes: list[PhenotypePart]
-    leakage: list[str]
-    leakage_picture: Picture | None
-    embedding_map: Picture
-    training: Picture | None
+    sections: list[Section]
     warnings: list[str]
 
 

@@ -33,15 +33,21 @@ class ScoreRow:
     n_participants, n_rows : int
         Participants tested, and rows (sessions, where the phenotype has one value a session).
     role : str
-        ``encoder``, ``baseline``, or ``leakage`` for motion and site.
+        ``encoder``, ``finetuned``, ``baseline``, ``importance`` with networks masked, or ``leakage`` for motion and
+        site.
     covariates : str
         Columns that were removed from the features.
     n_repeats, n_folds : int
         Of the cross-validation.
     difference, difference_low, difference_high, difference_p, difference_p_holm : float
-        The encoder's score less this one's on the same folds; NaN but for baselines and the main metric.
+        The encoder's score less this one's on the same folds; NaN where nothing is compared, and for all
+        metrics but the main one.
     n_pretrained : int or None
         Participants tested whom the encoder was pretrained on; None where unknown.
+    n_seeds : int
+        Encoders (or draws of random weights) whose scores were averaged in each split.
+    seed_sd : float
+        Standard deviation over them; NaN for one.
     """
 
     phenotype: str
@@ -66,6 +72,8 @@ class ScoreRow:
     difference_p: float = math.nan
     difference_p_holm: float = math.nan
     n_pretrained: int | None = None
+    n_seeds: int = 1
+    seed_sd: float = math.nan
 
 
 _SCORES: Final[dict[str, Any]] = {
@@ -76,6 +84,8 @@ _SCORES: Final[dict[str, Any]] = {
         "Levels": {
             "nested": "ridge or logistic regression, penalty chosen inside the training folds",
             "paper": "BatchNorm and a linear layer, learning rate chosen by validation windows",
+            "finetune": "BatchNorm and a linear layer trained together with the encoder's weights, epoch chosen by "
+            "validation participants: those of the split, else a fifth of the training part",
         },
     },
     "model": {"Description": "The encoder's name, or a baseline on the same participants and splits."},
@@ -106,19 +116,25 @@ _SCORES: Final[dict[str, Any]] = {
         "Description": "Why the line is there.",
         "Levels": {
             "encoder": "the embeddings",
+            "finetuned": "the encoder with its weights trained further on each training part",
             "baseline": "what embeddings have to beat",
+            "importance": "the encoder with networks masked: all but the one named, or the one named alone",
             "leakage": "how well embeddings know motion and site",
         },
     },
     "covariates": {"Description": "Columns removed from the features by regression fitted to training folds."},
     "n_repeats": {"Description": "Repetitions of the cross-validation."},
     "n_folds": {"Description": "Folds of a repetition."},
-    "difference": {"Description": "The encoder's score less that of this baseline, mean over folds."},
+    "difference": {"Description": "The encoder's score less that of this line, mean over folds."},
     "difference_low": {"Description": "Lower end of its 95 % interval (corrected resampled t test)."},
     "difference_high": {"Description": "Upper end of its 95 % interval."},
     "difference_p": {"Description": "Two-sided p value of the difference."},
-    "difference_p_holm": {"Description": "The same, adjusted over phenotypes by Holm's method."},
+    "difference_p_holm": {
+        "Description": "The same, adjusted by Holm's method over phenotypes, and over networks where some are masked."
+    },
     "n_pretrained": {"Description": "Participants tested whom the encoder was pretrained on, by label."},
+    "n_seeds": {"Description": "Encoders of other seeds (or draws of random weights) averaged within each split."},
+    "seed_sd": {"Description": "Standard deviation of the score over them; n/a for one."},
 }
 _PREDICTIONS: Final[dict[str, Any]] = {
     "phenotype": {"Description": "What was predicted."},

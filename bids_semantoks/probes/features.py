@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from bids_semantoks.probes.rows import Rows, compute_motion, iterate_signals, read_embeddings
-from bids_semantoks.probes.twins import name_twin
 from bids_semantoks.probing.baselines import (
     CONNECTIVITY,
     build_chance,
@@ -40,15 +39,22 @@ def build_motion_features(rows: Rows) -> TableFeatures:
     return build_column_features("motion", *(column.tolist() for column in columns))
 
 
-def build_models(rows: Rows, model: str, baselines: Sequence[str], *, n_components: int = 100) -> dict[str, Features]:
-    """Build what is compared on the same splits, but for covariates, which depend on the phenotype.
+def build_models(
+    rows: Rows,
+    encoders: Sequence[str],
+    twins: Sequence[str],
+    baselines: Sequence[str],
+    *,
+    n_components: int = 100,
+) -> dict[str, tuple[Features, ...]]:
+    """Build what is compared on the same splits, but for what depends on the phenotype.
 
     Parameters
     ----------
     rows : Rows
         Participants or sessions.
-    model : str
-        Encoder label.
+    encoders, twins : sequence of str
+        Labels of the encoders whose scores are averaged, and of those with random weights.
     baselines : sequence of str
         Names as in the configuration.
     n_components : int
@@ -56,19 +62,41 @@ def build_models(rows: Rows, model: str, baselines: Sequence[str], *, n_componen
 
     Returns
     -------
-    dict of str to Features
-        By name, the encoder first.
+    dict of str to tuple of Features
+        By name, the encoder first; several where scores are averaged over seeds.
     """
-    models: dict[str, Features] = {model: TableFeatures(name=model, values=read_embeddings(rows, model))}
+    models = {encoders[0]: tuple(_read_features(rows, label, encoders[0]) for label in encoders)}
     kinds = [kind for kind in CONNECTIVITY if kind in baselines]
     for one in build_connectivity_features(iterate_signals(rows), kinds, n_components=n_components) if kinds else ():
-        models[one.name] = one
+        models[one.name] = (one,)
     if "parcel_moments" in baselines:
-        models["parcel_moments"] = build_parcel_features(iterate_signals(rows))
+        models["parcel_moments"] = (build_parcel_features(iterate_signals(rows)),)
     if "motion" in baselines:
-        models["motion"] = build_motion_features(rows)
+        models["motion"] = (build_motion_features(rows),)
     if "random" in baselines:
-        models["random"] = TableFeatures(name="random", values=read_embeddings(rows, name_twin(model)))
+        models["random"] = tuple(_read_features(rows, label, "random") for label in twins)
     if "chance" in baselines:
-        models["chance"] = build_chance(len(rows.keys))
+        models["chance"] = (build_chance(len(rows.keys)),)
     return models
+
+
+def _read_features(rows: Rows, label: str, name: str) -> Features:
+    return TableFeatures(name=name, values=read_embeddings(rows, label))
+
+
+def build_site_features(labels: Sequence[str | None]) -> TableFeatures:
+    """Build the baseline that knows the site only.
+
+    Parameters
+    ----------
+    labels : sequence of (str or None), length n
+        Site of each row; those without one are a site of their own.
+
+    Returns
+    -------
+    TableFeatures
+        One column a site.
+    """
+    names = sorted({label or "" for label in labels})
+    values = np.array([[float((label or "") == name) for name in names] for label in labels])
+    return TableFeatures(name="site", values=values)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.outputs.group_tables import PointTable, RetestRow, StratumRow
 from bids_semantoks.probes.designs import Design
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows
@@ -27,7 +25,7 @@ class ModelResult:
     Parameters
     ----------
     role, protocol : str
-        ``encoder``, ``baseline`` or ``leakage``; ``nested`` or ``paper``.
+        ``encoder``, ``finetuned``, ``baseline``, ``importance`` or ``leakage``; ``nested``, ``paper`` or ``finetune``.
     covariates : tuple of str
         Columns removed from the features.
     predictions : Predictions
@@ -40,6 +38,8 @@ class ModelResult:
         The encoder against this baseline.
     p_holm : float
         P value of the comparison, adjusted over phenotypes.
+    seed_scores : dict of str to tuple of float
+        Score of each encoder by metric, where several were averaged.
     """
 
     role: str
@@ -50,6 +50,7 @@ class ModelResult:
     permutation: PermutationTest | None
     comparison: Comparison | None = None
     p_holm: float = float("nan")
+    seed_scores: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def p_value(self) -> float:
@@ -95,8 +96,14 @@ class ProbeResults:
         What leaks (``mean_fd``, the site's column), and how well embeddings know it.
     rows : Rows
         Participants.
-    features : NDArray, float64, shape (n, D)
-        Mean embedding of each participant.
+    points : PointTable
+        The embedding in two dimensions.
+    strata : tuple of StratumRow
+        Scores by site and by repetition time.
+    retest : tuple of RetestRow
+        Whether people are recognised when scanned again.
+    networks : tuple of str
+        Those that were masked.
     pretraining : str
         What is known of the people whom the encoder was pretrained on, in words.
     warnings : tuple of str
@@ -108,7 +115,10 @@ class ProbeResults:
     phenotypes: tuple[PhenotypeResult, ...]
     leakage: tuple[tuple[str, ModelResult], ...]
     rows: Rows
-    features: NDArray[np.float64]
+    points: PointTable
+    strata: tuple[StratumRow, ...]
+    retest: tuple[RetestRow, ...]
+    networks: tuple[str, ...]
     pretraining: str
     warnings: tuple[str, ...]
 

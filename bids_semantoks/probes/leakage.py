@@ -105,7 +105,7 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
         What leaks, and how much.
     """
     targets = [("mean_fd", build_motion_target(rows)), (prober.plan.site, build_site_target(prober.plan, rows))]
-    features = prober.find_models(rows)[prober.model]
+    first, *others = prober.find_models(rows)[prober.model]
     found = []
     for name, target in targets:
         if target is None:
@@ -113,7 +113,7 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
         for names in dict.fromkeys(((), prober.asked.covariate)):
             design = _design_leakage(prober, rows, target, names)
             if design is not None:
-                found.append((name, prober.run(features, design, role="leakage")))
+                found.append((name, prober.run(first, design, role="leakage", others=others)))
     return tuple(found)
 
 

@@ -8,28 +8,39 @@ from collections.abc import Mapping
 from bids_semantoks.embedding import RunEncoder
 
 
-def count_pretrained(participants: set[str], encoder: RunEncoder) -> int | None:
-    """Count the participants whom an encoder was pretrained on, by the hashes that it carries.
+def count_pretrained(participants: set[str], *encoders: RunEncoder) -> int | None:
+    """Count the participants whom any encoder was pretrained on, by the hashes that they carry.
 
     Parameters
     ----------
     participants : set of str
         Labels without ``sub-``.
-    encoder : RunEncoder
+    *encoders : RunEncoder
         What embedded.
 
     Returns
     -------
     int or None
-        None where the weights say nothing about people.
+        None where the weights of one say nothing about people.
     """
+    found: set[str] = set()
+    for encoder in encoders:
+        own = _find_pretrained(participants, encoder)
+        if own is None:
+            return None
+        found |= own
+    return len(found)
+
+
+def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | None:
     if encoder.loaded.is_random:
-        return 0
+        return set()
     known = encoder.loaded.details.get("participants")
     if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
         return None
     hashes = set(known["sha256"])
-    return sum(hashlib.sha256(f"{known['salt']}{label}".encode()).hexdigest() in hashes for label in participants)
+    salt = known["salt"]
+    return {label for label in participants if hashlib.sha256(f"{salt}{label}".encode()).hexdigest() in hashes}
 
 
 def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_participants: int) -> str:

@@ -14,20 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.outputs.group_phenotype import name_whole
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.designs import Design, build_design
-from bids_semantoks.probes.features import build_models
+from bids_semantoks.probes.features import build_models, build_site_features
 from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, find_main_metric, find_score
+from bids_semantoks.probes.importance import NetworkMasker
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.pretrained import count_pretrained
 from bids_semantoks.probes.rows import Rows, read_windows
 from bids_semantoks.probes.twins import name_twin
 from bids_semantoks.probing.comparison import compare_models
 from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.metrics import compute_scores
-from bids_semantoks.probing.permutation import PermutationTest, compute_permutation_test
+from bids_semantoks.probing.metrics import compute_scores, compute_seed_scores
+from bids_semantoks.probing.permutation import PermutationTest, average_tests, compute_permutation_test
 from bids_semantoks.probing.spans import Features, TableFeatures
-from bids_semantoks.probing.targets import Predictions
+from bids_semantoks.probing.targets import Predictions, stack_seeds
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -45,18 +47,31 @@ class Prober:
         What embedded.
     stored : sequence of StoredRun
         Runs with complete embeddings.
+    replicates : sequence of RunEncoder
+        Encoders of other seeds, whose embeddings are complete as well.
     """
 
-    def __init__(self, plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
+    def __init__(
+        self,
+        plan: ProbePlan,
+        encoder: RunEncoder,
+        stored: Sequence[StoredRun],
+        *,
+        replicates: Sequence[RunEncoder] = (),
+    ) -> None:
         self.plan, self.encoder, self.stored = plan, encoder, stored
-        self.model = encoder.loaded.name
+        self.model, self.encoders = encoder.loaded.name, (encoder, *replicates)
+        self.labels = {
+            self.model: tuple(one.loaded.name for one in self.encoders),
+            "random": tuple(name_twin(self.model, number) for number in range(len(self.encoders))),
+        }
         self.asked, self.seed = plan.config.probing, plan.config.running.random_seed
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
-        self._models: dict[tuple[tuple[str, str], ...], dict[str, Features]] = {}
-        self._windows: dict[tuple[str, int], Any] = {}
+        self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
+        self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
 
-    def find_models(self, rows: Rows) -> dict[str, Features]:
-        """Build the features of all models but covariates.
+    def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
+        """Build the features of all models but those that depend on the phenotype.
 
         Parameters
         ----------
@@ -65,12 +80,13 @@ class Prober:
 
         Returns
         -------
-        dict of str to Features
-            By name, the encoder first.
+        dict of str to tuple of Features
+            By name, the encoder first; several where scores are averaged over seeds.
         """
         if rows.keys not in self._models:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
-            self._models[rows.keys] = build_models(rows, self.model, self.baselines)
+            twins = self.labels["random"]
+            self._models[rows.keys] = build_models(rows, self.labels[self.model], twins, self.baselines)
         return self._models[rows.keys]
 
     def probe(self, name: str) -> PhenotypeResult:
@@ -89,23 +105,40 @@ class Prober:
         rows = self.plan.build_rows(self.stored, name)
         phenotype = self.plan.build_phenotype(rows, name)
         design = build_design(self.plan, rows, phenotype)
-        models = dict(self.find_models(rows))
-        if "covariates" in self.baselines and design.covariates is not None:
-            models["covariates"] = TableFeatures(name="covariates", values=design.covariates)
+        models = self.find_models(rows) | self._build_own_models(design)
         results: dict[str, ModelResult] = {}
         for model, features in models.items():
-            results[model] = self.run(features, design, role="encoder" if model == self.model else "baseline")
+            role = "encoder" if model == self.model else "baseline"
+            results[model] = self.run(features[0], design, role=role, others=features[1:])
             self._compare(results, model)
             LOGGER.info("%s by %s: %s", name, model, _describe(results[model]))
+        if self.asked.network_importance:
+            self._mask_networks(design, results)
+        if self.asked.finetune:
+            self._finetune(design, results)
         tested = {str(p) for p in rows.participants[results[self.model].predictions.tested]}
         return PhenotypeResult(
             phenotype=phenotype,
             design=design,
             models=results,
-            n_pretrained=count_pretrained(tested, self.encoder),
+            n_pretrained=count_pretrained(tested, *self.encoders),
         )
 
-    def run(self, features: Features, design: Design, *, role: str) -> ModelResult:
+    def _build_own_models(self, design: Design) -> dict[str, tuple[Features, ...]]:
+        """Build what depends on the phenotype: covariates alone, site alone."""
+        models: dict[str, tuple[Features, ...]] = {}
+        site, name = self.plan.site, design.target.name
+        # A site that is left out is new to every model.
+        is_known = bool(site) and site not in (name, self.asked.leave_out)
+        if is_known and "site" in self.baselines:
+            column = self.plan.columns[site]
+            if design.rows.has_sessions or not column.has_sessions:
+                models["site"] = (build_site_features(column.find(design.rows.keys)),)
+        if "covariates" in self.baselines and design.covariates is not None:
+            models["covariates"] = (TableFeatures(name="covariates", values=design.covariates),)
+        return models
+
+    def run(self, features: Features, design: Design, *, role: str, others: Sequence[Features] = ()) -> ModelResult:
         """Predict by one model.
 
         Parameters
@@ -115,37 +148,47 @@ class Prober:
         design : Design
             What is predicted, and on which splits.
         role : str
-            ``encoder``, ``baseline`` or ``leakage``.
+            ``encoder``, ``baseline``, ``importance`` or ``leakage``.
+        others : sequence of Features
+            The same of other seeds: scores are averaged over all of them within each split.
 
         Returns
         -------
         ModelResult
             Not compared with any other.
         """
-        is_published = self.asked.protocol == "paper" and role != "leakage"
-        is_published = is_published and features.name in (self.model, "random")
+        is_published = self.asked.protocol == "paper" and role in ("encoder", "baseline")
+        is_published = is_published and features.name in self.labels
         # Covariates alone, with covariates removed, would be nothing at all.
-        removed = None if features.name == "covariates" else design.covariates
+        removed = None if features.name in ("covariates", "site") else design.covariates
+        every = (features, *others)
         if is_published:
-            predictions = self._probe_as_published(features.name, design)
+            parts = [self._probe_as_published(features.name, label, design) for label in self.labels[features.name]]
         else:
-            predictions = cross_validate(
-                features, design.target, design.splits, covariates=removed, groups=design.groups, seed=self.seed
-            )
+            known: Any = {"covariates": removed, "groups": design.groups, "seed": self.seed}
+            parts = [cross_validate(one, design.target, design.splits, **known) for one in every]
+        predictions = stack_seeds(parts)
         people = design.rows.participants if design.rows.has_sessions else None
+        tests = [self._permute(one, design, removed) for one in every] if role != "importance" else []
+        made = [test for test in tests if test is not None]
+        scores = compute_scores(predictions, participants=people, seed=self.seed)
         return ModelResult(
             role=role,
             protocol="paper" if is_published else "nested",
             covariates=() if removed is None else design.covariate_names,
             predictions=predictions,
-            scores=compute_scores(predictions, participants=people, seed=self.seed),
-            permutation=self._permute(features, design, removed),
+            scores=scores,
+            permutation=average_tests(made) if made else None,
+            seed_scores={
+                score.metric: tuple(compute_seed_scores(predictions, score.metric).tolist())
+                for score in scores
+                if others
+            },
         )
 
-    def _probe_as_published(self, name: str, design: Design) -> Predictions:
+    def _probe_as_published(self, name: str, label: str, design: Design) -> Predictions:
         from bids_semantoks.training.probe import PublishedProbe, WindowTable, cross_validate_published  # noqa: PLC0415
 
-        label = name_twin(self.model) if name == "random" else name
         values, row_of = read_windows(design.rows, label)
         probe = PublishedProbe(
             WindowTable(name=name, values=values, row_of=row_of),
@@ -153,6 +196,27 @@ class Prober:
             device=str(self.encoder.frozen.device),
         )
         return cross_validate_published(probe, design.splits, seed=self.seed)
+
+    def _mask_networks(self, design: Design, results: dict[str, ModelResult]) -> None:
+        """Probe again with networks masked, by the default method, and compare with all networks."""
+        whole = results[self.model]
+        if whole.protocol != "nested":
+            first, *others = self.find_models(design.rows)[self.model]
+            whole = self.run(first, design, role="importance", others=others)
+            results[name_whole(self.model)] = whole
+        for name, features in self.masker.build_features(design.rows, self.model).items():
+            result = self.run(features[0], design, role="importance", others=features[1:])
+            comparison = compare_models(whole.predictions, result.predictions, find_main_metric(whole.predictions))
+            results[name] = dataclasses.replace(result, comparison=comparison)
+            LOGGER.info("%s by %s: %s", design.target.name, name, _describe(results[name]))
+
+    def _finetune(self, design: Design, results: dict[str, ModelResult]) -> None:
+        from bids_semantoks.probes import finetuned  # noqa: PLC0415 - most calls do not train
+
+        epochs, name = self.asked.finetune_epochs, finetuned.NAME
+        results[name] = finetuned.finetune(self.encoder, design, epochs=epochs, seed=self.seed)
+        self._compare(results, name)
+        LOGGER.info("%s by %s: %s", design.target.name, name, _describe(results[name]))
 
     def _permute(
         self, features: Features, design: Design, removed: NDArray[np.float64] | None

@@ -9,15 +9,17 @@ import numpy as np
 
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.outputs.group_tables import write_points, write_retest, write_strata
 from bids_semantoks.outputs.probes import ScoreRow, write_probe_tables
 from bids_semantoks.outputs.provenance import find_versions
 from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, ProbeResults
+from bids_semantoks.probes.overview import describe_call, describe_phenotype
 from bids_semantoks.probes.pretrained import count_pretrained
 from bids_semantoks.probes.rows import Rows
 from bids_semantoks.probing.split_tables import build_split_table
 
 
-def write_results(results: ProbeResults, encoder: RunEncoder) -> Path:
+def write_results(results: ProbeResults, encoder: RunEncoder, replicates: Sequence[RunEncoder] = ()) -> Path:
     """Write scores, predictions and splits.
 
     Parameters
@@ -26,6 +28,8 @@ def write_results(results: ProbeResults, encoder: RunEncoder) -> Path:
         All of a call.
     encoder : RunEncoder
         What embedded.
+    replicates : sequence of RunEncoder
+        Encoders of other seeds.
 
     Returns
     -------
@@ -37,16 +41,23 @@ def write_results(results: ProbeResults, encoder: RunEncoder) -> Path:
     for one in results.phenotypes:
         for model in one.models.values():
             scores += _build_score_rows(one.phenotype.name, model, one.design.rows, one.n_pretrained)
-    known = count_pretrained(set(map(str, results.rows.participants)), encoder)
+    known = count_pretrained(set(map(str, results.rows.participants)), encoder, *replicates)
     for name, model in results.leakage:
         scores += _build_score_rows(name, model, results.rows, known)
     facts = {
-        "Encoder": {"Name": results.model, "SHA256": encoder.loaded.sha256, "Description": encoder.loaded.description},
+        "Encoder": {
+            "Name": results.model,
+            "SHA256": encoder.loaded.sha256,
+            "Description": encoder.loaded.description,
+            "Source": config.embedding.model,
+        },
         "Pretraining": results.pretraining,
+        "Overview": describe_call(results, encoder),
+        "Phenotypes": {one.phenotype.name: describe_phenotype(one) for one in results.phenotypes},
+        "Networks": list(results.networks),
+        "Seeds": {one.phenotype.name: _list_seeds(one) for one in results.phenotypes},
         "Settings": to_json(config)["probing"],
         "RandomSeed": config.running.random_seed,
-        "Out": {one.phenotype.name: list(one.design.notes) for one in results.phenotypes},
-        "Tables": {one.phenotype.name: one.phenotype.table for one in results.phenotypes},
         "Warnings": list(results.warnings),
         "SoftwareVersions": find_versions(),
     }
@@ -57,7 +68,19 @@ def write_results(results: ProbeResults, encoder: RunEncoder) -> Path:
         splits=_list_splits(results.phenotypes),
         facts=facts,
     )
+    write_strata(config.out_dir, results.strata)
+    write_retest(config.out_dir, results.retest)
+    write_points(config.out_dir, results.points)
     return config.out_dir / "group_probe.tsv"
+
+
+def _list_seeds(one: PhenotypeResult) -> dict[str, dict[str, list[float]]]:
+    """Score of each encoder where several were averaged, by model and metric."""
+    return {
+        name: {metric: list(values) for metric, values in model.seed_scores.items() if not np.isnan(values).any()}
+        for name, model in one.models.items()
+        if model.seed_scores
+    }
 
 
 def _build_score_rows(name: str, result: ModelResult, rows: Rows, n_pretrained: int | None) -> list[ScoreRow]:
@@ -66,6 +89,7 @@ def _build_score_rows(name: str, result: ModelResult, rows: Rows, n_pretrained: 
     lines = []
     for score in result.scores:
         extra: dict[str, float] = {}
+        seeds = result.seed_scores.get(score.metric, ())
         if compared is not None and compared.metric == score.metric:
             extra = {
                 "difference": compared.difference,
@@ -90,9 +114,11 @@ def _build_score_rows(name: str, result: ModelResult, rows: Rows, n_pretrained: 
                 n_rows=score.n_rows,
                 role=result.role,
                 covariates=", ".join(result.covariates),
-                n_repeats=predictions.n_train.shape[0],
+                n_repeats=predictions.n_repeats,
                 n_folds=predictions.n_train.shape[1],
                 n_pretrained=n_pretrained,
+                n_seeds=predictions.n_seeds,
+                seed_sd=float(np.std(seeds, ddof=1)) if len(seeds) > 1 else float("nan"),
                 **extra,
             )
         )
@@ -103,6 +129,8 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
     for one in results:
         for model, result in one.models.items():
             predictions = result.predictions
+            if result.role == "importance":
+                continue
             truth, scores, n_tests = predictions.average()
             classes = predictions.classes
             shown = [(1, classes[1])] if len(classes) == 2 else list(enumerate(classes or [""]))
@@ -114,7 +142,15 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
                     if classes:
                         what = classes[int(truth[row])], classes[int(scores[row].argmax())]
                     score = float(scores[row, index])
-                    yield (one.phenotype.name, model, *names, *what, name, score, int(n_tests[row]))
+                    yield (
+                        one.phenotype.name,
+                        model,
+                        *names,
+                        *what,
+                        name,
+                        score,
+                        int(n_tests[row]) // predictions.n_seeds,
+                    )
 
 
 def _list_splits(results: Sequence[PhenotypeResult]) -> Iterator[tuple[object, ...]]:

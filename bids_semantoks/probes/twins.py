@@ -1,4 +1,4 @@
-"""The encoder with random weights that every encoder is compared with."""
+"""Encoders beside the one that was asked for: random weights to compare with, and other seeds to average over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bids_semantoks.embedding import RunEncoder, embed_run, find_embedding_state
+from bids_semantoks.config import AppConfig
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
+from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.models.build import build_encoder
 from bids_semantoks.models.encode import FrozenEncoder
 from bids_semantoks.models.matching import match_parcels
@@ -21,24 +23,26 @@ LOGGER = logging.getLogger("bids_semantoks")
 _TWIN_SEED: Final = 1_000_003
 
 
-def name_twin(model: str) -> str:
+def name_twin(model: str, number: int = 0) -> str:
     """Name the encoder of the same architecture with random weights.
 
     Parameters
     ----------
     model : str
         Encoder label.
+    number : int
+        Which of several draws, counted from 0.
 
     Returns
     -------
     str
         Label in output names.
     """
-    return f"{model}Untrained"
+    return f"{model}Untrained{number + 1 if number else ''}"
 
 
 def embed_by_twin(
-    encoder: RunEncoder, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
+    encoder: RunEncoder, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]], number: int = 0
 ) -> None:
     """Embed runs by an encoder of the same architecture with random weights, where that was not done before.
 
@@ -48,11 +52,13 @@ def embed_by_twin(
         What it is compared with.
     stored : sequence of StoredRun
         Runs with complete signals.
-    parcels, networks : tuple of str, length P
-        Their atlas.
+    atlas : tuple of (parcels, networks)
+        Of the signals.
+    number : int
+        Which of several draws, counted from 0.
     """
-    loaded, seed = encoder.loaded, encoder.seed + _TWIN_SEED
-    name = name_twin(loaded.name)
+    loaded, seed = encoder.loaded, encoder.seed + _TWIN_SEED + number
+    name = name_twin(loaded.name, number)
     twin = dataclasses.replace(
         loaded,
         encoder=build_encoder(loaded.config, loaded.layout, seed).eval(),
@@ -66,7 +72,7 @@ def embed_by_twin(
     config = encoder.config
     frozen = FrozenEncoder(
         twin,
-        match_parcels(parcels, networks, loaded.layout),
+        match_parcels(*atlas, loaded.layout),
         device=encoder.frozen.device,
         precision=config.precision,
         batch_size=config.batch_size,
@@ -75,14 +81,85 @@ def embed_by_twin(
     random = RunEncoder(
         loaded=twin, frozen=frozen, config=dataclasses.replace(config, save_tokens=False), seed=seed, warnings=()
     )
-    missing = []
+    embed_missing(random, stored, why="by random weights, to compare with")
+
+
+def embed_missing(encoder: RunEncoder, stored: Sequence[StoredRun], *, why: str, overwrite: bool = True) -> None:
+    """Embed the runs that lack an embedding of an encoder.
+
+    Parameters
+    ----------
+    encoder : RunEncoder
+        What embeds.
+    stored : sequence of StoredRun
+        Runs with complete signals.
+    why : str
+        For the log.
+    overwrite : bool
+        Whether embeddings that were made with other settings may be replaced.
+
+    Raises
+    ------
+    ConfigurationError
+        When they may not, and there are some.
+    """
+    name, missing = encoder.loaded.name, []
     for run in stored:
         paths = dataclasses.replace(run.paths, model=name)
-        known: dict[str, Any] = {"settings": random.settings, "signals_sha256": run.sidecar["TableSHA256"]}
-        if not find_embedding_state(paths, needs_tokens=False, **known)[0]:
+        known: dict[str, Any] = {"settings": encoder.settings, "signals_sha256": run.sidecar["TableSHA256"]}
+        is_complete, differences = find_embedding_state(paths, needs_tokens=False, **known)
+        if differences and not overwrite:
+            raise ConfigurationError(
+                f"{paths.embedding} was made with other settings: {'; '.join(differences)}.",
+                hint="Give the encoder another name, use the former settings or --overwrite.",
+            )
+        if not is_complete:
             missing.append((paths, run.sidecar))
     if missing:
-        LOGGER.info("Embedding %d runs by random weights, to compare with.", len(missing))
-        write_descriptions(stored[0].paths.out_dir, {name: f"Embedding by the encoder {name}: {twin.description}"})
+        LOGGER.info("Embedding %d runs %s.", len(missing), why)
+        label = {name: f"Embedding by the encoder {name}: {encoder.loaded.description}"}
+        write_descriptions(stored[0].paths.out_dir, label)
     for paths, sidecar in missing:
-        embed_run(random, paths, read_signals(paths)[1], sidecar)
+        embed_run(encoder, paths, read_signals(paths)[1], sidecar)
+
+
+def load_replicates(
+    config: AppConfig, encoder: RunEncoder, atlas: tuple[tuple[str, ...], tuple[str, ...]]
+) -> list[RunEncoder]:
+    """Load the encoders whose scores are averaged with those of the first.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+    encoder : RunEncoder
+        The first.
+    atlas : tuple of (parcels, networks)
+        Of the signals.
+
+    Returns
+    -------
+    list of RunEncoder
+        None where none was asked for.
+
+    Raises
+    ------
+    ConfigurationError
+        When two encoders have the same label, or another architecture.
+    """
+    found = [encoder]
+    for model in config.probing.replicates:
+        asked = dataclasses.replace(config.embedding, model=model, save_tokens=False)
+        one = build_run_encoder(asked, *atlas, seed=config.running.random_seed)
+        if one.loaded.name in [other.loaded.name for other in found]:
+            raise ConfigurationError(
+                f"Two encoders have the label {one.loaded.name}, the second is --replicates {model}.",
+                hint="Give their folders different names.",
+            )
+        if one.loaded.config != encoder.loaded.config:
+            raise ConfigurationError(
+                f"--replicates {model} has another architecture than {encoder.loaded.name}.",
+                hint="Scores of seeds are averaged only over encoders that are otherwise alike.",
+            )
+        found.append(one)
+    return found[1:]

@@ -73,7 +73,8 @@ def compare_models(first: Predictions, second: Predictions, metric: str) -> Comp
     ValueError
         When the splits differ.
     """
-    if first.target != second.target or not np.array_equal(first.fold, second.fold):
+    folds = [one.fold[: one.n_repeats] for one in (first, second)]
+    if first.target != second.target or not np.array_equal(folds[0], folds[1]):
         raise ValueError(f"{first.model} and {second.model} were not tested on the same folds of {first.target}")
     differences = compute_fold_scores(first, metric) - compute_fold_scores(second, metric)
     known = ~np.isnan(differences)

@@ -12,6 +12,8 @@ References
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +61,7 @@ def compute_scores(
     participants: NDArray[Any] | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
+    metrics: Sequence[str] = (),
 ) -> tuple[Score, ...]:
     """Score predictions by all metrics of their kind.
 
@@ -77,16 +80,18 @@ def compute_scores(
         Samples.
     seed : int
         Of the drawing.
+    metrics : sequence of str
+        Only these.
 
     Returns
     -------
     tuple of Score
-        In the order of `CLASS_METRICS` or `VALUE_METRICS`.
+        In the order of `metrics`, by default of `CLASS_METRICS` or `VALUE_METRICS`.
     """
     weights = draw_weights(predictions.tested, participants, n_bootstrap=n_bootstrap, seed=seed)
     widening = np.sqrt(1 + predictions.tested.sum() / np.nanmean(predictions.n_train))
     scores = []
-    for metric in CLASS_METRICS if predictions.classes else VALUE_METRICS:
+    for metric in metrics or (CLASS_METRICS if predictions.classes else VALUE_METRICS):
         scorer = build_scorer(predictions, metric)
         value = float(scorer(np.ones((1, predictions.fold.shape[1])))[0])
         sample = scorer(weights)
@@ -172,42 +177,57 @@ def compute_fold_scores(predictions: Predictions, metric: str) -> Floats:
     Returns
     -------
     NDArray, float64, shape (R, F)
-        NaN where there is no such fold or it lacks what the metric needs.
+        Mean over encoders of other seeds; NaN where there is no such fold or it lacks what the metric needs.
     """
     n_repeats, n_folds = predictions.n_train.shape
     scores = np.full((n_repeats, n_folds), np.nan)
     for repetition in range(n_repeats):
-        one = select_repetition(predictions, repetition)
+        one = select_repetitions(predictions, slice(repetition, repetition + 1))
         folds = np.arange(n_folds)
         scores[repetition] = build_scorer(one, metric)((one.fold[0] == folds[:, None]).astype(np.float64))
-    return np.where(np.isnan(predictions.n_train), np.nan, scores)
+    scores = np.where(np.isnan(predictions.n_train), np.nan, scores)
+    return np.asarray(scores.reshape(predictions.n_seeds, -1, n_folds).mean(axis=0))
 
 
-def select_repetition(predictions: Predictions, repetition: int) -> Predictions:
-    """Cut one repetition out.
+def compute_seed_scores(predictions: Predictions, metric: str) -> Floats:
+    """Score each encoder on its own.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        From `stack_seeds`.
+    metric : str
+        Name.
+
+    Returns
+    -------
+    NDArray, float64, shape (n_seeds,)
+        Mean over repetitions.
+    """
+    n_repeats, n_rows = predictions.n_repeats, len(predictions.tested)
+    scores = []
+    for seed in range(predictions.n_seeds):
+        one = select_repetitions(predictions, slice(seed * n_repeats, (seed + 1) * n_repeats))
+        scores.append(float(build_scorer(one, metric)(np.ones((1, n_rows)))[0]))
+    return np.array(scores)
+
+
+def select_repetitions(predictions: Predictions, part: slice) -> Predictions:
+    """Cut some repetitions out.
 
     Parameters
     ----------
     predictions : Predictions
         All repetitions.
-    repetition : int
+    part : slice
         Which.
 
     Returns
     -------
     Predictions
-        With R = 1.
+        Of one encoder.
     """
-    part = slice(repetition, repetition + 1)
-    return Predictions(
-        model=predictions.model,
-        target=predictions.target,
-        classes=predictions.classes,
-        fold=predictions.fold[part],
-        truth=predictions.truth[part],
-        scores=predictions.scores[part],
-        decisions=predictions.decisions[part],
-        reference=predictions.reference[part],
-        n_train=predictions.n_train[part],
-        penalty=predictions.penalty[part],
+    names = ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
+    return dataclasses.replace(
+        predictions, n_seeds=1, warnings=(), **{name: getattr(predictions, name)[part] for name in names}
     )

@@ -5,6 +5,7 @@ Shape letters: n rows, m columns (real labels first, then permutations), K class
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,28 @@ class PermutationTest:
     value: float
     null: Floats
     p_value: float
+
+
+def average_tests(tests: Sequence[PermutationTest]) -> PermutationTest:
+    """Test the mean score of several encoders: one null value for each permutation, the mean over encoders.
+
+    Parameters
+    ----------
+    tests : sequence of PermutationTest
+        With the same permutations of the same target.
+
+    Returns
+    -------
+    PermutationTest
+        Of the mean.
+    """
+    value, null = float(np.mean([one.value for one in tests])), np.mean([one.null for one in tests], axis=0)
+    return _build_test(tests[0].statistic, value, null)
+
+
+def _build_test(statistic: str, value: float, null: Floats) -> PermutationTest:
+    count = int((null >= value - 1e-12).sum())
+    return PermutationTest(statistic=statistic, value=value, null=null, p_value=(1 + count) / (1 + len(null)))
 
 
 def permute_values(
@@ -156,13 +179,7 @@ def compute_permutation_test(
     predicted, fold_of = _predict(features, rows, stacked, covariates, groups, seed)
     measure = _compute_aurocs if target.is_class else _compute_correlations
     scores = measure(predicted, stacked, fold_of).reshape(len(codes), -1).mean(axis=0)
-    count = int((scores[1:] >= scores[0] - 1e-12).sum())
-    return PermutationTest(
-        statistic="auroc" if target.is_class else "r",
-        value=float(scores[0]),
-        null=scores[1:],
-        p_value=(1 + count) / (1 + n_permutations),
-    )
+    return _build_test("auroc" if target.is_class else "r", float(scores[0]), scores[1:])
 
 
 def _predict(

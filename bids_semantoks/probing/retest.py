@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+#: Features at a time: two tables of connectivity are large enough as they are.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,13 +119,17 @@ def compute_hits(first: NDArray[np.floating[Any]], second: NDArray[np.floating[A
     NDArray, float64, shape (n,)
         0, 0.5 or 1: mean of both directions.
     """
-    tables = []
-    for values in (first, second):
-        centred = values - values.mean(axis=0, dtype=np.float64)
-        centred = centred - centred.mean(axis=1, keepdims=True)
-        length = np.linalg.norm(centred, axis=1, keepdims=True)
-        tables.append(centred / np.where(length > 0, length, 1))
-    similarity = tables[0] @ tables[1].T
+    n, width = first.shape
+    products, sums, squares = np.zeros((n, n)), np.zeros((2, n)), np.zeros((2, n))
+    for start in range(0, width, _BLOCK):
+        part = [np.asarray(table[:, start : start + _BLOCK], dtype=np.float64) for table in (first, second)]
+        part = [values - values.mean(axis=0) for values in part]
+        products += part[0] @ part[1].T
+        sums += [values.sum(axis=1) for values in part]
+        squares += [(values**2).sum(axis=1) for values in part]
+    lengths = np.sqrt(np.maximum(squares - sums**2 / width, 0))
+    lengths = np.where(lengths > 0, lengths, 1)
+    similarity = (products - np.outer(sums[0], sums[1]) / width) / np.outer(lengths[0], lengths[1])
     own = np.diag(similarity)
     others = similarity + np.diag(np.full(len(own), -np.inf))
     return np.asarray(((own > others.max(axis=1)).astype(float) + (own > others.max(axis=0))) / 2)
@@ -142,6 +148,11 @@ def compute_icc(first: NDArray[np.floating[Any]], second: NDArray[np.floating[An
     NDArray, float64, shape (d,)
         NaN where a feature does not vary.
     """
+    blocks = range(0, first.shape[1], _BLOCK)
+    return np.concatenate([_compute_icc(*(table[:, i : i + _BLOCK] for table in (first, second))) for i in blocks])
+
+
+def _compute_icc(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
     n = len(first)
     values = np.stack([first, second]).astype(np.float64)  # (2, n, d)
     persons, runs, grand = values.mean(axis=0), values.mean(axis=1), values.mean(axis=(0, 1))

@@ -5,8 +5,10 @@ Shape letters: n rows, R repetitions, F folds of a repetition, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +143,8 @@ class Predictions:
         Training rows, and the penalty (or learning rate) chosen, of each fold; NaN where there is no such fold.
     warnings : tuple of str
         What the user should know.
+    n_seeds : int
+        Encoders whose repetitions on the same splits stand one after the other, see `stack_seeds`.
     """
 
     model: str
@@ -154,6 +158,12 @@ class Predictions:
     n_train: Floats
     penalty: Floats
     warnings: tuple[str, ...] = ()
+    n_seeds: int = 1
+
+    @property
+    def n_repeats(self) -> int:
+        """Repetitions R of the cross-validation."""
+        return len(self.fold) // self.n_seeds
 
     @property
     def tested(self) -> NDArray[np.bool_]:
@@ -170,7 +180,7 @@ class Predictions:
         scores : NDArray, float64, shape (n, K or 1)
             Mean over the repetitions in which a row was tested.
         n_tests : NDArray, int64, shape (n,)
-            Number of these repetitions.
+            Number of these repetitions, over all encoders.
         """
         tests = self.fold >= 0
         n_tests = tests.sum(axis=0)
@@ -183,6 +193,39 @@ class Predictions:
         else:
             truth = np.where(tests, self.truth, -np.inf).max(axis=0)
         return np.where(n_tests > 0, truth, np.nan), scores, n_tests
+
+
+def stack_seeds(parts: Sequence[Predictions]) -> Predictions:
+    """Take the predictions of several encoders on the same splits for those of one model.
+
+    All scores are means over repetitions, and so become means over encoders within each split.
+
+    Parameters
+    ----------
+    parts : sequence of Predictions
+        Of encoders that differ in their seed.
+
+    Returns
+    -------
+    Predictions
+        Named after the first; R times as many repetitions as there are encoders.
+
+    Raises
+    ------
+    ValueError
+        When the splits differ.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if any(one.target != first.target or not np.array_equal(one.fold, first.fold) for one in parts):
+        raise ValueError(f"encoders beside {first.model} were not tested on the same folds of {first.target}")
+    stacked: dict[str, Any] = {
+        name: np.concatenate([getattr(one, name) for one in parts])
+        for name in ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
+    }
+    warnings = dict.fromkeys(warning for one in parts for warning in one.warnings)
+    return dataclasses.replace(first, **stacked, warnings=tuple(warnings), n_seeds=len(parts))
 
 
 class PredictionTable:

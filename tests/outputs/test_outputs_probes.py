@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.outputs.figures_probes import (
-    Bar,
-    Colouring,
-    compute_axes,
-    draw_classes,
-    draw_map,
-    draw_models,
-    draw_values,
-    render_figure,
+from bids_semantoks.outputs.figures_map import Colouring, compute_axes, draw_map
+from bids_semantoks.outputs.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
+from bids_semantoks.outputs.group_report import (
+    GroupPage,
+    PhenotypePart,
+    Picture,
+    Section,
+    read_training_picture,
+    render_page,
 )
-from bids_semantoks.outputs.group_report import GroupPage, PhenotypePart, Picture, read_training_picture, render_page
 from bids_semantoks.outputs.probes import ScoreRow, read_split_lines, write_probe_tables
 
 ROW = ScoreRow(
@@ -121,7 +120,7 @@ def test_map_has_a_panel_for_each_colour() -> None:
         Colouring(name="age", labels=labels, numbers=numbers),
         Colouring(name="sex", labels=("F",) * 7, numbers=None),
     ]
-    figure = draw_map(values, colourings)
+    figure = draw_map(*compute_axes(values), colourings)
     shown = [axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left") + axes.get_title()]
     assert len(shown) == 3
     assert [text.get_text() for text in shown[0].get_legend().get_texts()] == ["A", "B", "NA"]
@@ -140,18 +139,25 @@ def test_page_escapes_what_users_write_and_says_what_is_missing(tmp_path: Path) 
     gone = Picture(title="t", caption="c", data="")
     part = PhenotypePart(
         name="<b>x</b>", lead="lead", facts=[("in", "3")], pictures=[gone], columns=["model", "r"],
-        lines=[["Tiny", "0.1"], ["chance", "0"]], strata=[("site", [("A", "3", "0.2")])],
+        lines=[["Tiny", "0.1"], ["chance", "0"]],
+        details=[Section(anchor="", title="By site", short="", sentences=["<i>"], pictures=[])],
+    )  # fmt: skip
+    leakage = Section(
+        anchor="leakage", title="Leakage", short="Leakage", sentences=["seen"], pictures=[gone],
+        columns=["what", "r"], lines=[["Tiny", "0.3"]],
     )  # fmt: skip
     page = GroupPage(
-        title="Tiny", overview=[("people", "3")], pretraining="2 of 3", warns=True, phenotypes=[part], leakage=["seen"],
-        leakage_picture=None, embedding_map=gone, training=None, warnings=["few"],
+        title="Tiny", overview=[("people", "3")], pretraining="2 of 3", warns=True, phenotypes=[part],
+        sections=[leakage], warnings=["few"],
     )  # fmt: skip
     html = render_page(page, methods="<p>text</p>")
     assert "<b>x</b>" not in html
     assert "&lt;b&gt;x&lt;/b&gt;" in html
     assert '<p class="warning">2 of 3</p>' in html
     assert html.count("It could not be drawn") == 2
-    assert '<tr class="encoder"><td>Tiny</td>' in html
+    assert html.count('<tr class="encoder"><td>Tiny</td>') == 2
+    assert "&lt;i&gt;" in html
+    assert 'href="#leakage"' in html
     assert "<p>text</p>" in html
     assert "By site" in html
     assert "--blue" in html

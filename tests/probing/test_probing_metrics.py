@@ -20,7 +20,7 @@ from bids_semantoks.probing.metrics import (
     compute_fold_scores,
     compute_scores,
     draw_weights,
-    select_repetition,
+    select_repetitions,
 )
 from bids_semantoks.probing.retest import compute_hits, compute_icc, compute_retest
 from bids_semantoks.probing.scorers import build_scorer
@@ -147,7 +147,7 @@ def test_fold_scores_score_each_fold_alone():
     inside = predictions.fold[1] == 3
     expected = roc_auc_score(predictions.truth[1, inside], predictions.scores[1, inside, 1])
     assert found[1, 3] == pytest.approx(expected)
-    assert select_repetition(predictions, 1).fold.shape == (1, N)
+    assert select_repetitions(predictions, slice(1, 2)).fold.shape == (1, N)
 
 
 def test_the_paired_test_is_that_of_nadeau_and_bengio():

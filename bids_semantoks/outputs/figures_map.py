@@ -1,0 +1,118 @@
+"""The embedding in two dimensions, coloured by what is known of participants.
+
+Shape letters: n rows, D dimensions of the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.outputs.figures import LIGHT, build_margins, start_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+#: Colours of Okabe and Ito in an order in which neighbours differ in brightness, too.
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Colouring:
+    """A column that points are coloured by.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    labels : tuple of (str or None), length n
+        Text; None where missing.
+    numbers : NDArray, float64, shape (n,), or None
+        The same as numbers where it is a quantity.
+    """
+
+    name: str
+    labels: tuple[str | None, ...]
+    numbers: Floats | None
+
+
+def compute_axes(values: Floats) -> tuple[Floats, Floats]:
+    """Project rows onto their two principal axes, each feature in units of its deviation.
+
+    Parameters
+    ----------
+    values : NDArray, float64, shape (n, D)
+        Features.
+
+    Returns
+    -------
+    points : NDArray, float64, shape (n, 2)
+        Coordinates, in units of the first axis' deviation.
+    shares : NDArray, float64, shape (2,)
+        Of the variance.
+    """
+    centred = values - values.mean(axis=0)
+    deviation = centred.std(axis=0)
+    centred = centred[:, deviation > 0] / deviation[deviation > 0]
+    power, axes = np.linalg.eigh(centred @ centred.T)
+    first = np.maximum(power[::-1][:2], 0)
+    points = axes[:, ::-1][:, :2] * np.sqrt(first)
+    total = max(float(np.maximum(power, 0).sum()), 1e-300)
+    return points / max(float(points[:, 0].std()), 1e-300), first / total
+
+
+def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colouring]) -> Figure:
+    """Draw the embedding in two dimensions, once for each column that it is coloured by.
+
+    Parameters
+    ----------
+    points : NDArray, float64, shape (n, 2)
+        From `compute_axes`.
+    shares : sequence of float, length 2
+        Of the variance.
+    colourings : sequence of Colouring
+        At least one.
+
+    Returns
+    -------
+    Figure
+        Two panels a line.
+    """
+    n_lines = (len(colourings) + 1) // 2
+    figure = start_figure(8.6, 0.5 + 3.4 * n_lines)
+    margins = build_margins(figure, left=0.6, right=1.2, top=0.3, bottom=0.55)
+    panels = figure.subplots(n_lines, 2, squeeze=False, gridspec_kw={**margins, "wspace": 0.55, "hspace": 0.42})
+    for axes, colouring in zip(panels.flat, colourings, strict=False):
+        _draw_points(axes, points, colouring)
+        axes.set_title(colouring.name)
+        axes.set_xlabel(f"first axis ({shares[0]:.0%} of variance)")
+        axes.set_ylabel(f"second axis ({shares[1]:.0%})")
+    for axes in panels.flat[len(colourings) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _draw_points(axes: Axes, points: Floats, colouring: Colouring) -> None:
+    style: dict[str, Any] = {"s": 22, "linewidths": 0, "alpha": 0.85}
+    known = np.array([label is not None for label in colouring.labels])
+    axes.scatter(points[~known, 0], points[~known, 1], color=LIGHT, **style)
+    if colouring.numbers is not None:
+        image = axes.scatter(points[known, 0], points[known, 1], c=colouring.numbers[known], cmap="viridis", **style)
+        bar = axes.get_figure(root=True).colorbar(image, ax=axes, pad=0.02, fraction=0.05)  # type: ignore[union-attr]
+        bar.outline.set_visible(False)
+        return
+    names = sorted({label for label in colouring.labels if label is not None})
+    for i, name in enumerate(names):
+        own = np.array([label == name for label in colouring.labels])
+        marker = "os^Dv"[(i // len(COLOURS)) % 5]
+        shown = name if i < 12 else None
+        axes.scatter(
+            points[own, 0], points[own, 1], color=COLOURS[i % len(COLOURS)], marker=marker, label=shown, **style
+        )
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2, borderaxespad=0.3)

@@ -1,0 +1,272 @@
+"""The page of the group, made from the tables that probes wrote and from nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bids_semantoks.outputs.figures_importance import RetestBar, draw_retest
+from bids_semantoks.outputs.figures_map import Colouring, draw_map
+from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figure
+from bids_semantoks.outputs.group_phenotype import build_part, describe_level
+from bids_semantoks.outputs.group_report import GroupPage, Picture, Section, read_training_picture, write_group_page
+from bids_semantoks.outputs.group_wording import METRIC_NAMES, MODEL_NAMES, format_interval, format_number, format_p
+from bids_semantoks.outputs.probe_results import StoredProbes, read_probes
+
+_MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
+
+
+def draw_group_page(out_dir: Path) -> Path:
+    """Draw the page of the group from the tables in the output dataset.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+
+    Returns
+    -------
+    Path
+        ``OUT_DIR/group.html``.
+
+    Raises
+    ------
+    InputError
+        When nothing was probed.
+    """
+    return write_group_page(out_dir, build_group_page(read_probes(out_dir), out_dir))
+
+
+def build_group_page(stored: StoredProbes, out_dir: Path) -> GroupPage:
+    """Build the page of the group.
+
+    Parameters
+    ----------
+    stored : StoredProbes
+        From `read_probes`.
+    out_dir : Path
+        Output dataset, where pictures of the pretraining are looked for.
+
+    Returns
+    -------
+    GroupPage
+        With all pictures drawn.
+    """
+    sections = [build(stored, out_dir) for build in SECTIONS]
+    return GroupPage(
+        title=stored.model,
+        overview=list(stored.facts["Overview"].items()),
+        pretraining=stored.facts["Pretraining"],
+        warns=any(row.n_pretrained != 0 for row in stored.scores if row.role == "encoder"),
+        phenotypes=[build_part(stored, name) for name in stored.phenotypes],
+        sections=[section for section in sections if section is not None],
+        warnings=list(stored.facts["Warnings"]),
+    )
+
+
+def build_leakage_section(stored: StoredProbes, _: Path) -> Section:
+    """Say and show how well embeddings know motion and site.
+
+    Parameters
+    ----------
+    stored : StoredProbes
+        What was found.
+
+    Returns
+    -------
+    Section
+        Also on what could not be measured.
+    """
+    rows = [row for row in stored.scores if row.role == "leakage" and row.metric in ("r", "auroc")]
+    sentences, bars = [], []
+    for row in rows:
+        removed = f" with {row.covariates} removed" if row.covariates else ""
+        what = "motion (mean framewise displacement)" if row.phenotype == "mean_fd" else row.phenotype
+        verdict = "is visible in" if row.ci_low > row.chance and not row.p_value > 0.05 else "is not seen in"
+        sentences.append(f"{what[:1].upper()}{what[1:]} {verdict} the embeddings{removed}: {describe_level(row)}.")
+        # Both scales are brought to 0 for chance and 1 for perfect, so that one axis serves.
+        factor, shift = (2, -1) if row.metric == "auroc" else (1, 0)
+        p = "" if math.isnan(row.p_value) else f"  p {format_p(row.p_value)}"
+        bars.append(
+            Bar(
+                name=f"{row.phenotype}{' (covariates removed)' if removed else ''}",
+                value=factor * row.value + shift,
+                low=factor * row.ci_low + shift,
+                high=factor * row.ci_high + shift,
+                note=f"{METRIC_NAMES[row.metric]} {format_number(row.value)}{p}",
+                is_encoder=not removed,
+            )
+        )
+    if not any(row.phenotype == "mean_fd" for row in rows):
+        sentences.append("Motion could not be predicted: its sidecars give no framewise displacement that varies.")
+    if all(row.phenotype == "mean_fd" for row in rows):
+        sentences.append("Site could not be predicted: no column names two sites with five participants each.")
+    picture = Picture(
+        title="Leakage",
+        caption="How well motion and site are predicted from the embeddings, from 0 (chance) to 1 (perfect): r for "
+        "motion, 2 AUROC - 1 for site. What embeddings know of these can stand in for a phenotype that goes with them.",
+        data=render_figure("leakage", lambda: draw_models(bars, label="predictability", chance=0)) if bars else "",
+    )
+    return Section(
+        anchor="leakage",
+        title="What embeddings know of motion and site",
+        short="Leakage",
+        sentences=sentences,
+        pictures=[picture] if bars else [],
+    )
+
+
+def build_map_section(stored: StoredProbes, _: Path) -> Section | None:
+    """Show the embedding in two dimensions.
+
+    Parameters
+    ----------
+    stored : StoredProbes
+        What was found.
+
+    Returns
+    -------
+    Section or None
+        None where there are no points.
+    """
+    table = stored.points
+    if table is None:
+        return None
+    colourings = [build_colouring(name, cells) for name, cells in table.columns.items()]
+    known = {one.name for one in colourings if any(label is not None for label in one.labels)}
+    hidden = "kept_seconds" if "mean_fd" in known else "mean_fd"
+    colourings = [
+        dataclasses.replace(one, name=_MAP_NAMES.get(one.name, one.name))
+        for one in colourings
+        if one.name in known and one.name != hidden
+    ]
+    has_sessions = any(session for _, session in table.keys)
+    what = "session of a participant" if has_sessions else "participant"
+    caption = (
+        f"Mean embedding of each {what} on the two axes along which they differ most (principal components, each "
+        "dimension scaled). Colours that separate show what embeddings are mostly about; site and motion should not."
+    )
+    data = render_figure("map", lambda: draw_map(table.points, table.shares, colourings)) if colourings else ""
+    return Section(
+        anchor="map",
+        title="The embedding in two dimensions",
+        short="Embedding",
+        sentences=[],
+        pictures=[Picture(title="Sessions" if has_sessions else "Participants", caption=caption, data=data)],
+    )
+
+
+def build_colouring(name: str, labels: Sequence[str | None]) -> Colouring:
+    """Decide whether a column is a quantity or names.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    labels : sequence of (str or None), length n
+        Text.
+
+    Returns
+    -------
+    Colouring
+        A quantity where there are more than ten different numbers.
+    """
+    try:
+        numbers = np.array([math.nan if label is None else float(label) for label in labels])
+    except ValueError:
+        return Colouring(name=name, labels=tuple(labels), numbers=None)
+    is_quantity = len(set(labels)) > 10
+    return Colouring(name=name, labels=tuple(labels), numbers=numbers if is_quantity else None)
+
+
+def build_retest_section(stored: StoredProbes, _: Path) -> Section | None:
+    """Say and show how well people are recognised when they are scanned again.
+
+    Parameters
+    ----------
+    stored : StoredProbes
+        What was found.
+
+    Returns
+    -------
+    Section or None
+        None where nobody was scanned twice.
+    """
+    if not stored.retest:
+        return None
+    sentences, pictures = [], []
+    for between in dict.fromkeys(row.between for row in stored.retest):
+        rows = [row for row in stored.retest if row.between == between]
+        bars = [
+            RetestBar(
+                name=MODEL_NAMES.get(row.features, row.features),
+                identification=(row.identification, row.ci_low, row.ci_high),
+                icc=(row.icc_median, row.icc_low, row.icc_high),
+                is_encoder=row.features == stored.model,
+            )
+            for row in rows
+        ]
+        own = next(row for row in rows if row.features == stored.model)
+        others = "; ".join(
+            f"{MODEL_NAMES.get(row.features, row.features)} {format_number(row.identification)} and "
+            f"{format_number(row.icc_median)}"
+            for row in rows
+            if row is not own
+        )
+        sentences.append(
+            f"Of {own.n_participants} participants with two {between}, {stored.model} recognises "
+            f"{format_interval(own.identification, own.ci_low, own.ci_high)} of the scans; the median intraclass "
+            f"correlation of its dimensions is {format_number(own.icc_median)} ({others})."
+        )
+        pictures.append(
+            Picture(
+                title=f"Two {between}",
+                caption="Left: share of scans whose most similar scan of the other time is the same participant's. "
+                "Right: how much of a feature is the person's; 1 is all of it.",
+                data=render_figure("retest", lambda b=bars, c=own.chance: draw_retest(b, chance=c)),  # type: ignore[misc]
+            )
+        )
+    return Section(
+        anchor="retest", title="The same people scanned again", short="Test-retest", sentences=sentences,
+        pictures=pictures,
+    )  # fmt: skip
+
+
+def build_training_section(stored: StoredProbes, out_dir: Path) -> Section | None:
+    """Show the course of the pretraining of an encoder that was made here.
+
+    Parameters
+    ----------
+    stored : StoredProbes
+        Says which encoder.
+    out_dir : Path
+        Output dataset.
+
+    Returns
+    -------
+    Section or None
+        None when there is no picture of it.
+    """
+    source = Path(stored.facts["Encoder"].get("Source", ""))
+    found = [read_training_picture(place) for place in (source, out_dir / "encoders" / source.name)]
+    pictures = [picture for picture in found[: 1 if found[0] else 2] if picture is not None]
+    if not pictures:
+        return None
+    return Section(
+        anchor="training", title="Course of the pretraining", short="Pretraining", sentences=[], pictures=pictures
+    )
+
+
+#: What follows the phenotypes, in this order; each is drawn from files in the output dataset, and left out when it
+#: gives None.
+SECTIONS: tuple[Callable[[StoredProbes, Path], Section | None], ...] = (
+    build_leakage_section,
+    build_retest_section,
+    build_map_section,
+    build_training_section,
+)

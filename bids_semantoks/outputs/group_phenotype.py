@@ -1,0 +1,282 @@
+"""What the page of the group says about one phenotype."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bids_semantoks.outputs.figures_importance import NetworkScore, draw_importance
+from bids_semantoks.outputs.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
+from bids_semantoks.outputs.group_report import PhenotypePart, Picture, Section
+from bids_semantoks.outputs.group_wording import (
+    METRIC_NAMES,
+    MODEL_NAMES,
+    format_difference,
+    format_interval,
+    format_number,
+    format_p,
+    format_score,
+    name_main_metric,
+)
+from bids_semantoks.outputs.probe_results import COMPARED, StoredProbes
+from bids_semantoks.outputs.probes import ScoreRow
+
+
+def name_masked(model: str, network: str, *, is_alone: bool) -> str:
+    """Name an encoder with networks masked, as tables call it.
+
+    Parameters
+    ----------
+    model, network : str
+        Encoder label and network.
+    is_alone : bool
+        Whether all networks but this one are masked, or this one.
+
+    Returns
+    -------
+    str
+        Such as ``RandomTiny only Vis`` and ``RandomTiny without Vis``.
+    """
+    return f"{model} {'only' if is_alone else 'without'} {network}"
+
+
+def name_whole(model: str) -> str:
+    """Name an encoder with no network masked, where its main score was made by another protocol.
+
+    Parameters
+    ----------
+    model : str
+        Encoder label.
+
+    Returns
+    -------
+    str
+        Such as ``RandomTiny all networks``.
+    """
+    return f"{model} all networks"
+
+
+def build_part(stored: StoredProbes, phenotype: str) -> PhenotypePart:
+    """Build what the page says about one phenotype.
+
+    Parameters
+    ----------
+    stored : StoredProbes
+        All that was found.
+    phenotype : str
+        Name.
+
+    Returns
+    -------
+    PhenotypePart
+        Sentences, facts, pictures and table.
+    """
+    rows = stored.find_scores(phenotype, *COMPARED)
+    ordered = sorted(rows, key=lambda row: -np.nan_to_num(row.value, nan=-9))
+    encoder = next(row for row in rows if row.role == "encoder")
+    others = [row.metric for row in stored.scores if (row.phenotype, row.role) == (phenotype, "encoder")]
+    others = [metric for metric in others if metric != encoder.metric]
+    details = [
+        _build_importance(stored, encoder),
+        *(_build_strata(stored, phenotype, by) for by in _list_divisions(stored, phenotype)),
+    ]
+    header = ["model", METRIC_NAMES[encoder.metric], "p", "encoder minus this", "p (Holm)"]
+    return PhenotypePart(
+        name=phenotype,
+        lead=describe_result(rows),
+        facts=list(stored.facts["Phenotypes"][phenotype]["Facts"].items()),
+        pictures=[_draw_models(ordered), _draw_predictions(stored, phenotype)],
+        columns=[*header, *(METRIC_NAMES[name] for name in others)],
+        lines=[_build_line(stored, row, others) for row in ordered],
+        details=[one for one in details if one is not None],
+    )
+
+
+def _build_line(stored: StoredProbes, row: ScoreRow, metrics: Sequence[str]) -> list[str]:
+    own = {
+        one.metric: one
+        for one in stored.scores
+        if (one.phenotype, one.model, one.role) == (row.phenotype, row.model, row.role)
+    }
+    return [
+        MODEL_NAMES.get(row.model, row.model),
+        format_score(row),
+        format_p(row.p_value),
+        format_difference(row),
+        format_p(row.difference_p_holm),
+        *(format_score(own[metric]) for metric in metrics),
+    ]
+
+
+def describe_result(rows: Sequence[ScoreRow]) -> str:
+    """Say in a few sentences what was found, and whether baselines did as well.
+
+    Parameters
+    ----------
+    rows : sequence of ScoreRow
+        Main score of all models of a phenotype.
+
+    Returns
+    -------
+    str
+        For the top of the page.
+    """
+    first = next(row for row in rows if row.role == "encoder")
+    p = "" if math.isnan(first.p_value) else f", p = {format_p(first.p_value)}"
+    text = f"{first.model} reaches {METRIC_NAMES[first.metric]} {format_score(first)}{p}"
+    if first.n_seeds > 1:
+        text += f", mean of {first.n_seeds} encoders (standard deviation {first.seed_sd:.3f} between them)"
+    is_found = first.ci_low > first.chance and not first.p_value > 0.05
+    text += "." if is_found else ", which chance explains as well."
+    others = [row for row in rows if row.role == "baseline" and row.model != "chance" and not math.isnan(row.value)]
+    if not others:
+        return text
+    best = max(others, key=lambda row: row.value)
+    verb = "scores lower" if best.value < first.value else "scores higher"
+    text += f" The best baseline, {MODEL_NAMES.get(best.model, best.model)}, {verb} with {format_number(best.value)}"
+    if not math.isnan(best.difference_p_holm):
+        text += f" (difference {best.difference:+.2f}, p = {format_p(best.difference_p_holm)} after Holm)"
+    text += "."
+    site = next((row for row in others if row.model == "site"), None)
+    if site is not None and site.ci_low > site.chance:
+        text += (
+            f" Site alone reaches {format_score(site)}: part of what any model finds may be the site, see the scores "
+            "within sites, or leave sites out."
+        )
+    return text
+
+
+def _draw_models(ordered: Sequence[ScoreRow]) -> Picture:
+    bars = [
+        Bar(
+            name=MODEL_NAMES.get(row.model, row.model),
+            value=row.value,
+            low=row.ci_low,
+            high=row.ci_high,
+            note=format_number(row.value) + ("" if math.isnan(row.p_value) else f"  p {format_p(row.p_value)}"),
+            is_encoder=row.role != "baseline",
+        )
+        for row in ordered
+    ]
+    label, chance = METRIC_NAMES[ordered[0].metric], ordered[0].chance
+    return Picture(
+        title="Models on the same people and splits",
+        caption="Best first. Intervals come from a bootstrap over participants, widened because folds share their "
+        "training rows; p is that of a permutation test of the model itself, not of differences, which the table has.",
+        data=render_figure("models", lambda: draw_models(bars, label=label, chance=chance)),
+    )
+
+
+def _draw_predictions(stored: StoredProbes, phenotype: str) -> Picture:
+    rows = [row for row in stored.predictions if (row["phenotype"], row["model"]) == (phenotype, stored.model)]
+    classes = stored.facts["Phenotypes"][phenotype]["Classes"]
+    if classes:
+        shown = classes if len(classes) > 2 else classes[1:]
+        cells = np.array([[float(row["score"]) for row in rows if row["class"] == name] for name in shown]).T
+        scores = cells if len(classes) > 2 else np.hstack([1 - cells, cells])
+        truth = np.array([classes.index(row["truth"]) for row in rows if row["class"] == shown[0]], dtype=np.int64)
+        return Picture(
+            title="Predicted and true classes",
+            caption="Out of fold, probabilities averaged over repetitions; shares of each true class.",
+            data=render_figure(phenotype, lambda: draw_classes(truth, scores, classes)),
+        )
+    values = np.array([(float(row["truth"]), float(row["score"])) for row in rows])
+    return Picture(
+        title="Predicted and true values",
+        caption="Out of fold, averaged over repetitions. Predictions shrink towards the mean the less the embeddings "
+        "know.",
+        data=render_figure(phenotype, lambda: draw_values(values[:, 0], values[:, 1], name=phenotype)),
+    )
+
+
+def _build_importance(stored: StoredProbes, encoder: ScoreRow) -> Section | None:
+    """Show what is known from which network; the names of tables say which is masked."""
+    rows = {row.model: row for row in stored.find_scores(encoder.phenotype, "importance")}
+    networks = []
+    for network in stored.facts.get("Networks", []):
+        alone = rows.get(name_masked(stored.model, network, is_alone=True))
+        without = rows.get(name_masked(stored.model, network, is_alone=False))
+        if alone is not None and without is not None:
+            networks.append(
+                NetworkScore(
+                    name=network,
+                    alone=(alone.value, alone.ci_low, alone.ci_high),
+                    lost=(without.difference, without.difference_low, without.difference_high),
+                )
+            )
+    if not networks:
+        return None
+    label, whole = METRIC_NAMES[encoder.metric], rows.get(name_whole(stored.model), encoder).value
+    return Section(
+        anchor="",
+        title="By network",
+        short="",
+        sentences=[],
+        pictures=[
+            Picture(
+                title="What the encoder knows from which network",
+                caption="The same encoder and splits, with all networks masked but one (left) or one masked (right). "
+                "Intervals on the right are those of the difference on the same folds (corrected resampled t test, not "
+                "adjusted for the number of networks; the adjusted p values are in group_probe.tsv). Networks share "
+                "what they know: one that can be spared may still know much.",
+                data=render_figure(
+                    "networks",
+                    lambda: draw_importance(networks, label=label, chance=encoder.chance, whole=whole),
+                ),
+            )
+        ],
+    )
+
+
+def _list_divisions(stored: StoredProbes, phenotype: str) -> list[str]:
+    return list(dict.fromkeys(row.by for row in stored.strata if row.phenotype == phenotype))
+
+
+def _build_strata(stored: StoredProbes, phenotype: str, by: str) -> Section:
+    rows = [row for row in stored.strata if (row.phenotype, row.by) == (phenotype, by)]
+    name = by.replace("_", " ")
+    encoder = stored.find_scores(phenotype, "encoder")[0]
+    label = METRIC_NAMES[name_main_metric(encoder.kind)]
+    bars = [
+        Bar(
+            name=f"{row.level} ({row.n_participants})",
+            value=row.value,
+            low=row.ci_low,
+            high=row.ci_high,
+            note=format_number(row.value),
+            is_encoder=True,
+        )
+        for row in rows
+        if not math.isnan(row.value)
+    ]
+    unknown = [f"{row.level} ({row.n_participants})" for row in rows if math.isnan(row.value)]
+    sentences = [f"Too few to be scored: {', '.join(unknown)}."] if unknown else []
+    picture = Picture(
+        title=f"{stored.model} within each {name}",
+        caption="Participants tested are in brackets; only pairs of the same test fold and part are compared, so that "
+        f"differences between them help nobody. All together: {format_score(encoder)}.",
+        data=render_figure(by, lambda: draw_models(bars, label=label, chance=encoder.chance)) if bars else "",
+    )
+    return Section(
+        anchor="", title=f"By {name}", short="", sentences=sentences, pictures=[picture] if bars else [],
+        columns=[], lines=[],
+    )  # fmt: skip
+
+
+def describe_level(row: ScoreRow) -> str:
+    """Write a main score with what it is.
+
+    Parameters
+    ----------
+    row : ScoreRow
+        Of a main metric.
+
+    Returns
+    -------
+    str
+        Such as ``AUROC 0.71 [0.64, 0.77], p = 0.005``.
+    """
+    p = "" if math.isnan(row.p_value) else f", p = {format_p(row.p_value)}"
+    return f"{METRIC_NAMES[row.metric]} {format_interval(row.value, row.ci_low, row.ci_high)}{p}"

@@ -1,0 +1,132 @@
+"""Embeddings of the same signals with networks hidden from the encoder.
+
+Shape letters: V sets of masked networks, n rows, D dimensions of an embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.models.ablation import MaskingEncoder
+from bids_semantoks.outputs.files import write_array
+from bids_semantoks.outputs.group_phenotype import name_masked
+from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.probes.rows import Rows
+from bids_semantoks.probing.spans import Features, TableFeatures
+from bids_semantoks.signals.temporal import build_windows
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+class NetworkMasker:
+    """Embeds runs with each network masked, and with all others masked; each run once.
+
+    Parameters
+    ----------
+    encoders : sequence of RunEncoder
+        Several where scores are averaged over seeds.
+    work_dir : Path or None
+        Where embeddings are kept for later calls; None keeps them in memory only.
+    """
+
+    def __init__(self, encoders: Sequence[RunEncoder], work_dir: Path | None) -> None:
+        self.encoders, self.work_dir = encoders, work_dir
+        self._known: dict[tuple[str, str], NDArray[np.float32]] = {}
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Networks of the encoder that the atlas has."""
+        return tuple(MaskingEncoder(self.encoders[0].frozen).networks)
+
+    def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
+        """Build the features of all variants.
+
+        Parameters
+        ----------
+        rows : Rows
+            Participants or sessions.
+        model : str
+            Encoder label in the names of variants.
+
+        Returns
+        -------
+        dict of str to tuple of Features
+            By name: from each network alone, then without each; one for each encoder.
+
+        Raises
+        ------
+        ConfigurationError
+            When the encoder cannot tell networks apart.
+        """
+        names = [name_masked(model, network, is_alone=alone) for alone in (True, False) for network in self.networks]
+        tables = [self._embed_rows(rows, encoder) for encoder in self.encoders]  # (n, V, D) each
+        return {
+            name: tuple(TableFeatures(name=name, values=table[:, number]) for table in tables)
+            for number, name in enumerate(names)
+        }
+
+    def _embed_rows(self, rows: Rows, encoder: RunEncoder) -> NDArray[np.float64]:
+        masking = MaskingEncoder(encoder.frozen)
+        own = np.stack(list(masking.networks.values()))  # (networks, N)
+        if len(own) < 2 or own.all(axis=1).any():
+            raise ConfigurationError(
+                f"--network-importance needs an encoder with two networks or more, {encoder.loaded.name} has "
+                f"{', '.join(masking.networks)} in one row of tokens.",
+                hint="Leave it away.",
+            )
+        hidden = np.concatenate([~own, own])  # (V, N)
+        start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)
+        LOGGER.info("Masking networks: %d variants of %d runs by %s.", len(hidden), n_runs, encoder.loaded.name)
+        table = np.stack(
+            [np.mean([self._embed_run(run, encoder, masking, hidden) for run in runs], axis=0) for runs in rows.runs]
+        )
+        seconds = time.monotonic() - start
+        LOGGER.info("Masking networks took %.1f s for %d runs.", seconds, len(self._known) - known)
+        return np.asarray(table, dtype=np.float64)
+
+    def _embed_run(
+        self, run: StoredRun, encoder: RunEncoder, masking: MaskingEncoder, hidden: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Mean over windows (V, D) of each variant."""
+        key = run.paths.stem, encoder.loaded.name
+        if key not in self._known:
+            path = self._name_cache(run, encoder, hidden)
+            if path is not None and path.is_file():
+                self._known[key] = np.load(path, allow_pickle=False)
+            else:
+                self._known[key] = _encode(run, encoder, masking, hidden)
+                if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_array(path, self._known[key])
+        return self._known[key]
+
+    def _name_cache(self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_]) -> Path | None:
+        if self.work_dir is None:
+            return None
+        what = json.dumps([encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist()])
+        return self.work_dir / "masked" / f"{hashlib.sha256(what.encode()).hexdigest()}.npy"
+
+
+def _encode(
+    run: StoredRun, encoder: RunEncoder, masking: MaskingEncoder, hidden: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    model = encoder.loaded.config
+    windows = build_windows(
+        read_signals(run.paths)[1],
+        repetition_time=run.sidecar["RepetitionTime"],
+        n_dummy=run.sidecar["VolumesDropped"]["Dummy"]["Count"],
+        target_repetition_time=model.repetition_time,
+        window=model.window,
+        n_windows=encoder.config.n_windows,
+    )
+    return np.asarray(masking.encode_variants(windows, hidden).mean(axis=1))
