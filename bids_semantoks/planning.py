@@ -74,6 +74,8 @@ class Plan:
         """What decides whether signals are up to date, besides their inputs."""
         signals = self.config.signals
         atlas = {"atlas": self.atlas.name, "atlas_sha256": self.atlas.sha256, "space": self.atlas.space}
+        if transforms := sorted({one.transform.name for one in self.atlas.volumes if one.transform is not None}):
+            atlas["atlas_warped"] = " and ".join(transforms)
         # Series are taken as they are: options of denoising change nothing about them, so they do not count.
         found = dict.fromkeys(("denoising", "band_pass", "fd_threshold", "dummy_scans", "min_coverage"))
         if self.dataset.is_parcellated:
@@ -160,7 +162,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     else:
         spaces = find_all_spaces(signals.atlas, directory=signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-        atlas = _load_atlas(signals, runs[0])
+        atlas = _load_atlas(config, runs[0])
     encoder = None
     if not signals.signals_only:
         seed = config.running.random_seed
@@ -180,11 +182,13 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     return plan, encoder, [_build_job(plan, encoder, run) for run in runs]
 
 
-def _load_atlas(signals: SignalsConfig, run: Run) -> Atlas:
+def _load_atlas(config: AppConfig, run: Run) -> Atlas:
+    signals = config.signals
     if is_surface(run.bold):
         return load_surface_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir)
     check_is_volumetric(signals.atlas, run.space)
-    return load_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir)
+    work_dir = config.running.work_dir
+    return load_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir, work_dir=work_dir)
 
 
 def _without_new_database(config: AppConfig) -> AppConfig:

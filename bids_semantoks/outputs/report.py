@@ -271,6 +271,10 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
         ("largest FD", f"{largest:.3f} mm" if largest is not None else "not known"),
         ("denoising", denoising["Preset"] + (f", {len(regressors)} regressors" if regressors is not None else "")),
         ("absent parcels", f"{len(absent)} of {sidecar['Atlas']['Parcels']}{_name_some(absent)}"),
+        *(
+            ("atlas warped", f"{one['Image']} from {one['WarpedFrom']}, with {one['Transform']} (nearest neighbour)")
+            for one in sidecar["Atlas"].get("Warped", [])
+        ),
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.outputs.provenance import build_uri, compute_settings_hash, find_versions
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
@@ -62,7 +63,13 @@ def build_signals_sidecar(
         "RecognizedAs": run.recognised or "no pipeline that is known; read as fMRIPrep's outputs are",
         "RepetitionTime": repetition_time,
         "SamplingFrequency": 1.0 / repetition_time,
-        "Atlas": {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Parcels": len(atlas.parcels)},
+        "Atlas": {
+            "Name": atlas.name,
+            "Space": atlas.space,
+            "SHA256": atlas.sha256,
+            "Parcels": len(atlas.parcels),
+            **_describe_warps(atlas),
+        },
         "AbsentParcels": [name for name, there in zip(atlas.parcels, signals.present, strict=True) if not there],
         "Denoising": _describe_denoising(run, signals, settings),
         "VolumesTotal": int(signals.kept.size),
@@ -84,6 +91,11 @@ def build_signals_sidecar(
         "SettingsHash": compute_settings_hash(settings),
         "Inputs": inputs,
     }
+
+
+def _describe_warps(atlas: Atlas) -> dict[str, Any]:
+    warped = [volume for volume in atlas.volumes if volume.transform is not None]
+    return {"Warped": [{"Image": one.path.name, **describe_warp(one)} for one in warped]} if warped else {}
 
 
 def _describe_state(run: Run, settings: dict[str, Any]) -> str:

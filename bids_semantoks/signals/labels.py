@@ -14,13 +14,22 @@ from bids_semantoks.records import CANONICAL_NETWORKS
 
 _NAME_COLUMNS = ("label", "name")
 _NETWORK_COLUMNS = ("network_label", "network")
-_MISSING = ("", "n/a")
+# Parcellations call parcels without a network so, too.
+_MISSING = ("", "n/a", "None", "none")
 # Spellings met in published tables; compared in lower case without spaces, underscores and hyphens.
 _SYNONYMS = {
     "visual": "Vis",
     "somatomotor": "SomMot",
+    "sensorimotor": "SomMot",
+    "smhand": "SomMot",
+    "smmouth": "SomMot",
+    "auditory": "SomMot",
     "dorsalattention": "DorsAttn",
     "ventralattention": "SalVentAttn",
+    "ventralattn": "SalVentAttn",
+    "salience": "SalVentAttn",
+    "cinguloopercular": "SalVentAttn",
+    "cingulooperc": "SalVentAttn",
     "salienceventralattention": "SalVentAttn",
     "salventattn": "SalVentAttn",
     "control": "Cont",

@@ -191,7 +191,7 @@ def collect_parts(entry: Entry, recipe: Recipe, space: str, shelf: Shelf) -> tup
                 listed_in=entry.path,
                 values=one.values,
                 indices=one.indices,
-                licence=f"{path.name}: {one.licence}; {one.source}",
+                licence=f"{path.name}: {one.licence}, from {one.source}",
                 n_labels=one.n_labels,
                 space=one.space if transform else "",
                 transform=transform,

@@ -360,7 +360,7 @@ def test_composed_atlas(tmp_path):
     assert find_atlas_spaces(entry, directory=None) == (SPACE,)
     atlas = load_atlas(entry, space=SPACE, directory=None)
     assert [volume.path.name for volume in atlas.volumes] == ["first.nii.gz", "second.nii.gz"]
-    assert atlas.volumes[0].licence == "first.nii.gz: free; made here"
+    assert atlas.volumes[0].licence == "first.nii.gz: free, from made here"
     expected = np.array([0, 2, 1, 0, 0])[LABELS]
     inner = expected[2:5, 3:5, 1:5]
     inner[inner == 0] = 3

@@ -1,0 +1,210 @@
+"""Presets of the registry, atlases by table, and the orders of Schaefer's parcels."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import logging
+import re
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from bold_files import AFFINE, LABELS, SPACE, write_atlas
+
+from bids_semantoks.errors import AtlasError
+from bids_semantoks.models.layout import default_layout
+from bids_semantoks.models.matching import match_parcels
+from bids_semantoks.signals.atlas import build_label_grid, load_atlas
+from bids_semantoks.signals.labels import load_label_table
+from bids_semantoks.signals.orders import rename_to_seven_networks
+from bids_semantoks.signals.registry import find_registry, load_entry
+from bids_semantoks.signals.supply import find_address, name_transform
+
+DEFAULT = "Schaefer400Tian3Buckner7"
+STEM = "Schaefer2018_400Parcels_{}Networks_order_FSLMNI152_2mm"
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch, tmp_path):
+    monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("BIDS_SEMANTOKS_CACHE_DIR", "TEMPLATEFLOW_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "no" / name))
+
+
+def read_centroids(shared, order):
+    with (shared / "atlas" / f"{STEM.format(order)}.Centroid_RAS.csv").open() as file:
+        return {row["ROI Name"]: tuple(float(row[c]) for c in "RAS") for row in csv.DictReader(file)}
+
+
+def write_table(path, names):
+    path.write_text("index\tlabel\n" + "".join(f"{n}\t{name}\n" for n, name in enumerate(names, 1)))
+    return path
+
+
+# The orders of Schaefer's parcels
+
+
+def test_parcels_of_the_17_network_order_are_found_by_where_they_lie(shared, tmp_path):
+    seven, seventeen = read_centroids(shared, 7), read_centroids(shared, 17)
+    assert len(set(seven.values())) == 400
+    renamed = rename_to_seven_networks(load_label_table(write_table(tmp_path / "t.tsv", seventeen)))
+    assert [seven[name] for name in renamed.parcels] == list(seventeen.values())
+    assert renamed.parcels != tuple(seven)
+    assert renamed.networks == tuple(name.split("_")[2] for name in renamed.parcels)
+    assert renamed.values == tuple(range(1, 401))
+
+
+def test_an_image_in_the_17_network_order_gives_the_same_parcels(shared, tmp_path, caplog):
+    image = nib.load(shared / "atlas" / f"{STEM.format(7)}.nii.gz")
+    labels = np.asarray(image.dataobj).astype(int)
+    at = {where: n for n, where in enumerate(read_centroids(shared, 17).values(), 1)}
+    lookup = np.r_[0, [at[where] for where in read_centroids(shared, 7).values()]]
+    path = tmp_path / f"atlas-Mine_space-{SPACE}_dseg.nii.gz"
+    nib.Nifti1Image(lookup[labels].astype(np.int16), image.affine).to_filename(path)
+    write_table(path.with_name(path.name.replace("nii.gz", "tsv")), read_centroids(shared, 17))
+    with caplog.at_level(logging.INFO, "bids_semantoks"):
+        found = load_atlas(path, space=SPACE, directory=None)
+    assert "named in the 17-network order" in caplog.text
+    expected = load_atlas("Schaefer400", space=SPACE, directory=shared / "atlas")
+    assert set(found.parcels) == set(expected.parcels)
+    grids = [build_label_grid(one, image.shape, image.affine) for one in (found, expected)]
+    names = [np.array(["", *one.parcels])[grid] for one, grid in zip((found, expected), grids, strict=True)]
+    np.testing.assert_array_equal(names[0], names[1])
+    match = match_parcels(found.parcels, found.networks, default_layout())
+    assert [found.parcels[i] for i in match.order[:400]] == list(expected.parcels)
+
+
+def test_names_of_2018_are_those_of_templateflow(shared):
+    name = "tpl-MNI152NLin2009cAsym_atlas-Schaefer2018_desc-400Parcels7Networks_dseg.tsv"
+    table = load_label_table(shared / "atlas" / name)
+    expected = load_label_table(find_registry() / "Schaefer400_dseg.tsv").parcels
+    assert sum(a != b for a, b in zip(table.parcels, expected, strict=True)) == 66
+    assert rename_to_seven_networks(table).parcels == expected
+
+
+def test_other_tables_keep_their_names(shared, tmp_path):
+    names = list(read_centroids(shared, 17))
+    fewer = load_label_table(write_table(tmp_path / "fewer.tsv", names[:100]))
+    assert rename_to_seven_networks(fewer) == fewer
+    canonical = load_label_table(find_registry() / "Schaefer400_dseg.tsv")
+    assert rename_to_seven_networks(canonical) is canonical
+    more = load_label_table(write_table(tmp_path / "more.tsv", ["Hippocampus", *names]))
+    assert rename_to_seven_networks(more).parcels[0] == "Hippocampus"
+    assert rename_to_seven_networks(more).parcels[1].startswith("7Networks_LH_")
+
+
+# Presets
+
+
+def test_cortex_alone_masks_subcortex_and_cerebellum(shared):
+    atlas = load_atlas("Schaefer400", space=SPACE, directory=shared / "atlas")
+    match = match_parcels(atlas.parcels, atlas.networks, default_layout())
+    assert match.absent_networks == ("Subcortex", "Cerebellum")
+    assert match.order.tolist() == [*range(400), *[-1] * 57]
+
+
+def test_hundred_parcels(tmp_path):
+    entry = load_entry(find_registry() / "Schaefer100.json")
+    labels = np.zeros((11, 10, 7), np.int16)
+    labels.ravel()[:100] = np.arange(1, 101)
+    nib.Nifti1Image(labels, AFFINE).to_filename(tmp_path / entry.recipes[SPACE][0][0].files[0])
+    atlas = load_atlas("Schaefer100", space=SPACE, directory=tmp_path)
+    assert len(atlas.parcels) == 100
+    assert set(atlas.networks) == {"Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default"}
+    assert atlas.parcels[50] == "7Networks_RH_Vis_1"
+
+
+def test_table_like_gordons(tmp_path):
+    rows = [(1, "L_Default_1", "Default"), (2, "L_SMhand_1", "SMhand"), (3, "R_CinguloOperc_2", "CinguloOperc")]
+    path = write_atlas(tmp_path, LABELS, rows=[*rows, (4, "R_None_3", "None")], name="Gordon333")
+    atlas = load_atlas(path, space=SPACE, directory=None)
+    assert atlas.networks == ("Default", "SomMot", "SalVentAttn", "")
+    rows[2] = (3, "R_Retro_1", "RetrosplenialTemporal")
+    path = write_atlas(tmp_path, LABELS, rows=[*rows, (4, "R_FP_3", "FrontoParietal")], name="Gordon333")
+    assert load_atlas(path, space=SPACE, directory=None).networks[2:] == ("RetrosplenialTemporal", "Cont")
+
+
+# What the registry says
+
+
+def test_files_of_templateflow_bear_the_names_that_its_client_lists():
+    """The client's own list of the archive, read without importing the client."""
+    client = importlib.util.find_spec("templateflow")
+    if client is None or client.origin is None:
+        pytest.skip("needs the client of TemplateFlow")
+    with zipfile.ZipFile(Path(client.origin).parent / "conf" / "templateflow-skel.zip") as archive:
+        listed = set(archive.namelist())
+    entries = [load_entry(path) for path in sorted(find_registry().glob("*.json"))]
+    parts = [part for one in entries for some in one.recipes.values() for recipe in some for part in recipe]
+    wanted = {part.templateflow for part in parts if part.templateflow}
+    wanted.add(name_transform("MNI152NLin6Asym", "MNI152NLin2009cAsym"))
+    assert len(wanted) == 5
+    assert wanted <= listed
+
+
+def test_checksums_are_those_of_the_files(shared):
+    from hashlib import sha256  # noqa: PLC0415
+
+    entry = load_entry(find_registry() / f"{DEFAULT}.json")
+    parts = {part.files[0]: part for some in entry.recipes.values() for recipe in some for part in recipe}
+    known = {name: part.sha256 for name, part in parts.items() if part.sha256}
+    assert len(known) == 3
+    for name, expected in known.items():
+        assert sha256((shared / "atlas" / name).read_bytes()).hexdigest() == expected
+    assert all(re.match("https://", find_address(part)) for part in parts.values())
+
+
+# The authors' file
+
+
+def write_combined(shared, folder, change=None):
+    whole = load_atlas(DEFAULT, space=SPACE, directory=shared / "atlas")
+    reference = nib.load(whole.volumes[0].path)
+    grid = build_label_grid(whole, reference.shape, reference.affine)
+    grid = grid if change is None else change(grid)
+    folder.mkdir(exist_ok=True)
+    path = folder / "schaefer400_tian50_buckner7_MNI152_2mm.nii.gz"
+    nib.Nifti1Image(grid.astype(np.int16), reference.affine).to_filename(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda grid: np.where(grid == 457, 0, grid), r"must hold the labels 1 to 457, it lacks 457"),
+        (lambda grid: np.where(grid == 3, 458, grid), r"it lacks 3, it also holds 458"),
+        (lambda grid: np.where((grid > 0) & (grid <= 450), (grid + 49) % 450 + 1, grid), "labels are in another order"),
+        (lambda grid: grid[::-1], "the image is flipped"),
+    ],
+)
+def test_another_file_under_the_authors_name_is_refused(shared, tmp_path, change, words):
+    write_combined(shared, tmp_path, change)
+    with pytest.raises(AtlasError, match=words):
+        load_atlas(DEFAULT, space=SPACE, directory=tmp_path)
+
+
+def test_the_authors_file_in_the_hubs_cache_counts(shared, tmp_path, monkeypatch):
+    root = tmp_path / "hub" / "models--SamGijsen--Brain-Semantoks"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text("abc")
+    (root / "snapshots").mkdir()
+    path = write_combined(shared, root / "snapshots" / "abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert load_atlas(DEFAULT, space=SPACE, directory=None).volumes[0].path == path
+    # What the user names wins as a whole.
+    given = load_atlas(DEFAULT, space=SPACE, directory=shared / "atlas")
+    assert [volume.path.parent for volume in given.volumes] == [shared / "atlas"] * 2
+
+
+def test_fewer_parcels_are_taken_with_a_warning_only_when_nothing_better_is_to_be_had(shared, caplog):
+    with caplog.at_level(logging.WARNING, "bids_semantoks"):
+        atlas = load_atlas(DEFAULT, space="MNI152NLin2009cAsym", directory=shared / "atlas")
+    assert len(atlas.volumes) == 1
+    assert "with 450 of its 457 parcels only" in caplog.text
+    assert "tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5 is not here" in caplog.text
+    assert json.dumps(atlas.parcels[450]) == '"Cerebellum_Vis"'
