@@ -162,7 +162,9 @@ def find_kind(config: AppConfig) -> tuple[str, str]:
     return fitting[0]
 
 
-def select_stored(stored: Sequence[StoredRun], selection: SelectionConfig, *, where: str) -> list[StoredRun]:
+def select_stored(
+    stored: Sequence[StoredRun], selection: SelectionConfig, *, where: str, prefers_rest: bool = True
+) -> list[StoredRun]:
     """Keep the stored runs that were asked for.
 
     Parameters
@@ -170,9 +172,11 @@ def select_stored(stored: Sequence[StoredRun], selection: SelectionConfig, *, wh
     stored : sequence of StoredRun
         All of an atlas and space.
     selection : SelectionConfig
-        Participants, sessions, tasks and runs.
+        Participants, sessions, tasks, acquisitions, directions, runs and echoes.
     where : str
         The output dataset, for messages.
+    prefers_rest : bool
+        Whether resting runs alone are taken where there are some and no task was asked for.
 
     Returns
     -------
@@ -197,22 +201,27 @@ def select_stored(stored: Sequence[StoredRun], selection: SelectionConfig, *, wh
     kept = [run for run in kept if run.entities["sub"] not in excluded]
     if not kept:
         raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
-    if not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
+    if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
         rest = [run for run in kept if run.entities.get("task", "").startswith("rest")]
         LOGGER.info("Features are made from %d runs of task rest; choose others with --task-id.", len(rest))
         return rest
     tasks = sorted({run.entities.get("task", "n/a") for run in kept})
-    LOGGER.info("Features are made from %d runs of task %s.", len(kept), ", ".join(tasks))
+    if prefers_rest:
+        LOGGER.info("Features are made from %d runs of task %s.", len(kept), ", ".join(tasks))
     return kept
 
 
-def choose_stored(config: AppConfig) -> tuple[str, tuple[str, ...], tuple[str, ...], list[StoredRun]]:
+def choose_stored(
+    config: AppConfig, *, prefers_rest: bool = True
+) -> tuple[str, tuple[str, ...], tuple[str, ...], list[StoredRun]]:
     """Choose the stored runs to work on, all made with one atlas in one space.
 
     Parameters
     ----------
     config : AppConfig
         What was asked.
+    prefers_rest : bool
+        As in `select_stored`.
 
     Returns
     -------
@@ -234,7 +243,7 @@ def choose_stored(config: AppConfig) -> tuple[str, tuple[str, ...], tuple[str, .
     parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
     found = find_stored_runs(config.out_dir, atlas=atlas, model="")
     stored = [run for run in found if run.entities.get("space", "") == space]
-    chosen = select_stored(stored, config.selection, where=str(config.out_dir))
+    chosen = select_stored(stored, config.selection, where=str(config.out_dir), prefers_rest=prefers_rest)
     sha256 = read_atlas_checksum(config.out_dir, name=atlas, space=space)
     others = [run for run in chosen if run.sidecar["Atlas"]["SHA256"] != sha256]
     if others:
@@ -289,7 +298,7 @@ def run_group(config: AppConfig) -> Tally:
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     asked = config.pretraining
-    is_all = not config.running.dry_run and not config.probing.probe
+    is_all = not config.running.dry_run and not config.probing.probe and config.probing.task_blocks is None
     if asked.pretrain and asked.pretrain_data and is_all and not find_stored_kinds(config.out_dir):
         # Nothing is here to be embedded: the encoder is all that was wanted.
         _open_outputs(config)
@@ -297,7 +306,7 @@ def run_group(config: AppConfig) -> Tally:
         return Tally(is_silent=read_rank() > 0)
     atlas, parcels, networks, chosen = choose_stored(config)
     # Hours of pretraining or embedding must not end at a misspelt column.
-    probe = prepare_probes(config, chosen)
+    probe = prepare_probes(config, chosen, (parcels, networks))
     if config.pretraining.pretrain:
         if config.running.dry_run:
             n_participants = len({run.entities["sub"] for run in chosen})
@@ -358,7 +367,9 @@ def write_group_methods(config: AppConfig) -> None:
 _Probe = Callable[[AppConfig, RunEncoder, Sequence[StoredRun], tuple[tuple[str, ...], tuple[str, ...]]], None]
 
 
-def prepare_probes(config: AppConfig, chosen: Sequence[StoredRun]) -> _Probe | None:
+def prepare_probes(
+    config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
+) -> _Probe | None:
     """Check what was asked of probes, to be done when all runs are embedded.
 
     Parameters
@@ -367,6 +378,8 @@ def prepare_probes(config: AppConfig, chosen: Sequence[StoredRun]) -> _Probe | N
         What was asked.
     chosen : sequence of StoredRun
         The runs.
+    atlas : tuple of (parcels, networks)
+        Of these runs.
 
     Returns
     -------
@@ -378,12 +391,13 @@ def prepare_probes(config: AppConfig, chosen: Sequence[StoredRun]) -> _Probe | N
     InputError
         When a phenotype cannot be probed.
     """
-    if not config.probing.probe:
+    asked = config.probing
+    if not asked.probe and asked.task_blocks is None:
         return None
-    from bids_semantoks.probes.designs import plan_probes  # noqa: PLC0415 - scikit-learn is slow to load
-    from bids_semantoks.probes.report import report_probes  # noqa: PLC0415 - as above
+    from bids_semantoks.probes.call import plan_call, run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
-    return functools.partial(report_probes, plan_probes(config, chosen))
+    task_runs = choose_stored(config, prefers_rest=False)[-1] if asked.task_blocks else []
+    return functools.partial(run_call, plan_call(config, chosen, task_runs, atlas))
 
 
 def _open_outputs(config: AppConfig) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bids_semantoks.demo.parcellated import write_parcellated
@@ -43,9 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="write parcellated series without voxels instead of fMRIPrep derivatives",
     )
     parser.add_argument("--short", action="store_true", help="runs of 136 s instead of 6 minutes, for quick trials")
+    parser.add_argument(
+        "--task", action="store_true", help="with --parcellated: a run with blocks of a task for each participant, too"
+    )
     options = parser.parse_args(arguments)
+    if options.task and not options.parcellated:
+        parser.error("--task needs --parcellated")
     started = time.perf_counter()
-    write, default = (write_parcellated, 400) if options.parcellated else (write_study, 24)
+    write: Callable[..., None] = write_study
+    if options.parcellated:
+        write = functools.partial(write_parcellated, task=options.task)
+    default = 400 if options.parcellated else 24
     number = default if options.participants is None else options.participants
     try:
         write(options.out_dir, n_participants=number, seed=options.seed, short=options.short)

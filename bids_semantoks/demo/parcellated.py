@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bids_semantoks.demo.atlas import ATLAS_NAME, SPACE, build_table
@@ -13,13 +15,16 @@ from bids_semantoks.demo.files import write_json, write_series, write_tsv
 from bids_semantoks.demo.neural import simulate_signals
 from bids_semantoks.demo.participants import SITE_NOISE, Participant, RunPlan, draw_participant, plan_runs
 from bids_semantoks.demo.study import STUDY_NAME, start_study, write_phenotypes
+from bids_semantoks.demo.task import compute_activity, draw_blocks, write_events
 from bids_semantoks.demo.truth import write_truth_table
 
 # Standard deviation of what denoising left behind, over the neural signal's.
 RESIDUAL_NOISE: Final = 0.3
 
 
-def write_parcellated(out_dir: Path, *, n_participants: int = 400, seed: int = 0, short: bool = False) -> None:
+def write_parcellated(
+    out_dir: Path, *, n_participants: int = 400, seed: int = 0, short: bool = False, task: bool = False
+) -> None:
     """Write a derivative dataset of parcellated series, one run a participant, and the truth in ``code/truth``.
 
     The participants, their phenotypes and effects are those of `bids_semantoks.demo.study.write_study` with the same
@@ -35,6 +40,8 @@ def write_parcellated(out_dir: Path, *, n_participants: int = 400, seed: int = 0
         Seed of everything random.
     short : bool
         Whether runs last 136 s instead of 6 minutes, for tests.
+    task : bool
+        Whether each participant has a run of a task as well, with blocks of two types in its table of events.
 
     Raises
     ------
@@ -60,7 +67,10 @@ def write_parcellated(out_dir: Path, *, n_participants: int = 400, seed: int = 0
     write_tsv(table, ("index", "label", "network_label"), rows)
     with threadpool_limits(1):
         for participant in participants:
-            _write_series(out_dir, participant, plan_runs(participant, short=short)[0], parcels)
+            plan = plan_runs(participant, short=short)[0]
+            _write_series(out_dir, participant, plan, parcels)
+            if task:
+                _write_task(out_dir, participant, dataclasses.replace(plan, number=7), parcels)
     write_truth_table(out_dir, participants)
 
 
@@ -85,9 +95,24 @@ def simulate_series(participant: Participant, plan: RunPlan) -> np.ndarray[Any, 
     return np.asarray(signals + noise * rng.standard_normal(signals.shape))
 
 
-def _write_series(out_dir: Path, participant: Participant, plan: RunPlan, parcels: tuple[str, ...]) -> None:
-    name = f"sub-{participant.label}_task-rest_space-{SPACE}_atlas-{ATLAS_NAME}_stat-mean_timeseries"
+def _write_series(
+    out_dir: Path,
+    participant: Participant,
+    plan: RunPlan,
+    parcels: tuple[str, ...],
+    *,
+    task: str = "rest",
+    activity: NDArray[np.float64] | float = 0.0,
+) -> None:
+    name = f"sub-{participant.label}_task-{task}_space-{SPACE}_atlas-{ATLAS_NAME}_stat-mean_timeseries"
     stem = out_dir / f"sub-{participant.label}" / "func" / name
     timing = {"RepetitionTime": plan.repetition_time, "SamplingFrequency": 1.0 / plan.repetition_time}
     write_json(stem.with_suffix(".json"), timing)
-    write_series(stem.with_suffix(".tsv"), parcels, simulate_series(participant, plan), "%.4f")
+    write_series(stem.with_suffix(".tsv"), parcels, simulate_series(participant, plan) + activity, "%.4f")
+
+
+def _write_task(out_dir: Path, participant: Participant, plan: RunPlan, parcels: tuple[str, ...]) -> None:
+    blocks = draw_blocks(participant, plan)
+    _write_series(out_dir, participant, plan, parcels, task="blocks", activity=compute_activity(blocks, plan))
+    name = f"sub-{participant.label}_task-blocks_events.tsv"
+    write_events(out_dir / f"sub-{participant.label}" / "func" / name, blocks)

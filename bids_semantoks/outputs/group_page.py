@@ -13,6 +13,7 @@ import numpy as np
 from bids_semantoks.outputs.figures_importance import RetestBar, draw_retest
 from bids_semantoks.outputs.figures_map import Colouring, draw_map
 from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figure
+from bids_semantoks.outputs.group_extras import build_block_section, build_scaling_section
 from bids_semantoks.outputs.group_phenotype import build_part, describe_level
 from bids_semantoks.outputs.group_report import GroupPage, Picture, Section, read_training_picture, write_group_page
 from bids_semantoks.outputs.group_wording import METRIC_NAMES, MODEL_NAMES, format_interval, format_number, format_p
@@ -267,6 +268,8 @@ def build_training_section(stored: StoredProbes, out_dir: Path) -> Section | Non
 SECTIONS: tuple[Callable[[StoredProbes, Path], Section | None], ...] = (
     build_leakage_section,
     build_retest_section,
+    lambda _, out_dir: build_block_section(out_dir),
+    lambda _, out_dir: build_scaling_section(out_dir),
     build_map_section,
     build_training_section,
 )

@@ -1,0 +1,193 @@
+"""What the page of the group says about blocks of tasks and about scaling, read from their tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bids_semantoks.outputs import block_tables, scaling_tables
+from bids_semantoks.outputs.block_tables import read_rows
+from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figure
+from bids_semantoks.outputs.figures_scaling import ScalingPanel, draw_scaling
+from bids_semantoks.outputs.group_report import Picture, Section
+from bids_semantoks.outputs.group_wording import METRIC_NAMES, format_interval, format_number, format_p
+
+_BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
+
+
+def build_block_section(out_dir: Path) -> Section | None:
+    """Say and show how well types of blocks are told apart.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+
+    Returns
+    -------
+    Section or None
+        None where no blocks were probed.
+    """
+    path = out_dir / f"{block_tables.NAME}.tsv"
+    rows = read_rows(path)
+    if not rows:
+        return None
+    facts = json.loads(path.with_suffix(".json").read_bytes())["Facts"]
+    types = ", ".join(f"{label} ({count})" for label, count in facts["Types"].items())
+    sentences = [
+        f"Blocks of {rows[0]['column']}, of {facts['LongestBlock']:g} s at most, each embedded by "
+        f"{facts['Encoder']['Name']} as one patch while all other patches were masked: {types}."
+    ]
+    if facts["Out"]:
+        sentences.append(f"Out: {'; '.join(facts['Out'])}.")
+    pictures, lines = [], []
+    for design in dict.fromkeys(row["design"] for row in rows):
+        own = [row for row in rows if row["design"] == design]
+        value, low, high = (_number(own[0][key]) for key in ("value", "ci_low", "ci_high"))
+        whom = "other participants" if design == "across" else "other blocks of the same participant"
+        sentences.append(
+            f"Trained on {whom}, {own[0]['model']} (block in the first patch) reaches balanced accuracy "
+            f"{format_interval(value, low, high)} in {own[0]['n_participants']} participants, p = "
+            f"{format_p(_number(own[0]['p_value']))} against chance ({format_number(_number(own[0]['chance']))}); "
+            f"a fold leaves out {own[0]['folds']}."
+        )
+        bars = [
+            Bar(
+                name=_name_block_model(row),
+                value=_number(row["value"]),
+                low=_number(row["ci_low"]),
+                high=_number(row["ci_high"]),
+                note=f"{format_number(_number(row['value']))}  p {format_p(_number(row['p_value']))}",
+                is_encoder=row is own[0],
+            )
+            for row in sorted(own, key=lambda row: -_number(row["value"]))
+        ]
+        chance = _number(own[0]["chance"])
+        pictures.append(
+            Picture(
+                title=f"{design.title()} participants",
+                caption="Mean over participants of their balanced accuracy, on the same blocks and folds. Parcel means "
+                "are those of the same block.",
+                data=render_figure(
+                    f"blocks {design}",
+                    lambda b=bars, c=chance: draw_models(b, label="balanced accuracy", chance=c),  # type: ignore[misc]
+                ),
+            )
+        )
+        lines += [[_name_block_model(row), design, *_describe_block_row(row)] for row in own]
+    return Section(
+        anchor="blocks",
+        title="Blocks of a task",
+        short="Blocks",
+        sentences=sentences,
+        pictures=pictures,
+        columns=["model", "participants", "balanced accuracy", "p", "encoder minus this", "p of the difference"],
+        lines=lines,
+    )
+
+
+def _describe_block_row(row: dict[str, str]) -> list[str]:
+    value, low, high = (_number(row[key]) for key in ("value", "ci_low", "ci_high"))
+    found = [_number(row[key]) for key in ("difference", "difference_low", "difference_high")]
+    difference = "" if math.isnan(found[0]) else f"{found[0]:+.2f} [{found[1]:+.2f}, {found[2]:+.2f}]"
+    return [
+        format_interval(value, low, high),
+        format_p(_number(row["p_value"])),
+        difference,
+        format_p(_number(row["difference_p"])),
+    ]
+
+
+def _name_block_model(row: dict[str, str]) -> str:
+    name = _BLOCK_MODELS.get(row["model"], row["model"])
+    return f"{name}, {row['position']} patch" if row["position"] else name
+
+
+def build_scaling_section(out_dir: Path) -> Section | None:
+    """Say and show what encoders gain by more data.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+
+    Returns
+    -------
+    Section or None
+        None where nothing was scaled.
+    """
+    path = out_dir / f"{scaling_tables.NAME}.tsv"
+    rows = read_rows(path)
+    if not rows:
+        return None
+    facts = json.loads(path.with_suffix(".json").read_bytes())["Facts"]
+    # Balanced accuracy follows AUROC in the table; one picture a phenotype is enough.
+    fits = [fit for fit in facts["Fits"] if fit["Metric"] != "balanced_accuracy"]
+    picture = Picture(
+        title="Gain over random weights",
+        caption="Each point is an encoder; the line is fitted over the logarithm of participants; the band holds the "
+        "scores of random weights about their mean.",
+        data=render_figure("scaling", lambda: draw_scaling([_build_panel(rows, fit) for fit in fits])),
+    )
+    return Section(
+        anchor="scaling",
+        title="More data to pretrain on",
+        short="Scaling",
+        sentences=_describe_scaling(facts),
+        pictures=[picture],
+        columns=["phenotype", "participants", "encoders", "mean score", "mean gain over random weights"],
+        lines=_list_scaling(rows),
+    )
+
+
+def _describe_scaling(facts: dict[str, Any]) -> list[str]:
+    sentences = [
+        "The same participants are pretrained and probed on: encoders saw signals of those whom they are tested on, "
+        "though never their phenotypes. Gains may be smaller for people they never saw."
+        if facts["Source"] == "own"
+        else f"Pretrained on shares of the {facts['ParticipantsThere']} participants of {facts['Source']}, probed on "
+        "this study's."
+    ]
+    for fit in facts["Fits"]:
+        if fit["Slope"] is None:
+            verdict = "one share, so no slope"
+        else:
+            interval = "" if fit["Low"] is None else f" [{fit['Low']:+.3f}, {fit['High']:+.3f}]"
+            verdict = f"ten times the participants change it by {fit['Slope']:+.3f}{interval}"
+        metric = METRIC_NAMES[fit["Metric"]]
+        sentences.append(f"{fit['Phenotype']}, gain in {metric} of {fit['Encoders']} encoders: {verdict}.")
+    sentences.append("Intervals are over encoders, which are all probed on the same people.")
+    return sentences
+
+
+def _build_panel(rows: list[dict[str, str]], fit: dict[str, Any]) -> ScalingPanel:
+    own = [row for row in rows if (row["phenotype"], row["metric"]) == (fit["Phenotype"], fit["Metric"])]
+    scores = np.array(fit["RandomWeights"])
+    return ScalingPanel(
+        title=fit["Phenotype"],
+        label=METRIC_NAMES[fit["Metric"]],
+        n_participants=np.array([float(row["n_pretraining"]) for row in own]),
+        gains=np.array([_number(row["gain"]) for row in own]),
+        intercept=math.nan if fit["Intercept"] is None else fit["Intercept"],
+        slope=math.nan if fit["Slope"] is None else fit["Slope"],
+        spread=scores - scores.mean(),
+    )
+
+
+def _list_scaling(rows: list[dict[str, str]]) -> list[list[str]]:
+    keys = dict.fromkeys((row["phenotype"], row["metric"], row["n_pretraining"]) for row in rows)
+    lines = []
+    for key in keys:
+        own = [row for row in rows if (row["phenotype"], row["metric"], row["n_pretraining"]) == key]
+        value, gain = (float(np.mean([_number(row[name]) for row in own])) for name in ("value", "gain"))
+        name = f"{key[0]}, {METRIC_NAMES[key[1]]}"
+        lines.append([name, key[2], str(len(own)), format_number(value), f"{gain:+.2f}"])
+    return lines
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan

@@ -1,0 +1,124 @@
+"""Everything that one call asks of embeddings: phenotypes, blocks of tasks, scaling; checked first, then done."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+from bids_semantoks.config import AppConfig
+from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.outputs.group_extras import build_block_section
+from bids_semantoks.outputs.group_page import draw_group_page
+from bids_semantoks.outputs.group_report import GroupPage, write_group_page
+from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.probes.block_scores import probe_blocks
+from bids_semantoks.probes.clips import BlockPlan, plan_blocks
+from bids_semantoks.probes.designs import plan_probes
+from bids_semantoks.probes.plans import ProbePlan
+from bids_semantoks.probes.report import report_probes
+from bids_semantoks.probes.scaling import measure_scaling
+from bids_semantoks.probes.scaling_plans import ScalingPlan, plan_scaling
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+Atlas = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CallPlan:
+    """What will be done.
+
+    Parameters
+    ----------
+    probes : ProbePlan or None
+        Phenotypes.
+    blocks : BlockPlan or None
+        Blocks of tasks.
+    scaling : ScalingPlan or None
+        Encoders to be pretrained on shares.
+    """
+
+    probes: ProbePlan | None
+    blocks: BlockPlan | None
+    scaling: ScalingPlan | None
+
+
+def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: Atlas) -> CallPlan:
+    """Check everything before any work is done.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+    chosen : sequence of StoredRun
+        Runs that features are made from.
+    task_runs : sequence of StoredRun
+        Runs that may have events.
+    atlas : tuple of (parcels, networks)
+        Of these runs.
+
+    Returns
+    -------
+    CallPlan
+        What can be done.
+
+    Raises
+    ------
+    SemantoksError
+        When something cannot.
+    """
+    asked = config.probing
+    return CallPlan(
+        probes=plan_probes(config, chosen) if asked.probe else None,
+        blocks=plan_blocks(config, task_runs) if asked.task_blocks else None,
+        scaling=plan_scaling(config, chosen, atlas) if asked.scaling else None,
+    )
+
+
+def run_call(plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: Atlas) -> None:
+    """Probe, write all tables and draw the page of the group.
+
+    Parameters
+    ----------
+    plan : CallPlan
+        From `plan_call`.
+    config : AppConfig
+        What was asked, with the encoder that was pretrained on the way.
+    encoder : RunEncoder
+        What embedded.
+    stored : sequence of StoredRun
+        Runs with complete embeddings.
+    atlas : tuple of (parcels, networks)
+        Of the signals.
+    """
+    # Phenotypes first: their tables are there when a long training is stopped.
+    if plan.probes is not None:
+        report_probes(plan.probes, config, encoder, stored, atlas)
+    if plan.blocks is not None:
+        LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
+    if plan.scaling is not None and plan.probes is not None:
+        own = dataclasses.replace(plan.probes, config=config)
+        LOGGER.info("Scaling: %s", measure_scaling(own, plan.scaling, stored, atlas))
+    if plan.probes is None:
+        _draw_block_page(config, encoder)
+    elif plan.blocks is not None or plan.scaling is not None:
+        draw_group_page(config.out_dir)
+
+
+def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
+    """Draw a page of blocks alone, or add them to that of phenotypes probed earlier."""
+    if (config.out_dir / "group_probe.tsv").is_file():
+        draw_group_page(config.out_dir)
+        return
+    section = build_block_section(config.out_dir)
+    page = GroupPage(
+        title=encoder.loaded.name,
+        overview=[("encoder", encoder.loaded.description)],
+        pretraining="",
+        warns=False,
+        phenotypes=[],
+        sections=[section] if section else [],
+        warnings=[],
+    )
+    write_group_page(config.out_dir, page)

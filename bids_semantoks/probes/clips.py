@@ -1,0 +1,208 @@
+"""Blocks of tasks as rows: found in tables of events, cut from the stored signals, embedded as one patch each.
+
+Shape letters: n rows (blocks), P parcels, D dimensions of an embedding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.config import AppConfig
+from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
+from bids_semantoks.models.encode import find_clip_patches
+from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.packing import standardise
+from bids_semantoks.signals.blocks import build_block_windows, find_block_volumes
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+_FEWEST: Final = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BlockPlan:
+    """Runs with their events, checked before any work.
+
+    Parameters
+    ----------
+    column : str
+        Of the tables of events.
+    runs : tuple of (StoredRun, tuple of Event)
+        Runs that have events.
+    notes : tuple of str
+        What was left out, and why.
+    """
+
+    column: str
+    runs: tuple[tuple[StoredRun, tuple[Event, ...]], ...]
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Blocks:
+    """All blocks, one a row.
+
+    Parameters
+    ----------
+    labels, participants, runs : NDArray, shape (n,)
+        Type, participant and run of each block.
+    onsets : NDArray, float64, shape (n,)
+        Seconds in the run.
+    features : dict of (str, str) to NDArray, float, shape (n, D)
+        By model and position of the block in the window.
+    notes : tuple of str
+        What was left out, and why.
+    """
+
+    labels: NDArray[Any]
+    participants: NDArray[Any]
+    runs: NDArray[Any]
+    onsets: NDArray[np.float64]
+    features: dict[tuple[str, str], NDArray[np.floating[Any]]]
+    notes: tuple[str, ...]
+
+
+def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
+    """Find the events of all runs before any work is done.
+
+    Parameters
+    ----------
+    config : AppConfig
+        With the column.
+    stored : sequence of StoredRun
+        Runs of all tasks that were selected.
+
+    Returns
+    -------
+    BlockPlan
+        Runs with events.
+
+    Raises
+    ------
+    InputError
+        When no run has events, a table lacks the column, or there are not two types in two blocks each.
+    """
+    column = config.probing.task_blocks or ""
+    roots = find_event_roots(config.bids_dir, config.selection.derivatives)
+    runs, lacking = [], []
+    empty: list[Path] = []
+    for run in stored:
+        path = find_events(run.entities, roots)
+        if path is None:
+            lacking.append(run)
+            continue
+        events = read_events(path, column)
+        if events:
+            runs.append((run, events))
+        else:
+            empty.append(path)
+    if not runs:
+        found = f"{len(empty)} tables without a value in it, the first is {empty[0]}" if empty else "none"
+        tasks = ", ".join(sorted({run.entities.get("task", "n/a") for run in stored}))
+        raise InputError(
+            f"--task-blocks {column} needs events of the runs (task {tasks}): looked for *_events.tsv with that column "
+            f"in {', '.join(map(str, roots))}, found {found}.",
+            hint="Give the raw dataset as BIDS_DIR, and runs of a task by --task-id.",
+        )
+    counts = Counter(event.label for _, events in runs for event in events)
+    if sum(count >= _FEWEST for count in counts.values()) < _FEWEST:
+        listed = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items()))
+        raise InputError(f"--task-blocks {column} needs two types of blocks, twice each: found {listed}.")
+    notes = []
+    if lacking:
+        tasks = ", ".join(sorted({run.entities.get("task", "n/a") for run in lacking}))
+        notes.append(f"{len(lacking)} runs (task {tasks}) without events")
+    if empty:
+        notes.append(f"{len(empty)} runs whose events have no value of {column}")
+    LOGGER.info("Blocks of %s: %d runs with events, types %s.", column, len(runs), ", ".join(sorted(counts)))
+    return BlockPlan(column=column, runs=tuple(runs), notes=tuple(notes))
+
+
+def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
+    """Cut the blocks of all runs and embed each as one patch, all others masked, first and last in the window.
+
+    Parameters
+    ----------
+    plan : BlockPlan
+        From `plan_blocks`.
+    encoders : dict of str to RunEncoder
+        By name, of one architecture.
+
+    Returns
+    -------
+    Blocks
+        With the parcels' means over each block besides.
+
+    Raises
+    ------
+    InputError
+        When nothing is left to be told apart.
+    """
+    model = next(iter(encoders.values())).loaded.config
+    rows: list[tuple[str, str, str, float]] = []
+    parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
+    n_out = 0
+    for run, events in plan.runs:
+        n_dummy = run.sidecar["VolumesDropped"]["Dummy"]["Count"]
+        signals, present = standardise(
+            read_signals(run.paths)[1],
+            repetition_time=run.sidecar["RepetitionTime"],
+            n_dummy=n_dummy,
+            target=model.repetition_time,
+        )
+        places = find_block_volumes(
+            [event.onset for event in events],
+            [event.duration for event in events],
+            n_volumes=len(signals),
+            repetition_time=model.repetition_time,
+            start=n_dummy * run.sidecar["RepetitionTime"],
+            longest=model.patch,
+        )
+        blocks = [(event, place) for event, place in zip(events, places, strict=True) if place is not None]
+        n_out += len(events) - len(blocks)
+        if not blocks:
+            continue
+        rows += [(event.label, run.entities["sub"], run.paths.stem, event.onset) for event, _ in blocks]
+        spans = [place for _, place in blocks]
+        means = np.stack([signals[first : first + length].mean(axis=0) for first, length in spans])
+        parts.setdefault(("parcel_means", ""), []).append(means)
+        for position in ("first", "last"):
+            is_last = position == "last"
+            windows = build_block_windows(
+                signals,
+                present,
+                spans,
+                window=model.window,
+                patch=model.patch,
+                repetition_time=model.repetition_time,
+                last=is_last,
+            )
+            real = find_clip_patches(len(spans), model, last=is_last)
+            for name, encoder in encoders.items():
+                vectors = encoder.frozen.encode(windows, real_patches=real).vectors
+                parts.setdefault((name, position), []).append(vectors)
+    if not rows:
+        raise InputError(
+            f"None of {n_out} blocks of {plan.column} lies in its run and lasts long enough to be seen.",
+            hint="Onsets and durations are seconds from the run's first volume.",
+        )
+    labels, participants, stems, onsets = zip(*rows, strict=True)
+    notes = (*plan.notes, f"{n_out} blocks too brief, or outside their run") if n_out else plan.notes
+    return Blocks(
+        labels=np.array(labels),
+        participants=np.array(participants),
+        runs=np.array(stems),
+        onsets=np.array(onsets),
+        features={key: np.concatenate(found) for key, found in parts.items()},
+        notes=notes,
+    )

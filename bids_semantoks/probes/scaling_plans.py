@@ -1,0 +1,220 @@
+"""Which encoders ``--scaling`` pretrains, on whom: decided and checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.config import AppConfig
+from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.hdf5 import open_signals
+from bids_semantoks.models.build import read_encoder_config
+from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.pretraining import read_training_config
+from bids_semantoks.probing.scaling import choose_share
+from bids_semantoks.training.batches import choose_batch_size
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+FEWEST: Final = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SharedData:
+    """Signals that shares are taken of.
+
+    Parameters
+    ----------
+    name : str
+        ``own``, or that of the other study or file.
+    participants : tuple of str
+        Labels.
+    stored : tuple of StoredRun
+        Runs; none for a file.
+    parcels, networks : tuple of str, length P
+        Their atlas; empty for a file.
+    """
+
+    name: str
+    participants: tuple[str, ...]
+    stored: tuple[StoredRun, ...]
+    parcels: tuple[str, ...]
+    networks: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ScalingJob:
+    """One encoder to be pretrained.
+
+    Parameters
+    ----------
+    share : float
+        Of the participants.
+    participants : frozenset of str
+        Those chosen.
+    seed : int
+        Of choice and training.
+    encoder : str
+        Folder below ``OUT_DIR/encoders``.
+    """
+
+    share: float
+    participants: frozenset[str]
+    seed: int
+    encoder: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ScalingPlan:
+    """All encoders to be pretrained.
+
+    Parameters
+    ----------
+    data : SharedData
+        What shares are taken of.
+    jobs : tuple of ScalingJob
+        By share, then seed.
+    """
+
+    data: SharedData
+    jobs: tuple[ScalingJob, ...]
+
+
+def plan_scaling(
+    config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
+) -> ScalingPlan:
+    """Check shares, data and recipe before any work is done.
+
+    Parameters
+    ----------
+    config : AppConfig
+        With at least one share.
+    chosen : sequence of StoredRun
+        This study's runs.
+    atlas : tuple of (parcels, networks)
+        Of these runs.
+
+    Returns
+    -------
+    ScalingPlan
+        Shares in ascending order.
+
+    Raises
+    ------
+    ConfigurationError
+        When a share has fewer than 16 participants or two are alike, a batch does not fit, or several processes train.
+    InputError
+        When the other study is no output of ours.
+    """
+    asked, n_seeds = config.probing, config.probing.scaling_seeds
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigurationError(
+            "--scaling trains in one process, found several.", hint="Start it without torchrun; shares are small."
+        )
+    data = find_shared_data(config, chosen, atlas)
+    n_all = len(data.participants)
+    sizes = {share: round(share * n_all) for share in sorted(asked.scaling)}
+    small = [f"{share:g} ({n})" for share, n in sizes.items() if n < FEWEST]
+    if small:
+        raise ConfigurationError(
+            f"--scaling needs shares with {FEWEST} participants or more: of {n_all}, found {', '.join(small)}.",
+            hint=f"The smallest share that can be trained on is {FEWEST / n_all:.2g}."
+            if n_all >= FEWEST
+            else "Pretrain on another study's signals with -d NAME=OUT_DIR.",
+        )
+    if len(set(sizes.values())) < len(sizes):
+        listed = ", ".join(f"{share:g} ({n})" for share, n in sizes.items())
+        raise ConfigurationError(f"--scaling has shares of the same number of participants: {listed}.")
+    read_encoder_config(config.pretraining.encoder_config)
+    recipe = read_training_config(config.pretraining)
+    choose_batch_size(min(sizes.values()), recipe.batch_size, n_parts=config.pretraining.accumulate)
+    jobs = []
+    for share, size in sizes.items():
+        for seed in range(config.running.random_seed, config.running.random_seed + n_seeds):
+            people = choose_share(list(data.participants), size, seed=seed)
+            jobs.append(
+                ScalingJob(
+                    share=share, participants=people, seed=seed, encoder=_name_encoder(config, data, people, seed)
+                )
+            )
+    LOGGER.info(
+        "Scaling: %d encoders on %s participants of %s.",
+        len(jobs),
+        ", ".join(str(size) for size in sizes.values()),
+        "this dataset" if data.name == "own" else data.name,
+    )
+    return ScalingPlan(data=data, jobs=tuple(jobs))
+
+
+def _name_encoder(config: AppConfig, data: SharedData, people: frozenset[str], seed: int) -> str:
+    """Name the folder so that other people, runs or seeds never take each other's place."""
+    keys = [run.sidecar["TableSHA256"] for run in data.stored if run.entities["sub"] in people]
+    decisive = json.dumps([sorted(people), sorted(keys), data.name])
+    digest = hashlib.sha256(decisive.encode()).hexdigest()[:8]
+    stem = "".join(c for c in Path(config.pretraining.encoder_config).stem if c.isalnum())
+    source = "".join(c for c in data.name if c.isalnum()) or "other"
+    return f"scaling-{stem}-{source}-{len(people)}-seed{seed}-{digest}"
+
+
+def find_shared_data(
+    config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
+) -> SharedData:
+    """Find the signals to take shares of.
+
+    Parameters
+    ----------
+    config : AppConfig
+        Names another study, a file, or neither.
+    chosen : sequence of StoredRun
+        This study's runs.
+    atlas : tuple of (parcels, networks)
+        Of these runs.
+
+    Returns
+    -------
+    SharedData
+        The study's, the file's, or this dataset's own.
+
+    Raises
+    ------
+    ConfigurationError
+        When both a study and a file are named, or two studies.
+    InputError
+        When the other study has no signals of the same atlas.
+    """
+    file, named = config.pretraining.pretrain_data, config.selection.derivatives
+    if len(named) + (file is not None) > 1:
+        raise ConfigurationError(
+            f"--scaling takes shares of one dataset, found {', '.join([*named, *([str(file)] if file else [])])}.",
+            hint="Give one of -d and --pretrain-data.",
+        )
+    if file is not None:
+        ids = tuple(sorted(set(open_signals(file).ids)))
+        return SharedData(name=file.stem, participants=ids, stored=(), parcels=(), networks=())
+    if not named:
+        return _collect("own", chosen, *atlas)
+    name, _, text = named[0].rpartition("=")
+    out_dir, label = Path(text), chosen[0].entities["atlas"]
+    kinds = find_stored_kinds(out_dir) if out_dir.is_dir() else []
+    space = next((space for found, space in kinds if found == label), None)
+    if space is None:
+        listed = ", ".join(f"{found} in {space or 'no space named'}" for found, space in kinds) or "none"
+        raise InputError(
+            f"-d {named[0]} has no signals of atlas {label} to take shares of: found {listed}.",
+            hint="Give the OUT_DIR of a participant level run with the same atlas.",
+        )
+    found = [run for run in find_stored_runs(out_dir, atlas=label, model="") if run.entities.get("space", "") == space]
+    rest = [run for run in found if run.entities.get("task", "").startswith("rest")]
+    return _collect(name or out_dir.resolve().name, rest or found, *read_atlas_table(out_dir, name=label, space=space))
+
+
+def _collect(name: str, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]) -> SharedData:
+    people = tuple(sorted({run.entities["sub"] for run in stored}))
+    return SharedData(name=name, participants=people, stored=tuple(stored), parcels=parcels, networks=networks)
