@@ -110,7 +110,7 @@ def tell_kind(name: str, pipeline: Pipeline) -> str | None:
         return "fmriprep"
     if is_surface_file(name) and is_read(keys.get("desc"), pipeline):
         return "fmriprep"
-    if name.endswith("_timeseries.tsv") and ("atlas" in keys or "seg" in keys):
+    if name.endswith(("_timeseries.tsv", "_timeseries.ptseries.nii")) and ("atlas" in keys or "seg" in keys):
         return "parcellated"
     return None
 

@@ -176,14 +176,16 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
     Returns
     -------
     list of Candidate
-        One a table ``*_timeseries.tsv`` that names an atlas or a segmentation; means only, and no raw signals.
+        One a table ``*_timeseries.tsv`` that names an atlas or a segmentation; means only, and no raw signals. A
+        parcellated CIFTI series counts where there is no such table of it.
     """
-    ends = ("timeseries.tsv", "timeseries.json", "_bold.tsv", "_outliers.tsv")
+    ends = ("timeseries.tsv", "timeseries.ptseries.nii", "timeseries.json", "_bold.tsv", "_outliers.tsv")
     parsed = [one for path in paths if path.endswith(ends) and (one := parse_name(path)) is not None]
     own = [one for one in parsed if one.entities[:1] == (("sub", label),)]
     coverages = {_drop(one, ("stat", "desc")): one.path for one in own if dict(one.entities).get("stat") == "coverage"}
     outliers = {run_key(one): one.path for one in own if one.suffix == "outliers"}
     sidecars = tuple(one for one in parsed if one.suffix == "timeseries" and one.extension == ".json")
+    tables = {_drop(one, ("den",)) for one in own if one.extension == ".tsv"}
     return [
         Candidate(
             image=one,
@@ -193,7 +195,7 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
             derivative=derivative,
         )
         for one in own
-        if _is_series(one)
+        if _is_series(one) and (one.extension == ".tsv" or _drop(one, ("den",)) not in tables)
     ]
 
 
@@ -217,7 +219,7 @@ def _is_series(table: BidsFile) -> bool:
     keys = dict(table.entities)
     return (
         table.suffix == "timeseries"
-        and table.extension == ".tsv"
+        and table.extension in (".tsv", ".ptseries.nii")
         and ("atlas" in keys or "seg" in keys)
         and keys.get("stat", "mean") == "mean"
         and not keys.get("desc", "").lower().startswith("raw")

@@ -15,6 +15,7 @@ from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
 from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.labels import name_some
+from bids_semantoks.signals.parcellated_cifti import PTSERIES, load_parcel_series
 from bids_semantoks.signals.parcellated_tables import PREFIX, locate_columns, read_columns, refuse_table
 from bids_semantoks.signals.tables import ConfoundsTable
 
@@ -51,7 +52,10 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         ``bad_confounds`` when the table of censored volumes is damaged; ``low_coverage`` when no parcel is complete.
     """
     check_content(run.bold)
-    if run.repetition_time is None:
+    repetition_time = run.repetition_time
+    if repetition_time is None and run.bold.name.endswith(PTSERIES):
+        repetition_time = load_parcel_series(run.bold)[2]
+    if repetition_time is None:
         raise RunFailed(
             "no_repetition_time",
             f"No sidecar gives the RepetitionTime or SamplingFrequency of {run.bold}.",
@@ -66,7 +70,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
     present, kept = _judge(values)
-    check_duration(kept, repetition_time=run.repetition_time, min_time=min_time)
+    check_duration(kept, repetition_time=repetition_time, min_time=min_time)
     if not present.any():
         raise RunFailed(
             "low_coverage", f"No parcel in {run.bold} has a value in each of the {kept.sum()} kept volumes."
@@ -83,7 +87,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         n_dummy=_find_n_dummy(run.bold, kept),
         coverage=coverage,
         n_voxels=n_voxels,
-        repetition_time=run.repetition_time,
+        repetition_time=repetition_time,
         regressors=(),
         framewise_displacement=np.full(len(signals), np.nan),
         warnings=(*notes, *_describe_absent(atlas, present, partial)),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.labels import name_some
+from bids_semantoks.signals.parcellated_cifti import PTSERIES, load_parcel_series
 
 Float64 = NDArray[np.float64]
 
@@ -25,7 +26,7 @@ def read_columns(path: Path) -> tuple[tuple[str, ...], Float64]:
     Parameters
     ----------
     path : Path
-        TSV with a header; a first column without a name (row numbers) is left out.
+        TSV with a header; a first column without a name (row numbers) is left out. Or a parcellated CIFTI series.
 
     Returns
     -------
@@ -39,6 +40,8 @@ def read_columns(path: Path) -> tuple[tuple[str, ...], Float64]:
     RunFailed
         ``bad_image``, naming row and column of what is neither a finite number nor n/a.
     """
+    if path.name.endswith(PTSERIES):
+        return load_parcel_series(path)[:2]
     header, _, body = _read_bytes(path).partition(b"\n")
     columns, has_index = _split_header(header, path)
     rows = [line.split(b"\t") for line in body.splitlines()]
@@ -65,7 +68,7 @@ def read_header(path: Path) -> tuple[str, ...]:
     Parameters
     ----------
     path : Path
-        TSV with a header.
+        TSV with a header, or a parcellated CIFTI series.
 
     Returns
     -------
@@ -80,6 +83,8 @@ def read_header(path: Path) -> tuple[str, ...]:
         ``bad_image`` when it cannot be read, or has no header of unique names.
     """
     check_content(path)
+    if path.name.endswith(PTSERIES):
+        return load_parcel_series(path)[0]
     return _split_header(_read_bytes(path, first_line=True), path)[0]
 
 

@@ -237,3 +237,16 @@ def test_tables_of_the_atlas_are_found(tmp_path: Path) -> None:
     names = [path.name for path in find_atlas_tables(dataset, FOUR_S, LIN6)]
     assert names[0] == f"tpl-{LIN6}_atlas-{FOUR_S}_dseg.tsv"
     assert set(names[1:]) == {f"tpl-{C2009}_atlas-{FOUR_S}_dseg.tsv", f"atlas-{FOUR_S}_dseg.tsv"}
+
+
+def test_parcellated_cifti_counts_where_there_is_no_table(tmp_path: Path) -> None:
+    root = write_description(tmp_path / "xcp_d", XCPD)
+    stem = f"task-rest_space-fsLR_seg-{FOUR_S}"
+    for label in ("01", "02"):
+        write_files(root, f"sub-{label}_{stem}_den-91k_stat-mean_timeseries.ptseries.nii")
+    write_table(root, f"sub-02_{stem}_stat-mean", SamplingFrequency=0.5)
+    names = [run.bold.name for run in series_of(root)[1]]
+    assert names == [
+        f"sub-01_{stem}_den-91k_stat-mean_timeseries.ptseries.nii",
+        f"sub-02_{stem}_stat-mean_timeseries.tsv",
+    ]

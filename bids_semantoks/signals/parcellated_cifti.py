@@ -1,0 +1,61 @@
+"""Parcellated CIFTI series: what a table of series says, in a NIfTI-2 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import RunFailed
+from bids_semantoks.signals.images import DAMAGED, check_content, one_line
+from bids_semantoks.signals.labels import name_some
+
+PTSERIES: Final = ".ptseries.nii"
+
+
+def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], float | None]:
+    """Load a parcellated CIFTI series.
+
+    Parameters
+    ----------
+    path : Path
+        ``*.ptseries.nii``.
+
+    Returns
+    -------
+    columns : tuple of str, length C
+        Names of its parcels.
+    values : NDArray, float64, shape (T, C)
+        One row a volume; NaN for what is missing.
+    repetition_time : float or None
+        Seconds; None when the series is not one in time.
+
+    Raises
+    ------
+    RunSkipped
+        ``no_content``.
+    RunFailed
+        ``bad_image`` when the file is damaged, is no series of parcels, or names one twice.
+    """
+    check_content(path)
+    try:
+        image: Any = nib.load(path)
+        axes = [image.header.get_axis(number) for number in range(image.ndim)]
+        values = np.asarray(image.get_fdata(dtype=np.float64))
+    except DAMAGED as error:
+        raise RunFailed("bad_image", f"{path} cannot be read as CIFTI: {one_line(error)}") from error
+    kinds = [type(axis).__name__ for axis in axes]
+    if kinds != ["SeriesAxis", "ParcelsAxis"]:
+        raise RunFailed("bad_image", f"{path} has the axes {', '.join(kinds)}; a series of parcels is expected.")
+    columns = tuple(str(name) for name in axes[1].name)
+    if len(set(columns)) < len(columns):
+        twice = sorted({name for name in columns if columns.count(name) > 1})
+        raise RunFailed("bad_image", f"{path} has parcels twice: {name_some(twice)}.")
+    values[np.isinf(values)] = np.nan
+    # Pipelines write zeros for parcels without data, which n/a stands for in their tables.
+    values[:, (values == 0).all(axis=0)] = np.nan
+    step = float(axes[0].step)
+    return columns, values, step if axes[0].unit == "SECOND" and step > 0 else None
