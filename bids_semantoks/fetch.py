@@ -84,8 +84,8 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
         known = ", ".join(sorted(one.stem for one in find_registry().glob("*.json")))
         raise AtlasError(f"There is no atlas {name} to be fetched; known are {known}.")
     entry = load_entry(path)
-    given = (directory, *((before,) if before else ()))
-    places = dataclasses.replace(find_places(None, beside=path.parent), given=given)
+    places = find_places(None, beside=path.parent)
+    places = dataclasses.replace(places, given=(directory, *places.given, *((before,) if before else ())))
     parts = find_or_fetch(entry, space, places, directory)
     files = []
     for part in parts:

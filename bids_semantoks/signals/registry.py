@@ -57,7 +57,8 @@ class Ingredient:
     @property
     def names(self) -> tuple[str, ...]:
         """All names that the image may have, best first."""
-        return (*self.files, *((self.templateflow.rsplit("/", 1)[-1],) if self.templateflow else ()))
+        archived = (self.templateflow.rsplit("/", 1)[-1],) if self.templateflow else ()
+        return tuple(dict.fromkeys((*self.files, *archived)))
 
     @property
     def is_fetchable(self) -> bool:

@@ -236,7 +236,7 @@ def find_parts(entry: Entry, space: str, *, directory: Path | None, work_dir: Pa
     if parts := find_local_parts(entry, recipes, space, places):
         n_found, n_all = sum(len(one.indices) for one in parts), sum(len(one.indices) for one in complete[0])
         LOG.warning(
-            "The atlas %s is here with %d of its %d parcels only, the others are absent: %s. %s",
+            "The atlas %s is here with %d of its %d parcels only, the others were not fetched: %s. %s",
             *(entry.name, n_found, n_all, "; ".join(obstacles), FETCH_HINT),
         )
         return parts
@@ -273,7 +273,7 @@ def find_or_fetch(entry: Entry, space: str, places: Places, target: Path) -> tup
     if parts is None:
         parts, obstacles = _fetch_parts(entry, complete, space, places, lambda: target)
     if parts is None:
-        raise refuse(entry, (space,), places, obstacles)
+        raise refuse(entry, (space,), places, obstacles, hint="Try again where there is a network, or put them there.")
     return parts
 
 
@@ -301,11 +301,11 @@ def _find_obstacle(recipe: Recipe, space: str, places: Places) -> str:
         address = find_address(one)
         obstacle = "" if find_file(one, places) else find_obstacle(address) if address else "nobody publishes it alone"
         if obstacle:
-            return f"{one.names[0]} is not here, and {obstacle}"
+            return f"{obstacle} ({one.names[0]})"
         transform = name_transform(one.space, space)
         is_lacking = one.space != space and not find_archived(transform, places)
         if is_lacking and (obstacle := find_obstacle(TEMPLATEFLOW_SERVER)):
-            return f"the transform {Path(transform).name} is not here, and {obstacle}"
+            return f"{obstacle} ({Path(transform).name})"
     return ""
 
 
@@ -329,7 +329,9 @@ def find_address(ingredient: Ingredient) -> str:
     return f"{TEMPLATEFLOW_SERVER}/{ingredient.templateflow}" if ingredient.templateflow else ""
 
 
-def refuse(entry: Entry, spaces: Iterable[str], places: Places, obstacles: Sequence[str] = ()) -> AtlasError:
+def refuse(
+    entry: Entry, spaces: Iterable[str], places: Places, obstacles: Sequence[str] = (), *, hint: str = FETCH_HINT
+) -> AtlasError:
     """Say which files of an atlas are missing.
 
     Parameters
@@ -342,6 +344,8 @@ def refuse(entry: Entry, spaces: Iterable[str], places: Places, obstacles: Seque
         Where they were looked for.
     obstacles : sequence of str
         Why they were not fetched.
+    hint : str
+        What to do when they could be.
 
     Returns
     -------
@@ -349,7 +353,9 @@ def refuse(entry: Entry, spaces: Iterable[str], places: Places, obstacles: Seque
         To be raised.
     """
     recipes = {space: entry.find_recipes(space) for space in spaces}
-    needed = "; ".join(f"for {space}: {_describe(one, space)}" for space, some in recipes.items() for one in some)
+    needed = "; ".join(
+        f"for {space}: {', or '.join(_describe(one, space) for one in some)}" for space, some in recipes.items()
+    )
     foreign = [space for space in recipes if space not in entry.recipes]
     own = " or ".join(entry.recipes)
     elsewhere = f"It is in the space {own}, the data in {foreign[0] or 'none named'}. " if foreign else ""
@@ -357,16 +363,15 @@ def refuse(entry: Entry, spaces: Iterable[str], places: Places, obstacles: Seque
     sources = {one.source for some in recipes.values() for recipe in some for one in recipe}
     return AtlasError(
         f"The images of the atlas {entry.name} are not found in {searched}. {elsewhere}"
-        f"One of these is needed, {needed}."
-        + (f" They were not fetched: {'; '.join(obstacles)}." if obstacles else ""),
-        hint=(FETCH_HINT if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.")
+        f"Needed are, {needed}." + (f" They were not fetched: {'; '.join(obstacles)}." if obstacles else ""),
+        hint=(hint if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.")
         + f" The files come from {', '.join(sorted(sources))}; transforms from https://www.templateflow.org."
         + (f" Or process the data in {own} (--space)." if elsewhere else ""),
     )
 
 
 def _describe(recipe: Recipe, space: str) -> str:
-    images = " with ".join(" or ".join(one.names) for one in recipe)
+    images = " with ".join(one.names[0] for one in recipe)
     transforms = sorted({Path(name_transform(one.space, space)).name for one in recipe if one.space != space})
     return " with ".join([images, *transforms])
 

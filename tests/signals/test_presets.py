@@ -206,5 +206,5 @@ def test_fewer_parcels_are_taken_with_a_warning_only_when_nothing_better_is_to_b
         atlas = load_atlas(DEFAULT, space="MNI152NLin2009cAsym", directory=shared / "atlas")
     assert len(atlas.volumes) == 1
     assert "with 450 of its 457 parcels only" in caplog.text
-    assert "tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5 is not here" in caplog.text
+    assert "(tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5)" in caplog.text
     assert json.dumps(atlas.parcels[450]) == '"Cerebellum_Vis"'
