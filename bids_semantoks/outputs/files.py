@@ -171,8 +171,18 @@ def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[ob
     rows : sequence of sequence
         Values; None and not-a-number become ``n/a``, floats get 9 significant digits.
     """
-    lines = ["\t".join(columns), *("\t".join(_format_cell(cell) for cell in row) for row in rows)]
+    lines = ["\t".join(columns), *map(_format_row, rows)]
     write_text(path, "\n".join(lines) + "\n", only_if_changed=True)
+
+
+def _format_row(row: Sequence[object]) -> str:
+    """Format a row, the many numbers at its end in one go: cell by cell they would take four times as long."""
+    n_head = len(row)
+    while n_head and type(row[n_head - 1]) is float:
+        n_head -= 1
+    numbers = "\t".join(["%.9g"] * (len(row) - n_head)) % tuple(row[n_head:])
+    head = [_format_cell(cell) for cell in row[:n_head]]
+    return "\t".join([*head, numbers.replace("nan", "n/a")] if numbers else head)
 
 
 def _format_cell(value: object) -> str:

@@ -101,3 +101,22 @@ def test_place_below_a_file_is_not_writable(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigurationError, match=r"Cannot write to .*file/out"):
         files.check_writable(tmp_path / "file" / "out")
+
+
+def test_records_of_many_numbers_are_written_as_single_cells_are(tmp_path):
+    rng = np.random.default_rng(5)
+    numbers = [*rng.normal(size=7).tolist(), 1e-300, 123456789012.0, 2.0, float("nan"), -0.0]
+    rows = [("nan", 3, *numbers), ("b", None, *numbers[::-1]), (float("nan"),) * 14, ("c", *["x"] * 13)]
+    files.write_records(tmp_path / "r.tsv", [f"c{number}" for number in range(14)], rows)
+    expected = [
+        "\t".join(
+            "n/a"
+            if cell is None or cell != cell  # noqa: PLR0124 - not-a-number is what differs from itself
+            else f"{cell:.9g}"
+            if isinstance(cell, float)
+            else str(cell)
+            for cell in row
+        )
+        for row in rows
+    ]
+    assert (tmp_path / "r.tsv").read_text().splitlines()[1:] == expected
