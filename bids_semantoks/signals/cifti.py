@@ -184,11 +184,12 @@ def read_rows(file: CiftiFile, wanted: NDArray[np.bool_] | None = None) -> Itera
 
 
 def _read_header(block: bytes) -> Any:
-    try:
-        header = nib.Nifti2Header(block, check=False)
-    except (nib.spatialimages.HeaderDataError, ValueError) as error:
-        raise CiftiError("is no CIFTI-2 file: it does not begin with a NIfTI-2 header") from error
-    if int(header["sizeof_hdr"]) != 540 or bytes(header["magic"].item()).rstrip(b"\r\n\x1a\0") != b"n+2":
+    header = nib.Nifti2Header(block.ljust(540, b"\0"), check=False)
+    if (
+        len(block) < 540
+        or int(header["sizeof_hdr"]) != 540
+        or bytes(header["magic"].item()).rstrip(b"\r\n\x1a\0") != b"n+2"
+    ):
         raise CiftiError("is no CIFTI-2 file: it does not begin with a NIfTI-2 header")
     return header
 
