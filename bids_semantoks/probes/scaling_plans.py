@@ -203,14 +203,15 @@ def find_shared_data(
     name, _, text = named[0].rpartition("=")
     out_dir, label = Path(text), chosen[0].entities["atlas"]
     kinds = find_stored_kinds(out_dir) if out_dir.is_dir() else []
-    space = next((space for found, space in kinds if found == label), None)
-    if space is None:
-        listed = ", ".join(f"{found} in {space or 'no space named'}" for found, space in kinds) or "none"
+    space = next((space for found, space in kinds if found == label), "")
+    stored = find_stored_runs(out_dir, atlas=label, model="")
+    found = [run for run in stored if run.entities.get("space", "") == space]
+    if not found:
+        listed = ", ".join(f"{one} in {place or 'no space named'}" for one, place in kinds) or "none"
         raise InputError(
-            f"-d {named[0]} has no signals of atlas {label} to take shares of: found {listed}.",
+            f"-d {named[0]} has no signals of atlas {label}, written here, to take shares of: found {listed}.",
             hint="Give the OUT_DIR of a participant level run with the same atlas.",
         )
-    found = [run for run in find_stored_runs(out_dir, atlas=label, model="") if run.entities.get("space", "") == space]
     rest = [run for run in found if run.entities.get("task", "").startswith("rest")]
     return _collect(name or out_dir.resolve().name, rest or found, *read_atlas_table(out_dir, name=label, space=space))
 
