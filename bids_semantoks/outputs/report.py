@@ -39,7 +39,7 @@ _CAPTIONS: Final = {
     "denoising; then every parcel over time, z-scored, ordered by network. Dummy volumes are shaded grey, scrubbed "
     "ones orange. Bands across all parcels that remain after denoising are a bad sign.",
     "motion": "Framewise displacement over time, with dropped volumes shaded, and its distribution.",
-    "coverage": "Share of each parcel's voxels (on surfaces: vertices) in the brain mask that vary. Absent parcels are orange.",
+    "coverage": "Share of each parcel's voxels or vertices that count and vary. Absent parcels are orange.",
     "connectivity": "Pearson correlations of the cleaned signals over kept volumes, ordered by network, and their "
     "distribution. Absent parcels are grey. A median far from 0 hints at global noise that is left.",
     "Windows": "Windows that the encoder was given. Each bar is one window; hatched parts are padding.",
