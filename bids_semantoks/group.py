@@ -150,7 +150,9 @@ def find_kind(config: AppConfig) -> tuple[str, str]:
         fitting = kinds
         LOGGER.info("Using atlas %s, the only one in %s.", kinds[0][0], config.out_dir)
     if config.selection.space is not None:
-        fitting = [kind for kind in fitting if kind[1] == config.selection.space]
+        # Outputs of a participant call name the space; which resolution or cohort it took stands beside it.
+        asked = config.selection.space.removeprefix("space-").partition(":")[0]
+        fitting = [kind for kind in fitting if kind[1] == asked]
     if not fitting:
         raise InputError(
             f"No signals of atlas {config.signals.atlas}"
