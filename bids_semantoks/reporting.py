@@ -16,6 +16,7 @@ from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.group_page import draw_group_page
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.provenance import find_versions, read_sidecar
 from bids_semantoks.outputs.report import write_report
@@ -206,12 +207,12 @@ class ReportQueue:
 
 
 def redraw_reports(config: AppConfig) -> int:
-    """Draw the reports again from the files in the output directory alone.
+    """Draw the reports again from the files in the output directory alone: of participants, or that of the group.
 
     Parameters
     ----------
     config : AppConfig
-        Its output directory and selection of participants count.
+        Its output directory, level and selection of participants count.
 
     Returns
     -------
@@ -224,6 +225,9 @@ def redraw_reports(config: AppConfig) -> int:
         When there is nothing to report on, or a participant is not there.
     """
     out_dir = config.out_dir
+    if config.level == "group":
+        draw_group_page(out_dir)
+        return 1
     there = {path.name.split("_")[0][4:] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
     if not there:
         raise InputError(

@@ -6,6 +6,7 @@ Shape letters: n rows (participants or sessions), c covariates.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from bids_semantoks.probes.rows import Rows
 from bids_semantoks.probing.covariates import build_covariates
 from bids_semantoks.probing.splits import Split, build_left_out_splits
 from bids_semantoks.probing.targets import Target, build_class_target
+
+LOGGER = logging.getLogger("bids_semantoks")
 
 _FORMS: Final = (str, str.upper, str.title)
 _SITE_NAMES: Final = tuple(
@@ -100,8 +103,54 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
     plan = ProbePlan(config=config, columns=columns, site=site or "", given=tuple(given))
     for name in asked.probe:
         rows = plan.build_rows(stored, name)
-        build_design(plan, rows, plan.build_phenotype(rows, name))
+        design = build_design(plan, rows, plan.build_phenotype(rows, name))
+        if config.running.dry_run:
+            LOGGER.info("%s", describe_design(plan, design))
     return plan
+
+
+def describe_design(plan: ProbePlan, design: Design) -> str:
+    """Say what would be probed, for a dry run.
+
+    Parameters
+    ----------
+    plan : ProbePlan
+        What was asked.
+    design : Design
+        Of a phenotype.
+
+    Returns
+    -------
+    str
+        One sentence.
+    """
+    asked, target = plan.config.probing, design.target
+    known = ~np.isnan(target.values)
+    kind = "a value"
+    if target.is_class:
+        counts = np.bincount(target.compute_labels(known)[known].astype(int))
+        kind = ", ".join(f"{name} {count}" for name, count in zip(target.class_names, counts.tolist(), strict=True))
+    what = "sessions" if design.rows.has_sessions else "participants"
+    n_repeats = len({split.repetition for split in design.splits})
+    baselines = [
+        name
+        for name in asked.baselines
+        if name != "none"
+        and (name != "covariates" or design.covariates is not None)
+        and (name != "site" or plan.site not in ("", target.name, asked.leave_out))
+    ]
+    parts = [
+        f"Would probe {target.name} ({kind}) from {plan.columns[target.name].table}: {int(known.sum())} {what}",
+        f"out: {'; '.join(design.notes) or 'nobody'}",
+        f"{len(design.splits)} splits in {n_repeats} repetitions",
+        f"protocol {asked.protocol}",
+        f"covariates removed: {', '.join(design.covariate_names) or 'none'}",
+        f"baselines: {', '.join(baselines) or 'none'}",
+        f"{asked.n_permutations} permutations",
+        *([f"{1 + len(asked.replicates)} encoders averaged"] if asked.replicates else []),
+        *(["networks masked one by one"] if asked.network_importance else []),
+    ]
+    return f"{'; '.join(parts)}."
 
 
 def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
