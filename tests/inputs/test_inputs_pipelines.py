@@ -132,7 +132,9 @@ def test_of_xcpd_series_come_first_unless_images_are_asked_for(tmp_path: Path) -
 
 def test_what_is_asked_for_must_be_there(tmp_path: Path) -> None:
     root = write_denoised(tmp_path / "xcp_d")
-    with pytest.raises(InputError, match=r"xcp_d 0\.10\.6 with no parcellated \*_timeseries\.tsv \(--input-type series"):
+    with pytest.raises(
+        InputError, match=r"xcp_d 0\.10\.6 with no parcellated \*_timeseries\.tsv \(--input-type series"
+    ):
         open_dataset(root, input_type="series")
     raw = write_description(tmp_path / "raw", RAW)
     with pytest.raises(InputError, match=r"xcp_d 0\.10\.6\) holds no parcellated"):
