@@ -299,16 +299,19 @@ def test_the_repetition_time_must_be_in_the_sidecar(tmp_path):
 
 
 _GROWTH = """
-import resource, sys
+import sys
 from pathlib import Path
 from test_surfaces import DLABEL, build_real_atlas
 import surface_files as made
 from bids_semantoks.signals.surfaces import extract_surface_means
 atlas = build_real_atlas()
 extract_surface_means(made.build_run(Path(sys.argv[1])), atlas)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def read_peak():
+    # Not getrusage, whose maximum a process inherits from the one that started it.
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+before = read_peak()
 extract_surface_means(made.build_run(Path(sys.argv[2])), atlas)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(read_peak() - before)
 """
 
 
