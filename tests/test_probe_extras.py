@@ -1,0 +1,158 @@
+"""Fine-tuning and blocks of tasks from the command line, and what is refused of these and of scaling."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_semantoks.cli import call
+from bids_semantoks.outputs import report, run_figures
+
+N, P, T, N_TASK = 33, 11, 115, 7
+NETWORKS = ("Vis", "SomMot", "Default")
+PARCELS = tuple(f"LH_{NETWORKS[i % 3]}_{i}" for i in range(P))
+LABELS = tuple(f"{i:02d}" for i in range(1, N + 1))
+ONSETS = np.arange(10, 210, 25)
+
+Group = Callable[..., tuple[int, str]]
+
+
+def write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join("\t".join(map(str, row)) for row in (header, *rows)) + "\n")
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def write_run(series: Path, label: str, task: str, values: np.ndarray) -> Path:
+    folder = series / f"sub-{label}" / "func"
+    stem = folder / f"sub-{label}_task-{task}_space-MNI152NLin6Asym_atlas-Own_stat-mean_timeseries"
+    write_tsv(stem.with_suffix(".tsv"), PARCELS, np.round(values, 4).tolist())
+    stem.with_suffix(".json").write_text(json.dumps({"RepetitionTime": 2.0}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Rest of everybody, and of the first seven a task whose two types drive the parcels of one network each."""
+    root, rng = tmp_path_factory.mktemp("extras"), np.random.default_rng(0)
+    series, out = root / "series", root / "out"
+    people = []
+    for number, label in enumerate(LABELS):
+        common = rng.standard_normal((T, 1)) * (20 + 2 * number) / 30
+        noise = rng.standard_normal((T, P))
+        write_run(series, label, "rest", noise + np.where(np.arange(P) < P // 2, common, 0))
+        people.append((f"sub-{label}", 20 + 2 * number, "FM"[number % 2]))
+        if number < N_TASK:
+            types = [("look", "move")[i % 2] for i in range(len(ONSETS))]
+            times = 2.0 * np.arange(T)
+            values = rng.standard_normal((T, P))
+            for onset, kind in zip(ONSETS, types, strict=True):
+                inside = (times > onset + 4) & (times < onset + 18)
+                values[np.ix_(inside, np.arange(P) % 3 == (kind == "move"))] += 2.5
+            folder = write_run(series, label, "blocks", values)
+            rows = [(onset, 15, kind, "n/a") for onset, kind in zip(ONSETS, types, strict=True)]
+            write_tsv(
+                folder / f"sub-{label}_task-blocks_events.tsv", ("onset", "duration", "trial_type", "empty"), rows
+            )
+    write_tsv(series / "participants.tsv", ("participant_id", "age", "sex"), people)
+    description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
+    (series / "dataset_description.json").write_text(json.dumps(description))
+    options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "--no-band-pass", "-q"]
+    with pytest.MonkeyPatch.context() as patch:
+        # Pictures of 40 runs take a minute and are looked at elsewhere.
+        for module in (report, run_figures):
+            patch.setattr(module, "write_figure", lambda *_: False)
+        assert call([str(series), str(out), "participant", *options]) == 0
+    return series, out
+
+
+@pytest.fixture
+def group(study: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> Group:
+    """Call the group level; gives its exit code and what it said."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = call([*map(str, study), "group", "--model", "random:tiny", "--n-procs", "1", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+QUICK = ("--n-permutations", "0", "--n-repeats", "1", "--baselines", "random")
+
+
+def test_fine_tuned_encoder_stands_beside_the_others(study: tuple[Path, Path], group: Group) -> None:
+    out = study[1]
+    code, said = group("--probe", "age", *QUICK, "--finetune", "--finetune-epochs", "2")
+    assert code == 0, said
+    rows = {row["model"]: row for row in read_tsv(out / "group_probe.tsv") if row["metric"] == "mae"}
+    tuned, frozen = rows["finetuned"], rows["RandomTiny"]
+    assert (tuned["role"], tuned["protocol"], tuned["p_value"]) == ("finetuned", "finetune", "n/a")
+    assert tuned["n_rows"] == frozen["n_rows"] == str(N)
+    assert tuned["chance"] == frozen["chance"]
+    lines = read_tsv(out / "group_predictions.tsv")
+    assert len({row["score"] for row in lines if row["model"] == "finetuned"}) == N
+    page = (out / "group.html").read_text()
+    assert "fine-tuned encoder" in page
+    assert "The best baseline, fine-tuned" not in page
+
+
+def test_blocks_are_told_apart_without_a_phenotype(study: tuple[Path, Path], group: Group) -> None:
+    out = study[1]
+    code, said = group("--task-blocks", "trial_type", "--n-repeats", "2")
+    assert code == 0, said
+    rows = read_tsv(out / "group_task_blocks.tsv")
+    designs = {(row["design"], row["model"], row["position"]) for row in rows}
+    models = {("RandomTiny", "first"), ("RandomTiny", "last"), ("random", "first"), ("random", "last")}
+    wanted = {*models, ("parcel_means", "n/a")}
+    assert designs == {(design, *model) for design in ("across", "within") for model in wanted}
+    for row in rows:
+        assert (row["n_participants"], row["chance"]) == (str(N_TASK), "0.5")
+        assert row["n_blocks"] == str(N_TASK * len(ONSETS))
+        if row["model"] == "parcel_means":
+            assert float(row["value"]) > 0.9
+            assert float(row["p_value"]) < 0.01
+    folds = {row["design"]: row["folds"] for row in rows}
+    assert folds["within"] == f"a stretch of time of their only run ({N_TASK} participants)"
+    dictionary = json.loads((out / "group_task_blocks.json").read_text())
+    assert set(rows[0]) | {"Facts"} == set(dictionary)
+    assert dictionary["Facts"]["Types"] == {"look": 28, "move": 28}
+    assert f"{N} runs (task rest) without events" in dictionary["Facts"]["Out"]
+    page = (out / "group.html").read_text()
+    assert 'id="blocks"' in page
+    assert "Blocks of trial_type, of 40 s at most" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--task-blocks", "colour"), 3, "no column colour: found onset, duration, trial_type, empty"),
+        (("--task-blocks", "empty"), 3, "found 7 tables without a value in it"),
+        (("--task-blocks", "trial_type", "-t", "rest"), 3, "needs events of the runs (task rest)"),
+        (("--probe", "sex", "--scaling", "0.3", "1"), 4, "16 participants or more: of 33, found 0.3 (10)"),
+        (("--probe", "sex", "--scaling", "1.5"), 4, "above 0 and up to 1, found 1.5"),
+        (("--probe", "sex", "--scaling", "0.99", "1"), 4, "the same number of participants: 0.99 (33), 1 (33)"),
+        (("--scaling", "1"), 4, "--scaling would do nothing without --probe"),
+        (("--probe", "sex", "--scaling-seeds", "2"), 4, "--scaling-seeds 2 would do nothing without --scaling"),
+        (("--probe", "sex", "--finetune-epochs", "2"), 4, "--finetune-epochs 2 would do nothing without --finetune"),
+        (("--probe", "sex", "--finetune", "--covariate", "age"), 4, "cannot remove the covariates age"),
+        (("--probe", "sex", "--scaling", "1", "--train-batch-size", "64"), 4, "A batch of 64 is larger than the data"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_any_work(
+    group: Group, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    found, said = group(*arguments)
+    assert found == code, said
+    assert message in " ".join(said.split()), said
+    assert "Pretraining" not in said
