@@ -13,6 +13,7 @@ from pathlib import Path
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas
 from bids_semantoks.signals.labels import LabelTable, find_network, load_label_table, name_some
+from bids_semantoks.signals.orders import rename_columns, rename_to_seven_networks
 from bids_semantoks.signals.parcellated_tables import is_numbered, locate_columns
 from bids_semantoks.signals.sources import find_sources
 
@@ -51,8 +52,11 @@ def load_series_atlas(
     AtlasError
         When the atlas asked for is not found, is damaged or has other parcels, or nothing tells the networks.
     """
+    if (renamed := rename_columns(columns)) != tuple(columns):
+        LOG.info("The columns of the series get the names of Schaefer's 7-network order, such as %s.", renamed[0])
+        columns = renamed
     table = _load_asked(label, columns, asked, directory)
-    table = table or _find_fitting([load_label_table(path) for path in tables], columns)
+    table = table or _find_fitting([_load_table(path) for path in tables], columns)
     table = table or _find_registered(columns)
     if table is not None:
         LOG.info("Parcels and networks of atlas %s are those of %s.", label, table.path)
@@ -77,7 +81,7 @@ def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path 
     is_entry = re.fullmatch(r"\w+", asked) is not None and entry.is_file()
     if not is_entry and not Path(asked).exists() and asked.removeprefix("atlas-").removeprefix("seg-") == label:
         return None
-    table = load_label_table(_read_table_path(entry) if is_entry else _find_table(Path(asked), label, directory))
+    table = _load_table(_read_table_path(entry) if is_entry else _find_table(Path(asked), label, directory))
     try:
         _check_fits(table, columns)
     except ValueError as error:
@@ -89,6 +93,10 @@ def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path 
             hint=f"Give the table of atlas {label}.",
         ) from error
     return table
+
+
+def _load_table(path: Path) -> LabelTable:
+    return rename_to_seven_networks(load_label_table(path))
 
 
 def _find_table(path: Path, label: str, directory: Path | None) -> Path:
@@ -118,7 +126,7 @@ def _find_registered(columns: Sequence[str]) -> LabelTable | None:
     if is_numbered(columns):
         return None
     folder = Path(str(files("bids_semantoks"))) / "data" / "atlases"
-    tables = [load_label_table(_read_table_path(entry)) for entry in sorted(folder.glob("*.json"))]
+    tables = [_load_table(_read_table_path(entry)) for entry in sorted(folder.glob("*.json"))]
     return _find_fitting(sorted(tables, key=lambda table: len(table.parcels)), columns)
 
 

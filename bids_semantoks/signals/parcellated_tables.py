@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.labels import name_some
+from bids_semantoks.signals.orders import rename_columns
 from bids_semantoks.signals.parcellated_cifti import PTSERIES, load_parcel_series
 
 Float64 = NDArray[np.float64]
@@ -94,8 +95,8 @@ def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np
     Parameters
     ----------
     columns : sequence of str, length C
-        Header of a table of series: names, with or without ``7Networks_``, or the numbers of all parcels, counted
-        from 0 or 1.
+        Header of a table of series: names, with or without ``7Networks_``, those of Schaefer's 400 parcels also of the
+        17-network order, or the numbers of all parcels, counted from 0 or 1.
     parcels : sequence of str, length P
         Parcels of the atlas.
 
@@ -110,8 +111,8 @@ def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np
         When a column is no parcel; it begins with ``has columns``.
     """
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
-    bare = [name.removeprefix(PREFIX) for name in columns]
-    unknown = [name for name in bare if name not in position]
+    bare = [name.removeprefix(PREFIX) for name in rename_columns(columns)]
+    unknown = [name for name, own in zip(columns, bare, strict=True) if own not in position]
     if not unknown:
         return np.array([position[name] for name in bare], dtype=np.int64)
     if is_numbered(columns) and len(columns) == len(parcels):

@@ -14,6 +14,7 @@ from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.parcellated import read_series
 from bids_semantoks.signals.parcellated_atlas import load_series_atlas
 from bids_semantoks.signals.parcellated_tables import locate_columns, read_header
+from bids_semantoks.signals.registry import find_registry
 
 T, P = 41, 13
 PARCELS = tuple(f"7Networks_LH_{'Vis' if i < 6 else 'Cont'}_{i + 1}" for i in range(P))
@@ -323,3 +324,28 @@ def test_shared_4s_table_fits_its_short_names(shared: Path) -> None:
     assert atlas.parcels == columns
     assert atlas.networks[0] == "Vis"
     assert sum(network == "" for network in atlas.networks[:400]) == 0
+
+
+@pytest.mark.parametrize("prefix", ["17Networks_", ""])
+def test_columns_of_the_17_network_order_are_the_same_parcels(tmp_path: Path, prefix: str) -> None:
+    lines = (find_registry() / "Schaefer400_orders.tsv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]]
+    rows.sort(key=lambda row: int(row["index_17networks"]))
+    names = (*(row["label_17networks"].replace("17Networks_", prefix) for row in rows), "HIP-lh")
+    series = np.random.default_rng(6).standard_normal((T, 401))
+    path = write(tmp_path, series, names)
+    table = tmp_path / "own.tsv"
+    listed = "".join(f"{i}\t{name}\tn/a\n" for i, name in enumerate(names[:400], 1))
+    table.write_text(f"index\tlabel\tnetwork_label\n{listed}401\tHIP-lh\tSubcortex\n")
+    for asked in ("", str(table)):
+        atlas = load_series_atlas("A", read_header(path), space="", asked=asked, tables=[], directory=None)
+        at = [atlas.parcels.index(row["label"]) for row in rows]
+        assert [atlas.networks[i] for i in at] == [row["label"].split("_")[2] for row in rows]
+        np.testing.assert_allclose(read(path, atlas=atlas).values[:, at], series[:, :400].astype(np.float32), rtol=1e-6)
+        assert atlas.networks[atlas.parcels.index("HIP-lh")] == ("Subcortex" if asked else "")
+
+
+def test_a_part_of_the_17_network_order_is_not_guessed(tmp_path: Path) -> None:
+    names = ("17Networks_LH_VisCent_ExStr_1", "17Networks_LH_DefaultC_PHC_2")
+    with pytest.raises(AtlasError, match="networks of the parcels of atlas A: 17Networks_LH_VisCent_ExStr_1, 17Netw"):
+        load_series_atlas("A", names, space="", asked="", tables=[], directory=None)
