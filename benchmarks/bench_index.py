@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -118,7 +117,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.way:
         result = (find_with_us if options.way == "us" else find_with_layout)(options.root, options.labels)
-        result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        from bids_semantoks.pool import read_peak_memory  # noqa: PLC0415
+
+        result["peak_mb"] = read_peak_memory() / 2**20
         print(json.dumps(result))
         return
     count, some = options.participants, min(options.layout_participants, options.participants)

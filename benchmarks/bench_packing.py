@@ -32,6 +32,7 @@ from bids_semantoks.models.layout import default_layout
 from bids_semantoks.outputs.files import write_table
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
 from bids_semantoks.packing import TableReader, describe_file, describe_stored, pack_file, pack_missing, select_packed
+from bids_semantoks.pool import read_peak_memory
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.training.store import PackedRun, SignalStore
 
@@ -94,7 +95,7 @@ def pack(kind: str, source: Path, target: Path, n_runs: int, n_procs: int) -> No
     layout = default_layout()
     assert layout.parcels is not None
     networks = tuple(CANONICAL_NETWORKS[network] for network in layout.networks)
-    before, began, used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()
+    before, began, used = read_peak_memory(), time.perf_counter(), time.process_time()
     if kind == "tables":
         data = describe_stored(describe_tables(source, n_runs), layout.parcels, networks, target=2.0)
         arguments = (tuple(range(N_PARCELS)), layout.parcels, 2.0)
@@ -111,8 +112,8 @@ def pack(kind: str, source: Path, target: Path, n_runs: int, n_procs: int) -> No
                 "runs": len(view),
                 "seconds": seconds,
                 "processor": processor + children.ru_utime + children.ru_stime,
-                "before": before / 1024,
-                "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "before": before / 2**20,
+                "peak": read_peak_memory() / 2**20,
                 "child": children.ru_maxrss / 1024,
                 "bytes": view.n_bytes,
             }

@@ -14,13 +14,13 @@ Run: python benchmarks/bench_probe.py [--participants N] [--device cuda] [--parc
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
 
 import numpy as np
 import torch
 
+from bids_semantoks.pool import read_peak_memory
 from bids_semantoks.probing.baselines import build_connectivity_features
 from bids_semantoks.probing.linear import cross_validate
 from bids_semantoks.probing.metrics import compute_scores
@@ -118,7 +118,7 @@ def bench_nested(n: int, n_parcels: int) -> None:
             print(
                 f"  {target.name} from {features.name}: {middle - started:.0f} s, permutations {ended - middle:.0f} s"
             )
-    print(f"  largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
+    print(f"  largest memory {read_peak_memory() / 2**30:.2f} GB")
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import logging
 import os
-import resource
 import tempfile
 import time
 import traceback
@@ -18,7 +17,7 @@ from bids_semantoks.config import RunningConfig, parse_memory
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.store import OutputPaths, write_status
-from bids_semantoks.pool import WorkerDied, count_cpus, run_jobs
+from bids_semantoks.pool import WorkerDied, count_cpus, read_peak_memory, run_jobs
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -270,7 +269,7 @@ def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
         "reason": outcome.reason,
         "message": outcome.message,
         "seconds": round(outcome.seconds, 3),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_rss_mb": round(read_peak_memory() / 2**20, 1),
         "device": device,
         "config_hash": job.settings_hash,
     }

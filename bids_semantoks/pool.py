@@ -6,7 +6,9 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -53,6 +55,22 @@ def count_cpus() -> int:
         counts.append(int(slurm))
     counts += _read_cgroup_quota(Path("/sys/fs/cgroup"))
     return max(1, min(counts))
+
+
+def read_peak_memory() -> int:
+    """Read the largest memory that this program has had.
+
+    Returns
+    -------
+    int
+        Bytes. Where the kernel tells, those since the program began: what getrusage says is at least the size of the
+        process that started it.
+    """
+    with contextlib.suppress(OSError, LookupError, ValueError):
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 1024 * int(text.partition("VmHWM:")[2].split()[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def read_rank() -> int:

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +45,18 @@ def test_a_killed_process_costs_one_job():
 def test_an_error_in_a_worker_is_raised_here(n_procs):
     with pytest.raises(TypeError, match="unsupported operand"):
         list(pool.run_jobs(build_worker, ("text",), [1, 2, 3], n_procs=n_procs))
+
+
+def test_the_largest_memory_is_this_process_own():
+    """A process started by a large one begins small; and what was used and given back counts."""
+    ballast = b"x" * (200 * 2**20)
+    assert pool.read_peak_memory() > len(ballast)
+    code = "from bids_semantoks.pool import read_peak_memory as peak; a = peak(); b'x' * (90 * 2**20); print(a, peak())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(pool.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before < 100 * 2**20
+    assert 85 * 2**20 < after - before < 110 * 2**20
 
 
 def test_cpus_are_bounded_by_slurm(monkeypatch):
