@@ -24,7 +24,12 @@ finish() {
     set +e
     test "$status" = 0 || for log in "$SCRATCH"/*.log "$SCRATCH"/out/logs/slurm/*/*.log; do tail -n 8 "$log"; done
     scancel --user=root 2>/dev/null
-    sleep 2
+    scancel --signal=KILL --full --user=root 2>/dev/null
+    # Steps that cannot report their end any more would stay.
+    for _ in $(seq 60); do
+        squeue --noheader 2>/dev/null | grep -q . || break
+        sleep 1
+    done
     for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do kill "${daemons[i]}" 2>/dev/null; done
     sleep 1
     for daemon in "${daemons[@]}"; do kill -KILL "$daemon" 2>/dev/null; done
