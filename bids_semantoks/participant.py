@@ -203,7 +203,7 @@ def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
         What embeds; None when only signals are written.
     """
     signals = describe_signals(
-        plan.settings,
+        {**plan.settings, "averaged_over": plan.averaged_over},
         pipelines=[one.pipeline for one in plan.dataset.derivatives],
         n_parcels=len(plan.atlas.parcels),
         min_time=plan.config.signals.min_time,

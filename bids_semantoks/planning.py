@@ -47,12 +47,15 @@ class Plan:
         Where signals are averaged.
     denoising : Denoising
         Which regressors are removed.
+    averaged_over : str
+        What the signals of parcels are means of, in words.
     """
 
     config: AppConfig
     dataset: Dataset
     atlas: Atlas
     denoising: Denoising
+    averaged_over: str = ""
 
     def source_name(self, run: Run) -> str:
         """Name of a run's dataset in BIDS URIs.
@@ -167,7 +170,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     if not signals.signals_only:
         seed = config.running.random_seed
         encoder = build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=seed)
-    plan = Plan(config=config, dataset=dataset, atlas=atlas, denoising=denoising)
+    plan = Plan(config=config, dataset=dataset, atlas=atlas, denoising=denoising, averaged_over=runs[0].averaged_over)
     LOGGER.info(
         "%d runs of %d participants in %s; atlas %s (%d parcels); %s.",
         len(runs),

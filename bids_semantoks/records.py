@@ -102,6 +102,18 @@ class Run:
         """Template space of the BOLD image, empty when its name gives none."""
         return self.entity("space") or ""
 
+    @property
+    def averaged_over(self) -> str:
+        """What a parcel's signal is the mean of, in words for sidecars; empty for series that came parcellated."""
+        if self.bold.name.endswith((".tsv", ".ptseries.nii")):
+            return ""
+        if self.bold.name.endswith(".dtseries.nii"):
+            return "grayordinates holding data"
+        if self.bold.name.endswith(".func.gii"):
+            return "vertices holding data"
+        is_without_mask = self.is_denoised and self.mask is None
+        return "voxels holding data" if is_without_mask else "voxels inside the brain mask"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AtlasVolume:

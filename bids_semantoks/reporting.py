@@ -63,7 +63,7 @@ def describe_signals(settings: Mapping[str, Any], *, pipelines: Sequence[str], n
     Parameters
     ----------
     settings : mapping
-        What sidecars of signals hold under ``Settings``.
+        What sidecars of signals hold under ``Settings``, and ``averaged_over``: what they have as ``AveragedOver``.
     pipelines : sequence of str
         Names and versions of the pipelines that made the inputs.
     n_parcels : int
@@ -149,7 +149,7 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
     """
     first = stored[0].sidecar
     signals = describe_signals(
-        first["Settings"],
+        {**first["Settings"], "averaged_over": first.get("AveragedOver") or "voxels inside the brain mask"},
         pipelines=sorted({str(run.sidecar["Pipeline"]) for run in stored}),
         n_parcels=first["Atlas"]["Parcels"],
         min_time=first.get("MinimumTime", config.signals.min_time),

@@ -74,7 +74,15 @@ def test_surfaces_are_embedded_and_not_twice(study, tmp_path, space, atlas, stem
     assert set(sidecar["Inputs"]) == {"sidecar", "bold", "confounds"} | (
         {"partner"} if space == "fsaverage5" else set()
     )
-    assert (out / "sub-01.html").is_file()
+    unit = "grayordinates" if space == "fsLR" else "vertices"
+    coverage = json.loads((func / f"{stem}_stat-coverage_bold.json").read_text())
+    assert coverage["AveragedOver"] == f"{unit} holding data"
+    assert coverage["coverage"]["Description"].startswith(f"Share of the parcel's {unit} that are in the file")
+    text = (out / "logs" / "CITATION.md").read_text()
+    assert f"over {unit} holding data; a parcel of whose {unit} less than 50 % were holding data" in text
+    assert "brain mask" not in text
+    assert "voxel" not in json.dumps(coverage).lower().replace("n_voxels", "")
+    assert "brain mask" not in (out / "sub-01.html").read_text()
     capsys.readouterr()
     assert run(study, out, *arguments) == 0
     assert "0 ok, 1 skipped, 0 failed" in capsys.readouterr().err

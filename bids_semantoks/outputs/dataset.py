@@ -38,7 +38,7 @@ For each run (`sub-*/[ses-*/]func/`):
 
 - `*_stat-mean_timeseries.tsv`: the cleaned signal of each parcel, one row for every volume of the source, in its units.
   Rows of dummy and scrubbed volumes and columns of absent parcels are n/a.
-- `*_stat-coverage_bold.tsv`: the share of each parcel's voxels inside the brain mask.
+- `*_stat-coverage_bold.tsv`: the share of each parcel that has data (in the brain mask).
 - `*_stat-pearsoncorrelation_relmat.tsv`: correlations between parcels over kept volumes.
 - `*_embedding.tsv`: one row a window with its onset, duration, share of kept time, and the embedding.
 

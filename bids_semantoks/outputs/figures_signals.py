@@ -287,7 +287,7 @@ def draw_coverage(
     networks: NetworkOrder,
     grid: NDArray[np.int32] | None,
 ) -> Figure:
-    """Draw the share of each parcel inside the brain mask, on slices where there are images, and by network.
+    """Draw the share of each parcel that has data, on slices where there are images, and by network.
 
     Parameters
     ----------
@@ -323,7 +323,7 @@ def draw_coverage(
     n_absent = int((~there).sum())
     handles = [Patch(color=BLUE, label="present"), Patch(color=ORANGE, label=f"absent: {n_absent}")]
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
-    axes.set_title("share of each parcel's voxels in the brain mask, by network")
+    axes.set_title("share of each parcel that has data, by network")
     return figure
 
 

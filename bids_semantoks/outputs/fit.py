@@ -56,7 +56,7 @@ def judge_fit(
     signals, embedding : mapping
         Sidecars of its signals and its embedding.
     coverage : NDArray, float64, shape (P,)
-        Share of each parcel in the brain mask; not-a-number where unknown.
+        Share of each parcel that has data; not-a-number where unknown.
 
     Returns
     -------
@@ -137,9 +137,9 @@ def _judge_coverage(coverage: NDArray[np.float64], limits: Mapping[str, Any]) ->
     usual = max(_MIN_COVERAGE, float(limits.get("smallest_share_of_parcels_with_signal", _USUAL_COVERAGE)))
     level = GREEN if mean >= usual else AMBER if mean >= _MIN_COVERAGE else RED
     words = {
-        GREEN: f"at least {usual:.2f} of the atlas lies in the brain mask",
-        AMBER: f"under {usual:.2f}: parts of the atlas lie outside the brain mask",
-        RED: f"under {_MIN_COVERAGE:.1f}: much of the atlas lies outside the brain mask",
+        GREEN: f"at least {usual:.2f} of the atlas has data",
+        AMBER: f"under {usual:.2f}: parts of the atlas lie outside the data or the brain mask",
+        RED: f"under {_MIN_COVERAGE:.1f}: much of the atlas lies outside the data or the brain mask",
     }[level]
     return FitItem(name="coverage", value=f"{mean:.2f} on average", level=level, words=words)
 

@@ -70,6 +70,7 @@ def build_signals_sidecar(
             "Parcels": len(atlas.parcels),
             **_describe_warps(atlas),
         },
+        "AveragedOver": run.averaged_over or None,
         "AbsentParcels": [name for name, there in zip(atlas.parcels, signals.present, strict=True) if not there],
         "Denoising": _describe_denoising(run, signals, settings),
         "VolumesTotal": int(signals.kept.size),

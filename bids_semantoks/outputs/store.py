@@ -17,6 +17,8 @@ from bids_semantoks.outputs.naming import build_directory, build_stem, parse_ent
 from bids_semantoks.outputs.provenance import build_uri, describe_files, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
+_SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputPaths:
@@ -195,17 +197,38 @@ def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, si
         for p in range(len(atlas.parcels))
     ]
     write_records(path, ("label", "coverage", "n_voxels", "present"), rows)
+    described = _describe_coverage(sidecar.get("AveragedOver") or "")
     write_json(
         path.with_suffix(".json"),
         {
-            **{key: sidecar[key] for key in ("Sources", "Atlas", "SoftwareVersions", "Settings") if key in sidecar},
+            **{key: sidecar[key] for key in _SHARED_KEYS if key in sidecar},
             "label": {"Description": "Parcel name."},
-            "coverage": {"Description": "Share of the parcel's voxels that lie in the brain mask and vary in time."},
-            "n_voxels": {"Description": "Voxels of the parcel on the grid of the BOLD image."},
+            "coverage": {"Description": described[0]},
+            "n_voxels": {"Description": described[1]},
             "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
         },
     )
     return path
+
+
+def _describe_coverage(averaged_over: str) -> tuple[str, str]:
+    """What the columns of coverage and size mean, by what was averaged."""
+    unit, _, where = averaged_over.partition(" ")
+    if not unit:
+        return (
+            "Share of the parcel that has data, as the dataset's own table says; else 1 with a series, 0 without.",
+            "Voxels of the parcel, as the dataset's own table says; n/a where it does not.",
+        )
+    if unit == "voxels":
+        inside = "lie in the brain mask and " if "mask" in where else ""
+        return (
+            f"Share of the parcel's voxels that {inside}vary in time.",
+            "Voxels of the parcel on the grid of the BOLD image.",
+        )
+    return (
+        f"Share of the parcel's {unit} that are in the file and vary in time.",
+        f"{unit.capitalize()} of the parcel in the atlas, those that the file lacks among them.",
+    )
 
 
 def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ SIGNALS = {
     "fd_threshold": 0.37,
     "dummy_scans": "6",
     "min_coverage": 0.43,
+    "averaged_over": "voxels inside the brain mask",
     "pipelines": ["fMRIPrep 24.1.1"],
     "n_parcels": 457,
     "min_time": 123.0,
