@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import BLUE, GREY, LIGHT, ORANGE, build_margins, start_figure
+from bids_semantoks.outputs.figures import BLUE, GREY, ORANGE, build_margins, start_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -23,21 +24,22 @@ class ScalingPanel:
     ----------
     title, label : str
         The phenotype, and what the gain is in.
-    n_participants, gains : NDArray, float64, shape (n,)
+    n_participants, gains, seeds : NDArray, float64, shape (n,)
         Of each encoder.
+    shares : NDArray, float64, shape (s, 4)
+        Participants, mean gain and its interval for each share; NaN for no interval.
     intercept, slope : float
         Of the line over log10(participants); NaN for none.
-    spread : NDArray, float64
-        Scores of random weights less their mean.
     """
 
     title: str
     label: str
     n_participants: NDArray[np.float64]
     gains: NDArray[np.float64]
+    seeds: NDArray[np.float64]
+    shares: NDArray[np.float64]
     intercept: float
     slope: float
-    spread: NDArray[np.float64]
 
 
 def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
@@ -51,7 +53,7 @@ def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
     Returns
     -------
     Figure
-        Points are encoders, the band holds what random weights got.
+        Dots are encoders, thin lines join those of a seed, bars are means of a share with their intervals.
     """
     n_columns = min(len(panels), 2)
     n_lines = (len(panels) + 1) // 2
@@ -59,20 +61,30 @@ def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
     margins = build_margins(figure, left=0.75, right=0.25, top=0.35, bottom=0.6)
     axes = figure.subplots(n_lines, n_columns, squeeze=False, gridspec_kw={**margins, "wspace": 0.35, "hspace": 0.5})
     for panel, one in zip(panels, axes.flat, strict=False):
-        one.axhspan(float(panel.spread.min()), float(panel.spread.max()), color=LIGHT, zorder=0, linewidth=0)
-        one.axhline(0, color=GREY, linewidth=1, linestyle="--")
-        one.plot(panel.n_participants, panel.gains, "o", color=ORANGE, markersize=5, alpha=0.8, markeredgewidth=0)
-        if np.isfinite([panel.slope, panel.intercept]).all():
-            ends = np.array([panel.n_participants.min(), panel.n_participants.max()])
-            one.plot(ends, panel.intercept + panel.slope * np.log10(ends), color=BLUE, linewidth=1.8)
-        one.set_xscale("log")
-        ticks = sorted(set(panel.n_participants.tolist()))
-        one.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        one.minorticks_off()
-        one.set_xlim(ticks[0] / 1.2, ticks[-1] * 1.2)
-        one.set_xlabel("participants pretrained on")
-        one.set_ylabel(f"gain in {panel.label}")
-        one.set_title(panel.title)
+        _draw_panel(one, panel)
     for one in axes.flat[len(panels) :]:
         one.set_visible(False)
     return figure
+
+
+def _draw_panel(axes: Axes, panel: ScalingPanel) -> None:
+    axes.axhline(0, color=GREY, linewidth=1, linestyle="--")
+    for seed in np.unique(panel.seeds):
+        own = panel.seeds == seed
+        axes.plot(
+            panel.n_participants[own], panel.gains[own], "o-", color=GREY, markersize=3.5, linewidth=0.7, alpha=0.6
+        )
+    if np.isfinite([panel.slope, panel.intercept]).all():
+        ends = np.array([panel.n_participants.min(), panel.n_participants.max()])
+        axes.plot(ends, panel.intercept + panel.slope * np.log10(ends), color=BLUE, linewidth=1.8)
+    sizes, means, low, high = panel.shares.T
+    reach = np.nan_to_num(np.stack([means - low, high - means])).clip(min=0)
+    axes.errorbar(sizes, means, yerr=reach, fmt="D", color=ORANGE, markersize=5, elinewidth=1.6, capsize=3)
+    axes.set_xscale("log")
+    ticks = sorted(set(panel.n_participants.tolist()))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(ticks[0] / 1.2, ticks[-1] * 1.2)
+    axes.set_xlabel("participants pretrained on")
+    axes.set_ylabel(f"gain in {panel.label}")
+    axes.set_title(panel.title)

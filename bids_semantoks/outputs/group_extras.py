@@ -129,8 +129,9 @@ def build_scaling_section(out_dir: Path) -> Section | None:
     fits = [fit for fit in facts["Fits"] if fit["Metric"] != "balanced_accuracy"]
     picture = Picture(
         title="Gain over random weights",
-        caption="Each point is an encoder; the line is fitted over the logarithm of participants; the band holds the "
-        "scores of random weights about their mean.",
+        caption="Each dot is an encoder less the random weights that its training started from; thin lines join the "
+        "encoders of a seed. Diamonds are means of a share with their 95 % interval over the participants tested; the "
+        "blue line is fitted over the logarithm of participants.",
         data=render_figure("scaling", lambda: draw_scaling([_build_panel(rows, fit) for fit in fits])),
     )
     return Section(
@@ -139,8 +140,15 @@ def build_scaling_section(out_dir: Path) -> Section | None:
         short="Scaling",
         sentences=_describe_scaling(facts),
         pictures=[picture],
-        columns=["phenotype", "participants", "encoders", "mean score", "mean gain over random weights"],
-        lines=_list_scaling(rows),
+        columns=[
+            "phenotype",
+            "participants",
+            "encoders",
+            "mean score",
+            "mean gain [over participants]",
+            "[over seeds]",
+        ],
+        lines=_list_scaling(rows, facts["Fits"]),
     )
 
 
@@ -160,33 +168,53 @@ def _describe_scaling(facts: dict[str, Any]) -> list[str]:
             verdict = f"ten times the participants change it by {fit['Slope']:+.3f}{interval}"
         metric = METRIC_NAMES[fit["Metric"]]
         sentences.append(f"{fit['Phenotype']}, gain in {metric} of {fit['Encoders']} encoders: {verdict}.")
-    sentences.append("Intervals are over encoders, which are all probed on the same people.")
+    sentences.append(
+        "A gain is the score of an encoder less that of the random weights which its own training started from, on the "
+        "same people and splits. Intervals of slopes are over encoders, which are all probed on the same people."
+    )
     return sentences
 
 
 def _build_panel(rows: list[dict[str, str]], fit: dict[str, Any]) -> ScalingPanel:
     own = [row for row in rows if (row["phenotype"], row["metric"]) == (fit["Phenotype"], fit["Metric"])]
-    scores = np.array(fit["RandomWeights"])
+    shares = [[_nan(share[key]) for key in ("Participants", "Gain", "Low", "High")] for share in fit["Shares"]]
     return ScalingPanel(
         title=fit["Phenotype"],
         label=METRIC_NAMES[fit["Metric"]],
         n_participants=np.array([float(row["n_pretraining"]) for row in own]),
         gains=np.array([_number(row["gain"]) for row in own]),
-        intercept=math.nan if fit["Intercept"] is None else fit["Intercept"],
-        slope=math.nan if fit["Slope"] is None else fit["Slope"],
-        spread=scores - scores.mean(),
+        seeds=np.array([float(row["seed"]) for row in own]),
+        shares=np.array(shares),
+        intercept=_nan(fit["Intercept"]),
+        slope=_nan(fit["Slope"]),
     )
 
 
-def _list_scaling(rows: list[dict[str, str]]) -> list[list[str]]:
-    keys = dict.fromkeys((row["phenotype"], row["metric"], row["n_pretraining"]) for row in rows)
+def _list_scaling(rows: list[dict[str, str]], fits: list[dict[str, Any]]) -> list[list[str]]:
     lines = []
-    for key in keys:
-        own = [row for row in rows if (row["phenotype"], row["metric"], row["n_pretraining"]) == key]
-        value, gain = (float(np.mean([_number(row[name]) for row in own])) for name in ("value", "gain"))
-        name = f"{key[0]}, {METRIC_NAMES[key[1]]}"
-        lines.append([name, key[2], str(len(own)), format_number(value), f"{gain:+.2f}"])
+    for fit in fits:
+        for share in fit["Shares"]:
+            key = fit["Phenotype"], fit["Metric"], str(share["Participants"])
+            own = [row for row in rows if (row["phenotype"], row["metric"], row["n_pretraining"]) == key]
+            value = float(np.mean([_number(row["value"]) for row in own]))
+            gain, low, high, first, last = (
+                _nan(share[name]) for name in ("Gain", "Low", "High", "LowOverSeeds", "HighOverSeeds")
+            )
+            lines.append(
+                [
+                    f"{key[0]}, {METRIC_NAMES[key[1]]}",
+                    key[2],
+                    str(share["Encoders"]),
+                    format_number(value),
+                    f"{gain:+.2f} [{low:+.2f}, {high:+.2f}]",
+                    "" if math.isnan(first) else f"[{first:+.2f}, {last:+.2f}]",
+                ]
+            )
     return lines
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _number(text: str) -> float:

@@ -27,7 +27,9 @@ class ScalingRow:
     n_pretraining, seed : int
         Participants, and the seed that chose them and drew the first weights.
     value, value_random, gain : float
-        Score, mean score of random weights, and their difference.
+        Score, that of the random weights which the training started from, and their difference.
+    gain_low, gain_high : float
+        95 % interval of the gain over participants.
     n_tested : int
         Participants tested.
     n_pretrained : int or None
@@ -45,6 +47,8 @@ class ScalingRow:
     value: float
     value_random: float
     gain: float
+    gain_low: float
+    gain_high: float
     n_tested: int
     n_pretrained: int | None
     encoder: str
@@ -58,8 +62,15 @@ _COLUMNS: Final[dict[str, Any]] = {
     "n_pretraining": {"Description": "Participants that the encoder was pretrained on."},
     "seed": {"Description": "Seed of the first weights, of the training, and of who belongs to the share."},
     "value": {"Description": "Score of the encoder, nested protocol, on the splits of group_probe.tsv."},
-    "value_random": {"Description": "Mean score of as many encoders with random weights."},
+    "value_random": {
+        "Description": "Score of the random weights of the same seed, from which the training of this encoder started."
+    },
     "gain": {"Description": "value - value_random."},
+    "gain_low": {
+        "Description": "Lower end of its 95 % interval: bootstrap over participants, drawn alike for both encoders, "
+        "widened because folds share their training rows."
+    },
+    "gain_high": {"Description": "Upper end of the 95 % interval."},
     "n_tested": {"Description": "Participants tested."},
     "n_pretrained": {
         "Description": "Participants tested who were among those that the encoder was pretrained on; n/a where the "

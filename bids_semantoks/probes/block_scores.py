@@ -18,7 +18,7 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.outputs.block_tables import BlockRow, write_block_tables
 from bids_semantoks.outputs.provenance import find_versions
 from bids_semantoks.probes.clips import BlockPlan, Blocks, embed_blocks
-from bids_semantoks.probes.untrained import build_untrained
+from bids_semantoks.probes.twins import build_twin
 from bids_semantoks.probing.block_splits import build_within_splits
 from bids_semantoks.probing.linear import cross_validate
 from bids_semantoks.probing.person_scores import average_participants, score_participants
@@ -83,7 +83,7 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
     model = encoder.loaded.name
     encoders = {model: encoder}
     if "random" in config.probing.baselines:
-        encoders["random"] = build_untrained(encoder)
+        encoders["random"] = build_twin(encoder)
     blocks = embed_blocks(plan, encoders)
     blocks, target = select_types(blocks, plan.column)
     designs, notes = build_designs(blocks, target, config)

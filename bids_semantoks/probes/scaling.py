@@ -25,18 +25,20 @@ from bids_semantoks.pretraining import pretrain_encoder
 from bids_semantoks.probes.designs import Design, build_design
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows
-from bids_semantoks.probes.scaling_plans import ScalingJob, ScalingPlan
-from bids_semantoks.probes.untrained import build_untrained
+from bids_semantoks.probes.scaling_plans import OWN, ScalingJob, ScalingPlan
+from bids_semantoks.probes.twins import build_untrained
 from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.scaling import fit_log_line
-from bids_semantoks.probing.scorers import build_scorer
+from bids_semantoks.probing.scaling import average_gains, compute_gain, fit_log_line
 from bids_semantoks.probing.spans import TableFeatures
+from bids_semantoks.probing.targets import Predictions
 from bids_semantoks.signals.temporal import build_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 _CLASS_METRICS: Final = ("auroc", "balanced_accuracy")
 _VALUE_METRICS: Final = ("r",)
+
+Pair = tuple[ScalingJob, Predictions, Predictions]
 
 
 def measure_scaling(
@@ -68,40 +70,28 @@ def measure_scaling(
     config = plan.config
     designs = _build_designs(plan, stored)
     started = time.monotonic()
-    found: list[tuple[ScalingJob, list[dict[str, float]]]] = []
-    baselines: list[list[dict[str, float]]] = []
+    untrained: dict[int, list[Predictions]] = {}
+    trained: list[list[Predictions]] = []
     for number, job in enumerate(scaling.jobs, start=1):
         LOGGER.info("Scaling, encoder %d of %d: %s.", number, len(scaling.jobs), job.encoder)
         encoder = _load(config, _pretrain(config, scaling, job, started), atlas)
-        if not baselines:
-            for draw in range(config.probing.scaling_seeds):
-                untrained = build_untrained(encoder, draw)
-                baselines.append([score_encoder(untrained, design, plan) for design in designs])
-        found.append((job, [score_encoder(encoder, design, plan) for design in designs]))
-    rows = []
+        if job.seed not in untrained:
+            # The very weights that this training started from: what differs is the training alone.
+            first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
+            untrained[job.seed] = [predict_rows(first, design, plan) for design in designs]
+        trained.append([predict_rows(encoder, design, plan) for design in designs])
+    rows: list[ScalingRow] = []
+    fits = []
     for position, design in enumerate(designs):
-        tested = set(map(str, design.rows.participants[~np.isnan(design.target.values)]))
-        for metric in found[0][1][position]:
-            base = float(np.mean([scores[position][metric] for scores in baselines]))
-            for job, scores in found:
-                value = scores[position][metric]
-                rows.append(
-                    ScalingRow(
-                        phenotype=design.target.name,
-                        metric=metric,
-                        source=scaling.data.name,
-                        share=job.share,
-                        n_pretraining=len(job.participants),
-                        seed=job.seed,
-                        value=value,
-                        value_random=base,
-                        gain=value - base,
-                        n_tested=len(tested),
-                        n_pretrained=len(tested & job.participants) if scaling.data.name == "own" else None,
-                        encoder=job.encoder,
-                    )
-                )
-    return write_scaling_tables(config.out_dir, rows, _describe(config, scaling, rows, baselines, designs))
+        pairs = [
+            (job, found[position], untrained[job.seed][position])
+            for job, found in zip(scaling.jobs, trained, strict=True)
+        ]
+        for metric in _CLASS_METRICS if pairs[0][1].classes else _VALUE_METRICS:
+            own, fit = _compare(design, metric, pairs, scaling.data.name, seed=config.running.random_seed)
+            rows += own
+            fits.append(fit)
+    return write_scaling_tables(config.out_dir, rows, _describe(config, scaling, fits))
 
 
 def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> list[Design]:
@@ -132,8 +122,8 @@ def _load(config: AppConfig, directory: Path, atlas: tuple[tuple[str, ...], tupl
     return build_run_encoder(embedding, *atlas, seed=config.running.random_seed)
 
 
-def score_encoder(encoder: RunEncoder, design: Design, plan: ProbePlan) -> dict[str, float]:
-    """Embed the rows of a design and score the nested protocol on its splits.
+def predict_rows(encoder: RunEncoder, design: Design, plan: ProbePlan) -> Predictions:
+    """Embed the rows of a design and predict them by the nested protocol on its splits.
 
     Parameters
     ----------
@@ -146,21 +136,17 @@ def score_encoder(encoder: RunEncoder, design: Design, plan: ProbePlan) -> dict[
 
     Returns
     -------
-    dict of str to float
-        Mean over repetitions by metric.
+    Predictions
+        Out of fold.
     """
-    features = TableFeatures(name=encoder.loaded.name, values=embed_rows(encoder, design.rows))
-    predictions = cross_validate(
-        features,
+    return cross_validate(
+        TableFeatures(name=encoder.loaded.name, values=embed_rows(encoder, design.rows)),
         design.target,
         design.splits,
         covariates=design.covariates,
         groups=design.groups,
         seed=plan.config.running.random_seed,
     )
-    metrics = _CLASS_METRICS if predictions.classes else _VALUE_METRICS
-    everyone = np.ones((1, predictions.fold.shape[1]))
-    return {metric: float(build_scorer(predictions, metric)(everyone)[0]) for metric in metrics}
 
 
 def embed_rows(encoder: RunEncoder, rows: Rows) -> NDArray[np.float64]:
@@ -196,35 +182,59 @@ def embed_rows(encoder: RunEncoder, rows: Rows) -> NDArray[np.float64]:
     return np.stack(means)
 
 
-def _describe(
-    config: AppConfig,
-    scaling: ScalingPlan,
-    rows: Sequence[ScalingRow],
-    baselines: Sequence[Sequence[dict[str, float]]],
-    designs: Sequence[Design],
-) -> dict[str, Any]:
-    fits = []
-    for phenotype, metric in dict.fromkeys((row.phenotype, row.metric) for row in rows):
-        own = [row for row in rows if (row.phenotype, row.metric) == (phenotype, metric)]
-        fit = fit_log_line(np.array([row.n_pretraining for row in own]), np.array([row.gain for row in own]))
-        position = [design.target.name for design in designs].index(phenotype)
-        spread = [scores[position][metric] for scores in baselines]
-        numbers = {"Slope": fit.slope, "Low": fit.ci_low, "High": fit.ci_high, "Intercept": fit.intercept}
-        fits.append(
-            {
-                "Phenotype": phenotype,
-                "Metric": metric,
-                **{key: None if math.isnan(value) else round(value, 6) for key, value in numbers.items()},
-                "Encoders": fit.n_points,
-                "RandomWeights": [round(value, 6) for value in spread],
-            }
+def _compare(
+    design: Design, metric: str, pairs: Sequence[Pair], source: str, *, seed: int
+) -> tuple[list[ScalingRow], dict[str, Any]]:
+    """Score all encoders against their own first weights: rows of the table, and what they say together."""
+    tested = set(map(str, design.rows.participants[~np.isnan(design.target.values)]))
+    people = design.rows.participants if design.rows.has_sessions else None
+    gains = [compute_gain(first, second, metric, participants=people, seed=seed) for _, first, second in pairs]
+    jobs = [job for job, _, _ in pairs]
+    rows = [
+        ScalingRow(
+            phenotype=design.target.name,
+            metric=metric,
+            source=source,
+            share=job.share,
+            n_pretraining=len(job.participants),
+            seed=job.seed,
+            value=one.value,
+            value_random=one.value_random,
+            gain=one.gain,
+            gain_low=one.interval[0],
+            gain_high=one.interval[1],
+            n_tested=len(tested),
+            n_pretrained=len(tested & job.participants) if source == OWN else None,
+            encoder=job.encoder,
         )
+        for job, one in zip(jobs, gains, strict=True)
+    ]
+    sizes = np.array([len(job.participants) for job in jobs])
+    fit = fit_log_line(sizes, np.array([one.gain for one in gains]), np.array([job.seed for job in jobs]))
+    shares = []
+    for size in dict.fromkeys(sizes.tolist()):
+        mean = average_gains([one for one, own in zip(gains, sizes, strict=True) if own == size])
+        low, high = mean.over_participants
+        numbers = {"Gain": mean.gain, "Low": low, "High": high}
+        numbers |= {"LowOverSeeds": mean.over_seeds[0], "HighOverSeeds": mean.over_seeds[1]}
+        shares.append({"Participants": size, "Encoders": mean.n, **_round(numbers)})
+    line = {"Slope": fit.slope, "Low": fit.ci_low, "High": fit.ci_high, "Intercept": fit.intercept}
+    named = {"Phenotype": design.target.name, "Metric": metric, "Encoders": fit.n_points}
+    return rows, {**named, **_round(line), "Shares": shares}
+
+
+def _round(numbers: dict[str, float]) -> dict[str, float | None]:
+    return {key: None if math.isnan(value) else round(value, 6) for key, value in numbers.items()}
+
+
+def _describe(config: AppConfig, scaling: ScalingPlan, fits: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "Fits": fits,
         "Source": scaling.data.name,
         "ParticipantsThere": len(scaling.data.participants),
         "Pretraining": to_json(config)["pretraining"],
-        "Description": "Gain = Intercept + Slope * log10(participants); the interval is over encoders, which are all "
-        "probed on the same people.",
+        "Description": "gain = level of the seed + Slope * log10(participants); Intercept is that of the mean level. "
+        "The interval of Slope is over encoders, all probed on the same people. Low and High of Shares: 95 % "
+        "interval of the mean gain over participants tested; LowOverSeeds and HighOverSeeds: over seeds.",
         "SoftwareVersions": find_versions(),
     }

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.config import AppConfig
+from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.hdf5 import open_signals
 from bids_semantoks.models.build import read_encoder_config
+from bids_semantoks.models.layout import build_layout
+from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.pretraining import read_training_config
@@ -24,6 +26,7 @@ from bids_semantoks.training.batches import choose_batch_size
 LOGGER = logging.getLogger("bids_semantoks")
 
 FEWEST: Final = 16
+OWN: Final = "own"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,9 @@ class SharedData:
     stored : tuple of StoredRun
         Runs; none for a file.
     parcels, networks : tuple of str, length P
-        Their atlas; empty for a file.
+        Their atlas.
+    keys : tuple of (str, str)
+        Participant and checksum of each run; of a file its size and date.
     """
 
     name: str
@@ -47,6 +52,7 @@ class SharedData:
     stored: tuple[StoredRun, ...]
     parcels: tuple[str, ...]
     networks: tuple[str, ...]
+    keys: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +118,8 @@ def plan_scaling(
         When a share has fewer than 16 participants or two are alike, a batch does not fit, or several processes train.
     InputError
         When the other study is no output of ours.
+    ModelError
+        When an encoder of its atlas does not fit this study's.
     """
     asked, n_seeds = config.probing, config.probing.scaling_seeds
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -132,8 +140,10 @@ def plan_scaling(
     if len(set(sizes.values())) < len(sizes):
         listed = ", ".join(f"{share:g} ({n})" for share, n in sizes.items())
         raise ConfigurationError(f"--scaling has shares of the same number of participants: {listed}.")
-    read_encoder_config(config.pretraining.encoder_config)
+    match_parcels(*atlas, build_layout(data.parcels, data.networks))
+    encoder = read_encoder_config(config.pretraining.encoder_config)
     recipe = read_training_config(config.pretraining)
+    settings = [to_json(encoder), to_json(recipe), config.embedding.precision]
     choose_batch_size(min(sizes.values()), recipe.batch_size, n_parts=config.pretraining.accumulate)
     jobs = []
     for share, size in sizes.items():
@@ -141,23 +151,27 @@ def plan_scaling(
             people = choose_share(list(data.participants), size, seed=seed)
             jobs.append(
                 ScalingJob(
-                    share=share, participants=people, seed=seed, encoder=_name_encoder(config, data, people, seed)
+                    share=share,
+                    participants=people,
+                    seed=seed,
+                    encoder=_name_encoder(config, data, people, seed, settings),
                 )
             )
     LOGGER.info(
         "Scaling: %d encoders on %s participants of %s.",
         len(jobs),
         ", ".join(str(size) for size in sizes.values()),
-        "this dataset" if data.name == "own" else data.name,
+        "this dataset" if data.name == OWN else data.name,
     )
     return ScalingPlan(data=data, jobs=tuple(jobs))
 
 
-def _name_encoder(config: AppConfig, data: SharedData, people: frozenset[str], seed: int) -> str:
-    """Name the folder so that other people, runs or seeds never take each other's place."""
-    keys = [run.sidecar["TableSHA256"] for run in data.stored if run.entities["sub"] in people]
-    decisive = json.dumps([sorted(people), sorted(keys), data.name])
-    digest = hashlib.sha256(decisive.encode()).hexdigest()[:8]
+def _name_encoder(
+    config: AppConfig, data: SharedData, people: frozenset[str], seed: int, settings: Sequence[object]
+) -> str:
+    """Name the folder so that other people, runs, seeds or recipes never take each other's place."""
+    keys = sorted(key for label, key in data.keys if label in people or not label)
+    digest = hashlib.sha256(json.dumps([sorted(people), keys, data.name, settings]).encode()).hexdigest()[:8]
     stem = "".join(c for c in Path(config.pretraining.encoder_config).stem if c.isalnum())
     source = "".join(c for c in data.name if c.isalnum()) or "other"
     return f"scaling-{stem}-{source}-{len(people)}-seed{seed}-{digest}"
@@ -185,7 +199,7 @@ def find_shared_data(
     Raises
     ------
     ConfigurationError
-        When both a study and a file are named, or two studies.
+        When both a study and a file are named, two studies, or this one again.
     InputError
         When the other study has no signals of the same atlas.
     """
@@ -196,12 +210,32 @@ def find_shared_data(
             hint="Give one of -d and --pretrain-data.",
         )
     if file is not None:
-        ids = tuple(sorted(set(open_signals(file).ids)))
-        return SharedData(name=file.stem, participants=ids, stored=(), parcels=(), networks=())
+        found, status = open_signals(file), file.stat()
+        return SharedData(
+            name=file.name,
+            participants=tuple(sorted(set(found.ids))),
+            stored=(),
+            parcels=found.parcels,
+            networks=found.networks,
+            keys=(("", f"{status.st_size} {status.st_mtime_ns}"),),
+        )
     if not named:
-        return _collect("own", chosen, *atlas)
-    name, _, text = named[0].rpartition("=")
-    out_dir, label = Path(text), chosen[0].entities["atlas"]
+        return _collect(OWN, chosen, *atlas)
+    return _find_study(config, named[0], chosen[0].entities["atlas"])
+
+
+def _find_study(config: AppConfig, given: str, label: str) -> SharedData:
+    name, _, text = given.rpartition("=")
+    out_dir = Path(text)
+    name = name or out_dir.resolve().name
+    if out_dir.resolve() == config.out_dir.resolve():
+        raise ConfigurationError(
+            f"-d {given} is OUT_DIR itself, not another study.", hint="Without -d shares are of its own participants."
+        )
+    if name == OWN:
+        raise ConfigurationError(
+            f"-d {given} calls another study {OWN}, which stands for this one.", hint="Give -d NAME=OUT_DIR."
+        )
     kinds = find_stored_kinds(out_dir) if out_dir.is_dir() else []
     space = next((space for found, space in kinds if found == label), "")
     stored = find_stored_runs(out_dir, atlas=label, model="")
@@ -209,13 +243,19 @@ def find_shared_data(
     if not found:
         listed = ", ".join(f"{one} in {place or 'no space named'}" for one, place in kinds) or "none"
         raise InputError(
-            f"-d {named[0]} has no signals of atlas {label}, written here, to take shares of: found {listed}.",
+            f"-d {given} has no signals of atlas {label}, written here, to take shares of: found {listed}.",
             hint="Give the OUT_DIR of a participant level run with the same atlas.",
         )
     rest = [run for run in found if run.entities.get("task", "").startswith("rest")]
-    return _collect(name or out_dir.resolve().name, rest or found, *read_atlas_table(out_dir, name=label, space=space))
+    return _collect(name, rest or found, *read_atlas_table(out_dir, name=label, space=space))
 
 
 def _collect(name: str, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]) -> SharedData:
-    people = tuple(sorted({run.entities["sub"] for run in stored}))
-    return SharedData(name=name, participants=people, stored=tuple(stored), parcels=parcels, networks=networks)
+    return SharedData(
+        name=name,
+        participants=tuple(sorted({run.entities["sub"] for run in stored})),
+        stored=tuple(stored),
+        parcels=parcels,
+        networks=networks,
+        keys=tuple((run.entities["sub"], run.sidecar["TableSHA256"]) for run in stored),
+    )

@@ -55,7 +55,7 @@ def run_probes(
     prober = Prober(plan, encoder, stored, replicates=replicates)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
-            embed_by_twin(encoder, stored, atlas, number)
+            embed_by_twin(encoder, stored, number)
     phenotypes = adjust_comparisons([prober.probe(name) for name in config.probing.probe])
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:

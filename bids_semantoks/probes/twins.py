@@ -13,7 +13,6 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, f
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.models.build import build_encoder
 from bids_semantoks.models.encode import FrozenEncoder
-from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.store import StoredRun, read_signals
 
@@ -41,25 +40,25 @@ def name_twin(model: str, number: int = 0) -> str:
     return f"{model}Untrained{number + 1 if number else ''}"
 
 
-def embed_by_twin(
-    encoder: RunEncoder, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]], number: int = 0
-) -> None:
-    """Embed runs by an encoder of the same architecture with random weights, where that was not done before.
+def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
+    """Build an encoder with random weights in the architecture of another one.
 
     Parameters
     ----------
     encoder : RunEncoder
-        What it is compared with.
-    stored : sequence of StoredRun
-        Runs with complete signals.
-    atlas : tuple of (parcels, networks)
-        Of the signals.
-    number : int
-        Which of several draws, counted from 0.
+        Gives architecture, atlas, device, windows and pooling.
+    seed : int
+        Of the weights.
+    name : str
+        Label in output names.
+
+    Returns
+    -------
+    RunEncoder
+        With the weights from which a training with this seed starts.
     """
-    loaded, seed = encoder.loaded, encoder.seed + _TWIN_SEED + number
-    name = name_twin(loaded.name, number)
-    twin = dataclasses.replace(
+    loaded, config = encoder.loaded, dataclasses.replace(encoder.config, save_tokens=False)
+    untrained = dataclasses.replace(
         loaded,
         encoder=build_encoder(loaded.config, loaded.layout, seed).eval(),
         name=name,
@@ -69,19 +68,48 @@ def embed_by_twin(
         head=None,
         details={},
     )
-    config = encoder.config
     frozen = FrozenEncoder(
-        twin,
-        match_parcels(*atlas, loaded.layout),
+        untrained,
+        encoder.frozen.match,
         device=encoder.frozen.device,
         precision=config.precision,
         batch_size=config.batch_size,
         pooling=config.pooling,
     )
-    random = RunEncoder(
-        loaded=twin, frozen=frozen, config=dataclasses.replace(config, save_tokens=False), seed=seed, warnings=()
-    )
-    embed_missing(random, stored, why="by random weights, to compare with")
+    return RunEncoder(loaded=untrained, frozen=frozen, config=config, seed=seed, warnings=())
+
+
+def build_twin(encoder: RunEncoder, number: int = 0) -> RunEncoder:
+    """Build the encoder of the same architecture with random weights that probes compare with.
+
+    Parameters
+    ----------
+    encoder : RunEncoder
+        What is compared.
+    number : int
+        Which of several draws, counted from 0.
+
+    Returns
+    -------
+    RunEncoder
+        Fitted to the same atlas.
+    """
+    return build_untrained(encoder, encoder.seed + _TWIN_SEED + number, name_twin(encoder.loaded.name, number))
+
+
+def embed_by_twin(encoder: RunEncoder, stored: Sequence[StoredRun], number: int = 0) -> None:
+    """Embed runs by an encoder of the same architecture with random weights, where that was not done before.
+
+    Parameters
+    ----------
+    encoder : RunEncoder
+        What it is compared with.
+    stored : sequence of StoredRun
+        Runs with complete signals.
+    number : int
+        Which of several draws, counted from 0.
+    """
+    embed_missing(build_twin(encoder, number), stored, why="by random weights, to compare with")
 
 
 def embed_missing(encoder: RunEncoder, stored: Sequence[StoredRun], *, why: str, overwrite: bool = True) -> None:

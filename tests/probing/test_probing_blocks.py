@@ -10,7 +10,6 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.events import find_event_roots, find_events, read_events
 from bids_semantoks.probing.block_splits import build_within_splits
 from bids_semantoks.probing.person_scores import average_participants, score_participants
-from bids_semantoks.probing.scaling import choose_share, fit_log_line
 from bids_semantoks.probing.targets import PredictionTable, Target
 from bids_semantoks.signals.blocks import build_block_windows, compute_response, find_block_times, find_block_volumes
 
@@ -112,27 +111,6 @@ def test_participants_are_scored_alone_and_averaged():
     wide = average_participants(np.array([0.9, 0.6, 0.8]), reference=0.5, widening=1.5)
     assert wide.ci_high - wide.value == pytest.approx(1.5 * (mean.ci_high - mean.value))
     assert np.isnan(average_participants(np.array([0.7]), reference=0.5).p_value)
-
-
-def test_log_line_and_its_interval():
-    sizes, gains = np.array([16, 16, 50, 50, 200, 200]), np.array([0.01, 0.03, 0.05, 0.04, 0.11, np.nan])
-    fit = fit_log_line(sizes, gains)
-    wanted = stats.linregress(np.log10(sizes[:5]), gains[:5])
-    reach = stats.t.ppf(0.975, 3) * wanted.stderr
-    assert (fit.slope, fit.intercept, fit.n_points) == pytest.approx((wanted.slope, wanted.intercept, 5))
-    assert (fit.ci_low, fit.ci_high) == pytest.approx((wanted.slope - reach, wanted.slope + reach))
-    assert np.isnan(fit_log_line(np.array([16, 16, 16]), gains[:3]).slope)
-    two = fit_log_line(np.array([16, 160]), gains[:2])
-    assert (two.slope, np.isnan(two.ci_low)) == (pytest.approx(0.02), True)
-
-
-def test_smaller_shares_lie_in_larger_ones():
-    people = [f"{i:02d}" for i in range(40)]
-    small, large = (choose_share(people, n, seed=3) for n in (16, 30))
-    assert (len(small), len(large)) == (16, 30)
-    assert small < large
-    assert choose_share(people[::-1], 16, seed=3) == small
-    assert choose_share(people, 16, seed=4) != small
 
 
 def test_the_nearest_events_are_found_and_read(tmp_path):
