@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -117,6 +118,8 @@ def load_layout(name_or_file: str) -> Layout:
     _check_keys(content, known, ("name", "space", "runs"), str(path))
     if not content["runs"]:
         _refuse(f"{path} has no runs")
+    if not re.fullmatch(_LABEL, content["space"]):
+        _refuse(f"{path}: space must be a label of letters and digits, found {content['space']!r}")
     return Layout(
         name=content["name"],
         space=content["space"],
@@ -230,15 +233,28 @@ def _check_keys(content: Any, known: Mapping[str, type], needed: Collection[str]
     if missing := sorted(set(needed) - set(content)):
         _refuse(f"{where} lacks {', '.join(missing)}")
     for key, value in content.items():
-        if not isinstance(value, known[key]) or (isinstance(value, bool) and known[key] is not bool):
+        if not isinstance(value, known[key]) or (isinstance(value, bool) and known[key] not in (bool, object)):
             _refuse(f"{where}: {key} must be a JSON {known[key].__name__}, found {value!r}")
 
 
+def _check_paths(content: Mapping[str, Any], where: str) -> None:
+    bold = content["bold"]
+    placed = {_short(name) for name in _PLACEHOLDER.findall(bold)}
+    for name in ("bold", "mask", "confounds"):
+        pattern = content.get(name, "")
+        if {"", ".", ".."} & set(pattern.split("/")) and (pattern or name == "bold"):
+            _refuse(f"{where}: {name} must be a path below BIDS_DIR, found {pattern!r}")
+        if unbound := sorted({_short(one) for one in _PLACEHOLDER.findall(pattern)} - placed):
+            _refuse(f"{where}: {name} has {', '.join(unbound)} in braces, which bold has not")
+    if not bold.endswith((".nii", ".nii.gz")):
+        _refuse(f"{where}: bold must be a NIfTI image (.nii or .nii.gz), found {bold!r}")
+
+
 def _read_pattern(content: Any, where: str) -> RunPattern:
-    known = {"bold": str, "mask": str, "confounds": str, "columns": list, "entities": dict}
-    time = content.pop("repetition_time", None) if isinstance(content, dict) else None
-    _check_keys(content, known, ("bold",), where)
-    if isinstance(time, bool) or not isinstance(time, int | float) or not time > 0:
+    known = {"bold": str, "repetition_time": object, "mask": str, "confounds": str, "columns": list, "entities": dict}
+    _check_keys(content, known, ("bold", "repetition_time"), where)
+    time = content["repetition_time"]
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time < math.inf:
         _refuse(f"{where}: repetition_time must be a positive number of seconds, found {time!r}")
     constant = {_short(key): value for key, value in content.get("entities", {}).items()}
     for key, value in constant.items():
@@ -249,10 +265,7 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
         _refuse(f"{where}: bold {content['bold']!r} needs {{participant}}")
     if odd := sorted((placed - set(ENTITY_ORDER)) | (placed & set(constant)) | (placed & {"space", "desc", "atlas"})):
         _refuse(f"{where}: {', '.join(odd)} cannot stand in braces: expected BIDS entities that nothing else gives")
-    for name in ("mask", "confounds"):
-        pattern = content.get(name, "")
-        if unbound := sorted({_short(one) for one in _PLACEHOLDER.findall(pattern)} - placed):
-            _refuse(f"{where}: {name} has {', '.join(unbound)} in braces, which bold has not")
+    _check_paths(content, where)
     columns = tuple(content.get("columns", ()))
     if odd := [column for column in columns if column not in COLUMNS]:
         _refuse(f"{where}: columns {odd!r} are unknown; known are {', '.join(COLUMNS[:-1])}, and '' for any other")

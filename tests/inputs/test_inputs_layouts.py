@@ -136,6 +136,18 @@ def test_nothing_in_the_layout(tmp_path: Path) -> None:
         ({"runs": [{**OWN["runs"][0], "mask": "{echo}.nii"}]}, "mask has echo in braces, which bold has not"),
         ({"runs": [{**OWN["runs"][0], "bold": "{participant}/{visit}.nii"}]}, "visit cannot stand in braces"),
         ({"runs": [{**OWN["runs"][0], "entities": {"task": "a_b"}}]}, "letters and digits, found task: 'a_b'"),
+        ({"space": "a-b c"}, "space must be a label of letters and digits, found 'a-b c'"),
+        ({"runs": [{**OWN["runs"][0], "repetition_time": float("inf")}]}, "repetition_time must be .*found inf"),
+        ({"runs": [{"bold": "{participant}/a.nii"}]}, r"runs\[0\] lacks repetition_time"),
+        (
+            {"runs": [{**OWN["runs"][0], "bold": "/{participant}/a.nii"}]},
+            "bold must be a path below BIDS_DIR, found '/",
+        ),
+        ({"runs": [{**OWN["runs"][0], "mask": "../m.nii"}]}, r"mask must be a path below BIDS_DIR, found '\.\./m"),
+        (
+            {"runs": [{**OWN["runs"][0], "bold": "{participant}/a.mat"}]},
+            r"bold must be a NIfTI image .*found '.*a\.mat'",
+        ),
         ({"runs": [{**OWN["runs"][0], "columns": ["pitch"]}]}, r"columns \['pitch'\] are unknown; known are trans_x"),
     ],
 )
