@@ -5,6 +5,8 @@ Shape letters: G grayordinates of the run, P parcels.
 
 from __future__ import annotations
 
+import hashlib
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,17 +16,57 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.signals.cifti import CiftiError, CiftiFile
+from bids_semantoks.signals.cifti_axes import read_grayordinates
 from bids_semantoks.signals.grayordinates import CEREBELLAR, LEFT, RIGHT, BrainModel, Grayordinates, name_mesh
 from bids_semantoks.signals.surface_atlas import is_surface_atlas, load_surface_labels
 
 _SAME_AFFINE: Final = 1e-3
 # Coordinates half way between two voxels all go up, however the affines round.
 _TIE: Final = 1e-6
+Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
+# Reading and labelling 91,282 grayordinates takes as long as averaging a short run, and is the same for all of a study.
+_KEPT: Final[dict[tuple[str, str, int], Labels]] = {}
+_N_KEPT: Final = 2
 
 
-def label_grayordinates(
-    atlas: Atlas, grayordinates: Grayordinates, path: Path
-) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+def label_file(atlas: Atlas, file: CiftiFile) -> Labels:
+    """Find the parcel of each grayordinate of a CIFTI file, once for all files that describe them alike.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        As for `label_grayordinates`.
+    file : CiftiFile
+        A series of grayordinates.
+
+    Returns
+    -------
+    labels, n_atlas, missing
+        As of `label_grayordinates`, not to be written to.
+
+    Raises
+    ------
+    CiftiError
+        The file describes another number of grayordinates than it holds.
+    RunFailed
+        As of `label_grayordinates`.
+    """
+    key = (atlas.sha256, hashlib.sha256(ET.tostring(file.axes[1])).hexdigest(), file.shape[1])
+    if key not in _KEPT:
+        grayordinates = read_grayordinates(file.axes[1])
+        if grayordinates.size != file.shape[1]:
+            raise CiftiError(f"describes {grayordinates.size} grayordinates and holds {file.shape[1]}")
+        found = label_grayordinates(atlas, grayordinates, file.path)
+        for array in found[:2]:
+            array.flags.writeable = False
+        while len(_KEPT) >= _N_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[key] = found
+    return _KEPT[key]
+
+
+def label_grayordinates(atlas: Atlas, grayordinates: Grayordinates, path: Path) -> Labels:
     """Find the parcel of each grayordinate of a run.
 
     Parameters

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.places import GRIDS, find_cache
 from bids_semantoks.signals.downloads import is_writable
+
+# Where no cache can be written a process at least lays none twice: that of its runs, and that of its pictures.
+_HERE: Final[dict[str, NDArray[np.int32]]] = {}
+_N_HERE: Final = 2
 
 
 def _name_grid(key: str) -> Path | None:
@@ -18,7 +23,7 @@ def _name_grid(key: str) -> Path | None:
 
 
 def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None:
-    """Read a grid that this or another process has laid.
+    """Find a grid that this process has laid or read, or read one that another has laid.
 
     Parameters
     ----------
@@ -30,18 +35,30 @@ def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None
     Returns
     -------
     NDArray, int32, shape (X, Y, Z), or None
-        The grid; None when it is not there or not whole.
+        The grid, not to be written to; None when it is not there or not whole.
     """
+    if key in _HERE:
+        return _HERE[key]
     path = _name_grid(key)
     try:
         grid = np.load(path, allow_pickle=False) if path is not None else None
     except (OSError, ValueError, EOFError):
         return None
-    return grid if grid is not None and grid.shape == shape and grid.dtype == np.int32 else None
+    if grid is None or grid.shape != shape or grid.dtype != np.int32:
+        return None
+    return _keep_here(key, grid)
+
+
+def _keep_here(key: str, grid: NDArray[np.int32]) -> NDArray[np.int32]:
+    grid.flags.writeable = False
+    while len(_HERE) >= _N_HERE:
+        del _HERE[next(iter(_HERE))]
+    _HERE[key] = grid
+    return grid
 
 
 def keep_grid(key: str, grid: NDArray[np.int32]) -> None:
-    """Keep a grid for other processes, where the cache can be written.
+    """Keep a grid for this process, and for others where the cache can be written.
 
     Parameters
     ----------
@@ -50,6 +67,7 @@ def keep_grid(key: str, grid: NDArray[np.int32]) -> None:
     grid : NDArray, int32, shape (X, Y, Z)
         The grid.
     """
+    _keep_here(key, grid)
     path = _name_grid(key)
     if path is None or not is_writable(path.parent):
         return

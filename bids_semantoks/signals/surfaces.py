@@ -20,9 +20,9 @@ from scipy.sparse import csr_matrix
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Atlas, Run
 from bids_semantoks.signals.cifti import CiftiError, CiftiFile, load_cifti, read_rows
-from bids_semantoks.signals.cifti_axes import read_grayordinates, read_series_step
+from bids_semantoks.signals.cifti_axes import read_series_step
 from bids_semantoks.signals.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
-from bids_semantoks.signals.grayordinate_labels import label_grayordinates
+from bids_semantoks.signals.grayordinate_labels import label_file, label_grayordinates
 from bids_semantoks.signals.grayordinates import LEFT, RIGHT, build_hemispheres
 from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.means import ParcelMeans
@@ -123,11 +123,8 @@ def extract_surface_means(run: Run, atlas: Atlas) -> ParcelMeans:
 def _extract_cifti(path: Path, atlas: Atlas) -> ParcelMeans:
     file = _load_series(path)
     with _damage(path):
-        grayordinates = read_grayordinates(file.axes[1])
-        if grayordinates.size != file.shape[1]:
-            raise CiftiError(f"describes {grayordinates.size} grayordinates and holds {file.shape[1]}")
+        labels, n_atlas, missing = label_file(atlas, file)
         file.check_complete()
-    labels, n_atlas, missing = label_grayordinates(atlas, grayordinates, path)
     _check_labelled(labels, atlas, path)
     n_parcels = len(atlas.parcels)
     totals = np.zeros((n_parcels, file.shape[0]))

@@ -15,6 +15,7 @@ import surface_files as made
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.signals import grayordinate_labels
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
 from bids_semantoks.signals.surface_atlas import load_surface_labels
@@ -35,7 +36,8 @@ def build_atlas(*paths, space="fsLR", parcels=PARCELS, networks=NETWORKS):
         AtlasVolume(path=path, sha256="", values=np.arange(1, len(parcels) + 1), parcels=np.arange(len(parcels)))
         for path in paths
     )
-    return Atlas(name="A", space=space, parcels=parcels, networks=networks, volumes=volumes, sha256="x")
+    sha256 = repr((paths, parcels))
+    return Atlas(name="A", space=space, parcels=parcels, networks=networks, volumes=volumes, sha256=sha256)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f8"])
@@ -54,6 +56,26 @@ def test_means_do_not_depend_on_the_order_of_structures(tmp_path, order, dtype, 
     np.testing.assert_array_equal(means.n_used, n_used)
     np.testing.assert_array_equal(means.n_voxels, n_used)
     assert means.warnings == ()
+
+
+def test_grayordinates_are_labelled_once_for_an_atlas_and_a_header(tmp_path, monkeypatch):
+    calls = []
+    label = grayordinate_labels.label_grayordinates
+    monkeypatch.setattr(grayordinate_labels, "label_grayordinates", lambda *args: calls.append(args[2]) or label(*args))
+    axis, turned = made.build_axis(), made.build_axis(("right", "left"))
+    atlases = [build_atlas(made.write_dlabel(tmp_path / f"{name}.dlabel.nii")) for name in "ab"]
+    runs = []
+    for number, one in enumerate((axis, axis, turned)):
+        values = made.build_series(len(one), number, made.T + number)
+        runs.append(
+            (made.build_run(made.write_dtseries(tmp_path / f"{number}.dtseries.nii", values, one)), values, one)
+        )
+    for run, values, one in runs:
+        expected = made.compute_means(values, made.build_keys(one), P)[0]
+        np.testing.assert_allclose(extract_surface_means(run, atlases[0]).values, expected.astype(float), rtol=1e-12)
+    assert [path.name[0] for path in calls] == ["0", "2"]
+    extract_surface_means(runs[0][0], atlases[1])
+    assert len(calls) == 3
 
 
 def test_vertices_are_matched_within_a_structure_too(tmp_path):

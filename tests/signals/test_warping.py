@@ -14,6 +14,7 @@ from transforms import Composite
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.signals import atlas as atlas_module
+from bids_semantoks.signals import grids
 from bids_semantoks.signals.atlas import build_label_grid, load_atlas
 from bids_semantoks.signals.warping import load_warp
 
@@ -98,9 +99,11 @@ def test_a_laid_grid_is_kept_for_other_processes(tmp_path, monkeypatch):
     (kept,) = (tmp_path / "cache" / "grids").iterdir()
     reads = []
     monkeypatch.setattr(atlas_module, "load_warp", lambda path: reads.append(path) or load_warp(path))
+    grids._HERE.clear()
     np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), first)
     assert not reads
     kept.write_bytes(kept.read_bytes()[:-100])
+    grids._HERE.clear()
     np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), first)
     assert len(reads) == 1
     other = build_label_grid(atlas, (6, 7, 6), AFFINE)
@@ -108,13 +111,21 @@ def test_a_laid_grid_is_kept_for_other_processes(tmp_path, monkeypatch):
     assert len(reads) == 2
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):
+def test_without_a_cache_each_process_lays_a_grid_once(tmp_path, monkeypatch):
     Composite(seed=2, spacing=(1.5, 1.6, 2.2)).write(tmp_path / "templateflow" / f"tpl-{OTHER}" / NAME)
     atlas = load_atlas(write_atlas(tmp_path / "atlas"), space=OTHER, directory=None)
     expected = build_label_grid(atlas, SHAPE, AFFINE)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), expected)
+    grids._HERE.clear()
+    reads = []
+    monkeypatch.setattr(atlas_module, "load_warp", lambda path: reads.append(path) or load_warp(path))
+    for _ in range(3):
+        np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), expected)
+    assert len(reads) == 1
+    for size in (5, 6, 7):
+        build_label_grid(atlas, (size, 7, 6), AFFINE)
+    assert len(grids._HERE) == 2
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "foreign"])
