@@ -1,55 +1,28 @@
-"""Phenotypes: found in the tables of a BIDS dataset, read as text, and converted on purpose."""
+"""Phenotypes: columns of tables, which are text, converted on purpose."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.dataset import find_linked_raw
 from bids_semantoks.inputs.names import sorted_naturally
+from bids_semantoks.inputs.phenotype_tables import Key, Table, find_roots, find_tables
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 
-#: Participant and session label; the session is empty where a table has none.
-Key = tuple[str, str]
+LOGGER = logging.getLogger("bids_semantoks")
 
 MIN_CLASS: Final = 5
 MIN_VALUES: Final = 10
 _MAX_CLASSES: Final = 10
-_KEYS: Final = ("participant_id", "session_id")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Table:
-    """One table of phenotypes.
-
-    Parameters
-    ----------
-    path : Path
-        The file; for tables of sessions the dataset's root.
-    name : str
-        What messages call it.
-    has_sessions : bool
-        Whether a row is a session of a participant.
-    keys : tuple of (str, str)
-        Participant and session label of each row.
-    columns : dict of str to tuple of (str or None)
-        Cells as text by column; None where missing.
-    """
-
-    path: Path
-    name: str
-    has_sessions: bool
-    keys: tuple[Key, ...]
-    columns: dict[str, tuple[str | None, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -119,172 +92,6 @@ class Phenotype:
         return sum(label is None for label in self.labels)
 
 
-def find_roots(bids_dir: Path) -> tuple[Path, ...]:
-    """Find the folders whose tables may describe the participants.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        A raw or a derivative dataset.
-
-    Returns
-    -------
-    tuple of Path
-        BIDS_DIR, and the raw root above ``derivatives/``, or the one that its description links to, where there is one.
-    """
-    roots = [bids_dir]
-    for parent in bids_dir.resolve().parents:
-        if parent.name == "derivatives":
-            roots.append(parent.parent)
-            break
-    if (linked := find_linked_raw(bids_dir)) is not None:
-        roots.append(linked)
-    return tuple(roots)
-
-
-def read_phenotype_table(path: Path) -> Table:
-    """Read one table; text stays text, so that a site called NA is no gap and 01 is not 1.
-
-    Parameters
-    ----------
-    path : Path
-        TSV (CSV where its name ends so) with a ``participant_id`` column, and ``session_id`` where a row is a session.
-
-    Returns
-    -------
-    Table
-        Labels without ``sub-`` and ``ses-``.
-
-    Raises
-    ------
-    InputError
-        When it cannot be read, lacks participant_id, has a column twice, or a participant (or session) twice.
-    """
-    frame = _read_frame(path)
-    names = [str(name).strip() for name in frame.iloc[0]] if len(frame) else []
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise InputError(f"{path} has columns of the same name: {', '.join(twice)}.", hint="Rename one of them.")
-    if "participant_id" not in names:
-        raise InputError(
-            f"{path} has no column participant_id: found {describe_labels(names)}.",
-            hint="Expected one row a participant, tab-separated.",
-        )
-    cells = {
-        name: tuple(_clean(cell) for cell in frame.iloc[1:, index].tolist()) for index, name in enumerate(names) if name
-    }
-    participants = [(cell or "").removeprefix("sub-") for cell in cells["participant_id"]]
-    sessions = [(cell or "").removeprefix("ses-") for cell in cells.get("session_id", ("",) * len(participants))]
-    if "" in participants:
-        raise InputError(f"{path} has no participant_id in row {participants.index('') + 2}.", hint="Fill it in.")
-    keys = tuple(zip(participants, sessions, strict=True))
-    _check_unique(keys, path)
-    return Table(
-        path=path,
-        name=path.name,
-        has_sessions=any(sessions),
-        keys=keys,
-        columns={name: values for name, values in cells.items() if name not in _KEYS},
-    )
-
-
-def _read_frame(path: Path) -> pd.DataFrame:
-    separator = "," if path.suffix.lower() == ".csv" else "\t"
-    try:
-        return pd.read_csv(
-            path,
-            sep=separator,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            na_values=["n/a"],
-            encoding="utf-8-sig",
-            skip_blank_lines=True,
-        )
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(
-            f"The table {path} cannot be read: {' '.join(str(error).split())}.", hint="Expected tab-separated UTF-8."
-        ) from error
-
-
-def _clean(cell: object) -> str | None:
-    return (cell.strip() or None) if isinstance(cell, str) else None
-
-
-def _check_unique(keys: Sequence[Key], path: Path) -> None:
-    twice = [key for key, count in Counter(keys).items() if count > 1]
-    if twice:
-        shown = ", ".join(f"sub-{sub}{f' ses-{ses}' if ses else ''}" for sub, ses in twice[:5])
-        raise InputError(
-            f"{path} has {len(twice)} participants or sessions twice: {shown}.", hint="Keep one row of each."
-        )
-
-
-def find_tables(bids_dir: Path, phenotype: Path | None) -> Iterator[Table]:
-    """Find the tables of phenotypes, reading each only when it is asked for.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        A raw or a derivative dataset.
-    phenotype : Path or None
-        Table to look in first: a path, or one below BIDS_DIR, the raw root above it, or their ``phenotype`` folders.
-
-    Yields
-    ------
-    Table
-        `phenotype`, then of each root ``participants.tsv``, tables of sessions and ``phenotype/*.tsv``.
-
-    Raises
-    ------
-    InputError
-        When `phenotype` is not there, or a table cannot be read.
-    """
-    roots = find_roots(bids_dir)
-    if phenotype is not None:
-        places = [phenotype, *(root / folder / phenotype for root in roots for folder in ("", "phenotype"))]
-        there = [place for place in places if place.is_file()]
-        if not there:
-            raise InputError(
-                f"--phenotype {phenotype} is no file: looked for {', '.join(map(str, dict.fromkeys(places)))}.",
-                hint="Give a table with a participant_id column.",
-            )
-        yield read_phenotype_table(there[0])
-    for root in roots:
-        if (root / "participants.tsv").is_file():
-            yield read_phenotype_table(root / "participants.tsv")
-        yield from _find_session_tables(root)
-        for path in sorted((root / "phenotype").glob("*.tsv")):
-            yield read_phenotype_table(path)
-
-
-def _find_session_tables(root: Path) -> Iterator[Table]:
-    """Find ``sessions.tsv`` of the dataset, and those of participants taken together."""
-    if (root / "sessions.tsv").is_file():
-        yield read_phenotype_table(root / "sessions.tsv")
-    cells: dict[str, dict[Key, str | None]] = {}
-    keys: list[Key] = []
-    for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
-        frame = _read_frame(path)
-        names = [str(name).strip() for name in frame.iloc[0]] if len(frame) else []
-        if "session_id" not in names:
-            raise InputError(
-                f"{path} has no column session_id: found {describe_labels(names)}.", hint="Expected one row a session."
-            )
-        for row in frame.iloc[1:].itertuples(index=False):
-            texts = dict(zip(names, map(_clean, row), strict=True))
-            key = (path.parent.name.removeprefix("sub-"), (texts.get("session_id") or "").removeprefix("ses-"))
-            keys.append(key)
-            for name, text in texts.items():
-                cells.setdefault(name, {})[key] = text
-    if keys:
-        _check_unique(keys, root / "sub-*_sessions.tsv")
-        columns = {name: tuple(found.get(key) for key in keys) for name, found in cells.items() if name not in _KEYS}
-        yield Table(path=root, name="sub-*_sessions.tsv", has_sessions=True, keys=tuple(keys), columns=columns)
-
-
 def find_columns(
     bids_dir: Path, names: Sequence[str], *, phenotype: Path | None = None, optional: Sequence[str] = ()
 ) -> dict[str, Column]:
@@ -310,12 +117,15 @@ def find_columns(
     ------
     InputError
         When there is no table, or none has the column; it names what is there and the nearest match. When two files
-        of the ``phenotype`` folder have it.
+        of the ``phenotype`` folder have it. When a table that is needed is unsound.
     """
     found: dict[str, Column] = {}
     known: dict[str, Table] = {}
-    tables = []
+    tables, unsound = [], []
     for table in find_tables(bids_dir, phenotype):
+        if table.problem is not None:
+            unsound.append(_pass_over(table, set(names) - set(found)))
+            continue
         tables.append(table.name)
         for name, cells in table.columns.items():
             first = known.setdefault(name, table)
@@ -327,19 +137,35 @@ def find_columns(
             if first is table and name in (*names, *optional):
                 values = dict(zip(table.keys, cells, strict=True))
                 found[name] = Column(name=name, table=table.name, has_sessions=table.has_sessions, values=values)
+    unknown = [name for name in names if name not in found]
+    _tell_unsound(unsound, is_needed=bool(unknown))
     roots = " and ".join(map(str, find_roots(bids_dir)))
     if not tables:
         raise InputError(
             f"No table of phenotypes in {roots}: expected participants.tsv, sessions.tsv or phenotype/*.tsv.",
             hint="Give one with --phenotype.",
         )
-    unknown = [name for name in names if name not in found]
     if unknown:
         raise InputError(
             f"Column {', '.join(unknown)} not found in {', '.join(tables)} of {roots}: found {describe_labels(known)}.",
             hint=describe_nearest(unknown, sorted_naturally(known)),
         )
     return found
+
+
+def _pass_over(table: Table, wanted: set[str]) -> InputError:
+    """Give the problem of a table that nothing is wanted from, else raise it."""
+    assert table.problem is not None
+    if wanted & set(table.columns):
+        raise table.problem
+    return table.problem
+
+
+def _tell_unsound(problems: Sequence[InputError], *, is_needed: bool) -> None:
+    if problems and is_needed:
+        raise problems[0]
+    for problem in problems:
+        LOGGER.warning("A table is left aside: %s", problem)
 
 
 def _is_given(table: Table, phenotype: Path | None) -> bool:
@@ -378,7 +204,7 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
     kind : str
         ``classification`` or ``regression``; ``auto`` takes text and few whole numbers for classes.
     n_bins : int
-        When classes will be cut from it, it must hold numbers.
+        Classes that will be cut from values; more whole numbers than that are then values. Text remains classes.
 
     Returns
     -------
@@ -391,7 +217,7 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         When no participant matches, values are too few or all the same, a class is too small, or text stands where
         numbers are expected.
     """
-    labels = column.find(keys)
+    labels = _unite_numbers(column.find(keys))
     where = f"Column {column.name} of {column.table}"
     known = [label for label in labels if label is not None]
     if not {sub for sub, _ in column.values} & {sub for sub, _ in keys}:
@@ -410,20 +236,29 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
     if len(set(known)) == 1:
         raise InputError(f"{where} is constant: all {len(known)} values are {known[0]!r}.", hint="Nothing to predict.")
     decided = _decide_kind(known, where) if kind == "auto" else kind
-    if n_bins and decided == "classification" and kind == "auto":
-        # Bins ask for numbers, few or many.
-        decided = "regression"
+    if n_bins and decided == "classification" and len(set(known)) > n_bins:
+        # Bins are cut from numbers, few or many; text stays what it is.
+        decided = "classification" if None in map(parse_number, known) else "regression"
     if decided == "classification":
         _check_classes(known, where)
         return _build(column, decided, labels, np.full(len(labels), np.nan))
     bad = [label for label in known if parse_number(label) is None]
     if bad:
         raise InputError(
-            f"{where} holds {bad[0]!r} and {len(bad) - 1} other cells that are no numbers.",
+            f"{where} holds {len(bad)} cells that are no numbers, such as {bad[0]!r}.",
             hint="Write n/a for missing values, or use --probe-kind classification.",
         )
     numbers = [np.nan if label is None else parse_number(label) for label in labels]
     return _build(column, decided, labels, np.array(numbers, dtype=np.float64))
+
+
+def _unite_numbers(labels: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Take equal numbers for one label: 1 and 1.0 are not two classes; 01 stays 01 where there is no 1."""
+    numbers = {label: parse_number(label) for label in labels if label is not None}
+    if None in numbers.values():
+        return labels
+    shortest = {numbers[label]: label for label in sorted(numbers, key=lambda text: (-len(text), text))}
+    return tuple(None if label is None else shortest[numbers[label]] for label in labels)
 
 
 def _build(column: Column, kind: str, labels: tuple[str | None, ...], numbers: NDArray[np.float64]) -> Phenotype:
@@ -437,7 +272,7 @@ def _decide_kind(known: Sequence[str], where: str) -> str:
         if len(numbers) >= len(known) / 2 and len(distinct) > _MAX_CLASSES:
             bad = next(label for label in known if parse_number(label) is None)
             raise InputError(
-                f"{where} holds numbers, but also {bad!r} in one of {len(known) - len(numbers)} cells.",
+                f"{where} holds numbers, but also {len(known) - len(numbers)} cells that are none, such as {bad!r}.",
                 hint="Write n/a for missing values, or say what it is with --probe-kind.",
             )
         return "classification"

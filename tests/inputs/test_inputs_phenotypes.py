@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.phenotypes import build_phenotype, find_columns, parse_number, read_phenotype_table
+from bids_semantoks.inputs.phenotype_tables import read_phenotype_table
+from bids_semantoks.inputs.phenotypes import build_phenotype, find_columns, parse_number
 
 LABELS = [f"{i:02d}" for i in range(1, 24)]
 KEYS = [(label, "") for label in LABELS]
@@ -65,9 +66,11 @@ def test_kind_can_be_told(tmp_path: Path) -> None:
     found = read(tmp_path, kind="regression")
     np.testing.assert_array_equal(found.numbers[:3], [1, 2, 1])  # type: ignore[attr-defined]
     assert np.isnan(found.numbers[22])  # type: ignore[attr-defined]
-    assert read(tmp_path, n_bins=2).kind == "regression"  # type: ignore[attr-defined]
+    assert read(tmp_path, n_bins=2).kind == "classification"  # type: ignore[attr-defined]
     write_column(tmp_path, ["a", "b"] * 11)
-    with pytest.raises(InputError, match=r"Column x of participants\.tsv holds 'a' and 21 other cells"):
+    with pytest.raises(
+        InputError, match=r"Column x of participants\.tsv holds 22 cells that are no numbers, such as 'a'"
+    ):
         read(tmp_path, kind="regression")
 
 
@@ -77,13 +80,48 @@ def test_kind_can_be_told(tmp_path: Path) -> None:
         (["F"] * 19 + ["other"] * 4, r"1 of 2 classes with fewer than 5 members: 'other' \(4\)"),
         ([7] * 23, "is constant: all 23 values are '7'"),
         ([1.5, 2.5] * 4 + ["n/a"] * 15, "has values for 8 of 23 participants"),
-        ([*range(20, 42), "NA"], "holds numbers, but also 'NA' in one of 1 cells"),
+        ([*range(20, 42), "NA"], "holds numbers, but also 1 cells that are none, such as 'NA'"),
     ],
 )
 def test_columns_that_cannot_be_predicted(tmp_path: Path, values: list[object], message: str) -> None:
     write_column(tmp_path, values)
     with pytest.raises(InputError, match=message):
         read(tmp_path)
+
+
+def test_bins_are_cut_from_numbers_and_text_stays_classes(tmp_path: Path) -> None:
+    write_column(tmp_path, [1, 2, 3, 4] * 5)
+    assert read(tmp_path).kind == "classification"  # type: ignore[attr-defined]
+    assert read(tmp_path, n_bins=3).kind == "regression"  # type: ignore[attr-defined]
+    write_column(tmp_path, ["a", "b", "c", "d"] * 5)
+    assert read(tmp_path, n_bins=3).kind == "classification"  # type: ignore[attr-defined]
+
+
+def test_the_same_number_is_one_class_however_it_is_written(tmp_path: Path) -> None:
+    write_column(tmp_path, [*["1.0", "1", "2", "2.00"] * 5, "n/a"])
+    found = read(tmp_path)
+    assert found.labels[:4] == ("1", "1", "2", "2")  # type: ignore[attr-defined]
+    assert found.labels[20] is None  # type: ignore[attr-defined]
+    write_column(tmp_path, ["01", "02"] * 10)
+    assert set(read(tmp_path).labels[:20]) == {"01", "02"}  # type: ignore[attr-defined]
+    write_column(tmp_path, ["1", "1.0"] * 10)
+    with pytest.raises(InputError, match="is constant: all 20 values are '1'"):
+        read(tmp_path)
+
+
+def test_a_table_that_nobody_asks_for_may_be_unsound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_column(tmp_path, range(23), name="age")
+    twice = [("sub-01", "a"), ("sub-01", "b")]
+    write_tsv(tmp_path / "phenotype" / "meds.tsv", ("participant_id", "drug"), twice)
+    write_tsv(tmp_path / "sub-01" / "sub-01_sessions.tsv", ("session", "mood"), [("1", "2")])
+    assert find_columns(tmp_path, ["age"])["age"].find([("03", "")]) == ("2",)
+    assert "meds.tsv has 1 participants or sessions twice: sub-01" in caplog.text
+    for wanted, message in (("drug", "meds.tsv has 1 participants"), ("mood", "has no column session_id")):
+        with pytest.raises(InputError, match=message):
+            find_columns(tmp_path, ["age", wanted])
+    # Elsewhere nothing has the column, so the unsound table may be where it should have been.
+    with pytest.raises(InputError, match="has no column session_id"):
+        find_columns(tmp_path, ["iq"])
 
 
 def test_participants_that_match_nobody(tmp_path: Path) -> None:

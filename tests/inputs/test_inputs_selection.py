@@ -13,7 +13,7 @@ import pytest
 from inputs_trees import C2009, FMRIPREP, LIN6, RAW, names_of, open_dataset, runs_of, write_description, write_run
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.phenotypes import find_roots
+from bids_semantoks.inputs.phenotype_tables import find_roots
 
 
 @pytest.fixture

@@ -1,0 +1,231 @@
+"""Tables that may hold phenotypes: found in BIDS datasets, and read as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.dataset import find_linked_raw
+from bids_semantoks.inputs.selection import describe_labels
+
+#: Participant and session label; the session is empty where a table has none.
+Key = tuple[str, str]
+
+_KEYS: Final = ("participant_id", "session_id")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Table:
+    """One table of phenotypes.
+
+    Parameters
+    ----------
+    path : Path
+        The file; for tables of sessions the dataset's root.
+    name : str
+        What messages call it.
+    has_sessions : bool
+        Whether a row is a session of a participant.
+    keys : tuple of (str, str)
+        Participant and session label of each row.
+    columns : dict of str to tuple of (str or None)
+        Cells as text by column; None where missing.
+    problem : InputError or None
+        Why the table cannot be used, which matters where it has a column that is asked for; no cells then.
+    """
+
+    path: Path
+    name: str
+    has_sessions: bool
+    keys: tuple[Key, ...]
+    columns: dict[str, tuple[str | None, ...]]
+    problem: InputError | None = None
+
+
+def find_roots(bids_dir: Path) -> tuple[Path, ...]:
+    """Find the folders whose tables may describe the participants.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        A raw or a derivative dataset.
+
+    Returns
+    -------
+    tuple of Path
+        BIDS_DIR, and the raw root above ``derivatives/``, or the one that its description links to, where there is one.
+    """
+    roots = [bids_dir]
+    for parent in bids_dir.resolve().parents:
+        if parent.name == "derivatives":
+            roots.append(parent.parent)
+            break
+    if (linked := find_linked_raw(bids_dir)) is not None:
+        roots.append(linked)
+    return tuple(roots)
+
+
+def read_phenotype_table(path: Path) -> Table:
+    """Read one table; text stays text, so that a site called NA is no gap and 01 is not 1.
+
+    Parameters
+    ----------
+    path : Path
+        TSV (CSV where its name ends so) with a ``participant_id`` column, and ``session_id`` where a row is a session.
+
+    Returns
+    -------
+    Table
+        Labels without ``sub-`` and ``ses-``.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, lacks participant_id, has a column twice, or a participant (or session) twice.
+    """
+    frame = _read_frame(path)
+    names = [str(name).strip() for name in frame.iloc[0]] if len(frame) else []
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InputError(f"{path} has columns of the same name: {', '.join(twice)}.", hint="Rename one of them.")
+    if "participant_id" not in names:
+        raise InputError(
+            f"{path} has no column participant_id: found {describe_labels(names)}.",
+            hint="Expected one row a participant, tab-separated.",
+        )
+    cells = {
+        name: tuple(_clean(cell) for cell in frame.iloc[1:, index].tolist()) for index, name in enumerate(names) if name
+    }
+    participants = [(cell or "").removeprefix("sub-") for cell in cells["participant_id"]]
+    sessions = [(cell or "").removeprefix("ses-") for cell in cells.get("session_id", ("",) * len(participants))]
+    if "" in participants:
+        raise InputError(f"{path} has no participant_id in row {participants.index('') + 2}.", hint="Fill it in.")
+    keys = tuple(zip(participants, sessions, strict=True))
+    _check_unique(keys, path)
+    return Table(
+        path=path,
+        name=path.name,
+        has_sessions=any(sessions),
+        keys=keys,
+        columns={name: values for name, values in cells.items() if name not in _KEYS},
+    )
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    try:
+        return pd.read_csv(
+            path,
+            sep=separator,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            na_values=["n/a"],
+            encoding="utf-8-sig",
+            skip_blank_lines=True,
+        )
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise InputError(
+            f"The table {path} cannot be read: {' '.join(str(error).split())}.", hint="Expected tab-separated UTF-8."
+        ) from error
+
+
+def _clean(cell: object) -> str | None:
+    return (cell.strip() or None) if isinstance(cell, str) else None
+
+
+def _check_unique(keys: Sequence[Key], path: Path) -> None:
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        shown = ", ".join(f"sub-{sub}{f' ses-{ses}' if ses else ''}" for sub, ses in twice[:5])
+        raise InputError(
+            f"{path} has {len(twice)} participants or sessions twice: {shown}.", hint="Keep one row of each."
+        )
+
+
+def find_tables(bids_dir: Path, phenotype: Path | None) -> Iterator[Table]:
+    """Find the tables of phenotypes, reading each only when it is asked for.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        A raw or a derivative dataset.
+    phenotype : Path or None
+        Table to look in first: a path, or one below BIDS_DIR, the raw root above it, or their ``phenotype`` folders.
+
+    Yields
+    ------
+    Table
+        `phenotype`, then of each root ``participants.tsv``, tables of sessions and ``phenotype/*.tsv``; with its
+        problem where one of them is unsound, since most calls need but one.
+
+    Raises
+    ------
+    InputError
+        When `phenotype` is not there or unsound.
+    """
+    roots = find_roots(bids_dir)
+    if phenotype is not None:
+        places = [phenotype, *(root / folder / phenotype for root in roots for folder in ("", "phenotype"))]
+        there = [place for place in places if place.is_file()]
+        if not there:
+            raise InputError(
+                f"--phenotype {phenotype} is no file: looked for {', '.join(map(str, dict.fromkeys(places)))}.",
+                hint="Give a table with a participant_id column.",
+            )
+        yield read_phenotype_table(there[0])
+    for root in roots:
+        for path in (root / "participants.tsv", root / "sessions.tsv"):
+            if path.is_file():
+                yield _read_anyway(path)
+        yield from _find_session_tables(root)
+        for path in sorted((root / "phenotype").glob("*.tsv")):
+            yield _read_anyway(path)
+
+
+def _read_anyway(path: Path) -> Table:
+    """Read a table, or what its columns are called and why it cannot be read."""
+    try:
+        return read_phenotype_table(path)
+    except InputError as error:
+        return _build_unsound(path, error)
+
+
+def _build_unsound(path: Path, problem: InputError) -> Table:
+    try:
+        first = path.read_bytes().partition(b"\n")[0].decode(errors="replace")
+    except OSError:
+        first = ""
+    names = {name.strip(): () for name in first.split("\t")}
+    return Table(path=path, name=path.name, has_sessions=False, keys=(), columns=dict(names), problem=problem)
+
+
+def _find_session_tables(root: Path) -> Iterator[Table]:
+    """Take the tables of sessions of all participants together."""
+    cells: dict[str, dict[Key, str | None]] = {}
+    keys: list[Key] = []
+    for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
+        frame = _read_frame(path)
+        names = [str(name).strip() for name in frame.iloc[0]] if len(frame) else []
+        if "session_id" not in names:
+            found = f"{path} has no column session_id: found {describe_labels(names)}."
+            yield _build_unsound(path, InputError(found, hint="Expected one row a session."))
+            continue
+        for row in frame.iloc[1:].itertuples(index=False):
+            texts = dict(zip(names, map(_clean, row), strict=True))
+            key = (path.parent.name.removeprefix("sub-"), (texts.get("session_id") or "").removeprefix("ses-"))
+            keys.append(key)
+            for name, text in texts.items():
+                cells.setdefault(name, {})[key] = text
+    if keys:
+        _check_unique(keys, root / "sub-*_sessions.tsv")
+        columns = {name: tuple(found.get(key) for key in keys) for name, found in cells.items() if name not in _KEYS}
+        yield Table(path=root, name="sub-*_sessions.tsv", has_sessions=True, keys=tuple(keys), columns=columns)
