@@ -57,9 +57,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             stem.with_suffix(".json").write_text(json.dumps({"RepetitionTime": 2.0}))
         family = f"f{number // 3}" if number > 2 else "n/a"
         sex = "n/a" if number == 7 else "FM"[(number // 2) % 2]
-        people.append((f"sub-{label}", "n/a" if number == 4 else age, sex, site, family))
-    people.append(("sub-99", 50, "F", "A", "f1"))
-    write_tsv(series / "participants.tsv", ("participant_id", "age", "sex", "site", "family"), people)
+        ward = "north" if sex == "M" else "south"
+        people.append((f"sub-{label}", "n/a" if number == 4 else age, sex, site, family, ward))
+    people.append(("sub-99", 50, "F", "A", "f1", "south"))
+    write_tsv(series / "participants.tsv", ("participant_id", "age", "sex", "site", "family", "ward"), people)
     rows = [(f"sub-{label}", f"ses-{s}", round(rng.normal(), 3)) for label in LABELS[:13] for s in (1, 2)]
     write_tsv(series / "phenotype" / "mood.tsv", ("participant_id", "session_id", "mood"), rows)
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
@@ -217,6 +218,8 @@ def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> 
         (("--probe", "agee"), 3, "Column agee not found in participants.tsv"),
         (("--probe", "family"), 3, "classes with fewer than 5 members"),
         (("--probe", "age", "--group-by", "site"), 3, "2 groups cannot be divided into 5 folds"),
+        (("--probe", "age", "site", "--leave-out", "site"), 3, "--leave-out site keeps apart what --probe site"),
+        (("--probe", "sex", "--leave-out", "ward"), 3, "Without ward north nobody of sex M is left to train on"),
         (("--probe", "age", "--covariate", "mood"), 3, "mood of mood.tsv has one value a session, but age"),
         (
             ("--probe", "age", "--protocol", "paper", "--covariate", "sex"),

@@ -91,6 +91,12 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         When a column or table is not there or cannot be predicted.
     """
     asked = config.probing
+    for option, column in (("--leave-out", asked.leave_out), ("--group-by", asked.group_by)):
+        if column in asked.probe:
+            raise InputError(
+                f"{option} {column} keeps apart what --probe {column} would predict.",
+                hint="Choose another column, or probe it in a call of its own.",
+            )
     extra = [*asked.covariate, *filter(None, (asked.group_by, asked.leave_out))]
     columns = find_columns(
         config.bids_dir,
@@ -193,6 +199,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         places = np.array([label or "" for label in left_out])
         check_together(places, rows, asked.leave_out or "", ~(out | lacks))
         splits = build_left_out_splits(target.compute_strata(), places)
+        _check_classes_left(target, splits, places, asked.leave_out or "")
         blocks, unit_groups, groups = places, groups, places
     else:
         splits = build_phenotype_splits(plan, target, rows, groups, seed=seed)
@@ -246,6 +253,18 @@ def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int
     if len(np.unique(values[~np.isnan(values)])) < 2:
         raise InputError(f"Column {phenotype.name} does not vary among those with all covariates.")
     return Target(name=phenotype.name, values=values, n_bins=n_bins)
+
+
+def _check_classes_left(target: Target, splits: Sequence[Split], places: NDArray[Any], name: str) -> None:
+    """Refuse to predict a class that a training part has never seen."""
+    for split in splits if target.classes else ():
+        missing = set(range(len(target.classes))) - set(target.values[split.train].astype(int).tolist())
+        if missing:
+            raise InputError(
+                f"Without {name} {places[split.test[0]]} nobody of {target.name} "
+                f"{', '.join(target.classes[k] for k in sorted(missing))} is left to train on.",
+                hint=f"Leave out those of {name} {places[split.test[0]]}, or choose another column for --leave-out.",
+            )
 
 
 def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArray[np.bool_]) -> NDArray[np.float64]:

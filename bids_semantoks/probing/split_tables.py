@@ -95,7 +95,7 @@ def read_split_table(
     Returns
     -------
     tuple of Split
-        By repetition, then fold.
+        By repetition, then fold, both counted from 0.
 
     Raises
     ------
@@ -103,6 +103,9 @@ def read_split_table(
         When a participant or role is unknown, has two roles, is tested twice in a repetition, or a part is empty.
     """
     roles = _collect_roles(table, participants)
+    # Numbers may start anywhere and have gaps; a repetition that does not exist has no score.
+    repetitions = sorted({repetition for repetition, _ in roles})
+    folds = sorted({fold for _, fold in roles})
     names = np.asarray(participants)
     usable = np.ones(len(names), dtype=bool) if strata is None else strata >= 0
     splits = []
@@ -116,7 +119,7 @@ def read_split_table(
                     f"Nobody is left in {kind} of repetition {repetition}, fold {fold} of the given splits.",
                     hint="Participants without the phenotype are left out.",
                 )
-        splits.append(Split(repetition=repetition, fold=fold, **parts))
+        splits.append(Split(repetition=repetitions.index(repetition), fold=folds.index(fold), **parts))
     if groups is not None:
         check_groups(splits, groups)
     return tuple(splits)

@@ -107,6 +107,15 @@ def test_a_table_of_test_rows_lets_all_others_train():
     np.testing.assert_array_equal(splits[0].train, splits[1].test)
 
 
+def test_repetitions_and_folds_may_be_numbered_from_anywhere():
+    strata = make_strata()
+    table = build_split_table(build_splits(strata, n_repeats=2), NAMES)
+    later = [row._replace(repetition=3 * row.repetition + 1, fold=row.fold + 1) for row in table]
+    again = read_split_table(later, NAMES, strata=strata)
+    assert {(split.repetition, split.fold) for split in again} == {(r, fold) for r in range(2) for fold in range(5)}
+    assert build_split_table(again, NAMES) == table
+
+
 def test_sessions_of_a_participant_share_the_role():
     rows = ["a", "b", "a", "c", "b"]
     splits = read_split_table([SplitRow(0, 0, "a", "test"), SplitRow(0, 0, "b", "train")], rows)
