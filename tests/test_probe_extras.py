@@ -1,12 +1,14 @@
-"""Fine-tuning and blocks of tasks from the command line, and what is refused of these and of scaling."""
+"""Fine-tuning, blocks of tasks and scaling from the command line."""
 
 from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -18,6 +20,9 @@ NETWORKS = ("Vis", "SomMot", "Default")
 PARCELS = tuple(f"LH_{NETWORKS[i % 3]}_{i}" for i in range(P))
 LABELS = tuple(f"{i:02d}" for i in range(1, N + 1))
 ONSETS = np.arange(10, 210, 25)
+
+#: One window a run, for embedding takes the time; one thread, for small encoders on a busy machine wait for the second.
+MODEL = ("--model", "random:tiny", "--n-windows", "1", "--n-procs", "1", "--omp-nthreads", "1")
 
 Group = Callable[..., tuple[int, str]]
 
@@ -66,7 +71,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     write_tsv(series / "participants.tsv", ("participant_id", "age", "sex"), people)
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
     (series / "dataset_description.json").write_text(json.dumps(description))
-    options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "--no-band-pass", "-q"]
+    options = [*MODEL, "--min-time", "0", "--no-band-pass", "-q"]
     with pytest.MonkeyPatch.context() as patch:
         # Pictures of 40 runs take a minute and are looked at elsewhere.
         for module in (report, run_figures):
@@ -81,7 +86,7 @@ def group(study: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> Group
 
     def run(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
-        code = call([*map(str, study), "group", "--model", "random:tiny", "--n-procs", "1", *arguments])
+        code = call([*map(str, study), "group", *MODEL, *arguments])
         captured = capsys.readouterr()
         return code, captured.out + captured.err
 
@@ -93,7 +98,7 @@ QUICK = ("--n-permutations", "0", "--n-repeats", "1", "--baselines", "random")
 
 def test_fine_tuned_encoder_stands_beside_the_others(study: tuple[Path, Path], group: Group) -> None:
     out = study[1]
-    code, said = group("--probe", "age", *QUICK, "--finetune", "--finetune-epochs", "2")
+    code, said = group("--probe", "age", *QUICK, "--finetune", "--finetune-epochs", "1")
     assert code == 0, said
     rows = {row["model"]: row for row in read_tsv(out / "group_probe.tsv") if row["metric"] == "mae"}
     tuned, frozen = rows["finetuned"], rows["RandomTiny"]
@@ -153,6 +158,107 @@ def test_what_cannot_be_done_is_refused_before_any_work(
     group: Group, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     found, said = group(*arguments)
+    assert found == code, said
+    assert message in " ".join(said.split()), said
+    assert "Pretraining" not in said
+
+
+TRAINING = ("--encoder-config", "tiny", "--epochs", "1", "--train-batch-size", "8")
+
+
+def test_shares_are_pretrained_once_and_compared_with_their_first_weights(
+    study: tuple[Path, Path], group: Group
+) -> None:
+    out = study[1]
+    arguments = ("--probe", "age", "sex", *QUICK, "--scaling", "0.5", "1", "--scaling-seeds", "2", *TRAINING)
+    code, said = group(*arguments)
+    assert code == 0, said
+    rows = read_tsv(out / "group_scaling.tsv")
+    assert len(rows) == 3 * 4  # r of age, AUROC and balanced accuracy of sex; four encoders
+    counts = {("0.5", "16", "16"), ("1", "33", "33")}
+    assert {(row["share"], row["n_pretraining"], row["n_pretrained"]) for row in rows} == counts
+    assert {row["source"] for row in rows} == {"own"}
+    for row in rows:
+        gain = float(row["value"]) - float(row["value_random"])
+        assert float(row["gain"]) == pytest.approx(gain, abs=1e-8)
+        assert float(row["gain_low"]) <= float(row["gain"]) <= float(row["gain_high"])
+    own = [row for row in rows if row["metric"] == "r"]
+    assert len({row["value"] for row in own}) == 4
+    by_seed = {row["seed"]: row["value_random"] for row in own}
+    assert len(set(by_seed.values())) == 2
+    assert all(row["value_random"] == by_seed[row["seed"]] for row in own)
+    # random:tiny is the tiny encoder of seed 0: the weights that trainings with this seed start from.
+    for metric in ("r", "auroc", "balanced_accuracy"):
+        (probed,) = [
+            row for row in read_tsv(out / "group_probe.tsv") if row["role"] == "encoder" and row["metric"] == metric
+        ]
+        first = {row["value_random"] for row in rows if (row["metric"], row["seed"]) == (metric, "0")}
+        assert [float(value) for value in first] == pytest.approx([float(probed["value"])], abs=1e-7)
+    facts = json.loads((out / "group_scaling.json").read_text())["Facts"]
+    (fit,) = [fit for fit in facts["Fits"] if fit["Metric"] == "r"]
+    slopes = [
+        (float(own[i + 2]["gain"]) - float(own[i]["gain"])) / np.log10(33 / 16) for i in (0, 1)
+    ]  # by share, then seed
+    assert fit["Slope"] == pytest.approx(np.mean(slopes), abs=1e-5)
+    assert fit["Low"] < fit["Slope"] < fit["High"]
+    assert [share["Participants"] for share in fit["Shares"]] == [16, 33]
+    assert fit["Shares"][1]["Gain"] == pytest.approx(np.mean([float(row["gain"]) for row in own[2:]]), abs=1e-5)
+    encoders = sorted((out / "encoders").glob("scaling-tiny-own-*/model.safetensors"))
+    assert len(encoders) == 4
+    page = (out / "group.html").read_text()
+    assert "The same participants are pretrained and probed on" in page
+    times = [path.stat().st_mtime_ns for path in encoders]
+    before = (out / "group_scaling.tsv").read_bytes()
+    code, said = group(*arguments)
+    assert code == 0, said
+    assert said.count("is finished and not trained again") == 4
+    assert "Pretraining scaling" not in said
+    assert [path.stat().st_mtime_ns for path in encoders] == times
+    assert (out / "group_scaling.tsv").read_bytes() == before
+
+
+def test_another_study_is_pretrained_on(study: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
+    out, other = study[1], tmp_path / "other"
+    folders = [f"sub-{label}" for label in LABELS[17:]]
+    shutil.copytree(out, other, ignore=shutil.ignore_patterns("encoders", "logs", "group*", *folders))
+    arguments = ("--probe", "sex", *QUICK, "--scaling", "1", "--scaling-seeds", "1", *TRAINING)
+    code, said = group(*arguments, "-d", f"elsewhere={other}")
+    assert code == 0, said
+    rows = read_tsv(out / "group_scaling.tsv")
+    assert {(row["source"], row["n_pretraining"], row["n_pretrained"], row["n_tested"]) for row in rows} == {
+        ("elsewhere", "17", "n/a", str(N))
+    }
+    assert "17 participants of elsewhere" in (out / "group.html").read_text()
+
+
+def write_file(path: Path, n_participants: int) -> Path:
+    rng = np.random.default_rng(2)
+    with h5py.File(path, "w") as file:
+        for name, size in (("schaefer400", 400), ("tian3", 50), ("buckner7", 7)):
+            values = rng.standard_normal((n_participants, size, 104)).astype(np.float32)
+            file.create_dataset(f"timeseries/{name}", data=values)
+        file["long_subject_id"] = [f"p{i}".encode() for i in range(n_participants)]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("-d", "other={series}"), 3, "has no signals of atlas Own, written here"),
+        (("-d", "own={series}"), 4, "calls another study own, which stands for this one"),
+        (("-d", "other={out}"), 4, "is OUT_DIR itself, not another study"),
+        (("-d", "other={series}", "-d", "more={out}"), 4, "takes shares of one dataset, found other="),
+        (("--pretrain-data", "{small}"), 4, "16 participants or more: of 5, found 1 (5)"),
+        (("--pretrain-data", "{large}"), 6, "Vis has 4 parcels instead of 61"),
+    ],
+)
+def test_data_that_shares_cannot_be_taken_of_is_refused(
+    study: tuple[Path, Path], group: Group, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    places = {"series": study[0], "out": study[1]}
+    places |= {name: write_file(tmp_path / f"{name}.h5", n) for name, n in (("small", 5), ("large", 18))}
+    given = [text.format(**places) for text in arguments]
+    found, said = group("--probe", "sex", *QUICK, "--scaling", "1", *TRAINING, *given)
     assert found == code, said
     assert message in " ".join(said.split()), said
     assert "Pretraining" not in said

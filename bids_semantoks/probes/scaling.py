@@ -1,6 +1,6 @@
 """Encoders pretrained on shares of the data, each probed on this study's participants.
 
-Shape letters: n rows (participants or sessions), D dimensions of an embedding.
+Shape letters: D dimensions of an embedding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining import pretrain_encoder
 from bids_semantoks.probes.designs import Design, build_design
 from bids_semantoks.probes.plans import ProbePlan
-from bids_semantoks.probes.rows import Rows
 from bids_semantoks.probes.scaling_plans import OWN, ScalingJob, ScalingPlan
 from bids_semantoks.probes.twins import build_untrained
 from bids_semantoks.probing.linear import cross_validate
@@ -78,8 +77,8 @@ def measure_scaling(
         if job.seed not in untrained:
             # The very weights that this training started from: what differs is the training alone.
             first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
-            untrained[job.seed] = [predict_rows(first, design, plan) for design in designs]
-        trained.append([predict_rows(encoder, design, plan) for design in designs])
+            untrained[job.seed] = predict_designs(first, designs, plan)
+        trained.append(predict_designs(encoder, designs, plan))
     rows: list[ScalingRow] = []
     fits = []
     for position, design in enumerate(designs):
@@ -122,64 +121,66 @@ def _load(config: AppConfig, directory: Path, atlas: tuple[tuple[str, ...], tupl
     return build_run_encoder(embedding, *atlas, seed=config.running.random_seed)
 
 
-def predict_rows(encoder: RunEncoder, design: Design, plan: ProbePlan) -> Predictions:
-    """Embed the rows of a design and predict them by the nested protocol on its splits.
+def predict_designs(encoder: RunEncoder, designs: Sequence[Design], plan: ProbePlan) -> list[Predictions]:
+    """Embed all runs once and predict each phenotype by the nested protocol on its splits.
 
     Parameters
     ----------
     encoder : RunEncoder
         Trained or not.
-    design : Design
+    designs : sequence of Design
         What is predicted, and on which splits.
     plan : ProbePlan
         Gives the seed.
 
     Returns
     -------
-    Predictions
-        Out of fold.
+    list of Predictions
+        Out of fold, one a design.
     """
-    return cross_validate(
-        TableFeatures(name=encoder.loaded.name, values=embed_rows(encoder, design.rows)),
-        design.target,
-        design.splits,
-        covariates=design.covariates,
-        groups=design.groups,
-        seed=plan.config.running.random_seed,
-    )
+    runs = {run.paths.stem: run for design in designs for own in design.rows.runs for run in own}
+    vectors = {stem: embed_signals(encoder, run) for stem, run in runs.items()}
+    found = []
+    for design in designs:
+        means = [np.mean([vectors[run.paths.stem] for run in own], axis=0) for own in design.rows.runs]
+        found.append(
+            cross_validate(
+                TableFeatures(name=encoder.loaded.name, values=np.stack(means)),
+                design.target,
+                design.splits,
+                covariates=design.covariates,
+                groups=design.groups,
+                seed=plan.config.running.random_seed,
+            )
+        )
+    return found
 
 
-def embed_rows(encoder: RunEncoder, rows: Rows) -> NDArray[np.float64]:
-    """Embed runs as the tables of embeddings are made, without writing any.
+def embed_signals(encoder: RunEncoder, run: StoredRun) -> NDArray[np.float64]:
+    """Embed a run as the tables of embeddings are made, without writing any.
 
     Parameters
     ----------
     encoder : RunEncoder
         Fitted to the atlas of the signals.
-    rows : Rows
-        Participants or sessions.
+    run : StoredRun
+        With complete signals.
 
     Returns
     -------
-    NDArray, float64, shape (n, D)
-        Mean over windows, then runs.
+    NDArray, float64, shape (D,)
+        Mean over windows.
     """
     model = encoder.loaded.config
-    means = []
-    for runs in rows.runs:
-        vectors = []
-        for run in runs:
-            windows = build_windows(
-                read_signals(run.paths)[1],
-                repetition_time=run.sidecar["RepetitionTime"],
-                n_dummy=run.sidecar["VolumesDropped"]["Dummy"]["Count"],
-                target_repetition_time=model.repetition_time,
-                window=model.window,
-                n_windows=encoder.config.n_windows,
-            )
-            vectors.append(encoder.frozen.encode(windows).vectors.mean(axis=0, dtype=np.float64))
-        means.append(np.mean(vectors, axis=0))
-    return np.stack(means)
+    windows = build_windows(
+        read_signals(run.paths)[1],
+        repetition_time=run.sidecar["RepetitionTime"],
+        n_dummy=run.sidecar["VolumesDropped"]["Dummy"]["Count"],
+        target_repetition_time=model.repetition_time,
+        window=model.window,
+        n_windows=encoder.config.n_windows,
+    )
+    return np.asarray(encoder.frozen.encode(windows).vectors.mean(axis=0, dtype=np.float64))
 
 
 def _compare(
