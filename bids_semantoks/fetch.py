@@ -78,14 +78,23 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     from bids_semantoks.signals.atlas import load_atlas  # noqa: PLC0415
     from bids_semantoks.signals.registry import find_places, find_registry, load_entry  # noqa: PLC0415
     from bids_semantoks.signals.supply import find_or_fetch  # noqa: PLC0415
+    from bids_semantoks.signals.surface_sources import (  # noqa: PLC0415
+        find_or_fetch_labels,
+        load_surface_atlas,
+    )
 
     path = find_registry() / f"{name}.json"
     if not re.fullmatch(r"\w+", name) or not path.is_file():
         known = ", ".join(sorted(one.stem for one in find_registry().glob("*.json")))
         raise AtlasError(f"There is no atlas {name} to be fetched; known are {known}.")
-    entry = load_entry(path)
     places = find_places(None, beside=path.parent)
     places = dataclasses.replace(places, given=(directory, *places.given, *((before,) if before else ())))
+    if space.startswith(("fsLR", "fsaverage")):
+        labels = find_or_fetch_labels(path, space, places, directory)
+        files = [_bring(found, directory / ATLASES / own) for own, found in labels.items()]
+        load_surface_atlas(name, space=space, directory=directory)
+        return files
+    entry = load_entry(path)
     parts = find_or_fetch(entry, space, places, directory)
     files = []
     for part in parts:

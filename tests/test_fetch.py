@@ -21,13 +21,16 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks import fetch as fetch_module
 from bids_semantoks.demo.study import write_study
+from bids_semantoks.errors import AtlasError
 from bids_semantoks.signals import supply
 from bids_semantoks.signals.atlas import build_label_grid, load_atlas
 from bids_semantoks.signals.registry import load_entry
+from bids_semantoks.signals.surface_sources import load_surface_atlas
 
 SPACE, OTHER = "MNI152NLin6Asym", "MNI152NLin2009cAsym"
 XFM = f"tpl-{OTHER}/tpl-{OTHER}_from-{SPACE}_mode-image_xfm.h5"
 sys.path.insert(0, str(Path(__file__).parent / "signals"))
+import surface_files as made  # noqa: E402 - shared with the tests of surfaces
 from transforms import Composite  # noqa: E402 - shared with the tests of warping
 
 
@@ -273,3 +276,58 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
     kept = json.loads(next((atlases / f"tpl-{OTHER}").glob("*_description.json")).read_text())["Images"][1]
     assert kept["File"].startswith(f"../tpl-{SPACE}/tpl-{SPACE}_")
     assert hashlib.sha256((atlases / f"tpl-{OTHER}" / kept["File"]).read_bytes()).hexdigest() == kept["SHA256"]
+
+
+def test_label_files_of_surfaces_are_brought_as_well(tmp_path, server, online, monkeypatch, capsys):
+    served, address, asked = server
+    registry = write_registry(tmp_path, address, monkeypatch)
+    monkeypatch.setattr("bids_semantoks.signals.surface_sources.find_registry", lambda: registry)
+    made.write_dlabel(served / "cortex.dlabel.nii", names=dict(enumerate(("a", "b", "c", "d", "e"), 1)))
+    for side in "lr":
+        made.write_annot(served / "small" / f"{side}h.own.annot", np.arange(50) % 2, ["unknown", f"{side}a"])
+    common = {"licence": "free", "source": "made here"}
+    whole = {"files": ["cortex.dlabel.nii"], "values": [[1, 3]], "parcels": [[1, 3]]}
+    whole |= common | {"url": f"{address}/cortex.dlabel.nii", "sha256": "0" * 64}
+    pair = [
+        common
+        | {"files": [f"small/{side}h.own.annot", f"{side}h.own.annot"], "n_vertices": 50}
+        | {"values": [[1, 1]], "parcels": [[n, n]], "url": f"{address}/small/{side}h.own.annot"}
+        for n, side in ((1, "l"), (2, "r"))
+    ]
+    content = json.loads((registry / "Pair.json").read_text())
+    content["surfaces"] = [
+        {"space": "fsLR", "alternatives": [[whole]]},
+        {"space": "fsaverage5", "alternatives": [pair]},
+    ]
+    (registry / "Pair.json").write_text(json.dumps(content))
+    target, call = tmp_path / "assets", ["--atlas", "Pair", "--model", "none", "--space"]
+    assert fetch_module.call([str(target), *call, "fsLR"]) == 6
+    assert "has the SHA-256" in (error := capsys.readouterr().err)
+    assert "expected 000" in error
+    assert not list(target.rglob("*.dlabel.nii"))
+    whole["sha256"] = hashlib.sha256((served / "cortex.dlabel.nii").read_bytes()).hexdigest()
+    (registry / "Pair.json").write_text(json.dumps(content))
+    # One of the pair is here already, elsewhere.
+    own = tmp_path / "own"
+    shutil.copytree(served / "small", own)
+    (own / "rh.own.annot").unlink()
+    monkeypatch.setenv("BIDS_SEMANTOKS_ATLAS_DIR", str(own))
+    for _ in range(2):
+        assert fetch_module.call([str(target), *call, "fsLR", "fsaverage5"]) == 0
+    assert capsys.readouterr().out.count("small/lh.own.annot") == 2
+    assert [path for path in asked if "own.annot" in path] == ["/small/rh.own.annot"]
+    monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(target))
+    assert len(load_surface_atlas("Pair", space="fsLR", directory=None).volumes) == 1
+    assert [one.path.parent.name for one in load_surface_atlas("Pair", space="fsaverage5", directory=None).volumes] == [
+        "small",
+        "small",
+    ]
+    assert load_surface_atlas("Pair", space="fsLR", directory=target).volumes[0].path.parent == target / "atlases"
+    monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(tmp_path / "nothing"))
+    with pytest.raises(AtlasError, match="fetch DIR --atlas Pair --space fsaverage5` on a machine with network"):
+        load_surface_atlas("Pair", space="fsaverage5", directory=None)
+    capsys.readouterr()
+    assert fetch_module.call([str(target), *call, "fsaverage6"]) == 6
+    assert "Pair is known on fsLR, fsaverage5, not on surfaces in fsaverage6." in capsys.readouterr().err

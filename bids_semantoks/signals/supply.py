@@ -299,13 +299,17 @@ def _find_obstacle(recipe: Recipe, space: str, places: Places) -> str:
     """Find what keeps a recipe from being fetched; empty when it is worth a try."""
     for one in recipe:
         address = find_address(one)
-        obstacle = "" if find_file(one, places) else find_obstacle(address) if address else "nobody publishes it alone"
-        if obstacle:
-            return f"{obstacle} ({one.names[0]})"
+        if find_file(one, places):
+            continue
+        if not address:
+            return f"nobody publishes {one.names[0]} alone"
+        # Without the name, which is listed among what is needed: the reason is the same for most of them.
+        if obstacle := find_obstacle(address):
+            return obstacle
         transform = name_transform(one.space, space)
         is_lacking = one.space != space and not find_archived(transform, places)
         if is_lacking and (obstacle := find_obstacle(TEMPLATEFLOW_SERVER)):
-            return f"{obstacle} ({Path(transform).name})"
+            return obstacle
     return ""
 
 

@@ -14,11 +14,13 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.places import ATLASES
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.signals.atlas import find_atlas_spaces
+from bids_semantoks.signals.downloads import check_recorded, download
 from bids_semantoks.signals.labels import LabelTable, load_label_table
 from bids_semantoks.signals.orders import rename_to_seven_networks
-from bids_semantoks.signals.registry import DIRECTORY_VARIABLE, Places, find_places, find_registry
+from bids_semantoks.signals.registry import DIRECTORY_VARIABLE, Places, find_places, find_registry, is_there
 from bids_semantoks.signals.surface_atlas import (
     SURFACE_SUFFIXES,
     build_surface_table,
@@ -118,6 +120,46 @@ def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path 
     return _build_atlas(_label(files[0]), space, table, tuple(volumes))
 
 
+def find_or_fetch_labels(entry: Path, space: str, places: Places, target: Path) -> dict[str, Path]:
+    """Find the label files of a registry entry on surfaces, or fetch the best set of them.
+
+    Parameters
+    ----------
+    entry : Path
+        JSON file.
+    space : str
+        Template space of the data.
+    places : Places
+        Where to look.
+    target : Path
+        A directory laid out like our cache, which gets what is lacking.
+
+    Returns
+    -------
+    dict
+        The files of the first alternative, by their name below ``atlases``: files of one name exist for several meshes,
+        told apart by their folders.
+
+    Raises
+    ------
+    AtlasError
+        There are none for this space, or one of them is not here and cannot be fetched.
+    """
+    surfaces = _read_entry(entry)["surfaces"]
+    if space not in surfaces:
+        raise AtlasError(
+            f"The atlas {entry.stem} is known on {', '.join(surfaces) or 'no surface'}, not on surfaces in {space}."
+        )
+    found = {}
+    for part in surfaces[space][0]:
+        path = _find_part(part, places)
+        if path is None:
+            path = target / ATLASES / part["files"][0]
+            download(part["url"], path, sha256=part.get("sha256"))
+        found[str(part["files"][0])] = path
+    return found
+
+
 def check_is_volumetric(name_or_path: str | Path, space: str) -> None:
     """Refuse an atlas on surfaces for images.
 
@@ -173,8 +215,9 @@ def _find_recipes(entry: Path, directory: Path | None) -> dict[str, list[tuple[M
 def _find_part(part: Mapping[str, Any], places: Places) -> Path | None:
     # Files of one name exist for several meshes.
     wanted = part.get("n_vertices")
-    for path in (folder / str(name) for folder in (*places.given, *places.others) for name in part["files"]):
-        if path.is_file() and (wanted is None or load_surface_labels(path).keys.size == wanted):
+    folders = (*(sub for one in places.given for sub in (one, one / ATLASES)), *places.others)
+    for path in (folder / str(name) for folder in folders for name in part["files"]):
+        if is_there(path) and (wanted is None or load_surface_labels(path).keys.size == wanted):
             return path
     return None
 
@@ -191,7 +234,8 @@ def _load_entry(entry: Path, space: str, directory: Path | None) -> Atlas:
             f"The label files of the atlas {content['name']} for surfaces in {space} are not found: {needed}."
             if needed
             else f"The atlas {content['name']} is known on {known}, the data lie on surfaces in {space}.",
-            hint=f"They come from {origins}; give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}."
+            hint=f"`bids_semantoks-fetch DIR --atlas {content['name']} --space {space}` on a machine with network "
+            f"brings them from {origins}; give DIR with --atlas-dir or in {DIRECTORY_VARIABLE}."
             if needed
             else "Give a label file with --atlas: a .dlabel.nii, or one of a pair of .label.gii or .annot files.",
         )
@@ -258,6 +302,7 @@ def _label(path: Path) -> str:
 def _build_volume(path: Path, values: Sequence[int], parcels: Sequence[int], licence: str) -> AtlasVolume:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    check_recorded(path, digest)
     return AtlasVolume(
         path=path,
         sha256=digest,

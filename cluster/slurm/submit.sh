@@ -3,6 +3,13 @@
 #
 #   cluster/slurm/submit.sh BIDS_DIR OUT_DIR [options of bids_semantoks]
 #
+# Tasks of an array never fetch anything. The dry run below fetches into the cache what is lacking, where this machine has
+# a network; else, or for a container that keeps no cache, bring atlas, transforms and weights first, once, and let the
+# tasks see them:
+#
+#   bids_semantoks-fetch /data/assets --space MNI152NLin6Asym       # and/or fsLR, fsaverage5 ...
+#   export BIDS_SEMANTOKS_CACHE_DIR=/data/assets                    # Apptainer: also APPTAINERENV_BIDS_SEMANTOKS_CACHE_DIR
+#
 # A dry run says which participants have something left to do, so that the same call again submits only those.
 # Settings, by environment:
 #   BIDS_SEMANTOKS   how the program is started [bids_semantoks], such as

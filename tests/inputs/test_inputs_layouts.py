@@ -145,7 +145,7 @@ def test_nothing_in_the_layout(tmp_path: Path) -> None:
         ),
         ({"runs": [{**OWN["runs"][0], "mask": "../m.nii"}]}, r"mask must be a path below BIDS_DIR, found '\.\./m"),
         (
-            {"runs": [{**OWN["runs"][0], "bold": "{participant}/a.mat"}]},
+            {"runs": [{"bold": "{participant}/a.mat", "repetition_time": 2}]},
             r"bold must be a NIfTI image .*found '.*a\.mat'",
         ),
         ({"runs": [{**OWN["runs"][0], "columns": ["pitch"]}]}, r"columns \['pitch'\] are unknown; known are trans_x"),
