@@ -14,7 +14,7 @@ from bids_semantoks.outputs.block_tables import read_rows
 from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figure
 from bids_semantoks.outputs.figures_scaling import ScalingPanel, draw_scaling
 from bids_semantoks.outputs.group_report import Picture, Section
-from bids_semantoks.outputs.group_wording import METRIC_NAMES, format_interval, format_number, format_p
+from bids_semantoks.outputs.group_wording import METRIC_NAMES, describe_p, format_interval, format_number, format_p
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 
@@ -51,8 +51,8 @@ def build_block_section(out_dir: Path) -> Section | None:
         whom = "other participants" if design == "across" else "other blocks of the same participant"
         sentences.append(
             f"Trained on {whom}, {own[0]['model']} (block in the first patch) reaches balanced accuracy "
-            f"{format_interval(value, low, high)} in {own[0]['n_participants']} participants, p = "
-            f"{format_p(_number(own[0]['p_value']))} against chance ({format_number(_number(own[0]['chance']))}); "
+            f"{format_interval(value, low, high)} in {own[0]['n_participants']} participants, "
+            f"{describe_p(_number(own[0]['p_value']))} against chance ({format_number(_number(own[0]['chance']))}); "
             f"a fold leaves out {own[0]['folds']}."
         )
         bars = [

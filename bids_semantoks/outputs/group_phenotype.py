@@ -13,6 +13,7 @@ from bids_semantoks.outputs.group_report import PhenotypePart, Picture, Section
 from bids_semantoks.outputs.group_wording import (
     METRIC_NAMES,
     MODEL_NAMES,
+    describe_p,
     format_difference,
     format_interval,
     format_number,
@@ -77,7 +78,8 @@ def build_part(stored: StoredProbes, phenotype: str) -> PhenotypePart:
     ordered = sorted(rows, key=lambda row: -np.nan_to_num(row.value, nan=-9))
     encoder = next(row for row in rows if row.role == "encoder")
     others = [row.metric for row in stored.scores if (row.phenotype, row.role) == (phenotype, "encoder")]
-    others = [metric for metric in others if metric != encoder.metric]
+    # Pooled correlation falls below chance on noise: it is for the table, beside its dictionary.
+    others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     details = [
         _build_importance(stored, encoder),
         *(_build_strata(stored, phenotype, by) for by in _list_divisions(stored, phenotype)),
@@ -124,7 +126,7 @@ def describe_result(rows: Sequence[ScoreRow]) -> str:
         For the top of the page.
     """
     first = next(row for row in rows if row.role == "encoder")
-    p = "" if math.isnan(first.p_value) else f", p = {format_p(first.p_value)}"
+    p = "" if math.isnan(first.p_value) else f", {describe_p(first.p_value)}"
     text = f"{first.model} reaches {METRIC_NAMES[first.metric]} {format_score(first)}{p}"
     if first.n_seeds > 1:
         text += f", mean of {first.n_seeds} encoders (standard deviation {first.seed_sd:.3f} between them)"
@@ -137,7 +139,7 @@ def describe_result(rows: Sequence[ScoreRow]) -> str:
     verb = "scores lower" if best.value < first.value else "scores higher"
     text += f" The best baseline, {MODEL_NAMES.get(best.model, best.model)}, {verb} with {format_number(best.value)}"
     if not math.isnan(best.difference_p_holm):
-        text += f" (difference {best.difference:+.2f}, p = {format_p(best.difference_p_holm)} after Holm)"
+        text += f" (difference {best.difference:+.2f}, {describe_p(best.difference_p_holm)} after Holm)"
     text += "."
     site = next((row for row in others if row.model == "site"), None)
     if site is not None and site.ci_low > site.chance:
@@ -278,5 +280,5 @@ def describe_level(row: ScoreRow) -> str:
     str
         Such as ``AUROC 0.71 [0.64, 0.77], p = 0.005``.
     """
-    p = "" if math.isnan(row.p_value) else f", p = {format_p(row.p_value)}"
+    p = "" if math.isnan(row.p_value) else f", {describe_p(row.p_value)}"
     return f"{METRIC_NAMES[row.metric]} {format_interval(row.value, row.ci_low, row.ci_high)}{p}"

@@ -115,6 +115,22 @@ def format_p(value: float) -> str:
     return "" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def describe_p(value: float) -> str:
+    """Write a p value for a sentence.
+
+    Parameters
+    ----------
+    value : float
+        Known.
+
+    Returns
+    -------
+    str
+        Such as ``p = 0.012`` or ``p < 0.001``.
+    """
+    return "p < 0.001" if value < 0.001 else f"p = {format_p(value)}"
+
+
 def format_difference(row: ScoreRow) -> str:
     """Write how much better the encoder is than a baseline.
 

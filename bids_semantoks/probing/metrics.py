@@ -8,6 +8,8 @@ Shape letters: n rows, R repetitions, K classes, B bootstrap samples.
 References
 ----------
 .. [1] C. Nadeau and Y. Bengio, Inference for the generalization error, Machine Learning 52 (2003).
+.. [2] C. Clopper and E. Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
+   Biometrika 26 (1934).
 """
 
 from __future__ import annotations
@@ -97,6 +99,8 @@ def compute_scores(
         sample = scorer(weights)
         sample = sample[~np.isnan(sample)]
         low, high = np.quantile(sample, (0.025, 0.975)) if len(sample) else (np.nan, np.nan)
+        if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
+            low, high = _bound_extreme(predictions, value, participants)
         floor, ceiling = RANGES.get(metric, (-np.inf, np.inf) if metric == "calibration_slope" else (0.0, 1.0))
         scores.append(
             Score(
@@ -111,6 +115,17 @@ def compute_scores(
             )
         )
     return tuple(scores)
+
+
+def _bound_extreme(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
+    """Exact interval of a share of 0 or 1 [2]_, of which no bootstrap sample can differ.
+
+    Counts the members of the smallest class, which is the least that the pairs of an AUROC hold.
+    """
+    units = np.arange(predictions.truth.shape[1]) if participants is None else participants
+    counts = [len(np.unique(units[(predictions.truth == k).any(axis=0)])) for k in range(len(predictions.classes))]
+    reach = 0.025 ** (1 / max(min(counts), 1))
+    return (reach, 1.0) if value else (0.0, 1 - reach)
 
 
 def draw_weights(

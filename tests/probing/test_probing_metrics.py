@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from scipy.stats import t as student
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -139,6 +140,22 @@ def test_perfect_predictions_are_calibrated_and_constant_ones_say_nothing():
     assert find(constant, "r").value == 0
     assert find(constant, "r2").value == 0
     assert np.isnan(find(constant, "calibration_slope").value)
+
+
+def test_a_perfect_score_of_a_few_people_is_not_certain():
+    predictions = make_predictions(2)
+    sure = np.stack([predictions.truth == 0, predictions.truth == 1], axis=2).astype(float)
+    perfect = dataclasses.replace(predictions, scores=sure, decisions=predictions.truth)
+    n_least = min((predictions.truth[0] == k).sum() for k in (0, 1))
+    exact = binomtest(int(n_least), int(n_least)).proportion_ci(0.95, method="exact").low
+    widening = np.sqrt(1 + N / predictions.n_train.mean())
+    for metric in ("auroc", "balanced_accuracy"):
+        score = find(perfect, metric)
+        assert (score.value, score.ci_high) == (1, 1)
+        assert score.ci_low == pytest.approx(1 - widening * (1 - exact))
+    assert find(perfect, "auroc", participants=np.arange(N) // 9).ci_low < find(perfect, "auroc").ci_low
+    reversed_ = find(dataclasses.replace(perfect, scores=sure[:, :, ::-1]), "auroc")
+    assert (reversed_.ci_low, reversed_.ci_high) == (0, pytest.approx(widening * (1 - exact)))
 
 
 def test_fold_scores_score_each_fold_alone():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
 
 from bids_semantoks.probing.baselines import build_chance
 from bids_semantoks.probing.linear import cross_validate
@@ -17,7 +18,7 @@ from bids_semantoks.probing.solvers import (
     fit_ridge,
 )
 from bids_semantoks.probing.spans import KernelFeatures, TableFeatures, compute_gram
-from bids_semantoks.probing.splits import build_splits
+from bids_semantoks.probing.splits import build_inner_folds, build_splits
 from bids_semantoks.probing.targets import Target, build_class_target
 
 N, D = 61, 23
@@ -139,6 +140,27 @@ def test_rare_classes_are_decided_for_as_balanced_accuracy_asks():
     assert score(predictions, "balanced_accuracy").value > 0.75
     # Probabilities keep the mixture of classes all the same.
     assert np.nanmean(predictions.scores[:, :, 1]) == pytest.approx(0.1, abs=0.02)
+
+
+def test_the_penalty_of_classes_is_that_of_the_least_log_loss_in_inner_folds():
+    values, hidden = make_data(37)
+    labels = (hidden + 4 * np.random.default_rng(7).standard_normal(N) > 0).astype(float)
+    features, target = TableFeatures(name="x", values=values), Target(name="y", values=labels, classes=("a", "b"))
+    splits = build_splits(target.compute_strata(), n_repeats=1)[:2]
+    found = cross_validate(features, target, splits, seed=3).penalty[0]
+    for split, penalty in zip(splits, found, strict=True):
+        train, y = values[split.train], labels[split.train].astype(int)
+        scaled = (train - train.mean(axis=0)) / train.std(axis=0)
+        fold_of = build_inner_folds(np.arange(len(y)), strata=y, groups=None, n_folds=5, seed=3)
+        unit = features.compute_span(split.train, split.test).mean_eigenvalue
+        odds = np.zeros((len(PENALTIES), len(y)))
+        for number, value in enumerate(PENALTIES):
+            for fold in range(5):
+                inside = fold_of != fold
+                model = LogisticRegression(C=1 / (value * unit), max_iter=3000).fit(scaled[inside], y[inside])
+                odds[number, ~inside] = model.predict_proba(scaled[~inside])[:, 1]
+        assert penalty == PENALTIES[np.argmin([log_loss(y, one) for one in odds])]
+        assert PENALTIES[0] < penalty < PENALTIES[-1]
 
 
 def test_a_penalty_at_the_edge_is_said():
