@@ -203,7 +203,11 @@ def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
         What embeds; None when only signals are written.
     """
     signals = describe_signals(
-        {**plan.settings, "averaged_over": plan.averaged_over},
+        {
+            **plan.settings,
+            "averaged_over": plan.averaged_over,
+            "denoised_by": plan.dataset.denoised.pipeline if plan.dataset.denoised else "",
+        },
         pipelines=[one.pipeline for one in plan.dataset.derivatives],
         n_parcels=len(plan.atlas.parcels),
         min_time=plan.config.signals.min_time,

@@ -63,7 +63,8 @@ def describe_signals(settings: Mapping[str, Any], *, pipelines: Sequence[str], n
     Parameters
     ----------
     settings : mapping
-        What sidecars of signals hold under ``Settings``, and ``averaged_over``: what they have as ``AveragedOver``.
+        What sidecars of signals hold under ``Settings``, with ``averaged_over`` and ``denoised_by``: what they have as
+        ``AveragedOver`` and under ``Denoising`` as ``DenoisedBy``.
     pipelines : sequence of str
         Names and versions of the pipelines that made the inputs.
     n_parcels : int
@@ -149,7 +150,11 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
     """
     first = stored[0].sidecar
     signals = describe_signals(
-        {**first["Settings"], "averaged_over": first.get("AveragedOver") or "voxels inside the brain mask"},
+        {
+            **first["Settings"],
+            "averaged_over": first.get("AveragedOver") or "voxels inside the brain mask",
+            "denoised_by": first["Denoising"].get("DenoisedBy", ""),
+        },
         pipelines=sorted({str(run.sidecar["Pipeline"]) for run in stored}),
         n_parcels=first["Atlas"]["Parcels"],
         min_time=first.get("MinimumTime", config.signals.min_time),

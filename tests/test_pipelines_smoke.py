@@ -72,7 +72,11 @@ def test_denoised_images_are_only_averaged(xcpd: Path, tmp_path: Path, app: App)
     assert sidecar["VolumesDropped"]["Scrubbed"]["Volumes"] == [7, 8, 40]
     _, values = read_table(path.with_suffix(".tsv"))
     assert np.isnan(values[[7, 8, 40]]).all()
-    assert "xcp_d 0.10.6 denoised the images before" in (out / "logs" / "CITATION.md").read_text()
+    assert sidecar["Denoising"]["Filter"] == "none; linear detrending only"
+    text = (out / "logs" / "CITATION.md").read_text()
+    assert "xcp_d 0.10.6 denoised the images before" in text
+    assert "Volumes that xcp_d 0.10.6 had censored were left out." in text
+    assert "No volumes were scrubbed" not in text
     code, text = app(xcpd, out)
     assert (code, "0 ok, 1 skipped" in text) == (0, True)
 

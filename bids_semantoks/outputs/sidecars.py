@@ -111,7 +111,9 @@ def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, An
         **({"DenoisedBy": run.pipeline} if run.is_denoised else {}),
         "Regressors": list(signals.regressors),
         "BandPass": settings["band_pass"],
-        "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending",
+        "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending"
+        if settings["band_pass"]
+        else "none; linear detrending only",
     }
 
 
