@@ -125,7 +125,8 @@ def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], 
 
 
 def test_page_needs_nothing_else(found: tuple[Path, Path], group: Group) -> None:
-    assert group("--probe", "age", "--baselines", "pearson", "--n-permutations", "0")[0] == 0
+    code, said = group("--probe", "age", "--baselines", "pearson", "--n-permutations", "0")
+    assert code == 0, said
     page = (found[1] / "group.html").read_text()
     assert "could not be drawn" not in page
     assert page.count('src="data:image/svg+xml') == 6
@@ -178,8 +179,11 @@ def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path],
             role: {families[row["participant_id"]] for row in rows if row["role"] == role} for role in ("train", "test")
         }
         assert not sides["train"] & sides["test"]
+    before = (out / "group_splits.tsv").read_text()
     code, said = group("--probe", "age", "--baselines", "pearson", "covariates", "--leave-out", "site")
     assert code == 0, said
+    assert "copies are in" in said
+    assert before in [path.read_text() for path in (out / "logs" / "probes").glob("*/group_splits.tsv")]
     tested = {
         row["participant_id"]
         for row in read_tsv(out / "group_splits.tsv")

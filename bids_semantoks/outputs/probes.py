@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import math
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -190,6 +193,39 @@ def write_probe_tables(
     ):
         write_records(out_dir / f"{name}.tsv", tuple(dictionary), list(table))
         write_json(out_dir / f"{name}.json", dictionary, only_if_changed=True)
+
+
+def keep_earlier_tables(out_dir: Path, facts: Mapping[str, Any]) -> Path | None:
+    """Copy tables of a call that asked something else, before they are replaced.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    facts : mapping
+        Of the call that will replace them.
+
+    Returns
+    -------
+    Path or None
+        Folder below ``OUT_DIR/logs/probes`` with the copies; None where there are none, or the same was asked.
+    """
+    path = out_dir / "group_probe.json"
+    try:
+        former = json.loads(path.read_text(encoding="utf-8"))["Facts"]
+    except (OSError, ValueError, KeyError):
+        return None
+    if all(former.get(name) == facts[name] for name in ("Encoder", "Settings", "RandomSeed")):
+        return None
+    written = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
+    folder = out_dir / "logs" / "probes" / f"{written:%Y%m%dT%H%M%S.%f}Z"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("probe.tsv", "probe.json", "predictions.tsv", "splits.tsv", "strata.tsv", "retest.tsv", "map.tsv"):
+        if (out_dir / f"group_{name}").is_file():
+            shutil.copy2(out_dir / f"group_{name}", folder)
+    if (out_dir / "group.html").is_file():
+        shutil.copy2(out_dir / "group.html", folder)
+    return folder
 
 
 def read_split_lines(path: Path) -> list[tuple[str, int, int, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import numpy as np
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.group_tables import write_points, write_retest, write_strata
-from bids_semantoks.outputs.probes import ScoreRow, write_probe_tables
+from bids_semantoks.outputs.probes import ScoreRow, keep_earlier_tables, write_probe_tables
 from bids_semantoks.outputs.provenance import find_versions
 from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, ProbeResults
 from bids_semantoks.probes.overview import describe_call, describe_phenotype
 from bids_semantoks.probes.pretrained import count_pretrained
 from bids_semantoks.probes.rows import Rows
 from bids_semantoks.probing.split_tables import build_split_table
+
+LOGGER = logging.getLogger("bids_semantoks")
 
 
 def write_results(results: ProbeResults, encoder: RunEncoder, replicates: Sequence[RunEncoder] = ()) -> Path:
@@ -61,6 +64,9 @@ def write_results(results: ProbeResults, encoder: RunEncoder, replicates: Sequen
         "Warnings": list(results.warnings),
         "SoftwareVersions": find_versions(),
     }
+    kept = keep_earlier_tables(config.out_dir, facts)
+    if kept is not None:
+        LOGGER.warning("Probes of an earlier call that asked something else are replaced; copies are in %s.", kept)
     write_probe_tables(
         config.out_dir,
         scores=scores,

@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 
+from bids_semantoks.probing import permutation
 from bids_semantoks.probing.baselines import build_chance
 from bids_semantoks.probing.linear import cross_validate
 from bids_semantoks.probing.metrics import compute_scores
@@ -224,3 +225,38 @@ def test_a_site_effect_is_no_effect_when_labels_move_within_sites():
     target = Target(name="age", values=5.0 * site + rng.standard_normal(100))
     assert compute_permutation_test(features, target, n_permutations=99).p_value == 0.01
     assert compute_permutation_test(features, target, n_permutations=99, blocks=site).p_value > 0.05
+
+
+@pytest.mark.parametrize("n_classes", [0, 2, 3])
+def test_the_real_labels_are_judged_as_permuted_ones_are(monkeypatch, n_classes):
+    values, hidden = make_data()
+    groups = np.arange(N) // 2
+    target = Target(name="y", values=hidden)
+    if n_classes:
+        labels = np.searchsorted(np.quantile(hidden, np.arange(1, n_classes) / n_classes), hidden)
+        target = build_class_target("y", [f"k{label}" for label in labels])
+    features = TableFeatures(name="x", values=values)
+    settings = {"n_permutations": 3, "groups": groups, "covariates": values[:, 5:6]}
+    real = compute_permutation_test(features, target, **settings)
+    # Permutations that move nothing: all columns hold the real labels.
+    monkeypatch.setattr(permutation, "permute_values", lambda labels, **_: np.repeat(labels[:, None], 4, axis=1))
+    still = compute_permutation_test(features, target, **settings)
+    np.testing.assert_allclose(still.null, real.value, rtol=1e-9)
+    assert still.p_value == 1
+    assert real.value > 0.5
+
+
+@pytest.mark.parametrize("is_class", [False, True])
+def test_families_stay_together_where_the_penalty_is_chosen(is_class):
+    rng = np.random.default_rng(8)
+    families = np.repeat(np.arange(30), 2)
+    values = rng.standard_normal((30, 150))[families] + 0.05 * rng.standard_normal((60, 150))
+    labels = rng.permutation(np.repeat([0.0, 1.0], 15))[families] if is_class else rng.standard_normal(30)[families]
+    target = Target(name="y", values=labels, classes=("a", "b") if is_class else ())
+    splits = build_splits(target.compute_strata(), groups=families, n_repeats=2)
+    features = TableFeatures(name="x", values=values)
+    # Noise that twins share looks like knowledge where one twin helps to predict the other.
+    split, kept = (compute_permutation_test(features, target, n_permutations=1, groups=g) for g in (None, families))
+    assert split.value > kept.value + 0.3
+    apart, together = (cross_validate(features, target, splits, groups=groups).penalty for groups in (None, families))
+    assert np.median(np.log10(together)) > np.median(np.log10(apart)) + 1
