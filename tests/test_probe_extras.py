@@ -138,11 +138,48 @@ def test_blocks_are_told_apart_without_a_phenotype(study: tuple[Path, Path], gro
     assert "Blocks of trial_type, of 40 s at most" in page
 
 
+def damage(out: Path, series: Path) -> None:
+    """Drop the volumes of a block from the tables, and break the events of the first participants."""
+    path = next((out / "sub-01" / "func").glob("*task-blocks*stat-mean_timeseries.tsv"))
+    lines = path.read_text().splitlines()
+    gone = range(1 + 7, 1 + 17)  # the response to the block of 10 to 25 s lasts from volume 7 to 16
+    path.write_text("\n".join("\t".join(["n/a"] * P) if i in gone else line for i, line in enumerate(lines)) + "\n")
+    for label, old, new in (
+        ("02", "\n35\t15\t", "\n35\tn/a\t"),
+        ("03", "\n35\t15\t", "\n35\t40\t"),
+        ("04", "\n185\t", "\n985\t"),
+    ):
+        events = series / f"sub-{label}" / "func" / f"sub-{label}_task-blocks_events.tsv"
+        text = events.read_text()
+        assert old in text
+        events.write_text(text.replace(old, new))
+
+
+def test_blocks_that_cannot_be_seen_are_left_out_and_told(
+    study: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series, out = tmp_path / "series", tmp_path / "out"
+    skipped = shutil.ignore_patterns("*task-rest*", "encoders", "group*", "sub-2*", "sub-3*")
+    for old, new in zip(study, (series, out), strict=True):
+        shutil.copytree(old, new, ignore=skipped)
+    damage(out, series)
+    arguments = ("--task-blocks", "trial_type", "--n-repeats", "1", "--baselines", "chance")
+    code = call([str(series), str(out), "group", *MODEL, *arguments])
+    assert code == 0, capsys.readouterr()
+    facts = json.loads((out / "group_task_blocks.json").read_text())["Facts"]
+    assert sum(facts["Types"].values()) == N_TASK * len(ONSETS) - 3
+    told = "; ".join(facts["Out"])
+    assert "1 blocks with n/a for onset or duration" in told
+    assert "the end of 1 blocks during which another begins" in told
+    assert "1 blocks too brief, outside their run" in told
+    assert "1 blocks of which less than half was kept" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (("--task-blocks", "colour"), 3, "no column colour: found onset, duration, trial_type, empty"),
-        (("--task-blocks", "empty"), 3, "found 7 tables without a value in it"),
+        (("--task-blocks", "empty"), 3, "found 7 tables without a time and a value"),
         (("--task-blocks", "trial_type", "-t", "rest"), 3, "needs events of the runs (task rest)"),
         (("--probe", "sex", "--scaling", "0.3", "1"), 4, "16 participants or more: of 33, found 0.3 (10)"),
         (("--probe", "sex", "--scaling", "1.5"), 4, "above 0 and up to 1, found 1.5"),

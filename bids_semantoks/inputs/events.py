@@ -81,7 +81,7 @@ def find_events(entities: Mapping[str, str], roots: Sequence[Path]) -> Path | No
     return None
 
 
-def read_events(path: Path, column: str) -> tuple[Event, ...]:
+def read_events(path: Path, column: str) -> tuple[tuple[Event, ...], int]:
     """Read the events that have a time and a value.
 
     Parameters
@@ -93,8 +93,10 @@ def read_events(path: Path, column: str) -> tuple[Event, ...]:
 
     Returns
     -------
-    tuple of Event
-        In the order of onsets; lines with n/a in a time or in the column are left out.
+    events : tuple of Event
+        In the order of onsets; lines without a value in the column are left out.
+    n_timeless : int
+        Lines that have a value, but n/a for a time; they are left out, too.
 
     Raises
     ------
@@ -111,12 +113,17 @@ def read_events(path: Path, column: str) -> tuple[Event, ...]:
     if missing:
         raise InputError(
             f"The events {path} have no column {', '.join(missing)}: found {', '.join(map(str, columns))}.",
-            hint="Choose another column with --task-blocks.",
+            hint="Choose another column with --task-blocks."
+            if missing == [column]
+            else "BIDS wants onset and duration, in seconds, in every table of events.",
         )
-    events = []
+    events, n_timeless = [], 0
     for number, row in enumerate(rows, start=2):
         cells = [(row[name] or "").strip() for name in ("onset", "duration", column)]
+        if cells[2] in _MISSING:
+            continue
         if any(cell in _MISSING for cell in cells):
+            n_timeless += 1
             continue
         try:
             onset, duration = float(cells[0]), float(cells[1])
@@ -128,4 +135,4 @@ def read_events(path: Path, column: str) -> tuple[Event, ...]:
                 "expected seconds."
             )
         events.append(Event(onset=onset, duration=duration, label=cells[2]))
-    return tuple(sorted(events, key=lambda event: event.onset))
+    return tuple(sorted(events, key=lambda event: event.onset)), n_timeless

@@ -6,6 +6,7 @@ Shape letters: n rows (blocks), P parcels, D dimensions of an embedding.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -23,10 +24,13 @@ from bids_semantoks.models.encode import find_clip_patches
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.packing import standardise
 from bids_semantoks.signals.blocks import build_block_windows, find_block_volumes
+from bids_semantoks.signals.temporal import compute_kept_share
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 _FEWEST: Final = 2
+#: Of a block's time; what was dropped is interpolated, which says nothing of the task.
+_LEAST_KEPT: Final = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,18 +100,22 @@ def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
     roots = find_event_roots(config.bids_dir, config.selection.derivatives)
     runs, lacking = [], []
     empty: list[Path] = []
+    n_timeless = 0
     for run in stored:
         path = find_events(run.entities, roots)
         if path is None:
             lacking.append(run)
             continue
-        events = read_events(path, column)
+        events, n_lost = read_events(path, column)
+        n_timeless += n_lost
         if events:
             runs.append((run, events))
         else:
             empty.append(path)
     if not runs:
-        found = f"{len(empty)} tables without a value in it, the first is {empty[0]}" if empty else "none"
+        found = (
+            f"{len(empty)} tables without a time and a value in a line, the first is {empty[0]}" if empty else "none"
+        )
         tasks = ", ".join(sorted({run.entities.get("task", "n/a") for run in stored}))
         raise InputError(
             f"--task-blocks {column} needs events of the runs (task {tasks}): looked for *_events.tsv with that column "
@@ -124,8 +132,17 @@ def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
         notes.append(f"{len(lacking)} runs (task {tasks}) without events")
     if empty:
         notes.append(f"{len(empty)} runs whose events have no value of {column}")
+    if n_timeless:
+        notes.append(f"{n_timeless} blocks with n/a for onset or duration")
+    n_cut = sum(_count_cut(events) for _, events in runs)
+    if n_cut:
+        notes.append(f"the end of {n_cut} blocks during which another begins")
     LOGGER.info("Blocks of %s: %d runs with events, types %s.", column, len(runs), ", ".join(sorted(counts)))
     return BlockPlan(column=column, runs=tuple(runs), notes=tuple(notes))
+
+
+def _count_cut(events: Sequence[Event]) -> int:
+    return sum(later.onset < event.onset + event.duration - 1e-6 for event, later in itertools.pairwise(events))
 
 
 def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
@@ -151,11 +168,12 @@ def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
     model = next(iter(encoders.values())).loaded.config
     rows: list[tuple[str, str, str, float]] = []
     parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
-    n_out = 0
+    n_out = n_dropped = 0
     for run, events in plan.runs:
         n_dummy = run.sidecar["VolumesDropped"]["Dummy"]["Count"]
+        table = read_signals(run.paths)[1]
         signals, present = standardise(
-            read_signals(run.paths)[1],
+            table,
             repetition_time=run.sidecar["RepetitionTime"],
             n_dummy=n_dummy,
             target=model.repetition_time,
@@ -170,6 +188,9 @@ def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
         )
         blocks = [(event, place) for event, place in zip(events, places, strict=True) if place is not None]
         n_out += len(events) - len(blocks)
+        seen = _find_seen(table[n_dummy:], run.sidecar["RepetitionTime"], [p for _, p in blocks], model.repetition_time)
+        n_dropped += len(blocks) - sum(seen)
+        blocks = [block for block, is_seen in zip(blocks, seen, strict=True) if is_seen]
         if not blocks:
             continue
         rows += [(event.label, run.entities["sub"], run.paths.stem, event.onset) for event, _ in blocks]
@@ -193,16 +214,32 @@ def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
                 parts.setdefault((name, position), []).append(vectors)
     if not rows:
         raise InputError(
-            f"None of {n_out} blocks of {plan.column} lies in its run and lasts long enough to be seen.",
+            f"None of {n_out + n_dropped} blocks of {plan.column} lies in its run, lasts long enough to be seen and "
+            f"was kept ({n_dropped} were dropped with their volumes).",
             hint="Onsets and durations are seconds from the run's first volume.",
         )
     labels, participants, stems, onsets = zip(*rows, strict=True)
-    notes = (*plan.notes, f"{n_out} blocks too brief, or outside their run") if n_out else plan.notes
+    notes = list(plan.notes)
+    if n_out:
+        notes.append(f"{n_out} blocks too brief, outside their run, or begun together with another")
+    if n_dropped:
+        notes.append(f"{n_dropped} blocks of which less than half was kept")
     return Blocks(
         labels=np.array(labels),
         participants=np.array(participants),
         runs=np.array(stems),
         onsets=np.array(onsets),
         features={key: np.concatenate(found) for key, found in parts.items()},
-        notes=notes,
+        notes=tuple(notes),
     )
+
+
+def _find_seen(
+    table: NDArray[np.float32], source_time: float, spans: Sequence[tuple[int, int]], target_time: float
+) -> list[bool]:
+    """Tell which blocks have enough volumes that were kept, by the rows of the table that hold signals."""
+    if not spans:
+        return []
+    kept = np.asarray(~np.isnan(table[:, ~np.isnan(table).all(axis=0)]).any(axis=1))
+    first, length = np.array(spans, dtype=np.float64).T * target_time
+    return [bool(share >= _LEAST_KEPT) for share in compute_kept_share(kept, source_time, first, length)]

@@ -18,6 +18,8 @@ from bids_semantoks.records import Windows
 THRESHOLD: Final = 0.1
 _STEP: Final = 0.05
 _TAIL: Final = 32.0
+#: Seconds after which a response does not change until its block ends.
+_STEADY: Final = 64.0
 
 
 def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.float64]:
@@ -60,9 +62,10 @@ def find_block_times(duration: float) -> tuple[float, float] | None:
     tuple of float, or None
         First and last second after the onset; None when a block is too brief to get there.
     """
-    times = np.arange(0, duration + _TAIL, _STEP)
-    above = np.flatnonzero(compute_response(times, duration) > THRESHOLD)
-    return (float(times[above[0]]), float(times[above[-1]])) if len(above) else None
+    shorter = min(duration, _STEADY)
+    times = np.arange(0, shorter + _TAIL, _STEP)
+    above = np.flatnonzero(compute_response(times, shorter) > THRESHOLD)
+    return (float(times[above[0]]), float(times[above[-1]]) + duration - shorter) if len(above) else None
 
 
 def find_block_volumes(

@@ -193,12 +193,31 @@ def build_windows(
         present=present,
         onset=onsets + n_dummy * repetition_time,
         duration=window * target_repetition_time,
-        kept=_kept_share(kept, repetition_time, onsets, window * target_repetition_time),
+        kept=compute_kept_share(kept, repetition_time, onsets, window * target_repetition_time),
     )
 
 
-def _kept_share(kept: Bool, repetition_time: float, onsets: Float64, duration: float) -> Float64:
-    """Share of each window's time that kept volumes cover; volume t lasts from t to t + 1 repetition times."""
+def compute_kept_share(
+    kept: Bool, repetition_time: float, onsets: Float64, duration: float | NDArray[np.float64]
+) -> Float64:
+    """Compute the share of stretches of time that kept volumes cover; volume t lasts from t to t + 1 repetition times.
+
+    Parameters
+    ----------
+    kept : NDArray, bool, shape (T,)
+        Volumes that were not dropped.
+    repetition_time : float
+        Seconds between them.
+    onsets : NDArray, float64, shape (n,)
+        Seconds since the first volume.
+    duration : float or NDArray, float64, shape (n,)
+        Seconds.
+
+    Returns
+    -------
+    NDArray, float64, shape (n,)
+        Between 0 and 1.
+    """
     edges = np.arange(kept.size + 1) * repetition_time
     covered = np.concatenate(([0.0], np.cumsum(kept))) * repetition_time
     shares = (np.interp(onsets + duration, edges, covered) - np.interp(onsets, edges, covered)) / duration

@@ -39,6 +39,25 @@ def test_brief_events_leave_no_block():
     assert found[1] is not None
 
 
+def test_very_long_blocks_end_as_late_as_they_last():
+    first, last = find_block_times(1e9)
+    short = find_block_times(100.0)
+    assert (first, last - 1e9) == pytest.approx((short[0], short[1] - 100.0), abs=1e-6)
+    times, wanted = convolve(70.0)
+    assert find_block_times(70.0)[1] == pytest.approx(times[wanted > 0.1][-1], abs=0.11)
+
+
+@pytest.mark.parametrize(("repetition_time", "wanted"), [(0.8, (17, 20)), (2.0, (7, 12)), (3.0, (5, 8))])
+def test_volumes_follow_the_repetition_time(repetition_time, wanted):
+    times, response = convolve(20.0)
+    above = times[response > 0.1] + 10.0
+    grid = np.arange(T) * repetition_time
+    inside = np.flatnonzero((grid >= above[0] - 0.02) & (grid <= above[-1] + 0.02))[:20]
+    assert (inside[0], len(inside)) == wanted
+    (found,) = find_block_volumes([10.0], [20.0], n_volumes=T, repetition_time=repetition_time, start=0, longest=20)
+    assert found == wanted
+
+
 def test_no_volume_belongs_to_two_blocks_or_lies_outside():
     onsets, durations = [-30, 4, 24, 50, 110, 200], [15, 20, 15, 60, 20, 20]
     found = find_block_volumes(onsets, durations, n_volumes=T, repetition_time=2.0, start=6.0, longest=20)
@@ -129,8 +148,14 @@ def test_the_nearest_events_are_found_and_read(tmp_path):
     own.write_text("onset\tduration\ttrial_type\n30\t5.5\tNA\n2.5\t20\tlook\nn/a\t1\tlook\n7\t1\tn/a\n")
     (own.parent / "sub-01_ses-1_task-nback_run-3_events.tsv").write_text("x")
     assert find_events(entities, roots) == own.resolve()
-    events = read_events(own, "trial_type")
+    events, n_timeless = read_events(own, "trial_type")
+    assert n_timeless == 1
     assert [(one.onset, one.duration, one.label) for one in events] == [(2.5, 20.0, "look"), (30.0, 5.5, "NA")]
+    own.write_text("duration\ttrial_type\n5\ta\n")
+    with pytest.raises(InputError, match="no column onset: found duration, trial_type") as error:
+        read_events(own, "trial_type")
+    assert "BIDS wants onset and duration" in str(error.value.hint)
+    own.write_text("onset\tduration\ttrial_type\n1\t5\ta\n")
     with pytest.raises(InputError, match="no column stim: found onset, duration, trial_type"):
         read_events(own, "stim")
     own.write_text("onset\tduration\ttrial_type\nsoon\t5\ta\n")
