@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.outputs import report, run_figures
+from bids_semantoks.probes import prober
 from bids_semantoks.probes.pretrained import count_pretrained, describe_pretraining
+from bids_semantoks.probing import linear, metrics
+from bids_semantoks.probing.targets import Predictions
 
 N, P, T = 31, 11, 120
 NETWORKS = ("Vis", "SomMot", "Default")
@@ -138,10 +142,30 @@ def test_page_needs_nothing_else(found: tuple[Path, Path], group: Group) -> None
     assert {row["p_value"] for row in select(found[1], phenotype="age")} == {"n/a"}
 
 
-def test_sessions_are_rows_and_never_straddle_a_split(found: tuple[Path, Path], group: Group) -> None:
-    out = found[1]
+def test_sessions_are_rows_and_never_straddle_a_split(
+    found: tuple[Path, Path], group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, together = found[1], []
+
+    def cross_validate(features: Any, target: Any, splits: Any, **known: Any) -> Predictions:
+        if target.name == "mood":
+            together.append(known["groups"])
+        return linear.cross_validate(features, target, splits, **known)
+
+    def compute_scores(predictions: Predictions, *, participants: Any, seed: int) -> tuple[metrics.Score, ...]:
+        if predictions.target == "mood":
+            together.append(participants)
+        return metrics.compute_scores(predictions, participants=participants, seed=seed)
+
+    monkeypatch.setattr(prober, "cross_validate", cross_validate)
+    monkeypatch.setattr(prober, "compute_scores", compute_scores)
     code, said = group("--probe", "mood", "--baselines", "motion")
     assert code == 0, said
+    # Penalties are chosen, and intervals drawn, by participants: of 44 rows, 26 belong to people with two sessions.
+    assert len(together) == 4
+    for labels in together:
+        counts = np.unique(labels, return_counts=True)[1]
+        assert (len(labels), len(counts), counts.max()) == (44, N, 2)
     (score,) = select(out, phenotype="mood", model="RandomTiny", metric="r")
     assert (score["n_participants"], score["n_rows"]) == ("13", "26")
     rows = [row for row in read_tsv(out / "group_predictions.tsv") if row["model"] == "RandomTiny"]

@@ -138,14 +138,7 @@ def build_map_section(stored: StoredProbes, _: Path) -> Section | None:
     table = stored.points
     if table is None:
         return None
-    colourings = [build_colouring(name, cells) for name, cells in table.columns.items()]
-    known = {one.name for one in colourings if any(label is not None for label in one.labels)}
-    hidden = "kept_seconds" if "mean_fd" in known else "mean_fd"
-    colourings = [
-        dataclasses.replace(one, name=_MAP_NAMES.get(one.name, one.name))
-        for one in colourings
-        if one.name in known and one.name != hidden
-    ]
+    colourings = choose_colourings([build_colouring(name, cells) for name, cells in table.columns.items()])
     has_sessions = any(session for _, session in table.keys)
     what = "session of a participant" if has_sessions else "participant"
     caption = (
@@ -160,6 +153,29 @@ def build_map_section(stored: StoredProbes, _: Path) -> Section | None:
         sentences=[],
         pictures=[Picture(title="Sessions" if has_sessions else "Participants", caption=caption, data=data)],
     )
+
+
+def choose_colourings(colourings: Sequence[Colouring]) -> list[Colouring]:
+    """Choose what shows something, and name it in words.
+
+    Parameters
+    ----------
+    colourings : sequence of Colouring
+        By name of their column.
+
+    Returns
+    -------
+    list of Colouring
+        Without colours that all points share, unless there is no other; kept data only where motion is not known.
+    """
+    levels = {one.name: len(set(one.labels) - {None}) for one in colourings}
+    known = {name for name, count in levels.items() if count > 1} or {name for name, count in levels.items() if count}
+    hidden = "kept_seconds" if "mean_fd" in known else "mean_fd"
+    return [
+        dataclasses.replace(one, name=_MAP_NAMES.get(one.name, one.name))
+        for one in colourings
+        if one.name in known and one.name != hidden
+    ]
 
 
 def build_colouring(name: str, labels: Sequence[str | None]) -> Colouring:

@@ -142,9 +142,12 @@ def _correlate(total: Floats) -> Floats:
 
 
 def _regress(total: Floats) -> Floats:
-    """Slope of truth over prediction: 1 is calibrated, less is overconfident."""
+    """Slope of truth over prediction: 1 is calibrated, less is overconfident.
+
+    Unknown where predictions vary by less than a hundredth of the truth: the slope over next to nothing is anything.
+    """
     truth, predicted, both = total
-    return np.asarray(np.where(predicted <= 1e-12 * truth, np.nan, _divide(both, predicted)))
+    return np.asarray(np.where(predicted <= 1e-4 * truth, np.nan, _divide(both, predicted)))
 
 
 def _build_r2(predictions: Predictions) -> Scorer:

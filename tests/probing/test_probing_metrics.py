@@ -140,6 +140,8 @@ def test_perfect_predictions_are_calibrated_and_constant_ones_say_nothing():
     assert find(constant, "r").value == 0
     assert find(constant, "r2").value == 0
     assert np.isnan(find(constant, "calibration_slope").value)
+    nearly = dataclasses.replace(values, decisions=values.reference + 1e-3 * values.decisions)
+    assert np.isnan(find(nearly, "calibration_slope").value)
 
 
 def test_a_perfect_score_of_a_few_people_is_not_certain():

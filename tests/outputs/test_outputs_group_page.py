@@ -1,0 +1,22 @@
+"""What the page of the group colours the embedding by."""
+
+from __future__ import annotations
+
+from bids_semantoks.outputs.group_page import build_colouring, choose_colourings
+
+
+def choose(**columns: tuple[str | None, ...]) -> list[str]:
+    return [one.name for one in choose_colourings([build_colouring(name, cells) for name, cells in columns.items()])]
+
+
+def test_colours_that_all_share_are_left_out() -> None:
+    site, sex, seconds = ("A", "B", None), ("F", "F", None), ("240", "240", "240")
+    assert choose(site=site, sex=sex, kept_seconds=seconds) == ["site"]
+    assert choose(sex=sex, kept_seconds=seconds) == ["sex", "kept data (s)"]
+    assert choose(sex=(None, None, None)) == []
+
+
+def test_kept_data_stand_in_for_motion() -> None:
+    motion, seconds = ("0.1", "0.2", "0.3"), ("240", "200", "180")
+    assert choose(mean_fd=motion, kept_seconds=seconds) == ["motion: mean FD (mm)"]
+    assert choose(mean_fd=(None, None, None), kept_seconds=seconds) == ["kept data (s)"]
