@@ -1,6 +1,7 @@
 """Fine-tuning: each training is as if it were alone, and the best epoch is what is tested."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -197,6 +198,41 @@ def test_short_runs_and_absent_networks_are_masked():
     )
     _, mask = tuning._draw(np.array([4]), torch.Generator().manual_seed(0))
     assert mask[0].tolist() == [[False, True, True]] * 3
+
+
+def test_parcels_are_missed_wherever_they_are():
+    tuning = make_tuning()
+    model = TunedEncoder(tuning.encoder, 2, pooling="cls_avg", seed=3).eval()
+    rows = np.array([6])  # run 7
+    assert tuning._draw(rows, torch.Generator().manual_seed(0))[1] is None  # it lacks one parcel of several
+    gone = SMALL_LAYOUT.indices[1]
+    assert 0 not in gone
+    tuning.runs.present[7, list(gone)] = False
+    tuning.runs.signals[7][:, list(gone)] = 0
+    _, mask = tuning._draw(rows, torch.Generator().manual_seed(0))
+    assert mask[0].tolist() == [[False] * 3, [True] * 3, [False] * 3]
+    x = torch.from_numpy(
+        np.stack([tuning.runs.signals[7][s : s + 60].T for s in np.linspace(0, T - 60, 8).astype(int)])
+    )
+    with torch.no_grad():
+        wanted = model(x, mask.expand(8, -1, -1)).double().mean(dim=0)
+    np.testing.assert_allclose(tuning.predict(model, rows)[0], wanted, rtol=1e-5, atol=1e-9)
+    assert torch.isfinite(wanted).all()
+
+
+def test_a_class_may_lack_in_validation_and_values_may_be_missing():
+    tuning = make_tuning(recipe=FinetuneRecipe(epochs=1, rates=(1e-2,)))
+    values = np.repeat([0.0, 1.0, 2.0], [18, 6, 6])
+    values[[2, 19]] = np.nan
+    tuning.target = Target(name="group", values=values, classes=("a", "b", "c"))
+    first = build_splits(tuning.target.compute_strata(), n_repeats=1)[0]
+    validating = np.intersect1d(first.train, np.flatnonzero(values == 0))[:4]
+    split = dataclasses.replace(first, train=np.setdiff1d(first.train, validating), validation=validating)
+    found = cross_validate_finetuned(tuning, [split])
+    tested = np.flatnonzero(found.tested)
+    assert tested.tolist() == first.test.tolist()
+    assert not np.isnan(values[tested]).any()
+    assert np.isfinite(found.scores[0, tested]).all()
 
 
 def test_validation_rows_come_from_training_rows_and_keep_groups_together():
