@@ -5,9 +5,10 @@ Shape letters: n rows, m columns (real labels first, then permutations), K class
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from bids_semantoks.probing.solvers import choose_loo_penalties, fit_ridge
 from bids_semantoks.probing.spans import Features
 from bids_semantoks.probing.splits import Indices
 from bids_semantoks.probing.targets import Floats, Target
+
+_MIN_ORDERS: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,7 +87,9 @@ def permute_values(
         Values are exchanged within a block (site) only.
     units : NDArray, shape (n,), optional
         Rows of a unit (participant with sessions, family) keep their values together: units that hold one value each
-        exchange it, others exchange all their values with units of the same number of rows in the same blocks.
+        exchange it, others exchange all their values with units of the same number of rows in the same blocks. Where
+        fewer than 20 orders are left (sites, each of another size), so that no p could fall below 0.05, values are
+        exchanged within units.
     seed : int
         Of the drawing.
 
@@ -98,7 +103,12 @@ def permute_values(
     blocks = (
         np.zeros(len(values), dtype=np.int64) if blocks is None else np.unique(blocks, return_inverse=True)[1].ravel()
     )
-    for rows in _find_exchangeable(values, blocks, units):
+    sets = _find_exchangeable(values, blocks, units)
+    if units is not None and math.prod(math.factorial(min(len(rows), 20)) for rows in sets) < _MIN_ORDERS:
+        both = np.stack([blocks, np.unique(units, return_inverse=True)[1].ravel()])
+        within = np.unique(both, axis=1, return_inverse=True)
+        sets = _find_exchangeable(values, within[1].ravel(), None)
+    for rows in sets:
         # One draw for each permutation orders the units (u,); all rows of a unit move with it.
         order = rng.permuted(np.tile(np.arange(len(rows))[:, None], n_permutations), axis=0)
         for column in range(rows.shape[1]):

@@ -183,14 +183,14 @@ def test_values_move_within_blocks_and_with_their_unit():
         inside = blocks == block
         assert (np.sort(moved[inside], axis=0) == values[inside][:, None]).all()
     assert (moved[:, 1:] != values[:, None]).any()
-    units = np.array([0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4])
+    units = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5])
     constant = permute_values(units.astype(float), n_permutations=31, units=units)
-    for unit in range(5):
+    for unit in range(6):
         assert (constant[units == unit] == constant[units == unit][0]).all()
-    assert len(np.unique(constant[0])) == 5
+    assert len(np.unique(constant[0])) == 6
     varying = permute_values(values, n_permutations=31, units=units)
     pairs = {tuple(column[:2]) for column in varying.T}
-    assert pairs == {(0.0, 1.0), (10.0, 11.0)}  # the two units of two rows trade places, whole
+    assert pairs == {(0.0, 1.0), (2.0, 3.0), (4.0, 5.0), (6.0, 7.0)}  # the units of two rows trade places, whole
     assert (np.sort(varying, axis=0) == values[:, None]).all()
 
 
@@ -225,6 +225,23 @@ def test_a_site_effect_is_no_effect_when_labels_move_within_sites():
     target = Target(name="age", values=5.0 * site + rng.standard_normal(100))
     assert compute_permutation_test(features, target, n_permutations=99).p_value == 0.01
     assert compute_permutation_test(features, target, n_permutations=99, blocks=site).p_value > 0.05
+
+
+def test_values_move_within_sites_that_cannot_be_exchanged():
+    rng = np.random.default_rng(11)
+    sites = np.repeat(np.arange(5), [9, 11, 13, 17, 18])
+    values = rng.standard_normal(len(sites))
+    columns = permute_values(values, n_permutations=7, units=sites)
+    assert not any((column == values).all() for column in columns.T[1:])
+    for site in range(5):
+        for column in columns.T:
+            np.testing.assert_array_equal(np.sort(column[sites == site]), np.sort(values[sites == site]))
+    # Blocks still hold: within a site, only rows of the same block exchange.
+    blocks = np.arange(len(sites)) % 2
+    columns = permute_values(values, n_permutations=7, units=sites, blocks=blocks)
+    for site in range(5):
+        own = (sites == site) & (blocks == 1)
+        np.testing.assert_array_equal(np.sort(columns[own, 3]), np.sort(values[own]))
 
 
 @pytest.mark.parametrize("n_classes", [0, 2, 3])
