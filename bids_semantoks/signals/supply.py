@@ -12,6 +12,7 @@ from bids_semantoks.errors import AtlasError
 from bids_semantoks.network import HUB_SERVER, FetchError, fetch_hub_file, find_obstacle
 from bids_semantoks.places import ATLASES, HUB, TEMPLATEFLOW
 from bids_semantoks.signals.downloads import TEMPLATEFLOW_SERVER, download, find_target
+from bids_semantoks.signals.labels import load_label_table
 from bids_semantoks.signals.registry import (
     DIRECTORY_VARIABLE,
     Entry,
@@ -234,13 +235,21 @@ def find_parts(entry: Entry, space: str, *, directory: Path | None, work_dir: Pa
     if parts:
         return parts
     if parts := find_local_parts(entry, recipes, space, places):
-        n_found, n_all = sum(len(one.indices) for one in parts), sum(len(one.indices) for one in complete[0])
-        LOG.warning(
-            "The atlas %s is here with %d of its %d parcels only, the others were not fetched: %s. %s",
-            *(entry.name, n_found, n_all, "; ".join(obstacles), FETCH_HINT),
-        )
+        _warn_of_part(entry, parts, complete[0], space, obstacles)
         return parts
     raise refuse(entry, (space,), places, obstacles)
+
+
+def _warn_of_part(entry: Entry, parts: Sequence[Part], complete: Recipe, space: str, obstacles: Sequence[str]) -> None:
+    table, here = load_label_table(entry.table), {index for one in parts for index in one.indices}
+    networks = zip(table.values, table.networks, strict=True)
+    missing = dict.fromkeys(network or "none" for index, network in networks if index not in here)
+    LOG.warning(
+        "The atlas %s is here for %s with %d of its %d parcels only: those of %s are absent, and networks without "
+        "parcels masked. The others, or their transform to this space, were not fetched: %s. %s",
+        *(entry.name, space, len(here), sum(len(one.indices) for one in complete), ", ".join(missing)),
+        *(_join(obstacles), FETCH_HINT),
+    )
 
 
 def find_or_fetch(entry: Entry, space: str, places: Places, target: Path) -> tuple[Part, ...]:
@@ -299,17 +308,16 @@ def _find_obstacle(recipe: Recipe, space: str, places: Places) -> str:
     """Find what keeps a recipe from being fetched; empty when it is worth a try."""
     for one in recipe:
         address = find_address(one)
-        if find_file(one, places):
-            continue
-        if not address:
+        is_here = find_file(one, places) is not None
+        if not is_here and not address:
             return f"nobody publishes {one.names[0]} alone"
         # Without the name, which is listed among what is needed: the reason is the same for most of them.
-        if obstacle := find_obstacle(address):
+        if not is_here and (obstacle := find_obstacle(address)):
             return obstacle
         transform = name_transform(one.space, space)
         is_lacking = one.space != space and not find_archived(transform, places)
         if is_lacking and (obstacle := find_obstacle(TEMPLATEFLOW_SERVER)):
-            return obstacle
+            return f"{obstacle} ({Path(transform).name})"
     return ""
 
 
@@ -367,11 +375,15 @@ def refuse(
     sources = {one.source for some in recipes.values() for recipe in some for one in recipe}
     return AtlasError(
         f"The images of the atlas {entry.name} are not found in {searched}. {elsewhere}"
-        f"Needed are, {needed}." + (f" They were not fetched: {'; '.join(obstacles)}." if obstacles else ""),
+        f"Needed are, {needed}." + (f" They were not fetched: {_join(obstacles)}." if obstacles else ""),
         hint=(hint if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.")
         + f" The files come from {', '.join(sorted(sources))}; transforms from https://www.templateflow.org."
         + (f" Or process the data in {own} (--space)." if elsewhere else ""),
     )
+
+
+def _join(obstacles: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(one.rstrip(".") for one in obstacles))
 
 
 def _describe(recipe: Recipe, space: str) -> str:
