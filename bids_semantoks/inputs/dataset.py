@@ -126,6 +126,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         named = _take_components(
             tuple(find_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
         )
+        _check_names(named)
         _check_one_kind(named)
         is_raw = description is None or not (description.is_fmriprep or description.dataset_type == "derivative")
         return Dataset(
@@ -239,6 +240,16 @@ def _take_components(named: tuple[Derivative, ...]) -> tuple[Derivative, ...]:
     """Beside another dataset's images, take of ICA-AROMA its components, not its own images of the same runs."""
     has_others = any(one.kind == "fmriprep" and one.source != AROMA for one in named)
     return tuple(replace(one, kind="aroma") if has_others and one.source == AROMA else one for one in named)
+
+
+def _check_names(named: tuple[Derivative, ...]) -> None:
+    """Refuse two datasets of one name: sidecars tell sources by it."""
+    for position, one in enumerate(named):
+        if other := next((before for before in named[:position] if before.name == one.name), None):
+            raise InputError(
+                f"--derivatives gives two datasets the name {one.name}: {other.path} and {one.path}.",
+                hint="Name them apart: -d NAME=PATH.",
+            )
 
 
 def _check_one_kind(named: tuple[Derivative, ...]) -> None:

@@ -290,3 +290,11 @@ def test_work_dir_inside_an_input(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=rf"work directory {work} lies in the input"):
             check_out_dir(root, tmp_path / "out", dataset, work)
     check_out_dir(root, tmp_path / "out", dataset, tmp_path / "work")
+
+
+def test_two_derivatives_of_one_name_are_refused(tmp_path):
+    for place in ("a", "b"):
+        write_fmriprep(tmp_path / place / "fmriprep")
+    named = tuple(str(tmp_path / place / "fmriprep") for place in ("a", "b"))
+    with pytest.raises(InputError, match=r"two datasets the name fmriprep: .*a/fmriprep and .*b/fmriprep\. Name them"):
+        open_dataset(tmp_path / "a" / "fmriprep", derivatives=named)
