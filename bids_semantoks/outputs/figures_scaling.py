@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_LEAST_RANGE = 0.05
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ScalingPanel:
@@ -80,6 +82,9 @@ def _draw_panel(axes: Axes, panel: ScalingPanel) -> None:
     sizes, means, low, high = panel.shares.T
     reach = np.nan_to_num(np.stack([means - low, high - means])).clip(min=0)
     axes.errorbar(sizes, means, yerr=reach, fmt="D", color=ORANGE, markersize=5, elinewidth=1.6, capsize=3)
+    # Differences that mean nothing shall not fill the picture.
+    low_end, high_end = axes.get_ylim()
+    axes.set_ylim(min(low_end, -_LEAST_RANGE), max(high_end, _LEAST_RANGE))
     axes.set_xscale("log")
     ticks = sorted(set(panel.n_participants.tolist()))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -85,7 +85,7 @@ def build_block_section(out_dir: Path) -> Section | None:
         short="Blocks",
         sentences=sentences,
         pictures=pictures,
-        columns=["model", "participants", "balanced accuracy", "p", "encoder minus this", "p of the difference"],
+        columns=["model", "trained", "balanced accuracy", "p", "encoder less this", "its p"],
         lines=lines,
     )
 
@@ -164,8 +164,8 @@ def _describe_scaling(facts: dict[str, Any]) -> list[str]:
         if fit["Slope"] is None:
             verdict = "one share, so no slope"
         else:
-            interval = "" if fit["Low"] is None else f" [{fit['Low']:+.3f}, {fit['High']:+.3f}]"
-            verdict = f"ten times the participants change it by {fit['Slope']:+.3f}{interval}"
+            interval = "" if fit["Low"] is None else f" [{_sign(fit['Low'], 3)}, {_sign(fit['High'], 3)}]"
+            verdict = f"ten times the participants change it by {_sign(fit['Slope'], 3)}{interval}"
         metric = METRIC_NAMES[fit["Metric"]]
         sentences.append(f"{fit['Phenotype']}, gain in {metric} of {fit['Encoders']} encoders: {verdict}.")
     sentences.append(
@@ -206,11 +206,16 @@ def _list_scaling(rows: list[dict[str, str]], fits: list[dict[str, Any]]) -> lis
                     key[2],
                     str(share["Encoders"]),
                     format_number(value),
-                    f"{gain:+.2f} [{low:+.2f}, {high:+.2f}]",
-                    "" if math.isnan(first) else f"[{first:+.2f}, {last:+.2f}]",
+                    f"{_sign(gain)} [{_sign(low)}, {_sign(high)}]",
+                    "" if math.isnan(first) else f"[{_sign(first)}, {_sign(last)}]",
                 ]
             )
     return lines
+
+
+def _sign(value: float, digits: int = 2) -> str:
+    """Format with a sign, but zero never with a minus."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def _nan(value: float | None) -> float:

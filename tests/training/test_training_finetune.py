@@ -200,6 +200,22 @@ def test_short_runs_and_absent_networks_are_masked():
     assert mask[0].tolist() == [[False, True, True]] * 3
 
 
+def test_training_windows_are_augmented_but_for_parcels():
+    rows = np.array([8, 9, 10])
+    plain = make_tuning(recipe=FinetuneRecipe(levels=(0, 0, 0, 0)))
+    x, _ = plain._draw(rows, torch.Generator().manual_seed(0))
+    own = plain.runs.signals[9].T
+    assert any(np.array_equal(x[0].numpy(), own[:, start : start + 60]) for start in range(T - 60 + 1))
+    timed, _ = make_tuning(recipe=FinetuneRecipe(levels=(0, 1, 0, 0)))._draw(rows, torch.Generator().manual_seed(0))
+    assert ((timed == 0).all(dim=1).sum(dim=1) >= 1).all()
+    tuning = make_tuning()
+    assert tuning.recipe.levels == (0, 1, 1, 1)
+    y, _ = tuning._draw(rows, torch.Generator().manual_seed(0))
+    assert not (y == 0).any()  # noise is everywhere
+    starts = range(T - 60 + 1)
+    assert not any(np.allclose(y[0].numpy(), own[:, start : start + 60], atol=0.02) for start in starts)
+
+
 def test_parcels_are_missed_wherever_they_are():
     tuning = make_tuning()
     model = TunedEncoder(tuning.encoder, 2, pooling="cls_avg", seed=3).eval()
