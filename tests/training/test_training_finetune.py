@@ -12,8 +12,9 @@ from bids_semantoks.config import EncoderConfig
 from bids_semantoks.models.build import build_encoder
 from bids_semantoks.probing.splits import build_published_splits, build_splits
 from bids_semantoks.probing.targets import Target
+from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune import FinetuneRecipe, Finetuning, TuningRuns, _cut_batches
-from bids_semantoks.training.finetune_folds import add_validation, cross_validate_finetuned
+from bids_semantoks.training.finetune_folds import add_validation, cross_validate_finetuned, finish_outputs
 from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 
 N, P, T = 30, 13, 71
@@ -198,6 +199,20 @@ def test_short_runs_and_absent_networks_are_masked():
     )
     _, mask = tuning._draw(np.array([4]), torch.Generator().manual_seed(0))
     assert mask[0].tolist() == [[False, True, True]] * 3
+
+
+def test_validation_rows_of_whole_groups_choose_the_rate():
+    tuning = make_tuning(recipe=FinetuneRecipe(epochs=2, rates=(1e-6, 0.05)))
+    groups = np.arange(N) // 2
+    split = build_splits(tuning.target.compute_strata(), groups=groups, n_repeats=1)[0]
+    found = cross_validate_finetuned(tuning, [split], groups=groups, seed=3)
+    inner = add_validation(split, tuning.target, groups=groups, seed=3)
+    seed = compute_seed(3, 0, 0)
+    tuned = {rate: tuning.train(inner, rate=rate, seed=seed, reference=split.train) for rate in (0.05, 1e-6)}
+    best = min(tuned, key=lambda rate: tuned[rate].loss)
+    assert best == 0.05  # the first that is trained, not the last
+    assert found.penalty[0, 0] == best
+    np.testing.assert_array_equal(found.scores[0, split.test], finish_outputs(tuning, tuned[best], split))
 
 
 def test_training_windows_are_augmented_but_for_parcels():
