@@ -56,7 +56,8 @@ from bids_semantoks.training.schedules import compute_momenta
 from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 
 METRICS = {"age": "r", "sex": "auroc"}
-POOLINGS = ("cls_avg", "cls", "avg")
+#: What embeddings can be, and tokens averaged for each network alone, before the mean over networks hides what differs.
+POOLINGS = ("cls_avg", "cls", "avg", "networks")
 
 
 class Study(NamedTuple):
@@ -122,7 +123,7 @@ def encode_study(study: Study, encoder: Encoder, device: str) -> dict[str, NDArr
     )
     match = match_parcels(study.parcels, study.networks, encoder.layout)
     frozen = FrozenEncoder(loaded, match, device=device, batch_size=64)
-    rows = []
+    rows, apart = [], []
     for table, repetition_time in zip(study.tables, study.repetition_times, strict=True):
         windows = build_windows(
             table,
@@ -132,11 +133,15 @@ def encode_study(study: Study, encoder: Encoder, device: str) -> dict[str, NDArr
             window=encoder.config.window,
             n_windows=8,
         )
-        rows.append(frozen.encode(windows).vectors.mean(axis=0))
+        made = frozen.encode(windows, with_tokens=True)
+        assert made.tokens is not None
+        tokens = made.tokens[:, 1:].reshape(len(made.tokens), -1, encoder.config.n_patches, encoder.config.width)
+        rows.append(made.vectors.mean(axis=0))
+        apart.append(tokens.mean(axis=(0, 2)).ravel())
     encoder.train()
     both = np.stack(rows)
     width = encoder.config.width
-    return {"cls_avg": both, "avg": both[:, :width], "cls": both[:, width:]}
+    return {"cls_avg": both, "avg": both[:, :width], "cls": both[:, width:], "networks": np.stack(apart)}
 
 
 def build_connectivity(study: Study) -> KernelFeatures:
