@@ -17,7 +17,7 @@ from bids_semantoks.config import RunningConfig, parse_memory
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.store import OutputPaths, write_status
-from bids_semantoks.pool import WorkerDied, count_cpus, read_peak_memory, run_jobs
+from bids_semantoks.pool import WorkerDied, count_cpus, count_threads, read_peak_memory, run_jobs
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -378,4 +378,4 @@ def choose_n_threads(running: RunningConfig, *, n_procs: int) -> int:
     int
         At least 1.
     """
-    return running.omp_nthreads or max(1, (count_cpus() or os.cpu_count() or 1) // n_procs)
+    return running.omp_nthreads or max(1, min(count_threads(), count_cpus() // n_procs))

@@ -129,9 +129,9 @@ def _say(text: str) -> None:
 
 def _prepare_environment(config: AppConfig) -> None:
     """Set what libraries read when they are loaded."""
-    from bids_semantoks.pool import count_cpus, limit_threads  # noqa: PLC0415 - as above
+    from bids_semantoks.pool import count_threads, limit_threads  # noqa: PLC0415 - as above
 
-    limit_threads(config.running.omp_nthreads or count_cpus())
+    limit_threads(config.running.omp_nthreads or count_threads())
 
 
 def _run(config: AppConfig) -> int:

@@ -447,7 +447,10 @@ class RunningConfig:
         is_result=False,
     )
     omp_nthreads: int | None = option(
-        None, "Threads of each process; by default the CPUs shared out.", metavar="N", is_result=False
+        None,
+        "Threads of each process; by default the CPUs shared out, or fewer as OMP_NUM_THREADS says.",
+        metavar="N",
+        is_result=False,
     )
     mem: str | None = option(
         None,

@@ -57,6 +57,20 @@ def count_cpus() -> int:
     return max(1, min(counts))
 
 
+def count_threads() -> int:
+    """Count the threads that one process may use.
+
+    Returns
+    -------
+    int
+        As many as CPUs, or as OMP_NUM_THREADS says if these are fewer.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    # OpenMP allows a list, one number for each level of nesting.
+    first = asked.partition(",")[0].strip()
+    return max(1, min(count_cpus(), int(first))) if first.isdecimal() else count_cpus()
+
+
 def read_peak_memory() -> int:
     """Read the largest memory that this program has had.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bids_semantoks import batch
+from bids_semantoks import batch, pool
 from bids_semantoks.config import RunningConfig
 from bids_semantoks.errors import AtlasError, ModelError, RunFailed, RunSkipped
 from bids_semantoks.outputs.store import OutputPaths
@@ -110,5 +110,9 @@ def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
         assert batch.choose_n_procs(RunningConfig(n_procs=8, mem="4G"), n_jobs=100, model_bytes=500 << 20) == 2
     assert "2 instead of 8 processes" in caplog.text
     assert batch.choose_n_procs(RunningConfig(n_procs=8, mem="100M"), n_jobs=100, model_bytes=0) == 1
+    monkeypatch.setattr(pool, "count_cpus", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert batch.choose_n_threads(RunningConfig(), n_procs=2) == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert batch.choose_n_threads(RunningConfig(), n_procs=2) == 2
     assert batch.choose_n_threads(RunningConfig(omp_nthreads=3), n_procs=2) == 3

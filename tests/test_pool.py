@@ -47,6 +47,13 @@ def test_an_error_in_a_worker_is_raised_here(n_procs):
         list(pool.run_jobs(build_worker, ("text",), [1, 2, 3], n_procs=n_procs))
 
 
+@pytest.mark.parametrize(("asked", "expected"), [("1", 1), ("64", 3), ("2,1", 2), ("", 3), ("many", 3), ("0", 1)])
+def test_threads_are_bounded_by_what_openmp_is_told(monkeypatch, asked, expected):
+    monkeypatch.setattr(pool, "count_cpus", lambda: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert pool.count_threads() == expected
+
+
 def test_the_largest_memory_is_this_process_own():
     """A process started by a large one begins small; and what was used and given back counts."""
     ballast = b"x" * (200 * 2**20)
