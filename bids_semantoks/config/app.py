@@ -1,0 +1,119 @@
+"""How to run, and the whole configuration of a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids_semantoks.config.fields import check, option
+from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
+from bids_semantoks.config.participant import EmbeddingConfig, SelectionConfig, SignalsConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningConfig:
+    """How the work is done; nothing here changes a result."""
+
+    n_procs: int | None = option(
+        None,
+        "Processes; by default as many as the cgroup or SLURM_CPUS_PER_TASK allows, but no more than runs.",
+        metavar="N",
+        aliases=("--nprocs", "--n-cpus"),
+        is_result=False,
+    )
+    omp_nthreads: int | None = option(
+        None,
+        "Threads of each process; by default the CPUs shared out, or fewer as OMP_NUM_THREADS says.",
+        metavar="N",
+        is_result=False,
+    )
+    mem: str | None = option(
+        None,
+        "Memory that all processes may take together (K, M, G or T; MB by default).",
+        metavar="SIZE",
+        is_result=False,
+    )
+    work_dir: Path | None = option(
+        None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",), is_result=False
+    )
+    random_seed: int = option(0, "Seed of everything random.", metavar="N")
+    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.", is_result=False)
+    reports_only: bool = option(
+        False,
+        "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are.",
+        is_result=False,
+    )
+    boilerplate_only: bool = option(
+        False, "Write the methods text with its references to OUT_DIR/logs, and nothing else.", is_result=False
+    )
+    overwrite: bool = option(False, "Replace outputs that were made with other settings.", is_result=False)
+    stop_on_first_crash: bool = option(False, "Stop at the first run that fails.", is_result=False)
+    ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.", is_result=False)
+    notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.", is_result=False)
+    verbose: int = option(0, "Say more; repeat for still more.", aliases=("-v",), is_result=False)
+    quiet: bool = option(False, "Say nothing but errors and the last line.", aliases=("-q",), is_result=False)
+
+    def __post_init__(self) -> None:
+        check(
+            self.reports_only + self.boilerplate_only + self.dry_run <= 1,
+            "--dry-run, --reports-only and --boilerplate-only exclude each other.",
+            "Give one of them.",
+        )
+        check(self.n_procs is None or self.n_procs >= 1, f"--n-procs must be 1 or more, found {self.n_procs}.")
+        check(
+            self.omp_nthreads is None or self.omp_nthreads >= 1,
+            f"--omp-nthreads must be 1 or more, found {self.omp_nthreads}.",
+        )
+        if self.mem is not None:
+            parse_memory(self.mem)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppConfig:
+    """Everything one call was asked to do."""
+
+    bids_dir: Path
+    out_dir: Path
+    level: str
+    selection: SelectionConfig = SelectionConfig()
+    signals: SignalsConfig = SignalsConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    probing: ProbingConfig = ProbingConfig()
+    running: RunningConfig = RunningConfig()
+
+    def __post_init__(self) -> None:
+        check(
+            self.level in ("participant", "group"),
+            f"analysis level must be participant or group, found {self.level!r}.",
+        )
+
+
+def parse_memory(text: str) -> int:
+    """Read a memory size as batch systems write it.
+
+    Parameters
+    ----------
+    text : str
+        A number with an optional K, M, G or T (and an optional B or iB); megabytes without.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    Raises
+    ------
+    ConfigurationError
+        When `text` is no such size.
+    """
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    bare = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = units.get(bare[-1:])
+    number = bare[:-1] if unit else bare
+    try:
+        size = int(float(number) * (unit or 2**20))
+    except ValueError:
+        size = 0
+    check(size > 0, f"--mem must be a size such as 8G or 16000 (MB), found {text!r}.")
+    return size

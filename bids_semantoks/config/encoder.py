@@ -1,0 +1,116 @@
+"""Architecture of an encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bids_semantoks.config.fields import check
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Architecture of an encoder, stored in its checkpoint. Defaults are the published model.
+
+    Parameters
+    ----------
+    repetition_time : float
+        Seconds between volumes of a window.
+    window : int
+        Volumes in a window (W), a multiple of `patch`.
+    patch : int
+        Volumes in a patch.
+    width : int
+        Token width D, even and a multiple of `head_width`.
+    depth : int
+        Transformer blocks.
+    head_width : int
+        Width of one attention head.
+    mlp_ratio : int
+        Hidden width of a block's MLP over D.
+    layer_scale : float
+        Initial LayerScale.
+    spatial : str
+        ``network`` (one tokenizer a network), ``whole`` (one network holding all parcels) or
+        ``parcel`` (every parcel its own network, one shared linear patch projection).
+    dense : str
+        Dense branch: ``full``, ``separable`` (depthwise then pointwise) or ``none``.
+    dense_kernel : int
+        Taps of the dense branch.
+    structured : str
+        Depthwise branch: ``structured`` (multi-scale), ``free`` (plain taps of the same length) or ``none``.
+    structured_taps : int
+        Taps per scale of the structured kernel.
+    structured_scales : int
+        Scales of the structured kernel; its length is taps * 2^(scales-1).
+    structured_decay : float
+        Weight of a scale over the next longer one.
+    pooling : str
+        Over a patch's volumes: ``mean``, ``max`` or ``attention``.
+    head_hidden, head_out, head_layers : int
+        Projection head: hidden width, output width, number of linear layers.
+    """
+
+    repetition_time: float = 2.0
+    window: int = 100
+    patch: int = 20
+    width: int = 768
+    depth: int = 8
+    head_width: int = 64
+    mlp_ratio: int = 4
+    layer_scale: float = 0.1
+    spatial: str = "network"
+    dense: str = "full"
+    dense_kernel: int = 3
+    structured: str = "structured"
+    structured_taps: int = 4
+    structured_scales: int = 3
+    structured_decay: float = 2.0
+    pooling: str = "mean"
+    head_hidden: int = 1024
+    head_out: int = 128
+    head_layers: int = 2
+
+    def __post_init__(self) -> None:
+        check(
+            self.patch >= 1 and self.window >= self.patch and self.window % self.patch == 0,
+            f"window must be a multiple of patch, found window {self.window} and patch {self.patch}.",
+        )
+        check(self.repetition_time > 0, f"repetition_time must be positive, found {self.repetition_time}.")
+        check(
+            self.width % 2 == 0 and self.width % self.head_width == 0,
+            f"width must be even and a multiple of head_width, found {self.width} and {self.head_width}.",
+        )
+        for name, value, allowed in (
+            ("spatial", self.spatial, ("network", "whole", "parcel")),
+            ("dense", self.dense, ("full", "separable", "none")),
+            ("structured", self.structured, ("structured", "free", "none")),
+            ("pooling", self.pooling, ("mean", "max", "attention")),
+        ):
+            check(value in allowed, f"{name} must be one of {', '.join(allowed)}, found {value!r}.")
+        check(
+            self.dense != "none" or self.structured != "none" or self.spatial == "parcel",
+            "a tokenizer needs a dense or a structured branch, found neither.",
+        )
+        check(
+            self.structured == "none" or self.spatial == "parcel" or self.patch >= self.kernel_length,
+            f"patch must be at least the structured kernel's length {self.kernel_length}, found {self.patch}.",
+        )
+        check(
+            self.depth >= 1 and self.head_layers >= 1,
+            f"depth {self.depth} and head_layers {self.head_layers} must be 1 or more.",
+        )
+
+    @property
+    def n_patches(self) -> int:
+        """Patches in a window (K)."""
+        return self.window // self.patch
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads."""
+        return self.width // self.head_width
+
+    @property
+    def kernel_length(self) -> int:
+        """Taps of the whole structured kernel."""
+        return int(self.structured_taps * 2 ** (self.structured_scales - 1))

@@ -1,0 +1,88 @@
+"""Configurations as plain JSON values and back; what no field reads is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bids_semantoks.config.fields import check
+
+ConfigT = TypeVar("ConfigT")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Turn a configuration into plain JSON values.
+
+    Parameters
+    ----------
+    config : Any
+        Any dataclass of this package.
+
+    Returns
+    -------
+    dict
+        Nested dictionary; paths become strings, tuples lists.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return plain
+
+
+def from_json(kind: type[ConfigT], values: dict[str, Any], *, where: str = "configuration") -> ConfigT:
+    """Build a configuration from plain JSON values, refusing what no field reads.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass of this package.
+    values : dict
+        Values by field name; missing fields keep their defaults.
+    where : str
+        What to call the source in messages.
+
+    Returns
+    -------
+    ConfigT
+        An instance of `kind`.
+
+    Raises
+    ------
+    ConfigurationError
+        When a key is unknown or a value has another type than its field.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    check(
+        not unknown,
+        f"{where} has unknown keys: {', '.join(unknown)}.",
+        f"Known keys: {', '.join(sorted(hints))}.",
+    )
+    arguments = {key: _from_plain(hints[key], value, f"{where}: {key}") for key, value in values.items()}
+    return kind(**arguments)
+
+
+def _from_plain(hint: Any, value: Any, where: str) -> Any:
+    """Turn one JSON value into what the field's type asks for."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _from_plain(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        check(isinstance(value, dict), f"{where} must be a JSON object, found {value!r}.")
+        return from_json(typing.cast(type[Any], hint), value, where=where)
+    if origin is tuple:
+        check(isinstance(value, list | tuple), f"{where} must be a list, found {value!r}.")
+        if arguments[-1] is not Ellipsis:
+            check(len(value) == len(arguments), f"{where} must have {len(arguments)} values, found {value!r}.")
+        return tuple(_from_plain(arguments[0], item, where) for item in value)
+    if hint is Path:
+        check(isinstance(value, str), f"{where} must be a path, found {value!r}.")
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    check(type(value) is hint, f"{where} must be {hint.__name__}, found {value!r}.")
+    return value
