@@ -11,26 +11,24 @@ from typing import Any
 import numpy as np
 
 from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, open_work_dir, run_batch
-from bids_semantoks.config import AppConfig, SelectionConfig, to_json
+from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.selection import check_known, is_same_value, list_asked, read_labels
-from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
+from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import write_features, write_group_status
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
-from bids_semantoks.outputs.naming import format_label
 from bids_semantoks.outputs.provenance import compute_settings_hash, read_sidecar
 from bids_semantoks.outputs.store import (
     OutputPaths,
     StoredRun,
     find_stored_kinds,
-    find_stored_runs,
     read_embedding,
     read_signals,
 )
 from bids_semantoks.pool import limit_threads, read_rank
 from bids_semantoks.reporting import write_stored_methods
+from bids_semantoks.stored import choose_stored
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -115,146 +113,6 @@ class StoredWorker:
 
     def _embed(self, job: StoredJob) -> tuple[str, ...]:
         return embed_run(self.encoder, job.paths, read_signals(job.paths)[1], job.stored.sidecar)
-
-
-def find_kind(config: AppConfig) -> tuple[str, str]:
-    """Choose the atlas and space of the stored signals to work on.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-
-    Returns
-    -------
-    atlas, space : str
-        Labels in the names of the stored signals.
-
-    Raises
-    ------
-    InputError
-        When there are no signals, or none of the atlas and space asked for, or several to choose from.
-    """
-    kinds = find_stored_kinds(config.out_dir)
-    if not kinds:
-        raise InputError(
-            f"No signals found in {config.out_dir}: expected sub-*/[ses-*/]func/*_stat-mean_timeseries.tsv.",
-            hint="Run the participant level first.",
-        )
-    listed = ", ".join(f"atlas {atlas} in {space or 'no space named'}" for atlas, space in kinds)
-    wanted = format_label(config.signals.atlas.rsplit("/", 1)[-1].split(".", 1)[0])
-    fitting = [kind for kind in kinds if kind[0] == wanted or f"atlas{kind[0]}" in wanted]
-    # A table given by path may be named as its owner likes; signals carry the label of the series they were made from.
-    is_open = config.signals.atlas == type(config.signals)().atlas or config.signals.atlas.endswith(".tsv")
-    if not fitting and is_open and len({a for a, _ in kinds}) == 1:
-        fitting = kinds
-        LOGGER.info("Using atlas %s, the only one in %s.", kinds[0][0], config.out_dir)
-    if config.selection.space is not None:
-        # Outputs of a participant call name the space; which resolution or cohort it took stands beside it.
-        asked = config.selection.space.removeprefix("space-").partition(":")[0]
-        fitting = [kind for kind in fitting if kind[1] == asked]
-    if not fitting:
-        raise InputError(
-            f"No signals of atlas {config.signals.atlas}"
-            f"{f' in {config.selection.space}' if config.selection.space else ''} in {config.out_dir}: found {listed}.",
-            hint="Choose with --atlas and --space.",
-        )
-    if len(fitting) > 1:
-        raise InputError(f"Signals in several spaces in {config.out_dir}: {listed}.", hint="Choose with --space.")
-    return fitting[0]
-
-
-def select_stored(
-    stored: Sequence[StoredRun], selection: SelectionConfig, *, where: str, prefers_rest: bool = True
-) -> list[StoredRun]:
-    """Keep the stored runs that were asked for.
-
-    Parameters
-    ----------
-    stored : sequence of StoredRun
-        All of an atlas and space.
-    selection : SelectionConfig
-        Participants, sessions, tasks, acquisitions, directions, runs and echoes.
-    where : str
-        The output dataset, for messages.
-    prefers_rest : bool
-        Whether resting runs alone are taken where there are some and no task was asked for.
-
-    Returns
-    -------
-    list of StoredRun
-        In the order given.
-
-    Raises
-    ------
-    InputError
-        When a label is unknown or nothing is left.
-    """
-    kept = list(stored)
-    asked = ("participant", "sub", read_labels(selection.participant_label, "sub-"))
-    for what, key, labels in (asked, *list_asked(selection)):
-        check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
-        if labels:
-            kept = [
-                run for run in kept if any(is_same_value(key, run.entities.get(key, ""), label) for label in labels)
-            ]
-    excluded = read_labels(selection.exclude_participant_label, "sub-")
-    check_known("participant", excluded, {run.entities["sub"] for run in stored}, where, key="sub")
-    kept = [run for run in kept if run.entities["sub"] not in excluded]
-    if not kept:
-        raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
-    if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
-        rest = [run for run in kept if run.entities.get("task", "").startswith("rest")]
-        LOGGER.info("Features are made from %d runs of task rest; choose others with --task-id.", len(rest))
-        return rest
-    tasks = sorted({run.entities.get("task", "n/a") for run in kept})
-    if prefers_rest:
-        LOGGER.info("Features are made from %d runs of task %s.", len(kept), ", ".join(tasks))
-    return kept
-
-
-def choose_stored(
-    config: AppConfig, *, prefers_rest: bool = True
-) -> tuple[str, tuple[str, ...], tuple[str, ...], list[StoredRun]]:
-    """Choose the stored runs to work on, all made with one atlas in one space.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    prefers_rest : bool
-        As in `select_stored`.
-
-    Returns
-    -------
-    atlas : str
-        Its label.
-    parcels, networks : tuple of str, length P
-        Its parcels and their networks.
-    chosen : list of StoredRun
-        In the order of their names.
-
-    Raises
-    ------
-    InputError
-        When nothing is there to be chosen.
-    ConfigurationError
-        When runs were made with another atlas of the same label.
-    """
-    atlas, space = find_kind(config)
-    parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
-    found = find_stored_runs(config.out_dir, atlas=atlas, model="")
-    stored = [run for run in found if run.entities.get("space", "") == space]
-    chosen = select_stored(stored, config.selection, where=str(config.out_dir), prefers_rest=prefers_rest)
-    sha256 = read_atlas_checksum(config.out_dir, name=atlas, space=space)
-    others = [run for run in chosen if run.sidecar["Atlas"]["SHA256"] != sha256]
-    if others:
-        raise ConfigurationError(
-            f"{len(others)} of {len(chosen)} runs were made with another atlas of the label {atlas}, the first is "
-            f"{others[0].paths.stem}.",
-            hint="Run the participant level on them again with --overwrite, or leave them out.",
-        )
-    return atlas, parcels, networks, chosen
 
 
 def _find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, save_tokens: bool) -> list[Any]:
