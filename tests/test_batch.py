@@ -105,7 +105,6 @@ def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
     assert batch.choose_n_procs(RunningConfig(), n_jobs=1, model_bytes=0) == 1
     assert batch.choose_n_procs(RunningConfig(n_procs=3), n_jobs=100, model_bytes=0) == 3
     assert batch.choose_n_procs(RunningConfig(n_procs=3), n_jobs=2, model_bytes=0) == 2
-    logging.getLogger("bids_semantoks").propagate = True
     with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
         assert batch.choose_n_procs(RunningConfig(n_procs=8, mem="4G"), n_jobs=100, model_bytes=500 << 20) == 2
     assert "2 instead of 8 processes" in caplog.text

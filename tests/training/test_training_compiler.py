@@ -56,7 +56,6 @@ def test_one_warning_and_no_compilation(tools, device, is_compiled, caplog, monk
     training.device = torch.device(device)
     training.module = SimpleNamespace(compile_encoders=lambda: calls.append("compiled"))
     training.ranks = SimpleNamespace(size=1)
-    monkeypatch.setattr(logging.getLogger("bids_semantoks"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
         training._wrap()
     expected = ["No C compiler is there, so the encoder is not compiled and training is slower."]
