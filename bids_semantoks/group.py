@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, open_work_dir, run_batch
-from bids_semantoks.config import AppConfig, to_json
+from bids_semantoks.config import AppConfig, RunningConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
-from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.outputs.dataset import write_descriptions
-from bids_semantoks.outputs.features import write_features, write_group_status
+from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
 from bids_semantoks.outputs.provenance import compute_settings_hash, read_sidecar
@@ -23,14 +23,16 @@ from bids_semantoks.outputs.store import (
     OutputPaths,
     StoredRun,
     find_stored_kinds,
-    read_embedding,
     read_signals,
 )
-from bids_semantoks.pool import limit_threads, read_rank
+from bids_semantoks.pool import WorkerDied, limit_threads, read_rank, run_jobs
 from bids_semantoks.reporting import write_stored_methods
 from bids_semantoks.stored import choose_stored
 
 LOGGER = logging.getLogger("bids_semantoks")
+
+#: Fewer are read sooner than another process starts.
+_RUNS_PER_READER = 300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,7 +196,7 @@ def run_group(config: AppConfig) -> Tally:
     _embed_missing(recipe, encoder, missing, tally)
     done = {job.paths.embedding for job in missing}
     complete = [run for run in chosen if run.paths.embedding not in done or read_sidecar(run.paths.embedding_sidecar)]
-    features = build_features(complete)
+    features = build_features(complete, running)
     path = write_features(
         config.out_dir, atlas=atlas, model=model, description=encoder.loaded.description, rows=features
     )
@@ -293,28 +295,38 @@ def _embed_missing(recipe: EncoderRecipe, encoder: RunEncoder, missing: list[Sto
         run_batch(lambda: worker, (), missing, n_procs=1, stop_on_failure=stop, tally=tally)
 
 
-def build_features(stored: Sequence[StoredRun]) -> list[tuple[str, int, int, np.ndarray[Any, Any]]]:
+def build_features(
+    stored: Sequence[StoredRun], running: RunningConfig
+) -> list[tuple[str, int, int, np.ndarray[Any, Any]]]:
     """Average embeddings over the windows of a run, then over the runs of a participant.
 
     Parameters
     ----------
     stored : sequence of StoredRun
         Runs with complete embeddings.
+    running : RunningConfig
+        Processes that may read them.
 
     Returns
     -------
     list of (str, int, int, NDArray, float64, shape (dims,))
         Participant label, runs, windows, mean; in the order of the labels.
+
+    Raises
+    ------
+    ResourceError
+        When a reading process was killed.
     """
-    by_participant: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for run in stored:
-        by_participant.setdefault(run.entities["sub"], []).append(read_embedding(run.paths))
+    n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
+    read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
+    for i, result in run_jobs(build_mean_reader, (), [run.paths for run in stored], n_procs=n_procs):
+        if isinstance(result, WorkerDied):
+            raise ResourceError(f"Reading {stored[i].paths.embedding}: {result}.", hint="Use a smaller --n-procs.")
+        read[i] = result
+    by_participant: dict[str, list[tuple[int, np.ndarray[Any, Any]]]] = {}
+    for i, run in enumerate(stored):
+        by_participant.setdefault(run.entities["sub"], []).append(read[i])
     return [
-        (
-            participant,
-            len(runs),
-            sum(len(vectors) for vectors in runs),
-            np.mean([vectors.mean(axis=0, dtype=np.float64) for vectors in runs], axis=0),
-        )
+        (participant, len(runs), sum(n for n, _ in runs), np.mean([mean for _, mean in runs], axis=0))
         for participant, runs in sorted(by_participant.items())
     ]

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bids_semantoks.outputs.files import write_json, write_records
-from bids_semantoks.outputs.store import read_statuses
+from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_statuses
+
+
+def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
+    """Build what reads the mean embedding of a run; processes are given this by its name.
+
+    Returns
+    -------
+    callable
+        Takes the paths of a run; gives its number of windows and their mean, shape (dims,).
+    """
+
+    def read(paths: OutputPaths) -> tuple[int, NDArray[np.float64]]:
+        vectors = read_embedding(paths)
+        return len(vectors), vectors.mean(axis=0, dtype=np.float64)
+
+    return read
 
 
 def write_features(

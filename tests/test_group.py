@@ -1,0 +1,54 @@
+"""Embeddings of many runs become one row for each participant."""
+
+import os
+
+import numpy as np
+import pytest
+
+from bids_semantoks import group
+from bids_semantoks.config import RunningConfig
+from bids_semantoks.errors import ResourceError
+from bids_semantoks.outputs.files import write_table
+from bids_semantoks.outputs.store import OutputPaths, StoredRun
+
+N_DIMS = 5
+
+
+def write_run(folder, participant, session, n_windows, seed):
+    stem = f"sub-{participant}_ses-{session}_task-rest_atlas-A"
+    paths = OutputPaths(out_dir=folder, directory=folder, stem=stem, model="Tiny")
+    vectors = np.random.default_rng(seed).standard_normal((n_windows, N_DIMS)).astype(np.float32)
+    starts = np.arange(float(n_windows))[:, None]
+    columns = ["window", *(f"dim{d:04d}" for d in range(1, N_DIMS + 1))]
+    write_table(paths.embedding, columns, np.hstack([starts, vectors]))
+    return StoredRun(entities={"sub": participant, "ses": session}, paths=paths, sidecar={}), vectors
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_windows_are_averaged_then_runs(tmp_path, monkeypatch, n_procs):
+    monkeypatch.setattr(group, "_RUNS_PER_READER", 1)
+    (first, a), (second, b) = write_run(tmp_path, "02", "1", 3, 0), write_run(tmp_path, "02", "2", 7, 1)
+    other, c = write_run(tmp_path, "01", "1", 2, 2)
+    rows = group.build_features([first, second, other], RunningConfig(n_procs=n_procs))
+    assert [row[:3] for row in rows] == [("01", 1, 2), ("02", 2, 10)]
+    np.testing.assert_allclose(rows[0][3], c.astype(np.float64).mean(axis=0), rtol=1e-12)
+    expected = (a.astype(np.float64).mean(axis=0) + b.astype(np.float64).mean(axis=0)) / 2
+    np.testing.assert_allclose(rows[1][3], expected, rtol=1e-12)
+
+
+def die(*_):
+    os._exit(9)
+
+
+def build_dying():
+    return die
+
+
+def test_a_killed_reader_ends_the_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(group, "_RUNS_PER_READER", 1)
+    monkeypatch.setattr(group, "build_mean_reader", build_dying)
+    runs = [write_run(tmp_path, f"{n:02d}", "1", 2, n)[0] for n in range(3)]
+    with pytest.raises(
+        ResourceError, match=r"Reading .*sub-0\d.*embedding.tsv: a worker process ended with exit code 9"
+    ):
+        group.build_features(runs, RunningConfig(n_procs=2))
