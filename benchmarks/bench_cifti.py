@@ -1,14 +1,16 @@
 """Averaging a 91k CIFTI run over 457 parcels, beside nibabel with NumPy: seconds and largest memory, in one run.
 
-    python benchmarks/bench_cifti.py ATLAS_DIR [N_VOLUMES]
+Run: python benchmarks/bench_cifti.py [--atlas-dir DIR] [--volumes N]
 
-ATLAS_DIR holds the label file of the default atlas on surfaces. Each way runs in a process of its own, three times;
-the best counts.
+DIR (or BIDS_SEMANTOKS_ATLAS_DIR) holds the label file of the default atlas on surfaces, which `bids_semantoks-fetch`
+brings; without it nothing is measured. Each way runs in a process of its own, three times; the best counts.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -51,8 +53,14 @@ _NAIVE = (
 
 def main() -> None:
     """Print both and their ratio."""
-    folder = Path(sys.argv[1])
-    n_volumes = int(sys.argv[2]) if len(sys.argv) > 2 else 240
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--atlas-dir", type=Path, default=os.environ.get("BIDS_SEMANTOKS_ATLAS_DIR", "."))
+    parser.add_argument("--volumes", type=int, default=240)
+    options = parser.parse_args()
+    folder, n_volumes = Path(options.atlas_dir), options.volumes
+    if not (folder / DLABEL).is_file():
+        print(f"Not measured: {folder} has no {DLABEL}; give --atlas-dir.")
+        return
     axis = nib.load(folder / DLABEL).header.get_axis(1)
     found = {}
     with tempfile.TemporaryDirectory() as place:
