@@ -31,6 +31,13 @@ def test_every_field_of_every_stage_has_an_option():
             assert set(field.metadata["aliases"]) <= flags
 
 
+def test_every_option_stands_in_the_readme():
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    for _, stage in options.find_stages():
+        for field in dataclasses.fields(stage):
+            assert f"--{field.name.replace('_', '-')}`" in readme
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
