@@ -107,7 +107,8 @@ class Meter:
             Of the step.
         """
         if not self._began[0]:
-            self._began = (time.monotonic(), step)
+            # The first step pays for what is made once, and says nothing of the others.
+            self._began = (time.monotonic(), step + 1)
         self.n_skipped = 0 if report.is_done else self.n_skipped + 1
         values = torch.stack([*report.losses, report.gradient_norm])
         self._waiting.append((step, settings, report.is_done, values))
@@ -181,10 +182,12 @@ class Meter:
         self._bar_at = now
         if is_line:
             self._line_at = now
-        left = (now - self._began[0]) / max(step - self._began[1], 1) * (n_steps - step)
+        n_timed = step - self._began[1]
+        left = (now - self._began[0]) / max(n_timed, 1) * (n_steps - step)
+        remaining = f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
         bar = "#" * (step * _BAR_WIDTH // n_steps)
         LOGGER.info(
-            "[%s] epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s, about %s left",
+            "[%s] epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s%s",
             bar.ljust(_BAR_WIDTH, "."),
             row["epoch"],
             n_steps // self.course.steps_per_epoch,
@@ -193,6 +196,6 @@ class Meter:
             row["loss"],
             row["rank"],
             row["participants_per_second"],
-            f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min",
+            remaining if n_timed > 0 else "",
             extra={"is_progress": True, "is_fleeting": not is_line},
         )

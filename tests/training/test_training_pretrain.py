@@ -239,7 +239,7 @@ def test_lines_now_and_then_and_a_bar_between_them(tmp_path, caplog, monkeypatch
     told = [record for record in caplog.records if getattr(record, "is_progress", False)]
     assert [record.is_fleeting for record in told] == [False, *[True] * (N_STEPS - 2), False]
     first, *_, last = (record.getMessage() for record in told)
-    assert re.match(rf"\[#*\.+\] epoch 1/\d+, step 1/{N_STEPS}: loss -?\d+\.\d+, rank .*left", first)
+    assert re.match(rf"\[#*\.+\] epoch 1/\d+, step 1/{N_STEPS}: loss -?\d+\.\d+, rank .*participants/s$", first)
     assert last.startswith(f"[{20 * '#'}]")
     assert last.endswith("about 0 s left")
 
