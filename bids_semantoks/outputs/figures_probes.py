@@ -184,9 +184,10 @@ def draw_classes(truth: NDArray[np.int64], scores: Floats, classes: Sequence[str
         ROC curve, confusion matrix.
     """
     is_binary = len(classes) == 2
-    figure = start_figure(7.4 if is_binary else 4.8, 3.9)
+    figure = start_figure(4.8, 8.2 if is_binary else 3.9)
     margins = build_margins(figure, left=0.65, right=0.2, top=0.3, bottom=0.75)
-    axes = figure.subplots(1, 2 if is_binary else 1, squeeze=False, gridspec_kw={**margins, "wspace": 0.5})[0]
+    # One above the other: the column beside the scores is narrow.
+    axes = figure.subplots(2 if is_binary else 1, 1, squeeze=False, gridspec_kw={**margins, "hspace": 0.35})[:, 0]
     if is_binary:
         _draw_roc(axes[0], truth == 1, scores[:, 1], classes[1])
     _draw_confusion(axes[-1], truth, scores, classes)
