@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from typing import Any
 
 from bids_semantoks.batch import (
     Outcome,
@@ -102,21 +103,20 @@ class RunWorker:
         if job.needs_signals:
             # Should extraction fail, what an older input gave must not pass for this run's.
             remove_signals(job.paths)
-            warnings = self._write_signals(job)
+            warnings, sidecar = self._write_signals(job)
         else:
             check_kept_time(job, config.signals)
             if not job.needs_embedding:
                 raise RunSkipped("already_done", "Complete with the same settings.")
-            warnings = ()
+            warnings, sidecar = (), read_sidecar(job.paths.signals_sidecar) or {}
         if self.encoder:
-            sidecar = read_sidecar(job.paths.signals_sidecar)
-            assert sidecar is not None
             # Read back, so that what is encoded is what the table holds, here as at group level.
             self._encoded = encode_run(self.encoder, job.paths, read_signals(job.paths)[1], sidecar)
             warnings += self._encoded.warnings
         return warnings
 
-    def _write_signals(self, job: RunJob) -> tuple[str, ...]:
+    def _write_signals(self, job: RunJob) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Give warnings and sidecar; on disk another process that does the same run may be replacing it just now."""
         plan = self.plan
         signals = make_signals(plan, job.run)
         sidecar = build_signals_sidecar(
@@ -128,9 +128,10 @@ class RunWorker:
             dataset=plan.source_name(job.run),
             min_time=plan.config.signals.min_time,
         )
-        write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=plan.config.signals.save_raw_signals)
+        save_raw = plan.config.signals.save_raw_signals
+        sha256 = write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=save_raw)
         self._signals = signals
-        return signals.warnings
+        return signals.warnings, {**sidecar, "TableSHA256": sha256}
 
 
 def run_participants(config: AppConfig) -> Tally:
