@@ -100,7 +100,8 @@ class RunWorker:
     def _complete(self, job: RunJob) -> tuple[str, ...]:
         config = self.plan.config
         check_space(self.plan, job.run)
-        if job.needs_signals:
+        # What was there when the run was planned may be in the hands of another process by now.
+        if job.needs_signals or read_sidecar(job.paths.signals_sidecar) is None:
             # Should extraction fail, what an older input gave must not pass for this run's.
             remove_signals(job.paths)
             warnings, sidecar = self._write_signals(job)
