@@ -23,9 +23,7 @@ from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.provenance import (
-    read_sidecar,
-)
+from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.run_figures import draw_embedding, draw_signals
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
 from bids_semantoks.outputs.store import read_signals, remove_signals, write_signals
@@ -100,16 +98,16 @@ class RunWorker:
     def _complete(self, job: RunJob) -> tuple[str, ...]:
         config = self.plan.config
         check_space(self.plan, job.run)
-        # What was there when the run was planned may be in the hands of another process by now.
-        if job.needs_signals or read_sidecar(job.paths.signals_sidecar) is None:
+        warnings: tuple[str, ...] = ()
+        sidecar = None if job.needs_signals else read_sidecar(job.paths.signals_sidecar)
+        if sidecar is None:
             # Should extraction fail, what an older input gave must not pass for this run's.
-            remove_signals(job.paths)
+            remove_signals(job.paths, settings=self.plan.settings, inputs=job.inputs)
             warnings, sidecar = self._write_signals(job)
         else:
-            check_kept_time(job, config.signals)
+            check_kept_time(sidecar, config.signals)
             if not job.needs_embedding:
                 raise RunSkipped("already_done", "Complete with the same settings.")
-            warnings, sidecar = (), read_sidecar(job.paths.signals_sidecar) or {}
         if self.encoder:
             # Read back, so that what is encoded is what the table holds, here as at group level.
             self._encoded = encode_run(self.encoder, job.paths, read_signals(job.paths)[1], sidecar)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
@@ -17,6 +18,7 @@ from bids_semantoks.outputs.provenance import (
     describe_differences,
     describe_inputs,
     has_files,
+    is_made_alike,
     read_sidecar,
 )
 from bids_semantoks.outputs.store import OutputPaths, build_paths
@@ -260,8 +262,7 @@ def _build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     differences = describe_differences(sidecar["Settings"], settings) if sidecar else []
     has_signals = (
         sidecar is not None
-        and not differences
-        and sidecar.get("Inputs") == inputs
+        and is_made_alike(sidecar, settings, inputs)
         and has_files(paths.directory, sidecar.get("Files", {}))
         and (paths.raw.is_file() or not config.signals.save_raw_signals)
     )
@@ -310,13 +311,13 @@ def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:
         )
 
 
-def check_kept_time(job: RunJob, signals: SignalsConfig) -> None:
+def check_kept_time(sidecar: Mapping[str, Any], signals: SignalsConfig) -> None:
     """Hold signals from an earlier call against this call's limit.
 
     Parameters
     ----------
-    job : RunJob
-        A run whose signals are complete.
+    sidecar : mapping
+        Sidecar of the signals.
     signals : SignalsConfig
         The limit.
 
@@ -325,8 +326,6 @@ def check_kept_time(job: RunJob, signals: SignalsConfig) -> None:
     RunSkipped
         ``too_few_kept``.
     """
-    sidecar = read_sidecar(job.paths.signals_sidecar)
-    assert sidecar is not None
     kept = sidecar["VolumesKept"] * sidecar["RepetitionTime"]
     # A product of binary fractions may fall short of the same time written in decimals.
     if kept < signals.min_time * (1 - 1e-9):
@@ -413,8 +412,8 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
             make_signals(plan, job.run)
         elif job.needs_signals:
             check_run(job.run, plan.config.signals, plan.denoising)
-        else:
-            check_kept_time(job, plan.config.signals)
+        elif sidecar := read_sidecar(job.paths.signals_sidecar):
+            check_kept_time(sidecar, plan.config.signals)
     except RunSkipped as error:
         return f"skip, {error.reason}: {error}"
     except RunFailed as error:

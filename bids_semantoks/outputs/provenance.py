@@ -32,12 +32,12 @@ def compute_settings_hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def describe_differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Say which settings differ.
 
     Parameters
     ----------
-    stored, wanted : dict
+    stored, wanted : mapping
         Settings of what is on disk, and of this call.
 
     Returns
@@ -137,6 +137,28 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) and "Settings" in values else None
+
+
+def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Tell whether outputs were made with the same settings from the same files, so that they would be the same anew.
+
+    Parameters
+    ----------
+    sidecar : mapping or None
+        Sidecar of the outputs; None when there is none.
+    settings : mapping
+        Settings of this call.
+    inputs : mapping
+        From `describe_inputs`.
+
+    Returns
+    -------
+    bool
+        Whether there is a sidecar and nothing differs.
+    """
+    if sidecar is None or sidecar.get("Inputs") != inputs:
+        return False
+    return not describe_differences(sidecar["Settings"], settings)
 
 
 def describe_files(paths: Iterable[Path]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from bids_semantoks.outputs.files import read_table, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.naming import build_directory, build_stem, parse_entities
-from bids_semantoks.outputs.provenance import build_uri, describe_files, read_sidecar
+from bids_semantoks.outputs.provenance import (
+    build_uri,
+    describe_differences,
+    describe_files,
+    is_made_alike,
+    read_sidecar,
+)
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
 _SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
@@ -131,7 +137,7 @@ def write_signals(
     signals : ParcelSignals
         What to write.
     sidecar : dict
-        Sidecar of the time series; must hold ``Settings``.
+        Sidecar of the time series; must hold ``Settings`` and ``Inputs``.
     save_raw : bool
         Also write the signals before denoising.
 
@@ -140,7 +146,7 @@ def write_signals(
     str
         SHA-256 of the table of cleaned signals.
     """
-    remove_signals(paths)
+    remove_signals(paths, settings=sidecar["Settings"], inputs=sidecar["Inputs"])
     write_table(paths.signals, atlas.parcels, signals.values)
     files = [paths.signals]
     if save_raw:
@@ -148,6 +154,8 @@ def write_signals(
         raw_sidecar = {**sidecar, "Description": "Mean signal of each parcel before denoising, in input units."}
         write_json(paths.raw.with_suffix(".json"), raw_sidecar | {"Denoising": None})
         files.append(paths.raw)
+    else:
+        paths.raw.unlink(missing_ok=True)
     files.append(_write_coverage(paths, atlas, signals, sidecar))
     matrix = paths.file("stat-pearsoncorrelation_relmat.tsv")
     write_table(matrix, atlas.parcels, compute_connectivity(signals.values), index="Node")
@@ -169,19 +177,23 @@ def write_signals(
     return digest
 
 
-def remove_signals(paths: OutputPaths) -> None:
-    """Remove what vouches for signals of a run that are about to be made anew, and what hangs on them.
+def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Remove what vouches for signals that are about to be made otherwise, and what hangs on them.
 
-    The tables stay until they are replaced; without a sidecar nobody takes them for complete.
+    The tables stay until they are replaced; without a sidecar nobody takes them for complete. What was made alike stays
+    whole, since another process may be reading what it has just written.
 
     Parameters
     ----------
     paths : OutputPaths
         The run's files.
+    settings, inputs : mapping
+        What the signals will be made with and from.
     """
+    if is_made_alike(read_sidecar(paths.signals_sidecar), settings, inputs):
+        return
     for path in (paths.signals, paths.raw, paths.embedding):
         path.with_suffix(".json").unlink(missing_ok=True)
-    paths.raw.unlink(missing_ok=True)
 
 
 def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> Path:
@@ -268,12 +280,17 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
     embedding : Embedding
         What came out.
     sidecar : dict
-        Sidecar of the embedding; must hold ``Settings``.
+        Sidecar of the embedding; must hold ``Settings`` and ``SignalsSHA256``.
     """
     sidecar_path = paths.embedding.with_suffix(".json")
-    # An old sidecar would vouch for new tables if this process died between them; old tokens belong to other windows.
-    sidecar_path.unlink(missing_ok=True)
-    paths.tokens.unlink(missing_ok=True)
+    there = read_sidecar(sidecar_path)
+    # An old sidecar would vouch for new tables if this process died between them. One like ours stays, since it may be
+    # another process' that does the same run.
+    if there and (
+        there.get("SignalsSHA256") != sidecar["SignalsSHA256"]
+        or describe_differences(there["Settings"], sidecar["Settings"])
+    ):
+        sidecar_path.unlink(missing_ok=True)
     n_windows, n_dims = embedding.vectors.shape
     duration = np.full(n_windows, windows.duration)
     meta = np.stack([np.arange(1.0, n_windows + 1), windows.onset, duration, windows.kept], axis=1)
@@ -283,6 +300,9 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
     if embedding.tokens is not None:
         write_array(paths.tokens, embedding.tokens)
         files.append(paths.tokens)
+    else:
+        # Old ones may belong to other windows.
+        paths.tokens.unlink(missing_ok=True)
     write_json(sidecar_path, {**sidecar, "Files": describe_files(files)})
 
 

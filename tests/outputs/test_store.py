@@ -1,5 +1,6 @@
 """What is written is read back, and a sidecar vouches for its tables."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def paths(tmp_path):
     )
 
 
-SIDECAR = {"Settings": {"a": 1}, "AbsentParcels": ["p3"], "Description": "x"}
+SIDECAR = {"Settings": {"a": 1}, "Inputs": {"bold": {"size": 5}}, "AbsentParcels": ["p3"], "Description": "x"}
 
 
 def test_signals_round_trip(paths, atlas, signals):
@@ -68,12 +69,32 @@ def test_signals_round_trip(paths, atlas, signals):
     assert store.find_stored_kinds(paths.out_dir) == [("A", "S")]
 
 
-def test_sidecar_does_not_outlive_its_table(paths, atlas, signals, monkeypatch):
+@pytest.mark.parametrize("changed", [{"Settings": {"a": 2}}, {"Inputs": {"bold": {"size": 6}}}])
+def test_sidecar_does_not_outlive_its_table(paths, atlas, signals, monkeypatch, changed):
     store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
     monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     with pytest.raises(OSError, match="killed here"):
-        store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
-    assert read_sidecar(paths.signals.with_suffix(".json")) is None
+        store.write_signals(paths, atlas, signals, SIDECAR | changed, save_raw=False)
+    assert read_sidecar(paths.signals_sidecar) is None
+
+
+@pytest.mark.parametrize("save_raw", [True, False])
+def test_sidecar_of_the_same_signals_is_never_away(paths, atlas, signals, monkeypatch, save_raw):
+    """Another process may be reading what it has just written."""
+    store.write_signals(paths, atlas, signals, SIDECAR, save_raw=save_raw)
+    before = {path: path.read_bytes() for path in paths.directory.iterdir()}
+    monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    with pytest.raises(OSError, match="killed here"):
+        store.write_signals(paths, atlas, signals, SIDECAR, save_raw=save_raw)
+    assert {path: path.read_bytes() for path in paths.directory.iterdir()} == before
+    assert paths.raw.is_file() == save_raw
+
+
+def test_raw_signals_of_another_call_do_not_stay(paths, atlas, signals):
+    store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
+    store.write_signals(paths, atlas, signals, SIDECAR | {"Settings": {"a": 2}}, save_raw=False)
+    assert not paths.raw.exists()
+    assert not paths.raw.with_suffix(".json").exists()
 
 
 def test_connectivity_uses_kept_rows_and_present_parcels(signals):
@@ -93,8 +114,9 @@ def test_constant_parcel_has_no_correlation(signals):
     assert not np.isnan(matrix[0, 1])
 
 
-def test_embedding_round_trip(paths):
-    windows = Windows(
+@pytest.fixture
+def windows():
+    return Windows(
         values=np.zeros((B, 40, P), np.float32),
         n_real=np.full(B, 40),
         present=np.ones(P, bool),
@@ -102,15 +124,44 @@ def test_embedding_round_trip(paths):
         duration=80.0,
         kept=np.linspace(0.5, 1, B),
     )
+
+
+@pytest.fixture
+def embedding():
     vectors = np.random.default_rng(2).standard_normal((B, DIMS)).astype(np.float32)
     tokens = np.zeros((B, 3, 4), np.float32)
-    embedding = Embedding(vectors=vectors, tokens=tokens, masked_networks=(), n_masked_patches=np.zeros(B, int))
-    store.write_embedding(paths, windows, embedding, {"Settings": {}})
-    np.testing.assert_array_equal(store.read_embedding(paths), vectors)
+    return Embedding(vectors=vectors, tokens=tokens, masked_networks=(), n_masked_patches=np.zeros(B, int))
+
+
+EMBEDDING_SIDECAR = {"Settings": {"a": 1}, "SignalsSHA256": "0f"}
+
+
+def test_embedding_round_trip(paths, windows, embedding):
+    store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
+    np.testing.assert_array_equal(store.read_embedding(paths), embedding.vectors)
     columns, rows = read_table(paths.embedding)
     assert columns[:5] == ("window", "onset", "duration", "kept", "dim0001")
     np.testing.assert_array_equal(rows[:, 1], windows.onset)
-    assert np.load(paths.tokens).shape == tokens.shape
+    assert np.load(paths.tokens).shape == embedding.tokens.shape
+
+
+@pytest.mark.parametrize(
+    ("changed", "stays"), [({}, True), ({"Settings": {"a": 2}}, False), ({"SignalsSHA256": "1e"}, False)]
+)
+def test_sidecar_of_another_embedding_goes_first(paths, windows, embedding, monkeypatch, changed, stays):
+    store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
+    monkeypatch.setattr(store, "write_table", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    with pytest.raises(OSError, match="killed here"):
+        store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR | changed)
+    assert paths.embedding_sidecar.is_file() == stays
+    assert paths.tokens.is_file()
+
+
+def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
+    store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
+    without = dataclasses.replace(embedding, tokens=None)
+    store.write_embedding(paths, windows, without, EMBEDDING_SIDECAR | {"SignalsSHA256": "1e"})
+    assert not paths.tokens.exists()
 
 
 def test_status_is_named_after_the_run_and_encoder(paths):
