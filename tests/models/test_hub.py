@@ -71,7 +71,8 @@ def test_without_network_the_answer_comes_at_once(cache, monkeypatch):
         start = time.monotonic()
         with pytest.raises(ModelError, match=r"Brain-Semantoks is neither .* and the network cannot be reached"):
             load_encoder("SamGijsen/Brain-Semantoks")
-    assert time.monotonic() - start < 6
+    # Trying again and again would take a minute or more.
+    assert time.monotonic() - start < 30
 
 
 def test_the_cache_of_this_program_counts_too(tmp_path, monkeypatch, parity_checkpoint):

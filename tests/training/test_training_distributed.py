@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -48,9 +49,12 @@ with join_ranks(torch.device("cpu")) as ranks:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port below those that the system hands out itself, which somebody might be given in the meantime."""
+    for port in random.SystemRandom().sample(range(15_000, 30_000), 50):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError("no free port")
 
 
 def start(command: list[str], size: int) -> list[subprocess.Popen[str]]:

@@ -34,7 +34,8 @@ N_STEPS = 8 * 2
 def start(directory: Path, **options: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DRIVER.parents[2])}
     command = [sys.executable, str(DRIVER), str(directory), json.dumps({"recipe": RECIPE, **options})]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -91,7 +92,7 @@ def test_the_table_holds_every_step_and_the_schedules_arrive(whole):
 
 
 def test_killed_and_started_again_ends_with_the_same_bits(tmp_path, whole):
-    process = start(tmp_path, checkpoint_every=1)
+    process = start(tmp_path, checkpoint_every=1, pause_at=7)
     for line in process.stdout:
         # Step 7 is in the middle of an epoch, after the checkpoint of step 6.
         if int(line) == 7:
@@ -113,10 +114,10 @@ def test_killed_and_started_again_ends_with_the_same_bits(tmp_path, whole):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_the_training_goes_on(tmp_path, whole, number):
-    process = start(tmp_path)
+    process = start(tmp_path, pause_at=1)
     assert int(process.stdout.readline()) == 1
     process.send_signal(number)
-    text = process.communicate(timeout=60)[1]
+    text = process.communicate("go on\n", timeout=120)[1]
     assert f"TrainingStopped: Pretraining was stopped by {number.name} and saved at step" in text
     assert len(find_states(tmp_path / "checkpoints")) == 1
     assert_same(weights(train(tmp_path)), whole[0])

@@ -78,12 +78,16 @@ def main() -> None:
         ranks.wait()
         view = view or write_store(directory / "signals")
         recipe = TrainingConfig(**options.pop("recipe"))
+        # There it waits for a word from the parent, which else might be too slow to meet it in the middle.
+        pause_at = options.pop("pause_at", None)
         training = build_training(directory, view, ranks=ranks, recipe=recipe, **options)
 
         class Log(TrainingLog):
             def append(self, rows):
                 super().append(rows)
                 print(training.step, flush=True)
+                if training.step == pause_at:
+                    sys.stdin.readline()
 
         training.run(Log(directory / "training_log.tsv", LOG_COLUMNS), request)
         torch.save(training.module.state_dict(), directory / f"weights-{ranks.rank}.pt")
