@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,13 @@ atexit.register(shutil.rmtree, os.environ["BIDS_SEMANTOKS_CACHE_DIR"], ignore_er
 
 #: Options that let the program run on the synthetic study.
 DEMO_OPTIONS = ("--atlas", "Demo457", "--model", "random:tiny")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Let no test's random numbers depend on which tests ran before it in the same process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")
