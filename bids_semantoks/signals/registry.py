@@ -82,7 +82,7 @@ class Entry:
     table : Path
         Its table of parcels.
     recipes : mapping of str to tuple
-        For each template space, preferred first, the sets of images that make the atlas, preferred first.
+        For each template space, preferred first, the sets of images that make the whole atlas, preferred first.
     landmarks : mapping of int to tuple of float
         For some parcels, by their index in the table, where their centre of mass lies: millimetres right, anterior and
         superior.
@@ -93,21 +93,6 @@ class Entry:
     table: Path
     recipes: Mapping[str, tuple[Recipe, ...]]
     landmarks: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
-
-    def is_complete(self, recipe: Recipe) -> bool:
-        """Tell whether a recipe gives all parcels.
-
-        Parameters
-        ----------
-        recipe : tuple of Ingredient
-            One of this entry's.
-
-        Returns
-        -------
-        bool
-            False for one that gives fewer parcels than another.
-        """
-        return _count(recipe) == max(_count(one) for recipes in self.recipes.values() for one in recipes)
 
     def find_recipes(self, space: str) -> tuple[Recipe, ...]:
         """Find the recipes for a space.
@@ -120,11 +105,11 @@ class Entry:
         Returns
         -------
         tuple of Recipe
-            Those of the space itself; where the entry has none, the complete ones of all other spaces.
+            Those of the space itself; where the entry has none, those of all other spaces.
         """
         if space in self.recipes:
             return self.recipes[space]
-        return tuple(one for recipes in self.recipes.values() for one in recipes if self.is_complete(one))
+        return tuple(one for recipes in self.recipes.values() for one in recipes)
 
     def find_fetchable_spaces(self) -> tuple[str, ...]:
         """Find the spaces in which all parcels can be had over the network.
@@ -137,12 +122,8 @@ class Entry:
         return tuple(
             space
             for space, recipes in self.recipes.items()
-            if any(self.is_complete(one) and all(part.is_fetchable for part in one) for one in recipes)
+            if any(all(part.is_fetchable for part in one) for one in recipes)
         )
-
-
-def _count(recipe: Recipe) -> int:
-    return sum(len(one.indices) for one in recipe)
 
 
 def find_registry() -> Path:
@@ -184,6 +165,9 @@ def load_entry(path: Path) -> Entry:
         }
         if not any(recipe for space in recipes.values() for recipe in space):
             raise ValueError("no space has an image")
+        sizes = {sum(len(part.indices) for part in one) for some in recipes.values() for one in some}
+        if len(sizes) > 1:
+            raise ValueError(f"its sets of images give {' or '.join(map(str, sorted(sizes)))} parcels")
         return Entry(
             path=path,
             name=str(content["name"]),

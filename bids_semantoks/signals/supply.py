@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,10 @@ from bids_semantoks.signals.registry import (
     find_archived,
     find_file,
     find_places,
+    find_registry,
+    load_entry,
 )
 
-LOG = logging.getLogger("bids_semantoks")
 FETCH_HINT: Final = (
     f"`bids_semantoks-fetch DIR` on a machine with network brings all that is needed; then set "
     f"{DIRECTORY_VARIABLE}=DIR here, or give --atlas-dir DIR."
@@ -218,8 +218,7 @@ def find_parts(entry: Entry, space: str, *, directory: Path | None, work_dir: Pa
     Returns
     -------
     tuple of Part
-        All parcels: from the first recipe that is here, else from the first that can be fetched. Only when neither
-        is to be had, a recipe with fewer parcels that is here, with a warning.
+        All parcels: from the first recipe that is here, else from the first that can be fetched.
 
     Raises
     ------
@@ -228,28 +227,12 @@ def find_parts(entry: Entry, space: str, *, directory: Path | None, work_dir: Pa
     """
     places = find_places(directory, beside=entry.path.parent)
     recipes = entry.find_recipes(space)
-    complete = tuple(one for one in recipes if entry.is_complete(one))
-    if parts := find_local_parts(entry, complete, space, places):
-        return parts
-    parts, obstacles = _fetch_parts(entry, complete, space, places, lambda: find_target(work_dir))
-    if parts:
-        return parts
     if parts := find_local_parts(entry, recipes, space, places):
-        _warn_of_part(entry, parts, complete[0], space, obstacles)
         return parts
-    raise refuse(entry, (space,), places, obstacles)
-
-
-def _warn_of_part(entry: Entry, parts: Sequence[Part], complete: Recipe, space: str, obstacles: Sequence[str]) -> None:
-    table, here = load_label_table(entry.table), {index for one in parts for index in one.indices}
-    networks = zip(table.values, table.networks, strict=True)
-    missing = dict.fromkeys(network or "none" for index, network in networks if index not in here)
-    LOG.warning(
-        "The atlas %s is here for %s with %d of its %d parcels only: those of %s are absent, and networks without "
-        "parcels masked. The others, or their transform to this space, were not fetched: %s. %s",
-        *(entry.name, space, len(here), sum(len(one.indices) for one in complete), ", ".join(missing)),
-        *(_join(obstacles), FETCH_HINT),
-    )
+    parts, obstacles = _fetch_parts(entry, recipes, space, places, lambda: find_target(work_dir))
+    if parts is None:
+        raise refuse(entry, (space,), places, obstacles)
+    return parts
 
 
 def find_or_fetch(entry: Entry, space: str, places: Places, target: Path) -> tuple[Part, ...]:
@@ -276,11 +259,11 @@ def find_or_fetch(entry: Entry, space: str, places: Places, target: Path) -> tup
     AtlasError
         No recipe can be had.
     """
-    complete = tuple(one for one in entry.find_recipes(space) if entry.is_complete(one))
-    parts = find_local_parts(entry, complete, space, places)
+    recipes = entry.find_recipes(space)
+    parts = find_local_parts(entry, recipes, space, places)
     obstacles: list[str] = []
     if parts is None:
-        parts, obstacles = _fetch_parts(entry, complete, space, places, lambda: target)
+        parts, obstacles = _fetch_parts(entry, recipes, space, places, lambda: target)
     if parts is None:
         raise refuse(entry, (space,), places, obstacles, hint="Try again where there is a network, or put them there.")
     return parts
@@ -317,7 +300,7 @@ def _find_obstacle(recipe: Recipe, space: str, places: Places) -> str:
         transform = name_transform(one.space, space)
         is_lacking = one.space != space and not find_archived(transform, places)
         if is_lacking and (obstacle := find_obstacle(TEMPLATEFLOW_SERVER)):
-            return f"{obstacle} ({Path(transform).name})"
+            return obstacle
     return ""
 
 
@@ -368,18 +351,42 @@ def refuse(
     needed = "; ".join(
         f"for {space}: {', or '.join(_describe(one, space) for one in some)}" for space, some in recipes.items()
     )
-    foreign = [space for space in recipes if space not in entry.recipes]
-    own = " or ".join(entry.recipes)
-    elsewhere = f"It is in the space {own}, the data in {foreign[0] or 'none named'}. " if foreign else ""
+    whole = [space for space, some in entry.recipes.items() if any(_is_in(one, space) for one in some)]
+    foreign = [space for space, some in recipes.items() if not any(_is_in(one, space) for one in some)]
+    own = " or ".join(whole or entry.recipes)
     searched = ", ".join(map(str, (*places.given, *places.others, *places.templateflow)))
     sources = {one.source for some in recipes.values() for recipe in some for one in recipe}
+    smaller = _find_smaller(entry, recipes, places)
+    lacking = (
+        f"The atlas {entry.name} is in the space {own}, the data in {foreign[0] or 'none named'}, and what takes it "
+        f"there is not found in {searched}."
+        if foreign
+        else f"The images of the atlas {entry.name} are not found in {searched}."
+    )
     return AtlasError(
-        f"The images of the atlas {entry.name} are not found in {searched}. {elsewhere}"
-        f"Needed are, {needed}." + (f" They were not fetched: {_join(obstacles)}." if obstacles else ""),
+        f"{lacking} Needed are, {needed}." + (f" They were not fetched: {_join(obstacles)}." if obstacles else ""),
         hint=(hint if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.")
         + f" The files come from {', '.join(sorted(sources))}; transforms from https://www.templateflow.org."
-        + (f" Or process the data in {own} (--space)." if elsewhere else ""),
+        + (f" Or process the data in {own} (--space)." if foreign else "")
+        + (f" Or take less of it, which is here: --atlas {' or '.join(smaller)}." if smaller else ""),
     )
+
+
+def _is_in(recipe: Recipe, space: str) -> bool:
+    return all(one.space == space for one in recipe)
+
+
+def _find_smaller(entry: Entry, spaces: Iterable[str], places: Places) -> list[str]:
+    """Name the atlases of the registry that are part of another, and here in one of the spaces; the largest first."""
+    parcels = set(load_label_table(entry.table).parcels)
+    found = {}
+    for path in sorted(find_registry().glob("*.json")):
+        other = load_entry(path)
+        own = set(load_label_table(other.table).parcels)
+        recipes = {space: [one for one in other.recipes.get(space, ()) if _is_in(one, space)] for space in spaces}
+        if own < parcels and any(find_local_parts(other, some, space, places) for space, some in recipes.items()):
+            found[other.name] = len(own)
+    return sorted(found, key=lambda name: -found[name])
 
 
 def _join(obstacles: Sequence[str]) -> str:

@@ -341,7 +341,7 @@ def write_entry(folder, **changes):
         {"files": ["second.nii.gz"], "values": [[9, 9]], "parcels": [[3, 3]]},
     ]
     parts = [part | {"licence": "free", "source": "made here"} for part in parts]
-    missing = [parts[0] | {"files": ["nowhere.nii.gz"]}]
+    missing = [parts[0] | {"files": ["nowhere.nii.gz"]}, parts[1]]
     content = {
         "name": "Pair",
         "table": "parcels.tsv",
@@ -407,6 +407,14 @@ def test_an_entry_whose_files_nobody_publishes(tmp_path):
 def test_damaged_entry(tmp_path, changes):
     with pytest.raises(AtlasError, match=r"description .*Pair\.json cannot be read"):
         load_atlas(write_entry(tmp_path, **changes), space=SPACE, directory=None)
+
+
+def test_sets_of_images_that_give_unlike_parcels_are_refused(tmp_path):
+    content = json.loads(write_entry(tmp_path).read_text())
+    content["spaces"][1]["alternatives"].append(content["spaces"][1]["alternatives"][1][:1])
+    (tmp_path / "Pair.json").write_text(json.dumps(content))
+    with pytest.raises(AtlasError, match=r"Pair\.json cannot be read: .* sets of images give 2 or 3 parcels"):
+        load_atlas(tmp_path / "Pair.json", space=SPACE, directory=None)
 
 
 def test_entry_that_names_unknown_parcels(tmp_path):
@@ -481,10 +489,25 @@ def test_schaefer_centroids(shared):
         assert np.abs(found - centroid).max() < 3, label
 
 
-def test_no_cerebellum_in_the_other_space(shared):
+def test_without_a_transform_the_other_space_is_refused(shared):
+    """Half of the atlas in the space of the data never stands for the whole."""
     assert find_atlas_spaces(DEFAULT, directory=shared / "atlas") == ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
-    atlas = load_real(shared, "MNI152NLin2009cAsym")
-    assert len(atlas.parcels) == 457
+    with pytest.raises(AtlasError, match="in the space MNI152NLin6Asym, the data in MNI152NLin2009cAsym") as caught:
+        load_real(shared, "MNI152NLin2009cAsym")
+    for words in (
+        "tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5",
+        "bids_semantoks-fetch",
+        "process the data in MNI152NLin6Asym (--space)",
+        "which is here: --atlas Schaefer400Tian3 or Schaefer400.",
+    ):
+        assert words in str(caught.value)
+    assert str(caught.value).count("HF_HUB_OFFLINE forbids to fetch it") == 1
+
+
+def test_cortex_and_subcortex_alone(shared):
+    atlas = load_atlas("Schaefer400Tian3", space="MNI152NLin2009cAsym", directory=shared / "atlas")
+    whole = load_real(shared, "MNI152NLin6Asym")
+    assert (atlas.parcels, atlas.networks) == (whole.parcels[:450], whole.networks[:450])
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = [-96.5, -132.5, -78.5]
     assert set(np.unique(build_label_grid(atlas, (97, 115, 97), affine))) == set(range(451))
@@ -506,7 +529,7 @@ def test_authors_combined_file_goes_first(shared, tmp_path):
 
 @pytest.mark.parametrize("space", ["MNI152NLin6Asym", "MNI152NLin2009cAsym"])
 def test_cortex_alone_is_the_cortex_of_the_whole(shared, space):
-    whole = load_real(shared, space)
+    whole = load_atlas("Schaefer400Tian3", space=space, directory=shared / "atlas")
     cortex = load_atlas("Schaefer400", space=space, directory=shared / "atlas")
     assert cortex.parcels == whole.parcels[:400]
     assert cortex.networks == whole.networks[:400]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import json
 import logging
 import re
 import zipfile
@@ -199,13 +198,3 @@ def test_the_authors_file_in_the_hubs_cache_counts(shared, tmp_path, monkeypatch
     # What the user names wins as a whole.
     given = load_atlas(DEFAULT, space=SPACE, directory=shared / "atlas")
     assert [volume.path.parent for volume in given.volumes] == [shared / "atlas"] * 2
-
-
-def test_fewer_parcels_are_taken_with_a_warning_only_when_nothing_better_is_to_be_had(shared, caplog):
-    with caplog.at_level(logging.WARNING, "bids_semantoks"):
-        atlas = load_atlas(DEFAULT, space="MNI152NLin2009cAsym", directory=shared / "atlas")
-    assert len(atlas.volumes) == 1
-    assert "for MNI152NLin2009cAsym with 450 of its 457 parcels only: those of Cerebellum are absent" in caplog.text
-    assert ".." not in caplog.text
-    assert "(tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5)" in caplog.text
-    assert json.dumps(atlas.parcels[450]) == '"Cerebellum_Vis"'
