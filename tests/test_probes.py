@@ -193,6 +193,17 @@ def test_given_splits_are_used(found: tuple[Path, Path], group: Group, tmp_path:
     assert "have nobody in validation" in said
 
 
+def test_given_splits_must_train_every_class(group: Group, tmp_path: Path) -> None:
+    # sub-03, sub-04 and their like are M: all of them are tested, and nobody is left to learn M from.
+    roles = {label: "test" if (i // 2) % 2 else "train" for i, label in enumerate(LABELS)}
+    splits = tmp_path / "splits.tsv"
+    rows = [(0, 0, f"sub-{label}", role) for label, role in roles.items()]
+    write_tsv(splits, ("repetition", "fold", "participant_id", "role"), rows)
+    code, said = group("--probe", "sex", "--baselines", "none", "--splits", str(splits))
+    assert code == 3, said
+    assert "Nobody of sex M is left to train on in repetition 0, fold 0" in " ".join(said.split())
+
+
 def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path], group: Group) -> None:
     out = found[1]
     assert group("--probe", "age", "--baselines", "none", "--group-by", "family")[0] == 0

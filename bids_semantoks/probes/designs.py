@@ -18,7 +18,12 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import Phenotype, find_columns, parse_number
 from bids_semantoks.outputs.probes import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.probes.groupings import build_phenotype_splits, check_together, find_groups
+from bids_semantoks.probes.groupings import (
+    build_phenotype_splits,
+    check_together,
+    find_classes_lacking,
+    find_groups,
+)
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows
 from bids_semantoks.probing.covariates import build_covariates
@@ -258,11 +263,10 @@ def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int
 def _check_classes_left(target: Target, splits: Sequence[Split], places: NDArray[Any], name: str) -> None:
     """Refuse to predict a class that a training part has never seen."""
     for split in splits if target.classes else ():
-        missing = set(range(len(target.classes))) - set(target.values[split.train].astype(int).tolist())
-        if missing:
+        if missing := find_classes_lacking(target, split):
             raise InputError(
-                f"Without {name} {places[split.test[0]]} nobody of {target.name} "
-                f"{', '.join(target.classes[k] for k in sorted(missing))} is left to train on.",
+                f"Without {name} {places[split.test[0]]} nobody of {target.name} {', '.join(missing)} is left to train "
+                "on.",
                 hint=f"Leave out those of {name} {places[split.test[0]]}, or choose another column for --leave-out.",
             )
 

@@ -5,6 +5,7 @@ Shape letters: n rows (participants or sessions).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,7 @@ def build_phenotype_splits(
             )
         table = [SplitRow(*line[1:]) for line in lines]
         splits = read_split_table(table, rows.participants.tolist(), strata=strata, groups=groups)
+        check_classes(target, splits)
         if asked.protocol == "paper" and any(not len(split.validation) for split in splits):
             raise InputError(
                 f"The splits {asked.splits} have nobody in validation, by which protocol paper chooses a rate.",
@@ -131,4 +133,48 @@ def build_phenotype_splits(
         splits = build_splits(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
     if groups is not None:
         check_groups(splits, groups)
+    check_classes(target, splits)
     return splits
+
+
+def check_classes(target: Target, splits: Sequence[Split]) -> None:
+    """Refuse to predict a class that a training part has never seen.
+
+    Parameters
+    ----------
+    target : Target
+        What is predicted.
+    splits : sequence of Split
+        Drawn or given.
+
+    Raises
+    ------
+    InputError
+        Names the classes, repetition and fold.
+    """
+    for split in splits if target.classes else ():
+        if missing := find_classes_lacking(target, split):
+            raise InputError(
+                f"Nobody of {target.name} {', '.join(missing)} is left to train on in repetition {split.repetition}, "
+                f"fold {split.fold}.",
+                hint="Members of a class must be in several groups, and in the training part of given splits.",
+            )
+
+
+def find_classes_lacking(target: Target, split: Split) -> list[str]:
+    """Find the classes that nobody of a training part has.
+
+    Parameters
+    ----------
+    target : Target
+        With classes.
+    split : Split
+        Whose training part is looked at.
+
+    Returns
+    -------
+    list of str
+        Their names.
+    """
+    known = set(target.values[split.train].astype(int).tolist())
+    return [name for k, name in enumerate(target.classes) if k not in known]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class SplitRow(NamedTuple):
 
 
 def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
-    """Refuse splits in which a group is on both sides.
+    """Refuse splits in which a group has two roles.
 
     Parameters
     ----------
@@ -39,11 +40,12 @@ def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
         Names the first group, repetition and fold.
     """
     for split in splits:
-        for name, part in (("validation", split.validation), ("test", split.test)):
-            shared = np.intersect1d(groups[split.train], groups[part])
+        # Validation rows choose a rate, or train as well: tested ones must not know them either.
+        for first, second in itertools.combinations(ROLES, 2):
+            shared = np.intersect1d(groups[getattr(split, first)], groups[getattr(split, second)])
             if len(shared):
                 raise InputError(
-                    f"Group {shared[0]} is in both train and {name} of repetition {split.repetition}, "
+                    f"Group {shared[0]} is in both {first} and {second} of repetition {split.repetition}, "
                     f"fold {split.fold}.",
                     hint="Members of a group must have the same role.",
                 )

@@ -100,7 +100,8 @@ def build_splits(
     Raises
     ------
     InputError
-        When there are fewer members of a stratum, or fewer groups, than folds.
+        When there are fewer members of a stratum, or fewer groups, than folds, or groups so unequal that a fold is
+        left empty.
     """
     rows = np.flatnonzero(strata >= 0)
     _check_sizes(strata[rows], None if groups is None else groups[rows], n_folds)
@@ -108,7 +109,13 @@ def build_splits(
     for repetition in range(n_repeats):
         kind = StratifiedKFold if groups is None else StratifiedGroupKFold
         splitter = kind(n_splits=n_folds, shuffle=True, random_state=seed + repetition)
-        parts = splitter.split(rows, strata[rows], None if groups is None else groups[rows])
+        parts = list(splitter.split(rows, strata[rows], None if groups is None else groups[rows]))
+        if not all(len(test) for _, test in parts):
+            raise InputError(
+                f"Groups are too unequal to be divided into {n_folds} folds: nobody is tested in one of repetition "
+                f"{repetition}.",
+                hint="Choose another column for --group-by.",
+            )
         splits += [_build_split(repetition, fold, rows, train, test) for fold, (train, test) in enumerate(parts)]
     return tuple(splits)
 

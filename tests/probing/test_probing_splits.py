@@ -145,6 +145,20 @@ def test_a_table_that_splits_a_family_is_refused():
         read_split_table(table, NAMES, groups=np.arange(N) // 2)
 
 
+def test_a_family_does_not_validate_what_it_is_tested_on():
+    table = [SplitRow(0, 0, "p00", "test"), SplitRow(0, 0, "p01", "validation"), SplitRow(0, 0, "p05", "train")]
+    with pytest.raises(InputError, match="Group 0 is in both validation and test of repetition 0, fold 0"):
+        read_split_table(table, NAMES, groups=np.arange(N) // 2)
+
+
+def test_groups_that_leave_a_fold_empty_are_refused():
+    sizes = ((5, 3), (6, 0), (0, 4), (9, 8), (0, 4))
+    strata = np.concatenate([np.repeat([0, 1], pair) for pair in sizes])
+    groups = np.repeat(np.arange(5), [sum(pair) for pair in sizes])
+    with pytest.raises(InputError, match="too unequal to be divided into 5 folds"):
+        build_splits(strata, groups=groups, n_repeats=1)
+
+
 def test_inner_folds_keep_groups_together():
     rows = np.arange(N)
     groups = np.arange(N) // 4
