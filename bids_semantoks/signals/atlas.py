@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas, AtlasVolume
-from bids_semantoks.signals.downloads import check_recorded
+from bids_semantoks.signals.downloads import check_published, check_recorded
 from bids_semantoks.signals.grids import keep_grid, read_grid
 from bids_semantoks.signals.label_images import check_labels, check_landmarks, read_labels
 from bids_semantoks.signals.labels import LabelTable, load_label_table, name_some
@@ -222,6 +222,7 @@ def _load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[fl
     image, affine = read_labels(part.path)
     sha256 = _hash_file(part.path)
     check_recorded(part.path, sha256)
+    check_published(part.path, sha256, part.sha256)
     positions = {value: position for position, value in enumerate(table.values)}
     values, indices = (table.values, table.values) if part.values is None else (part.values, part.indices)
     unlisted = sorted(set(indices) - set(positions))

@@ -157,6 +157,32 @@ def _name_record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
+def check_published(path: Path, sha256: str, published: str | None) -> None:
+    """Hold a file against the checksum of what is published under its name.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    sha256 : str
+        Its checksum.
+    published : str or None
+        Checksum that it should have; None where it is not known.
+
+    Raises
+    ------
+    AtlasError
+        It is another one.
+    """
+    if published is not None and sha256 != published:
+        raise AtlasError(
+            f"{path} has the SHA-256 {sha256}, expected {published}: it is not the file that is published as "
+            f"{path.name}.",
+            hint="It is damaged or was changed: fetch it again (bids_semantoks-fetch), or give a file of your own with "
+            "--atlas PATH.",
+        )
+
+
 def check_recorded(path: Path, sha256: str) -> None:
     """Hold a file against the checksum that was recorded when it was fetched.
 

@@ -53,6 +53,8 @@ class Part:
         Template space of the image, when it is another than that of the data.
     transform : Path or None
         File that takes points of the data's space to this space.
+    sha256 : str or None
+        Checksum of the image as published, where it is known.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Part:
     n_labels: int = 0
     space: str = ""
     transform: Path | None = None
+    sha256: str | None = None
 
 
 def name_transform(source: str, target: str) -> str:
@@ -196,6 +199,7 @@ def collect_parts(entry: Entry, recipe: Recipe, space: str, shelf: Shelf) -> tup
                 n_labels=one.n_labels,
                 space=one.space if transform else "",
                 transform=transform,
+                sha256=one.sha256 if path.name == Path(one.files[0]).name else None,
             )
         )
     return tuple(parts)

@@ -17,7 +17,7 @@ from bids_semantoks.errors import AtlasError
 from bids_semantoks.places import ATLASES
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.signals.atlas import find_atlas_spaces
-from bids_semantoks.signals.downloads import check_recorded, download
+from bids_semantoks.signals.downloads import check_published, check_recorded, download
 from bids_semantoks.signals.labels import LabelTable, load_label_table
 from bids_semantoks.signals.orders import rename_to_seven_networks
 from bids_semantoks.signals.registry import DIRECTORY_VARIABLE, Places, find_places, find_registry, is_there
@@ -250,7 +250,9 @@ def _load_entry(entry: Path, space: str, directory: Path | None) -> Atlas:
         if not used & set(values):
             raise AtlasError(f"The atlas file {path} holds none of the {len(values)} labels that are expected of it.")
         licence = f"{path.name}: {part['licence']}; {part['source']}"
-        volumes.append(_build_volume(path, values, [position[index] for index in indices], licence))
+        volume = _build_volume(path, values, [position[index] for index in indices], licence)
+        check_published(path, volume.sha256, part.get("sha256") if path.name == part["files"][0] else None)
+        volumes.append(volume)
     return _build_atlas(content["name"], space, table, tuple(volumes))
 
 

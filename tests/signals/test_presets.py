@@ -22,6 +22,7 @@ from bids_semantoks.signals.labels import load_label_table
 from bids_semantoks.signals.orders import rename_to_seven_networks
 from bids_semantoks.signals.registry import find_registry, load_entry
 from bids_semantoks.signals.supply import find_address, name_transform
+from bids_semantoks.signals.surface_sources import load_surface_atlas
 
 DEFAULT = "Schaefer400Tian3Buckner7"
 STEM = "Schaefer2018_400Parcels_{}Networks_order_FSLMNI152_2mm"
@@ -156,6 +157,22 @@ def test_checksums_are_those_of_the_files(shared):
     for name, expected in known.items():
         assert sha256((shared / "atlas" / name).read_bytes()).hexdigest() == expected
     assert all(re.match("https://", find_address(part)) for part in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("space", "name"), [(SPACE, "atl-Buckner7_space-MNI_dseg.nii.gz"), ("fsLR", "atl-Buckner7_space-MNI_dseg.nii.gz")]
+)
+def test_a_file_that_is_not_the_published_one_is_refused(shared, tmp_path, space, name):
+    for path in (shared / "atlas").iterdir():
+        if path.name != name:
+            (tmp_path / path.name).symlink_to(path)
+    image = nib.load(shared / "atlas" / name)
+    labels = np.asarray(image.dataobj).copy()
+    labels[tuple(np.argwhere(labels == 1)[0])] = 2
+    nib.Nifti1Image(labels, image.affine).to_filename(tmp_path / name)
+    load = load_atlas if space == SPACE else load_surface_atlas
+    with pytest.raises(AtlasError, match=r"expected 2de7a64d.*not the file that is published as atl-Buckner7"):
+        load(DEFAULT, space=space, directory=tmp_path)
 
 
 # The authors' file
