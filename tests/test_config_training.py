@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bids_semantoks.config import TrainingConfig, from_json, to_json
+from bids_semantoks.config import EncoderConfig, TrainingConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError
 
 
@@ -46,7 +46,10 @@ def test_levels_one_by_one():
         ({"cls_weight": 0, "masked_batches": 0}, "the token loss needs masked batches"),
         ({"coding_rate_eps": 0.0}, "coding_rate_eps must be above 0, found 0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, found 0"),
-        ({"clip": float("nan")}, "clip must be above 0, found nan"),
+        ({"clip": float("nan")}, "clip must be finite, found nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be finite, found inf"),
+        ({"mask_ratio": [0.5, float("-inf")]}, "mask_ratio must be finite, found -inf"),
+        ({"warmup_epochs": 10**400}, "warmup_epochs must be finite, found 10000"),
         ({"betas": [0.9, 1.0]}, "betas must lie below 1, found 0.9 1"),
         ({"momentum": [0.99, 1.5]}, "momentum must hold two numbers in 0..1, found 0.99 1.5"),
     ],
@@ -54,3 +57,25 @@ def test_levels_one_by_one():
 def test_what_is_refused(values, message):
     with pytest.raises(ConfigurationError, match=message):
         from_json(TrainingConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"head_width": 0}, "head_width must be 1 or more, found 0"),
+        ({"width": -64}, "width must be 1 or more, found -64"),
+        ({"mlp_ratio": 0}, "mlp_ratio must be 1 or more, found 0"),
+        ({"structured_taps": 0}, "structured_taps must be 1 or more, found 0"),
+        ({"structured_scales": -1}, "structured_scales must be 1 or more, found -1"),
+        ({"dense_kernel": 0}, "dense_kernel must be 1 or more, found 0"),
+        ({"head_out": 0}, "head_out must be 1 or more, found 0"),
+        ({"depth": 0}, "depth must be 1 or more, found 0"),
+        ({"structured_decay": 0.0}, "structured_decay must be positive, found 0"),
+        ({"repetition_time": float("inf")}, "repetition_time must be finite, found inf"),
+        ({"spatial": "parcel", "pooling": "max"}, "pooling 'max' would do nothing with spatial 'parcel'"),
+        ({"spatial": "parcel", "dense": "separable"}, "dense 'separable' would do nothing with spatial 'parcel'"),
+    ],
+)
+def test_encoders_that_cannot_be_are_refused(values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        from_json(EncoderConfig, values)

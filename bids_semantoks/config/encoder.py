@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from bids_semantoks.config.fields import check
 
+_COUNTS = (
+    *("window", "patch", "width", "depth", "head_width", "mlp_ratio", "dense_kernel"),
+    *("structured_taps", "structured_scales", "head_hidden", "head_out", "head_layers"),
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
@@ -71,11 +76,16 @@ class EncoderConfig:
     head_layers: int = 2
 
     def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            check(value >= 1, f"{name} must be 1 or more, found {value}.")
         check(
             self.patch >= 1 and self.window >= self.patch and self.window % self.patch == 0,
             f"window must be a multiple of patch, found window {self.window} and patch {self.patch}.",
         )
-        check(self.repetition_time > 0, f"repetition_time must be positive, found {self.repetition_time}.")
+        for name in ("repetition_time", "structured_decay"):
+            value = getattr(self, name)
+            check(value > 0, f"{name} must be positive, found {value}.")
         check(
             self.width % 2 == 0 and self.width % self.head_width == 0,
             f"width must be even and a multiple of head_width, found {self.width} and {self.head_width}.",
@@ -87,6 +97,8 @@ class EncoderConfig:
             ("pooling", self.pooling, ("mean", "max", "attention")),
         ):
             check(value in allowed, f"{name} must be one of {', '.join(allowed)}, found {value!r}.")
+        if self.spatial == "parcel":
+            self._check_parcel()
         check(
             self.dense != "none" or self.structured != "none" or self.spatial == "parcel",
             "a tokenizer needs a dense or a structured branch, found neither.",
@@ -95,10 +107,19 @@ class EncoderConfig:
             self.structured == "none" or self.spatial == "parcel" or self.patch >= self.kernel_length,
             f"patch must be at least the structured kernel's length {self.kernel_length}, found {self.patch}.",
         )
-        check(
-            self.depth >= 1 and self.head_layers >= 1,
-            f"depth {self.depth} and head_layers {self.head_layers} must be 1 or more.",
-        )
+
+    def _check_parcel(self) -> None:
+        """Refuse what one linear layer for all parcels would never read."""
+        for name, value, allowed in (
+            ("dense", self.dense, ("full", "none")),
+            ("structured", self.structured, ("structured", "none")),
+            ("pooling", self.pooling, ("mean",)),
+        ):
+            check(
+                value in allowed,
+                f"{name} {value!r} would do nothing with spatial 'parcel', whose tokens come from one linear layer.",
+                f"Leave {name} away.",
+            )
 
     @property
     def n_patches(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 from pathlib import Path
@@ -82,7 +83,9 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
     if hint is Path:
         check(isinstance(value, str), f"{where} must be a path, found {value!r}.")
         return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) in (int, float):
+        # JSON readers take Infinity and NaN, which no configuration means and none of our files may hold.
+        check(abs(value) <= sys.float_info.max, f"{where} must be finite, found {value!r:.40}.")
         return float(value)
     check(type(value) is hint, f"{where} must be {hint.__name__}, found {value!r}.")
     return value

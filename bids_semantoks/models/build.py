@@ -56,7 +56,7 @@ def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
             ) from error
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ConfigurationError(f"encoder configuration {name_or_path} is not JSON: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigurationError(f"encoder configuration {name_or_path} must be a JSON object, found {values!r}.")
