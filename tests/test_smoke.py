@@ -105,6 +105,10 @@ def test_group_gives_one_row_a_participant(study, outputs, tmp_path, app):
     vectors = [read_table(path)[1][:, 4:].mean(axis=0) for path in sorted((out / "sub-002").rglob("*_embedding.tsv"))]
     np.testing.assert_allclose([float(x) for x in rows[1][3:]], np.mean(vectors, axis=0), rtol=1e-6)
     assert len((out / "group_status.tsv").read_text().splitlines()) == N_RUNS + 1
+    for path in out.rglob("*.tsv"):
+        columns = path.read_text(encoding="utf-8").split("\n", 1)[0].split("\t")
+        meanings = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert "Description" in meanings or columns[0] in meanings, path.name
 
 
 def test_group_embeds_stored_signals_to_the_same_bytes(study, outputs, tmp_path, app):

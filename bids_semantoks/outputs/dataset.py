@@ -102,6 +102,13 @@ def _describe_upstream(pipeline: str) -> dict[str, str]:
     return {"Name": name, "Version": version} if has_version else {"Name": pipeline}
 
 
+_DESCRIPTION_COLUMNS = {
+    "Description": "What the desc entities in names of files of this dataset mean.",
+    "desc_id": {"Description": "The entity, with desc-."},
+    "description": {"Description": "What files of that name hold."},
+}
+
+
 def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
     """Add to descriptions.tsv what our desc entities mean, keeping what other calls wrote.
 
@@ -120,6 +127,7 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
             known[label] = text
     known.update({f"desc-{label}": text for label, text in rows.items()})
     write_records(path, ("desc_id", "description"), sorted(known.items()))
+    write_json(path.with_suffix(".json"), _DESCRIPTION_COLUMNS, only_if_changed=True)
 
 
 _ATLAS_COLUMNS = {

@@ -61,6 +61,7 @@ def write_features(
     table = [(f"sub-{label}", n_runs, n_windows, *mean.tolist()) for label, n_runs, n_windows, mean in rows]
     write_records(path, ("participant_id", "n_runs", "n_windows", *names), table)
     columns: dict[str, Any] = {
+        "Description": f"Mean embedding of each participant. {description}",
         "participant_id": {"Description": "Participant label, with sub-."},
         "MeasurementToolMetadata": {"Description": f"Mean embedding of each participant. {description}"},
         "n_runs": {"Description": "Runs averaged; each counts the same."},
