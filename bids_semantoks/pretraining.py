@@ -40,7 +40,7 @@ from bids_semantoks.packing import (
     pack_missing,
     select_packed,
 )
-from bids_semantoks.training.batches import choose_batch_size
+from bids_semantoks.training.batches import check_participants, choose_batch_size
 from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
@@ -218,13 +218,14 @@ def _draw_blueprint(
     config: AppConfig, encoder: EncoderConfig, data: TrainingData, file: SignalsFile | None, *, n_parts: int
 ) -> _Blueprint:
     recipe = read_training_config(config.pretraining)
-    n_participants = len({source.participant for source in data.sources})
+    participants = {source.participant for source in data.sources}
+    check_participants(participants)
+    n_participants = len(participants)
     layout = build_layout(data.parcels, data.networks)
-    if n_participants > 1:
-        size = choose_batch_size(n_participants, recipe.batch_size, n_parts=n_parts)
-        if recipe.batch_size is None:
-            LOGGER.info("Batches of %d participants, %d steps an epoch.", size, n_participants // size)
-        recipe = dataclasses.replace(recipe, batch_size=size)
+    size = choose_batch_size(n_participants, recipe.batch_size, n_parts=n_parts)
+    if recipe.batch_size is None:
+        LOGGER.info("Batches of %d participants, %d steps an epoch.", size, n_participants // size)
+    recipe = dataclasses.replace(recipe, batch_size=size)
     keys = sorted(source.key for source in data.sources)
     settings = {
         "encoder": to_json(encoder),

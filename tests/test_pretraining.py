@@ -168,11 +168,15 @@ def test_killed_before_its_last_words_it_writes_them(out, pretrain, trained, mon
         assert (directory / name).read_bytes() == (trained[0] / "encoders" / "tiny" / name).read_bytes()
 
 
-def test_nothing_to_train_on(study, tmp_path, out, pretrain):
+def test_nothing_to_train_on(study, tmp_path, out, pretrain, app):
     code, text = pretrain(tmp_path / "empty")
     assert code == 3
     assert "No signals found in" in text
     code, text = pretrain(out, "--participant-label", "001")
+    assert code == 3
+    assert "Pretraining needs several participants, found 1: 001" in text
+    # Without a batch that was asked for, there is none to choose either.
+    code, text = app(study, out, "--pretrain", "--encoder-config", "tiny", "--participant-label", "001", level="group")
     assert code == 3
     assert "Pretraining needs several participants, found 1: 001" in text
 
@@ -207,6 +211,15 @@ def test_signals_that_cannot_be_used_are_left_out_and_named(out, pretrain):
     code, text = pretrain(out)
     assert code == 3
     assert "None of 6 runs has signals to train on" in text
+
+
+def test_a_batch_larger_than_what_could_be_read_is_refused(out, pretrain):
+    for table in sorted(out.glob("sub-*/**/*_stat-mean_timeseries.tsv"))[:2]:
+        parcels, values = read_table(table)
+        write_table(table, parcels, np.full_like(values, np.nan))
+    code, text = pretrain(out, "--train-batch-size", "4")
+    assert code == 4
+    assert "A batch of 4 is larger than the data: 3 participants" in text
 
 
 def test_a_damaged_store_is_refused(out, pretrain):

@@ -8,7 +8,7 @@ Legend: B runs in a batch, P parcels, T volumes of the longest run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -85,6 +85,33 @@ def choose_batch_size(n_participants: int, wanted: int | None, *, n_parts: int) 
     return wanted
 
 
+def check_participants(participants: Collection[str], *, batch_size: int | None = None) -> None:
+    """Check that there is somebody to tell apart, and enough of them for a batch.
+
+    Parameters
+    ----------
+    participants : collection of str
+        Participant of each run.
+    batch_size : int, optional
+        Participants in a batch, when it is chosen.
+
+    Raises
+    ------
+    InputError
+        When there are not two participants.
+    ConfigurationError
+        When the batch is larger than the data.
+    """
+    labels = sorted(set(participants))
+    if len(labels) < _SMALLEST_BATCH:
+        raise InputError(
+            f"Pretraining needs several participants, found {len(labels)}: {', '.join(labels)}.",
+            hint="Process more participants first, or select more.",
+        )
+    if batch_size is not None:
+        choose_batch_size(len(labels), batch_size, n_parts=1)
+
+
 def compute_seed(seed: int, *position: int) -> int:
     """Derive a seed for one purpose, so that no two draws share one.
 
@@ -119,18 +146,16 @@ class BatchOrder:
     ------
     InputError
         When there are not two participants.
+    ConfigurationError
+        When the batch is larger than the data.
     """
 
     def __init__(self, participants: tuple[str, ...], batch_size: int, seed: int) -> None:
         self.batch_size = batch_size
         self.seed = seed
+        check_participants(participants, batch_size=batch_size)
         labels, owner = np.unique(np.array(participants), return_inverse=True)
         self.n_participants = len(labels)
-        if self.n_participants < _SMALLEST_BATCH:
-            raise InputError(
-                f"Pretraining needs several participants, found {self.n_participants}: {', '.join(labels)}.",
-                hint="Process more participants first, or select more.",
-            )
         self._runs = np.argsort(owner, kind="stable")
         self._counts = np.bincount(owner)
         self._firsts = np.cumsum(self._counts) - self._counts
