@@ -239,6 +239,26 @@ def test_covariates_are_removed_and_stand_alone(found: tuple[Path, Path], group:
     assert "1 without a value; 1 without a value of sex" in (out / "group.html").read_text()
 
 
+def test_small_sites_neither_hide_leakage_nor_are_scored(
+    found: tuple[Path, Path], group: Group, tmp_path: Path
+) -> None:
+    out, table = found[1], tmp_path / "sites.tsv"
+    # Five are of site D, one of whom has no sex: with sex removed, the other sites are still told apart.
+    sites = ["ABC"[i % 3] if i > 5 else "D" if i else "C" for i in range(N)]
+    sites[1], sites[7] = "C", "D"
+    rows = [(f"sub-{label}", site) for label, site in zip(LABELS, sites, strict=True)]
+    write_tsv(table, ("participant_id", "site"), rows)
+    arguments = ("--phenotype", str(table), "--covariate", "sex", "--baselines", "none")
+    code, said = group("--probe", "age", *arguments)
+    assert code == 0, said
+    leaks = {row["covariates"]: row for row in select(out, phenotype="site", metric="auroc")}
+    assert (leaks["n/a"]["n_participants"], leaks["sex"]["n_participants"]) == ("31", "26")
+    levels = {row["level"]: row for row in read_tsv(out / "group_strata.tsv") if row["by"] == "site"}
+    assert levels["D"]["value"] == "n/a"
+    assert float(levels["C"]["value"]) <= 1
+    assert "Not scored, with too few participants or one class alone: A" in (out / "group.html").read_text()
+
+
 def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> None:
     out = found[1]
     code, said = group("--probe", "age", "--protocol", "paper", "--n-bins", "2", "--baselines", "pearson")

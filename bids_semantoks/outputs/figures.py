@@ -60,6 +60,8 @@ _STYLE: Final[dict[Any, Any]] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.fontsize": 8,
+    # A dollar in the name of a column is a dollar.
+    "text.parse_math": False,
     "legend.frameon": False,
     "lines.linewidth": 1.0,
     # Equal data give equal bytes, and letters look the same on every machine.
@@ -109,6 +111,27 @@ def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
     counts = np.bincount(rank, minlength=len(names))
     edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return NetworkOrder(order=np.argsort(rank, kind="stable"), names=tuple(names), edges=edges)
+
+
+def shorten_label(text: str, longest: int) -> str:
+    """Shorten what users wrote to what a figure has room for; both ends stay, for names often differ at their end.
+
+    Parameters
+    ----------
+    text : str
+        A name.
+    longest : int
+        Letters, 3 at least.
+
+    Returns
+    -------
+    str
+        With an ellipsis in the middle where it was longer.
+    """
+    if len(text) <= longest:
+        return text
+    n_last = (longest - 1) // 2
+    return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
 
 
 def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import LIGHT, build_margins, start_figure
+from bids_semantoks.outputs.figures import LIGHT, build_margins, shorten_label, start_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 #: Colours of Okabe and Ito in an order in which neighbours differ in brightness, too.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+_MOST_NAMED: Final = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -85,12 +86,12 @@ def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colou
         Two panels a line.
     """
     n_lines = (len(colourings) + 1) // 2
-    figure = start_figure(8.6, 0.5 + 3.4 * n_lines)
-    margins = build_margins(figure, left=0.6, right=1.2, top=0.3, bottom=0.55)
-    panels = figure.subplots(n_lines, 2, squeeze=False, gridspec_kw={**margins, "wspace": 0.55, "hspace": 0.42})
+    figure = start_figure(9.0, 0.5 + 3.4 * n_lines)
+    margins = build_margins(figure, left=0.6, right=1.4, top=0.3, bottom=0.55)
+    panels = figure.subplots(n_lines, 2, squeeze=False, gridspec_kw={**margins, "wspace": 0.75, "hspace": 0.42})
     for axes, colouring in zip(panels.flat, colourings, strict=False):
         _draw_points(axes, points, colouring)
-        axes.set_title(colouring.name)
+        axes.set_title(shorten_label(colouring.name, 36))
         axes.set_xlabel(f"first axis ({shares[0]:.0%} of variance)")
         axes.set_ylabel(f"second axis ({shares[1]:.0%})")
     for axes in panels.flat[len(colourings) :]:
@@ -111,8 +112,11 @@ def _draw_points(axes: Axes, points: Floats, colouring: Colouring) -> None:
     for i, name in enumerate(names):
         own = np.array([label == name for label in colouring.labels])
         marker = "os^Dv"[(i // len(COLOURS)) % 5]
-        shown = name if i < 12 else None
+        # Legends leave out what begins with an underscore.
+        shown = f"{' ' if name.startswith('_') else ''}{shorten_label(name, 15)}" if i < _MOST_NAMED else None
         axes.scatter(
             points[own, 0], points[own, 1], color=COLOURS[i % len(COLOURS)], marker=marker, label=shown, **style
         )
+    if len(names) > _MOST_NAMED:
+        axes.scatter([], [], label=f"and {len(names) - _MOST_NAMED} more", s=0)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2, borderaxespad=0.3)

@@ -10,12 +10,22 @@ import logging
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, start_figure, use_style
+from bids_semantoks.outputs.figures import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT,
+    ORANGE,
+    build_margins,
+    shorten_label,
+    start_figure,
+    use_style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +139,7 @@ def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
             fontsize=8,
             annotation_clip=False,
         )
-    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+    axes.set_yticks(range(len(bars)), [shorten_label(bar.name, 22) for bar in bars])
     for tick, bar in zip(axes.get_yticklabels(), bars, strict=True):
         tick.set_fontweight("bold" if bar.is_encoder else "normal")
     axes.set_ylim(len(bars) - 0.4, -0.6)
@@ -162,6 +172,7 @@ def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
     limits = float(both.min()) - pad, float(both.max()) + pad
     axes.plot(limits, limits, color=GREY, linewidth=1, linestyle="--")
     axes.plot(truth, predicted, "o", color=ORANGE, markersize=4, alpha=0.7, markeredgewidth=0)
+    name = shorten_label(name, 26)
     axes.set(xlim=limits, ylim=limits, xlabel=f"true {name}", ylabel=f"predicted {name}, out of fold", aspect="equal")
     return figure
 
@@ -185,7 +196,7 @@ def draw_classes(truth: NDArray[np.int64], scores: Floats, classes: Sequence[str
     """
     is_binary = len(classes) == 2
     figure = start_figure(4.8, 8.2 if is_binary else 3.9)
-    margins = build_margins(figure, left=0.65, right=0.2, top=0.3, bottom=0.75)
+    margins = build_margins(figure, left=0.95, right=0.2, top=0.3, bottom=0.85)
     # One above the other: the column beside the scores is narrow.
     axes = figure.subplots(2 if is_binary else 1, 1, squeeze=False, gridspec_kw={**margins, "hspace": 0.35})[:, 0]
     if is_binary:
@@ -200,7 +211,8 @@ def _draw_roc(axes: Axes, is_member: NDArray[np.bool_], score: Floats, name: str
     false = [0.0, *((score >= t)[~is_member].mean() for t in thresholds)]
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--")
     axes.plot(false, hit, color=ORANGE, linewidth=2, drawstyle="steps-post")
-    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="share of others taken for it", ylabel=f"share of {name} found")
+    found = f"share of {shorten_label(name, 26)} found"
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="share of others taken for it", ylabel=found)
     axes.set_aspect("equal")
     axes.set_title("ROC curve")
 
@@ -217,8 +229,11 @@ def _draw_confusion(axes: Axes, truth: NDArray[np.int64], scores: Floats, classe
         for i, j in np.ndindex(n, n):
             colour = "white" if shares[i, j] > 0.6 else INK
             axes.text(j, i, f"{shares[i, j]:.0%}\n({counts[i, j]:.0f})", ha="center", va="center", color=colour)
-    axes.set_xticks(range(n), classes, rotation=0 if max(map(len, classes)) < 9 else 30)
-    axes.set_yticks(range(n), classes)
+    names = [shorten_label(name, 13) for name in classes]
+    is_slanted = max(map(len, names)) > 8 or n > 6
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_slanted else {}
+    axes.set_xticks(range(n), names, **slanted)
+    axes.set_yticks(range(n), names)
     axes.set(xlabel="taken for", ylabel="true")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import BLUE, GREY, ORANGE, build_margins, start_figure
+from bids_semantoks.outputs.figures import BLUE, GREY, ORANGE, build_margins, shorten_label, start_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,4 +92,4 @@ def _draw_panel(axes: Axes, panel: ScalingPanel) -> None:
     axes.set_xlim(ticks[0] / 1.2, ticks[-1] * 1.2)
     axes.set_xlabel("participants pretrained on")
     axes.set_ylabel(f"gain in {panel.label}")
-    axes.set_title(panel.title)
+    axes.set_title(shorten_label(panel.title, 44))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from bids_semantoks.outputs.group_wording import (
 )
 from bids_semantoks.outputs.probe_results import COMPARED, StoredProbes
 from bids_semantoks.outputs.probes import ScoreRow
+
+_MOST_LISTED: Final = 8
 
 
 def name_masked(model: str, network: str, *, is_alone: bool) -> str:
@@ -136,8 +139,10 @@ def describe_result(rows: Sequence[ScoreRow]) -> str:
     if not others:
         return text
     best = max(others, key=lambda row: row.value)
+    shown = format_number(best.value)
     verb = "scores lower" if best.value < first.value else "scores higher"
-    text += f" The best baseline, {MODEL_NAMES.get(best.model, best.model)}, {verb} with {format_number(best.value)}"
+    verb = "scores the same" if shown == format_number(first.value) else verb
+    text += f" The best baseline, {MODEL_NAMES.get(best.model, best.model)}, {verb} with {shown}"
     if not math.isnan(best.difference_p_holm):
         text += f" (difference {best.difference:+.2f}, {describe_p(best.difference_p_holm)} after Holm)"
     text += "."
@@ -254,7 +259,9 @@ def _build_strata(stored: StoredProbes, phenotype: str, by: str) -> Section:
         if not math.isnan(row.value)
     ]
     unknown = [f"{row.level} ({row.n_participants})" for row in rows if math.isnan(row.value)]
-    sentences = [f"Too few to be scored: {', '.join(unknown)}."] if unknown else []
+    more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
+    listed = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
+    sentences = [f"Not scored, with too few participants or one class alone: {listed}."] if unknown else []
     picture = Picture(
         title=f"{stored.model} within each {name}",
         caption="Participants tested are in brackets; only pairs of the same test fold and part are compared, so that "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Final
 
 from bids_semantoks import __version__
 from bids_semantoks.outputs.figures_probes import embed_svg
@@ -13,6 +15,19 @@ from bids_semantoks.outputs.files import write_text
 from bids_semantoks.outputs.methods import read_methods
 
 LOGGER = logging.getLogger("bids_semantoks")
+
+#: Tables that the page leads to where they are there, and what links call them.
+TABLES: Final = {
+    "group_probe": "scores",
+    "group_predictions": "predictions",
+    "group_splits": "splits",
+    "group_strata": "scores by site and repetition time",
+    "group_retest": "test-retest",
+    "group_task_blocks": "blocks",
+    "group_scaling": "scaling",
+    "group_map": "two dimensions",
+    "group_status": "status of all runs",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +179,8 @@ def write_group_page(out_dir: Path, page: GroupPage) -> Path:
     """
     path = out_dir / "group.html"
     try:
-        write_text(path, render_page(page, methods=read_methods(out_dir)), only_if_changed=True)
+        tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
+        write_text(path, render_page(page, methods=read_methods(out_dir), tables=tables), only_if_changed=True)
     except Exception as error:
         # Results are on disk already; a page about them must never turn success into failure.
         LOGGER.debug("Writing %s", path, exc_info=True)
@@ -172,7 +188,7 @@ def write_group_page(out_dir: Path, page: GroupPage) -> Path:
     return path
 
 
-def render_page(page: GroupPage, *, methods: str) -> str:
+def render_page(page: GroupPage, *, methods: str, tables: Mapping[str, str] = TABLES) -> str:
     """Render the page.
 
     Parameters
@@ -181,6 +197,8 @@ def render_page(page: GroupPage, *, methods: str) -> str:
         Its content.
     methods : str
         HTML fragment of the methods text.
+    tables : mapping of str to str
+        Tables beside the page, and what links call them.
 
     Returns
     -------
@@ -194,4 +212,6 @@ def render_page(page: GroupPage, *, methods: str) -> str:
     style = data.joinpath("report.html.jinja").read_text(encoding="utf-8")
     style = style.partition("<style>\n")[2].partition("</style>")[0]
     text = data.joinpath("group.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(text).render(page=page, version=__version__, style=style, methods=methods)
+    return environment.from_string(text).render(
+        page=page, version=__version__, style=style, methods=methods, tables=tables
+    )

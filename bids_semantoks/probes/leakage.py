@@ -6,6 +6,7 @@ Shape letters: n rows.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -82,11 +83,7 @@ def build_site_target(plan: ProbePlan, rows: Rows) -> Target | None:
     """
     if not plan.site or plan.columns[plan.site].has_sessions:
         return None
-    labels = plan.columns[plan.site].find(rows.keys)
-    large = {label for label in labels if label is not None and labels.count(label) >= _MIN_GROUPS}
-    if len(large) < 2:
-        return None
-    return build_class_target(plan.site, [label if label in large else None for label in labels])
+    return _build_large_classes(plan.site, plan.columns[plan.site].find(rows.keys))
 
 
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
@@ -117,16 +114,32 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
     return tuple(found)
 
 
+def _drop_rows(target: Target, is_out: NDArray[np.bool_]) -> Target:
+    """Leave rows out, and with them the classes that they make too small."""
+    values = np.where(is_out, np.nan, target.values)
+    if not target.classes:
+        return dataclasses.replace(target, values=values)
+    labels = [None if np.isnan(value) else target.classes[int(value)] for value in values]
+    return _build_large_classes(target.name, labels) or dataclasses.replace(target, values=values)
+
+
+def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | None:
+    counts = Counter(labels)
+    large = {label for label, count in counts.items() if label is not None and count >= _MIN_GROUPS}
+    if len(large) < 2:
+        return None
+    return build_class_target(name, [label if label in large else None for label in labels])
+
+
 def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[str]) -> Design | None:
     columns = prober.plan.columns
     if any(columns[name].has_sessions for name in names):
         return None
     cells = {name: columns[name].find(rows.keys) for name in names}
     usable = np.array([all(texts[i] is not None for texts in cells.values()) for i in range(len(rows.keys))])
-    values = np.where(usable, target.values, np.nan)
-    if not is_splittable(values, is_class=bool(target.classes)):
+    target = _drop_rows(target, ~usable)
+    if not is_splittable(target.values, is_class=bool(target.classes)):
         return None
-    target = dataclasses.replace(target, values=values)
     splits = build_splits(target.compute_strata(), n_repeats=prober.asked.n_repeats, seed=prober.seed)
     return Design(
         target=target,

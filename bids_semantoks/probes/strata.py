@@ -21,7 +21,8 @@ from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probing.metrics import compute_scores
 from bids_semantoks.probing.targets import Predictions
 
-_MIN_PEOPLE: Final = 5
+#: Only pairs of one test fold count, and five folds leave fewer people one each.
+_MIN_PEOPLE: Final = 10
 
 
 def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[StratumRow]:

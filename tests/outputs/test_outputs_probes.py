@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
+from bids_semantoks.outputs.figures import use_style
 from bids_semantoks.outputs.figures_map import Colouring, compute_axes, draw_map
 from bids_semantoks.outputs.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
 from bids_semantoks.outputs.group_report import (
@@ -19,6 +20,7 @@ from bids_semantoks.outputs.group_report import (
     Section,
     read_training_picture,
     render_page,
+    write_group_page,
 )
 from bids_semantoks.outputs.probes import ScoreRow, read_split_lines, write_probe_tables
 
@@ -133,6 +135,38 @@ def test_figures_never_fail_a_call() -> None:
         raise ValueError("no")
 
     assert render_figure("x", fail) == ""  # type: ignore[arg-type]
+
+
+def test_names_that_users_gave_have_room_and_no_formulas():
+    name = "price ($) of the very first visit $x_{$ and of the last"
+    classes = (f"{name} 1", f"{name} 2", "_none")
+    bars = [Bar(name=name, value=0.6, low=0.5, high=0.7, note="", is_encoder=True)]
+    colouring = Colouring(name=name, labels=(*classes, None), numbers=None)
+    truth, scores = np.array([0, 1, 2]), np.eye(3)
+    drawn = {
+        "models": lambda: draw_models(bars, label="r", chance=0),
+        "values": lambda: draw_values(np.arange(3.0), np.arange(3.0), name=name),
+        "classes": lambda: draw_classes(truth, scores, classes),
+        "map": lambda: draw_map(np.arange(8.0).reshape(4, 2), (0.6, 0.2), [colouring]),
+    }
+    for what, draw in drawn.items():
+        assert render_figure(what, draw), what
+    with use_style():
+        axes = drawn["classes"]().axes[0]
+        legend = drawn["map"]().axes[0].get_legend()
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["price …last 1", "price …last 2", "_none"]
+    assert legend.get_texts()[0].get_text().strip() == "_none"
+
+
+def test_page_leads_to_the_tables_that_are_there(tmp_path: Path) -> None:
+    page = GroupPage(title="T", overview=[], pretraining="", warns=False, phenotypes=[], sections=[], warnings=[])
+    for name in ("group_task_blocks", "group_scaling"):
+        (tmp_path / f"{name}.tsv").write_text("x\n")
+    html = write_group_page(tmp_path, page).read_text()
+    assert 'href="group_task_blocks.tsv"' in html
+    assert 'href="group_scaling.json"' in html
+    assert "group_probe.tsv" not in html
 
 
 def test_page_escapes_what_users_write_and_says_what_is_missing(tmp_path: Path) -> None:
