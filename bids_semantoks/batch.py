@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -302,25 +302,39 @@ def run_batch(
     n_procs : int
         Processes.
     stop_on_failure : bool
-        Stop at the first run that fails.
+        Begin no other run once one has failed; those in progress are finished, and the rest recorded as not tried.
     tally : Tally
         Counts the outcomes.
     on_done : callable
         Called with each job when it is done and counted.
     """
     started = time.monotonic()
-    for n_finished, (i, result) in enumerate(run_jobs(build_worker, arguments, jobs, n_procs=n_procs), start=1):
-        outcome = result
+    waiting, failed = dict(enumerate(jobs)), ""
+    results = run_jobs(
+        build_worker, arguments, jobs, n_procs=n_procs, is_wanted=lambda: not (failed and stop_on_failure)
+    )
+    for n_finished, (i, result) in enumerate(results, start=1):
+        job, outcome = waiting.pop(i), result
         if isinstance(result, WorkerDied):
             outcome = _describe_death(result)
-            record_status(jobs[i], outcome, device="")
+            record_status(job, outcome, device="")
         tally.add(outcome)
-        left = (time.monotonic() - started) / n_finished * (len(jobs) - n_finished)
-        report_outcome(jobs[i], outcome, progress=f"[{n_finished}/{len(jobs)}]", left=left)
-        on_done(jobs[i])
-        if stop_on_failure and outcome.status == "failed":
-            LOGGER.warning("Stopped at the first failure, %d runs were not tried.", len(jobs) - n_finished)
-            return
+        left = (time.monotonic() - started) / n_finished * len(waiting)
+        report_outcome(job, outcome, progress=f"[{n_finished}/{len(jobs)}]", left=left)
+        on_done(job)
+        if outcome.status == "failed":
+            failed = failed or job.paths.stem
+    if waiting:
+        _leave_out(waiting.values(), failed, tally)
+
+
+def _leave_out(jobs: Collection[Job], failed: str, tally: Tally) -> None:
+    """Record runs that were not tried; that they failed too is not what decides the exit code."""
+    LOGGER.warning("Stopped at the first failure, %d runs were not tried.", len(jobs))
+    message = f"Not tried: the call stopped at the failure of {failed} (--stop-on-first-crash)."
+    for job in jobs:
+        record_status(job, Outcome(status="failed", reason="internal", message=message), device="")
+    tally.n_failed += len(jobs)
 
 
 def _describe_death(death: WorkerDied) -> Outcome:

@@ -130,6 +130,7 @@ def run_jobs(
     jobs: Sequence[Any],
     *,
     n_procs: int,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[int, Any]]:
     """Run jobs in this process or in several, yielding results as they come.
 
@@ -143,6 +144,8 @@ def run_jobs(
         Picklable.
     n_procs : int
         Processes; 1 works in this one.
+    is_wanted : callable
+        Asked before a job is begun; when it says no, jobs in progress are finished and no other is begun.
 
     Yields
     ------
@@ -159,9 +162,11 @@ def run_jobs(
     if n_procs <= 1:
         worker = build_worker(*arguments)
         for i, job in enumerate(jobs):
+            if not is_wanted():
+                return
             yield i, worker(job)
         return
-    crew = _Crew(build_worker, arguments, jobs)
+    crew = _Crew(build_worker, arguments, jobs, is_wanted)
     try:
         for _ in range(min(n_procs, len(jobs))):
             crew.start()
@@ -175,19 +180,24 @@ class _Crew:
     """Processes and the job that each is busy with."""
 
     def __init__(
-        self, build_worker: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...], jobs: Sequence[Any]
+        self,
+        build_worker: Callable[..., Callable[[Any], Any]],
+        arguments: tuple[Any, ...],
+        jobs: Sequence[Any],
+        is_wanted: Callable[[], bool],
     ) -> None:
         # Forking after a numerical library has started its threads can deadlock, so processes start afresh.
         self.context = multiprocessing.get_context("spawn")
         self.build_worker = build_worker
         self.arguments = arguments
         self.jobs = jobs
+        self.is_wanted = is_wanted
         self.waiting = deque(range(len(jobs)))
         self.busy: dict[Connection, tuple[SpawnProcess, int]] = {}
 
     def start(self) -> None:
         """Start a process and give it a job, if any waits."""
-        if not self.waiting:
+        if not self.waiting or not self.is_wanted():
             return
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=_serve, args=(theirs, self.build_worker, self.arguments), daemon=True)
@@ -197,7 +207,7 @@ class _Crew:
 
     def give(self, connection: Connection, process: SpawnProcess) -> None:
         """Give a process its next job, or let it go."""
-        if not self.waiting:
+        if not self.waiting or not self.is_wanted():
             connection.close()
             process.join()
             return

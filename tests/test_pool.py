@@ -47,6 +47,16 @@ def test_an_error_in_a_worker_is_raised_here(n_procs):
         list(pool.run_jobs(build_worker, ("text",), [1, 2, 3], n_procs=n_procs))
 
 
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_no_job_is_begun_once_no_more_are_wanted(n_procs):
+    """What is in progress is finished: with two processes one other job, at most, was given out before the answer."""
+    done = []
+    for i, _ in pool.run_jobs(build_worker, (0,), list(range(9)), n_procs=n_procs, is_wanted=lambda: len(done) < 3):
+        done.append(i)
+    assert 3 <= len(done) < 3 + n_procs
+    assert len(set(done)) == len(done)
+
+
 @pytest.mark.parametrize(("asked", "expected"), [("1", 1), ("64", 3), ("2,1", 2), ("", 3), ("many", 3), ("0", 1)])
 def test_threads_are_bounded_by_what_openmp_is_told(monkeypatch, asked, expected):
     monkeypatch.setattr(pool, "count_cpus", lambda: 3)
