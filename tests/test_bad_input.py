@@ -143,6 +143,13 @@ def test_datalad_link_without_content(two_runs, tmp_path, app):
     check_one_bad_run(app, two_runs, tmp_path / "out", "no_content", path.name, status="skipped")
 
 
+def test_datalad_sidecar_without_content(two_runs, tmp_path, app):
+    path = find_file(two_runs, "preproc_bold.json")
+    path.unlink()
+    path.symlink_to("../../.git/annex/objects/xx/absent")
+    check_one_bad_run(app, two_runs, tmp_path / "out", "no_content", path.name, status="skipped")
+
+
 def edit_confounds(study: Path, edit) -> Path:
     path = find_file(study, "timeseries.tsv")
     rows = [line.split("\t") for line in path.read_text().splitlines()]
@@ -231,6 +238,13 @@ def test_stop_on_first_crash_and_ignore_failed_runs(two_runs, tmp_path, app):
     code, text = app(two_runs, tmp_path / "a", *SELECT, "--stop-on-first-crash")
     assert code == 7
     assert "1 runs were not tried" in text
+    (left_out,) = [record for stem, record in read_statuses(tmp_path / "a") if stem[4:7] == GOOD]
+    assert (left_out["status"], left_out["reason"]) == ("failed", "internal")
+    assert "Not tried" in left_out["message"]
+    assert not (tmp_path / "a" / f"sub-{GOOD}").exists()
+    assert last_line(text) == f"bids_semantoks: 0 ok, 0 skipped, 2 failed (see {tmp_path / 'a' / 'logs'})"
+    assert app(two_runs, tmp_path / "a", *SELECT)[0] == 7
+    assert [record["status"] for _, record in read_statuses(tmp_path / "a")] == ["failed", "ok"]
     assert app(two_runs, tmp_path / "b", *SELECT, "--ignore-failed-runs")[0] == 0
     assert app(two_runs, tmp_path / "c", "--participant-label", BAD, "--ignore-failed-runs")[0] == 7
 

@@ -57,6 +57,11 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
     if run.confounds is not None:
         check_content(run.confounds)
     n_volumes, dummy_scans, fd_threshold = volumes.n_volumes, config.dummy_scans, config.fd_threshold
+    if not run.is_denoised:
+        # A stub of a run has odd confounds, or none, and these are not what is wrong with it. An image that came
+        # denoised may be shorter than its run.
+        whole = np.ones(n_volumes, dtype=np.bool_)
+        check_duration(whole, repetition_time=repetition_time, min_time=config.min_time)
     if run.is_denoised:
         regressors = select_volumes(run, n_volumes=n_volumes, dummy_scans=dummy_scans, fd_threshold=fd_threshold)
     else:
@@ -182,6 +187,7 @@ def _find_mask(run: Run) -> Path | None:
 
 def _find_repetition_time(run: Run, in_header: float | None) -> float:
     if run.repetition_time is None:
+        check_content(run.bold.with_name(f"{run.bold.name.partition('.')[0]}.json"))
         known = f"; its header says {in_header:g} s" if in_header else ""
         raise RunFailed(
             "no_repetition_time",

@@ -182,7 +182,7 @@ class ConfoundsTable:
         -------
         NDArray, float64, shape (T,)
             Finite in every kept volume. n/a in the first volume, which derivatives have, becomes the value of the
-            first kept volume that has one.
+            first kept volume that has one, or 0 where no other volume is kept.
 
         Raises
         ------
@@ -191,8 +191,8 @@ class ConfoundsTable:
         """
         values = self.read_column(name)
         known = np.flatnonzero(kept & ~np.isnan(values))
-        if known.size and np.isnan(values[0]):
-            values[0] = values[known[0]]
+        if np.isnan(values[0]):
+            values[0] = values[known[0]] if known.size else 0.0
         gaps = np.flatnonzero(kept & np.isnan(values))
         if gaps.size:
             self.refuse(f"has n/a in row {gaps[0] + 1} of column {name}, expected a number after the first row")

@@ -211,6 +211,18 @@ def test_anatomical_components_per_tissue_of_old_tables(tmp_path):
 # --- the first row, dummies, scrubbing ---
 
 
+def test_scrubbing_all_but_the_first_volume_is_no_fault_of_the_table(tmp_path):
+    """Derivatives have no value in the first volume; that the run has too few kept volumes is told elsewhere."""
+    path = make_table(tmp_path)
+    chosen = select(path, n_volumes=N_ROWS, fd_threshold=1e-9)
+    assert np.flatnonzero(chosen.kept).tolist() == [0]
+    assert np.isfinite(chosen.values[0]).all()
+    for row in range(1, N_ROWS + 1):
+        edit(path, row, "rot_y", "n/a")
+    with pytest.raises(RunFailed, match="has n/a in row 2 of column rot_y"):
+        select(path, n_volumes=N_ROWS)
+
+
 def test_first_row_of_derivatives_takes_the_next_kept_value(tmp_path):
     path = make_table(tmp_path)
     plain = select(path, "24p", n_volumes=N_ROWS)

@@ -440,6 +440,15 @@ def test_short_run_is_told_before_it_is_read(tmp_path, bold, mask):
     assert caught.value.reason == "too_short"
 
 
+def test_short_run_is_told_whatever_its_confounds_are(tmp_path, bold, mask):
+    odd = tmp_path / "confounds.tsv"
+    odd.write_text("csf\n1\n")
+    for confounds in (odd, None):
+        with pytest.raises(RunSkipped, match="82 s") as caught:
+            check_run(build_run(bold, mask, confounds=confounds), SignalsConfig(), load_denoising("simple"))
+        assert caught.value.reason == "too_short"
+
+
 # Real data
 
 
