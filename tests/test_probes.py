@@ -16,12 +16,16 @@ import pytest
 from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
+from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.outputs import report, run_figures
 from bids_semantoks.probes import prober
+from bids_semantoks.probes.designs import convert_covariates
+from bids_semantoks.probes.groupings import check_classes
 from bids_semantoks.probes.pretrained import count_pretrained, describe_pretraining
 from bids_semantoks.probing import linear, metrics
-from bids_semantoks.probing.targets import Predictions
+from bids_semantoks.probing.splits import build_splits
+from bids_semantoks.probing.targets import Predictions, Target
 
 N, P, T = 31, 11, 120
 NETWORKS = ("Vis", "SomMot", "Default")
@@ -257,6 +261,33 @@ def test_small_sites_neither_hide_leakage_nor_are_scored(
     assert levels["D"]["value"] == "n/a"
     assert float(levels["C"]["value"]) <= 1
     assert "Not scored, with too few participants or one class alone: A" in (out / "group.html").read_text()
+
+
+def test_sites_by_number_are_no_quantity() -> None:
+    cells = {"site": ("1", "2", "10", "2"), "age": ("20", "31", "42", None)}
+    table = convert_covariates(cells, np.array([True, True, True, False]))
+    np.testing.assert_array_equal(table[:3], [[1, 0, 0, 20], [0, 0, 1, 31], [0, 1, 0, 42]])
+
+
+def test_bins_that_nobody_falls_into_are_refused() -> None:
+    target = Target(name="score", values=np.array([0.0] * 30 + list(range(1, 12))), n_bins=4)
+    splits = build_splits(target.compute_strata(), n_repeats=1)
+    with pytest.raises(InputError, match=r"score cannot be cut into 4 bins .* share the value 0"):
+        check_classes(target, splits)
+    check_classes(dataclasses.replace(target, n_bins=0), splits)
+
+
+def test_a_score_that_no_fold_has_is_not_chance(found: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
+    table = tmp_path / "wards.tsv"
+    write_tsv(table, ("participant_id", "ward"), [(f"sub-{label}", f"w{label}") for label in LABELS])
+    arguments = ("--phenotype", str(table), "--leave-out", "ward", "--baselines", "chance", "--n-permutations", "0")
+    code, said = group("--probe", "age", *arguments)
+    assert code == 0, said
+    (score,) = select(found[1], phenotype="age", model="RandomTiny", metric="mae")
+    assert float(score["ci_low"]) < float(score["value"])
+    page = (found[1] / "group.html").read_text()
+    assert "r is not known: no test part holds two values to be compared" in page
+    assert "chance explains as well" not in page
 
 
 def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> None:

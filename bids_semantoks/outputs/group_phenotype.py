@@ -129,6 +129,12 @@ def describe_result(rows: Sequence[ScoreRow]) -> str:
         For the top of the page.
     """
     first = next(row for row in rows if row.role == "encoder")
+    if math.isnan(first.value):
+        what = "two classes" if first.kind == "classification" else "two values"
+        return (
+            f"{METRIC_NAMES[first.metric]} is not known: no test part holds {what} to be compared. All numbers have "
+            "what can be scored one participant at a time."
+        )
     p = "" if math.isnan(first.p_value) else f", {describe_p(first.p_value)}"
     text = f"{first.model} reaches {METRIC_NAMES[first.metric]} {format_score(first)}{p}"
     if first.n_seeds > 1:

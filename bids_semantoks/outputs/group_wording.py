@@ -58,9 +58,9 @@ def format_number(value: float) -> str:
     Returns
     -------
     str
-        Zero has no sign.
+        Zero has no sign; n/a where unknown.
     """
-    return f"{round(value, 2) + 0.0:.2f}"
+    return "n/a" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
 
 
 def format_interval(value: float, low: float, high: float) -> str:

@@ -20,6 +20,7 @@ from bids_semantoks.outputs.probes import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.groupings import (
     build_phenotype_splits,
+    check_classes,
     check_together,
     find_classes_lacking,
     find_groups,
@@ -205,6 +206,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         check_together(places, rows, asked.leave_out or "", ~(out | lacks))
         splits = build_left_out_splits(target.compute_strata(), places)
         _check_classes_left(target, splits, places, asked.leave_out or "")
+        check_classes(target, splits)
         blocks, unit_groups, groups = places, groups, places
     else:
         splits = build_phenotype_splits(plan, target, rows, groups, seed=seed)
@@ -284,14 +286,15 @@ def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArra
     Returns
     -------
     NDArray, float64, shape (n, c)
-        Text as indicators, numbers as they are.
+        Text and sites as indicators, numbers as they are.
     """
     columns: dict[str, Sequence[float] | Sequence[str]] = {}
     for name, texts in cells.items():
         known = [text for text, use in zip(texts, usable, strict=True) if use and text is not None]
         numbers = [parse_number(text) for text in known]
         filled = [text if use and text is not None else known[0] for text, use in zip(texts, usable, strict=True)]
-        if None in numbers:
+        # Sites may be called 1, 2, 3, and are no quantity for that.
+        if None in numbers or name in _SITE_NAMES:
             columns[name] = filled
         else:
             columns[name] = [float(text) for text in filled]

@@ -138,7 +138,7 @@ def build_phenotype_splits(
 
 
 def check_classes(target: Target, splits: Sequence[Split]) -> None:
-    """Refuse to predict a class that a training part has never seen.
+    """Refuse to predict a class that a training part has never seen, or a bin that no value falls into.
 
     Parameters
     ----------
@@ -150,8 +150,16 @@ def check_classes(target: Target, splits: Sequence[Split]) -> None:
     Raises
     ------
     InputError
-        Names the classes, repetition and fold.
+        Names the classes, repetition and fold, or the value that too many share.
     """
+    for split in splits if target.n_bins else ():
+        if np.bincount(target.compute_labels(split.train)[split.train].astype(int), minlength=target.n_bins).min() == 0:
+            values, counts = np.unique(target.values[split.train], return_counts=True)
+            raise InputError(
+                f"{target.name} cannot be cut into {target.n_bins} bins of equal size: {counts.max()} of "
+                f"{counts.sum()} participants to train on share the value {values[counts.argmax()]:g}.",
+                hint="Use fewer --n-bins, or none.",
+            )
     for split in splits if target.classes else ():
         if missing := find_classes_lacking(target, split):
             raise InputError(

@@ -101,6 +101,8 @@ def compute_scores(
         low, high = np.quantile(sample, (0.025, 0.975)) if len(sample) else (np.nan, np.nan)
         if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
             low, high = _bound_extreme(predictions, value, participants)
+        # Drawing some twice makes calibration look worse than it is, so that all samples may lie above the value.
+        low, high = np.fmin(low, value), np.fmax(high, value)
         floor, ceiling = RANGES.get(metric, (-np.inf, np.inf) if metric == "calibration_slope" else (0.0, 1.0))
         scores.append(
             Score(

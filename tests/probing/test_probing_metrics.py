@@ -144,6 +144,17 @@ def test_perfect_predictions_are_calibrated_and_constant_ones_say_nothing():
     assert np.isnan(find(nearly, "calibration_slope").value)
 
 
+def test_intervals_hold_the_value():
+    # Each group of people gets the share that is true of it: any sample of them looks worse calibrated than all do.
+    predictions = make_predictions(2, n_repeats=1)
+    truth = predictions.truth[0]
+    groups = np.arange(N) % 6
+    share = np.array([truth[groups == group].mean() for group in groups])[None]
+    honest = dataclasses.replace(predictions, scores=np.stack([1 - share, share], axis=2))
+    for score in compute_scores(honest, n_bootstrap=300):
+        assert score.ci_low <= score.value <= score.ci_high, score.metric
+
+
 def test_a_perfect_score_of_a_few_people_is_not_certain():
     predictions = make_predictions(2)
     sure = np.stack([predictions.truth == 0, predictions.truth == 1], axis=2).astype(float)
