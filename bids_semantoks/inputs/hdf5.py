@@ -192,7 +192,10 @@ def _read_ids(file: Any, path: Path) -> tuple[str, ...]:
         _refuse(path, f"has no dataset {_IDS}: found {', '.join(file)}")
     if table.ndim != 1:
         _refuse(path, f"has {_IDS} of shape {table.shape}, expected (participants,)")
-    return tuple(one.decode() if isinstance(one, bytes) else str(one) for one in table[:].tolist())
+    # Labels that are no UTF-8 stay apart and can be printed.
+    return tuple(
+        one.decode(errors="backslashreplace") if isinstance(one, bytes) else str(one) for one in table[:].tolist()
+    )
 
 
 def _read_parcels() -> tuple[tuple[str, ...], tuple[str, ...]]:

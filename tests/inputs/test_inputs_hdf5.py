@@ -95,6 +95,8 @@ def test_ids_may_be_text_or_numbers(tmp_path: Path, values: dict[str, np.ndarray
     assert text.ids == ("x", "y", "z", "u", "v")
     numbers = open_signals(write(tmp_path / "b.h5", values, ids=np.arange(101, 106)))
     assert numbers.ids == ("101", "102", "103", "104", "105")
+    latin = open_signals(write(tmp_path / "c.h5", values, ids=np.array([b"\xe91", b"\xe92", b"x", b"y", b"\xc3\xa9"])))
+    assert latin.ids == ("\\xe91", "\\xe92", "x", "y", "é")
 
 
 def drop(name: str) -> Callable[[dict[str, Any]], None]:
