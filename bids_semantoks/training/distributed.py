@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from bids_semantoks.errors import ResourceError
+from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopped
 
 # The first process packs the signals while the others wait; that may take hours.
 _PATIENCE = datetime.timedelta(hours=24)
@@ -131,10 +131,19 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    is_alone = False
     try:
         yield Ranks(rank=rank, size=size, control=distributed.new_group(backend="gloo", timeout=_PATIENCE))
+    except (TrainingStopped, TrainingDiverged):
+        raise
+    except BaseException:
+        is_alone = True
+        raise
     finally:
-        distributed.destroy_process_group()
+        # NCCL is shut down by all processes together. One that fails alone would wait for the others, which wait for
+        # it; when it just ends, torchrun ends them.
+        if not (is_alone and device.type == "cuda"):
+            distributed.destroy_process_group()
 
 
 class _SumOverRanks(torch.autograd.Function):

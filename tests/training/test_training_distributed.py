@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from bids_semantoks.errors import ResourceError, TrainingStopped
 from bids_semantoks.outputs.encoders import read_training_log
+from bids_semantoks.training import distributed
 
 HERE = Path(__file__).parent
 RECIPE = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "warmup_epochs": 1.0}
@@ -155,3 +158,32 @@ def test_a_signal_to_one_process_stops_all(tmp_path):
     for text, reason in zip(texts, ("another process", "SIGTERM"), strict=True):
         assert f"TrainingStopped: Pretraining was stopped by {reason} and saved at step" in text
     assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "n_shut"),
+    [("cuda:0", ResourceError, 0), ("cuda:0", TrainingStopped, 1), ("cuda:0", None, 1), ("cpu", ResourceError, 1)],
+)
+def test_a_process_that_fails_alone_does_not_wait_for_the_others(monkeypatch, device, error, n_shut):
+    """Shutting NCCL down takes all processes, and those that go on would never come."""
+    shut, joined = [], []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", joined.append)
+    library = distributed.distributed
+    monkeypatch.setattr(library, "init_process_group", lambda backend, **_: joined.append(backend))
+    monkeypatch.setattr(library, "new_group", lambda **_: None)
+    monkeypatch.setattr(library, "destroy_process_group", lambda: shut.append(True))
+
+    def train():
+        with distributed.join_ranks(torch.device(device)) as ranks:
+            assert ranks.size == 2
+            if error is not None:
+                raise error("It went wrong.")
+
+    if error is None:
+        train()
+    else:
+        with pytest.raises(error, match="It went wrong"):
+            train()
+    assert len(shut) == n_shut
+    assert joined[-1] == ("nccl" if device.startswith("cuda") else "gloo")
