@@ -62,6 +62,8 @@ _STYLE: Final[dict[Any, Any]] = {
     "legend.fontsize": 8,
     # A dollar in the name of a column is a dollar.
     "text.parse_math": False,
+    # Found automatically, the place of a title costs as much as drawing all ticks.
+    "axes.titley": 1.0,
     "legend.frameon": False,
     "lines.linewidth": 1.0,
     # Equal data give equal bytes, and letters look the same on every machine.
@@ -275,33 +277,56 @@ def mark_networks(axes: Axes, networks: NetworkOrder, *, vertical: bool = True, 
     span : float
         Length of the axis in inches, from which the least distance of labels follows.
     """
+    from matplotlib.collections import LineCollection  # noqa: PLC0415 - as above
+
     edges, names = networks.edges, networks.names
     total = int(edges[-1])
     set_ticks = axes.set_yticks if vertical else axes.set_xticks
     set_ticks([])
-    line = axes.axhline if vertical else axes.axvline
-    for edge in edges[1:-1]:
-        line(float(edge) - 0.5, color="white", linewidth=1.2)
-        line(float(edge) - 0.5, color=INK, linewidth=0.4)
+    across = axes.get_yaxis_transform() if vertical else axes.get_xaxis_transform()
+    draw_lines = axes.hlines if vertical else axes.vlines
+    for colour, width in (("white", 1.2), (INK, 0.4)):
+        draw_lines(edges[1:-1] - 0.5, 0, 1, transform=across, colors=colour, linewidths=width)
     if len(names) > _MAX_NAMED:
         return
     centres = [float(a + b) / 2 - 0.5 for a, b in itertools.pairwise(edges.tolist())]
     gap = total * (0.14 if vertical else 0.16) / span
-    for name, centre, place in zip(names, centres, spread(centres, gap=gap, low=-0.5, high=total - 0.5), strict=True):
-        start, end = ((-0.005, centre), (-0.03, place)) if vertical else ((centre, -0.005), (place, -0.03))
-        axes.annotate(
-            name,
-            xy=start,
-            xytext=end,
-            xycoords=axes.get_yaxis_transform() if vertical else axes.get_xaxis_transform(),
-            textcoords=axes.get_yaxis_transform() if vertical else axes.get_xaxis_transform(),
+    places = spread(centres, gap=gap, low=-0.5, high=total - 0.5)
+    pointers = [
+        [(-0.005, a), (-0.03, b)] if vertical else [(a, -0.005), (b, -0.03)]
+        for a, b in zip(centres, places, strict=True)
+    ]
+    # Arrows of annotations would take as long as all letters of a figure.
+    axes.add_collection(
+        LineCollection(pointers, colors=GREY, linewidths=0.5, transform=across, clip_on=False), autolim=False
+    )
+    for name, (_, (x, y)) in zip(names, pointers, strict=True):
+        axes.text(
+            *(x, y, name),
+            transform=across,
             ha="right",
             va="center" if vertical else "top",
             rotation=0 if vertical else 60,
             rotation_mode=None if vertical else "anchor",
             fontsize=8,
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
         )
+
+
+def draw_histogram(axes: Axes, values: NDArray[np.float64], *, bins: int, low: float, high: float) -> None:
+    """Draw a distribution as one outline: bars of their own would take as long as all else in a figure.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to.
+    values : NDArray, float64, shape (n,)
+        Numbers from `low` to `high`.
+    bins : int
+        How many steps.
+    low, high : float
+        Limits.
+    """
+    axes.stairs(*np.histogram(values, bins=bins, range=(low, high)), fill=True, color=INK)
 
 
 def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:

@@ -22,6 +22,7 @@ from bids_semantoks.outputs.figures import (
     build_colours,
     build_margins,
     describe_time,
+    draw_histogram,
     mark_networks,
     start_figure,
     zscore_rows,
@@ -272,7 +273,7 @@ def draw_motion(volumes: Volumes) -> Figure:
     if known.size:
         # The bulk lies below half a millimetre; one jump must not squeeze it into one bar.
         top = max(0.5, float(np.quantile(known, 0.99)) * 1.2)
-        right.hist(np.clip(known, 0, top), bins=24, range=(0, top), color=INK)
+        draw_histogram(right, np.clip(known, 0, top), bins=24, low=0, high=top)
         right.axvline(float(np.median(known)), color=BLUE)
         right.set_title(f"median {np.median(known):.2f} mm", color=BLUE)
         right.set_xlim(0, top)
@@ -384,13 +385,12 @@ def draw_connectivity(matrix: NDArray[np.float64], networks: NetworkOrder) -> Fi
     ordered = matrix[np.ix_(networks.order, networks.order)]
     image = left.imshow(ordered, cmap=build_colours("RdBu_r"), vmin=-1, vmax=1, interpolation="none")
     mark_networks(left, networks, span=4.2)
-    for edge in networks.edges[1:-1]:
-        left.axvline(float(edge) - 0.5, color=INK, linewidth=0.4)
+    left.vlines(networks.edges[1:-1] - 0.5, 0, 1, transform=left.get_xaxis_transform(), colors=INK, linewidths=0.4)
     left.set_xticks([])
     add_colour_bar(image, left, "Pearson correlation", ticks=(-1, 0, 1))
     values = ordered[np.triu_indices_from(ordered, k=1)]
     values = values[~np.isnan(values)]
-    right.hist(values, bins=60, range=(-1, 1), color=INK)
+    draw_histogram(right, values, bins=60, low=-1, high=1)
     right.axvline(0, color=LIGHT, linewidth=0.8)
     if values.size:
         right.axvline(float(np.median(values)), color=BLUE)
