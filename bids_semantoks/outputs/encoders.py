@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.files import open_atomic, write_text
+from bids_semantoks.outputs.files import open_atomic, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +24,30 @@ FIGURES: Final = {
     "kernels": "Frequency response of the learned kernels of each network, as the mean over kernels.",
     "networks": "Cosine similarity of the learned network embeddings.",
 }
+LOG_MEANINGS: Final = {
+    "step": {"Description": "Optimiser step, from 1."},
+    "epoch": {"Description": "Pass over the participants, from 1."},
+    "loss": {"Description": "Sum of the weighted losses."},
+    "cls": {"Description": "Loss on class tokens, weighted."},
+    "ttr": {"Description": "Regulariser on time-averaged network tokens, weighted; 0 once it has faded out."},
+    "token": {"Description": "Loss on masked tokens, weighted; 0 in a batch without masks."},
+    "rank": {"Description": "Effective rank of the teacher's projections of class tokens."},
+    "spread": {"Description": "Root mean square over dimensions of the standard deviation of these projections."},
+    "cosine": {"Description": "Mean cosine between one view's teacher and the other's student, on class tokens."},
+    "gradient_norm": {"Description": "Norm of the gradient before it was clipped."},
+    "learning_rate": {"Description": "Learning rate of the step."},
+    "weight_decay": {"Description": "Weight decay of the step."},
+    "momentum": {"Description": "Momentum of the teacher's moving average."},
+    "ttr_weight": {"Description": "Weight of the regulariser on time-averaged network tokens."},
+    "is_masked": {"Description": "Whether the batch was masked.", "Levels": {"0": "no", "1": "yes"}},
+    "participants_per_second": {"Description": "Speed since the row before."},
+}
+
+#: Numbers of a model card that are a lowest and a highest, or a first and a last.
+_RANGES: Final = (
+    *("mask_ratio", "weight_decay", "momentum", "band"),
+    *("repetition_time_of_the_sources_in_s", "length_of_the_runs_in_s"),
+)
 
 
 class TrainingLog:
@@ -56,6 +80,8 @@ class TrainingLog:
             if lines[:1] == [header]:
                 kept += [line for line in lines[1:] if line.partition("\t")[0].isdecimal() and _step(line) <= step]
         write_text(self.path, "\n".join(kept) + "\n")
+        meanings = {column: LOG_MEANINGS[column] for column in self.columns if column in LOG_MEANINGS}
+        write_json(self.path.with_suffix(".json"), meanings, only_if_changed=True)
 
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Add rows at the end and see them to the disk.
@@ -268,12 +294,11 @@ def write_model_card(
 
 
 def _list(values: Mapping[str, Any]) -> list[str]:
-    return [f"- {key.replace('_', ' ')}: {_describe(value)}" for key, value in values.items()]
+    return [f"- {key.replace('_', ' ')}: {_describe(key, value)}" for key, value in values.items() if value is not None]
 
 
-def _describe(value: Any) -> str:
+def _describe(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
-        return " to ".join(_describe(item) for item in value) if len(value) == 2 else ", ".join(map(_describe, value))
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "not limited" if value is None else str(value)
+        words = (" to " if key in _RANGES else ", ").join(_describe("", item) for item in value)
+        return f"{words} Hz" if key == "band" else words
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -185,6 +185,8 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_step(tmp_path):
     assert e.value.exit_code == 9
     assert find_states(tmp_path / "checkpoints") == [before]
     assert read_training_log(tmp_path / "training_log.tsv")["step"].tolist() == [1]
+    meanings = json.loads((tmp_path / "training_log.json").read_text(encoding="utf-8"))
+    assert list(meanings) == list(LOG_COLUMNS)
 
 
 def test_a_training_that_pulls_all_into_one_point_is_noticed(tmp_path):
