@@ -18,6 +18,8 @@ _COMPONENT_KEYS: Final = {
     "compcor": "behzadi2007",
     "ica_aroma": "pruim2015",
 }
+# As the names in GeneratedBy begin, in lower case without separators.
+_PIPELINE_KEYS: Final = {"fmriprep": "esteban2019", "xcpd": "mehta2024", "fmripostaroma": "pruim2015"}
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Methods text of bids_semantoks</title>
@@ -60,6 +62,7 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
         pretraining=facts.get("pretraining") or {},
         probing=facts.get("probing") or {},
         atlas_keys=[key for word, key in _ATLAS_KEYS.items() if word in atlas],
+        pipeline_keys=_find_pipeline_keys(signals),
         denoising_keys=_find_denoising_keys(signals),
         has_regressors=bool(denoising.get("strategy") or denoising.get("columns")),
         band=_describe_band(signals.get("band_pass")),
@@ -70,6 +73,11 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
 
 def _read(name: str) -> str:
     return files("bids_semantoks").joinpath("boilerplate", name).read_text(encoding="utf-8")
+
+
+def _find_pipeline_keys(signals: Mapping[str, Any]) -> list[str]:
+    names = [re.sub(r"[\s_-]", "", name).lower() for name in signals.get("pipelines", ())]
+    return [key for start, key in _PIPELINE_KEYS.items() if any(name.startswith(start) for name in names)]
 
 
 def _find_denoising_keys(signals: Mapping[str, Any]) -> list[str]:

@@ -109,7 +109,11 @@ def test_what_was_done_is_said():
             "no regressors were removed",
         ),
         ({"denoising": {"name": "mine", "description": "", "columns": ["rot_*"]}}, "columns rot_*"),
-        ({"denoising": None, "pipelines": ["XCP-D 0.10.6"]}, "as XCP-D 0.10.6 had left them [@mehta2024]"),
+        ({"denoising": None, "pipelines": ["xcp_d 0.10.6"]}, "used as xcp_d 0.10.6 [@mehta2024] had left them"),
+        ({"denoising": None}, "series of the atlas Schaefer400Tian3Buckner7 [@schaefer2018; @tian2020; @buckner2011]"),
+        ({"pipelines": ["XCP-D 0.11.0"]}, "taken from XCP-D 0.11.0 [@mehta2024] in the space"),
+        ({"pipelines": ["fMRIPost-AROMA 0.0.9"]}, "taken from fMRIPost-AROMA 0.0.9 [@pruim2015] in the space"),
+        ({"min_coverage": 0.0}, "a parcel without voxels inside the brain mask was treated as absent"),
     ],
 )
 def test_what_was_not_done_is_not_said(change, phrase):
