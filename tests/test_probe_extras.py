@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import h5py
@@ -276,6 +277,47 @@ def write_file(path: Path, n_participants: int) -> Path:
             file.create_dataset(f"timeseries/{name}", data=values)
         file["long_subject_id"] = [f"p{i}".encode() for i in range(n_participants)]
     return path
+
+
+def test_a_file_of_other_people_is_pretrained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = files("bids_semantoks").joinpath("data/encoders/parcels457.tsv").read_text(encoding="utf-8")
+    parcels = [line.split("\t")[1] for line in table.splitlines()[1:]]
+    networks = [line.split("\t")[2] for line in table.splitlines()[1:]]
+    series, out, rng = tmp_path / "series", tmp_path / "out", np.random.default_rng(4)
+    atlas = tmp_path / "atlas-Own457_dseg.tsv"
+    write_tsv(atlas, ("index", "label", "network_label"), list(zip(range(1, 458), parcels, networks, strict=True)))
+    for label in LABELS[:11]:
+        folder = series / f"sub-{label}" / "func"
+        stem = folder / f"sub-{label}_task-rest_space-MNI152NLin6Asym_atlas-Own457_stat-mean_timeseries"
+        write_tsv(stem.with_suffix(".tsv"), parcels, np.round(rng.standard_normal((103, 457)), 3).tolist())
+        stem.with_suffix(".json").write_text(json.dumps({"RepetitionTime": 2.0}))
+    people = [(f"sub-{label}", round(rng.normal(), 3)) for label in LABELS[:11]]
+    write_tsv(series / "participants.tsv", ("participant_id", "score"), people)
+    description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
+    (series / "dataset_description.json").write_text(json.dumps(description))
+    options = [*MODEL, "--atlas", str(atlas)]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (report, run_figures):
+            patch.setattr(module, "write_figure", lambda *_: False)
+        assert call([str(series), str(out), "participant", *options, "--min-time", "0", "--no-band-pass"]) == 0
+    capsys.readouterr()
+    data = write_file(tmp_path / "people.h5", 32)
+    arguments = ["--probe", "score", *QUICK, "--scaling", "0.5", "1", "--scaling-seeds", "1", *TRAINING]
+    code = call([str(series), str(out), "group", *options, *arguments, "--pretrain-data", str(data)])
+    assert code == 0, capsys.readouterr().err
+    rows = read_tsv(out / "group_scaling.tsv")
+    assert [(row["source"], row["share"], row["n_pretraining"], row["n_pretrained"]) for row in rows] == [
+        ("people.h5", "0.5", "16", "n/a"),
+        ("people.h5", "1", "32", "n/a"),
+    ]
+    # One seed starts from one set of weights, and was trained to two others.
+    assert len({row["value_random"] for row in rows}) == 1
+    assert len({row["value"] for row in rows}) == 2
+    trained = [json.loads((out / "encoders" / row["encoder"] / "config.json").read_text()) for row in rows]
+    assert [len(one["details"]["participants"]["sha256"]) for one in trained] == [16, 32]
+    page = (out / "group.html").read_text()
+    assert "Pretrained on shares of the 32 participants of people.h5, probed on this study" in page
+    assert 'href="group_scaling.tsv"' in page
 
 
 @pytest.mark.parametrize(
