@@ -192,25 +192,22 @@ def describe_stored(
         ]
         key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
         sources.append(SignalSource(key=key, participant=run.entities["sub"], where=run))
-    settings = [run.sidecar["Settings"] for run in stored]
-    bands = {json.dumps(_find_band(values)) for values in settings}
     facts = {
         "source": "signals written by the participant level",
-        "band": " or ".join(sorted(bands)) + " Hz",
+        "band": _describe_bands([run.sidecar["Settings"] for run in stored]),
         "tasks": sorted({run.entities.get("task", "n/a") for run in stored}),
         "atlas": stored[0].entities["atlas"],
     }
     return TrainingData(sources=tuple(sources), parcels=parcels, networks=networks, facts=facts)
 
 
-def _find_band(settings: Mapping[str, Any]) -> Any:
-    """Find the pass band among the settings of a run, wherever it stands."""
-    for key, value in settings.items():
-        if key == "band_pass":
-            return value
-        if isinstance(value, Mapping) and (found := _find_band(value)) is not None:
-            return found
-    return None
+def _describe_bands(settings: Sequence[Mapping[str, Any]]) -> Any:
+    """Describe the pass bands of runs: low and high (Hz) where all share them, else words."""
+    found = {json.dumps(one.get("band_pass")) if one.get("denoising") else "" for one in settings}
+    if len(found) == 1 and (band := json.loads(next(iter(found)) or "null")):
+        return band
+    names = {"": "not known", "null": "no filter"}
+    return " or ".join(sorted(names.get(one) or "{:g} to {:g} Hz".format(*json.loads(one)) for one in found))
 
 
 def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFile]:

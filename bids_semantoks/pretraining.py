@@ -344,7 +344,13 @@ def _train(config: AppConfig, plan: _Blueprint, device: torch.device, ranks: Ran
         write_json(_checkpoints(plan) / "settings.json", plan.settings)
     training.run(TrainingLog(plan.directory / LOG_FILE, LOG_COLUMNS), request)
     if ranks.is_first:
-        _write(plan, module, view, device)
+        details = build_details(plan.data, view, plan.settings, plan.encoder)
+        details["recipe"] |= {
+            "precision": choose_precision(config.embedding.precision, device),
+            "parts_a_batch_is_cut_into": asked.accumulate,
+        }
+        details["device"] = str(device)
+        _write(plan, module, details)
 
 
 def _pack(config: AppConfig, plan: _Blueprint, ranks: Ranks) -> SignalView:
@@ -369,12 +375,10 @@ def _pack_tables(config: AppConfig, plan: _Blueprint, store: SignalStore) -> Non
     pack_missing(store, plan.data.sources, TableReader, arguments, n_procs=n_procs)
 
 
-def _write(plan: _Blueprint, module: TeacherStudent, view: SignalView, device: torch.device) -> None:
+def _write(plan: _Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:
     """Write the teacher and what belongs to it; the weights' config.json comes last and makes it an encoder."""
     encoder, head = module.teacher.cpu(), module.teacher_head.cpu()
-    details = build_details(plan.data, view, plan.settings, plan.encoder)
     details["n_parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
-    details["device"] = str(device)
     names = plan.layout.network_names
     drawn = write_figures(
         plan.directory,

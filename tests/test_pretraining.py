@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from bids_semantoks.cli import call
 from bids_semantoks.outputs.encoders import read_training_log
 from bids_semantoks.outputs.files import read_table, write_table
-from bids_semantoks.packing import standardise
+from bids_semantoks.packing import describe_stored, standardise
 from bids_semantoks.signals.temporal import build_windows
 
 OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
@@ -50,7 +51,7 @@ def test_an_encoder_and_what_belongs_to_it_is_written(trained):
     out, text = trained
     directory = out / "encoders" / "tiny"
     assert {path.name for path in directory.iterdir()} == {
-        *("config.json", "model.safetensors", "training_log.tsv", "README.md", "figures"),
+        *("config.json", "model.safetensors", "training_log.tsv", "training_log.json", "README.md", "figures"),
     }
     assert {path.name for path in (directory / "figures").iterdir()} == {"training.svg", "kernels.svg", "networks.svg"}
     assert "Pretraining tiny on 6 runs of 4 participants: 2 epochs of 2 steps, fp32 on cpu." in text
@@ -68,8 +69,16 @@ def test_an_encoder_and_what_belongs_to_it_is_written(trained):
         "Intended use",
         "0.8 to 2",
         "tasks: rest",
+        "band: 0.01 to 0.1 Hz",
+        "mask ratio: 0.65 to 0.85",
+        "betas: 0.9, 0.999",
+        "precision: fp32",
+        "parts a batch is cut into: 1",
     ):
         assert words in card, words
+    assert "not limited" not in card
+    details = json.loads((directory / "config.json").read_text())["details"]
+    assert details["limits"]["band"] == [0.01, 0.1]  # which the reports of participants compare
     for line in card.splitlines():
         if line.startswith("!["):
             assert (directory / line.split("](")[1].rstrip(")")).is_file()
@@ -306,6 +315,33 @@ def test_two_processes_speak_with_one_voice(out, study):
     assert result.stderr.count("bids_semantoks: 6 ok, 0 skipped, 0 failed") == 1
     assert len(list((out / "logs").glob("*Z_*"))) == 2  # the participant level's and this
     assert read_training_log(out / "encoders" / "tiny" / "training_log.tsv")["step"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("bands", "expected"),
+    [
+        ([[0.01, 0.1], [0.01, 0.1]], [0.01, 0.1]),
+        ([[0.01, 0.1], [0.0, 0.08]], "0 to 0.08 Hz or 0.01 to 0.1 Hz"),
+        ([None, None], "no filter"),
+        (["", ""], "not known"),
+        (["", None, [0.01, 0.1]], "0.01 to 0.1 Hz or no filter or not known"),
+    ],
+)
+def test_pass_bands_of_the_training_data(bands, expected):
+    """An empty text stands for series that were cleaned elsewhere."""
+    runs = [
+        SimpleNamespace(
+            entities={"sub": f"{i:02d}", "task": "rest", "atlas": "A"},
+            sidecar={
+                "TableSHA256": f"{i}",
+                "RepetitionTime": 2.0,
+                "VolumesDropped": {"Dummy": {"Count": 0}},
+                "Settings": {"denoising": None if band == "" else {"name": "simple"}, "band_pass": band or None},
+            },
+        )
+        for i, band in enumerate(bands)
+    ]
+    assert describe_stored(runs, ("a", "b"), ("Vis", "Vis"), target=2.0).facts["band"] == expected
 
 
 def test_packed_signals_are_those_that_windows_are_cut_from():

@@ -122,6 +122,8 @@ def _judge_band(signals: Mapping[str, Any], limits: Mapping[str, Any], source: s
     band, wanted = signals["Settings"].get("band_pass"), limits["band"]
     shown = _range(band[0], band[1], "Hz") if band else "no filter"
     if not isinstance(wanted, list):
+        if shown == wanted:
+            return FitItem(name="band", value=shown, level=GREEN, words=f"the same as {source}")
         return FitItem(name="band", value=shown, level=AMBER, words=f"band {source}: {wanted}")
     inside = band is not None and np.allclose(band, wanted)
     words = f"{'the same as' if inside else 'differs from'} {_range(wanted[0], wanted[1], 'Hz')} {source}"

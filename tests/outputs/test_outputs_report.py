@@ -118,6 +118,8 @@ SIGNALS = {
     "RepetitionTime": 2.0,
     "Settings": {"denoising": {"name": "simple"}, "band_pass": [0.01, 0.1]},
 }
+NO_BAND = {"band": "no filter"}
+UNFILTERED = {"denoising": {"name": "x"}, "band_pass": None}
 EMBEDDING = {"Model": {"Limits": None}, "MaskedNetworks": []}
 OWN = {
     "repetition_time_of_the_sources_in_s": [0.8, 1.2],
@@ -136,7 +138,9 @@ OWN = {
         ({"VolumesKept": 49}, {}, 0.97, "length", "red", "under 100 s"),
         ({"VolumesKept": 75}, {}, 0.97, "length", "amber", "shorter than the 200 s"),
         ({"Settings": {"denoising": {}, "band_pass": None}}, {}, 0.97, "band", "amber", "not known here"),
-        ({"Settings": {"denoising": {"name": "x"}, "band_pass": None}}, {}, 0.97, "band", "amber", "differs from"),
+        ({"Settings": UNFILTERED}, {}, 0.97, "band", "amber", "differs from"),
+        ({"Settings": UNFILTERED}, {"Model": {"Limits": NO_BAND}}, 0.97, "band", "green", "the same as this encoder"),
+        ({}, {"Model": {"Limits": NO_BAND}}, 0.97, "band", "amber", "trained on: no filter"),
         ({}, {}, 0.85, "coverage", "amber", "under 0.90"),
         ({}, {"Model": {"Limits": OWN}}, 0.94, "coverage", "amber", "under 0.95"),
         ({}, {}, 0.79, "coverage", "red", "under 0.8"),
