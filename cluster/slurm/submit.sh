@@ -52,6 +52,16 @@ mkdir -p "$job"
 printf '%s\n' "$bids_dir" "$out_dir" >"$job/directories"
 printf '%s\n' "${program[@]}" >"$job/program"
 printf '%s\n' "$@" >"$job/options"
+# A task names its own participants; those of the call would count beside them.
+task_options=() is_label=""
+for argument in "$@"; do
+    case $argument in
+        --participant[-_]label | --participant[-_]label=*) is_label=yes ;;
+        -*) is_label="" ;;
+    esac
+    test -n "$is_label" || task_options+=("$argument")
+done
+printf '%s\n' "${task_options[@]}" >"$job/task-options"
 
 after=()
 if test "${#labels[@]}" -gt 0; then

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -100,3 +101,31 @@ def test_containers_name_one_place():
     for name in ("Singularity.def", "Singularity.scratch.def"):
         assert f'exec {program} "$@"' in (ROOT / name).read_text()
     assert program in read_json("boutiques/bids_semantoks.json")["command-line"]
+
+
+def test_a_task_of_the_array_names_its_own_participants_alone(tmp_path):
+    """Selected ones would be done by every task, since lists that are given twice add up."""
+    called = tmp_path / "called"
+    for name, lines in (
+        (
+            "bids_semantoks",
+            f'echo "$*" >>"{called}"\necho "sub-01_task-rest: extract"\necho "sub-02_task-rest: extract"',
+        ),
+        ("sbatch", "echo 7"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    options = ["--atlas", "Demo457", "--participant-label", "01", "02", "--mem", "4G", "--participant_label=03", "-q"]
+    submit = [CLUSTER / "slurm" / "submit.sh", tmp_path, tmp_path / "out", *options]
+    subprocess.run(submit, env=environment, check=True, capture_output=True)
+    (job,) = (tmp_path / "out" / "logs" / "slurm").iterdir()
+    environment |= {"SLURM_ARRAY_TASK_ID": "2"}
+    subprocess.run([CLUSTER / "slurm" / "participant.sbatch", job, "1"], env=environment, check=True)
+    subprocess.run([CLUSTER / "slurm" / "group.sbatch", job], env=environment, check=True)
+    places = f"{tmp_path} {tmp_path / 'out'}"
+    assert called.read_text().splitlines() == [
+        f"{places} participant {' '.join(options)} --dry-run",
+        f"{places} participant --atlas Demo457 --mem 4G -q --ignore-failed-runs --participant-label 02",
+        f"{places} group {' '.join(options)}",
+    ]
