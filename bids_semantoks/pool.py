@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, cast
+from types import FrameType
+from typing import Any, Final, NoReturn, cast
 
 from bids_semantoks.relay import receive_record, relay_records
 
@@ -25,6 +26,8 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+#: A process that reads from a file system that hangs would never end by itself.
+_SECONDS_TO_LEAVE: Final = 10.0
 
 
 class WorkerDied(Exception):
@@ -238,9 +241,13 @@ class _Crew:
             self.give(connection, process)
 
     def dismiss(self) -> None:
-        """End the processes that are still busy."""
-        for process, _ in self.busy.values():
+        """End the processes that are still busy, letting them take away what they wrote in part."""
+        processes = [process for process, _ in self.busy.values()]
+        for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(_SECONDS_TO_LEAVE)
+            process.kill()
             process.join()
 
 
@@ -249,12 +256,19 @@ def _serve(
 ) -> None:
     # The parent decides when to stop: a Ctrl-C in the terminal reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     relay_records(connection.send)
     try:
         worker = build_worker(*arguments)
         while True:
             connection.send(worker(connection.recv()))
-    except EOFError:
+    except (EOFError, BrokenPipeError):
+        # The parent is gone.
         return
     except Exception as error:  # noqa: BLE001 - raised again in the parent, which knows what to say
         connection.send(error)
+
+
+def _leave(signum: int, _: FrameType | None) -> NoReturn:
+    """End by way of an exception, so that half-written files are taken away."""
+    raise SystemExit(128 + signum)

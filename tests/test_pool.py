@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,30 @@ def test_no_job_is_begun_once_no_more_are_wanted(n_procs):
         done.append(i)
     assert 3 <= len(done) < 3 + n_procs
     assert len(set(done)) == len(done)
+
+
+def build_holding_worker(folder):
+    def work(job):
+        if job == "hold":
+            try:
+                (folder / "half").touch()
+                while True:
+                    time.sleep(0.01)
+            finally:
+                (folder / "half").unlink()
+        while not (folder / "half").exists():
+            time.sleep(0.01)
+        return job
+
+    return work
+
+
+def test_processes_that_are_ended_take_away_what_is_half_done(tmp_path):
+    results = pool.run_jobs(build_holding_worker, (tmp_path,), ["hold", "follow", "follow"], n_procs=2)
+    assert next(results) == (1, "follow")
+    assert (tmp_path / "half").exists()
+    results.close()
+    assert not (tmp_path / "half").exists()
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("1", 1), ("64", 3), ("2,1", 2), ("", 3), ("many", 3), ("0", 1)])
