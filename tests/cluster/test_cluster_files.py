@@ -106,13 +106,8 @@ def test_containers_name_one_place():
 def test_a_task_of_the_array_names_its_own_participants_alone(tmp_path):
     """Selected ones would be done by every task, since lists that are given twice add up."""
     called = tmp_path / "called"
-    for name, lines in (
-        (
-            "bids_semantoks",
-            f'echo "$*" >>"{called}"\necho "sub-01_task-rest: extract"\necho "sub-02_task-rest: extract"',
-        ),
-        ("sbatch", "echo 7"),
-    ):
+    plan = f'echo "$*" >>"{called}"\nprintf "sub-0%d_task-rest: extract\\n" 1 2'
+    for name, lines in (("bids_semantoks", plan), ("sbatch", "echo 7")):
         (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
         (tmp_path / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -121,8 +116,8 @@ def test_a_task_of_the_array_names_its_own_participants_alone(tmp_path):
     subprocess.run(submit, env=environment, check=True, capture_output=True)
     (job,) = (tmp_path / "out" / "logs" / "slurm").iterdir()
     environment |= {"SLURM_ARRAY_TASK_ID": "2"}
-    subprocess.run([CLUSTER / "slurm" / "participant.sbatch", job, "1"], env=environment, check=True)
-    subprocess.run([CLUSTER / "slurm" / "group.sbatch", job], env=environment, check=True)
+    subprocess.run(["bash", CLUSTER / "slurm" / "participant.sbatch", job, "1"], env=environment, check=True)
+    subprocess.run(["bash", CLUSTER / "slurm" / "group.sbatch", job], env=environment, check=True)
     places = f"{tmp_path} {tmp_path / 'out'}"
     assert called.read_text().splitlines() == [
         f"{places} participant {' '.join(options)} --dry-run",
