@@ -124,3 +124,17 @@ def test_a_task_of_the_array_names_its_own_participants_alone(tmp_path):
         f"{places} participant --atlas Demo457 --mem 4G -q --ignore-failed-runs --participant-label 02",
         f"{places} group {' '.join(options)}",
     ]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (7, 0), (1, 1), (3, 3), (5, 5)])
+def test_failed_runs_do_not_hold_the_group_job_back(tmp_path, code, expected):
+    for name, lines in (
+        *(("directories", "/in\n/out\n"), ("task-options", "-q\n"), ("participants", "01\n")),
+        ("program", f"{tmp_path}/app\n"),
+        ("app", f"#!/bin/bash\nexit {code}\n"),
+    ):
+        (tmp_path / name).write_text(lines)
+    (tmp_path / "app").chmod(0o755)
+    script = ["bash", CLUSTER / "slurm" / "participant.sbatch", tmp_path, "1"]
+    done = subprocess.run(script, env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"}, check=False, capture_output=True)
+    assert done.returncode == expected
