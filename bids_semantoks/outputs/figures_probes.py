@@ -121,8 +121,10 @@ def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
     Figure
         One line a model.
     """
-    figure = start_figure(6.4, 0.85 + 0.32 * len(bars))
-    axes = figure.subplots(gridspec_kw=build_margins(figure, left=1.75, right=1.35, top=0.15, bottom=0.5))
+    names = [shorten_label(bar.name, 28) for bar in bars]
+    left = max(1.75, 0.08 * max(map(len, names)))
+    figure = start_figure(4.65 + left, 0.85 + 0.32 * len(bars))
+    axes = figure.subplots(gridspec_kw=build_margins(figure, left=left, right=1.35, top=0.15, bottom=0.5))
     axes.axvline(chance, color=GREY, linewidth=1, linestyle="--")
     for i, bar in enumerate(bars):
         colour = ORANGE if bar.is_encoder else BLUE
@@ -139,7 +141,7 @@ def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
             fontsize=8,
             annotation_clip=False,
         )
-    axes.set_yticks(range(len(bars)), [shorten_label(bar.name, 22) for bar in bars])
+    axes.set_yticks(range(len(bars)), names)
     for tick, bar in zip(axes.get_yticklabels(), bars, strict=True):
         tick.set_fontweight("bold" if bar.is_encoder else "normal")
     axes.set_ylim(len(bars) - 0.4, -0.6)

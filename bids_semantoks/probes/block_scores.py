@@ -230,7 +230,7 @@ def score_design(blocks: Blocks, target: Target, design: BlockDesign, model: str
             features, target, design.splits, groups=design.groups, seed=config.running.random_seed
         )
         scores = score_participants(predictions, blocks.participants, _METRIC)
-        mean = average_participants(scores, reference=chance, widening=design.widening)
+        mean = average_participants(scores, reference=chance, widening=design.widening, limits=(0.0, 1.0))
         nothing = np.full(len(scores), np.nan)
         compared = average_participants(
             nothing if first is None else first - scores, reference=0.0, widening=design.widening
@@ -244,8 +244,8 @@ def score_design(blocks: Blocks, target: Target, design: BlockDesign, model: str
                 position=position,
                 metric=_METRIC,
                 value=mean.value,
-                ci_low=max(mean.ci_low, 0.0),
-                ci_high=min(mean.ci_high, 1.0),
+                ci_low=mean.ci_low,
+                ci_high=mean.ci_high,
                 p_value=mean.p_value,
                 chance=chance,
                 difference=compared.value,

@@ -3,6 +3,8 @@
 References
 ----------
 .. [1] C. Nadeau and Y. Bengio, Inference for the generalization error, Machine Learning 52 (2003).
+.. [2] C. Clopper and E. Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
+   Biometrika 26 (1934).
 """
 
 from __future__ import annotations
@@ -62,8 +64,13 @@ def score_participants(predictions: Predictions, participants: NDArray[Any], met
     return build_scorer(predictions, metric)(weights)
 
 
-def average_participants(scores: Floats, *, reference: float, widening: float = 1.0) -> MeanScore:
+def average_participants(
+    scores: Floats, *, reference: float, widening: float = 1.0, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> MeanScore:
     """Average scores, and test the mean by Student's t over participants.
+
+    Where all have the same score, which leaves Student's t nothing to judge by, p is that of a sign test; at a limit of
+    the scale, the interval is the exact one of a share of 0 or 1 [2]_.
 
     Parameters
     ----------
@@ -74,6 +81,8 @@ def average_participants(scores: Floats, *, reference: float, widening: float = 
     widening : float
         Factor of the standard error. Models of different folds share most of their training rows, so that their errors
         move together: sqrt(1 + n_test_all / n_train) is the correction of [1]_ for one round of folds.
+    limits : tuple of float
+        Least and largest score that there can be, to which the interval is cut.
 
     Returns
     -------
@@ -86,6 +95,21 @@ def average_participants(scores: Floats, *, reference: float, widening: float = 
     if n < 2:
         return MeanScore(value=value, ci_low=np.nan, ci_high=np.nan, p_value=np.nan, n=n)
     error = widening * float(known.std(ddof=1)) / np.sqrt(n)
+    if error == 0:
+        low, high = _bound_equal(value, limits, n)
+        p_value = 1.0 if value == reference else min(1.0, 2 * 0.5**n)
+        return MeanScore(value=value, ci_low=low, ci_high=high, p_value=p_value, n=n)
     reach = error * float(student.ppf(0.975, n - 1))
-    p_value = float(2 * student.sf(abs(value - reference) / error, n - 1)) if error > 0 else float(value == reference)
-    return MeanScore(value=value, ci_low=value - reach, ci_high=value + reach, p_value=p_value, n=n)
+    p_value = float(2 * student.sf(abs(value - reference) / error, n - 1))
+    low, high = max(value - reach, limits[0]), min(value + reach, limits[1])
+    return MeanScore(value=value, ci_low=low, ci_high=high, p_value=p_value, n=n)
+
+
+def _bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[float, float]:
+    """Bound a score that all n participants have."""
+    first, last = limits
+    if value == last:
+        return first + (last - first) * 0.025 ** (1 / n), last
+    if value == first:
+        return first, last - (last - first) * 0.025 ** (1 / n)
+    return value, value

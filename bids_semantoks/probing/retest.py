@@ -30,7 +30,8 @@ class RetestScore:
     identification : float
         Share of scans whose most similar scan of the other run is the same participant's, both ways.
     ci_low, ci_high : float
-        95 % interval, participants drawn with replacement, the others held fixed.
+        95 % interval, participants drawn with replacement, the others held fixed; where all or none are recognised,
+        that of Clopper and Pearson.
     chance : float
         One over the number of participants.
     icc_median, icc_low, icc_high : float
@@ -89,6 +90,10 @@ def compute_retest(
     rng = np.random.default_rng(seed)
     sample = hits[rng.integers(0, len(hits), size=(n_bootstrap, len(hits)))].mean(axis=1)
     low, high = np.quantile(sample, (0.025, 0.975))
+    if low == high and low in (0.0, 1.0):
+        # No sample of people who all are, or are not, recognised can differ: the exact interval of such a share.
+        reach = 0.025 ** (1 / len(hits))
+        low, high = (reach, 1.0) if low else (0.0, 1 - reach)
     icc = compute_icc(first, second)
     quartiles = np.nanquantile(icc, (0.25, 0.5, 0.75)) if not np.isnan(icc).all() else np.full(3, np.nan)
     return RetestScore(

@@ -132,6 +132,19 @@ def test_participants_are_scored_alone_and_averaged():
     assert np.isnan(average_participants(np.array([0.7]), reference=0.5).p_value)
 
 
+def test_seven_perfect_scores_are_not_certain():
+    perfect = average_participants(np.ones(7), reference=0.5, widening=1.2, limits=(0.0, 1.0))
+    assert perfect.ci_low == pytest.approx(stats.binomtest(7, 7).proportion_ci(method="exact").low)
+    assert perfect.ci_high == 1
+    assert perfect.p_value == pytest.approx(stats.binomtest(7, 7).pvalue)
+    none = average_participants(np.zeros(7), reference=0.5, limits=(0.0, 1.0))
+    assert (none.ci_low, none.ci_high) == pytest.approx((0, 1 - perfect.ci_low))
+    same = average_participants(np.zeros(7), reference=0.0)
+    assert (same.p_value, same.ci_low, same.ci_high) == (1, 0, 0)
+    near = average_participants(np.array([1.0, 1.0, 0.9]), reference=0.5, limits=(0.0, 1.0))
+    assert near.ci_high == 1
+
+
 def test_the_nearest_events_are_found_and_read(tmp_path):
     raw, derivative = tmp_path / "raw", tmp_path / "raw" / "derivatives" / "prep"
     for folder in (raw / "sub-01" / "ses-1" / "func", derivative):

@@ -213,6 +213,8 @@ def test_retest_knows_persons():
     assert abs(noise.icc_median) < 0.2
     assert noise.chance == 1 / 31
     np.testing.assert_array_equal(compute_hits(first, first), 1)
+    sure = compute_retest("itself", first, first)
+    assert (sure.ci_low, sure.ci_high) == pytest.approx((binomtest(31, 31).proportion_ci(method="exact").low, 1))
     with pytest.raises(ValueError, match=r"found \(31, 17\) and \(30, 17\)"):
         compute_retest("x", first, first[1:])
 
