@@ -125,6 +125,8 @@ def limit_threads(n_threads: int) -> None:
     """
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(n_threads)
+    # Threads that wait in a spin take the CPUs from whoever they wait for when a machine is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def run_jobs(

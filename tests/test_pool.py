@@ -89,6 +89,18 @@ def test_threads_are_bounded_by_what_openmp_is_told(monkeypatch, asked, expected
     assert pool.count_threads() == expected
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_cpus_to_others(monkeypatch, asked, expected):
+    for name in pool._THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", asked or "")
+    if asked is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    pool.limit_threads(3)
+    assert os.environ["OMP_WAIT_POLICY"] == expected
+    assert all(os.environ[name] == "3" for name in pool._THREAD_VARIABLES)
+
+
 def test_the_largest_memory_is_this_process_own():
     """A process started by a large one begins small; and what was used and given back counts."""
     ballast = b"x" * (200 * 2**20)
