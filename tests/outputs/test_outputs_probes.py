@@ -156,7 +156,7 @@ def test_names_that_users_gave_have_room_and_no_formulas():
         legend = drawn["map"]().axes[0].get_legend()
     labels = [label.get_text() for label in axes.get_yticklabels()]
     names = [label.get_text() for label in drawn["models"]().axes[0].get_yticklabels()]
-    assert names == ["price ($) of t… of the last"]
+    assert names == ["price ($) of t…d of the last"]
     assert labels == ["price …last 1", "price …last 2", "_none"]
     assert legend.get_texts()[0].get_text().strip() == "_none"
 
