@@ -7,6 +7,9 @@ import logging
 import os
 import pickle
 import secrets
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,11 @@ from bids_semantoks.errors import ConfigurationError, ResourceError
 LOGGER = logging.getLogger("bids_semantoks")
 FORMAT: Final = "bids_semantoks training 1"
 _KEPT: Final = 2
+#: What readers raise at files that are cut, overwritten or no checkpoints.
+_DAMAGES: Final = (
+    *(OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -157,11 +165,12 @@ def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingSta
     """
     for path in reversed(find_states(directory)):
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _load(path)
             state = TrainingState(**{name: content[name] for name in TrainingState.__dataclass_fields__})
             is_ours = content["format"] == FORMAT
-        except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            LOGGER.warning("The checkpoint %s is damaged and left out: %s.", path, str(error).splitlines()[0])
+        except _DAMAGES as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            LOGGER.warning("The checkpoint %s is damaged and left out: %s.", path, reason.rstrip("."))
             continue
         if not is_ours:
             LOGGER.warning("The checkpoint %s is of another version and left out.", path)
@@ -169,6 +178,18 @@ def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingSta
         _check_settings(path, state.settings, settings)
         return state
     return None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Load a checkpoint after comparing its checksums, which torch itself does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken:
+        raise ValueError(f"{broken} has another checksum")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}")
+    return content
 
 
 def _check_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -23,11 +23,16 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError
 
-FORMAT: Final = "bids_semantoks signals 1"
+FORMAT: Final = "bids_semantoks signals 2"
 _SEGMENT_BYTES: Final = 2**30
 _ITEM: Final = np.dtype("<f2").itemsize
 _COLUMNS: Final = ("key", "participant", "n_volumes", "repetition_time", "crc32", "present")
 _REMEDY: Final = "Delete the directory: it is made again from the signals."
+
+
+def _sum_up(columns: Mapping[str, Any]) -> int:
+    """Compute the checksum of an index, which also decides what the volumes mean."""
+    return zlib.crc32(json.dumps(columns).encode())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -144,8 +149,8 @@ class SignalStore:
                 os.fsync(file.fileno())
             temporary.replace(path)
             columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
-            text = json.dumps({"format": FORMAT, "n_parcels": self.n_parcels, "runs": columns})
-            temporary.write_text(text, encoding="utf-8")
+            content = {"format": FORMAT, "n_parcels": self.n_parcels, "crc32": _sum_up(columns), "runs": columns}
+            temporary.write_text(json.dumps(content), encoding="utf-8")
             temporary.replace(index)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -181,6 +186,8 @@ class SignalStore:
                     f"The packed signals {index} have {values['n_parcels']} parcels, expected {self.n_parcels}.",
                     hint=_REMEDY,
                 )
+            if values["crc32"] != (found := _sum_up(values["runs"])):
+                raise ValueError(f"its checksum is {found}, expected {values['crc32']}")
             columns = [values["runs"][name] for name in _COLUMNS]
             rows = list(zip(*columns, strict=True))
             ends = np.cumsum([row[2] for row in rows], dtype=np.int64)

@@ -131,15 +131,25 @@ def test_the_time_is_up_after_each_step_and_the_end_is_the_same(tmp_path, whole)
     assert_same(weights(train(tmp_path, max_seconds=0.0)), whole[0])
 
 
-def test_a_damaged_checkpoint_is_left_out(tmp_path, whole):
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "tensor"])
+def test_a_damaged_checkpoint_is_left_out(tmp_path, whole, damage, caplog):
     with pytest.raises(TrainingStopped, match="saved at step 1 of"):
         train(tmp_path, max_seconds=0.0)
     with pytest.raises(TrainingStopped, match="saved at step 2 of"):
         train(tmp_path, max_seconds=0.0)
     last = find_states(tmp_path / "checkpoints")[-1]
-    last.write_bytes(last.read_bytes()[:-999])
-    training = build_training(tmp_path, write_store(tmp_path / "signals"), recipe=TrainingConfig(**RECIPE))
+    content = last.read_bytes()
+    if damage == "tensor":
+        torch.save(torch.ones(2), last)
+    else:
+        weight = torch.load(last, weights_only=True)["tensors"]["module"]["student.class_token"].numpy().tobytes()
+        place = content.index(weight)
+        flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        last.write_bytes({"cut": content[:-999], "empty": b"", "text": b"gone", "flipped": flipped}[damage])
+    with caplog.at_level("WARNING", logger="bids_semantoks"):
+        training = build_training(tmp_path, write_store(tmp_path / "signals"), recipe=TrainingConfig(**RECIPE))
     assert training.step == 1
+    assert f"The checkpoint {last} is damaged and left out: " in caplog.text
     assert_same(weights(train(tmp_path)), whole[0])
 
 

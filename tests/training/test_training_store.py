@@ -119,7 +119,20 @@ def test_a_damaged_index_is_refused(store):
     with pytest.raises(InputError, match=r"are damaged: .*Delete the directory"):
         SignalStore(store.directory, P)
     index.write_text(json.dumps({"format": FORMAT, "n_parcels": P, "runs": {}}))
-    with pytest.raises(InputError, match="are damaged: 'key'"):
+    with pytest.raises(InputError, match="are damaged: 'crc32'"):
+        SignalStore(store.directory, P)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("participant", "other"), ("repetition_time", 3.0), ("present", "!!"), ("key", ["key0"])]
+)
+def test_an_index_that_was_changed_is_refused(store, column, value):
+    """Volumes have checksums of their own; whose they are and which parcels they hold is as decisive."""
+    (index,) = store.directory.glob("*.json")
+    values = json.loads(index.read_text())
+    values["runs"][column][0] = value
+    index.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=rf"are damaged: its checksum is \d+, expected {values['crc32']}"):
         SignalStore(store.directory, P)
 
 
@@ -134,7 +147,7 @@ def test_another_version_is_refused(store):
     (index,) = store.directory.glob("*.json")
     values = json.loads(index.read_text())
     index.write_text(json.dumps({**values, "format": "bids_semantoks signals 0"}))
-    with pytest.raises(InputError, match=r"another version: expected 'bids_semantoks signals 1', found .* signals 0'"):
+    with pytest.raises(InputError, match=r"another version: expected 'bids_semantoks signals 2', found .* signals 0'"):
         SignalStore(store.directory, P)
 
 
