@@ -18,9 +18,10 @@ from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.names import sorted_naturally
+from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs import report, run_figures
 from bids_semantoks.probes import prober
-from bids_semantoks.probes.designs import convert_covariates
+from bids_semantoks.probes.designs import build_target, convert_covariates
 from bids_semantoks.probes.groupings import check_classes
 from bids_semantoks.probes.pretrained import count_pretrained, describe_pretraining
 from bids_semantoks.probing import linear, metrics
@@ -269,6 +270,14 @@ def test_sites_by_number_are_no_quantity() -> None:
     np.testing.assert_array_equal(table[:3], [[1, 0, 0, 20], [0, 0, 1, 31], [0, 1, 0, 42]])
 
 
+def test_a_class_that_a_covariate_makes_too_small_is_named() -> None:
+    labels = ("a",) * 6 + ("b",) * 9
+    own = Phenotype(name="group", table="x.tsv", kind="classification", labels=labels, numbers=np.full(15, np.nan))
+    assert build_target(own, np.arange(15) == 0, n_bins=0).classes == ("a", "b")
+    with pytest.raises(InputError, match=r"group has classes with fewer than 5 members .*: 'a' \(4\)"):
+        build_target(own, np.arange(15) < 2, n_bins=0)
+
+
 def test_bins_that_nobody_falls_into_are_refused() -> None:
     target = Target(name="score", values=np.array([0.0] * 30 + list(range(1, 12))), n_bins=4)
     splits = build_splits(target.compute_strata(), n_repeats=1)
@@ -307,7 +316,7 @@ def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> 
     [
         (("--probe", "agee"), 3, "Column agee not found in participants.tsv"),
         (("--probe", "family"), 3, "classes with fewer than 5 members"),
-        (("--probe", "age", "--group-by", "site"), 3, "2 groups cannot be divided into 5 folds"),
+        (("--probe", "age", "--group-by", "site"), 3, "age cannot be divided: 2 groups cannot be divided into 5 folds"),
         (("--probe", "age", "site", "--leave-out", "site"), 3, "--leave-out site keeps apart what --probe site"),
         (("--probe", "sex", "--leave-out", "ward"), 3, "Without ward north nobody of sex M is left to train on"),
         (("--probe", "age", "--covariate", "mood"), 3, "mood of mood.tsv has one value a session, but age"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.phenotypes import Phenotype, find_columns, parse_number
+from bids_semantoks.inputs.phenotypes import MIN_CLASS, Phenotype, find_columns, parse_number
 from bids_semantoks.outputs.probes import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.groupings import (
@@ -254,6 +255,13 @@ def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int
             raise InputError(
                 f"Column {phenotype.name} has {n_classes} classes among those with all covariates.",
                 hint="Leave a covariate away.",
+            )
+        small = {label: count for label, count in Counter(labels).items() if label is not None and count < MIN_CLASS}
+        if small:
+            raise InputError(
+                f"Column {phenotype.name} has classes with fewer than {MIN_CLASS} members among those with all "
+                f"covariates: {', '.join(f'{label!r} ({count})' for label, count in sorted(small.items()))}.",
+                hint="Leave a covariate away, or write n/a for these classes.",
             )
         return build_class_target(phenotype.name, labels)
     values = np.where(is_out, np.nan, phenotype.numbers)

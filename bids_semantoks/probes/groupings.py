@@ -127,10 +127,12 @@ def build_phenotype_splits(
                 hint="Use --protocol nested.",
             )
         return splits
-    if asked.protocol == "paper":
-        splits = build_published_splits(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
-    else:
-        splits = build_splits(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
+    build = build_published_splits if asked.protocol == "paper" else build_splits
+    try:
+        splits = build(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
+    except InputError as error:
+        # Splits know numbers alone; of several phenotypes the user must know which.
+        raise InputError(f"{target.name} cannot be divided: {error.message}", hint=error.hint) from error
     if groups is not None:
         check_groups(splits, groups)
     check_classes(target, splits)
