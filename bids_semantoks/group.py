@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, open_work_dir, run_batch
-from bids_semantoks.config import AppConfig, RunningConfig, to_json
+from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.outputs.dataset import write_descriptions
@@ -278,6 +278,10 @@ def _pretrain(
     """Pretrain an encoder, and make it the one to embed with."""
     from bids_semantoks.pretraining import pretrain_encoder  # noqa: PLC0415 - most calls do not train
 
+    if config.embedding.model != EmbeddingConfig().model:
+        LOGGER.warning(
+            "--model %s is not used: --pretrain embeds with the encoder that it trains.", config.embedding.model
+        )
     path = pretrain_encoder(config, chosen, parcels, networks)
     return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
 

@@ -151,6 +151,8 @@ def run_participants(config: AppConfig) -> Tally:
     SemantoksError
         When the call as a whole cannot work; nothing was written then.
     """
+    if config.pretraining.pretrain:
+        LOGGER.warning("--pretrain trains at the group level, and does nothing at the participant level.")
     plan, encoder, jobs = build_plan(config)
     check_no_conflict(jobs, overwrite=config.running.overwrite)
     if not config.running.overwrite:

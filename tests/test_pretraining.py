@@ -262,6 +262,20 @@ def test_bad_calls(outputs, pretrain, tmp_path, arguments, code, words):
     assert words in text
 
 
+def test_what_would_do_nothing_is_said(outputs, app, study, pretrain, tmp_path):
+    code, text = app(study, outputs, "--encoder-config", "tiny", "--epochs", "2", level="group")
+    assert code == 4
+    assert "--encoder-config, --epochs would do nothing without --pretrain" in text
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    code, text = app(study, out, "--pretrain", "--signals-only", level="participant")
+    assert code == 0, text
+    assert "--pretrain trains at the group level, and does nothing at the participant level" in text
+    code, text = pretrain(out, "--model", "random:small", "--max-hours", "1e-9")
+    assert code == 8
+    assert "--model random:small is not used: --pretrain embeds with the encoder that it trains" in text
+
+
 def test_a_recipe_from_a_file(out, pretrain, tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"mask": "block", "ttr_weight": 0.0, "epochs": 7}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,16 @@ class AppConfig:
         check(
             self.level in ("participant", "group"),
             f"analysis level must be participant or group, found {self.level!r}.",
+        )
+        asked = [
+            f"--{field.name.replace('_', '-')}"
+            for field in dataclasses.fields(self.pretraining)
+            if getattr(self.pretraining, field.name) != field.default
+        ]
+        check(
+            self.pretraining.pretrain or bool(self.probing.scaling) or not asked,
+            f"{', '.join(asked)} would do nothing without --pretrain.",
+            "Give --pretrain at the group level to train an encoder, --model to use one.",
         )
 
 
