@@ -257,7 +257,8 @@ def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
 def _build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     config = plan.config
     paths = build_paths(config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else "")
-    inputs, settings = describe_inputs(run), plan.settings
+    inputs = describe_inputs(run, with_metadata="compcor" in plan.denoising.strategy)
+    settings = plan.settings
     sidecar = read_sidecar(paths.signals_sidecar)
     differences = describe_differences(sidecar["Settings"], settings) if sidecar else []
     has_signals = (

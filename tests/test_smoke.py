@@ -277,6 +277,17 @@ def find_one(out: Path, ending: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("preset", "expected"), [("compcor", "1 ok"), ("simple", "1 skipped")])
+def test_changed_metadata_are_computed_again_where_they_choose_components(own_study, tmp_path, app, preset, expected):
+    select = ("--participant-label", "001", "--signals-only", "--denoise", preset)
+    assert app(own_study, tmp_path / "out", *select)[0] == 0
+    (path,) = (own_study / "derivatives" / "fmriprep" / "sub-001").rglob("*desc-confounds_timeseries.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "a_comp_cor_99": {"Mask": "WM"}}))
+    code, text = app(own_study, tmp_path / "out", *select)
+    assert code == 0
+    assert expected in text
+
+
 def test_a_changed_repetition_time_is_computed_again(own_study, tmp_path, app):
     out = tmp_path / "out"
     assert app(own_study, out, *SELECT)[0] == 0

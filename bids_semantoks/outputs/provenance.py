@@ -58,13 +58,15 @@ def _brief(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def describe_inputs(run: Run) -> dict[str, dict[str, int | float | None]]:
+def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[str, int | float | None]]:
     """Describe the files of a run so that a change is noticed without reading them.
 
     Parameters
     ----------
     run : Run
         The source run.
+    with_metadata : bool
+        Count the JSON file beside the confounds, too: CompCor chooses its components by it.
 
     Returns
     -------
@@ -74,6 +76,8 @@ def describe_inputs(run: Run) -> dict[str, dict[str, int | float | None]]:
     """
     files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
     files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
+    if with_metadata and run.confounds is not None:
+        files["confounds_metadata"] = run.confounds.with_suffix(".json")
     described: dict[str, dict[str, int | float | None]] = {"sidecar": {"RepetitionTime": run.repetition_time}}
     for name, path in files.items():
         if path is not None and path.exists():
