@@ -241,7 +241,10 @@ def test_covariates_are_removed_and_stand_alone(found: tuple[Path, Path], group:
     assert alone["covariates"] == "n/a"
     leaks = {row["covariates"] for row in select(out, phenotype="site")}
     assert leaks == {"n/a", "sex, age"}
-    assert "1 without a value; 1 without a value of sex" in (out / "group.html").read_text()
+    assert (
+        "1 without a value; 1 without a value of sex; 1 more in participants.tsv, without runs here"
+        in (out / "group.html").read_text()
+    )
 
 
 def test_small_sites_neither_hide_leakage_nor_are_scored(

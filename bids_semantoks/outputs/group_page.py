@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from bids_semantoks.outputs.group_extras import build_block_section, build_scali
 from bids_semantoks.outputs.group_phenotype import build_part, describe_level
 from bids_semantoks.outputs.group_report import GroupPage, Picture, Section, read_training_picture, write_group_page
 from bids_semantoks.outputs.group_wording import METRIC_NAMES, MODEL_NAMES, format_interval, format_number, format_p
-from bids_semantoks.outputs.probe_results import StoredProbes, read_probes
+from bids_semantoks.outputs.probe_results import StoredProbes, read_probes, read_records
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
 
@@ -61,13 +62,43 @@ def build_group_page(stored: StoredProbes, out_dir: Path) -> GroupPage:
     sections = [build(stored, out_dir) for build in SECTIONS]
     return GroupPage(
         title=stored.model,
-        overview=list(stored.facts["Overview"].items()),
+        overview=[*stored.facts["Overview"].items(), *describe_left_out(out_dir, stored.model)],
         pretraining=stored.facts["Pretraining"],
         warns=any(row.n_pretrained != 0 for row in stored.scores if row.role == "encoder"),
         phenotypes=[build_part(stored, name) for name in stored.phenotypes],
         sections=[section for section in sections if section is not None],
         warnings=list(stored.facts["Warnings"]),
     )
+
+
+def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
+    """Say how many runs have no embedding, and why.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset, with ``group_status.tsv``.
+    model : str
+        Encoder label.
+
+    Returns
+    -------
+    list of (str, str)
+        One line for the overview; none where all runs are in.
+    """
+    rows = read_records(out_dir / "group_status.tsv")
+    # Signals have a status without an encoder, which is what a run has that never came to be embedded.
+    own = [row for row in rows if "_desc-" not in row["run"] or row["run"].endswith(f"_desc-{model}")]
+    counts = Counter(
+        (row["status"], row["reason"]) for row in own if row["status"] != "ok" and row["reason"] != "already_done"
+    )
+    if not counts:
+        return []
+    reasons = ", ".join(
+        f"{count} {status} ({reason.replace('_', ' ') or 'no reason'})"
+        for (status, reason), count in sorted(counts.items())
+    )
+    return [("runs left out", f"{reasons}; see the status of all runs")]
 
 
 def build_leakage_section(stored: StoredProbes, _: Path) -> Section:

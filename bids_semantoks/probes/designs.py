@@ -200,6 +200,9 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     if (lacks & ~out).any():
         needed = ", ".join(filter(None, (*names, asked.leave_out)))
         notes.append(f"{int((lacks & ~out).sum())} without a value of {needed}")
+    described = {label for (label, _), text in plan.columns[phenotype.name].values.items() if text is not None}
+    if n_others := len(described - set(rows.participants.tolist())):
+        notes.append(f"{n_others} more in {phenotype.table}, without runs here")
     target = build_target(phenotype, out | lacks, n_bins=asked.n_bins)
     groups = find_groups(plan, rows, phenotype.name)
     if left_out is not None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from bids_semantoks.outputs.group_page import build_colouring, choose_colourings
+from pathlib import Path
+
+from bids_semantoks.outputs.group_page import build_colouring, choose_colourings, describe_left_out
 
 
 def choose(**columns: tuple[str | None, ...]) -> list[str]:
     return [one.name for one in choose_colourings([build_colouring(name, cells) for name, cells in columns.items()])]
+
+
+def test_runs_without_an_embedding_are_counted(tmp_path: Path) -> None:
+    lines = ("a_desc-Tiny\tok\tn/a", "b\tskipped\ttoo_short", "c\tfailed\tno_mask", "d\tskipped\ttoo_short")
+    others = ("a_desc-Other\tfailed\tinternal", "a_desc-TinyTwo\tfailed\tinternal", "e\tskipped\talready_done")
+    (tmp_path / "group_status.tsv").write_text("\n".join(("run\tstatus\treason", *lines, *others)) + "\n")
+    said = "1 failed (no mask), 2 skipped (too short); see the status of all runs"
+    assert describe_left_out(tmp_path, "Tiny") == [("runs left out", said)]
+    assert describe_left_out(tmp_path / "nowhere", "Tiny") == []
 
 
 def test_colours_that_all_share_are_left_out() -> None:
