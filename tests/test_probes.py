@@ -267,6 +267,23 @@ def test_small_sites_neither_hide_leakage_nor_are_scored(
     assert "Not scored, with too few participants or one class alone: A" in (out / "group.html").read_text()
 
 
+def test_families_stay_together_where_leakage_is_measured(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    designs: list[Any] = []
+    run = prober.Prober.run
+
+    def remember(self: prober.Prober, features: Any, design: Any, *, role: str, others: Any = ()) -> Any:
+        designs.extend([design] if role == "leakage" else [])
+        return run(self, features, design, role=role, others=others)
+
+    monkeypatch.setattr(prober.Prober, "run", remember)
+    code, said = group("--probe", "age", "--baselines", "none", "--group-by", "family")
+    assert code == 0, said
+    families = np.array([f"f{i // 3}" if i > 2 else label for i, label in enumerate(LABELS)])
+    assert [design.target.name for design in designs] == ["site"]
+    for split in designs[0].splits:
+        assert not set(families[split.train]) & set(families[split.test])
+
+
 def test_sites_by_number_are_no_quantity() -> None:
     cells = {"site": ("1", "2", "10", "2"), "age": ("20", "31", "42", None)}
     table = convert_covariates(cells, np.array([True, True, True, False]))

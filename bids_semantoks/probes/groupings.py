@@ -44,12 +44,29 @@ def find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | N
     name = plan.config.probing.group_by
     if name is None:
         return rows.participants if rows.has_sessions else None
-    labels = plan.find_labels(rows, name, phenotype)
-    # Without a family of one's own name, one is one's own family.
-    own = [f"{label}" if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
-    groups = np.array(own)
+    groups = name_groups(plan.find_labels(rows, name, phenotype), rows)
     check_together(groups, rows, name, np.ones(len(groups), dtype=bool))
     return groups
+
+
+def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
+    """Name the group of each row; without a family of one's own name, one is one's own family.
+
+    Parameters
+    ----------
+    labels : sequence of (str or None), length n
+        Of the column.
+    rows : Rows
+        Participants or sessions.
+
+    Returns
+    -------
+    NDArray, shape (n,)
+        Nothing missing.
+    """
+    return np.array(
+        [label if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
+    )
 
 
 def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.errors import InputError
 from bids_semantoks.probes.designs import Design, convert_covariates
 from bids_semantoks.probes.findings import ModelResult
+from bids_semantoks.probes.groupings import name_groups
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.prober import Prober
 from bids_semantoks.probes.rows import Rows, compute_motion
@@ -114,6 +116,14 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
     return tuple(found)
 
 
+def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] | None:
+    """Find who stays together: relatives are alike, and live in one place."""
+    name = plan.config.probing.group_by
+    if name is None or name == target.name or plan.columns[name].has_sessions:
+        return None
+    return name_groups(plan.columns[name].find(rows.keys), rows)
+
+
 def _drop_rows(target: Target, is_out: NDArray[np.bool_]) -> Target:
     """Leave rows out, and with them the classes that they make too small."""
     values = np.where(is_out, np.nan, target.values)
@@ -140,15 +150,22 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
     target = _drop_rows(target, ~usable)
     if not is_splittable(target.values, is_class=bool(target.classes)):
         return None
-    splits = build_splits(target.compute_strata(), n_repeats=prober.asked.n_repeats, seed=prober.seed)
+    known: dict[str, Any] = {"n_repeats": prober.asked.n_repeats, "seed": prober.seed}
+    groups = _find_families(prober.plan, rows, target)
+    try:
+        splits = build_splits(target.compute_strata(), groups=groups, **known)
+    except InputError:
+        # Too few families of a site: better told by folds that may split a family than not at all.
+        groups = None
+        splits = build_splits(target.compute_strata(), **known)
     return Design(
         target=target,
         rows=rows,
         splits=splits,
         covariates=convert_covariates(cells, usable) if names else None,
         covariate_names=tuple(names),
-        groups=None,
+        groups=groups,
         blocks=None,
-        unit_groups=None,
+        unit_groups=groups,
         notes=(),
     )
