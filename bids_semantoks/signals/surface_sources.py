@@ -249,7 +249,7 @@ def _load_entry(entry: Path, space: str, directory: Path | None) -> Atlas:
         used = _read_used(path)
         if not used & set(values):
             raise AtlasError(f"The atlas file {path} holds none of the {len(values)} labels that are expected of it.")
-        licence = f"{path.name}: {part['licence']}; {part['source']}"
+        licence = f"{path.name}: {part['licence']}, from {part['source']}"
         volume = _build_volume(path, values, [position[index] for index in indices], licence)
         check_published(path, volume.sha256, part.get("sha256") if path.name == part["files"][0] else None)
         volumes.append(volume)

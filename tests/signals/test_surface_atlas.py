@@ -9,6 +9,7 @@ import pytest
 import surface_files as made
 
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.outputs.dataset import may_be_shared
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.signals.surface_atlas import load_surface_labels
 from bids_semantoks.signals.surface_sources import check_is_volumetric, find_all_spaces, load_surface_atlas
@@ -148,6 +149,8 @@ def test_the_default_atlas_on_the_real_grayordinates(tmp_path):
     assert set(atlas.networks) == set(CANONICAL_NETWORKS)
     for parcel in range(450):
         assert labels.names[parcel + 51 if parcel < 400 else parcel - 399] == atlas.parcels[parcel]
+    # Each part alone and unchanged may be passed on, which a merged one may not.
+    assert all(may_be_shared(volume.licence) for volume in atlas.volumes)
     (tmp_path / DLABEL.name).symlink_to(DLABEL)
     less = load_surface_atlas("Schaefer400Tian3Buckner7", space="fsLR", directory=tmp_path)
     assert len(less.parcels) == 457
