@@ -160,9 +160,11 @@ def run_group(config: AppConfig) -> Tally:
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     asked = config.pretraining
-    is_all = not config.running.dry_run and not config.probing.probe and config.probing.task_blocks is None
+    is_all = not config.probing.probe and config.probing.task_blocks is None
     if asked.pretrain and asked.pretrain_data and is_all and not find_stored_kinds(config.out_dir):
         # Nothing is here to be embedded: the encoder is all that was wanted.
+        if config.running.dry_run:
+            return _preview_pretraining(config)
         _open_outputs(config)
         _pretrain(config)
         return Tally(is_silent=read_rank() > 0)
@@ -171,9 +173,7 @@ def run_group(config: AppConfig) -> Tally:
     probe = prepare_probes(config, chosen, (parcels, networks))
     if config.pretraining.pretrain:
         if config.running.dry_run:
-            n_participants = len({run.entities["sub"] for run in chosen})
-            LOGGER.info("Would pretrain an encoder on %d runs of %d participants.", len(chosen), n_participants)
-            return Tally()
+            return _preview_pretraining(config, chosen, parcels, networks)
         _open_outputs(config)
         config = _pretrain(config, chosen, parcels, networks)
         if read_rank() > 0:
@@ -284,6 +284,19 @@ def _pretrain(
         )
     path = pretrain_encoder(config, chosen, parcels, networks)
     return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
+
+
+def _preview_pretraining(
+    config: AppConfig,
+    chosen: Sequence[StoredRun] = (),
+    parcels: tuple[str, ...] = (),
+    networks: tuple[str, ...] = (),
+) -> Tally:
+    """Say what would be trained."""
+    from bids_semantoks.pretraining import preview_training  # noqa: PLC0415 - as above
+
+    preview_training(config, chosen, parcels, networks)
+    return Tally()
 
 
 def _embed_missing(recipe: EncoderRecipe, encoder: RunEncoder, missing: list[StoredJob], tally: Tally) -> None:

@@ -41,7 +41,12 @@ from bids_semantoks.packing import (
     select_packed,
 )
 from bids_semantoks.training.batches import check_participants, choose_batch_size
-from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states
+from bids_semantoks.training.checkpoints import (
+    describe_full_disk,
+    find_differences,
+    find_states,
+    read_last_state,
+)
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
 from bids_semantoks.training.pretrain import (
@@ -188,12 +193,7 @@ def _pretrain(
     participants: frozenset[str] | None,
 ) -> Path:
     device = choose_device(resolve_device(config.embedding.device))
-    encoder = read_encoder_config(config.pretraining.encoder_config)
-    file = None
-    if config.pretraining.pretrain_data is not None:
-        data, file = describe_file(config.pretraining.pretrain_data, target=encoder.repetition_time)
-    else:
-        data = describe_stored(stored, *atlas, target=encoder.repetition_time)
+    encoder, data, file = _describe_data(config, stored, atlas)
     if participants is not None:
         sources = tuple(source for source in data.sources if source.participant in participants)
         data = dataclasses.replace(data, sources=sources)
@@ -212,6 +212,53 @@ def _pretrain(
                 raise describe_full_disk(error, plan.directory) from error
         ranks.wait()
     return plan.directory
+
+
+def _describe_data(
+    config: AppConfig, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
+) -> tuple[EncoderConfig, TrainingData, SignalsFile | None]:
+    """Describe what would be trained, and on what, without reading any signals."""
+    encoder = read_encoder_config(config.pretraining.encoder_config)
+    path = config.pretraining.pretrain_data
+    if path is not None:
+        return encoder, *describe_file(path, target=encoder.repetition_time)
+    return encoder, describe_stored(stored, *atlas, target=encoder.repetition_time), None
+
+
+def preview_training(
+    config: AppConfig, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
+) -> None:
+    """Check a training and say what it would be, without writing anything.
+
+    Parameters
+    ----------
+    config : AppConfig
+        What was asked.
+    stored : sequence of StoredRun
+        The runs to train on, unless ``--pretrain-data`` names others.
+    parcels, networks : tuple of str, length P
+        Their atlas.
+
+    Raises
+    ------
+    SemantoksError
+        When data or options do not allow a training.
+    """
+    encoder, data, file = _describe_data(config, stored, (parcels, networks))
+    plan = _draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate)
+    if not config.running.overwrite:
+        if _is_finished(plan):
+            return
+        read_last_state(_checkpoints(plan), plan.settings)
+    n_participants = plan.settings["data"]["participants"]
+    LOGGER.info(
+        "Would pretrain an encoder on %d runs of %d participants: %d epochs of %d steps, into %s.",
+        len(data.sources),
+        n_participants,
+        plan.recipe.epochs,
+        n_participants // (plan.recipe.batch_size or 1),
+        plan.directory,
+    )
 
 
 def _draw_blueprint(

@@ -303,6 +303,10 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
             file[f"timeseries/{name}"] = values
         file["long_subject_id"] = [b"a", b"b", b"c", b"d", b"a"]
     out = tmp_path / "out"
+    code, text = app(study, out, *OPTIONS, "--pretrain-data", str(path), "--dry-run", level="group")
+    assert code == 0, text
+    assert "Would pretrain an encoder on 5 runs of 4 participants" in text
+    assert not out.exists()
     code, text = app(study, out, *OPTIONS, "--pretrain-data", str(path), level="group")
     assert code == 0, text
     assert "Left out of the training: participant c, row 2" in text
@@ -315,8 +319,9 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
 def test_dry_run_trains_nothing(outputs, pretrain):
     code, text = pretrain(outputs, "--dry-run")
     assert code == 0, text
-    assert "Would pretrain an encoder on 6 runs of 4 participants" in text
+    assert "Would pretrain an encoder on 6 runs of 4 participants: 2 epochs of 2 steps, into" in text
     assert not (outputs / "encoders").exists()
+    assert pretrain(outputs, "--dry-run", "--train-batch-size", "5")[0] == 4
 
 
 def test_two_processes_speak_with_one_voice(out, study):
