@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -251,6 +252,8 @@ def _load_entry(entry: Path, space: str, directory: Path | None) -> Atlas:
             raise AtlasError(f"The atlas file {path} holds none of the {len(values)} labels that are expected of it.")
         licence = f"{path.name}: {part['licence']}, from {part['source']}"
         volume = _build_volume(path, values, [position[index] for index in indices], licence)
+        # An image beside surfaces, as of the cerebellum, is in a space of its own.
+        volume = dataclasses.replace(volume, space=str(part.get("space", "")))
         check_published(path, volume.sha256, part.get("sha256") if path.name == part["files"][0] else None)
         volumes.append(volume)
     return _build_atlas(content["name"], space, table, tuple(volumes))

@@ -151,6 +151,7 @@ def test_the_default_atlas_on_the_real_grayordinates(tmp_path):
         assert labels.names[parcel + 51 if parcel < 400 else parcel - 399] == atlas.parcels[parcel]
     # Each part alone and unchanged may be passed on, which a merged one may not.
     assert all(may_be_shared(volume.licence) for volume in atlas.volumes)
+    assert [volume.space for volume in atlas.volumes] == ["", "MNI152NLin6Asym"]
     (tmp_path / DLABEL.name).symlink_to(DLABEL)
     less = load_surface_atlas("Schaefer400Tian3Buckner7", space="fsLR", directory=tmp_path)
     assert len(less.parcels) == 457
