@@ -17,7 +17,7 @@ import torch
 
 from bids_semantoks.batch import choose_n_procs
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
-from bids_semantoks.errors import ConfigurationError, TrainingStopped
+from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
 from bids_semantoks.inputs.hdf5 import SignalsFile
 from bids_semantoks.launch import record_end
 from bids_semantoks.models.branches import StructuredBranch, join_scales
@@ -359,22 +359,24 @@ def _train(config: AppConfig, plan: _Blueprint, device: torch.device, ranks: Ran
         plan.recipe,
         all_reduce=sum_over_ranks if ranks.size > 1 else None,
     )
-    training = Pretraining(
-        module,
-        view,
-        TrainingPlan(
-            recipe=plan.recipe,
-            settings=plan.settings,
-            checkpoints=_checkpoints(plan),
-            seed=seed,
-            precision=config.embedding.precision,
-            n_slices=asked.accumulate,
-            max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
-            checkpoint_every=asked.checkpoint_every,
-        ),
-        device=device,
-        ranks=ranks,
+    course = TrainingPlan(
+        recipe=plan.recipe,
+        settings=plan.settings,
+        checkpoints=_checkpoints(plan),
+        seed=seed,
+        precision=config.embedding.precision,
+        n_slices=asked.accumulate,
+        max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
+        checkpoint_every=asked.checkpoint_every,
     )
+    try:
+        training = Pretraining(module, view, course, device=device, ranks=ranks)
+    except torch.OutOfMemoryError as error:
+        # No batch is there yet that could be smaller.
+        raise ResourceError(
+            f"The encoder {plan.directory.name} does not fit into the free memory of {device}.",
+            hint="Wait until the device is free, or choose another (--device) or a smaller --encoder-config.",
+        ) from error
     LOGGER.info(
         "Pretraining %s on %d runs of %d participants: %d epochs of %d steps, %s on %s%s%s.",
         plan.directory.name,

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from bids_semantoks.cli import call
 from bids_semantoks.outputs.encoders import read_training_log
@@ -260,6 +261,16 @@ def test_bad_calls(outputs, pretrain, tmp_path, arguments, code, words):
     found, text = pretrain(out, *arguments)
     assert found == code
     assert words in text
+
+
+def test_a_device_that_is_taken_is_said(out, pretrain, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    code, text = pretrain(out)
+    assert code == 5
+    assert "The encoder tiny does not fit into the free memory of cpu" in text
 
 
 def test_what_would_do_nothing_is_said(outputs, app, study, pretrain, tmp_path):
