@@ -284,6 +284,22 @@ def test_families_stay_together_where_leakage_is_measured(group: Group, monkeypa
         assert not set(families[split.train]) & set(families[split.test])
 
 
+def test_names_are_kept_as_they_were_written(found: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
+    out, table = found[1], tmp_path / "names.csv"
+    hands = ("left  handed", "right\N{NO-BREAK SPACE}handed", '"no\nidea"')
+    rows = [f"sub-{label},{hands[i % 3]},{'uv'[i % 2]},{i % 7}.5" for i, label in enumerate(LABELS)]
+    table.write_text("\n".join(["participant_id,hand  used,mean_fd,Facts", *rows]) + "\n", encoding="utf-8")
+    arguments = ("--phenotype", str(table), "--baselines", "chance", "--n-permutations", "0")
+    code, said = group("--probe", "hand  used", "mean_fd", "Facts", *arguments)
+    assert code == 0, said
+    assert "could not be drawn" not in said
+    truth = {row["truth"] for row in read_tsv(out / "group_predictions.tsv") if row["phenotype"] == "hand  used"}
+    assert truth == {*hands[:2], "no idea"}
+    points = read_tsv(out / "group_map.tsv")
+    assert {row["mean_fd (phenotype)"] for row in points} == {"u", "v"}
+    assert {"mean_fd", "Facts (phenotype)", "axis1"} < set(points[0])
+
+
 def test_sites_by_number_are_no_quantity() -> None:
     cells = {"site": ("1", "2", "10", "2"), "age": ("20", "31", "42", None)}
     table = convert_covariates(cells, np.array([True, True, True, False]))

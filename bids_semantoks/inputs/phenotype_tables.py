@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def read_phenotype_table(path: Path) -> Table:
         When it cannot be read, lacks participant_id, has a column twice, or a participant (or session) twice.
     """
     frame = _read_frame(path)
-    names = [str(name).strip() for name in frame.iloc[0]] if len(frame) else []
+    names = [_clean_text(name) for name in frame.iloc[0]] if len(frame) else []
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"{path} has columns of the same name: {', '.join(twice)}.", hint="Rename one of them.")
@@ -139,7 +140,12 @@ def _read_frame(path: Path) -> pd.DataFrame:
 
 
 def _clean(cell: object) -> str | None:
-    return (cell.strip() or None) if isinstance(cell, str) else None
+    return (_clean_text(cell) or None) if isinstance(cell, str) else None
+
+
+def _clean_text(text: object) -> str:
+    """Take breaks of lines and tabs out, which a table in CSV may hold and none that is written here can."""
+    return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", str(text)).strip()
 
 
 def _check_unique(keys: Sequence[Key], path: Path) -> None:
@@ -214,7 +220,7 @@ def _find_session_tables(root: Path) -> Iterator[Table]:
     keys: list[Key] = []
     for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
         frame = _read_frame(path)
-        names = [str(name).strip() for name in frame.iloc[0]] if len(frame) else []
+        names = [_clean_text(name) for name in frame.iloc[0]] if len(frame) else []
         if "session_id" not in names:
             found = f"{path} has no column session_id: found {describe_labels(names)}."
             yield _build_unsound(path, InputError(found, hint="Expected one row a session."))

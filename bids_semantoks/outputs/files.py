@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import json
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -190,7 +191,8 @@ def _format_cell(value: object) -> str:
         return "n/a"
     if isinstance(value, float | np.floating):
         return "n/a" if np.isnan(value) else f"{value:.9g}"
-    return " ".join(str(value).split())
+    # What would end a cell or a line; other spaces stay, for names are looked up as they were written.
+    return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", str(value)).strip()
 
 
 def check_writable(directory: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from bids_semantoks.outputs.figures_map import compute_axes
 from bids_semantoks.outputs.group_tables import PointTable
@@ -14,6 +15,9 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.designs import COLOUR_NAMES
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows, build_rows, compute_motion, read_embeddings
+
+#: What the table of points and its dictionary have already.
+_TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
 
 def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> PointTable:
@@ -48,7 +52,7 @@ def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> Po
 def _find_colours(plan: ProbePlan, rows: Rows) -> dict[str, tuple[str | None, ...]]:
     names = [plan.site, *(name for name in COLOUR_NAMES if name in plan.columns), *plan.config.probing.probe]
     found: dict[str, tuple[str | None, ...]] = {
-        name: plan.columns[name].find(rows.keys)
+        (f"{name} (phenotype)" if name in _TAKEN else name): plan.columns[name].find(rows.keys)
         for name in dict.fromkeys(filter(None, names))
         if rows.has_sessions or not plan.columns[name].has_sessions
     }
