@@ -282,7 +282,7 @@ def test_changed_metadata_are_computed_again_where_they_choose_components(own_st
     select = ("--participant-label", "001", "--signals-only", "--denoise", preset)
     assert app(own_study, tmp_path / "out", *select)[0] == 0
     (path,) = (own_study / "derivatives" / "fmriprep" / "sub-001").rglob("*desc-confounds_timeseries.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "a_comp_cor_99": {"Mask": "WM"}}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dvars": {"Units": "percent"}}))
     code, text = app(own_study, tmp_path / "out", *select)
     assert code == 0
     assert expected in text
