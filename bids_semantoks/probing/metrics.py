@@ -101,6 +101,8 @@ def compute_scores(
         low, high = np.quantile(sample, (0.025, 0.975)) if len(sample) else (np.nan, np.nan)
         if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
             low, high = _bound_extreme(predictions, value, participants)
+        if metric in ("r", "r_pooled") and abs(value) > 1 - 1e-9 and high - low < 1e-9:
+            low, high = _bound_line(predictions, value, participants)
         # Drawing some twice makes calibration look worse than it is, so that all samples may lie above the value.
         low, high = np.fmin(low, value), np.fmax(high, value)
         floor, ceiling = RANGES.get(metric, (-np.inf, np.inf) if metric == "calibration_slope" else (0.0, 1.0))
@@ -128,6 +130,13 @@ def _bound_extreme(predictions: Predictions, value: float, participants: NDArray
     counts = [len(np.unique(units[(predictions.truth == k).any(axis=0)])) for k in range(len(predictions.classes))]
     reach = 0.025 ** (1 / max(min(counts), 1))
     return (reach, 1.0) if value else (0.0, 1 - reach)
+
+
+def _bound_line(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
+    """Bound a correlation of 1 or -1, which two people always have, as a share of 0 or 1 on the scale of -1 to 1."""
+    units = np.arange(predictions.truth.shape[1]) if participants is None else participants
+    reach = 2 * 0.025 ** (1 / len(np.unique(units[predictions.tested]))) - 1
+    return (reach, 1.0) if value > 0 else (-1.0, -reach)
 
 
 def draw_weights(

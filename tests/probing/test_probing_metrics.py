@@ -144,6 +144,19 @@ def test_perfect_predictions_are_calibrated_and_constant_ones_say_nothing():
     assert np.isnan(find(nearly, "calibration_slope").value)
 
 
+def test_a_line_through_two_people_is_not_certain():
+    target = Target(name="y", values=np.arange(43.0))
+    table = PredictionTable(target, (1, 1))
+    table.add((0, 0), (np.arange(2, 43), np.arange(2)), np.array([[3.0], [4.0]]), 1.0)
+    score = find(table.build("m"), "r")
+    assert score.value == pytest.approx(1)
+    assert score.ci_low < 0
+    assert score.ci_high == 1
+    many = PredictionTable(target, (1, 1))
+    many.add((0, 0), (np.arange(8, 43), np.arange(8)), -np.arange(8.0)[:, None], 1.0)
+    assert find(many.build("m"), "r").ci_high < 0
+
+
 def test_intervals_hold_the_value():
     # Each group of people gets the share that is true of it: any sample of them looks worse calibrated than all do.
     predictions = make_predictions(2, n_repeats=1)
