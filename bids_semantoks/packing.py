@@ -251,20 +251,22 @@ def pack_file(store: SignalStore, data: TrainingData, file: SignalsFile, *, targ
     target : float
         Repetition time in seconds.
     """
-    if all(source.key in store for source in data.sources):
-        return
-    LOGGER.info("Packing %d runs of %s into %s.", len(data.sources), file.path, store.directory)
-    store.add(_read_rows(store, data, file, target))
-
-
-def _read_rows(store: SignalStore, data: TrainingData, file: SignalsFile, target: float) -> Iterator[PackedRun]:
     by_row = {source.where: source for source in data.sources if source.key not in store}
-    for block in iterate_blocks(file):
-        for row, table in enumerate(block.signals, start=block.start):
+    if not by_row:
+        return
+    LOGGER.info("Packing %d of %d runs of %s into %s.", len(by_row), len(data.sources), file.path, store.directory)
+    store.add(_read_rows(by_row, file, target))
+
+
+def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
+    for block in iterate_blocks(file, rows=by_row.keys()):
+        for row, (table, problem) in enumerate(zip(block.signals, block.problems, strict=True), start=block.start):
             source = by_row.get(row)
             if source is None:
                 continue
             try:
+                if problem:
+                    raise RunSkipped("no_content", f"{problem}.")
                 values, present = standardise(table, repetition_time=target, n_dummy=0, target=target)
             except RunSkipped as error:
                 LOGGER.warning("Left out of the training: participant %s, row %d: %s", source.participant, row, error)

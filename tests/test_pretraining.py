@@ -311,6 +311,7 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
             values = rng.standard_normal((5, n_parcels, 110)).astype(np.float32)
             values[1, :, 105:] = np.nan
             values[2] = np.nan
+            values[3, 2, 50] = np.nan if name == "tian3" else 0.5
             file[f"timeseries/{name}"] = values
         file["long_subject_id"] = [b"a", b"b", b"c", b"d", b"a"]
     out = tmp_path / "out"
@@ -321,10 +322,12 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
     code, text = app(study, out, *OPTIONS, "--pretrain-data", str(path), level="group")
     assert code == 0, text
     assert "Left out of the training: participant c, row 2" in text
-    assert "on 4 runs of 3 participants: 2 epochs of 1 steps" in text
+    log = max(out.glob("logs/*/bids_semantoks.log")).read_text()
+    assert "participant d, row 3: NaN before the end of the run: timeseries/tian3, parcel 2, volume 50 of 110" in log
+    assert "on 3 runs of 2 participants: 2 epochs of 1 steps" in text
     details = json.loads((out / "encoders" / "tiny" / "config.json").read_text())["details"]
-    assert details["data"]["participants"] == 3
-    assert len(details["participants"]["sha256"]) == 3
+    assert details["data"]["participants"] == 2
+    assert len(details["participants"]["sha256"]) == 2
 
 
 def test_dry_run_trains_nothing(outputs, pretrain):

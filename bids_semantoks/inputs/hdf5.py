@@ -6,7 +6,7 @@ participants. Shape letters: P parcels, T volumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -64,12 +64,16 @@ class Block:
     ids : tuple of str
         Participant of each.
     signals : tuple of NDArray, float32, shape (T, P)
-        Signals without padding; columns of absent parcels are NaN, and a run without any signal has no row (T is 0).
+        Signals without padding; columns of absent parcels are NaN, and a run without any signal, or with a problem,
+        has no row (T is 0).
+    problems : tuple of str
+        What is wrong with each; empty where nothing is.
     """
 
     start: int
     ids: tuple[str, ...]
     signals: tuple[NDArray[np.float32], ...]
+    problems: tuple[str, ...]
 
 
 def open_signals(path: Path) -> SignalsFile:
@@ -104,13 +108,17 @@ def open_signals(path: Path) -> SignalsFile:
     )
 
 
-def iterate_blocks(source: SignalsFile, *, max_bytes: int = 64 * 2**20) -> Iterator[Block]:
+def iterate_blocks(
+    source: SignalsFile, *, rows: Collection[int] | None = None, max_bytes: int = 64 * 2**20
+) -> Iterator[Block]:
     """Read the signals block by block, so that memory does not grow with the number of runs.
 
     Parameters
     ----------
     source : SignalsFile
         From `open_signals`.
+    rows : collection of int, optional
+        Blocks without any of these rows are not read; by default all are.
     max_bytes : int
         Size of a block; one that cuts through the file's own compressed chunks would inflate them again and again, so a
         block is never smaller than a chunk.
@@ -118,19 +126,28 @@ def iterate_blocks(source: SignalsFile, *, max_bytes: int = 64 * 2**20) -> Itera
     Yields
     ------
     Block
-        Consecutive runs, all of them once, in the file's order.
+        Consecutive runs, each once, in the file's order.
 
     Raises
     ------
     InputError
-        When a run has a NaN between its volumes, atlases of different lengths, or the file is damaged.
+        When the file is damaged. A run with a NaN between its volumes, an infinite value, or atlases of different
+        lengths is no reason to lose all others: its block says what is wrong.
     """
     with _open(source.path) as file:
         tables = [file[f"{_GROUP}/{name}"] for name, _ in ATLASES]
         size = _choose_block(tables, len(source.parcels) * source.n_volumes * 4, max_bytes)
-        for start in range(0, len(source.ids), size):
+        starts = range(0, len(source.ids), size)
+        wanted = set(starts) if rows is None else {row - row % size for row in rows}
+        for start in (one for one in starts if one in wanted):
             ids = source.ids[start : start + size]
-            yield Block(start=start, ids=ids, signals=tuple(_read_block(source, tables, start, ids)))
+            runs = list(_read_block(source, tables, start, len(ids)))
+            yield Block(
+                start=start,
+                ids=ids,
+                signals=tuple(run for run, _ in runs),
+                problems=tuple(problem for _, problem in runs),
+            )
 
 
 def read_lengths(source: SignalsFile, *, max_bytes: int = 64 * 2**20) -> Lengths:
@@ -146,7 +163,7 @@ def read_lengths(source: SignalsFile, *, max_bytes: int = 64 * 2**20) -> Lengths
     Returns
     -------
     NDArray, int64, shape (n,)
-        Volumes of each run without padding; 0 for one without any signal.
+        Volumes of each run without padding; 0 for one without any signal, or with a problem.
 
     Raises
     ------
@@ -211,55 +228,57 @@ def _choose_block(tables: list[Any], bytes_of_run: int, max_bytes: int) -> int:
 
 
 def _read_block(
-    source: SignalsFile, tables: list[Any], start: int, ids: tuple[str, ...]
-) -> Iterator[NDArray[np.float32]]:
+    source: SignalsFile, tables: list[Any], start: int, n_runs: int
+) -> Iterator[tuple[NDArray[np.float32], str]]:
+    """Signals of each run, and what is wrong with it."""
     parts: list[NDArray[np.float32]] = []
     for table, (name, _) in zip(tables, ATLASES, strict=True):
         try:
-            parts.append(np.asarray(table[start : start + len(ids)], dtype=np.float32))
+            parts.append(np.asarray(table[start : start + n_runs], dtype=np.float32))
         except OSError as error:
-            stop = start + len(ids)
+            stop = start + n_runs
             _refuse(source.path, f"is damaged: {_GROUP}/{name}, participants {start} to {stop - 1} ({error})")
-    lengths = [_find_lengths(source, part, start, ids, name) for part, (name, _) in zip(parts, ATLASES, strict=True)]
-    for i, participant in enumerate(ids):
+    names = [name for name, _ in ATLASES]
+    measured = [_measure(part) for part in parts]
+    for i in range(n_runs):
         # An atlas may be absent from a run altogether; those that are there must agree.
-        found = {name: int(n[i]) for n, (name, _) in zip(lengths, ATLASES, strict=True) if n[i]}
-        if len(set(found.values())) > 1:
-            listed = ", ".join(f"{name} {n}" for name, n in found.items())
-            _refuse(source.path, f"has unequal numbers of volumes for participant {participant}: {listed}")
-        n_volumes = max(found.values(), default=0)
+        found = {name: int(lengths[i]) for name, (lengths, _) in zip(names, measured, strict=True) if lengths[i]}
+        problem = ""
+        for name, part, (_, is_broken) in zip(names, parts, measured, strict=True):
+            if is_broken[i]:
+                problem = problem or _describe_problem(part[i], name)
+        if not problem and len(set(found.values())) > 1:
+            problem = f"unequal numbers of volumes: {', '.join(f'{name} {n}' for name, n in found.items())}"
+        n_volumes = 0 if problem else max(found.values(), default=0)
         run = np.full((n_volumes, len(source.parcels)), np.nan, dtype=np.float32)
         first = 0
         for part in parts:
             filled = part[i, :, :n_volumes].T
             run[: len(filled), first : first + part.shape[1]] = filled
             first += part.shape[1]
-        yield run
+        yield run, problem
 
 
-def _find_lengths(
-    source: SignalsFile, values: NDArray[np.float32], start: int, ids: tuple[str, ...], name: str
-) -> Lengths:
-    """Volumes of each run in one atlas; 0 where it is absent."""
-    real = ~np.isnan(values)
+def _measure(values: NDArray[np.float32]) -> tuple[Lengths, NDArray[np.bool_]]:
+    """Volumes of each run in one atlas (0 where it is absent), and whether something is wrong with it."""
+    missing = np.isnan(values)  # (runs, parcels, T)
     n_volumes = values.shape[2]
-    last = np.where(real.any(axis=2), n_volumes - np.argmax(real[:, :, ::-1], axis=2), 0)
-    lengths: Lengths = last.max(axis=1).astype(np.int64)
+    ends = np.argmax(~np.asarray(missing.all(axis=1))[:, ::-1], axis=1)
+    n_real = n_volumes - missing.sum(axis=2)  # (runs, parcels)
+    lengths: Lengths = np.where(n_real.any(axis=1), n_volumes - ends, 0).astype(np.int64)
     # Absent parcels are NaN throughout; every other must be complete up to the end of the run.
-    broken = (last > 0) & (real.sum(axis=2) != lengths[:, None])
-    if broken.any():
-        i, parcel = (int(index) for index in np.argwhere(broken)[0])
-        volume = int(np.flatnonzero(~real[i, parcel])[0])
-        _refuse(
-            source.path,
-            f"has NaN before the end of a run: {_GROUP}/{name}, participant {ids[i]} (row {start + i}), "
-            f"parcel {parcel}, volume {volume} of {int(lengths[i])}",
-        )
-    if np.isinf(values).any():
-        i, parcel, volume = (int(index) for index in np.argwhere(np.isinf(values))[0])
-        _refuse(
-            source.path,
-            f"has an infinite value: {_GROUP}/{name}, participant {ids[i]} (row {start + i}), parcel {parcel}, "
-            f"volume {volume}",
-        )
-    return lengths
+    has_hole = (n_real > 0) & (n_real != lengths[:, None])
+    has_infinite = np.isfinite(values).sum(axis=2) != n_real
+    return lengths, np.asarray((has_hole | has_infinite).any(axis=1))
+
+
+def _describe_problem(values: NDArray[np.float32], name: str) -> str:
+    """Say where the series (parcels, volumes) of a run in one atlas break off."""
+    missing = np.isnan(values)
+    n_volumes = int(_measure(values[None])[0][0])
+    holes = np.argwhere(missing[:, :n_volumes] & ~np.asarray(missing.all(axis=1))[:, None])
+    kind, places = (
+        ("NaN before the end of the run", holes) if len(holes) else ("an infinite value", np.argwhere(np.isinf(values)))
+    )
+    parcel, volume = places[0].tolist()
+    return f"{kind}: {_GROUP}/{name}, parcel {parcel}, volume {volume} of {n_volumes}"

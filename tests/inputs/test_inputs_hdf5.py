@@ -63,6 +63,10 @@ def test_blocks_hold_every_run_without_padding(
     for i, run in enumerate(runs):
         np.testing.assert_array_equal(run, whole[i, :, : LENGTHS[i]].T)
         assert run.dtype == np.float32
+    assert not any(problem for block in blocks for problem in block.problems)
+    some = list(iterate_blocks(source, rows={1, 4}, max_bytes=2 * 457 * T * 4))
+    assert [block.start for block in some] == [0, 4]
+    np.testing.assert_array_equal(some[1].signals[0], runs[4])
     assert read_lengths(source).tolist() == list(LENGTHS)
 
 
@@ -147,38 +151,40 @@ def test_ids_are_needed(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]])
         open_signals(write(tmp_path / "b.h5", values, ids=np.arange(5)[:, None]))
 
 
-def test_a_hole_in_any_parcel_is_refused(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:
-    values["tian3"][2, 41, 3] = np.nan
+@pytest.mark.parametrize(
+    ("atlas", "place", "value", "row", "problem"),
+    [
+        ("tian3", (2, 41, 3), np.nan, 2, "NaN before the end of the run: timeseries/tian3, parcel 41, volume 3 of 25"),
+        ("schaefer400", (4, 399, 18), np.nan, 4, "timeseries/schaefer400, parcel 399, volume 18 of 19"),
+        (
+            "buckner7",
+            (1, slice(None), 11),
+            np.nan,
+            1,
+            "unequal numbers of volumes: schaefer400 12, tian3 12, buckner7 11",
+        ),
+        ("schaefer400", (0, 17, 5), np.inf, 0, "an infinite value: timeseries/schaefer400, parcel 17, volume 5"),
+    ],
+)
+@pytest.mark.parametrize("max_bytes", [1, 2**20])
+def test_a_run_with_a_problem_spoils_no_other(
+    tmp_path: Path,
+    atlas: str,
+    place: Any,
+    value: float,
+    row: int,
+    problem: str,
+    max_bytes: int,
+) -> None:
+    values = make_values()
+    values[atlas][place] = value
     source = open_signals(write(tmp_path / "a.h5", values))
-    with pytest.raises(
-        InputError, match=r"timeseries/tian3, participant site-b_1 \(row 2\), parcel 41, volume 3 of 25"
-    ):
-        read_lengths(source)
-
-
-def test_a_parcel_that_ends_early_is_refused(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:
-    values["schaefer400"][4, 399, 18] = np.nan
-    source = open_signals(write(tmp_path / "a.h5", values))
-    with pytest.raises(InputError, match=r"participant site-c_9 \(row 4\), parcel 399, volume 18 of 19"):
-        # Rows count from the file's start, not the block's.
-        list(iterate_blocks(source, max_bytes=1))
-
-
-def test_atlases_of_unequal_length_are_refused(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:
-    values["buckner7"][1, :, 11] = np.nan
-    source = open_signals(write(tmp_path / "a.h5", values))
-    with pytest.raises(
-        InputError,
-        match="unequal numbers of volumes for participant site-a_2: schaefer400 12, tian3 12, buckner7 11",
-    ):
-        read_lengths(source)
-
-
-def test_infinite_values_are_refused(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:
-    values["schaefer400"][0, 17, 5] = np.inf
-    source = open_signals(write(tmp_path / "a.h5", values))
-    with pytest.raises(InputError, match=r"infinite value: .*site-a_1 \(row 0\), parcel 17, volume 5"):
-        read_lengths(source)
+    blocks = list(iterate_blocks(source, max_bytes=max_bytes))
+    problems = [one for block in blocks for one in block.problems]
+    assert problem in problems[row]
+    assert [bool(one) for one in problems] == [i == row for i in range(N)]
+    expected = [0 if i == row else length for i, length in enumerate(LENGTHS)]
+    assert read_lengths(source, max_bytes=max_bytes).tolist() == expected
 
 
 def test_files_that_are_no_hdf5(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:
