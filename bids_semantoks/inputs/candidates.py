@@ -64,11 +64,11 @@ def find_candidates(
     ]
     found = _attach_components(found, dataset, participants)
     where = " and ".join(str(one.path) for one in dataset.derivatives)
+    folder = selection.bids_database_dir
+    stale = f" (if they are new, delete the database {folder}, which is believed as it is)" if folder else ""
     if not found:
-        _refuse_nothing(dataset, where, participants, kind)
+        _refuse_nothing(dataset, where, f"{describe_labels(participants)} participants at least{stale}", kind)
     if silent := set(participants) - {one.image.entities[0][1] for one in found}:
-        folder = selection.bids_database_dir
-        stale = f" (if they are new, delete the database {folder}, which is believed as it is)" if folder else ""
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     chosen = found
     for what, key, asked in list_asked(selection):
@@ -89,8 +89,8 @@ def _describe_asked(selection: SelectionConfig) -> str:
     return " and ".join(named)
 
 
-def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str) -> NoReturn:
-    whom = f"for one of {describe_labels(participants)} participants at least"
+def _refuse_nothing(dataset: Dataset, where: str, participants: str, kind: str) -> NoReturn:
+    whom = f"for one of {participants}"
     layout = dataset.derivatives[0].layout
     if layout is not None:
         patterns = " or ".join(one.bold for one in layout.runs)

@@ -43,6 +43,14 @@ def test_the_database_is_believed(root: Path, database: Path) -> None:
     assert any(run.entity("task") == "late" for run in runs_of(root, space=C2009))
 
 
+def test_a_database_without_the_participants_is_told_from_a_dataset_without_images(tmp_path: Path) -> None:
+    root = write_fmriprep(tmp_path / "fmriprep")
+    runs_of(root, bids_database_dir=tmp_path / "made")
+    write_run(root, "sub-77_task-rest")
+    with pytest.raises(InputError, match=r"No preprocessed BOLD.*1 \(77\).*new, delete the database .*made"):
+        runs_of(root, bids_database_dir=tmp_path / "made", participant_label=("77",))
+
+
 def test_a_database_of_another_dataset_is_refused(root: Path, database: Path, tmp_path: Path) -> None:
     other = write_fmriprep(tmp_path / "other")
     with pytest.raises(ConfigurationError, match=rf"layout_index\.sqlite is of {root}, not of {other}"):
