@@ -119,8 +119,10 @@ def _stop_logging() -> None:
             handler.close()
 
 
-def _say(text: str) -> None:
-    """Say something on a line of its own."""
+def _say(text: str, *, level: int = logging.INFO) -> None:
+    """Say something on a line of its own, and note it in the log file."""
+    if LOGGER.handlers:
+        LOGGER.log(level, "%s", text, extra={"is_said": True})
     for handler in LOGGER.handlers:
         if isinstance(handler, Console):
             handler.finish()
@@ -186,7 +188,7 @@ def _raise_terminated(signum: int, _: FrameType | None) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    _say(f"bids_semantoks: error: {message}")
+    _say(f"bids_semantoks: error: {message}", level=logging.ERROR)
     return code
 
 

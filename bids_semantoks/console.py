@@ -42,6 +42,9 @@ class Console(logging.Handler):
         record : logging.LogRecord
             What was logged.
         """
+        if getattr(record, "is_said", False):
+            # The command line says it itself, whatever the level.
+            return
         text = record.getMessage()
         if record.levelno == logging.WARNING and self._is_repeated(getattr(record, "once", text)):
             return

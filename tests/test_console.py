@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from bids_semantoks import pool
+from bids_semantoks import participant, pool
 from bids_semantoks.console import Console
 from bids_semantoks.outputs.logs import LogFile
 from bids_semantoks.relay import redirect_libraries
@@ -146,3 +146,23 @@ def test_quiet_call_logs_everything_and_says_one_line(study, tmp_path, app):
     assert "Found a raw BIDS dataset" in log
     assert "too_short" in log
     assert ": ok (" in log
+    assert log.endswith(f" INFO {text}")
+
+
+def test_the_log_says_how_a_call_ended(study, tmp_path, app, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(participant, "run_batch", stop)
+    out = tmp_path / "out"
+    code, text = app(study, out, "--participant-label", "004")
+    assert code == 130
+    (line,) = [line for line in text.splitlines() if "interrupted" in line]
+    log = next(out.glob("logs/*/bids_semantoks.log")).read_text()
+    assert log.splitlines()[-1].endswith(f" ERROR {line}")
+
+
+def test_a_call_that_cannot_begin_says_so_once(study, tmp_path, app):
+    code, text = app(study, tmp_path / "out", "--mem", "banana")
+    assert code == 4
+    assert text.count("banana") == 1
