@@ -40,7 +40,8 @@ class ConfoundsTable:
         self.path = path
         self.text = text
         self._hint = hint or "Choose another --denoise preset, or let fMRIPrep write these columns."
-        lines = (read_text(path) if text is None else text).splitlines()
+        # Empty lines at the end, which editors leave, hold no volume.
+        lines = (read_text(path) if text is None else text).rstrip("\r\n").splitlines()
         if not lines:
             self.refuse("is empty")
         self.names = tuple(lines[0].split("\t"))

@@ -211,6 +211,19 @@ def test_anatomical_components_per_tissue_of_old_tables(tmp_path):
 # --- the first row, dummies, scrubbing ---
 
 
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", ""])
+def test_empty_lines_at_the_end_are_no_volumes(tmp_path, end):
+    path = make_table(tmp_path)
+    whole = select(path, n_volumes=N_ROWS)
+    path.write_text(path.read_text().rstrip("\n") + end, newline="")
+    again = select(path, n_volumes=N_ROWS)
+    assert again.names == whole.names
+    np.testing.assert_array_equal(again.values, whole.values)
+    path.write_text(path.read_text().rstrip() + "\n\n3\n")
+    with pytest.raises(RunFailed, match="has 1 values in row 42"):
+        select(path, n_volumes=N_ROWS)
+
+
 def test_scrubbing_all_but_the_first_volume_is_no_fault_of_the_table(tmp_path):
     """Derivatives have no value in the first volume; that the run has too few kept volumes is told elsewhere."""
     path = make_table(tmp_path)
