@@ -127,7 +127,7 @@ def test_blocks_are_told_apart_without_a_phenotype(study: tuple[Path, Path], gro
         assert row["n_blocks"] == str(N_TASK * len(ONSETS))
         if row["model"] == "parcel_means":
             assert float(row["value"]) > 0.9
-            assert float(row["p_value"]) < 0.01
+            assert float(row["p_value"]) < 0.02  # of a sign test, 2^-6, where all seven are perfect
     folds = {row["design"]: row["folds"] for row in rows}
     assert folds["within"] == f"a stretch of time of their only run ({N_TASK} participants)"
     dictionary = json.loads((out / "group_task_blocks.json").read_text())
