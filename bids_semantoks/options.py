@@ -117,6 +117,8 @@ def _off_name(field: dataclasses.Field[Any]) -> str:
 def expand_lists(arguments: Sequence[str]) -> list[str]:
     """Repeat the flag of a list option before each of its values, since click takes one value a flag.
 
+    Options may be spelt with underscores, as other BIDS Apps allow.
+
     Parameters
     ----------
     arguments : sequence of str
@@ -125,7 +127,7 @@ def expand_lists(arguments: Sequence[str]) -> list[str]:
     Returns
     -------
     list of str
-        Command line in which ``--x a b`` has become ``--x a --x b``.
+        Command line in which ``--x_y a b`` has become ``--x-y a --x-y b``.
 
     Raises
     ------
@@ -135,7 +137,7 @@ def expand_lists(arguments: Sequence[str]) -> list[str]:
     flags = {name for _, options in build_options() for option in options if option.multiple for name in option.opts}
     expanded: list[str] = []
     current, has_value = "", False
-    for argument in arguments:
+    for argument in map(_spell_with_hyphens, arguments):
         if argument.startswith("-") and argument != "-":
             _check_has_value(current, has_value=has_value)
             current, has_value = (argument, False) if argument in flags else ("", False)
@@ -148,6 +150,11 @@ def expand_lists(arguments: Sequence[str]) -> list[str]:
             expanded.append(argument)
     _check_has_value(current, has_value=has_value)
     return expanded
+
+
+def _spell_with_hyphens(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return f"{flag.replace('_', '-')}{equals}{value}" if flag.startswith("--") else argument
 
 
 def _check_has_value(flag: str, *, has_value: bool) -> None:

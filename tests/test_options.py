@@ -55,6 +55,13 @@ def test_a_list_flag_without_value_is_a_bad_call():
         parse("--participant-label", "--quiet")
 
 
+def test_underscores_stand_for_hyphens_in_flags_alone():
+    config = parse("--task_id", "a_b", "c", "--n_cpus=2", "--model=random_x", "--dry_run", "--min_time", "7")
+    assert config.selection.task_id == ("a_b", "c")
+    assert (config.running.n_procs, config.running.dry_run) == (2, True)
+    assert (config.embedding.model, config.signals.min_time) == ("random_x", 7.0)
+
+
 def test_contract_spellings():
     config = parse(
         *("-t", "rest", "-w", "work", "--nprocs", "3", "--session-label", "1", "-d", "a=b", "c", "-vv", "--notrack"),
