@@ -72,10 +72,12 @@ _COLUMNS: Final[dict[str, Any]] = {
     "value": {"Description": "Mean over participants of their balanced accuracy."},
     "ci_low": {
         "Description": "Lower end of its 95 % interval (Student's t over participants; across participants widened "
-        "because folds share their training rows)."
+        "because folds share their training rows; exact where all blocks of all are right, or wrong)."
     },
     "ci_high": {"Description": "Upper end of the 95 % interval."},
-    "p_value": {"Description": "Two-sided test of the mean against chance, as the interval."},
+    "p_value": {
+        "Description": "Two-sided test of the mean against chance, as the interval; a sign test where all score alike."
+    },
     "chance": {"Description": "One over the number of classes."},
     "difference": {"Description": "The encoder, block first, less this model, mean over participants."},
     "difference_low": {"Description": "Lower end of its 95 % interval."},
