@@ -113,6 +113,9 @@ def _find_table(path: Path, label: str, directory: Path | None) -> Path:
             hint="Give the path of one table.",
         )
     sources = find_sources(path, directory=directory)
+    if sources.entry is not None:
+        # Series need no images, which may be anywhere or nowhere.
+        return sources.entry.table
     return next(iter(sources.spaces.values())).table
 
 

@@ -286,6 +286,15 @@ def test_atlas_of_the_registry_needs_no_image() -> None:
     assert len(load(columns[:2], asked="Schaefer400Tian3Buckner7").parcels) == 457
 
 
+def test_an_entry_of_ones_own_needs_no_image_either(tmp_path: Path) -> None:
+    part = {"files": ["nowhere.nii.gz"], "values": [[1, 4]], "parcels": [[1, 4]], "licence": "free", "source": "here"}
+    spaces = [{"space": "MNI305", "alternatives": [[part]]}]
+    (tmp_path / "Own.json").write_text(json.dumps({"name": "Own", "table": "own.tsv", "spaces": spaces}))
+    write_atlas(tmp_path / "own.tsv", PARCELS, "Limbic")
+    atlas = load(PARCELS, asked=str(tmp_path / "Own.json"))
+    assert set(atlas.networks) == {"Limbic"}
+
+
 def test_atlas_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     table = write_atlas(tmp_path / "other.tsv", ("X", "Y"))
     with pytest.raises(
