@@ -90,7 +90,7 @@ def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path 
         raise AtlasError(
             f"The atlas {asked} does not fit the series of atlas {label}: their table {error}, "
             f"which {table.path} lacks.",
-            hint=f"Give the table of atlas {label}; or, where the dataset has images, read those (--input-type images).",
+            hint=f"Give the table of atlas {label}; or read the images, where there are any (--input-type images).",
         ) from error
     return table
 
