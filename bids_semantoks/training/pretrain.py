@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ class TrainingPlan:
     n_slices : int
         Parts of a batch that each process takes one after the other.
     max_seconds : float
-        Save and stop after this time.
+        Save and stop when the call has taken this time.
     checkpoint_every : int or None
         Epochs between checkpoints; None for the end of an epoch when two minutes have passed.
     """
@@ -86,9 +86,12 @@ class StopRequest:
     ----------
     reason : str
         Why; empty as long as nobody asked.
+    started : float
+        When the call began (monotonic seconds): packing the signals takes of its time, too.
     """
 
     reason: str = ""
+    started: float = field(default_factory=time.monotonic)
 
 
 @contextlib.contextmanager
@@ -215,7 +218,6 @@ class Pretraining:
         ResourceError
             When memory or disk do not suffice.
         """
-        started = time.monotonic()
         if self.ranks.is_first:
             log.start(self.step)
         self._wrap()
@@ -225,7 +227,7 @@ class Pretraining:
                 if self.step == self.schedules.n_steps:
                     break
                 self._advance(slices, meter)
-                if time.monotonic() - started > self.plan.max_seconds:
+                if time.monotonic() - request.started > self.plan.max_seconds:
                     request.reason = request.reason or "--max-hours"
                 must_stop = self.ranks.any(bool(request.reason))
                 if must_stop or self._is_due():

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,12 @@ def test_the_time_is_up_after_each_step_and_the_end_is_the_same(tmp_path, whole)
             train(tmp_path, max_seconds=0.0)
         assert caught.value.exit_code == 8
     assert_same(weights(train(tmp_path, max_seconds=0.0)), whole[0])
+
+
+def test_the_time_counts_from_the_beginning_of_the_call(tmp_path):
+    """Packing comes first, and a scheduler counts it."""
+    with pytest.raises(TrainingStopped, match="stopped by --max-hours and saved at step 1 of"):
+        train(tmp_path, request=StopRequest(started=time.monotonic() - 7200), max_seconds=3600.0)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "tensor"])
