@@ -1,7 +1,6 @@
 """Packing signals, and what is said about a store that cannot be trusted."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -158,7 +157,8 @@ def test_other_parcels_and_unknown_runs_are_refused(store):
         store.select(["key0", "nothing"])
 
 
-def test_many_runs_open_fast_without_being_read(tmp_path):
+def test_many_runs_are_opened_without_being_read(tmp_path):
+    """The time that this takes is in the benchmark of packing."""
     n_runs = 40_000
     run = make_run(0, 3)
     store = SignalStore(tmp_path, P)
@@ -166,8 +166,9 @@ def test_many_runs_open_fast_without_being_read(tmp_path):
         PackedRun(key=f"k{i}", participant=f"p{i}", repetition_time=2.0, values=run.values, present=run.present)
         for i in range(n_runs)
     )
-    keys = [f"k{i}" for i in range(n_runs)]
-    started = time.process_time()
-    view = SignalStore(tmp_path, P).select(keys)
-    assert time.process_time() - started < 1.0
+    (segment,) = tmp_path.glob("*.f16")
+    segment.write_bytes(bytes(segment.stat().st_size))
+    view = SignalStore(tmp_path, P).select([f"k{i}" for i in range(n_runs)])
     assert view.n_bytes == n_runs * 3 * P * 2
+    with pytest.raises(InputError, match="the run of participant p7 has checksum"):
+        view.read(7)
