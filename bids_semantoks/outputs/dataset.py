@@ -47,7 +47,8 @@ For each run (`sub-*/[ses-*/]func/`):
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
 `group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
 numbers.
-`logs/runs/` says what became of every run that was found, and why.
+`logs/runs/` says what became of every run that was found, and why; `logs/descriptions/` holds the rows of
+`descriptions.tsv`, so that several processes can add to it.
 Each sidecar (`.json`) gives sources, settings, checksums and software versions.
 """
 
@@ -119,15 +120,21 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
     rows : mapping of str to str
         Meaning by label, without ``desc-``.
     """
+    parts = out_dir / "logs" / "descriptions"
+    for label, text in rows.items():
+        write_json(parts / f"{label}.json", {"desc_id": f"desc-{label}", "description": text}, only_if_changed=True)
     path = out_dir / "descriptions.tsv"
-    known = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines()[1:]:
-            label, _, text = line.partition("\t")
-            known[label] = text
-    known.update({f"desc-{label}": text for label, text in rows.items()})
-    write_records(path, ("desc_id", "description"), sorted(known.items()))
+    written = None
+    # Whoever writes the table last looks again afterwards, so that no row of another process is lost.
+    while (known := _read_parts(parts)) != written:
+        write_records(path, ("desc_id", "description"), known)
+        written = known
     write_json(path.with_suffix(".json"), _DESCRIPTION_COLUMNS, only_if_changed=True)
+
+
+def _read_parts(directory: Path) -> list[tuple[str, str]]:
+    found = [json.loads(path.read_bytes()) for path in directory.glob("*.json")]
+    return sorted((part["desc_id"], part["description"]) for part in found)
 
 
 _ATLAS_COLUMNS = {
