@@ -204,7 +204,7 @@ def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Pat
         is_in_dataset = folder.is_relative_to(root) or (folder.parent / "dataset_description.json").exists()
         if folder.name.startswith("sub-") and is_in_dataset:
             raise ConfigurationError(f"OUT_DIR {out_dir} lies in the participant's folder {folder}.", hint=hint)
-    if out.is_relative_to(root) and (out.relative_to(root).parts[0] != "derivatives" or out.parent == root):
+    if out.is_relative_to(root) and out.parent != root / "derivatives":
         raise ConfigurationError(
             f"OUT_DIR {out_dir} lies in BIDS_DIR {bids_dir}, where only derivatives/<name> may be written.", hint=hint
         )

@@ -248,6 +248,7 @@ def test_allowed_out_dirs(tmp_path: Path, place: str) -> None:
         ("derivatives/other/sub-01", r"lies in the participant's folder .*/other/sub-01\."),
         ("derivatives", r"only derivatives/<name> may be written"),
         ("code/out", r"only derivatives/<name> may be written"),
+        ("derivatives/ours/new", r"only derivatives/<name> may be written"),
         ("link", r"lies in the fMRIPrep 24\.1\.1 dataset"),
     ],
 )
