@@ -5,7 +5,8 @@ STAMP := $(VENV)/.ready
 DEMO := demo
 DEMO_OUT := $(DEMO)/derivatives/bids_semantoks
 RUN := $(BIN)/bids_semantoks $(DEMO) $(DEMO_OUT)
-OPTIONS := --atlas Demo457 --model random:tiny
+ATLAS := --atlas Demo457
+OPTIONS := $(ATLAS) --model random:tiny
 # About a minute on two CPUs; larger batches than the automatic two, since 24 participants are few.
 PRETRAINING := --encoder-config tiny --epochs 80 --train-batch-size 8
 # Few people and few permutations: to see what comes out, not to believe it.
@@ -41,7 +42,7 @@ $(DEMO)/dataset_description.json: $(STAMP)
 demo: $(DEMO)/dataset_description.json
 	$(RUN) participant $(OPTIONS)
 	$(RUN) group $(OPTIONS) $(PROBES)
-	$(RUN) group $(OPTIONS) --pretrain $(PRETRAINING)
+	$(RUN) group $(ATLAS) --pretrain $(PRETRAINING)
 	@echo
 	@echo "Report of each participant:   $(DEMO_OUT)/sub-*.html"
 	@echo "Embeddings of each run:      $(DEMO_OUT)/sub-*/**/func/*_embedding.tsv"
