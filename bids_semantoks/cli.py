@@ -142,7 +142,8 @@ def _run(config: AppConfig) -> int:
     if config.running.reports_only or config.running.boilerplate_only:
         return _write_words(config)
     if config.running.dry_run and config.level == "participant":
-        from bids_semantoks.planning import build_plan, describe_jobs  # noqa: PLC0415 - as above
+        from bids_semantoks.jobs import describe_jobs  # noqa: PLC0415 - as above
+        from bids_semantoks.planning import build_plan  # noqa: PLC0415 - as above
 
         plan, _, jobs = build_plan(config)
         for line in describe_jobs(plan, jobs):

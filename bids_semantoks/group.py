@@ -19,12 +19,8 @@ from bids_semantoks.outputs.features import build_mean_reader, write_features, w
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
 from bids_semantoks.outputs.provenance import compute_settings_hash, read_sidecar
-from bids_semantoks.outputs.store import (
-    OutputPaths,
-    StoredRun,
-    find_stored_kinds,
-    read_signals,
-)
+from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, read_signals
 from bids_semantoks.pool import WorkerDied, limit_threads, read_rank, run_jobs
 from bids_semantoks.reporting import write_stored_methods
 from bids_semantoks.stored import choose_stored

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError, RunSkipped
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks, open_signals
-from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.pool import WorkerDied, run_jobs
 from bids_semantoks.signals.temporal import interpolate_dropped, resample, zscore
 from bids_semantoks.training.store import PackedRun, SignalStore, SignalView

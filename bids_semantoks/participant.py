@@ -19,6 +19,7 @@ from bids_semantoks.batch import (
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import EncodedRun, RunEncoder, build_run_encoder, encode_run
 from bids_semantoks.errors import RunSkipped
+from bids_semantoks.jobs import Plan, RunJob, check_kept_time, check_no_conflict, check_space, make_signals
 from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
@@ -26,16 +27,9 @@ from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.run_figures import draw_embedding, draw_signals
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
-from bids_semantoks.outputs.store import read_signals, remove_signals, write_signals
-from bids_semantoks.planning import (
-    Plan,
-    RunJob,
-    build_plan,
-    check_kept_time,
-    check_no_conflict,
-    check_space,
-    make_signals,
-)
+from bids_semantoks.outputs.store import remove_signals, write_signals
+from bids_semantoks.outputs.stored_runs import read_signals
+from bids_semantoks.planning import build_plan
 from bids_semantoks.pool import limit_threads
 from bids_semantoks.records import ParcelSignals
 from bids_semantoks.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals

@@ -3,148 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bids_semantoks.batch import choose_n_procs
-from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
+from bids_semantoks.blueprint import Blueprint, describe_data, draw_blueprint, hash_values
+from bids_semantoks.config import AppConfig
+from bids_semantoks.encoder_facts import build_details, find_kernels
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
-from bids_semantoks.inputs.hdf5 import SignalsFile
 from bids_semantoks.launch import record_end
-from bids_semantoks.models.branches import StructuredBranch, join_scales
-from bids_semantoks.models.build import build_encoder, build_head, read_encoder_config
+from bids_semantoks.models.build import build_encoder, build_head
 from bids_semantoks.models.encode import resolve_device
-from bids_semantoks.models.layout import NetworkLayout, build_layout, layout_to_json
+from bids_semantoks.models.layout import layout_to_json
 from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.models.storage import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
-from bids_semantoks.models.transformer import Encoder
 from bids_semantoks.outputs.encoders import CARD_FILE, LOG_FILE, TrainingLog, write_figures, write_model_card
 from bids_semantoks.outputs.files import write_json
-from bids_semantoks.outputs.provenance import find_versions
-from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.packing import (
-    TableReader,
-    TrainingData,
-    describe_file,
-    describe_stored,
-    pack_file,
-    pack_missing,
-    select_packed,
-)
-from bids_semantoks.training.batches import check_participants, choose_batch_size
-from bids_semantoks.training.checkpoints import (
-    describe_full_disk,
-    find_differences,
-    find_states,
-    read_last_state,
-)
+from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
+from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states, read_last_state
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
-from bids_semantoks.training.pretrain import (
-    Pretraining,
-    StopRequest,
-    TrainingPlan,
-    choose_precision,
-    watch_signals,
-)
+from bids_semantoks.training.pretrain import Pretraining, StopRequest, TrainingPlan, choose_precision, watch_signals
 from bids_semantoks.training.progress import LOG_COLUMNS
 from bids_semantoks.training.store import SignalStore, SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Blueprint:
-    """What is to be made, before any of it is.
-
-    Parameters
-    ----------
-    directory : Path
-        Of the encoder.
-    encoder : EncoderConfig
-        Its architecture.
-    layout : NetworkLayout
-        Its parcels and networks.
-    recipe : TrainingConfig
-        How it is trained; the batch size is chosen.
-    data : TrainingData
-        What it is trained on.
-    file : SignalsFile or None
-        Where the signals are, unless they are tables.
-    settings : dict
-        All that must agree when a training goes on.
-    """
-
-    directory: Path
-    encoder: EncoderConfig
-    layout: NetworkLayout
-    recipe: TrainingConfig
-    data: TrainingData
-    file: SignalsFile | None
-    settings: dict[str, Any]
-
-
-def read_training_config(config: PretrainingConfig) -> TrainingConfig:
-    """Read the recipe: its file, then what the command line says.
-
-    Parameters
-    ----------
-    config : PretrainingConfig
-        What was asked.
-
-    Returns
-    -------
-    TrainingConfig
-        The recipe.
-
-    Raises
-    ------
-    ConfigurationError
-        When the file cannot be read or holds something else.
-    """
-    values: Any = {}
-    path = config.training_config
-    if path is not None:
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"The training configuration {path} cannot be read: {error}.") from error
-        if not isinstance(values, dict):
-            raise ConfigurationError(f"The training configuration {path} must be a JSON object, found {values!r:.60}.")
-    given = {
-        "epochs": config.epochs,
-        "batch_size": config.train_batch_size,
-        "learning_rate": config.learning_rate,
-    }
-    values |= {key: value for key, value in given.items() if value is not None}
-    return from_json(TrainingConfig, values, where=f"training configuration {path or ''}".rstrip())
-
-
-def choose_directory(config: AppConfig) -> Path:
-    """Choose where the encoder goes.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/encoders/<name>``.
-    """
-    asked = config.pretraining
-    name = asked.encoder_name or Path(asked.encoder_config).stem
-    return config.out_dir / "encoders" / name
 
 
 def pretrain_encoder(
@@ -193,12 +84,12 @@ def _pretrain(
     participants: frozenset[str] | None,
 ) -> Path:
     device = choose_device(resolve_device(config.embedding.device))
-    encoder, data, file = _describe_data(config, stored, atlas)
+    encoder, data, file = describe_data(config, stored, atlas)
     if participants is not None:
         sources = tuple(source for source in data.sources if source.participant in participants)
         data = dataclasses.replace(data, sources=sources)
     with watch_signals() as request, join_ranks(device) as ranks:
-        plan = _draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
+        plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
         if config.running.overwrite and ranks.is_first:
             _clear(plan)
         ranks.wait()
@@ -212,17 +103,6 @@ def _pretrain(
                 raise describe_full_disk(error, plan.directory) from error
         ranks.wait()
     return plan.directory
-
-
-def _describe_data(
-    config: AppConfig, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
-) -> tuple[EncoderConfig, TrainingData, SignalsFile | None]:
-    """Describe what would be trained, and on what, without reading any signals."""
-    encoder = read_encoder_config(config.pretraining.encoder_config)
-    path = config.pretraining.pretrain_data
-    if path is not None:
-        return encoder, *describe_file(path, target=encoder.repetition_time)
-    return encoder, describe_stored(stored, *atlas, target=encoder.repetition_time), None
 
 
 def preview_training(
@@ -244,8 +124,8 @@ def preview_training(
     SemantoksError
         When data or options do not allow a training.
     """
-    encoder, data, file = _describe_data(config, stored, (parcels, networks))
-    plan = _draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate)
+    encoder, data, file = describe_data(config, stored, (parcels, networks))
+    plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate)
     if not config.running.overwrite:
         if _is_finished(plan):
             return
@@ -261,47 +141,11 @@ def preview_training(
     )
 
 
-def _draw_blueprint(
-    config: AppConfig, encoder: EncoderConfig, data: TrainingData, file: SignalsFile | None, *, n_parts: int
-) -> _Blueprint:
-    recipe = read_training_config(config.pretraining)
-    participants = {source.participant for source in data.sources}
-    check_participants(participants)
-    n_participants = len(participants)
-    layout = build_layout(data.parcels, data.networks)
-    size = choose_batch_size(n_participants, recipe.batch_size, n_parts=n_parts)
-    if recipe.batch_size is None:
-        LOGGER.info("Batches of %d participants, %d steps an epoch.", size, n_participants // size)
-    recipe = dataclasses.replace(recipe, batch_size=size)
-    keys = sorted(source.key for source in data.sources)
-    settings = {
-        "encoder": to_json(encoder),
-        "recipe": to_json(recipe),
-        "layout": _hash(layout_to_json(layout)),
-        "data": {"participants": n_participants, "runs": len(keys), "sha256": _hash(keys)},
-        "seed": config.running.random_seed,
-        "precision": config.embedding.precision,
-    }
-    return _Blueprint(
-        directory=choose_directory(config),
-        encoder=encoder,
-        layout=layout,
-        recipe=recipe,
-        data=data,
-        file=file,
-        settings=settings,
-    )
-
-
-def _hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _checkpoints(plan: _Blueprint) -> Path:
+def _checkpoints(plan: Blueprint) -> Path:
     return plan.directory / "checkpoints"
 
 
-def _clear(plan: _Blueprint) -> None:
+def _clear(plan: Blueprint) -> None:
     """Make room for another training; one of the same settings that was stopped goes on even so."""
     if (plan.directory / CONFIG_FILE).exists():
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -311,7 +155,7 @@ def _clear(plan: _Blueprint) -> None:
         shutil.rmtree(_checkpoints(plan), ignore_errors=True)
 
 
-def _is_finished(plan: _Blueprint) -> bool:
+def _is_finished(plan: Blueprint) -> bool:
     """Tell whether the encoder is there already; refuse to take one of other settings for it."""
     path = plan.directory / CONFIG_FILE
     if not path.is_file():
@@ -346,7 +190,7 @@ def _is_finished(plan: _Blueprint) -> bool:
     return True
 
 
-def _train(config: AppConfig, plan: _Blueprint, device: torch.device, ranks: Ranks, request: StopRequest) -> None:
+def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Ranks, request: StopRequest) -> None:
     view = _pack(config, plan, ranks)
     if ranks.any(bool(request.reason)):
         raise TrainingStopped(
@@ -402,10 +246,10 @@ def _train(config: AppConfig, plan: _Blueprint, device: torch.device, ranks: Ran
         _write(plan, module, details)
 
 
-def _pack(config: AppConfig, plan: _Blueprint, ranks: Ranks) -> SignalView:
+def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks) -> SignalView:
     """Pack what is missing, in the first process; the others wait, then open the store too."""
     root = config.running.work_dir or config.out_dir / "encoders"
-    directory = root / ".signals" / _hash([layout_to_json(plan.layout), plan.encoder.repetition_time])[:16]
+    directory = root / ".signals" / hash_values([layout_to_json(plan.layout), plan.encoder.repetition_time])[:16]
     if ranks.is_first:
         store = SignalStore(directory, plan.layout.n_parcels)
         if plan.file is not None:
@@ -417,14 +261,14 @@ def _pack(config: AppConfig, plan: _Blueprint, ranks: Ranks) -> SignalView:
     return select_packed(SignalStore(directory, plan.layout.n_parcels), plan.data.sources)
 
 
-def _pack_tables(config: AppConfig, plan: _Blueprint, store: SignalStore) -> None:
+def _pack_tables(config: AppConfig, plan: Blueprint, store: SignalStore) -> None:
     order = match_parcels(plan.data.parcels, plan.data.networks, plan.layout).order.tolist()
     n_procs = choose_n_procs(config.running, n_jobs=len(plan.data.sources) // 16, model_bytes=0)
     arguments = (tuple(order), plan.data.parcels, plan.encoder.repetition_time)
     pack_missing(store, plan.data.sources, TableReader, arguments, n_procs=n_procs)
 
 
-def _write(plan: _Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:
+def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:
     """Write the teacher and what belongs to it; the weights' config.json comes last and makes it an encoder."""
     encoder, head = module.teacher.cpu(), module.teacher_head.cpu()
     details["n_parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
@@ -440,75 +284,3 @@ def _write(plan: _Blueprint, module: TeacherStudent, details: dict[str, Any]) ->
     write_model_card(plan.directory, name=plan.directory.name, sha256=sha256, details=details, drawn=drawn)
     shutil.rmtree(_checkpoints(plan), ignore_errors=True)
     LOGGER.info("Wrote the encoder %s, SHA-256 %s.", plan.directory, sha256[:16])
-
-
-def build_details(
-    data: TrainingData, view: SignalView, settings: Mapping[str, Any], encoder: EncoderConfig
-) -> dict[str, Any]:
-    """Build what config.json says about a pretrained encoder besides its architecture.
-
-    Parameters
-    ----------
-    data : TrainingData
-        What it was trained on.
-    view : SignalView
-        The runs that could be read.
-    settings : mapping
-        Settings of the training.
-    encoder : EncoderConfig
-        Its architecture.
-
-    Returns
-    -------
-    dict
-        Data, recipe, limits, hashed participants, versions.
-    """
-    labels = sorted(set(view.participants))
-    # A salt that is known but differs between encoders: labels can be looked up, lists cannot be joined.
-    salt = settings["data"]["sha256"][:32]
-    seconds = view.lengths * encoder.repetition_time
-    return {
-        "settings": dict(settings),
-        "data": {
-            **data.facts,
-            "participants": len(labels),
-            "runs": len(view),
-            "hours": round(float(seconds.sum()) / 3600, 2),
-            "sha256": settings["data"]["sha256"],
-        },
-        "recipe": {**settings["recipe"], "seed": settings["seed"], "precision": settings["precision"]},
-        "limits": {
-            "repetition_time_of_the_sources_in_s": [min(view.repetition_times), max(view.repetition_times)],
-            "length_of_the_runs_in_s": [float(seconds.min()), float(seconds.max())],
-            "band": data.facts.get("band", "not known"),
-            "smallest_share_of_parcels_with_signal": round(float(view.present.mean(axis=1).min()), 4),
-            "window_in_s": encoder.window * encoder.repetition_time,
-        },
-        "participants": {
-            "salt": salt,
-            "sha256": [hashlib.sha256(f"{salt}{label}".encode()).hexdigest() for label in labels],
-        },
-        "software": find_versions(),
-    }
-
-
-def find_kernels(encoder: Encoder) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Find the learned long kernels of an encoder.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        On the CPU.
-
-    Returns
-    -------
-    dict of str to NDArray, float32, shape (n_kernels, L)
-        Taps by network; empty when the tokenizer has no such kernels.
-    """
-    branches = [module for module in encoder.modules() if isinstance(module, StructuredBranch)]
-    names = encoder.layout.network_names if len(branches) == len(encoder.layout.network_names) else ("all parcels",)
-    kernels = {}
-    for name, branch in zip(names, branches, strict=False):
-        taps = join_scales(branch.kernels.detach(), branch.decay) / branch.kernel_norm
-        kernels[name] = taps.flatten(0, -2).numpy()
-    return kernels

@@ -21,7 +21,8 @@ from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.provenance import find_versions, read_sidecar
 from bids_semantoks.outputs.report import write_report
 from bids_semantoks.outputs.run_figures import redraw_embedding, redraw_signals
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.records import Atlas
 from bids_semantoks.signals.atlas import build_label_grid
 from bids_semantoks.signals.surface_atlas import is_surface_atlas

@@ -15,9 +15,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_semantoks import participant, planning
+from bids_semantoks import jobs, participant
 from bids_semantoks.cli import call
-from bids_semantoks.outputs.store import read_statuses
+from bids_semantoks.outputs.stored_runs import read_statuses
 
 #: The participant whose run is damaged, and one that stays whole.
 BAD, GOOD = "001", "004"
@@ -452,7 +452,7 @@ def test_bug_is_reported_as_one(study, tmp_path, app, monkeypatch):
     def explode(*_):
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(planning, "extract_signals", explode)
+    monkeypatch.setattr(jobs, "extract_signals", explode)
     code, text = app(study, tmp_path / "out", "--participant-label", BAD)
     assert code == 7
     assert "internal" in text

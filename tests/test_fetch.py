@@ -22,7 +22,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from bids_semantoks import fetch as fetch_module
 from bids_semantoks.demo.study import write_study
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals import supply
+from bids_semantoks.signals import fetching, obstacles
 from bids_semantoks.signals.atlas import build_label_grid, load_atlas
 from bids_semantoks.signals.registry import load_entry
 from bids_semantoks.signals.surface_sources import load_surface_atlas
@@ -77,7 +77,8 @@ def online(monkeypatch, tmp_path):
 
     reachable = network.find_obstacle
     monkeypatch.setattr(network, "find_obstacle", lambda at: "" if "huggingface" in at else reachable(at))
-    monkeypatch.setattr(supply, "find_obstacle", network.find_obstacle)
+    for module in (fetching, obstacles):
+        monkeypatch.setattr(module, "find_obstacle", network.find_obstacle)
     network._can_connect_once.cache_clear()
     return shelf
 
@@ -107,7 +108,8 @@ def write_registry(tmp_path, address, monkeypatch, **changes):
     (registry / "Pair.json").write_text(json.dumps(content))
     monkeypatch.setattr("bids_semantoks.signals.registry.find_registry", lambda: registry)
     monkeypatch.setattr("bids_semantoks.signals.sources.find_registry", lambda: registry)
-    monkeypatch.setattr(supply, "TEMPLATEFLOW_SERVER", address)
+    for module in (fetching, obstacles):
+        monkeypatch.setattr(module, "TEMPLATEFLOW_SERVER", address)
     Composite(shape=(21, 21, 21), size=2.0).write(served / XFM)
     return registry
 
@@ -243,7 +245,7 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
     study, fetched = tmp_path / "raw", tmp_path / "fetched"
     write_study(study, n_participants=1, short=True)
     (fetched / "atlases").mkdir(parents=True)
-    for part in load_entry(Path(supply.__file__).parents[1] / "data/atlases/Schaefer400Tian3Buckner7.json").recipes[
+    for part in load_entry(Path(fetching.__file__).parents[1] / "data/atlases/Schaefer400Tian3Buckner7.json").recipes[
         OTHER
     ][1]:
         shutil.copy(shared / "atlas" / part.files[0], fetched / "atlases")

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.outputs.files import write_json, write_records
-from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_statuses
+from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.outputs.stored_runs import read_embedding, read_statuses
 
 
 def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:

@@ -20,7 +20,8 @@ from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.naming import parse_entities
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.run_figures import read_coverage
-from bids_semantoks.outputs.store import OutputPaths, read_embedding
+from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.outputs.stored_runs import read_embedding
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 
 from bids_semantoks.outputs.figures import build_figure_path, sort_by_network, write_figure
 from bids_semantoks.outputs.figures_embedding import draw_tokens, draw_windows
-from bids_semantoks.outputs.figures_signals import (
-    Volumes,
-    draw_carpet,
-    draw_connectivity,
-    draw_coverage,
-    draw_motion,
-)
+from bids_semantoks.outputs.figures_signals import Volumes, draw_carpet, draw_connectivity, draw_coverage, draw_motion
 from bids_semantoks.outputs.files import read_table
-from bids_semantoks.outputs.store import OutputPaths, compute_connectivity, read_signals
+from bids_semantoks.outputs.store import OutputPaths, compute_connectivity
+from bids_semantoks.outputs.stored_runs import read_signals
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
 
 

@@ -20,7 +20,7 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.models.ablation import MaskingEncoder
 from bids_semantoks.outputs.files import write_array
 from bids_semantoks.outputs.group_phenotype import name_masked
-from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.probes.rows import Rows
 from bids_semantoks.probing.spans import Features, TableFeatures
 from bids_semantoks.signals.temporal import build_windows

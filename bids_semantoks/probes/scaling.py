@@ -20,7 +20,7 @@ from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder
 from bids_semantoks.outputs.provenance import find_versions
 from bids_semantoks.outputs.scaling_tables import ScalingRow, write_scaling_tables
-from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.pretraining import pretrain_encoder
 from bids_semantoks.probes.designs import Design, build_design
 from bids_semantoks.probes.plans import ProbePlan

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from bids_semantoks.blueprint import read_training_config
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.hdf5 import open_signals
@@ -18,8 +19,7 @@ from bids_semantoks.models.build import read_encoder_config
 from bids_semantoks.models.layout import build_layout
 from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.outputs.dataset import read_atlas_table
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
-from bids_semantoks.pretraining import read_training_config
+from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.probing.scaling import choose_share
 from bids_semantoks.training.batches import choose_batch_size
 

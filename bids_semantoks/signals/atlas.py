@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.signals.downloads import check_published, check_recorded
+from bids_semantoks.signals.fetching import fetch_missing_transform, name_transform
 from bids_semantoks.signals.grids import keep_grid, read_grid
 from bids_semantoks.signals.label_images import check_labels, check_landmarks, read_labels
 from bids_semantoks.signals.labels import LabelTable, load_label_table, name_some
+from bids_semantoks.signals.obstacles import refuse
 from bids_semantoks.signals.orders import rename_to_seven_networks
+from bids_semantoks.signals.parts import FETCH_HINT, Part
 from bids_semantoks.signals.registry import find_archived, find_places
 from bids_semantoks.signals.sources import Source, Sources, find_sources
-from bids_semantoks.signals.supply import FETCH_HINT, Part, fetch_missing_transform, find_parts, name_transform, refuse
+from bids_semantoks.signals.supply import find_parts
 from bids_semantoks.signals.warping import Warp, load_warp
 
 LOG = logging.getLogger("bids_semantoks")

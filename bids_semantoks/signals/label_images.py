@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.signals.labels import LabelTable, name_some
-from bids_semantoks.signals.supply import Part
+from bids_semantoks.signals.parts import Part
 
 # Whole numbers above are not exact in float32, in which many label images are stored.
 _MAX_LABEL: Final = 1 << 24

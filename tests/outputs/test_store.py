@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bids_semantoks.outputs import store
+from bids_semantoks.outputs import store, stored_runs
 from bids_semantoks.outputs.files import read_table
 from bids_semantoks.outputs.provenance import describe_differences, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
@@ -54,10 +54,10 @@ SIDECAR = {"Settings": {"a": 1}, "Inputs": {"bold": {"size": 5}}, "AbsentParcels
 
 def test_signals_round_trip(paths, atlas, signals):
     digest = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
-    parcels, values = store.read_signals(paths)
+    parcels, values = stored_runs.read_signals(paths)
     assert parcels == atlas.parcels
     np.testing.assert_array_equal(values, signals.values)
-    (stored,) = store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
+    (stored,) = stored_runs.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
     assert stored.paths == paths
     assert stored.sidecar["TableSHA256"] == digest
     assert stored.entities["space"] == "S"
@@ -65,8 +65,8 @@ def test_signals_round_trip(paths, atlas, signals):
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
     coverage = paths.file("stat-coverage_bold.tsv").read_text().splitlines()
     assert coverage[4].split("\t") == ["p3", "0.25", "3", "false"]
-    assert list(store.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
-    assert store.find_stored_kinds(paths.out_dir) == [("A", "S")]
+    assert list(stored_runs.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
+    assert stored_runs.find_stored_kinds(paths.out_dir) == [("A", "S")]
 
 
 @pytest.mark.parametrize("changed", [{"Settings": {"a": 2}}, {"Inputs": {"bold": {"size": 6}}}])
@@ -138,7 +138,7 @@ EMBEDDING_SIDECAR = {"Settings": {"a": 1}, "SignalsSHA256": "0f"}
 
 def test_embedding_round_trip(paths, windows, embedding):
     store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
-    np.testing.assert_array_equal(store.read_embedding(paths), embedding.vectors)
+    np.testing.assert_array_equal(stored_runs.read_embedding(paths), embedding.vectors)
     columns, rows = read_table(paths.embedding)
     assert columns[:5] == ("window", "onset", "duration", "kept", "dim0001")
     np.testing.assert_array_equal(rows[:, 1], windows.onset)
@@ -167,7 +167,9 @@ def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
 def test_status_is_named_after_the_run_and_encoder(paths):
     store.write_status(paths, {"status": "ok"})
     assert paths.status == Path(paths.out_dir, "logs/runs/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
-    assert store.read_statuses(paths.out_dir) == [("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})]
+    assert stored_runs.read_statuses(paths.out_dir) == [
+        ("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})
+    ]
 
 
 def test_differences_are_named_with_both_values():

@@ -18,10 +18,10 @@ from bids_semantoks.errors import AtlasError
 from bids_semantoks.models.layout import default_layout
 from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.signals.atlas import build_label_grid, load_atlas
+from bids_semantoks.signals.fetching import find_address, name_transform
 from bids_semantoks.signals.labels import load_label_table
 from bids_semantoks.signals.orders import rename_to_seven_networks
 from bids_semantoks.signals.registry import find_registry, load_entry
-from bids_semantoks.signals.supply import find_address, name_transform
 from bids_semantoks.signals.surface_sources import load_surface_atlas
 
 DEFAULT = "Schaefer400Tian3Buckner7"

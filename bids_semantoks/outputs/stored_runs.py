@@ -1,0 +1,140 @@
+"""The signals, embeddings and status of each run, as they are found and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.outputs.files import read_table
+from bids_semantoks.outputs.naming import parse_entities
+from bids_semantoks.outputs.provenance import read_sidecar
+from bids_semantoks.outputs.store import OutputPaths
+
+_SIGNALS_ENDING = "_stat-mean_timeseries.json"
+
+
+def _find_sidecars(out_dir: Path) -> list[Path]:
+    patterns = (f"sub-*/func/*{_SIGNALS_ENDING}", f"sub-*/ses-*/func/*{_SIGNALS_ENDING}")
+    return sorted(path for pattern in patterns for path in out_dir.glob(pattern))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRun:
+    """A run whose signals are on disk.
+
+    Parameters
+    ----------
+    entities : dict
+        Entities of the source and ours.
+    paths : OutputPaths
+        Its files.
+    sidecar : dict
+        Sidecar of its signals.
+    """
+
+    entities: dict[str, str]
+    paths: OutputPaths
+    sidecar: dict[str, Any]
+
+
+def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:
+    """Find the runs with complete signals of an atlas, in the order of their names.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+    atlas : str
+        Atlas label.
+    model : str
+        Encoder label that the paths shall carry.
+
+    Yields
+    ------
+    StoredRun
+        One run and space.
+    """
+    for path in _find_sidecars(out_dir):
+        entities = parse_entities(path.name)
+        sidecar = read_sidecar(path)
+        if entities.get("atlas") == atlas and sidecar is not None:
+            stem = path.name.removesuffix(_SIGNALS_ENDING)
+            paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
+            yield StoredRun(entities=entities, paths=paths, sidecar=sidecar)
+
+
+def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:
+    """Find the atlases and spaces that signals were made with.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+
+    Returns
+    -------
+    list of (str, str)
+        Atlas label and space (empty for series that name none), sorted.
+    """
+    names = [parse_entities(path.name) for path in _find_sidecars(out_dir)]
+    return sorted({(name["atlas"], name.get("space", "")) for name in names if "atlas" in name})
+
+
+def read_signals(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Read cleaned signals.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        Where from.
+
+    Returns
+    -------
+    parcels : tuple of str, length P
+        Parcel names.
+    values : NDArray, float32, shape (T, P)
+        Exactly what was written: 9 digits hold every float32.
+    """
+    parcels, values = read_table(paths.signals)
+    return parcels, values.astype(np.float32)
+
+
+def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
+    """Read the window embeddings of a run.
+
+    Parameters
+    ----------
+    paths : OutputPaths
+        Where from.
+
+    Returns
+    -------
+    NDArray, float32, shape (B, dims)
+        One vector a window.
+    """
+    columns, values = read_table(paths.embedding)
+    first = columns.index("dim0001")
+    return values[:, first:].astype(np.float32)
+
+
+def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read what became of every run.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output dataset.
+
+    Returns
+    -------
+    list of (str, dict)
+        Stem and status record, in the order of the names.
+    """
+    found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
+    return [(path.name.removesuffix("_status.json"), json.loads(path.read_bytes())) for path in found]

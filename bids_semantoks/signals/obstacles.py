@@ -1,0 +1,130 @@
+"""Why an atlas cannot be had, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bids_semantoks.errors import AtlasError
+from bids_semantoks.network import find_obstacle
+from bids_semantoks.signals.downloads import TEMPLATEFLOW_SERVER
+from bids_semantoks.signals.fetching import find_address, name_transform
+from bids_semantoks.signals.labels import load_label_table
+from bids_semantoks.signals.parts import FETCH_HINT, find_local_parts
+from bids_semantoks.signals.registry import (
+    DIRECTORY_VARIABLE,
+    Entry,
+    Places,
+    Recipe,
+    find_archived,
+    find_file,
+    find_registry,
+    load_entry,
+)
+
+
+def describe_obstacle(recipe: Recipe, space: str, places: Places) -> str:
+    """Say what keeps a recipe from being fetched.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        A set of images that gives the whole atlas.
+    space : str
+        Template space of the data.
+    places : Places
+        Where files are looked for.
+
+    Returns
+    -------
+    str
+        Reason; empty when it is worth a try.
+    """
+    for one in recipe:
+        address = find_address(one)
+        is_here = find_file(one, places) is not None
+        if not is_here and not address:
+            return f"nobody publishes {one.names[0]} alone"
+        # Without the name, which is listed among what is needed: the reason is the same for most of them.
+        if not is_here and (obstacle := find_obstacle(address)):
+            return obstacle
+        transform = name_transform(one.space, space)
+        is_lacking = one.space != space and not find_archived(transform, places)
+        if is_lacking and (obstacle := find_obstacle(TEMPLATEFLOW_SERVER)):
+            return obstacle
+    return ""
+
+
+def refuse(
+    entry: Entry, spaces: Iterable[str], places: Places, obstacles: Sequence[str] = (), *, hint: str = FETCH_HINT
+) -> AtlasError:
+    """Say which files of an atlas are missing.
+
+    Parameters
+    ----------
+    entry : Entry
+        The atlas.
+    spaces : iterable of str
+        Template spaces that would do.
+    places : Places
+        Where they were looked for.
+    obstacles : sequence of str
+        Why they were not fetched.
+    hint : str
+        What to do when they could be.
+
+    Returns
+    -------
+    AtlasError
+        To be raised.
+    """
+    recipes = {space: entry.find_recipes(space) for space in spaces}
+    needed = "; ".join(
+        f"for {space}: {', or '.join(_describe(one, space) for one in some)}" for space, some in recipes.items()
+    )
+    whole = [space for space, some in entry.recipes.items() if any(_is_in(one, space) for one in some)]
+    foreign = [space for space, some in recipes.items() if not any(_is_in(one, space) for one in some)]
+    own = " or ".join(whole or entry.recipes)
+    searched = ", ".join(map(str, (*places.given, *places.others, *places.templateflow)))
+    sources = {one.source for some in recipes.values() for recipe in some for one in recipe}
+    smaller = _find_smaller(entry, recipes, places)
+    lacking = (
+        f"The atlas {entry.name} is in the space {own}, the data in {foreign[0] or 'none named'}, and what takes it "
+        f"there is not found in {searched}."
+        if foreign
+        else f"The images of the atlas {entry.name} are not found in {searched}."
+    )
+    return AtlasError(
+        f"{lacking} Needed are, {needed}." + (f" They were not fetched: {_join(obstacles)}." if obstacles else ""),
+        hint=(hint if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.")
+        + f" The files come from {', '.join(sorted(sources))}; transforms from https://www.templateflow.org."
+        + (f" Or process the data in {own} (--space)." if foreign else "")
+        + (f" Or take less of it, which is here: --atlas {' or '.join(smaller)}." if smaller else ""),
+    )
+
+
+def _is_in(recipe: Recipe, space: str) -> bool:
+    return all(one.space == space for one in recipe)
+
+
+def _find_smaller(entry: Entry, spaces: Iterable[str], places: Places) -> list[str]:
+    """Name the atlases of the registry that are part of another, and here in one of the spaces; the largest first."""
+    parcels = set(load_label_table(entry.table).parcels)
+    found = {}
+    for path in sorted(find_registry().glob("*.json")):
+        other = load_entry(path)
+        own = set(load_label_table(other.table).parcels)
+        recipes = {space: [one for one in other.recipes.get(space, ()) if _is_in(one, space)] for space in spaces}
+        if own < parcels and any(find_local_parts(other, some, space, places) for space, some in recipes.items()):
+            found[other.name] = len(own)
+    return sorted(found, key=lambda name: -found[name])
+
+
+def _join(obstacles: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(one.rstrip(".") for one in obstacles))
+
+
+def _describe(recipe: Recipe, space: str) -> str:
+    images = " with ".join(one.names[0] for one in recipe)
+    transforms = sorted({Path(name_transform(one.space, space)).name for one in recipe if one.space != space})
+    return " with ".join([images, *transforms])
