@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.network import find_obstacle
@@ -21,6 +22,9 @@ from bids_semantoks.signals.registry import (
     find_registry,
     load_entry,
 )
+
+#: Sets of files that a message names; more are no longer read.
+_N_SETS: Final = 2
 
 
 def describe_obstacle(recipe: Recipe, space: str, places: Places) -> str:
@@ -79,9 +83,7 @@ def refuse(
         To be raised.
     """
     recipes = {space: entry.find_recipes(space) for space in spaces}
-    needed = "; ".join(
-        f"for {space}: {', or '.join(_describe(one, space) for one in some)}" for space, some in recipes.items()
-    )
+    needed = "; ".join(f"for {space}: {_describe_all(some, space)}" for space, some in recipes.items())
     whole = [space for space, some in entry.recipes.items() if any(_is_in(one, space) for one in some)]
     foreign = [space for space, some in recipes.items() if not any(_is_in(one, space) for one in some)]
     own = " or ".join(whole or entry.recipes)
@@ -122,6 +124,13 @@ def _find_smaller(entry: Entry, spaces: Iterable[str], places: Places) -> list[s
 
 def _join(obstacles: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(one.rstrip(".") for one in obstacles))
+
+
+def _describe_all(recipes: Sequence[Recipe], space: str) -> str:
+    sets = list(dict.fromkeys(_describe(one, space) for one in recipes))
+    n_others = len(sets) - _N_SETS
+    others = f" (or {n_others} other set{'s' if n_others > 1 else ''})" if n_others > 0 else ""
+    return ", or ".join(sets[:_N_SETS]) + others
 
 
 def _describe(recipe: Recipe, space: str) -> str:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.signals.downloads import find_target
 from bids_semantoks.signals.obstacles import describe_obstacle, refuse
 from bids_semantoks.signals.parts import Part, Shelf, collect_parts, find_local_parts
 from bids_semantoks.signals.registry import Entry, Places, Recipe, find_places
+
+#: Spaces of BIDS and fMRIPrep that differ between participants.
+_NATIVE_SPACES: Final = frozenset(
+    ("T1w", "T2w", "anat", "bold", "boldref", "func", "individual", "native", "orig", "scanner")
+)
 
 
 def find_parts(entry: Entry, space: str, *, directory: Path | None, work_dir: Path | None) -> tuple[Part, ...]:
@@ -34,8 +40,15 @@ def find_parts(entry: Entry, space: str, *, directory: Path | None, work_dir: Pa
     Raises
     ------
     AtlasError
-        No recipe can be had; says what is missing where, why it was not fetched, and the remedy.
+        The space is no template's, or no recipe can be had; says what is missing where, why it was not fetched, and the
+        remedy.
     """
+    if space in _NATIVE_SPACES and space not in entry.recipes:
+        raise AtlasError(
+            f"The data are in {space}, each participant's own space, where no template atlas can lie.",
+            hint=f"Choose data in {' or '.join(entry.recipes)} with --space, or have fMRIPrep write them "
+            "(--output-spaces).",
+        )
     places = find_places(directory, beside=entry.path.parent)
     recipes = entry.find_recipes(space)
     if parts := find_local_parts(entry, recipes, space, places):

@@ -215,3 +215,19 @@ def test_the_authors_file_in_the_hubs_cache_counts(shared, tmp_path, monkeypatch
     # What the user names wins as a whole.
     given = load_atlas(DEFAULT, space=SPACE, directory=shared / "atlas")
     assert [volume.path.parent for volume in given.volumes] == [shared / "atlas"] * 2
+
+
+def test_no_transform_is_asked_for_into_a_space_of_each_participant():
+    with pytest.raises(AtlasError, match=r"data are in T1w, each participant's own space") as caught:
+        load_atlas("Schaefer400", space="T1w", directory=None)
+    assert "Choose data in MNI152NLin6Asym or MNI152NLin2009cAsym with --space" in str(caught.value)
+    assert "from-" not in str(caught.value)
+
+
+def test_a_missing_atlas_names_few_of_the_sets_that_would_do():
+    with pytest.raises(AtlasError, match=r"Needed are, for MNI152NLin6Asym: schaefer400_tian50") as caught:
+        load_atlas("Schaefer400Tian3Buckner7", space=SPACE, directory=None)
+    text = str(caught.value)
+    needed = text[text.index("Needed") : text.index("They were not fetched")]
+    assert needed.count(", or ") == 1
+    assert "(or 2 other sets)" in needed
