@@ -196,31 +196,7 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
         raise TrainingStopped(
             f"Pretraining was stopped by {request.reason} when the signals were packed.", hint="The same call goes on."
         )
-    asked, seed = config.pretraining, config.running.random_seed
-    module = TeacherStudent(
-        build_encoder(plan.encoder, plan.layout, seed),
-        build_head(plan.encoder, seed),
-        plan.recipe,
-        all_reduce=sum_over_ranks if ranks.size > 1 else None,
-    )
-    course = TrainingPlan(
-        recipe=plan.recipe,
-        settings=plan.settings,
-        checkpoints=_checkpoints(plan),
-        seed=seed,
-        precision=config.embedding.precision,
-        n_slices=asked.accumulate,
-        max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
-        checkpoint_every=asked.checkpoint_every,
-    )
-    try:
-        training = Pretraining(module, view, course, device=device, ranks=ranks)
-    except torch.OutOfMemoryError as error:
-        # No batch is there yet that could be smaller.
-        raise ResourceError(
-            f"The encoder {plan.directory.name} does not fit into the free memory of {device}.",
-            hint="Wait until the device is free, or choose another (--device) or a smaller --encoder-config.",
-        ) from error
+    training = _build_training(config, plan, view, device, ranks)
     LOGGER.info(
         "Pretraining %s on %d runs of %d participants: %d epochs of %d steps, %s on %s%s%s.",
         plan.directory.name,
@@ -240,10 +216,40 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
         details = build_details(plan.data, view, plan.settings, plan.encoder)
         details["recipe"] |= {
             "precision": choose_precision(config.embedding.precision, device),
-            "parts_a_batch_is_cut_into": asked.accumulate,
+            "parts_a_batch_is_cut_into": config.pretraining.accumulate,
         }
         details["device"] = str(device)
-        _write(plan, module, details)
+        _write(plan, training.module, details)
+
+
+def _build_training(
+    config: AppConfig, plan: Blueprint, view: SignalView, device: torch.device, ranks: Ranks
+) -> Pretraining:
+    asked, seed = config.pretraining, config.running.random_seed
+    module = TeacherStudent(
+        build_encoder(plan.encoder, plan.layout, seed),
+        build_head(plan.encoder, seed),
+        plan.recipe,
+        all_reduce=sum_over_ranks if ranks.size > 1 else None,
+    )
+    course = TrainingPlan(
+        recipe=plan.recipe,
+        settings=plan.settings,
+        checkpoints=_checkpoints(plan),
+        seed=seed,
+        precision=config.embedding.precision,
+        n_slices=asked.accumulate,
+        max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
+        checkpoint_every=asked.checkpoint_every,
+    )
+    try:
+        return Pretraining(module, view, course, device=device, ranks=ranks)
+    except torch.OutOfMemoryError as error:
+        # No batch is there yet that could be smaller.
+        raise ResourceError(
+            f"The encoder {plan.directory.name} does not fit into the free memory of {device}.",
+            hint="Wait until the device is free, or choose another (--device) or a smaller --encoder-config.",
+        ) from error
 
 
 def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks) -> SignalView:

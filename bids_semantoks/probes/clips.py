@@ -9,14 +9,14 @@ import dataclasses
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.config import AppConfig
+from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
@@ -145,6 +145,81 @@ def _count_cut(events: Sequence[Event]) -> int:
     return sum(later.onset < event.onset + event.duration - 1e-6 for event, later in itertools.pairwise(events))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _CutRun:
+    """Signals of a run and the blocks that can be seen in them.
+
+    Parameters
+    ----------
+    signals : NDArray, shape (T, P)
+        At the repetition time of the encoder.
+    present : NDArray, bool, shape (P,)
+        Parcels that have a signal.
+    events : list of Event
+        Those whose blocks are used.
+    spans : list of (int, int)
+        First volume and number of volumes of each.
+    n_out, n_dropped : int
+        Blocks that cannot be seen, and those whose volumes were dropped.
+    """
+
+    signals: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    events: list[Event]
+    spans: list[tuple[int, int]]
+    n_out: int
+    n_dropped: int
+
+
+def _cut_run(run: StoredRun, events: Sequence[Event], model: EncoderConfig) -> _CutRun:
+    n_dummy, source_time = run.sidecar["VolumesDropped"]["Dummy"]["Count"], run.sidecar["RepetitionTime"]
+    table = read_signals(run.paths)[1]
+    signals, present = standardise(table, repetition_time=source_time, n_dummy=n_dummy, target=model.repetition_time)
+    places = find_block_volumes(
+        [event.onset for event in events],
+        [event.duration for event in events],
+        n_volumes=len(signals),
+        repetition_time=model.repetition_time,
+        start=n_dummy * source_time,
+        longest=model.patch,
+    )
+    blocks = [(event, place) for event, place in zip(events, places, strict=True) if place is not None]
+    seen = _find_seen(table[n_dummy:], source_time, [place for _, place in blocks], model.repetition_time)
+    kept = [block for block, is_seen in zip(blocks, seen, strict=True) if is_seen]
+    return _CutRun(
+        signals=signals,
+        present=present,
+        events=[event for event, _ in kept],
+        spans=[span for _, span in kept],
+        n_out=len(events) - len(blocks),
+        n_dropped=len(blocks) - len(kept),
+    )
+
+
+def _embed_cut(
+    cut: _CutRun, encoders: dict[str, RunEncoder], model: EncoderConfig
+) -> Iterator[tuple[tuple[str, str], NDArray[np.floating[Any]]]]:
+    """Yield, by name and position in the window, one row a block."""
+    yield (
+        ("parcel_means", ""),
+        np.stack([cut.signals[first : first + length].mean(axis=0) for first, length in cut.spans]),
+    )
+    for position in ("first", "last"):
+        is_last = position == "last"
+        windows = build_block_windows(
+            cut.signals,
+            cut.present,
+            cut.spans,
+            window=model.window,
+            patch=model.patch,
+            repetition_time=model.repetition_time,
+            last=is_last,
+        )
+        real = find_clip_patches(len(cut.spans), model, last=is_last)
+        for name, encoder in encoders.items():
+            yield (name, position), encoder.frozen.encode(windows, real_patches=real).vectors
+
+
 def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
     """Cut the blocks of all runs and embed each as one patch, all others masked, first and last in the window.
 
@@ -170,48 +245,12 @@ def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
     parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
     n_out = n_dropped = 0
     for run, events in plan.runs:
-        n_dummy = run.sidecar["VolumesDropped"]["Dummy"]["Count"]
-        table = read_signals(run.paths)[1]
-        signals, present = standardise(
-            table,
-            repetition_time=run.sidecar["RepetitionTime"],
-            n_dummy=n_dummy,
-            target=model.repetition_time,
-        )
-        places = find_block_volumes(
-            [event.onset for event in events],
-            [event.duration for event in events],
-            n_volumes=len(signals),
-            repetition_time=model.repetition_time,
-            start=n_dummy * run.sidecar["RepetitionTime"],
-            longest=model.patch,
-        )
-        blocks = [(event, place) for event, place in zip(events, places, strict=True) if place is not None]
-        n_out += len(events) - len(blocks)
-        seen = _find_seen(table[n_dummy:], run.sidecar["RepetitionTime"], [p for _, p in blocks], model.repetition_time)
-        n_dropped += len(blocks) - sum(seen)
-        blocks = [block for block, is_seen in zip(blocks, seen, strict=True) if is_seen]
-        if not blocks:
-            continue
-        rows += [(event.label, run.entities["sub"], run.paths.stem, event.onset) for event, _ in blocks]
-        spans = [place for _, place in blocks]
-        means = np.stack([signals[first : first + length].mean(axis=0) for first, length in spans])
-        parts.setdefault(("parcel_means", ""), []).append(means)
-        for position in ("first", "last"):
-            is_last = position == "last"
-            windows = build_block_windows(
-                signals,
-                present,
-                spans,
-                window=model.window,
-                patch=model.patch,
-                repetition_time=model.repetition_time,
-                last=is_last,
-            )
-            real = find_clip_patches(len(spans), model, last=is_last)
-            for name, encoder in encoders.items():
-                vectors = encoder.frozen.encode(windows, real_patches=real).vectors
-                parts.setdefault((name, position), []).append(vectors)
+        cut = _cut_run(run, events, model)
+        n_out += cut.n_out
+        n_dropped += cut.n_dropped
+        rows += [(event.label, run.entities["sub"], run.paths.stem, event.onset) for event in cut.events]
+        for key, values in _embed_cut(cut, encoders, model) if cut.events else ():
+            parts.setdefault(key, []).append(values)
     if not rows:
         raise InputError(
             f"None of {n_out + n_dropped} blocks of {plan.column} lies in its run, lasts long enough to be seen and "
