@@ -71,12 +71,6 @@ class ModelError(SemantoksError):
     exit_code = 6
 
 
-class FailedRuns(SemantoksError):
-    """At least one run failed; the others were written."""
-
-    exit_code = 7
-
-
 class TrainingStopped(SemantoksError):
     """Pretraining saved its state and stopped early; the same call goes on."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from bids_semantoks.outputs.naming import parse_entities
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.store import OutputPaths
 
+LOGGER = logging.getLogger("bids_semantoks")
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
 
 
@@ -62,11 +64,15 @@ def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[Store
     """
     for path in _find_sidecars(out_dir):
         entities = parse_entities(path.name)
+        if entities.get("atlas") != atlas:
+            continue
         sidecar = read_sidecar(path)
-        if entities.get("atlas") == atlas and sidecar is not None:
-            stem = path.name.removesuffix(_SIGNALS_ENDING)
-            paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
-            yield StoredRun(entities=entities, paths=paths, sidecar=sidecar)
+        if sidecar is None:
+            LOGGER.warning("The run of %s is left out: that file is damaged or not of this program.", path)
+            continue
+        stem = path.name.removesuffix(_SIGNALS_ENDING)
+        paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
+        yield StoredRun(entities=entities, paths=paths, sidecar=sidecar)
 
 
 def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:

@@ -179,14 +179,3 @@ def sum_over_ranks(values: Tensor) -> Tensor:
         return values
     total: Tensor = _SumOverRanks.apply(values)  # type: ignore[no-untyped-call]
     return total
-
-
-def count_ranks() -> int:
-    """Count the processes that train together (G).
-
-    Returns
-    -------
-    int
-        1 in a single process.
-    """
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -97,6 +97,15 @@ def test_raw_signals_of_another_call_do_not_stay(paths, atlas, signals):
     assert not paths.raw.with_suffix(".json").exists()
 
 
+def test_a_run_whose_sidecar_is_damaged_is_left_out_with_a_word(paths, atlas, signals, caplog):
+    store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
+    paths.signals_sidecar.write_text('{"Settings": ')
+    assert list(stored_runs.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
+    assert not caplog.records
+    assert list(stored_runs.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")) == []
+    assert f"The run of {paths.signals_sidecar} is left out" in caplog.text
+
+
 def test_connectivity_uses_kept_rows_and_present_parcels(signals):
     matrix = store.compute_connectivity(signals.values)
     kept = signals.values[signals.kept].astype(np.float64)
