@@ -62,6 +62,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'bids_semantoks/*.py')
 	$(BIN)/codespell
+	$(BIN)/python cluster/generate.py --check
 
 format: $(STAMP)
 	$(BIN)/python cluster/generate.py

@@ -47,11 +47,17 @@ def flag(name: str) -> str:
 
 def find_exit_codes() -> dict[int, str]:
     """Find the exit codes of the errors, with the first sentence of what each means."""
-    codes = {1: "A bug.", 2: "Bad call.", 130: "Interrupted.", 143: "Terminated by the scheduler."}
+    codes = {
+        1: "A bug.",
+        2: "Bad call.",
+        7: "At least one run failed; the others were written.",
+        130: "Interrupted.",
+        143: "Terminated by the scheduler.",
+    }
     for kind in vars(errors_module).values():
         if isinstance(kind, type) and issubclass(kind, SemantoksError) and kind is not SemantoksError:
             meaning = (kind.__doc__ or "").strip().splitlines()[0]
-            # Errors of single runs end in FailedRuns' code.
+            # An error of a single run does not end the call: 7 does, after all runs.
             if kind.__name__ not in ("RunFailed", "RunSkipped"):
                 codes[kind.exit_code] = " ".join(filter(None, (codes.get(kind.exit_code), meaning)))
     return dict(sorted(codes.items()))
