@@ -275,15 +275,21 @@ class BatchFeed:
             yield runs[start : start + size], None if signals is None else signals[start : start + size]
 
     def _finish(self, runs: NDArray[np.int64], signals: Tensor | None) -> Batch:
-        index = torch.from_numpy(runs).to(self.device)
-        lengths = torch.from_numpy(self.view.lengths[runs]).to(self.device)
-        values = self._gather(runs, lengths) if signals is None else signals.to(self.device, non_blocking=True)
+        index, lengths, firsts = self._send(np.stack([runs, self.view.lengths[runs], self._firsts[runs]])).unbind()
+        if signals is None:
+            values = self._gather(firsts, lengths, longest=int(self.view.lengths[runs].max()))
+        else:
+            values = signals.to(self.device, non_blocking=True)
         return Batch(values.transpose(1, 2), lengths, self.present[index])
 
-    def _gather(self, runs: NDArray[np.int64], lengths: Tensor) -> Tensor:
+    def _send(self, values: NDArray[np.int64]) -> Tensor:
+        """Bring numbers to the device; out of memory that is not pinned, a GPU would be waited for in every step."""
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    def _gather(self, firsts: Tensor, lengths: Tensor, *, longest: int) -> Tensor:
         """Gather runs from the device's memory, padded like those from the disk: (B, T, P)."""
         assert self._resident is not None
-        firsts = torch.from_numpy(self._firsts[runs]).to(self.device)
-        volumes = torch.arange(int(self.view.lengths[runs].max()), device=self.device)
+        volumes = torch.arange(longest, device=self.device)
         rows = (firsts[:, None] + volumes).clamp(max=len(self._resident) - 1)  # (B, T)
         return self._resident[rows].masked_fill_((volumes >= lengths[:, None])[..., None], 0.0)

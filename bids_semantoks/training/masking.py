@@ -5,6 +5,8 @@ Legend: B views, P parcels, N networks (rows of tokens), K patches in a view, G 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,21 @@ KINDS = ("slice", "network", "temporal", "random", "block")
 _FEWEST_NETWORKS = 3
 
 
+class MaskGroups(NamedTuple):
+    """Which rows of tokens are masked together.
+
+    Parameters
+    ----------
+    of_row : Tensor, int64, shape (N,)
+        Group of each row.
+    n_groups : int
+        Groups (G); counted beforehand, since asking a GPU for it would hold up every step.
+    """
+
+    of_row: Tensor
+    n_groups: int
+
+
 def draw_masks(
     n_views: int,
     *,
@@ -24,7 +41,7 @@ def draw_masks(
     kind: str,
     ratio: tuple[float, float],
     generator: torch.Generator,
-    groups: Tensor | None = None,
+    groups: MaskGroups | None = None,
 ) -> Tensor:
     """Draw a mask for each view.
 
@@ -44,8 +61,9 @@ def draw_masks(
         Lowest and highest nominal share of masked tokens.
     generator : torch.Generator
         Masks lie on its device.
-    groups : Tensor, int64, shape (N,), optional
-        Group of each row, as `find_mask_groups` gives them: masks are drawn on groups, then spread over rows.
+    groups : MaskGroups, optional
+        On the device of `generator`, as `find_mask_groups` gives them: masks are drawn on groups, then spread over
+        rows.
 
     Returns
     -------
@@ -60,9 +78,9 @@ def draw_masks(
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, found {kind!r}")
     if groups is not None:
-        if groups.shape != (n_networks,):
-            raise ValueError(f"groups {tuple(groups.shape)} do not fit {n_networks} rows")
-        n_networks = int(groups.max()) + 1
+        if groups.of_row.shape != (n_networks,):
+            raise ValueError(f"groups {tuple(groups.of_row.shape)} do not fit {n_networks} rows")
+        n_networks = groups.n_groups
     if n_networks < _FEWEST_NETWORKS and kind in ("network", "slice"):
         kind = "temporal"
     size = (n_views, n_networks, n_patches)
@@ -77,10 +95,10 @@ def draw_masks(
         masks = _draw_random(size, ratio, generator)
     else:
         masks = _draw_block(size, ratio, generator)
-    return masks if groups is None else masks.index_select(1, groups.to(masks.device))
+    return masks if groups is None else masks.index_select(1, groups.of_row)
 
 
-def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> Tensor | None:
+def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups | None:
     """Find which rows of tokens are masked together.
 
     With more rows than the nine canonical networks, masks are drawn on nine: a row belongs to the canonical network
@@ -95,8 +113,8 @@ def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> Tensor | N
 
     Returns
     -------
-    Tensor, int64, shape (N,), or None
-        Group of each row; None where each row stands for itself.
+    MaskGroups or None
+        On the CPU; None where each row stands for itself.
     """
     rows = token_rows(config, layout)
     n_canonical = len(CANONICAL_NETWORKS)
@@ -111,7 +129,8 @@ def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> Tensor | N
             by_network = [used.index(match[0]) for match in found]
         else:
             by_network = [i * n_canonical // len(names) for i in by_network]
-    return torch.tensor([by_network[layout.networks[row[0]]] for row in rows])
+    of_row = [by_network[layout.networks[row[0]]] for row in rows]
+    return MaskGroups(torch.tensor(of_row), max(of_row) + 1)
 
 
 def find_absent(n_real: Tensor, present: Tensor, *, rows: Tensor, patch: int, n_patches: int) -> Tensor:

@@ -340,7 +340,7 @@ class _ViewCutter:
         self.device = device
         self.n_rows = module.n_rows
         groups = find_mask_groups(encoder, layout)
-        self.groups = None if groups is None else groups.to(device)
+        self.groups = None if groups is None else groups._replace(of_row=groups.of_row.to(device))
         self.membership = compute_membership(encoder, layout).to(device)
         # Known beforehand, so that no step waits for the device and all processes agree.
         shortest = encoder.window - encoder.patch

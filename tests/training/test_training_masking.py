@@ -9,7 +9,13 @@ import torch
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.models.layout import NetworkLayout, default_layout
 from bids_semantoks.records import CANONICAL_NETWORKS
-from bids_semantoks.training.masking import compute_membership, draw_masks, find_absent, find_mask_groups
+from bids_semantoks.training.masking import (
+    MaskGroups,
+    compute_membership,
+    draw_masks,
+    find_absent,
+    find_mask_groups,
+)
 
 N_VIEWS, N, K = 20_000, 9, 5
 RATIO = (0.65, 0.85)
@@ -147,7 +153,7 @@ def test_wide_ratios():
 @pytest.mark.parametrize("kind", ["slice", "network", "temporal", "random", "block"])
 def test_rows_of_a_group_share_a_mask(kind):
     groups = torch.tensor([0, 0, 1, 2, 2, 2, 3, 1, 3, 0, 3])
-    masks = draw(kind, n_views=300, n_networks=11, groups=groups)
+    masks = draw(kind, n_views=300, n_networks=11, groups=MaskGroups(groups, 4))
     for group in range(4):
         rows = masks[:, groups == group]
         assert torch.equal(rows, rows[:, :1].expand_as(rows))
@@ -162,7 +168,8 @@ def test_nine_networks_stand_for_themselves():
 
 def test_parcels_are_masked_with_their_network():
     groups = find_mask_groups(EncoderConfig(spatial="parcel"), default_layout())
-    assert groups.tolist() == list(default_layout().networks)
+    assert groups.n_groups == 9
+    assert groups.of_row.tolist() == list(default_layout().networks)
 
 
 def test_one_row_stands_for_itself():
@@ -172,15 +179,15 @@ def test_one_row_stands_for_itself():
 def test_subnetworks_are_masked_with_their_canonical_network():
     layout = NetworkLayout(network_names=SEVENTEEN, networks=tuple(range(16)))
     groups = find_mask_groups(EncoderConfig(), layout)
-    assert [CANONICAL_NETWORKS[group] for group in groups] == [name[:-1] for name in SEVENTEEN]
+    assert [CANONICAL_NETWORKS[group] for group in groups.of_row] == [name[:-1] for name in SEVENTEEN]
 
 
 def test_other_networks_are_dealt_out_evenly_over_nine():
     layout = NetworkLayout(network_names=tuple(f"module{i:02}" for i in range(20)), networks=tuple(range(20)))
     groups = find_mask_groups(EncoderConfig(), layout)
-    assert groups.tolist() == sorted(groups.tolist())
-    assert set(np.bincount(groups)) == {2, 3}
-    assert len(np.bincount(groups)) == 9
+    assert groups.of_row.tolist() == sorted(groups.of_row.tolist())
+    assert set(np.bincount(groups.of_row)) == {2, 3}
+    assert len(np.bincount(groups.of_row)) == groups.n_groups == 9
 
 
 def test_masks_depend_on_the_generator_alone():
@@ -199,7 +206,7 @@ def test_unknown_kind():
 
 def test_groups_of_another_size():
     with pytest.raises(ValueError, match=r"\(4,\) do not fit 9 rows"):
-        draw("network", n_views=2, groups=torch.arange(4))
+        draw("network", n_views=2, groups=MaskGroups(torch.arange(4), 4))
 
 
 def test_absent_networks_and_empty_patches():

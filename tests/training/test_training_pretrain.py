@@ -337,3 +337,18 @@ def test_the_feed_cuts_batches_between_processes_and_slices(tmp_path):
     for row, run in enumerate(runs):
         values = torch.from_numpy(np.array(view.read(run))).T
         assert torch.equal(whole.signals[row, :, : values.shape[1]], values)
+
+
+def test_signals_in_the_memory_of_the_device_give_the_same_batches(tmp_path):
+    view = write_store(tmp_path)
+    order = BatchOrder(view.participants, 8, seed=0)
+    read, resident = (BatchFeed(view, order, torch.device("cpu"), part=0, n_parts=1) for _ in range(2))
+    # Only a GPU keeps them by itself.
+    resident._resident = resident._load()
+    for ours, theirs, _ in zip(resident.stream(0, 2), read.stream(0, 2), range(5), strict=False):
+        for kept, fresh in zip(ours, theirs, strict=True):
+            longest = int(kept.lengths.max())
+            assert torch.equal(kept.signals, fresh.signals[:, :, :longest])
+            assert not fresh.signals[:, :, longest:].any()
+            assert torch.equal(kept.lengths, fresh.lengths)
+            assert torch.equal(kept.present, fresh.present)
