@@ -22,6 +22,8 @@ _MASK_ENDS: Final = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")
 # fMRIPrep wrote regressors up to 20.1.
 _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
 _SIDECAR_ENDS: Final = ("bold.json",)
+# Of a dataset of series: tables, what stands beside them, and sidecars of images, which may say more than the tables'.
+_SERIES_ENDS: Final = ("timeseries.tsv", "timeseries.ptseries.nii", "timeseries.json", "_bold.tsv", "bold.json")
 USEFUL_ENDS: Final = (*_IMAGE_ENDS, *SURFACE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, *_SIDECAR_ENDS)
 
 # What a table of series names besides its run: none of it is in the names of the run's other files.
@@ -42,7 +44,7 @@ class Candidate:
         Paths; None when there is no file of these entities. Of a table: coverage of its parcels, censored volumes. Of
         a denoised image: censored volumes instead of confounds.
     sidecars : tuple of BidsFile
-        The participant's ``*_bold.json`` (``*_timeseries.json``) files.
+        The participant's ``*_bold.json`` files; of a table also its ``*_timeseries.json`` files.
     derivative : Derivative
         The dataset that holds them.
     tables : tuple of str
@@ -162,7 +164,7 @@ def find_components(paths: Iterable[str], label: str) -> dict[_Key, tuple[str, .
 
 
 def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:
-    """Pair the tables of parcel series of one participant with their coverage and their censored volumes.
+    """Pair the tables of parcel series of one participant with their coverage, censored volumes and motion.
 
     Parameters
     ----------
@@ -179,12 +181,13 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
         One a table ``*_timeseries.tsv`` that names an atlas or a segmentation; means only, and no raw signals. A
         parcellated CIFTI series counts where there is no such table of it.
     """
-    ends = ("timeseries.tsv", "timeseries.ptseries.nii", "timeseries.json", "_bold.tsv", "_outliers.tsv")
+    ends = (*_SERIES_ENDS, *_OUTLIER_ENDS, *_MOTION_ENDS)
     parsed = [one for path in paths if path.endswith(ends) and (one := parse_name(path)) is not None]
     own = [one for one in parsed if one.entities[:1] == (("sub", label),)]
     coverages = {_drop(one, ("stat", "desc")): one.path for one in own if dict(one.entities).get("stat") == "coverage"}
     outliers = {run_key(one): one.path for one in own if one.suffix == "outliers"}
-    sidecars = tuple(one for one in parsed if one.suffix == "timeseries" and one.extension == ".json")
+    motion = {run_key(one): (one.path,) for one in own if one.suffix == "motion"}
+    sidecars = tuple(one for one in parsed if one.suffix in ("timeseries", "bold") and one.extension == ".json")
     tables = {_drop(one, ("den",)) for one in own if one.extension == ".tsv"}
     return [
         Candidate(
@@ -193,6 +196,7 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
             confounds=outliers.get(run_key(one)),
             sidecars=sidecars,
             derivative=derivative,
+            tables=motion.get(run_key(one), ()),
         )
         for one in own
         if _is_series(one) and (one.extension == ".tsv" or _drop(one, ("den",)) not in tables)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.candidates import find_candidates
 from bids_semantoks.inputs.dataset import Dataset
+from bids_semantoks.inputs.folders import list_func_files
 from bids_semantoks.inputs.index import DEFAULT_SPACES, build_run, choose_space, rank_coarseness
 from bids_semantoks.inputs.names import BidsFile, parse_name, sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate, run_key
@@ -69,8 +70,31 @@ def find_series(
         names = [Path(one.path).name for one in missing.values()]
         LOG.warning("Left out, having no series of atlas %s in %s: %s", label, space or "no space", _list(names))
     chosen.sort(key=lambda one: (one.order, one.image.path))
-    inherited = {path: find_root_sidecars(path, "timeseries") for path in {one.derivative.path for one in chosen}}
-    return label, tuple(build_run(one, inherited[one.derivative.path]) for one in chosen)
+    roots = {one.derivative.path for one in chosen}
+    inherited = {path: (*find_root_sidecars(path, "timeseries"), *find_root_sidecars(path)) for path in roots}
+    runs = [build_run(one, inherited[one.derivative.path]) for one in chosen]
+    if dataset.raw_root is not None and any(run.repetition_time is None for run in runs):
+        runs = _ask_raw(runs, chosen, inherited, dataset.raw_root)
+    return label, tuple(runs)
+
+
+def _ask_raw(
+    runs: Sequence[Run],
+    chosen: Sequence[Candidate],
+    inherited: Mapping[Path, tuple[BidsFile, ...]],
+    root: Path,
+) -> list[Run]:
+    """Ask the sidecars of the raw dataset for repetition times that no sidecar beside the series states."""
+    at_root = find_root_sidecars(root)
+    asked = []
+    for run, one in zip(runs, chosen, strict=True):
+        if run.repetition_time is not None:
+            asked.append(run)
+            continue
+        paths = list_func_files(str(root / f"sub-{run.entity('sub')}"))
+        parsed = [file for path in paths if path.endswith("_bold.json") and (file := parse_name(path)) is not None]
+        asked.append(build_run(one, (*inherited[one.derivative.path], *parsed, *at_root)))
+    return asked
 
 
 def label_of(table: BidsFile, *, with_desc: bool = False) -> str:

@@ -8,10 +8,15 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
-from bids_semantoks.inputs.names import BidsFile, parse_name
+from bids_semantoks.inputs.names import DERIVED_ENTITIES, BidsFile, parse_name
 
 LOG = logging.getLogger(__name__)
+# What sidecars of tables or images of the same run may name that the table of series does not.
+_NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
+# XCP-D writes this word for the frequency: one row a volume, however long that lasts.
+_NO_FREQUENCY: Final = "TR"
 
 
 def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:
@@ -44,24 +49,25 @@ def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float
         The BOLD image or the table of series.
     sidecars : iterable of BidsFile
         ``*_bold.json`` (``*_timeseries.json``) files of the image's folder and of those above it, up to the
-        dataset's root.
+        dataset's root. Of a table of series also the ``*_bold.json`` of its run's images, wherever they are.
 
     Returns
     -------
     float or None
         Seconds. Of the sidecars whose entities the image all has, the nearest that states it, or the sampling frequency
-        (as sidecars of tables do), decides; None when none does, or when that one cannot be read or states no positive
-        number.
+        (as sidecars of tables do), decides; for a table of series those of its run's images come after its own. None
+        when none does, or when that one cannot be read or states no positive number.
     """
     pairs = set(image.entities)
-    applying = [
-        one
-        for one in sidecars
-        if pairs.issuperset(one.entities) and image.path.startswith(one.path.rpartition(os.sep)[0] + os.sep)
-    ]
-    # Nearer folders first; within one folder the file that names more entities.
-    applying.sort(key=lambda one: (-one.path.count(os.sep), -len(one.entities), one.path))
-    for sidecar in applying:
+    own: list[BidsFile] = []
+    of_images: list[BidsFile] = []
+    for one in sidecars:
+        if one.suffix != image.suffix:
+            if pairs.issuperset(pair for pair in one.entities if pair[0] not in _NOT_OF_RUN):
+                of_images.append(one)
+        elif pairs.issuperset(one.entities) and image.path.startswith(one.path.rpartition(os.sep)[0] + os.sep):
+            own.append(one)
+    for sidecar in (*_sort_nearest(own), *_sort_nearest(of_images)):
         try:
             content = json.loads(Path(sidecar.path).read_bytes())
         except (OSError, ValueError) as error:
@@ -71,10 +77,15 @@ def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float
             return None
         if isinstance(content, dict) and "RepetitionTime" in content:
             return _check_positive(content["RepetitionTime"], "RepetitionTime", sidecar.path)
-        if isinstance(content, dict) and "SamplingFrequency" in content:
+        if isinstance(content, dict) and content.get("SamplingFrequency", _NO_FREQUENCY) != _NO_FREQUENCY:
             frequency = _check_positive(content["SamplingFrequency"], "SamplingFrequency", sidecar.path)
             return None if frequency is None else 1.0 / frequency
     return None
+
+
+def _sort_nearest(sidecars: list[BidsFile]) -> list[BidsFile]:
+    """Sort nearer folders first; within one folder the file that names more entities."""
+    return sorted(sidecars, key=lambda one: (-one.path.count(os.sep), -len(one.entities), one.path))
 
 
 def _check_positive(value: object, key: str, path: str) -> float | None:

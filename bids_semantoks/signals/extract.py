@@ -186,6 +186,9 @@ def _find_mask(run: Run) -> Path | None:
 
 
 def _find_repetition_time(run: Run, in_header: float | None) -> float:
+    if run.repetition_time is None and run.is_denoised and in_header:
+        # Pipelines that denoise state it less often than fMRIPrep, and keep the header.
+        return in_header
     if run.repetition_time is None:
         check_content(run.bold.with_name(f"{run.bold.name.partition('.')[0]}.json"))
         known = f"; its header says {in_header:g} s" if in_header else ""
@@ -198,6 +201,8 @@ def _find_repetition_time(run: Run, in_header: float | None) -> float:
 
 
 def _compare_repetition_times(run: Run, repetition_time: float, in_header: float | None) -> tuple[str, ...]:
+    if run.repetition_time is None:
+        return (f"No sidecar states the repetition time of {run.bold.name}: {repetition_time:g} s is from its header.",)
     if in_header is None or abs(in_header - repetition_time) <= _SAME_REPETITION_TIME:
         return ()
     return (

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.errors import RunFailed
+from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
+from bids_semantoks.signals.header_times import find_header_time
 from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.labels import name_some
-from bids_semantoks.signals.parcellated_cifti import PTSERIES, load_parcel_series
 from bids_semantoks.signals.parcellated_tables import PREFIX, locate_columns, read_columns, refuse_table
 from bids_semantoks.signals.tables import ConfoundsTable
 
@@ -32,7 +32,8 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     Parameters
     ----------
     run : Run
-        `bold` is the table of series, `mask` that of coverage, `confounds` that of censored volumes.
+        `bold` is the table of series, `mask` that of coverage, `confounds` that of censored volumes, the first of
+        `tables` that of motion.
     atlas : Atlas
         Parcels; those without a column are absent.
     min_time : float
@@ -52,15 +53,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         ``bad_confounds`` when the table of censored volumes is damaged; ``low_coverage`` when no parcel is complete.
     """
     check_content(run.bold)
-    repetition_time = run.repetition_time
-    if repetition_time is None and run.bold.name.endswith(PTSERIES):
-        repetition_time = load_parcel_series(run.bold)[2]
-    if repetition_time is None:
-        raise RunFailed(
-            "no_repetition_time",
-            f"No sidecar gives the RepetitionTime or SamplingFrequency of {run.bold}.",
-            hint="Write one of them, in seconds or Hz, to the JSON file beside the table.",
-        )
+    repetition_time, time_notes = _find_repetition_time(run)
     columns, table = read_columns(run.bold)
     try:
         positions = locate_columns(columns, atlas.parcels)
@@ -69,6 +62,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     table, notes = _insert_censored(run, table)
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
+    displacement, motion_notes = _read_displacement(run, len(values))
     present, kept = _judge(values)
     check_duration(kept, repetition_time=repetition_time, min_time=min_time)
     if not present.any():
@@ -89,9 +83,25 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         n_voxels=n_voxels,
         repetition_time=repetition_time,
         regressors=(),
-        framewise_displacement=np.full(len(signals), np.nan),
-        warnings=(*notes, *_describe_absent(atlas, present, partial)),
+        framewise_displacement=displacement,
+        warnings=(*time_notes, *notes, *motion_notes, *_describe_absent(atlas, present, partial)),
     )
+
+
+def _find_repetition_time(run: Run) -> tuple[float, tuple[str, ...]]:
+    """Give what sidecars say, else the header of a file of the run, and then a note about it."""
+    if run.repetition_time is not None:
+        return run.repetition_time, ()
+    if (found := find_header_time(run)) is None:
+        raise RunFailed(
+            "no_repetition_time",
+            f"No sidecar gives the RepetitionTime or SamplingFrequency of {run.bold}, nor does the header of an image "
+            "of its run beside it.",
+            hint="Write one of them, in seconds or Hz, to the JSON file beside the table.",
+        )
+    time, path = found
+    note = f"No sidecar states the repetition time of {run.bold.name}: {time:g} s is from the header of {path.name}."
+    return time, () if path == run.bold else (note,)
 
 
 def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]]:
@@ -112,6 +122,21 @@ def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]
     whole = np.full((kept.size, table.shape[1]), np.nan)
     whole[kept] = table
     return whole, (f"{int((~kept).sum())} censored volumes were left out by {run.pipeline} and are n/a.",)
+
+
+def _read_displacement(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ...]]:
+    """Read how much the participant moved, where a table says so; the series are good without it."""
+    unknown = np.full(n_volumes, np.nan)
+    for path in run.tables:
+        try:
+            table = ConfoundsTable(path)
+            values = table.read_column("framewise_displacement") if "framewise_displacement" in table.names else unknown
+        except (RunFailed, RunSkipped) as error:
+            return unknown, (f"Motion is unknown: {error.message}",)
+        if values.size != n_volumes:
+            return unknown, (f"Motion is unknown: {path.name} has {values.size} rows for {n_volumes} volumes.",)
+        return values, ()
+    return unknown, ()
 
 
 def _judge(values: Float64) -> tuple[Bool, Bool]:

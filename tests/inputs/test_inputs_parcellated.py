@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inputs_trees import C2009, LIN6, open_dataset, write_description, write_files, write_fmriprep
+from inputs_trees import C2009, LIN6, RAW, open_dataset, write_description, write_files, write_fmriprep
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
@@ -98,6 +98,40 @@ def test_sidecar_at_the_root_is_inherited(tmp_path: Path) -> None:
     write_table(root, "sub-1_task-rest_atlas-DiFuMo")
     (root / "task-rest_timeseries.json").write_text('{"SamplingFrequency": 0.5}')
     assert series_of(root)[1][0].repetition_time == 2.0
+
+
+def test_the_images_of_a_run_say_how_long_a_row_lasts(tmp_path: Path) -> None:
+    # XCP-D writes the word TR for the frequency of its series.
+    root = write_description(tmp_path / "xcp_d", XCPD)
+    for run, time in ((1, 0.75), (2, 3.0)):
+        stem = f"sub-01_task-rest_run-{run}_space-{C2009}"
+        write_table(root, f"{stem}_seg-{FOUR_S}_stat-mean", SamplingFrequency="TR")
+        write_files(root, f"{stem}_res-2_desc-denoised_bold.json", f"{stem}_seg-{FOUR_S}_stat-alff_bold.json")
+        next(root.rglob(f"*run-{run}*denoised_bold.json")).write_text(json.dumps({"RepetitionTime": time}))
+        next(root.rglob(f"*run-{run}*alff_bold.json")).write_text('{"RepetitionTime": 9}')
+    assert [run.repetition_time for run in series_of(root)[1]] == [0.75, 3.0]
+
+
+def test_the_raw_dataset_says_how_long_a_row_lasts(tmp_path: Path) -> None:
+    raw = write_description(tmp_path / "raw", RAW)
+    root = write_description(raw / "derivatives" / "xcp_d", XCPD)
+    for run in ("sub-01_ses-1_task-rest", "sub-01_ses-2_task-rest", "sub-01_ses-2_task-nback"):
+        write_table(root, f"{run}_space-{C2009}_seg-{FOUR_S}_stat-mean", SamplingFrequency="TR")
+    write_files(raw, "sub-01_ses-2_task-rest_echo-1_bold.json", "sub-01_ses-1_task-nback_bold.json")
+    next(raw.rglob("*echo-1_bold.json")).write_text('{"RepetitionTime": 1.25}')
+    next(raw.rglob("*nback_bold.json")).write_text('{"RepetitionTime": 9}')
+    (raw / "task-rest_bold.json").write_text('{"RepetitionTime": 2.75}')
+    times = {run.bold.name[:24]: run.repetition_time for run in series_of(root)[1]}
+    assert times == {
+        "sub-01_ses-1_task-rest_s": 2.75,
+        "sub-01_ses-2_task-nback_": None,
+        "sub-01_ses-2_task-rest_s": 1.25,
+    }
+
+
+def test_motion_of_the_run_is_paired(tmp_path: Path) -> None:
+    first = series_of(write_xcpd(tmp_path / "xcp_d"))[1][0]
+    assert [path.name for path in first.tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
 
 
 @pytest.mark.parametrize("frequency", [0, -1, "fast", None, True])

@@ -57,6 +57,13 @@ def test_nothing_but_a_line_is_removed(tmp_path: Path, atlas: Atlas) -> None:
     assert signals.warnings == ("No table of motion: framewise displacement is unknown.",)
 
 
+def test_the_header_says_how_long_a_volume_lasts(tmp_path: Path, atlas: Atlas) -> None:
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"), step=1.25)
+    signals = extract(bold, atlas, repetition_time=None)
+    assert signals.repetition_time == 1.25
+    assert signals.warnings[0] == ("No sidecar states the repetition time of bold.nii.gz: 1.25 s is from its header.")
+
+
 def test_without_a_mask_voxels_that_never_change_are_outside(tmp_path: Path, atlas: Atlas) -> None:
     stored = build_series("f4")
     inside = np.random.default_rng(4).uniform(size=SHAPE) > 0.3

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -43,6 +44,7 @@ def read(path: Path, *, atlas: Atlas = ATLAS, min_time: float = 0.0, **files: An
         repetition_time=files.get("repetition_time", 2.5),
         pipeline="xcp_d 0.10.6",
         dataset=path.parent,
+        tables=files.get("tables", ()),
     )
     return read_series(run, atlas, min_time=min_time)
 
@@ -184,6 +186,39 @@ def test_repetition_time_is_needed(tmp_path: Path, values: np.ndarray[Any, Any])
     with pytest.raises(RunFailed, match=r"RepetitionTime or SamplingFrequency of .*timeseries\.tsv") as failed:
         read(write(tmp_path, values), repetition_time=None)
     assert failed.value.reason == "no_repetition_time"
+
+
+def test_repetition_time_of_an_image_of_the_run(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
+    path = write(tmp_path, values)
+    for name, step in (("sub-01_task-rest_space-A_desc-denoised", 1.5), ("sub-01_task-rest_run-2_space-A", 9.0)):
+        image = nib.Nifti1Image(np.zeros((2, 3, 4, 5), np.int16), np.eye(4))
+        image.header.set_zooms((2, 2, 2, step))
+        image.header.set_xyzt_units("mm", "sec")
+        image.to_filename(tmp_path / f"{name}_bold.nii.gz")
+    (tmp_path / "sub-01_task-rest_space-A_desc-a_bold.nii.gz").write_bytes(b"damaged")
+    signals = read(path, repetition_time=None)
+    assert signals.repetition_time == 1.5
+    (warning,) = signals.warnings
+    assert warning == (
+        f"No sidecar states the repetition time of {path.name}: 1.5 s is from the header of "
+        "sub-01_task-rest_space-A_desc-denoised_bold.nii.gz."
+    )
+
+
+def test_motion_is_read_where_it_fits(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
+    path, motion = write(tmp_path, values), tmp_path / "sub-01_task-rest_motion.tsv"
+    motion.write_text("trans_x\tframewise_displacement\n0\tn/a\n" + "".join(f"0\t0.{t}\n" for t in range(1, T)))
+    displacement = read(path, tables=(motion,)).framewise_displacement
+    assert np.isnan(displacement[0])
+    assert displacement[1:].tolist() == [float(f"0.{t}") for t in range(1, T)]
+    motion.write_text("framewise_displacement\n0.1\n0.2\n")
+    signals = read(path, tables=(motion,))
+    assert np.isnan(signals.framewise_displacement).all()
+    assert signals.warnings == (f"Motion is unknown: sub-01_task-rest_motion.tsv has 2 rows for {T} volumes.",)
+    motion.write_text("framewise_displacement\n" + "fast\n" * T)
+    assert read(path, tables=(motion,)).warnings == (
+        f"Motion is unknown: {motion} has 'fast' in row 1 of column framewise_displacement, expected a number or n/a.",
+    )
 
 
 def damage(path: Path, line: int, old: str, new: str) -> None:

@@ -1,0 +1,54 @@
+"""The repetition time of parcel series whose sidecars state none, from the header of an image of the same run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.records import Run
+from bids_semantoks.signals.images import load_volumes
+from bids_semantoks.signals.parcellated_cifti import PTSERIES, load_parcel_series
+from bids_semantoks.signals.surfaces import is_surface, load_surface_header
+
+# What follows the entities of a run in the names of its derivatives.
+_DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
+# Cheapest first: a series of parcels, then images, of which only headers are read.
+_ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
+
+
+def find_header_time(run: Run) -> tuple[float, Path] | None:
+    """Find the repetition time of a run in the headers of its files.
+
+    Parameters
+    ----------
+    run : Run
+        `bold` is a table of series, or a parcellated CIFTI series.
+
+    Returns
+    -------
+    tuple of (float, Path), or None
+        Seconds, and the file that says so; None when no CIFTI or NIfTI file of the run beside it does.
+    """
+    source = re.sub(f"{_DERIVED}$", "", run.bold.name)
+    of_run = re.compile(re.escape(source) + _DERIVED)
+    siblings = sorted(path for path in run.bold.parent.iterdir() if of_run.fullmatch(path.name) and path != run.bold)
+    for end in _ENDS:
+        for path in (run.bold, *siblings):
+            if path.name.endswith(end) and (time := _read_time(run, path)):
+                return time, path
+    return None
+
+
+def _read_time(run: Run, path: Path) -> float | None:
+    # A file that is damaged or was never fetched says nothing; the series are read without it.
+    with contextlib.suppress(RunFailed, RunSkipped):
+        if path.name.endswith(PTSERIES):
+            return load_parcel_series(path)[2]
+        if is_surface(path):
+            return load_surface_header(dataclasses.replace(run, bold=path)).repetition_time
+        return load_volumes(path).repetition_time
+    return None
