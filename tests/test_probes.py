@@ -125,6 +125,13 @@ def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], 
     sexes = [row for row in predictions if (row["phenotype"], row["model"]) == ("sex", "RandomTiny")]
     assert {row["class"] for row in sexes} == {"M"}
     assert all((float(row["score"]) > 0.5) == (row["predicted"] == "M") for row in sexes)
+    facts = json.loads((out / "group_probe.json").read_text())["Facts"]["Phenotypes"]["sex"]
+    area = float((np.diff(facts["Roc"]["False"]) * np.array(facts["Roc"]["Hit"])[:-1]).sum())
+    counts = np.array(facts["Confusion"])
+    recall = (np.diag(counts) / counts.sum(axis=1)).mean()
+    for metric, shown in (("auroc", area), ("balanced_accuracy", recall)):
+        (score,) = select(out, phenotype="sex", model="RandomTiny", metric=metric)
+        assert float(score["value"]) == pytest.approx(shown, abs=1e-4)
     splits = [row for row in read_tsv(out / "group_splits.tsv") if row["phenotype"] == "age"]
     tested = [row["participant_id"] for row in splits if row["role"] == "test"]
     assert sorted(tested) == sorted(f"sub-{label}" for i, label in enumerate(LABELS) if i != 4)

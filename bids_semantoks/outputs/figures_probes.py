@@ -179,53 +179,47 @@ def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
     return figure
 
 
-def draw_classes(truth: NDArray[np.int64], scores: Floats, classes: Sequence[str]) -> Figure:
+def draw_classes(
+    counts: Floats, classes: Sequence[str], roc: tuple[Sequence[float], Sequence[float]] | None = None
+) -> Figure:
     """Draw which classes were taken for which, and the ROC curve where there are two.
 
     Parameters
     ----------
-    truth : NDArray, int64, shape (n,)
-        Class index.
-    scores : NDArray, float64, shape (n, K)
-        Mean probabilities, out of fold.
+    counts : NDArray, float64, shape (K, K)
+        Rows by true class and class decided for.
     classes : sequence of str, length K
         Names.
+    roc : tuple of (sequence of float, sequence of float), optional
+        Share of others taken for the second class, and share of it found.
 
     Returns
     -------
     Figure
         ROC curve, confusion matrix.
     """
-    is_binary = len(classes) == 2
-    figure = start_figure(4.8, 8.2 if is_binary else 3.9)
+    figure = start_figure(4.8, 3.9 if roc is None else 8.2)
     margins = build_margins(figure, left=0.95, right=0.2, top=0.3, bottom=0.85)
     # One above the other: the column beside the scores is narrow.
-    axes = figure.subplots(2 if is_binary else 1, 1, squeeze=False, gridspec_kw={**margins, "hspace": 0.35})[:, 0]
-    if is_binary:
-        _draw_roc(axes[0], truth == 1, scores[:, 1], classes[1])
-    _draw_confusion(axes[-1], truth, scores, classes)
+    axes = figure.subplots(1 if roc is None else 2, 1, squeeze=False, gridspec_kw={**margins, "hspace": 0.35})[:, 0]
+    if roc is not None:
+        _draw_roc(axes[0], *roc, classes[1])
+    _draw_confusion(axes[-1], counts, classes)
     return figure
 
 
-def _draw_roc(axes: Axes, is_member: NDArray[np.bool_], score: Floats, name: str) -> None:
-    thresholds = np.unique(score)[::-1]
-    hit = [0.0, *((score >= t)[is_member].mean() for t in thresholds)]
-    false = [0.0, *((score >= t)[~is_member].mean() for t in thresholds)]
+def _draw_roc(axes: Axes, false: Sequence[float], hit: Sequence[float], name: str) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--")
-    axes.plot(false, hit, color=ORANGE, linewidth=2, drawstyle="steps-post")
+    axes.plot([0.0, *false], [0.0, *hit], color=ORANGE, linewidth=2, drawstyle="steps-post")
     found = f"share of {shorten_label(name, 26)} found"
-    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="share of others taken for it", ylabel=found)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="share of others taken for it", ylabel=found)
     axes.set_aspect("equal")
     axes.set_title("ROC curve")
 
 
-def _draw_confusion(axes: Axes, truth: NDArray[np.int64], scores: Floats, classes: Sequence[str]) -> None:
+def _draw_confusion(axes: Axes, counts: Floats, classes: Sequence[str]) -> None:
     n = len(classes)
-    # What balanced accuracy asks for: probability relative to the share of a class.
-    lift = scores / np.maximum(np.bincount(truth, minlength=n) / len(truth), 1e-12)
-    counts = np.zeros((n, n))
-    np.add.at(counts, (truth, lift.argmax(axis=1)), 1)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     if n <= 8:
         for i, j in np.ndindex(n, n):

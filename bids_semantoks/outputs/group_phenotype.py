@@ -183,18 +183,18 @@ def _draw_models(ordered: Sequence[ScoreRow]) -> Picture:
 
 
 def _draw_predictions(stored: StoredProbes, phenotype: str) -> Picture:
-    rows = [row for row in stored.predictions if (row["phenotype"], row["model"]) == (phenotype, stored.model)]
-    classes = stored.facts["Phenotypes"][phenotype]["Classes"]
+    facts = stored.facts["Phenotypes"][phenotype]
+    classes = facts["Classes"]
     if classes:
-        shown = classes if len(classes) > 2 else classes[1:]
-        cells = np.array([[float(row["score"]) for row in rows if row["class"] == name] for name in shown]).T
-        scores = cells if len(classes) > 2 else np.hstack([1 - cells, cells])
-        truth = np.array([classes.index(row["truth"]) for row in rows if row["class"] == shown[0]], dtype=np.int64)
+        roc = (facts["Roc"]["False"], facts["Roc"]["Hit"]) if len(classes) == 2 else None
+        area = "Only pairs of one test fold are compared, so that the area is the AUROC. " if roc else ""
         return Picture(
             title="Predicted and true classes",
-            caption="Out of fold, probabilities averaged over repetitions; shares of each true class.",
-            data=render_figure(phenotype, lambda: draw_classes(truth, scores, classes)),
+            caption=f"Out of fold. {area}Shares of each true class, whose mean along the diagonal is the balanced "
+            "accuracy; in brackets numbers, mean over repetitions.",
+            data=render_figure(phenotype, lambda: draw_classes(np.array(facts["Confusion"]), classes, roc)),
         )
+    rows = [row for row in stored.predictions if (row["phenotype"], row["model"]) == (phenotype, stored.model)]
     values = np.array([(float(row["truth"]), float(row["score"])) for row in rows])
     return Picture(
         title="Predicted and true values",

@@ -166,6 +166,12 @@ def read_probes(out_dir: Path) -> StoredProbes:
         raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Probe first with --probe COLUMN.")
     facts = json.loads(path.read_bytes()).get("Facts", {})
     missing = [name for name in ("Encoder", "Overview", "Phenotypes", "Pretraining", "Warnings") if name not in facts]
+    # What the page draws of classes.
+    missing += [
+        f"who of {name} was taken for whom"
+        for name, found in facts.get("Phenotypes", {}).items()
+        if found["Classes"] and "Confusion" not in found
+    ]
     if missing:
         raise InputError(f"{path} does not say {', '.join(missing)}.", hint="Probe again with --probe COLUMN.")
     return StoredProbes(

@@ -155,7 +155,7 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
     parts = [
         f"Would probe {target.name} ({kind}) from {plan.columns[target.name].table}: {int(known.sum())} {what}",
         f"out: {'; '.join(design.notes) or 'nobody'}",
-        f"{len(design.splits)} splits in {n_repeats} repetitions",
+        f"{len(design.splits)} splits in {n_repeats} repetition{'s' if n_repeats > 1 else ''}",
         f"protocol {asked.protocol}",
         f"covariates removed: {', '.join(design.covariate_names) or 'none'}",
         f"baselines: {', '.join(baselines) or 'none'}",

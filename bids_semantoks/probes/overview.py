@@ -13,6 +13,8 @@ import numpy as np
 
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.probes.findings import PhenotypeResult, ProbeResults
+from bids_semantoks.probing.curves import compute_roc, count_decisions
+from bids_semantoks.probing.targets import Predictions
 
 
 def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
@@ -32,9 +34,10 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
     """
     asked, rows = results.plan.config.probing, results.rows
     n_runs = sum(map(len, rows.runs))
-    splits = f"leave one {asked.leave_out} out" if asked.leave_out else f"{asked.n_repeats} repetitions of 5 folds"
+    repeats = f"{asked.n_repeats} repetition{'s' if asked.n_repeats > 1 else ''}"
+    splits = f"leave one {asked.leave_out} out" if asked.leave_out else f"{repeats} of 5 folds"
     if asked.protocol == "paper":
-        splits = f"{asked.n_repeats} repetitions of train, validation and test (60, 20, 20 %)"
+        splits = f"{repeats} of train, validation and test (60, 20, 20 %)"
     if asked.splits:
         splits = f"given by {asked.splits.name}"
     facts = [
@@ -63,7 +66,7 @@ def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
     Returns
     -------
     dict
-        Classes, and facts as text.
+        Classes, facts as text, and of classes which the encoder took for which and its ROC curve.
     """
     design, target = one.design, one.design.target
     known = ~np.isnan(target.values)
@@ -84,6 +87,20 @@ def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
             facts.append(("classes", f"{target.n_bins} bins of equal size, cut at quantiles of the training rows"))
     folds = len({split.fold for split in design.splits})
     repeats = len({split.repetition for split in design.splits})
-    facts.append(("splits", f"{repeats} × {folds} folds" if folds > 1 else f"{repeats} repetitions"))
+    facts.append(
+        ("splits", f"{repeats} × {folds} folds" if folds > 1 else f"{repeats} repetition{'s' if repeats > 1 else ''}")
+    )
     facts.append(("covariates removed", ", ".join(design.covariate_names) or "none"))
-    return {"Classes": list(target.class_names) if target.is_class else [], "Facts": dict(facts)}
+    predictions = next(iter(one.models.values())).predictions
+    return {"Classes": list(predictions.classes), "Facts": dict(facts), **_describe_decisions(predictions)}
+
+
+def _describe_decisions(predictions: Predictions) -> dict[str, Any]:
+    """Give what the page draws of classes, as the scores count it."""
+    if not predictions.classes:
+        return {}
+    found: dict[str, Any] = {"Confusion": np.round(count_decisions(predictions), 6).tolist()}
+    if len(predictions.classes) == 2:
+        false, hit = (np.round(values, 6).tolist() for values in compute_roc(predictions))
+        found["Roc"] = {"False": false, "Hit": hit}
+    return found

@@ -90,16 +90,14 @@ def test_models_stand_in_the_order_given_beside_chance() -> None:
     assert [text.get_text() for text in axes.texts] == ["0.70", "0.60"]
 
 
-def test_roc_and_confusion_count_right() -> None:
-    truth = np.array([0, 0, 0, 1, 1])
-    second = np.array([0.1, 0.2, 0.7, 0.6, 0.9])
-    roc, confusion = draw_classes(truth, np.stack([1 - second, second], axis=1), ("a", "b")).axes
+def test_roc_and_confusion_are_drawn_as_they_were_counted() -> None:
+    counts = np.array([[2.0, 1.0], [0.0, 1.5]])
+    roc, confusion = draw_classes(counts, ("a", "b"), ([0, 0.25, 1], [0.5, 0.75, 1])).axes
     false, hit = roc.lines[1].get_data()
-    np.testing.assert_allclose(false, [0, 0, 1 / 3, 1 / 3, 2 / 3, 1])
-    np.testing.assert_allclose(hit, [0, 0.5, 0.5, 1, 1, 1])
+    np.testing.assert_allclose(false, [0, 0, 0.25, 1])
+    np.testing.assert_allclose(hit, [0, 0.5, 0.75, 1])
     np.testing.assert_allclose(confusion.images[0].get_array(), [[2 / 3, 1 / 3], [0, 1]])
-    scores = np.eye(3)[[0, 1, 2, 2, 1]]
-    (axes,) = draw_classes(np.array([0, 1, 2, 2, 0]), scores, ("a", "b", "c")).axes
+    (axes,) = draw_classes(np.array([[1, 1, 0], [0, 1, 0], [0, 0, 2.0]]), ("a", "b", "c")).axes
     np.testing.assert_allclose(axes.images[0].get_array(), [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]])
 
 
@@ -142,11 +140,10 @@ def test_names_that_users_gave_have_room_and_no_formulas():
     classes = (f"{name} 1", f"{name} 2", "_none")
     bars = [Bar(name=name, value=0.6, low=0.5, high=0.7, note="", is_encoder=True)]
     colouring = Colouring(name=name, labels=(*classes, None), numbers=None)
-    truth, scores = np.array([0, 1, 2]), np.eye(3)
     drawn = {
         "models": lambda: draw_models(bars, label="r", chance=0),
         "values": lambda: draw_values(np.arange(3.0), np.arange(3.0), name=name),
-        "classes": lambda: draw_classes(truth, scores, classes),
+        "classes": lambda: draw_classes(np.eye(3), classes),
         "map": lambda: draw_map(np.arange(8.0).reshape(4, 2), (0.6, 0.2), [colouring]),
     }
     for what, draw in drawn.items():

@@ -17,6 +17,7 @@ from bids_semantoks.probing.baselines import (
 )
 from bids_semantoks.probing.comparison import adjust_holm, compare_models
 from bids_semantoks.probing.covariates import build_covariates
+from bids_semantoks.probing.curves import compute_roc, count_decisions
 from bids_semantoks.probing.metrics import (
     compute_fold_scores,
     compute_scores,
@@ -82,6 +83,31 @@ def test_class_scores_are_those_of_scikit_learn(n_classes):
         for k in ([1] if n_classes == 2 else range(3))
     ]
     assert find(predictions, "auroc").value == pytest.approx(np.mean(aurocs), abs=0.002)
+
+
+def test_pictures_of_classes_show_what_the_scores_count():
+    # Scores of a fold are shifted, as those of a fold are whose training part holds fewer of a class.
+    predictions = make_predictions(2)
+    shifted = np.round(predictions.scores + 0.7 * predictions.fold[:, :, None], 1)
+    predictions = dataclasses.replace(predictions, scores=shifted)
+    false, hit = compute_roc(predictions)
+    assert (false[0], false[-1], hit[-1]) == (0, 1, 1)
+    assert np.all(np.diff(hit) >= 0)
+    area = float((np.diff(false) * hit[:-1]).sum())
+    assert area == pytest.approx(find(predictions, "auroc").value)
+    pooled = roc_auc_score(predictions.truth.ravel(), predictions.scores[:, :, 1].ravel())
+    assert abs(area - pooled) > 0.05
+    counts = count_decisions(predictions)
+    assert counts.sum() == pytest.approx(N)
+    recalls = np.diag(counts) / counts.sum(axis=1)
+    assert recalls.mean() == pytest.approx(find(predictions, "balanced_accuracy").value)
+
+
+def test_a_curve_without_two_classes_in_a_fold_is_empty():
+    predictions = make_predictions(2)
+    alone = np.where(predictions.truth == 1, 0, 1)
+    false, hit = compute_roc(dataclasses.replace(predictions, fold=alone))
+    assert (false.tolist(), hit.tolist()) == ([0.0], [0.0])
 
 
 def test_value_scores_follow_their_definitions():
