@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from bids_semantoks.batch import Outcome, Tally, choose_n_procs, choose_n_threads, isolate, open_work_dir, run_batch
+from bids_semantoks.batch import run_batch
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
+from bids_semantoks.outcomes import Outcome, Tally, isolate
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
 from bids_semantoks.outputs.files import check_writable
@@ -23,6 +24,7 @@ from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, read_signals
 from bids_semantoks.pool import WorkerDied, limit_threads, read_rank, run_jobs
 from bids_semantoks.reporting import write_stored_methods
+from bids_semantoks.resources import choose_n_procs, choose_n_threads, open_work_dir
 from bids_semantoks.stored import choose_stored
 
 LOGGER = logging.getLogger("bids_semantoks")

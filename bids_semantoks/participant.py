@@ -6,20 +6,12 @@ import functools
 import logging
 from typing import Any
 
-from bids_semantoks.batch import (
-    Outcome,
-    Tally,
-    choose_n_procs,
-    choose_n_threads,
-    isolate,
-    open_work_dir,
-    report_outcome,
-    run_batch,
-)
+from bids_semantoks.batch import run_batch
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import EncodedRun, RunEncoder, build_run_encoder, encode_run
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.jobs import Plan, RunJob, check_kept_time, check_no_conflict, check_space, make_signals
+from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome
 from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
@@ -33,6 +25,7 @@ from bids_semantoks.planning import build_plan
 from bids_semantoks.pool import limit_threads
 from bids_semantoks.records import ParcelSignals
 from bids_semantoks.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
+from bids_semantoks.resources import choose_n_procs, choose_n_threads, open_work_dir
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from bids_semantoks.batch import choose_n_procs
 from bids_semantoks.blueprint import Blueprint, describe_data, draw_blueprint, hash_values
 from bids_semantoks.config import AppConfig
 from bids_semantoks.encoder_facts import build_details, find_kernels
@@ -28,6 +27,7 @@ from bids_semantoks.outputs.encoders import CARD_FILE, LOG_FILE, TrainingLog, wr
 from bids_semantoks.outputs.files import write_json
 from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
+from bids_semantoks.resources import choose_n_procs
 from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states, read_last_state
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks

@@ -1,16 +1,13 @@
-"""Whatever goes wrong with a run is a recorded outcome, and the call's exit code follows from all of them."""
+"""After a failure all runs that were not tried are accounted for."""
 
 import dataclasses
-import errno
 import json
 import logging
-from pathlib import Path
 
 import pytest
 
-from bids_semantoks import batch, pool
-from bids_semantoks.config import RunningConfig
-from bids_semantoks.errors import AtlasError, ModelError, RunFailed, RunSkipped
+from bids_semantoks import batch, outcomes
+from bids_semantoks.errors import RunFailed
 from bids_semantoks.outputs.store import OutputPaths
 
 
@@ -20,79 +17,6 @@ class FakeJob:
     settings_hash: str = "abc"
 
 
-@pytest.fixture
-def job(tmp_path):
-    return FakeJob(OutputPaths(out_dir=tmp_path, directory=tmp_path / "sub-01", stem="sub-01_task-rest", model=""))
-
-
-def raising(error):
-    def work():
-        raise error
-
-    return work
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "reason"),
-    [
-        (RunSkipped("too_short", "30 s"), "skipped", "too_short"),
-        (RunFailed("no_mask", "none", hint="x"), "failed", "no_mask"),
-        (AtlasError("far away"), "failed", "space_mismatch"),
-        (MemoryError(), "failed", "out_of_memory"),
-        (OSError(errno.ENOSPC, "No space left on device"), "failed", "disk_full"),
-        (OSError(errno.EIO, "Input/output error"), "failed", "internal"),
-        (ZeroDivisionError("oops"), "failed", "internal"),
-    ],
-)
-def test_errors_become_outcomes_with_a_status_file(job, error, status, reason):
-    outcome = batch.isolate(raising(error), job, device="cpu")
-    assert (outcome.status, outcome.reason) == (status, reason)
-    record = json.loads(job.paths.status.read_text())
-    assert record["status"] == status
-    assert record["reason"] == reason
-    assert record["config_hash"] == "abc"
-    assert record["peak_rss_mb"] > 1
-    assert bool(outcome.details) == (reason == "internal")
-
-
-def test_what_concerns_the_whole_call_is_raised(job):
-    with pytest.raises(ModelError, match="damaged"):
-        batch.isolate(raising(ModelError("damaged")), job, device="cpu")
-
-
-def test_a_status_that_cannot_be_written_hides_nothing(job, caplog):
-    Path(job.paths.out_dir, "logs").write_text("in the way")
-    with caplog.at_level(logging.ERROR, logger="bids_semantoks"):
-        outcome = batch.isolate(lambda: ("careful",), job, device="cpu")
-    assert outcome.status == "ok"
-    assert outcome.warnings == ("careful",)
-
-
-def build_tally(*outcomes):
-    tally = batch.Tally()
-    for status, reason in outcomes:
-        tally.add(batch.Outcome(status=status, reason=reason))
-    return tally
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "strict", "lenient"),
-    [
-        ([("ok", ""), ("skipped", "too_short")], 0, 0),
-        ([("skipped", "too_short")], 0, 0),
-        ([("ok", ""), ("failed", "no_mask")], 7, 0),
-        ([("skipped", "already_done"), ("failed", "no_mask")], 7, 0),
-        ([("skipped", "too_short"), ("failed", "no_mask")], 7, 7),
-        ([("ok", ""), ("failed", "disk_full")], 5, 0),
-        ([("failed", "out_of_memory"), ("failed", "no_mask")], 7, 7),
-    ],
-)
-def test_exit_codes(outcomes, strict, lenient):
-    tally = build_tally(*outcomes)
-    assert tally.exit_code(ignore_failed=False) == strict
-    assert tally.exit_code(ignore_failed=True) == lenient
-
-
 def build_failing_worker(bad):
     def work(job):
         def attempt():
@@ -100,7 +24,7 @@ def build_failing_worker(bad):
                 raise RunFailed("no_mask", "There is no brain mask.")
             return ()
 
-        return batch.isolate(attempt, job, device="cpu")
+        return outcomes.isolate(attempt, job, device="cpu")
 
     return work
 
@@ -109,7 +33,7 @@ def build_failing_worker(bad):
 def test_runs_that_were_not_tried_after_a_failure_have_a_status(tmp_path, caplog, n_procs):
     stems = [f"sub-{number:02d}_task-rest" for number in range(1, 8)]
     jobs = [FakeJob(OutputPaths(out_dir=tmp_path, directory=tmp_path / stem, stem=stem, model="")) for stem in stems]
-    tally = batch.Tally()
+    tally = outcomes.Tally()
     done = []
     with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
         batch.run_batch(
@@ -134,27 +58,3 @@ def test_runs_that_were_not_tried_after_a_failure_have_a_status(tmp_path, caplog
     assert (tally.n_ok, tally.n_failed) == (len(done) - 1, 1 + len(left_out))
     assert tally.reasons == {"no_mask"}
     assert f"{len(left_out)} runs were not tried" in caplog.text or not left_out
-
-
-def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
-    monkeypatch.setattr(batch, "count_cpus", lambda: 8)
-    assert batch.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0) == 8
-    assert batch.choose_n_procs(RunningConfig(), n_jobs=5, model_bytes=0) == 2
-    monkeypatch.setattr(batch, "count_cpus", lambda: 64)
-    assert batch.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0) == 50
-    assert batch.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0, device="cuda:1") == 8
-    assert batch.choose_n_procs(RunningConfig(n_procs=12), n_jobs=100, model_bytes=0, device="cuda") == 12
-    monkeypatch.setattr(batch, "count_cpus", lambda: 8)
-    assert batch.choose_n_procs(RunningConfig(), n_jobs=1, model_bytes=0) == 1
-    assert batch.choose_n_procs(RunningConfig(n_procs=3), n_jobs=100, model_bytes=0) == 3
-    assert batch.choose_n_procs(RunningConfig(n_procs=3), n_jobs=2, model_bytes=0) == 2
-    with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
-        assert batch.choose_n_procs(RunningConfig(n_procs=8, mem="4G"), n_jobs=100, model_bytes=500 << 20) == 2
-    assert "2 instead of 8 processes" in caplog.text
-    assert batch.choose_n_procs(RunningConfig(n_procs=8, mem="100M"), n_jobs=100, model_bytes=0) == 1
-    monkeypatch.setattr(pool, "count_cpus", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert batch.choose_n_threads(RunningConfig(), n_procs=2) == 4
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert batch.choose_n_threads(RunningConfig(), n_procs=2) == 2
-    assert batch.choose_n_threads(RunningConfig(omp_nthreads=3), n_procs=2) == 3

@@ -1,0 +1,115 @@
+"""How many processes and threads a call uses, and where its temporary files go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from bids_semantoks.config import RunningConfig, parse_memory
+from bids_semantoks.outputs.files import check_writable
+from bids_semantoks.pool import count_cpus, count_threads
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+#: What one process needs besides the encoder's weights, as measured on 2 mm runs.
+_PROCESS_BYTES = 900 * 2**20
+#: Processes that share a GPU unless more are asked for: each has a context and weights of its own in its memory.
+_GPU_PROCS = 8
+#: Where libraries keep what they make, by the variable that moves it.
+_CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
+
+
+def open_work_dir(work_dir: Path | None, out_dir: Path) -> None:
+    """Send temporary files and caches of this process and its children where they may be written.
+
+    Parameters
+    ----------
+    work_dir : Path or None
+        Made if needed. None leaves the system's choice, as far as there is one: a container may have a read-only root
+        and a user without home.
+    out_dir : Path
+        Holds the work directory where there is no place for temporary files.
+
+    Raises
+    ------
+    ConfigurationError
+        When nothing can be written there.
+    """
+    if work_dir is None and not _has_temporary_place():
+        work_dir = out_dir / ".work"
+    if work_dir is not None:
+        work_dir = work_dir.resolve()
+        check_writable(work_dir)
+        tempfile.tempdir = str(work_dir)
+        os.environ["TMPDIR"] = str(work_dir)
+    elif os.access(os.environ.get("HOME", ""), os.W_OK):
+        return
+    caches = work_dir or Path(tempfile.gettempdir()) / f"bids_semantoks-{os.getuid()}"
+    for variable, name in _CACHES:
+        os.environ.setdefault(variable, str(caches / name))
+
+
+def _has_temporary_place() -> bool:
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, device: str = "cpu") -> int:
+    """Choose the number of processes and say why when it is less than asked.
+
+    Parameters
+    ----------
+    running : RunningConfig
+        Asked processes and memory.
+    n_jobs : int
+        Runs to do.
+    model_bytes : int
+        Size of the encoder's weights, which every process loads.
+    device : str
+        Where the encoder runs.
+
+    Returns
+    -------
+    int
+        At least 1. By default each process gets two runs or more, since starting one costs seconds, and a GPU is fed by
+        no more than it has memory for.
+    """
+    most = count_cpus() if device == "cpu" else min(count_cpus(), _GPU_PROCS)
+    n_procs = running.n_procs or min(most, n_jobs // 2)
+    n_procs = max(1, min(n_procs, n_jobs))
+    if running.mem is not None:
+        each = _PROCESS_BYTES + 2 * model_bytes
+        fitting = max(1, parse_memory(running.mem) // each)
+        if fitting < n_procs:
+            LOGGER.warning(
+                "%d instead of %d processes: each needs about %.1f GB and --mem is %s.",
+                fitting,
+                n_procs,
+                each / 2**30,
+                running.mem,
+            )
+            n_procs = fitting
+    return n_procs
+
+
+def choose_n_threads(running: RunningConfig, *, n_procs: int) -> int:
+    """Choose the threads of each process.
+
+    Parameters
+    ----------
+    running : RunningConfig
+        Threads asked for.
+    n_procs : int
+        Processes that share the CPUs.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    return running.omp_nthreads or max(1, min(count_threads(), count_cpus() // n_procs))
