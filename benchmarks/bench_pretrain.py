@@ -47,11 +47,14 @@ from bids_semantoks.models.build import build_encoder, build_head, read_encoder_
 from bids_semantoks.models.heads import ProjectionHead
 from bids_semantoks.models.layout import default_layout
 from bids_semantoks.models.transformer import Encoder
-from bids_semantoks.training.distill import Batch, TeacherStudent, build_optimiser, train_step
+from bids_semantoks.training.distill import Batch, TeacherStudent
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.masking import draw_masks
-from bids_semantoks.training.pretrain import Pretraining, StopRequest, TrainingPlan
+from bids_semantoks.training.plan import TrainingPlan
+from bids_semantoks.training.pretrain import Pretraining
 from bids_semantoks.training.schedules import Schedules, StepSettings, build_schedules
+from bids_semantoks.training.steps import build_optimiser, train_step
+from bids_semantoks.training.stopping import StopRequest
 from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 from bids_semantoks.training.views import draw_views
 

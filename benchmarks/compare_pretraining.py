@@ -51,8 +51,10 @@ from bids_semantoks.signals.temporal import build_windows
 from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks
-from bids_semantoks.training.pretrain import Pretraining, StopRequest, TrainingPlan
+from bids_semantoks.training.plan import TrainingPlan
+from bids_semantoks.training.pretrain import Pretraining
 from bids_semantoks.training.schedules import compute_momenta
+from bids_semantoks.training.stopping import StopRequest
 from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 
 METRICS = {"age": "r", "sex": "auroc"}

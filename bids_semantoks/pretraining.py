@@ -31,8 +31,10 @@ from bids_semantoks.resources import choose_n_procs
 from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states, read_last_state
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
-from bids_semantoks.training.pretrain import Pretraining, StopRequest, TrainingPlan, choose_precision, watch_signals
+from bids_semantoks.training.plan import TrainingPlan, choose_precision
+from bids_semantoks.training.pretrain import Pretraining
 from bids_semantoks.training.progress import LOG_COLUMNS
+from bids_semantoks.training.stopping import StopRequest, watch_signals
 from bids_semantoks.training.store import SignalStore, SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ResourceError, TrainingStopped
 from bids_semantoks.models.encode import PRECISIONS
-from bids_semantoks.training import batches, distill
+from bids_semantoks.training import batches
 from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
 from bids_semantoks.training.checkpoints import (
     TrainingState,
@@ -30,111 +25,20 @@ from bids_semantoks.training.checkpoints import (
 )
 from bids_semantoks.training.collapse import CollapseWatch
 from bids_semantoks.training.compiler import find_obstacle
-from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
+from bids_semantoks.training.cutting import ViewCutter
+from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks
-from bids_semantoks.training.masking import compute_membership, draw_masks, find_absent, find_mask_groups
+from bids_semantoks.training.plan import TrainingPlan, choose_precision
 from bids_semantoks.training.progress import Course, Log, Meter
 from bids_semantoks.training.schedules import build_schedules
+from bids_semantoks.training.steps import build_optimiser, train_step
+from bids_semantoks.training.stopping import StopRequest
 from bids_semantoks.training.store import SignalView
-from bids_semantoks.training.views import draw_views
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 _CHECKPOINT_SECONDS: Final = 120.0
 _CUDA_FLUSH: Final = 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TrainingPlan:
-    """How to train.
-
-    Parameters
-    ----------
-    recipe : TrainingConfig
-        With the batch size that was chosen.
-    settings : mapping
-        All that must agree when a training goes on, as plain values.
-    checkpoints : Path
-        Directory of the checkpoints.
-    seed : int
-        Seed of everything random.
-    precision : str
-        ``auto`` (bf16 on CUDA, else fp32), ``fp32``, ``bf16`` or ``fp16``.
-    n_slices : int
-        Parts of a batch that each process takes one after the other.
-    max_seconds : float
-        Save and stop when the call has taken this time.
-    checkpoint_every : int or None
-        Epochs between checkpoints; None for the end of an epoch when two minutes have passed.
-    """
-
-    recipe: TrainingConfig
-    settings: Mapping[str, Any]
-    checkpoints: Path
-    seed: int = 0
-    precision: str = "auto"
-    n_slices: int = 1
-    max_seconds: float = math.inf
-    checkpoint_every: int | None = None
-
-
-@dataclass(slots=True)
-class StopRequest:
-    """Whether this process was asked to save and end.
-
-    Parameters
-    ----------
-    reason : str
-        Why; empty as long as nobody asked.
-    started : float
-        When the call began (monotonic seconds): packing the signals takes of its time, too.
-    """
-
-    reason: str = ""
-    started: float = field(default_factory=time.monotonic)
-
-
-@contextlib.contextmanager
-def watch_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGUSR1, which schedulers send before the time is up, into a request to save and end.
-
-    Yields
-    ------
-    StopRequest
-        Filled by the signal.
-    """
-    request = StopRequest()
-
-    def ask(number: int, _: object) -> None:
-        request.reason = signal.Signals(number).name
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.signal(number, ask) for number in numbers]
-    try:
-        yield request
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """Choose the arithmetic of the training.
-
-    Parameters
-    ----------
-    precision : str
-        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-    device : torch.device
-        Where it runs.
-
-    Returns
-    -------
-    str
-        What ``auto`` stands for: bf16 on CUDA, else fp32.
-    """
-    if precision != "auto":
-        return precision
-    return "bf16" if device.type == "cuda" else "fp32"
 
 
 class Pretraining:
@@ -178,7 +82,7 @@ class Pretraining:
         state = read_last_state(plan.checkpoints, plan.settings)
         self.step = state.step if state else 0
         self.n_batches = state.n_batches if state else 0
-        self._cutter = _ViewCutter(module, view, plan, device)
+        self._cutter = ViewCutter(module, view, plan, device)
         self.module = module.to(device)
         self.optimiser = build_optimiser(module, plan.recipe, fused=device.type == "cuda")
         precision = choose_precision(plan.precision, device)
@@ -328,43 +232,3 @@ class Pretraining:
         smaller = f"--train-batch-size {max(2, size // 2)}"
         hint = f"Use --accumulate {2 * self.plan.n_slices}, or {smaller}." if at_once > 1 else f"Use {smaller}."
         return ResourceError(f"{at_once} participants at once do not fit into the memory of {self.device}.", hint=hint)
-
-
-class _ViewCutter:
-    """Makes what the encoders see from the runs of a batch, on the device."""
-
-    def __init__(self, module: TeacherStudent, view: SignalView, plan: TrainingPlan, device: torch.device) -> None:
-        encoder, layout = module.student.config, module.student.layout
-        self.config = encoder
-        self.plan = plan
-        self.device = device
-        self.n_rows = module.n_rows
-        groups = find_mask_groups(encoder, layout)
-        self.groups = None if groups is None else groups._replace(of_row=groups.of_row.to(device))
-        self.membership = compute_membership(encoder, layout).to(device)
-        # Known beforehand, so that no step waits for the device and all processes agree.
-        shortest = encoder.window - encoder.patch
-        self.has_absent = not view.present.all() or int(view.lengths.min()) <= shortest
-
-    def cut(self, batch: batches.Batch, number: int, part: int, *, is_masked: bool) -> distill.Batch:
-        """Draw two views of each run and their masks; the same for the same batch, part and seed."""
-        seed = compute_seed(self.plan.seed, batches.VIEW_STREAM, number, part)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        recipe, config = self.plan.recipe, self.config
-        pair = [draw_views(*batch, window=config.window, levels=recipe.levels, generator=generator) for _ in range(2)]
-        views = torch.cat([views for views, _ in pair])
-        masks = absent = None
-        if is_masked:
-            masks = draw_masks(
-                len(views),
-                n_networks=self.n_rows,
-                n_patches=config.n_patches,
-                kind=recipe.mask,
-                ratio=recipe.mask_ratio,
-                generator=generator,
-                groups=self.groups,
-            )
-        if self.has_absent:
-            n_real, present = torch.cat([n for _, n in pair]), batch.present.repeat(2, 1)
-            absent = find_absent(n_real, present, rows=self.membership, patch=config.patch, n_patches=config.n_patches)
-        return distill.Batch(views, masks, absent)

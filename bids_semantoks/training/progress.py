@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bids_semantoks.errors import TrainingDiverged
 from bids_semantoks.training.collapse import CollapseWatch
-from bids_semantoks.training.distill import StepReport
 from bids_semantoks.training.schedules import Schedules, StepSettings
+from bids_semantoks.training.steps import StepReport
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -29,9 +29,10 @@ from training_driver import ENCODER, LAYOUT, P
 from torch.nn.parallel import DistributedDataParallel
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.models.build import build_encoder, build_head
-from bids_semantoks.training.distill import Batch, TeacherStudent, build_optimiser, train_step
+from bids_semantoks.training.distill import Batch, TeacherStudent
 from bids_semantoks.training.distributed import join_ranks, sum_over_ranks
 from bids_semantoks.training.schedules import StepSettings
+from bids_semantoks.training.steps import build_optimiser, train_step
 
 torch.set_num_threads(1)
 content = torch.load(sys.argv[2])

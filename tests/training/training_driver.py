@@ -16,8 +16,10 @@ from bids_semantoks.models.layout import NetworkLayout
 from bids_semantoks.outputs.encoders import TrainingLog
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, join_ranks, sum_over_ranks
-from bids_semantoks.training.pretrain import Pretraining, TrainingPlan, watch_signals
+from bids_semantoks.training.plan import TrainingPlan
+from bids_semantoks.training.pretrain import Pretraining
 from bids_semantoks.training.progress import LOG_COLUMNS
+from bids_semantoks.training.stopping import watch_signals
 from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 
 P, N_PARTICIPANTS = 13, 11

@@ -14,7 +14,7 @@ from bids_semantoks.models.heads import ProjectionHead
 from bids_semantoks.models.layout import NetworkLayout
 from bids_semantoks.models.storage import assign_tensors
 from bids_semantoks.models.transformer import Encoder
-from bids_semantoks.training.distill import TeacherStudent
+from bids_semantoks.training.distill import Batch, TeacherStudent
 
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
 
@@ -58,3 +58,24 @@ def read_golden():
     views = torch.from_numpy(np.concatenate([golden["view1"], golden["view2"]]))
     masks = torch.from_numpy(np.concatenate([golden["mask1"], golden["mask2"]]))
     return golden, views, masks
+
+
+def make_batch(n=5, *, is_masked=True, seed=0):
+    """Two views of each of n runs for the small encoder."""
+    generator = torch.Generator().manual_seed(seed)
+    views = torch.randn(2 * n, 13, 60, generator=generator)
+    masks = torch.rand(2 * n, 3, 3, generator=generator) < 0.6
+    masks[:, 0, 0] = True
+    return Batch(views, masks if is_masked else None)
+
+
+def copy_parameters(module):
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def compute_gradients(module, batch, **rest):
+    module.zero_grad(set_to_none=True)
+    losses = module(*batch, ttr_weight=0.3, **rest)
+    losses.total.backward()
+    gradients = {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}
+    return losses._replace(total=losses.total.detach()), gradients
