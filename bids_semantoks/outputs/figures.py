@@ -1,32 +1,23 @@
-"""What all figures share: style, order by network, saving, and that none of them can fail a run.
+"""What all figures share: style, margins, colours, labels and scales.
 
-Shape letters: T volumes, P parcels, N networks, X, Y, Z voxels.
+Shape letters: T volumes, P parcels.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from bids_semantoks.outputs.files import open_atomic
-from bids_semantoks.outputs.naming import parse_entities
-from bids_semantoks.records import CANONICAL_NETWORKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-
-LOGGER = logging.getLogger("bids_semantoks")
 
 #: Colours of Okabe and Ito, which colour-blind readers can tell apart.
 BLUE: Final = "#0072B2"
@@ -35,13 +26,8 @@ GREY: Final = "#8a8f98"
 INK: Final = "#1f2933"
 LIGHT: Final = "#d9dde3"
 
-#: Figures of a run's signals and of its embedding, by the word in their names.
-SIGNAL_FIGURES: Final = ("carpet", "motion", "coverage", "connectivity")
-EMBEDDING_FIGURES: Final = ("Windows", "Tokens")
-NO_NETWORK: Final = "no network"
-
 _LEVELS: Final = 32
-_MAX_NAMED: Final = 20
+
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -72,49 +58,6 @@ _STYLE: Final[dict[Any, Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class NetworkOrder:
-    """Parcels sorted by network, networks in the usual order.
-
-    Parameters
-    ----------
-    order : NDArray, int64, shape (P,)
-        Positions of the parcels, sorted.
-    names : tuple of str, length N
-        Networks in this order.
-    edges : NDArray, int64, shape (N + 1,)
-        Where each network starts in the sorted parcels, and the end.
-    """
-
-    order: NDArray[np.int64]
-    names: tuple[str, ...]
-    edges: NDArray[np.int64]
-
-
-def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
-    """Sort parcels by network.
-
-    Parameters
-    ----------
-    networks : sequence of str, length P
-        Network label of each parcel; empty for none.
-
-    Returns
-    -------
-    NetworkOrder
-        Canonical networks first, then others by name, then parcels without a network.
-    """
-    labels = [label or NO_NETWORK for label in networks]
-    there = set(labels)
-    names = [name for name in CANONICAL_NETWORKS if name in there]
-    names += sorted(there - set(names) - {NO_NETWORK})
-    names += [NO_NETWORK] if NO_NETWORK in there else []
-    rank = np.array([names.index(label) for label in labels], dtype=np.int64)
-    counts = np.bincount(rank, minlength=len(names))
-    edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return NetworkOrder(order=np.argsort(rank, kind="stable"), names=tuple(names), edges=edges)
-
-
 def shorten_label(text: str, longest: int) -> str:
     """Shorten what users wrote to what a figure has room for; both ends stay, for names often differ at their end.
 
@@ -134,33 +77,6 @@ def shorten_label(text: str, longest: int) -> str:
         return text
     n_last = (longest - 1) // 2
     return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
-
-
-def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart so that no two overlap.
-
-    Parameters
-    ----------
-    positions : sequence of float
-        Where labels would like to be, ascending.
-    gap : float
-        Least distance.
-    low, high : float
-        Limits.
-
-    Returns
-    -------
-    list of float
-        Where they are put, in the same order.
-    """
-    placed: list[float] = []
-    for position in positions:
-        placed.append(max(position, placed[-1] + gap if placed else low))
-    limit = high
-    for i in range(len(placed) - 1, -1, -1):
-        placed[i] = min(placed[i], limit)
-        limit = placed[i] - gap
-    return placed
 
 
 @contextmanager
@@ -263,55 +179,6 @@ def build_colours(name: str) -> Colormap:
     return colours
 
 
-def mark_networks(axes: Axes, networks: NetworkOrder, *, vertical: bool = True, span: float) -> None:
-    """Name the networks beside an image whose rows or columns are parcels in their order.
-
-    Parameters
-    ----------
-    axes : Axes
-        Holds an image with one unit a parcel, first at -0.5.
-    networks : NetworkOrder
-        Order and edges.
-    vertical : bool
-        Along the y axis; else along the x axis.
-    span : float
-        Length of the axis in inches, from which the least distance of labels follows.
-    """
-    from matplotlib.collections import LineCollection  # noqa: PLC0415 - as above
-
-    edges, names = networks.edges, networks.names
-    total = int(edges[-1])
-    set_ticks = axes.set_yticks if vertical else axes.set_xticks
-    set_ticks([])
-    across = axes.get_yaxis_transform() if vertical else axes.get_xaxis_transform()
-    draw_lines = axes.hlines if vertical else axes.vlines
-    for colour, width in (("white", 1.2), (INK, 0.4)):
-        draw_lines(edges[1:-1] - 0.5, 0, 1, transform=across, colors=colour, linewidths=width)
-    if len(names) > _MAX_NAMED:
-        return
-    centres = [float(a + b) / 2 - 0.5 for a, b in itertools.pairwise(edges.tolist())]
-    gap = total * (0.14 if vertical else 0.16) / span
-    places = spread(centres, gap=gap, low=-0.5, high=total - 0.5)
-    pointers = [
-        [(-0.005, a), (-0.03, b)] if vertical else [(a, -0.005), (b, -0.03)]
-        for a, b in zip(centres, places, strict=True)
-    ]
-    # Arrows of annotations would take as long as all letters of a figure.
-    axes.add_collection(
-        LineCollection(pointers, colors=GREY, linewidths=0.5, transform=across, clip_on=False), autolim=False
-    )
-    for name, (_, (x, y)) in zip(names, pointers, strict=True):
-        axes.text(
-            *(x, y, name),
-            transform=across,
-            ha="right",
-            va="center" if vertical else "top",
-            rotation=0 if vertical else 60,
-            rotation_mode=None if vertical else "anchor",
-            fontsize=8,
-        )
-
-
 def draw_histogram(axes: Axes, values: NDArray[np.float64], *, bins: int, low: float, high: float) -> None:
     """Draw a distribution as one outline: bars of their own would take as long as all else in a figure.
 
@@ -327,55 +194,6 @@ def draw_histogram(axes: Axes, values: NDArray[np.float64], *, bins: int, low: f
         Limits.
     """
     axes.stairs(*np.histogram(values, bins=bins, range=(low, high)), fill=True, color=INK)
-
-
-def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
-    """Build the path of a figure.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    stem : str
-        Entities of what the figure shows.
-    word : str
-        What it shows, letters and digits only.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.svg``.
-    """
-    return out_dir / f"sub-{parse_entities(stem)['sub']}" / "figures" / f"{stem}_desc-{word}_bold.svg"
-
-
-def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
-    """Draw a figure and write it; whatever goes wrong costs this figure alone.
-
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    draw : callable
-        Makes the figure.
-
-    Returns
-    -------
-    bool
-        Whether it is there. An older one of that name, which would show something else, never stays.
-    """
-    try:
-        path.unlink(missing_ok=True)
-        with use_style():
-            figure = draw()
-            with open_atomic(path) as file:
-                figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    except Exception as error:
-        # A picture must never cost a run, whatever is wrong with it.
-        LOGGER.debug("Drawing %s", path, exc_info=True)
-        LOGGER.warning("The figure %s could not be drawn: %s: %s", path.name, type(error).__name__, error)
-        return False
-    return True
 
 
 def describe_time(axes: Axes, end: float) -> None:

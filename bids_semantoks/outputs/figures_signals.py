@@ -1,6 +1,6 @@
-"""Figures of a run's signals: carpet, motion, coverage, connectivity.
+"""Figures of a run's signals over time: carpet and motion.
 
-Shape letters: T volumes, P parcels, X, Y, Z voxels.
+Shape letters: T volumes, P parcels.
 """
 
 from __future__ import annotations
@@ -15,25 +15,22 @@ from bids_semantoks.outputs.figures import (
     BLUE,
     GREY,
     INK,
-    LIGHT,
     ORANGE,
-    NetworkOrder,
     add_colour_bar,
     build_colours,
     build_margins,
     describe_time,
     draw_histogram,
-    mark_networks,
     start_figure,
     zscore_rows,
 )
+from bids_semantoks.outputs.figures_networks import NetworkOrder, mark_networks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MAX_COLUMNS = 600
-_N_SLICES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -279,122 +276,4 @@ def draw_motion(volumes: Volumes) -> Figure:
         right.set_xlim(0, top)
     right.set_xlabel("FD (mm)")
     right.set_ylabel("volumes")
-    return figure
-
-
-def draw_coverage(
-    coverage: NDArray[np.float64],
-    present: NDArray[np.bool_],
-    networks: NetworkOrder,
-    grid: NDArray[np.int32] | None,
-) -> Figure:
-    """Draw the share of each parcel that has data, on slices where there are images, and by network.
-
-    Parameters
-    ----------
-    coverage : NDArray, float64, shape (P,)
-        0 to 1; not-a-number where unknown.
-    present : NDArray, bool, shape (P,)
-        Parcels that have a signal.
-    networks : NetworkOrder
-        Order along the x axis.
-    grid : NDArray, int32, shape (X, Y, Z), or None
-        Position of the parcel plus 1, 0 for none; axes to the right, front and top.
-
-    Returns
-    -------
-    Figure
-        Slices above, one mark a parcel below.
-    """
-    from matplotlib.patches import Patch  # noqa: PLC0415 - as above
-
-    figure = start_figure(10, 2.3 if grid is None else 4.1)
-    margins = build_margins(figure, left=0.6, right=0.15, top=0.3 if grid is None else 2.1, bottom=0.75)
-    axes = figure.subplots(gridspec_kw=margins)
-    if grid is not None:
-        _draw_slices(figure, coverage, present, grid)
-    known = np.nan_to_num(coverage, nan=0.0)[networks.order]
-    there = present[networks.order]
-    axes.stairs(np.where(there, known, 0), np.arange(known.size + 1) - 0.5, fill=True, color=BLUE)
-    axes.plot(np.flatnonzero(~there), np.full((~there).sum(), 0.04), "x", color=ORANGE, markersize=5)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlim(-0.5, known.size - 0.5)
-    axes.set_ylabel("coverage")
-    mark_networks(axes, networks, vertical=False, span=8.5)
-    n_absent = int((~there).sum())
-    handles = [Patch(color=BLUE, label="present"), Patch(color=ORANGE, label=f"absent: {n_absent}")]
-    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
-    axes.set_title("share of each parcel that has data, by network")
-    return figure
-
-
-def _draw_slices(
-    figure: Figure, coverage: NDArray[np.float64], present: NDArray[np.bool_], grid: NDArray[np.int32]
-) -> None:
-    """Draw cuts side by side as one image, which is many times faster than axes for each."""
-    from matplotlib.colors import to_rgba  # noqa: PLC0415 - as above
-
-    colours = build_colours("cividis")
-    table = np.vstack([[1, 1, 1, 0], colours(np.nan_to_num(coverage, nan=0.0))])
-    table[1:][~present] = to_rgba(ORANGE)
-    filled = np.flatnonzero(grid.any(axis=(0, 1)))
-    levels = np.unique(np.linspace(filled[0], filled[-1], _N_SLICES + 2).astype(int)[1:-1])
-    side = np.flatnonzero(grid.any(axis=(1, 2)))
-    front = np.flatnonzero(grid.any(axis=(0, 2)))
-    # Beside the middle, where many atlases have a gap.
-    cuts = [grid[int(side.mean()) + 4], grid[:, int(front.mean())], *(grid[:, :, z] for z in levels)]
-    height = max(cut.shape[1] for cut in cuts)
-    padded = []
-    for cut in cuts:
-        below = (height - cut.shape[1]) // 2
-        padded.append(np.pad(cut, ((2, 2), (below, height - cut.shape[1] - below))))
-    row = np.concatenate(padded)
-    axes = figure.add_axes(_box(figure, row.shape))
-    image = axes.imshow(table[row.T], origin="lower", interpolation="none", cmap=colours, vmin=0, vmax=1)
-    axes.set_axis_off()
-    axes.set_title("cuts from the side and the front, then from bottom to top")
-    add_colour_bar(image, axes, "coverage", ticks=(0, 0.5, 1))
-
-
-def _box(figure: Figure, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """Place an image of a shape (x, y) at the top of a figure, in its width."""
-    width, height = figure.get_size_inches()
-    across = width - 1.0
-    down = min(across * shape[1] / shape[0], 1.4)
-    return 0.15 / width, 1 - (0.3 + down) / height, across / width, down / height
-
-
-def draw_connectivity(matrix: NDArray[np.float64], networks: NetworkOrder) -> Figure:
-    """Draw the correlations between parcels.
-
-    Parameters
-    ----------
-    matrix : NDArray, float64, shape (P, P)
-        Correlations; not-a-number for absent parcels.
-    networks : NetworkOrder
-        Order of rows and columns.
-
-    Returns
-    -------
-    Figure
-        One image, and the distribution of its values.
-    """
-    figure = start_figure(10, 5.4)
-    margins = build_margins(figure, left=1.1, right=0.15, top=0.3, bottom=0.5)
-    left, right = figure.subplots(1, 2, gridspec_kw={**margins, "width_ratios": [1.9, 1], "wspace": 0.36})
-    ordered = matrix[np.ix_(networks.order, networks.order)]
-    image = left.imshow(ordered, cmap=build_colours("RdBu_r"), vmin=-1, vmax=1, interpolation="none")
-    mark_networks(left, networks, span=4.2)
-    left.vlines(networks.edges[1:-1] - 0.5, 0, 1, transform=left.get_xaxis_transform(), colors=INK, linewidths=0.4)
-    left.set_xticks([])
-    add_colour_bar(image, left, "Pearson correlation", ticks=(-1, 0, 1))
-    values = ordered[np.triu_indices_from(ordered, k=1)]
-    values = values[~np.isnan(values)]
-    draw_histogram(right, values, bins=60, low=-1, high=1)
-    right.axvline(0, color=LIGHT, linewidth=0.8)
-    if values.size:
-        right.axvline(float(np.median(values)), color=BLUE)
-        right.set_title(f"median {round(float(np.median(values)), 2) + 0.0:.2f}", color=BLUE)
-    right.set_xlabel("correlation of two parcels")
-    right.set_ylabel("pairs")
     return figure

@@ -4,77 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from bids_semantoks import __version__
-from bids_semantoks.outputs.figures import EMBEDDING_FIGURES, SIGNAL_FIGURES, build_figure_path, write_figure
-from bids_semantoks.outputs.figures_embedding import compute_stability, draw_stability
+from bids_semantoks.outputs.figure_files import EMBEDDING_FIGURES, SIGNAL_FIGURES
 from bids_semantoks.outputs.files import write_text
 from bids_semantoks.outputs.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.naming import parse_entities
+from bids_semantoks.outputs.pictures import Picture, load_picture
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.run_figures import read_coverage
+from bids_semantoks.outputs.stability import draw_stabilities
 from bids_semantoks.outputs.store import OutputPaths
-from bids_semantoks.outputs.stored_runs import read_embedding
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-_MAX_OTHERS: Final = 20
-_TITLES: Final = {
-    "carpet": "Before and after denoising",
-    "motion": "Motion and dropped volumes",
-    "coverage": "Coverage",
-    "connectivity": "Connectivity",
-    "Windows": "Windows on the time line",
-    "Tokens": "Similarity of tokens",
-    "Stability": "Stability of the embedding",
-}
-_CAPTIONS: Final = {
-    "carpet": "Framewise displacement (FD); DVARS and global signal of the parcels before (grey) and after (blue) "
-    "denoising; then every parcel over time, z-scored, ordered by network. Dummy volumes are shaded grey, scrubbed "
-    "ones orange. Bands across all parcels that remain after denoising are a bad sign.",
-    "motion": "Framewise displacement over time, with dropped volumes shaded, and its distribution.",
-    "coverage": "Share of each parcel's voxels or vertices that count and vary. Absent parcels are orange.",
-    "connectivity": "Pearson correlations of the cleaned signals over kept volumes, ordered by network, and their "
-    "distribution. Absent parcels are grey. A median far from 0 hints at global noise that is left.",
-    "Windows": "Windows that the encoder was given. Each bar is one window; hatched parts are padding.",
-    "Tokens": "Cosine similarity of the encoder's output tokens. Networks that look all alike, or windows that do not, "
-    "hint at an input that the encoder does not know.",
-    "Stability": "Cosine similarity of the embeddings of windows: within a run, between runs of this participant, and "
-    "to the runs of others in this dataset that were known when this page was written. An embedding that tells people "
-    "apart is more alike within and between runs than to others.",
-}
-_WHY_MISSING: Final = {
-    "carpet": "It needs the signals before denoising, which only the participant level has at hand.",
-    "motion": "It needs the confounds, which only the participant level has at hand.",
-    "Tokens": "It needs the tokens of each window: run the participant level, or save them with --save-tokens.",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One figure on the page.
-
-    Parameters
-    ----------
-    title, caption : str
-        What it is, and what to look for.
-    data : str
-        The figure as a data URI; empty when it is missing.
-    missing : str
-        Why it is missing.
-    """
-
-    title: str
-    caption: str
-    data: str
-    missing: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,7 +143,7 @@ def build_page(out_dir: Path, participant: str) -> str:
         sessions=sessions,
         counts={word: sum(status["level"] == word for status in statuses) for word in ("ok", "skipped", "failed")},
         overview=_describe_all(out_dir, runs),
-        stability=_draw_stability(out_dir, participant),
+        stability=draw_stabilities(out_dir, participant),
         methods=read_methods(out_dir),
     )
 
@@ -231,7 +179,7 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
         statuses=statuses,
         facts=_describe_signals(sidecar) if sidecar else [],
         warnings=sidecar["Warnings"] if sidecar else [],
-        pictures=[_load_picture(out_dir, stem, word, word) for word in SIGNAL_FIGURES] if sidecar else [],
+        pictures=[load_picture(out_dir, stem, word, word) for word in SIGNAL_FIGURES] if sidecar else [],
         encoders=[_build_encoder(paths, model, sidecar) for model in models] if sidecar else [],
         links=[(p.name.removeprefix(f"{stem}_"), p.relative_to(out_dir).as_posix()) for p in files_there],
     )
@@ -249,7 +197,7 @@ def _build_encoder(paths: OutputPaths, model: str, signals: dict[str, Any]) -> E
         ("device and precision", f"{sidecar['Device']}, {sidecar['Precision']}"),
         *(("note", warning) for warning in sidecar.get("Warnings", [])),
     ]
-    pictures = [_load_picture(own.out_dir, own.stem, f"{model}{word}", word) for word in EMBEDDING_FIGURES]
+    pictures = [load_picture(own.out_dir, own.stem, f"{model}{word}", word) for word in EMBEDDING_FIGURES]
     return EncoderPart(model=model, fit=fit, worst=find_worst(fit), pictures=pictures, facts=facts)
 
 
@@ -285,23 +233,6 @@ def _name_some(names: Sequence[str]) -> str:
     return f": {', '.join(names[:8])}{' and others' if len(names) > 8 else ''}"
 
 
-def _load_picture(out_dir: Path, stem: str, word: str, kind: str) -> Picture:
-    path = build_figure_path(out_dir, stem, word)
-    data = ""
-    if path.is_file():
-        # Quoted, an SVG is a third smaller than in base64, and it cannot clash with the ids of another.
-        data = f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(path.read_text(encoding='utf-8'), safe=_SAFE)}"
-    return Picture(
-        title=_TITLES[kind],
-        caption=_CAPTIONS[kind],
-        data=data,
-        missing=_WHY_MISSING.get(kind, "It could not be drawn; the log says why."),
-    )
-
-
-_SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
-
-
 def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str]]:
     """Say in a few words what was used for the runs of this page."""
     description = out_dir / "dataset_description.json"
@@ -317,58 +248,3 @@ def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str
         ("encoder", ", ".join(encoders) or "none"),
         ("device", ", ".join(devices) or "not known"),
     ]
-
-
-def _draw_stability(out_dir: Path, participant: str) -> list[tuple[str, Picture]]:
-    """Draw for each atlas, space and encoder how stable the embeddings of a participant are."""
-    own = _find_embeddings(out_dir, participant)
-    kinds = sorted({kind for kind, _ in own})
-    others = _find_others(out_dir, participant) if kinds else []
-    pictures = []
-    for kind in kinds:
-        mine = [paths for found, paths in own if found == kind]
-        theirs = [read_embedding(paths) for found, paths in others if found == kind]
-        labels = _shorten([paths.stem for paths in mine])
-        stem = "_".join([f"sub-{participant}", *(f"{key}-{value}" for key, value in kind[:-1] if value)])
-        word = f"{kind[-1][1]}Stability"
-        vectors = [read_embedding(paths) for paths in mine]
-        same = [one for one in theirs if one.shape[1] == vectors[0].shape[1]]
-        stability = compute_stability(vectors, labels, same)
-        write_figure(build_figure_path(out_dir, stem, word), lambda found=stability: draw_stability(found))  # type: ignore[misc]
-        name = ", ".join(value for _, value in kind if value)
-        pictures.append((name, _load_picture(out_dir, stem, word, "Stability")))
-    return pictures
-
-
-_Kind = tuple[tuple[str, str], ...]
-
-
-def _find_embeddings(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
-    """Find the embeddings of a participant by space, atlas and encoder."""
-    root = out_dir / f"sub-{participant}"
-    found: list[tuple[_Kind, OutputPaths]] = []
-    for path in sorted([*root.glob("func/*_embedding.json"), *root.glob("ses-*/func/*_embedding.json")]):
-        stem, _, model = path.name.removesuffix("_embedding.json").partition("_desc-")
-        entities = parse_entities(stem)
-        kind = (("space", entities.get("space", "")), ("atlas", entities.get("atlas", "")), ("desc", model))
-        paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
-        if paths.embedding.is_file():
-            found.append((kind, paths))
-    return found
-
-
-def _find_others(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
-    """Find embeddings of some other participants, spread evenly over the dataset: all would take too long to read."""
-    labels = sorted(path.name[4:] for path in out_dir.iterdir() if path.name.startswith("sub-") and path.is_dir())
-    labels = [label for label in labels if label != participant]
-    step = max(1, -(-len(labels) // _MAX_OTHERS))
-    return [one for label in labels[::step] for one in _find_embeddings(out_dir, label)]
-
-
-def _shorten(stems: Sequence[str]) -> list[str]:
-    """Keep of each name the entities that differ between them."""
-    names = [parse_entities(stem) for stem in stems]
-    keys = [key for key in names[0] if len({name.get(key) for name in names}) > 1] if names else []
-    keys += [key for name in names for key in name if key not in names[0] and key not in keys]
-    labels = [" ".join(f"{key}-{name[key]}" for key in dict.fromkeys(keys) if key in name) for name in names]
-    return [label or name.get("task", "run") for label, name in zip(labels, names, strict=True)]
