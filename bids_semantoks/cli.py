@@ -244,5 +244,6 @@ def call(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Run the program with the arguments of this process and exit."""
-    signal.signal(signal.SIGTERM, _raise_terminated)
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # schedulers send either
+        signal.signal(number, _raise_terminated)
     sys.exit(call(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -237,7 +238,14 @@ def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFi
     return TrainingData(sources=sources, parcels=file.parcels, networks=file.networks, facts=facts), file
 
 
-def pack_file(store: SignalStore, data: TrainingData, file: SignalsFile, *, target: float) -> None:
+def pack_file(
+    store: SignalStore,
+    data: TrainingData,
+    file: SignalsFile,
+    *,
+    target: float,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> None:
     """Pack the participants of an HDF5 file, block by block.
 
     Parameters
@@ -250,12 +258,14 @@ def pack_file(store: SignalStore, data: TrainingData, file: SignalsFile, *, targ
         From `describe_file`.
     target : float
         Repetition time in seconds.
+    is_wanted : callable
+        Asked before a row is read; when it says no, what was read before is packed and that is all.
     """
     by_row = {source.where: source for source in data.sources if source.key not in store}
     if not by_row:
         return
     LOGGER.info("Packing %d of %d runs of %s into %s.", len(by_row), len(data.sources), file.path, store.directory)
-    store.add(_read_rows(by_row, file, target))
+    store.add(itertools.takewhile(lambda _: is_wanted(), _read_rows(by_row, file, target)))
 
 
 def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
@@ -290,6 +300,7 @@ def pack_missing(
     arguments: tuple[Any, ...],
     *,
     n_procs: int,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
     """Pack the runs that the store lacks; what cannot be read is left out and named.
 
@@ -305,12 +316,14 @@ def pack_missing(
         Picklable.
     n_procs : int
         Processes that read.
+    is_wanted : callable
+        Asked before a run is read; when it says no, what was read before is packed and that is all.
     """
     missing = [source for source in sources if source.key not in store]
     if not missing:
         return
     LOGGER.info("Packing %d of %d runs into %s.", len(missing), len(sources), store.directory)
-    results = run_jobs(build_reader, arguments, missing, n_procs=n_procs)
+    results = run_jobs(build_reader, arguments, missing, n_procs=n_procs, is_wanted=is_wanted)
     store.add(_keep_readable(results, missing))
 
 

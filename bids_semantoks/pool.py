@@ -256,8 +256,9 @@ class _Crew:
 def _serve(
     connection: Connection, build_worker: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
 ) -> None:
-    # The parent decides when to stop: a Ctrl-C in the terminal reaches every process of the group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent decides when to stop: a Ctrl-C in the terminal reaches every process of the group, as does a scheduler.
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     relay_records(connection.send)
     try:

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,7 @@ def _is_finished(plan: Blueprint) -> bool:
 
 
 def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Ranks, request: StopRequest) -> None:
-    view = _pack(config, plan, ranks)
-    if ranks.any(bool(request.reason)):
-        raise TrainingStopped(
-            f"Pretraining was stopped by {request.reason} when the signals were packed.", hint="The same call goes on."
-        )
+    view = _pack(config, plan, ranks, request)
     training = _build_training(config, plan, view, device, ranks)
     LOGGER.info(
         "Pretraining %s on %d runs of %d participants: %d epochs of %d steps, %s on %s%s%s.",
@@ -254,26 +250,34 @@ def _build_training(
         ) from error
 
 
-def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks) -> SignalView:
+def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest) -> SignalView:
     """Pack what is missing, in the first process; the others wait, then open the store too."""
+
+    def is_wanted() -> bool:
+        return not request.reason
+
     root = config.running.work_dir or config.out_dir / "encoders"
     directory = root / ".signals" / hash_values([layout_to_json(plan.layout), plan.encoder.repetition_time])[:16]
     if ranks.is_first:
         store = SignalStore(directory, plan.layout.n_parcels)
         if plan.file is not None:
-            pack_file(store, plan.data, plan.file, target=plan.encoder.repetition_time)
+            pack_file(store, plan.data, plan.file, target=plan.encoder.repetition_time, is_wanted=is_wanted)
         else:
-            _pack_tables(config, plan, store)
+            _pack_tables(config, plan, store, is_wanted)
         plan.directory.mkdir(parents=True, exist_ok=True)
-    ranks.wait()
+    if ranks.any(bool(request.reason)):
+        raise TrainingStopped(
+            f"Pretraining was stopped by {request.reason or 'another process'} when the signals were packed.",
+            hint="The same call goes on.",
+        )
     return select_packed(SignalStore(directory, plan.layout.n_parcels), plan.data.sources)
 
 
-def _pack_tables(config: AppConfig, plan: Blueprint, store: SignalStore) -> None:
+def _pack_tables(config: AppConfig, plan: Blueprint, store: SignalStore, is_wanted: Callable[[], bool]) -> None:
     order = match_parcels(plan.data.parcels, plan.data.networks, plan.layout).order.tolist()
     n_procs = choose_n_procs(config.running, n_jobs=len(plan.data.sources) // 16, model_bytes=0)
     arguments = (tuple(order), plan.data.parcels, plan.encoder.repetition_time)
-    pack_missing(store, plan.data.sources, TableReader, arguments, n_procs=n_procs)
+    pack_missing(store, plan.data.sources, TableReader, arguments, n_procs=n_procs, is_wanted=is_wanted)
 
 
 def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:

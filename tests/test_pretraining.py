@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from bids_semantoks.cli import call
 from bids_semantoks.outputs.encoders import read_training_log
 from bids_semantoks.outputs.files import read_table, write_table
-from bids_semantoks.packing import describe_stored, standardise
+from bids_semantoks.packing import TableReader, describe_stored, standardise
 from bids_semantoks.signals.temporal import build_windows
 
 OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
@@ -156,6 +157,55 @@ def test_stopped_by_the_clock_it_goes_on(out, pretrain, trained):
     assert code == 0, text
     assert "Going on from step 1 of 4" in text
     assert not (out / "encoders" / "tiny" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_end_while_it_packs_it_keeps_what_was_packed(out, pretrain, trained, monkeypatch, number):
+    read, seen = TableReader.__call__, []
+
+    def ask(reader, source):
+        seen.append(source)
+        if len(seen) == 2:
+            os.kill(os.getpid(), number)
+        return read(reader, source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TableReader, "__call__", ask)
+        code, text = pretrain(out)
+    assert code == 8
+    last = text.splitlines()[-1]
+    assert f"Pretraining was stopped by {number.name} when the signals were packed. The same call goes on" in last
+    assert len(seen) == 2
+    code, text = pretrain(out)
+    assert code == 0, text
+    assert "Packing 4 of 6 runs" in text
+    weights = Path("encoders", "tiny", "model.safetensors")
+    assert (out / weights).read_bytes() == (trained[0] / weights).read_bytes()
+
+
+def test_asked_to_end_while_it_packs_a_file(study, tmp_path, app, monkeypatch):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "signals.h5"
+    with h5py.File(path, "w") as file:
+        for name, n_parcels in (("schaefer400", 400), ("tian3", 50), ("buckner7", 7)):
+            file[f"timeseries/{name}"] = rng.standard_normal((4, n_parcels, 110)).astype(np.float32)
+        file["long_subject_id"] = [b"a", b"b", b"c", b"d"]
+    out = tmp_path / "out"
+    number = iter(range(4))
+
+    def ask(*arguments, **options):
+        if next(number) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return standardise(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bids_semantoks.packing.standardise", ask)
+        code, text = app(study, out, *OPTIONS, "--pretrain-data", str(path), level="group")
+    assert code == 8
+    assert "stopped by SIGUSR1 when the signals were packed" in text.splitlines()[-1]
+    code, text = app(study, out, *OPTIONS, "--pretrain-data", str(path), level="group")
+    assert code == 0, text
+    assert "Packing 2 of 4 runs" in text
 
 
 def test_killed_before_its_last_words_it_writes_them(out, pretrain, trained, monkeypatch):

@@ -233,7 +233,9 @@ def wait_for_first_output(process: subprocess.Popen[str], out: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGKILL, -9)]
+)
 def test_stopped_in_the_middle_and_started_again(study, outputs, tmp_path, app, number, code):
     out = tmp_path / "out"
     process = start(study, out)
@@ -322,6 +324,17 @@ def test_a_lost_or_damaged_table_is_made_again(study, outputs, tmp_path, app, en
     assert code == 0
     assert "1 ok" in text
     assert table.read_bytes() == whole
+
+
+@pytest.mark.parametrize("ending", ["relmat.json", "coverage_bold.json"])
+def test_a_lost_sidecar_is_made_again(study, outputs, tmp_path, app, ending):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    sidecar = find_one(out / "sub-001", ending)
+    whole = sidecar.read_bytes()
+    sidecar.unlink()
+    assert app(study, out, *SELECT)[0] == 0
+    assert sidecar.read_bytes() == whole
 
 
 def test_extras_of_other_settings_do_not_stay(study, tmp_path, app):
