@@ -283,7 +283,7 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
 def test_label_files_of_surfaces_are_brought_as_well(tmp_path, server, online, monkeypatch, capsys):
     served, address, asked = server
     registry = write_registry(tmp_path, address, monkeypatch)
-    monkeypatch.setattr("bids_semantoks.signals.surface_sources.find_registry", lambda: registry)
+    monkeypatch.setattr("bids_semantoks.signals.surface_entries.find_registry", lambda: registry)
     made.write_dlabel(served / "cortex.dlabel.nii", names=dict(enumerate(("a", "b", "c", "d", "e"), 1)))
     for side in "lr":
         made.write_annot(served / "small" / f"{side}h.own.annot", np.arange(50) % 2, ["unknown", f"{side}a"])

@@ -19,10 +19,10 @@ from bids_semantoks.signals.fetching import fetch_missing_transform, name_transf
 from bids_semantoks.signals.grids import keep_grid, read_grid
 from bids_semantoks.signals.label_images import check_labels, check_landmarks, read_labels
 from bids_semantoks.signals.labels import LabelTable, load_label_table, name_some
+from bids_semantoks.signals.local_files import find_archived, find_places
 from bids_semantoks.signals.obstacles import refuse
 from bids_semantoks.signals.orders import rename_to_seven_networks
 from bids_semantoks.signals.parts import FETCH_HINT, Part
-from bids_semantoks.signals.registry import find_archived, find_places
 from bids_semantoks.signals.sources import Source, Sources, find_sources
 from bids_semantoks.signals.supply import find_parts
 from bids_semantoks.signals.warping import Warp, load_warp

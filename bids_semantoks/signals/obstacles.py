@@ -11,17 +11,9 @@ from bids_semantoks.network import find_obstacle
 from bids_semantoks.signals.downloads import TEMPLATEFLOW_SERVER
 from bids_semantoks.signals.fetching import find_address, name_transform
 from bids_semantoks.signals.labels import load_label_table
+from bids_semantoks.signals.local_files import DIRECTORY_VARIABLE, Places, find_archived, find_file
 from bids_semantoks.signals.parts import FETCH_HINT, find_local_parts
-from bids_semantoks.signals.registry import (
-    DIRECTORY_VARIABLE,
-    Entry,
-    Places,
-    Recipe,
-    find_archived,
-    find_file,
-    find_registry,
-    load_entry,
-)
+from bids_semantoks.signals.registry import Entry, Recipe, find_registry, load_entry
 
 #: Sets of files that a message names; more are no longer read.
 _N_SETS: Final = 2

@@ -8,15 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.signals.fetching import fetch_image, fetch_transform, name_transform
-from bids_semantoks.signals.registry import (
-    DIRECTORY_VARIABLE,
-    Entry,
-    Ingredient,
-    Places,
-    Recipe,
-    find_archived,
-    find_file,
-)
+from bids_semantoks.signals.local_files import DIRECTORY_VARIABLE, Places, find_archived, find_file
+from bids_semantoks.signals.registry import Entry, Ingredient, Recipe
 
 FETCH_HINT: Final = (
     f"`bids_semantoks-fetch DIR` on a machine with network brings all that is needed; then set "

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.signals.labels import name_some
+from bids_semantoks.signals.local_files import find_places
 from bids_semantoks.signals.parts import Part, find_local_parts
-from bids_semantoks.signals.registry import Entry, find_places, find_registry, load_entry
+from bids_semantoks.signals.registry import Entry, find_registry, load_entry
 
 # In this order they make the label of an atlas that a path names.
 _NAME_ENTITIES = ("atlas", "seg", "scale", "desc")

@@ -8,9 +8,10 @@ from typing import Final
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.signals.downloads import find_target
+from bids_semantoks.signals.local_files import Places, find_places
 from bids_semantoks.signals.obstacles import describe_obstacle, refuse
 from bids_semantoks.signals.parts import Part, Shelf, collect_parts, find_local_parts
-from bids_semantoks.signals.registry import Entry, Places, Recipe, find_places
+from bids_semantoks.signals.registry import Entry, Recipe
 
 #: Spaces of BIDS and fMRIPrep that differ between participants.
 _NATIVE_SPACES: Final = frozenset(

@@ -1,0 +1,82 @@
+"""The records that an atlas on surfaces is made of: one a label file, and the whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.signals.downloads import check_recorded
+from bids_semantoks.signals.labels import LabelTable
+
+
+def build_surface_volume(path: Path, values: Sequence[int], parcels: Sequence[int], licence: str) -> AtlasVolume:
+    """Build the record of one label file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    values : sequence of int
+        Its labels.
+    parcels : sequence of int
+        Position of each among the parcels of the atlas.
+    licence : str
+        One line; empty when not known.
+
+    Returns
+    -------
+    AtlasVolume
+        With the file's checksum.
+
+    Raises
+    ------
+    AtlasError
+        When the file was fetched and is no longer what it was.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    check_recorded(path, digest)
+    return AtlasVolume(
+        path=path,
+        sha256=digest,
+        values=np.asarray(values, dtype=np.int64),
+        parcels=np.asarray(parcels, dtype=np.int64),
+        licence=licence or f"{path.name}: n/a",
+    )
+
+
+def build_surface_atlas(name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...]) -> Atlas:
+    """Build the record of an atlas on surfaces.
+
+    Parameters
+    ----------
+    name, space : str
+        Label of the atlas, and the template space of the data.
+    table : LabelTable
+        Parcels and networks.
+    volumes : tuple of AtlasVolume
+        Label files.
+
+    Returns
+    -------
+    Atlas
+        With a checksum of names, networks and files together.
+    """
+    content = {
+        "parcels": table.parcels,
+        "networks": table.networks,
+        "volumes": [[v.sha256, v.values.tolist(), v.parcels.tolist()] for v in volumes],
+    }
+    return Atlas(
+        name=name,
+        space=space,
+        parcels=table.parcels,
+        networks=table.networks,
+        volumes=volumes,
+        sha256=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+    )
