@@ -12,7 +12,8 @@ from bids_semantoks.embedding import EncodedRun, RunEncoder, build_run_encoder, 
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.jobs import Plan, RunJob, check_kept_time, check_no_conflict, check_space, make_signals
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome
-from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
+from bids_semantoks.outputs.atlases import check_same_atlas, write_atlas
+from bids_semantoks.outputs.dataset import write_dataset, write_descriptions
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
 from bids_semantoks.outputs.methods import write_citation

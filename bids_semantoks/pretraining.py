@@ -23,9 +23,11 @@ from bids_semantoks.models.encode import resolve_device
 from bids_semantoks.models.layout import layout_to_json
 from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.models.storage import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
-from bids_semantoks.outputs.encoders import CARD_FILE, LOG_FILE, TrainingLog, write_figures, write_model_card
+from bids_semantoks.outputs.figures_training import write_figures
 from bids_semantoks.outputs.files import write_json
+from bids_semantoks.outputs.model_card import CARD_FILE, write_model_card
 from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.training_log import LOG_FILE, TrainingLog
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
 from bids_semantoks.resources import choose_n_procs
 from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states, read_last_state

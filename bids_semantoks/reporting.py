@@ -15,7 +15,7 @@ from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
-from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.atlases import read_atlas_table
 from bids_semantoks.outputs.group_page import draw_group_page
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.provenance import find_versions, read_sidecar

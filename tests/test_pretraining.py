@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from bids_semantoks.cli import call
-from bids_semantoks.outputs.encoders import read_training_log
 from bids_semantoks.outputs.files import read_table, write_table
+from bids_semantoks.outputs.training_log import read_training_log
 from bids_semantoks.packing import TableReader, describe_stored, standardise
 from bids_semantoks.signals.temporal import build_windows
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_semantoks.outputs.dataset import describe_warp
+from bids_semantoks.outputs.atlases import describe_warp
 from bids_semantoks.outputs.provenance import build_uri, compute_settings_hash, find_versions
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 

@@ -18,7 +18,7 @@ from bids_semantoks.inputs.hdf5 import open_signals
 from bids_semantoks.models.build import read_encoder_config
 from bids_semantoks.models.layout import build_layout
 from bids_semantoks.models.matching import match_parcels
-from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.atlases import read_atlas_table
 from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.probing.scaling import choose_share
 from bids_semantoks.training.batches import choose_batch_size

@@ -9,7 +9,7 @@ import pytest
 import surface_files as made
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.outputs.dataset import may_be_shared
+from bids_semantoks.outputs.atlases import may_be_shared
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.signals.surface_atlas import load_surface_labels
 from bids_semantoks.signals.surface_sources import check_is_volumetric, find_all_spaces, load_surface_atlas

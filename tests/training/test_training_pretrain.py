@@ -18,7 +18,7 @@ from training_driver import build_training, write_store
 
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingDiverged, TrainingStopped
-from bids_semantoks.outputs.encoders import TrainingLog, read_training_log
+from bids_semantoks.outputs.training_log import TrainingLog, read_training_log
 from bids_semantoks.training import pretrain, progress
 from bids_semantoks.training.checkpoints import find_states, read_last_state
 from bids_semantoks.training.collapse import CollapseWatch

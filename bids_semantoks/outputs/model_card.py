@@ -1,0 +1,89 @@
+"""The model card of a pretrained encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bids_semantoks.outputs.figures_training import FIGURES
+from bids_semantoks.outputs.files import write_text
+
+CARD_FILE: Final = "README.md"
+
+#: Numbers of a model card that are a lowest and a highest, or a first and a last.
+_RANGES: Final = (
+    *("mask_ratio", "weight_decay", "momentum", "band"),
+    *("repetition_time_of_the_sources_in_s", "length_of_the_runs_in_s"),
+)
+
+
+def write_model_card(
+    directory: Path, *, name: str, sha256: str, details: Mapping[str, Any], drawn: Sequence[str]
+) -> None:
+    """Write the model card of a pretrained encoder.
+
+    Parameters
+    ----------
+    directory : Path
+        Directory of the encoder.
+    name : str
+        Its name.
+    sha256 : str
+        Checksum of the weights.
+    details : mapping
+        What config.json says under ``details``: ``data``, ``limits``, ``recipe``, ``encoder``, ``software``,
+        ``participants``.
+    drawn : sequence of str
+        Figures that were drawn, keys of `FIGURES`.
+    """
+    data, limits, recipe = details["data"], details["limits"], details["recipe"]
+    lines = [
+        f"# Encoder {name}",
+        "",
+        "A network tokenizer and transformer in the design of Brain-Semantoks (arXiv 2512.11582), pretrained by "
+        "self-distillation on parcel signals with bids_semantoks.",
+        "",
+        f"- Weights: `model.safetensors`, SHA-256 `{sha256}` (teacher, {details['n_parameters']:,} parameters)",
+        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {directory.name}` (path of this directory)",
+        "- Licence: not stated by the software. The weights derive from the data below; their terms of use decide "
+        "whether and how the weights may be shared.",
+        "",
+        "## Data",
+        "",
+        *_list(data),
+        f"- hashed participants: {len(details['participants']['sha256'])} in `config.json` (SHA-256 over salt and "
+        "label), to find out whether a later test set overlaps",
+        "",
+        "## Recipe",
+        "",
+        *_list(recipe),
+        "",
+        "## Intended use",
+        "",
+        "Embeddings of resting-state fMRI for research: linear probes and fine-tuning on phenotypes, in participants "
+        "that the encoder was not trained on. Not for diagnosis or any decision about a person.",
+        "",
+        "## Limits",
+        "",
+        "Outside these ranges the encoder was never trained, and its embeddings are not to be trusted there.",
+        "",
+        *_list(limits),
+        "",
+        "## Figures",
+        "",
+        *(f"![{FIGURES[figure]}](figures/{figure}.svg)\n\n{FIGURES[figure]}\n" for figure in drawn),
+        "`training_log.tsv` holds the course of the training in numbers.",
+    ]
+    write_text(directory / CARD_FILE, "\n".join(lines) + "\n")
+
+
+def _list(values: Mapping[str, Any]) -> list[str]:
+    return [f"- {key.replace('_', ' ')}: {_describe(key, value)}" for key, value in values.items() if value is not None]
+
+
+def _describe(key: str, value: Any) -> str:
+    if isinstance(value, list | tuple):
+        words = (" to " if key in _RANGES else ", ").join(_describe("", item) for item in value)
+        return f"{words} Hz" if key == "band" else words
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
