@@ -92,8 +92,11 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
     values : NDArray
         Any array without objects.
     """
+    # Into a file NumPy writes through C's own buffer, and does not notice when that finds the disk full at the end.
+    content = io.BytesIO()
+    np.save(content, values, allow_pickle=False)
     with open_atomic(path) as file:
-        np.save(file, values, allow_pickle=False)
+        file.write(content.getbuffer())
 
 
 def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[Any]], *, index: str = "") -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,14 @@ def keep_grid(key: str, grid: NDArray[np.int32]) -> None:
     path = _name_grid(key)
     if path is None or not is_writable(path.parent):
         return
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        np.save(file, grid)
-    Path(file.name).replace(path)
+    # Not by tempfile, whose files nobody else may read: several users may share a cache.
+    partial = path.with_name(f"{secrets.token_hex(6)}.tmp")
+    # Into a file NumPy writes through C's own buffer, and does not notice when that finds the disk full at the end.
+    content = io.BytesIO()
+    np.save(content, grid)
+    try:
+        partial.write_bytes(content.getbuffer())
+        partial.replace(path)
+    except OSError:
+        # A full cache costs the next call some seconds, not this run.
+        partial.unlink(missing_ok=True)

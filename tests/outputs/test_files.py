@@ -82,6 +82,22 @@ def test_full_disk_leaves_nothing_half_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_is_full_at_the_end_of_an_array_is_noticed(tmp_path):
+    values = np.ones((13, 41), dtype=np.float32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Less than NumPy's own buffer is missing.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (values.nbytes - 100, hard))
+    try:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
+            files.write_array(tmp_path / "x.npy", values)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
+    files.write_array(tmp_path / "x.npy", values)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), values)
+
+
 def test_unchanged_shared_file_is_left_alone(tmp_path):
     path = tmp_path / "shared.json"
     files.write_json(path, {"a": 1})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import resource
 import shutil
 
 import h5py
@@ -109,6 +111,30 @@ def test_a_laid_grid_is_kept_for_other_processes(tmp_path, monkeypatch):
     other = build_label_grid(atlas, (6, 7, 6), AFFINE)
     assert other.shape == (6, 7, 6)
     assert len(reads) == 2
+
+
+def test_others_may_read_what_is_kept(tmp_path):
+    before = os.umask(0o022)
+    try:
+        grids.keep_grid("a1", np.ones(SHAPE, dtype=np.int32))
+    finally:
+        os.umask(before)
+    (kept,) = (tmp_path / "cache" / "grids").iterdir()
+    assert kept.name == "a1.npy"
+    assert kept.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_full_cache_costs_no_run(tmp_path):
+    grid = np.ones(SHAPE, dtype=np.int32)
+    (tmp_path / "cache" / "grids").mkdir(parents=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (grid.nbytes // 2, hard))
+    try:
+        grids.keep_grid("b2", grid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "cache" / "grids").iterdir())
+    np.testing.assert_array_equal(grids.read_grid("b2", SHAPE), grid)
 
 
 def test_without_a_cache_each_process_lays_a_grid_once(tmp_path, monkeypatch):
