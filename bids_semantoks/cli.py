@@ -123,9 +123,10 @@ def _say(text: str, *, level: int = logging.INFO) -> None:
     """Say something on a line of its own, and note it in the log file."""
     if LOGGER.handlers:
         LOGGER.log(level, "%s", text, extra={"is_said": True})
+    has_log = any(isinstance(handler, logging.FileHandler) for handler in LOGGER.handlers)
     for handler in LOGGER.handlers:
         if isinstance(handler, Console):
-            handler.finish()
+            handler.finish(has_log=has_log)
     click.echo(text, err=True)
 
 

@@ -61,13 +61,20 @@ class Console(logging.Handler):
         else:
             self._write(f"{text}\n")
 
-    def finish(self) -> None:
-        """Leave the cursor at the start of an empty line, and say what was held back."""
+    def finish(self, *, has_log: bool = True) -> None:
+        """Leave the cursor at the start of an empty line, and say what was held back.
+
+        Parameters
+        ----------
+        has_log : bool
+            Whether a log file holds it.
+        """
         if self.status:
             self._write(_CLEAR)
             self.status = ""
         if self.n_repeated and self.level <= logging.INFO:
-            self._write(f"{self.n_repeated} more warnings of kinds shown above are in the log.\n")
+            where = " are in the log" if has_log else ""
+            self._write(f"{self.n_repeated} more warnings of kinds shown above{where}.\n")
         self.n_repeated = 0
 
     def _write(self, text: str) -> None:

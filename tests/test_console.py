@@ -75,6 +75,14 @@ def test_a_file_gets_one_plain_line_a_run_and_each_warning_once(build):
     assert lines[-1] == "2 more warnings of kinds shown above are in the log."
 
 
+def test_no_log_is_promised_that_is_not_written(build):
+    logger, console = build(stream := io.StringIO())
+    for label in "ab":
+        logger.warning("sub-%s: odd", label)
+    console.finish(has_log=False)
+    assert stream.getvalue().splitlines()[-1] == "1 more warnings of kinds shown above."
+
+
 def test_what_only_moves_a_bar_is_for_terminals(build, monkeypatch, tmp_path):
     monkeypatch.setenv("TERM", "xterm")
     moving = {"is_progress": True, "is_fleeting": True}

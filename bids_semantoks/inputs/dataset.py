@@ -116,9 +116,10 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
     """
     description = _check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
+        inside = bids_dir / "derivatives" / "bids_semantoks"
         raise ConfigurationError(
             f"OUT_DIR {out_dir} is BIDS_DIR itself; nothing is written there.",
-            hint=f"Use {bids_dir / 'derivatives' / 'bids_semantoks'} or a folder elsewhere.",
+            hint=f"Use {inside} or a folder elsewhere." if _may_be_raw(description) else "Use a folder elsewhere.",
         )
     if selection.layout is not None:
         return _open_layout(bids_dir, selection, selection.layout)
@@ -128,7 +129,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         )
         _check_names(named)
         _check_one_kind(named)
-        is_raw = description is None or not (description.is_fmriprep or description.dataset_type == "derivative")
+        is_raw = description is None or _may_be_raw(description)
         return Dataset(
             root=bids_dir,
             kind="raw" if is_raw else next(one.kind for one in named if one.kind != "aroma"),
@@ -146,6 +147,10 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         )
         return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=_find_raw_root(bids_dir))
     return Dataset(root=bids_dir, kind="raw", derivatives=(find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
+
+
+def _may_be_raw(description: Description | None) -> bool:
+    return description is not None and not (description.is_fmriprep or description.dataset_type == "derivative")
 
 
 def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) -> Dataset:

@@ -115,7 +115,7 @@ def read_filter(path: Path) -> BoldFilter:
     if not isinstance(bold, dict):
         raise InputError(f"Filter file {path} must hold a JSON object with an object 'bold' in it.", hint=hint)
     others = sorted(set(content) - {"bold"} - _OTHER_QUERIES)
-    warnings = [f"Filter file {path}: key {key!r} is not known and was ignored." for key in others]
+    warnings = [f"Filter file {path} has the key {key!r}, which is not known and was ignored." for key in others]
     if "bold" not in content:
         warnings.append(f"Filter file {path} has no 'bold' entry: it filters nothing.")
     accepted = []
@@ -123,7 +123,7 @@ def read_filter(path: Path) -> BoldFilter:
         if name in _FILTER_KEYS:
             accepted.append((_FILTER_KEYS[name], _read_values(path, name, value)))
         else:
-            warnings.append(f"Filter file {path}: entity {name!r} of 'bold' is not known and was ignored.")
+            warnings.append(f"Filter file {path} has the entity {name!r}, which is not known and was ignored.")
     return BoldFilter(path=path, accepted=tuple(accepted), warnings=tuple(warnings))
 
 

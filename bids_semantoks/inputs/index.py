@@ -152,10 +152,10 @@ def find_runs(
     chosen = sorted(finest.values(), key=lambda one: (one.order, one.image.path))
     _check_unique(chosen)
     _check_cohorts(chosen, space)
-    elsewhere = _find_elsewhere(candidates, chosen, space)
+    wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
+    elsewhere = _find_elsewhere(candidates, chosen, wanted)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
     runs = [build_run(one, inherited[one.derivative.path]) for one in (*chosen, *elsewhere)]
-    wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
     for number in range(len(chosen), len(runs)):
         found = elsewhere[number - len(chosen)].image.path
         runs[number] = replace(runs[number], problem=f"The run has no image in {wanted}, only others such as {found}.")
@@ -274,7 +274,7 @@ def _check_unique(chosen: Sequence[Candidate]) -> None:
             )
 
 
-def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], space: str) -> list[Candidate]:
+def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], wanted: str) -> list[Candidate]:
     """Find one image of each run that has none in this space; nothing may disappear silently."""
     there = {one.image.source for one in chosen}
     # Echoes stay in native space; their optimal combination, which has no echo entity, stands for them.
@@ -288,7 +288,7 @@ def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate]
         names = [
             "_".join(f"{k}-{v}" for k, v in one.image.entities if (k, v) in source) for source, one in missing.items()
         ]
-        LOG.warning("No BOLD image in space %s: %s", space, describe_labels(names))
+        LOG.warning("No BOLD image in space %s: %s", wanted, describe_labels(names))
     return sorted(missing.values(), key=lambda one: (one.order, one.image.path))
 
 

@@ -194,9 +194,11 @@ def has_files(directory: Path, described: Mapping[str, int]) -> bool:
     Returns
     -------
     bool
-        Whether each is there with its size.
+        Whether each is there with its size, and each table with its sidecar.
     """
     try:
-        return all((directory / name).stat().st_size == size for name, size in described.items())
+        is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
     except OSError:
         return False
+    tables = (directory / name for name in described if name.endswith(".tsv"))
+    return is_whole and all(table.with_suffix(".json").is_file() for table in tables)

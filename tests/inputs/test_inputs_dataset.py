@@ -263,8 +263,14 @@ def test_refused_out_dirs(tmp_path: Path, place: str, message: str) -> None:
 
 def test_out_dir_equal_to_bids_dir_is_refused_at_once(tmp_path: Path) -> None:
     root = write_description(tmp_path / "study", RAW)
-    with pytest.raises(ConfigurationError, match=r"OUT_DIR .* is BIDS_DIR itself"):
+    with pytest.raises(
+        ConfigurationError, match=r"OUT_DIR .* is BIDS_DIR itself.* Use .*study/derivatives/bids_semantoks"
+    ):
         find_dataset(root, root / "code" / "..", SelectionConfig())
+    # Below a derivative dataset that is read nothing may be written, so nothing there is proposed.
+    root = write_fmriprep(tmp_path / "fmriprep")
+    with pytest.raises(ConfigurationError, match=r"OUT_DIR .* is BIDS_DIR itself.* there\. Use a folder elsewhere"):
+        find_dataset(root, root, SelectionConfig())
 
 
 def test_out_dir_in_a_participant_of_a_dataset_that_is_not_read(tmp_path: Path) -> None:

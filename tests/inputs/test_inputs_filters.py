@@ -66,8 +66,10 @@ def test_unknown_keys_warn(root: Path, caplog: pytest.LogCaptureFixture) -> None
     path = write_filter(root, {"bold": {"tsk": "rest"}, "t1w": {"session": "1"}, "blod": {}})
     warnings = read_filter(path).warnings
     assert len(warnings) == 2
-    assert "key 'blod' is not known" in warnings[0]
-    assert "entity 'tsk' of 'bold' is not known" in warnings[1]
+    assert "has the key 'blod', which is not known" in warnings[0]
+    assert "has the entity 'tsk', which is not known" in warnings[1]
+    # What stands before a colon tells kinds of warnings apart on the console, which says each kind once.
+    assert len({warning.partition(": ")[0] for warning in warnings}) == 2
     with caplog.at_level(logging.WARNING):
         assert len(runs_of(root, bids_filter_file=path)) == 3
     assert "blod" in caplog.text

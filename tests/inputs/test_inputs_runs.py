@@ -310,6 +310,14 @@ def test_a_resolution_can_be_named(root: Path) -> None:
     assert [run.entity("res") for run in runs_of(root, space=f"{LIN6}:res-2")] == ["2"]
 
 
+def test_runs_without_the_named_resolution_are_named_with_it(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(root, "sub-01_task-rest", f"{LIN6}_res-2")
+    write_run(root, "sub-02_task-rest", LIN6)
+    with caplog.at_level(logging.WARNING):
+        assert [bool(run.problem) for run in runs_of(root, space=f"{LIN6}:res-2")] == [False, True]
+    assert f"No BOLD image in space {LIN6}:res-2: 1 (sub-02_task-rest)" in caplog.text
+
+
 def test_runs_without_the_chosen_space_are_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_run(root, "sub-01_task-rest", C2009, LIN6)
     write_run(root, "sub-02_task-rest", C2009)
