@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.cli import call
-from bids_semantoks.outputs import report, run_figures
+from bids_semantoks.outputs import run_figures, stability
 
 N, P, T, N_TASK = 33, 11, 115, 7
 NETWORKS = ("Vis", "SomMot", "Default")
@@ -75,7 +75,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     options = [*MODEL, "--min-time", "0", "--no-band-pass", "-q"]
     with pytest.MonkeyPatch.context() as patch:
         # Pictures of 40 runs take a minute and are looked at elsewhere.
-        for module in (report, run_figures):
+        for module in (run_figures, stability):
             patch.setattr(module, "write_figure", lambda *_: False)
         assert call([str(series), str(out), "participant", *options]) == 0
     return series, out
@@ -186,6 +186,12 @@ def test_blocks_that_cannot_be_seen_are_left_out_and_told(
         (("--probe", "sex", "--scaling", "1.5"), 4, "above 0 and up to 1, found 1.5"),
         (("--probe", "sex", "--scaling", "0.99", "1"), 4, "the same number of participants: 0.99 (33), 1 (33)"),
         (("--scaling", "1"), 4, "--scaling would do nothing without --probe"),
+        (("--task-blocks", "trial_type", "--n-permutations", "5"), 4, "--n-permutations would do nothing without --pr"),
+        (
+            ("--probe", "sex", "--scaling", "1", "--encoder-name", "x"),
+            4,
+            "--encoder-name x would do nothing: --scaling",
+        ),
         (("--probe", "sex", "--scaling-seeds", "2"), 4, "--scaling-seeds 2 would do nothing without --scaling"),
         (("--probe", "sex", "--finetune-epochs", "2"), 4, "--finetune-epochs 2 would do nothing without --finetune"),
         (("--probe", "sex", "--finetune", "--covariate", "age"), 4, "cannot remove the covariates age"),
@@ -297,7 +303,7 @@ def test_a_file_of_other_people_is_pretrained_on(tmp_path: Path, capsys: pytest.
     (series / "dataset_description.json").write_text(json.dumps(description))
     options = [*MODEL, "--atlas", str(atlas)]
     with pytest.MonkeyPatch.context() as patch:
-        for module in (report, run_figures):
+        for module in (run_figures, stability):
             patch.setattr(module, "write_figure", lambda *_: False)
         assert call([str(series), str(out), "participant", *options, "--min-time", "0", "--no-band-pass"]) == 0
     capsys.readouterr()

@@ -19,7 +19,7 @@ from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.outputs import report, run_figures
+from bids_semantoks.outputs import run_figures, stability
 from bids_semantoks.probes import prober
 from bids_semantoks.probes.designs import build_target, convert_covariates
 from bids_semantoks.probes.groupings import check_classes
@@ -77,7 +77,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "-q"]
     with pytest.MonkeyPatch.context() as patch:
         # Pictures of 44 runs take a minute and are looked at elsewhere.
-        for module in (report, run_figures):
+        for module in (run_figures, stability):
             patch.setattr(module, "write_figure", lambda *_: False)
         assert call([str(series), str(out), "participant", *options]) == 0
     return series, out
@@ -227,7 +227,7 @@ def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path],
         }
         assert not sides["train"] & sides["test"]
     before = (out / "group_splits.tsv").read_text()
-    code, said = group("--probe", "age", "--baselines", "pearson", "covariates", "--leave-out", "site")
+    code, said = group("--probe", "age", "--baselines", "pearson", "--leave-out", "site")
     assert code == 0, said
     assert "copies are in" in said
     assert before in [path.read_text() for path in (out / "logs" / "probes").glob("*/group_splits.tsv")]
@@ -370,6 +370,10 @@ def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> 
         ),
         (("--group-by", "site"), 4, "--group-by would do nothing without --probe|would do nothing without --probe"),
         (("--probe", "age", "--baselines", "none", "pearson"), 4, "--baselines has none beside pearson"),
+        (("--probe", "age", "--baselines", "covariates"), 4, "--baselines covariates would do nothing without --cov"),
+        (("--probe", "site", "--baselines", "site"), 4, "--baselines site would do nothing: site is what is predicted"),
+        (("--probe", "age", "--baselines", "site", "--leave-out", "site"), 4, "--leave-out site makes every site new"),
+        (("--probe", "sex", "site", "--n-bins", "3"), 4, "--n-bins 3 would do nothing: sex, site have classes"),
     ],
 )
 def test_what_cannot_be_probed_ends_before_any_work(

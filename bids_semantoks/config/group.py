@@ -158,13 +158,22 @@ class ProbingConfig:
             f"--leave-out {self.leave_out} makes its own splits.",
             "Leave away --group-by, --splits and --protocol paper.",
         )
-        known: Any = {field.name: field.default for field in dataclasses.fields(self)}["baselines"]
-        unknown = sorted(set(self.baselines) - {*known, "none"})
-        check(not unknown, f"--baselines has unknown names: {', '.join(unknown)}.", f"Known: {', '.join(known)}, none.")
+        known: Any = {field.name: field.default for field in dataclasses.fields(self)}
+        unknown = sorted(set(self.baselines) - {*known["baselines"], "none"})
+        check(
+            not unknown,
+            f"--baselines has unknown names: {', '.join(unknown)}.",
+            f"Known: {', '.join(known['baselines'])}, none.",
+        )
         check(
             "none" not in self.baselines or len(self.baselines) == 1,
             f"--baselines has none beside {', '.join(sorted(set(self.baselines) - {'none'}))}.",
             "Give none alone.",
+        )
+        check(
+            "covariates" not in self.baselines or bool(self.covariate) or set(self.baselines) == {*known["baselines"]},
+            "--baselines covariates would do nothing without --covariate.",
+            "Say which with --covariate COLUMN.",
         )
         check(
             self.protocol == "nested" or not self.covariate,
@@ -174,8 +183,8 @@ class ProbingConfig:
         self._check_extras()
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         if self.task_blocks is not None:
-            # Blocks need no phenotype, and follow these.
-            alone = ("task_blocks", "n_repeats", "n_permutations", "baselines")
+            # Blocks need no phenotype, and follow these; their p values come from participants, not permutations.
+            alone = ("task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"]))
             given = [name for name in given if name not in alone]
         check(
             bool(self.probe) or not given,

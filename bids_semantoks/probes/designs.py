@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.config import AppConfig
-from bids_semantoks.errors import InputError
+from bids_semantoks.config import AppConfig, ProbingConfig
+from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Phenotype, find_columns, parse_number
 from bids_semantoks.outputs.probes import read_split_lines
 from bids_semantoks.outputs.stored_runs import StoredRun
@@ -96,6 +96,8 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
     ------
     InputError
         When a column or table is not there or cannot be predicted.
+    ConfigurationError
+        When an option would do nothing.
     """
     asked = config.probing
     for option, column in (("--leave-out", asked.leave_out), ("--group-by", asked.group_by)):
@@ -114,12 +116,34 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
     given = read_split_lines(asked.splits) if asked.splits else ()
     site = next((name for name in (asked.leave_out, *_SITE_NAMES) if name in columns), "")
     plan = ProbePlan(config=config, columns=columns, site=site or "", given=tuple(given))
+    designs = []
     for name in asked.probe:
         rows = plan.build_rows(stored, name)
-        design = build_design(plan, rows, plan.build_phenotype(rows, name))
+        designs.append(build_design(plan, rows, plan.build_phenotype(rows, name)))
         if config.running.dry_run:
-            LOGGER.info("%s", describe_design(plan, design))
+            LOGGER.info("%s", describe_design(plan, designs[-1]))
+    _check_used(plan, [design.target for design in designs])
     return plan
+
+
+def _check_used(plan: ProbePlan, targets: Sequence[Target]) -> None:
+    """Refuse options that would do nothing for any phenotype."""
+    asked = plan.config.probing
+    names = ", ".join(target.name for target in targets)
+    if asked.n_bins and not any(target.n_bins for target in targets):
+        raise ConfigurationError(
+            f"--n-bins {asked.n_bins} would do nothing: {names} {'has' if len(targets) == 1 else 'have'} classes, no "
+            "values to be cut.",
+            hint="Leave it away.",
+        )
+    if "site" in asked.baselines and set(asked.baselines) != set(ProbingConfig().baselines):
+        idle = "no column names a site" if not plan.site else ""
+        if plan.site and plan.site == asked.leave_out:
+            idle = f"--leave-out {plan.site} makes every site new"
+        elif plan.site and all(target.name == plan.site for target in targets):
+            idle = f"{plan.site} is what is predicted"
+        if idle:
+            raise ConfigurationError(f"--baselines site would do nothing: {idle}.", hint="Leave it away.")
 
 
 def describe_design(plan: ProbePlan, design: Design) -> str:

@@ -115,7 +115,8 @@ def plan_scaling(
     Raises
     ------
     ConfigurationError
-        When a share has fewer than 16 participants or two are alike, a batch does not fit, or several processes train.
+        When a share has fewer than 16 participants or two are alike, a batch does not fit, several processes train, or
+        encoders are to bear one name.
     InputError
         When the other study is no output of ours.
     ModelError
@@ -125,6 +126,12 @@ def plan_scaling(
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigurationError(
             "--scaling trains in one process, found several.", hint="Start it without torchrun; shares are small."
+        )
+    given = config.pretraining.encoder_name
+    if given is not None and not config.pretraining.pretrain:
+        raise ConfigurationError(
+            f"--encoder-name {given} would do nothing: --scaling names its encoders by share and seed.",
+            hint="Leave it away.",
         )
     data = find_shared_data(config, chosen, atlas)
     n_all = len(data.participants)
