@@ -139,7 +139,8 @@ def load_volumes(path: Path) -> Volumes:
         slope=slope,
         intercept=intercept,
         offset=int(image.dataobj.offset),
-        repetition_time=step if np.isfinite(step) and step > 0 else None,
+        # The header's float32 is no decimal fraction: 0.8 s are 0.80000001.
+        repetition_time=round(step, 6) if np.isfinite(step) and round(step, 6) > 0 else None,
     )
 
 

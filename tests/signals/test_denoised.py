@@ -58,10 +58,10 @@ def test_nothing_but_a_line_is_removed(tmp_path: Path, atlas: Atlas) -> None:
 
 
 def test_the_header_says_how_long_a_volume_lasts(tmp_path: Path, atlas: Atlas) -> None:
-    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"), step=1.25)
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"), step=0.8)
     signals = extract(bold, atlas, repetition_time=None)
-    assert signals.repetition_time == 1.25
-    assert signals.warnings[0] == ("No sidecar states the repetition time of bold.nii.gz: 1.25 s is from its header.")
+    assert signals.repetition_time == 0.8
+    assert signals.warnings[0] == ("No sidecar states the repetition time of bold.nii.gz: 0.8 s is from its header.")
 
 
 def test_without_a_mask_voxels_that_never_change_are_outside(tmp_path: Path, atlas: Atlas) -> None:
