@@ -32,10 +32,11 @@ from bids_semantoks.models.layout import default_layout
 from bids_semantoks.outputs.files import write_table
 from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.outputs.stored_runs import StoredRun
-from bids_semantoks.packing import TableReader, describe_file, describe_stored, pack_file, pack_missing, select_packed
+from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
 from bids_semantoks.pool import read_peak_memory
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.training.store import PackedRun, SignalStore
+from bids_semantoks.training_data import describe_file, describe_stored
 
 N_VOLUMES, N_PARCELS, N_DISTINCT = 180, 457, 16
 ATLASES = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))

@@ -16,8 +16,8 @@ from bids_semantoks.inputs.hdf5 import SignalsFile
 from bids_semantoks.models.build import read_encoder_config
 from bids_semantoks.models.layout import NetworkLayout, build_layout, layout_to_json
 from bids_semantoks.outputs.stored_runs import StoredRun
-from bids_semantoks.packing import TrainingData, describe_file, describe_stored
 from bids_semantoks.training.batches import check_participants, choose_batch_size
+from bids_semantoks.training_data import TrainingData, describe_file, describe_stored
 
 LOGGER = logging.getLogger("bids_semantoks")
 

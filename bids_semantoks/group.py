@@ -10,130 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from bids_semantoks.batch import run_batch
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
-from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
-from bids_semantoks.outcomes import Outcome, Tally, isolate
+from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.errors import InputError, ResourceError
+from bids_semantoks.missing import EncoderRecipe, embed_missing, find_missing
+from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
 from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.logs import open_log
-from bids_semantoks.outputs.provenance import compute_settings_hash, read_sidecar
-from bids_semantoks.outputs.store import OutputPaths
-from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, read_signals
-from bids_semantoks.pool import WorkerDied, limit_threads, read_rank, run_jobs
+from bids_semantoks.outputs.provenance import read_sidecar
+from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds
+from bids_semantoks.pool import WorkerDied, read_rank, run_jobs
 from bids_semantoks.reporting import write_stored_methods
-from bids_semantoks.resources import choose_n_procs, choose_n_threads, open_work_dir
+from bids_semantoks.resources import choose_n_procs, open_work_dir
 from bids_semantoks.stored import choose_stored
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 #: Fewer are read sooner than another process starts.
 _RUNS_PER_READER = 300
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class StoredJob:
-    """A stored run that lacks an embedding.
-
-    Parameters
-    ----------
-    stored : StoredRun
-        Its signals.
-    settings_hash : str
-        Hash of the settings that decide the embedding.
-    """
-
-    stored: StoredRun
-    settings_hash: str
-
-    @property
-    def paths(self) -> OutputPaths:
-        """Where the run's outputs and status go."""
-        return self.stored.paths
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderRecipe:
-    """What a process needs to load the encoder.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    parcels, networks : tuple of str, length P
-        The atlas that the signals were made with.
-    """
-
-    config: AppConfig
-    parcels: tuple[str, ...]
-    networks: tuple[str, ...]
-
-    def build(self) -> RunEncoder:
-        """Load the encoder.
-
-        Returns
-        -------
-        RunEncoder
-            Fitted to the atlas.
-        """
-        seed = self.config.running.random_seed
-        return build_run_encoder(self.config.embedding, self.parcels, self.networks, seed=seed)
-
-
-class StoredWorker:
-    """Embeds one stored run at a time.
-
-    Parameters
-    ----------
-    recipe : EncoderRecipe
-        Loads the encoder.
-    encoder : RunEncoder or None
-        Taken as it is; loaded when None.
-    """
-
-    def __init__(self, recipe: EncoderRecipe, encoder: RunEncoder | None = None) -> None:
-        self.encoder = encoder or recipe.build()
-
-    def __call__(self, job: StoredJob) -> Outcome:
-        """Embed one run and write its status.
-
-        Parameters
-        ----------
-        job : StoredJob
-            The run.
-
-        Returns
-        -------
-        Outcome
-            What became of it.
-        """
-        return isolate(functools.partial(self._embed, job), job, device=str(self.encoder.frozen.device))
-
-    def _embed(self, job: StoredJob) -> tuple[str, ...]:
-        return embed_run(self.encoder, job.paths, read_signals(job.paths)[1], job.stored.sidecar)
-
-
-def _find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, save_tokens: bool) -> list[Any]:
-    """Find the runs that lack the embedding, refusing those made with other settings."""
-    settings_hash = compute_settings_hash(encoder.settings)
-    missing = []
-    for run in stored:
-        is_complete, differences = find_embedding_state(
-            run.paths,
-            settings=encoder.settings,
-            signals_sha256=run.sidecar["TableSHA256"],
-            needs_tokens=save_tokens,
-        )
-        if differences and not overwrite:
-            raise ConfigurationError(
-                f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.",
-                hint="Use the former settings or --overwrite.",
-            )
-        if not is_complete:
-            missing.append(StoredJob(stored=run, settings_hash=settings_hash))
-    return missing
 
 
 def run_group(config: AppConfig) -> Tally:
@@ -182,7 +78,7 @@ def run_group(config: AppConfig) -> Tally:
     model = encoder.loaded.name
     chosen = [dataclasses.replace(run, paths=dataclasses.replace(run.paths, model=model)) for run in chosen]
     running = config.running
-    missing = _find_missing(chosen, encoder, overwrite=running.overwrite, save_tokens=config.embedding.save_tokens)
+    missing = find_missing(chosen, encoder, overwrite=running.overwrite, save_tokens=config.embedding.save_tokens)
     tally = Tally(n_skipped=len(chosen) - len(missing), n_done=len(chosen) - len(missing))
     if running.dry_run:
         LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), atlas, model)
@@ -191,7 +87,7 @@ def run_group(config: AppConfig) -> Tally:
         _open_outputs(config)
     write_descriptions(config.out_dir, {model: f"Embedding by the encoder {model}: {encoder.loaded.description}"})
     write_stored_methods(config, encoder, chosen)
-    _embed_missing(recipe, encoder, missing, tally)
+    embed_missing(recipe, encoder, missing, tally)
     done = {job.paths.embedding for job in missing}
     complete = [run for run in chosen if run.paths.embedding not in done or read_sidecar(run.paths.embedding_sidecar)]
     features = build_features(complete, running)
@@ -295,19 +191,6 @@ def _preview_pretraining(
 
     preview_training(config, chosen, parcels, networks)
     return Tally()
-
-
-def _embed_missing(recipe: EncoderRecipe, encoder: RunEncoder, missing: list[StoredJob], tally: Tally) -> None:
-    running = recipe.config.running
-    device = str(encoder.frozen.device)
-    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
-    stop = running.stop_on_first_crash
-    if n_procs > 1:
-        limit_threads(choose_n_threads(running, n_procs=n_procs))
-        run_batch(StoredWorker, (recipe,), missing, n_procs=n_procs, stop_on_failure=stop, tally=tally)
-    elif missing:
-        worker = StoredWorker(recipe, encoder)
-        run_batch(lambda: worker, (), missing, n_procs=1, stop_on_failure=stop, tally=tally)
 
 
 def build_features(

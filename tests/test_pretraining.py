@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -18,8 +17,7 @@ import torch
 from bids_semantoks.cli import call
 from bids_semantoks.outputs.files import read_table, write_table
 from bids_semantoks.outputs.training_log import read_training_log
-from bids_semantoks.packing import TableReader, describe_stored, standardise
-from bids_semantoks.signals.temporal import build_windows
+from bids_semantoks.packing import TableReader, standardise
 
 OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
 
@@ -398,45 +396,3 @@ def test_two_processes_speak_with_one_voice(out, study):
     assert result.stderr.count("bids_semantoks: 6 ok, 0 skipped, 0 failed") == 1
     assert len(list((out / "logs").glob("*Z_*"))) == 2  # the participant level's and this
     assert read_training_log(out / "encoders" / "tiny" / "training_log.tsv")["step"].tolist() == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize(
-    ("bands", "expected"),
-    [
-        ([[0.01, 0.1], [0.01, 0.1]], [0.01, 0.1]),
-        ([[0.01, 0.1], [0.0, 0.08]], "0 to 0.08 Hz or 0.01 to 0.1 Hz"),
-        ([None, None], "no filter"),
-        (["", ""], "not known"),
-        (["", None, [0.01, 0.1]], "0.01 to 0.1 Hz or no filter or not known"),
-    ],
-)
-def test_pass_bands_of_the_training_data(bands, expected):
-    """An empty text stands for series that were cleaned elsewhere."""
-    runs = [
-        SimpleNamespace(
-            entities={"sub": f"{i:02d}", "task": "rest", "atlas": "A"},
-            sidecar={
-                "TableSHA256": f"{i}",
-                "RepetitionTime": 2.0,
-                "VolumesDropped": {"Dummy": {"Count": 0}},
-                "Settings": {"denoising": None if band == "" else {"name": "simple"}, "band_pass": band or None},
-            },
-        )
-        for i, band in enumerate(bands)
-    ]
-    assert describe_stored(runs, ("a", "b"), ("Vis", "Vis"), target=2.0).facts["band"] == expected
-
-
-def test_packed_signals_are_those_that_windows_are_cut_from():
-    rng = np.random.default_rng(1)
-    table = rng.standard_normal((41, 13))
-    table[:3] = np.nan
-    table[11] = np.nan
-    table[:, 4] = np.nan
-    values, present = standardise(table, repetition_time=1.5, n_dummy=3, target=2.0)
-    windows = build_windows(
-        table, repetition_time=1.5, n_dummy=3, target_repetition_time=2.0, window=len(values), n_windows=1
-    )
-    np.testing.assert_array_equal(values, windows.values[0])
-    np.testing.assert_array_equal(present, windows.present)
-    assert len(values) == 28

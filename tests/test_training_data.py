@@ -1,0 +1,34 @@
+"""Training data are described without reading them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bids_semantoks.training_data import describe_stored
+
+
+@pytest.mark.parametrize(
+    ("bands", "expected"),
+    [
+        ([[0.01, 0.1], [0.01, 0.1]], [0.01, 0.1]),
+        ([[0.01, 0.1], [0.0, 0.08]], "0 to 0.08 Hz or 0.01 to 0.1 Hz"),
+        ([None, None], "no filter"),
+        (["", ""], "not known"),
+        (["", None, [0.01, 0.1]], "0.01 to 0.1 Hz or no filter or not known"),
+    ],
+)
+def test_pass_bands_of_the_training_data(bands, expected):
+    """An empty text stands for series that were cleaned elsewhere."""
+    runs = [
+        SimpleNamespace(
+            entities={"sub": f"{i:02d}", "task": "rest", "atlas": "A"},
+            sidecar={
+                "TableSHA256": f"{i}",
+                "RepetitionTime": 2.0,
+                "VolumesDropped": {"Dummy": {"Count": 0}},
+                "Settings": {"denoising": None if band == "" else {"name": "simple"}, "band_pass": band or None},
+            },
+        )
+        for i, band in enumerate(bands)
+    ]
+    assert describe_stored(runs, ("a", "b"), ("Vis", "Vis"), target=2.0).facts["band"] == expected
