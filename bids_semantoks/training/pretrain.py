@@ -39,6 +39,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 _CHECKPOINT_SECONDS: Final = 120.0
 _CUDA_FLUSH: Final = 20
+#: How libraries say that memory does not suffice where they raise no error of its own kind.
+_MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
 
 
 class Pretraining:
@@ -162,7 +164,7 @@ class Pretraining:
         except torch.OutOfMemoryError as error:
             raise self._describe_memory() from error
         except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
+            if not any(words in str(error) for words in _MEMORY_WORDS):
                 raise
             raise self._describe_memory() from error
         except OSError as error:
@@ -177,7 +179,8 @@ class Pretraining:
                 self.module.compile_encoders()
         if self.ranks.size > 1:
             device_ids = [self.device.index] if self.device.type == "cuda" else None
-            self._wrapped = DistributedDataParallel(self.module, device_ids=device_ids)
+            # Buffers never change, so no step need send them.
+            self._wrapped = DistributedDataParallel(self.module, device_ids=device_ids, broadcast_buffers=False)
 
     def _advance(self, slices: list[batches.Batch], meter: Meter) -> None:
         settings = self.schedules.at(self.step)
@@ -226,9 +229,13 @@ class Pretraining:
         return f"The last good checkpoint is {states[-1]}." if states else "No checkpoint was written before."
 
     def _describe_memory(self) -> ResourceError:
-        size = self.plan.recipe.batch_size or 0
-        n_parts = self.plan.n_slices * self.ranks.size
+        size, n_ranks = self.plan.recipe.batch_size or 0, self.ranks.size
+        n_parts = self.plan.n_slices * n_ranks
         at_once = size // n_parts
-        smaller = f"--train-batch-size {max(2, size // 2)}"
-        hint = f"Use --accumulate {2 * self.plan.n_slices}, or {smaller}." if at_once > 1 else f"Use {smaller}."
+        # Only what the next call would take: a batch must be cut into equal parts.
+        more = [n for n in range(2 * self.plan.n_slices, size // n_ranks + 1) if size % (n * n_ranks) == 0]
+        hints = [f"--accumulate {more[0]}"] if more else []
+        if at_once // 2 * n_parts > 1:
+            hints.append(f"--train-batch-size {at_once // 2 * n_parts}")
+        hint = f"Use {', or '.join(hints)}." if hints else "Use a smaller --encoder-config, or a larger device."
         return ResourceError(f"{at_once} participants at once do not fit into the memory of {self.device}.", hint=hint)

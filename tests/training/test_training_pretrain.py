@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingDiverged, TrainingStopped
 from bids_semantoks.outputs.training_log import TrainingLog, read_training_log
 from bids_semantoks.training import pretrain, progress
+from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.checkpoints import find_states, read_last_state
 from bids_semantoks.training.collapse import CollapseWatch
+from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.progress import LOG_COLUMNS
 from bids_semantoks.training.schedules import build_schedules
 from bids_semantoks.training.stopping import StopRequest
@@ -226,9 +229,18 @@ def test_collapse_needs_patience_and_the_end_of_warm_up():
 @pytest.mark.parametrize(
     ("error", "n_slices", "hint"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory."), 1, r"4 participants .*Use --accumulate 2, or --train-batch"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, r"2 participants .*Use --accumulate 4, or"),
-        (torch.OutOfMemoryError("CUDA out of memory."), 4, r"1 participants .*Use --train-batch-size 2\."),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            1,
+            r"4 participants .*--accumulate 2, or --train-batch-size 2\.",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            2,
+            r"2 participants .*--accumulate 4, or .*-size 2\.",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), 2, r"2 participants .*Use --accumulate 4, or"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 4, r"1 participants .*Use a smaller --encoder-config"),
     ],
 )
 def test_too_little_memory_names_a_batch_to_try(tmp_path, monkeypatch, error, n_slices, hint):
@@ -240,6 +252,22 @@ def test_too_little_memory_names_a_batch_to_try(tmp_path, monkeypatch, error, n_
         train(tmp_path, n_slices=n_slices)
     assert re.search(hint, f"{caught.value} {caught.value.hint}")
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(("size", "n_slices", "n_ranks"), [(9, 1, 1), (10, 1, 2), (7, 1, 1), (3, 1, 1), (2, 1, 1)])
+def test_what_to_try_is_what_the_next_call_takes(size, n_slices, n_ranks):
+    training = object.__new__(pretrain.Pretraining)
+    training.device = torch.device("cpu")
+    training.plan = SimpleNamespace(recipe=TrainingConfig(batch_size=size), n_slices=n_slices)
+    training.ranks = Ranks(size=n_ranks)
+    hint = training._describe_memory().hint
+    accumulate = int(re.search(r"--accumulate (\d+)", hint)[1])
+    assert accumulate > n_slices
+    assert choose_batch_size(100, size, n_parts=accumulate * n_ranks) == size
+    smaller = re.search(r"--train-batch-size (\d+)", hint)
+    assert (smaller is None) == (size < 4)
+    if smaller:
+        assert choose_batch_size(100, int(smaller[1]), n_parts=n_slices * n_ranks) < size
 
 
 def test_another_error_of_a_step_is_not_taken_for_memory(tmp_path, monkeypatch):
