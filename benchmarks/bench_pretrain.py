@@ -23,7 +23,6 @@ import dataclasses
 import math
 import os
 import resource
-import shutil
 import statistics
 import sys
 import tempfile
@@ -47,6 +46,7 @@ from bids_semantoks.models.build import build_encoder, build_head, read_encoder_
 from bids_semantoks.models.heads import ProjectionHead
 from bids_semantoks.models.layout import default_layout
 from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.training.compiler import find_obstacle
 from bids_semantoks.training.distill import Batch, TeacherStudent
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.masking import draw_masks
@@ -423,8 +423,11 @@ def build_our_step(
 ) -> Callable[[bool], None]:
     module = build_ours(config).to(device)
     optimiser = build_optimiser(module, module.config, fused=device.type == "cuda")
-    if device.type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang"))):
-        module.compile_encoders()
+    if device.type == "cuda":
+        obstacle = find_obstacle()
+        print(f"ours runs as it is: {obstacle}" if obstacle else "ours is compiled", flush=True)
+        if not obstacle:
+            module.compile_encoders()
 
     def run(is_masked: bool) -> None:
         batch = Batch(views, masks if is_masked else None)

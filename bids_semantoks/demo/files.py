@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,7 +102,9 @@ def write_nifti(
     compression : int
         Level of gzip.
     """
-    header = nib.Nifti1Header()
+    from nibabel.nifti1 import Nifti1Header  # noqa: PLC0415 - series without voxels need none
+
+    header = Nifti1Header()
     header.set_data_dtype(values.dtype)
     header.set_data_shape(values.shape)
     header.set_qform(affine, code=4)
