@@ -86,7 +86,7 @@ def find_sources(name_or_path: str | Path, *, directory: Path | None) -> Sources
     if path.is_file() and path.suffix == ".json":
         return _find_entry(path, directory)
     if path.is_file() and path.name.endswith(_IMAGE_SUFFIXES):
-        return Sources(name=_label(path), spaces={_find_space(path): _describe_image(path, path.parent)})
+        return Sources(name=_label(path), spaces={_find_space(path): _describe_image(path, _find_root(path))})
     known = sorted(found.stem for found in registry.glob("*.json"))
     if path.exists():
         raise AtlasError(f"{path} is no atlas: a .nii or .nii.gz label image or a directory is expected.")
@@ -160,6 +160,12 @@ def _find_table(image: Path, root: Path) -> Path:
         f"The atlas image {image} has no table {same.name} beside it.",
         hint="Write one with the columns index, label and network_label.",
     )
+
+
+def _find_root(image: Path) -> Path:
+    """Find the atlas dataset (BEP038) whose tables an image in one of its ``tpl-`` folders inherits; else its folder."""
+    near = (image.parent, *image.parent.parents[:2])
+    return next((folder.parent for folder in near if folder.name.startswith("tpl-")), image.parent)
 
 
 def _upwards(folder: Path, root: Path) -> list[Path]:

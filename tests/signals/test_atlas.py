@@ -261,6 +261,14 @@ def test_atlas_dataset(tmp_path):
     assert load_atlas(dataset, space=SPACE, directory=None).parcels == ("p1", "p2", "p3", "p4")
 
 
+def test_an_image_of_a_dataset_inherits_its_table(tmp_path):
+    dataset = build_dataset(tmp_path / "dataset")
+    image = dataset / "tpl-MNI305" / "anat" / "tpl-MNI305_res-02_atlas-Test_dseg.nii.gz"
+    atlas = load_atlas(image, space="MNI305", directory=None)
+    assert (atlas.parcels[0], atlas.volumes[0].path) == ("p1", image)
+    assert atlas.volumes[0].licence.endswith("CC0")
+
+
 def test_dataset_in_the_layout_of_xcpd(tmp_path):
     source = write_atlas(tmp_path / "source")
     folder = tmp_path / "atlases" / "atlas-Test"
