@@ -163,7 +163,7 @@ def _find_table(image: Path, root: Path) -> Path:
 
 
 def _find_root(image: Path) -> Path:
-    """Find the atlas dataset (BEP038) whose tables an image in one of its ``tpl-`` folders inherits; else its folder."""
+    """Find the atlas dataset (BEP038) whose tables an image in a ``tpl-`` folder inherits; else the image's folder."""
     near = (image.parent, *image.parent.parents[:2])
     return next((folder.parent for folder in near if folder.name.startswith("tpl-")), image.parent)
 
