@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -219,18 +218,33 @@ def test_config_file_gives_the_same_bytes(study, outputs, tmp_path, app):
         assert (out / name).read_bytes() == content, name
 
 
-def start(study: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "bids_semantoks", str(study), str(out), "participant", "--atlas", "Demo457"]
-    command += ["--model", "random:tiny", "--n-procs", "1", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+# The third run is half done, its signals written and its embedding not, when the process says so and waits.
+HOLD = """
+import signal
+from bids_semantoks import participant
+from bids_semantoks.cli import main
+
+encode, calls = participant.encode_run, []
+
+def hold(*arguments):
+    calls.append(arguments)
+    if len(calls) == 3:
+        print("held", flush=True)
+        signal.pause()
+    return encode(*arguments)
+
+participant.encode_run = hold
+# A shell that starts the tests in the background has SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
 
 
-def wait_for_first_output(process: subprocess.Popen[str], out: Path) -> None:
-    until = time.monotonic() + 120
-    while not list(out.glob("sub-*/**/*_timeseries.tsv")):
-        assert process.poll() is None, "ended before it could be stopped"
-        assert time.monotonic() < until
-        time.sleep(0.01)
+def start(study: Path, out: Path, *, holds: bool = False) -> subprocess.Popen[str]:
+    command = [sys.executable, *(("-c", HOLD) if holds else ("-m", "bids_semantoks")), str(study), str(out)]
+    command += ["participant", "--atlas", "Demo457", "--model", "random:tiny", "--n-procs", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, start_new_session=True)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +252,8 @@ def wait_for_first_output(process: subprocess.Popen[str], out: Path) -> None:
 )
 def test_stopped_in_the_middle_and_started_again(study, outputs, tmp_path, app, number, code):
     out = tmp_path / "out"
-    process = start(study, out)
-    wait_for_first_output(process, out)
+    process = start(study, out, holds=True)
+    assert process.stdout.readline() == "held\n"
     process.send_signal(number)
     text = process.communicate(timeout=60)[1]
     assert process.returncode == code
