@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.derivatives import Derivative, describe_nothing, find_fmriprep, find_named
-from bids_semantoks.inputs.descriptions import Description, read_description
-from bids_semantoks.inputs.folders import find_folders, find_kind, find_participant_labels
+from bids_semantoks.inputs.derivatives import Derivative, find_fmriprep, find_named
+from bids_semantoks.inputs.descriptions import Description
 from bids_semantoks.inputs.layouts import load_layout
 from bids_semantoks.inputs.pipelines import AROMA, Pipeline, recognise_pipeline
+from bids_semantoks.inputs.roots import check_is_bids, find_raw_root, find_root_kind
 
 CONTENT: Final = {
     "fmriprep": "preprocessed BOLD",
@@ -114,7 +112,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         When OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or images and parcel series, or denoised images and others,
         are to be read in one call.
     """
-    description = _check_is_bids(bids_dir) if selection.layout is None else None
+    description = check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
         inside = bids_dir / "derivatives" / "bids_semantoks"
         raise ConfigurationError(
@@ -134,9 +132,9 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
             root=bids_dir,
             kind="raw" if is_raw else next(one.kind for one in named if one.kind != "aroma"),
             derivatives=named,
-            raw_root=bids_dir if is_raw else _find_raw_root(bids_dir),
+            raw_root=bids_dir if is_raw else find_raw_root(bids_dir),
         )
-    kind = _find_root_kind(bids_dir, description, selection.input_type)
+    kind = find_root_kind(bids_dir, description, selection.input_type)
     if kind != "raw" and description is not None:
         own = Derivative(
             name=bids_dir.resolve().name,
@@ -145,7 +143,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
             kind=kind,
             source=recognise_pipeline(description),
         )
-        return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=_find_raw_root(bids_dir))
+        return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=find_raw_root(bids_dir))
     return Dataset(root=bids_dir, kind="raw", derivatives=(find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
 
 
@@ -223,24 +221,6 @@ def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Pat
                 )
 
 
-def _check_is_bids(folder: Path) -> Description | None:
-    """Refuse what is no BIDS dataset; its description is None where only sub-* folders speak for it."""
-    if not folder.exists():
-        raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the mounts).")
-    if not folder.is_dir():
-        raise InputError(f"BIDS_DIR {folder} is a file, expected the folder of a BIDS dataset.")
-    description = read_description(folder)
-    if description is None and not find_participant_labels(folder):
-        inside = sorted(path.name for path in folder.iterdir())
-        found = f"found {len(inside)} other entries ({', '.join(inside[:5])})" if inside else "it is empty"
-        below = [name for name in find_folders(folder) if (folder / name / "dataset_description.json").exists()]
-        raise InputError(
-            f"BIDS_DIR {folder} is no BIDS dataset: expected dataset_description.json and sub-* folders, {found}.",
-            hint=f"Did you mean {folder / below[0]}?" if below else "Data that are no BIDS are read with --layout.",
-        )
-    return description
-
-
 def _take_components(named: tuple[Derivative, ...]) -> tuple[Derivative, ...]:
     """Beside another dataset's images, take of ICA-AROMA its components, not its own images of the same runs."""
     has_others = any(one.kind == "fmriprep" and one.source != AROMA for one in named)
@@ -270,83 +250,3 @@ def _check_one_kind(named: tuple[Derivative, ...]) -> None:
             f"--derivatives names datasets of different kinds: {listed}.",
             hint="Give them to two calls, each with its own OUT_DIR.",
         )
-
-
-def _find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
-    """Tell a derivative dataset from a raw one."""
-    if description is None:
-        if (folder / "derivatives").is_dir():
-            return "raw"
-        raise InputError(
-            f"BIDS_DIR {folder} has sub-* folders but no dataset_description.json (or a link without content), so "
-            "nothing says whether it is raw or preprocessed.",
-            hint="Restore the file from the dataset's source (for example: datalad get dataset_description.json).",
-        )
-    if description.is_fmriprep and input_type != "series":
-        return "fmriprep"
-    source = recognise_pipeline(description)
-    if description.dataset_type == "derivative" or description.is_fmriprep:
-        kind = find_kind(folder, source, wanted=input_type)
-        if kind is None and source == AROMA:
-            raise InputError(
-                f"BIDS_DIR {folder} ({description.pipeline(folder)}) holds no denoised images, at most components.",
-                hint="Give the fMRIPrep dataset as well: -d fmriprep=PATH -d aroma=PATH.",
-            )
-        if kind is None:
-            raise InputError(
-                f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with "
-                f"{describe_nothing(source, input_type)} in its sub-*/func folders.",
-                hint="Give the folder of an fMRIPrep derivative dataset.",
-            )
-        return kind
-    # Before BIDS 1.4 nothing but the pipeline's name marks a derivative dataset.
-    is_open = not description.dataset_type and bool(description.generators)
-    return (find_kind(folder, source, wanted=input_type) if is_open else None) or "raw"
-
-
-def _find_raw_root(folder: Path) -> Path | None:
-    """Find the raw root of ``<raw>/derivatives/<pipeline>``, else where the description says it is."""
-    for parent in folder.resolve().parents:
-        if parent.name == "derivatives":
-            return parent.parent if _is_raw(parent.parent) else find_linked_raw(folder)
-    return find_linked_raw(folder)
-
-
-def _is_raw(folder: Path) -> bool:
-    return (folder / "dataset_description.json").is_file() or (folder / "participants.tsv").is_file()
-
-
-def find_linked_raw(folder: Path) -> Path | None:
-    """Find the raw dataset that a derivative dataset names, where it is on this machine.
-
-    Parameters
-    ----------
-    folder : Path
-        Root of the derivative dataset.
-
-    Returns
-    -------
-    Path or None
-        The first folder among ``DatasetLinks`` (``raw`` first) and ``SourceDatasets`` that holds a raw dataset.
-    """
-    try:
-        content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return None
-    links = content.get("DatasetLinks") if isinstance(content, dict) else None
-    links = links if isinstance(links, dict) else {}
-    sources = content.get("SourceDatasets") if isinstance(content, dict) else None
-    places = [links.get("raw"), *(value for key, value in links.items() if key != "raw")]
-    places += [one.get("URL") for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
-    for place in places:
-        if not isinstance(place, str) or ("://" in place and not place.startswith("file://")):
-            continue
-        path = folder / unquote(place.removeprefix("file://"))
-        if path.resolve() != folder.resolve() and _is_raw(path) and not _is_derivative(path):
-            return path
-    return None
-
-
-def _is_derivative(folder: Path) -> bool:
-    description = read_description(folder)
-    return description is not None and (description.dataset_type == "derivative" or description.is_fmriprep)

@@ -12,7 +12,7 @@ from typing import Final
 import pandas as pd
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.dataset import find_linked_raw
+from bids_semantoks.inputs.roots import find_linked_raw
 from bids_semantoks.inputs.selection import describe_labels
 
 #: Participant and session label; the session is empty where a table has none.
