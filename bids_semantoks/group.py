@@ -78,7 +78,7 @@ def run_group(config: AppConfig) -> Tally:
     model = encoder.loaded.name
     chosen = [dataclasses.replace(run, paths=dataclasses.replace(run.paths, model=model)) for run in chosen]
     running = config.running
-    missing = find_missing(chosen, encoder, overwrite=running.overwrite, save_tokens=config.embedding.save_tokens)
+    missing = find_missing(chosen, encoder, config)
     tally = Tally(n_skipped=len(chosen) - len(missing), n_done=len(chosen) - len(missing))
     if running.dry_run:
         LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), atlas, model)

@@ -100,9 +100,7 @@ class StoredWorker:
         return embed_run(self.encoder, job.paths, read_signals(job.paths)[1], job.stored.sidecar)
 
 
-def find_missing(
-    stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, save_tokens: bool
-) -> list[StoredJob]:
+def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, config: AppConfig) -> list[StoredJob]:
     """Find the runs that lack the embedding.
 
     Parameters
@@ -111,10 +109,8 @@ def find_missing(
         Runs with signals, their paths naming the encoder.
     encoder : RunEncoder
         With the settings that are asked for now.
-    overwrite : bool
-        Whether embeddings made with other settings are made again.
-    save_tokens : bool
-        Whether an embedding without tokens is incomplete.
+    config : AppConfig
+        Whether embeddings made with other settings are made again, and whether one without tokens is incomplete.
 
     Returns
     -------
@@ -133,12 +129,17 @@ def find_missing(
             run.paths,
             settings=encoder.settings,
             signals_sha256=run.sidecar["TableSHA256"],
-            needs_tokens=save_tokens,
+            needs_tokens=config.embedding.save_tokens,
         )
-        if differences and not overwrite:
+        if differences and not config.running.overwrite:
+            hint = "Use the former settings or --overwrite."
+            if config.pretraining.pretrain:
+                # The same call with --overwrite would train anew, which may have taken days.
+                hint = (
+                    f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
+                )
             raise ConfigurationError(
-                f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.",
-                hint="Use the former settings or --overwrite.",
+                f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.", hint=hint
             )
         if not is_complete:
             missing.append(StoredJob(stored=run, settings_hash=settings_hash))

@@ -129,6 +129,21 @@ def test_a_finished_encoder_is_not_trained_again(trained, study, tmp_path, app, 
     assert "6 ok, 0 skipped" in text
 
 
+def test_embeddings_of_an_earlier_encoder_do_not_cost_the_new_one(trained, study, tmp_path, app, pretrain):
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    directory = out / "encoders" / "tiny"
+    shutil.rmtree(directory)
+    code, text = pretrain(out, "--random-seed", "1")
+    assert code == 4
+    assert "was made with other settings: model_sha256" in text
+    assert f"The encoder is complete. Embed by --model {directory} --overwrite, not --pretrain." in text
+    weights = (directory / "model.safetensors").read_bytes()
+    code, text = app(study, out, "--model", str(directory), "--overwrite", "--device", "cpu", level="group")
+    assert code == 0, text
+    assert (directory / "model.safetensors").read_bytes() == weights
+
+
 def test_what_was_packed_is_not_packed_again_and_new_participants_are_added(out, pretrain):
     assert pretrain(out, "--encoder-name", "first", "--participant-label", "001", "002", "003")[0] == 0
     store = out / "encoders" / ".signals"
