@@ -214,19 +214,13 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
     Raises
     ------
     InputError
-        When no participant matches, values are too few or all the same, a class is too small, or text stands where
-        numbers are expected.
+        When no participant or session matches, or some but for zeros in front, values are too few or all the same, a
+        class is too small, or text stands where numbers are expected.
     """
     labels = _unite_numbers(column.find(keys))
     where = f"Column {column.name} of {column.table}"
     known = [label for label in labels if label is not None]
-    if not {sub for sub, _ in column.values} & {sub for sub, _ in keys}:
-        raise InputError(
-            f"{where} describes none of the participants with features: it has "
-            f"{describe_labels({sub for sub, _ in column.values})}, features have "
-            f"{describe_labels({sub for sub, _ in keys})}.",
-            hint="participant_id must be the labels of sub-* folders, with the same zeros in front.",
-        )
+    _check_keys(column, keys, where)
     if len(known) < MIN_VALUES:
         raise InputError(
             f"{where} has values for {len(known)} of {len(keys)} participants or sessions with features; "
@@ -250,6 +244,33 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         )
     numbers = [np.nan if label is None else parse_number(label) for label in labels]
     return _build(column, decided, labels, np.array(numbers, dtype=np.float64))
+
+
+def _check_keys(column: Column, keys: Sequence[Key], where: str) -> None:
+    """Refuse a table whose labels are others than those of the data, all or by their zeros in front."""
+    described, wanted = {sub for sub, _ in column.values}, {sub for sub, _ in keys}
+    if not described & wanted:
+        raise InputError(
+            f"{where} describes none of the participants with features: it has {describe_labels(described)}, features "
+            f"have {describe_labels(wanted)}.",
+            hint="participant_id must be the labels of sub-* folders, with the same zeros in front.",
+        )
+    bare = {label.lstrip("0"): label for label in sorted(described - wanted)}
+    alike = [(label, bare[label.lstrip("0")]) for label in sorted(wanted - described) if label.lstrip("0") in bare]
+    if alike:
+        shown = ", ".join(f"{other} for {label}" for label, other in alike[:5])
+        raise InputError(
+            f"{where} has other zeros in front of {len(alike)} participants than their folders: {shown}.",
+            hint="participant_id is text: keep the zeros where a spreadsheet took them away.",
+        )
+    sessions, scanned = {ses for _, ses in column.values}, {ses for _, ses in keys}
+    if column.has_sessions and not sessions & scanned:
+        found = describe_labels(scanned) if scanned - {""} else "none"
+        raise InputError(
+            f"{where} describes none of the sessions with features: it has {describe_labels(sessions - {''})}, "
+            f"features have {found}.",
+            hint="session_id must be the labels of ses-* folders, with the same zeros in front.",
+        )
 
 
 def _unite_numbers(labels: tuple[str | None, ...]) -> tuple[str | None, ...]:
@@ -282,6 +303,8 @@ def _decide_kind(known: Sequence[str], where: str) -> str:
 
 
 def _check_classes(known: Sequence[str], where: str) -> None:
+    if all(label.count(",") == 1 and parse_number(label.replace(",", ".")) is not None for label in known):
+        raise InputError(f"{where} holds numbers with commas, such as {known[0]!r}.", hint="Write points for decimals.")
     counts = Counter(known)
     small = {name: count for name, count in counts.items() if count < MIN_CLASS}
     if small:

@@ -80,6 +80,7 @@ def test_kind_can_be_told(tmp_path: Path) -> None:
         (["F"] * 19 + ["other"] * 4, r"1 of 2 classes with fewer than 5 members: 'other' \(4\)"),
         ([7] * 23, "is constant: all 23 values are '7'"),
         ([1.5, 2.5] * 4 + ["n/a"] * 15, "has values for 8 of 23 participants"),
+        ([f"{number},5" for number in range(23)], "holds numbers with commas, such as '0,5'"),
         ([*range(20, 42), "NA"], "holds numbers, but also 1 cells that are none, such as 'NA'"),
     ],
 )
@@ -129,6 +130,30 @@ def test_participants_that_match_nobody(tmp_path: Path) -> None:
     write_tsv(tmp_path / "participants.tsv", ("participant_id", "x"), rows)
     with pytest.raises(InputError, match=r"describes none of the participants with features: it has 9 \(1, 2"):
         read(tmp_path)
+
+
+def test_zeros_that_a_spreadsheet_took_away_are_missed(tmp_path: Path) -> None:
+    rows = [(f"sub-{number}", number) for number in range(1, 24)]
+    write_tsv(tmp_path / "participants.tsv", ("participant_id", "x"), rows)
+    column = find_columns(tmp_path, ["x"])["x"]
+    keys = [(f"{number:02d}", "") for number in range(1, 24)]
+    with pytest.raises(InputError, match=r"other zeros in front of 9 participants than their folders: 1 for 01, 2 for"):
+        build_phenotype(column, keys)
+    # Labels that are not among the data matter only where they could be meant.
+    assert build_phenotype(column, keys[9:]).n_missing == 0
+
+
+def test_sessions_that_match_none(tmp_path: Path) -> None:
+    rows = [(f"sub-{number}", f"ses-0{s}", number + s) for number in range(1, 18) for s in (1, 2)]
+    write_tsv(tmp_path / "sessions.tsv", ("participant_id", "session_id", "x"), rows)
+    column = find_columns(tmp_path, ["x"])["x"]
+    keys = [(str(number), "1") for number in range(1, 18)]
+    with pytest.raises(
+        InputError, match=r"none of the sessions with features: it has 2 \(01, 02\), features"
+    ):
+        build_phenotype(column, keys)
+    with pytest.raises(InputError, match=r"none of the sessions with features: .*, features have none\."):
+        build_phenotype(column, [(number, "") for number, _ in keys])
 
 
 def test_duplicates(tmp_path: Path) -> None:
