@@ -190,6 +190,25 @@ def test_sessions_are_rows_and_never_straddle_a_split(
     assert all(len(found_roles) == 1 for found_roles in roles.values())
 
 
+def test_sessions_stay_together_where_one_of_two_sites_trains(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner: list[tuple[Any, Any]] = []
+    build = linear.build_inner_folds
+
+    def remember(rows: Any, *, groups: Any, **known: Any) -> Any:
+        fold_of = build(rows, groups=groups, **known)
+        inner.append((groups, fold_of))
+        return fold_of
+
+    monkeypatch.setattr(linear, "build_inner_folds", remember)
+    code, said = group("--probe", "mood", "--baselines", "none", "--leave-out", "site")
+    assert code == 0, said
+    # Two folds of the phenotype, the first of which trains on the six participants of one site, twice each.
+    for (labels, fold_of), n_people in zip(inner[:2], (6, 7), strict=True):
+        assert (len(labels), len(np.unique(labels))) == (2 * n_people, n_people)
+        for label in np.unique(labels):
+            assert len(np.unique(fold_of[labels == label])) == 1
+
+
 def test_given_splits_are_used(found: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
     path = tmp_path / "splits.tsv"
     parts = {label: i % 3 for i, label in enumerate(LABELS)}

@@ -235,7 +235,9 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         splits = build_left_out_splits(target.compute_strata(), places)
         _check_classes_left(target, splits, places, asked.leave_out or "")
         check_classes(target, splits)
-        blocks, unit_groups, groups = places, groups, places
+        # Of two places one trains: nothing is left to keep apart there but what belongs together anyway.
+        blocks, unit_groups = places, groups
+        groups = places if len(splits) > 2 else groups
     else:
         splits = build_phenotype_splits(plan, target, rows, groups, seed=seed)
         blocks, unit_groups = None, groups
