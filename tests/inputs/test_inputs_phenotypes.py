@@ -148,9 +148,7 @@ def test_sessions_that_match_none(tmp_path: Path) -> None:
     write_tsv(tmp_path / "sessions.tsv", ("participant_id", "session_id", "x"), rows)
     column = find_columns(tmp_path, ["x"])["x"]
     keys = [(str(number), "1") for number in range(1, 18)]
-    with pytest.raises(
-        InputError, match=r"none of the sessions with features: it has 2 \(01, 02\), features"
-    ):
+    with pytest.raises(InputError, match=r"none of the sessions with features: it has 2 \(01, 02\), features"):
         build_phenotype(column, keys)
     with pytest.raises(InputError, match=r"none of the sessions with features: .*, features have none\."):
         build_phenotype(column, [(number, "") for number, _ in keys])
