@@ -150,31 +150,6 @@ def iterate_blocks(
             )
 
 
-def read_lengths(source: SignalsFile, *, max_bytes: int = 64 * 2**20) -> Lengths:
-    """Read how long every run is, which takes a pass over all signals.
-
-    Parameters
-    ----------
-    source : SignalsFile
-        From `open_signals`.
-    max_bytes : int
-        As for `iterate_blocks`.
-
-    Returns
-    -------
-    NDArray, int64, shape (n,)
-        Volumes of each run without padding; 0 for one without any signal, or with a problem.
-
-    Raises
-    ------
-    InputError
-        As `iterate_blocks` does.
-    """
-    return np.array(
-        [len(run) for block in iterate_blocks(source, max_bytes=max_bytes) for run in block.signals], dtype=np.int64
-    )
-
-
 def _open(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"The HDF5 file {path} does not exist, or is no file.", hint="Check --pretrain-data.")

@@ -82,31 +82,6 @@ def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
     )
 
 
-def find_spaces(dataset: Dataset, selection: SelectionConfig, participants: Sequence[str]) -> tuple[str, ...]:
-    """Find the template spaces of the selected runs.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        What is read.
-    selection : SelectionConfig
-        Sessions, tasks, runs and filter; its space does not count here.
-    participants : sequence of str
-        Labels from `find_participants`.
-
-    Returns
-    -------
-    tuple of str
-        Spaces of preprocessed BOLD images, sorted; images in native space have none.
-
-    Raises
-    ------
-    InputError
-        As `find_runs` does for selections.
-    """
-    return _spaces(find_candidates(dataset, selection, participants))
-
-
 def find_runs(
     dataset: Dataset,
     selection: SelectionConfig,

@@ -86,11 +86,6 @@ class Phenotype:
     labels: tuple[str | None, ...]
     numbers: NDArray[np.float64]
 
-    @property
-    def n_missing(self) -> int:
-        """Rows without a value."""
-        return sum(label is None for label in self.labels)
-
 
 def find_columns(
     bids_dir: Path, names: Sequence[str], *, phenotype: Path | None = None, optional: Sequence[str] = ()

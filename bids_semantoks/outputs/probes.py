@@ -15,7 +15,6 @@ from typing import Any, Final
 from bids_semantoks.errors import InputError
 from bids_semantoks.outputs.files import write_json, write_records
 
-NAMES: Final = ("group_probe", "group_predictions", "group_splits")
 SPLIT_COLUMNS: Final = ("phenotype", "repetition", "fold", "participant_id", "role")
 
 

@@ -17,9 +17,6 @@ from scipy.stats import t as student
 from bids_semantoks.probing.metrics import compute_fold_scores
 from bids_semantoks.probing.targets import Floats, Predictions
 
-#: Metrics of which less is better.
-ERRORS = ("mae", "calibration_error")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:

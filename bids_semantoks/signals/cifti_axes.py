@@ -71,22 +71,6 @@ def read_grayordinates(axis: ET.Element) -> Grayordinates:
     return grayordinates
 
 
-def read_parcel_names(axis: ET.Element) -> tuple[str, ...]:
-    """Read the names of parcels.
-
-    Parameters
-    ----------
-    axis : Element
-        Axis of kind ``PARCELS``.
-
-    Returns
-    -------
-    tuple of str
-        In the order of the file.
-    """
-    return tuple(" ".join(parcel.get("Name", "").split()) for parcel in axis.findall("Parcel"))
-
-
 def read_label_names(axis: ET.Element) -> dict[int, str]:
     """Read the names of label keys.
 

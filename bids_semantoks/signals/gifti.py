@@ -57,13 +57,10 @@ class GiftiHeader:
         Data arrays that the file promises.
     shape : tuple of int
         Of the first one: (V,) for a volume, (V, T) for all at once.
-    intent : str
-        NIfTI's name of what it means.
     """
 
     n_arrays: int
     shape: tuple[int, ...]
-    intent: str
 
     @property
     def n_vertices(self) -> int:
@@ -182,8 +179,7 @@ class _Reader:
 
     @property
     def header(self) -> GiftiHeader:
-        shape = _read_shape(self._first)
-        return GiftiHeader(n_arrays=self._n_arrays, shape=shape, intent=self._first.get("Intent", ""))
+        return GiftiHeader(n_arrays=self._n_arrays, shape=_read_shape(self._first))
 
     def feed(self, chunk: bytes, *, is_last: bool) -> None:
         try:

@@ -58,7 +58,7 @@ def test_kind_is_detected(tmp_path: Path, values: list[object], kind: str) -> No
     write_column(tmp_path, values)
     found = read(tmp_path)
     assert found.kind == kind  # type: ignore[attr-defined]
-    assert found.n_missing == len(KEYS) - len(values)  # type: ignore[attr-defined]
+    assert found.labels.count(None) == len(KEYS) - len(values)  # type: ignore[attr-defined]
 
 
 def test_kind_can_be_told(tmp_path: Path) -> None:

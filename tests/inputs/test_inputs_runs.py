@@ -25,10 +25,8 @@ from inputs_trees import (
     write_run,
 )
 
-from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs import folders
-from bids_semantoks.inputs.index import find_participants, find_spaces
 
 
 @pytest.fixture
@@ -248,10 +246,6 @@ def test_nothing_is_written_and_only_the_asked_are_listed(root: Path, monkeypatc
 def test_spaces(root: Path) -> None:
     write_run(root, "sub-01_task-rest", C2009, f"{LIN6}_res-2", "MNIPediatricAsym_cohort-3", "T1w")
     write_files(root, "sub-01_task-rest_desc-preproc_bold.nii.gz")
-    config = SelectionConfig()
-    dataset = open_dataset(root)
-    spaces = find_spaces(dataset, config, find_participants(dataset, config))
-    assert spaces == (LIN6, C2009, "MNIPediatricAsym", "T1w")
     assert [run.space for run in runs_of(root)] == [LIN6]
     assert [run.space for run in runs_of(root, preferred_spaces=("Elsewhere", C2009, LIN6))] == [C2009]
     assert [run.space for run in runs_of(root, preferred_spaces=("Elsewhere",))] == [LIN6]

@@ -14,7 +14,6 @@ from bids_semantoks.signals.cifti import CiftiError, load_cifti, read_rows
 from bids_semantoks.signals.cifti_axes import (
     read_grayordinates,
     read_label_names,
-    read_parcel_names,
     read_series_step,
 )
 
@@ -68,10 +67,9 @@ def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
     assert [start for start, _ in read_rows(file, wanted)] == [10, 50]
 
 
-def test_names_of_parcels_and_labels(tmp_path):
+def test_kinds_of_axes_and_names_of_labels(tmp_path):
     series = load_cifti(made.write_ptseries(tmp_path / "a.ptseries.nii", made.build_series(3), ["V1 left", "b", "c"]))
     assert series.kinds == ("SERIES", "PARCELS")
-    assert read_parcel_names(series.axes[1]) == ("V1 left", "b", "c")
     labels = load_cifti(made.write_dlabel(tmp_path / "a.dlabel.nii"))
     assert read_label_names(labels.axes[0]) == {0: "???", **made.NAMES}
 
