@@ -21,6 +21,9 @@ MIN_FREEDOM: Final = 5
 """Kept volumes that must remain beyond the regressors and the linear trend."""
 
 _TREND_TERMS: Final = 2
+MIN_VOLUMES: Final = _TREND_TERMS + MIN_FREEDOM
+"""Volumes that a run needs even when nothing is removed from it but a line."""
+
 _DURATION_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
 
@@ -137,7 +140,8 @@ def clean_signals(
     Raises
     ------
     RunSkipped
-        ``too_few_kept`` when dropping volumes left too few for the regressors.
+        ``too_few_kept`` when dropping volumes left too few for the regressors, ``too_short`` when there are too few
+        volumes without any regressor.
     RunFailed
         ``bad_confounds`` when there are more regressors than all volumes together can bear.
 
@@ -209,6 +213,11 @@ def _check_freedom(kept: Bool, n_regressors: int) -> None:
     n_kept, needed = int(kept.sum()), n_regressors + _TREND_TERMS + MIN_FREEDOM
     if n_kept >= needed:
         return
+    if not n_regressors:
+        reason = "too_few_kept" if kept.size >= needed else "too_short"
+        raise RunSkipped(
+            reason, f"{n_kept} of {kept.size} volumes are kept, but a linear trend needs at least {needed}."
+        )
     message = (
         f"{n_kept} of {kept.size} volumes are kept, but {n_regressors} regressors and a linear trend "
         f"need at least {needed}."
@@ -274,7 +283,9 @@ def check_duration(kept: Bool, *, repetition_time: float, min_time: float) -> No
             f"The run lasts {whole:g} s ({kept.size} volumes of {repetition_time:g} s), "
             f"shorter than --min-time {min_time:g} s.",
         )
-    if not kept.any() or left + slack < min_time:
+    if not kept.any():
+        raise RunSkipped("too_few_kept", f"0 of {kept.size} volumes are kept.")
+    if left + slack < min_time:
         raise RunSkipped(
             "too_few_kept",
             f"{int(kept.sum())} of {kept.size} volumes are kept ({left:g} of {whole:g} s), "

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.config import SignalsConfig
-from bids_semantoks.errors import AtlasError, RunFailed
+from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.cleaning import check_duration, clean_signals, estimate_freedom
+from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_signals, estimate_freedom
 from bids_semantoks.signals.confounds import Denoising, Regressors, select_regressors
 from bids_semantoks.signals.denoised import insert_left_out, select_volumes
 from bids_semantoks.signals.images import Volumes, check_content, load_volumes
@@ -57,6 +57,8 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
     if run.confounds is not None:
         check_content(run.confounds)
     n_volumes, dummy_scans, fd_threshold = volumes.n_volumes, config.dummy_scans, config.fd_threshold
+    if n_volumes < MIN_VOLUMES:
+        raise RunSkipped("too_short", f"{run.bold} has {n_volumes} volumes; at least {MIN_VOLUMES} are needed.")
     if not run.is_denoised:
         # A stub of a run has odd confounds, or none, and these are not what is wrong with it. An image that came
         # denoised may be shorter than its run.

@@ -449,6 +449,18 @@ def test_short_run_is_told_whatever_its_confounds_are(tmp_path, bold, mask):
         assert caught.value.reason == "too_short"
 
 
+@pytest.mark.parametrize("n_volumes", [1, 2, 6])
+def test_some_volumes_are_too_short_without_any_limit(tmp_path, mask, n_volumes):
+    bold = write_bold(tmp_path / "some_bold.nii.gz", build_series("i2")[..., :n_volumes])
+    confounds = tmp_path / "confounds.tsv"
+    confounds.write_text("csf\n" + "1\n" * n_volumes)
+    for denoise in ("none", "simple"):
+        config = SignalsConfig(denoise=denoise, min_time=0.0, dummy_scans="1")
+        with pytest.raises(RunSkipped, match=rf"some_bold\.nii\.gz has {n_volumes} volumes; at least 7") as caught:
+            check_run(build_run(bold, mask, confounds=confounds), config, load_denoising(denoise))
+        assert caught.value.reason == "too_short"
+
+
 # Real data
 
 

@@ -206,6 +206,14 @@ def test_more_regressors_than_volumes_can_bear(signals):
     assert failed.value.reason == "bad_confounds"
 
 
+def test_too_few_volumes_are_no_fault_of_regressors(signals):
+    arguments = {"repetition_time": 2.0, "band_pass": None}
+    for n_volumes, n_kept, reason in ((6, 6, "too_short"), (T, 6, "too_few_kept")):
+        with pytest.raises(RunSkipped, match=f"6 of {n_volumes} volumes are kept, but .* at least 7") as skipped:
+            clean_signals(signals[:n_volumes], np.zeros((n_volumes, 0)), np.arange(n_volumes) < n_kept, **arguments)
+        assert skipped.value.reason == reason
+
+
 def test_a_run_shorter_than_the_filters_padding_is_cleaned():
     short = np.random.default_rng(1).standard_normal((17, 3))
     cleaned = clean_signals(short, np.zeros((17, 0)), np.ones(17, bool), repetition_time=2.0, band_pass=(0.01, 0.1))
@@ -241,7 +249,7 @@ def test_duration_of_run_and_of_kept_volumes():
     with pytest.raises(RunSkipped, match=r"49 of 51 volumes are kept \(98 of 102 s\)") as few:
         check_duration(drop(51, 0, 9), repetition_time=2.0, min_time=100.0)
     assert few.value.reason == "too_few_kept"
-    with pytest.raises(RunSkipped, match="0 of 41 volumes are kept"):
+    with pytest.raises(RunSkipped, match=r"0 of 41 volumes are kept\.$"):
         check_duration(np.zeros(41, bool), repetition_time=2.0, min_time=0.0)
 
 
