@@ -161,7 +161,10 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
         min_time=first.get("MinimumTime", config.signals.min_time),
     )
     probing = to_json(config).get("probing") or {}
-    facts = build_facts(signals, encoder, probing=probing if probing.get("probe") else None)
+    # Where a table lay on one machine is nothing for a manuscript.
+    probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
+    is_asked = bool(probing.get("probe") or probing.get("task_blocks"))
+    facts = build_facts(signals, encoder, probing=probing if is_asked else None)
     write_citation(config.out_dir, facts)
 
 

@@ -51,7 +51,13 @@ EMBEDDING = {
     "random_seed": 17,
 }
 PRETRAINING = {"data": {"runs": 31, "participants": 29, "hours": 3.25}, "recipe": {"mask_ratio": [0.65, 0.85]}}
-PROBING = {"probe": ["age"], "protocol": "nested", "n_permutations": 213, "baselines": ["pearson"]}
+PROBING = {
+    "probe": ["age"],
+    "protocol": "nested",
+    "n_repeats": 17,
+    "n_permutations": 213,
+    "baselines": ["pearson"],
+}
 ALL = {
     "versions": VERSIONS,
     "signals": SIGNALS,
@@ -122,6 +128,28 @@ def test_what_was_not_done_is_not_said(change, phrase):
     alone = describe_methods({"versions": VERSIONS, "signals": {**SIGNALS, **change}})
     assert "Embeddings" not in alone
     assert "Probes" not in alone
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({}, "on both sides of a split. Five folds were drawn 17 times, stratified by the phenotype; splits"),
+        ({"protocol": "paper"}, "divided 17 times into 60 % for training, 20 % for validation and 20 % for test"),
+        ({"leave_out": "site"}, "Each *site* was left out once; splits"),
+        ({"splits": "mine.tsv", "group_by": "family"}, "of the same *family*. Splits were those of *mine.tsv*; splits"),
+        ({"finetune": True, "finetune_epochs": 19}, "trained together for 19 epochs (AdamW"),
+        ({"network_importance": True}, "tokens of one network masked, and of all networks but one."),
+        ({"scaling": [0.5, 1.0], "scaling_seeds": 3}, "shares of the data, each with 3 seeds"),
+        ({"probe": [], "task_blocks": "trial_type"}, "Each block of *trial_type* was embedded as one patch"),
+    ],
+)
+def test_what_was_probed_is_said(change, phrase):
+    probing = {**PROBING, **change}
+    text = describe_methods({**ALL, "probing": probing})
+    assert phrase in text
+    assert ("Linear probes" in text) == bool(probing["probe"])
+    is_drawn = bool(probing["probe"]) and not change.keys() & {"protocol", "leave_out", "splits"}
+    assert ("Five folds" in text) == is_drawn
 
 
 def test_citations_become_links_and_commands(tmp_path):
