@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 from bids_semantoks.cli import call
 from bids_semantoks.outputs import run_figures, stability
+from bids_semantoks.probes import block_scores
 
 N, P, T, N_TASK = 33, 11, 115, 7
 NETWORKS = ("Vis", "SomMot", "Default")
@@ -56,7 +58,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         common = rng.standard_normal((T, 1)) * (20 + 2 * number) / 30
         noise = rng.standard_normal((T, P))
         write_run(series, label, "rest", noise + np.where(np.arange(P) < P // 2, common, 0))
-        people.append((f"sub-{label}", 20 + 2 * number, "FM"[number % 2]))
+        people.append((f"sub-{label}", 20 + 2 * number, "FM"[number % 2], f"f{max(number, 2)}"))
         if number < N_TASK:
             types = [("look", "move")[i % 2] for i in range(len(ONSETS))]
             times = 2.0 * np.arange(T)
@@ -69,7 +71,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             write_tsv(
                 folder / f"sub-{label}_task-blocks_events.tsv", ("onset", "duration", "trial_type", "empty"), rows
             )
-    write_tsv(series / "participants.tsv", ("participant_id", "age", "sex"), people)
+    write_tsv(series / "participants.tsv", ("participant_id", "age", "sex", "family"), people)
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
     (series / "dataset_description.json").write_text(json.dumps(description))
     options = [*MODEL, "--min-time", "0", "--no-band-pass", "-q"]
@@ -137,6 +139,31 @@ def test_blocks_are_told_apart_without_a_phenotype(study: tuple[Path, Path], gro
     page = (out / "group.html").read_text()
     assert 'id="blocks"' in page
     assert "Blocks of trial_type, of 40 s at most" in page
+
+
+def test_blocks_of_a_family_are_never_on_both_sides(
+    study: tuple[Path, Path], group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    score = block_scores.score_design
+
+    def remember(blocks: Any, target: Any, design: Any, *rest: Any) -> Any:
+        seen.append((design, blocks.participants))
+        return score(blocks, target, design, *rest)
+
+    monkeypatch.setattr(block_scores, "score_design", remember)
+    asked = ("--probe", "age", "--n-permutations", "0", "--n-repeats", "1", "--baselines", "none")
+    code, said = group(*asked, "--task-blocks", "trial_type", "--group-by", "family")
+    assert code == 0, said
+    design, people = next((design, people) for design, people in seen if design.name == "across")
+    # The first three are of one family.
+    family = np.isin(people, LABELS[:3])
+    assert family.sum() == 3 * len(ONSETS)
+    for split in design.splits:
+        assert {family[split.test].sum(), family[split.train].sum()} == {0, family.sum()}
+    rows = read_tsv(study[1] / "group_task_blocks.tsv")
+    folds = {row["folds"] for row in rows if row["design"] == "across"}
+    assert folds == {"a fifth of the participants (those of one family together), 1 times five folds"}
 
 
 def damage(out: Path, series: Path) -> None:

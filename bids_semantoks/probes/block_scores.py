@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,7 +87,7 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
         encoders["random"] = build_twin(encoder)
     blocks = embed_blocks(plan, encoders)
     blocks, target = select_types(blocks, plan.column)
-    designs, notes = build_designs(blocks, target, config)
+    designs, notes = build_designs(blocks, target, config, plan.families)
     LOGGER.info("Telling %d blocks apart: %s.", len(blocks.labels), ", ".join(target.classes))
     rows = [row for design in designs for row in score_design(blocks, target, design, model, config)]
     for row in rows:
@@ -150,7 +151,9 @@ def select_types(blocks: Blocks, column: str) -> tuple[Blocks, Target]:
     return chosen, build_class_target(column, chosen.labels.tolist())
 
 
-def build_designs(blocks: Blocks, target: Target, config: AppConfig) -> tuple[list[BlockDesign], list[str]]:
+def build_designs(
+    blocks: Blocks, target: Target, config: AppConfig, families: Mapping[str, str]
+) -> tuple[list[BlockDesign], list[str]]:
     """Divide the blocks across participants, and within each.
 
     Parameters
@@ -161,6 +164,8 @@ def build_designs(blocks: Blocks, target: Target, config: AppConfig) -> tuple[li
         Their types.
     config : AppConfig
         Number of repetitions, seed.
+    families : mapping of str to str
+        Group of participants that are kept together with others.
 
     Returns
     -------
@@ -176,14 +181,18 @@ def build_designs(blocks: Blocks, target: Target, config: AppConfig) -> tuple[li
     """
     designs, notes = [], []
     labels, people = target.values.astype(np.int64), blocks.participants
-    if len(np.unique(people)) >= _FEWEST_PEOPLE:
+    groups = np.array([families.get(str(label), f"sub-{label}") for label in people])
+    n_groups, column = len(np.unique(groups)), config.probing.group_by
+    if n_groups >= _FEWEST_PEOPLE:
         n_repeats = config.probing.n_repeats
-        splits = build_splits(labels, groups=people, n_repeats=n_repeats, seed=config.running.random_seed)
+        splits = build_splits(labels, groups=groups, n_repeats=n_repeats, seed=config.running.random_seed)
         widening = math.sqrt(1 + len(labels) / float(np.mean([len(split.train) for split in splits])))
-        folds = f"a fifth of the participants, {n_repeats} times five folds"
-        designs.append(BlockDesign(name="across", splits=splits, groups=people, folds=folds, widening=widening))
+        together = f" (those of one {column} together)" if column else ""
+        folds = f"a fifth of the participants{together}, {n_repeats} times five folds"
+        designs.append(BlockDesign(name="across", splits=splits, groups=groups, folds=folds, widening=widening))
     else:
-        notes.append(f"across participants: {len(np.unique(people))} are too few for five folds")
+        who = f"in {n_groups} groups by {column}" if column else f"{n_groups}"
+        notes.append(f"across participants: {who} are too few for five folds")
     within, kinds = build_within_splits(labels, people, blocks.runs, blocks.onsets)
     if within:
         by_time = sum(kind == "time" for kind in kinds.values())

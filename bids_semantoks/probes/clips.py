@@ -20,6 +20,7 @@ from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
+from bids_semantoks.inputs.phenotypes import find_columns
 from bids_semantoks.models.encode import find_clip_patches
 from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.packing import standardise
@@ -45,11 +46,14 @@ class BlockPlan:
         Runs that have events.
     notes : tuple of str
         What was left out, and why.
+    families : dict of str to str
+        Group, by --group-by, of participants that have one: those of one group are never on both sides of a split.
     """
 
     column: str
     runs: tuple[tuple[StoredRun, tuple[Event, ...]], ...]
     notes: tuple[str, ...]
+    families: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -138,7 +142,15 @@ def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
     if n_cut:
         notes.append(f"the end of {n_cut} blocks during which another begins")
     LOGGER.info("Blocks of %s: %d runs with events, types %s.", column, len(runs), ", ".join(sorted(counts)))
-    return BlockPlan(column=column, runs=tuple(runs), notes=tuple(notes))
+    return BlockPlan(column=column, runs=tuple(runs), notes=tuple(notes), families=_find_families(config))
+
+
+def _find_families(config: AppConfig) -> dict[str, str]:
+    asked = config.probing
+    if asked.group_by is None:
+        return {}
+    column = find_columns(config.bids_dir, [asked.group_by], phenotype=asked.phenotype)[asked.group_by]
+    return {label: text for (label, _), text in column.values.items() if text is not None}
 
 
 def _count_cut(events: Sequence[Event]) -> int:
