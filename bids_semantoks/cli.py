@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,7 +15,7 @@ import click
 
 from bids_semantoks import __version__
 from bids_semantoks.config import AppConfig
-from bids_semantoks.console import Console
+from bids_semantoks.console import Console, silence
 from bids_semantoks.errors import SemantoksError, TrainingStopped
 from bids_semantoks.options import CONFIG_FILE, build_config, build_options, expand_lists
 from bids_semantoks.relay import redirect_libraries
@@ -127,7 +127,19 @@ def _say(text: str, *, level: int = logging.INFO) -> None:
     for handler in LOGGER.handlers:
         if isinstance(handler, Console):
             handler.finish(has_log=has_log)
-    click.echo(text, err=True)
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Print what was asked for, as long as somebody reads it."""
+    try:
+        for line in lines:
+            click.echo(line)
+    except BrokenPipeError:
+        silence(sys.stdout)
 
 
 def _prepare_environment(config: AppConfig) -> None:
@@ -147,8 +159,7 @@ def _run(config: AppConfig) -> int:
         from bids_semantoks.planning import build_plan  # noqa: PLC0415 - as above
 
         plan, _, jobs = build_plan(config)
-        for line in describe_jobs(plan, jobs):
-            click.echo(line)
+        _print(describe_jobs(plan, jobs))
         _say(f"bids_semantoks: dry run of {len(jobs)} runs, nothing was written")
         return 0
     if config.level == "participant":

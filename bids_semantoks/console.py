@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shutil
 import sys
+from typing import TextIO
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
 _CLEAR = "\r\x1b[2K"
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is written to a stream that nobody reads any more go nowhere.
+
+    Parameters
+    ----------
+    stream : TextIO
+        Standard output or error.
+    """
+    # A stream without a file behind it, as in tests, has nothing to be turned elsewhere.
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class Console(logging.Handler):
@@ -78,8 +95,12 @@ class Console(logging.Handler):
         self.n_repeated = 0
 
     def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            # Whoever read this is gone (`2>&1 | head`, a lost terminal): no reason to stop, the log file holds it all.
+            silence(self.stream)
 
     def _is_repeated(self, text: str) -> bool:
         # Runs, numbers and lists of names differ from run to run, what the user should know does not.

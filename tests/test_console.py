@@ -2,11 +2,12 @@
 
 import io
 import logging
+import os
 import warnings
 
 import pytest
 
-from bids_semantoks import participant, pool
+from bids_semantoks import cli, participant, pool
 from bids_semantoks.console import Console
 from bids_semantoks.outputs.logs import LogFile
 from bids_semantoks.relay import redirect_libraries
@@ -81,6 +82,39 @@ def test_no_log_is_promised_that_is_not_written(build):
         logger.warning("sub-%s: odd", label)
     console.finish(has_log=False)
     assert stream.getvalue().splitlines()[-1] == "1 more warnings of kinds shown above."
+
+
+@pytest.fixture
+def unread():
+    """A stream into a pipe whose reader is gone, as that of ``| head``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as stream:
+        yield stream
+
+
+def test_a_reader_that_leaves_stops_nothing(build, unread):
+    logger, console = build(unread)
+    for i in range(3):
+        logger.warning("%d of the kind", i)
+    console.finish()
+    assert console.n_repeated == 0
+    # What is left in its buffer must not fail when Python ends, either.
+    unread.flush()
+
+
+def test_lines_are_printed_while_somebody_reads_them(monkeypatch, unread):
+    monkeypatch.setattr("sys.stdout", unread)
+    printed = []
+    cli._print(line for line in ("a", "b", "c") if not printed.append(line))
+    assert printed == ["a"]
+    unread.flush()
+
+
+def test_the_last_line_need_not_be_read(monkeypatch, unread):
+    monkeypatch.setattr("sys.stderr", unread)
+    assert cli._fail("no such thing", 3) == 3
+    unread.flush()
 
 
 def test_what_only_moves_a_bar_is_for_terminals(build, monkeypatch, tmp_path):
