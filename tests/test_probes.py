@@ -409,7 +409,7 @@ def test_pretrained_participants_are_counted_by_their_hashes() -> None:
     networks = tuple(NETWORKS[i % 3] for i in range(P))
     random = build_run_encoder(EmbeddingConfig(model="random:tiny"), PARCELS, networks, seed=0)
     assert count_pretrained({"01"}, random) == 0
-    hashes = [hashlib.sha256(f"salt{label}".encode()).hexdigest() for label in ("01", "02", "03")]
+    hashes = [hashlib.sha256(f"salt{label}".encode()).hexdigest() for label in ("01", "02", "sub-03")]
     details = {"participants": {"salt": "salt", "sha256": hashes}}
     own = dataclasses.replace(random, loaded=dataclasses.replace(random.loaded, is_random=False, details=details))
     assert count_pretrained({"01", "03", "1", "44"}, own) == 2

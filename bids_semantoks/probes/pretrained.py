@@ -40,7 +40,12 @@ def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | 
         return None
     hashes = set(known["sha256"])
     salt = known["salt"]
-    return {label for label in participants if hashlib.sha256(f"{salt}{label}".encode()).hexdigest() in hashes}
+    # A file of signals may name people as folders do.
+    return {
+        label
+        for label in participants
+        if any(hashlib.sha256(f"{salt}{start}{label}".encode()).hexdigest() in hashes for start in ("", "sub-"))
+    }
 
 
 def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_participants: int) -> str:
