@@ -102,7 +102,7 @@ def _start_logging(config: AppConfig) -> None:
     LOGGER.setLevel(logging.DEBUG)
     LOGGER.propagate = False
     LOGGER.handlers = [console, LogBuffer()]
-    # What libraries say belongs into the log file; what concerns users we say ourselves.
+    # What libraries say belongs in the log file; what concerns users we say ourselves.
     redirect_libraries()
     logging.getLogger().addHandler(LogBuffer())
 

@@ -13,7 +13,7 @@ from bids_semantoks.config.participant import EmbeddingConfig, SelectionConfig, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunningConfig:
-    """How the work is done; nothing here changes a result."""
+    """How the work is done; but for the seed, nothing here changes a result."""
 
     n_procs: int | None = option(
         None,

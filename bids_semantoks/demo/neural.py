@@ -46,7 +46,7 @@ AGE_LAG: Final = {"SalVentAttn": 0.5, "Limbic": -0.5}
 INDIVIDUAL_COUPLING: Final = 0.07
 CENTRAL_FREQUENCY: Final = 0.07
 BANDWIDTH: Final = 1.0
-# Degrees on a circle of networks: neighbours go together, opposites against each other, and all cancel about out,
+# Degrees on a circle of networks: neighbours go together, opposites against each other, and all roughly cancel out,
 # which keeps the global signal small.
 _ANGLES: Final = (0, 40, 90, 125, 260, 190, 225, 300, 330)
 _COMMON_SHARE: Final = 0.6
