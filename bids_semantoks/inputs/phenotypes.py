@@ -301,6 +301,15 @@ def _check_classes(known: Sequence[str], where: str) -> None:
     if all(label.count(",") == 1 and parse_number(label.replace(",", ".")) is not None for label in known):
         raise InputError(f"{where} holds numbers with commas, such as {known[0]!r}.", hint="Write points for decimals.")
     counts = Counter(known)
+    forms: dict[str, list[str]] = {}
+    for name in sorted(counts):
+        forms.setdefault(name.casefold(), []).append(name)
+    if alike := [names for names in forms.values() if len(names) > 1]:
+        shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:5])
+        raise InputError(
+            f"{where} has classes that differ in upper and lower case alone: {shown}.",
+            hint="Write each class in one way.",
+        )
     small = {name: count for name, count in counts.items() if count < MIN_CLASS}
     if small:
         shown = ", ".join(f"{name!r} ({small[name]})" for name in sorted_naturally(small)[:5])

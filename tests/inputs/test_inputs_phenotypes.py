@@ -80,6 +80,7 @@ def test_kind_can_be_told(tmp_path: Path) -> None:
         (["F"] * 19 + ["other"] * 4, r"1 of 2 classes with fewer than 5 members: 'other' \(4\)"),
         ([7] * 23, "is constant: all 23 values are '7'"),
         ([1.5, 2.5] * 4 + ["n/a"] * 15, "has values for 8 of 23 participants"),
+        (["True", "TRUE", "false"] * 7, "upper and lower case alone: 'TRUE' and 'True'"),
         ([f"{number},5" for number in range(23)], "holds numbers with commas, such as '0,5'"),
         ([*range(20, 42), "NA"], "holds numbers, but also 1 cells that are none, such as 'NA'"),
     ],
@@ -140,7 +141,7 @@ def test_zeros_that_a_spreadsheet_took_away_are_missed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"other zeros in front of 9 participants than their folders: 1 for 01, 2 for"):
         build_phenotype(column, keys)
     # Labels that are not among the data matter only where they could be meant.
-    assert build_phenotype(column, keys[9:]).n_missing == 0
+    assert None not in build_phenotype(column, keys[9:]).labels
 
 
 def test_sessions_that_match_none(tmp_path: Path) -> None:
