@@ -201,7 +201,7 @@ def build_designs(
         designs.append(BlockDesign(name="within", splits=within, groups=None, folds=" or ".join(parts), widening=1.0))
     n_out = len(np.unique(people)) - len(kinds)
     if n_out:
-        notes.append(f"within participants: {n_out} of whom a training part would lack a type")
+        notes.append(f"within participants: {n_out} whose parts to train on would not hold two blocks of each type")
     if not designs:
         raise InputError(f"Blocks of {target.name} cannot be divided: {'; '.join(notes)}.")
     return designs, notes
