@@ -25,7 +25,9 @@ def find_obstacle() -> str:
     asked = os.environ.get("CC", "").split()[:1]
     if not any(map(shutil.which, asked or _COMPILERS)):
         return "No C compiler is there"
-    folder = Path(sysconfig.get_paths()["include"])
+    scheme = sysconfig.get_default_scheme()
+    # Debian's own scheme is for what is installed beside the system; its headers are elsewhere, as Triton knows.
+    folder = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
     if not (folder / "Python.h").is_file():
         return f"The headers of Python are not in {folder} (python3-dev)"
     return ""

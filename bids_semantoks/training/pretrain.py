@@ -176,6 +176,7 @@ class Pretraining:
             if obstacle:
                 LOGGER.warning("%s, so the encoder is not compiled and training is slower.", obstacle)
             else:
+                LOGGER.info("Compiling the encoder for %s; the first steps take a few minutes.", self.device)
                 self.module.compile_encoders()
         if self.ranks.size > 1:
             device_ids = [self.device.index] if self.device.type == "cuda" else None

@@ -19,7 +19,7 @@ def tools(monkeypatch, tmp_path):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path / "include")})
+    monkeypatch.setattr(sysconfig, "get_paths", lambda _: {"include": str(tmp_path / "include")})
     return tmp_path
 
 
@@ -33,6 +33,17 @@ def test_compiler_and_headers_are_needed(tools, name):
     assert compiler.find_obstacle() == "No C compiler is there"
     add_compiler(tools, name)
     assert shutil.which(name) is not None
+    assert compiler.find_obstacle() == f"The headers of Python are not in {tools / 'include'} (python3-dev)"
+    (tools / "include" / "Python.h").touch()
+    assert compiler.find_obstacle() == ""
+
+
+def test_headers_of_the_python_of_debian(tools, monkeypatch):
+    """Its default scheme names a folder below /usr/local that holds none."""
+    add_compiler(tools, "gcc")
+    folders = {"posix_local": tools / "local", "posix_prefix": tools / "include"}
+    monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: "posix_local")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme="posix_local": {"include": str(folders[scheme])})
     assert compiler.find_obstacle() == f"The headers of Python are not in {tools / 'include'} (python3-dev)"
     (tools / "include" / "Python.h").touch()
     assert compiler.find_obstacle() == ""
