@@ -178,34 +178,10 @@ class EncodedRun:
     warnings: tuple[str, ...]
 
 
-def embed_run(
-    encoder: RunEncoder, paths: OutputPaths, values: NDArray[np.float32], signals_sidecar: dict[str, Any]
-) -> tuple[str, ...]:
-    """Encode the signals of a run as their table holds them, and write the embedding.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        Fitted to the run's atlas.
-    paths : OutputPaths
-        Where to.
-    values : NDArray, float32, shape (T, P)
-        Cleaned signals; dropped rows and absent columns are not-a-number.
-    signals_sidecar : dict
-        Sidecar of the signals.
-
-    Returns
-    -------
-    tuple of str
-        What the user should know about this run.
-    """
-    return encode_run(encoder, paths, values, signals_sidecar).warnings
-
-
 def encode_run(
     encoder: RunEncoder, paths: OutputPaths, values: NDArray[np.float32], signals_sidecar: dict[str, Any]
 ) -> EncodedRun:
-    """Encode and write like `embed_run`, and hand over what came out.
+    """Encode the signals of a run as their table holds them, and write the embedding.
 
     Parameters
     ----------

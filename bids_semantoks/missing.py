@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bids_semantoks.batch import run_batch
 from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, encode_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.outcomes import Outcome, Tally, isolate
 from bids_semantoks.outputs.provenance import compute_settings_hash
@@ -97,7 +97,7 @@ class StoredWorker:
         return isolate(functools.partial(self._embed, job), job, device=str(self.encoder.frozen.device))
 
     def _embed(self, job: StoredJob) -> tuple[str, ...]:
-        return embed_run(self.encoder, job.paths, read_signals(job.paths)[1], job.stored.sidecar)
+        return encode_run(self.encoder, job.paths, read_signals(job.paths)[1], job.stored.sidecar).warnings
 
 
 def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, config: AppConfig) -> list[StoredJob]:

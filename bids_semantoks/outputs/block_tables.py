@@ -1,14 +1,9 @@
-"""``group_task_blocks.tsv``: how well types of blocks are told apart, written here and read back here."""
+"""``group_task_blocks.tsv``: how well types of blocks are told apart."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
-
-from bids_semantoks.outputs.files import write_json, write_records
 
 NAME: Final = "group_task_blocks"
 
@@ -57,7 +52,7 @@ class BlockRow:
     folds: str
 
 
-_COLUMNS: Final[dict[str, Any]] = {
+MEANINGS: Final[dict[str, Any]] = {
     "column": {"Description": "Column of events.tsv whose values were told apart."},
     "design": {
         "Description": "Whom a model was trained on.",
@@ -88,47 +83,3 @@ _COLUMNS: Final[dict[str, Any]] = {
     "n_classes": {"Description": "Types of blocks."},
     "folds": {"Description": "What a fold leaves out."},
 }
-
-
-def write_block_tables(out_dir: Path, rows: Sequence[BlockRow], facts: Mapping[str, Any]) -> Path:
-    """Write the table and its dictionary.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    rows : sequence of BlockRow
-        All models and designs.
-    facts : mapping
-        What else is to be known; plain JSON values.
-
-    Returns
-    -------
-    Path
-        The table.
-    """
-    columns = [field.name for field in dataclasses.fields(BlockRow)]
-    path = out_dir / f"{NAME}.tsv"
-    write_records(path, columns, [[getattr(row, column) for column in columns] for row in rows])
-    write_json(path.with_suffix(".json"), {**_COLUMNS, "Facts": dict(facts)}, only_if_changed=True)
-    return path
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a small table of ours.
-
-    Parameters
-    ----------
-    path : Path
-        TSV.
-
-    Returns
-    -------
-    list of dict
-        Text by column, empty for n/a; no lines where there is no such file.
-    """
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return [{key: "" if value == "n/a" else value for key, value in row.items()} for row in rows]

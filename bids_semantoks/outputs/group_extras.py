@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from bids_semantoks.outputs import block_tables, scaling_tables
-from bids_semantoks.outputs.block_tables import read_rows
 from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figure
 from bids_semantoks.outputs.figures_scaling import ScalingPanel, draw_scaling
 from bids_semantoks.outputs.group_report import Picture, Section
 from bids_semantoks.outputs.group_wording import METRIC_NAMES, describe_p, format_interval, format_number, format_p
+from bids_semantoks.outputs.row_tables import read_rows
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 
@@ -47,37 +48,8 @@ def build_block_section(out_dir: Path) -> Section | None:
     pictures, lines = [], []
     for design in dict.fromkeys(row["design"] for row in rows):
         own = [row for row in rows if row["design"] == design]
-        value, low, high = (_number(own[0][key]) for key in ("value", "ci_low", "ci_high"))
-        whom = "other participants" if design == "across" else "other blocks of the same participant"
-        sentences.append(
-            f"Trained on {whom}, {own[0]['model']} (block in the first patch) reaches balanced accuracy "
-            f"{format_interval(value, low, high)} in {own[0]['n_participants']} participants, "
-            f"{describe_p(_number(own[0]['p_value']))} against chance ({format_number(_number(own[0]['chance']))}); "
-            f"a fold leaves out {own[0]['folds']}."
-        )
-        bars = [
-            Bar(
-                name=_name_block_model(row),
-                value=_number(row["value"]),
-                low=_number(row["ci_low"]),
-                high=_number(row["ci_high"]),
-                note=f"{format_number(_number(row['value']))}  p {format_p(_number(row['p_value']))}",
-                is_encoder=row is own[0],
-            )
-            for row in sorted(own, key=lambda row: -_number(row["value"]))
-        ]
-        chance = _number(own[0]["chance"])
-        pictures.append(
-            Picture(
-                title=f"{design.title()} participants",
-                caption="Mean over participants of their balanced accuracy, on the same blocks and folds. Parcel means "
-                "are those of the same block.",
-                data=render_figure(
-                    f"blocks {design}",
-                    lambda b=bars, c=chance: draw_models(b, label="balanced accuracy", chance=c),  # type: ignore[misc]
-                ),
-            )
-        )
+        sentences.append(_describe_design(own))
+        pictures.append(_draw_design(own))
         lines += [[_name_block_model(row), design, *_describe_block_row(row)] for row in own]
     return Section(
         anchor="blocks",
@@ -87,6 +59,40 @@ def build_block_section(out_dir: Path) -> Section | None:
         pictures=pictures,
         columns=["model", "trained", "balanced accuracy", "p", "encoder less this", "its p"],
         lines=lines,
+    )
+
+
+def _describe_design(rows: Sequence[dict[str, str]]) -> str:
+    """Say how well the encoder, which comes first, does in one design."""
+    first = rows[0]
+    value, low, high = (_number(first[key]) for key in ("value", "ci_low", "ci_high"))
+    whom = "other participants" if first["design"] == "across" else "other blocks of the same participant"
+    return (
+        f"Trained on {whom}, {first['model']} (block in the first patch) reaches balanced accuracy "
+        f"{format_interval(value, low, high)} in {first['n_participants']} participants, "
+        f"{describe_p(_number(first['p_value']))} against chance ({format_number(_number(first['chance']))}); "
+        f"a fold leaves out {first['folds']}."
+    )
+
+
+def _draw_design(rows: Sequence[dict[str, str]]) -> Picture:
+    design, chance = rows[0]["design"], _number(rows[0]["chance"])
+    bars = [
+        Bar(
+            name=_name_block_model(row),
+            value=_number(row["value"]),
+            low=_number(row["ci_low"]),
+            high=_number(row["ci_high"]),
+            note=f"{format_number(_number(row['value']))}  p {format_p(_number(row['p_value']))}",
+            is_encoder=row is rows[0],
+        )
+        for row in sorted(rows, key=lambda row: -_number(row["value"]))
+    ]
+    return Picture(
+        title=f"{design.title()} participants",
+        caption="Mean over participants of their balanced accuracy, on the same blocks and folds. Parcel means are "
+        "those of the same block.",
+        data=render_figure(f"blocks {design}", lambda: draw_models(bars, label="balanced accuracy", chance=chance)),
     )
 
 

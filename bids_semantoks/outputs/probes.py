@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bids_semantoks.errors import InputError
 from bids_semantoks.outputs.files import write_json, write_records
+from bids_semantoks.outputs.row_tables import write_rows
 
 SPLIT_COLUMNS: Final = ("phenotype", "repetition", "fold", "participant_id", "role")
 
@@ -182,10 +183,7 @@ def write_probe_tables(
     facts : mapping
         What else is to be known of the call; plain JSON values.
     """
-    columns = [field.name for field in dataclasses.fields(ScoreRow)]
-    lines: list[Sequence[object]] = [[getattr(row, column) for column in columns] for row in scores]
-    write_records(out_dir / "group_probe.tsv", columns, lines)
-    write_json(out_dir / "group_probe.json", {**_SCORES, "Facts": dict(facts)}, only_if_changed=True)
+    write_rows(out_dir / "group_probe.tsv", ScoreRow, scores, meanings=_SCORES, facts=facts)
     for name, dictionary, table in (
         ("group_predictions", _PREDICTIONS, predictions),
         ("group_splits", _SPLITS, splits),

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
-
-from bids_semantoks.outputs.files import write_json, write_records
 
 NAME: Final = "group_scaling"
 
@@ -54,7 +50,7 @@ class ScalingRow:
     encoder: str
 
 
-_COLUMNS: Final[dict[str, Any]] = {
+MEANINGS: Final[dict[str, Any]] = {
     "phenotype": {"Description": "What was predicted."},
     "metric": {"Description": "How predictions are scored, out of fold, as in group_probe.tsv."},
     "source": {"Description": "Whose signals the encoder was pretrained on; own: those of this dataset."},
@@ -78,27 +74,3 @@ _COLUMNS: Final[dict[str, Any]] = {
     },
     "encoder": {"Description": "Folder of the encoder below encoders."},
 }
-
-
-def write_scaling_tables(out_dir: Path, rows: Sequence[ScalingRow], facts: Mapping[str, Any]) -> Path:
-    """Write the table and its dictionary.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    rows : sequence of ScalingRow
-        All encoders and phenotypes.
-    facts : mapping
-        What else is to be known; plain JSON values.
-
-    Returns
-    -------
-    Path
-        The table.
-    """
-    columns = [field.name for field in dataclasses.fields(ScalingRow)]
-    path = out_dir / f"{NAME}.tsv"
-    write_records(path, columns, [[getattr(row, column) for column in columns] for row in rows])
-    write_json(path.with_suffix(".json"), {**_COLUMNS, "Facts": dict(facts)}, only_if_changed=True)
-    return path

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder
 from bids_semantoks.outputs.provenance import find_versions
-from bids_semantoks.outputs.scaling_tables import ScalingRow, write_scaling_tables
+from bids_semantoks.outputs.row_tables import write_rows
+from bids_semantoks.outputs.scaling_tables import MEANINGS, NAME, ScalingRow
 from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.pretraining import pretrain_encoder
 from bids_semantoks.probes.designs import Design, build_design
@@ -90,7 +91,8 @@ def measure_scaling(
             own, fit = _compare(design, metric, pairs, scaling.data.name, seed=config.running.random_seed)
             rows += own
             fits.append(fit)
-    return write_scaling_tables(config.out_dir, rows, _describe(config, scaling, fits))
+    facts = _describe(config, scaling, fits)
+    return write_rows(config.out_dir / f"{NAME}.tsv", ScalingRow, rows, meanings=MEANINGS, facts=facts)
 
 
 def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> list[Design]:

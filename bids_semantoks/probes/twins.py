@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run, find_embedding_state
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, encode_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.models.build import build_encoder
 from bids_semantoks.models.encode import FrozenEncoder
@@ -148,7 +148,7 @@ def embed_missing(encoder: RunEncoder, stored: Sequence[StoredRun], *, why: str,
         label = {name: f"Embedding by the encoder {name}: {encoder.loaded.description}"}
         write_descriptions(stored[0].paths.out_dir, label)
     for paths, sidecar in missing:
-        embed_run(encoder, paths, read_signals(paths)[1], sidecar)
+        encode_run(encoder, paths, read_signals(paths)[1], sidecar)
 
 
 def load_replicates(
