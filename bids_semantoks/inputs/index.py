@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
@@ -18,11 +18,11 @@ from bids_semantoks.inputs.names import BidsFile, sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.selection import check_known, describe_labels, read_labels
 from bids_semantoks.inputs.sidecars import find_repetition_time, find_root_sidecars
-from bids_semantoks.inputs.surfaces import is_surface_file, rank_density
+from bids_semantoks.inputs.spaces import check_cohorts, choose_space, has_value, rank_coarseness
+from bids_semantoks.inputs.surfaces import rank_density
 from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
-DEFAULT_SPACES: Final = ("MNI152NLin6Asym", "MNI152NLin2009cAsym", "fsLR")
 
 
 def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str, ...]:
@@ -119,14 +119,14 @@ def find_runs(
     space, modifiers = choose_space(candidates, selection.space, preferred_spaces)
     finest: dict[tuple[Path, frozenset[tuple[str, str]]], Candidate] = {}
     for one in candidates:
-        if one.entity("space") != space or not all(_has_value(one, key, value) for key, value in modifiers):
+        if one.entity("space") != space or not all(has_value(one, key, value) for key, value in modifiers):
             continue
         key = (one.derivative.path, one.image.source)
         if key not in finest or _rank(one) < _rank(finest[key]):
             finest[key] = one
     chosen = sorted(finest.values(), key=lambda one: (one.order, one.image.path))
     _check_unique(chosen)
-    _check_cohorts(chosen, space)
+    check_cohorts(chosen, space)
     wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
     elsewhere = _find_elsewhere(candidates, chosen, wanted)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
@@ -135,102 +135,6 @@ def find_runs(
         found = elsewhere[number - len(chosen)].image.path
         runs[number] = replace(runs[number], problem=f"The run has no image in {wanted}, only others such as {found}.")
     return tuple(runs)
-
-
-def choose_space(
-    candidates: Sequence[Candidate], asked: str | None, preferred: tuple[str, ...]
-) -> tuple[str, list[tuple[str, str]]]:
-    """Choose one space, with the further entities that ``NAME:res-2`` asks for.
-
-    Parameters
-    ----------
-    candidates : sequence of Candidate
-        What there is, in every space.
-    asked : str or None
-        What the user named.
-    preferred : tuple of str
-        Spaces to be taken before the default ones, best first.
-
-    Returns
-    -------
-    space : str
-        The space.
-    modifiers : list of (str, str)
-        Further entities that an image must have.
-
-    Raises
-    ------
-    InputError
-        When the space asked for is not there, or none is that is chosen by itself.
-    """
-    there = _spaces(candidates)
-    if asked is None:
-        space = next((name for name in (*preferred, *DEFAULT_SPACES) if name in there), None)
-        if space is None and len(there) == 1 and _are_on_surfaces(candidates, there[0]):
-            space = there[0]
-        if space is None:
-            wanted = ", ".join(dict.fromkeys((*preferred, *DEFAULT_SPACES)))
-            raise InputError(
-                f"No BOLD image is in a space that is chosen by itself ({wanted}): found "
-                f"{', '.join(there) or 'native space only'}.",
-                hint="Name one with --space." if there else "Run fMRIPrep with --output-spaces.",
-            )
-        return space, []
-    name, *parts = asked.removeprefix("space-").split(":")
-    check_known("space", [name], there, "the names of the selected BOLD images")
-    modifiers = []
-    for part in parts:
-        key, _, value = part.partition("-")
-        values = {found for one in candidates if one.entity("space") == name and (found := _value_of(one, key))}
-        check_known(f"{key} of space {name}", [value], values, f"--space {asked}")
-        modifiers.append((key, value))
-    return name, modifiers
-
-
-def _value_of(candidate: Candidate, key: str) -> str | None:
-    """Value of an entity; a name without resolution is that of the run's own grid."""
-    return candidate.entity(key) or ("native" if key == "res" else None)
-
-
-def _has_value(candidate: Candidate, key: str, value: str) -> bool:
-    return _value_of(candidate, key) == value
-
-
-def _check_cohorts(chosen: Sequence[Candidate], space: str) -> None:
-    """Refuse several cohorts: they are templates of different brains, so that no one atlas fits all."""
-    cohorts = sorted_naturally(cohort for one in chosen if (cohort := one.entity("cohort")))
-    if len(cohorts) > 1:
-        raise InputError(
-            f"Images in space {space} are of {len(cohorts)} cohorts: {', '.join(cohorts)}; each is another template.",
-            hint=f"Choose one, such as --space {space}:cohort-{cohorts[0]}, with an OUT_DIR of its own.",
-        )
-
-
-def _are_on_surfaces(candidates: Sequence[Candidate], space: str) -> bool:
-    return all(is_surface_file(one.image.path) for one in candidates if one.entity("space") == space)
-
-
-def _spaces(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    return sorted_naturally(space for one in candidates if (space := one.entity("space")))
-
-
-def rank_coarseness(candidate: Candidate) -> tuple[int, int, str]:
-    """Rank resolutions, the finest first: TemplateFlow numbers them from fine to coarse.
-
-    Parameters
-    ----------
-    candidate : Candidate
-        A file.
-
-    Returns
-    -------
-    (int, int, str)
-        Sorting key.
-    """
-    res = candidate.entity("res")
-    if res is None or res == "native":
-        return 1, 0, ""
-    return (0, int(res), "") if res.isdecimal() else (2, 0, res)
 
 
 def _rank(candidate: Candidate) -> tuple[tuple[int, int, str], tuple[int, int, str]]:

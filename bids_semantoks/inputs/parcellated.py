@@ -12,11 +12,12 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.candidates import find_candidates
 from bids_semantoks.inputs.dataset import Dataset
 from bids_semantoks.inputs.folders import list_func_files
-from bids_semantoks.inputs.index import DEFAULT_SPACES, build_run, choose_space, rank_coarseness
+from bids_semantoks.inputs.index import build_run
 from bids_semantoks.inputs.names import BidsFile, parse_name, sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate, run_key
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.inputs.sidecars import find_root_sidecars
+from bids_semantoks.inputs.spaces import DEFAULT_SPACES, choose_space, rank_coarseness
 from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
