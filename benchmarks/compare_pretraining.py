@@ -44,9 +44,10 @@ from bids_semantoks.packing import standardise
 from bids_semantoks.probing.comparison import compare_models
 from bids_semantoks.probing.linear import cross_validate
 from bids_semantoks.probing.metrics import compute_scores
+from bids_semantoks.probing.predictions import Predictions
 from bids_semantoks.probing.spans import Features, KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.probing.splits import build_splits
-from bids_semantoks.probing.targets import Predictions, Target, build_class_target
+from bids_semantoks.probing.targets import Target, build_class_target
 from bids_semantoks.signals.temporal import build_windows
 from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.distill import TeacherStudent

@@ -15,7 +15,7 @@ from bids_semantoks.probes.rows import Rows
 from bids_semantoks.probing.comparison import Comparison
 from bids_semantoks.probing.metrics import Score
 from bids_semantoks.probing.permutation import PermutationTest
-from bids_semantoks.probing.targets import Predictions
+from bids_semantoks.probing.predictions import Predictions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

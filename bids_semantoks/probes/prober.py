@@ -28,8 +28,8 @@ from bids_semantoks.probing.comparison import compare_models
 from bids_semantoks.probing.linear import cross_validate
 from bids_semantoks.probing.metrics import compute_scores, compute_seed_scores
 from bids_semantoks.probing.permutation import PermutationTest, average_tests, compute_permutation_test
+from bids_semantoks.probing.predictions import Predictions, stack_seeds
 from bids_semantoks.probing.spans import Features, TableFeatures
-from bids_semantoks.probing.targets import Predictions, stack_seeds
 
 LOGGER = logging.getLogger("bids_semantoks")
 

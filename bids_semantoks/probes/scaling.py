@@ -28,9 +28,9 @@ from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.scaling_plans import OWN, ScalingJob, ScalingPlan
 from bids_semantoks.probes.twins import build_untrained
 from bids_semantoks.probing.linear import cross_validate
+from bids_semantoks.probing.predictions import Predictions
 from bids_semantoks.probing.scaling import average_gains, compute_gain, fit_log_line
 from bids_semantoks.probing.spans import TableFeatures
-from bids_semantoks.probing.targets import Predictions
 from bids_semantoks.signals.temporal import build_windows
 
 LOGGER = logging.getLogger("bids_semantoks")

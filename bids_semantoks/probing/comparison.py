@@ -15,7 +15,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from bids_semantoks.probing.metrics import compute_fold_scores
-from bids_semantoks.probing.targets import Floats, Predictions
+from bids_semantoks.probing.predictions import Predictions
+from bids_semantoks.probing.targets import Floats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

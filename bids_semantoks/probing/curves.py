@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bids_semantoks.probing.targets import Floats, Predictions
+from bids_semantoks.probing.predictions import Predictions
+from bids_semantoks.probing.targets import Floats
 
 _MOST_POINTS = 401
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from bids_semantoks.probing.predictions import Predictions, PredictionTable
 from bids_semantoks.probing.solvers import PENALTIES, compute_fold_errors, fit_logistic, fit_ridge
 from bids_semantoks.probing.spans import Features, Span
 from bids_semantoks.probing.splits import Indices, Split, build_inner_folds
-from bids_semantoks.probing.targets import Floats, Predictions, PredictionTable, Target
+from bids_semantoks.probing.targets import Floats, Target
 
 N_INNER_FOLDS = 5
 

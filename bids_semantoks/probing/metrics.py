@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.probing.predictions import Predictions
 from bids_semantoks.probing.scorers import CLASS_METRICS, VALUE_METRICS, build_scorer
-from bids_semantoks.probing.targets import Floats, Predictions
+from bids_semantoks.probing.targets import Floats
 
 #: What intervals are cut to.
 RANGES = {"r2": (-np.inf, 1.0), "mae": (0.0, np.inf), "r": (-1.0, 1.0), "r_pooled": (-1.0, 1.0)}

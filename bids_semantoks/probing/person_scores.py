@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from bids_semantoks.probing.predictions import Predictions
 from bids_semantoks.probing.scorers import build_scorer
-from bids_semantoks.probing.targets import Floats, Predictions
+from bids_semantoks.probing.targets import Floats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

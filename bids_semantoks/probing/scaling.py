@@ -15,8 +15,9 @@ from scipy.stats import t as student
 
 from bids_semantoks.probing.metrics import draw_weights
 from bids_semantoks.probing.person_scores import average_participants
+from bids_semantoks.probing.predictions import Predictions
 from bids_semantoks.probing.scorers import build_scorer
-from bids_semantoks.probing.targets import Floats, Predictions
+from bids_semantoks.probing.targets import Floats
 
 Interval = tuple[float, float]
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.probing.targets import Floats, Predictions
+from bids_semantoks.probing.predictions import Predictions
+from bids_semantoks.probing.targets import Floats
 
 Scorer = Callable[[Floats], Floats]
 CLASS_METRICS = ("balanced_accuracy", "auroc", "calibration_error")

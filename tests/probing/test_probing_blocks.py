@@ -10,7 +10,8 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.events import find_event_roots, find_events, read_events
 from bids_semantoks.probing.block_splits import build_within_splits
 from bids_semantoks.probing.person_scores import average_participants, score_participants
-from bids_semantoks.probing.targets import PredictionTable, Target
+from bids_semantoks.probing.predictions import PredictionTable
+from bids_semantoks.probing.targets import Target
 from bids_semantoks.signals.blocks import build_block_windows, compute_response, find_block_times, find_block_volumes
 
 T, P = 60, 7

@@ -24,10 +24,11 @@ from bids_semantoks.probing.metrics import (
     draw_weights,
     select_repetitions,
 )
+from bids_semantoks.probing.predictions import PredictionTable
 from bids_semantoks.probing.retest import compute_hits, compute_icc, compute_retest
 from bids_semantoks.probing.scorers import build_scorer
 from bids_semantoks.probing.splits import build_splits
-from bids_semantoks.probing.targets import PredictionTable, Target
+from bids_semantoks.probing.targets import Target
 
 N = 53
 
