@@ -61,7 +61,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'bids_semantoks/*.py')
-	$(BIN)/codespell
+	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/python cluster/generate.py --check
 
 format: $(STAMP)
