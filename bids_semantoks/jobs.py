@@ -22,6 +22,7 @@ from bids_semantoks.outputs.store import OutputPaths, build_paths
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.confounds import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
+from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.parcellated import read_series
 
 
@@ -239,6 +240,28 @@ def check_space(plan: Plan, run: Run) -> None:
             else run.problem,
             hint="Choose another --space, leave the run out, or have fMRIPrep write this space.",
         )
+
+
+def check_is_here(plan: Plan, run: Run) -> None:
+    """Refuse a run whose files were never fetched, before anything is done about its outputs.
+
+    Parameters
+    ----------
+    plan : Plan
+        What all runs share.
+    run : Run
+        The run.
+
+    Raises
+    ------
+    RunSkipped
+        ``no_content``.
+    """
+    # The coverage of series, which stands in the mask's place, can be done without.
+    mask = None if plan.dataset.is_parcellated else run.mask
+    for path in (run.bold, run.partner, mask, run.confounds):
+        if path is not None:
+            check_content(path)
 
 
 def make_signals(plan: Plan, run: Run) -> ParcelSignals:

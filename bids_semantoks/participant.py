@@ -10,7 +10,15 @@ from bids_semantoks.batch import run_batch
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import EncodedRun, RunEncoder, build_run_encoder, encode_run
 from bids_semantoks.errors import RunSkipped
-from bids_semantoks.jobs import Plan, RunJob, check_kept_time, check_no_conflict, check_space, make_signals
+from bids_semantoks.jobs import (
+    Plan,
+    RunJob,
+    check_is_here,
+    check_kept_time,
+    check_no_conflict,
+    check_space,
+    make_signals,
+)
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome
 from bids_semantoks.outputs.atlases import check_same_atlas, write_atlas
 from bids_semantoks.outputs.dataset import write_dataset, write_descriptions
@@ -89,6 +97,7 @@ class RunWorker:
         warnings: tuple[str, ...] = ()
         sidecar = None if job.needs_signals else read_sidecar(job.paths.signals_sidecar)
         if sidecar is None:
+            check_is_here(self.plan, job.run)
             # Should extraction fail, what an older input gave must not pass for this run's.
             remove_signals(job.paths, settings=self.plan.settings, inputs=job.inputs)
             warnings, sidecar = self._write_signals(job)

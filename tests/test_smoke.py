@@ -304,6 +304,29 @@ def test_changed_metadata_are_computed_again_where_they_choose_components(own_st
     assert expected in text
 
 
+@pytest.mark.parametrize("kind", ["link", "pointer"])
+def test_what_was_done_stays_when_datalad_drops_the_inputs(own_study, tmp_path, app, kind):
+    out = tmp_path / "out"
+    assert app(own_study, out, *SELECT)[0] == 0
+    before = read_tree(out / "sub-001")
+    func = own_study / "derivatives" / "fmriprep" / "sub-001" / "func"
+    for path in func.iterdir():
+        path.unlink()
+        if kind == "link":
+            path.symlink_to("../../.git/annex/objects/xx/dropped")
+        else:
+            path.write_text("/annex/objects/MD5E-s123--0.tsv\n")
+    if kind == "pointer":
+        # Sidecars are kept in git itself.
+        find_one(func, "preproc_bold.json").write_text('{"RepetitionTime": 2.0}')
+    code, text = app(own_study, out, *SELECT)
+    assert (code, "complete from an earlier call" in text) == (0, True)
+    # What cannot be made otherwise now is not thrown away for that, either.
+    code, text = app(own_study, out, *SELECT, "--no-band-pass", "--overwrite")
+    assert (code, "skipped, no_content" in text) == (0, True)
+    assert read_tree(out / "sub-001") == before
+
+
 def test_a_changed_repetition_time_is_computed_again(own_study, tmp_path, app):
     out = tmp_path / "out"
     assert app(own_study, out, *SELECT)[0] == 0

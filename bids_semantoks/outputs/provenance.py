@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -13,6 +14,8 @@ from typing import Any
 from bids_semantoks import __version__
 from bids_semantoks.records import Run
 
+#: What git-annex leaves in the place of an unlocked file, and more bytes than that may take.
+_POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
 _REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
 
 
@@ -58,7 +61,7 @@ def _brief(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[str, int | float | None]]:
+def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[str, int | float | None] | None]:
     """Describe the files of a run so that a change is noticed without reading them.
 
     Parameters
@@ -72,18 +75,32 @@ def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[
     -------
     dict
         Size in bytes and modification time in nanoseconds of each file that is there; of the sidecars, which may be
-        several, what they say.
+        several, what they say. None for what cannot be told, because its content was never fetched or was dropped.
     """
     files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
     files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
     if with_metadata and run.confounds is not None:
         files["confounds_metadata"] = run.confounds.with_suffix(".json")
-    described: dict[str, dict[str, int | float | None]] = {"sidecar": {"RepetitionTime": run.repetition_time}}
+    described: dict[str, dict[str, int | float | None] | None] = {"sidecar": {"RepetitionTime": run.repetition_time}}
+    if run.repetition_time is None and _lacks_content(run.bold.with_name(f"{run.bold.name.partition('.')[0]}.json")):
+        described["sidecar"] = None
     for name, path in files.items():
-        if path is not None and path.exists():
+        if path is not None and _lacks_content(path):
+            described[name] = None
+        elif path is not None and path.exists():
             status = path.stat()
             described[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
     return described
+
+
+def _lacks_content(path: Path) -> bool:
+    """Tell a link, or the pointer file, that datalad keeps in the place of a file whose content is not here."""
+    if path.is_symlink() and not path.exists():
+        return True
+    # A file that cannot be read is for its run to say.
+    with contextlib.suppress(OSError):
+        return path.is_file() and path.stat().st_size < _POINTER_BYTES and path.read_bytes().startswith(_POINTER)
+    return False
 
 
 def build_uri(path: Path, root: Path, dataset: str = "") -> str:
@@ -158,9 +175,13 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
     Returns
     -------
     bool
-        Whether there is a sidecar and nothing differs.
+        Whether there is a sidecar and nothing differs, as far as can be told: inputs whose content was dropped since
+        then are no reason to doubt what was made of them.
     """
-    if sidecar is None or sidecar.get("Inputs") != inputs:
+    stored = sidecar.get("Inputs") if sidecar is not None else None
+    if sidecar is None or not isinstance(stored, dict) or not stored.keys() <= inputs.keys():
+        return False
+    if any(value is not None and stored.get(name) != value for name, value in inputs.items()):
         return False
     return not describe_differences(sidecar["Settings"], settings)
 
