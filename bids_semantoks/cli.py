@@ -15,7 +15,7 @@ import click
 
 from bids_semantoks import __version__
 from bids_semantoks.config import AppConfig
-from bids_semantoks.console import Console, silence
+from bids_semantoks.console import Console, open_missing_streams, silence
 from bids_semantoks.errors import SemantoksError, TrainingStopped
 from bids_semantoks.options import CONFIG_FILE, build_config, build_options, expand_lists
 from bids_semantoks.relay import redirect_libraries
@@ -133,6 +133,10 @@ def _say(text: str, *, level: int = logging.INFO) -> None:
         silence(sys.stderr)
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def _print(lines: Iterable[str]) -> None:
     """Print what was asked for, as long as somebody reads it."""
     try:
@@ -160,7 +164,7 @@ def _run(config: AppConfig) -> int:
 
         plan, _, jobs = build_plan(config)
         _print(describe_jobs(plan, jobs))
-        _say(f"bids_semantoks: dry run of {len(jobs)} runs, nothing was written")
+        _say(f"bids_semantoks: dry run of {_count(len(jobs), 'run')}, nothing was written")
         return 0
     if config.level == "participant":
         from bids_semantoks.participant import run_participants as run_level  # noqa: PLC0415 - as above
@@ -180,7 +184,7 @@ def _write_words(config: AppConfig) -> int:
     if config.running.reports_only:
         from bids_semantoks.reporting import redraw_reports  # noqa: PLC0415 - as above
 
-        _say(f"bids_semantoks: {redraw_reports(config)} reports written (see {config.out_dir})")
+        _say(f"bids_semantoks: {_count(redraw_reports(config), 'report')} written (see {config.out_dir})")
         return 0
     if config.level == "participant":
         from bids_semantoks.participant import write_methods  # noqa: PLC0415 - as above
@@ -256,6 +260,7 @@ def call(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Run the program with the arguments of this process and exit."""
+    open_missing_streams()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # schedulers send either
         signal.signal(number, _raise_terminated)
     sys.exit(call(sys.argv[1:]))

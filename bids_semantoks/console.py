@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import TextIO
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
 _CLEAR = "\r\x1b[2K"
+_STDERR = 2
 
 
 def silence(stream: TextIO) -> None:
@@ -27,6 +29,19 @@ def silence(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def open_missing_streams() -> None:
+    """Let standard streams that are closed from the start, as by ``2>&-``, lead nowhere.
+
+    Without this the next file that is opened would take their number, and with it all that libraries print.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 class Console(logging.Handler):
@@ -90,8 +105,10 @@ class Console(logging.Handler):
             self._write(_CLEAR)
             self.status = ""
         if self.n_repeated and self.level <= logging.INFO:
-            where = " are in the log" if has_log else ""
-            self._write(f"{self.n_repeated} more warnings of kinds shown above{where}.\n")
+            is_one = self.n_repeated == 1
+            what = "warning of a kind" if is_one else "warnings of kinds"
+            where = f" {'is' if is_one else 'are'} in the log" if has_log else ""
+            self._write(f"{self.n_repeated} more {what} shown above{where}.\n")
         self.n_repeated = 0
 
     def _write(self, text: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.console import Console
+from bids_semantoks.console import Console, open_missing_streams
 from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
 from bids_semantoks.network import is_offline
 from bids_semantoks.places import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache
@@ -183,13 +183,13 @@ def call(arguments: Sequence[str] | None = None) -> int:
     handler, level = Console(logging.INFO), LOG.level
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
+    directory: Path | None = options.directory or find_cache()
     try:
-        directory = options.directory or find_cache()
         if directory is None:
             raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
         models = [name for name in options.model if name != "none"]
         found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
-        print(f"{len(found)} files are in {directory.absolute()}:")
+        print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {directory.absolute()}:")
         for path in found:
             print(_describe(path, directory.absolute()))
         print(_NEXT.format(variable=CACHE_VARIABLE, directory=directory.absolute()))
@@ -198,7 +198,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
         print(f"bids_semantoks-fetch: error: {error}{hint}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"bids_semantoks-fetch: error: {options.directory} cannot be written: {error}.", file=sys.stderr)
+        print(f"bids_semantoks-fetch: error: {directory} cannot be written: {error}.", file=sys.stderr)
         return ResourceError.exit_code
     finally:
         LOG.removeHandler(handler)
@@ -208,6 +208,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """Run the program with the arguments of this process and exit."""
+    open_missing_streams()
     sys.exit(call())
 
 

@@ -3,6 +3,8 @@
 import io
 import logging
 import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -81,7 +83,7 @@ def test_no_log_is_promised_that_is_not_written(build):
     for label in "ab":
         logger.warning("sub-%s: odd", label)
     console.finish(has_log=False)
-    assert stream.getvalue().splitlines()[-1] == "1 more warnings of kinds shown above."
+    assert stream.getvalue().splitlines()[-1] == "1 more warning of a kind shown above."
 
 
 @pytest.fixture
@@ -115,6 +117,45 @@ def test_the_last_line_need_not_be_read(monkeypatch, unread):
     monkeypatch.setattr("sys.stderr", unread)
     assert cli._fail("no such thing", 3) == 3
     unread.flush()
+
+
+CLOSED = ("2>&-", ">&-", "<&- >&- 2>&-")
+
+
+def call_with_closed_streams(closed, *arguments):
+    return subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_no_file_takes_the_place_of_a_stream_that_is_closed_from_the_start(tmp_path, closed):
+    code = """
+import os, sys
+from bids_semantoks.console import open_missing_streams
+open_missing_streams()
+with open(sys.argv[1], "w") as file:
+    assert file.fileno() > 2
+    file.write("kept")
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        print("said", file=stream, flush=True)
+        os.write(number, b"by a library")
+"""
+    done = call_with_closed_streams(closed, "-c", code, str(tmp_path / "file"))
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == "kept"
+    said = "said\nby a library"
+    assert (done.stdout, done.stderr) == ("" if ">&-" in closed.split() else said, "" if "2>&-" in closed else said)
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_calls_with_closed_streams_end_as_they_would(tmp_path, closed):
+    app = ("-m", "bids_semantoks", str(tmp_path / "gone"), str(tmp_path / "out"), "group")
+    fetch = ("-m", "bids_semantoks.fetch", str(tmp_path / "to"), "--atlas", "Nothing", "--model", "none")
+    for arguments, code, reason in ((app, 3, "gone"), (fetch, 6, "no atlas Nothing")):
+        done = call_with_closed_streams(closed, *arguments)
+        assert done.returncode == code
+        assert (reason in done.stderr) == ("2>&-" not in closed)
 
 
 def test_what_only_moves_a_bar_is_for_terminals(build, monkeypatch, tmp_path):

@@ -235,6 +235,21 @@ def test_bad_calls(tmp_path, online, capsys):
     assert fetch_module.call([str(tmp_path / "file" / "x"), "--atlas", "Demo457", "--model", "none"]) in (5, 6)
 
 
+def test_the_place_that_cannot_be_written_is_named(tmp_path, server, online, monkeypatch, capsys):
+    _, address, _ = server
+    write_registry(tmp_path, address, monkeypatch)
+    call = ["--atlas", "Pair", "--space", OTHER, "--model", "none"]
+    assert fetch_module.call([str(tmp_path / "first"), *call]) == 0
+    monkeypatch.setenv("BIDS_SEMANTOKS_ATLAS_DIR", str(tmp_path / "first"))
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / "cache"
+    monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(below))
+    capsys.readouterr()
+    for given in ([], [str(below)]):
+        assert fetch_module.call([*given, *call]) == 5
+        assert f"bids_semantoks-fetch: error: {below} cannot be written: [Errno 20]" in capsys.readouterr().err
+
+
 def can_unshare():
     return shutil.which("unshare") and subprocess.run(["unshare", "-n", "true"], check=False).returncode == 0
 

@@ -72,7 +72,7 @@ def test_reports_only_draws_from_files_and_keeps_the_rest(study, outputs, tmp_pa
     (out / "sub-001.html").unlink()
     code, text = app(study / "gone", out, "--reports-only", "--participant-label", "sub-002")
     assert code == 0
-    assert "1 reports written" in text
+    assert "bids_semantoks: 1 report written (see" in text
     after = {path.name: path.read_bytes() for path in (out / "sub-002" / "figures").iterdir()}
     # More of the others are known by now.
     (changing,) = [name for name in before if "Stability" in name]
