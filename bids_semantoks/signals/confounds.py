@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from bids_semantoks.signals.tables import ConfoundsTable, read_text
 __all__ = ["PRESETS", "Denoising", "Regressors", "load_denoising", "select_regressors"]
 
 _HIGH_PASS_PERIOD: Final = 128.0
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -295,10 +297,6 @@ def _linked(confounds: ConfoundsTable, *, with_json: bool) -> Iterator[Path]:
         folder.cleanup()
         folder = tempfile.TemporaryDirectory(prefix="confounds-")
     with folder as name:
-        if with_json and "tsv" in name:
-            raise RunFailed(
-                "internal", f"nilearn finds no JSON below the temporary folder {name}.", hint="Set TMPDIR without tsv."
-            )
         table = Path(name) / "sub-1_desc-confounds_timeseries.tsv"
         if confounds.text is None:
             table.symlink_to(confounds.path.resolve())
@@ -306,4 +304,25 @@ def _linked(confounds: ConfoundsTable, *, with_json: bool) -> Iterator[Path]:
             table.write_text(confounds.text, encoding="utf-8")
         if with_json:
             table.with_suffix(".json").symlink_to(confounds.path.with_suffix(".json").resolve())
-        yield Path(name) / "sub-1_desc-preproc_bold.nii.gz"
+        with _named_without_tsv(name) if with_json else nullcontext(Path(name)) as short:
+            yield short / "sub-1_desc-preproc_bold.nii.gz"
+
+
+@contextmanager
+def _named_without_tsv(folder: str) -> Iterator[Path]:
+    """Give a folder that may lie below one with tsv in its name (TMPDIR is not ours to choose) a name without."""
+    if "tsv" not in folder:
+        yield Path(folder)
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        short = _DESCRIPTORS / str(descriptor)
+        if not short.is_dir():
+            raise RunFailed(
+                "internal",
+                f"nilearn finds no JSON below the temporary folder {folder}.",
+                hint="Set TMPDIR to a path without tsv.",
+            )
+        yield short
+    finally:
+        os.close(descriptor)

@@ -429,6 +429,31 @@ def test_a_listed_component_that_the_table_lacks_is_named(tmp_path):
         select(path, "compcor", n_volumes=N_ROWS)
 
 
+def test_any_name_of_the_temporary_folder_will_do(tmp_path, monkeypatch):
+    path = find_table("24.1.1")
+    expected = select(path, "compcor")
+    assert any(name.startswith("a_comp_cor_") for name in expected.names)
+    temporary = tmp_path / "my.tsv" / "tsvs"
+    temporary.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    n_open = len(list(Path("/proc/self/fd").iterdir()))
+    found = select(path, "compcor")
+    assert found.names == expected.names
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert len(list(Path("/proc/self/fd").iterdir())) == n_open
+    assert not list(temporary.iterdir())
+
+
+def test_without_file_descriptors_in_the_file_system_the_folder_is_named(tmp_path, monkeypatch):
+    temporary = tmp_path / "my.tsv"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("bids_semantoks.signals.confounds._DESCRIPTORS", tmp_path / "gone")
+    assert select(find_table("24.1.1"), "simple").names
+    with pytest.raises(RunFailed, match=r"below the temporary folder .*my\.tsv.* Set TMPDIR to a path without tsv"):
+        select(find_table("24.1.1"), "compcor")
+
+
 def test_siblings_are_not_mixed_up_and_nothing_is_left_behind(tmp_path, monkeypatch):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
