@@ -55,6 +55,24 @@ class Sources:
     entry: Entry | None = None
 
 
+def build_label(stem: str) -> str:
+    """Build the label of an atlas from the name of its image or label file.
+
+    Parameters
+    ----------
+    stem : str
+        File name without what follows its first dot, and without the hemisphere.
+
+    Returns
+    -------
+    str
+        The values of the entities that name an atlas or, where there are none, the whole stem; letters and digits only.
+    """
+    entities = _split(stem)
+    text = "".join(entities.get(key, "") for key in _NAME_ENTITIES) or stem.removesuffix("_dseg")
+    return re.sub(r"[^A-Za-z0-9]", "", text) or "Atlas"
+
+
 def find_sources(name_or_path: str | Path, *, directory: Path | None) -> Sources:
     """Find an atlas by name or path.
 
@@ -196,9 +214,7 @@ def _read_field(sidecar: Path, names: tuple[str, ...]) -> str:
 
 
 def _label(image: Path) -> str:
-    entities = _entities(image)
-    text = "".join(entities.get(key, "") for key in _NAME_ENTITIES) or _stem(image).removesuffix("_dseg")
-    return re.sub(r"[^A-Za-z0-9]", "", text) or "Atlas"
+    return build_label(_stem(image))
 
 
 def _stem(path: Path) -> str:
@@ -206,4 +222,8 @@ def _stem(path: Path) -> str:
 
 
 def _entities(path: Path) -> dict[str, str]:
-    return dict(part.split("-", 1) for part in _stem(path).split("_") if "-" in part)
+    return _split(_stem(path))
+
+
+def _split(stem: str) -> dict[str, str]:
+    return dict(part.split("-", 1) for part in stem.split("_") if "-" in part)

@@ -11,6 +11,7 @@ from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas
 from bids_semantoks.signals.atlas import find_atlas_spaces
 from bids_semantoks.signals.orders import rename_to_seven_networks
+from bids_semantoks.signals.sources import build_label
 from bids_semantoks.signals.surface_atlas import (
     SURFACE_SUFFIXES,
     build_surface_table,
@@ -22,8 +23,6 @@ from bids_semantoks.signals.surface_atlas import (
 from bids_semantoks.signals.surface_entries import find_entry, find_recipes, load_surface_entry
 from bids_semantoks.signals.surface_volumes import build_surface_atlas, build_surface_volume
 
-# In this order they make the label of an atlas that a path names.
-_NAME_ENTITIES: Final = ("atlas", "seg", "scale", "desc")
 _SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
 
 
@@ -158,7 +157,4 @@ def _stem(path: Path) -> str:
 
 
 def _label(path: Path) -> str:
-    stem = _SIDE.sub("", f"{_stem(path)}.").strip("._")
-    entities = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
-    text = "".join(entities.get(key, "") for key in _NAME_ENTITIES) or stem.removesuffix("_dseg")
-    return re.sub(r"[^A-Za-z0-9]", "", text) or "Atlas"
+    return build_label(_SIDE.sub("", f"{_stem(path)}.").strip("._"))
