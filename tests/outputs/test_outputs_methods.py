@@ -152,6 +152,16 @@ def test_what_was_probed_is_said(change, phrase):
     assert ("Five folds" in text) == is_drawn
 
 
+def test_p_values_are_those_that_were_computed():
+    common = "were adjusted over phenotypes by Holm's method."
+    text = describe_methods(ALL)
+    assert f"; p values of permutations count the observed value [@phipson2010]; those of comparisons {common}" in text
+    text = describe_methods({**ALL, "probing": {**PROBING, "n_permutations": 0}})
+    assert f"[@nadeau2003]; p values of comparisons {common}" in text
+    assert "p values of permutations" not in text
+    assert "phipson2010" not in text
+
+
 def test_citations_become_links_and_commands(tmp_path):
     references = read_own_bibliography()
     text = "# Title\n\nDone & *said* in `a_b` [@tian2020; @gijsen2026], 50 %."
