@@ -25,15 +25,12 @@ class ParcelMatch:
         For each parcel of the encoder its position in the atlas; -1 where the atlas has no such network.
     n_atlas_parcels : int
         Parcels of the atlas, encoded or not.
-    absent_networks : tuple of str
-        The encoder's networks that the atlas lacks; their tokens are masked.
     warnings : tuple of str
         What the user should know.
     """
 
     order: NDArray[np.int64]
     n_atlas_parcels: int
-    absent_networks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -58,7 +55,7 @@ def match_parcels(parcels: Sequence[str], networks: Sequence[str], layout: Netwo
     Returns
     -------
     ParcelMatch
-        Positions in the atlas, absent networks and warnings.
+        Positions in the atlas, and warnings.
 
     Raises
     ------
@@ -92,7 +89,7 @@ def match_parcels(parcels: Sequence[str], networks: Sequence[str], layout: Netwo
         )
     if absent:
         warnings.append(f"The atlas has no parcels of {', '.join(absent)}: the encoder sees them as masked.")
-    return ParcelMatch(order=order, n_atlas_parcels=len(parcels), absent_networks=absent, warnings=tuple(warnings))
+    return ParcelMatch(order=order, n_atlas_parcels=len(parcels), warnings=tuple(warnings))
 
 
 def _check_names(parcels: Sequence[str]) -> None:

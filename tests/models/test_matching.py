@@ -21,7 +21,6 @@ def test_same_names_in_any_order_are_reordered_by_name():
     match = match_parcels([NAMES[i] for i in shuffled], [LABELS[i] for i in shuffled], LAYOUT)
     assert [shuffled[i] for i in match.order] == [0, 1, 2, 3, 4]
     assert match.warnings == ()
-    assert match.absent_networks == ()
 
 
 def test_no_name_in_common_keeps_the_order_of_the_table_and_warns():
@@ -56,8 +55,7 @@ def test_part_in_common_is_an_error_that_names_some():
 def test_an_absent_network_is_masked_and_said():
     match = match_parcels(NAMES[::2], LABELS[::2], LAYOUT)
     assert match.order.tolist() == [0, -1, 1, -1, 2]
-    assert match.absent_networks == ("Limbic",)
-    assert "no parcels of Limbic" in match.warnings[0]
+    assert match.warnings == ("The atlas has no parcels of Limbic: the encoder sees them as masked.",)
 
 
 def test_parcels_without_a_network_are_not_encoded():
