@@ -166,6 +166,20 @@ def test_blocks_of_a_family_are_never_on_both_sides(
     assert folds == {"a fifth of the participants (those of one family together), 1 times five folds"}
 
 
+def test_families_of_blocks_need_no_phenotype(study: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
+    table = tmp_path / "families.tsv"
+    write_tsv(table, ("participant_id", "kin"), [(f"sub-{label}", f"k{i // 2}") for i, label in enumerate(LABELS)])
+    asked = ("--task-blocks", "trial_type", "--n-repeats", "1", "--baselines", "none", "--phenotype", str(table))
+    code, said = group(*asked)
+    assert code == 4
+    assert "--phenotype would do nothing without --probe" in said
+    code, said = group(*asked, "--group-by", "kin")
+    assert code == 0, said
+    # Seven participants are four pairs, of which five folds cannot be made.
+    facts = json.loads((study[1] / "group_task_blocks.json").read_text())["Facts"]
+    assert "across participants: in 4 groups by kin are too few for five folds" in facts["Out"]
+
+
 def damage(out: Path, series: Path) -> None:
     """Drop the volumes of a block from the tables, and break the events of the first participants."""
     path = next((out / "sub-01" / "func").glob("*task-blocks*stat-mean_timeseries.tsv"))

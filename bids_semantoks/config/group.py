@@ -184,7 +184,9 @@ class ProbingConfig:
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         if self.task_blocks is not None:
             # Blocks need no phenotype, and follow these; their p values come from participants, not permutations.
-            alone = ("task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"]))
+            alone = ["task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"])]
+            # Families are kept together there, too, and may stand in a table of their own.
+            alone += ["group_by", "phenotype"] if self.group_by is not None else []
             given = [name for name in given if name not in alone]
         check(
             bool(self.probe) or not given,
