@@ -1,4 +1,4 @@
-"""Scores against scikit-learn and against their definitions; comparisons, reliability and baselines."""
+"""Scores against scikit-learn and against their definitions, and comparisons of models."""
 
 import dataclasses
 
@@ -8,15 +8,7 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from bids_semantoks.probing.baselines import (
-    build_column_features,
-    build_connectivity_features,
-    build_parcel_features,
-    compute_correlations,
-    compute_covariance,
-)
 from bids_semantoks.probing.comparison import adjust_holm, compare_models
-from bids_semantoks.probing.covariates import build_covariates
 from bids_semantoks.probing.curves import compute_roc, count_decisions
 from bids_semantoks.probing.metrics import (
     compute_fold_scores,
@@ -25,7 +17,6 @@ from bids_semantoks.probing.metrics import (
     select_repetitions,
 )
 from bids_semantoks.probing.predictions import PredictionTable
-from bids_semantoks.probing.retest import compute_hits, compute_icc, compute_retest
 from bids_semantoks.probing.scorers import build_scorer
 from bids_semantoks.probing.splits import build_splits
 from bids_semantoks.probing.targets import Target
@@ -238,80 +229,3 @@ def test_holm_adjusts_in_order_and_skips_what_was_not_tested():
     found = adjust_holm([0.01, np.nan, 0.04, 0.03, 0.005])
     np.testing.assert_allclose(found, [0.03, np.nan, 0.06, 0.06, 0.02])
     assert adjust_holm([0.9, 0.8]).max() == 1
-
-
-def test_retest_knows_persons():
-    rng = np.random.default_rng(0)
-    person = rng.standard_normal((31, 17))
-    first, second = (person + 0.5 * rng.standard_normal(person.shape) for _ in range(2))
-    score = compute_retest("embedding", first, second)
-    assert score.identification > 0.8
-    assert score.ci_low <= score.identification <= score.ci_high
-    assert score.icc_median == pytest.approx(0.8, abs=0.1)
-    noise = compute_retest("noise", rng.standard_normal((31, 17)), rng.standard_normal((31, 17)))
-    assert noise.identification < 0.2
-    assert abs(noise.icc_median) < 0.2
-    assert noise.chance == 1 / 31
-    np.testing.assert_array_equal(compute_hits(first, first), 1)
-    sure = compute_retest("itself", first, first)
-    assert (sure.ci_low, sure.ci_high) == pytest.approx((binomtest(31, 31).proportion_ci(method="exact").low, 1))
-    with pytest.raises(ValueError, match=r"found \(31, 17\) and \(30, 17\)"):
-        compute_retest("x", first, first[1:])
-
-
-def test_icc_follows_shrout_and_fleiss():
-    # The first two judges of the table in their paper, by their formulas written out.
-    table = np.array([[9, 2], [6, 1], [8, 4], [7, 1], [10, 5], [6, 2]], dtype=float)
-    n, k = table.shape
-    rows = k * ((table.mean(axis=1) - table.mean()) ** 2).sum() / (n - 1)
-    columns = n * ((table.mean(axis=0) - table.mean()) ** 2).sum() / (k - 1)
-    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    error = (rest**2).sum() / ((n - 1) * (k - 1))
-    expected = (rows - error) / (rows + (k - 1) * error + k * (columns - error) / n)
-    np.testing.assert_allclose(compute_icc(table[:, :1], table[:, 1:]), [expected])
-
-
-def make_signals(n=6, p=7, t=37):
-    rng = np.random.default_rng(4)
-    return [[rng.standard_normal((t, p)) @ rng.standard_normal((p, p)) for _ in range(2)] for _ in range(n)]
-
-
-def test_pearson_is_correlation_and_runs_are_averaged():
-    signals = make_signals()
-    pearson, shrunk = build_connectivity_features(iter(signals), ("pearson", "ledoit_wolf"))
-    lower = np.tril_indices(7, -1)
-    vectors = np.stack([np.arctanh(np.mean([np.corrcoef(r.T) for r in runs], axis=0)[lower]) for runs in signals])
-    np.testing.assert_allclose(pearson.kernel, vectors @ vectors.T, rtol=1e-4)
-    assert shrunk.kernel.trace() < pearson.kernel.trace()
-    single = compute_correlations(compute_covariance(signals[0], "pearson"))
-    np.testing.assert_allclose(single, vectors[0], rtol=1e-4)
-    with pytest.raises(ValueError, match="found partial"):
-        build_connectivity_features(signals, ("partial",))
-
-
-def test_absent_parcels_and_dropped_volumes_are_neutral():
-    run = make_signals()[0][0]
-    full = compute_covariance([run[:30]], "ledoit_wolf")
-    holes = run.copy()
-    holes[30:] = np.nan
-    np.testing.assert_allclose(compute_covariance([holes], "ledoit_wolf"), full)
-    holes[:, 2] = np.nan
-    holes[:30, 4] = 1.0
-    covariance = compute_covariance([holes], "pearson")
-    np.testing.assert_array_equal(covariance[2], np.eye(7)[2])
-    np.testing.assert_array_equal(covariance[4], np.eye(7)[4])
-    assert covariance[0, 1] == pytest.approx(np.corrcoef(run[:30, :2].T)[0, 1])
-    assert np.isfinite(build_parcel_features([[holes]]).values).all()
-    with pytest.raises(ValueError, match="3 volumes or more, found 2"):
-        compute_covariance([run[:2]], "pearson")
-
-
-def test_columns_and_covariates_become_tables():
-    motion = build_column_features("motion", [0.1, 0.2, 0.4], [300, 290, 310])
-    assert motion.values.shape == (3, 2)
-    table = build_covariates({"age": [30, 40.5, 50], "site": ["A", "B", "A"]})
-    np.testing.assert_array_equal(table, [[30, 1, 0], [40.5, 0, 1], [50, 1, 0]])
-    with pytest.raises(ValueError, match="covariate age is missing in row 1"):
-        build_covariates({"age": [30, np.nan, 50]})
-    with pytest.raises(ValueError, match="covariate site is missing in row 2"):
-        build_covariates({"site": ["A", "B", None]})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import logging
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -243,89 +241,6 @@ def test_nothing_is_written_and_only_the_asked_are_listed(root: Path, monkeypatc
     assert sorted(set(listed)) == [str(root), str(root / "sub-02"), str(root / "sub-02" / "func")]
 
 
-def test_spaces(root: Path) -> None:
-    write_run(root, "sub-01_task-rest", C2009, f"{LIN6}_res-2", "MNIPediatricAsym_cohort-3", "T1w")
-    write_files(root, "sub-01_task-rest_desc-preproc_bold.nii.gz")
-    assert [run.space for run in runs_of(root)] == [LIN6]
-    assert [run.space for run in runs_of(root, preferred_spaces=("Elsewhere", C2009, LIN6))] == [C2009]
-    assert [run.space for run in runs_of(root, preferred_spaces=("Elsewhere",))] == [LIN6]
-    assert [run.space for run in runs_of(root, space="T1w", preferred_spaces=(C2009,))] == ["T1w"]
-    [run] = runs_of(root, space="MNIPediatricAsym:cohort-3")
-    assert run.confounds is not None
-    assert run.mask is not None
-
-
-def test_default_spaces_in_turn(root: Path) -> None:
-    write_run(root, "sub-01_task-rest", C2009, "T1w")
-    assert [run.space for run in runs_of(root)] == [C2009]
-
-
-def test_unknown_space(root: Path) -> None:
-    write_run(root, "sub-01_task-rest", C2009, "T1w")
-    with pytest.raises(
-        InputError, match=r"Space 'MNI152NLin2009aAsym' not found.*found 2 \(MNI152NLin2009cAsym, T1w\)"
-    ) as e:
-        runs_of(root, space="MNI152NLin2009aAsym")
-    assert e.value.hint == "Did you mean MNI152NLin2009cAsym?"
-    with pytest.raises(InputError, match=r"Res of space MNI152NLin2009cAsym '2' not found"):
-        runs_of(root, space=f"{C2009}:res-2")
-
-
-def test_no_space_that_is_chosen_by_itself(root: Path) -> None:
-    write_run(root, "sub-01_task-rest", "T1w")
-    with pytest.raises(InputError, match=r"chosen by itself \(Mine, MNI152NLin6Asym, .*found T1w\..*--space"):
-        runs_of(root, preferred_spaces=("Mine",))
-    write_files(root, "sub-02_task-rest_desc-preproc_bold.nii.gz")
-    with pytest.raises(InputError, match=r"found native space only.*--output-spaces"):
-        runs_of(root, participant_label=("02",))
-
-
-@pytest.mark.parametrize(
-    ("there", "finest"),
-    [
-        (("_res-2", "_res-1"), "_res-1"),
-        (("_res-10", "_res-2"), "_res-2"),
-        (("_res-02", ""), "_res-02"),
-        (("_res-native", "_res-3"), "_res-3"),
-        (("", "_res-low"), ""),
-        (("_res-low", "_res-high"), "_res-high"),
-    ],
-)
-def test_finest_resolution(root: Path, there: tuple[str, ...], finest: str) -> None:
-    write_run(root, "sub-01_task-rest", *(LIN6 + res for res in there))
-    [run] = runs_of(root)
-    assert run.bold.name == f"sub-01_task-rest_space-{LIN6}{finest}_desc-preproc_bold.nii.gz"
-    assert run.mask is not None
-    assert run.mask.name == f"sub-01_task-rest_space-{LIN6}{finest}_desc-brain_mask.nii.gz"
-
-
-def test_a_resolution_can_be_named(root: Path) -> None:
-    write_run(root, "sub-01_task-rest", f"{LIN6}_res-1", f"{LIN6}_res-2")
-    assert [run.entity("res") for run in runs_of(root, space=f"{LIN6}:res-2")] == ["2"]
-
-
-def test_runs_without_the_named_resolution_are_named_with_it(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_run(root, "sub-01_task-rest", f"{LIN6}_res-2")
-    write_run(root, "sub-02_task-rest", LIN6)
-    with caplog.at_level(logging.WARNING):
-        assert [bool(run.problem) for run in runs_of(root, space=f"{LIN6}:res-2")] == [False, True]
-    assert f"No BOLD image in space {LIN6}:res-2: 1 (sub-02_task-rest)" in caplog.text
-
-
-def test_runs_without_the_chosen_space_are_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_run(root, "sub-01_task-rest", C2009, LIN6)
-    write_run(root, "sub-02_task-rest", C2009)
-    write_files(root, "sub-03_T1w.json", folder="sub-03/anat")
-    with caplog.at_level(logging.WARNING):
-        runs = runs_of(root)
-    assert [(run.entity("sub"), run.space) for run in runs] == [
-        ("01", "MNI152NLin6Asym"),
-        ("02", "MNI152NLin2009cAsym"),
-    ]
-    assert f"No BOLD image in space {LIN6}: 1 (sub-02_task-rest)" in caplog.text
-    assert "Participants without preprocessed BOLD: 1 (03)" in caplog.text
-
-
 @pytest.fixture
 def study(root: Path) -> Path:
     for label, session, task in itertools.product(("01", "02"), ("1", "2"), ("rest", "nback")):
@@ -399,53 +314,6 @@ def test_two_datasets_with_the_same_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Two datasets hold the same run: .*/a/sub-01/.* and .*/b/sub-01/"):
         runs_of(first, derivatives=both)
     assert [run.dataset for run in runs_of(first, derivatives=both, participant_label=("02",))] == [second]
-
-
-BOLD = f"sub-01_ses-1_task-rest_space-{C2009}_desc-preproc_bold"
-
-
-@pytest.mark.parametrize(
-    ("sidecars", "expected"),
-    [
-        ({f"sub-01/ses-1/func/{BOLD}.json": 1.5, "task-rest_bold.json": 9.0}, 1.5),
-        ({f"sub-01/ses-1/func/{BOLD}.json": {"SkullStripped": False}, "task-rest_bold.json": 2.25}, 2.25),
-        ({"task-rest_bold.json": 9.0, "sub-01/sub-01_task-rest_bold.json": 1.1}, 1.1),
-        ({"sub-01/sub-01_task-rest_bold.json": 9.0, "sub-01/ses-1/sub-01_ses-1_bold.json": 1.2}, 1.2),
-        ({"sub-01/ses-1/func/sub-01_ses-1_task-rest_bold.json": 1.3, "task-rest_bold.json": 9.0}, 1.3),
-        ({"bold.json": 3.5}, 3.5),
-        ({"bold.json": 9.0, "task-rest_bold.json": 1.4}, 1.4),
-        ({f"task-rest_space-{C2009}_bold.json": 3}, 3.0),
-        ({"task-nback_bold.json": 9.0, "sub-02/sub-02_task-rest_bold.json": 9.0}, None),
-        ({"sub-01/ses-2/func/sub-01_task-rest_bold.json": 9.0}, None),
-        ({"task-rest_sbref.json": 9.0}, None),
-        ({}, None),
-    ],
-)
-def test_repetition_time_is_inherited(root: Path, sidecars: dict[str, Any], expected: float | None) -> None:
-    write_files(root, f"{BOLD}.nii.gz")
-    for name, content in sidecars.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(json.dumps(content if isinstance(content, dict) else {"RepetitionTime": content}))
-    [run] = runs_of(root, participant_label=("01",))
-    assert run.repetition_time == expected
-
-
-@pytest.mark.parametrize("content", ['"2.0"', "0", "-2", "true", "null", "NaN", "[2.0]"])
-def test_impossible_repetition_times(root: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
-    write_run(root, "sub-01_task-rest")
-    next(root.rglob("*_bold.json")).write_text(f'{{"RepetitionTime": {content}}}')
-    (root / "task-rest_bold.json").write_text('{"RepetitionTime": 2.0}')
-    with caplog.at_level(logging.WARNING):
-        assert runs_of(root)[0].repetition_time is None
-    assert "RepetitionTime must be a positive number of seconds" in caplog.text
-
-
-def test_broken_sidecar_spoils_only_its_run(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_fmriprep(root)
-    next(root.glob(f"sub-01/func/*{LIN6}*_bold.json")).write_text('{"RepetitionTime": 2.')
-    with caplog.at_level(logging.WARNING):
-        assert [run.repetition_time for run in runs_of(root)] == [None, 2.0]
-    assert "cannot be read" in caplog.text
 
 
 def test_the_real_hybrid_dataset() -> None:

@@ -1,0 +1,59 @@
+"""Baselines against NumPy."""
+
+import numpy as np
+import pytest
+
+from bids_semantoks.probing.baselines import (
+    build_column_features,
+    build_connectivity_features,
+    build_parcel_features,
+    compute_correlations,
+    compute_covariance,
+)
+from bids_semantoks.probing.covariates import build_covariates
+
+
+def make_signals(n=6, p=7, t=37):
+    rng = np.random.default_rng(4)
+    return [[rng.standard_normal((t, p)) @ rng.standard_normal((p, p)) for _ in range(2)] for _ in range(n)]
+
+
+def test_pearson_is_correlation_and_runs_are_averaged():
+    signals = make_signals()
+    pearson, shrunk = build_connectivity_features(iter(signals), ("pearson", "ledoit_wolf"))
+    lower = np.tril_indices(7, -1)
+    vectors = np.stack([np.arctanh(np.mean([np.corrcoef(r.T) for r in runs], axis=0)[lower]) for runs in signals])
+    np.testing.assert_allclose(pearson.kernel, vectors @ vectors.T, rtol=1e-4)
+    assert shrunk.kernel.trace() < pearson.kernel.trace()
+    single = compute_correlations(compute_covariance(signals[0], "pearson"))
+    np.testing.assert_allclose(single, vectors[0], rtol=1e-4)
+    with pytest.raises(ValueError, match="found partial"):
+        build_connectivity_features(signals, ("partial",))
+
+
+def test_absent_parcels_and_dropped_volumes_are_neutral():
+    run = make_signals()[0][0]
+    full = compute_covariance([run[:30]], "ledoit_wolf")
+    holes = run.copy()
+    holes[30:] = np.nan
+    np.testing.assert_allclose(compute_covariance([holes], "ledoit_wolf"), full)
+    holes[:, 2] = np.nan
+    holes[:30, 4] = 1.0
+    covariance = compute_covariance([holes], "pearson")
+    np.testing.assert_array_equal(covariance[2], np.eye(7)[2])
+    np.testing.assert_array_equal(covariance[4], np.eye(7)[4])
+    assert covariance[0, 1] == pytest.approx(np.corrcoef(run[:30, :2].T)[0, 1])
+    assert np.isfinite(build_parcel_features([[holes]]).values).all()
+    with pytest.raises(ValueError, match="3 volumes or more, found 2"):
+        compute_covariance([run[:2]], "pearson")
+
+
+def test_columns_and_covariates_become_tables():
+    motion = build_column_features("motion", [0.1, 0.2, 0.4], [300, 290, 310])
+    assert motion.values.shape == (3, 2)
+    table = build_covariates({"age": [30, 40.5, 50], "site": ["A", "B", "A"]})
+    np.testing.assert_array_equal(table, [[30, 1, 0], [40.5, 0, 1], [50, 1, 0]])
+    with pytest.raises(ValueError, match="covariate age is missing in row 1"):
+        build_covariates({"age": [30, np.nan, 50]})
+    with pytest.raises(ValueError, match="covariate site is missing in row 2"):
+        build_covariates({"site": ["A", "B", None]})
