@@ -45,21 +45,6 @@ def test_fmriprep_dataset_itself(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("description", "pipeline"),
-    [
-        ({"Name": "x", "PipelineDescription": {"Name": "fMRIPrep", "Version": "1.5.3"}}, "fMRIPrep 1.5.3"),
-        ({"Name": "fMRIPrep - fMRI PREProcessing workflow"}, "fMRIPrep"),
-        ({"Name": "x", "GeneratedBy": [{"Name": "fMRIPrep"}]}, "fMRIPrep"),
-        ({"Name": "x", "GeneratedBy": {"Name": "fmriprep-docker", "Version": "2"}}, "fmriprep-docker 2"),
-    ],
-)
-def test_old_and_odd_descriptions_of_fmriprep(tmp_path: Path, description: dict[str, object], pipeline: str) -> None:
-    root = write_fmriprep(tmp_path / "old")
-    write_description(root, description)
-    assert open_dataset(root).derivatives[0].pipeline == pipeline
-
-
 def test_raw_dataset_with_fmriprep_among_others(tmp_path: Path) -> None:
     root = write_description(tmp_path / "study", RAW)
     write_fmriprep(root / "derivatives" / "prep-v24")
@@ -79,11 +64,6 @@ def test_a_wrapper_named_before_fmriprep_counts_when_it_holds_preprocessed_bold(
     write_fmriprep(root / "derivatives" / "wrapped")
     write_description(root / "derivatives" / "wrapped", {**FMRIPREP, "GeneratedBy": generators})
     assert open_dataset(root).derivatives[0].pipeline == "wrapper 7"
-
-
-def test_raw_root_above_a_derivative_dataset(tmp_path: Path) -> None:
-    root = write_description(tmp_path / "study", RAW)
-    assert open_dataset(write_fmriprep(root / "derivatives" / "fmriprep")).raw_root == root
 
 
 def test_two_candidates_are_listed(tmp_path: Path) -> None:
@@ -166,48 +146,6 @@ def test_confounds_alone_are_no_parcellated_series(tmp_path: Path) -> None:
     root = write_description(tmp_path / "series", XCP_D)
     write_files(root, "sub-07_task-rest_desc-confounds_timeseries.tsv")
     with pytest.raises(InputError, match=r"derivative dataset of xcp_d 0\.10\.1 with neither"):
-        open_dataset(root)
-
-
-def test_not_a_directory(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"BIDS_DIR .*/file is a file"):
-        open_dataset(tmp_path / "file")
-    with pytest.raises(InputError, match=r"BIDS_DIR .*/nowhere does not exist"):
-        open_dataset(tmp_path / "nowhere")
-
-
-def test_empty_and_not_bids(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    with pytest.raises(InputError, match=r"photos is no BIDS dataset: expected dataset_description.*it is empty"):
-        open_dataset(folder)
-    (folder / "cat.jpg").touch()
-    with pytest.raises(InputError, match=r"found 1 other entries \(cat\.jpg\)"):
-        open_dataset(folder)
-    write_fmriprep(folder / "fmriprep")
-    with pytest.raises(InputError, match=r"Did you mean .*/photos/fmriprep\?") as raised:
-        open_dataset(folder)
-    assert raised.value.exit_code == 3
-
-
-def test_broken_description(tmp_path: Path) -> None:
-    root = write_fmriprep(tmp_path / "fmriprep")
-    (root / "dataset_description.json").write_text('{"Name": "fMRIPrep",')
-    with pytest.raises(InputError, match=r"fmriprep/dataset_description\.json cannot be read as JSON: .*line 1"):
-        open_dataset(root)
-    (root / "dataset_description.json").write_text("[]")
-    with pytest.raises(InputError, match="must hold a JSON object, found list"):
-        open_dataset(root)
-
-
-def test_description_missing_or_without_content(tmp_path: Path) -> None:
-    root = write_fmriprep(tmp_path / "fmriprep")
-    (root / "dataset_description.json").unlink()
-    with pytest.raises(InputError, match=r"sub-\* folders but no dataset_description"):
-        open_dataset(root)
-    (root / "dataset_description.json").symlink_to(".git/annex/objects/gone")
-    with pytest.raises(InputError, match="datalad get"):
         open_dataset(root)
 
 

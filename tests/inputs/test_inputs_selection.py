@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inputs_trees import C2009, FMRIPREP, LIN6, RAW, names_of, open_dataset, runs_of, write_description, write_run
+from inputs_trees import C2009, FMRIPREP, LIN6, names_of, runs_of, write_description, write_run
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.phenotype_tables import find_roots
 
 
 @pytest.fixture
@@ -111,30 +110,7 @@ def test_order_does_not_depend_on_the_file_system(root: Path, monkeypatch: pytes
     assert [run.entity("sub") for run in expected] == ["01"] * 4 + ["2", "3", "10"]
 
 
-# --- raw data elsewhere, and content that is not here ---
-
-
-@pytest.mark.parametrize("form", ["relative", "file", "source"])
-def test_raw_data_are_found_where_the_description_says(tmp_path: Path, form: str) -> None:
-    raw = write_description(tmp_path / "some where" / "raw", RAW)
-    places = {"relative": "../some where/raw", "file": f"file://{raw}".replace(" ", "%20"), "source": str(raw)}
-    link = {"SourceDatasets": [{"DOI": "x"}, {"URL": places[form]}]} if form == "source" else {}
-    link = link or {"DatasetLinks": {"templateflow": "https://x.org/y", "raw": places[form]}}
-    root = write_description(tmp_path / "fmriprep", {**FMRIPREP, **link})
-    write_run(root, "sub-01_task-rest")
-    dataset = open_dataset(root)
-    assert dataset.raw_root is not None
-    assert dataset.raw_root.resolve() == raw
-    assert [path.resolve() for path in find_roots(root)] == [root, raw]
-
-
-@pytest.mark.parametrize("links", [{"raw": "/data"}, {"raw": "."}, {"x": 3}, ["raw"], {"raw": "../other"}])
-def test_links_to_nothing_or_to_derivatives_are_passed_over(tmp_path: Path, links: Any) -> None:
-    write_description(tmp_path / "other", FMRIPREP)
-    root = write_description(tmp_path / "fmriprep", {**FMRIPREP, "DatasetLinks": links})
-    write_run(root, "sub-01_task-rest")
-    assert open_dataset(root).raw_root is None
-    assert find_roots(root) == (root,)
+# --- content that is not here ---
 
 
 def test_a_sidecar_without_content_is_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
