@@ -229,6 +229,8 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         # Bins are cut from numbers, few or many; text stays what it is.
         decided = "classification" if None in map(parse_number, known) else "regression"
     if decided == "classification":
+        if kind == "auto":
+            _check_decimals(known, where)
         _check_classes(known, where)
         return _build(column, decided, labels, np.full(len(labels), np.nan))
     bad = [label for label in known if parse_number(label) is None]
@@ -297,9 +299,15 @@ def _decide_kind(known: Sequence[str], where: str) -> str:
     return "classification" if is_whole and is_few else "regression"
 
 
-def _check_classes(known: Sequence[str], where: str) -> None:
+def _check_decimals(known: Sequence[str], where: str) -> None:
     if all(label.count(",") == 1 and parse_number(label.replace(",", ".")) is not None for label in known):
-        raise InputError(f"{where} holds numbers with commas, such as {known[0]!r}.", hint="Write points for decimals.")
+        raise InputError(
+            f"{where} holds numbers with commas, such as {known[0]!r}.",
+            hint="Write points for decimals, or use --probe-kind classification for pairs such as alleles.",
+        )
+
+
+def _check_classes(known: Sequence[str], where: str) -> None:
     counts = Counter(known)
     forms: dict[str, list[str]] = {}
     for name in sorted(counts):

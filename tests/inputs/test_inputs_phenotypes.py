@@ -74,6 +74,14 @@ def test_kind_can_be_told(tmp_path: Path) -> None:
         read(tmp_path, kind="regression")
 
 
+def test_pairs_with_commas_are_classes_when_that_is_told(tmp_path: Path) -> None:
+    write_column(tmp_path, ["3,3", "3,4"] * 11)
+    with pytest.raises(InputError, match=r"numbers with commas, such as '3,3'\. .* --probe-kind classification"):
+        read(tmp_path)
+    found = read(tmp_path, kind="classification")
+    assert set(found.labels[:22]) == {"3,3", "3,4"}  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
