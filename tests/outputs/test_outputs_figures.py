@@ -96,15 +96,3 @@ def test_figures_are_drawn_even_where_little_is_known(tmp_path, n_windows):
         assert first.startswith(b"<?xml")
         assert write_figure(path, draw)
         assert path.read_bytes() == first
-
-
-def test_a_failing_figure_is_said_and_takes_its_old_one_along(tmp_path, caplog):
-    path = tmp_path / "old.svg"
-    path.write_text("old")
-
-    def fail():
-        raise ZeroDivisionError("no pixels")
-
-    assert not write_figure(path, fail)
-    assert not path.exists()
-    assert "old.svg could not be drawn: ZeroDivisionError: no pixels" in caplog.text
