@@ -230,7 +230,7 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         decided = "classification" if None in map(parse_number, known) else "regression"
     if decided == "classification":
         if kind == "auto":
-            _check_decimals(known, where)
+            _check_spelling(known, where)
         _check_classes(known, where)
         return _build(column, decided, labels, np.full(len(labels), np.nan))
     bad = [label for label in known if parse_number(label) is None]
@@ -299,25 +299,26 @@ def _decide_kind(known: Sequence[str], where: str) -> str:
     return "classification" if is_whole and is_few else "regression"
 
 
-def _check_decimals(known: Sequence[str], where: str) -> None:
+def _check_spelling(known: Sequence[str], where: str) -> None:
+    """Refuse what is seldom meant as classes; who says that it is, may have it."""
     if all(label.count(",") == 1 and parse_number(label.replace(",", ".")) is not None for label in known):
         raise InputError(
             f"{where} holds numbers with commas, such as {known[0]!r}.",
             hint="Write points for decimals, or use --probe-kind classification for pairs such as alleles.",
         )
-
-
-def _check_classes(known: Sequence[str], where: str) -> None:
-    counts = Counter(known)
     forms: dict[str, list[str]] = {}
-    for name in sorted(counts):
+    for name in sorted(set(known)):
         forms.setdefault(name.casefold(), []).append(name)
     if alike := [names for names in forms.values() if len(names) > 1]:
         shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:5])
         raise InputError(
             f"{where} has classes that differ in upper and lower case alone: {shown}.",
-            hint="Write each class in one way.",
+            hint="Write each class in one way, or use --probe-kind classification where case tells them apart.",
         )
+
+
+def _check_classes(known: Sequence[str], where: str) -> None:
+    counts = Counter(known)
     small = {name: count for name, count in counts.items() if count < MIN_CLASS}
     if small:
         shown = ", ".join(f"{name!r} ({small[name]})" for name in sorted_naturally(small)[:5])

@@ -82,6 +82,14 @@ def test_pairs_with_commas_are_classes_when_that_is_told(tmp_path: Path) -> None
     assert set(found.labels[:22]) == {"3,3", "3,4"}  # type: ignore[attr-defined]
 
 
+def test_classes_that_differ_in_case_alone_are_taken_when_that_is_told(tmp_path: Path) -> None:
+    write_column(tmp_path, ["AA", "Aa", "aa"] * 7)
+    with pytest.raises(InputError, match=r"'AA' and 'Aa' and 'aa'\. .* --probe-kind classification"):
+        read(tmp_path)
+    found = read(tmp_path, kind="classification")
+    assert set(found.labels[:21]) == {"AA", "Aa", "aa"}  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
