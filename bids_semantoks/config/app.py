@@ -1,4 +1,4 @@
-"""How to run, and the whole configuration of a call."""
+"""Configuration of the run itself, and of a whole call."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class RunningConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppConfig:
-    """Everything one call was asked to do."""
+    """Complete configuration of one call."""
 
     bids_dir: Path
     out_dir: Path
-    level: str
+    level: str  # participant or group
     selection: SelectionConfig = SelectionConfig()
     signals: SignalsConfig = SignalsConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
@@ -101,23 +101,8 @@ class AppConfig:
 
 
 def parse_memory(text: str) -> int:
-    """Read a memory size as batch systems write it.
-
-    Parameters
-    ----------
-    text : str
-        A number with an optional K, M, G or T (and an optional B or iB); megabytes without.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Raises
-    ------
-    ConfigurationError
-        When `text` is no such size.
-    """
+    """Parse a memory size as batch systems write it (K, M, G, T, optional B or iB; MB by default) into bytes.
+    Raises ConfigurationError for anything else."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     bare = text.strip().upper().removesuffix("B").removesuffix("I")
     unit = units.get(bare[-1:])

@@ -14,66 +14,28 @@ _COUNTS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
-    """Architecture of an encoder, stored in its checkpoint. Defaults are the published model.
+    """Architecture of an encoder, stored in its checkpoint. Defaults are the published model."""
 
-    Parameters
-    ----------
-    repetition_time : float
-        Seconds between volumes of a window.
-    window : int
-        Volumes in a window (W), a multiple of `patch`.
-    patch : int
-        Volumes in a patch.
-    width : int
-        Token width D, even and a multiple of `head_width`.
-    depth : int
-        Transformer blocks.
-    head_width : int
-        Width of one attention head.
-    mlp_ratio : int
-        Hidden width of a block's MLP over D.
-    layer_scale : float
-        Initial LayerScale.
-    spatial : str
-        ``network`` (one tokenizer a network), ``whole`` (one network holding all parcels) or
-        ``parcel`` (every parcel its own network, one shared linear patch projection).
-    dense : str
-        Dense branch: ``full``, ``separable`` (depthwise then pointwise) or ``none``.
-    dense_kernel : int
-        Taps of the dense branch.
-    structured : str
-        Depthwise branch: ``structured`` (multi-scale), ``free`` (plain taps of the same length) or ``none``.
-    structured_taps : int
-        Taps per scale of the structured kernel.
-    structured_scales : int
-        Scales of the structured kernel; its length is taps * 2^(scales-1).
-    structured_decay : float
-        Weight of a scale over the next longer one.
-    pooling : str
-        Over a patch's volumes: ``mean``, ``max`` or ``attention``.
-    head_hidden, head_out, head_layers : int
-        Projection head: hidden width, output width, number of linear layers.
-    """
-
-    repetition_time: float = 2.0
-    window: int = 100
-    patch: int = 20
-    width: int = 768
-    depth: int = 8
-    head_width: int = 64
-    mlp_ratio: int = 4
-    layer_scale: float = 0.1
+    repetition_time: float = 2.0  # seconds between volumes of a window
+    window: int = 100  # volumes in a window (W), a multiple of patch
+    patch: int = 20  # volumes in a patch
+    width: int = 768  # token width D, even and a multiple of head_width
+    depth: int = 8  # transformer blocks
+    head_width: int = 64  # width of one attention head
+    mlp_ratio: int = 4  # hidden width of a block's MLP over D
+    layer_scale: float = 0.1  # initial LayerScale
+    # network (one tokenizer each), whole (one for all parcels), parcel (one shared linear projection)
     spatial: str = "network"
-    dense: str = "full"
-    dense_kernel: int = 3
-    structured: str = "structured"
-    structured_taps: int = 4
-    structured_scales: int = 3
-    structured_decay: float = 2.0
-    pooling: str = "mean"
-    head_hidden: int = 1024
-    head_out: int = 128
-    head_layers: int = 2
+    dense: str = "full"  # dense branch: full, separable (depthwise then pointwise) or none
+    dense_kernel: int = 3  # taps of the dense branch
+    structured: str = "structured"  # depthwise branch: structured (multi-scale), free (plain taps, same length) or none
+    structured_taps: int = 4  # taps per scale
+    structured_scales: int = 3  # kernel length is taps * 2^(scales - 1)
+    structured_decay: float = 2.0  # weight of a scale over the next longer one
+    pooling: str = "mean"  # over the volumes of a patch: mean, max or attention
+    head_hidden: int = 1024  # hidden width of the projection head
+    head_out: int = 128  # output width of the projection head
+    head_layers: int = 2  # linear layers of the projection head
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -109,7 +71,7 @@ class EncoderConfig:
         )
 
     def _check_parcel(self) -> None:
-        """Refuse what one linear layer for all parcels would never read."""
+        """Refuse settings that the one linear layer shared by all parcels would ignore."""
         for name, value, allowed in (
             ("dense", self.dense, ("full", "none")),
             ("structured", self.structured, ("structured", "none")),

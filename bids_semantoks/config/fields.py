@@ -1,4 +1,4 @@
-"""Fields that are options of the command line, and the refusal of values."""
+"""Dataclass fields that are also command-line options, and the check of their values."""
 
 from __future__ import annotations
 
@@ -18,29 +18,10 @@ def option(
     off: str | None = None,
     is_result: bool = True,
 ) -> Any:
-    """Describe a configuration field that is also a command-line option.
+    """Declare a dataclass field that is also a command-line option; its metadata becomes the entry in ``--help``.
 
-    Parameters
-    ----------
-    default : Any
-        Default value.
-    help : str
-        One sentence for ``--help``.
-    metavar : str, optional
-        Placeholder of the value in ``--help``.
-    aliases : tuple of str
-        Other spellings, and short ones (``-w``).
-    choices : tuple of str
-        The only accepted values.
-    off : str, optional
-        A flag that sets the field to None, such as ``--no-band-pass``.
-    is_result : bool
-        Whether the value can change a result; paths, selection, processes, device and verbosity cannot.
-
-    Returns
-    -------
-    Any
-        A `dataclasses.field` with this metadata.
+    `off` names a flag that sets the field to None (``--no-band-pass``). `is_result` is False where the value cannot
+    change a result: paths, selection, processes, device, verbosity.
     """
     metadata = {
         "help": help,
@@ -54,21 +35,6 @@ def option(
 
 
 def check(condition: bool, message: str, hint: str = "") -> None:
-    """Refuse a value.
-
-    Parameters
-    ----------
-    condition : bool
-        What must hold.
-    message : str
-        What is wrong: found and expected.
-    hint : str
-        What to do.
-
-    Raises
-    ------
-    ConfigurationError
-        When it does not hold.
-    """
+    """Raise ConfigurationError with `message` (found and expected) and `hint` (remedy) unless `condition` holds."""
     if not condition:
         raise ConfigurationError(message, hint=hint)

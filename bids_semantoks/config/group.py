@@ -1,4 +1,4 @@
-"""What is asked of the group level: an encoder, and probes."""
+"""Configuration of the group level: pretraining and probing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From BOLD runs to embeddings: which runs, which signals, which encoder."""
+"""Configuration of the participant level: runs, signals and embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations as plain JSON values and back; what no field reads is refused."""
+"""Conversion of configurations to and from plain JSON values; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -16,44 +16,14 @@ ConfigT = TypeVar("ConfigT")
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """Turn a configuration into plain JSON values.
-
-    Parameters
-    ----------
-    config : Any
-        Any dataclass of this package.
-
-    Returns
-    -------
-    dict
-        Nested dictionary; paths become strings, tuples lists.
-    """
+    """Convert a configuration dataclass to nested plain JSON values; paths become strings, tuples lists."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     return plain
 
 
 def from_json(kind: type[ConfigT], values: dict[str, Any], *, where: str = "configuration") -> ConfigT:
-    """Build a configuration from plain JSON values, refusing what no field reads.
-
-    Parameters
-    ----------
-    kind : type
-        A dataclass of this package.
-    values : dict
-        Values by field name; missing fields keep their defaults.
-    where : str
-        What to call the source in messages.
-
-    Returns
-    -------
-    ConfigT
-        An instance of `kind`.
-
-    Raises
-    ------
-    ConfigurationError
-        When a key is unknown or a value has another type than its field.
-    """
+    """Build the dataclass `kind` from JSON values; missing fields keep their defaults, `where` names the source.
+    Raises ConfigurationError for unknown keys and for values of another type than their field."""
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     check(
@@ -66,7 +36,7 @@ def from_json(kind: type[ConfigT], values: dict[str, Any], *, where: str = "conf
 
 
 def _from_plain(hint: Any, value: Any, where: str) -> Any:
-    """Turn one JSON value into what the field's type asks for."""
+    """Convert one JSON value to the type of its field."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:

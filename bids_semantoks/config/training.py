@@ -1,4 +1,4 @@
-"""Recipe of pretraining."""
+"""Pretraining recipe."""
 
 from __future__ import annotations
 
@@ -9,70 +9,30 @@ from bids_semantoks.config.fields import check
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """Recipe of pretraining by self-distillation. Defaults are the published recipe.
+    """Recipe of pretraining by self-distillation. Defaults are the published recipe."""
 
-    Parameters
-    ----------
-    epochs : int
-        Passes over the participants.
-    batch_size : int or None
-        Participants in one optimiser step, over all ranks and accumulated parts; None takes 512, or less with
-        little data.
-    augmentation : int
-        Strength of the augmentation of views, 0 (none) to 3.
-    augmentation_levels : tuple of int or None
-        Levels of parcels, time, noise and scale one by one, instead of `augmentation` for all.
-    mask : str
-        Shape of the student's masks: ``slice`` (network or temporal, a fair coin for each view), ``network``,
-        ``temporal``, ``random`` or ``block``.
-    mask_ratio : tuple of float
-        Lowest and highest nominal share of masked tokens.
-    masked_batches : float
-        Probability that a batch is masked.
-    cls_weight, token_weight : float
-        Weights of the losses on class tokens and on masked tokens; 0 switches a loss off.
-    ttr_weight : float
-        Weight of the regulariser on time-averaged network tokens at the first step; 0 switches it off.
-    ttr_share : float
-        Share of the epochs after which that weight has fallen to 0.
-    coding_rate_weight, coding_rate_eps : float
-        Weight of the coding rate that keeps projections from collapsing (0 switches it off), and its distortion.
-    learning_rate : float
-        Peak learning rate at an effective batch of 256; it scales in proportion.
-    warmup_epochs : float
-        Epochs over which the learning rate rises from 0, at most half of all.
-    weight_decay : tuple of float
-        At the first and at the last step.
-    betas : tuple of float
-        Of AdamW.
-    adam_eps : float
-        Of AdamW.
-    momentum : tuple of float
-        Of the teacher's moving average, at the first and at the last step.
-    clip : float
-        Largest gradient norm.
-    """
-
-    epochs: int = 100
+    epochs: int = 100  # passes over the participants
+    # participants per step over all ranks and accumulated parts; None: 512, or fewer with little data
     batch_size: int | None = None
-    augmentation: int = 1
-    augmentation_levels: tuple[int, int, int, int] | None = None
+    augmentation: int = 1  # strength of the augmentation of views, 0 (none) to 3
+    augmentation_levels: tuple[int, int, int, int] | None = None  # parcels, time, noise, scale; overrides augmentation
+    # student masks: slice (network or temporal, fair coin per view), network, temporal, random or block
     mask: str = "slice"
-    mask_ratio: tuple[float, float] = (0.65, 0.85)
-    masked_batches: float = 0.5
-    cls_weight: float = 1.0
-    token_weight: float = 0.5
-    ttr_weight: float = 0.5
-    ttr_share: float = 0.05
-    coding_rate_weight: float = 1.0
-    coding_rate_eps: float = 0.05
-    learning_rate: float = 7e-4
-    warmup_epochs: float = 3.0
-    weight_decay: tuple[float, float] = (0.05, 0.3)
-    betas: tuple[float, float] = (0.9, 0.999)
-    adam_eps: float = 1e-8
-    momentum: tuple[float, float] = (0.99, 1.0)
-    clip: float = 1.0
+    mask_ratio: tuple[float, float] = (0.65, 0.85)  # lowest and highest nominal share of masked tokens
+    masked_batches: float = 0.5  # probability that a batch is masked
+    cls_weight: float = 1.0  # loss on class tokens; 0 switches it off
+    token_weight: float = 0.5  # loss on masked tokens; 0 switches it off
+    ttr_weight: float = 0.5  # regulariser on time-averaged network tokens, at the first step; 0 switches it off
+    ttr_share: float = 0.05  # share of the epochs after which ttr_weight has fallen to 0
+    coding_rate_weight: float = 1.0  # keeps projections from collapsing; 0 switches it off
+    coding_rate_eps: float = 0.05  # distortion of the coding rate
+    learning_rate: float = 7e-4  # peak at an effective batch of 256, scaled in proportion
+    warmup_epochs: float = 3.0  # rise from 0, at most half of all epochs
+    weight_decay: tuple[float, float] = (0.05, 0.3)  # at the first and at the last step
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
+    adam_eps: float = 1e-8  # of AdamW
+    momentum: tuple[float, float] = (0.99, 1.0)  # of the teacher's moving average, at the first and at the last step
+    clip: float = 1.0  # largest gradient norm
 
     def __post_init__(self) -> None:
         check(self.epochs >= 1, f"epochs must be 1 or more, found {self.epochs}.")

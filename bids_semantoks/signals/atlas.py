@@ -1,4 +1,4 @@
-"""Atlases: found by name or path, read in the space of the data, and laid onto a run's grid."""
+"""Atlases, found by name or path, read in the space of the data and resampled onto a run's grid."""
 
 from __future__ import annotations
 
@@ -34,25 +34,8 @@ _TIE = 1e-6
 
 
 def find_atlas_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
-    """Find the template spaces in which an atlas can be had without being warped.
-
-    Parameters
-    ----------
-    name_or_path : str or Path
-        Name of a registry entry, or path of a label image, a registry entry (``.json``) or an atlas dataset.
-    directory : Path or None
-        Where the files of registry entries are looked for first.
-
-    Returns
-    -------
-    tuple of str
-        Template spaces, at least one: those in which it is here, then those in which it can be fetched.
-
-    Raises
-    ------
-    AtlasError
-        There is no such atlas, or its files are in none of the places looked at and nobody publishes them.
-    """
+    """List the template spaces of an atlas that need no warping: local ones first, then those that can be fetched.
+    Raises AtlasError where the atlas is unknown, or its files are neither here nor published."""
     found = find_sources(name_or_path, directory=directory)
     spaces = (*found.spaces, *(found.entry.find_fetchable_spaces() if found.entry else ()))
     if not spaces and found.entry is not None:
@@ -63,27 +46,10 @@ def find_atlas_spaces(name_or_path: str | Path, *, directory: Path | None) -> tu
 def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None, work_dir: Path | None = None) -> Atlas:
     """Load the parcels of an atlas and check its images, fetching what is not here.
 
-    Parameters
-    ----------
-    name_or_path : str or Path
-        As for `find_atlas_spaces`.
-    space : str
-        Template space of the data.
-    directory : Path or None
-        Where the files of registry entries are looked for first.
-    work_dir : Path or None
-        Where fetched files go when the cache cannot be written; by default a temporary directory.
-
-    Returns
-    -------
-    Atlas
-        Parcels in the order of the atlas' table, with checksums of every file.
-
-    Raises
-    ------
-    AtlasError
-        The atlas is not found and cannot be fetched, is neither in this space nor can be warped to it, is damaged, or
-        its table and image do not fit each other.
+    `name_or_path` is a registry name, or the path of a label image, a registry entry (``.json``) or an atlas dataset.
+    Files of registry entries are searched in `directory` first; fetched files go to a temporary directory, in
+    `work_dir` if given, when the cache is not writable. Raises AtlasError where the atlas is neither found nor fetched,
+    has neither this space nor a transform to it, is damaged, or its table and image disagree.
     """
     found = find_sources(name_or_path, directory=directory)
     source = _choose_source(found, space, directory, work_dir)
@@ -133,26 +99,11 @@ def _choose_source(found: Sources, space: str, directory: Path | None, work_dir:
 
 
 def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Lay an atlas onto a grid: each voxel takes the label of the atlas voxel nearest to its centre.
+    """Resample an atlas onto a grid by nearest neighbour -> (X, Y, Z): position of the parcel plus 1, 0 for none.
 
-    Parameters
-    ----------
-    atlas : Atlas
-        Its images may have other grids and fields of view than the run, and than each other.
-    shape : tuple of int
-        Voxels of the grid along x, y, z.
-    affine : NDArray, float64, shape (4, 4)
-        Voxel of the grid to millimetre, in the space of the atlas.
-
-    Returns
-    -------
-    NDArray, int32, shape (X, Y, Z)
-        Position of the parcel plus 1; 0 where there is none. Where images overlap the first wins.
-
-    Raises
-    ------
-    AtlasError
-        No voxel of the grid lies in a parcel.
+    `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas' images may differ from the grid and
+    each other in voxels and field of view; where they overlap the first wins. The grid of a warped atlas is cached and
+    read-only. Raises AtlasError where no voxel of the grid lies in a parcel.
     """
     if not any(volume.transform for volume in atlas.volumes):
         return _lay(atlas, shape, affine)
@@ -208,7 +159,7 @@ def _sample_warped(
 
 
 def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> NDArray[np.int32]:
-    """Labels at coordinates in voxels; 0 outside of the image."""
+    """Look up labels at voxel coordinates; 0 outside the image."""
     inside = np.ones(voxels[0].shape, dtype=np.bool_)
     index = np.zeros(voxels[0].shape)
     for axis, size in zip(voxels, parcels.shape, strict=True):

@@ -1,7 +1,5 @@
-"""Which volumes show the response to a block of a task, and windows that hold one block each.
-
-Shape letters: T volumes of a run at the encoder's repetition time, P parcels, B blocks, W volumes in a window.
-"""
+"""Volumes that show the response to a task block, and windows that hold one block each.
+T volumes of a run at the encoder's repetition time, P parcels, B blocks, W volumes in a window."""
 
 from __future__ import annotations
 
@@ -23,26 +21,13 @@ _STEADY: Final = 64.0
 
 
 def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.float64]:
-    """Compute the haemodynamic response to a block, over that of a block that lasts.
+    """Compute the haemodynamic response to a block, 1 at a long block's plateau: times (n,) in s after onset -> (n,).
 
-    Parameters
-    ----------
-    times : NDArray, float64, shape (n,)
-        Seconds since the block's onset.
-    duration : float
-        Seconds.
-
-    Returns
-    -------
-    NDArray, float64, shape (n,)
-        1 is the level that a long block reaches.
-
-    References
-    ----------
     Difference of gamma densities (shapes 6 and 16, scale 1 s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40.
     """
 
     def integrate(t: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Compute the response to a block that starts at 0 and never ends."""
         late = np.maximum(t, 0)
         return np.asarray((gammainc(6, late) - gammainc(16, late) / 6) / (1 - 1 / 6))
 
@@ -50,18 +35,8 @@ def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.
 
 
 def find_block_times(duration: float) -> tuple[float, float] | None:
-    """Find when the response to a block exceeds a tenth of that to a lasting one.
-
-    Parameters
-    ----------
-    duration : float
-        Seconds.
-
-    Returns
-    -------
-    tuple of float, or None
-        First and last second after the onset; None when a block is too brief to get there.
-    """
+    """Find the first and last second after onset with a response above a tenth of a long block's plateau; None where
+    a block is too brief to get there."""
     shorter = min(duration, _STEADY)
     times = np.arange(0, shorter + _TAIL, _STEP)
     above = np.flatnonzero(compute_response(times, shorter) > THRESHOLD)
@@ -77,25 +52,11 @@ def find_block_volumes(
     start: float,
     longest: int,
 ) -> list[tuple[int, int] | None]:
-    """Find the volumes of each block; no volume belongs to two.
+    """Find the first volume and the number of volumes of each block; no volume belongs to two blocks.
 
-    Parameters
-    ----------
-    onsets, durations : sequence of float, length B
-        Seconds, onsets ascending, from the run's first volume.
-    n_volumes : int
-        Volumes of the run (T).
-    repetition_time : float
-        Seconds between them.
-    start : float
-        Seconds between the run's first volume and the first of these.
-    longest : int
-        Volumes that a block is cut to, at its end.
-
-    Returns
-    -------
-    list of (int, int) or None, length B
-        First volume and number; None where a block is too brief, or its response outside the run.
+    `onsets` (ascending) and `durations` are in seconds from the run's first volume; volume 0 here is at `start` on that
+    clock. A block is cut to its first `longest` volumes. None where a block is too brief, or its response starts
+    outside these volumes.
     """
     spans: list[tuple[float, float] | None] = []
     for onset, duration in zip(onsets, durations, strict=True):
@@ -127,27 +88,10 @@ def build_block_windows(
     repetition_time: float,
     last: bool,
 ) -> Windows:
-    """Build windows of which one patch holds a block, padded with zeros at its end; all else is to be masked.
+    """Build a window per block, signals (T, P) -> (B, W, P): the block in the first or `last` patch, zeros elsewhere.
 
-    Parameters
-    ----------
-    signals : NDArray, float32, shape (T, P)
-        Z-scored over the run.
-    present : NDArray, bool, shape (P,)
-        Parcels that have a signal.
-    blocks : sequence of (int, int), length B
-        First volume and number of each block, a patch at most.
-    window, patch : int
-        Volumes in a window (W) and in a patch.
-    repetition_time : float
-        Seconds between volumes.
-    last : bool
-        Whether the block's patch is the window's last rather than its first.
-
-    Returns
-    -------
-    Windows
-        One a block.
+    `signals` are z-scored over the run; `blocks` gives the first volume and the number of volumes, a patch at most, of
+    each. All patches but the block's are to be masked.
     """
     values = np.zeros((len(blocks), window, signals.shape[1]), dtype=np.float32)
     offset = window - patch if last else 0

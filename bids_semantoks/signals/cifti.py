@@ -1,10 +1,5 @@
-"""CIFTI-2 files: what their header says of both axes, and their numbers in blocks.
-
-The header's XML is read here and not by nibabel, which takes 1.2 s for 91,282 grayordinates: longer than reading and
-averaging ten minutes of data.
-
-Shape letters: T volumes, G grayordinates.
-"""
+"""CIFTI-2 files: both axes of the header, and the stored numbers in blocks of rows.
+The header's XML is parsed here because nibabel takes 1.2 s for 91,282 grayordinates."""
 
 from __future__ import annotations
 
@@ -27,64 +22,29 @@ _TYPE: Final = "CIFTI_INDEX_TYPE_"
 
 
 class CiftiError(ValueError):
-    """A file is no CIFTI-2 file of the kind expected; the text goes on after the file's path."""
+    """Raised where a file is not CIFTI-2 of the expected kind; the text continues a sentence after its path."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CiftiFile:
-    """A CIFTI-2 matrix: its two axes, and where its numbers lie.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    shape : tuple of (int, int)
-        Length of the axis along a row (dimension 0, contiguous in the file), and along a column (dimension 1).
-    kinds : tuple of (str, str)
-        What each axis maps to: ``SERIES``, ``BRAIN_MODELS``, ``PARCELS``, ``LABELS`` or ``SCALARS``.
-    axes : tuple of (Element, Element)
-        XML of each axis.
-    dtype : np.dtype
-        Of the stored numbers, with their byte order.
-    slope, intercept : float
-        Turn stored numbers into values.
-    offset : int
-        Bytes before the first number.
-    """
+    """A CIFTI-2 matrix: its two axes and where its numbers are stored."""
 
     path: Path
-    shape: tuple[int, int]
-    kinds: tuple[str, str]
-    axes: tuple[ET.Element, ET.Element]
-    dtype: np.dtype[Any]
-    slope: float
+    shape: tuple[int, int]  # length of a row (dimension 0, contiguous in the file), number of rows (dimension 1)
+    kinds: tuple[str, str]  # of dimensions 0 and 1: SERIES, BRAIN_MODELS, PARCELS, LABELS or SCALARS
+    axes: tuple[ET.Element, ET.Element]  # XML of dimensions 0 and 1
+    dtype: np.dtype[Any]  # of the stored numbers, with their byte order
+    slope: float  # value = slope * stored + intercept
     intercept: float
-    offset: int
+    offset: int  # bytes before the first number
 
     def check_kinds(self, along: str, down: str) -> None:
-        """Check what the axes map to.
-
-        Parameters
-        ----------
-        along, down : str
-            Expected of dimension 0 and of dimension 1.
-
-        Raises
-        ------
-        CiftiError
-            When it is something else.
-        """
+        """Check what dimensions 0 (`along`) and 1 (`down`) map to; CiftiError otherwise."""
         if self.kinds != (along, down):
             raise CiftiError(f"maps {' x '.join(self.kinds)}; {along} x {down} is expected")
 
     def check_complete(self) -> None:
-        """Check that all numbers are there.
-
-        Raises
-        ------
-        CiftiError
-            When the file ends early.
-        """
+        """Check that the file is long enough for all rows; CiftiError otherwise."""
         row = self.shape[0] * self.dtype.itemsize
         n_bytes = self.path.stat().st_size - self.offset
         if n_bytes < row * self.shape[1]:
@@ -92,25 +52,8 @@ class CiftiFile:
 
 
 def load_cifti(path: Path) -> CiftiFile:
-    """Read the header of a CIFTI-2 file.
-
-    Parameters
-    ----------
-    path : Path
-        Uncompressed NIfTI-2 file with the CIFTI extension.
-
-    Returns
-    -------
-    CiftiFile
-        Both axes.
-
-    Raises
-    ------
-    CiftiError
-        When it is no CIFTI-2 file, is damaged, or has another number of axes than two.
-    OSError
-        When it cannot be read.
-    """
+    """Read the header of an uncompressed CIFTI-2 file. Raises CiftiError where it is damaged, not CIFTI-2 or not of
+    two axes, OSError where it cannot be read."""
     with path.open("rb") as file:
         header = _read_header(file.read(540))
         root = _parse(_find_extension(file, header))
@@ -145,26 +88,10 @@ def load_cifti(path: Path) -> CiftiFile:
 
 
 def read_rows(file: CiftiFile, wanted: NDArray[np.bool_] | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Give the stored numbers in blocks of whole rows, a few megabytes each.
+    """Yield (first row, stored numbers in native byte order) in blocks of whole rows, a few MB each.
 
-    Parameters
-    ----------
-    file : CiftiFile
-        From `load_cifti`.
-    wanted : NDArray, bool, shape (rows,), or None
-        Blocks without any wanted row are not read; None for all.
-
-    Yields
-    ------
-    start : int
-        First row of the block.
-    block : NDArray, native byte order, shape (rows of the block, row length)
-        The memory is used again for the next block.
-
-    Raises
-    ------
-    CiftiError
-        When the file ends early.
+    Blocks without any `wanted` row (rows,) are skipped. Copy a block to keep it: its memory is reused for the next.
+    Raises CiftiError where the file ends early.
     """
     file.check_complete()
     length, n_rows = file.shape
@@ -195,7 +122,7 @@ def _read_header(block: bytes) -> Any:
 
 
 def _find_extension(file: Any, header: Any) -> bytes:
-    """Read the XML that stands between header and numbers."""
+    """Read the XML between header and numbers."""
     end = int(header["vox_offset"])
     has_extension = file.read(4)[:1] == b"\1" and 544 < end < _MAX_XML
     while has_extension and file.tell() + 8 <= end:

@@ -1,7 +1,4 @@
-"""What the axes of a CIFTI-2 file stand for: time, grayordinates, parcels or labels.
-
-Shape letters: G grayordinates.
-"""
+"""Axes of a CIFTI-2 file: time, grayordinates or labels."""
 
 from __future__ import annotations
 
@@ -18,18 +15,7 @@ _PREFIX: Final = "CIFTI_STRUCTURE_"
 
 
 def read_series_step(axis: ET.Element) -> float | None:
-    """Read the time between two volumes.
-
-    Parameters
-    ----------
-    axis : Element
-        Axis of kind ``SERIES``.
-
-    Returns
-    -------
-    float or None
-        Seconds; None when it is not positive or has another unit.
-    """
+    """Read the time between volumes (s) from a ``SERIES`` axis; None where it is not positive or not in seconds."""
     try:
         step = float(axis.get("SeriesStep", "")) * 10.0 ** int(axis.get("SeriesExponent", "0"))
     except (ValueError, OverflowError):
@@ -39,23 +25,8 @@ def read_series_step(axis: ET.Element) -> float | None:
 
 
 def read_grayordinates(axis: ET.Element) -> Grayordinates:
-    """Read which vertices and voxels a file has values for.
-
-    Parameters
-    ----------
-    axis : Element
-        Axis of kind ``BRAIN_MODELS``.
-
-    Returns
-    -------
-    Grayordinates
-        In the order of the file.
-
-    Raises
-    ------
-    CiftiError
-        When the models do not fit together.
-    """
+    """Read the vertices and voxels of a ``BRAIN_MODELS`` axis, in file order. Raises CiftiError where models are
+    missing, damaged or repeated, or do not follow one another."""
     shape, affine = _read_volume(axis.find("Volume"))
     models = sorted((_read_model(element) for element in axis.iter("BrainModel")), key=lambda model: model.offset)
     grayordinates = Grayordinates(models=tuple(models), shape=shape, affine=affine)
@@ -72,23 +43,7 @@ def read_grayordinates(axis: ET.Element) -> Grayordinates:
 
 
 def read_label_names(axis: ET.Element) -> dict[int, str]:
-    """Read the names of label keys.
-
-    Parameters
-    ----------
-    axis : Element
-        Axis of kind ``LABELS``.
-
-    Returns
-    -------
-    dict
-        Name by key, of the first map.
-
-    Raises
-    ------
-    CiftiError
-        When a key is no whole number.
-    """
+    """Read the name of each key in the first map of a ``LABELS`` axis; CiftiError where a key is not a whole number."""
     table = axis.find("NamedMap/LabelTable")
     labels = [] if table is None else table.findall("Label")
     try:

@@ -1,7 +1,4 @@
-"""Interpolate dropped volumes, filter and regress parcel signals: NumPy on (T, P).
-
-Shape letters: T volumes, P parcels, C regressors.
-"""
+"""Interpolation, filtering and confound regression of parcel signals (T volumes, P parcels, C regressors)."""
 
 from __future__ import annotations
 
@@ -29,28 +26,12 @@ _CONSTANT: Final = 1e-10
 
 
 def interpolate_dropped(values: Float64, kept: Bool) -> Float64:
-    """Replace dropped volumes by a cubic spline through the kept ones.
+    """Replace dropped volumes by a cubic spline through the kept ones: values (T, P), kept (T,) -> a new (T, P).
 
-    Between the first and the last kept volume the spline is the not-a-knot cubic through all kept volumes (a parabola
-    through three, a line through two); before the first and after the last the nearest kept volume is repeated, since
-    a cubic outside its data grows without bound. Kept volumes come back bit for bit.
-
-    Parameters
-    ----------
-    values : NDArray, shape (T, P)
-        Signals; what dropped rows hold is never read. Columns with NaN in a kept row pass as all NaN.
-    kept : NDArray, bool, shape (T,)
-        False for dropped volumes.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, P)
-        A new array.
-
-    Raises
-    ------
-    ValueError
-        When no volume is kept, or `kept` has another length.
+    The spline is not-a-knot (a parabola through three volumes, a line through two); before the first and after the last
+    kept volume the nearest kept one is repeated, since a cubic grows without bound outside its data. Kept volumes stay
+    the same bit for bit, dropped rows are never read, and columns with NaN in a kept row become all NaN. Raises
+    ValueError where no volume is kept, or the lengths differ.
     """
     if kept.shape != values.shape[:1]:
         raise ValueError(f"kept {kept.shape} does not fit values {values.shape}")
@@ -71,26 +52,8 @@ def interpolate_dropped(values: Float64, kept: Bool) -> Float64:
 
 
 def pass_band(band_pass: tuple[float, float] | None, *, repetition_time: float) -> tuple[float | None, float | None]:
-    """Find which sides of the pass band a run can have.
-
-    Parameters
-    ----------
-    band_pass : tuple of (float, float) or None
-        Low and high edge in Hz; 0 leaves that side open.
-    repetition_time : float
-        Seconds.
-
-    Returns
-    -------
-    tuple of (float or None, float or None)
-        Low and high edge in Hz, None for an open side. A high edge at or above the run's Nyquist frequency is open:
-        the run holds nothing above it that a low-pass could remove.
-
-    Raises
-    ------
-    RunFailed
-        ``no_repetition_time`` when the low edge is at or above the Nyquist frequency, so that nothing would remain.
-    """
+    """Find the edges (Hz) of the pass band that a run can have; None for an open side: 0, or a high edge at or above
+    Nyquist. Raises RunFailed no_repetition_time where the low edge is at or above Nyquist."""
     low, high = band_pass or (0.0, 0.0)
     nyquist = 0.5 / repetition_time
     if low >= nyquist:
@@ -111,44 +74,14 @@ def clean_signals(
     repetition_time: float,
     band_pass: tuple[float, float] | None,
 ) -> Float64:
-    """Remove linear trend, everything outside the pass band, and the regressors, in one step.
+    """Remove linear trend, all outside the pass band, and regressors in one step: (T, P), (T, C) -> (T, P).
 
-    Dropped volumes of signals and regressors are interpolated first (`interpolate_dropped`), so that what they hold
-    reaches no other volume. Signals and regressors are then detrended and filtered alike (Butterworth of order 5,
-    forwards and backwards) and the signals are projected onto the orthogonal complement of the regressors: filtering
-    only one of the two would bring filtered noise back in [1]_. `nilearn.signal.clean` does this part, without its
-    ``sample_mask``, which leaves some dropped volumes uninterpolated.
-
-    Parameters
-    ----------
-    values : NDArray, shape (T, P)
-        Signals; absent parcels are NaN columns.
-    regressors : NDArray, float64, shape (T, C)
-        Confound regressors, C may be 0; dropped rows are never read.
-    kept : NDArray, bool, shape (T,)
-        False for dropped volumes.
-    repetition_time : float
-        Seconds.
-    band_pass : tuple of (float, float) or None
-        Low and high edge in Hz, 0 for an open side; None for no filter. See `pass_band` for edges beyond Nyquist.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, P)
-        Cleaned signals in input units, around zero; dropped rows and absent columns are NaN.
-
-    Raises
-    ------
-    RunSkipped
-        ``too_few_kept`` when dropping volumes left too few for the regressors, ``too_short`` when there are too few
-        volumes without any regressor.
-    RunFailed
-        ``bad_confounds`` when there are more regressors than all volumes together can bear.
-
-    References
-    ----------
-    .. [1] Lindquist, M. A., Geuter, S., Wager, T. D., & Caffo, B. S. (2019). Modular preprocessing pipelines can
-       reintroduce artifacts into fMRI data. Human Brain Mapping, 40(8), 2358-2376.
+    Dropped volumes are interpolated first (`interpolate_dropped`) so that they affect no other volume; nilearn's
+    ``sample_mask`` leaves some uninterpolated. Signals and regressors are then detrended and filtered alike
+    (Butterworth, order 5, forwards and backwards): filtering only one of them brings filtered noise back in (Lindquist
+    et al., 2019, Human Brain Mapping 40, 2358-2376). `band_pass` is in Hz, see `pass_band`. The result is in input
+    units around zero; dropped rows and absent parcels are NaN. Raises RunSkipped too_few_kept or too_short, RunFailed
+    bad_confounds where even the whole run has too few volumes for the regressors.
     """
     low, high = pass_band(band_pass, repetition_time=repetition_time)
     confounds = _varying(regressors, kept)
@@ -170,7 +103,7 @@ def clean_signals(
 def _clean(
     signals: Float64, confounds: Float64 | None, repetition_time: float, band: tuple[float | None, float | None]
 ) -> Float64:
-    """Call nilearn on complete signals; columns without any variation come back as exact zeros."""
+    """Clean complete signals with nilearn; constant columns come back as exact zeros."""
     from nilearn.signal import clean  # noqa: PLC0415 - who only cuts windows, on a machine for training, has none
 
     n_volumes = signals.shape[0]
@@ -196,12 +129,12 @@ def _clean(
 
 
 def _padding(low: float | None, high: float | None) -> int:
-    """Volumes SciPy pads by default for a Butterworth filter of order 5 with these edges."""
+    """Return the volumes that SciPy pads by default for a Butterworth filter of order 5 with these edges."""
     return 33 if low is not None and high is not None else 18
 
 
 def _varying(regressors: Float64, kept: Bool) -> Float64:
-    """Leave out regressors that do not vary over kept volumes: scaled to unit variance they would be rounding noise."""
+    """Drop regressors that are constant over kept volumes: scaled to unit variance they would be rounding noise."""
     rows = np.asarray(regressors, dtype=np.float64)[kept]
     if rows.size == 0:
         return np.asarray(regressors, dtype=np.float64)[:, :0]
@@ -231,26 +164,10 @@ def _check_freedom(kept: Bool, n_regressors: int) -> None:
 def estimate_freedom(
     kept: Bool, n_regressors: int, *, repetition_time: float, band_pass: tuple[float, float] | None
 ) -> float:
-    """Estimate the share of the signal's degrees of freedom in the pass band that the regressors leave.
+    """Estimate the share (0 to 1) of the degrees of freedom in the pass band that the regressors leave.
 
-    A band of width b over t seconds of kept data holds about 2 * b * t of them, and filtered regressors take one each:
-    36 regressors remove nearly everything from 200 s between 0.01 and 0.1 Hz, however many volumes those hold.
-
-    Parameters
-    ----------
-    kept : NDArray, bool, shape (T,)
-        False for dropped volumes.
-    n_regressors : int
-        Regressors (C).
-    repetition_time : float
-        Seconds.
-    band_pass : tuple of (float, float) or None
-        Low and high edge in Hz, as for `clean_signals`.
-
-    Returns
-    -------
-    float
-        From 0 (nothing is left) to 1.
+    A band of width b over t seconds of kept data holds about 2 * b * t, and each filtered regressor takes one: 36
+    regressors remove nearly everything from 200 s between 0.01 and 0.1 Hz, however many volumes those hold.
     """
     low, high = pass_band(band_pass, repetition_time=repetition_time)
     width = (high or 0.5 / repetition_time) - (low or 0.0)
@@ -259,22 +176,8 @@ def estimate_freedom(
 
 
 def check_duration(kept: Bool, *, repetition_time: float, min_time: float) -> None:
-    """Check that a run has enough kept data.
-
-    Parameters
-    ----------
-    kept : NDArray, bool, shape (T,)
-        False for dropped volumes.
-    repetition_time : float
-        Seconds.
-    min_time : float
-        Seconds of kept data that a run needs; 0 for no limit (one volume must be kept all the same).
-
-    Raises
-    ------
-    RunSkipped
-        ``too_short`` when the whole run is shorter than `min_time`, ``too_few_kept`` when its kept part is.
-    """
+    """Refuse a run with less than `min_time` seconds of data: RunSkipped too_short (whole run) or too_few_kept (kept
+    part). At least one volume must be kept even where `min_time` is 0."""
     whole, left = kept.size * repetition_time, int(kept.sum()) * repetition_time
     slack = _DURATION_SLACK * repetition_time
     if kept.size == 0 or whole + slack < min_time:

@@ -1,4 +1,4 @@
-"""Choose confound regressors and the volumes to keep from fMRIPrep's confounds table."""
+"""Confound regressors and kept volumes, chosen from fMRIPrep's confounds table (T volumes, C regressors)."""
 
 from __future__ import annotations
 
@@ -30,29 +30,13 @@ _DESCRIPTORS: Final = Path("/proc/self/fd")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Regressors:
-    """Regressors of one run, and which of its volumes count.
+    """Regressors of one run and its kept volumes."""
 
-    Parameters
-    ----------
-    names : tuple of str, length C
-        Columns of the confounds table, in its order.
-    values : NDArray, float64, shape (T, C)
-        In the table's units, mean not removed. Finite in every kept volume; rows of dropped volumes may be NaN.
-    kept : NDArray, bool, shape (T,)
-        False for dummy and scrubbed volumes.
-    n_dummy : int
-        Leading dummy volumes.
-    framewise_displacement : NDArray, float64, shape (T,)
-        Millimetres; NaN where the table has none, as in the first volume.
-    warnings : tuple of str
-        What the user should know.
-    """
-
-    names: tuple[str, ...]
-    values: NDArray[np.float64]
-    kept: NDArray[np.bool_]
+    names: tuple[str, ...]  # (C,) columns of the confounds table, in its order
+    values: NDArray[np.float64]  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
+    kept: NDArray[np.bool_]  # (T,) False for dummy and scrubbed volumes
     n_dummy: int
-    framewise_displacement: NDArray[np.float64]
+    framewise_displacement: NDArray[np.float64]  # (T,) in mm; NaN where the table has none, as in the first volume
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -73,41 +57,14 @@ def select_regressors(
     fd_threshold: float | None,
     repetition_time: float,
 ) -> Regressors:
-    """Select the regressors of one run and the volumes to keep.
+    """Select the regressors (T, C) of one run and the volumes to keep.
 
-    nilearn's ``load_confounds`` chooses the columns of a strategy; their values are then read here, so that the mean
-    stays in and nothing depends on dropped volumes. A column that has no value in the first volumes (derivatives have
-    none in the first) takes there the value of the first kept volume that has one, which for derivatives is what
-    nilearn does. The JSON file beside the table is needed for CompCor alone, to tell which mask a component is from;
-    ICA-AROMA's components are known by their names.
-
-    Parameters
-    ----------
-    confounds : Path or ConfoundsTable or None
-        The run's confounds table (TSV), or one that was put together of several files.
-    denoising : Denoising
-        What to remove.
-    n_volumes : int
-        Volumes of the BOLD image (T).
-    dummy_scans : str
-        ``auto`` for the volumes that the table's leading non_steady_state_outlier columns mark, or their number.
-    fd_threshold : float or None
-        Volumes with more framewise displacement (mm) are scrubbed; None scrubs nothing.
-    repetition_time : float
-        Seconds.
-
-    Returns
-    -------
-    Regressors
-        Names, values (T, C), and the kept volumes.
-
-    Raises
-    ------
-    RunFailed
-        ``no_confounds`` when there is no table but one is needed, ``bad_confounds`` when it lacks a column, has other
-        rows than the image has volumes, or holds something that is no number.
-    RunSkipped
-        ``no_content`` when the table is a datalad link whose content was not fetched.
+    nilearn's ``load_confounds`` chooses the columns of a strategy; their values are read here, so that the mean stays
+    in and nothing depends on dropped volumes. n/a in the first row (derivatives) becomes the first value in a kept
+    volume, as in nilearn. Only CompCor needs the JSON file beside the table, for each component's mask. `dummy_scans`
+    is a number, or ``auto`` for what the leading non_steady_state_outlier columns mark; volumes over `fd_threshold`
+    (mm) are scrubbed. Raises RunFailed no_confounds where a table is needed but missing, bad_confounds where it lacks a
+    column, its rows do not match the volumes or a value is not a number; RunSkipped no_content.
     """
     path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
     if confounds is None or path is None or not (path.exists() or path.is_symlink()):
@@ -154,7 +111,7 @@ def select_regressors(
 
 
 def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
-    """Leading volumes that fMRIPrep found not to be in steady state."""
+    """Count the leading volumes that fMRIPrep marked as non-steady."""
     marks = [table.read_column(name) for name in table.names if name.startswith("non_steady_state_outlier")]
     if not marks:
         return 0
@@ -178,7 +135,7 @@ def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes:
 def _choose_columns(
     table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]
 ) -> tuple[str, ...]:
-    """Names of the regressors, in the table's order: nilearn's own order changes with Python's hash seed."""
+    """Choose the names of the regressors, in the table's order: nilearn's order changes with Python's hash seed."""
     if denoising.columns:
         chosen: set[str] = set()
         for pattern in denoising.columns:
@@ -195,7 +152,7 @@ def _choose_columns(
 
 
 def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]) -> None:
-    """Check what nilearn would pass over in silence or answer with a bare KeyError or TypeError."""
+    """Check what nilearn would ignore silently or answer with a bare KeyError or TypeError."""
     why = f"--denoise {denoising.name}"
     options = dict(denoising.options)
     wanted = [
@@ -224,7 +181,7 @@ def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_
 
 
 def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[str]:
-    """CompCor components that the JSON file lists for one kind of masks."""
+    """List the CompCor components that the JSON file gives for one kind of mask."""
     path = table.path.with_suffix(".json")
     if not path.exists() and not path.is_symlink():
         table.refuse(f"has no {path.name} beside it, which says from which mask each CompCor component comes")
@@ -250,11 +207,8 @@ def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[str]:
 
 
 def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: list[str]) -> list[str]:
-    """Cosines that fMRIPrep wrote, checked against what it writes for a run of this length.
-
-    With a cut-off of 128 s over T volumes (without dummies) the basis has floor(2 * T * TR / 128) functions, one of
-    which is the constant that fMRIPrep leaves out: a run under 128 s has none.
-    """
+    """List fMRIPrep's cosines, checked against their number for T steady volumes and a cut-off of 128 s: floor(T *
+    TR / 64) - 1, the constant being left out."""
     expected = math.floor(2 * steady_time / _HIGH_PASS_PERIOD + 1e-9) - 1
     n_found = sum(name.startswith("cosine") for name in table.names)
     if n_found == 0 and steady_time > _HIGH_PASS_PERIOD:
@@ -274,7 +228,7 @@ def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: li
 
 
 def _ask_nilearn(table: ConfoundsTable, denoising: Denoising) -> set[str]:
-    """Names of the columns that nilearn's strategy takes."""
+    """Return the columns that nilearn selects for the strategy."""
     arguments = {**dict(denoising.options), "strategy": denoising.strategy, "demean": False}
     with _linked(table, with_json="compcor" in denoising.strategy) as image, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -287,10 +241,8 @@ def _ask_nilearn(table: ConfoundsTable, denoising: Denoising) -> set[str]:
 
 @contextmanager
 def _linked(confounds: ConfoundsTable, *, with_json: bool) -> Iterator[Path]:
-    """Make a folder with links to one run's files alone, under the names nilearn looks for.
-
-    nilearn searches beside the image by name, and takes the files of siblings that differ in acq, dir or echo.
-    """
+    """Make a folder that links to one run's files alone, under the names nilearn searches for: beside the image it
+    would also match siblings that differ in acq, dir or echo."""
     # nilearn finds the JSON by replacing every "tsv" of the whole path, random letters of the folder included.
     folder = tempfile.TemporaryDirectory(prefix="confounds-")
     while "tsv" in Path(folder.name).name:
@@ -310,7 +262,7 @@ def _linked(confounds: ConfoundsTable, *, with_json: bool) -> Iterator[Path]:
 
 @contextmanager
 def _named_without_tsv(folder: str) -> Iterator[Path]:
-    """Give a folder that may lie below one with tsv in its name (TMPDIR is not ours to choose) a name without."""
+    """Give a folder a path without tsv in it, which TMPDIR may contain."""
     if "tsv" not in folder:
         yield Path(folder)
         return

@@ -1,4 +1,4 @@
-"""Images that another pipeline has denoised: which of their volumes count, and how much the participant moved."""
+"""Kept volumes and head motion of images that another pipeline has denoised."""
 
 from __future__ import annotations
 
@@ -17,32 +17,12 @@ _DISPLACEMENT = "framewise_displacement"
 
 
 def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: float | None) -> Regressors:
-    """Select the volumes to keep of a run that came denoised.
+    """Select the volumes to keep of a denoised run, without regressors.
 
-    Parameters
-    ----------
-    run : Run
-        `confounds` is the table of censored volumes, `tables` that of motion, where there are any.
-    n_volumes : int
-        Volumes of the image.
-    dummy_scans : str
-        ``auto`` for none (the pipeline dropped them), or their number.
-    fd_threshold : float or None
-        Volumes with more framewise displacement (mm) are scrubbed as well; None scrubs nothing more.
-
-    Returns
-    -------
-    Regressors
-        Without regressors. Volumes that the pipeline censored are not kept; where it left them out of the image, T
-        counts them nevertheless, so that time is not too short.
-
-    Raises
-    ------
-    RunFailed
-        ``no_confounds`` when `fd_threshold` is given and no table holds displacement; ``bad_confounds`` when a table
-        is damaged or fits neither the image nor the volumes kept.
-    RunSkipped
-        ``no_content`` when a table is a datalad link whose content was not fetched.
+    Volumes that the pipeline censored are dropped; T counts them even where the image leaves them out, so that time is
+    not too short. `dummy_scans` ``auto`` drops none (the pipeline did); volumes over `fd_threshold` (mm) are scrubbed
+    as well. Raises RunFailed no_confounds where `fd_threshold` has no motion table, bad_confounds where a table is
+    damaged or does not match the volumes; RunSkipped no_content.
     """
     kept, notes = _read_censored(run, n_volumes)
     n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), kept.size)
@@ -70,20 +50,7 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
 
 
 def insert_left_out(values: Float64, run: Run) -> Float64:
-    """Put back, as NaN, the volumes that a pipeline censored and left out of an image.
-
-    Parameters
-    ----------
-    values : NDArray, float64, shape (n, P)
-        One row a volume of the image.
-    run : Run
-        The run, which passed `select_volumes`.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, P)
-        The same array when nothing was left out.
-    """
+    """Insert NaN rows for volumes that the pipeline censored and left out of the image: values (n, P) -> (T, P)."""
     kept, _ = _read_censored(run, len(values))
     if len(values) == kept.size:
         return values

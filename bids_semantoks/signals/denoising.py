@@ -1,4 +1,4 @@
-"""Denoising presets: which regressors are removed, as JSON of ours or of one's own."""
+"""Denoising presets: the regressors to remove, as a built-in or user-supplied JSON file."""
 
 from __future__ import annotations
 
@@ -53,27 +53,13 @@ _ELSEWHERE: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Denoising:
-    """Which regressors are removed, by nilearn's strategy or by column names.
+    """Regressors to remove, by nilearn's strategy or by column name."""
 
-    Parameters
-    ----------
-    name : str
-        Name of the preset, or stem of the file.
-    description : str
-        One sentence for the methods text.
-    strategy : tuple of str
-        Components of nilearn's ``load_confounds``; empty for none.
-    options : tuple of (str, str or int)
-        Options of the components, complete: the models of motion, wm_csf and global_signal, and so on.
-    columns : tuple of str
-        Column names with ``*`` as wildcard, instead of a strategy.
-    """
-
-    name: str
-    description: str = ""
-    strategy: tuple[str, ...] = ()
-    options: tuple[tuple[str, str | int], ...] = ()
-    columns: tuple[str, ...] = ()
+    name: str  # of the preset, or stem of the file
+    description: str = ""  # one sentence for the methods text
+    strategy: tuple[str, ...] = ()  # components of nilearn's load_confounds
+    options: tuple[tuple[str, str | int], ...] = ()  # all options of these components, defaults filled in
+    columns: tuple[str, ...] = ()  # names with * as wildcard, instead of a strategy
 
     @property
     def is_none(self) -> bool:
@@ -82,25 +68,11 @@ class Denoising:
 
 
 def load_denoising(name_or_file: str) -> Denoising:
-    """Load a denoising preset or a JSON file of one's own.
+    """Load a denoising preset by name, or a JSON file by path.
 
-    A file holds either ``strategy`` (motion, wm_csf, global_signal, compcor, ica_aroma, high_pass) with the options of
-    these components, or ``columns``, a list of column names with ``*`` as wildcard; and a ``description`` if wanted.
-
-    Parameters
-    ----------
-    name_or_file : str
-        Name of a preset, or path of a JSON file.
-
-    Returns
-    -------
-    Denoising
-        The checked preset.
-
-    Raises
-    ------
-    ConfigurationError
-        When there is no such preset or file, or the file holds anything that nothing would read.
+    A file holds ``strategy`` (motion, wm_csf, global_signal, compcor, ica_aroma, high_pass) with the options of these
+    components, or ``columns`` (names, ``*`` as wildcard), and may hold a ``description``. Raises ConfigurationError
+    where it does not exist, is invalid or holds a key that nothing would read.
     """
     if name_or_file in PRESETS:
         return _read_denoising(_PRESET_FOLDER / f"{name_or_file}.json", name_or_file)

@@ -1,4 +1,4 @@
-"""Files fetched into our cache, whole or not at all, with their checksums beside them."""
+"""Downloads into the cache, whole or not at all, with their checksums beside them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,7 @@ _BLOCK: Final = 1 << 20
 
 
 def find_target(work_dir: Path | None) -> Path:
-    """Find a directory that fetched files can be written into.
-
-    Parameters
-    ----------
-    work_dir : Path or None
-        Where they go for this call alone when the cache cannot be written; by default a temporary directory that is
-        removed at the end of the process.
-
-    Returns
-    -------
-    Path
-        Our cache, or what takes its place.
-    """
+    """Return the cache if writable, else a temporary directory (in `work_dir` if given) that is removed at exit."""
     cache = find_cache()
     if cache is not None and is_writable(cache):
         return cache
@@ -64,18 +52,7 @@ def _remove(path: Path, owner: int) -> None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Tell whether a directory can be written into, by trying; permission bits do not tell on every file system.
-
-    Parameters
-    ----------
-    folder : Path
-        The directory, made if need be.
-
-    Returns
-    -------
-    bool
-        True when a file could be made.
-    """
+    """Test by writing whether a directory (made if need be) is writable; permission bits can mislead."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -85,23 +62,8 @@ def is_writable(folder: Path) -> bool:
 
 
 def download(address: str, target: Path, *, sha256: str | None = None) -> None:
-    """Fetch a file: under its name it is whole, or not there.
-
-    Parameters
-    ----------
-    address : str
-        ``https:``, ``http:`` or ``file:``.
-    target : Path
-        Where it goes. Its checksum is recorded beside it, for `check_recorded`.
-    sha256 : str or None
-        Checksum that it must have; None when it is not known beforehand.
-
-    Raises
-    ------
-    AtlasError
-        Downloads are forbidden here, the server cannot be reached, lacks the file, sends less than it promised or
-        another one, or `target` cannot be written.
-    """
+    """Download a URL (https, http, file) to `target`, whole or not at all, and record its checksum beside it. Raises
+    AtlasError where downloads are forbidden or fail, bytes are missing, or the checksum is not `sha256`."""
     if obstacle := find_obstacle(address):
         raise AtlasError(f"{target.name} is not here, and {obstacle}.")
     LOG.info("Fetching %s ...", address)
@@ -158,22 +120,7 @@ def _name_record(path: Path) -> Path:
 
 
 def check_published(path: Path, sha256: str, published: str | None) -> None:
-    """Hold a file against the checksum of what is published under its name.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    sha256 : str
-        Its checksum.
-    published : str or None
-        Checksum that it should have; None where it is not known.
-
-    Raises
-    ------
-    AtlasError
-        It is another one.
-    """
+    """Refuse a file whose checksum is not that of the published file: AtlasError; None passes any."""
     if published is not None and sha256 != published:
         raise AtlasError(
             f"{path} has the SHA-256 {sha256}, expected {published}: it is not the file that is published as "
@@ -184,20 +131,7 @@ def check_published(path: Path, sha256: str, published: str | None) -> None:
 
 
 def check_recorded(path: Path, sha256: str) -> None:
-    """Hold a file against the checksum that was recorded when it was fetched.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    sha256 : str
-        Its checksum now.
-
-    Raises
-    ------
-    AtlasError
-        It is another one; a file without a record passes.
-    """
+    """Refuse a file whose checksum has changed since it was fetched: AtlasError; a file without a record passes."""
     record = _name_record(path)
     try:
         recorded = record.read_text(encoding="utf-8").split()[:1]

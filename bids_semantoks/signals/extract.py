@@ -1,4 +1,4 @@
-"""From a BOLD run to its parcel signals: check, average, judge coverage, clean."""
+"""Parcel signals of a BOLD run: check, average, judge coverage, clean."""
 
 from __future__ import annotations
 
@@ -27,28 +27,10 @@ _LITTLE_FREEDOM = 0.3
 
 
 def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regressors:
-    """Check all that can be told without reading the voxels.
+    """Check a run without reading its voxels; return its regressors and kept volumes.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-    config : SignalsConfig
-        Thresholds for its volumes and length.
-    denoising : Denoising
-        What is to be removed.
-
-    Returns
-    -------
-    Regressors
-        The run's regressors, kept volumes, and what to tell the user.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content``, ``too_short`` or ``too_few_kept``.
-    RunFailed
-        ``no_mask``, ``no_repetition_time``, ``no_confounds``, ``bad_confounds`` or ``bad_image``.
+    Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_mask, no_repetition_time, no_confounds,
+    bad_confounds or bad_image.
     """
     check_content(run.bold)
     _find_mask(run)
@@ -80,33 +62,10 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
 
 
 def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: Denoising) -> ParcelSignals:
-    """Extract the raw and cleaned signal of every parcel of one run.
+    """Extract the raw and cleaned parcel signals (T, P) of one run; NaN columns where coverage < `config.min_coverage`.
 
-    Parameters
-    ----------
-    run : Run
-        Image, mask, confounds and repetition time.
-    atlas : Atlas
-        Parcels, in the run's space.
-    config : SignalsConfig
-        Filter, scrubbing, dummy volumes, length and coverage.
-    denoising : Denoising
-        What is to be removed.
-
-    Returns
-    -------
-    ParcelSignals
-        Signals (T, P); parcels with a coverage under `config.min_coverage` are absent (NaN columns).
-
-    Raises
-    ------
-    AtlasError
-        The atlas is in another space than the run or covers nothing of it.
-    RunSkipped
-        ``no_content``, ``too_short`` or ``too_few_kept``.
-    RunFailed
-        ``no_mask``, ``no_repetition_time``, ``no_confounds``, ``bad_confounds``, ``bad_image``, ``space_mismatch`` or
-        ``low_coverage``.
+    Raises AtlasError where the atlas is in another space than the run or covers nothing of it; RunSkipped and RunFailed
+    as `check_run`, and RunFailed space_mismatch or low_coverage.
     """
     if run.space != atlas.space:
         raise AtlasError(
@@ -158,7 +117,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
 def _describe_freedom(
     regressors: Regressors, repetition_time: float, band_pass: tuple[float, float] | None
 ) -> tuple[str, ...]:
-    """Say when the regressors take most of what the filter leaves."""
+    """Warn when the regressors remove most of what the filter leaves."""
     n_regressors = len(regressors.names)
     left = estimate_freedom(regressors.kept, n_regressors, repetition_time=repetition_time, band_pass=band_pass)
     if left >= _LITTLE_FREEDOM:

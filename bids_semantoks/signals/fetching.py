@@ -1,4 +1,4 @@
-"""Images and transforms of atlases, fetched to where they are looked for."""
+"""Downloads of atlas images and of transforms between template spaces."""
 
 from __future__ import annotations
 
@@ -12,34 +12,12 @@ from bids_semantoks.signals.registry import Ingredient
 
 
 def name_transform(source: str, target: str) -> str:
-    """Name the file that takes images from one template space to another.
-
-    Parameters
-    ----------
-    source, target : str
-        Template spaces; points go the other way.
-
-    Returns
-    -------
-    str
-        Path in TemplateFlow's archive.
-    """
+    """Return the path of an image transform in TemplateFlow's archive; it maps points from `target` to `source`."""
     return f"tpl-{target}/tpl-{target}_from-{source}_mode-image_xfm.h5"
 
 
 def find_address(ingredient: Ingredient) -> str:
-    """Find where an image can be fetched from.
-
-    Parameters
-    ----------
-    ingredient : Ingredient
-        The image.
-
-    Returns
-    -------
-    str
-        Address; empty when there is none.
-    """
+    """Find the URL of an image; empty when nobody publishes it."""
     if ingredient.repository:
         return f"{HUB_SERVER}/{ingredient.repository}/resolve/main/{ingredient.files[0]}"
     if ingredient.url:
@@ -48,25 +26,7 @@ def find_address(ingredient: Ingredient) -> str:
 
 
 def fetch_image(ingredient: Ingredient, target: Path) -> Path:
-    """Fetch one label image.
-
-    Parameters
-    ----------
-    ingredient : Ingredient
-        What is wanted.
-    target : Path
-        A directory laid out like our cache.
-
-    Returns
-    -------
-    Path
-        The image.
-
-    Raises
-    ------
-    AtlasError
-        It cannot be fetched.
-    """
+    """Fetch one label image into `target`, a directory with the layout of the cache; AtlasError where that fails."""
     name = ingredient.files[0]
     if ingredient.repository:
         try:
@@ -82,25 +42,8 @@ def fetch_image(ingredient: Ingredient, target: Path) -> Path:
 
 
 def fetch_transform(source: str, target: str, root: Path) -> Path:
-    """Fetch the file that takes images from one template space to another.
-
-    Parameters
-    ----------
-    source, target : str
-        Template spaces.
-    root : Path
-        A directory laid out like our cache.
-
-    Returns
-    -------
-    Path
-        The transform.
-
-    Raises
-    ------
-    AtlasError
-        TemplateFlow has none, or it cannot be fetched.
-    """
+    """Fetch an image transform into `root`, a directory with the layout of the cache. Raises AtlasError where
+    TemplateFlow has none or the download fails."""
     name = name_transform(source, target)
     path = root / TEMPLATEFLOW / name
     download(f"{TEMPLATEFLOW_SERVER}/{name}", path)
@@ -108,25 +51,8 @@ def fetch_transform(source: str, target: str, root: Path) -> Path:
 
 
 def fetch_missing_transform(source: str, target: str, work_dir: Path | None) -> Path:
-    """Fetch a transform into our cache, or what takes its place.
-
-    Parameters
-    ----------
-    source, target : str
-        Template spaces.
-    work_dir : Path or None
-        Where it goes when the cache cannot be written.
-
-    Returns
-    -------
-    Path
-        The transform.
-
-    Raises
-    ------
-    AtlasError
-        TemplateFlow has none, or it cannot be fetched.
-    """
+    """Fetch an image transform into the cache, or for this process only (below `work_dir` if given) when the cache
+    is not writable; AtlasError where that fails."""
     if obstacle := find_obstacle(TEMPLATEFLOW_SERVER):
         raise AtlasError(f"{Path(name_transform(source, target)).name} is not here, and {obstacle}")
     return fetch_transform(source, target, find_target(work_dir))

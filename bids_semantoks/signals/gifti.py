@@ -1,10 +1,5 @@
-"""GIFTI files of one hemisphere: what their header says, and their volumes one after the other.
-
-A file holds one data array a volume, each encoded on its own, or a single array of all. The XML is read as a stream,
-so that a long run on a fine mesh takes the memory of some volumes, not of all.
-
-Shape letters: V vertices, T volumes.
-"""
+"""GIFTI time series of one hemisphere: sizes, and volumes in order (V vertices, T volumes).
+The XML is streamed: with one data array per volume, as is usual, only a few volumes are in memory."""
 
 from __future__ import annotations
 
@@ -44,72 +39,37 @@ _HEMISPHERE: Final = re.compile(r"(?:^|[_.])(?:hemi-)?(L|R|lh|rh)(?=[_.])")
 
 
 class GiftiError(ValueError):
-    """A file is no GIFTI file of series; the text goes on after the file's path."""
+    """Raised where a file is not a GIFTI time series; the text continues a sentence after its path."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GiftiHeader:
-    """What the first data array of a file says.
+    """Sizes of a file, from its first data array."""
 
-    Parameters
-    ----------
-    n_arrays : int
-        Data arrays that the file promises.
-    shape : tuple of int
-        Of the first one: (V,) for a volume, (V, T) for all at once.
-    """
-
-    n_arrays: int
-    shape: tuple[int, ...]
+    n_arrays: int  # data arrays that the file promises
+    shape: tuple[int, ...]  # of the first array: (V,) for one volume, (V, T) for all at once
 
     @property
     def n_vertices(self) -> int:
-        """Vertices of the mesh (V)."""
+        """Number of vertices of the mesh (V)."""
         return self.shape[0]
 
     @property
     def n_volumes(self) -> int:
-        """Volumes (T)."""
+        """Number of volumes (T)."""
         return self.shape[1] if len(self.shape) > 1 and self.n_arrays == 1 else self.n_arrays
 
 
 def find_hemisphere(name: str) -> str:
-    """Find the hemisphere in a file's name.
-
-    Parameters
-    ----------
-    name : str
-        Such as ``sub-01_hemi-L_space-fsaverage5_bold.func.gii``, ``lh.aparc.annot`` or ``S1.R.label.gii``.
-
-    Returns
-    -------
-    str
-        ``CORTEX_LEFT`` or ``CORTEX_RIGHT``; empty when the name tells neither, or both.
-    """
+    """Find the hemisphere in a file name (``_hemi-L_``, ``lh.``, ``.R.``): ``CORTEX_LEFT``, ``CORTEX_RIGHT``, or
+    empty where the name has neither or both."""
     found = {letter[0].upper() for letter in _HEMISPHERE.findall(name)}
     return {"L": LEFT, "R": RIGHT}[found.pop()] if len(found) == 1 else ""
 
 
 def load_gifti_header(path: Path) -> GiftiHeader:
-    """Read the beginning of a GIFTI file of series.
-
-    Parameters
-    ----------
-    path : Path
-        ``.func.gii`` file of one hemisphere.
-
-    Returns
-    -------
-    GiftiHeader
-        Sizes.
-
-    Raises
-    ------
-    GiftiError
-        When it is no GIFTI file, or holds geometry.
-    OSError
-        When it cannot be read.
-    """
+    """Read the sizes of a ``.func.gii`` file of one hemisphere. Raises GiftiError where it is not GIFTI or holds
+    geometry, OSError where it cannot be read."""
     reader = _Reader(path)
     with path.open("rb") as file:
         while not reader.attributes and (chunk := file.read(_CHUNK)):
@@ -120,25 +80,8 @@ def load_gifti_header(path: Path) -> GiftiHeader:
 
 
 def read_volumes(path: Path) -> Iterator[NDArray[Any]]:
-    """Give the volumes of one hemisphere in order.
-
-    Parameters
-    ----------
-    path : Path
-        ``.func.gii`` file.
-
-    Yields
-    ------
-    NDArray, native byte order, shape (V,)
-        Values of one volume.
-
-    Raises
-    ------
-    GiftiError
-        When the file is damaged, or its arrays differ in size.
-    OSError
-        When it cannot be read.
-    """
+    """Yield the volumes (V,) of a ``.func.gii`` file in order, in native byte order. Raises GiftiError where the
+    file is damaged or its arrays differ in size, OSError where it cannot be read."""
     reader = _Reader(path)
     n_volumes = 0
     with path.open("rb") as file:
@@ -161,7 +104,7 @@ def read_volumes(path: Path) -> Iterator[NDArray[Any]]:
 
 
 class _Reader:
-    """Takes the data arrays out of a GIFTI file as its bytes come in."""
+    """Incremental parser of a GIFTI file that queues its data arrays."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -220,7 +163,7 @@ def _read_shape(attributes: dict[str, str]) -> tuple[int, ...]:
 
 
 def _decode(text: str, attributes: dict[str, str], path: Path) -> NDArray[Any]:
-    """Turn the text of a data array into numbers (V,) or (V, T)."""
+    """Decode the text of a data array: (V,) or (V, T)."""
     shape = _read_shape(attributes)
     kind, encoding = attributes.get("DataType", ""), attributes.get("Encoding", "")
     if kind not in _TYPES:

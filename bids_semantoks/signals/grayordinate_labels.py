@@ -1,7 +1,5 @@
-"""Which parcel each grayordinate of a run belongs to: by structure and vertex or voxel, never by position alone.
-
-Shape letters: G grayordinates of the run, P parcels.
-"""
+"""Parcels of grayordinates, matched by structure and vertex or voxel, never by position alone.
+G grayordinates of the run, P parcels."""
 
 from __future__ import annotations
 
@@ -31,27 +29,8 @@ _N_KEPT: Final = 2
 
 
 def label_file(atlas: Atlas, file: CiftiFile) -> Labels:
-    """Find the parcel of each grayordinate of a CIFTI file, once for all files that describe them alike.
-
-    Parameters
-    ----------
-    atlas : Atlas
-        As for `label_grayordinates`.
-    file : CiftiFile
-        A series of grayordinates.
-
-    Returns
-    -------
-    labels, n_atlas, missing
-        As of `label_grayordinates`, not to be written to.
-
-    Raises
-    ------
-    CiftiError
-        The file describes another number of grayordinates than it holds.
-    RunFailed
-        As of `label_grayordinates`.
-    """
+    """Label a CIFTI series as `label_grayordinates` does, once for all files with the same axis (read-only arrays).
+    Raises CiftiError where the file holds another number of grayordinates than it describes."""
     key = (atlas.sha256, hashlib.sha256(ET.tostring(file.axes[1])).hexdigest(), file.shape[1])
     if key not in _KEPT:
         grayordinates = read_grayordinates(file.axes[1])
@@ -67,30 +46,12 @@ def label_file(atlas: Atlas, file: CiftiFile) -> Labels:
 
 
 def label_grayordinates(atlas: Atlas, grayordinates: Grayordinates, path: Path) -> Labels:
-    """Find the parcel of each grayordinate of a run.
+    """Find the parcel of each grayordinate of a run: labels (G,), n_atlas (P,), missing.
 
-    Parameters
-    ----------
-    atlas : Atlas
-        Where several of its files label a grayordinate the first wins.
-    grayordinates : Grayordinates
-        Of the run.
-    path : Path
-        The run's file, for messages.
-
-    Returns
-    -------
-    labels : NDArray, int64, shape (G,)
-        Position of the parcel plus 1; 0 where there is none.
-    n_atlas : NDArray, int64, shape (P,)
-        Grayordinates of each parcel, those that the run lacks among them.
-    missing : tuple of str
-        Structures with parcels that the run lacks.
-
-    Raises
-    ------
-    RunFailed
-        ``space_mismatch``, or ``bad_image`` when the run lacks a hemisphere that the atlas has.
+    `labels` is the position of the parcel plus 1, 0 for none; where files of the atlas overlap the first wins.
+    `n_atlas` counts the grayordinates of each parcel, including those that the run lacks; `missing` names structures
+    with parcels that the run lacks. Raises RunFailed space_mismatch, or bad_image where the run lacks a hemisphere of
+    the atlas.
     """
     labels = np.zeros(grayordinates.size, dtype=np.int64)
     n_atlas = np.zeros(len(atlas.parcels), dtype=np.int64)
@@ -133,7 +94,7 @@ def _label_structure(
     found: NDArray[np.int64],
     context: tuple[Grayordinates, Grayordinates, AtlasVolume, Path],
 ) -> NDArray[np.int64]:
-    """Label one structure of a run; returns the labels of the atlas' grayordinates that the run lacks."""
+    """Label one structure of a run in place; return the labels of the atlas' grayordinates that the run lacks."""
     own, other, volume, path = context
     if here.n_vertices != there.n_vertices:
         raise RunFailed(
@@ -168,7 +129,7 @@ def _label_structure(
 def _label_by_coordinates(
     labels: NDArray[np.int64], volume: AtlasVolume, atlas: Atlas, grayordinates: Grayordinates
 ) -> None:
-    """Give voxels without a label that of the image's voxel nearest to their centre."""
+    """Label voxels that have no label yet, in place, by the voxel of an atlas image nearest to their centre."""
     image: Any = nib.load(volume.path)
     stored = np.rint(np.asanyarray(image.dataobj)).astype(np.int64).reshape(image.shape[:3])
     to_image = np.linalg.inv(image.affine) @ grayordinates.affine

@@ -1,4 +1,4 @@
-"""Warped atlases on the grids of runs, kept in our cache: reading a transform takes seconds and much memory."""
+"""Cache of warped atlases on run grids: reading a transform takes seconds and much memory."""
 
 from __future__ import annotations
 
@@ -24,20 +24,7 @@ def _name_grid(key: str) -> Path | None:
 
 
 def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None:
-    """Find a grid that this process has laid or read, or read one that another has laid.
-
-    Parameters
-    ----------
-    key : str
-        What tells grids apart: letters and digits.
-    shape : tuple of int
-        Voxels along x, y, z.
-
-    Returns
-    -------
-    NDArray, int32, shape (X, Y, Z), or None
-        The grid, not to be written to; None when it is not there or not whole.
-    """
+    """Return a grid (X, Y, Z), read-only, from this process or the disk cache; None where it is missing or damaged."""
     if key in _HERE:
         return _HERE[key]
     path = _name_grid(key)
@@ -59,15 +46,7 @@ def _keep_here(key: str, grid: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def keep_grid(key: str, grid: NDArray[np.int32]) -> None:
-    """Keep a grid for this process, and for others where the cache can be written.
-
-    Parameters
-    ----------
-    key : str
-        As for `read_grid`.
-    grid : NDArray, int32, shape (X, Y, Z)
-        The grid.
-    """
+    """Keep a grid (X, Y, Z) for this process, which makes it read-only, and on disk where the cache is writable."""
     _keep_here(key, grid)
     path = _name_grid(key)
     if path is None or not is_writable(path.parent):

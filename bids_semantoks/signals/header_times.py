@@ -1,4 +1,4 @@
-"""The repetition time of parcel series whose sidecars state none, from the header of an image of the same run."""
+"""Repetition time of parcel series whose sidecars give none, from the header of an image of the same run."""
 
 from __future__ import annotations
 
@@ -21,18 +21,8 @@ _ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
 
 
 def find_header_time(run: Run) -> tuple[float, Path] | None:
-    """Find the repetition time of a run in the headers of its files.
-
-    Parameters
-    ----------
-    run : Run
-        `bold` is a table of series, or a parcellated CIFTI series.
-
-    Returns
-    -------
-    tuple of (float, Path), or None
-        Seconds, and the file that says so; None when no CIFTI or NIfTI file of the run beside it does.
-    """
+    """Find the repetition time (s) of a run of parcel series in a header of its CIFTI or NIfTI files, and that file;
+    None where there is none."""
     source = re.sub(f"{_DERIVED}$", "", run.bold.name)
     of_run = re.compile(re.escape(source) + _DERIVED)
     siblings = sorted(path for path in run.bold.parent.iterdir() if of_run.fullmatch(path.name) and path != run.bold)

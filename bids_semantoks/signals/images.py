@@ -1,4 +1,4 @@
-"""What is known of a run's images before voxels are read: content, header, grid and mask."""
+"""Content, header, grid and mask of a run's images, before its voxels are read."""
 
 from __future__ import annotations
 
@@ -34,52 +34,21 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Volumes:
-    """Where the volumes of a 4-D image lie in its file, and how to read them.
-
-    Parameters
-    ----------
-    path : Path
-        NIfTI-1 or NIfTI-2 file, compressed or not.
-    shape : tuple of int
-        Voxels along x, y, z.
-    n_volumes : int
-        Volumes that the header promises.
-    affine : NDArray, float64, shape (4, 4)
-        Voxel to millimetre.
-    dtype : np.dtype
-        Of the stored numbers, with their byte order.
-    slope, intercept : float
-        Turn stored numbers into values.
-    offset : int
-        Bytes before the first volume.
-    repetition_time : float or None
-        Seconds, from the header; None when it holds none.
-    """
+    """Place and encoding of the volumes of a 4-D NIfTI file."""
 
     path: Path
-    shape: tuple[int, int, int]
-    n_volumes: int
-    affine: NDArray[np.float64]
-    dtype: np.dtype[Any]
-    slope: float
+    shape: tuple[int, int, int]  # voxels along x, y, z
+    n_volumes: int  # as the header promises
+    affine: NDArray[np.float64]  # (4, 4) voxel to mm
+    dtype: np.dtype[Any]  # of the stored numbers, with their byte order
+    slope: float  # value = slope * stored + intercept
     intercept: float
-    offset: int
-    repetition_time: float | None
+    offset: int  # bytes before the first volume
+    repetition_time: float | None  # in seconds; None where the header has none
 
 
 def check_content(path: Path) -> None:
-    """Refuse a file whose content was never fetched.
-
-    Parameters
-    ----------
-    path : Path
-        File to be read.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content``: a dangling link, or the pointer file that git-annex leaves in its place.
-    """
+    """Refuse a file whose content was not fetched (dangling link or git-annex pointer): RunSkipped no_content."""
     is_pointer = False
     if path.is_file() and path.stat().st_size < 4096:
         is_pointer = b"/annex/objects/" in path.read_bytes()[:2048]
@@ -88,25 +57,8 @@ def check_content(path: Path) -> None:
 
 
 def load_volumes(path: Path) -> Volumes:
-    """Read the header of a BOLD image.
-
-    Parameters
-    ----------
-    path : Path
-        4-D NIfTI file, ``.nii`` or ``.nii.gz``.
-
-    Returns
-    -------
-    Volumes
-        What is needed to stream it.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content``.
-    RunFailed
-        ``bad_image``: not a NIfTI image, not 4-D, or of numbers that are not real.
-    """
+    """Read the header of a 4-D NIfTI file. Raises RunFailed bad_image where it is damaged, not 4-D or not of real
+    numbers, RunSkipped no_content."""
     check_content(path)
     try:
         image = nib.load(path)
@@ -145,27 +97,8 @@ def load_volumes(path: Path) -> Volumes:
 
 
 def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
-    """Read the brain mask of a run.
-
-    Parameters
-    ----------
-    path : Path
-        3-D NIfTI image; not 0 in the brain.
-    volumes : Volumes
-        The run's image, whose grid the mask must have.
-
-    Returns
-    -------
-    NDArray, bool, shape (X, Y, Z)
-        True in the brain.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content``.
-    RunFailed
-        ``bad_image`` when the mask cannot be read, ``space_mismatch`` when its grid is not the run's.
-    """
+    """Read the brain mask (X, Y, Z) of a run: True where not 0. Raises RunFailed bad_image, space_mismatch (not the
+    run's grid) or low_coverage (empty), RunSkipped no_content."""
     check_content(path)
     try:
         image: Any = nib.load(path)
@@ -189,16 +122,5 @@ def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
 
 
 def one_line(error: Exception) -> str:
-    """Give the text of an error without line breaks.
-
-    Parameters
-    ----------
-    error : Exception
-        As a library raised it.
-
-    Returns
-    -------
-    str
-        Its text, or its kind when it has none.
-    """
+    """Return the text of an error without line breaks, or its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Label images read and checked: whole numbers, the labels that should be there, and where they should lie."""
+"""Label images: reading, and checks of their labels and where these lie."""
 
 from __future__ import annotations
 
@@ -23,25 +23,8 @@ _NEAR: Final = 12.0
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Read a label image.
-
-    Parameters
-    ----------
-    path : Path
-        3-D NIfTI image of whole numbers.
-
-    Returns
-    -------
-    labels : NDArray, int64, shape (X, Y, Z)
-        Labels; 0 is no parcel.
-    affine : NDArray, float64, shape (4, 4)
-        Voxel to millimetre.
-
-    Raises
-    ------
-    AtlasError
-        The file is damaged, or no label image.
-    """
+    """Read a 3-D label image: labels (X, Y, Z), 0 for none, and affine (4, 4), voxel to mm. Raises AtlasError where
+    it is damaged or holds anything but labels."""
     try:
         image: Any = nib.load(path)
         stored = np.asanyarray(image.dataobj)
@@ -66,24 +49,8 @@ def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def check_labels(part: Part, table: LabelTable, present: set[int], values: Sequence[int]) -> None:
-    """Check that an image holds the labels that it should hold, and no others where that is known.
-
-    Parameters
-    ----------
-    part : Part
-        The image.
-    table : LabelTable
-        Parcels of the atlas.
-    present : set of int
-        Labels in the image.
-    values : sequence of int
-        Labels that count.
-
-    Raises
-    ------
-    AtlasError
-        Labels have no row, none that counts is there, or the image must hold a known set and holds another.
-    """
+    """Check the labels `present` in an image, of which `values` count. Raises AtlasError where some have no row in
+    the table, none that counts is there, or the image must hold a known set and does not."""
     if part.values is None and present - set(table.values):
         unknown = sorted(present - set(table.values))
         raise AtlasError(
@@ -109,24 +76,8 @@ def check_landmarks(
     image: tuple[NDArray[np.int64], NDArray[np.float64]],
     landmarks: Mapping[int, tuple[float, ...]],
 ) -> None:
-    """Check that some labels lie where they should: another order of values, or a flipped image, shows at once.
-
-    Parameters
-    ----------
-    part : Part
-        The image.
-    table : LabelTable
-        Parcels of the atlas.
-    image : tuple of NDArray
-        Its labels (X, Y, Z), and voxel to millimetre (4, 4).
-    landmarks : mapping of int to tuple of float
-        Where the centre of some labels is expected, in millimetres.
-
-    Raises
-    ------
-    AtlasError
-        A label lies elsewhere.
-    """
+    """Check that some labels have their centres within 12 mm of `landmarks` (mm), else AtlasError: labels in another
+    order or a flipped image show at once. `image` is labels (X, Y, Z) and affine (4, 4), voxel to mm."""
     labels, affine = image
     names = dict(zip(table.values, table.parcels, strict=True))
     indices = dict(zip(part.values or (), part.indices, strict=True))

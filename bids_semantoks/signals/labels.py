@@ -1,4 +1,4 @@
-"""The table of an atlas: image value, name and network of each parcel."""
+"""Atlas tables: image value, name and network of each parcel (P parcels)."""
 
 from __future__ import annotations
 
@@ -42,42 +42,19 @@ _SYNONYMS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelTable:
-    """Rows of an atlas table, background left out.
-
-    Parameters
-    ----------
-    path : Path
-        The table.
-    values : tuple of int, length P
-        Image value of each parcel.
-    parcels, networks : tuple of str, length P
-        Name and network of each parcel; an empty network for none.
-    """
+    """Rows of an atlas table, without the background."""
 
     path: Path
-    values: tuple[int, ...]
+    values: tuple[int, ...]  # (P,) in the image
     parcels: tuple[str, ...]
-    networks: tuple[str, ...]
+    networks: tuple[str, ...]  # (P,) empty where a parcel has none
 
 
 def load_label_table(path: Path) -> LabelTable:
-    """Read an atlas table.
+    """Read a tab-separated atlas table, rows in file order, without the background (index 0).
 
-    Parameters
-    ----------
-    path : Path
-        Tab-separated, with columns ``index``, ``label`` (or ``name``) and, if the names do not tell it,
-        ``network_label`` (or ``network``).
-
-    Returns
-    -------
-    LabelTable
-        Rows in the order of the file.
-
-    Raises
-    ------
-    AtlasError
-        The table cannot be read, lacks a column, or has a value or name twice.
+    Columns are ``index``, ``label`` (or ``name``) and, unless the names contain it, ``network_label`` (or ``network``).
+    Raises AtlasError where the table cannot be read, lacks a column, or has a value or name twice.
     """
     columns, rows = _read_rows(path)
     name_column = next((c for c in _NAME_COLUMNS if c in columns), None)
@@ -102,18 +79,7 @@ def load_label_table(path: Path) -> LabelTable:
 
 
 def normalise_network(label: str) -> str:
-    """Give a network its canonical label.
-
-    Parameters
-    ----------
-    label : str
-        As the table spells it.
-
-    Returns
-    -------
-    str
-        One of `CANONICAL_NETWORKS` where the spelling is known, else `label` itself; empty for ``n/a``.
-    """
+    """Return the canonical label of a network (`CANONICAL_NETWORKS`), itself if unknown, empty for ``n/a``."""
     label = label.strip()
     if label in _MISSING:
         return ""
@@ -121,18 +87,7 @@ def normalise_network(label: str) -> str:
 
 
 def find_network(parcel: str) -> str:
-    """Find the network in a parcel's name, as in ``7Networks_LH_Vis_1``.
-
-    Parameters
-    ----------
-    parcel : str
-        Parcel name.
-
-    Returns
-    -------
-    str
-        Canonical label of the network; empty when the name holds none.
-    """
+    """Find the canonical network in a parcel's name, as in ``7Networks_LH_Vis_1``; empty where it has none."""
     found = re.fullmatch(r"(?:7Networks_)?[LR]H_([A-Za-z]+)_.+", parcel)
     return _SYNONYMS.get(found[1].lower(), "") if found else ""
 
@@ -175,16 +130,5 @@ def _check_unique(items: list[str], column: str, path: Path) -> None:
 
 
 def name_some(items: Sequence[object]) -> str:
-    """List the first few of many for a message.
-
-    Parameters
-    ----------
-    items : sequence
-        What to list.
-
-    Returns
-    -------
-    str
-        At most five of them and how many more there are.
-    """
+    """List at most five items, and how many more there are, for a message."""
     return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

@@ -1,4 +1,4 @@
-"""Files of atlases on this machine: which directories may hold them, and which of them do."""
+"""Atlas files on this machine: the directories to search, and the files in them."""
 
 from __future__ import annotations
 
@@ -16,54 +16,21 @@ DIRECTORY_VARIABLE: Final = "BIDS_SEMANTOKS_ATLAS_DIR"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Directories to look into, in this order.
+    """Directories to search, in the order of the fields."""
 
-    Parameters
-    ----------
-    given : tuple of Path
-        Those that the user named, the most wanted first.
-    others : tuple of Path
-        Our cache, and what lies beside the entry.
-    templateflow : tuple of Path
-        Roots of TemplateFlow's archive.
-    """
-
-    given: tuple[Path, ...]
-    others: tuple[Path, ...]
-    templateflow: tuple[Path, ...]
+    given: tuple[Path, ...]  # named by the user, first choice first
+    others: tuple[Path, ...]  # the cache, and the folder of the entry
+    templateflow: tuple[Path, ...]  # roots of TemplateFlow's archive
 
     def narrow(self) -> list[Places]:
-        """Give the first place alone, the first two, and so on: what the user named wins as a whole.
-
-        Returns
-        -------
-        list of Places
-            The last is all places.
-        """
+        """Return the first given place alone, the first two, ..., all places: what the user named wins as a whole."""
         narrower = [Places(given=self.given[:n], others=(), templateflow=()) for n in range(1, len(self.given) + 1)]
         return [*narrower, self]
 
 
 def find_places(directory: Path | None, *, beside: Path | None = None) -> Places:
-    """Find the directories that may hold the files of an atlas.
-
-    Parameters
-    ----------
-    directory : Path or None
-        The one that the user gave (``--atlas-dir``).
-    beside : Path or None
-        Where the atlas is described.
-
-    Returns
-    -------
-    Places
-        That directory, BIDS_SEMANTOKS_ATLAS_DIR, our cache, and the directories of TemplateFlow.
-
-    Raises
-    ------
-    AtlasError
-        What the user gave is no directory.
-    """
+    """Find the directories that may hold atlas files: `directory` (--atlas-dir), BIDS_SEMANTOKS_ATLAS_DIR, the
+    cache, `beside` and TemplateFlow's. Raises AtlasError where `directory` is not a directory."""
     if directory is not None and not directory.is_dir():
         raise AtlasError(f"The atlas directory {directory} (--atlas-dir) is not a directory.")
     variable, cache = os.environ.get(DIRECTORY_VARIABLE), find_cache()
@@ -73,20 +40,8 @@ def find_places(directory: Path | None, *, beside: Path | None = None) -> Places
 
 
 def find_file(ingredient: Ingredient, places: Places) -> Path | None:
-    """Find an image without using the network.
-
-    Parameters
-    ----------
-    ingredient : Ingredient
-        What is wanted.
-    places : Places
-        Where to look. A directory that `bids_semantoks-fetch` filled counts as all that it holds.
-
-    Returns
-    -------
-    Path or None
-        The image.
-    """
+    """Find an image without using the network; None where it is missing. In a given directory the layout that
+    `bids_semantoks-fetch` writes is searched as well."""
     folders = [*(sub for one in places.given for sub in (one, one / ATLASES)), *places.others]
     for folder in folders:
         for name in ingredient.names:
@@ -101,38 +56,15 @@ def find_file(ingredient: Ingredient, places: Places) -> Path | None:
 
 
 def find_archived(path: str, places: Places) -> Path | None:
-    """Find a file of TemplateFlow's archive.
-
-    Parameters
-    ----------
-    path : str
-        Path below its root.
-    places : Places
-        Where to look.
-
-    Returns
-    -------
-    Path or None
-        The file; one that TemplateFlow's client has only announced (empty, or a link without content) does not count.
-    """
+    """Find a file of TemplateFlow's archive by its path below the root; None where it is missing, or only announced
+    by TemplateFlow's client (empty, or a link without content)."""
     given = (sub for one in places.given for sub in (one / path.rsplit("/", 1)[-1], one / path))
     fetched = (one / TEMPLATEFLOW / path for one in places.given)
     return next(filter(is_there, (*given, *fetched, *(root / path for root in places.templateflow))), None)
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether a file has content.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    bool
-        False also for an empty file and for what cannot be looked at.
-    """
+    """Test whether a file has content; False also where it cannot be accessed."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:

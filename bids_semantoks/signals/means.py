@@ -1,7 +1,5 @@
-"""The mean of each parcel's voxels in every volume, summed while the file is inflated.
-
-Shape letters: T volumes, P parcels, V voxels that lie in a parcel and in the brain mask, Q parcels with such voxels.
-"""
+"""Mean of each parcel's voxels in every volume, summed while the file is inflated.
+T volumes, P parcels, V voxels that lie in a parcel and in the brain mask, Q parcels with such voxels."""
 
 from __future__ import annotations
 
@@ -21,62 +19,27 @@ from bids_semantoks.signals.volumes import read_blocks
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ParcelMeans:
-    """Mean signals of one run's parcels.
+    """Mean signals of one run's parcels."""
 
-    Parameters
-    ----------
-    values : NDArray, float64, shape (T, P)
-        Means in the image's units; NaN columns for parcels without a voxel that counts.
-    n_used : NDArray, int64, shape (P,)
-        Voxels that lie in the mask, vary in time and are finite.
-    n_voxels : NDArray, int64, shape (P,)
-        Voxels of each parcel on the run's grid.
-    warnings : tuple of str
-        What the user should know about the image.
-    """
-
-    values: NDArray[np.float64]
-    n_used: NDArray[np.int64]
-    n_voxels: NDArray[np.int64]
+    values: NDArray[np.float64]  # (T, P) in the image's units; NaN columns for parcels without a usable voxel
+    n_used: NDArray[np.int64]  # (P,) voxels that lie in the mask, vary in time and are finite
+    n_voxels: NDArray[np.int64]  # (P,) all voxels of a parcel on the run's grid
     warnings: tuple[str, ...]
 
     @property
     def coverage(self) -> NDArray[np.float64]:
-        """Share of each parcel's voxels that were used, shape (P,); 0 for a parcel without voxels."""
+        """Share of each parcel's voxels that were used (P,); 0 for a parcel without voxels."""
         return self.n_used / np.maximum(self.n_voxels, 1)
 
 
 def extract_means(bold: Path, mask: Path | None, atlas: Atlas) -> ParcelMeans:
-    """Average the voxels of each parcel that lie in the brain mask and vary in time.
+    """Average the voxels of each parcel that lie in the brain mask and vary in time: 4-D image -> (T, P).
 
-    The file is read once, in blocks; memory does not grow with the number of volumes. Sums are exact for integers and
-    in float64 for real numbers; the image's slope and intercept are applied to the means. Voxels that are constant or
-    ever NaN or infinite count in no volume. Only if such a voxel had entered a sum of real numbers, from which it
-    cannot be taken out exactly, is the file read a second time without it.
-
-    Parameters
-    ----------
-    bold : Path
-        4-D NIfTI image, ``.nii`` or ``.nii.gz``.
-    mask : Path or None
-        3-D image on the same grid; not 0 in the brain. None for an image that is constant outside the brain.
-    atlas : Atlas
-        Parcels, in the space of `bold`.
-
-    Returns
-    -------
-    ParcelMeans
-        Means (T, P) and the voxels behind them.
-
-    Raises
-    ------
-    AtlasError
-        The atlas covers nothing of the image.
-    RunSkipped
-        ``no_content``: a file is a link whose content was never fetched.
-    RunFailed
-        ``bad_image``, ``space_mismatch`` (the grids of image and mask differ), or ``low_coverage`` (no voxel of any
-        parcel lies in the mask).
+    The file is streamed in blocks. Sums are exact for integers of up to 32 bits, float64 otherwise; voxels that are
+    constant or ever NaN or infinite count in no volume. The file is read a second time only if such a voxel entered a
+    sum of real numbers, from which it cannot be removed exactly. `mask` may be None for an image that is constant
+    outside the brain. Raises AtlasError where the atlas covers nothing of the image, RunSkipped no_content, RunFailed
+    bad_image, space_mismatch (image and mask) or low_coverage (no voxel of a parcel lies in the mask).
     """
     volumes = load_volumes(bold)
     inside = np.ones(volumes.shape, dtype=np.bool_) if mask is None else load_mask(mask, volumes)
@@ -108,7 +71,7 @@ def extract_means(bold: Path, mask: Path | None, atlas: Atlas) -> ParcelMeans:
 def _sum_usable(
     volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]
 ) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[str, ...]]:
-    """Sums (T, Q) over voxels that count, and which (V,) do."""
+    """Sum the voxels that count: totals (T, Q), which voxels (V,) count, and warnings."""
     first = _sum_volumes(volumes, voxels, parcels)
     constant = ~first.varies & first.always_finite
     usable = first.varies & first.always_finite
@@ -133,7 +96,7 @@ def _sum_usable(
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Pass:
-    """One reading of the file: sums (T, Q) over finite values, and what was seen of each voxel (V,)."""
+    """One pass over the file: sums (T, Q) of finite values, and the first value and flags of each voxel (V,)."""
 
     totals: NDArray[Any]
     start: NDArray[Any]

@@ -1,4 +1,4 @@
-"""Why an atlas cannot be had, and what to do about it."""
+"""Why an atlas is not available, and what to do about it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,7 @@ _N_SETS: Final = 2
 
 
 def describe_obstacle(recipe: Recipe, space: str, places: Places) -> str:
-    """Say what keeps a recipe from being fetched.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        A set of images that gives the whole atlas.
-    space : str
-        Template space of the data.
-    places : Places
-        Where files are looked for.
-
-    Returns
-    -------
-    str
-        Reason; empty when it is worth a try.
-    """
+    """Describe what keeps the images and transforms of a recipe from being fetched; empty when it is worth a try."""
     for one in recipe:
         address = find_address(one)
         is_here = find_file(one, places) is not None
@@ -54,26 +39,8 @@ def describe_obstacle(recipe: Recipe, space: str, places: Places) -> str:
 def refuse(
     entry: Entry, spaces: Iterable[str], places: Places, obstacles: Sequence[str] = (), *, hint: str = FETCH_HINT
 ) -> AtlasError:
-    """Say which files of an atlas are missing.
-
-    Parameters
-    ----------
-    entry : Entry
-        The atlas.
-    spaces : iterable of str
-        Template spaces that would do.
-    places : Places
-        Where they were looked for.
-    obstacles : sequence of str
-        Why they were not fetched.
-    hint : str
-        What to do when they could be.
-
-    Returns
-    -------
-    AtlasError
-        To be raised.
-    """
+    """Build the AtlasError for an atlas whose files are missing from `places` in all of `spaces`. `obstacles` are
+    the reasons why they were not fetched; `hint` is used only with these."""
     recipes = {space: entry.find_recipes(space) for space in spaces}
     needed = "; ".join(f"for {space}: {_describe_all(some, space)}" for space, some in recipes.items())
     whole = [space for space, some in entry.recipes.items() if any(_is_in(one, space) for one in some)]
@@ -102,7 +69,7 @@ def _is_in(recipe: Recipe, space: str) -> bool:
 
 
 def _find_smaller(entry: Entry, spaces: Iterable[str], places: Places) -> list[str]:
-    """Name the atlases of the registry that are part of another, and here in one of the spaces; the largest first."""
+    """Find registry atlases that are part of this one and available in one of the spaces, largest first."""
     parcels = set(load_label_table(entry.table).parcels)
     found = {}
     for path in sorted(find_registry().glob("*.json")):

@@ -1,4 +1,4 @@
-"""The 400 cortical parcels of Schaefer et al. under their other names, brought to those of the 7-network order."""
+"""Names of the 400 cortical parcels of Schaefer et al. in other orders, mapped to those of the 7-network order."""
 
 from __future__ import annotations
 
@@ -26,18 +26,10 @@ _PREFIX: Final = re.compile("^(7|17)Networks_")
 
 
 def rename_to_seven_networks(table: LabelTable) -> LabelTable:
-    """Give parcels that are named in another order the names and networks of the 7-network order.
+    """Rename parcels of another order as in the 7-network order, networks included; rows and image values stay.
 
-    Parameters
-    ----------
-    table : LabelTable
-        Any atlas table.
-
-    Returns
-    -------
-    LabelTable
-        The same rows with the same image values. Only a table that holds all 400 names of one order is renamed, other
-        parcels in it excepted: of fewer parcels the same names mean others.
+    Only a table with all 400 names of one order, possibly among other parcels, is renamed: in a smaller parcellation
+    the same names mean other parcels.
     """
     column, parcels = _rename(table.parcels)
     if not column:
@@ -51,24 +43,14 @@ def rename_to_seven_networks(table: LabelTable) -> LabelTable:
 
 
 def rename_columns(columns: Sequence[str]) -> tuple[str, ...]:
-    """Give columns that are named in another order the names of the 7-network order.
-
-    Parameters
-    ----------
-    columns : sequence of str, length C
-        Names of parcels, all with the order's prefix (``17Networks_``) or all without.
-
-    Returns
-    -------
-    tuple of str, length C
-        The names in the same places; those of no order, or of not all 400 parcels, as they were.
-    """
+    """Rename columns (C,) of another order as in the 7-network order, all with the prefix (``17Networks_``) or all
+    without. Names of no order, or of not all 400 parcels, stay."""
     return _rename(tuple(columns))[1]
 
 
 @functools.lru_cache(maxsize=16)
 def _rename(parcels: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Which order the names are in (empty for none), and the new names."""
+    """Find the order of the names (empty for none), and the new names."""
     known = set(parcels)
     for column, names in _load_orders().items():
         for own in (names, {_PREFIX.sub("", old): new for old, new in names.items()}):
@@ -81,7 +63,7 @@ def _rename(parcels: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 
 @functools.cache
 def _load_orders() -> dict[str, dict[str, str]]:
-    """For each other order its names, and the name of the same parcel in the 7-network order."""
+    """Map the names of each other order to those of the same parcels in the 7-network order."""
     with (find_registry() / "Schaefer400_orders.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return {column: {row[column]: row["label"] for row in rows} for column in _ORDERS}

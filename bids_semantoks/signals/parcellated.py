@@ -1,4 +1,4 @@
-"""Series that another pipeline has parcellated and cleaned: taken as they are."""
+"""Series already parcellated and denoised by another pipeline, used unchanged."""
 
 from __future__ import annotations
 
@@ -24,33 +24,13 @@ Bool = NDArray[np.bool_]
 
 
 def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
-    """Read the series of a run as they are.
+    """Read the parcellated series of a run unchanged from the table `run.bold`; `values` and `raw` are both it (T, P).
 
-    Volumes in which more than half of the parcels are n/a are taken for dropped. A parcel that is n/a in another
-    volume is absent, so that one bad parcel costs no volume of the others.
-
-    Parameters
-    ----------
-    run : Run
-        `bold` is the table of series, `mask` that of coverage, `confounds` that of censored volumes, the first of
-        `tables` that of motion.
-    atlas : Atlas
-        Parcels; those without a column are absent.
-    min_time : float
-        Seconds of kept data that a run needs.
-
-    Returns
-    -------
-    ParcelSignals
-        `values` and `raw` are the same; without a table of coverage it is 1 for parcels with a signal, else 0.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content``, ``too_short`` or ``too_few_kept``.
-    RunFailed
-        ``no_repetition_time``; ``bad_image`` when the table is damaged or has columns that the atlas lacks;
-        ``bad_confounds`` when the table of censored volumes is damaged; ``low_coverage`` when no parcel is complete.
+    A volume in which more than half of the parcels are n/a counts as dropped; a parcel that is n/a in any kept volume
+    is absent, so that one bad parcel does not cost the others volumes. Without a coverage table (`run.mask`), coverage
+    is 1 or 0. `run.confounds` lists censored volumes, the first of `run.tables` motion. `min_time` is in seconds.
+    Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_repetition_time, bad_image (damaged table,
+    columns that the atlas lacks), bad_confounds or low_coverage (no complete parcel).
     """
     check_content(run.bold)
     repetition_time, time_notes = _find_repetition_time(run)
@@ -89,7 +69,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
 
 
 def _find_repetition_time(run: Run) -> tuple[float, tuple[str, ...]]:
-    """Give what sidecars say, else the header of a file of the run, and then a note about it."""
+    """Return the repetition time (s) from the sidecars, else from a header of the run's files with a note saying so."""
     if run.repetition_time is not None:
         return run.repetition_time, ()
     if (found := find_header_time(run)) is None:
@@ -105,7 +85,7 @@ def _find_repetition_time(run: Run) -> tuple[float, tuple[str, ...]]:
 
 
 def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]]:
-    """Put the volumes back that a pipeline censored and left out, as n/a: without them time would be too short."""
+    """Reinsert censored volumes that the pipeline left out, as n/a; without them the time axis would be too short."""
     if run.confounds is None:
         return table, ()
     outliers = ConfoundsTable(run.confounds)
@@ -125,7 +105,7 @@ def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]
 
 
 def _read_displacement(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ...]]:
-    """Read how much the participant moved, where a table says so; the series are good without it."""
+    """Read framewise displacement (T,) where a table has it, else NaN with a note; it is not needed for the series."""
     unknown = np.full(n_volumes, np.nan)
     for path in run.tables:
         try:
@@ -140,7 +120,7 @@ def _read_displacement(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ..
 
 
 def _judge(values: Float64) -> tuple[Bool, Bool]:
-    """Which parcels are present and which volumes kept."""
+    """Decide which parcels are present (P,) and which volumes are kept (T,)."""
     missing = np.isnan(values)
     somewhere = ~missing.all(axis=0)
     kept: Bool = np.asarray(missing[:, somewhere].sum(axis=1) * 2 <= somewhere.sum()) & bool(somewhere.any())
@@ -149,7 +129,7 @@ def _judge(values: Float64) -> tuple[Bool, Bool]:
 
 
 def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bool) -> tuple[Float64, NDArray[np.int64]]:
-    """Read what the dataset says about its parcels; what it does not say stays as their presence tells."""
+    """Read coverage and voxel counts (P,) from the dataset's table; default to presence and -1."""
     coverage = present.astype(np.float64)
     n_voxels = np.full(len(parcels), -1, dtype=np.int64)
     if path is None or not path.exists():
@@ -177,7 +157,7 @@ def _to_number(text: str, otherwise: float) -> float:
 
 
 def _find_n_dummy(path: Path, kept: Bool) -> int:
-    """Leading dummy volumes, which our own sidecars tell from scrubbed ones: time starts after them."""
+    """Count leading dummy volumes, which only our own sidecars tell from scrubbed ones; time starts after them."""
     try:
         count = json.loads(path.with_suffix(".json").read_bytes())["VolumesDropped"]["Dummy"]["Count"]
     except (OSError, ValueError, KeyError, TypeError):

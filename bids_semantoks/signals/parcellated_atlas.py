@@ -1,4 +1,4 @@
-"""The atlas of parcellated series: a table without images, from a path, a name, the dataset or the names of parcels."""
+"""The atlas of parcellated series: parcels and networks without images."""
 
 from __future__ import annotations
 
@@ -23,34 +23,12 @@ LOG = logging.getLogger(__name__)
 def load_series_atlas(
     label: str, columns: Sequence[str], *, space: str, asked: str, tables: Sequence[Path], directory: Path | None
 ) -> Atlas:
-    """Load the parcels and networks of the atlas of a dataset's series.
+    """Load parcels and networks of the atlas `label` of series with the header `columns`, without images.
 
-    Parameters
-    ----------
-    label : str
-        The atlas, as the series' names give it.
-    columns : sequence of str
-        Header of one of the tables of series.
-    space : str
-        Space of the series; empty for none.
-    asked : str
-        What the user named: the label, a registry entry, or the path of a table, a label image or an atlas dataset;
-        empty for nothing.
-    tables : sequence of Path
-        Tables that the dataset itself has for this atlas, best first.
-    directory : Path or None
-        Where the files of registry entries are looked for first.
-
-    Returns
-    -------
-    Atlas
-        Without images. The first that holds all columns: the atlas asked for, the dataset's own table, a registry
-        table; else the columns themselves, where their names tell the network.
-
-    Raises
-    ------
-    AtlasError
-        When the atlas asked for is not found, is damaged or has other parcels, or nothing tells the networks.
+    The first that holds all columns wins: the atlas `asked` for (label, registry entry or path; empty for none), the
+    dataset's own `tables` (best first), a registry table, else the columns themselves where their names give the
+    network. Raises AtlasError when the atlas asked for is missing, damaged or has other parcels, or nothing gives the
+    networks.
     """
     if (renamed := rename_columns(columns)) != tuple(columns):
         LOG.info("The columns of the series get the names of Schaefer's 7-network order, such as %s.", renamed[0])
@@ -74,7 +52,7 @@ def load_series_atlas(
 
 
 def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path | None) -> LabelTable | None:
-    """Load the table that the user named; a bare name may also just choose among the dataset's atlases."""
+    """Load the table that the user asked for; None where a bare name merely chooses among the dataset's atlases."""
     if not asked:
         return None
     entry = Path(str(files("bids_semantoks"))) / "data" / "atlases" / f"{asked}.json"

@@ -1,4 +1,4 @@
-"""Parcellated CIFTI series: what a table of series says, in a NIfTI-2 file."""
+"""Parcellated CIFTI series: the content of a table of series in a NIfTI-2 file."""
 
 from __future__ import annotations
 
@@ -17,29 +17,8 @@ PTSERIES: Final = ".ptseries.nii"
 
 
 def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], float | None]:
-    """Load a parcellated CIFTI series.
-
-    Parameters
-    ----------
-    path : Path
-        ``*.ptseries.nii``.
-
-    Returns
-    -------
-    columns : tuple of str, length C
-        Names of its parcels.
-    values : NDArray, float64, shape (T, C)
-        One row a volume; NaN for what is missing.
-    repetition_time : float or None
-        Seconds; None when the series is not one in time.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content``.
-    RunFailed
-        ``bad_image`` when the file is damaged, is no series of parcels, or names one twice.
-    """
+    """Load a ``*.ptseries.nii``: parcel names (C,), values (T, C) with NaN where missing, and seconds per volume.
+    The time is None for a series not in seconds. Raises RunSkipped no_content, RunFailed bad_image."""
     check_content(path)
     try:
         image: Any = nib.load(path)

@@ -1,4 +1,4 @@
-"""Tables of parcel series as pipelines write them: header, numbers, and which column is which parcel."""
+"""Tables of parcel series as pipelines write them: header, values, and the parcel of each column."""
 
 from __future__ import annotations
 
@@ -22,25 +22,8 @@ _MISSING: Final = ("n/a", "", "NA")
 
 
 def read_columns(path: Path) -> tuple[tuple[str, ...], Float64]:
-    """Read a table of series.
-
-    Parameters
-    ----------
-    path : Path
-        TSV with a header; a first column without a name (row numbers) is left out. Or a parcellated CIFTI series.
-
-    Returns
-    -------
-    columns : tuple of str, length C
-        Header.
-    values : NDArray, float64, shape (T, C)
-        One row a volume; NaN for ``n/a``.
-
-    Raises
-    ------
-    RunFailed
-        ``bad_image``, naming row and column of what is neither a finite number nor n/a.
-    """
+    """Read a table of series (TSV or ptseries): column names (C,) and values (T, C), NaN for n/a.
+    Drops an unnamed first column (row numbers). Raises RunFailed bad_image with row and column of a bad cell."""
     if path.name.endswith(PTSERIES):
         return load_parcel_series(path)[:2]
     header, _, body = _read_bytes(path).partition(b"\n")
@@ -64,25 +47,8 @@ def read_columns(path: Path) -> tuple[tuple[str, ...], Float64]:
 
 
 def read_header(path: Path) -> tuple[str, ...]:
-    """Read the columns of a table of series.
-
-    Parameters
-    ----------
-    path : Path
-        TSV with a header, or a parcellated CIFTI series.
-
-    Returns
-    -------
-    tuple of str, length C
-        Names of parcels.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content`` when the table was never fetched.
-    RunFailed
-        ``bad_image`` when it cannot be read, or has no header of unique names.
-    """
+    """Read the parcel names (C,) of a table of series (TSV or ptseries).
+    Raises RunSkipped no_content; RunFailed bad_image without a readable header of unique names."""
     check_content(path)
     if path.name.endswith(PTSERIES):
         return load_parcel_series(path)[0]
@@ -90,25 +56,8 @@ def read_header(path: Path) -> tuple[str, ...]:
 
 
 def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np.int64]:
-    """Find the parcel of each column.
-
-    Parameters
-    ----------
-    columns : sequence of str, length C
-        Header of a table of series: names, with or without ``7Networks_``, those of Schaefer's 400 parcels also of the
-        17-network order, or the numbers of all parcels, counted from 0 or 1.
-    parcels : sequence of str, length P
-        Parcels of the atlas.
-
-    Returns
-    -------
-    NDArray, int64, shape (C,)
-        Positions in `parcels`.
-
-    Raises
-    ------
-    ValueError
-        When a column is no parcel; it begins with ``has columns``.
+    """Find the position (C,) in `parcels` of each column; ValueError, starting with "has columns", for unknown ones.
+    Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all numbers from 0 or 1.
     """
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
     bare = [name.removeprefix(PREFIX) for name in rename_columns(columns)]
@@ -121,18 +70,7 @@ def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np
 
 
 def is_numbered(columns: Sequence[str]) -> bool:
-    """Tell whether columns are counted instead of named.
-
-    Parameters
-    ----------
-    columns : sequence of str
-        Header.
-
-    Returns
-    -------
-    bool
-        True for 0, 1, 2 ... and for 1, 2, 3 ...
-    """
+    """Tell whether columns are just counted, from 0 or 1, instead of named."""
     return any(list(columns) == [str(i + first) for i in range(len(columns))] for first in (0, 1))
 
 
@@ -160,20 +98,7 @@ def _split_header(line: bytes, path: Path) -> tuple[tuple[str, ...], bool]:
 
 
 def refuse_table(path: Path, problem: str) -> NoReturn:
-    """Say what is wrong with a table.
-
-    Parameters
-    ----------
-    path : Path
-        The table.
-    problem : str
-        The sentence that goes on after its path.
-
-    Raises
-    ------
-    RunFailed
-        ``bad_image``, always.
-    """
+    """Raise RunFailed bad_image; `problem` continues the sentence after the path."""
     raise RunFailed("bad_image", f"The table of series {path} {problem}.")
 
 

@@ -1,4 +1,4 @@
-"""The images that an atlas is composed of: where each lies, or would be fetched from."""
+"""The label images that make up an atlas: where each is, or can be fetched from."""
 
 from __future__ import annotations
 
@@ -19,60 +19,22 @@ FETCH_HINT: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One label image and which of its values are which parcels.
-
-    Parameters
-    ----------
-    path : Path
-        Label image.
-    listed_in : Path
-        What says so, for messages.
-    values : tuple of int or None
-        Image values; None when they are the table's own.
-    indices : tuple of int
-        The table's index of each value.
-    licence : str
-        One line on licence and source.
-    n_labels : int
-        The image must hold exactly the labels from 1 to this; 0 for any.
-    space : str
-        Template space of the image, when it is another than that of the data.
-    transform : Path or None
-        File that takes points of the data's space to this space.
-    sha256 : str or None
-        Checksum of the image as published, where it is known.
-    """
+    """One label image, and which of its values are which parcels."""
 
     path: Path
-    listed_in: Path
-    values: tuple[int, ...] | None = None
-    indices: tuple[int, ...] = ()
-    licence: str = ""
-    n_labels: int = 0
-    space: str = ""
-    transform: Path | None = None
-    sha256: str | None = None
+    listed_in: Path  # named in messages
+    values: tuple[int, ...] | None = None  # image values; None for those of the table
+    indices: tuple[int, ...] = ()  # index in the table of each value
+    licence: str = ""  # one line on licence and source
+    n_labels: int = 0  # the image must hold exactly labels 1 to this; 0 for any
+    space: str = ""  # template space of the image; empty for that of the data
+    transform: Path | None = None  # maps points of the data's space to this space
+    sha256: str | None = None  # checksum as published, where known
 
 
 def find_local_parts(entry: Entry, recipes: Iterable[Recipe], space: str, places: Places) -> tuple[Part, ...] | None:
-    """Find the images of the first recipe that is here as a whole, what the user named before all else.
-
-    Parameters
-    ----------
-    entry : Entry
-        The atlas.
-    recipes : iterable of Recipe
-        Preferred first.
-    space : str
-        Template space of the data.
-    places : Places
-        Where to look.
-
-    Returns
-    -------
-    tuple of Part, or None
-        The images, with transforms where they are needed.
-    """
+    """Find the images of the first recipe (preferred first) that is complete locally, places given by the user first.
+    None if no recipe is complete; transforms are included where a part is in another space."""
     recipes = tuple(recipes)
     for narrow in places.narrow():
         for recipe in recipes:
@@ -83,76 +45,24 @@ def find_local_parts(entry: Entry, recipes: Iterable[Recipe], space: str, places
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shelf:
-    """Where files are taken from, and where what is lacking is fetched to.
-
-    Parameters
-    ----------
-    places : Places
-        Where to look.
-    target : Path or None
-        A directory laid out like our cache; None to fetch nothing.
-    """
+    """Where files are looked up, and where missing ones are fetched to."""
 
     places: Places
-    target: Path | None = None
+    target: Path | None = None  # laid out like our cache; None to fetch nothing
 
     def find_image(self, ingredient: Ingredient) -> Path | None:
-        """Find or fetch a label image.
-
-        Parameters
-        ----------
-        ingredient : Ingredient
-            What is wanted.
-
-        Returns
-        -------
-        Path or None
-            The image.
-        """
+        """Find a label image, or fetch it if there is a target."""
         found = find_file(ingredient, self.places)
         return fetch_image(ingredient, self.target) if found is None and self.target is not None else found
 
     def find_transform(self, source: str, target: str) -> Path | None:
-        """Find or fetch what takes images from one template space to another.
-
-        Parameters
-        ----------
-        source, target : str
-            Template spaces.
-
-        Returns
-        -------
-        Path or None
-            The transform.
-        """
+        """Find, or fetch if there is a target, the transform of images from template space `source` to `target`."""
         found = find_archived(name_transform(source, target), self.places)
         return fetch_transform(source, target, self.target) if found is None and self.target is not None else found
 
 
 def collect_parts(entry: Entry, recipe: Recipe, space: str, shelf: Shelf) -> tuple[Part, ...] | None:
-    """Collect all images of a recipe, with the transforms that they need.
-
-    Parameters
-    ----------
-    entry : Entry
-        The atlas.
-    recipe : Recipe
-        One of its.
-    space : str
-        Template space of the data.
-    shelf : Shelf
-        Where files are taken from.
-
-    Returns
-    -------
-    tuple of Part, or None
-        The images; None when one of them or its transform is not there.
-
-    Raises
-    ------
-    AtlasError
-        Something is lacking and cannot be fetched.
-    """
+    """Collect the images and transforms of a recipe; None if any is missing, AtlasError if a fetch fails."""
     parts = []
     for one in recipe:
         path = shelf.find_image(one)

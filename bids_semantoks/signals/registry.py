@@ -1,4 +1,4 @@
-"""Registry entries: of which files an atlas is made in each space, and where each may come from."""
+"""Registry entries: the files that make up an atlas in each space, and where to get them."""
 
 from __future__ import annotations
 
@@ -14,41 +14,19 @@ from bids_semantoks.errors import AtlasError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingredient:
-    """One label image of an atlas, wherever it is.
+    """One label image of an atlas, local or remote."""
 
-    Parameters
-    ----------
-    files : tuple of str
-        Names that the image may have.
-    values, indices : tuple of int
-        Image values, and the index in the table of each.
-    licence, source : str
-        One line each.
-    space : str
-        Template space of the image.
-    n_labels : int
-        The image must hold exactly the labels from 1 to this; 0 for any that `values` lie among.
-    templateflow : str
-        Path in TemplateFlow's archive; empty when it is not from there.
-    repository : str
-        Repository of the Hugging Face hub that holds the first of `files`; empty when it is not from there.
-    url : str
-        Address of the first of `files`; empty when it is not published by itself.
-    sha256 : str or None
-        Checksum of what `url` gives; None when it is recorded at the first fetch.
-    """
-
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # names that the image may have
     values: tuple[int, ...]
-    indices: tuple[int, ...]
-    licence: str
-    source: str
-    space: str
-    n_labels: int = 0
-    templateflow: str = ""
-    repository: str = ""
-    url: str = ""
-    sha256: str | None = None
+    indices: tuple[int, ...]  # index in the table of each value
+    licence: str  # one line
+    source: str  # one line
+    space: str  # template space of the image
+    n_labels: int = 0  # the image must hold exactly labels 1 to this; 0 for any
+    templateflow: str = ""  # path in TemplateFlow's archive; empty if not there
+    repository: str = ""  # Hugging Face repository of the first of files; empty if not there
+    url: str = ""  # address of the first of files; empty if not published by itself
+    sha256: str | None = None  # checksum of the file at url; None: recorded at the first fetch
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,7 +36,7 @@ class Ingredient:
 
     @property
     def is_fetchable(self) -> bool:
-        """Whether it can be had over the network."""
+        """Whether the image can be downloaded."""
         return bool(self.templateflow or self.repository or self.url)
 
 
@@ -67,54 +45,24 @@ Recipe = tuple[Ingredient, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A registry entry.
-
-    Parameters
-    ----------
-    path : Path
-        The entry.
-    name : str
-        Label of the atlas.
-    table : Path
-        Its table of parcels.
-    recipes : mapping of str to tuple
-        For each template space, preferred first, the sets of images that make the whole atlas, preferred first.
-    landmarks : mapping of int to tuple of float
-        For some parcels, by their index in the table, where their centre of mass lies: millimetres right, anterior and
-        superior.
-    """
+    """A registry entry."""
 
     path: Path
     name: str
-    table: Path
+    table: Path  # TSV of parcels
+    # by template space; spaces and recipes preferred first, each recipe a whole atlas
     recipes: Mapping[str, tuple[Recipe, ...]]
+    # by table index: centre of mass in RAS mm, for some parcels
     landmarks: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     def find_recipes(self, space: str) -> tuple[Recipe, ...]:
-        """Find the recipes for a space.
-
-        Parameters
-        ----------
-        space : str
-            Template space of the data.
-
-        Returns
-        -------
-        tuple of Recipe
-            Those of the space itself; where the entry has none, those of all other spaces.
-        """
+        """Return the recipes for a space; where it has none, those of all other spaces."""
         if space in self.recipes:
             return self.recipes[space]
         return tuple(one for recipes in self.recipes.values() for one in recipes)
 
     def find_fetchable_spaces(self) -> tuple[str, ...]:
-        """Find the spaces in which all parcels can be had over the network.
-
-        Returns
-        -------
-        tuple of str
-            Template spaces, preferred first.
-        """
+        """Find the template spaces, preferred first, in which all parcels can be downloaded."""
         return tuple(
             space
             for space, recipes in self.recipes.items()
@@ -123,34 +71,12 @@ class Entry:
 
 
 def find_registry() -> Path:
-    """Find the directory of the entries that come with this program.
-
-    Returns
-    -------
-    Path
-        A directory of ``.json`` files.
-    """
+    """Find the directory of the registry entries (``.json``) in this package."""
     return Path(str(files("bids_semantoks"))) / "data" / "atlases"
 
 
 def load_entry(path: Path) -> Entry:
-    """Read a registry entry.
-
-    Parameters
-    ----------
-    path : Path
-        JSON file.
-
-    Returns
-    -------
-    Entry
-        What it says.
-
-    Raises
-    ------
-    AtlasError
-        It cannot be read or lacks something.
-    """
+    """Read a registry entry from JSON; AtlasError if it cannot be read or is incomplete."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         recipes = {

@@ -1,7 +1,4 @@
-"""Confounds of a run that are not fMRIPrep's table alone: bare movement regressors, and components of ICA-AROMA.
-
-Shape letters: T volumes, C columns.
-"""
+"""Confounds beyond fMRIPrep's table: bare movement regressors and ICA-AROMA components. T volumes, C columns."""
 
 from __future__ import annotations
 
@@ -26,28 +23,10 @@ _COMPONENT: Final = "aroma_motion_"
 
 
 def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) -> ConfoundsTable | Path | None:
-    """Open the confounds of a run.
+    """Open the confounds of a run not yet denoised; ICA-AROMA components are read only if `denoising` uses them.
 
-    Parameters
-    ----------
-    run : Run
-        The run, not denoised.
-    denoising : Denoising
-        What is to be removed; components of ICA-AROMA are read for it only.
-    repetition_time : float
-        Seconds.
-
-    Returns
-    -------
-    ConfoundsTable or Path or None
-        A table with what was computed or put beside; else the path of fMRIPrep's table, or None for no table.
-
-    Raises
-    ------
-    RunFailed
-        ``bad_confounds`` when a file is damaged or two do not fit each other.
-    RunSkipped
-        ``no_content`` when a file is a datalad link whose content was not fetched.
+    Returns a table where columns were computed or added, else the path of fMRIPrep's table, or None. Raises RunFailed
+    bad_confounds (damaged or mismatched files), RunSkipped no_content (datalad link without content).
     """
     if run.confounds is not None and run.columns:
         return load_movement(run.confounds, run.columns, repetition_time=repetition_time)
@@ -57,35 +36,12 @@ def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) ->
 
 
 def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: float) -> ConfoundsTable:
-    """Load movement regressors without a header, with all that can be computed from them.
+    """Load headerless movement regressors and derive the columns that fMRIPrep would write.
 
-    Parameters
-    ----------
-    path : Path
-        Text file: one row a volume, numbers parted by white space.
-    columns : tuple of str, length C
-        ``trans_x`` ... (mm), ``rot_x`` ... (radians) or ``rot_x_deg`` ... (degrees); empty for a column to pass over.
-    repetition_time : float
-        Seconds.
-
-    Returns
-    -------
-    ConfoundsTable
-        With the columns that fMRIPrep would write of them: the six movements, their first derivatives and squares,
-        framewise displacement [1]_ (mm, on a sphere of 50 mm), and the cosines of a high-pass of 128 s.
-
-    Raises
-    ------
-    RunFailed
-        ``bad_confounds``.
-    RunSkipped
-        ``no_content``.
-
-    References
-    ----------
-    .. [1] Power, J. D., Barnes, K. A., Snyder, A. Z., Schlaggar, B. L., & Petersen, S. E. (2012). Spurious but
-       systematic correlations in functional connectivity MRI networks arise from subject motion. NeuroImage, 59(3),
-       2142-2154.
+    One row per volume, separated by white space. `columns`: trans_* in mm, rot_* in radians or rot_*_deg in degrees,
+    empty to ignore a column. Adds first derivatives, squares, cosines of a 128 s high-pass, and framewise displacement
+    in mm on a 50 mm sphere (Power et al. 2012, NeuroImage 59:2142-2154). Raises RunFailed bad_confounds, RunSkipped
+    no_content.
     """
     values = _read_numbers(path, len(columns))
     named = {name: values[:, position] for position, name in enumerate(columns) if name}
@@ -109,20 +65,7 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
 
 
 def build_cosines(n_volumes: int, repetition_time: float) -> dict[str, Float64]:
-    """Build the cosines of a high-pass of 128 s.
-
-    Parameters
-    ----------
-    n_volumes : int
-        T.
-    repetition_time : float
-        Seconds.
-
-    Returns
-    -------
-    dict of str to NDArray, float64, shape (T,)
-        ``cosine00`` and so on, without the constant; none for a run under 128 s.
-    """
+    """Build the cosine regressors (T,) of a 128 s high-pass, without the constant; none for a run under 128 s."""
     n_functions = math.floor(2 * n_volumes * repetition_time / _HIGH_PASS_PERIOD + 1e-9)
     phase = np.pi * (np.arange(n_volumes) + 0.5) / n_volumes
     return {f"cosine{order - 1:02d}": np.sqrt(2 / n_volumes) * np.cos(order * phase) for order in range(1, n_functions)}
@@ -145,7 +88,7 @@ def _read_numbers(path: Path, n_columns: int) -> Float64:
 
 
 def _add_components(table: ConfoundsTable, paths: tuple[Path, ...]) -> ConfoundsTable:
-    """Put the noise components that fMRIPost-AROMA found beside fMRIPrep's confounds."""
+    """Append the noise components of fMRIPost-AROMA to fMRIPrep's confounds."""
     if any(name.startswith(_COMPONENT) for name in table.names):
         table.refuse(
             f"has {_COMPONENT}* columns of its own, and so has {paths[0]}", hint="Leave the dataset of ICA-AROMA away."
@@ -168,7 +111,7 @@ def _add_components(table: ConfoundsTable, paths: tuple[Path, ...]) -> Confounds
 
 
 def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
-    """Columns of the mixing matrix that ICA-AROMA classified as motion; it has no header of names."""
+    """List the columns of the headerless mixing matrix that ICA-AROMA classified as motion."""
     lines = [line.split("\t") for line in read_text(path).splitlines()]
     if not lines or "classification" not in lines[0]:
         raise RunFailed("bad_confounds", f"{path} has no column classification.")

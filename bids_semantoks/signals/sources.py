@@ -1,4 +1,4 @@
-"""Where the images and the table of an atlas lie: registry entries, label images, atlas datasets."""
+"""Location of an atlas' images and table: registry entry, label image or atlas dataset."""
 
 from __future__ import annotations
 
@@ -22,77 +22,34 @@ _IMAGE_SUFFIXES = (".nii", ".nii.gz")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Table and images of an atlas in one space.
+    """Table and images of an atlas in one space."""
 
-    Parameters
-    ----------
-    table : Path
-        Tab-separated table of parcels.
-    parts : tuple of Part
-        Label images; where they overlap the first wins.
-    """
-
-    table: Path
-    parts: tuple[Part, ...]
+    table: Path  # TSV of parcels
+    parts: tuple[Part, ...]  # where they overlap the first wins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """An atlas as found, without having fetched anything.
+    """An atlas as found locally, before anything is fetched."""
 
-    Parameters
-    ----------
-    name : str
-        Label in output names.
-    spaces : mapping of str to Source
-        Every space in which it is here, preferred first; none is possible for a registry entry.
-    entry : Entry or None
-        What the registry says about it.
-    """
-
-    name: str
-    spaces: Mapping[str, Source]
+    name: str  # label in output names
+    spaces: Mapping[str, Source]  # spaces available locally, preferred first; may be empty for a registry entry
     entry: Entry | None = None
 
 
 def build_label(stem: str) -> str:
-    """Build the label of an atlas from the name of its image or label file.
-
-    Parameters
-    ----------
-    stem : str
-        File name without what follows its first dot, and without the hemisphere.
-
-    Returns
-    -------
-    str
-        The values of the entities that name an atlas or, where there are none, the whole stem; letters and digits only.
-    """
+    """Build the label of an atlas from the atlas-, seg-, scale- and desc- values of a file stem without hemisphere.
+    Without any of these the stem itself is used; only letters and digits are kept."""
     entities = _split(stem)
     text = "".join(entities.get(key, "") for key in _NAME_ENTITIES) or stem.removesuffix("_dseg")
     return re.sub(r"[^A-Za-z0-9]", "", text) or "Atlas"
 
 
 def find_sources(name_or_path: str | Path, *, directory: Path | None) -> Sources:
-    """Find an atlas by name or path.
+    """Find the local files of an atlas in every space, by registry name or path (image, ``.json`` entry, dataset).
 
-    Parameters
-    ----------
-    name_or_path : str or Path
-        Name of a registry entry, or path of a label image, a registry entry (``.json``) or an atlas dataset.
-    directory : Path or None
-        Where the files of registry entries are looked for first; then in BIDS_SEMANTOKS_ATLAS_DIR, in our cache and
-        those of TemplateFlow and the Hugging Face hub, and in the package.
-
-    Returns
-    -------
-    Sources
-        Files in every space in which they are here.
-
-    Raises
-    ------
-    AtlasError
-        There is no such atlas, or what is found is ambiguous.
+    Files of registry entries are searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR, our cache, those of TemplateFlow
+    and the Hugging Face hub, and the package. Raises AtlasError when nothing or several atlases match.
     """
     registry = find_registry()
     entry = registry / f"{name_or_path}.json"

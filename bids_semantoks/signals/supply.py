@@ -1,4 +1,4 @@
-"""The files of an atlas in the space of the data: those that are here, then those that can be fetched."""
+"""The files of an atlas in the space of the data: local ones first, then downloads."""
 
 from __future__ import annotations
 
@@ -20,29 +20,10 @@ _NATIVE_SPACES: Final = frozenset(
 
 
 def find_parts(entry: Entry, space: str, *, directory: Path | None, work_dir: Path | None) -> tuple[Part, ...]:
-    """Find or fetch the images of an atlas for a space.
+    """Find or fetch all images of an atlas for a template space, from the first recipe available, local ones first.
 
-    Parameters
-    ----------
-    entry : Entry
-        The atlas.
-    space : str
-        Template space of the data.
-    directory : Path or None
-        Where the user said that files are.
-    work_dir : Path or None
-        Where fetched files go when the cache cannot be written.
-
-    Returns
-    -------
-    tuple of Part
-        All parcels: from the first recipe that is here, else from the first that can be fetched.
-
-    Raises
-    ------
-    AtlasError
-        The space is no template's, or no recipe can be had; says what is missing where, why it was not fetched, and the
-        remedy.
+    Files are looked for first in `directory`; downloads go to `work_dir` if the cache is not writable. Raises
+    AtlasError, with what is missing where and the remedy, for a native space or when no recipe is available.
     """
     if space in _NATIVE_SPACES and space not in entry.recipes:
         raise AtlasError(
@@ -61,29 +42,8 @@ def find_parts(entry: Entry, space: str, *, directory: Path | None, work_dir: Pa
 
 
 def find_or_fetch(entry: Entry, space: str, places: Places, target: Path) -> tuple[Part, ...]:
-    """Find all images of an atlas for a space, or fetch them into a directory.
-
-    Parameters
-    ----------
-    entry : Entry
-        The atlas.
-    space : str
-        Template space of the data.
-    places : Places
-        Where to look.
-    target : Path
-        A directory laid out like our cache.
-
-    Returns
-    -------
-    tuple of Part
-        All parcels.
-
-    Raises
-    ------
-    AtlasError
-        No recipe can be had.
-    """
+    """Find all images of an atlas for a space, or fetch them into `target` (laid out like our cache).
+    Raises AtlasError when no recipe is available."""
     recipes = entry.find_recipes(space)
     parts = find_local_parts(entry, recipes, space, places)
     obstacles: list[str] = []

@@ -1,7 +1,4 @@
-"""Atlases on surfaces: CIFTI dlabel files, and pairs of label.gii or FreeSurfer annot files.
-
-Shape letters: G grayordinates of a label file, P parcels.
-"""
+"""Atlases on surfaces: CIFTI dlabel, and pairs of label.gii or annot. G grayordinates of a file, P parcels."""
 
 from __future__ import annotations
 
@@ -33,57 +30,21 @@ _SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsa
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SurfaceLabels:
-    """The label of each grayordinate of one file.
-
-    Parameters
-    ----------
-    grayordinates : Grayordinates
-        Where the labels lie.
-    keys : NDArray, int64, shape (G,)
-        Label key of each.
-    names : dict
-        Name of each key that is a parcel.
-    """
+    """Labels of the grayordinates of one file."""
 
     grayordinates: Grayordinates
-    keys: NDArray[np.int64]
-    names: dict[int, str]
+    keys: NDArray[np.int64]  # (G,) label keys
+    names: dict[int, str]  # of the keys that are parcels
 
 
 def is_surface_atlas(path: Path) -> bool:
-    """Tell a label file on surfaces from an image.
-
-    Parameters
-    ----------
-    path : Path
-        Any.
-
-    Returns
-    -------
-    bool
-        By the end of its name.
-    """
+    """Tell a surface label file from an image by its suffix."""
     return path.name.endswith(SURFACE_SUFFIXES)
 
 
 def load_surface_labels(path: Path) -> SurfaceLabels:
-    """Read a label file.
-
-    Parameters
-    ----------
-    path : Path
-        ``.dlabel.nii``, ``.label.gii`` or ``.annot``.
-
-    Returns
-    -------
-    SurfaceLabels
-        Keys of the file's first map, and the names of those that are used.
-
-    Raises
-    ------
-    AtlasError
-        The file cannot be read, tells no hemisphere, or uses a key that has no name.
-    """
+    """Read a ``.dlabel.nii``, ``.label.gii`` or ``.annot`` file: keys of the first map, and the names in use.
+    Raises AtlasError if it cannot be read, its hemisphere is unknown, it has no parcels or uses a nameless key."""
     try:
         status = path.stat()
     except OSError as error:
@@ -113,23 +74,8 @@ def _load_labels(path: Path, _size: int, _mtime: int) -> SurfaceLabels:
 
 
 def find_partner(path: Path) -> tuple[Path, Path] | None:
-    """Find both files of an atlas that has one for each hemisphere.
-
-    Parameters
-    ----------
-    path : Path
-        One of them.
-
-    Returns
-    -------
-    (Path, Path) or None
-        Left and right; None for a file that holds all structures.
-
-    Raises
-    ------
-    AtlasError
-        The name tells no hemisphere, or the other file is not there.
-    """
+    """Find the left and right file of an atlas with one file per hemisphere; None for a file of all structures.
+    Raises AtlasError if the name lacks the hemisphere or the partner is missing."""
     if path.name.endswith(".dlabel.nii"):
         return None
     here = find_hemisphere(path.name)
@@ -153,25 +99,8 @@ def find_partner(path: Path) -> tuple[Path, Path] | None:
 
 
 def find_surface_spaces(path: Path, labels: SurfaceLabels) -> tuple[str, ...]:
-    """Find the template space of a label file by its name, else by the size of its mesh.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    labels : SurfaceLabels
-        What it holds.
-
-    Returns
-    -------
-    tuple of str
-        Spaces whose data may have this mesh, the likeliest first.
-
-    Raises
-    ------
-    AtlasError
-        Neither tells the space.
-    """
+    """Find the template spaces, likeliest first, of a label file by its name, else by the size of its mesh.
+    Raises AtlasError if neither identifies the space."""
     if path.name.endswith(".dlabel.nii"):
         return ("fsLR",)
     if found := re.search(r"(?:space|tpl)-(fsLR|fsaverage[3-6]?)(?=[_.])", path.name):
@@ -189,27 +118,11 @@ def find_surface_spaces(path: Path, labels: SurfaceLabels) -> tuple[str, ...]:
 
 
 def build_surface_table(paths: tuple[Path, ...], table: Path | None) -> tuple[LabelTable, list[tuple[int, ...]]]:
-    """List the parcels of label files, and the keys of each file.
+    """List the parcels of label files, and per file the table value of each key in order; 0 where the table omits it.
 
-    Parameters
-    ----------
-    paths : tuple of Path
-        One file of all structures, or left and right.
-    table : Path or None
-        Table with the network of each parcel by name; without one the names tell it (``7Networks_LH_Vis_1``), and for
-        voxels the structure.
-
-    Returns
-    -------
-    table : LabelTable
-        Parcels in the order of the table, else of the keys. Its values count from 1.
-    indices : list of tuple of int
-        For each file, in the order of its keys, the value of each in the table; 0 for one that the table leaves out.
-
-    Raises
-    ------
-    AtlasError
-        A file cannot be read, a name stands in both hemispheres, or the table lists none of the parcels.
+    `paths` is one file of all structures, or left and right. Parcels are in the order of `table`, else of the keys;
+    values count from 1. Without a table, networks come from the names (``7Networks_LH_Vis_1``), those of voxels from
+    the structure. Raises AtlasError for an unreadable file, a repeated name, or a table that lists none of the parcels.
     """
     files = [load_surface_labels(path) for path in paths]
     names = [[labels.names[key] for key in sorted(labels.names)] for labels in files]
@@ -252,7 +165,7 @@ def _match_table(table: LabelTable, flat: list[str]) -> LabelTable:
 
 
 def _find_networks(labels: SurfaceLabels, names: list[str]) -> list[str]:
-    """Tell networks by name, those of voxels by their structure."""
+    """Derive networks from names, those of voxels from their structure."""
     networks = []
     for key, name in zip(sorted(labels.names), names, strict=True):
         structures = {

@@ -1,4 +1,4 @@
-"""Registry entries on surfaces: where their label files lie, fetching them, and the atlas made of them."""
+"""Registry entries on surfaces: finding, fetching and loading their label files."""
 
 from __future__ import annotations
 
@@ -25,29 +25,10 @@ from bids_semantoks.signals.surface_volumes import build_surface_atlas, build_su
 
 
 def find_or_fetch_labels(entry: Path, space: str, places: Places, target: Path) -> dict[str, Path]:
-    """Find the label files of a registry entry on surfaces, or fetch the best set of them.
+    """Find the label files of an entry's first alternative for a space, fetching missing ones into `target`.
 
-    Parameters
-    ----------
-    entry : Path
-        JSON file.
-    space : str
-        Template space of the data.
-    places : Places
-        Where to look.
-    target : Path
-        A directory laid out like our cache, which gets what is lacking.
-
-    Returns
-    -------
-    dict
-        The files of the first alternative, by their name below ``atlases``: files of one name exist for several meshes,
-        told apart by their folders.
-
-    Raises
-    ------
-    AtlasError
-        There are none for this space, or one of them is not here and cannot be fetched.
+    Keyed by name below ``atlases``: files of one name exist for several meshes, told apart by their folders. Raises
+    AtlasError when the entry has none for this space, or one is missing and cannot be fetched.
     """
     surfaces = _read_entry(entry)["surfaces"]
     if space not in surfaces:
@@ -65,18 +46,7 @@ def find_or_fetch_labels(entry: Path, space: str, places: Places, target: Path) 
 
 
 def find_entry(name_or_path: str | Path) -> Path | None:
-    """Find the registry entry that is meant, if any.
-
-    Parameters
-    ----------
-    name_or_path : str or Path
-        What was given as atlas.
-
-    Returns
-    -------
-    Path or None
-        JSON file of the entry.
-    """
+    """Find the registry entry (JSON) for a name or path; None for any other atlas."""
     entry = find_registry() / f"{name_or_path}.json"
     if re.fullmatch(r"\w+", str(name_or_path)) and entry.is_file():
         return entry
@@ -94,25 +64,8 @@ def _read_entry(entry: Path) -> dict[str, Any]:
 
 
 def find_recipes(entry: Path, directory: Path | None) -> dict[str, list[tuple[Mapping[str, Any], Path]]]:
-    """Find for each space the files of the first alternative that is here as a whole.
-
-    Parameters
-    ----------
-    entry : Path
-        JSON file.
-    directory : Path or None
-        Where files are looked for first.
-
-    Returns
-    -------
-    dict of str to list of (mapping, Path)
-        By template space: what the entry says of each file, and where it is. Spaces without all files are left out.
-
-    Raises
-    ------
-    AtlasError
-        When the entry cannot be read.
-    """
+    """Find for each space the files of the first alternative that is complete locally; skip incomplete spaces.
+    Each file comes with its description in the entry. Raises AtlasError if the entry cannot be read."""
     places = find_places(directory, beside=entry.parent)
     found: dict[str, list[tuple[Mapping[str, Any], Path]]] = {}
     for space, alternatives in _read_entry(entry)["surfaces"].items():
@@ -134,27 +87,8 @@ def _find_part(part: Mapping[str, Any], places: Places) -> Path | None:
 
 
 def load_surface_entry(entry: Path, space: str, directory: Path | None) -> Atlas:
-    """Load an atlas on surfaces from its registry entry.
-
-    Parameters
-    ----------
-    entry : Path
-        JSON file.
-    space : str
-        Template space of the data.
-    directory : Path or None
-        Where files are looked for first.
-
-    Returns
-    -------
-    Atlas
-        With one volume a label file.
-
-    Raises
-    ------
-    AtlasError
-        When files are missing, damaged or not those that the entry names.
-    """
+    """Load an atlas on surfaces from its registry entry, one volume per label file.
+    Raises AtlasError when files are missing, damaged or not those that the entry names."""
     content = _read_entry(entry)
     recipes = find_recipes(entry, directory)
     if space not in recipes:

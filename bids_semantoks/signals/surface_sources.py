@@ -1,4 +1,4 @@
-"""The atlas on surfaces that a name or path means, and the spaces that it is known in."""
+"""Atlases on surfaces by name or path, and the spaces in which an atlas is available."""
 
 from __future__ import annotations
 
@@ -27,25 +27,8 @@ _SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
 
 
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
-    """Find the template spaces of an atlas, images first and then surfaces.
-
-    Parameters
-    ----------
-    name_or_path : str or Path
-        Name of a registry entry, or path of a label file or image, a registry entry or an atlas dataset.
-    directory : Path or None
-        Where the files of registry entries are looked for first.
-
-    Returns
-    -------
-    tuple of str
-        Template spaces, preferred first; those of surfaces only where their files are here.
-
-    Raises
-    ------
-    AtlasError
-        There is no such atlas.
-    """
+    """Find the template spaces of an atlas, preferred first: images, then surfaces whose files are here.
+    Raises AtlasError for an unknown atlas."""
     path = Path(name_or_path)
     if is_surface_atlas(path):
         left = (_find_files(path))[0]
@@ -61,27 +44,11 @@ def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tupl
 
 
 def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) -> Atlas:
-    """Load an atlas for data on surfaces.
+    """Load an atlas for data on surfaces by name or path; parcels in the order of the table, else of the files.
 
-    Parameters
-    ----------
-    name_or_path : str or Path
-        Name of a registry entry, or path of a ``.dlabel.nii`` file, or of one ``.label.gii`` or ``.annot`` file whose
-        partner of the other hemisphere lies beside it.
-    space : str
-        Template space of the data.
-    directory : Path or None
-        Where the files of registry entries are looked for first; then in BIDS_SEMANTOKS_ATLAS_DIR and in our cache.
-
-    Returns
-    -------
-    Atlas
-        Parcels in the order of the table, else of the label files.
-
-    Raises
-    ------
-    AtlasError
-        The atlas is not found, has no surfaces of this space, or is damaged.
+    A path is a ``.dlabel.nii``, or one ``.label.gii`` or ``.annot`` with its other hemisphere beside it. Files of
+    entries are searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR and our cache. Raises AtlasError if the atlas is
+    missing, damaged or lacks surfaces of this space.
     """
     path = Path(name_or_path)
     entry = find_entry(name_or_path)
@@ -112,20 +79,7 @@ def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path 
 
 
 def check_is_volumetric(name_or_path: str | Path, space: str) -> None:
-    """Refuse an atlas on surfaces for images.
-
-    Parameters
-    ----------
-    name_or_path : str or Path
-        As for `find_all_spaces`.
-    space : str
-        Template space of the images.
-
-    Raises
-    ------
-    AtlasError
-        It is a label file on surfaces.
-    """
+    """Raise AtlasError for a surface label file where the data are images."""
     if is_surface_atlas(Path(name_or_path)):
         raise AtlasError(
             f"The atlas {name_or_path} lies on surfaces, the data in {space or 'native space'} are images.",
@@ -140,7 +94,7 @@ def _find_files(path: Path) -> tuple[Path, ...]:
 
 
 def _find_table(files: Sequence[Path]) -> Path | None:
-    """Find a table beside the files, named like them, with or without the hemisphere."""
+    """Find a table beside the files with the same name, with or without the hemisphere."""
     for file in files:
         stem = _stem(file)
         for name in (stem, _SIDE.sub("", stem).strip("._")):

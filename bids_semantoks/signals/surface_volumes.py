@@ -1,4 +1,4 @@
-"""The records that an atlas on surfaces is made of: one a label file, and the whole."""
+"""Records of an atlas on surfaces: one per label file, and the whole."""
 
 from __future__ import annotations
 
@@ -15,29 +15,8 @@ from bids_semantoks.signals.labels import LabelTable
 
 
 def build_surface_volume(path: Path, values: Sequence[int], parcels: Sequence[int], licence: str) -> AtlasVolume:
-    """Build the record of one label file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    values : sequence of int
-        Its labels.
-    parcels : sequence of int
-        Position of each among the parcels of the atlas.
-    licence : str
-        One line; empty when not known.
-
-    Returns
-    -------
-    AtlasVolume
-        With the file's checksum.
-
-    Raises
-    ------
-    AtlasError
-        When the file was fetched and is no longer what it was.
-    """
+    """Build the record of one label file, with checksum; `parcels` are positions in the atlas of `values`.
+    Raises AtlasError if a fetched file has changed since."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     check_recorded(path, digest)
@@ -51,22 +30,7 @@ def build_surface_volume(path: Path, values: Sequence[int], parcels: Sequence[in
 
 
 def build_surface_atlas(name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...]) -> Atlas:
-    """Build the record of an atlas on surfaces.
-
-    Parameters
-    ----------
-    name, space : str
-        Label of the atlas, and the template space of the data.
-    table : LabelTable
-        Parcels and networks.
-    volumes : tuple of AtlasVolume
-        Label files.
-
-    Returns
-    -------
-    Atlas
-        With a checksum of names, networks and files together.
-    """
+    """Build the record of an atlas on surfaces, with a joint checksum of names, networks and files."""
     content = {
         "parcels": table.parcels,
         "networks": table.networks,

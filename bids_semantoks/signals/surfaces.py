@@ -1,10 +1,5 @@
-"""The mean of each parcel's grayordinates in every volume: CIFTI series, and pairs of GIFTI files.
-
-A CIFTI file holds the whole series of one grayordinate after the other, a GIFTI file one volume after the other; both
-are read in order, and memory holds some megabytes of them at a time.
-
-Shape letters: T volumes, P parcels, G grayordinates of the run.
-"""
+"""Mean signal of each parcel's grayordinates (CIFTI or GIFTI pair). T volumes, P parcels, G grayordinates of the run.
+CIFTI stores one grayordinate after the other, GIFTI one volume after the other; both are streamed in file order."""
 
 from __future__ import annotations
 
@@ -30,56 +25,20 @@ from bids_semantoks.signals.means import ParcelMeans
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SurfaceHeader:
-    """What a run on surfaces says before its numbers are read.
+    """Header facts of a run on surfaces."""
 
-    Parameters
-    ----------
-    n_volumes : int
-        Volumes (T).
-    repetition_time : float or None
-        Seconds, from the header; None when it holds none.
-    """
-
-    n_volumes: int
-    repetition_time: float | None
+    n_volumes: int  # T
+    repetition_time: float | None  # seconds; None if the header has none
 
 
 def is_surface(path: Path) -> bool:
-    """Tell series on surfaces from a volumetric image.
-
-    Parameters
-    ----------
-    path : Path
-        BOLD file.
-
-    Returns
-    -------
-    bool
-        By the end of its name.
-    """
+    """Tell a surface series (dtseries, func.gii) from a volumetric image by its suffix."""
     return path.name.endswith((".dtseries.nii", ".func.gii"))
 
 
 def load_surface_header(run: Run) -> SurfaceHeader:
-    """Read what can be known of a run without its numbers.
-
-    Parameters
-    ----------
-    run : Run
-        With a CIFTI series, or the two files of a GIFTI pair.
-
-    Returns
-    -------
-    SurfaceHeader
-        Volumes and repetition time.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content``.
-    RunFailed
-        ``bad_image``: a file is damaged or of another kind, or a hemisphere is missing.
-    """
+    """Read the header of a run: a CIFTI series or a GIFTI pair.
+    Raises RunSkipped no_content; RunFailed bad_image for a damaged or wrong file, or a missing hemisphere."""
     if run.bold.name.endswith(".dtseries.nii"):
         file = _load_series(run.bold)
         return SurfaceHeader(n_volumes=file.shape[0], repetition_time=read_series_step(file.axes[0]))
@@ -88,32 +47,12 @@ def load_surface_header(run: Run) -> SurfaceHeader:
 
 
 def extract_surface_means(run: Run, atlas: Atlas) -> ParcelMeans:
-    """Average the grayordinates of each parcel that vary in time.
+    """Average the grayordinates of each parcel that vary in time: (T, P), with the counts used and in the atlas.
 
-    Grayordinates are matched by structure and vertex, or by structure and voxel, whatever the order in the files. Those
-    that are constant, ever NaN or infinite, or not in the file (as the medial wall) count in no volume.
-
-    Parameters
-    ----------
-    run : Run
-        With a CIFTI series, or the two files of a GIFTI pair.
-    atlas : Atlas
-        Label files on surfaces; images among them label voxels of the CIFTI file by their coordinates.
-
-    Returns
-    -------
-    ParcelMeans
-        Means (T, P), and of each parcel the grayordinates used and those of the atlas.
-
-    Raises
-    ------
-    AtlasError
-        A label file is damaged.
-    RunSkipped
-        ``no_content``.
-    RunFailed
-        ``bad_image``, ``space_mismatch`` (meshes or voxel grids of run and atlas differ), or ``low_coverage`` (no
-        grayordinate of any parcel is in the run).
+    Grayordinates match by structure and vertex or voxel, whatever their order in the files; images in the atlas label
+    CIFTI voxels by coordinates. Constant, not always finite or missing ones (medial wall) count in no volume. Raises
+    AtlasError (damaged label file), RunSkipped no_content, RunFailed bad_image, space_mismatch (mesh or grid differs)
+    or low_coverage (no overlap).
     """
     if run.bold.name.endswith(".dtseries.nii"):
         return _extract_cifti(run.bold, atlas)
@@ -165,7 +104,7 @@ def _extract_pair(run: Run, atlas: Atlas) -> ParcelMeans:
 
 
 def _sum_hemisphere(path: Path, labels: NDArray[np.int64], totals: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
-    """Add the sums of one hemisphere to `totals` (T, P); returns the vertices used and how many were not finite."""
+    """Add the sums of one hemisphere to `totals` (T, P); return the vertices used and how many were not finite."""
     vertices = np.flatnonzero(labels)
     sums, usable, is_exact = _sum_vertices(path, labels, vertices, totals.shape)
     n_broken = int((~usable[1]).sum())
@@ -180,7 +119,8 @@ def _sum_hemisphere(path: Path, labels: NDArray[np.int64], totals: NDArray[np.fl
 def _sum_vertices(
     path: Path, labels: NDArray[np.int64], vertices: NDArray[np.intp], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], tuple[NDArray[np.bool_], NDArray[np.bool_]], bool]:
-    """Sums (T, P); which vertices vary and are finite, which are finite; whether only such vertices are in the sums."""
+    """Sum vertices by parcel (T, P); return also which are usable, which are finite, and whether the sums are exact.
+    Sums are inexact where unusable vertices contributed."""
     vertices = vertices[np.argsort(labels[vertices], kind="stable")]
     own = labels[vertices]
     starts = np.flatnonzero(np.diff(own, prepend=-1))
@@ -265,7 +205,7 @@ def _load_pair(run: Run) -> list[tuple[str, Path, GiftiHeader]]:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Turn what is wrong with a file into the failure of its run."""
+    """Turn read errors of a file into RunFailed bad_image."""
     try:
         yield
     except (CiftiError, GiftiError) as error:

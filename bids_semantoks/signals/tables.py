@@ -1,4 +1,4 @@
-"""A confounds table read as text, so that every damage can be named by row and column."""
+"""A confounds table read as text, so that errors can name row and column."""
 
 from __future__ import annotations
 
@@ -17,24 +17,8 @@ _MISSING: Final = frozenset({"n/a", "", "nan", "NaN"})
 
 
 class ConfoundsTable:
-    """A confounds table whose columns are checked when they are asked for.
-
-    Parameters
-    ----------
-    path : Path
-        TSV file with a header.
-    text : str or None
-        What stands for the file's content, where columns were computed or come from several files.
-    hint : str
-        What the user can do when a column is missing.
-
-    Raises
-    ------
-    RunFailed
-        ``bad_confounds`` when the file is no table with a header of unique names.
-    RunSkipped
-        ``no_content`` when datalad has not fetched its content.
-    """
+    """A TSV of confounds with a header; columns are checked when read. `text` replaces the content of the file.
+    Raises RunFailed bad_confounds without a header of unique names, RunSkipped no_content (datalad)."""
 
     def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
         self.path = path
@@ -63,37 +47,11 @@ class ConfoundsTable:
         return len(self._rows)
 
     def refuse(self, problem: str, *, hint: str = "") -> NoReturn:
-        """Say what is wrong with this file.
-
-        Parameters
-        ----------
-        problem : str
-            The sentence that goes on after the file's path.
-        hint : str, optional
-            What the user can do about it.
-
-        Raises
-        ------
-        RunFailed
-            ``bad_confounds``, always.
-        """
+        """Raise RunFailed bad_confounds; `problem` continues the sentence after the path."""
         raise RunFailed("bad_confounds", f"{self.path} {problem}.", hint=hint)
 
     def check_columns(self, names: Sequence[str], why: str) -> None:
-        """Check that columns are there.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Columns wanted.
-        why : str
-            What needs them.
-
-        Raises
-        ------
-        RunFailed
-            ``bad_confounds``, naming what is missing.
-        """
+        """Raise RunFailed bad_confounds naming the missing columns and why they are needed."""
         missing = [name for name in names if name not in self._index]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -103,34 +61,12 @@ class ConfoundsTable:
             )
 
     def read_cells(self, name: str) -> tuple[str, ...]:
-        """Read one column as it is written.
-
-        Parameters
-        ----------
-        name : str
-            A column that is there.
-
-        Returns
-        -------
-        tuple of str, length T
-            Cells.
-        """
+        """Return the cells (T,) of an existing column as text."""
         position = self._index[name]
         return tuple(row[position] for row in self._rows)
 
     def with_columns(self, cells: Mapping[str, Sequence[str]]) -> ConfoundsTable:
-        """Put columns beside those that are there.
-
-        Parameters
-        ----------
-        cells : mapping of str to sequence of str, length T
-            Cells by name.
-
-        Returns
-        -------
-        ConfoundsTable
-            A new table, of the same path.
-        """
+        """Return a new table of the same path with columns appended, cells (T,) by name."""
         lines = ["\t".join((*self.names, *cells))]
         lines += [
             "\t".join((*row, *more)) for row, more in zip(self._rows, zip(*cells.values(), strict=True), strict=True)
@@ -138,23 +74,8 @@ class ConfoundsTable:
         return ConfoundsTable(self.path, text="\n".join(lines), hint=self._hint)
 
     def read_column(self, name: str) -> NDArray[np.float64]:
-        """Read one column.
-
-        Parameters
-        ----------
-        name : str
-            A column that is there.
-
-        Returns
-        -------
-        NDArray, float64, shape (T,)
-            NaN where the table has n/a.
-
-        Raises
-        ------
-        RunFailed
-            ``bad_confounds``, with row and column of what is neither a finite number nor n/a.
-        """
+        """Read an existing column (T,); NaN for n/a.
+        Raises RunFailed bad_confounds with the row of a value that is neither finite nor n/a."""
         if name in self._columns:
             return self._columns[name].copy()
         position = self._index[name]
@@ -170,25 +91,10 @@ class ConfoundsTable:
         return values.copy()
 
     def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Read one column without gaps.
+        """Read an existing column (T,), finite in every kept volume.
 
-        Parameters
-        ----------
-        name : str
-            A column that is there.
-        kept : NDArray, bool, shape (T,)
-            Volumes that must have a value.
-
-        Returns
-        -------
-        NDArray, float64, shape (T,)
-            Finite in every kept volume. n/a in the first volume, which derivatives have, becomes the value of the
-            first kept volume that has one, or 0 where no other volume is kept.
-
-        Raises
-        ------
-        RunFailed
-            ``bad_confounds`` when a later kept volume has n/a.
+        n/a in the first volume (derivatives) becomes the value of the first kept volume that has one, or 0 if there is
+        none. Raises RunFailed bad_confounds for n/a in a later kept volume.
         """
         values = self.read_column(name)
         known = np.flatnonzero(kept & ~np.isnan(values))
@@ -208,25 +114,7 @@ def _is_number(cell: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file of a run.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    str
-        Its text.
-
-    Raises
-    ------
-    RunFailed
-        ``bad_confounds`` when it cannot be read or is no UTF-8.
-    RunSkipped
-        ``no_content`` when it is a datalad link (or pointer file) whose content was not fetched.
-    """
+    """Read a UTF-8 text file of a run; RunFailed bad_confounds, RunSkipped no_content (datalad link or pointer)."""
     if path.is_symlink() and not path.exists():
         _refuse_content(path)
     try:

@@ -1,7 +1,4 @@
-"""Resample, z-score and cut parcel signals into windows: NumPy on (T, P).
-
-Shape letters: T volumes, P parcels, B windows, W volumes in a window.
-"""
+"""Resample, z-score and window parcel signals. T volumes, P parcels, B windows, W volumes of a window."""
 
 from __future__ import annotations
 
@@ -45,26 +42,13 @@ _ANTI_ALIAS_EDGE: Final = 0.8
 
 
 def resample(values: Float64, source: float, target: float) -> Float64:
-    """Resample to another repetition time; sample k lies k * `target` seconds after the first volume.
+    """Resample (T, P) between repetition times in seconds; sample k is k * `target` s after the first volume.
 
-    Going down, a Butterworth low-pass of order 10 at 0.8 times the new Nyquist frequency runs forwards and backwards
-    first. Run both ways it shifts nothing in time, and being maximally flat it does not ripple where the signal lives,
-    as the Chebyshev filter of usual decimation does (1 % there). At 2.0 s its gain is 1 - 1e-6 at 0.1 Hz, the edge of
-    the usual pass band, 0.5 at 0.2 Hz and about 0.01 at the new Nyquist frequency of 0.25 Hz. Going up there is
-    nothing to alias, and nothing is filtered. The values between volumes are a cubic spline's; past the last volume
-    (possible only when going up, by less than a volume) its last value is held.
-
-    Parameters
-    ----------
-    values : NDArray, float64, shape (T, P)
-        Complete signals; a column with NaN gives NaN.
-    source, target : float
-        Repetition times in seconds.
-
-    Returns
-    -------
-    NDArray, float64, shape (floor(T * source / target + 1e-6), P)
-        Resampled signals; the same values bit for bit when the repetition times agree to 1e-6.
+    Downsampling first applies a zero-phase Butterworth low-pass (order 10, edge 0.8 of the new Nyquist frequency):
+    maximally flat, while the usual Chebyshev decimation ripples by 1 % in the pass band. For 2 s its gain is 1 - 1e-6
+    at 0.1 Hz, 0.5 at 0.2 Hz, 0.01 at 0.25 Hz. Then a cubic spline interpolates; past the last volume (upsampling only)
+    its value is held. The output has floor(T * source / target + 1e-6) rows, columns with NaN stay NaN; repetition
+    times that agree to a relative 1e-6 give a bitwise copy.
     """
     values = np.asarray(values, dtype=np.float64)
     n_volumes = values.shape[0]
@@ -88,18 +72,7 @@ def resample(values: Float64, source: float, target: float) -> Float64:
 
 
 def zscore(values: Float64) -> Float64:
-    """Scale each parcel to mean 0 and standard deviation 1 over the run.
-
-    Parameters
-    ----------
-    values : NDArray, float64, shape (T, P)
-        Complete signals.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, P)
-        (x - mean) / (sd + 1e-8) with ddof 0; a constant parcel becomes exactly 0.
-    """
+    """Z-score each parcel of complete signals (T, P): (x - mean) / (sd + 1e-8), ddof 0; a constant gives exactly 0."""
     values = np.asarray(values, dtype=np.float64)
     scaled: Float64 = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-8)
     # Interpolation leaves rounding noise on a constant, which the small 1e-8 alone would not bring to zero.
@@ -109,22 +82,7 @@ def zscore(values: Float64) -> Float64:
 
 
 def window_starts(n_volumes: int, window: int, n_windows: int) -> NDArray[np.int64]:
-    """Equally spaced starts of windows.
-
-    Parameters
-    ----------
-    n_volumes : int
-        Volumes of the resampled run (T).
-    window : int
-        Volumes of a window (W).
-    n_windows : int
-        Windows wanted.
-
-    Returns
-    -------
-    NDArray, int64, shape (B,)
-        int(linspace(0, T - W, n_windows)), equal starts once; 0 alone when the run is no longer than a window.
-    """
+    """Return equally spaced window starts (B,): unique int(linspace(0, T - W, n_windows)); 0 alone if T <= W."""
     starts = np.linspace(0, max(n_volumes - window, 0), n_windows).astype(np.int64)
     return np.unique(starts)
 
@@ -138,35 +96,11 @@ def build_windows(
     window: int,
     n_windows: int,
 ) -> Windows:
-    """Cut the encoder's windows from a table of cleaned signals.
+    """Cut the encoder's windows (B, W, P) from cleaned signals (T, P), NaN in dropped volumes and absent parcels.
 
-    Leading dummy volumes are left out, other dropped volumes interpolated again, the signals resampled and z-scored
-    over the whole run, and only then cut and padded.
-
-    Parameters
-    ----------
-    table : NDArray, shape (T, P)
-        Cleaned signals; rows of dropped volumes and columns of absent parcels are NaN.
-    repetition_time : float
-        Seconds between rows of `table`.
-    n_dummy : int
-        Leading dummy volumes among the dropped.
-    target_repetition_time : float
-        The encoder's repetition time in seconds.
-    window : int
-        Volumes of a window (W).
-    n_windows : int
-        Windows wanted; equal starts are given once.
-
-    Returns
-    -------
-    Windows
-        Windows (B, W, P); a run shorter than a window is padded with zeros at the end.
-
-    Raises
-    ------
-    RunSkipped
-        ``too_few_kept`` when no volume of the table has signals, ``too_short`` when it lasts less than one sample.
+    Removes leading dummies, interpolates dropped volumes, resamples and z-scores over the run, then cuts; a run shorter
+    than a window is zero-padded at the end, equal starts are given once. Repetition times are in seconds, `window` in
+    volumes (W). Raises RunSkipped too_few_kept (no volume has signals) or too_short (less than one sample).
     """
     signals = np.asarray(table, dtype=np.float64)[n_dummy:]
     present: Bool = np.asarray(~np.isnan(signals).all(axis=0))
@@ -200,24 +134,8 @@ def build_windows(
 def compute_kept_share(
     kept: Bool, repetition_time: float, onsets: Float64, duration: float | NDArray[np.float64]
 ) -> Float64:
-    """Compute the share of stretches of time that kept volumes cover; volume t lasts from t to t + 1 repetition times.
-
-    Parameters
-    ----------
-    kept : NDArray, bool, shape (T,)
-        Volumes that were not dropped.
-    repetition_time : float
-        Seconds between them.
-    onsets : NDArray, float64, shape (n,)
-        Seconds since the first volume.
-    duration : float or NDArray, float64, shape (n,)
-        Seconds.
-
-    Returns
-    -------
-    NDArray, float64, shape (n,)
-        Between 0 and 1.
-    """
+    """Compute the share (0 to 1) of each stretch of `duration` s from `onsets` (n,) that kept volumes (T,) cover.
+    Volume t lasts from t to t + 1 repetition times."""
     edges = np.arange(kept.size + 1) * repetition_time
     covered = np.concatenate(([0.0], np.cumsum(kept))) * repetition_time
     shares = (np.interp(onsets + duration, edges, covered) - np.interp(onsets, edges, covered)) / duration

@@ -1,4 +1,4 @@
-"""The volumes of a NIfTI file, inflated in blocks ahead of the arithmetic."""
+"""Volumes of a NIfTI file, inflated in blocks ahead of the arithmetic."""
 
 from __future__ import annotations
 
@@ -29,23 +29,10 @@ class _Readable(Protocol):
 
 
 def read_blocks(volumes: Volumes) -> Iterator[NDArray[Any]]:
-    """Give the stored numbers in blocks of volumes, while the next blocks are inflated in a thread.
+    """Yield blocks (volumes, x * y * z) in the stored dtype and Fortran order while a thread inflates the next.
 
-    Parameters
-    ----------
-    volumes : Volumes
-        What `load_volumes` found.
-
-    Yields
-    ------
-    NDArray, stored dtype, shape (volumes in the block, x * y * z)
-        Voxels in Fortran order. The memory is used again for a later block.
-
-    Raises
-    ------
-    RunFailed
-        ``bad_image``: the file ends early or its checksum is wrong. The end of the compressed file is read, so
-        damage anywhere is found.
+    The memory of a block is reused for a later one. Raises RunFailed bad_image for a truncated file or wrong checksum;
+    the file is read to its end, so damage anywhere is found.
     """
     n_bytes = int(np.prod(volumes.shape, dtype=np.int64)) * volumes.dtype.itemsize
     per_block = min(max(1, _BLOCK_BYTES // n_bytes), volumes.n_volumes)
@@ -70,7 +57,7 @@ def read_blocks(volumes: Volumes) -> Iterator[NDArray[Any]]:
 
 
 class _Filled(NamedTuple):
-    """How far a read came, and what stopped it."""
+    """Bytes read, and the error that stopped the read."""
 
     n_bytes: int
     error: Exception | None
@@ -133,11 +120,8 @@ def _open(volumes: Volumes) -> _Readable:
 
 
 class _Inflater:
-    """A gzip file read from start to end, its checksums compared.
-
-    Unlike the gzip modules it tells bytes behind a complete file, as failed transfers leave them, from a file that is
-    not complete.
-    """
+    """A gzip file read once from start to end, checksums verified.
+    Unlike the gzip modules it tells trailing bytes, as failed transfers leave them, from a truncated file."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw

@@ -1,7 +1,4 @@
-"""Points of one template space found in another, by the transforms that ANTs writes and TemplateFlow publishes.
-
-Legend: n points, (X, Y, Z) voxels of a field of displacements.
-"""
+"""Map points between template spaces with ANTs transforms, as TemplateFlow publishes them. n points, X, Y, Z voxels."""
 
 from __future__ import annotations
 
@@ -18,38 +15,21 @@ from bids_semantoks.errors import AtlasError
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Field:
-    """Displacements (X, Y, Z, 3) in millimetres, and what takes millimetres to its voxels (4, 4)."""
+    """A displacement field."""
 
-    displacements: NDArray[np.float32]
-    to_voxels: NDArray[np.float64]
+    displacements: NDArray[np.float32]  # (X, Y, Z, 3) mm
+    to_voxels: NDArray[np.float64]  # (4, 4), mm to voxels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Warp:
-    """What takes points from one space to another.
+    """Transform of points between two spaces."""
 
-    Parameters
-    ----------
-    steps : tuple
-        Matrices (4, 4) and fields of displacements, in the order in which points go through them.
-    """
-
-    steps: tuple[NDArray[np.float64] | _Field, ...]
+    steps: tuple[NDArray[np.float64] | _Field, ...]  # matrices (4, 4) and displacement fields, in order of application
 
     def map_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Take points to the other space.
-
-        Parameters
-        ----------
-        points : NDArray, float64, shape (n, 3)
-            Millimetres right, anterior and superior, in the space that the transform resamples images into.
-
-        Returns
-        -------
-        NDArray, float64, shape (n, 3)
-            The same places in the space that images come from. Displacements are interpolated linearly, and zero
-            outside their field, as ANTs does.
-        """
+        """Map points (n, 3) in RAS mm from the space that images are resampled into to the one they come from.
+        Displacements are interpolated linearly and zero outside their field, as in ANTs."""
         for step in self.steps:
             points = _displace(points, step) if isinstance(step, _Field) else _multiply(step, points)
         return points
@@ -73,23 +53,8 @@ def _displace(points: NDArray[np.float64], field: _Field) -> NDArray[np.float64]
 
 
 def load_warp(path: Path) -> Warp:
-    """Read a transform file of ANTs.
-
-    Parameters
-    ----------
-    path : Path
-        Composite transform in HDF5 (``.h5``), of affine and displacement parts.
-
-    Returns
-    -------
-    Warp
-        From the space that images are resampled into to the one that they come from.
-
-    Raises
-    ------
-    AtlasError
-        The file is damaged, or holds transforms of other kinds.
-    """
+    """Read a composite ANTs transform of affine and displacement parts (HDF5 ``.h5``), with points as in `map_points`.
+    Raises AtlasError if the file is damaged, empty or holds other transforms."""
     # Loading it takes a moment, and few calls warp anything.
     from nitransforms.io.itk import ITKCompositeH5  # noqa: PLC0415
 
