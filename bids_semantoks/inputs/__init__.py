@@ -1,1 +1,1 @@
-"""Reading BIDS datasets: the only code that speaks pybids."""
+"""Read BIDS datasets; the only package that imports pybids."""

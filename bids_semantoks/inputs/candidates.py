@@ -1,10 +1,5 @@
-"""BOLD images, or tables of series, of the selected participants, sessions, tasks and runs, in every space.
-
-Only the folders of the participants asked for are listed, with ``os.scandir``, and only names are looked at. pybids'
-index was measured for the same on 2 CPUs (``benchmarks/bench_index.py``): 0.5 s for one of 1,000 participants and 30 s
-for all, in blocks of 100 with metadata off and all but the functional folders ignored, after 0.6 s for importing it;
-the listing takes 0.005 s and under 1 s. So pybids is left to ``--bids-database-dir``, whose format is its own.
-"""
+"""List the BOLD images or series tables of a selection by scandir and file names. pybids indexing, 30 to 100 times
+slower (``benchmarks/bench_index.py``), serves only ``--bids-database-dir``."""
 
 from __future__ import annotations
 
@@ -33,28 +28,9 @@ _FILES: Final = {"fmriprep": "BOLD images", "parcellated": "tables of series"}
 def find_candidates(
     dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, kind: str = "fmriprep"
 ) -> list[Candidate]:
-    """Find the preprocessed BOLD images, or the tables of parcel series, of the selection, in every space.
+    """List the BOLD images (``fmriprep``) or series tables (``parcellated``) of the selection, in every space.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        What is read.
-    selection : SelectionConfig
-        Sessions, tasks, runs and filter; its space does not count here.
-    participants : sequence of str
-        Labels, all of them in the dataset.
-    kind : str
-        ``fmriprep`` for images, ``parcellated`` for tables.
-
-    Returns
-    -------
-    list of Candidate
-        At least one.
-
-    Raises
-    ------
-    InputError
-        When there is no such file, or none with the sessions, tasks and runs, or none that the filter accepts.
+    Returns at least one; InputError if none matches the participants, the sessions, tasks and runs, or the filter.
     """
     found = [
         candidate
@@ -129,7 +105,7 @@ def _apply_filter(found: list[Candidate], path: Path | None) -> list[Candidate]:
 
 
 def _attach_components(found: list[Candidate], dataset: Dataset, participants: Sequence[str]) -> list[Candidate]:
-    """Give each image the components that ICA-AROMA found in its run, from a dataset of their own."""
+    """Attach to each image the ICA-AROMA components of its run, which come from a separate dataset."""
     components: dict[frozenset[tuple[str, str]], tuple[str, ...]] = {}
     for derivative in dataset.derivatives:
         if derivative.kind == "aroma":

@@ -1,4 +1,4 @@
-"""A pybids database, for those who keep one: the only place that imports pybids."""
+"""List files through a pybids database, for users who keep one; the only module that imports pybids."""
 
 from __future__ import annotations
 
@@ -23,26 +23,10 @@ _IGNORED: Final = (
 
 
 def find_database_files(root: Path, database_dir: Path) -> dict[str, list[str]]:
-    """Take the files of a derivative dataset from a pybids database, made first where there is none.
+    """Map participant labels to sorted paths from a pybids database, building it first if missing.
 
-    Parameters
-    ----------
-    root : Path
-        Root of the derivative dataset.
-    database_dir : Path
-        Folder of the database, outside the datasets.
-
-    Returns
-    -------
-    dict
-        Participant's label to sorted paths. The database is believed: delete it when files were added.
-
-    Raises
-    ------
-    ConfigurationError
-        When the folder cannot be written, or its database is of another dataset.
-    InputError
-        When the database cannot be read.
+    An existing database is trusted, so delete it when files were added. Raises ConfigurationError if the folder is not
+    writable or the database belongs to another dataset, InputError if the database is unreadable.
     """
     if not (database_dir / _FILE_NAME).exists():
         _write_database(root, database_dir)
@@ -77,7 +61,7 @@ def _write_database(root: Path, database_dir: Path) -> None:
 
 
 def _read_paths(root: Path, database_dir: Path) -> list[str]:
-    """Read the paths in a database, relative to the dataset's root and sorted."""
+    """Read the paths in a database, sorted and relative to the dataset root."""
     from bids import BIDSLayout  # noqa: PLC0415
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What lies in BIDS_DIR, which derivative datasets of it are read, and where nothing may be written."""
+"""Identify BIDS_DIR, choose the derivative datasets to read, and refuse output folders inside the inputs."""
 
 from __future__ import annotations
 
@@ -23,24 +23,12 @@ CONTENT: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """What BIDS_DIR was found to be.
-
-    Parameters
-    ----------
-    root : Path
-        BIDS_DIR.
-    kind : str
-        ``raw``, ``fmriprep``, ``parcellated``, or ``layout`` for what is no BIDS.
-    derivatives : tuple of Derivative
-        The derivative datasets to read, at least one.
-    raw_root : Path or None
-        The raw BIDS dataset they were made from, when it is in sight.
-    """
+    """BIDS_DIR as identified, with the derivative datasets to read."""
 
     root: Path
-    kind: str
-    derivatives: tuple[Derivative, ...]
-    raw_root: Path | None
+    kind: str  # raw, fmriprep, parcellated, or layout for data outside BIDS
+    derivatives: tuple[Derivative, ...]  # at least one
+    raw_root: Path | None  # raw dataset they were made from, if found
 
     @property
     def is_parcellated(self) -> bool:
@@ -49,17 +37,11 @@ class Dataset:
 
     @property
     def denoised(self) -> Derivative | None:
-        """The dataset whose images were denoised by the pipeline that wrote them; None for images as they were."""
+        """First dataset whose images its pipeline already denoised; None if there is none."""
         return next((one for one in self.derivatives if one.is_denoised), None)
 
     def describe(self) -> str:
-        """Say in one line what was found.
-
-        Returns
-        -------
-        str
-            The first line of the log.
-        """
+        """Summarise the inputs in one line, the first of the log."""
         listed = "; ".join(f"{one.pipeline} ({CONTENT[one.kind]}) in {one.path}" for one in self.derivatives)
         if self.kind == "layout":
             return f"Found data in the layout {self.derivatives[0].pipeline} in {self.root}"
@@ -68,13 +50,7 @@ class Dataset:
         return f"Found a derivative dataset of {listed}"
 
     def describe_recognised(self) -> list[str]:
-        """Say what each derivative dataset was recognised as.
-
-        Returns
-        -------
-        list of str
-            One sentence each.
-        """
+        """Name the pipeline recognised for each derivative dataset, one sentence each."""
         sentences = []
         for one in self.derivatives:
             what = (
@@ -88,29 +64,11 @@ class Dataset:
 
 
 def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> Dataset:
-    """Find out what BIDS_DIR is and which derivative datasets to read.
+    """Identify BIDS_DIR and the derivative datasets to read (at least one); OUT_DIR never counts as an input.
 
-    Parameters
-    ----------
-    bids_dir : Path
-        A derivative dataset, or a raw BIDS dataset with ``derivatives/<pipeline>/``.
-    out_dir : Path
-        Where outputs go; never taken for an input.
-    selection : SelectionConfig
-        With `derivatives` when the user named them.
-
-    Returns
-    -------
-    Dataset
-        With at least one derivative dataset.
-
-    Raises
-    ------
-    InputError
-        When BIDS_DIR is no directory, empty or not BIDS, or no derivative dataset, or more than one, is found.
-    ConfigurationError
-        When OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or images and parcel series, or denoised images and others,
-        are to be read in one call.
+    Raises InputError if BIDS_DIR is missing, empty or not BIDS, or if it offers no derivative dataset or several.
+    Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with parcel
+    series or denoised images with others.
     """
     description = check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
@@ -152,7 +110,7 @@ def _may_be_raw(description: Description | None) -> bool:
 
 
 def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) -> Dataset:
-    """Take BIDS_DIR for what the layout says that it is."""
+    """Open BIDS_DIR as described by a layout file instead of by BIDS."""
     if selection.derivatives or selection.input_type == "series":
         raise ConfigurationError(
             f"--layout {name_or_file} says which file of BIDS_DIR is which, all of them images.",
@@ -177,23 +135,10 @@ def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) 
 
 
 def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Path | None = None) -> None:
-    """Refuse places where writing would touch an input.
+    """Refuse an OUT_DIR or work directory inside an input, with ConfigurationError.
 
-    Parameters
-    ----------
-    bids_dir, out_dir : Path
-        The two directories of the call.
-    dataset : Dataset
-        What is read.
-    work_dir : Path or None
-        Where caches and temporary files go.
-
-    Raises
-    ------
-    ConfigurationError
-        When OUT_DIR is BIDS_DIR, an input dataset or the raw dataset, lies in a derivative dataset that is read or in
-        a ``sub-*`` folder, or elsewhere in BIDS_DIR than in ``derivatives/<name>``; when the work directory lies in
-        an input and not in OUT_DIR.
+    Within BIDS_DIR, OUT_DIR may only be ``derivatives/<name>`` of a dataset that is not read, and never below
+    ``sub-*``. A work directory inside OUT_DIR is always allowed.
     """
     root, out = bids_dir.resolve(), out_dir.resolve()
     hint = "Use BIDS_DIR/derivatives/<name> of a raw dataset, or a folder elsewhere."
@@ -222,13 +167,13 @@ def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Pat
 
 
 def _take_components(named: tuple[Derivative, ...]) -> tuple[Derivative, ...]:
-    """Beside another dataset's images, take of ICA-AROMA its components, not its own images of the same runs."""
+    """Use ICA-AROMA datasets for their components only when another dataset provides images of the same runs."""
     has_others = any(one.kind == "fmriprep" and one.source != AROMA for one in named)
     return tuple(replace(one, kind="aroma") if has_others and one.source == AROMA else one for one in named)
 
 
 def _check_names(named: tuple[Derivative, ...]) -> None:
-    """Refuse two datasets of one name: sidecars tell sources by it."""
+    """Refuse two datasets with the same name, by which sidecars distinguish sources."""
     for position, one in enumerate(named):
         if other := next((before for before in named[:position] if before.name == one.name), None):
             raise InputError(

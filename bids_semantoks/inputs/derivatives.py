@@ -1,4 +1,4 @@
-"""The derivative datasets of a raw dataset: found by who made them, or named by the user."""
+"""Derivative datasets of a raw dataset: found by GeneratedBy, or named by the user."""
 
 from __future__ import annotations
 
@@ -17,60 +17,25 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derivative:
-    """One derivative dataset that is read.
+    """Derivative dataset to read."""
 
-    Parameters
-    ----------
-    name : str
-        What the user called it, else the name of its folder.
-    path : Path
-        Its root.
-    pipeline : str
-        Name and version of the pipeline that wrote it, such as ``fMRIPrep 24.1.1``.
-    kind : str
-        ``fmriprep`` (BOLD images), ``parcellated`` (holds ``*_timeseries.tsv``), or ``aroma`` (components of ICA-AROMA
-        for the images of another dataset).
-    source : Pipeline
-        What is known of this pipeline.
-    layout : Layout or None
-        Which file is which, where the user says so instead of BIDS.
-    """
-
-    name: str
+    name: str  # given by the user, else the folder name
     path: Path
-    pipeline: str
+    pipeline: str  # name and version, such as fMRIPrep 24.1.1
+    # fmriprep (BOLD images), parcellated (*_timeseries.tsv), or aroma (components for another dataset's images)
     kind: str
     source: Pipeline = OTHER
-    layout: Layout | None = None
+    layout: Layout | None = None  # for data outside BIDS
 
     @property
     def is_denoised(self) -> bool:
-        """Whether images are read from which this pipeline removed confounds."""
+        """Whether BOLD images are read that this pipeline already denoised."""
         return self.kind == "fmriprep" and self.source.is_denoised
 
 
 def find_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
-    """Find the derivative dataset that one ``-d`` means.
-
-    Parameters
-    ----------
-    text : str
-        ``PATH`` or ``NAME=PATH``; a relative path may also be meant from ``<root>/derivatives``.
-    root : Path
-        BIDS_DIR.
-    input_type : str
-        ``images`` or ``series`` where the user wants one of them, else ``auto``.
-
-    Returns
-    -------
-    Derivative
-        The dataset.
-
-    Raises
-    ------
-    InputError
-        When there is no such folder, or it is no derivative dataset that can be read.
-    """
+    """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
+    if the folder is missing or is not a readable derivative dataset."""
     name, equals, rest = text.partition("=")
     path = Path(rest) if equals and not Path(text).exists() else Path(text)
     label = name if path != Path(text) else ""
@@ -104,20 +69,7 @@ def find_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
 
 
 def describe_nothing(source: Pipeline, input_type: str) -> str:
-    """Say which files were looked for in vain.
-
-    Parameters
-    ----------
-    source : Pipeline
-        Who wrote the dataset.
-    input_type : str
-        What was wanted of it.
-
-    Returns
-    -------
-    str
-        What goes on after *holds*.
-    """
+    """Name the file types a dataset lacks, to complete a message after "holds" or "with"."""
     images, series = f"*{source.image_ends[0]}", "parcellated *_timeseries.tsv"
     if input_type == "auto":
         return f"neither {images} nor {series}"
@@ -125,27 +77,8 @@ def describe_nothing(source: Pipeline, input_type: str) -> str:
 
 
 def find_fmriprep(root: Path, out_dir: Path) -> Derivative:
-    """Find the one fMRIPrep dataset below a raw dataset.
-
-    Parameters
-    ----------
-    root : Path
-        The raw dataset.
-    out_dir : Path
-        Where outputs go; never taken for an input.
-
-    Returns
-    -------
-    Derivative
-        The dataset in ``derivatives/`` whose description names fMRIPrep.
-
-    Raises
-    ------
-    InputError
-        When there is none, or more than one.
-    ConfigurationError
-        When OUT_DIR is an fMRIPrep dataset.
-    """
+    """Find the only fMRIPrep dataset in ``<root>/derivatives``; InputError if there is none or more than one.
+    ConfigurationError if OUT_DIR is an fMRIPrep dataset."""
     base = root / "derivatives"
     found: list[Derivative] = []
     others: list[str] = []

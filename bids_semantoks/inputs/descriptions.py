@@ -1,4 +1,4 @@
-"""dataset_description.json: which pipeline wrote a dataset, in the ways that BIDS and fMRIPrep have said so."""
+"""Read dataset_description.json: the pipeline that wrote a dataset, in every form BIDS and fMRIPrep have used."""
 
 from __future__ import annotations
 
@@ -12,69 +12,32 @@ from bids_semantoks.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
-    """The part of a dataset's description that matters here.
-
-    Parameters
-    ----------
-    name : str
-        Name of the dataset.
-    dataset_type : str
-        ``raw``, ``derivative`` or empty where the file does not say (before BIDS 1.4).
-    generators : tuple of (str, str)
-        Name and version of each pipeline, the last one to touch the dataset first.
-    """
+    """Relevant fields of dataset_description.json."""
 
     name: str
-    dataset_type: str
-    generators: tuple[tuple[str, str], ...]
+    dataset_type: str  # raw, derivative, or empty if unstated (before BIDS 1.4)
+    generators: tuple[tuple[str, str], ...]  # (name, version), the last pipeline to touch the dataset first
 
     @property
     def is_fmriprep(self) -> bool:
-        """Whether fMRIPrep wrote this dataset; a pipeline that names itself before fMRIPrep did."""
+        """Whether the first generator listed, or without any the dataset name, is fMRIPrep."""
         first = self.generators[0][0] if self.generators else self.name
         return first.lower().startswith("fmriprep")
 
     @property
     def names_fmriprep(self) -> bool:
-        """Whether fMRIPrep is named at all."""
+        """Whether fMRIPrep is among the generators."""
         return any(name.lower().startswith("fmriprep") for name, _ in self.generators)
 
     def pipeline(self, folder: Path) -> str:
-        """Name the pipeline.
-
-        Parameters
-        ----------
-        folder : Path
-            The dataset, whose own name is the last resort.
-
-        Returns
-        -------
-        str
-            Name and version, as far as known.
-        """
+        """Name the pipeline, with its version if known; falls back on the dataset name, then the folder name."""
         if self.generators:
             return " ".join(part for part in self.generators[0] if part)
         return "fMRIPrep" if self.is_fmriprep else self.name or folder.resolve().name
 
 
 def read_description(folder: Path) -> Description | None:
-    """Read a dataset's description.
-
-    Parameters
-    ----------
-    folder : Path
-        Root of the dataset.
-
-    Returns
-    -------
-    Description or None
-        None when there is no such file, or only a link without content.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read as a JSON object.
-    """
+    """Read dataset_description.json; None if missing or a dangling link, InputError unless it is a JSON object."""
     path = folder / "dataset_description.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

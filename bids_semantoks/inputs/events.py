@@ -1,4 +1,4 @@
-"""Tables of events: found for a run by its entities, read by columns."""
+"""Find a run's events table by its entities, and read it."""
 
 from __future__ import annotations
 
@@ -16,36 +16,15 @@ _MISSING = ("", "n/a")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One line of a table of events.
+    """Row of an events table."""
 
-    Parameters
-    ----------
-    onset, duration : float
-        Seconds; the onset counts from the run's first volume.
-    label : str
-        Value of the column that was asked for.
-    """
-
-    onset: float
-    duration: float
-    label: str
+    onset: float  # s, from the first volume of the run
+    duration: float  # s
+    label: str  # cell of the requested column
 
 
 def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, ...]:
-    """List the datasets in which tables of events are looked for.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        The dataset of the call.
-    derivatives : sequence of str
-        Derivative datasets as PATH or NAME=PATH.
-
-    Returns
-    -------
-    tuple of Path
-        BIDS_DIR, the raw dataset above it when it lies in ``derivatives/``, then the derivatives that are there.
-    """
+    """List the datasets to search for events tables: BIDS_DIR, the raw one above it, named and nested derivatives."""
     resolved = bids_dir.resolve()
     raw = [parent.parent for parent in resolved.parents if parent.name == "derivatives"][:1]
     named = [Path(text.partition("=")[2] or text) for text in derivatives]
@@ -55,19 +34,9 @@ def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, 
 
 
 def find_events(entities: Mapping[str, str], roots: Sequence[Path]) -> Path | None:
-    """Find the table of events of a run, by BIDS' inheritance principle.
+    """Find a run's events table by BIDS inheritance; the nearest folder wins, then the table naming most entities.
 
-    Parameters
-    ----------
-    entities : mapping
-        Entities of the run; those that only derivatives have do not count.
-    roots : sequence of Path
-        Datasets, the first that has one decides.
-
-    Returns
-    -------
-    Path or None
-        The nearest table whose entities the run all has, of several that which names most.
+    Entities that only derivatives carry are ignored. The first of `roots` that has a table decides.
     """
     own = {(key, value) for key, value in entities.items() if key not in DERIVED_ENTITIES}
     parts = [f"sub-{entities['sub']}", *([f"ses-{entities['ses']}"] if "ses" in entities else []), "func"]
@@ -82,26 +51,10 @@ def find_events(entities: Mapping[str, str], roots: Sequence[Path]) -> Path | No
 
 
 def read_events(path: Path, column: str) -> tuple[tuple[Event, ...], int]:
-    """Read the events that have a time and a value.
+    """Read events sorted by onset, and count the rows dropped because they have a label but no onset or duration.
 
-    Parameters
-    ----------
-    path : Path
-        ``*_events.tsv``.
-    column : str
-        Column of the values, such as ``trial_type``.
-
-    Returns
-    -------
-    events : tuple of Event
-        In the order of onsets; lines without a value in the column are left out.
-    n_timeless : int
-        Lines that have a value, but n/a for a time; they are left out, too.
-
-    Raises
-    ------
-    InputError
-        When the table cannot be read, lacks a column, or holds something else than seconds.
+    Rows without a label in `column` are dropped, uncounted. Raises InputError if the table is unreadable, lacks a
+    column or holds onsets or durations that are not seconds.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

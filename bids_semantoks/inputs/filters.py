@@ -1,4 +1,4 @@
-"""Filter files in fMRIPrep's format."""
+"""Filter files in the format of fMRIPrep."""
 
 from __future__ import annotations
 
@@ -50,35 +50,15 @@ _OPTIONAL: Final = ("Query.OPTIONAL",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoldFilter:
-    """The ``bold`` entry of a filter file.
-
-    Parameters
-    ----------
-    path : Path
-        The file it was read from.
-    accepted : tuple of (str, tuple)
-        Entity key and the values that pass: text, None where the entity must be absent, ``*`` for any value.
-    warnings : tuple of str
-        What the file says that nothing here reads.
-    """
+    """The ``bold`` entry of a filter file."""
 
     path: Path
+    # (entity key, accepted values); None if the entity must be absent, * for any value
     accepted: tuple[tuple[str, tuple[str | None, ...]], ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # one message per ignored entry
 
     def accepts(self, image: BidsFile) -> bool:
-        """Say whether an image passes.
-
-        Parameters
-        ----------
-        image : BidsFile
-            A BOLD image.
-
-        Returns
-        -------
-        bool
-            True when every entity of the filter accepts the image's value.
-        """
+        """Tell whether every entity in the filter accepts the image's value."""
         values: dict[str, str | None] = {
             **dict(image.entities),
             "suffix": image.suffix,
@@ -89,23 +69,8 @@ class BoldFilter:
 
 
 def read_filter(path: Path) -> BoldFilter:
-    """Read a filter file in fMRIPrep's format.
-
-    Parameters
-    ----------
-    path : Path
-        JSON: ``{"bold": {"task": "rest", "session": ["1", null]}}``; null means absent, ``*`` any value.
-
-    Returns
-    -------
-    BoldFilter
-        The ``bold`` entry, with warnings on what is not read.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read or has another form.
-    """
+    """Read a JSON filter, such as ``{"bold": {"task": "rest", "session": ["1", null]}}``, where null means absent and
+    ``*`` any value. InputError if the file is unreadable or malformed."""
     hint = 'Expected a JSON object such as {"bold": {"task": "rest", "session": ["1", "2"]}}.'
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

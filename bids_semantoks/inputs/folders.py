@@ -1,4 +1,4 @@
-"""Folders of a dataset: participants, sessions, and what kind of data their files hold."""
+"""Folders of a dataset: participants, sessions, and the kind of data in their files."""
 
 from __future__ import annotations
 
@@ -12,23 +12,7 @@ from bids_semantoks.inputs.surfaces import is_read, is_surface_file
 
 
 def find_participant_labels(root: Path) -> tuple[str, ...]:
-    """List the participants of a dataset.
-
-    Parameters
-    ----------
-    root : Path
-        Root of the dataset.
-
-    Returns
-    -------
-    tuple of str
-        Labels of its ``sub-*`` folders (files such as reports do not count), in natural order.
-
-    Raises
-    ------
-    InputError
-        When the folder cannot be listed.
-    """
+    """List the labels of the ``sub-*`` folders (not files) in natural order; InputError if unlistable."""
     try:
         with os.scandir(root) as entries:
             labels = [entry.name[4:] for entry in entries if entry.name.startswith("sub-") and entry.is_dir()]
@@ -38,18 +22,7 @@ def find_participant_labels(root: Path) -> tuple[str, ...]:
 
 
 def find_folders(root: Path) -> tuple[str, ...]:
-    """List the folders in a folder.
-
-    Parameters
-    ----------
-    root : Path
-        Any path.
-
-    Returns
-    -------
-    tuple of str
-        Names in natural order, hidden ones left out; empty when `root` is no folder.
-    """
+    """List the visible subfolders in natural order; empty if `root` is not a folder."""
     if not root.is_dir():
         return ()
     with os.scandir(root) as entries:
@@ -58,22 +31,9 @@ def find_folders(root: Path) -> tuple[str, ...]:
 
 
 def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -> str | None:
-    """Look through a derivative dataset until the files of one participant tell what it holds.
+    """Scan participants until one has data: ``fmriprep`` for BOLD, ``parcellated`` for series, None if none has any.
 
-    Parameters
-    ----------
-    root : Path
-        Root of the dataset.
-    pipeline : Pipeline
-        Who wrote it, which tells how its images are named.
-    wanted : str
-        ``images``, ``series``, or ``auto`` for images, but series where the images were denoised by the pipeline that
-        made both.
-
-    Returns
-    -------
-    str or None
-        ``fmriprep`` for BOLD images, ``parcellated`` for series of parcels; None when there is no such file.
+    `wanted` is ``images``, ``series`` or ``auto``: images first, but series first if the pipeline denoises.
     """
     accepted = {"images": ("fmriprep",), "series": ("parcellated",)}.get(wanted, ("fmriprep", "parcellated"))
     if wanted == "auto" and pipeline.is_denoised:
@@ -88,20 +48,7 @@ def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -
 
 
 def tell_kind(name: str, pipeline: Pipeline) -> str | None:
-    """Tell what a file holds.
-
-    Parameters
-    ----------
-    name : str
-        File name.
-    pipeline : Pipeline
-        Who wrote it.
-
-    Returns
-    -------
-    str or None
-        ``fmriprep`` for a BOLD image that can be read, ``parcellated`` for series of parcels, None for all else.
-    """
+    """Classify a file by name: ``fmriprep`` for a readable BOLD image, ``parcellated`` for parcel series, else None."""
     if "_bold." not in name and "_timeseries." not in name:
         return None
     parsed = parse_name(name)
@@ -116,18 +63,9 @@ def tell_kind(name: str, pipeline: Pipeline) -> str | None:
 
 
 def list_func_files(participant: str) -> list[str]:
-    """List what may belong to a participant's functional runs.
+    """List the sorted entries of ``func`` and ``ses-*/func``, plus JSON files above them, which runs may inherit.
 
-    Parameters
-    ----------
-    participant : str
-        The participant's folder; plain strings, because Path objects would take most of the time of a search.
-
-    Returns
-    -------
-    list of str
-        Entries of ``func`` and ``ses-*/func``, and JSON files beside these folders (which may be inherited), sorted.
-        Entries are not looked at, so links without content are among them.
+    Entries are not opened, so dangling links are included. Plain strings: Path objects would dominate the search time.
     """
     found: list[str] = []
     folders = [participant]

@@ -1,8 +1,5 @@
-"""Parcel signals of many participants in one HDF5 file, in the layout of the published model's authors.
-
-``timeseries/<atlas>`` holds [participants, parcels, volumes], padded with NaN at the end; ``long_subject_id`` names the
-participants. Shape letters: P parcels, T volumes.
-"""
+"""Parcel signals of many participants in one HDF5 file, as laid out by the published model's authors.
+``timeseries/<atlas>``: (participants, P parcels, T volumes), NaN-padded at the end; ``long_subject_id``: labels."""
 
 from __future__ import annotations
 
@@ -32,68 +29,29 @@ _HINT: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignalsFile:
-    """What such a file holds, without its signals.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    ids : tuple of str
-        Participant of each row; one who has several runs is named several times.
-    parcels, networks : tuple of str, length P
-        Names and network labels, in the order of the signals.
-    n_volumes : int
-        Volumes of the longest run there may be, padding included.
-    """
+    """Contents of a signals file, without the signals."""
 
     path: Path
-    ids: tuple[str, ...]
-    parcels: tuple[str, ...]
-    networks: tuple[str, ...]
-    n_volumes: int
+    ids: tuple[str, ...]  # participant of each row, repeated for participants with several runs
+    parcels: tuple[str, ...]  # (P,) in signal order
+    networks: tuple[str, ...]  # (P,) network labels
+    n_volumes: int  # volumes of the longest array, padding included
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Block:
-    """Some consecutive runs.
+    """Consecutive runs of a signals file."""
 
-    Parameters
-    ----------
-    start : int
-        Row of the first.
-    ids : tuple of str
-        Participant of each.
-    signals : tuple of NDArray, float32, shape (T, P)
-        Signals without padding; columns of absent parcels are NaN, and a run without any signal, or with a problem,
-        has no row (T is 0).
-    problems : tuple of str
-        What is wrong with each; empty where nothing is.
-    """
-
-    start: int
+    start: int  # row of the first run
     ids: tuple[str, ...]
+    # (T, P) per run without padding; NaN columns for absent parcels; T = 0 if the run has no signal or a problem
     signals: tuple[NDArray[np.float32], ...]
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # one per run, empty if sound
 
 
 def open_signals(path: Path) -> SignalsFile:
-    """Check the layout of a file and read who is in it.
-
-    Parameters
-    ----------
-    path : Path
-        HDF5 file.
-
-    Returns
-    -------
-    SignalsFile
-        Participants and parcels.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read, lacks a dataset, or a dataset has another shape.
-    """
+    """Check the layout of an HDF5 file and read its participants and parcels. InputError if it is unreadable, lacks a
+    dataset or has one of another shape."""
     with _open(path) as file:
         shapes = [_check_shape(file, path, name, n_parcels) for name, n_parcels in ATLASES]
         ids = _read_ids(file, path)
@@ -111,28 +69,11 @@ def open_signals(path: Path) -> SignalsFile:
 def iterate_blocks(
     source: SignalsFile, *, rows: Collection[int] | None = None, max_bytes: int = 64 * 2**20
 ) -> Iterator[Block]:
-    """Read the signals block by block, so that memory does not grow with the number of runs.
+    """Yield the runs in file order, block by block, so that memory does not grow with their number.
 
-    Parameters
-    ----------
-    source : SignalsFile
-        From `open_signals`.
-    rows : collection of int, optional
-        Blocks without any of these rows are not read; by default all are.
-    max_bytes : int
-        Size of a block; one that cuts through the file's own compressed chunks would inflate them again and again, so a
-        block is never smaller than a chunk.
-
-    Yields
-    ------
-    Block
-        Consecutive runs, each once, in the file's order.
-
-    Raises
-    ------
-    InputError
-        When the file is damaged. A run with a NaN between its volumes, an infinite value, or atlases of different
-        lengths is no reason to lose all others: its block says what is wrong.
+    With `rows`, blocks without any of these rows are skipped. A block is at least one HDF5 chunk, whatever `max_bytes`,
+    lest chunks be decompressed repeatedly. Raises InputError if the file is damaged; a run with a NaN between its
+    volumes, an infinite value or atlases of unequal length only gets a problem in its block.
     """
     with _open(source.path) as file:
         tables = [file[f"{_GROUP}/{name}"] for name, _ in ATLASES]
@@ -191,7 +132,7 @@ def _read_ids(file: Any, path: Path) -> tuple[str, ...]:
 
 
 def _read_parcels() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read names and networks of the published encoder's parcels, whose order is that of the atlases here."""
+    """Read parcel names and networks of the published encoder, in the order of ATLASES."""
     text = files("bids_semantoks").joinpath("data/encoders/parcels457.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines()[1:]]
     return tuple(row[1] for row in rows), tuple(row[2] for row in rows)
@@ -205,7 +146,7 @@ def _choose_block(tables: list[Any], bytes_of_run: int, max_bytes: int) -> int:
 def _read_block(
     source: SignalsFile, tables: list[Any], start: int, n_runs: int
 ) -> Iterator[tuple[NDArray[np.float32], str]]:
-    """Signals of each run, and what is wrong with it."""
+    """Yield the signals (T, P) and the problem, if any, of each run."""
     parts: list[NDArray[np.float32]] = []
     for table, (name, _) in zip(tables, ATLASES, strict=True):
         try:
@@ -235,7 +176,7 @@ def _read_block(
 
 
 def _measure(values: NDArray[np.float32]) -> tuple[Lengths, NDArray[np.bool_]]:
-    """Volumes of each run in one atlas (0 where it is absent), and whether something is wrong with it."""
+    """Measure one atlas, (runs, P, T): the length of each run (0 if the atlas is absent) and whether it is broken."""
     missing = np.isnan(values)  # (runs, parcels, T)
     n_volumes = values.shape[2]
     ends = np.argmax(~np.asarray(missing.all(axis=1))[:, ::-1], axis=1)
@@ -248,7 +189,7 @@ def _measure(values: NDArray[np.float32]) -> tuple[Lengths, NDArray[np.bool_]]:
 
 
 def _describe_problem(values: NDArray[np.float32], name: str) -> str:
-    """Say where the series (parcels, volumes) of a run in one atlas break off."""
+    """Locate the first NaN or infinite value that breaks one run's series, (P, T)."""
     missing = np.isnan(values)
     n_volumes = int(_measure(values[None])[0][0])
     holes = np.argwhere(missing[:, :n_volumes] & ~np.asarray(missing.all(axis=1))[:, None])

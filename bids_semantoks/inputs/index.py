@@ -1,4 +1,4 @@
-"""Derivative dataset -> runs: each BOLD image with its mask, confounds, repetition time and all its entities."""
+"""Derivative dataset -> runs: each BOLD image with its mask, confounds, repetition time and entities."""
 
 from __future__ import annotations
 
@@ -26,25 +26,8 @@ LOG = logging.getLogger(__name__)
 
 
 def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str, ...]:
-    """Find the participants to process.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        What is read.
-    selection : SelectionConfig
-        Labels asked for and excluded; all participants without.
-
-    Returns
-    -------
-    tuple of str
-        Labels without ``sub-``, numbers by value.
-
-    Raises
-    ------
-    InputError
-        When a label is unknown (it names what is there and the nearest match), or no participant is left.
-    """
+    """List the participants to process, without ``sub-``, in natural order; all if none is requested. InputError, with
+    the nearest match, for an unknown label, or if none is left after exclusion."""
     asked = read_labels(selection.participant_label, "sub-")
     excluded = set(read_labels(selection.exclude_participant_label, "sub-"))
     roots = [one.path for one in dataset.derivatives if one.layout is None]
@@ -89,31 +72,12 @@ def find_runs(
     *,
     preferred_spaces: tuple[str, ...] = (),
 ) -> tuple[Run, ...]:
-    """Find the runs to process, in one space.
+    """List the runs to process in one space, in natural order of their entities.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        What is read.
-    selection : SelectionConfig
-        Sessions, tasks, runs, space and filter.
-    participants : sequence of str
-        Labels from `find_participants`.
-    preferred_spaces : tuple of str
-        Spaces of the atlas, best first; taken before the default ones when `selection` names none.
-
-    Returns
-    -------
-    tuple of Run
-        In natural order of their entities, whatever the order of the file system. Of several resolutions the finest:
-        ``res-1`` before ``res-2``, numbered ones before the native grid (no ``res``), that before other labels. Runs
-        that have images, but none in this space, come last, so that they are accounted for.
-
-    Raises
-    ------
-    InputError
-        When nothing is selected: an unknown session, task, run or space, a filter that matches nothing, no
-        preprocessed BOLD at all; or when two datasets hold a run of the same name.
+    `preferred_spaces` (the atlas's, best first) precede the defaults if the selection names no space. The finest
+    resolution wins: numbered ``res`` ascending, then the native grid (no ``res``), then other labels. Runs without an
+    image in this space come last, with a problem. Raises InputError if nothing is selected, or if two datasets hold the
+    same run.
     """
     candidates = find_candidates(dataset, selection, participants)
     space, modifiers = choose_space(candidates, selection.space, preferred_spaces)
@@ -142,7 +106,7 @@ def _rank(candidate: Candidate) -> tuple[tuple[int, int, str], tuple[int, int, s
 
 
 def _check_unique(chosen: Sequence[Candidate]) -> None:
-    """Refuse two images whose outputs would have the same name."""
+    """Refuse two images whose outputs would share a name."""
     by_name: dict[frozenset[tuple[str, str]], Candidate] = {}
     for one in chosen:
         other = by_name.setdefault(one.image.source, one)
@@ -154,7 +118,7 @@ def _check_unique(chosen: Sequence[Candidate]) -> None:
 
 
 def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], wanted: str) -> list[Candidate]:
-    """Find one image of each run that has none in this space; nothing may disappear silently."""
+    """List one image of each run that has none in this space, so that no run disappears silently."""
     there = {one.image.source for one in chosen}
     # Echoes stay in native space; their optimal combination, which has no echo entity, stands for them.
     missing = {
@@ -172,20 +136,7 @@ def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate]
 
 
 def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
-    """Build the record of a run.
-
-    Parameters
-    ----------
-    candidate : Candidate
-        Its files.
-    inherited : sequence of BidsFile
-        Sidecars at the dataset's root.
-
-    Returns
-    -------
-    Run
-        The run.
-    """
+    """Build a run's record from its files and the sidecars inherited from the dataset root."""
     image, derivative = candidate.image, candidate.derivative
     time = candidate.repetition_time
     return Run(

@@ -1,4 +1,4 @@
-"""The runs of data that are laid out as a JSON file says."""
+"""Runs of data outside BIDS, located by a JSON layout."""
 
 from __future__ import annotations
 
@@ -17,20 +17,7 @@ _NO_PARTICIPANTS: Final = frozenset({"derivatives", "code", "sourcedata", "logs"
 
 
 def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:
-    """List the participants of data in a layout.
-
-    Parameters
-    ----------
-    derivative : Derivative
-        The data.
-    layout : Layout
-        Which file is which.
-
-    Returns
-    -------
-    tuple of str
-        Labels in natural order, of all whose folder (or first file) is there.
-    """
+    """List the labels whose folder (or first file) exists, in natural order."""
     labels: set[str] = set()
     for pattern in layout.runs:
         parts = pattern.bold.split("/")
@@ -41,27 +28,7 @@ def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[st
 
 
 def find_layout_candidates(derivative: Derivative, layout: Layout, participants: Sequence[str]) -> Iterator[Candidate]:
-    """Find the images of data in a layout, with their masks and confounds.
-
-    Parameters
-    ----------
-    derivative : Derivative
-        The data.
-    layout : Layout
-        Which file is which.
-    participants : sequence of str
-        Labels.
-
-    Yields
-    ------
-    Candidate
-        One an image.
-
-    Raises
-    ------
-    InputError
-        When two images would be the same run.
-    """
+    """Yield the images with their masks and confounds; InputError if two images would be the same run."""
     seen: dict[tuple[tuple[str, str], ...], str] = {}
     for pattern in layout.runs:
         for values in find_layout_files(derivative.path, pattern.bold, participants):

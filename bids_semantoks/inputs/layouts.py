@@ -1,4 +1,4 @@
-"""Data that are not laid out as BIDS: a small JSON file says which file is which."""
+"""Layouts: small JSON files that locate the images, masks and confounds of data outside BIDS."""
 
 from __future__ import annotations
 
@@ -37,71 +37,30 @@ _HINT: Final = "See data/layouts/hcp.json in this package for an example."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPattern:
-    """Where the files of a kind of runs lie, relative to BIDS_DIR.
+    """Paths of one kind of run, relative to BIDS_DIR."""
 
-    Parameters
-    ----------
-    bold : str
-        Path with ``{participant}`` and other entities in braces.
-    mask, confounds : str
-        Paths with entities that `bold` has; empty for none.
-    columns : tuple of str
-        Columns of the confounds where these are movement regressors without a header; empty for a table of fMRIPrep's.
-    entities : tuple of (str, str)
-        Entities that all these runs have.
-    repetition_time : float
-        Seconds.
-    """
-
-    bold: str
-    mask: str
-    confounds: str
-    columns: tuple[str, ...]
-    entities: tuple[tuple[str, str], ...]
-    repetition_time: float
+    bold: str  # path with {participant} and other entities in braces
+    mask: str  # may use the entities of bold; empty if absent
+    confounds: str  # may use the entities of bold; empty if absent
+    columns: tuple[str, ...]  # of motion regressors without a header; empty for an fMRIPrep table
+    entities: tuple[tuple[str, str], ...]  # shared by all these runs
+    repetition_time: float  # s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Which file is which.
+    """Layout of a dataset outside BIDS."""
 
-    Parameters
-    ----------
-    name : str
-        What stands for the pipeline in messages and sidecars.
-    space : str
-        Template space of the images.
-    is_denoised, is_filtered : bool
-        Whether confounds were removed from the images, and whether they were band-pass filtered.
-    runs : tuple of RunPattern
-        Kinds of runs, at least one.
-    """
-
-    name: str
-    space: str
+    name: str  # stands for the pipeline in messages and sidecars
+    space: str  # template space of the images
     is_denoised: bool
-    is_filtered: bool
-    runs: tuple[RunPattern, ...]
+    is_filtered: bool  # band-pass
+    runs: tuple[RunPattern, ...]  # at least one
 
 
 def load_layout(name_or_file: str) -> Layout:
-    """Load a layout that is shipped, or a JSON file of one's own.
-
-    Parameters
-    ----------
-    name_or_file : str
-        ``hcp``, ``ukb``, or the path of a file.
-
-    Returns
-    -------
-    Layout
-        Checked.
-
-    Raises
-    ------
-    ConfigurationError
-        When there is no such layout, or the file holds anything that nothing reads or lacks what is needed.
-    """
+    """Load and check a layout: ``hcp``, ``ukb`` or a JSON file. ConfigurationError if it does not exist, or has a
+    missing, unknown or invalid key."""
     shipped = sorted(path.stem for path in _FOLDER.glob("*.json"))
     path = _FOLDER / f"{name_or_file}.json" if name_or_file in shipped else Path(name_or_file)
     if not path.is_file():
@@ -130,45 +89,16 @@ def load_layout(name_or_file: str) -> Layout:
 
 
 def find_layout_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
-    """Find the files that a pattern describes.
+    """Yield the entity values (by short key) of each file matching a pattern; values are letters and digits only.
 
-    Parameters
-    ----------
-    root : Path
-        Where the pattern begins.
-    pattern : str
-        Path with entities in braces; a value may not hold anything but letters and digits.
-    participants : collection of str
-        Labels to look for; empty for all.
-
-    Yields
-    ------
-    dict
-        Value of each entity, by its short key, in the order of the names in each folder.
-
-    Raises
-    ------
-    InputError
-        When a folder cannot be listed.
+    Files come in name order within each folder. `participants` restricts the search; empty means all. Raises InputError
+    if a folder cannot be listed.
     """
     yield from _walk(str(root), pattern.split("/"), {}, frozenset(participants))
 
 
 def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
-    """Put values into a pattern.
-
-    Parameters
-    ----------
-    pattern : str
-        Path with entities in braces.
-    values : mapping of str to str
-        By short key.
-
-    Returns
-    -------
-    str
-        The path.
-    """
+    """Fill a pattern's braces with values by short key."""
     return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
 
 
@@ -207,7 +137,7 @@ def _walk(
 
 
 def _compile(part: str, values: Mapping[str, str]) -> re.Pattern[str]:
-    """Turn a part of a path into an expression in which what is known stands already."""
+    """Compile a path component into a regular expression, with the known values filled in."""
     pieces, end, seen = [], 0, set()
     for match in _PLACEHOLDER.finditer(part):
         key = _short(match[1])

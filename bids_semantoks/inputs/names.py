@@ -1,4 +1,4 @@
-"""BIDS file names taken apart: entities in BIDS order, suffix and extension."""
+"""Parse BIDS file names: entities in BIDS order, suffix and extension."""
 
 from __future__ import annotations
 
@@ -26,44 +26,21 @@ Entities = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BidsFile:
-    """A file and what its name says.
+    """File with the entities parsed from its name."""
 
-    Parameters
-    ----------
-    path : str
-        The file as it was found (a plain string: paths cost more than the whole search).
-    entities : tuple of (str, str)
-        Entities in BIDS order; one that BIDS does not know stays behind the one it followed.
-    suffix : str
-        Last part of the name, such as ``bold``.
-    extension : str
-        Everything from the first dot, such as ``.nii.gz``.
-    """
-
-    path: str
-    entities: Entities
-    suffix: str
-    extension: str
+    path: str  # as found; a string, since Path objects would cost more than the whole search
+    entities: Entities  # BIDS order; an unknown entity stays behind the one it followed
+    suffix: str  # last part of the name, such as bold
+    extension: str  # from the first dot, such as .nii.gz
 
     @property
     def source(self) -> frozenset[tuple[str, str]]:
-        """Entities that tell this run from every other run."""
+        """Entities that distinguish this run from every other."""
         return frozenset(pair for pair in self.entities if pair[0] not in DERIVED_ENTITIES)
 
 
 def parse_name(path: str) -> BidsFile | None:
-    """Take a file name apart.
-
-    Parameters
-    ----------
-    path : str
-        File name, with or without folders before it; nothing is read from disk.
-
-    Returns
-    -------
-    BidsFile or None
-        None when the name is not made of ``key-value`` parts and a suffix.
-    """
+    """Parse a file name or path without touching the disk; None unless it is ``key-value`` parts and a suffix."""
     stem, dot, extension = os.path.basename(path).partition(".")  # noqa: PTH119 - a Path costs ten times as much
     *parts, suffix = stem.split("_")
     ranked: list[tuple[int, str, str]] = []
@@ -82,33 +59,11 @@ def parse_name(path: str) -> BidsFile | None:
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorting key under which ``run-2`` comes before ``run-10``.
-
-    Parameters
-    ----------
-    text : str
-        A label or a file name.
-
-    Returns
-    -------
-    tuple
-        To be compared with keys of the same function only.
-    """
+    """Build a sorting key that orders ``run-2`` before ``run-10``."""
     parts = (part for part in re.split(r"([0-9]+)", text) if part)
     return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def sorted_naturally(labels: Iterable[str]) -> tuple[str, ...]:
-    """Sort labels, numbers by their value.
-
-    Parameters
-    ----------
-    labels : iterable of str
-        Labels; doubles are dropped.
-
-    Returns
-    -------
-    tuple of str
-        The same in any order of `labels`.
-    """
+    """Sort unique labels, numbers by value; the result does not depend on input order."""
     return tuple(sorted(set(labels), key=natural_key))

@@ -1,4 +1,4 @@
-"""The files that belong to one BOLD image or table of series, by strict equality of the entities they share."""
+"""Pair each BOLD image or series table with its other files, by strict equality of shared entities."""
 
 from __future__ import annotations
 
@@ -34,52 +34,20 @@ _Key = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A preprocessed BOLD image, or a table of parcel series, with its files, whatever its space.
+    """Preprocessed BOLD image or parcel series table in any space, with its files."""
 
-    Parameters
-    ----------
-    image : BidsFile
-        The BOLD image or the table.
-    mask, confounds : str or None
-        Paths; None when there is no file of these entities. Of a table: coverage of its parcels, censored volumes. Of
-        a denoised image: censored volumes instead of confounds.
-    sidecars : tuple of BidsFile
-        The participant's ``*_bold.json`` files; of a table also its ``*_timeseries.json`` files.
-    derivative : Derivative
-        The dataset that holds them.
-    tables : tuple of str
-        Further tables of the run.
-    partner : str or None
-        The right hemisphere's file where the image is the left one's.
-    columns : tuple of str
-        Columns of movement regressors without a header.
-    repetition_time : float or None
-        Seconds, where no sidecar is to be asked.
-    """
-
-    image: BidsFile
-    mask: str | None
-    confounds: str | None
-    sidecars: tuple[BidsFile, ...]
+    image: BidsFile  # the BOLD image or the table
+    mask: str | None  # for a table, the coverage of its parcels
+    confounds: str | None  # for a table or a denoised image, the censored volumes
+    sidecars: tuple[BidsFile, ...]  # the participant's *_bold.json; for a table also its *_timeseries.json
     derivative: Derivative
-    tables: tuple[str, ...] = ()
-    partner: str | None = None
-    columns: tuple[str, ...] = ()
-    repetition_time: float | None = None
+    tables: tuple[str, ...] = ()  # of the run: ICA-AROMA components, or motion
+    partner: str | None = None  # right hemisphere if image is the left
+    columns: tuple[str, ...] = ()  # of motion regressors without a header
+    repetition_time: float | None = None  # s, overrides the sidecars
 
     def entity(self, key: str) -> str | None:
-        """Value of one entity of the image.
-
-        Parameters
-        ----------
-        key : str
-            Short key, such as ``ses``.
-
-        Returns
-        -------
-        str or None
-            None when the image has no such entity.
-        """
+        """Get the image's value of an entity by short key, such as ``ses``; None if absent."""
         return dict(self.image.entities).get(key)
 
     @property
@@ -89,23 +57,10 @@ class Candidate:
 
 
 def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:
-    """Pair the BOLD images of one participant with their masks and confounds.
+    """Pair each BOLD image, CIFTI series or GIFTI pair of one participant with its mask and confounds.
 
-    Parameters
-    ----------
-    paths : iterable of str
-        Files of the participant, sorted; others than fMRIPrep's BOLD, masks, confounds and sidecars are passed over.
-    label : str
-        The participant; files named after another are passed over.
-    derivative : Derivative
-        The dataset.
-
-    Returns
-    -------
-    list of Candidate
-        One an image, CIFTI series or pair of GIFTI files. A mask shares all entities but ``desc`` with its image;
-        confounds share all that tell runs apart and have no others. Two images that differ in one of these never share
-        a file.
+    A mask shares all entities but ``desc`` with its image; confounds have exactly the entities that distinguish runs.
+    Other files, and those of another participant, are skipped. `paths` must be sorted.
     """
     image_ends, is_denoised = derivative.source.image_ends, derivative.source.is_denoised
     useful = (*USEFUL_ENDS, *image_ends, *(_OUTLIER_ENDS + _MOTION_ENDS if is_denoised else ()))
@@ -136,21 +91,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
 
 
 def find_components(paths: Iterable[str], label: str) -> dict[_Key, tuple[str, ...]]:
-    """Find what fMRIPost-AROMA says about the runs of one participant.
-
-    Parameters
-    ----------
-    paths : iterable of str
-        Files of the participant, sorted.
-    label : str
-        The participant.
-
-    Returns
-    -------
-    dict
-        Entities of a run to the table of its noise components; without one, to the mixing matrix and the table that
-        classifies its components.
-    """
+    """Map each run of a participant to its fMRIPost-AROMA noise components, else to its mixing matrix and metrics."""
     ends = (*_AROMA_ENDS, _MIXING_END, _METRICS_END)
     parsed = [one for path in paths if path.endswith(ends) and (one := parse_name(path)) is not None]
     own = [one for one in parsed if one.entities[:1] == (("sub", label),)]
@@ -164,22 +105,9 @@ def find_components(paths: Iterable[str], label: str) -> dict[_Key, tuple[str, .
 
 
 def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:
-    """Pair the tables of parcel series of one participant with their coverage, censored volumes and motion.
+    """Pair each parcel series table of one participant with its coverage, censored volumes and motion.
 
-    Parameters
-    ----------
-    paths : iterable of str
-        Files of the participant, sorted.
-    label : str
-        The participant; files named after another are passed over.
-    derivative : Derivative
-        The dataset.
-
-    Returns
-    -------
-    list of Candidate
-        One a table ``*_timeseries.tsv`` that names an atlas or a segmentation; means only, and no raw signals. A
-        parcellated CIFTI series counts where there is no such table of it.
+    Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI counts if it has no TSV equivalent.
     """
     ends = (*_SERIES_ENDS, *_OUTLIER_ENDS, *_MOTION_ENDS)
     parsed = [one for path in paths if path.endswith(ends) and (one := parse_name(path)) is not None]
@@ -204,18 +132,7 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
 
 
 def run_key(table: BidsFile) -> frozenset[tuple[str, str]]:
-    """Tell the run of a table of series from every other run.
-
-    Parameters
-    ----------
-    table : BidsFile
-        A table, or another file of its run.
-
-    Returns
-    -------
-    frozenset of (str, str)
-        Entities of the run alone.
-    """
+    """Reduce the entities of a table, or of another file of its run, to those of the run."""
     return frozenset(pair for pair in table.source if pair[0] not in _TABLE_ENTITIES)
 
 
@@ -235,7 +152,7 @@ def _drop(file: BidsFile, keys: tuple[str, ...]) -> _Key:
 
 
 def _first_of_each(files: list[BidsFile], ends: tuple[str, ...]) -> dict[_Key, BidsFile]:
-    """Index files by their entities but desc; where two names say the same, the end listed first wins."""
+    """Index files by their entities except desc; on a tie, the ending listed first wins."""
     found: dict[_Key, BidsFile] = {}
     for end in ends:
         for one in files:

@@ -1,4 +1,4 @@
-"""Datasets of parcellated series: which tables are read, and where their atlas is described."""
+"""Datasets of parcellated series: choose the tables to read and locate the description of their atlas."""
 
 from __future__ import annotations
 
@@ -29,31 +29,11 @@ _ATLAS_FOLDERS: Final = (("sourcedata", "atlases"), ("atlases",))
 def find_series(
     dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, atlas: str = ""
 ) -> tuple[str, tuple[Run, ...]]:
-    """Find the tables of parcel series to process, of one atlas and in one space.
+    """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        What is read.
-    selection : SelectionConfig
-        Sessions, tasks, runs, space and filter.
-    participants : sequence of str
-        Labels from `find_participants`.
-    atlas : str
-        Label of an atlas in the dataset, or the path of a table named after it; empty, or anything else, where the
-        dataset holds one atlas only.
-
-    Returns
-    -------
-    label : str
-        The atlas, as the names of the tables give it.
-    runs : tuple of Run
-        One a table, in natural order of their entities; `bold` is the table.
-
-    Raises
-    ------
-    InputError
-        When nothing is selected, or the dataset leaves a choice of atlas, space or cleaning to be made.
+    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one
+    atlas. In the runs, `bold` is the table. Raises InputError if nothing is selected or the atlas, space or cleaning is
+    ambiguous.
     """
     candidates = find_candidates(dataset, selection, participants, kind="parcellated")
     label = _choose_atlas(candidates, atlas)
@@ -85,7 +65,7 @@ def _ask_raw(
     inherited: Mapping[Path, tuple[BidsFile, ...]],
     root: Path,
 ) -> list[Run]:
-    """Ask the sidecars of the raw dataset for repetition times that no sidecar beside the series states."""
+    """Look up in the raw dataset's sidecars the repetition times missing beside the series."""
     at_root = find_root_sidecars(root)
     asked = []
     for run, one in zip(runs, chosen, strict=True):
@@ -99,42 +79,14 @@ def _ask_raw(
 
 
 def label_of(table: BidsFile, *, with_desc: bool = False) -> str:
-    """Label of the atlas that a name gives.
-
-    Parameters
-    ----------
-    table : BidsFile
-        A table of series, or of an atlas.
-    with_desc : bool
-        Whether the description is a part of the label, as in names of TemplateFlow.
-
-    Returns
-    -------
-    str
-        Atlas, segmentation and scale, without anything between them.
-    """
+    """Join atlas, segmentation and scale into a label; `with_desc` appends the description, as TemplateFlow does."""
     values = dict(table.entities)
     keys = ("atlas", "seg", "scale", "desc") if with_desc else ("atlas", "seg", "scale")
     return "".join(values.get(key, "") for key in keys)
 
 
 def find_atlas_tables(dataset: Dataset, label: str, space: str) -> tuple[Path, ...]:
-    """Find the tables with which a dataset describes an atlas of its series.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        What is read.
-    label : str
-        The atlas, from `find_series`.
-    space : str
-        Space of the series.
-
-    Returns
-    -------
-    tuple of Path
-        ``*_dseg.tsv`` files below ``sourcedata/atlases`` and ``atlases``, those in this space first.
-    """
+    """List the ``*_dseg.tsv`` of an atlas below ``sourcedata/atlases`` and ``atlases``, those in this space first."""
     found: list[tuple[bool, str]] = []
     for derivative in dataset.derivatives:
         for parts in _ATLAS_FOLDERS:
@@ -165,7 +117,7 @@ def _choose_atlas(candidates: Sequence[Candidate], asked: str) -> str:
 
 
 def _choose_space(candidates: Sequence[Candidate], asked: str | None, label: str) -> tuple[str, list[tuple[str, str]]]:
-    """Choose the only space, or one of the usual; series need not be in any."""
+    """Choose the requested, the only or a default space; series may have none."""
     spaces = sorted_naturally(one.entity("space") or "" for one in candidates)
     if asked is not None:
         return choose_space(candidates, asked, ())
@@ -177,7 +129,7 @@ def _choose_space(candidates: Sequence[Candidate], asked: str | None, label: str
 
 
 def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Take the finest table of each run, and refuse to guess between two cleanings of it."""
+    """Choose the finest table of each run; InputError if two cleanings or two datasets compete."""
     by_run: dict[frozenset[tuple[str, str]], list[Candidate]] = {}
     for one in candidates:
         by_run.setdefault(run_key(one.image), []).append(one)

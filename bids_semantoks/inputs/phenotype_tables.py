@@ -1,4 +1,4 @@
-"""Tables that may hold phenotypes: found in BIDS datasets, and read as text."""
+"""Find tables that may hold phenotypes in BIDS datasets, and read them as text."""
 
 from __future__ import annotations
 
@@ -23,45 +23,19 @@ _KEYS: Final = ("participant_id", "session_id")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Table:
-    """One table of phenotypes.
+    """Table of phenotypes, as text."""
 
-    Parameters
-    ----------
-    path : Path
-        The file; for tables of sessions the dataset's root.
-    name : str
-        What messages call it.
-    has_sessions : bool
-        Whether a row is a session of a participant.
-    keys : tuple of (str, str)
-        Participant and session label of each row.
-    columns : dict of str to tuple of (str or None)
-        Cells as text by column; None where missing.
-    problem : InputError or None
-        Why the table cannot be used, which matters where it has a column that is asked for; no cells then.
-    """
-
-    path: Path
-    name: str
-    has_sessions: bool
-    keys: tuple[Key, ...]
-    columns: dict[str, tuple[str | None, ...]]
+    path: Path  # for sub-*_sessions.tsv, the dataset root
+    name: str  # for messages
+    has_sessions: bool  # whether rows are sessions
+    keys: tuple[Key, ...]  # one per row
+    columns: dict[str, tuple[str | None, ...]]  # cells by column; None if missing
+    # why the table is unusable (it then has no cells); raised only if one of its columns is requested
     problem: InputError | None = None
 
 
 def find_roots(bids_dir: Path) -> tuple[Path, ...]:
-    """Find the folders whose tables may describe the participants.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        A raw or a derivative dataset.
-
-    Returns
-    -------
-    tuple of Path
-        BIDS_DIR, and the raw root above ``derivatives/``, or the one that its description links to, where there is one.
-    """
+    """List BIDS_DIR, the raw root above ``derivatives/`` and the raw dataset its description links to, if any."""
     roots = [bids_dir]
     for parent in bids_dir.resolve().parents:
         if parent.name == "derivatives":
@@ -73,22 +47,10 @@ def find_roots(bids_dir: Path) -> tuple[Path, ...]:
 
 
 def read_phenotype_table(path: Path) -> Table:
-    """Read one table; text stays text, so that a site called NA is no gap and 01 is not 1.
+    """Read a TSV or CSV with ``participant_id`` and optional ``session_id``; labels lose ``sub-`` and ``ses-``.
 
-    Parameters
-    ----------
-    path : Path
-        TSV (CSV where its name ends so) with a ``participant_id`` column, and ``session_id`` where a row is a session.
-
-    Returns
-    -------
-    Table
-        Labels without ``sub-`` and ``ses-``.
-
-    Raises
-    ------
-    InputError
-        When it cannot be read, lacks participant_id, has a column twice, or a participant (or session) twice.
+    Cells stay text, so a site called NA is not missing and 01 is not 1. Raises InputError if the file is unreadable,
+    lacks participant_id, or repeats a column, participant or session.
     """
     frame = _read_frame(path)
     names = [_clean_text(name) for name in frame.iloc[0]] if len(frame) else []
@@ -144,7 +106,7 @@ def _clean(cell: object) -> str | None:
 
 
 def _clean_text(text: object) -> str:
-    """Take breaks of lines and tabs out, which a table in CSV may hold and none that is written here can."""
+    """Replace line breaks and tabs, which CSV cells may hold but the TSV output may not."""
     return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", str(text)).strip()
 
 
@@ -158,25 +120,10 @@ def _check_unique(keys: Sequence[Key], path: Path) -> None:
 
 
 def find_tables(bids_dir: Path, phenotype: Path | None) -> Iterator[Table]:
-    """Find the tables of phenotypes, reading each only when it is asked for.
+    """Yield phenotype tables lazily: `phenotype`, then participants, sessions and ``phenotype/*.tsv`` of each root.
 
-    Parameters
-    ----------
-    bids_dir : Path
-        A raw or a derivative dataset.
-    phenotype : Path or None
-        Table to look in first: a path, or one below BIDS_DIR, the raw root above it, or their ``phenotype`` folders.
-
-    Yields
-    ------
-    Table
-        `phenotype`, then of each root ``participants.tsv``, tables of sessions and ``phenotype/*.tsv``; with its
-        problem where one of them is unsound, since most calls need but one.
-
-    Raises
-    ------
-    InputError
-        When `phenotype` is not there or unsound.
+    `phenotype` may be relative to a root or its ``phenotype`` folder; InputError if it is missing or unsound. Any other
+    unsound table is yielded with its problem, since most calls need only one table.
     """
     roots = find_roots(bids_dir)
     if phenotype is not None:
@@ -198,7 +145,7 @@ def find_tables(bids_dir: Path, phenotype: Path | None) -> Iterator[Table]:
 
 
 def _read_anyway(path: Path) -> Table:
-    """Read a table, or what its columns are called and why it cannot be read."""
+    """Read a table, or on failure its column names and the problem."""
     try:
         return read_phenotype_table(path)
     except InputError as error:
@@ -215,7 +162,7 @@ def _build_unsound(path: Path, problem: InputError) -> Table:
 
 
 def _find_session_tables(root: Path) -> Iterator[Table]:
-    """Take the tables of sessions of all participants together."""
+    """Merge the session tables of all participants; one without ``session_id`` is yielded as unsound."""
     cells: dict[str, dict[Key, str | None]] = {}
     keys: list[Key] = []
     for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):

@@ -1,4 +1,4 @@
-"""Phenotypes: columns of tables, which are text, converted on purpose."""
+"""Phenotypes: text columns of tables, converted explicitly to classes or numbers."""
 
 from __future__ import annotations
 
@@ -27,92 +27,36 @@ _MAX_CLASSES: Final = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Column:
-    """One column of a table, by participant or session.
-
-    Parameters
-    ----------
-    name : str
-        Of the column.
-    table : str
-        What messages call the table.
-    has_sessions : bool
-        Whether each session has a value of its own.
-    values : dict of (str, str) to str or None
-        Text by participant and session; None where missing.
-    """
+    """Column of a table, by participant or session."""
 
     name: str
-    table: str
-    has_sessions: bool
-    values: dict[Key, str | None]
+    table: str  # name in messages
+    has_sessions: bool  # whether values differ by session
+    values: dict[Key, str | None]  # text; None if missing
 
     def find(self, keys: Sequence[Key]) -> tuple[str | None, ...]:
-        """Look up participants or sessions.
-
-        Parameters
-        ----------
-        keys : sequence of (str, str)
-            Participant and session labels.
-
-        Returns
-        -------
-        tuple of (str or None)
-            None where the table has no value.
-        """
+        """Look up (participant, session) pairs; None if missing."""
         return tuple(self.values.get((sub, ses if self.has_sessions else "")) for sub, ses in keys)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Phenotype:
-    """A phenotype of given participants or sessions, with its kind decided.
-
-    Parameters
-    ----------
-    name : str
-        Column it comes from.
-    table : str
-        What messages call the table.
-    kind : str
-        ``classification`` or ``regression``.
-    labels : tuple of (str or None), length n
-        Cells as text; None where missing.
-    numbers : NDArray, float64, shape (n,)
-        The same as numbers where the kind is regression, else NaN; NaN where missing.
-    """
+    """Phenotype of n participants or sessions, converted to classes or numbers."""
 
     name: str
-    table: str
-    kind: str
-    labels: tuple[str | None, ...]
-    numbers: NDArray[np.float64]
+    table: str  # name in messages
+    kind: str  # classification or regression
+    labels: tuple[str | None, ...]  # (n,) text; None if missing
+    numbers: NDArray[np.float64]  # (n,) NaN if missing, all NaN for classification
 
 
 def find_columns(
     bids_dir: Path, names: Sequence[str], *, phenotype: Path | None = None, optional: Sequence[str] = ()
 ) -> dict[str, Column]:
-    """Find columns by name, in the first table that has them.
+    """Find columns by name, each in the first table that has it; `optional` ones may be missing.
 
-    Parameters
-    ----------
-    bids_dir : Path
-        A raw or a derivative dataset.
-    names : sequence of str
-        Columns that must be there.
-    phenotype : Path or None
-        Table to look in first.
-    optional : sequence of str
-        Columns that are taken when they are there.
-
-    Returns
-    -------
-    dict of str to Column
-        By name.
-
-    Raises
-    ------
-    InputError
-        When there is no table, or none has the column; it names what is there and the nearest match. When two files
-        of the ``phenotype`` folder have it. When a table that is needed is unsound.
+    Raises InputError, with the nearest match, for a missing column; also if no table exists, if two files of
+    ``phenotype/`` hold the column and `phenotype` does not choose, or if a table that is needed is unsound.
     """
     found: dict[str, Column] = {}
     known: dict[str, Table] = {}
@@ -149,7 +93,7 @@ def find_columns(
 
 
 def _pass_over(table: Table, wanted: set[str]) -> InputError:
-    """Give the problem of a table that nothing is wanted from, else raise it."""
+    """Return the problem of an unsound table, or raise it if the table has a wanted column."""
     assert table.problem is not None
     if wanted & set(table.columns):
         raise table.problem
@@ -168,18 +112,7 @@ def _is_given(table: Table, phenotype: Path | None) -> bool:
 
 
 def parse_number(text: str) -> float | None:
-    """Read a number.
-
-    Parameters
-    ----------
-    text : str
-        A cell.
-
-    Returns
-    -------
-    float or None
-        None when it is something else, infinite or not a number.
-    """
+    """Parse a finite number; None for anything else, including 1_000, which float() accepts."""
     try:
         number = float(text)
     except ValueError:
@@ -188,29 +121,11 @@ def parse_number(text: str) -> float | None:
 
 
 def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", n_bins: int = 0) -> Phenotype:
-    """Decide what a column is and convert it.
+    """Convert a column for `keys`, in their order, to classes or numbers.
 
-    Parameters
-    ----------
-    column : Column
-        As text.
-    keys : sequence of (str, str)
-        Participants or sessions that have features.
-    kind : str
-        ``classification`` or ``regression``; ``auto`` takes text and few whole numbers for classes.
-    n_bins : int
-        Classes that will be cut from values; more whole numbers than that are then values. Text remains classes.
-
-    Returns
-    -------
-    Phenotype
-        Of `keys`, in their order.
-
-    Raises
-    ------
-    InputError
-        When no participant or session matches, or some but for zeros in front, values are too few or all the same, a
-        class is too small, or text stands where numbers are expected.
+    `kind` ``auto`` treats text and a few distinct whole numbers as classes. With `n_bins`, a numeric column with more
+    distinct values than bins becomes a regression; text stays classes. Raises InputError if no key matches, labels
+    differ only in leading zeros, values are too few, constant or not numbers, or a class is too small.
     """
     labels = _unite_numbers(column.find(keys))
     where = f"Column {column.name} of {column.table}"
@@ -244,7 +159,7 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
 
 
 def _check_keys(column: Column, keys: Sequence[Key], where: str) -> None:
-    """Refuse a table whose labels are others than those of the data, all or by their zeros in front."""
+    """Refuse a table whose participants or sessions match none of the data, or differ in leading zeros."""
     described, wanted = {sub for sub, _ in column.values}, {sub for sub, _ in keys}
     if not described & wanted:
         raise InputError(
@@ -271,7 +186,7 @@ def _check_keys(column: Column, keys: Sequence[Key], where: str) -> None:
 
 
 def _unite_numbers(labels: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """Take equal numbers for one label: 1 and 1.0 are not two classes; 01 stays 01 where there is no 1."""
+    """Merge spellings of a number (1, 1.0) into the shortest, so a lone 01 stays; any text cell prevents merging."""
     numbers = {label: parse_number(label) for label in labels if label is not None}
     if None in numbers.values():
         return labels
@@ -300,7 +215,7 @@ def _decide_kind(known: Sequence[str], where: str) -> str:
 
 
 def _check_spelling(known: Sequence[str], where: str) -> None:
-    """Refuse what is seldom meant as classes; who says that it is, may have it."""
+    """Refuse decimal commas and classes that differ only in case; an explicit ``--probe-kind`` skips this check."""
     if all(label.count(",") == 1 and parse_number(label.replace(",", ".")) is not None for label in known):
         raise InputError(
             f"{where} holds numbers with commas, such as {known[0]!r}.",

@@ -1,4 +1,4 @@
-"""The pipelines that are recognised by who made a dataset (GeneratedBy), and what is known of their files."""
+"""Known pipelines, recognised by GeneratedBy, and the naming of their files."""
 
 from __future__ import annotations
 
@@ -10,34 +10,18 @@ from bids_semantoks.inputs.descriptions import Description
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pipeline:
-    """What is known of the outputs of a pipeline.
+    """Properties of a pipeline's outputs."""
 
-    Parameters
-    ----------
-    label : str
-        Its name in messages and sidecars; empty for any other pipeline.
-    names : tuple of str
-        How its name in GeneratedBy may begin, in lower case without separators.
-    descs : tuple of str
-        Descriptions (``desc-``) of the BOLD images that are read; of several of one run the first counts.
-    note : str
-        What is done with them, for the log; empty for nothing out of the ordinary.
-    is_denoised : bool
-        Whether confounds were removed from these images.
-    is_filtered : bool
-        Whether they were band-pass filtered.
-    """
-
-    label: str
-    names: tuple[str, ...] = ()
-    descs: tuple[str, ...] = ("preproc",)
-    note: str = ""
-    is_denoised: bool = False
-    is_filtered: bool = False
+    label: str  # in messages and sidecars; empty for unknown pipelines
+    names: tuple[str, ...] = ()  # prefixes of its GeneratedBy name, lower case without separators
+    descs: tuple[str, ...] = ("preproc",)  # desc- of the BOLD images to read, best first
+    note: str = ""  # how its images are treated, for the log
+    is_denoised: bool = False  # confounds already removed
+    is_filtered: bool = False  # already band-pass filtered
 
     @property
     def image_ends(self) -> tuple[str, ...]:
-        """Ends of the names of its images, best first."""
+        """Endings of its image names, best first."""
         return tuple(f"_desc-{desc}_bold{end}" for desc in self.descs for end in (".nii.gz", ".nii"))
 
 
@@ -66,19 +50,7 @@ _KNOWN: Final = (FMRIPREP, NIBABIES, XCPD, AROMA, GIGA, OURS)
 
 
 def recognise_pipeline(description: Description | None) -> Pipeline:
-    """Recognise the pipeline that made a dataset.
-
-    Parameters
-    ----------
-    description : Description or None
-        The dataset's.
-
-    Returns
-    -------
-    Pipeline
-        By the first entry of GeneratedBy, which is the last pipeline to touch the dataset; by the dataset's name where
-        there is no entry; `OTHER` for all that is not known.
-    """
+    """Recognise a pipeline by its first GeneratedBy entry (the latest) or else the dataset name; OTHER if unknown."""
     if description is None:
         return OTHER
     first = description.generators[0][0] if description.generators else description.name

@@ -1,4 +1,4 @@
-"""What a folder is: a raw or a derivative dataset, and where the raw one of a derivative lies."""
+"""Tell raw from derivative datasets, and locate the raw dataset of a derivative."""
 
 from __future__ import annotations
 
@@ -14,23 +14,8 @@ from bids_semantoks.inputs.pipelines import AROMA, recognise_pipeline
 
 
 def check_is_bids(folder: Path) -> Description | None:
-    """Refuse what is no BIDS dataset.
-
-    Parameters
-    ----------
-    folder : Path
-        BIDS_DIR.
-
-    Returns
-    -------
-    Description or None
-        Its description; None where only sub-* folders speak for it.
-
-    Raises
-    ------
-    InputError
-        When it does not exist, or is a file, or nothing in it is BIDS.
-    """
+    """Refuse a path that is missing, a file or not BIDS, with InputError; else return its description, None if only
+    ``sub-*`` folders suggest BIDS."""
     if not folder.exists():
         raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the mounts).")
     if not folder.is_dir():
@@ -48,27 +33,8 @@ def check_is_bids(folder: Path) -> Description | None:
 
 
 def find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
-    """Tell a derivative dataset from a raw one.
-
-    Parameters
-    ----------
-    folder : Path
-        BIDS_DIR.
-    description : Description or None
-        Its description.
-    input_type : str
-        ``auto``, ``images`` or ``series``, as asked.
-
-    Returns
-    -------
-    str
-        ``raw``, or the kind of a derivative dataset.
-
-    Raises
-    ------
-    InputError
-        When nothing says which, or a derivative dataset holds nothing that can be read.
-    """
+    """Classify BIDS_DIR as ``raw`` or the kind of a derivative dataset; InputError if that is undecidable or a
+    derivative dataset holds nothing readable."""
     if description is None:
         if (folder / "derivatives").is_dir():
             return "raw"
@@ -100,18 +66,7 @@ def find_root_kind(folder: Path, description: Description | None, input_type: st
 
 
 def find_raw_root(folder: Path) -> Path | None:
-    """Find the raw root of ``<raw>/derivatives/<pipeline>``, else where the description says it is.
-
-    Parameters
-    ----------
-    folder : Path
-        Root of the derivative dataset.
-
-    Returns
-    -------
-    Path or None
-        None when it is not in sight.
-    """
+    """Find the raw root of ``<raw>/derivatives/<pipeline>``, else the one linked in the description, else None."""
     for parent in folder.resolve().parents:
         if parent.name == "derivatives":
             return parent.parent if _is_raw(parent.parent) else find_linked_raw(folder)
@@ -123,18 +78,7 @@ def _is_raw(folder: Path) -> bool:
 
 
 def find_linked_raw(folder: Path) -> Path | None:
-    """Find the raw dataset that a derivative dataset names, where it is on this machine.
-
-    Parameters
-    ----------
-    folder : Path
-        Root of the derivative dataset.
-
-    Returns
-    -------
-    Path or None
-        The first folder among ``DatasetLinks`` (``raw`` first) and ``SourceDatasets`` that holds a raw dataset.
-    """
+    """Find the first raw dataset on this machine among ``DatasetLinks`` (``raw`` first) and ``SourceDatasets``."""
     try:
         content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Labels that the user asked for, and messages that name the nearest match."""
+"""Labels requested by the user, and messages that suggest the nearest match."""
 
 from __future__ import annotations
 
@@ -15,18 +15,7 @@ _LISTED: Final = 12
 
 
 def list_asked(selection: SelectionConfig) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """List what the user asked for of runs.
-
-    Parameters
-    ----------
-    selection : SelectionConfig
-        Options.
-
-    Returns
-    -------
-    tuple of (str, str, tuple of str)
-        What a label stands for, its entity key, and the bare labels; no labels where all are wanted.
-    """
+    """List the requested (name, entity key, bare labels) for each entity of runs; no labels means all."""
     asked = (
         ("session", "ses", selection.session_id),
         ("task", "task", selection.task_id),
@@ -39,45 +28,16 @@ def list_asked(selection: SelectionConfig) -> tuple[tuple[str, str, tuple[str, .
 
 
 def is_same_value(key: str, value: str, asked: str) -> bool:
-    """Compare an entity's value with what was asked for.
-
-    Parameters
-    ----------
-    key : str
-        Entity key; indices (``run``, ``echo`` ...) are compared as numbers, so 1 also means 01.
-    value, asked : str
-        The two values.
-
-    Returns
-    -------
-    bool
-        Whether they mean the same.
-    """
+    """Compare entity values; the indices run, echo and chunk compare as numbers, so 1 matches 01."""
     if value == asked:
         return True
     return key in ("run", "echo", "chunk") and value.isdecimal() and asked.isdecimal() and int(value) == int(asked)
 
 
 def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
-    """Turn what the user typed into bare labels.
+    """Strip the prefix from labels and drop repeats; InputError for an empty label or a bad ``@FILE``.
 
-    Parameters
-    ----------
-    asked : sequence of str
-        Labels with or without their prefix; ``@FILE`` stands for the labels in a file, separated by white space or
-        commas, ``#`` starting a comment; of a table with a ``participant_id`` column that column is taken.
-    prefix : str
-        The prefix to remove, such as ``sub-``.
-
-    Returns
-    -------
-    tuple of str
-        Labels in the order given, each once.
-
-    Raises
-    ------
-    InputError
-        When a label is empty, or a file cannot be read or holds none.
+    ``@FILE`` lists labels separated by white space or commas, with ``#`` comments, or is a TSV with ``participant_id``.
     """
     labels: list[str] = []
     for item in asked:
@@ -90,26 +50,7 @@ def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
 
 
 def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: str, *, key: str = "") -> None:
-    """Refuse labels that are not there.
-
-    Parameters
-    ----------
-    what : str
-        What a label stands for, such as ``participant``.
-    asked : iterable of str
-        Labels asked for.
-    known : iterable of str
-        Labels that are there.
-    where : str
-        Where they were looked for.
-    key : str
-        Entity key, for those compared as numbers.
-
-    Raises
-    ------
-    InputError
-        When one label is unknown; it names what is there and the nearest match.
-    """
+    """Refuse unknown labels: InputError listing the available ones and the nearest match."""
     there = sorted_naturally(known)
     unknown = [label for label in asked if not any(is_same_value(key, value, label) for value in there)]
     if unknown:
@@ -121,18 +62,7 @@ def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: st
 
 
 def describe_labels(labels: Iterable[str]) -> str:
-    """List labels in a message, shortened when there are many.
-
-    Parameters
-    ----------
-    labels : iterable of str
-        Labels.
-
-    Returns
-    -------
-    str
-        Such as ``3 (01, 02, 03)``, or ``none``.
-    """
+    """Abbreviate labels for a message, such as ``3 (01, 02, 03)``, or ``none``."""
     known = sorted_naturally(labels)
     if not known:
         return "none"
@@ -141,20 +71,7 @@ def describe_labels(labels: Iterable[str]) -> str:
 
 
 def describe_nearest(asked: Iterable[str], known: Sequence[str]) -> str:
-    """Hint at what was probably meant.
-
-    Parameters
-    ----------
-    asked : iterable of str
-        Unknown labels.
-    known : sequence of str
-        Labels that are there.
-
-    Returns
-    -------
-    str
-        A question, or nothing when there is nothing to offer.
-    """
+    """Suggest the nearest known labels as a question; empty if nothing is known."""
     folded = {label.lower(): label for label in reversed(known)}
     # A number without its leading zeros is the likeliest slip.
     numbers = {int(label): label for label in reversed(known) if label.isdecimal()}

@@ -1,4 +1,4 @@
-"""The repetition time of a run, by BIDS' inheritance principle within its derivative dataset."""
+"""Find a run's repetition time by BIDS inheritance within its derivative dataset."""
 
 from __future__ import annotations
 
@@ -20,20 +20,7 @@ _NO_FREQUENCY: Final = "TR"
 
 
 def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:
-    """Find the sidecars at the root of a dataset.
-
-    Parameters
-    ----------
-    root : Path
-        Root of the derivative dataset.
-    suffix : str
-        ``bold``, or ``timeseries`` for tables of series.
-
-    Returns
-    -------
-    tuple of BidsFile
-        Its ``*_<suffix>.json`` files.
-    """
+    """List the ``*_<suffix>.json`` at the dataset root."""
     with os.scandir(root) as entries:
         paths = sorted(entry.path for entry in entries if entry.name.endswith(f"{suffix}.json"))
     parsed = (parse_name(path) for path in paths)
@@ -41,22 +28,10 @@ def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]
 
 
 def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float | None:
-    """Find a run's repetition time.
+    """Find the repetition time in s; None if no sidecar states it, or the deciding one is unreadable or not positive.
 
-    Parameters
-    ----------
-    image : BidsFile
-        The BOLD image or the table of series.
-    sidecars : iterable of BidsFile
-        ``*_bold.json`` (``*_timeseries.json``) files of the image's folder and of those above it, up to the
-        dataset's root. Of a table of series also the ``*_bold.json`` of its run's images, wherever they are.
-
-    Returns
-    -------
-    float or None
-        Seconds. Of the sidecars whose entities the image all has, the nearest that states it, or the sampling frequency
-        (as sidecars of tables do), decides; for a table of series those of its run's images come after its own. None
-        when none does, or when that one cannot be read or states no positive number.
+    The nearest sidecar whose entities the image all has, and that states RepetitionTime or SamplingFrequency, decides.
+    For a series table, the ``*_bold.json`` of its run's images, wherever they are, follow its own sidecars.
     """
     pairs = set(image.entities)
     own: list[BidsFile] = []
@@ -84,7 +59,7 @@ def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float
 
 
 def _sort_nearest(sidecars: list[BidsFile]) -> list[BidsFile]:
-    """Sort nearer folders first; within one folder the file that names more entities."""
+    """Sort by nearness of the folder, then by number of entities, most first."""
     return sorted(sidecars, key=lambda one: (-one.path.count(os.sep), -len(one.entities), one.path))
 
 

@@ -1,4 +1,4 @@
-"""Template spaces of images: one is chosen for a call."""
+"""Choose one template space for a call."""
 
 from __future__ import annotations
 
@@ -17,28 +17,10 @@ DEFAULT_SPACES: Final = ("MNI152NLin6Asym", "MNI152NLin2009cAsym", "fsLR")
 def choose_space(
     candidates: Sequence[Candidate], asked: str | None, preferred: tuple[str, ...]
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Choose one space, with the further entities that ``NAME:res-2`` asks for.
+    """Choose a space, and the (key, value) entities that ``NAME:res-2`` adds to it.
 
-    Parameters
-    ----------
-    candidates : sequence of Candidate
-        What there is, in every space.
-    asked : str or None
-        What the user named.
-    preferred : tuple of str
-        Spaces to be taken before the default ones, best first.
-
-    Returns
-    -------
-    space : str
-        The space.
-    modifiers : list of (str, str)
-        Further entities that an image must have.
-
-    Raises
-    ------
-    InputError
-        When the space asked for is not there, or none is that is chosen by itself.
+    If none is asked for: the first available of `preferred` and DEFAULT_SPACES, else a surface space if it is the only
+    one. Raises InputError if the requested space, or every default, is absent.
     """
     there = _spaces(candidates)
     if asked is None:
@@ -65,43 +47,17 @@ def choose_space(
 
 
 def _value_of(candidate: Candidate, key: str) -> str | None:
-    """Value of an entity; a name without resolution is that of the run's own grid."""
+    """Get the value of an entity; without ``res``, an image is on its ``native`` grid."""
     return candidate.entity(key) or ("native" if key == "res" else None)
 
 
 def has_value(candidate: Candidate, key: str, value: str) -> bool:
-    """Tell whether a file has a value of an entity; a name without resolution has ``native``.
-
-    Parameters
-    ----------
-    candidate : Candidate
-        A file.
-    key, value : str
-        Entity and value.
-
-    Returns
-    -------
-    bool
-        Whether it has.
-    """
+    """Tell whether a candidate has this value of an entity; ``native`` matches a name without ``res``."""
     return _value_of(candidate, key) == value
 
 
 def check_cohorts(chosen: Sequence[Candidate], space: str) -> None:
-    """Refuse several cohorts: they are templates of different brains, so that no one atlas fits all.
-
-    Parameters
-    ----------
-    chosen : sequence of Candidate
-        Files to be read.
-    space : str
-        Their space.
-
-    Raises
-    ------
-    InputError
-        When they are of several cohorts.
-    """
+    """Refuse several cohorts, with InputError: their templates differ, so one atlas cannot fit all."""
     cohorts = sorted_naturally(cohort for one in chosen if (cohort := one.entity("cohort")))
     if len(cohorts) > 1:
         raise InputError(
@@ -119,18 +75,7 @@ def _spaces(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def rank_coarseness(candidate: Candidate) -> tuple[int, int, str]:
-    """Rank resolutions, the finest first: TemplateFlow numbers them from fine to coarse.
-
-    Parameters
-    ----------
-    candidate : Candidate
-        A file.
-
-    Returns
-    -------
-    (int, int, str)
-        Sorting key.
-    """
+    """Build a sorting key, finest first; TemplateFlow numbers resolutions from fine to coarse."""
     res = candidate.entity("res")
     if res is None or res == "native":
         return 1, 0, ""

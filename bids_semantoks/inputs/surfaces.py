@@ -1,4 +1,4 @@
-"""BOLD series on surfaces among a participant's files: CIFTI, and pairs of GIFTI files that are one run."""
+"""Find surface BOLD series: CIFTI, and pairs of GIFTI files that form one run."""
 
 from __future__ import annotations
 
@@ -17,54 +17,19 @@ _DENSITIES: Final = ("91k", "32k", "10k", "170k", "59k", "41k", "164k")
 
 
 def is_surface_file(name: str) -> bool:
-    """Tell series on surfaces from images.
-
-    Parameters
-    ----------
-    name : str
-        File name or path.
-
-    Returns
-    -------
-    bool
-        By its end.
-    """
+    """Tell surface series from images by the file ending."""
     return name.endswith((_CIFTI, _GIFTI))
 
 
 def is_read(desc: str | None, pipeline: Pipeline) -> bool:
-    """Tell whether series on surfaces of this description are read.
-
-    Parameters
-    ----------
-    desc : str or None
-        Their ``desc-``; fMRIPrep gives them none.
-    pipeline : Pipeline
-        Who wrote them. Of one that denoises, a name without a description is not that of its result.
-
-    Returns
-    -------
-    bool
-        Whether they count.
-    """
+    """Tell whether surface series with this ``desc`` are read: one of the pipeline's, or none unless it denoises."""
     return desc in pipeline.descs or (desc is None and not pipeline.is_denoised)
 
 
 def find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[tuple[BidsFile, str | None]]:
-    """Find the series on surfaces of a participant, both hemispheres as one.
+    """List a participant's surface series, each with the path of the right hemisphere if its file is the left one.
 
-    Parameters
-    ----------
-    files : iterable of BidsFile
-        The participant's files.
-    pipeline : Pipeline
-        Who wrote them; of several descriptions of one run its first counts.
-
-    Returns
-    -------
-    list of (BidsFile, str or None)
-        Each run's file without its hemisphere among the entities, and the path of the right hemisphere's file where
-        the first is the left one's; None for CIFTI, and where a hemisphere is missing.
+    The hemisphere is dropped from the entities; the path is None for CIFTI or a missing hemisphere.
     """
     found: dict[tuple[frozenset[tuple[str, str]], str], dict[str, BidsFile]] = {}
     for file in files:
@@ -86,36 +51,14 @@ def find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[tu
 
 
 def drop_hemisphere(file: BidsFile) -> BidsFile:
-    """Leave the hemisphere out of what a name says: it does not tell runs apart.
-
-    Parameters
-    ----------
-    file : BidsFile
-        A file of one hemisphere, or any other.
-
-    Returns
-    -------
-    BidsFile
-        The same file.
-    """
+    """Drop the hemisphere from a file's entities, since it does not distinguish runs."""
     if not any(key == "hemi" for key, _ in file.entities):
         return file
     return dataclasses.replace(file, entities=tuple(pair for pair in file.entities if pair[0] != "hemi"))
 
 
 def rank_density(file: BidsFile) -> tuple[int, int, str]:
-    """Rank the files of a run in one space: images, CIFTI, GIFTI; usual densities first.
-
-    Parameters
-    ----------
-    file : BidsFile
-        A BOLD file.
-
-    Returns
-    -------
-    (int, int, str)
-        Sorting key.
-    """
+    """Build a sorting key for the files of a run in one space: image, CIFTI, GIFTI; usual densities first."""
     if not is_surface_file(file.path):
         return 0, 0, ""
     density = dict(file.entities).get("den", "")
