@@ -19,18 +19,7 @@ _NEXT = """Next, to see what would happen and to let it happen:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the arguments, write the study and say what to do with it.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Arguments after the program's name; those of the process by default.
-
-    Returns
-    -------
-    int
-        Exit code.
-    """
+    """Write the study that the arguments ask for, print the next steps and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m bids_semantoks.demo",
         description="Write a synthetic resting-state study whose truth is known, to try bids_semantoks on.",
@@ -69,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse_seed(text: str) -> int:
-    """Read a seed, which NumPy wants to be 0 or more."""
+    """Parse a seed; NumPy refuses negative ones."""
     seed = int(text)
     if seed < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, found {seed}")

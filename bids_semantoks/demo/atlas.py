@@ -1,7 +1,6 @@
-"""The Demo457 atlas: 457 blocks in an ellipsoidal brain, made by code. It is not anatomical.
+"""The Demo457 atlas: 457 blocks in an ellipsoidal brain, not anatomical, so that no atlas need be downloaded.
 
-Only the number of parcels, their order and the size of each network are those of the published model, so that
-every part of the pipeline can be run without downloading an atlas.
+Only the number of parcels, their order and the network sizes match the published model.
 """
 
 from __future__ import annotations
@@ -32,44 +31,24 @@ _BACK_TO_FRONT: Final = (0, 2, 1, 6, 3, 5, 4)
 
 
 class Anatomy(NamedTuple):
-    """Masks and labels on the demo grid, each of shape `GRID_SHAPE`.
+    """Masks and labels, each of shape `GRID_SHAPE`."""
 
-    Attributes
-    ----------
-    labels : NDArray, int16
-        Parcel number from 1 to 457; 0 outside all parcels.
-    brain, white_matter, csf, edge : NDArray, bool
-        The brain mask, two tissues inside it, and the shell of voxels around it.
-    """
-
-    labels: NDArray[np.int16]
+    labels: NDArray[np.int16]  # parcel number 1..457; 0 outside all parcels
     brain: NDArray[np.bool_]
     white_matter: NDArray[np.bool_]
     csf: NDArray[np.bool_]
-    edge: NDArray[np.bool_]
+    edge: NDArray[np.bool_]  # shell of voxels around the brain
 
 
 def build_affine() -> NDArray[np.float64]:
-    """Give the affine of the demo grid, voxel indices to millimetres (RAS).
-
-    Returns
-    -------
-    NDArray, float64, shape (4, 4)
-        The affine.
-    """
+    """Build the affine (4, 4) of the demo grid, voxel indices to millimetres (RAS)."""
     affine = np.diag([VOXEL_SIZE, VOXEL_SIZE, VOXEL_SIZE, 1.0])
     affine[:3, 3] = GRID_ORIGIN
     return affine
 
 
 def build_table() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Name the parcels and the network of each, in the model's order.
-
-    Returns
-    -------
-    parcels, networks : tuple of str, length 457
-        Names such as ``Demo_LH_Vis_1``, and labels such as ``Vis``.
-    """
+    """Build the names (``Demo_LH_Vis_1``) and networks (``Vis``) of the 457 parcels, in the model's order."""
     blocks = [("LH_", network, count) for network, count in zip(CANONICAL_NETWORKS, LEFT_COUNTS, strict=False)]
     blocks += [("RH_", network, count) for network, count in zip(CANONICAL_NETWORKS, RIGHT_COUNTS, strict=False)]
     blocks += [("RH_", "Subcortex", SUBCORTEX_PER_HEMISPHERE), ("LH_", "Subcortex", SUBCORTEX_PER_HEMISPHERE)]
@@ -81,13 +60,7 @@ def build_table() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @cache
 def build_anatomy() -> Anatomy:
-    """Lay out tissues and parcels on the demo grid.
-
-    Returns
-    -------
-    Anatomy
-        Read-only masks and labels; the same on every machine.
-    """
+    """Lay out tissues and parcels on the demo grid; the arrays are read-only and the same on every machine."""
     cerebrum = _ellipsoid((0, -18, 10), (69, 87, 64)) & ~_ellipsoid((0, -66, -48), (54, 42, 34))
     inner = _ellipsoid((0, -18, 10), (49, 66, 44))
     cerebellum = _ellipsoid((0, -66, -42), (48, 36, 24)) & ~cerebrum
@@ -113,13 +86,7 @@ def build_anatomy() -> Anatomy:
 
 
 def write_atlas(folder: Path) -> None:
-    """Write the label image and the table of the atlas.
-
-    Parameters
-    ----------
-    folder : Path
-        Existing folder.
-    """
+    """Write the label image and table of the atlas into an existing folder."""
     stem = f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg"
     write_nifti(folder / f"{stem}.nii.gz", build_anatomy().labels, build_affine(), compression=9)
     parcels, networks = build_table()
@@ -128,7 +95,7 @@ def write_atlas(folder: Path) -> None:
 
 
 def _ellipsoid(centre: tuple[float, ...], semi_axes: tuple[float, ...]) -> NDArray[np.bool_]:
-    """Voxels of the grid whose centre lies in an ellipsoid given in millimetres."""
+    """Mark the voxels whose centre lies in an ellipsoid given in millimetres."""
     inside = np.zeros(GRID_SHAPE)
     for axis, (size, origin, middle, half) in enumerate(zip(GRID_SHAPE, GRID_ORIGIN, centre, semi_axes, strict=True)):
         distance = ((np.arange(size) * VOXEL_SIZE + origin - middle) / half) ** 2
@@ -145,16 +112,16 @@ def _dilate(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _cortical_order(counts: tuple[int, ...], first: int) -> NDArray[np.int64]:
-    """Parcel numbers of one hemisphere from the back of the head to the front."""
+    """List the parcel numbers of one hemisphere from the back of the head to the front."""
     starts = first + np.concatenate([[0], np.cumsum(counts)[:-1]])
     return np.concatenate([np.arange(starts[n], starts[n] + counts[n]) for n in _BACK_TO_FRONT])
 
 
 def _fill(labels: NDArray[np.int16], region: NDArray[np.bool_], parcels: NDArray[np.int64]) -> None:
-    """Share out a region among parcels by halving it again and again across its longest side.
+    """Divide a region among parcels by repeated halving across its longest side.
 
-    Halving keeps all parcels within one voxel of the same size, which nearest-seed blocks would not; only integers
-    are compared, so that the result is the same on every machine.
+    Halving keeps parcel sizes within one voxel, which nearest-seed blocks would not; comparing only integers makes the
+    result the same on every machine.
     """
     _halve(labels, np.argwhere(region), parcels)
 

@@ -1,4 +1,4 @@
-"""The confounds table that fMRIPrep 24 would have written, computed from the simulated voxels."""
+"""The confounds table that fMRIPrep 24 would write, computed from the simulated voxels."""
 
 from __future__ import annotations
 
@@ -22,40 +22,15 @@ _AXES: Final = {
 
 
 class Components(NamedTuple):
-    """Principal components of a group of voxels.
+    """Principal components of a group of voxels."""
 
-    Attributes
-    ----------
-    series : NDArray, float64, shape (T, C)
-        Components; zero in volumes before the steady state.
-    singular_values : NDArray, float64, shape (C,)
-        Their singular values.
-    variance : NDArray, float64, shape (C,)
-        Share of variance that each explains.
-    """
-
-    series: NDArray[np.float64]
-    singular_values: NDArray[np.float64]
-    variance: NDArray[np.float64]
+    series: NDArray[np.float64]  # (T, C), zero before the steady state
+    singular_values: NDArray[np.float64]  # (C,)
+    variance: NDArray[np.float64]  # (C,) share of variance explained
 
 
 def compute_confounds(scan: Scan, plan: RunPlan) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
-    """Compute all columns of the confounds table and its sidecar.
-
-    Parameters
-    ----------
-    scan : Scan
-        The run.
-    plan : RunPlan
-        Its length, repetition time and dummy scans.
-
-    Returns
-    -------
-    columns : dict of str to NDArray, float64, shape (T,)
-        In the order of fMRIPrep's table; NaN stands for n/a.
-    sidecar : dict
-        What fMRIPrep tells about components and motion.
-    """
+    """Compute the confounds columns (T,), in the order of fMRIPrep's table with NaN for n/a, and their sidecar."""
     voxels = find_voxels()
     white, csf, edge = (voxels.brain & (voxels.tissue == 1)), (voxels.brain & (voxels.tissue == 2)), ~voxels.brain
     data = scan.voxels
@@ -89,22 +64,7 @@ def compute_confounds(scan: Scan, plan: RunPlan) -> tuple[dict[str, NDArray[np.f
 
 
 def compute_cosines(n_volumes: int, repetition_time: float, n_dummy: int) -> NDArray[np.float64]:
-    """Compute the discrete cosines that make a high-pass filter of 128 s.
-
-    Parameters
-    ----------
-    n_volumes : int
-        Volumes (T).
-    repetition_time : float
-        Seconds.
-    n_dummy : int
-        Leading volumes, in which the cosines are zero.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, C)
-        Unit-norm columns; a run under 128 s has none.
-    """
+    """Compute 128 s high-pass cosines (T, C) of unit norm, 0 in dummy volumes; C = 0 for a run under 128 s."""
     n = n_volumes - n_dummy
     order = max(int(2 * n * repetition_time / HIGH_PASS_SECONDS), 1)
     angle = np.pi * np.arange(1, order) * (2 * np.arange(n)[:, None] + 1) / (2 * n)
@@ -112,21 +72,9 @@ def compute_cosines(n_volumes: int, repetition_time: float, n_dummy: int) -> NDA
 
 
 def compute_dvars(voxels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute how much the image changed since the volume before.
+    """Compute DVARS (Power et al. 2012, NeuroImage 59) and standardized DVARS (Nichols 2017, arXiv:1704.01469).
 
-    Parameters
-    ----------
-    voxels : NDArray, float32, shape (V, T)
-        Voxels of the brain.
-
-    Returns
-    -------
-    dvars, std_dvars : NDArray, float64, shape (T,)
-        In input units, and over what a stationary series of order 1 would show; NaN for the first volume.
-
-    References
-    ----------
-    Power et al. (2012), NeuroImage 59, 2142-2154; Nichols (2017), arXiv:1704.01469.
+    Voxels (V, T) -> two (T,), in input units and relative to a stationary AR(1) series; NaN in the first volume.
     """
     change = np.diff(voxels, axis=1)
     dvars = np.sqrt(np.mean(change.astype(np.float64) ** 2, axis=0))
@@ -138,25 +86,9 @@ def compute_dvars(voxels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDA
 
 
 def compute_components(voxels: NDArray[np.float32], cosines: NDArray[np.float64], n_dummy: int) -> Components:
-    """Compute the principal components that explain half of the variance of some voxels.
+    """Compute the CompCor components that explain half the variance of voxels (V, T), cosines (T, C) removed.
 
-    Parameters
-    ----------
-    voxels : NDArray, float32, shape (V, T)
-        Voxels of one mask.
-    cosines : NDArray, float64, shape (T, C)
-        Removed first.
-    n_dummy : int
-        Leading volumes that are left out.
-
-    Returns
-    -------
-    Components
-        With unit norm, sign such that the largest value is positive.
-
-    References
-    ----------
-    Behzadi et al. (2007), NeuroImage 37, 90-101.
+    Unit norm, largest value positive, zero in dummy volumes (Behzadi et al. 2007, NeuroImage 37, 90-101).
     """
     cleaned = _remove_drift(voxels, cosines, n_dummy)
     cleaned /= cleaned.std(axis=1, keepdims=True)
@@ -176,14 +108,14 @@ def _mean(voxels: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.fl
 
 
 def _remove_drift(voxels: NDArray[np.float32], cosines: NDArray[np.float64], n_dummy: int) -> NDArray[np.float32]:
-    """Voxels (V, T - n_dummy) without mean and cosines, which are orthonormal."""
+    """Remove mean and cosines, which are orthonormal: (V, T) -> (V, T - n_dummy)."""
     steady = voxels[:, n_dummy:] - voxels[:, n_dummy:].mean(axis=1, keepdims=True)
     basis = cosines[n_dummy:].astype(np.float32)
     return np.asarray(steady - (steady @ basis) @ basis.T)
 
 
 def _is_most_variable(voxels: NDArray[np.float32], cosines: NDArray[np.float64], n_dummy: int) -> NDArray[np.bool_]:
-    """Voxels in the top 2 % of variance, as tCompCor takes them."""
+    """Mark the voxels in the top 2 % of variance, as in tCompCor."""
     spread = _remove_drift(voxels, cosines, n_dummy).std(axis=1)
     return np.asarray(spread >= np.quantile(spread, 0.98))
 
@@ -191,7 +123,7 @@ def _is_most_variable(voxels: NDArray[np.float32], cosines: NDArray[np.float64],
 def _flag_volumes(
     displacement: NDArray[np.float64], std_dvars: NDArray[np.float64], n_dummy: int
 ) -> dict[str, NDArray[np.float64]]:
-    """One column for each dummy volume and each motion outlier."""
+    """Build one indicator column per dummy volume and per motion outlier."""
     outlier = (np.nan_to_num(displacement) > FD_OUTLIER_MM) | (np.nan_to_num(std_dvars) > DVARS_OUTLIER)
     outlier[:n_dummy] = False
     unit = np.eye(len(outlier))

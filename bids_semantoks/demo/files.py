@@ -1,4 +1,4 @@
-"""Small files written so that the same content always gives the same bytes."""
+"""Write small files whose bytes depend on their content alone."""
 
 from __future__ import annotations
 
@@ -13,63 +13,25 @@ from numpy.typing import NDArray
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, making its folder.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    content : dict
-        Plain values.
-    """
+    """Write a JSON file, creating its folder."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a text file, making its folder.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    content : str
-        The text.
-    """
+    """Write a text file, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content, encoding="utf-8", newline="\n")
 
 
 def write_tsv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a small table; None becomes n/a.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    header : sequence of str
-        Column names.
-    rows : iterable of sequences
-        Values, one sequence a row.
-    """
+    """Write a small table; None becomes n/a."""
     lines = ["\t".join(header)]
     lines += ["\t".join("n/a" if value is None else str(value) for value in row) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def write_series(path: Path, header: Sequence[str], values: NDArray[np.floating[Any]], number: str = "%.10g") -> None:
-    """Write a table of numbers; NaN becomes n/a.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    header : sequence of str, length C
-        Column names.
-    values : NDArray, float, shape (T, C)
-        One row a volume.
-    number : str
-        Format of a number.
-    """
+    """Write a table of numbers (T, C); NaN becomes n/a."""
     # One % over the whole table: 27 million numbers take seconds this way and minutes through a table library.
     row = "\t".join([number] * values.shape[1]) + "\n"
     text = (row * len(values)) % tuple(values.ravel().tolist())
@@ -85,23 +47,7 @@ def write_nifti(
     repetition_time: float | None = None,
     compression: int = 1,
 ) -> None:
-    """Write a gzipped NIfTI-1 image with the stored integers and the scaling given.
-
-    Parameters
-    ----------
-    path : Path
-        File to write, ending in .nii.gz.
-    values : NDArray, int16 or uint8, shape (X, Y, Z) or (X, Y, Z, T)
-        Stored integers.
-    affine : NDArray, float64, shape (4, 4)
-        Voxel indices to millimetres.
-    slope : float
-        Intensity of one stored unit.
-    repetition_time : float, optional
-        Seconds.
-    compression : int
-        Level of gzip.
-    """
+    """Write a gzipped NIfTI-1 image of stored integers (X, Y, Z[, T]); `slope` is the intensity of one stored unit."""
     from nibabel.nifti1 import Nifti1Header  # noqa: PLC0415 - series without voxels need none
 
     header = Nifti1Header()

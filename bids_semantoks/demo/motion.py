@@ -25,20 +25,7 @@ _RMS_RADIUS: Final = 80.0
 
 
 def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Simulate the six motion parameters of a run: drift, breathing and sudden movements.
-
-    Parameters
-    ----------
-    plan : RunPlan
-        Length and amount of motion.
-    rng : numpy.random.Generator
-        Source of chance.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, 6)
-        Translations (mm), then rotations (rad).
-    """
+    """Simulate motion parameters (T, 6), mm then rad, from drift, breathing and sudden movements."""
     n = plan.n_volumes
     cosines = _slow_cosines(n, _ORDERS)
     slow = cosines[:, 1:3] @ rng.normal(0, 0.1, (2, 6))
@@ -61,39 +48,16 @@ def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float
 
 
 def expand(series: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Compute derivative, square and square of the derivative.
-
-    Parameters
-    ----------
-    series : NDArray, float64, shape (T,) or (T, S)
-        Confound series.
-
-    Returns
-    -------
-    dict of str to NDArray
-        By the suffix of fMRIPrep's columns; derivatives begin with NaN.
-    """
+    """Compute derivative, square and squared derivative of series (T, ...) by fMRIPrep suffix; NaN in volume 0."""
     derivative = np.full_like(series, np.nan)
     derivative[1:] = np.diff(series, axis=0)
     return dict(zip(EXPANSIONS, (series, derivative, series**2, derivative**2), strict=True))
 
 
 def compute_framewise_displacement(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute how far the head moved since the volume before.
+    """Compute framewise displacement (T,) in mm from motion (T, 6), mm then rad; NaN in the first volume.
 
-    Parameters
-    ----------
-    parameters : NDArray, float64, shape (T, 6)
-        Translations (mm), then rotations (rad).
-
-    Returns
-    -------
-    NDArray, float64, shape (T,)
-        Millimetres; NaN for the first volume.
-
-    References
-    ----------
-    Power et al. (2012), NeuroImage 59, 2142-2154: sum of absolute changes, rotations as arcs of 50 mm radius.
+    Sum of absolute changes, rotations as arcs of 50 mm radius (Power et al. 2012, NeuroImage 59, 2142-2154).
     """
     displacement = np.full(len(parameters), np.nan)
     displacement[1:] = np.abs(np.diff(parameters, axis=0) * np.repeat([1.0, _HEAD_RADIUS], 3)).sum(axis=1)
@@ -101,22 +65,10 @@ def compute_framewise_displacement(parameters: NDArray[np.float64]) -> NDArray[n
 
 
 def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the root mean square deviation of a sphere between neighbouring volumes.
+    """Compute the RMS deviation (T,) in mm between successive volumes from motion (T, 6), mm then rad; NaN at first.
 
-    Parameters
-    ----------
-    parameters : NDArray, float64, shape (T, 6)
-        Translations (mm), then rotations (rad).
-
-    Returns
-    -------
-    NDArray, float64, shape (T,)
-        Millimetres; NaN for the first volume.
-
-    References
-    ----------
-    Jenkinson (1999), FMRIB technical report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), with R = 80 mm; for
-    rotations as small as these trace(A'A) is twice the squared rotation.
+    Jenkinson (1999), FMRIB report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), R = 80 mm; for small rotations
+    trace(A'A) is twice the squared rotation.
     """
     change = np.diff(parameters, axis=0)
     deviation = np.full(len(parameters), np.nan)
@@ -126,21 +78,7 @@ def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Simulate respiration, pulsation, vasomotion and the receiver.
-
-    Parameters
-    ----------
-    plan : RunPlan
-        Length of the run.
-    rng : numpy.random.Generator
-        Source of chance.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, 4)
-        Series of expected variance 1: slow respiratory volume, pulsation (aliased, as scans sample it), vasomotion,
-        and fast fluctuations of the receiver, which lie above the neural frequencies.
-    """
+    """Simulate respiratory volume, aliased pulsation, vasomotion and fast receiver noise: (T, 4), unit variance."""
     time = np.arange(plan.n_volumes) * plan.repetition_time
     cosines = _slow_cosines(plan.n_volumes, 3)
     series = []
@@ -154,29 +92,14 @@ def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.f
 
 
 def _slow_cosines(n_volumes: int, count: int) -> NDArray[np.float64]:
-    """Discrete cosines (T, count) of the lowest orders, the constant first."""
+    """Compute discrete cosines (T, count) of the lowest orders, the constant first."""
     return np.asarray(np.cos(np.pi * np.arange(count) * (np.arange(n_volumes)[:, None] + 0.5) / n_volumes))
 
 
 def build_sources(
     parameters: NDArray[np.float64], physiology: NDArray[np.float64]
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Gather every series that is mixed into the voxels, each scaled to what a quiet run has.
-
-    Parameters
-    ----------
-    parameters : NDArray, float64, shape (T, 6)
-        Motion parameters (mm, rad).
-    physiology : NDArray, float64, shape (T, 4)
-        From `simulate_physiology`.
-
-    Returns
-    -------
-    names : tuple of str, length C
-        24 motion terms, physiology, drift.
-    sources : NDArray, float64, shape (T, C)
-        The series; a derivative begins with 0.
-    """
+    """Stack 24 motion terms, physiology (T, 4) and drift, scaled to a quiet run: names (C,), sources (T, C)."""
     scaled = parameters * np.repeat([1 / 0.1, 1 / 0.001], 3)
     names = tuple(f"{name}{suffix}" for suffix in EXPANSIONS for name in MOTION)
     motion = np.concatenate([np.nan_to_num(series) for series in expand(scaled).values()], axis=1)

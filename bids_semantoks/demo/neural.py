@@ -1,13 +1,7 @@
-"""The hidden neural signal: network-wise coupled slow fluctuations that age and sex change by known amounts.
+"""The hidden neural signal: coupled slow network fluctuations with planted effects of age, sex and site.
 
-Every parcel's signal is a share of its network's fluctuation plus a fluctuation of its own, each of expected
-variance 1 and with haemodynamic smoothness. Age, sex and site act on the networks only, in two ways:
-
-- on coupling (`AGE_COUPLING`, `SEX_COUPLING`, `SITE_COUPLING`): correlations between pairs of networks, which
-  connectivity shows. All networks are then balanced so that they nearly cancel in the global signal, which spreads
-  these changes a little: `compute_coupling` tells what came out;
-- on dynamics (`AGE_TEMPO`, `SEX_TEMPO`, `AGE_LAG`): the frequency about which a network fluctuates and the delay of one
-  network behind the others, which a model of sequences can find and connectivity hardly shows.
+Effects on coupling show in connectivity; effects on tempo and lag hardly do, but a sequence model can find them.
+Networks are balanced to nearly cancel in the global signal, which spreads the effects on coupling a little.
 """
 
 from __future__ import annotations
@@ -55,37 +49,16 @@ _HEMISPHERE_SHARE: Final = 0.2
 
 
 class NeuralSignals(NamedTuple):
-    """What was simulated for one run, without any noise.
+    """Noise-free signals of one run and what was planted in them."""
 
-    Attributes
-    ----------
-    signals : NDArray, float64, shape (T, P)
-        Parcel signals of expected variance 1.
-    coupling : NDArray, float64, shape (N, N)
-        Planted correlation between networks.
-    frequency, lag : NDArray, float64, shape (N,)
-        Central frequency (Hz) and delay (s) of each network.
-    """
-
-    signals: NDArray[np.float64]
-    coupling: NDArray[np.float64]
-    frequency: NDArray[np.float64]
-    lag: NDArray[np.float64]
+    signals: NDArray[np.float64]  # (T, P), expected variance 1
+    coupling: NDArray[np.float64]  # (N, N) correlation between networks
+    frequency: NDArray[np.float64]  # (N,) central frequency in Hz
+    lag: NDArray[np.float64]  # (N,) delay in s
 
 
 def compute_coupling(participant: Participant) -> NDArray[np.float64]:
-    """Give the planted correlations between networks.
-
-    Parameters
-    ----------
-    participant : Participant
-        Whose age, sex and site count.
-
-    Returns
-    -------
-    NDArray, float64, shape (N, N)
-        A correlation matrix in the canonical order of networks.
-    """
+    """Compute a participant's planted correlations (N, N) after balancing, networks in canonical order."""
     n = len(CANONICAL_NETWORKS)
     angles = np.deg2rad(_ANGLES)
     coupling = _COMMON_SHARE * np.cos(angles[:, None] - angles)
@@ -107,18 +80,7 @@ def compute_coupling(participant: Participant) -> NDArray[np.float64]:
 
 
 def compute_dynamics(participant: Participant) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the planted tempo and delay of each network.
-
-    Parameters
-    ----------
-    participant : Participant
-        Whose age and sex count.
-
-    Returns
-    -------
-    frequency, lag : NDArray, float64, shape (N,)
-        Central frequency (Hz) and delay (s).
-    """
+    """Compute a participant's planted central frequency (Hz) and delay (s) of each network, (N,) each."""
     tempo = np.array(
         [
             participant.age_z * AGE_TEMPO.get(name, 0.0) + participant.sex_sign * SEX_TEMPO.get(name, 0.0)
@@ -132,24 +94,7 @@ def compute_dynamics(participant: Participant) -> tuple[NDArray[np.float64], NDA
 def simulate_signals(
     participant: Participant, n_volumes: int, repetition_time: float, rng: np.random.Generator
 ) -> NeuralSignals:
-    """Simulate the neural signal of one run.
-
-    Parameters
-    ----------
-    participant : Participant
-        Whose age, sex and site shape the signal.
-    n_volumes : int
-        Volumes (T).
-    repetition_time : float
-        Seconds.
-    rng : numpy.random.Generator
-        Source of chance.
-
-    Returns
-    -------
-    NeuralSignals
-        The signals and what was planted in them.
-    """
+    """Simulate the neural signal of one run; repetition time in seconds."""
     coupling = compute_coupling(participant)
     frequency, lag = compute_dynamics(participant)
     network, hemisphere = _places()
@@ -172,26 +117,10 @@ def colour(
     frequency: NDArray[np.float64],
     lag: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Filter white noise to the spectrum of a network: a broad bump of neural activity seen through blood flow.
+    """Filter white noise (T, S) to a broad neural bump seen through blood flow, of expected variance 1.
 
-    Parameters
-    ----------
-    white : NDArray, float64, shape (T, S)
-        White noise, one column a series.
-    repetition_time : float
-        Seconds.
-    frequency, lag : NDArray, float64, shape (S,)
-        Central frequency (Hz) and delay (s) of each series.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, S)
-        Series of expected variance 1.
-
-    References
-    ----------
-    The haemodynamic response is the difference of gamma densities of Friston et al. (1998), NeuroImage 7, 30-40
-    (shapes 6 and 16, scale 1 s, ratio 1/6), whose Fourier transform is (1 + i w)^-6 - (1 + i w)^-16 / 6.
+    `frequency` (Hz) and `lag` (s) are (S,). The response is the difference of gamma densities (shapes 6 and 16,
+    scale 1 s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40: (1 + i w)^-6 - (1 + i w)^-16 / 6.
     """
     f = np.fft.rfftfreq(len(white), repetition_time)[:, None]
     omega = 2 * np.pi * f
@@ -206,13 +135,13 @@ def colour(
 
 
 def _take_root(coupling: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Symmetric square root, which a nearly singular matrix has too."""
+    """Compute the symmetric square root, which exists for a nearly singular matrix too."""
     values, vectors = np.linalg.eigh(coupling)
     return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
 
 
 def _pairs(changes: dict[tuple[str, str], float]) -> NDArray[np.float64]:
-    """Symmetric matrix of changes in coupling."""
+    """Build the symmetric matrix of coupling changes."""
     matrix = np.zeros((len(CANONICAL_NETWORKS), len(CANONICAL_NETWORKS)))
     for (one, other), change in changes.items():
         row, column = CANONICAL_NETWORKS.index(one), CANONICAL_NETWORKS.index(other)
@@ -222,7 +151,7 @@ def _pairs(changes: dict[tuple[str, str], float]) -> NDArray[np.float64]:
 
 @cache
 def _places() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Network and hemisphere (0 left or middle, 1 right) of each parcel."""
+    """Find the network and hemisphere (0 left or midline, 1 right) of each parcel."""
     parcels, networks = build_table()
     network = np.array([CANONICAL_NETWORKS.index(name) for name in networks])
     return network, np.array([int("_RH_" in parcel) for parcel in parcels])

@@ -1,4 +1,4 @@
-"""A synthetic study without voxels: parcellated series laid out as XCP-D lays out its own."""
+"""A synthetic study without voxels: parcellated series in XCP-D's layout."""
 
 from __future__ import annotations
 
@@ -25,28 +25,10 @@ RESIDUAL_NOISE: Final = 0.3
 def write_parcellated(
     out_dir: Path, *, n_participants: int = 400, seed: int = 0, short: bool = False, task: bool = False
 ) -> None:
-    """Write a derivative dataset of parcellated series, one run a participant, and the truth in ``code/truth``.
+    """Write a derivative dataset of parcellated series, one rest run per participant, and the truth in ``code/truth``.
 
-    The participants, their phenotypes and effects are those of `bids_semantoks.demo.study.write_study` with the same
-    seed. The truth is the table of planted effects alone: the series themselves are the signals, plus a little noise.
-
-    Parameters
-    ----------
-    out_dir : Path
-        New or empty folder, or an earlier demo, which is replaced.
-    n_participants : int
-        Participants, labelled from 001; each is the same whatever their number.
-    seed : int
-        Seed of everything random.
-    short : bool
-        Whether runs last 136 s instead of 6 minutes, for tests.
-    task : bool
-        Whether each participant has a run of a task as well, with blocks of two types in its table of events.
-
-    Raises
-    ------
-    ConfigurationError
-        When `out_dir` holds something else than an earlier demo, or there is nobody to simulate.
+    Participants and planted effects are those of `write_study` with the same seed; the truth is their table alone.
+    `short`: runs of 136 s, not 6 min; `task`: also a run with task blocks. ConfigurationError as in `start_study`.
     """
     start_study(out_dir, n_participants)
     participants = [draw_participant(number, seed) for number in range(1, n_participants + 1)]
@@ -75,20 +57,7 @@ def write_parcellated(
 
 
 def simulate_series(participant: Participant, plan: RunPlan) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Simulate the denoised series of one run.
-
-    Parameters
-    ----------
-    participant : Participant
-        Who.
-    plan : RunPlan
-        Length, repetition time and number of the run.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, P)
-        Neural signals and a little noise, in standard deviations.
-    """
+    """Simulate the denoised series (T, P) of one run: signals in standard deviations, plus a little noise."""
     rng = participant.rng(4, plan.number)
     signals = simulate_signals(participant, plan.n_volumes, plan.repetition_time, rng).signals
     noise = RESIDUAL_NOISE * SITE_NOISE[participant.site]

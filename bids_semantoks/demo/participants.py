@@ -1,4 +1,4 @@
-"""Who takes part in the synthetic study, what was planted in each, and which runs each has."""
+"""Participants of the synthetic study, what was planted in each, and their runs."""
 
 from __future__ import annotations
 
@@ -22,56 +22,26 @@ _AGE_MEAN, _AGE_SD = 49.0, 18.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPlan:
-    """One run to be simulated.
+    """One run to simulate."""
 
-    Parameters
-    ----------
-    entities : tuple of (str, str)
-        Session, task, acquisition and run, as far as the run has them, in BIDS order.
-    n_volumes : int
-        Volumes (T).
-    repetition_time : float
-        Seconds.
-    n_dummy : int
-        Leading volumes before the steady state.
-    motion : float
-        Motion over that of a quiet participant.
-    number : int
-        Position among the participant's runs; seeds the run.
-    """
-
-    entities: tuple[tuple[str, str], ...]
+    entities: tuple[tuple[str, str], ...]  # session, task, acquisition and run, where present, in BIDS order
     n_volumes: int
-    repetition_time: float
-    n_dummy: int
-    motion: float
-    number: int
+    repetition_time: float  # s
+    n_dummy: int  # leading volumes before the steady state
+    motion: float  # relative to a quiet participant
+    number: int  # position among the participant's runs; seeds the run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """One participant with everything that shapes the signal.
+    """One participant with everything that shapes the signal."""
 
-    Parameters
-    ----------
-    number : int
-        Counted from 1.
-    seed : int
-        Seed of the study.
-    age : int
-        Years.
-    sex : str
-        ``F`` or ``M``.
-    site, group : str
-        Scanner site and diagnostic group; a group plants nothing.
-    """
-
-    number: int
-    seed: int
-    age: int
-    sex: str
+    number: int  # from 1
+    seed: int  # of the study
+    age: int  # years
+    sex: str  # F or M
     site: str
-    group: str
+    group: str  # diagnosis; plants nothing
 
     @property
     def label(self) -> str:
@@ -80,7 +50,7 @@ class Participant:
 
     @property
     def age_z(self) -> float:
-        """Age in standard deviations of the study's population."""
+        """Age in standard deviations from the study population's mean."""
         return (self.age - _AGE_MEAN) / _AGE_SD
 
     @property
@@ -89,36 +59,12 @@ class Participant:
         return 0.5 if self.sex == "M" else -0.5
 
     def rng(self, *stream: int) -> np.random.Generator:
-        """Give a generator that depends on study, participant and stream alone.
-
-        Parameters
-        ----------
-        *stream : int
-            What the numbers are for.
-
-        Returns
-        -------
-        numpy.random.Generator
-            The generator.
-        """
+        """Make a generator that depends only on study seed, participant and stream."""
         return np.random.default_rng([self.seed, self.number, *stream])
 
 
 def draw_participant(number: int, seed: int) -> Participant:
-    """Draw one participant; the same whatever the size of the study.
-
-    Parameters
-    ----------
-    number : int
-        Counted from 1.
-    seed : int
-        Seed of the study.
-
-    Returns
-    -------
-    Participant
-        The participant.
-    """
+    """Draw one participant, numbered from 1; the same for any study size."""
     rng = np.random.default_rng([seed, number, 0])
     age = int(rng.integers(18, 81))
     return Participant(
@@ -132,20 +78,10 @@ def draw_participant(number: int, seed: int) -> Participant:
 
 
 def plan_runs(participant: Participant, *, short: bool = False) -> tuple[RunPlan, ...]:
-    """Say which runs a participant has.
+    """Plan a participant's runs; `short` runs of 136 s have just one high-pass regressor.
 
-    Parameters
-    ----------
-    participant : Participant
-        The participant. The first has dummy scans, the second two sessions, the third a pair that differs in
-        phase encoding alone, the fourth a second run that was broken off, the fifth heavy motion.
-    short : bool
-        Whether to plan runs just long enough for one high-pass regressor, for tests.
-
-    Returns
-    -------
-    tuple of RunPlan
-        One or two runs.
+    In every 24: every third from the 1st has dummy scans, every sixth from the 2nd two sessions, the 3rd AP and
+    PA runs, the 4th a second run cut off at 60 s, the 5th heavy motion.
     """
     turn = (participant.number - 1) % _PERIOD
     seconds = SHORT_RUN_SECONDS if short else RUN_SECONDS
@@ -173,18 +109,7 @@ def plan_runs(participant: Participant, *, short: bool = False) -> tuple[RunPlan
 
 
 def describe_phenotypes(participant: Participant) -> tuple[str | int | None, ...]:
-    """Give a participant's row of participants.tsv, with values missing here and there.
-
-    Parameters
-    ----------
-    participant : Participant
-        The participant.
-
-    Returns
-    -------
-    tuple
-        participant_id, age, sex, site, group; None where the value is missing.
-    """
+    """List a participant's row of participants.tsv, with a few values missing (None)."""
     turn = (participant.number - 1) % _PERIOD
     return (
         f"sub-{participant.label}",

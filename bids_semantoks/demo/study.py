@@ -1,4 +1,4 @@
-"""A synthetic study on disk: a raw BIDS root with derivatives laid out and named as fMRIPrep 24 does."""
+"""A synthetic study on disk: a raw BIDS root with derivatives laid out and named as by fMRIPrep 24."""
 
 from __future__ import annotations
 
@@ -29,23 +29,10 @@ an ellipsoid. What was planted in each participant lies in code/truth.
 
 
 def write_study(out_dir: Path, *, n_participants: int = 24, seed: int = 0, short: bool = False) -> None:
-    """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``.
+    """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``, replacing an earlier demo.
 
-    Parameters
-    ----------
-    out_dir : Path
-        New or empty folder, or an earlier demo, which is replaced.
-    n_participants : int
-        Participants, labelled from 001; each is the same whatever their number.
-    seed : int
-        Seed of everything random.
-    short : bool
-        Whether runs last 136 s instead of 6 minutes, for tests.
-
-    Raises
-    ------
-    ConfigurationError
-        When `out_dir` holds something else than an earlier demo, or there is nobody to simulate.
+    Each participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests.
+    Raises ConfigurationError as `start_study` does.
     """
     start_study(out_dir, n_participants)
     participants = [draw_participant(number, seed) for number in range(1, n_participants + 1)]
@@ -66,20 +53,7 @@ def write_study(out_dir: Path, *, n_participants: int = 24, seed: int = 0, short
 
 
 def start_study(out_dir: Path, n_participants: int) -> None:
-    """Make the output folder, removing an earlier demo.
-
-    Parameters
-    ----------
-    out_dir : Path
-        New or empty folder, or an earlier demo.
-    n_participants : int
-        Participants asked for.
-
-    Raises
-    ------
-    ConfigurationError
-        When `out_dir` holds something else than an earlier demo, or `n_participants` is under 1.
-    """
+    """Create the output folder, removing an earlier demo; ConfigurationError for other content or no participants."""
     if n_participants < 1:
         raise ConfigurationError(f"--participants must be 1 or more, found {n_participants}.")
     if out_dir.exists() and not out_dir.is_dir():
@@ -95,15 +69,7 @@ def start_study(out_dir: Path, n_participants: int) -> None:
 
 
 def write_phenotypes(out_dir: Path, participants: list[Participant]) -> None:
-    """Write participants.tsv, its sidecar and the README.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Root of the study.
-    participants : list of Participant
-        Everybody.
-    """
+    """Write participants.tsv, its sidecar and the README."""
     write_tsv(out_dir / "participants.tsv", PHENOTYPES, map(describe_phenotypes, participants))
     write_json(
         out_dir / "participants.json",
@@ -118,20 +84,7 @@ def write_phenotypes(out_dir: Path, participants: list[Participant]) -> None:
 
 
 def build_stem(participant: Participant, plan: RunPlan) -> str:
-    """Join the entities of a run.
-
-    Parameters
-    ----------
-    participant : Participant
-        Who.
-    plan : RunPlan
-        Which run.
-
-    Returns
-    -------
-    str
-        Such as ``sub-002_ses-1_task-rest``.
-    """
+    """Join the entities of a run, such as ``sub-002_ses-1_task-rest``."""
     return "_".join(f"{key}-{value}" for key, value in (("sub", participant.label), *plan.entities))
 
 

@@ -1,4 +1,4 @@
-"""A run of a task with blocks of two types, each of which drives one network."""
+"""A task run with blocks of two types, each driving one network."""
 
 from __future__ import annotations
 
@@ -22,20 +22,7 @@ _STRENGTH: Final = 0.6
 
 
 def draw_blocks(participant: Participant, plan: RunPlan) -> list[tuple[float, float, str]]:
-    """Draw the blocks of a run: pairs of both types, in random order within each pair.
-
-    Parameters
-    ----------
-    participant : Participant
-        Who.
-    plan : RunPlan
-        How long.
-
-    Returns
-    -------
-    list of (float, float, str)
-        Onset and duration in seconds, type.
-    """
+    """Draw a run's blocks (onset s, duration s, type): pairs of both types, in random order within each pair."""
     rng = participant.rng(6, plan.number)
     step = BLOCK_SECONDS + _REST_SECONDS
     n_pairs = int((plan.n_volumes * plan.repetition_time - _REST_SECONDS) // (2 * step))
@@ -44,20 +31,7 @@ def draw_blocks(participant: Participant, plan: RunPlan) -> list[tuple[float, fl
 
 
 def compute_activity(blocks: list[tuple[float, float, str]], plan: RunPlan) -> NDArray[np.float64]:
-    """Compute what blocks add to the signal of every parcel.
-
-    Parameters
-    ----------
-    blocks : list of (float, float, str)
-        From `draw_blocks`.
-    plan : RunPlan
-        Volumes and repetition time.
-
-    Returns
-    -------
-    NDArray, float64, shape (T, P)
-        In standard deviations of the signal.
-    """
+    """Compute the activity (T, P) that blocks add to each parcel, in standard deviations of the signal."""
     networks = np.array(build_table()[1])
     times: NDArray[np.float64] = np.arange(plan.n_volumes, dtype=np.float64) * plan.repetition_time
     activity = np.zeros((plan.n_volumes, len(networks)))
@@ -68,13 +42,5 @@ def compute_activity(blocks: list[tuple[float, float, str]], plan: RunPlan) -> N
 
 
 def write_events(path: Path, blocks: list[tuple[float, float, str]]) -> None:
-    """Write the table of events of a run.
-
-    Parameters
-    ----------
-    path : Path
-        ``*_events.tsv``.
-    blocks : list of (float, float, str)
-        From `draw_blocks`.
-    """
+    """Write a run's ``*_events.tsv``."""
     write_tsv(path, ("onset", "duration", "trial_type"), [(f"{on:g}", f"{last:g}", name) for on, last, name in blocks])

@@ -29,20 +29,10 @@ TRUTH: Final = Path("code") / "truth"
 
 
 def write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
-    """Write what is true of one run, as ``<entities>_truth.npz``.
+    """Write the truth about one run to ``<entities>_truth.npz``.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Root of the study.
-    participant : Participant
-        Who.
-    plan : RunPlan
-        Which run.
-    scan : Scan
-        What was simulated. Stored: ``signals`` (T, P), ``confounds`` (T, C) with ``confound_names`` (C,) and their
-        ``weights`` (C, P) in percent of the mean intensity, ``parcels`` (P,), ``coupling`` (N, N), ``frequency``
-        and ``lag`` (N,), ``networks`` (N,), ``repetition_time`` (s) and ``n_dummy``.
+    signals (T, P), confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity,
+    parcels (P,), networks, frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy.
     """
     entities = "_".join(f"{key}-{value}" for key, value in (("sub", participant.label), *plan.entities))
     write_arrays(
@@ -64,15 +54,7 @@ def write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Sc
 
 
 def write_truth_table(out_dir: Path, participants: list[Participant]) -> None:
-    """Write every participant's phenotypes without gaps and what was planted, with the sizes of the effects.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Root of the study.
-    participants : list of Participant
-        Everybody.
-    """
+    """Write all participants' complete phenotypes and planted values, and the effect sizes."""
     upper = np.triu_indices(len(CANONICAL_NETWORKS), 1)
     pairs = [f"{CANONICAL_NETWORKS[i]}_{CANONICAL_NETWORKS[j]}" for i, j in zip(*upper, strict=True)]
     header = ["participant_id", "age", "sex", "site", "group", "age_z"]
@@ -88,15 +70,7 @@ def write_truth_table(out_dir: Path, participants: list[Participant]) -> None:
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write an .npz whose bytes depend on the arrays alone.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    arrays : dict of str to NDArray
-        Arrays by name.
-    """
+    """Write an .npz whose bytes depend on the arrays alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
@@ -106,7 +80,7 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def _describe_effects() -> dict[str, Any]:
-    """Sizes of the planted effects, for people and programs."""
+    """Describe the sizes of the planted effects for people and programs."""
 
     def name_pairs(changes: dict[tuple[str, str], float]) -> dict[str, float]:
         return {f"{one}_{other}": change for (one, other), change in changes.items()}

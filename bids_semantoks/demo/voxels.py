@@ -33,65 +33,29 @@ _DRIFT_SPREAD: Final = 0.6
 
 
 class Scan(NamedTuple):
-    """One simulated run.
+    """One simulated run."""
 
-    Attributes
-    ----------
-    voxels : NDArray, float32, shape (V, T)
-        Intensities of the voxels of `find_voxels`.
-    motion : NDArray, float64, shape (T, 6)
-        Motion parameters (mm, rad).
-    neural : NeuralSignals
-        The hidden signal.
-    source_names : tuple of str, length C
-        Names of what was mixed in.
-    sources : NDArray, float64, shape (T, C)
-        What was mixed in.
-    weights : NDArray, float64, shape (C, P)
-        Mean weight of each source over a parcel's voxels, in percent of the mean intensity.
-    """
-
-    voxels: NDArray[np.float32]
-    motion: NDArray[np.float64]
+    voxels: NDArray[np.float32]  # (V, T) intensities, voxels as in `find_voxels`
+    motion: NDArray[np.float64]  # (T, 6) mm, then rad
     neural: NeuralSignals
-    source_names: tuple[str, ...]
-    sources: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    source_names: tuple[str, ...]  # (C,)
+    sources: NDArray[np.float64]  # (T, C) confounds mixed in
+    weights: NDArray[np.float64]  # (C, P) mean over a parcel's voxels, in percent of mean intensity
 
 
 class Voxels(NamedTuple):
-    """The voxels that hold a signal: the brain and one voxel around it.
+    """Voxels that hold a signal: the brain and a shell of one voxel around it."""
 
-    Attributes
-    ----------
-    where : tuple of NDArray
-        Indices into an image of the demo grid.
-    position : NDArray, float64, shape (V, 4)
-        Coordinates, each scaled to about -1..1, and a constant 1.
-    parcel : NDArray, int64, shape (V,)
-        Parcel from 0; -1 for none.
-    tissue : NDArray, int64, shape (V,)
-        0 grey matter, 1 white matter, 2 cerebrospinal fluid.
-    brain : NDArray, bool, shape (V,)
-        False in the shell around the brain.
-    """
-
-    where: tuple[NDArray[np.int64], ...]
-    position: NDArray[np.float64]
-    parcel: NDArray[np.int64]
-    tissue: NDArray[np.int64]
-    brain: NDArray[np.bool_]
+    where: tuple[NDArray[np.int64], ...]  # indices into an image of the demo grid
+    position: NDArray[np.float64]  # (V, 4) coordinates scaled to about -1..1, then 1
+    parcel: NDArray[np.int64]  # (V,) from 0; -1 for none
+    tissue: NDArray[np.int64]  # (V,) 0 grey matter, 1 white matter, 2 cerebrospinal fluid
+    brain: NDArray[np.bool_]  # (V,) False in the shell
 
 
 @cache
 def find_voxels() -> Voxels:
-    """List the voxels that hold a signal.
-
-    Returns
-    -------
-    Voxels
-        In the order of the grid.
-    """
+    """List the voxels that hold a signal, in grid order."""
     anatomy = build_anatomy()
     where = np.nonzero(anatomy.brain | anatomy.edge)
     affine = build_affine()
@@ -103,20 +67,7 @@ def find_voxels() -> Voxels:
 
 
 def simulate_scan(participant: Participant, plan: RunPlan) -> Scan:
-    """Simulate one run.
-
-    Parameters
-    ----------
-    participant : Participant
-        Who is scanned.
-    plan : RunPlan
-        Which run.
-
-    Returns
-    -------
-    Scan
-        Voxels and the truth about them.
-    """
+    """Simulate one run's voxels and the truth about them."""
     rng = participant.rng(3, plan.number)
     voxels = find_voxels()
     neural = simulate_signals(participant, plan.n_volumes, plan.repetition_time, rng)
@@ -142,18 +93,7 @@ def simulate_scan(participant: Participant, plan: RunPlan) -> Scan:
 
 
 def fill_image(values: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Put voxels back into an image of the demo grid.
-
-    Parameters
-    ----------
-    values : NDArray, int16, shape (V, T)
-        Values of the voxels of `find_voxels`.
-
-    Returns
-    -------
-    NDArray, int16, shape (X, Y, Z, T)
-        The image; 0 elsewhere.
-    """
+    """Place values (V, T) of the voxels of `find_voxels` in an image (X, Y, Z, T), 0 elsewhere."""
     # Filled in Fortran order because that is how NIfTI stores it.
     image = np.zeros((*GRID_SHAPE, values.shape[1]), values.dtype, order="F")
     image[find_voxels().where] = values
@@ -161,7 +101,7 @@ def fill_image(values: NDArray[np.int16]) -> NDArray[np.int16]:
 
 
 def _draw_weights(voxels: Voxels, n_sources: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Weights (V, C) that vary smoothly over the head, in percent of the mean intensity."""
+    """Draw weights (V, C) that vary smoothly over the head, in percent of the mean intensity."""
     smooth = voxels.position @ rng.normal(0, 1, (4, n_sources))
     smooth += 0.2 * rng.standard_normal(smooth.shape)
     spread = np.concatenate(
@@ -176,7 +116,7 @@ def _draw_weights(voxels: Voxels, n_sources: int, rng: np.random.Generator) -> N
 
 
 def _parcel_means(values: NDArray[np.float64], parcel: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean over each parcel's voxels: (V, C) to (P, C)."""
+    """Average the voxels of each parcel: (V, C) -> (P, C)."""
     n_parcels = int(parcel.max()) + 1
     total = np.zeros((n_parcels, values.shape[1]))
     np.add.at(total, parcel[parcel >= 0], values[parcel >= 0])

@@ -1,6 +1,6 @@
-"""Encodes the same windows with several sets of networks masked, making their tokens once.
+"""Encode the same windows with several sets of networks masked, tokenizing them once.
 
-Legend: V sets of masked rows, B windows, N networks (rows of tokens), K patches in a window, D numbers of an embedding.
+Legend: V sets of masked rows, B windows, N networks (rows of tokens), K patches in a window, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -13,13 +13,7 @@ from bids_semantoks.records import Windows
 
 
 class MaskingEncoder(FrozenEncoder):
-    """A frozen encoder from which whole networks can be hidden.
-
-    Parameters
-    ----------
-    frozen : FrozenEncoder
-        Shares its weights.
-    """
+    """A frozen encoder whose networks can be masked; shares the weights of `frozen`."""
 
     def __init__(self, frozen: FrozenEncoder) -> None:
         super().__init__(
@@ -33,7 +27,7 @@ class MaskingEncoder(FrozenEncoder):
 
     @property
     def networks(self) -> dict[str, NDArray[np.bool_]]:
-        """Rows of tokens (N,) of each network that the atlas has, by its name."""
+        """Token rows (N,) of each network present in the atlas, by name."""
         layout, order = self.loaded.layout, self.match.order
         network_of = {
             parcel: name
@@ -46,26 +40,9 @@ class MaskingEncoder(FrozenEncoder):
         return {name: np.array([name in names for names in named]) for name in present}
 
     def encode_variants(self, windows: Windows, hidden: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Encode the windows of one run once for each set of masked rows.
+        """Encode the windows of one run once per set of masked rows: hidden (V, N) -> (V, B, D).
 
-        Parameters
-        ----------
-        windows : Windows
-            Parcels in the atlas' order.
-        hidden : NDArray, bool, shape (V, N)
-            Rows of tokens that are masked, besides those without a signal.
-
-        Returns
-        -------
-        NDArray, float32, shape (V, B, D)
-            Embeddings.
-
-        Raises
-        ------
-        ValueError
-            When the windows do not fit the encoder.
-        RunFailed
-            When no parcel that the encoder reads has a signal, or memory does not suffice.
+        Rows without a signal are masked in every set. Raises as `FrozenEncoder.encode` does.
         """
         present, mask = self._find_masks(windows, find_real_patches(windows.n_real, self.loaded.config))
         step = max(1, self.batch_size // len(hidden))

@@ -1,4 +1,4 @@
-"""Reads checkpoints in the format of the Brain-Semantoks authors."""
+"""Read checkpoints in the format of the Brain-Semantoks authors."""
 
 from __future__ import annotations
 
@@ -28,32 +28,18 @@ _TRANSFORMER = "inter_network_transformer."
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AuthorsCheckpoint:
-    """What an encoder needs of a checkpoint of the authors, under our names.
+    """The parts of an authors' checkpoint that an encoder needs, under our tensor names."""
 
-    Parameters
-    ----------
-    config : EncoderConfig
-        Architecture, derived from the tensors.
-    layout : NetworkLayout
-        Parcels; with the names of the default atlas when the counts are its own.
-    encoder, head : dict of str to Tensor
-        State of the encoder and of the projection head; the head's is empty when the file has none.
-    names : dict of str to str
-        The authors' name of each tensor, for messages.
-    epoch : int or None
-        Number the file gives.
-    """
-
-    config: EncoderConfig
-    layout: NetworkLayout
+    config: EncoderConfig  # derived from the tensor shapes
+    layout: NetworkLayout  # with parcel names where the counts are those of the default layout
     encoder: dict[str, Tensor]
-    head: dict[str, Tensor]
-    names: dict[str, str]
+    head: dict[str, Tensor]  # empty where the file has no projection head
+    names: dict[str, str]  # our name of each tensor -> the authors' name, for messages
     epoch: int | None
 
 
 class _State(dict[str, Tensor]):
-    """Tensors by the authors' names; a missing one is an error that names it."""
+    """Tensors by the authors' names; a missing one raises ModelError with its name."""
 
     path: Path
 
@@ -67,24 +53,10 @@ class _State(dict[str, Tensor]):
 
 
 def load_authors_checkpoint(path: Path, *, which: str = "teacher") -> AuthorsCheckpoint:
-    """Read a checkpoint of the authors without executing anything in it.
+    """Read the teacher or student of an authors' ``.pth`` checkpoint without executing anything in it.
 
-    Parameters
-    ----------
-    path : Path
-        A ``.pth`` file.
-    which : str
-        ``teacher`` or ``student``.
-
-    Returns
-    -------
-    AuthorsCheckpoint
-        Live tensors only: each tokenizer is stored once an atlas, and only the first copy is used.
-
-    Raises
-    ------
-    ModelError
-        When the file is damaged, no checkpoint of theirs, holds code, lacks tensors, or is of other networks.
+    The file stores each tokenizer once per atlas; only the first copy is used. Raises ModelError where the file is
+    damaged, holds code, lacks tensors or has networks we cannot label.
     """
     content = load_tensors(path)
     state = _live_state(content, path)
@@ -124,23 +96,7 @@ def load_authors_checkpoint(path: Path, *, which: str = "teacher") -> AuthorsChe
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain values; anything that could run code is refused.
-
-    Parameters
-    ----------
-    path : Path
-        A file written by ``torch.save``.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    ModelError
-        When the file is empty, truncated, not of this format, or holds anything but tensors and plain values.
-    """
+    """Read a ``torch.save`` file of tensors and plain values; ModelError where it is damaged or could run code."""
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -169,7 +125,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def _live_state(content: Mapping[str, Any], path: Path) -> _State:
-    """Tensors of the model, without the prefix that wrappers put before every name."""
+    """Select the model's tensors and strip the prefixes that wrappers add to every name."""
     state = content.get("model_state_dict")
     if not isinstance(state, dict):
         raise ModelError(
@@ -184,7 +140,7 @@ def _live_state(content: Mapping[str, Any], path: Path) -> _State:
 
 
 def _derive_layout(counts: list[int], path: Path) -> NetworkLayout:
-    """Networks from the parcels that each tokenizer reads."""
+    """Derive the networks from the number of parcels that each tokenizer reads."""
     if counts == list(default_layout().counts):
         return default_layout()
     if len(counts) != len(CANONICAL_NETWORKS):
@@ -198,7 +154,7 @@ def _derive_layout(counts: list[int], path: Path) -> NetworkLayout:
 
 
 def _derive_config(part: _State, tokenizers: _State, predictor: _State, patch: int, path: Path) -> EncoderConfig:
-    """Architecture from the shapes of the tensors."""
+    """Derive the architecture from the tensor shapes."""
     width = part["norm.weight"].shape[0]
     positions = part[f"{_TRANSFORMER}temporal_pos_embedding"]
     slconv = tokenizers.below("0.branches.1.slconv.")
@@ -233,7 +189,7 @@ def _derive_config(part: _State, tokenizers: _State, predictor: _State, patch: i
 
 
 def _stated_patch(content: Mapping[str, Any]) -> int:
-    """Patch length as the file states it; no tensor tells it."""
+    """Read the patch length from the stored configuration: no tensor reveals it."""
     stated: Any = content.get("config")
     for key in ("data", "patch_size"):
         stated = stated.get(key) if isinstance(stated, dict) else None
@@ -241,7 +197,7 @@ def _stated_patch(content: Mapping[str, Any]) -> int:
 
 
 def _pair_names(atlas: str, n_networks: int, depth: int) -> Iterator[tuple[str, str]]:
-    """Our name and the authors' name of each tensor that is copied as it is."""
+    """Pair our name with the authors' name for each tensor that is copied unchanged."""
     pairs = [
         ("branches.dense.convolution.", "branches.0.", ("weight", "bias")),
         ("branches.structured.projection.", "branches.1.projection.", ("weight", "bias")),
@@ -273,7 +229,7 @@ def _pair_names(atlas: str, n_networks: int, depth: int) -> Iterator[tuple[str, 
 
 
 def _count(state: Mapping[str, Tensor]) -> int:
-    """Number of entries of a list, from the numbers that the names begin with."""
+    """Count the entries of a list from the numbers that the names begin with."""
     numbers = [int(number) for key in state if (number := key.split(".")[0]).isdecimal()]
     return max(numbers, default=-1) + 1
 

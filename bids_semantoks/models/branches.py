@@ -1,11 +1,6 @@
 """Convolutions over the parcels of a network: the branches of a tokenizer.
 
-Legend: P_n parcels of a network, V volumes in a patch, O outputs of a branch, H filters of a parcel, L taps, S scales,
-M = B*K patches.
-
-Every branch is one cross-correlation over all its parcels. The depthwise branches are folded with the linear layer
-that follows them, which is exact since nothing lies between: it saves the (M, H*P_n, V) activations and turns two
-slow steps, a grouped convolution and a thin product, into one large matrix product.
+Legend: P_n parcels of a network, V volumes in a patch, O outputs, H filters per parcel, L taps, S scales, M patches.
 """
 
 from __future__ import annotations
@@ -20,21 +15,9 @@ from bids_semantoks.config import EncoderConfig
 
 
 def correlate(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Cross-correlate patches with taps over all parcels, zero-padded to the same length.
+    """Cross-correlate zero-padded patches over all parcels: x (M, P_n, V), weight (O, P_n, L), bias (O,) -> (M, V, O).
 
-    Parameters
-    ----------
-    x : Tensor, shape (M, P_n, V)
-        Patches.
-    weight : Tensor, shape (O, P_n, L)
-        Taps; tap ``(L - 1) // 2`` meets the volume itself.
-    bias : Tensor, shape (O,)
-        Added to every output.
-
-    Returns
-    -------
-    Tensor, shape (M, V, O)
-        Outputs, volumes before channels.
+    Tap ``(L - 1) // 2`` meets the volume itself.
     """
     n_taps = weight.shape[-1]
     left = (n_taps - 1) // 2
@@ -43,17 +26,7 @@ def correlate(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class DenseBranch(nn.Module):
-    """A convolution over all parcels of a network.
-
-    Parameters
-    ----------
-    n_parcels : int
-        Parcels of the network (P_n).
-    n_outputs : int
-        Output channels (O).
-    config : EncoderConfig
-        Number of taps, and whether the convolution is separable (depthwise, then pointwise).
-    """
+    """A convolution over all parcels of a network, optionally separable (depthwise, then pointwise)."""
 
     def __init__(self, n_parcels: int, n_outputs: int, config: EncoderConfig) -> None:
         super().__init__()
@@ -65,18 +38,7 @@ class DenseBranch(nn.Module):
         self.convolution = nn.Conv1d(n_parcels, n_outputs, n_taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve patches.
-
-        Parameters
-        ----------
-        x : Tensor, shape (M, P_n, V)
-            Patches.
-
-        Returns
-        -------
-        Tensor, shape (M, V, O)
-            Outputs, volumes before channels.
-        """
+        """Convolve patches: (M, P_n, V) -> (M, V, O)."""
         weight, bias = self.convolution.weight, self.convolution.bias
         assert bias is not None
         if self.depthwise is not None:
@@ -87,23 +49,9 @@ class DenseBranch(nn.Module):
 
 
 class StructuredBranch(nn.Module):
-    """A long multi-scale filter bank for each parcel, then a linear layer over all filters.
+    """A long multi-scale filter bank per parcel, then a linear layer over all filters (Li et al. 2023, ICLR: SGConv).
 
-    The kernel joins a few taps a scale, each scale twice as long and half as heavy as the one before.
-    Its norm at initialisation is kept for ever in `kernel_norm`.
-
-    Parameters
-    ----------
-    n_parcels : int
-        Parcels of the network (P_n).
-    n_outputs : int
-        Output channels (O).
-    config : EncoderConfig
-        Taps, scales and decay of the kernel.
-
-    References
-    ----------
-    Li et al. (2023), What makes convolutional models great on long sequence modeling? ICLR.
+    `join_scales` gives the kernel; `kernel_norm` keeps its norm at initialisation for good.
     """
 
     kernel_norm: Tensor
@@ -123,35 +71,14 @@ class StructuredBranch(nn.Module):
         self.register_buffer("centre", centre, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Filter patches.
-
-        Parameters
-        ----------
-        x : Tensor, shape (M, P_n, V)
-            Patches.
-
-        Returns
-        -------
-        Tensor, shape (M, V, O)
-            Outputs, volumes before channels.
-        """
+        """Filter patches: (M, P_n, V) -> (M, V, O)."""
         kernel = join_scales(self.kernels, self.decay) / self.kernel_norm  # (H, P_n, L)
         taps = kernel.flip(-1) + self.skip[..., None] * self.centre
         return correlate(x, fold(self.projection, taps), self.projection.bias)
 
 
 class FreeBranch(nn.Module):
-    """Plain depthwise filters as long as the structured ones, then a linear layer over all filters.
-
-    Parameters
-    ----------
-    n_parcels : int
-        Parcels of the network (P_n).
-    n_outputs : int
-        Output channels (O).
-    config : EncoderConfig
-        Length of the kernel.
-    """
+    """Plain depthwise filters as long as the structured ones, then a linear layer over all filters."""
 
     def __init__(self, n_parcels: int, n_outputs: int, config: EncoderConfig) -> None:
         super().__init__()
@@ -160,35 +87,14 @@ class FreeBranch(nn.Module):
         self.projection = nn.Linear(n_parcels * n_filters, n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Filter patches.
-
-        Parameters
-        ----------
-        x : Tensor, shape (M, P_n, V)
-            Patches.
-
-        Returns
-        -------
-        Tensor, shape (M, V, O)
-            Outputs, volumes before channels.
-        """
+        """Filter patches: (M, P_n, V) -> (M, V, O)."""
         return correlate(x, fold(self.projection, self.taps), self.projection.bias)
 
 
 def join_scales(kernels: Tensor, decay: float) -> Tensor:
-    """Weight, upsample and concatenate the scales of a structured kernel.
+    """Weight, upsample and concatenate the scales of structured kernels: (S, H, P_n, taps) -> (H, P_n, taps * 2^(S-1)).
 
-    Parameters
-    ----------
-    kernels : Tensor, shape (S, H, P_n, taps)
-        Parameters of each scale; scale i is repeated ``2^max(0, i-1)`` times and weighted ``decay^(S-1-i)``.
-    decay : float
-        Weight of a scale over the next longer one.
-
-    Returns
-    -------
-    Tensor, shape (H, P_n, L)
-        The kernel before normalisation, L = taps * 2^(S-1).
+    Scale i is repeated ``2^max(0, i-1)`` times and weighted ``decay^(S-1-i)``; the result is not yet normalised.
     """
     last = kernels.shape[0] - 1
     return torch.cat(
@@ -201,19 +107,10 @@ def join_scales(kernels: Tensor, decay: float) -> Tensor:
 
 
 def fold(projection: nn.Linear, taps: Tensor) -> Tensor:
-    """Fold depthwise filters and the linear layer over their outputs into one convolution.
+    """Fold depthwise filters (H, P_n, L) and the linear layer over their outputs into one convolution (O, P_n, L).
 
-    Parameters
-    ----------
-    projection : nn.Linear
-        From filters, parcel by parcel (channel ``p * H + h``), to O outputs.
-    taps : Tensor, shape (H, P_n, L)
-        Filters of each parcel.
-
-    Returns
-    -------
-    Tensor, shape (O, P_n, L)
-        Weight of the folded convolution.
+    Exact, since nothing lies between them; it avoids the (M, H*P_n, V) activations and gives one large matrix product.
+    The layer's input channel ``p * H + h`` is filter h of parcel p.
     """
     n_filters, n_parcels, _ = taps.shape
     mixing = projection.weight.view(-1, n_parcels, n_filters)  # (O, P_n, H)

@@ -1,4 +1,4 @@
-"""Builds encoders and heads with seeded random weights, the same on every machine."""
+"""Build encoders and heads with seeded random weights, the same on every machine."""
 
 from __future__ import annotations
 
@@ -27,22 +27,9 @@ _CHUNK = 2**16
 
 
 def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
-    """Read the architecture of an encoder.
+    """Read an architecture: ``paper``, ``small``, ``tiny``, or a JSON file that overrides defaults of `EncoderConfig`.
 
-    Parameters
-    ----------
-    name_or_path : str or Path
-        ``paper``, ``small``, ``tiny``, or a JSON file over `EncoderConfig`.
-
-    Returns
-    -------
-    EncoderConfig
-        The architecture; what the file does not name keeps its default.
-
-    Raises
-    ------
-    ConfigurationError
-        When there is no such name or file, or the file is no valid configuration.
+    Raises ConfigurationError where the name is unknown or the file unreadable or invalid.
     """
     if str(name_or_path) in ENCODER_NAMES:
         text = files("bids_semantoks").joinpath(f"data/encoders/{name_or_path}.json").read_text(encoding="utf-8")
@@ -64,68 +51,27 @@ def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
 
 
 def build_encoder(config: EncoderConfig, layout: NetworkLayout, seed: int) -> Encoder:
-    """Build an encoder with random weights.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Architecture.
-    layout : NetworkLayout
-        Parcels and their networks.
-    seed : int
-        Seed of the weights; torch's own generators are neither read nor moved.
-
-    Returns
-    -------
-    Encoder
-        On the CPU, in float32, in training mode.
-    """
+    """Build an encoder with random weights (CPU, float32, training mode) without touching torch's generators."""
     encoder = Encoder(config, layout)
     _fill(encoder, f"{seed}/encoder")
     return encoder
 
 
 def build_head(config: EncoderConfig, seed: int) -> ProjectionHead:
-    """Build a projection head with random weights.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Widths of the head.
-    seed : int
-        Seed of the weights; torch's own generators are neither read nor moved.
-
-    Returns
-    -------
-    ProjectionHead
-        On the CPU, in float32, in training mode.
-    """
+    """Build a projection head with random weights (CPU, float32, training mode) without touching torch's generators."""
     head = ProjectionHead(config)
     _fill(head, f"{seed}/head")
     return head
 
 
 def compute_kernel_norm(kernels: Tensor, decay: float) -> Tensor:
-    """Norm of a structured kernel, to be taken once, at initialisation.
-
-    Parameters
-    ----------
-    kernels : Tensor, shape (S, H, P_n, taps)
-        Parameters of each scale.
-    decay : float
-        Weight of a scale over the next longer one.
-
-    Returns
-    -------
-    Tensor, shape (H, P_n, 1)
-        Euclidean norm over taps of the weighted, joined kernel.
-    """
+    """Compute the norm of structured kernels over taps: (S, H, P_n, taps) -> (H, P_n, 1), for initialisation."""
     norm: Tensor = torch.linalg.vector_norm(join_scales(kernels.detach(), decay), dim=-1, keepdim=True)
     return norm
 
 
 def _fill(module: Encoder | ProjectionHead, seed: str) -> None:
-    """Give every parameter of a module its initial value."""
+    """Set every parameter of a module to its initial value."""
     state: dict[str, Tensor] = {}
     for prefix, owner in module.named_modules():
         start = f"{prefix}." if prefix else ""
@@ -142,7 +88,7 @@ def _fill(module: Encoder | ProjectionHead, seed: str) -> None:
 
 
 def _draw_encoder_values(draw: _Draw, owner: nn.Module, name: str, config: EncoderConfig) -> NDArray[np.float32]:
-    """Initial values of one parameter: PyTorch's defaults but for tokens, filters and LayerScale."""
+    """Draw one parameter: PyTorch's defaults except for tokens, filters and LayerScale."""
     if isinstance(owner, nn.LayerNorm):
         return draw.constant(1.0 if name == "weight" else 0.0)
     if isinstance(owner, nn.Linear | nn.Conv1d):
@@ -158,10 +104,9 @@ def _draw_encoder_values(draw: _Draw, owner: nn.Module, name: str, config: Encod
 
 
 class _Draw:
-    """Values of one tensor, from a stream of its own.
+    """A separate stream of initial values for each tensor, made from a generator's raw bits.
 
-    Only the raw bits of a generator are promised to be the same in every version and on every machine,
-    so numbers are made from these; torch's generators give other numbers on other processors.
+    Only raw bits are guaranteed across versions and machines; torch's generators differ between processors.
     """
 
     def __init__(self, shape: tuple[int, ...], key: str) -> None:
@@ -185,7 +130,7 @@ class _Draw:
         return values.reshape(self.shape)
 
     def normal(self, std: float) -> NDArray[np.float32]:
-        """Draw from N(0, std^2), by Box and Muller's transform in float64."""
+        """Draw from N(0, std^2) with the Box-Muller transform in float64."""
         half = (self.size + 1) // 2
         unit = (self.bits.random_raw(2 * half) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         radius = std * np.sqrt(-2.0 * np.log(1.0 - unit[:half]))

@@ -1,4 +1,4 @@
-"""Loads encoders from wherever they come: ours, the authors', the hub, or a seed."""
+"""Load encoders from any source: our directories, the authors' files, the hub, or a seed."""
 
 from __future__ import annotations
 
@@ -31,65 +31,27 @@ _RANDOM = re.compile(r"random:(\w+)(?::(\d+))?")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LoadedEncoder:
-    """An encoder and where it comes from.
+    """An encoder and its origin."""
 
-    Parameters
-    ----------
-    encoder : Encoder
-        On the CPU, in evaluation mode.
-    config : EncoderConfig
-        Its architecture.
-    layout : NetworkLayout
-        Its parcels and networks.
-    name : str
-        Label in output names, letters and digits only.
-    sha256 : str
-        Checksum of the file with the weights; of the recipe when they are random.
-    description : str
-        One sentence on where the weights come from.
-    is_random : bool
-        Whether the weights were never trained.
-    head : ProjectionHead or None
-        Projection head, when there is one.
-    details : mapping
-        What the checkpoint's writer noted: data, participants, limits.
-    """
-
-    encoder: Encoder
+    encoder: Encoder  # on the CPU, in evaluation mode
     config: EncoderConfig
     layout: NetworkLayout
-    name: str
-    sha256: str
-    description: str
-    is_random: bool = False
+    name: str  # label in output names, letters and digits only
+    sha256: str  # of the weights file; of the recipe where weights are random
+    description: str  # one sentence on the origin of the weights
+    is_random: bool = False  # never trained
     head: ProjectionHead | None = None
+    # notes of the checkpoint's writer: data, participants, limits
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_encoder(
     name_or_path: str | Path, *, atlas: tuple[Sequence[str], Sequence[str]] | None = None, seed: int = 0
 ) -> LoadedEncoder:
-    """Load an encoder by name or path.
+    """Load an encoder: a path to our files or the authors', ``random:paper|small|tiny[:SEED]``, or ORG/NAME on the hub.
 
-    Parameters
-    ----------
-    name_or_path : str or Path
-        A directory or file of ours, a checkpoint of the authors, ``random:paper|small|tiny[:SEED]``,
-        or ORG/NAME of the Hugging Face hub.
-    atlas : tuple of (parcels, networks), optional
-        Parcel names and network labels that a random encoder is laid out for; by default the published layout.
-    seed : int
-        Seed of random weights whose name gives none.
-
-    Returns
-    -------
-    LoadedEncoder
-        The encoder, ready to be matched to an atlas.
-
-    Raises
-    ------
-    ModelError
-        When it is not found, damaged, or no encoder.
+    A random encoder is laid out for `atlas`, its parcel names and network labels (default: the published layout), and
+    `seed` applies where its name gives none. Raises ModelError where the encoder is not found, damaged or unreadable.
     """
     text = str(name_or_path)
     if text.partition(":")[0] == "random":

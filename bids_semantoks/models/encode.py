@@ -1,4 +1,4 @@
-"""Encodes windows with a frozen encoder: masks for what is absent, batches, any device.
+"""Encode windows with a frozen encoder: masks for missing data, batches, any device.
 
 Legend: B windows, P parcels, N networks (rows of tokens), K patches in a window, W volumes in a window, D width.
 """
@@ -24,25 +24,7 @@ POOLINGS = ("cls_avg", "cls", "avg")
 
 
 def resolve_device(name: str) -> torch.device:
-    """Find the device that was asked for.
-
-    Parameters
-    ----------
-    name : str
-        ``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Returns
-    -------
-    torch.device
-        A device that is there.
-
-    Raises
-    ------
-    ConfigurationError
-        When the name is none of these.
-    ResourceError
-        When the device is absent.
-    """
+    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ConfigurationError if malformed, ResourceError if absent."""
     kind, _, number = name.partition(":")
     if name in ("auto", "cpu"):
         return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu")
@@ -56,68 +38,23 @@ def resolve_device(name: str) -> torch.device:
 
 
 def find_real_patches(n_real: NDArray[np.int64], config: EncoderConfig) -> NDArray[np.bool_]:
-    """Tell which patches hold at least one real volume, for windows padded at the end.
-
-    Parameters
-    ----------
-    n_real : NDArray, int64, shape (B,)
-        Real volumes of each window.
-    config : EncoderConfig
-        Patch and window length.
-
-    Returns
-    -------
-    NDArray, bool, shape (B, K)
-        False for empty patches.
-    """
+    """Mark the patches (B, K) that hold a real volume, from the real volumes (B,) of windows padded at the end."""
     first_volumes = np.arange(config.n_patches) * config.patch
     return first_volumes < n_real[:, None]
 
 
 def find_clip_patches(n_windows: int, config: EncoderConfig, *, last: bool) -> NDArray[np.bool_]:
-    """Tell which patch is real in short clips: one patch, at the window's start or end.
-
-    Parameters
-    ----------
-    n_windows : int
-        Windows (B).
-    config : EncoderConfig
-        Patch and window length.
-    last : bool
-        Whether the clip is the last patch rather than the first.
-
-    Returns
-    -------
-    NDArray, bool, shape (B, K)
-        True for the one real patch.
-    """
+    """Mark the one real patch (B, K) of windows that hold a short clip at their start or end."""
     real = np.zeros((n_windows, config.n_patches), dtype=np.bool_)
     real[:, -1 if last else 0] = True
     return real
 
 
 class FrozenEncoder:
-    """A loaded encoder, tied to an atlas, that turns windows into embeddings.
+    """A loaded encoder, matched to an atlas, that turns windows into embeddings; moves `loaded` to the device.
 
-    Parameters
-    ----------
-    loaded : LoadedEncoder
-        The encoder; it is moved to the device.
-    match : ParcelMatch
-        Where its parcels lie in the atlas.
-    device : torch.device or str
-        Where to run, or a name for `resolve_device`.
-    precision : str
-        ``auto`` and ``fp32``: float32 without TF32; ``bf16`` or ``fp16``: mixed precision.
-    batch_size : int
-        Windows encoded at a time.
-    pooling : str
-        ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``.
-
-    Raises
-    ------
-    ValueError
-        When precision, pooling or batch size is none of these, or the match is of another encoder.
+    Precision ``auto`` and ``fp32`` mean float32 without TF32, ``bf16`` and ``fp16`` mixed precision. Pooling is
+    ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``. Other settings raise ValueError.
     """
 
     def __init__(
@@ -145,34 +82,16 @@ class FrozenEncoder:
 
     @property
     def n_dims(self) -> int:
-        """Numbers in an embedding."""
+        """Length of an embedding."""
         return self.loaded.config.width * (2 if self.pooling == "cls_avg" else 1)
 
     def encode(
         self, windows: Windows, *, with_tokens: bool = False, real_patches: NDArray[np.bool_] | None = None
     ) -> Embedding:
-        """Encode the windows of one run.
+        """Encode the windows of one run, parcels in atlas order, into one float32 vector each on the CPU.
 
-        Parameters
-        ----------
-        windows : Windows
-            Parcels in the atlas' order.
-        with_tokens : bool
-            Whether to keep all output tokens.
-        real_patches : NDArray, bool, shape (B, K), optional
-            Patches that are not empty; by default those with at least one real volume.
-
-        Returns
-        -------
-        Embedding
-            One vector a window, on the CPU in float32.
-
-        Raises
-        ------
-        ValueError
-            When the windows do not fit the encoder or hold values that are not finite.
-        RunFailed
-            When no parcel that the encoder reads has a signal, or memory does not suffice.
+        `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError where windows
+        do not fit or are not finite, RunFailed low_coverage (no encoded parcel has a signal) or out_of_memory.
         """
         if real_patches is None:
             real_patches = find_real_patches(windows.n_real, self.loaded.config)
@@ -200,7 +119,7 @@ class FrozenEncoder:
     def _find_masks(
         self, windows: Windows, real_patches: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Parcels (P,) that have a signal, and tokens (B, N, K) that are masked."""
+        """Find the parcels (P,) that have a signal and the tokens (B, N, K) to mask."""
         self._check(windows)
         present = (self.match.order >= 0) & windows.present[self.match.order]
         if not present.any():
@@ -226,7 +145,7 @@ class FrozenEncoder:
     def _encode_batch(
         self, values: NDArray[np.float32], present: NDArray[np.bool_], mask: NDArray[np.bool_]
     ) -> torch.Tensor:
-        """Output tokens of one batch, in float32 on the device; a mask of v b windows repeats the b windows v times."""
+        """Encode one batch to float32 tokens on the device; a mask for v*b windows repeats the b windows v times."""
         try:
             x = np.where(present, values[:, :, self.match.order], np.float32(0)).transpose(0, 2, 1)  # (b, P, W)
             with torch.inference_mode(), _exact_float32(), self._autocast():
@@ -257,7 +176,7 @@ class FrozenEncoder:
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def _pool(self, tokens: torch.Tensor) -> NDArray[np.float32]:
-        """Embedding of each window; masked tokens count in the mean, as in the published model."""
+        """Pool tokens to embeddings; masked tokens count in the mean, as in the published model."""
         with torch.inference_mode():
             parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
             names = ("avg", "cls") if self.pooling == "cls_avg" else (self.pooling,)

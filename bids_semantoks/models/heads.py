@@ -1,7 +1,4 @@
-"""The projection head, used in training only.
-
-Legend: D width, O output width of the head.
-"""
+"""The projection head, used in training only."""
 
 from __future__ import annotations
 
@@ -17,12 +14,7 @@ from bids_semantoks.config import EncoderConfig
 class ProjectionHead(nn.Module):
     """Linear layers with GELU between them, then L2 normalisation; shared by all losses.
 
-    Parameters are laid out on the meta device, without values: use `build_head` or `load_encoder`.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Width, hidden width, output width and number of linear layers.
+    Parameters sit on the meta device without values: use `build_head` or `load_encoder`.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -33,18 +25,7 @@ class ProjectionHead(nn.Module):
             self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project tokens onto the unit sphere.
-
-        Parameters
-        ----------
-        x : Tensor, shape (..., D)
-            Tokens, or means of tokens.
-
-        Returns
-        -------
-        Tensor, shape (..., O)
-            Projections of length 1.
-        """
+        """Project tokens or their means onto the unit sphere: (..., width) -> (..., head_out)."""
         for layer in self.layers[:-1]:
             x = F.gelu(layer(x))
         x = self.layers[-1](x)

@@ -1,4 +1,4 @@
-"""Finds a checkpoint of the Hugging Face hub: in local caches first, then over the network."""
+"""Find a checkpoint of the Hugging Face hub, in local caches first, then over the network."""
 
 from __future__ import annotations
 
@@ -19,41 +19,15 @@ _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".json", ".safetensors")
 
 
 def is_repository(text: str) -> bool:
-    """Tell whether a model name has the form ORG/NAME.
-
-    Parameters
-    ----------
-    text : str
-        What the user gave for the model.
-
-    Returns
-    -------
-    bool
-        False for everything that looks like a file.
-    """
+    """Tell whether a model name has the form ORG/NAME and does not look like a file."""
     is_file = text.endswith(_FILE_SUFFIXES)
     return bool(_REPOSITORY.fullmatch(text)) and not is_file and ".." not in text and "--" not in text
 
 
 def load_from_hub(repository: str, *, cache: Path | None = None) -> Path:
-    """Find the checkpoint file of a repository, downloading it only when no local cache holds it.
+    """Find a repository's weights file (ours or the authors'), downloading it only if no local cache holds it.
 
-    Parameters
-    ----------
-    repository : str
-        ORG/NAME.
-    cache : Path or None
-        Cache to download into; by default that of the hub's client.
-
-    Returns
-    -------
-    Path
-        The checkpoint file (ours: ``model.safetensors`` beside ``config.json``; or the authors' ``.pth``).
-
-    Raises
-    ------
-    ModelError
-        When it is not in a cache and cannot be downloaded, or the repository holds no checkpoint.
+    Downloads go to `cache`, by default the hub client's. Raises ModelError where they fail or hold no checkpoint.
     """
     layouts = ((AUTHORS_FILE,),) if repository == AUTHORS_REPOSITORY else (OUR_FILES, (AUTHORS_FILE,))
     for names in layouts:

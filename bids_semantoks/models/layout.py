@@ -1,4 +1,4 @@
-"""Which parcels an encoder was built for, in which order, and in which network."""
+"""The parcels an encoder was built for, their order and their networks."""
 
 from __future__ import annotations
 
@@ -16,26 +16,11 @@ from bids_semantoks.records import CANONICAL_NETWORKS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkLayout:
-    """The parcels that an encoder reads, and the network of each.
+    """The parcels that an encoder reads and their networks; ValueError where a network is empty or names repeat."""
 
-    Parameters
-    ----------
-    network_names : tuple of str, length N
-        Network labels, in the encoder's order.
-    networks : tuple of int, length P
-        Network of each parcel, as position in `network_names`; parcels in the order the encoder reads them.
-    parcels : tuple of str, length P, or None
-        Parcel names, when they are known.
-
-    Raises
-    ------
-    ValueError
-        When a network has no parcel, a parcel no network, or names are missing or repeated.
-    """
-
-    network_names: tuple[str, ...]
-    networks: tuple[int, ...]
-    parcels: tuple[str, ...] | None = None
+    network_names: tuple[str, ...]  # (N,) in the encoder's order
+    networks: tuple[int, ...]  # (P,) network of each parcel as position in network_names
+    parcels: tuple[str, ...] | None = None  # (P,) names in the order the encoder reads them, if known
 
     def __post_init__(self) -> None:
         used, last = sorted(set(self.networks)), len(self.network_names) - 1
@@ -51,12 +36,12 @@ class NetworkLayout:
 
     @property
     def n_parcels(self) -> int:
-        """Parcels the encoder reads (P)."""
+        """Number of parcels the encoder reads (P)."""
         return len(self.networks)
 
     @property
     def indices(self) -> tuple[tuple[int, ...], ...]:
-        """Positions of each network's parcels, networks in the encoder's order."""
+        """Parcel positions of each network, networks in the encoder's order."""
         return tuple(
             tuple(parcel for parcel, network in enumerate(self.networks) if network == wanted)
             for wanted in range(len(self.network_names))
@@ -64,25 +49,12 @@ class NetworkLayout:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Parcels of each network (P_n)."""
+        """Number of parcels of each network (P_n)."""
         return tuple(len(indices) for indices in self.indices)
 
 
 def token_rows(config: EncoderConfig, layout: NetworkLayout) -> tuple[tuple[int, ...], ...]:
-    """Parcels behind each row of tokens.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Its `spatial` says what a row is: a network, the whole brain, or a parcel.
-    layout : NetworkLayout
-        Parcels and their networks.
-
-    Returns
-    -------
-    tuple of tuple of int
-        Positions of the parcels of each of the N rows.
-    """
+    """List the parcel positions of each of the N token rows: a network, the whole brain or one parcel (`spatial`)."""
     if config.spatial == "whole":
         return (tuple(range(layout.n_parcels)),)
     if config.spatial == "parcel":
@@ -92,18 +64,10 @@ def token_rows(config: EncoderConfig, layout: NetworkLayout) -> tuple[tuple[int,
 
 @cache
 def default_layout() -> NetworkLayout:
-    """Layout of the published encoder.
+    """Read the layout of the published encoder: 457 parcels in nine networks.
 
-    Returns
-    -------
-    NetworkLayout
-        457 parcels in nine networks: Schaefer-400 in the order of its seven-network version, Tian scale III (50),
-        Buckner's seven cerebellar networks.
-
-    References
-    ----------
-    Schaefer et al. (2018), doi:10.1093/cercor/bhx179; Tian et al. (2020), doi:10.1038/s41593-020-00711-6;
-    Buckner et al. (2011), doi:10.1152/jn.00339.2011.
+    Schaefer-400 in its 7-network order (doi:10.1093/cercor/bhx179), Tian scale III, 50 parcels
+    (doi:10.1038/s41593-020-00711-6), and Buckner's seven cerebellar networks (doi:10.1152/jn.00339.2011).
     """
     table = files("bids_semantoks").joinpath("data/encoders/parcels457.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in table.splitlines()[1:]]
@@ -115,24 +79,9 @@ def default_layout() -> NetworkLayout:
 
 
 def build_layout(parcels: Sequence[str], networks: Sequence[str]) -> NetworkLayout:
-    """Lay out an encoder for an atlas: one network a label, parcels in the table's order.
+    """Lay out an encoder for an atlas: canonical networks first, then others alphabetically, parcels in table order.
 
-    Parameters
-    ----------
-    parcels : sequence of str, length P
-        Parcel names of the atlas.
-    networks : sequence of str, length P
-        Network label of each parcel; parcels with an empty label are left out.
-
-    Returns
-    -------
-    NetworkLayout
-        Canonical networks first, in canonical order, then the others in alphabetical order.
-
-    Raises
-    ------
-    ModelError
-        When no parcel has a network.
+    Parcels with an empty label are skipped. Raises ModelError where no parcel has a network.
     """
     labels = {label for label in networks if label}
     if not labels:
@@ -150,18 +99,7 @@ def build_layout(parcels: Sequence[str], networks: Sequence[str]) -> NetworkLayo
 
 
 def layout_to_json(layout: NetworkLayout) -> dict[str, Any]:
-    """Turn a layout into plain JSON values.
-
-    Parameters
-    ----------
-    layout : NetworkLayout
-        Any layout.
-
-    Returns
-    -------
-    dict
-        ``network_names``, ``networks`` and ``parcels``.
-    """
+    """Convert a layout to plain JSON values."""
     return {
         "network_names": list(layout.network_names),
         "networks": list(layout.networks),
@@ -170,23 +108,7 @@ def layout_to_json(layout: NetworkLayout) -> dict[str, Any]:
 
 
 def layout_from_json(values: Mapping[str, Any]) -> NetworkLayout:
-    """Read a layout back from plain JSON values.
-
-    Parameters
-    ----------
-    values : mapping
-        What `layout_to_json` gave.
-
-    Returns
-    -------
-    NetworkLayout
-        The same layout.
-
-    Raises
-    ------
-    ValueError
-        When a key is missing or the values are no layout.
-    """
+    """Restore a layout from the values of `layout_to_json`; ValueError where they are incomplete or invalid."""
     missing = sorted({"network_names", "networks", "parcels"} - set(values))
     if missing:
         raise ValueError(f"the layout lacks {', '.join(missing)}")

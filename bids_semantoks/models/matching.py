@@ -1,4 +1,4 @@
-"""Finds, for each parcel that an encoder reads, the parcel of an atlas that holds its signal."""
+"""Match the parcels that an encoder reads to those of an atlas."""
 
 from __future__ import annotations
 
@@ -17,20 +17,10 @@ _N_NAMED = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ParcelMatch:
-    """Where an encoder's parcels lie in an atlas.
+    """Positions of an encoder's parcels in an atlas."""
 
-    Parameters
-    ----------
-    order : NDArray, int64, shape (P,)
-        For each parcel of the encoder its position in the atlas; -1 where the atlas has no such network.
-    n_atlas_parcels : int
-        Parcels of the atlas, encoded or not.
-    warnings : tuple of str
-        What the user should know.
-    """
-
-    order: NDArray[np.int64]
-    n_atlas_parcels: int
+    order: NDArray[np.int64]  # (P,) atlas position of each encoder parcel; -1 where the atlas lacks the network
+    n_atlas_parcels: int  # encoded or not
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -41,27 +31,10 @@ class ParcelMatch:
 
 
 def match_parcels(parcels: Sequence[str], networks: Sequence[str], layout: NetworkLayout) -> ParcelMatch:
-    """Match an atlas to an encoder by network label and parcel count, then by name inside each network.
+    """Match an atlas to an encoder by network label and parcel count, then by name within each network.
 
-    Parameters
-    ----------
-    parcels : sequence of str
-        Parcel names of the atlas, in its table's order.
-    networks : sequence of str
-        Network label of each parcel; parcels with an empty label are not encoded.
-    layout : NetworkLayout
-        The encoder's parcels.
-
-    Returns
-    -------
-    ParcelMatch
-        Positions in the atlas, and warnings.
-
-    Raises
-    ------
-    ModelError
-        When the atlas has networks that the encoder does not know, another number of parcels in a network,
-        or names that only partly agree; and for names of the 17-network order.
+    Parcels with an empty label are not encoded. Raises ModelError for unknown networks, another parcel count, names
+    that agree only in part or repeat, and names of the 17-network order.
     """
     _check_names(parcels)
     members: dict[str, list[int]] = {}
@@ -93,7 +66,7 @@ def match_parcels(parcels: Sequence[str], networks: Sequence[str], layout: Netwo
 
 
 def _check_names(parcels: Sequence[str]) -> None:
-    """Refuse the 17-network order: its networks carry other parcels under similar names."""
+    """Refuse duplicate names and the 17-network order, whose networks hold other parcels under similar names."""
     foreign = [name for name in parcels if name.startswith("17Networks_")]
     if foreign:
         raise ModelError(
@@ -107,7 +80,7 @@ def _check_names(parcels: Sequence[str]) -> None:
 
 
 def _check_networks(members: dict[str, list[int]], layout: NetworkLayout) -> None:
-    """Check labels and counts: the two things that must agree."""
+    """Refuse networks that are unknown to the encoder or differ in parcel count."""
     unknown = [label for label in members if label not in layout.network_names]
     if unknown:
         raise ModelError(
@@ -134,7 +107,7 @@ def _check_networks(members: dict[str, list[int]], layout: NetworkLayout) -> Non
 
 
 def _match_names(label: str, found: Sequence[str], layout: NetworkLayout, wanted: Sequence[int]) -> list[int] | None:
-    """Positions in `found` of the encoder's parcels of one network, or None when no name is shared."""
+    """Find the positions in `found` of a network's encoder parcels, or None where no name is shared."""
     if layout.parcels is None:
         return None
     position = {name.removeprefix(_PREFIX): i for i, name in enumerate(found)}

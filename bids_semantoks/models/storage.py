@@ -1,7 +1,6 @@
-"""Our own checkpoint: config.json beside model.safetensors, read and written.
+"""Read and write our checkpoints: config.json beside model.safetensors.
 
-The weights' file repeats what decides an embedding (architecture, parcels, networks), so that its checksum stands
-for all of it and a config.json that was edited or mixed up is noticed.
+The weights file repeats architecture and layout: its checksum covers them, and an edited config.json is noticed.
 """
 
 from __future__ import annotations
@@ -32,21 +31,11 @@ _N_NAMED = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Checkpoint:
-    """What a checkpoint of ours holds.
+    """Contents of one of our checkpoints."""
 
-    Parameters
-    ----------
-    encoder : Encoder
-        On the CPU, in training mode.
-    head : ProjectionHead or None
-        Its projection head, when it was kept.
-    details : mapping
-        What the writer noted: data, participants, limits.
-    """
-
-    encoder: Encoder
+    encoder: Encoder  # on the CPU, in training mode
     head: ProjectionHead | None
-    details: Mapping[str, Any]
+    details: Mapping[str, Any]  # notes of the writer: data, participants, limits
 
 
 def write_checkpoint(
@@ -56,28 +45,9 @@ def write_checkpoint(
     head: ProjectionHead | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write an encoder, each file under a temporary name first.
+    """Write an encoder atomically into `directory`, creating it, and return the SHA-256 of the weights file.
 
-    Parameters
-    ----------
-    directory : Path
-        Made when it is not there.
-    encoder : Encoder
-        The encoder to write.
-    head : ProjectionHead, optional
-        Its projection head.
-    details : mapping, optional
-        JSON values to keep: data, hashed participants, limits.
-
-    Returns
-    -------
-    str
-        SHA-256 of the file with the weights.
-
-    Raises
-    ------
-    ResourceError
-        When the directory cannot be written.
+    `details` takes JSON values (data, hashed participants, limits). Raises ResourceError where writing fails.
     """
     essence = {"encoder": to_json(encoder.config), "layout": layout_to_json(encoder.layout)}
     modules = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
@@ -112,23 +82,7 @@ def _write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
-    """Read a checkpoint of ours.
-
-    Parameters
-    ----------
-    directory : Path
-        Directory of config.json and model.safetensors.
-
-    Returns
-    -------
-    Checkpoint
-        Encoder, head and details.
-
-    Raises
-    ------
-    ModelError
-        When a file is missing or damaged, or the two do not belong together.
-    """
+    """Read one of our checkpoints; ModelError where a file is missing or damaged, or the two do not belong together."""
     config_path, path = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     for file in (config_path, path):
         if not file.is_file():
@@ -175,23 +129,9 @@ def _read_config(path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str,
 def assign_tensors(
     module: nn.Module, state: Mapping[str, Tensor], path: Path, names: Mapping[str, str] | None = None
 ) -> None:
-    """Give a module its tensors after checking that all are there, of the right shape and finite.
+    """Load float32 copies of tensors into an empty module; `names` (our tensor name -> the file's) serves messages.
 
-    Parameters
-    ----------
-    module : nn.Module
-        An encoder or a head, without values.
-    state : mapping of str to Tensor
-        Its tensors; they are copied, in float32.
-    path : Path
-        Where they come from, for messages.
-    names : mapping of str to str, optional
-        The name that each tensor has in the file, where it is another.
-
-    Raises
-    ------
-    ModelError
-        When tensors are missing, unknown, of another shape or not finite; the first few are named.
+    Raises ModelError where tensors are missing, unknown, misshapen or not finite.
     """
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     names = names or {}
@@ -213,18 +153,7 @@ def assign_tensors(
 
 
 def canonical_json(values: Any) -> str:
-    """Write plain values so that equal values give equal text.
-
-    Parameters
-    ----------
-    values : Any
-        JSON values.
-
-    Returns
-    -------
-    str
-        Sorted and without spaces.
-    """
+    """Serialise JSON values so that equal values give equal text: keys sorted, no spaces."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 

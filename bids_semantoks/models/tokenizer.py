@@ -1,6 +1,6 @@
-"""Turns windows into tokens: one for each network and patch, by convolutions over the network's parcels.
+"""Turn windows into tokens, one per network and patch, by convolutions over the network's parcels.
 
-Legend: B batch, P parcels (of a network: P_n), N networks (rows of tokens), K patches in a window,
+Legend: B batch, P parcels (P_n of a network), N networks (rows of tokens), K patches in a window,
 W volumes in a window, V volumes in a patch, D width, M = B*K patches.
 """
 
@@ -19,15 +19,7 @@ LAYER_NORM_EPS = 1e-5
 
 
 class NetworkTokenizer(nn.Module):
-    """Tokens of one network: two branches, GELU, pooling over the patch, LayerNorm.
-
-    Parameters
-    ----------
-    n_parcels : int
-        Parcels of the network (P_n).
-    config : EncoderConfig
-        Branches, width and pooling; a branch that stands alone has the whole width.
-    """
+    """Tokens of one network: one or two branches that share the width, GELU, pooling over the patch, LayerNorm."""
 
     def __init__(self, n_parcels: int, config: EncoderConfig) -> None:
         super().__init__()
@@ -45,18 +37,7 @@ class NetworkTokenizer(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokenize patches.
-
-        Parameters
-        ----------
-        x : Tensor, shape (M, P_n, V)
-            Patches of one network.
-
-        Returns
-        -------
-        Tensor, shape (M, D)
-            One token a patch.
-        """
+        """Tokenize the patches of one network: (M, P_n, V) -> (M, D)."""
         features = F.gelu(torch.cat([branch(x) for branch in self.branches.values()], dim=-1))  # (M, V, D)
         if self.pooling == "max":
             pooled = features.amax(dim=1)
@@ -69,15 +50,7 @@ class NetworkTokenizer(nn.Module):
 
 
 class ConvolutionTokenizer(nn.Module):
-    """One `NetworkTokenizer` for each row of tokens.
-
-    Parameters
-    ----------
-    rows : sequence of sequence of int
-        Parcels of each of the N rows.
-    config : EncoderConfig
-        Patch length and everything a `NetworkTokenizer` reads.
-    """
+    """One `NetworkTokenizer` per row of tokens."""
 
     order: Tensor
 
@@ -91,18 +64,7 @@ class ConvolutionTokenizer(nn.Module):
         self.networks = nn.ModuleList(NetworkTokenizer(size, config) for size in self.sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokenize windows.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, P, W)
-            Windows.
-
-        Returns
-        -------
-        Tensor, shape (B, N, K, D)
-            Tokens.
-        """
+        """Tokenize windows: (B, P, W) -> (B, N, K, D)."""
         n_windows = x.shape[0]
         patches = x.index_select(1, self.order).reshape(n_windows, x.shape[1], -1, self.patch).transpose(1, 2)
         tokens = [  # patches is (B, K, P, V)
@@ -113,13 +75,7 @@ class ConvolutionTokenizer(nn.Module):
 
 
 class ParcelTokenizer(nn.Module):
-    """Every parcel its own row of tokens: one linear projection of a patch, shared by all parcels.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Patch length and width.
-    """
+    """One row of tokens per parcel, by a linear projection of each patch that all parcels share."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -128,17 +84,6 @@ class ParcelTokenizer(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokenize windows.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, P, W)
-            Windows.
-
-        Returns
-        -------
-        Tensor, shape (B, P, K, D)
-            Tokens.
-        """
+        """Tokenize windows: (B, P, W) -> (B, P, K, D)."""
         tokens: Tensor = self.norm(self.projection(x.reshape(*x.shape[:2], -1, self.patch)))
         return tokens

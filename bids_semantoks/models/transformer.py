@@ -1,4 +1,4 @@
-"""The encoder: tokens of all networks and patches, and a class token, through transformer blocks.
+"""The encoder: a class token and the tokens of all networks and patches, through transformer blocks.
 
 Legend: B batch, P parcels, N networks (rows of tokens), K patches in a window, W volumes in a window,
 S = 1 + N*K tokens, D width, A attention heads.
@@ -19,28 +19,14 @@ from bids_semantoks.models.tokenizer import LAYER_NORM_EPS, ConvolutionTokenizer
 
 
 class EncoderOutput(NamedTuple):
-    """Output tokens of an encoder.
+    """Output tokens of an encoder."""
 
-    Parameters
-    ----------
-    tokens : Tensor, shape (B, 1 + N*K, D)
-        The class token, then the others, network by network.
-    cls : Tensor, shape (B, D)
-        The class token alone.
-    """
-
-    tokens: Tensor
-    cls: Tensor
+    tokens: Tensor  # (B, 1 + N*K, D) class token first, then network by network
+    cls: Tensor  # (B, D)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Width and heads.
-    """
+    """Multi-head self-attention."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -49,18 +35,7 @@ class Attention(nn.Module):
         self.projection = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend from every token to every token.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, S, D)
-            Tokens.
-
-        Returns
-        -------
-        Tensor, shape (B, S, D)
-            Mixed tokens.
-        """
+        """Attend from every token to every token: (B, S, D) -> (B, S, D)."""
         qkv = self.qkv(x).view(*x.shape[:2], 3, self.n_heads, -1)  # (B, S, 3, A, D/A)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)
@@ -69,13 +44,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with LayerScale.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Width, heads and MLP ratio.
-    """
+    """A pre-norm transformer block with LayerScale."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -88,18 +57,7 @@ class Block(nn.Module):
         self.mlp_scale = nn.Parameter(torch.full((config.width,), config.layer_scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine tokens.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, S, D)
-            Tokens.
-
-        Returns
-        -------
-        Tensor, shape (B, S, D)
-            Refined tokens.
-        """
+        """Transform tokens: (B, S, D) -> (B, S, D)."""
         x = x + self.attention_scale * self.attention(self.attention_norm(x))
         refined: Tensor = x + self.mlp_scale * self.mlp(self.mlp_norm(x))
         return refined
@@ -108,15 +66,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Tokenizer, positions, class token, transformer blocks and a final LayerNorm.
 
-    Parameters are laid out on the meta device, without values: use `build_encoder` for random ones
-    or `load_encoder` for those of a checkpoint.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Architecture.
-    layout : NetworkLayout
-        Parcels and their networks.
+    Parameters sit on the meta device without values: use `build_encoder` (random) or `load_encoder`.
     """
 
     temporal_positions: Tensor
@@ -139,37 +89,11 @@ class Encoder(nn.Module):
             self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
-        """Encode windows.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, P, W)
-            Windows, parcels in the layout's order.
-        mask : Tensor, bool, shape (B, N, K), optional
-            True where a token is replaced by the mask token.
-
-        Returns
-        -------
-        EncoderOutput
-            Output tokens and class token.
-        """
+        """Encode windows (B, P, W), parcels in layout order; the mask token replaces tokens where `mask` (B, N, K)."""
         return self.refine(self.tokenizer(x), mask)
 
     def refine(self, tokens: Tensor, mask: Tensor | None = None) -> EncoderOutput:
-        """Encode tokens that were made before, so that several masks need them only once.
-
-        Parameters
-        ----------
-        tokens : Tensor, shape (B, N, K, D)
-            From the tokenizer.
-        mask : Tensor, bool, shape (B, N, K), optional
-            True where a token is replaced by the mask token.
-
-        Returns
-        -------
-        EncoderOutput
-            Output tokens and class token.
-        """
+        """Encode tokens (B, N, K, D) as `forward` does, so that several masks share one tokenization."""
         if mask is not None:
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         tokens = tokens + self.network_positions[:, None] + self.temporal_positions
@@ -181,24 +105,7 @@ class Encoder(nn.Module):
 
 
 def compute_temporal_positions(n_patches: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Fixed sinusoidal position of each patch.
-
-    Parameters
-    ----------
-    n_patches : int
-        Patches in a window (K).
-    width : int
-        Token width (D).
-
-    Returns
-    -------
-    NDArray, float32, shape (K, D)
-        Row k is sin(k w) then cos(k w), with w_j = 10000^(-j / (D/2)).
-
-    References
-    ----------
-    Vaswani et al. (2017), Attention is all you need. NeurIPS.
-    """
+    """Compute patch positions (K, D), sin(k w) then cos(k w), w_j = 10000^(-j / (D/2)) (Vaswani et al. 2017)."""
     half = width // 2
     angles = np.outer(np.arange(n_patches), 10000.0 ** (-np.arange(half) / half))
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
