@@ -1,1 +1,1 @@
-"""Learning an encoder by self-distillation: torch and NumPy; knows models, nothing of BIDS."""
+"""Pretraining, fine-tuning and the published probe, in torch and NumPy; knows models but nothing of BIDS."""

@@ -1,9 +1,6 @@
-"""Which runs make up each batch, and how they reach the device of the training.
+"""Batches of runs, fixed by seed and position alone: a resumed or parallel training sees the same data.
 
-Everything is a function of seed and position: a training that goes on, or one spread over processes, needs no
-remembered random state to see the same data.
-
-Legend: B runs in a batch, P parcels, T volumes of the longest run.
+Legend: B runs in a batch, P parcels, T volumes of the longest run, R runs in all.
 """
 
 from __future__ import annotations
@@ -28,44 +25,18 @@ _ORDER_STREAM, VIEW_STREAM, COIN_STREAM = 0, 1, 2
 
 
 class Batch(NamedTuple):
-    """Runs of one part of a batch.
+    """Runs of one part of a batch, on the training device."""
 
-    Parameters
-    ----------
-    signals : Tensor, float16, shape (B, P, T)
-        On the device of the training, padded with zeros at the end.
-    lengths : Tensor, int64, shape (B,)
-        Volumes of each run.
-    present : Tensor, bool, shape (B, P)
-        Parcels that have a signal.
-    """
-
-    signals: Tensor
-    lengths: Tensor
-    present: Tensor
+    signals: Tensor  # (B, P, T) float16, zero-padded at the end
+    lengths: Tensor  # (B,) int64, volumes of each run
+    present: Tensor  # (B, P) bool, parcels that have a signal
 
 
 def choose_batch_size(n_participants: int, wanted: int | None, *, n_parts: int) -> int:
-    """Choose how many participants make one optimiser step.
+    """Choose the participants of an optimiser step, a multiple of `n_parts` (processes times accumulated parts).
 
-    Parameters
-    ----------
-    n_participants : int
-        Participants to train on.
-    wanted : int or None
-        What was asked for; None for 512, or with fewer data the largest power of two that leaves 8 steps an epoch.
-    n_parts : int
-        Parts that the batch is cut into: processes times accumulated parts.
-
-    Returns
-    -------
-    int
-        A multiple of `n_parts`.
-
-    Raises
-    ------
-    ConfigurationError
-        When the batch is larger than the data, or cannot be cut into equal parts.
+    Without a wanted size it is 512 or, with fewer data, the largest power of two that leaves 8 steps an epoch. Raises
+    ConfigurationError where the batch exceeds the data or cannot be cut into equal parts.
     """
     if wanted is None:
         wanted = PAPER_BATCH
@@ -86,22 +57,7 @@ def choose_batch_size(n_participants: int, wanted: int | None, *, n_parts: int) 
 
 
 def check_participants(participants: Collection[str], *, batch_size: int | None = None) -> None:
-    """Check that there is somebody to tell apart, and enough of them for a batch.
-
-    Parameters
-    ----------
-    participants : collection of str
-        Participant of each run.
-    batch_size : int, optional
-        Participants in a batch, when it is chosen.
-
-    Raises
-    ------
-    InputError
-        When there are not two participants.
-    ConfigurationError
-        When the batch is larger than the data.
-    """
+    """Refuse fewer than two participants (InputError) and a batch larger than the data (ConfigurationError)."""
     labels = sorted(set(participants))
     if len(labels) < _SMALLEST_BATCH:
         raise InputError(
@@ -113,41 +69,14 @@ def check_participants(participants: Collection[str], *, batch_size: int | None 
 
 
 def compute_seed(seed: int, *position: int) -> int:
-    """Derive a seed for one purpose, so that no two draws share one.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the training.
-    *position : int
-        Stream, batch, process and so on.
-
-    Returns
-    -------
-    int
-        64 bits.
-    """
+    """Derive a 64-bit seed from the training's seed and a position (stream, batch, process); no two draws share one."""
     return int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0])
 
 
 class BatchOrder:
-    """The order of participants, and the run drawn for each, in every epoch.
+    """Order of participants, and the run drawn for each, in every epoch; an incomplete last batch is dropped.
 
-    Parameters
-    ----------
-    participants : sequence of str, length R
-        Participant of each run.
-    batch_size : int
-        Participants in a batch; what is left at the end of an epoch is dropped.
-    seed : int
-        Seed of the training.
-
-    Raises
-    ------
-    InputError
-        When there are not two participants.
-    ConfigurationError
-        When the batch is larger than the data.
+    `participants` names the participant of each run. Raises as `check_participants` does.
     """
 
     def __init__(self, participants: tuple[str, ...], batch_size: int, seed: int) -> None:
@@ -168,18 +97,7 @@ class BatchOrder:
         return self.n_participants // self.batch_size
 
     def draw(self, number: int) -> NDArray[np.int64]:
-        """Draw a batch.
-
-        Parameters
-        ----------
-        number : int
-            Batches drawn before, over all epochs.
-
-        Returns
-        -------
-        NDArray, int64, shape (B,)
-            One run of each participant in the batch.
-        """
+        """Draw batch `number`, counted over all epochs: one run of each of its participants, (B,)."""
         epoch, position = divmod(number, self.steps_per_epoch)
         if epoch != self._epoch:
             rng = np.random.default_rng([self.seed, _ORDER_STREAM, epoch])
@@ -191,20 +109,9 @@ class BatchOrder:
 
 
 class BatchFeed:
-    """Brings batches to the device: from its own memory when the signals fit there, else read ahead from the disk.
+    """Load batches onto the device: from GPU memory where all signals fit, else read ahead from disk.
 
-    Parameters
-    ----------
-    view : SignalView
-        Packed signals.
-    order : BatchOrder
-        Which runs make a batch.
-    device : torch.device
-        Device of the training.
-    part : int
-        Which part of each batch this process takes.
-    n_parts : int
-        Equal parts of a batch.
+    `part` is the one of `n_parts` equal parts of each batch that this process trains on.
     """
 
     def __init__(self, view: SignalView, order: BatchOrder, device: torch.device, *, part: int, n_parts: int) -> None:
@@ -221,7 +128,7 @@ class BatchFeed:
 
     @property
     def is_resident(self) -> bool:
-        """Whether all signals lie in the memory of the GPU."""
+        """Whether all signals are in GPU memory."""
         return self._resident is not None
 
     def _load(self) -> Tensor:
@@ -233,20 +140,7 @@ class BatchFeed:
         return flat
 
     def stream(self, first: int, n_slices: int) -> Iterator[list[Batch]]:
-        """Bring this process' part of every batch, for ever.
-
-        Parameters
-        ----------
-        first : int
-            Number of the first batch.
-        n_slices : int
-            Slices that this part is cut into, for accumulation.
-
-        Yields
-        ------
-        list of Batch
-            The slices of one batch.
-        """
+        """Yield this process' part of every batch from `first` on, endlessly, in `n_slices` for accumulation."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             number = first
             coming = pool.submit(self._prepare, number)
@@ -283,12 +177,12 @@ class BatchFeed:
         return Batch(values.transpose(1, 2), lengths, self.present[index])
 
     def _send(self, values: NDArray[np.int64]) -> Tensor:
-        """Bring numbers to the device; out of memory that is not pinned, a GPU would be waited for in every step."""
+        """Copy numbers to the device, through pinned memory: otherwise every step would wait for the GPU."""
         tensor = torch.from_numpy(values)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _gather(self, firsts: Tensor, lengths: Tensor, *, longest: int) -> Tensor:
-        """Gather runs from the device's memory, padded like those from the disk: (B, T, P)."""
+        """Gather runs from GPU memory, padded like those from disk: (B, T, P)."""
         assert self._resident is not None
         volumes = torch.arange(longest, device=self.device)
         rows = (firsts[:, None] + volumes).clamp(max=len(self._resident) - 1)  # (B, T)

@@ -1,4 +1,4 @@
-"""The state of a training in the middle: written whole or not at all, the last two are kept."""
+"""Checkpoints of a training: written whole or not at all; the last two are kept."""
 
 from __future__ import annotations
 
@@ -31,49 +31,17 @@ _DAMAGES: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainingState:
-    """All that decides how a training goes on.
+    """All that decides how a training continues."""
 
-    Parameters
-    ----------
-    settings : mapping
-        Encoder, recipe, data and seed, as plain values; a training goes on only with the same.
-    step : int
-        Optimiser steps taken, which the schedules count.
-    n_batches : int
-        Batches drawn, which the data order and the random numbers count; more than `step` when steps were skipped.
-    tensors : mapping
-        State dictionaries of student, teacher, optimiser and scaler.
-    counters : mapping
-        Small numbers of the loop.
-    """
-
-    settings: Mapping[str, Any]
-    step: int
-    n_batches: int
-    tensors: Mapping[str, Any]
+    settings: Mapping[str, Any]  # encoder, recipe, data and seed as plain values; must be equal to resume
+    step: int  # optimiser steps taken, which index the schedules
+    n_batches: int  # batches drawn, which index data order and random numbers; exceeds `step` where steps were skipped
+    tensors: Mapping[str, Any]  # state dictionaries of module (student and teacher), optimiser and scaler
     counters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_state(directory: Path, state: TrainingState) -> Path:
-    """Write a checkpoint, then remove all but the last two.
-
-    Parameters
-    ----------
-    directory : Path
-        Made when it is not there.
-    state : TrainingState
-        What to write.
-
-    Returns
-    -------
-    Path
-        The checkpoint.
-
-    Raises
-    ------
-    ResourceError
-        When the disk is full or cannot be written.
-    """
+    """Write a checkpoint atomically, then remove all but the last two; ResourceError where the disk refuses it."""
     path = directory / f"step-{state.step:08d}.pt"
     temporary = directory / f".{secrets.token_hex(6)}.tmp"
     content = {
@@ -106,20 +74,7 @@ def write_state(directory: Path, state: TrainingState) -> Path:
 
 
 def describe_full_disk(error: OSError, path: Path) -> ResourceError:
-    """Say that a file of the training could not be written.
-
-    Parameters
-    ----------
-    error : OSError
-        What the system said.
-    path : Path
-        The file.
-
-    Returns
-    -------
-    ResourceError
-        To be raised.
-    """
+    """Build the ResourceError for a training file that cannot be written."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return ResourceError(
         f"{'No space left' if is_full else 'Cannot write'}: {path}: {error.strerror or error}.",
@@ -128,40 +83,14 @@ def describe_full_disk(error: OSError, path: Path) -> ResourceError:
 
 
 def find_states(directory: Path) -> list[Path]:
-    """Find the checkpoints of a training.
-
-    Parameters
-    ----------
-    directory : Path
-        Where they are kept.
-
-    Returns
-    -------
-    list of Path
-        Oldest first.
-    """
+    """List the checkpoints in a directory, oldest first."""
     return sorted(directory.glob("step-*.pt"))
 
 
 def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingState | None:
-    """Read the newest checkpoint that is whole.
+    """Read the newest intact checkpoint, None without one; damaged and outdated files are skipped with a warning.
 
-    Parameters
-    ----------
-    directory : Path
-        Where checkpoints are kept.
-    settings : mapping
-        What this call would train.
-
-    Returns
-    -------
-    TrainingState or None
-        None when there is nothing to go on from.
-
-    Raises
-    ------
-    ConfigurationError
-        When the checkpoint is of another training; the message names what differs.
+    Raises ConfigurationError, naming the differences, where it was trained with other settings.
     """
     for path in reversed(find_states(directory)):
         try:
@@ -181,7 +110,7 @@ def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingSta
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """Load a checkpoint after comparing its checksums, which torch itself does not look at."""
+    """Load a checkpoint after verifying its checksums, which torch itself ignores."""
     with zipfile.ZipFile(path) as archive:
         broken = archive.testzip()
     if broken:
@@ -202,20 +131,7 @@ def _check_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, 
 
 
 def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Name the settings that differ.
-
-    Parameters
-    ----------
-    stored, wanted : mapping
-        Plain values, nested.
-    prefix : str
-        Path of what is compared.
-
-    Returns
-    -------
-    list of str
-        One phrase for each setting that differs.
-    """
+    """Describe each setting that differs between nested mappings of plain values; `prefix` is their path."""
     found = []
     for key in sorted(set(stored) | set(wanted)):
         there, now = stored.get(key), wanted.get(key)

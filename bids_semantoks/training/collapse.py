@@ -1,4 +1,4 @@
-"""Notices a training whose projections have become one point."""
+"""Detection of collapsed projections during training."""
 
 from __future__ import annotations
 
@@ -9,17 +9,7 @@ from bids_semantoks.training.schedules import Schedules
 
 
 class CollapseWatch:
-    """Notices when all projections have become one point, once the training had time to spread them.
-
-    Parameters
-    ----------
-    n_columns : int
-        Width of a projection.
-    steps_per_epoch : int
-        Steps that make an epoch.
-    schedules : Schedules
-        Tell when the warm-up is over.
-    """
+    """Detect when all projections are one point for an epoch (at least 50 steps), from twice the warm-up on."""
 
     #: Spread over that of projections all over the sphere, below which they count as one point.
     LEAST_SPREAD: Final = 0.05
@@ -33,20 +23,7 @@ class CollapseWatch:
         self._n_collapsed = 0
 
     def add(self, step: int, *, rank: float, spread: float, cosine: float, loss: float) -> str:
-        """Look at one step.
-
-        Parameters
-        ----------
-        step : int
-            Steps done before.
-        rank, spread, cosine, loss : float
-            As in `Losses`.
-
-        Returns
-        -------
-        str
-            What shows the collapse; empty as long as there is none.
-        """
+        """Check one step (values as in `Losses`): describe the collapse, or return an empty string."""
         relative = spread * math.sqrt(self.n_columns)
         is_collapsed = relative < self.LEAST_SPREAD and cosine > self.MOST_COSINE
         self._n_collapsed = self._n_collapsed + 1 if is_collapsed and step >= self.first else 0

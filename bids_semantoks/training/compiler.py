@@ -1,4 +1,4 @@
-"""Whether encoders can be compiled for a GPU here, and what is missing otherwise."""
+"""Check of what `torch.compile` needs on this machine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ _COMPILERS: Final = ("gcc", "clang")
 
 
 def find_obstacle() -> str:
-    """Find what keeps ``torch.compile`` from compiling for a GPU when the training runs.
+    """Describe what keeps `torch.compile` from compiling for a GPU, as the start of a sentence; empty if nothing does.
 
-    Kernels are launched by a small module in C, which is built against the headers of Python at run time.
-
-    Returns
-    -------
-    str
-        What is missing, as the beginning of a sentence; empty when nothing is.
+    Triton launches kernels through a small C module, built against the headers of Python at run time.
     """
     asked = os.environ.get("CC", "").split()[:1]
     if not any(map(shutil.which, asked or _COMPILERS)):

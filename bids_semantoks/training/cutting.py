@@ -1,4 +1,4 @@
-"""What the encoders see: views and masks, cut from the runs of a batch on the device."""
+"""Encoder inputs, cut on the device: views and masks of a batch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,7 @@ from bids_semantoks.training.views import draw_views
 
 
 class ViewCutter:
-    """Makes what the encoders see from the runs of a batch, on the device.
-
-    Parameters
-    ----------
-    module : TeacherStudent
-        Gives the shape of windows and the networks of parcels.
-    view : SignalView
-        Packed signals, which tell whether anything can be absent.
-    plan : TrainingPlan
-        Masks, augmentation and seed.
-    device : torch.device
-        Of this process.
-    """
+    """Cut views and masks from the runs of a batch, on the device."""
 
     def __init__(self, module: TeacherStudent, view: SignalView, plan: TrainingPlan, device: torch.device) -> None:
         encoder, layout = module.student.config, module.student.layout
@@ -42,22 +30,7 @@ class ViewCutter:
         self.has_absent = not view.present.all() or int(view.lengths.min()) <= shortest
 
     def cut(self, batch: batches.Batch, number: int, part: int, *, is_masked: bool) -> distill.Batch:
-        """Draw two views of each run and their masks; the same for the same batch, part and seed.
-
-        Parameters
-        ----------
-        batch : batches.Batch
-            Runs of one part of a batch.
-        number, part : int
-            Which batch of the training, and which part of it.
-        is_masked : bool
-            Whether tokens are hidden from the student at this step.
-
-        Returns
-        -------
-        distill.Batch
-            Two views of each run, their masks, and what holds no data.
-        """
+        """Draw two views of each run, their masks and absent tokens, fixed by seed, batch `number` and `part`."""
         seed = compute_seed(self.plan.seed, batches.VIEW_STREAM, number, part)
         generator = torch.Generator(self.device).manual_seed(seed)
         recipe, config = self.plan.recipe, self.config

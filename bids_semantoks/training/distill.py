@@ -1,8 +1,6 @@
-"""Self-distillation: a student learns to agree with the moving average of itself, the teacher.
+"""Self-distillation: a student learns to agree with its teacher, its own moving average.
 
-Legend: B samples, P parcels, W volumes in a view, N networks (rows of tokens), K patches, D width,
-p width of a projection.
-Both views of a batch travel as one tensor of 2B views, all first views before all second ones.
+Legend: B samples, P parcels, W volumes in a view, N networks (rows of tokens), K patches, D width, p projection width.
 """
 
 from __future__ import annotations
@@ -34,61 +32,31 @@ from bids_semantoks.training.losses import (
 
 
 class Losses(NamedTuple):
-    """Losses of a batch, and what shows whether the projections collapse; the same on all ranks.
+    """Losses of a batch and signs of collapse: scalars, the same on all ranks."""
 
-    Parameters
-    ----------
-    total : Tensor, scalar
-        Sum of the next three; the only one with gradient.
-    cls, ttr, token : Tensor, scalar
-        Parts, times their weights; 0 where a part is switched off.
-    effective_rank, spread : Tensor, scalar
-        Of the teacher's projections of class tokens, as `compute_spread` gives them.
-    cosine : Tensor, scalar
-        Mean cosine between one view's teacher and the other's student, on class tokens.
-    """
-
-    total: Tensor
-    cls: Tensor
-    ttr: Tensor
-    token: Tensor
-    effective_rank: Tensor
-    spread: Tensor
-    cosine: Tensor
+    total: Tensor  # sum of the next three; the only one with gradient
+    cls: Tensor  # times its weight
+    ttr: Tensor  # times its weight; 0 where switched off
+    token: Tensor  # times its weight; 0 where switched off
+    effective_rank: Tensor  # of the teacher's class-token projections, as in `compute_spread`
+    spread: Tensor  # likewise
+    cosine: Tensor  # mean between one view's teacher and the other's student, class tokens
 
 
 class Batch(NamedTuple):
-    """What the encoders see of one batch, or of one accumulated part of it.
+    """Encoder inputs of one batch, or of one accumulated part of it."""
 
-    Parameters
-    ----------
-    views : Tensor, float32, shape (2B, P, W)
-        All first views, then all second ones.
-    masks : Tensor, bool, shape (2B, N, K), or None
-        Tokens hidden from the student; None for a batch without masks.
-    absent : Tensor, bool, shape (2B, N, K), or None
-        Tokens without data, hidden from both and left out of the losses; None when there are none.
-    """
-
-    views: Tensor
-    masks: Tensor | None = None
-    absent: Tensor | None = None
+    views: Tensor  # (2B, P, W) float32: all first views, then all second ones
+    masks: Tensor | None = None  # (2B, N, K) bool, hidden from the student; None for an unmasked batch
+    absent: Tensor | None = None  # (2B, N, K) bool, without data: hidden from both, left out of the losses
 
 
 class TeacherStudent(nn.Module):
-    """Student and teacher, each an encoder with a head. For many ranks, this is the module to wrap and to call.
+    """Student and teacher, each an encoder with a head; the module to wrap and call for several ranks.
 
-    Parameters
-    ----------
-    student : Encoder
-        The encoder to train; the teacher starts as its copy.
-    head : ProjectionHead
-        The head to train; the teacher's starts as its copy.
-    config : TrainingConfig
-        Weights of the losses.
-    all_reduce : callable, optional
-        Adds a vector up over ranks, and in the backward pass the gradients of all ranks too; by default there is one
-        process. Gradients of the ranks are then to be averaged, which DistributedDataParallel does.
+    The teacher starts as a copy of the student. `all_reduce` sums a vector over ranks and, in the backward pass, the
+    gradients of all ranks (None: one process); gradients must then be averaged over ranks, as DistributedDataParallel
+    does.
     """
 
     def __init__(
@@ -112,22 +80,7 @@ class TeacherStudent(nn.Module):
     def forward(
         self, views: Tensor, masks: Tensor | None = None, absent: Tensor | None = None, *, ttr_weight: float
     ) -> Losses:
-        """Compute the losses of a batch.
-
-        Parameters
-        ----------
-        views : Tensor, float32, shape (2B, P, W)
-            All first views, then all second ones.
-        masks, absent : Tensor, bool, shape (2B, N, K), optional
-            As in `Batch`.
-        ttr_weight : float
-            Weight of the regulariser on time-averaged network tokens at this step.
-
-        Returns
-        -------
-        Losses
-            Of all ranks together.
-        """
+        """Compute the losses of a batch over all ranks; arguments as in `Batch`, `ttr_weight` as in `StepSettings`."""
         hidden = self._hide(views, masks, absent)
         student = self.student(views, hidden)
         with torch.no_grad():
@@ -160,7 +113,7 @@ class TeacherStudent(nn.Module):
         return sum_rates(_pair(student_rows), _pair(teacher_rows), weights)
 
     def _average(self, tokens: Tensor, absent: Tensor | None) -> Tensor:
-        """Mean over the patches that hold data: (2B, N, D)."""
+        """Average tokens over the patches that hold data: (2B, N, D)."""
         rows = tokens[:, 1:].reshape(len(tokens), self.n_rows, self.n_patches, -1)  # (2B, N, K, D)
         if absent is None:
             return rows.mean(dim=2)
@@ -177,7 +130,7 @@ class TeacherStudent(nn.Module):
     def _join(
         self, cls: RateSums, ttr: RateSums | None, token: TokenSums | None, spread: SpreadSums, *, ttr_weight: float
     ) -> Losses:
-        """Add up over ranks, in one message, and weigh the parts."""
+        """Sum over ranks in one message, then weigh the parts."""
         config = self.config
         parts: list[Tensor] = [*cls, *spread, *(ttr or ()), *(token or ())]
         parts = reduce_sums(parts, self.all_reduce)
@@ -201,35 +154,23 @@ class TeacherStudent(nn.Module):
         return compute_rate_loss(sums, eps=self.config.coding_rate_eps, rate_weight=self.config.coding_rate_weight)
 
     def student_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters that are trained, encoder first.
-
-        Yields
-        ------
-        nn.Parameter
-            In a fixed order.
-        """
+        """Yield all trained parameters in a fixed order, encoder first."""
         yield from self.student.parameters()
         yield from self.student_head.parameters()
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student.
-
-        Parameters
-        ----------
-        momentum : float
-            Share of the teacher that stays.
-        """
+        """Move the teacher towards the student; `momentum` is the share of the teacher that stays."""
         teacher: list[Tensor] = [*self.teacher.parameters(), *self.teacher_head.parameters()]
         student: list[Tensor] = list(self.student_parameters())
         torch._foreach_lerp_(teacher, student, 1.0 - momentum)
 
     def compile_encoders(self) -> None:
-        """Compile encoders and heads in place; names of parameters stay, and losses run as they are."""
+        """Compile encoders and heads in place; parameter names stay, and losses are not compiled."""
         for module in (self.student, self.teacher, self.student_head, self.teacher_head):
             module.compile()
 
 
 def _pair(projections: Tensor) -> Tensor:
-    """Both views apart: (2B, ..., p) to (2, rows, p)."""
+    """Separate the two views: (2B, ..., p) -> (2, rows, p)."""
     return projections.reshape(2, -1, projections.shape[-1])

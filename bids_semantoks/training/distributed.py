@@ -1,7 +1,4 @@
-"""Several processes that train one encoder: who is who, and the sums that run over all of them.
-
-Everything stands still in a single process: sums are the values themselves and nobody is waited for.
-"""
+"""Processes that train one encoder together, and sums over them; all are no-ops in a single process."""
 
 from __future__ import annotations
 
@@ -22,40 +19,20 @@ _PATIENCE = datetime.timedelta(hours=24)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """This process among all.
+    """This process among all."""
 
-    Parameters
-    ----------
-    rank : int
-        Number of this process, from 0.
-    size : int
-        Processes (G).
-    control : ProcessGroup or None
-        Carries flags between CPUs without waiting for a GPU; None in a single process.
-    """
-
-    rank: int = 0
-    size: int = 1
+    rank: int = 0  # from 0
+    size: int = 1  # number of processes
+    # gloo group for flags between CPUs, without waiting for a GPU; None for one process
     control: distributed.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Tell whether a flag is up in any process; all must ask together.
-
-        Parameters
-        ----------
-        flag : bool
-            Flag of this process.
-
-        Returns
-        -------
-        bool
-            The same in all processes.
-        """
+        """Whether a flag is up in any process; collective, all processes must call it."""
         if self.control is None:
             return flag
         value = torch.tensor([int(flag)])
@@ -68,13 +45,7 @@ class Ranks:
 
 
 def read_ranks() -> tuple[int, int, int]:
-    """Read from the environment which process this is, as torchrun sets it.
-
-    Returns
-    -------
-    rank, size, local_rank : int
-        Number of this process, processes, number on this machine.
-    """
+    """Read rank, number of processes and rank on this machine from the environment, as torchrun sets it."""
     return tuple(int(os.environ.get(name) or default) for name, default in _VARIABLES)  # type: ignore[return-value]
 
 
@@ -82,23 +53,7 @@ _VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 
 
 def choose_device(device: torch.device) -> torch.device:
-    """Give each process of a machine its own GPU.
-
-    Parameters
-    ----------
-    device : torch.device
-        What was asked for.
-
-    Returns
-    -------
-    torch.device
-        The GPU of this process, or the CPU.
-
-    Raises
-    ------
-    ResourceError
-        When the machine has fewer GPUs than processes.
-    """
+    """Give each process of a machine its own GPU; ResourceError where the machine has fewer GPUs than processes."""
     _, size, local_rank = read_ranks()
     if device.type != "cuda" or size == 1:
         return device
@@ -112,18 +67,7 @@ def choose_device(device: torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that torchrun started; does nothing in a single process.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where this process trains.
-
-    Yields
-    ------
-    Ranks
-        This process among all.
-    """
+    """Join the processes that torchrun started, and leave them at the end; a single process joins nothing."""
     rank, size, _ = read_ranks()
     if size == 1:
         yield Ranks()
@@ -163,18 +107,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum a tensor over all processes, with gradient.
-
-    Parameters
-    ----------
-    values : Tensor
-        Any shape, the same in all processes.
-
-    Returns
-    -------
-    Tensor
-        The sum; `values` itself in a single process.
-    """
+    """Sum a tensor over all processes, with gradient; returns `values` itself in a single process."""
     if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return values
     total: Tensor = _SumOverRanks.apply(values)  # type: ignore[no-untyped-call]

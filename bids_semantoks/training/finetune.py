@@ -1,7 +1,4 @@
-"""Fine-tuning: encoder and head are trained together for one phenotype, afresh for each fold and learning rate.
-
-Nothing is carried from one training to the next: each starts from a copy of the encoder as it was loaded, draws from
-its own generator, and keeps a copy of its best epoch.
+"""Fine-tuning of encoder and head for one phenotype, from a fresh copy of the encoder for each fold and learning rate.
 
 Legend: B windows, P parcels, T volumes of a run, W volumes in a window, C outputs, n rows.
 """
@@ -34,55 +31,26 @@ _TEST_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneRecipe:
-    """How to fine-tune. Defaults are the published recipe.
+    """How to fine-tune; the defaults are the published recipe."""
 
-    Parameters
-    ----------
-    rates : tuple of float
-        Learning rates at a batch of 256, in proportion to which they scale; of several the validation rows choose.
-    epochs : int
-        Passes; every training row gives one random window in each.
-    batch_size : int
-        Windows in a step.
-    weight_decay : float
-        Of AdamW; none on biases, norms and LayerScale.
-    layer_decay : float
-        Learning rate of a layer over that of the layer behind it.
-    clip : float
-        Largest gradient norm.
-    levels : tuple of int
-        Augmentation of parcels, time, noise and scale.
-    n_windows : int
-        Equally spaced windows of a run that validation and test average over.
-    """
-
-    rates: tuple[float, ...] = (1e-4,)
-    epochs: int = 50
-    batch_size: int = 16
-    weight_decay: float = 0.05
-    layer_decay: float = 0.9
-    clip: float = 1.0
-    levels: tuple[int, int, int, int] = (0, 1, 1, 1)
-    n_windows: int = 8
+    rates: tuple[float, ...] = (1e-4,)  # at a batch of 256, scaled with the batch; validation rows choose among several
+    epochs: int = 50  # each draws one random window of every training row
+    batch_size: int = 16  # windows in a step
+    weight_decay: float = 0.05  # of AdamW; none on biases, norms and LayerScale
+    layer_decay: float = 0.9  # learning rate of a layer over that of the next one
+    clip: float = 1.0  # largest gradient norm
+    levels: tuple[int, int, int, int] = (0, 1, 1, 1)  # augmentation of parcels, time, noise and scale
+    n_windows: int = 8  # equally spaced windows of a run, averaged in validation and test
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TuningRuns:
-    """Signals to fine-tune on, parcels in the encoder's order.
+    """Signals to fine-tune on, parcels in the encoder's order."""
 
-    Parameters
-    ----------
-    signals : tuple of NDArray, float32, shape (T, P)
-        Z-scored at the encoder's repetition time; absent parcels are zero.
-    present : NDArray, bool, shape (runs, P)
-        Parcels that have a signal.
-    row_of : NDArray, int64, shape (runs,)
-        Row (participant or session) of each run.
-    """
-
+    # each (T, P), z-scored, at the encoder's repetition time; absent parcels are zero
     signals: tuple[NDArray[np.float32], ...]
-    present: NDArray[np.bool_]
-    row_of: NDArray[np.int64]
+    present: NDArray[np.bool_]  # (runs, P) parcels that have a signal
+    row_of: NDArray[np.int64]  # (runs,) row (participant or session) of each run
 
     def __post_init__(self) -> None:
         if self.present.shape[:1] != (len(self.signals),) or self.row_of.shape != (len(self.signals),):
@@ -93,42 +61,18 @@ class TuningRuns:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tuned:
-    """One training, as it was at its best epoch.
-
-    Parameters
-    ----------
-    model : TunedEncoder
-        With the weights of that epoch.
-    epoch : int
-        Counted from 1.
-    loss : tuple of float
-        Of the validation rows, less is better: 1 - balanced accuracy and cross-entropy, or absolute error.
-    """
+    """One fine-tuned model, with the weights of its best epoch."""
 
     model: TunedEncoder
-    epoch: int
-    loss: tuple[float, ...]
+    epoch: int  # from 1
+    loss: tuple[float, ...]  # of validation rows: (1 - balanced accuracy, cross-entropy), or (mean absolute error,)
 
 
 class Finetuning:
-    """Trains and tests on the splits of one phenotype.
+    """Train and test on the splits of one phenotype; the encoder is copied and never changed.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        As loaded; it is copied and never changed.
-    runs : TuningRuns
-        Of all rows.
-    target : Target
-        Of all n rows; a continuous one is predicted in units of the training rows' mean and deviation.
-    recipe : FinetuneRecipe
-        How to train.
-    pooling : str
-        Embedding that the head reads.
-    device : torch.device or str
-        Where to train.
-    precision : str
-        ``bf16`` for mixed precision, else float32.
+    Continuous targets are predicted in units of the training rows' mean and deviation. `pooling` names the embedding
+    that the head reads; precision ``bf16`` trains in mixed precision, all others in float32.
     """
 
     def __init__(
@@ -150,20 +94,7 @@ class Finetuning:
         self.runs_of = [np.flatnonzero(runs.row_of == row) for row in range(len(target.values))]
 
     def compute_targets(self, train: Indices) -> tuple[Floats, tuple[float, float]]:
-        """Compute what is trained towards.
-
-        Parameters
-        ----------
-        train : NDArray, int64
-            Training rows, which decide bins and units.
-
-        Returns
-        -------
-        targets : NDArray, float64, shape (n,)
-            Class indices, or values in units of training rows.
-        unit : tuple of float
-            Mean and deviation that turn outputs back into values.
-        """
+        """Compute targets (n,), class indices or standardised values, and the training rows' (mean, SD)."""
         labels = self.target.compute_labels(train)
         if self.target.is_class:
             return labels, (0.0, 1.0)
@@ -171,23 +102,9 @@ class Finetuning:
         return (labels - unit[0]) / unit[1], unit
 
     def train(self, split: Split, *, rate: float, seed: int, reference: Indices | None = None) -> Tuned:
-        """Train once, from the encoder as it was loaded, and go back to the best epoch.
+        """Train once from the loaded encoder and return the first of the best epochs on the validation rows.
 
-        Parameters
-        ----------
-        split : Split
-            With validation rows, which choose the epoch.
-        rate : float
-            Learning rate at a batch of 256.
-        seed : int
-            Of the head, the order of rows, windows and augmentation.
-        reference : NDArray, int64, optional
-            Rows that decide bins and units; by default the training rows.
-
-        Returns
-        -------
-        Tuned
-            The first of the best epochs.
+        `rate` applies to a batch of 256; `reference` rows decide bins and units, by default the training rows.
         """
         recipe = self.recipe
         targets, _ = self.compute_targets(split.train if reference is None else reference)
@@ -245,7 +162,7 @@ class Finetuning:
         return F.l1_loss(outputs[:, 0], wanted.float())
 
     def _draw(self, rows: Indices, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Draw a run of each row, and an augmented window of it; on the CPU, so that devices see the same."""
+        """Draw a run of each row and an augmented window of it; on the CPU, so that all devices see the same."""
         unit = torch.rand(len(rows), generator=generator, dtype=torch.float64).tolist()
         chosen = [int(self.runs_of[row][int(u * len(self.runs_of[row]))]) for row, u in zip(rows, unit, strict=True)]
         signals, lengths, present = self._read(chosen)
@@ -280,20 +197,7 @@ class Finetuning:
         return 1.0 - float(np.mean(recalls)), loss
 
     def predict(self, model: TunedEncoder, rows: Indices) -> Floats:
-        """Average the outputs over equally spaced windows of all runs of a row.
-
-        Parameters
-        ----------
-        model : TunedEncoder
-            Trained.
-        rows : NDArray, int64, shape (m,)
-            Which.
-
-        Returns
-        -------
-        NDArray, float64, shape (m, C)
-            Logits or values.
-        """
+        """Average logits or values over equally spaced windows of all runs of each row: rows (m,) -> (m, C)."""
         model.eval()
         picks = [(i, int(run), start) for i, row in enumerate(rows) for run, start in self._iterate_windows(row)]
         outputs = []

@@ -1,4 +1,4 @@
-"""Fine-tuning over all folds: who validates, which learning rate is taken, and what is predicted of tested rows."""
+"""Fine-tuning over all folds: validation rows, choice of the learning rate and predictions for tested rows."""
 
 from __future__ import annotations
 
@@ -24,24 +24,7 @@ _PROGRESS_SECONDS = 30.0
 
 
 def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None, seed: int) -> Split:
-    """Set a fifth of the training rows aside for validation, where a split has none.
-
-    Parameters
-    ----------
-    split : Split
-        Of any protocol.
-    target : Target
-        Whose classes or bins are kept even.
-    groups : NDArray, shape (n,), optional
-        Rows kept together, as they are in the splits.
-    seed : int
-        Of the drawing.
-
-    Returns
-    -------
-    Split
-        As it was, or with validation rows that come from its training rows; test rows are never touched.
-    """
+    """Set aside a fifth of the training rows, stratified and by group, for validation if the split has none."""
     if len(split.validation):
         return split
     # Strata of the training rows alone: quantiles over all rows would let tested ones choose who validates.
@@ -70,30 +53,11 @@ def cross_validate_finetuned(
     groups: NDArray[Any] | None = None,
     seed: int = 0,
 ) -> Predictions:
-    """Predict tested rows by encoders that were fine-tuned without them.
+    """Predict tested rows with encoders fine-tuned without them, on the same splits as other models.
 
-    Parameters
-    ----------
-    tuning : Finetuning
-        Encoder, signals and phenotype.
-    splits : sequence of Split
-        The same as for other models; where they lack validation rows, a fifth of the training rows validates.
-    name : str
-        What a report calls the model.
-    groups : NDArray, shape (n,), optional
-        Rows kept together where validation rows are drawn.
-    seed : int
-        Of everything random, with the split's repetition and fold.
-
-    Returns
-    -------
-    Predictions
-        `penalty` holds the learning rate chosen; decisions weigh classes as the linear model on the same splits does.
-
-    Raises
-    ------
-    ValueError
-        When a row has no run.
+    Where a split lacks validation rows, a fifth of its training rows validates; rows with the same entry in `groups`
+    (n,) stay together. `penalty` holds the chosen learning rate; decisions weigh classes as the linear model on the
+    same splits does. Raises ValueError where a row with a known target has no run.
     """
     target = tuning.target
     lacking = [row for row in np.flatnonzero(~np.isnan(target.values)) if not len(tuning.runs_of[row])]
@@ -123,22 +87,7 @@ def cross_validate_finetuned(
 
 
 def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
-    """Turn the outputs of tested rows into probabilities, or into values in their own units.
-
-    Parameters
-    ----------
-    tuning : Finetuning
-        Encoder, signals and phenotype.
-    tuned : Tuned
-        Trained on the split.
-    split : Split
-        Its training rows decided bins and units.
-
-    Returns
-    -------
-    NDArray, float64, shape (n_test, C)
-        Probabilities or values.
-    """
+    """Turn the outputs of tested rows into class probabilities, or into values in their own units: (n_test, C)."""
     outputs = tuning.predict(tuned.model, split.test)
     if not tuning.target.is_class:
         _, (centre, deviation) = tuning.compute_targets(split.train)

@@ -1,4 +1,4 @@
-"""What is fine-tuned: an encoder with a head, and the learning rate and weight decay of each of its parameters.
+"""The fine-tuned model, and the learning rate and weight decay of each of its parameters.
 
 Legend: B windows, P parcels, N networks (rows of tokens), K patches, W volumes in a window, D width, C outputs.
 """
@@ -18,18 +18,10 @@ _EMBEDDINGS: Final = ("class_token", "mask_token", "network_positions")
 
 
 class TunedEncoder(nn.Module):
-    """An encoder with BatchNorm and a linear layer on its embedding.
+    """Copy of an encoder, with BatchNorm and a linear layer on its embedding.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        Copied: nothing that is done to this module reaches it.
-    n_outputs : int
-        Classes, or 1 (C).
-    pooling : str
-        ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``.
-    seed : int
-        Of the head's first weights.
+    `pooling` is ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``; `seed` draws the first weights of
+    the head.
     """
 
     def __init__(self, encoder: Encoder, n_outputs: int, *, pooling: str, seed: int) -> None:
@@ -43,20 +35,7 @@ class TunedEncoder(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(n_outputs))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Predict from windows.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, P, W)
-            Windows, parcels in the encoder's order.
-        mask : Tensor, bool, shape (B, N, K), optional
-            True where a token holds no data.
-
-        Returns
-        -------
-        Tensor, shape (B, C)
-            Logits or values.
-        """
+        """Predict logits or values: windows (B, P, W) -> (B, C); mask (B, N, K) marks tokens without data."""
         tokens = self.encoder(x, mask).tokens  # (B, 1 + N*K, D)
         parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
         vectors = self.head_norm(torch.cat([parts[part] for part in self.parts], dim=1))
@@ -64,20 +43,7 @@ class TunedEncoder(nn.Module):
 
 
 def find_layer(name: str, depth: int) -> int:
-    """Number the layer that a parameter belongs to, from the input to the output.
-
-    Parameters
-    ----------
-    name : str
-        Of a parameter of a `TunedEncoder`.
-    depth : int
-        Transformer blocks.
-
-    Returns
-    -------
-    int
-        0 for embeddings, 1 for tokenizers, i + 2 for block i, depth + 1 for the final norm and the head.
-    """
+    """Number a parameter's layer: 0 embeddings, 1 tokenizers, i + 2 block i, depth + 1 the final norm and the head."""
     place = name.removeprefix("encoder.")
     if place == name or place.startswith("norm."):
         return depth + 1
@@ -89,18 +55,7 @@ def find_layer(name: str, depth: int) -> int:
 
 
 def is_decayed(name: str) -> bool:
-    """Tell whether weight decay acts on a parameter.
-
-    Parameters
-    ----------
-    name : str
-        Of a parameter of a `TunedEncoder`.
-
-    Returns
-    -------
-    bool
-        False for biases, norms and LayerScale.
-    """
+    """Whether weight decay acts on a parameter: not on biases, norms and LayerScale."""
     owner, _, last = name.rpartition(".")
     is_norm = owner.rpartition(".")[2].endswith("norm")
     is_scale = last in ("attention_scale", "mlp_scale")
@@ -110,24 +65,9 @@ def is_decayed(name: str) -> bool:
 def build_parameter_groups(
     model: TunedEncoder, *, rate: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Collect the parameters that share a learning rate and a weight decay.
+    """Group parameters by learning rate and weight decay for an optimiser; groups also hold ``layer`` and ``names``.
 
-    Parameters
-    ----------
-    model : TunedEncoder
-        What is to be trained.
-    rate : float
-        Learning rate of the last layer.
-    layer_decay : float
-        A layer's rate is this factor of that of the layer behind it: the rate of layer l is
-        ``rate * layer_decay^(depth + 1 - l)``.
-    weight_decay : float
-        Of parameters that are no bias, norm or LayerScale.
-
-    Returns
-    -------
-    list of dict
-        As optimisers take them, with ``layer`` and ``names`` besides; ``lr`` is the largest of the schedule.
+    ``lr`` is the peak of the schedule: ``rate * layer_decay^(depth + 1 - l)`` for layer l.
     """
     depth = model.encoder.config.depth
     groups: dict[tuple[int, bool], dict[str, Any]] = {}

@@ -1,13 +1,6 @@
-"""Losses of self-distillation, in two halves: sums over the samples at hand, then the loss from the sums.
+"""Losses of self-distillation in two halves: sums over samples, which add up over ranks, then the loss from the sums.
 
-Legend: V views of a sample (2), R rows (samples, or samples x networks), p columns of a projection, S tokens of a view,
-B samples, G ranks.
-
-Between the halves the sums of all ranks are added up, with gradient. Whatever way a batch is spread, each rank then
-holds the loss of the whole batch; averaging the gradients of the ranks, as distributed training does, gives its
-gradient.
-The sums over samples are float64, whatever autocast or TF32 say: in half precision the coding rate is noise, and in
-float32 its logarithm turns rounding into 1e-6 of the loss. They are small, so this costs next to nothing.
+Legend: V views of a sample (2), R rows (samples, or samples x networks), p projection columns, S tokens, B samples.
 """
 
 from __future__ import annotations
@@ -22,70 +15,33 @@ AllReduce = Callable[[Tensor], Tensor]
 
 
 class RateSums(NamedTuple):
-    """What one maximal-coding-rate loss needs of the samples; all of it adds up over ranks.
+    """Sums over samples for one maximal-coding-rate loss; additive over ranks."""
 
-    Parameters
-    ----------
-    alignment : Tensor, scalar
-        Sum over rows of the mean cosine between one view's teacher and the other's student.
-    covariance : Tensor, shape (V, p, p)
-        Of the means of student and teacher, each view's sum of outer products.
-    n_rows : Tensor, scalar
-        Rows that count.
-    """
-
-    alignment: Tensor
-    covariance: Tensor
-    n_rows: Tensor
+    alignment: Tensor  # over rows, mean cosine between one view's teacher and the other's student
+    covariance: Tensor  # (V, p, p) outer products of the means of student and teacher
+    n_rows: Tensor  # rows that count
 
 
 class TokenSums(NamedTuple):
-    """What the loss on masked tokens needs of the samples; all of it adds up over ranks.
+    """Sums over samples for the loss on masked tokens; additive over ranks."""
 
-    Parameters
-    ----------
-    similarity : Tensor, scalar
-        Sum over views of the mean cosine between student and teacher at masked tokens.
-    n_views : Tensor, scalar
-        Views with a masked token that counts.
-    """
-
-    similarity: Tensor
-    n_views: Tensor
+    similarity: Tensor  # over views, mean cosine between student and teacher at masked tokens
+    n_views: Tensor  # views with a masked token that counts
 
 
 class SpreadSums(NamedTuple):
-    """What the watch over collapse needs of the samples, without gradient; all of it adds up over ranks.
+    """Sums over samples that show a collapse, without gradient; additive over ranks."""
 
-    Parameters
-    ----------
-    total : Tensor, shape (p,)
-        Sum of projections.
-    covariance : Tensor, shape (p, p)
-        Sum of their outer products.
-    n_rows : Tensor, scalar
-        Projections.
-    """
-
-    total: Tensor
-    covariance: Tensor
-    n_rows: Tensor
+    total: Tensor  # (p,) projections
+    covariance: Tensor  # (p, p) outer products of projections, not centred
+    n_rows: Tensor  # projections
 
 
 def sum_rates(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> RateSums:
-    """Sum what the maximal-coding-rate loss needs.
+    """Sum unit-length projections (V, R, p) for the coding-rate loss; weights (R,) are 0 for absent rows.
 
-    Parameters
-    ----------
-    student, teacher : Tensor, shape (V, R, p)
-        Projections of length 1 of both views; the teacher's carry no gradient.
-    weights : Tensor, shape (R,), optional
-        1 for rows that count and 0 for absent ones.
-
-    Returns
-    -------
-    RateSums
-        Sums over the rows that count.
+    Sums are float64 under any autocast or TF32 setting: in half precision the coding rate is noise, and in float32 its
+    logarithm turns rounding into 1e-6 of the loss. They are small, so this costs next to nothing.
     """
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = student.double(), teacher.detach().double()
@@ -100,26 +56,10 @@ def sum_rates(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -
 
 
 def compute_rate_loss(sums: RateSums, *, eps: float, rate_weight: float = 1.0) -> Tensor:
-    """Compute the maximal-coding-rate loss of a batch: pull views together, keep samples apart.
+    """Compute ``-mean cosine - rate_weight * gamma * R`` of a batch: pull views together, keep samples apart.
 
-    Parameters
-    ----------
-    sums : RateSums
-        Summed over the whole batch.
-    eps : float
-        Distortion of the coding rate.
-    rate_weight : float
-        Factor of the coding rate; 0 leaves it out.
-
-    Returns
-    -------
-    Tensor, scalar
-        ``-mean cosine - gamma * R``.
-
-    References
-    ----------
-    Yu et al. (2020), Learning diverse and discriminative representations via the principle of maximal coding rate
-    reduction. NeurIPS.
+    R is the coding rate up to distortion `eps`. Yu et al. (2020), Learning diverse and discriminative representations
+    via the principle of maximal coding rate reduction, NeurIPS.
     """
     with torch.autocast(sums.covariance.device.type, enabled=False):
         n_rows = sums.n_rows.clamp(min=1)
@@ -132,25 +72,10 @@ def compute_rate_loss(sums: RateSums, *, eps: float, rate_weight: float = 1.0) -
 
 
 def compute_coding_rate(covariance: Tensor, n_rows: Tensor, *, eps: float) -> Tensor:
-    """Compute how many nats it takes to code projections up to a distortion, without the factor gamma.
+    """Compute the coding rate in nats, averaged over views: ``1/2 logdet(I + p / (n_rows * eps) * covariance)``.
 
-    Parameters
-    ----------
-    covariance : Tensor, shape (V, p, p)
-        Sums of outer products of the rows, not centred, over all ranks.
-    n_rows : Tensor, scalar
-        Rows of each view, over all ranks.
-    eps : float
-        Distortion.
-
-    Returns
-    -------
-    Tensor, scalar
-        Mean over views of ``1/2 logdet(I + p / (n_rows * eps) * covariance)``.
-
-    References
-    ----------
-    Ma et al. (2007), Segmentation of multivariate mixed data via lossy data coding and compression. IEEE TPAMI 29(9).
+    `covariance` (V, p, p) sums outer products of uncentred rows over all ranks. Ma et al. (2007), Segmentation of
+    multivariate mixed data via lossy data coding and compression, IEEE TPAMI 29(9).
     """
     n_columns = covariance.shape[-1]
     identity = torch.eye(n_columns, dtype=covariance.dtype, device=covariance.device)
@@ -162,20 +87,7 @@ def compute_coding_rate(covariance: Tensor, n_rows: Tensor, *, eps: float) -> Te
 
 
 def sum_tokens(student: Tensor, teacher: Tensor, masked: Tensor) -> TokenSums:
-    """Sum what the loss on masked tokens needs.
-
-    Parameters
-    ----------
-    student, teacher : Tensor, shape (V*B, S, p)
-        Projections of length 1 of all tokens but the class token; the teacher's carry no gradient.
-    masked : Tensor, bool, shape (V*B, S)
-        Tokens that the student did not see but the teacher did.
-
-    Returns
-    -------
-    TokenSums
-        Sums over views; a view without such a token counts for nothing.
-    """
+    """Sum cosines of unit-length projections (V*B, S, p) at masked tokens (V*B, S); views without any add nothing."""
     with torch.autocast(student.device.type, enabled=False):
         cosines = (student.float() * teacher.detach().float()).sum(dim=-1)  # (V*B, S)
         weights = masked.to(cosines.dtype)
@@ -185,34 +97,12 @@ def sum_tokens(student: Tensor, teacher: Tensor, masked: Tensor) -> TokenSums:
 
 
 def compute_token_loss(sums: TokenSums) -> Tensor:
-    """Compute the loss on masked tokens of a batch.
-
-    Parameters
-    ----------
-    sums : TokenSums
-        Summed over the whole batch.
-
-    Returns
-    -------
-    Tensor, scalar
-        Minus the mean over views of their mean cosine.
-    """
+    """Compute the loss on masked tokens: minus the mean over views of their mean cosine."""
     return -sums.similarity / sums.n_views.clamp(min=1)
 
 
 def sum_spread(projections: Tensor) -> SpreadSums:
-    """Sum what the watch over collapse needs.
-
-    Parameters
-    ----------
-    projections : Tensor, shape (R, p)
-        Projections of length 1.
-
-    Returns
-    -------
-    SpreadSums
-        Sums over rows, without gradient.
-    """
+    """Sum unit-length projections (R, p) and their outer products, without gradient."""
     with torch.autocast(projections.device.type, enabled=False):
         rows = projections.detach().double()
         n_rows = torch.full((), len(rows), dtype=rows.dtype, device=rows.device)
@@ -220,21 +110,11 @@ def sum_spread(projections: Tensor) -> SpreadSums:
 
 
 def compute_spread(sums: SpreadSums) -> tuple[Tensor, Tensor]:
-    """Compute how many directions projections fill, and how far they lie apart.
+    """Compute the effective rank of projections and their spread.
 
-    Parameters
-    ----------
-    sums : SpreadSums
-        Summed over the whole batch.
-
-    Returns
-    -------
-    effective_rank : Tensor, scalar
-        Participation ratio of the eigenvalues of the centred covariance, ``(sum v)^2 / sum v^2``: 1 when all lie on
-        a line, p when they fill all directions alike, 0 when they are one point. It needs no eigenvalues.
-    spread : Tensor, scalar
-        Root mean square over columns of the standard deviation: 0 after collapse, ``p^-1/2`` when projections are
-        spread over the whole sphere.
+    The rank is the participation ratio ``(sum v)^2 / sum v^2`` of the centred covariance's eigenvalues: 1 on a line, p
+    when all directions are filled alike, 0 for a point. The spread is the RMS over columns of the standard deviation: 0
+    after collapse, ``p^-1/2`` over the whole sphere.
     """
     mean = sums.total / sums.n_rows
     covariance = sums.covariance / sums.n_rows - torch.outer(mean, mean)
@@ -245,20 +125,7 @@ def compute_spread(sums: SpreadSums) -> tuple[Tensor, Tensor]:
 
 
 def reduce_sums(parts: Sequence[Tensor], all_reduce: AllReduce | None) -> list[Tensor]:
-    """Add up sums over ranks, in one message.
-
-    Parameters
-    ----------
-    parts : sequence of Tensor
-        Sums of this rank, of one type.
-    all_reduce : callable or None
-        Adds a vector up over ranks, and in the backward pass the gradients of all ranks too; None for one process.
-
-    Returns
-    -------
-    list of Tensor
-        Sums of all ranks, shaped as `parts`.
-    """
+    """Add up sums of one dtype over ranks in one message; `all_reduce` as in `TeacherStudent`, None for one process."""
     if all_reduce is None:
         return list(parts)
     joined = all_reduce(torch.cat([part.reshape(-1) for part in parts]))

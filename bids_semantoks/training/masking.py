@@ -1,4 +1,4 @@
-"""Draws which tokens the student does not see, and finds those that hold no data.
+"""Masks that hide tokens from the student, and the tokens without data.
 
 Legend: B views, P parcels, N networks (rows of tokens), K patches in a view, G groups of rows that are masked together.
 """
@@ -19,18 +19,10 @@ _FEWEST_NETWORKS = 3
 
 
 class MaskGroups(NamedTuple):
-    """Which rows of tokens are masked together.
+    """Rows of tokens that are masked together."""
 
-    Parameters
-    ----------
-    of_row : Tensor, int64, shape (N,)
-        Group of each row.
-    n_groups : int
-        Groups (G); counted beforehand, since asking a GPU for it would hold up every step.
-    """
-
-    of_row: Tensor
-    n_groups: int
+    of_row: Tensor  # (N,) int64, group of each row
+    n_groups: int  # G; counted in advance, since asking a GPU would stall every step
 
 
 def draw_masks(
@@ -43,37 +35,12 @@ def draw_masks(
     generator: torch.Generator,
     groups: MaskGroups | None = None,
 ) -> Tensor:
-    """Draw a mask for each view.
+    """Draw an independent mask for each view: (B, N, K) bool, True for masked tokens, on the generator's device.
 
-    Parameters
-    ----------
-    n_views : int
-        Masks to draw (B), each for itself.
-    n_networks : int
-        Rows of tokens (N).
-    n_patches : int
-        Patches in a view (K).
-    kind : str
-        ``network`` (whole rows), ``temporal`` (neighbouring columns), ``slice`` (a fair coin between these two for
-        each view), ``random`` (single tokens) or ``block`` (one rectangle). With fewer than three rows ``network`` and
-        ``slice`` become ``temporal``.
-    ratio : tuple of float
-        Lowest and highest nominal share of masked tokens.
-    generator : torch.Generator
-        Masks lie on its device.
-    groups : MaskGroups, optional
-        On the device of `generator`, as `find_mask_groups` gives them: masks are drawn on groups, then spread over
-        rows.
-
-    Returns
-    -------
-    Tensor, bool, shape (B, N, K)
-        True for masked tokens.
-
-    Raises
-    ------
-    ValueError
-        When `kind` is none of these, or there is not one group for each row.
+    Kinds: ``network`` (whole rows), ``temporal`` (neighbouring columns), ``slice`` (a fair coin between the two for
+    each view), ``random`` (single tokens) or ``block`` (one rectangle); with fewer than three rows ``network`` and
+    ``slice`` become ``temporal``. `ratio` bounds the nominal share of masked tokens. With `groups`, masks are drawn on
+    groups and spread over rows. Raises ValueError for other kinds, or unless there is one group for each row.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, found {kind!r}")
@@ -99,22 +66,10 @@ def draw_masks(
 
 
 def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups | None:
-    """Find which rows of tokens are masked together.
+    """Group the rows of tokens that are masked together, on the CPU; None where each row is masked separately.
 
-    With more rows than the nine canonical networks, masks are drawn on nine: a row belongs to the canonical network
-    its label begins with (``DefaultA``), or, where a label begins with none, rows are dealt out evenly in their order.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        What a row is.
-    layout : NetworkLayout
-        Parcels and their networks.
-
-    Returns
-    -------
-    MaskGroups or None
-        On the CPU; None where each row stands for itself.
+    More than nine rows are grouped by network, and more than nine networks by the canonical one that their label begins
+    with (``DefaultA``); if any label matches none, networks are split evenly into nine, in order.
     """
     rows = token_rows(config, layout)
     n_canonical = len(CANONICAL_NETWORKS)
@@ -134,25 +89,10 @@ def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups
 
 
 def find_absent(n_real: Tensor, present: Tensor, *, rows: Tensor, patch: int, n_patches: int) -> Tensor:
-    """Find the tokens that hold no data: networks that a run lacks, and patches behind its end.
+    """Find tokens without data, (B, N, K): rows that a run lacks and patches that lie entirely past its end.
 
-    Parameters
-    ----------
-    n_real : Tensor, int64, shape (B,)
-        Volumes of each view that are not padding.
-    present : Tensor, bool, shape (B, P)
-        Parcels that have a signal.
-    rows : Tensor, float, shape (N, P)
-        1 where a parcel belongs to a row of tokens, as `compute_membership` gives it.
-    patch : int
-        Volumes in a patch.
-    n_patches : int
-        Patches in a view (K).
-
-    Returns
-    -------
-    Tensor, bool, shape (B, N, K)
-        True where a token is absent; a patch with one real volume is not.
+    n_real (B,) counts volumes that are not padding, present (B, P) marks parcels with a signal, rows (N, P) is from
+    `compute_membership`.
     """
     lacking = (present.to(rows.dtype) @ rows.T) == 0  # (B, N)
     first = patch * torch.arange(n_patches, device=n_real.device)
@@ -161,20 +101,7 @@ def find_absent(n_real: Tensor, present: Tensor, *, rows: Tensor, patch: int, n_
 
 
 def compute_membership(config: EncoderConfig, layout: NetworkLayout) -> Tensor:
-    """Lay out which parcels are behind each row of tokens.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        What a row is.
-    layout : NetworkLayout
-        Parcels and their networks.
-
-    Returns
-    -------
-    Tensor, float32, shape (N, P)
-        1 where a parcel belongs to a row.
-    """
+    """Build the membership of parcels in rows of tokens: (N, P) float32 of 0 and 1."""
     rows = token_rows(config, layout)
     membership = torch.zeros(len(rows), layout.n_parcels)
     for number, row in enumerate(rows):
@@ -206,7 +133,7 @@ def _draw_random(size: tuple[int, int, int], ratio: tuple[float, float], generat
 
 
 def _draw_block(size: tuple[int, int, int], ratio: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """One rectangle of neighbouring rows and columns; its height is uniform over those that allow the share."""
+    """Mask one rectangle of neighbouring rows and columns; its height is uniform over those that allow the share."""
     n_views, n_networks, n_patches = size
     share = _draw_share(n_views, ratio, generator)
     least = (share * n_networks).ceil().clamp(1, n_networks)
@@ -224,14 +151,14 @@ def _draw_share(n: int, bounds: tuple[float, float], generator: torch.Generator)
 
 
 def _draw_subset(n: int, counts: Tensor, generator: torch.Generator) -> Tensor:
-    """Mark as many of n things as each entry of counts (B,) says, each subset equally likely: (B, n)."""
+    """Mark a random subset of n in each row, sized by counts (B,), each equally likely: (B, n)."""
     order = torch.rand(len(counts), n, generator=generator, device=generator.device).argsort(dim=1)
     marked = torch.zeros(len(counts), n, dtype=torch.bool, device=generator.device)
     return marked.scatter_(1, order, torch.arange(n, device=generator.device) < counts[:, None])
 
 
 def _draw_interval(n: int, lengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Mark as many neighbours among n as each entry of lengths (B,) says, each start equally likely: (B, n)."""
+    """Mark a random interval of n in each row, sized by lengths (B,), each start equally likely: (B, n)."""
     starts = (_draw_share(len(lengths), (0.0, 1.0), generator) * (n - lengths + 1)).long()[:, None]
     places = torch.arange(n, device=generator.device)
     return (places >= starts) & (places < starts + lengths[:, None])

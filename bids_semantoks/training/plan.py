@@ -1,4 +1,4 @@
-"""How to train, decided before the first step."""
+"""Settings of a training, fixed before its first step."""
 
 from __future__ import annotations
 
@@ -15,53 +15,20 @@ from bids_semantoks.config import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainingPlan:
-    """How to train.
+    """How to train."""
 
-    Parameters
-    ----------
-    recipe : TrainingConfig
-        With the batch size that was chosen.
-    settings : mapping
-        All that must agree when a training goes on, as plain values.
-    checkpoints : Path
-        Directory of the checkpoints.
-    seed : int
-        Seed of everything random.
-    precision : str
-        ``auto`` (bf16 on CUDA, else fp32), ``fp32``, ``bf16`` or ``fp16``.
-    n_slices : int
-        Parts of a batch that each process takes one after the other.
-    max_seconds : float
-        Save and stop when the call has taken this time.
-    checkpoint_every : int or None
-        Epochs between checkpoints; None for the end of an epoch when two minutes have passed.
-    """
-
-    recipe: TrainingConfig
-    settings: Mapping[str, Any]
-    checkpoints: Path
+    recipe: TrainingConfig  # with the chosen batch size
+    settings: Mapping[str, Any]  # plain values that must agree when a training is resumed
+    checkpoints: Path  # directory
     seed: int = 0
-    precision: str = "auto"
-    n_slices: int = 1
-    max_seconds: float = math.inf
-    checkpoint_every: int | None = None
+    precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
+    n_slices: int = 1  # parts of a batch that each process accumulates
+    max_seconds: float = math.inf  # of the call, after which it saves and stops
+    checkpoint_every: int | None = None  # epochs; None: at the end of an epoch, once two minutes have passed
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """Choose the arithmetic of the training.
-
-    Parameters
-    ----------
-    precision : str
-        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-    device : torch.device
-        Where it runs.
-
-    Returns
-    -------
-    str
-        What ``auto`` stands for: bf16 on CUDA, else fp32.
-    """
+    """Resolve ``auto`` to bf16 on CUDA, else fp32; keep any other precision."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" else "fp32"

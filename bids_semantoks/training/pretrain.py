@@ -1,4 +1,4 @@
-"""The loop of pretraining: batches in, checkpoints and a table out, until done, stopped or diverged."""
+"""The pretraining loop: trains batch by batch, with checkpoints and a log table, until done, stopped or diverged."""
 
 from __future__ import annotations
 
@@ -46,25 +46,9 @@ _MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
 class Pretraining:
     """One training, from its beginning or its last checkpoint to its end.
 
-    Parameters
-    ----------
-    module : TeacherStudent
-        With its initial weights, on the CPU.
-    view : SignalView
-        Packed signals.
-    plan : TrainingPlan
-        How to train; the batch size is chosen.
-    device : torch.device
-        Of this process.
-    ranks : Ranks
-        This process among all.
-
-    Raises
-    ------
-    ConfigurationError
-        When the last checkpoint is of another training.
-    InputError
-        When there are not two participants.
+    `module` holds the initial weights on the CPU; `plan.recipe.batch_size` must be set. Raises ConfigurationError where
+    the last checkpoint is from another training or the batch exceeds the data, InputError for fewer than two
+    participants.
     """
 
     def __init__(
@@ -106,23 +90,10 @@ class Pretraining:
         LOGGER.info("Going on from step %d of %d, saved earlier.", self.step, self.schedules.n_steps)
 
     def run(self, log: Log, request: StopRequest) -> None:
-        """Train to the end.
+        """Train to the end; a filled `request` or the time limit saves and stops.
 
-        Parameters
-        ----------
-        log : Log
-            Table of the first process.
-        request : StopRequest
-            Filled when this process is asked to save and end.
-
-        Raises
-        ------
-        TrainingStopped
-            When asked to end, or when the time is up; all is saved.
-        TrainingDiverged
-            When the loss is not finite or projections have collapsed; the last good checkpoint is kept.
-        ResourceError
-            When memory or disk do not suffice.
+        Raises TrainingStopped after saving, TrainingDiverged where values are not finite or projections have collapsed
+        (the last good checkpoint is kept), and ResourceError where memory or disk do not suffice.
         """
         if self.ranks.is_first:
             log.start(self.step)
@@ -158,7 +129,7 @@ class Pretraining:
 
     @contextlib.contextmanager
     def _explain_errors(self) -> Iterator[None]:
-        """Say what to do where memory or disk do not suffice."""
+        """Turn out-of-memory and full-disk errors into ResourceError with a remedy."""
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -219,13 +190,7 @@ class Pretraining:
         self._last_saved = time.monotonic()
 
     def describe_last(self) -> str:
-        """Say where the last good checkpoint is.
-
-        Returns
-        -------
-        str
-            One sentence.
-        """
+        """Describe where the last good checkpoint is, in one sentence."""
         states = find_states(self.plan.checkpoints)
         return f"The last good checkpoint is {states[-1]}." if states else "No checkpoint was written before."
 

@@ -1,8 +1,6 @@
-"""The published probe: BatchNorm and a linear layer for each learning rate, chosen by validation windows.
+"""The published probe, in torch for GPUs: BatchNorm and a linear layer per learning rate, chosen on validation windows.
 
-It is here and not beside the other probes because it needs torch: the same lines run on a GPU.
-
-Shape letters: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n rows.
+Legend: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n rows.
 """
 
 from __future__ import annotations
@@ -26,21 +24,11 @@ EPOCHS = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class WindowTable:
-    """Embeddings of single windows.
+    """Embeddings of single windows."""
 
-    Parameters
-    ----------
-    name : str
-        What a report calls them.
-    values : NDArray, float, shape (m, D)
-        One row a window.
-    row_of : NDArray, int64, shape (m,)
-        Row (participant or session) that each window belongs to.
-    """
-
-    name: str
-    values: NDArray[np.floating[Any]]
-    row_of: NDArray[np.int64]
+    name: str  # of the model, in reports
+    values: NDArray[np.floating[Any]]  # (m, D), finite
+    row_of: NDArray[np.int64]  # (m,) row (participant or session) of each window
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.row_of.shape != self.values.shape[:1]:
@@ -50,19 +38,9 @@ class WindowTable:
 
 
 class PublishedProbe:
-    """Trains, selects and tests heads over the splits of one phenotype.
+    """Train, select and test heads over the splits of one phenotype.
 
-    Parameters
-    ----------
-    table : WindowTable
-        What to predict from.
-    target : Target
-        Of all n rows; a continuous one is predicted in units of the training windows' mean and deviation, without which
-        a learning rate would mean something else for each phenotype.
-    device : str
-        Where to train.
-    dtype : torch.dtype
-        Precision.
+    Continuous targets are standardised by the training windows: otherwise a learning rate would depend on their unit.
     """
 
     def __init__(
@@ -75,35 +53,11 @@ class PublishedProbe:
         self.shift = torch.as_tensor(shift).to(self.windows)
 
     def find_windows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Find the windows of rows.
-
-        Parameters
-        ----------
-        rows : NDArray, int64
-            Participants or sessions.
-
-        Returns
-        -------
-        NDArray, int64
-            Positions in the table, ascending.
-        """
+        """Find the windows of rows: positions in the table, ascending."""
         return np.flatnonzero(np.isin(self.table.row_of, rows))
 
     def compute_targets(self, split: Split) -> tuple[NDArray[np.float64], tuple[float, float]]:
-        """Compute what heads are trained towards.
-
-        Parameters
-        ----------
-        split : Split
-            Whose training rows decide bins and units.
-
-        Returns
-        -------
-        targets : NDArray, float64, shape (m, C)
-            Indicators of classes, or values in units of training windows.
-        unit : tuple of float
-            Mean and deviation that turn outputs back into values.
-        """
+        """Compute targets (m, C), class indicators or standardised values, and the training windows' (mean, SD)."""
         labels = self.target.compute_labels(split.train)[self.table.row_of]
         if self.target.is_class:
             return (labels[:, None] == np.arange(len(self.target.class_names))).astype(np.float64), (0.0, 1.0)
@@ -112,24 +66,7 @@ class PublishedProbe:
         return ((labels - unit[0]) / unit[1])[:, None], unit
 
     def train(self, splits: Sequence[Split], *, rates: Sequence[float], epochs: int, seed: int) -> Heads:
-        """Train heads for splits that have the same number of training windows.
-
-        Parameters
-        ----------
-        splits : sequence of Split
-            One a repetition.
-        rates : sequence of float
-            Learning rates.
-        epochs : int
-            Passes.
-        seed : int
-            Repetition r draws with `seed` + r.
-
-        Returns
-        -------
-        Heads
-            After the last pass.
-        """
+        """Train heads on splits with equal numbers of training windows; repetition r draws with `seed` + r."""
         options: dict[str, Any] = {"device": self.windows.device, "dtype": self.windows.dtype}
         found = np.stack([self.find_windows(split.train) for split in splits])  # (R, windows)
         targets = torch.stack([torch.as_tensor(self.compute_targets(split)[0]) for split in splits]).to(**options)
@@ -148,21 +85,9 @@ class PublishedProbe:
         return heads
 
     def select(self, heads: Heads, split: Split, index: int) -> int:
-        """Choose the learning rate by the validation windows.
+        """Choose the position of the best rate on validation windows, by balanced accuracy or absolute error.
 
-        Parameters
-        ----------
-        heads : Heads
-            Trained, rates in descending order.
-        split : Split
-            With validation rows.
-        index : int
-            Its place in `heads`.
-
-        Returns
-        -------
-        int
-            Place of the rate with the best balanced accuracy, or the least absolute error; the largest of several.
+        Rates of `heads` must descend, so that the largest wins a tie; `index` is the split's position in `heads`.
         """
         found = self.find_windows(split.validation)
         targets, _ = self.compute_targets(split)
@@ -176,22 +101,7 @@ class PublishedProbe:
         return int(np.mean(recalls, axis=0).argmax())
 
     def test(self, heads: Heads, split: Split, index: int, rate: int) -> NDArray[np.float64]:
-        """Predict the tested rows: outputs averaged over the windows of each.
-
-        Parameters
-        ----------
-        heads : Heads
-            Trained.
-        split : Split
-            With test rows.
-        index, rate : int
-            Places in `heads`.
-
-        Returns
-        -------
-        NDArray, float64, shape (n_test, C)
-            Probabilities or values.
-        """
+        """Predict tested rows, outputs averaged over the windows of each: (n_test, C) class probabilities or values."""
         found = self.find_windows(split.test)
         outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)[:, rate]
         rows = np.searchsorted(split.test, self.table.row_of[found])
@@ -213,33 +123,11 @@ def cross_validate_published(
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> Predictions:
-    """Predict tested rows by the published protocol.
+    """Predict tested rows by the published protocol; splits are from `build_published_splits`, with validation rows.
 
-    Repetitions train together on a GPU, where a step costs the same for one and for ten, and one after another on a
-    CPU, whose caches hold one.
-
-    Parameters
-    ----------
-    probe : PublishedProbe
-        Windows and phenotype.
-    splits : sequence of Split
-        From `build_published_splits`, with validation rows.
-    rates : sequence of float
-        Learning rates.
-    epochs : int
-        Passes.
-    seed : int
-        Repetition r draws first weights and batches with `seed` + r.
-
-    Returns
-    -------
-    Predictions
-        Decisions are for the most probable class; `penalty` holds the learning rate chosen.
-
-    Raises
-    ------
-    ValueError
-        When a split has no validation rows, or a row no window.
+    Repetitions train together on a GPU, where a step costs the same for one and for ten, and one by one on a CPU, whose
+    caches hold one. Repetition r draws weights and batches with `seed` + r. Decisions are for the most probable class;
+    `penalty` holds the chosen rate. Raises ValueError where a split lacks validation rows or a row has no window.
     """
     rates = sorted(rates, reverse=True)
     for split in splits:
@@ -260,7 +148,7 @@ def cross_validate_published(
 
 
 def _group_splits(probe: PublishedProbe, splits: Sequence[Split]) -> list[list[Split]]:
-    """Collect splits that can train together: all of a size on a GPU, each alone on a CPU."""
+    """Group splits that can train together: all of a size on a GPU, each alone on a CPU."""
     if probe.windows.device.type == "cpu":
         return [[split] for split in splits]
     groups: dict[int, list[Split]] = {}

@@ -1,11 +1,6 @@
-"""Heads of BatchNorm and a linear layer, trained for many learning rates, and repetitions, at once.
+"""Heads of BatchNorm and a linear layer, trained for many learning rates and repetitions at once.
 
-Heads that see the same batches share its normalisation, since BatchNorm before its affine part knows no parameters. The
-affine part folds into the weights: with x the normalised batch, V = W * gamma and c = W beta + b, the output is
-x V' + c. With G the gradient of the output, that of V is G' x, and from it those of the separate parameters follow,
-exactly: W: dV * gamma + sum(G) beta', gamma: sum over outputs of dV * W, beta: W' sum(G), b: sum(G).
-
-Shape letters: R repetitions, L learning rates, C outputs, D features, B windows in a batch.
+Legend: R repetitions, L learning rates, C outputs, D features, B windows in a batch.
 """
 
 from __future__ import annotations
@@ -25,20 +20,7 @@ INITIAL_DEVIATION = 2e-5
 
 
 def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:
-    """Draw the first weights of a head: normal, deviation 2e-5, cut at two deviations; all else starts at 0 or 1.
-
-    Parameters
-    ----------
-    n_outputs, n_features : int
-        C and D.
-    seed : int
-        Of the repetition; all its learning rates start alike.
-
-    Returns
-    -------
-    Tensor, float64, shape (C, D)
-        On the CPU, so that devices agree.
-    """
+    """Draw first weights (C, D) on the CPU, so that devices agree: normal, SD 2e-5, cut at two SD."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.empty(n_outputs, n_features, dtype=torch.float64)
     cut = 2 * INITIAL_DEVIATION
@@ -46,22 +28,9 @@ def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:
 
 
 def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Draw the batches of a repetition, the same for all its learning rates.
+    """Draw the batches of a repetition: positions (B,), an eighth of the windows each, between 2 and 256.
 
-    Parameters
-    ----------
-    n_windows : int
-        Training windows; a batch holds an eighth of them, 256 at most and 2 at least.
-    epochs : int
-        Passes.
-    seed : int
-        Of the repetition.
-
-    Yields
-    ------
-    NDArray, int64, shape (B,)
-        Positions among the training windows; the last batch of a pass is smaller, and left out where it is one window,
-        which has no variance.
+    The last batch of a pass is smaller; a single window is dropped, since it has no variance.
     """
     size = max(2, min(256, n_windows // 8))
     rng = np.random.default_rng(seed)
@@ -73,16 +42,10 @@ def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[
 
 
 class Heads:
-    """Heads of several repetitions and learning rates, each as if it were alone.
+    """Heads of several repetitions and learning rates, each trained as if alone, from first weights (R, C, D).
 
-    Parameters
-    ----------
-    weights : Tensor, shape (R, C, D)
-        First weights of each repetition, on the device and in the precision to be used.
-    rates : sequence of float
-        Learning rates (L,).
-    is_class : bool
-        Cross-entropy over C classes, or the absolute error of one output.
+    Heads that see the same batches share their normalisation, since BatchNorm has no parameters before its affine part.
+    The loss is cross-entropy over C classes, or the absolute error of one output.
     """
 
     def __init__(self, weights: Tensor, rates: Sequence[float], *, is_class: bool) -> None:
@@ -101,18 +64,7 @@ class Heads:
         self.variance = torch.ones(n_repeats, 1, n_features, **options)
 
     def compute_outputs(self, normed: Tensor) -> Tensor:
-        """Apply all heads to normalised windows.
-
-        Parameters
-        ----------
-        normed : Tensor, shape (R, B, D)
-            Windows of each repetition.
-
-        Returns
-        -------
-        Tensor, shape (R, B, L, C)
-            Logits or values.
-        """
+        """Apply all heads to normalised windows: (R, B, D) -> (R, B, L, C) logits or values."""
         weight, gamma, beta = self._split(self.parameters)
         folded = weight * gamma  # (R, L, C, D)
         shift = (weight @ beta.transpose(2, 3)).squeeze(3) + self.biases  # (R, L, C)
@@ -124,15 +76,7 @@ class Heads:
         return table[:, :, :c], table[:, :, c : c + 1], table[:, :, c + 1 : c + 2]
 
     def step(self, windows: Tensor, targets: Tensor) -> None:
-        """Make one step of stochastic gradient descent with momentum.
-
-        Parameters
-        ----------
-        windows : Tensor, shape (R, B, D)
-            A batch of each repetition.
-        targets : Tensor, shape (R, B, C)
-            Indicators of classes, or values.
-        """
+        """Take one SGD step with momentum: windows (R, B, D), targets (R, B, C) as class indicators or values."""
         size = windows.shape[1]
         # Means as matrix products: reductions over rows take ten times as long on a CPU.
         average = torch.full((len(windows), 1, size), 1 / size, dtype=windows.dtype, device=windows.device)
@@ -150,6 +94,8 @@ class Heads:
         self._descend(normed, error)
 
     def _descend(self, normed: Tensor, error: Tensor) -> None:
+        """Update all heads: outputs x V' + W beta + b, V = W * gamma, with gradient G give dV = G' x and, exactly,
+        W: dV * gamma + sum(G) beta', gamma: sum over outputs of dV * W, beta: W' sum(G), b: sum(G)."""
         weight, gamma, beta = self._split(self.parameters)
         weight_gradient, gamma_gradient, beta_gradient = self._split(self.gradient)
         folded = (error.flatten(2).transpose(1, 2) @ normed).reshape_as(weight)  # (R, L, C, D)
@@ -163,20 +109,7 @@ class Heads:
         self.biases.addcmul_(self.bias_velocity, self.rates[:, :, 0])
 
     def predict(self, windows: Tensor, repetition: int) -> Tensor:
-        """Apply the heads of one repetition with the running mean and variance of its training.
-
-        Parameters
-        ----------
-        windows : Tensor, shape (B, D)
-            Any windows.
-        repetition : int
-            Which.
-
-        Returns
-        -------
-        Tensor, shape (B, L, C)
-            Logits or values.
-        """
+        """Apply the heads of one repetition, with running mean and variance: (B, D) -> (B, L, C) logits or values."""
         part = slice(repetition, repetition + 1)
         one = Heads.__new__(Heads)
         one.n_outputs, one.parameters, one.biases = self.n_outputs, self.parameters[part], self.biases[part]

@@ -1,4 +1,4 @@
-"""What the loop of pretraining tells: a table for files, lines for people, and an error when it went wrong."""
+"""Progress of pretraining: a table for files, lines for people, and an error where training diverged."""
 
 from __future__ import annotations
 
@@ -38,50 +38,24 @@ class Log(Protocol):
         """Begin the table, or keep its rows up to a step."""
 
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Add rows at the end."""
+        """Append rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Course:
-    """What the training is, as far as its progress is told.
-
-    Parameters
-    ----------
-    schedules : Schedules
-        Of all steps.
-    steps_per_epoch : int
-        Steps that make an epoch.
-    batch_size : int
-        Participants a step, of all processes.
-    is_first : bool
-        Whether this process writes.
-    flush_every : int
-        Steps whose reports are read together: reading waits for the device.
-    describe_last : callable
-        Says where the last good checkpoint is.
-    """
+    """Facts of a training that its progress reports need."""
 
     schedules: Schedules
     steps_per_epoch: int
-    batch_size: int
-    is_first: bool
-    flush_every: int
-    describe_last: Callable[[], str]
+    batch_size: int  # participants in a step, over all processes
+    is_first: bool  # whether this process writes
+    flush_every: int  # steps whose reports are read together, since reading waits for the device
+    describe_last: Callable[[], str]  # describes where the last good checkpoint is
 
 
 @dataclass(slots=True)
 class Meter:
-    """Collects what steps report.
-
-    Parameters
-    ----------
-    course : Course
-        What the training is.
-    log : Log
-        Table of the first process.
-    watch : CollapseWatch
-        Looks at each step.
-    """
+    """Collect, check and report the results of steps."""
 
     course: Course
     log: Log
@@ -95,17 +69,7 @@ class Meter:
     _began: tuple[float, int] = (0.0, 0)
 
     def add(self, report: StepReport, step: int, settings: StepSettings) -> None:
-        """Take the report of one step.
-
-        Parameters
-        ----------
-        report : StepReport
-            On the device.
-        step : int
-            Steps done before.
-        settings : StepSettings
-            Of the step.
-        """
+        """Add the report of one step, still on the device; `step` counts the steps done before."""
         if not self._began[0]:
             # The first step pays for what is made once, and says nothing of the others.
             self._began = (time.monotonic(), step + 1)
@@ -117,12 +81,10 @@ class Meter:
             self.flush()
 
     def flush(self) -> None:
-        """Check, log and say what was collected.
+        """Check, log and report the collected steps.
 
-        Raises
-        ------
-        TrainingDiverged
-            When a value is not finite, projections have collapsed, or float16 overflows again and again.
+        Raises TrainingDiverged where a value is not finite, projections have collapsed or float16 overflows again and
+        again.
         """
         if not self._waiting:
             return
@@ -174,7 +136,7 @@ class Meter:
         return row | {"step": step + 1, "epoch": epoch + 1, "participants_per_second": rate}
 
     def _say(self, row: Mapping[str, float], now: float) -> None:
-        """Say a line now and then, and between lines move the bar that terminals show."""
+        """Log a line now and then and, in between, move the progress bar of terminals."""
         n_steps, step = self.course.schedules.n_steps, int(row["step"])
         is_line = now - self._line_at > _LINE_SECONDS or step == n_steps
         if not is_line and now - self._bar_at < _BAR_SECONDS:

@@ -1,4 +1,4 @@
-"""What changes from step to step of a training: arrays that can be looked at before anything runs."""
+"""Schedules of a training: arrays over all steps that can be inspected before anything runs."""
 
 from __future__ import annotations
 
@@ -14,38 +14,18 @@ REFERENCE_BATCH = 256
 
 
 class StepSettings(NamedTuple):
-    """Numbers of one step.
-
-    Parameters
-    ----------
-    learning_rate, weight_decay : float
-        Of the optimiser.
-    momentum : float
-        Of the teacher's moving average, after the optimiser's step.
-    ttr_weight : float
-        Of the regulariser on time-averaged network tokens.
-    is_masked : bool
-        Whether the student sees masked views.
-    """
+    """Settings of one step."""
 
     learning_rate: float
     weight_decay: float
-    momentum: float
-    ttr_weight: float
-    is_masked: bool
+    momentum: float  # of the teacher's moving average, after the optimiser's step
+    ttr_weight: float  # of the regulariser on time-averaged network tokens
+    is_masked: bool  # whether the student sees masked views
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Schedules:
-    """Numbers of all steps.
-
-    Parameters
-    ----------
-    learning_rate, weight_decay, momentum, ttr_weight : NDArray, float64, shape (n_steps,)
-        As in `StepSettings`.
-    is_masked : NDArray, bool, shape (n_steps,)
-        As in `StepSettings`.
-    """
+    """Settings of all steps: arrays of shape (n_steps,), named as in `StepSettings`."""
 
     learning_rate: NDArray[np.float64]
     weight_decay: NDArray[np.float64]
@@ -59,18 +39,7 @@ class Schedules:
         return len(self.learning_rate)
 
     def at(self, step: int) -> StepSettings:
-        """Numbers of one step.
-
-        Parameters
-        ----------
-        step : int
-            Optimiser steps done before.
-
-        Returns
-        -------
-        StepSettings
-            Plain Python values.
-        """
+        """Return the settings of one step, counted from 0."""
         return StepSettings(
             learning_rate=float(self.learning_rate[step]),
             weight_decay=float(self.weight_decay[step]),
@@ -81,28 +50,10 @@ class Schedules:
 
 
 def build_schedules(config: TrainingConfig, *, steps_per_epoch: int, batch_size: int, seed: int) -> Schedules:
-    """Lay out all steps of a training.
+    """Build the schedules of a recipe; the rate scales with `batch_size`, a step's participants over all ranks.
 
-    Parameters
-    ----------
-    config : TrainingConfig
-        Recipe.
-    steps_per_epoch : int
-        Optimiser steps in an epoch, not batches: with accumulation several batches make a step.
-    batch_size : int
-        Participants in a step, over all ranks and accumulated parts.
-    seed : int
-        Of the coins that choose masked batches; all ranks must give the same.
-
-    Returns
-    -------
-    Schedules
-        Arrays over all steps.
-
-    Raises
-    ------
-    ValueError
-        When there is no step or nobody in one.
+    Steps are optimiser steps: several accumulated parts make one. All ranks must pass the same `seed`, which draws the
+    masked batches. Raises ValueError unless there are steps and participants.
     """
     if steps_per_epoch < 1 or batch_size < 1:
         raise ValueError(f"found {steps_per_epoch} steps an epoch and a batch of {batch_size}")
@@ -121,22 +72,7 @@ def build_schedules(config: TrainingConfig, *, steps_per_epoch: int, batch_size:
 
 
 def compute_learning_rates(n_steps: int, *, n_warmup: int, peak: float) -> NDArray[np.float64]:
-    """Learning rates: a line from 0 up to the peak, then half a cosine down to 0.
-
-    Parameters
-    ----------
-    n_steps : int
-        Steps of the training.
-    n_warmup : int
-        Steps of the line, at most half of all.
-    peak : float
-        Largest rate.
-
-    Returns
-    -------
-    NDArray, float64, shape (n_steps,)
-        The first step has rate 0.
-    """
+    """Compute learning rates: linear from 0 to the peak (`n_warmup` at most half of all), then half a cosine to 0."""
     n_warmup = min(n_warmup, n_steps // 2)
     steps = np.arange(n_steps, dtype=np.float64)
     progress = (steps - n_warmup) / (n_steps - n_warmup)
@@ -144,62 +80,21 @@ def compute_learning_rates(n_steps: int, *, n_warmup: int, peak: float) -> NDArr
 
 
 def compute_weight_decays(n_steps: int, first: float, last: float) -> NDArray[np.float64]:
-    """Weight decays: half a cosine from the first to the last.
-
-    Parameters
-    ----------
-    n_steps : int
-        Steps of the training.
-    first, last : float
-        Weight decay at step 0 and at step `n_steps`.
-
-    Returns
-    -------
-    NDArray, float64, shape (n_steps,)
-        One for each step.
-    """
+    """Compute weight decays: half a cosine from the first at step 0 to the last at step `n_steps`."""
     return last + (first - last) * _half_cosine(np.arange(n_steps) / n_steps)
 
 
 def compute_momenta(n_steps: int, first: float, last: float) -> NDArray[np.float64]:
-    """Momenta of the teacher's moving average: half a cosine from the first to the last.
-
-    Parameters
-    ----------
-    n_steps : int
-        Steps of the training.
-    first, last : float
-        Momentum at step 0 and at step `n_steps`.
-
-    Returns
-    -------
-    NDArray, float64, shape (n_steps,)
-        One for each step.
-    """
+    """Compute the teacher's momenta: half a cosine from the first at step 0 to the last at step `n_steps`."""
     return last - (last - first) * _half_cosine(np.arange(n_steps) / n_steps)
 
 
 def compute_ttr_weights(n_steps: int, *, n_active: int, first: float) -> NDArray[np.float64]:
-    """Weights of the regulariser on time-averaged tokens: half a cosine down to 0, where they stay.
-
-    Parameters
-    ----------
-    n_steps : int
-        Steps of the training.
-    n_active : int
-        Steps after which the weight is 0.
-    first : float
-        Weight at step 0.
-
-    Returns
-    -------
-    NDArray, float64, shape (n_steps,)
-        One for each step.
-    """
+    """Compute weights of the regulariser on time-averaged tokens: half a cosine over `n_active` steps, then 0."""
     steps = np.arange(n_steps)
     return np.where(steps < n_active, first * _half_cosine(steps / max(1, n_active)), 0.0)
 
 
 def _half_cosine(progress: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From 1 at 0 to 0 at 1."""
+    """Fall from 1 at progress 0 to 0 at progress 1."""
     return np.asarray((1.0 + np.cos(np.pi * progress)) / 2.0)

@@ -16,40 +16,15 @@ from bids_semantoks.training.schedules import StepSettings
 
 
 class StepReport(NamedTuple):
-    """What one optimiser step did.
+    """Result of one optimiser step; its tensors are still on the device."""
 
-    Parameters
-    ----------
-    losses : Losses
-        Means over the accumulated parts, without gradient, still on the device.
-    gradient_norm : Tensor, scalar
-        Before clipping.
-    is_done : bool
-        False when the scaler of float16 gradients skipped the step: the same step is to be tried again.
-    """
-
-    losses: Losses
-    gradient_norm: Tensor
-    is_done: bool
+    losses: Losses  # means over the accumulated parts, without gradient
+    gradient_norm: Tensor  # before clipping
+    is_done: bool  # False where the float16 scaler skipped the step, to be repeated with new data
 
 
 def build_optimiser(module: TeacherStudent, config: TrainingConfig, *, fused: bool = False) -> torch.optim.AdamW:
-    """Build AdamW over all trained parameters, all with the same weight decay.
-
-    Parameters
-    ----------
-    module : TeacherStudent
-        On the device where it will be trained.
-    config : TrainingConfig
-        Betas and eps.
-    fused : bool
-        Whether to update all parameters in one kernel.
-
-    Returns
-    -------
-    torch.optim.AdamW
-        Learning rate and weight decay are set at each step, from `StepSettings`.
-    """
+    """Build AdamW over all trained parameters, in one group; `train_step` sets learning rate and weight decay."""
     return torch.optim.AdamW(
         module.student_parameters(), lr=0.0, betas=config.betas, eps=config.adam_eps, weight_decay=0.0, fused=fused
     )
@@ -64,32 +39,11 @@ def train_step(
     dtype: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
 ) -> StepReport:
-    """Take one optimiser step and let the teacher follow.
+    """Take one optimiser step on accumulated parts of equal size, and let the teacher follow.
 
-    Parameters
-    ----------
-    wrapped : nn.Module
-        A `TeacherStudent`, or DistributedDataParallel around one.
-    optimiser : torch.optim.Optimizer
-        As `build_optimiser` gives it.
-    parts : sequence of Batch
-        Accumulated parts of equal size; each has a coding rate of its own.
-    settings : StepSettings
-        Numbers of this step.
-    dtype : torch.dtype, optional
-        Type of matrix products under autocast; None for float32 without autocast.
-    scaler : torch.amp.GradScaler, optional
-        For float16.
-
-    Returns
-    -------
-    StepReport
-        Losses and gradient norm; reading them waits for the device.
-
-    Raises
-    ------
-    ValueError
-        When there is no part, or masks are there though the step has none or the other way round.
+    `wrapped` is a `TeacherStudent`, or DistributedDataParallel around one; each part has its own coding rate. `dtype`
+    is that of autocast (None: float32 throughout), `scaler` is for float16. Raises ValueError without parts, or where
+    masks and `settings.is_masked` disagree.
     """
     if not parts or any((part.masks is not None) != settings.is_masked for part in parts):
         raise ValueError(f"found {len(parts)} parts whose masks do not fit a step with is_masked {settings.is_masked}")
@@ -118,7 +72,7 @@ def train_step(
 
 
 def _step(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
-    """Step, and tell whether it happened: with float16 an overflow skips it, and only the scale tells."""
+    """Step and return whether it happened: a float16 overflow skips it, visible only in the scale."""
     if scaler is None:
         optimiser.step()
         return True
@@ -129,7 +83,7 @@ def _step(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None)
 
 
 def _no_sync(wrapped: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
-    """Average gradients over ranks once a step, not once a part."""
+    """Average gradients over ranks once per step, not once per part."""
     if isinstance(wrapped, DistributedDataParallel) and not is_last:
         return wrapped.no_sync()
     return nullcontext()

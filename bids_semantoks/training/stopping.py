@@ -1,4 +1,4 @@
-"""Requests to save and end: from schedulers, by signals, and from the clock."""
+"""Requests to save and stop, from the scheduler's signals or the clock."""
 
 from __future__ import annotations
 
@@ -11,32 +11,20 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class StopRequest:
-    """Whether this process was asked to save and end.
+    """Whether this process was asked to save and stop."""
 
-    Parameters
-    ----------
-    reason : str
-        Why; empty as long as nobody asked.
-    started : float
-        When the call began (monotonic seconds): packing the signals takes of its time, too.
-    """
-
-    reason: str = ""
+    reason: str = ""  # empty until someone asks
+    # monotonic seconds at the start of the call, so that packing counts too
     started: float = field(default_factory=time.monotonic)
 
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGUSR1, which schedulers send before the time is up, into a request to save and end.
-
-    Yields
-    ------
-    StopRequest
-        Filled by the signal.
-    """
+    """Turn SIGTERM and SIGUSR1, which schedulers send before time is up, into a request to save and stop."""
     request = StopRequest()
 
     def ask(number: int, _: object) -> None:
+        """Record which signal came."""
         request.reason = signal.Signals(number).name
 
     numbers = (signal.SIGTERM, signal.SIGUSR1)

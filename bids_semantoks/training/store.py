@@ -1,7 +1,4 @@
-"""Signals packed once: a memory-mapped float16 store that grows by segments and never lies in memory as a whole.
-
-A segment is a file of volumes, run after run, beside a JSON index that is written last; without it the segment does
-not exist. So no lock is needed, what is packed is never packed again, and a process that dies loses one segment.
+"""Packed signals: a memory-mapped float16 store that grows by segments, larger than memory if need be.
 
 Legend: R runs, T volumes of a run, P parcels.
 """
@@ -37,56 +34,33 @@ def _sum_up(columns: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackedRun:
-    """One run to be packed.
+    """One run to be packed."""
 
-    Parameters
-    ----------
-    key : str
-        Checksum over all that decides the values: the source table, its repetition time, the parcels.
-    participant : str
-        Label of the participant.
-    repetition_time : float
-        Seconds between the source's volumes.
-    values : NDArray, float32, shape (T, P)
-        Z-scored at the encoder's repetition time; absent parcels are zero.
-    present : NDArray, bool, shape (P,)
-        Parcels that have a signal.
-    """
-
-    key: str
-    participant: str
-    repetition_time: float
-    values: NDArray[np.float32]
-    present: NDArray[np.bool_]
+    key: str  # checksum over all that decides the values: source table, its repetition time, parcels
+    participant: str  # label
+    repetition_time: float  # seconds, of the source
+    values: NDArray[np.float32]  # (T, P), z-scored, at the encoder's repetition time; absent parcels are zero
+    present: NDArray[np.bool_]  # (P,) parcels that have a signal
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Where a run lies."""
+    """Location of a packed run."""
 
     path: Path
-    first: int
+    first: int  # volume of the segment at which the run starts
     n_volumes: int
     participant: str
     repetition_time: float
     crc32: int
-    present: str
+    present: str  # base64 of packed bits
 
 
 class SignalStore:
-    """Packed signals below a directory.
+    """Packed signals in a directory, made by `add`; InputError where an index is damaged, outdated or of other parcels.
 
-    Parameters
-    ----------
-    directory : Path
-        Made by `add` when it is not there.
-    n_parcels : int
-        Parcels of each run (P).
-
-    Raises
-    ------
-    InputError
-        When an index is damaged, of another version, or belongs to other parcels.
+    A segment is a file of volumes, run after run, beside a JSON index written last; without the index it does not
+    exist. So no lock is needed, and a process that dies loses one segment.
     """
 
     def __init__(self, directory: Path, n_parcels: int) -> None:
@@ -97,7 +71,7 @@ class SignalStore:
             self._entries.update(self._read_index(index))
 
     def __contains__(self, key: str) -> bool:
-        """Tell whether a run is packed."""
+        """Whether a run is packed."""
         return key in self._entries
 
     def __len__(self) -> int:
@@ -105,26 +79,10 @@ class SignalStore:
         return len(self._entries)
 
     def add(self, runs: Iterable[PackedRun], *, segment_bytes: int = _SEGMENT_BYTES) -> int:
-        """Pack runs, one after the other; only one lies in memory at a time.
+        """Pack runs one by one, holding one in memory at a time, and count them; leave out those already packed.
 
-        Parameters
-        ----------
-        runs : iterable of PackedRun
-            What to add; those already packed are packed again, so leave them out.
-        segment_bytes : int
-            A segment is closed when it is this large, so that a process that dies loses no more.
-
-        Returns
-        -------
-        int
-            Runs packed.
-
-        Raises
-        ------
-        ValueError
-            When values are not finite or have another shape.
-        OSError
-            When the disk is full.
+        Segments close at `segment_bytes`. Raises ValueError where values are not finite or misshaped, OSError when the
+        disk is full.
         """
         n_packed, pending = 0, iter(runs)
         while n_added := self._add_segment(pending, segment_bytes):
@@ -203,23 +161,7 @@ class SignalStore:
         }
 
     def select(self, keys: Sequence[str]) -> SignalView:
-        """Choose packed runs to train on.
-
-        Parameters
-        ----------
-        keys : sequence of str, length R
-            Keys of packed runs.
-
-        Returns
-        -------
-        SignalView
-            These runs, in this order.
-
-        Raises
-        ------
-        InputError
-            When a run is not packed.
-        """
+        """Select packed runs by key, in this order; InputError where one is not packed."""
         missing = [key for key in keys if key not in self._entries]
         if missing:
             raise InputError(f"{len(missing)} runs are not packed in {self.directory}, the first is {missing[0]}.")
@@ -227,15 +169,7 @@ class SignalStore:
 
 
 class SignalView:
-    """Chosen runs of a store, read from the disk as they are asked for.
-
-    Parameters
-    ----------
-    entries : sequence
-        Where the runs lie.
-    n_parcels : int
-        Parcels of each run (P).
-    """
+    """Selected runs of a store, read from disk on demand."""
 
     def __init__(self, entries: Sequence[_Entry], n_parcels: int) -> None:
         self.n_parcels = n_parcels
@@ -260,23 +194,7 @@ class SignalView:
         return int(self.lengths.sum()) * self.n_parcels * _ITEM
 
     def read(self, run: int) -> NDArray[np.float16]:
-        """Read one run; its checksum is compared the first time.
-
-        Parameters
-        ----------
-        run : int
-            Position of the run.
-
-        Returns
-        -------
-        NDArray, float16, shape (T, P)
-            A view of the mapped file.
-
-        Raises
-        ------
-        InputError
-            When the bytes are not those that were packed.
-        """
+        """Read a run as a view of the mapped file, (T, P); InputError where the first read finds another checksum."""
         entry = self._entries[run]
         if entry.path not in self._maps:
             self._maps[entry.path] = np.memmap(entry.path, dtype="<f2", mode="r").reshape(-1, self.n_parcels)
@@ -293,20 +211,7 @@ class SignalView:
         return values
 
     def read_batch(self, runs: NDArray[np.int64]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-        """Read several runs, padded with zeros at the end to the longest.
-
-        Parameters
-        ----------
-        runs : NDArray, int64, shape (B,)
-            Positions of the runs.
-
-        Returns
-        -------
-        signals : NDArray, float16, shape (B, T, P)
-            Padded signals.
-        lengths : NDArray, int64, shape (B,)
-            Volumes of each run.
-        """
+        """Read runs (B,), zero-padded at the end to the longest: signals (B, T, P), lengths (B,)."""
         lengths = self.lengths[runs]
         signals = np.zeros((len(runs), int(lengths.max()), self.n_parcels), dtype=np.float16)
         for row, run in enumerate(runs.tolist()):

@@ -1,10 +1,6 @@
-"""Draws augmented windows of runs, a whole batch at a time, on the device of the batch.
+"""Augmented windows of runs, drawn for a whole batch on its device; padding and absent parcels stay exactly zero.
 
 Legend: B runs in a batch, P parcels, T volumes of the longest run, W volumes in a view.
-
-What is not data stays zero from beginning to end: padding behind a short run and parcels that a run lacks get neither
-a share of the zeroed block nor noise, since an encoder in use sees exact zeros there. For a full run without absent
-parcels every step acts on everything.
 """
 
 from __future__ import annotations
@@ -16,24 +12,12 @@ from torch import Tensor
 
 
 class Augmentation(NamedTuple):
-    """Strength of one level of augmentation.
+    """Strength of one level of augmentation, as ranges of a uniform draw."""
 
-    Parameters
-    ----------
-    parcels : tuple of float
-        Range of the share of parcels set to zero.
-    time : tuple of float
-        Range of the share of volumes set to zero, as one block.
-    noise : float
-        Standard deviation of the added noise; signals have 1.
-    scale : tuple of float
-        Range of the factor of a view.
-    """
-
-    parcels: tuple[float, float]
-    time: tuple[float, float]
-    noise: float
-    scale: tuple[float, float]
+    parcels: tuple[float, float]  # share of parcels set to zero
+    time: tuple[float, float]  # share of volumes set to zero, as one block
+    noise: float  # standard deviation; signals have 1
+    scale: tuple[float, float]  # factor of a view
 
 
 LEVELS = (
@@ -53,29 +37,10 @@ def draw_views(
     levels: tuple[int, int, int, int],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Draw one augmented window of each run; call twice for the two views.
+    """Draw one augmented window of each run, (B, P, W), and count its real volumes, (B,); call twice for two views.
 
-    Parameters
-    ----------
-    signals : Tensor, shape (B, P, T)
-        Z-scored signals; what lies behind a run's last volume, or in absent parcels, is never read and may be NaN.
-    lengths : Tensor, int64, shape (B,)
-        Volumes of each run.
-    present : Tensor, bool, shape (B, P), optional
-        Parcels that have a signal; by default those without a value that is not finite.
-    window : int
-        Volumes in a view (W).
-    levels : tuple of int
-        Levels of parcels, time, noise and scale, as in `TrainingConfig.levels`.
-    generator : torch.Generator
-        On the device of `signals`.
-
-    Returns
-    -------
-    views : Tensor, float32, shape (B, P, W)
-        Augmented windows; padding and absent parcels are zero.
-    n_real : Tensor, int64, shape (B,)
-        Volumes of each view that are not padding.
+    Signals (B, P, T) are z-scored; values past a run's length (B,) or in parcels not `present` (B, P) are never used
+    and may be NaN. By default parcels with only finite values are present. `levels` is as in `TrainingConfig.levels`.
     """
     if present is None:
         present = find_present(signals, lengths)
@@ -86,65 +51,18 @@ def draw_views(
 
 
 def find_present(signals: Tensor, lengths: Tensor) -> Tensor:
-    """Find the parcels that have a signal.
-
-    Parameters
-    ----------
-    signals : Tensor, shape (B, P, T)
-        Signals, padded with anything.
-    lengths : Tensor, int64, shape (B,)
-        Volumes of each run.
-
-    Returns
-    -------
-    Tensor, bool, shape (B, P)
-        False where any value within the run is not finite.
-    """
+    """Find parcels with a signal, (B, P): all values within the run's length are finite."""
     real = torch.arange(signals.shape[-1], device=signals.device) < lengths[:, None]  # (B, T)
     return (signals.isfinite() | ~real[:, None]).all(dim=-1)
 
 
 def draw_starts(lengths: Tensor, *, window: int, generator: torch.Generator) -> Tensor:
-    """Draw where windows start: uniform over all whole windows, 0 for runs that are shorter than one.
-
-    Parameters
-    ----------
-    lengths : Tensor, int64, shape (B,)
-        Volumes of each run.
-    window : int
-        Volumes in a window (W).
-    generator : torch.Generator
-        On the device of `lengths`.
-
-    Returns
-    -------
-    Tensor, int64, shape (B,)
-        First volumes, both ends of the range included.
-    """
+    """Draw the first volume of each window, (B,): uniform over all whole windows, 0 for shorter runs."""
     return _draw_integers((lengths - window).clamp(min=0), generator)
 
 
 def cut_views(signals: Tensor, lengths: Tensor, present: Tensor, starts: Tensor, *, window: int) -> Tensor:
-    """Cut one window of each run.
-
-    Parameters
-    ----------
-    signals : Tensor, shape (B, P, T)
-        Signals of any floating type.
-    lengths : Tensor, int64, shape (B,)
-        Volumes of each run.
-    present : Tensor, bool, shape (B, P)
-        Parcels that have a signal.
-    starts : Tensor, int64, shape (B,)
-        First volume of each window.
-    window : int
-        Volumes in a window (W).
-
-    Returns
-    -------
-    Tensor, float32, shape (B, P, W)
-        Windows; behind the end of a run, and in absent parcels, zero.
-    """
+    """Cut the window at `starts` (B,) of each run: (B, P, T) -> (B, P, W) float32; zero past its end or if absent."""
     volumes = starts[:, None] + torch.arange(window, device=signals.device)  # (B, W)
     real = volumes < lengths[:, None]
     index = volumes.clamp(max=signals.shape[-1] - 1)[:, None].expand(-1, signals.shape[1], -1)
@@ -160,25 +78,10 @@ def augment(
     levels: tuple[int, int, int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """Zero some parcels, zero a block of volumes, scale, add noise; a step of level 0 is left out.
+    """Zero some parcels, zero a block of volumes, scale and add noise to views (B, P, W); level 0 skips a step.
 
-    Parameters
-    ----------
-    views : Tensor, float32, shape (B, P, W)
-        Windows.
-    n_real : Tensor, int64, shape (B,)
-        Volumes of each window that are not padding; the block is a share of these and lies among them.
-    present : Tensor, bool, shape (B, P)
-        Parcels that have a signal.
-    levels : tuple of int
-        Levels of parcels, time, noise and scale, 0 to 3.
-    generator : torch.Generator
-        On the device of `views`.
-
-    Returns
-    -------
-    Tensor, float32, shape (B, P, W)
-        Augmented windows; noise also falls on what the first two steps set to zero.
+    The block is a share of the n_real (B,) volumes; noise also falls on what was just zeroed. Padding and absent
+    parcels get none, since an encoder in use sees exact zeros there.
     """
     n_views, n_parcels, window = views.shape
     by_parcels, by_time, by_noise, by_scale = levels
@@ -215,7 +118,7 @@ def _draw_uniform(n: int, bounds: tuple[float, float], generator: torch.Generato
 
 
 def _draw_integers(last: Tensor, generator: torch.Generator) -> Tensor:
-    """One integer for each entry, uniform on 0..last with both ends."""
+    """Draw an integer for each entry, uniform on 0..last with both ends."""
     # In float64 the quotient of a long run cannot round up to the number of choices.
     unit = torch.rand(last.shape, generator=generator, device=last.device, dtype=torch.float64)
     return (unit * (last + 1)).long()
