@@ -1,4 +1,4 @@
-"""Let ``python -m bids_semantoks`` and ``torchrun -m bids_semantoks`` launch the app."""
+"""Launch the app from ``python -m bids_semantoks`` and ``torchrun -m bids_semantoks``."""
 
 from bids_semantoks.cli import main
 

@@ -1,4 +1,4 @@
-"""Many runs, in one process or several: each is counted and said, whatever became of it."""
+"""Run many jobs in one process or several; count, record and report the outcome of each."""
 
 from __future__ import annotations
 
@@ -23,24 +23,12 @@ def run_batch(
     tally: Tally,
     on_done: Callable[[Any], None] = lambda _: None,
 ) -> None:
-    """Do all jobs, saying one line for each.
+    """Run all jobs in `n_procs` processes, logging one line per job and counting its outcome in `tally`.
 
-    Parameters
-    ----------
-    build_worker : callable
-        Called once in each process with `arguments`; returns what does one job.
-    arguments : tuple
-        Picklable when there are several processes.
-    jobs : sequence of Job
-        What to do.
-    n_procs : int
-        Processes.
-    stop_on_failure : bool
-        Begin no other run once one has failed; those in progress are finished, and the rest recorded as not tried.
-    tally : Tally
-        Counts the outcomes.
-    on_done : callable
-        Called with each job when it is done and counted.
+    `build_worker(*arguments)` is called once per process (with several, the arguments must pickle) and returns the
+    function that runs one job. With `stop_on_failure`, no job starts after the first failure: jobs in progress finish,
+    the
+    rest are recorded as not tried. `on_done` is called with each job once it is counted.
     """
     started = time.monotonic()
     waiting, failed = dict(enumerate(jobs)), ""
@@ -63,7 +51,8 @@ def run_batch(
 
 
 def _leave_out(jobs: Collection[Job], failed: str, tally: Tally) -> None:
-    """Record runs that were not tried; that they failed too is not what decides the exit code."""
+    """Record runs that were never tried as failed; their reason is not tallied, since it must not decide the exit
+    code."""
     LOGGER.warning("Stopped at the first failure, %d runs were not tried.", len(jobs))
     message = f"Not tried: the call stopped at the failure of {failed} (--stop-on-first-crash)."
     for job in jobs:

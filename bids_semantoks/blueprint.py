@@ -1,4 +1,4 @@
-"""What encoder a call would train, by which recipe and on what, before any of it is made."""
+"""The encoder a call would train, with its recipe and data, settled before anything is written."""
 
 from __future__ import annotations
 
@@ -24,53 +24,21 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Blueprint:
-    """What is to be made, before any of it is.
+    """Everything a training depends on."""
 
-    Parameters
-    ----------
-    directory : Path
-        Of the encoder.
-    encoder : EncoderConfig
-        Its architecture.
-    layout : NetworkLayout
-        Its parcels and networks.
-    recipe : TrainingConfig
-        How it is trained; the batch size is chosen.
-    data : TrainingData
-        What it is trained on.
-    file : SignalsFile or None
-        Where the signals are, unless they are tables.
-    settings : dict
-        All that must agree when a training goes on.
-    """
-
-    directory: Path
+    directory: Path  # OUT_DIR/encoders/<name>
     encoder: EncoderConfig
     layout: NetworkLayout
-    recipe: TrainingConfig
+    recipe: TrainingConfig  # with the batch size resolved
     data: TrainingData
-    file: SignalsFile | None
-    settings: dict[str, Any]
+    file: SignalsFile | None  # None if the signals are stored tables
+    settings: dict[str, Any]  # what must agree for a stopped training to resume
 
 
 def read_training_config(config: PretrainingConfig) -> TrainingConfig:
-    """Read the recipe: its file, then what the command line says.
-
-    Parameters
-    ----------
-    config : PretrainingConfig
-        What was asked.
-
-    Returns
-    -------
-    TrainingConfig
-        The recipe.
-
-    Raises
-    ------
-    ConfigurationError
-        When the file cannot be read or holds something else.
-    """
+    """Read the training recipe: the file of --training-config, overridden by options. Raises ConfigurationError if the
+    file
+    is unreadable or invalid."""
     values: Any = {}
     path = config.training_config
     if path is not None:
@@ -90,18 +58,8 @@ def read_training_config(config: PretrainingConfig) -> TrainingConfig:
 
 
 def choose_directory(config: AppConfig) -> Path:
-    """Choose where the encoder goes.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/encoders/<name>``.
-    """
+    """Return the encoder's directory, ``OUT_DIR/encoders/<name>``; the name defaults to the stem of the encoder
+    configuration."""
     asked = config.pretraining
     name = asked.encoder_name or Path(asked.encoder_config).stem
     return config.out_dir / "encoders" / name
@@ -110,30 +68,11 @@ def choose_directory(config: AppConfig) -> Path:
 def describe_data(
     config: AppConfig, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> tuple[EncoderConfig, TrainingData, SignalsFile | None]:
-    """Describe what would be trained, and on what, without reading any signals.
+    """Describe the encoder and its training data without reading any signals.
 
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    stored : sequence of StoredRun
-        The runs to train on, unless ``--pretrain-data`` names others.
-    atlas : (tuple of str, tuple of str), each of length P
-        Their parcels and networks.
-
-    Returns
-    -------
-    encoder : EncoderConfig
-        Its architecture.
-    data : TrainingData
-        What it is trained on.
-    file : SignalsFile or None
-        Where the signals are, unless they are tables.
-
-    Raises
-    ------
-    SemantoksError
-        When one of them cannot be read.
+    The data are the `stored` runs with their `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5
+    file,
+    which is then returned as well. Raises SemantoksError if anything cannot be read.
     """
     encoder = read_encoder_config(config.pretraining.encoder_config)
     path = config.pretraining.pretrain_data
@@ -145,30 +84,9 @@ def describe_data(
 def draw_blueprint(
     config: AppConfig, encoder: EncoderConfig, data: TrainingData, file: SignalsFile | None, *, n_parts: int
 ) -> Blueprint:
-    """Settle all that a training depends on.
+    """Settle everything a training depends on, including the size of batches that are cut into `n_parts`.
 
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    encoder : EncoderConfig
-        Architecture.
-    data : TrainingData
-        What it is trained on.
-    file : SignalsFile or None
-        Where the signals are, unless they are tables.
-    n_parts : int
-        Parts that a batch is cut into.
-
-    Returns
-    -------
-    Blueprint
-        What is to be made.
-
-    Raises
-    ------
-    SemantoksError
-        When data and options do not allow a training.
+    Raises SemantoksError if data and options do not allow a training.
     """
     recipe = read_training_config(config.pretraining)
     participants = {source.participant for source in data.sources}
@@ -200,16 +118,5 @@ def draw_blueprint(
 
 
 def hash_values(values: Any) -> str:
-    """Compute a checksum of plain values.
-
-    Parameters
-    ----------
-    values : plain value
-        What JSON can hold.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal digits; the order of keys does not count.
-    """
+    """Hash plain JSON values, ignoring the order of keys: SHA-256 in hexadecimal."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

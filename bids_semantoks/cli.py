@@ -1,4 +1,4 @@
-"""The command line: arguments to configuration, errors to exit codes; the only place that prints."""
+"""Command line: arguments to configuration, errors to exit codes."""
 
 from __future__ import annotations
 
@@ -24,22 +24,14 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 class _Terminated(BaseException):
-    """The scheduler asked this process to end."""
+    """The scheduler asked this process to terminate (SIGTERM or SIGUSR1)."""
 
 
 class _Command(click.Command):
-    """Shows options under the stage that they belong to."""
+    """Command whose help groups options by stage."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each stage.
-
-        Parameters
-        ----------
-        ctx : click.Context
-            Current call.
-        formatter : click.HelpFormatter
-            Collects the text.
-        """
+        """Write one section of help per stage."""
         own: list[click.Parameter] = [option for option in self.get_params(ctx) if option.name in _OWN_OPTIONS]
         sections: list[tuple[str, Sequence[click.Parameter]]] = [*build_options(), ("This program", own)]
         for title, options in sections:
@@ -92,7 +84,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
 
 
 def _start_logging(config: AppConfig) -> None:
-    """Log to the terminal at once, and to memory until the output directory is known to be good."""
+    """Log to the terminal at once, and to memory until the output directory is known to be writable."""
     from bids_semantoks.outputs.logs import LogBuffer  # noqa: PLC0415 - NumPy would slow down --help
     from bids_semantoks.pool import read_rank  # noqa: PLC0415 - as above
 
@@ -120,7 +112,7 @@ def _stop_logging() -> None:
 
 
 def _say(text: str, *, level: int = logging.INFO) -> None:
-    """Say something on a line of its own, and note it in the log file."""
+    """Print a message on its own line and add it to the log file."""
     if LOGGER.handlers:
         LOGGER.log(level, "%s", text, extra={"is_said": True})
     has_log = any(isinstance(handler, logging.FileHandler) for handler in LOGGER.handlers)
@@ -138,7 +130,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _print(lines: Iterable[str]) -> None:
-    """Print what was asked for, as long as somebody reads it."""
+    """Print lines to stdout until its reader closes it."""
     try:
         for line in lines:
             click.echo(line)
@@ -147,7 +139,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _prepare_environment(config: AppConfig) -> None:
-    """Set what libraries read when they are loaded."""
+    """Set the environment variables that libraries read at import: thread limits."""
     from bids_semantoks.pool import count_threads, limit_threads  # noqa: PLC0415 - as above
 
     limit_threads(config.running.omp_nthreads or count_threads())
@@ -180,7 +172,7 @@ def _run(config: AppConfig) -> int:
 
 
 def _write_words(config: AppConfig) -> int:
-    """Write reports or the methods text alone."""
+    """Write only the reports, or only the methods text."""
     if config.running.reports_only:
         from bids_semantoks.reporting import redraw_reports  # noqa: PLC0415 - as above
 
@@ -218,18 +210,7 @@ def _say_stopped(stopped: TrainingStopped) -> int:
 
 
 def call(arguments: Sequence[str]) -> int:
-    """Run the program.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Command line without the program's name.
-
-    Returns
-    -------
-    int
-        Exit code.
-    """
+    """Run the program with a command line (without the program name) and return its exit code."""
     command = _build_command()
     try:
         with command.make_context("bids_semantoks", expand_lists(arguments)) as context:
@@ -259,7 +240,7 @@ def call(arguments: Sequence[str]) -> int:
 
 
 def main() -> NoReturn:
-    """Run the program with the arguments of this process and exit."""
+    """Run the program with this process' arguments and exit."""
     open_missing_streams()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # schedulers send either
         signal.signal(number, _raise_terminated)

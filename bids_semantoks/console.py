@@ -1,4 +1,4 @@
-"""What users see while the program runs: one line of progress on a terminal, plain lines elsewhere."""
+"""Terminal output: one progress line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ _STDERR = 2
 
 
 def silence(stream: TextIO) -> None:
-    """Let what is written to a stream that nobody reads any more go nowhere.
-
-    Parameters
-    ----------
-    stream : TextIO
-        Standard output or error.
-    """
+    """Redirect a standard stream that nobody reads any more to the null device."""
     # A stream without a file behind it, as in tests, has nothing to be turned elsewhere.
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -32,10 +26,9 @@ def silence(stream: TextIO) -> None:
 
 
 def open_missing_streams() -> None:
-    """Let standard streams that are closed from the start, as by ``2>&-``, lead nowhere.
-
-    Without this the next file that is opened would take their number, and with it all that libraries print.
-    """
+    """Open standard streams that were closed at start (``2>&-``) on the null device; otherwise the next file opened
+    would
+    get their descriptor, and everything that libraries print."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -45,16 +38,11 @@ def open_missing_streams() -> None:
 
 
 class Console(logging.Handler):
-    """Writes records to stderr.
+    """Log handler for stderr, from `level` up.
 
-    On a terminal, records marked ``is_progress`` replace each other on the last line; those marked ``is_fleeting``
-    are shown nowhere else. A warning is said once, however
-    many runs it concerns; the log file holds each of them.
-
-    Parameters
-    ----------
-    level : int
-        Least level that is shown.
+    On a terminal, records marked ``is_progress`` overwrite each other on the last line; those marked ``is_fleeting``
+    appear
+    nowhere else. A warning is shown once however many runs it concerns; the log file has every occurrence.
     """
 
     def __init__(self, level: int) -> None:
@@ -67,13 +55,7 @@ class Console(logging.Handler):
         self.n_repeated = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one record.
-
-        Parameters
-        ----------
-        record : logging.LogRecord
-            What was logged.
-        """
+        """Show one record."""
         if getattr(record, "is_said", False):
             # The command line says it itself, whatever the level.
             return
@@ -94,13 +76,8 @@ class Console(logging.Handler):
             self._write(f"{text}\n")
 
     def finish(self, *, has_log: bool = True) -> None:
-        """Leave the cursor at the start of an empty line, and say what was held back.
-
-        Parameters
-        ----------
-        has_log : bool
-            Whether a log file holds it.
-        """
+        """Clear the progress line and report how many repeated warnings were held back (and are in the log, if
+        `has_log`)."""
         if self.status:
             self._write(_CLEAR)
             self.status = ""

@@ -1,4 +1,4 @@
-"""From the signals on disk to the embedding on disk: one way, shared by both levels."""
+"""From the stored signals of a run to its stored embedding, for both levels."""
 
 from __future__ import annotations
 
@@ -33,31 +33,17 @@ _INHERITED = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunEncoder:
-    """A frozen encoder fitted to an atlas, and the settings that decide its embeddings.
-
-    Parameters
-    ----------
-    loaded : LoadedEncoder
-        The encoder and where it came from.
-    frozen : FrozenEncoder
-        The encoder on its device.
-    config : EmbeddingConfig
-        Windows, pooling, precision.
-    seed : int
-        Seed of random weights whose name gives none.
-    warnings : tuple of str
-        What the user should know about the match of atlas and encoder.
-    """
+    """A frozen encoder matched to an atlas, with the settings that determine its embeddings."""
 
     loaded: LoadedEncoder
-    frozen: FrozenEncoder
+    frozen: FrozenEncoder  # the same encoder on its device
     config: EmbeddingConfig
-    seed: int
-    warnings: tuple[str, ...]
+    seed: int  # of random weights whose name gives none
+    warnings: tuple[str, ...]  # about the match of atlas and encoder
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides whether an embedding is up to date, besides its signals."""
+        """Settings that decide, together with the signals, whether an embedding is up to date."""
         return {
             "model": self.loaded.name,
             "model_sha256": self.loaded.sha256,
@@ -68,12 +54,12 @@ class RunEncoder:
 
     @property
     def precision(self) -> str:
-        """Arithmetic that was really used."""
+        """Arithmetic actually used: ``auto`` means fp32."""
         return "fp32" if self.config.precision == "auto" else self.config.precision
 
     @property
     def token_rows(self) -> tuple[str, ...]:
-        """What each of the N rows of tokens stands for: a network, a parcel, or the whole brain."""
+        """Labels of the N rows of tokens: networks, parcels or the whole brain."""
         layout, spatial = self.loaded.layout, self.loaded.config.spatial
         if spatial == "whole":
             return ("whole brain",)
@@ -83,35 +69,19 @@ class RunEncoder:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the weights."""
+        """Size of the weights in bytes."""
         return sum(weight.numel() * weight.element_size() for weight in self.loaded.encoder.parameters())
 
 
 def build_run_encoder(
     config: EmbeddingConfig, parcels: tuple[str, ...], networks: tuple[str, ...], *, seed: int
 ) -> RunEncoder:
-    """Load an encoder and fit it to the parcels of an atlas.
+    """Load an encoder and match it to the P parcels and networks of an atlas; `seed` is for random weights whose name
+    gives
+    none.
 
-    Parameters
-    ----------
-    config : EmbeddingConfig
-        Which encoder, where it runs, and how.
-    parcels, networks : tuple of str, length P
-        Parcel names and network labels of the atlas.
-    seed : int
-        Seed of random weights whose name gives none.
-
-    Returns
-    -------
-    RunEncoder
-        Ready to embed runs.
-
-    Raises
-    ------
-    ModelError
-        When the encoder is not found, is damaged or does not fit the atlas.
-    ResourceError
-        When the device is absent.
+    Raises ModelError if the encoder is missing, damaged or does not fit the atlas, ResourceError if the device is
+    absent.
     """
     device = resolve_device(config.device)
     loaded = load_encoder(config.model, atlas=(parcels, networks), seed=seed)
@@ -130,25 +100,10 @@ def build_run_encoder(
 def find_embedding_state(
     paths: OutputPaths, *, settings: dict[str, Any], signals_sha256: str, needs_tokens: bool
 ) -> tuple[bool, list[str]]:
-    """Find out whether the embedding on disk is what this call would write.
+    """Tell whether the embedding on disk is complete and current, and list the settings in which it differs from
+    `settings`.
 
-    Parameters
-    ----------
-    paths : OutputPaths
-        Where it would be.
-    settings : dict
-        `RunEncoder.settings`.
-    signals_sha256 : str
-        Checksum of the signals on disk; empty when they will change.
-    needs_tokens : bool
-        Whether tokens were asked for.
-
-    Returns
-    -------
-    is_complete : bool
-        Whether it is there, complete and up to date.
-    differences : list of str
-        Settings that it was made with and that this call does not have.
+    `signals_sha256` is the checksum of the signals on disk; empty if they will change.
     """
     sidecar = read_sidecar(paths.embedding_sidecar)
     if sidecar is None:
@@ -161,43 +116,20 @@ def find_embedding_state(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedRun:
-    """What was encoded of a run, for those who want to look at it.
-
-    Parameters
-    ----------
-    windows : Windows
-        What the encoder was given.
-    embedding : Embedding
-        What came out, with all tokens.
-    warnings : tuple of str
-        What the user should know about this run.
-    """
+    """Windows and embedding of one run, kept for its figures."""
 
     windows: Windows
-    embedding: Embedding
+    embedding: Embedding  # with all tokens
     warnings: tuple[str, ...]
 
 
 def encode_run(
     encoder: RunEncoder, paths: OutputPaths, values: NDArray[np.float32], signals_sidecar: dict[str, Any]
 ) -> EncodedRun:
-    """Encode the signals of a run as their table holds them, and write the embedding.
+    """Encode the signals of a run as stored in their table, and write the embedding.
 
-    Parameters
-    ----------
-    encoder : RunEncoder
-        Fitted to the run's atlas.
-    paths : OutputPaths
-        Where to.
-    values : NDArray, float32, shape (T, P)
-        Cleaned signals; dropped rows and absent columns are not-a-number.
-    signals_sidecar : dict
-        Sidecar of the signals.
-
-    Returns
-    -------
-    EncodedRun
-        Windows and embedding.
+    `values` (T, P) are NaN in dropped rows and absent parcels. All tokens are returned, but written only with
+    --save-tokens.
     """
     model = encoder.loaded.config
     windows = build_windows(

@@ -1,4 +1,4 @@
-"""What is told of an encoder that was pretrained here."""
+"""Facts recorded about an encoder that was pretrained here."""
 
 from __future__ import annotations
 
@@ -19,24 +19,8 @@ from bids_semantoks.training_data import TrainingData
 def build_details(
     data: TrainingData, view: SignalView, settings: Mapping[str, Any], encoder: EncoderConfig
 ) -> dict[str, Any]:
-    """Build what config.json says about a pretrained encoder besides its architecture.
-
-    Parameters
-    ----------
-    data : TrainingData
-        What it was trained on.
-    view : SignalView
-        The runs that could be read.
-    settings : mapping
-        Settings of the training.
-    encoder : EncoderConfig
-        Its architecture.
-
-    Returns
-    -------
-    dict
-        Data, recipe, limits, hashed participants, versions.
-    """
+    """Build ``details`` of config.json: settings, data, recipe, limits, participants (salted SHA-256) and software
+    versions."""
     labels = sorted(set(view.participants))
     # A salt that is known but differs between encoders: labels can be looked up, lists cannot be joined.
     salt = settings["data"]["sha256"][:32]
@@ -67,18 +51,7 @@ def build_details(
 
 
 def find_kernels(encoder: Encoder) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Find the learned long kernels of an encoder.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        On the CPU.
-
-    Returns
-    -------
-    dict of str to NDArray, float32, shape (n_kernels, L)
-        Taps by network; empty when the tokenizer has no such kernels.
-    """
+    """Extract the long kernels of an encoder on the CPU: taps (n_kernels, L) by network; empty if it has none."""
     branches = [module for module in encoder.modules() if isinstance(module, StructuredBranch)]
     names = encoder.layout.network_names if len(branches) == len(encoder.layout.network_names) else ("all parcels",)
     kernels = {}

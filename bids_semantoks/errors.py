@@ -1,4 +1,4 @@
-"""The few errors that reach a user, each with its exit code and a hint."""
+"""Errors shown to users, each with its exit code and a hint."""
 
 from __future__ import annotations
 
@@ -20,15 +20,7 @@ FAILURE_REASONS: Final = (
 
 
 class SemantoksError(Exception):
-    """Base of all errors that end a call with a clear message.
-
-    Parameters
-    ----------
-    message : str
-        What is wrong with which thing: what was found (and where) and what was expected.
-    hint : str, optional
-        What the user can do about it.
-    """
+    """Base of errors that end a call: what was found where and what was expected, with a hint on what to do."""
 
     exit_code = 1
 
@@ -84,17 +76,7 @@ class TrainingDiverged(SemantoksError):
 
 
 class RunFailed(SemantoksError):
-    """One run cannot be processed; the other runs go on.
-
-    Parameters
-    ----------
-    reason : str
-        One of `FAILURE_REASONS`.
-    message : str
-        What is wrong with which file.
-    hint : str, optional
-        What the user can do about it.
-    """
+    """One run cannot be processed, for a reason among `FAILURE_REASONS`; the other runs continue."""
 
     exit_code = 7
 
@@ -109,17 +91,7 @@ class RunFailed(SemantoksError):
 
 
 class RunSkipped(SemantoksError):
-    """One run is left out for a stated reason that is nobody's fault.
-
-    Parameters
-    ----------
-    reason : str
-        One of `SKIP_REASONS`.
-    message : str
-        Why, with the numbers that decided it.
-    hint : str, optional
-        What the user can do about it.
-    """
+    """One run is skipped, for a reason among `SKIP_REASONS`; not an error."""
 
     exit_code = 0
 

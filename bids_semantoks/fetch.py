@@ -1,4 +1,4 @@
-"""Bring atlases, transforms and weights into one directory before going offline: ``bids_semantoks-fetch DIR``."""
+"""Download atlases, transforms and weights into one directory before going offline: ``bids_semantoks-fetch DIR``."""
 
 from __future__ import annotations
 
@@ -28,28 +28,11 @@ _NEXT = """To use it, here or on a machine without network that sees the directo
 
 
 def fetch(directory: Path, *, atlases: Sequence[str], spaces: Sequence[str], models: Sequence[str]) -> list[Path]:
-    """Fetch what calls will need.
+    """Fetch atlases for each space, and models (ORG/NAME on the Hugging Face hub); return every file that they need.
 
-    Parameters
-    ----------
-    directory : Path
-        Where it goes: ``atlases``, ``templateflow`` and ``huggingface/hub`` below it.
-    atlases : sequence of str
-        Names of the registry.
-    spaces : sequence of str
-        Template spaces of the data.
-    models : sequence of str
-        ORG/NAME of the Hugging Face hub.
-
-    Returns
-    -------
-    list of Path
-        All files that these need, in `directory`.
-
-    Raises
-    ------
-    SemantoksError
-        Something is not known, cannot be had, or is damaged; what came before it is there.
+    Files are placed below ``atlases``, ``templateflow`` and ``huggingface/hub`` of `directory`. Raises SemantoksError
+    if
+    something is unknown, unavailable or damaged; files fetched before that stay.
     """
     before = find_cache()
     directory = directory.absolute()
@@ -125,7 +108,7 @@ def _fetch_weights(directory: Path, repository: str) -> list[Path]:
 
 
 def _bring(source: Path, target: Path) -> Path:
-    """Copy a file that lies elsewhere on this machine."""
+    """Copy a file found elsewhere on this machine, atomically, with its checksum record."""
     if source.absolute() == target:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,18 +150,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def call(arguments: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Arguments after the program's name; those of the process by default.
-
-    Returns
-    -------
-    int
-        Exit code.
-    """
+    """Run the program with these arguments (default: those of the process) and return its exit code."""
     options = _build_parser().parse_args(arguments)
     handler, level = Console(logging.INFO), LOG.level
     LOG.addHandler(handler)
@@ -207,7 +179,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
 
 
 def main() -> NoReturn:
-    """Run the program with the arguments of this process and exit."""
+    """Run the program with this process' arguments and exit."""
     open_missing_streams()
     sys.exit(call())
 

@@ -1,4 +1,4 @@
-"""Group level: embed what lacks an embedding, then one row of features for each participant; never opens BOLD."""
+"""Group level: embed runs that lack an embedding, then write one row of features per participant; never opens BOLD."""
 
 from __future__ import annotations
 
@@ -33,23 +33,8 @@ _RUNS_PER_READER = 300
 
 
 def run_group(config: AppConfig) -> Tally:
-    """Run the group level.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-
-    Returns
-    -------
-    Tally
-        What became of the runs.
-
-    Raises
-    ------
-    SemantoksError
-        When the call as a whole cannot work.
-    """
+    """Run the group level and count the outcomes of its runs. Raises SemantoksError if the call as a whole cannot
+    work."""
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
@@ -102,18 +87,7 @@ def run_group(config: AppConfig) -> Tally:
 
 
 def write_group_methods(config: AppConfig) -> None:
-    """Write the methods text of a group call, and nothing else.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-
-    Raises
-    ------
-    SemantoksError
-        When the call as a whole cannot work.
-    """
+    """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
     _, parcels, networks, chosen = choose_stored(config)
     check_writable(config.out_dir)
     encoder = EncoderRecipe(config=config, parcels=parcels, networks=networks).build()
@@ -126,26 +100,12 @@ _Probe = Callable[[AppConfig, RunEncoder, Sequence[StoredRun], tuple[tuple[str, 
 def prepare_probes(
     config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> _Probe | None:
-    """Check what was asked of probes, to be done when all runs are embedded.
+    """Check the requested probes before hours of work; return a function that runs them later, or None if none are
+    requested.
 
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    chosen : sequence of StoredRun
-        The runs.
-    atlas : tuple of (parcels, networks)
-        Of these runs.
-
-    Returns
-    -------
-    callable or None
-        Probes, given configuration, encoder, embedded runs and atlas; None when nothing is to be probed.
-
-    Raises
-    ------
-    InputError
-        When a phenotype cannot be probed.
+    The function takes configuration, encoder, embedded runs and atlas (parcels, networks). Raises InputError if a
+    phenotype
+    cannot be probed.
     """
     asked = config.probing
     if not asked.probe and asked.task_blocks is None:
@@ -169,7 +129,7 @@ def _pretrain(
     parcels: tuple[str, ...] = (),
     networks: tuple[str, ...] = (),
 ) -> AppConfig:
-    """Pretrain an encoder, and make it the one to embed with."""
+    """Pretrain an encoder and return the configuration that embeds with it."""
     from bids_semantoks.pretraining import pretrain_encoder  # noqa: PLC0415 - most calls do not train
 
     if config.embedding.model != EmbeddingConfig().model:
@@ -186,7 +146,7 @@ def _preview_pretraining(
     parcels: tuple[str, ...] = (),
     networks: tuple[str, ...] = (),
 ) -> Tally:
-    """Say what would be trained."""
+    """Log what would be trained."""
     from bids_semantoks.pretraining import preview_training  # noqa: PLC0415 - as above
 
     preview_training(config, chosen, parcels, networks)
@@ -198,22 +158,8 @@ def build_features(
 ) -> list[tuple[str, int, int, np.ndarray[Any, Any]]]:
     """Average embeddings over the windows of a run, then over the runs of a participant.
 
-    Parameters
-    ----------
-    stored : sequence of StoredRun
-        Runs with complete embeddings.
-    running : RunningConfig
-        Processes that may read them.
-
-    Returns
-    -------
-    list of (str, int, int, NDArray, float64, shape (dims,))
-        Participant label, runs, windows, mean; in the order of the labels.
-
-    Raises
-    ------
-    ResourceError
-        When a reading process was killed.
+    Returns (label, n_runs, n_windows, mean (dims,)), sorted by label. Raises ResourceError if a reading process was
+    killed.
     """
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
     read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}

@@ -1,4 +1,4 @@
-"""What is left to do for each run, and what keeps it from being done."""
+"""What is left to do for each run, and what prevents it."""
 
 from __future__ import annotations
 
@@ -28,46 +28,21 @@ from bids_semantoks.signals.parcellated import read_series
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What all runs of a call share.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    dataset : Dataset
-        What is read.
-    atlas : Atlas
-        Where signals are averaged.
-    denoising : Denoising
-        Which regressors are removed.
-    averaged_over : str
-        What the signals of parcels are means of, in words.
-    """
+    """What all runs of a call share."""
 
     config: AppConfig
     dataset: Dataset
     atlas: Atlas
     denoising: Denoising
-    averaged_over: str = ""
+    averaged_over: str = ""  # what parcel signals are means of, in words
 
     def source_name(self, run: Run) -> str:
-        """Name of a run's dataset in BIDS URIs.
-
-        Parameters
-        ----------
-        run : Run
-            A run of one of the datasets that are read.
-
-        Returns
-        -------
-        str
-            Its key in DatasetLinks.
-        """
+        """Return the name of a run's dataset in BIDS URIs: its key in DatasetLinks."""
         return next(one.name for one in self.dataset.derivatives if one.path == run.dataset)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides whether signals are up to date, besides their inputs."""
+        """Settings that decide, together with the inputs, whether signals are up to date."""
         signals = self.config.signals
         atlas = {"atlas": self.atlas.name, "atlas_sha256": self.atlas.sha256, "space": self.atlas.space}
         if transforms := sorted({one.transform.name for one in self.atlas.volumes if one.transform is not None}):
@@ -87,55 +62,24 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunJob:
-    """One run and what is left to do for it.
-
-    Parameters
-    ----------
-    run : Run
-        The source run.
-    paths : OutputPaths
-        Where its outputs go.
-    inputs : dict
-        Size and modification time of its files.
-    settings_hash : str
-        Hash of all settings that decide the result.
-    needs_signals, needs_embedding : bool
-        What is absent or out of date.
-    differences : tuple of str
-        Settings that what is on disk was made with and this call does not have.
-    """
+    """One run and what is left to do for it."""
 
     run: Run
     paths: OutputPaths
-    inputs: dict[str, Any]
-    settings_hash: str
+    inputs: dict[str, Any]  # from `describe_inputs`
+    settings_hash: str  # over the settings of signals and embedding
     needs_signals: bool
     needs_embedding: bool
-    differences: tuple[str, ...]
+    differences: tuple[str, ...]  # settings in which the outputs on disk differ from this call
 
     @property
     def participant(self) -> str:
-        """Label of the participant."""
+        """Participant label."""
         return str(self.run.entity("sub"))
 
 
 def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
-    """Find out what is left to do for a run.
-
-    Parameters
-    ----------
-    plan : Plan
-        What all runs share.
-    encoder : RunEncoder or None
-        What embeds; None when only signals are wanted.
-    run : Run
-        The run.
-
-    Returns
-    -------
-    RunJob
-        The run and what is absent or out of date.
-    """
+    """Determine which outputs of a run are missing or out of date; without an encoder, only signals count."""
     config = plan.config
     paths = build_paths(config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else "")
     inputs = describe_inputs(run, with_metadata="compcor" in plan.denoising.strategy)
@@ -169,20 +113,7 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
 
 
 def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:
-    """Refuse to replace outputs that were made with other settings.
-
-    Parameters
-    ----------
-    jobs : list of RunJob
-        Every run that was found.
-    overwrite : bool
-        Whether replacing was asked for.
-
-    Raises
-    ------
-    ConfigurationError
-        When outputs of the same names differ in settings.
-    """
+    """Refuse to replace outputs made with other settings, unless `overwrite`: ConfigurationError."""
     conflicts = [job for job in jobs if job.differences]
     if conflicts and not overwrite:
         first = conflicts[0]
@@ -194,20 +125,7 @@ def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:
 
 
 def check_kept_time(sidecar: Mapping[str, Any], signals: SignalsConfig) -> None:
-    """Hold signals from an earlier call against this call's limit.
-
-    Parameters
-    ----------
-    sidecar : mapping
-        Sidecar of the signals.
-    signals : SignalsConfig
-        The limit.
-
-    Raises
-    ------
-    RunSkipped
-        ``too_few_kept``.
-    """
+    """Refuse stored signals with less kept data than --min-time: RunSkipped too_few_kept."""
     kept = sidecar["VolumesKept"] * sidecar["RepetitionTime"]
     # A product of binary fractions may fall short of the same time written in decimals.
     if kept < signals.min_time * (1 - 1e-9):
@@ -218,20 +136,7 @@ def check_kept_time(sidecar: Mapping[str, Any], signals: SignalsConfig) -> None:
 
 
 def check_space(plan: Plan, run: Run) -> None:
-    """Refuse a run that has no image in the space of the call.
-
-    Parameters
-    ----------
-    plan : Plan
-        What all runs share.
-    run : Run
-        The run.
-
-    Raises
-    ------
-    RunFailed
-        ``space_mismatch``.
-    """
+    """Refuse a run without a usable image in the space of the call: RunFailed space_mismatch."""
     if run.problem or run.space != plan.atlas.space:
         raise RunFailed(
             "space_mismatch",
@@ -243,20 +148,7 @@ def check_space(plan: Plan, run: Run) -> None:
 
 
 def check_is_here(plan: Plan, run: Run) -> None:
-    """Refuse a run whose files were never fetched, before anything is done about its outputs.
-
-    Parameters
-    ----------
-    plan : Plan
-        What all runs share.
-    run : Run
-        The run.
-
-    Raises
-    ------
-    RunSkipped
-        ``no_content``.
-    """
+    """Refuse a run whose files were never fetched (datalad): RunSkipped no_content."""
     # The coverage of series, which stands in the mask's place, can be done without.
     mask = None if plan.dataset.is_parcellated else run.mask
     for path in (run.bold, run.partner, mask, run.confounds):
@@ -265,45 +157,14 @@ def check_is_here(plan: Plan, run: Run) -> None:
 
 
 def make_signals(plan: Plan, run: Run) -> ParcelSignals:
-    """Make the signals of a run: extracted from its image, or as a parcellated dataset has them.
-
-    Parameters
-    ----------
-    plan : Plan
-        What all runs share.
-    run : Run
-        The run.
-
-    Returns
-    -------
-    ParcelSignals
-        Its signals.
-
-    Raises
-    ------
-    RunSkipped, RunFailed
-        Whatever keeps the run from being done.
-    """
+    """Extract the signals of a run, or read its series from a parcellated dataset. Raises RunSkipped or RunFailed."""
     if plan.dataset.is_parcellated:
         return read_series(run, plan.atlas, min_time=plan.config.signals.min_time)
     return extract_signals(run, plan.atlas, plan.config.signals, plan.denoising)
 
 
 def describe_jobs(plan: Plan, jobs: list[RunJob]) -> list[str]:
-    """Say for each run what would happen to it, and why, reading no image data.
-
-    Parameters
-    ----------
-    plan : Plan
-        What all runs share.
-    jobs : list of RunJob
-        Every run that was found.
-
-    Returns
-    -------
-    list of str
-        One line a run.
-    """
+    """Describe in one line per run what would be done and why, without reading image data."""
     return [f"{job.paths.stem}: {_describe_job(plan, job)}" for job in jobs]
 
 

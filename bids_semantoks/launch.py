@@ -1,4 +1,4 @@
-"""How pretraining ended, in a file, for those who started it by torchrun, which ends with 1 whatever happened."""
+"""Record in a file how pretraining ended, since torchrun exits with 1 whatever the reason."""
 
 from __future__ import annotations
 
@@ -14,18 +14,8 @@ from bids_semantoks.pool import read_rank
 
 
 def find_record(out_dir: Path) -> Path | None:
-    """Find where the record of this launch goes.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Of the call.
-
-    Returns
-    -------
-    Path or None
-        ``logs/launch-<rdzv id>.json``; None in all processes but the first, and where torchrun did not start them.
-    """
+    """Return the path of the record, ``logs/launch-<rdzv id>.json``; None without torchrun and in all ranks but the
+    first."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
     if not launch or read_rank() > 0:
         return None
@@ -34,19 +24,9 @@ def find_record(out_dir: Path) -> Path | None:
 
 @contextlib.contextmanager
 def record_end(out_dir: Path) -> Iterator[None]:
-    """Leave a record of how what is done meanwhile ended: its status, its exit code and why.
+    """Record how the enclosed block ended: status, exit code and message.
 
-    A process that is killed leaves none, and none of an earlier launch of the same name stays.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Of the call.
-
-    Yields
-    ------
-    None
-        Once.
+    The record of an earlier launch of the same name is removed; a process that is killed or interrupted leaves none.
     """
     path = find_record(out_dir)
     if path is None:

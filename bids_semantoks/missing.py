@@ -1,4 +1,4 @@
-"""Stored runs that lack an embedding: found, and embedded in as many processes as fit."""
+"""Find stored runs that lack an embedding, and embed them in as many processes as fit."""
 
 from __future__ import annotations
 
@@ -20,80 +20,39 @@ from bids_semantoks.resources import choose_n_procs, choose_n_threads
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class StoredJob:
-    """A stored run that lacks an embedding.
-
-    Parameters
-    ----------
-    stored : StoredRun
-        Its signals.
-    settings_hash : str
-        Hash of the settings that decide the embedding.
-    """
+    """A stored run that needs an embedding."""
 
     stored: StoredRun
-    settings_hash: str
+    settings_hash: str  # over the settings of the embedding
 
     @property
     def paths(self) -> OutputPaths:
-        """Where the run's outputs and status go."""
+        """Output paths of the run."""
         return self.stored.paths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderRecipe:
-    """What a process needs to load the encoder.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    parcels, networks : tuple of str, length P
-        The atlas that the signals were made with.
-    """
+    """What a process needs to load the encoder."""
 
     config: AppConfig
-    parcels: tuple[str, ...]
+    parcels: tuple[str, ...]  # (P,) of the atlas of the signals
     networks: tuple[str, ...]
 
     def build(self) -> RunEncoder:
-        """Load the encoder.
-
-        Returns
-        -------
-        RunEncoder
-            Fitted to the atlas.
-        """
+        """Load the encoder and match it to the atlas."""
         seed = self.config.running.random_seed
         return build_run_encoder(self.config.embedding, self.parcels, self.networks, seed=seed)
 
 
 class StoredWorker:
-    """Embeds one stored run at a time.
-
-    Parameters
-    ----------
-    recipe : EncoderRecipe
-        Loads the encoder.
-    encoder : RunEncoder or None
-        Taken as it is; loaded when None.
-    """
+    """Embeds one stored run at a time; loads the encoder by `recipe` unless given one."""
 
     def __init__(self, recipe: EncoderRecipe, encoder: RunEncoder | None = None) -> None:
         self.encoder = encoder or recipe.build()
 
     def __call__(self, job: StoredJob) -> Outcome:
-        """Embed one run and write its status.
-
-        Parameters
-        ----------
-        job : StoredJob
-            The run.
-
-        Returns
-        -------
-        Outcome
-            What became of it.
-        """
+        """Embed one run and write its status."""
         return isolate(functools.partial(self._embed, job), job, device=str(self.encoder.frozen.device))
 
     def _embed(self, job: StoredJob) -> tuple[str, ...]:
@@ -101,26 +60,9 @@ class StoredWorker:
 
 
 def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, config: AppConfig) -> list[StoredJob]:
-    """Find the runs that lack the embedding.
+    """Find the runs whose embedding is missing or out of date; the paths of `stored` must name the encoder.
 
-    Parameters
-    ----------
-    stored : sequence of StoredRun
-        Runs with signals, their paths naming the encoder.
-    encoder : RunEncoder
-        With the settings that are asked for now.
-    config : AppConfig
-        Whether embeddings made with other settings are made again, and whether one without tokens is incomplete.
-
-    Returns
-    -------
-    list of StoredJob
-        What is left to embed.
-
-    Raises
-    ------
-    ConfigurationError
-        When an embedding was made with other settings.
+    Raises ConfigurationError if an embedding was made with other settings, unless --overwrite is set.
     """
     settings_hash = compute_settings_hash(encoder.settings)
     missing = []
@@ -147,19 +89,7 @@ def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, config: AppCo
 
 
 def embed_missing(recipe: EncoderRecipe, encoder: RunEncoder, missing: list[StoredJob], tally: Tally) -> None:
-    """Embed stored runs, in processes of their own where several fit.
-
-    Parameters
-    ----------
-    recipe : EncoderRecipe
-        For processes that load the encoder themselves.
-    encoder : RunEncoder
-        Used where one process suffices.
-    missing : list of StoredJob
-        What to embed.
-    tally : Tally
-        Counts the outcomes.
-    """
+    """Embed stored runs in several processes that load `recipe`, or in this one with `encoder` if only one fits."""
     running = recipe.config.running
     device = str(encoder.frozen.device)
     n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)

@@ -1,4 +1,4 @@
-"""Whether this process may use the network, and whether it would get anywhere."""
+"""Whether this process may use the network, and whether a server answers."""
 
 from __future__ import annotations
 
@@ -19,24 +19,13 @@ _NO_ARRAY: Final = ("", "0", "undefined")
 
 
 def is_offline() -> bool:
-    """Tell whether the environment forbids downloads now, not when a library was imported.
-
-    Returns
-    -------
-    bool
-        True when HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set to a true value.
-    """
+    """Tell whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads now, rather than when a library was
+    imported."""
     return any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
 
 
 def find_array_job() -> str:
-    """Find out whether this process is one of many that a scheduler started from one submission.
-
-    Returns
-    -------
-    str
-        The variable that says so, with its value; empty when there is none.
-    """
+    """Return the variable and value that mark this process as one of a scheduler's job array; empty if it is not."""
     for name in _ARRAYS:
         value = os.environ.get(name, "").strip()
         is_numbered_always = name in ("LSB_JOBINDEX", "SGE_TASK_ID")
@@ -46,18 +35,8 @@ def find_array_job() -> str:
 
 
 def can_connect(address: str) -> bool:
-    """Tell whether a server answers, in seconds; libraries would try for half a minute before giving up.
-
-    Parameters
-    ----------
-    address : str
-        Address of the server, with scheme.
-
-    Returns
-    -------
-    bool
-        True also when a proxy is set, which alone can tell.
-    """
+    """Tell within 5 s whether a server answers (libraries try for half a minute); True if a proxy is set, which alone
+    knows."""
     parts = urlsplit(address)
     if parts.scheme in getproxies() or "all" in getproxies():
         return True
@@ -76,17 +55,10 @@ def _can_connect_once(server: str) -> bool:
 
 
 def find_obstacle(address: str) -> str:
-    """Find what keeps this process from downloading.
+    """Return in half a sentence why this process cannot download from an address (scheme included); empty if nothing is
+    known.
 
-    Parameters
-    ----------
-    address : str
-        What is to be downloaded: an address with scheme. ``file:`` needs no network.
-
-    Returns
-    -------
-    str
-        Half a sentence; empty when nothing is known to be in the way. A server is asked once in a process.
+    Each server is tried once per process; ``file:`` needs no network.
     """
     parts = urlsplit(address)
     if parts.scheme == "file":
@@ -102,15 +74,8 @@ def find_obstacle(address: str) -> str:
 
 
 class FetchError(Exception):
-    """A file of the Hugging Face hub could not be fetched.
-
-    Parameters
-    ----------
-    reason : str
-        Half a sentence on why.
-    is_absent : bool
-        Whether the server answered, but has no such file.
-    """
+    """A Hugging Face file could not be fetched; the reason is half a sentence, `is_absent` if the server has no such
+    file."""
 
     def __init__(self, reason: str, *, is_absent: bool = False) -> None:
         super().__init__(reason)
@@ -118,27 +83,8 @@ class FetchError(Exception):
 
 
 def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
-    """Fetch a file of the Hugging Face hub that no local cache holds.
-
-    Parameters
-    ----------
-    repository : str
-        ORG/NAME.
-    name : str
-        Name of the file in it.
-    cache : Path or None
-        Cache to put it into; by default that of the hub's client.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    FetchError
-        It cannot be fetched from here, or is not there.
-    """
+    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by default the hub client's. Raises
+    FetchError."""
     # Imported late: it is needed by few calls, and its constants read the environment.
     from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The command line's options, generated from the configuration so that the two cannot drift."""
+"""Command-line options, generated from the configuration so that the two cannot drift apart."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ CONFIG_FILE = "config_file"
 
 
 def find_stages() -> Iterator[tuple[str, type[Any]]]:
-    """Find the stages of the configuration that hold options.
-
-    Yields
-    ------
-    str
-        Field of `AppConfig`.
-    type
-        Its dataclass.
-    """
+    """Yield the field name and dataclass of each stage of `AppConfig` that holds options."""
     hints = typing.get_type_hints(AppConfig)
     for field in dataclasses.fields(AppConfig):
         if dataclasses.is_dataclass(hints[field.name]):
@@ -44,29 +36,13 @@ def _plain_type(hint: Any) -> Any:
 
 
 def is_list(hint: Any) -> bool:
-    """Tell whether an option takes several values after one flag.
-
-    Parameters
-    ----------
-    hint : Any
-        Type of the field.
-
-    Returns
-    -------
-    bool
-        True for ``tuple[X, ...]``.
-    """
+    """Tell whether an option takes several values after one flag: ``tuple[X, ...]``."""
     return typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is Ellipsis
 
 
 def build_options() -> list[tuple[str, list[click.Option]]]:
-    """Build the click options of every stage.
-
-    Returns
-    -------
-    list of (str, list of click.Option)
-        Title of the stage and its options.
-    """
+    """Build the click options of every stage, as (title, options); the title is the docstring of the stage's
+    dataclass."""
     sections = []
     for _, stage in find_stages():
         hints = typing.get_type_hints(stage)
@@ -115,24 +91,11 @@ def _off_name(field: dataclasses.Field[Any]) -> str:
 
 
 def expand_lists(arguments: Sequence[str]) -> list[str]:
-    """Repeat the flag of a list option before each of its values, since click takes one value a flag.
+    """Repeat the flag of a list option before each value, as click needs it: ``--x_y a b`` becomes ``--x-y a --x-y b``.
 
-    Options may be spelt with underscores, as other BIDS Apps allow.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Command line as given.
-
-    Returns
-    -------
-    list of str
-        Command line in which ``--x_y a b`` has become ``--x-y a --x-y b``.
-
-    Raises
-    ------
-    click.UsageError
-        When a list option has no value; click itself would take the next flag for one.
+    Flags may be spelt with underscores, as in other BIDS Apps. Raises click.UsageError if a list option has no value,
+    since
+    click would take the next flag as its value.
     """
     flags = {name for _, options in build_options() for option in options if option.multiple for name in option.opts}
     expanded: list[str] = []
@@ -163,23 +126,9 @@ def _check_has_value(flag: str, *, has_value: bool) -> None:
 
 
 def build_config(context: click.Context) -> AppConfig:
-    """Build the configuration: defaults, then the configuration file, then the command line.
-
-    Parameters
-    ----------
-    context : click.Context
-        With the parsed parameters.
-
-    Returns
-    -------
-    AppConfig
-        What was asked.
-
-    Raises
-    ------
+    """Build the configuration from defaults, then the configuration file, then the command line. Raises
     ConfigurationError
-        When a value, or the configuration file, is no good.
-    """
+    for an invalid value or file."""
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     params = context.params
     values = _read_config_file(params[CONFIG_FILE]) if params[CONFIG_FILE] else {}
@@ -202,7 +151,7 @@ def build_config(context: click.Context) -> AppConfig:
 
 
 def _read_config_file(path: Path) -> dict[str, Any]:
-    """Read a configuration as an earlier call wrote it down."""
+    """Read and check a configuration written by an earlier call."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

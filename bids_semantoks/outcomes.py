@@ -1,4 +1,4 @@
-"""What became of each run: found out, counted, written down and said."""
+"""Determine, count, record and report the outcome of each run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _RESOURCE_REASONS = ("out_of_memory", "disk_full")
 
 
 class Job(Protocol):
-    """What the batch must know of a job."""
+    """What a batch needs to know about a job."""
 
     @property
     def paths(self) -> OutputPaths:
-        """Where the run's outputs and status go."""
+        """Output paths of the run."""
 
     @property
     def settings_hash(self) -> str:
@@ -33,63 +33,29 @@ class Job(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one run.
+    """Outcome of one run."""
 
-    Parameters
-    ----------
-    status : str
-        ``ok``, ``skipped`` or ``failed``.
-    reason : str
-        Code of a skipped or failed run; empty otherwise.
-    message : str
-        The same in words.
-    seconds : float
-        Time that the run took.
-    warnings : tuple of str
-        What the user should know although the run is ok.
-    details : str
-        Traceback of a bug.
-    """
-
-    status: str
-    reason: str = ""
-    message: str = ""
+    status: str  # ok, skipped or failed
+    reason: str = ""  # code of a skipped or failed run
+    message: str = ""  # the reason in words
     seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-    details: str = ""
+    warnings: tuple[str, ...] = ()  # shown although the run is ok
+    details: str = ""  # traceback of a bug
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Tally:
-    """Counts of all runs of a call.
-
-    Parameters
-    ----------
-    n_ok, n_skipped, n_failed : int
-        Runs by status.
-    n_done : int
-        Runs among the skipped that are complete from an earlier call.
-    reasons : set of str
-        Why runs failed.
-    is_silent : bool
-        Whether another process speaks for this one.
-    """
+    """Counts of the runs of a call."""
 
     n_ok: int = 0
     n_skipped: int = 0
     n_failed: int = 0
-    n_done: int = 0
-    reasons: set[str] = dataclasses.field(default_factory=set)
-    is_silent: bool = False
+    n_done: int = 0  # skipped runs that are complete from an earlier call
+    reasons: set[str] = dataclasses.field(default_factory=set)  # codes of the failed runs
+    is_silent: bool = False  # another process reports for this one
 
     def add(self, outcome: Outcome) -> None:
-        """Count one run.
-
-        Parameters
-        ----------
-        outcome : Outcome
-            What became of it.
-        """
+        """Count one run."""
         if outcome.status == "ok":
             self.n_ok += 1
         elif outcome.status == "skipped":
@@ -100,17 +66,9 @@ class Tally:
             self.reasons.add(outcome.reason)
 
     def exit_code(self, *, ignore_failed: bool) -> int:
-        """Choose the exit code of the call.
+        """Return the exit code: 0, 5 if runs failed only for lack of resources, else 7.
 
-        Parameters
-        ----------
-        ignore_failed : bool
-            Accept failed runs when at least one is complete.
-
-        Returns
-        -------
-        int
-            0, 5 (only resources were wanting) or 7.
+        With `ignore_failed`, failed runs are accepted as long as one run is complete.
         """
         if not self.n_failed or (ignore_failed and self.n_ok + self.n_done):
             return 0
@@ -118,21 +76,9 @@ class Tally:
 
 
 def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str) -> Outcome:
-    """Do one job so that whatever goes wrong is a recorded outcome, and write its status.
+    """Run one job, turn whatever goes wrong into an outcome, and write its status; `work` returns warnings.
 
-    Parameters
-    ----------
-    work : callable
-        Does the job and returns warnings.
-    job : Job
-        Gives the status its name.
-    device : str
-        Where the encoder runs, for the status.
-
-    Returns
-    -------
-    Outcome
-        What became of it.
+    Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
     """
     started = time.monotonic()
     try:
@@ -166,17 +112,7 @@ def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str) -> Ou
 
 
 def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
-    """Write the status of a run; that this fails must not hide what became of it.
-
-    Parameters
-    ----------
-    job : Job
-        Gives the status its name.
-    outcome : Outcome
-        What became of it.
-    device : str
-        Where the encoder runs.
-    """
+    """Write the status of a run; a failure to write is only logged, since it must not hide the outcome."""
     status = {
         "status": outcome.status,
         "reason": outcome.reason,
@@ -193,19 +129,7 @@ def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
 
 
 def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0.0) -> None:
-    """Say what became of a run.
-
-    Parameters
-    ----------
-    job : Job
-        Names the run.
-    outcome : Outcome
-        What became of it.
-    progress : str
-        Which of how many.
-    left : float
-        Seconds until all are done, as far as can be told.
-    """
+    """Log the outcome of a run, with its `progress` (which of how many) and the estimated seconds `left`."""
     rest = f", about {_format_seconds(left)} left" if left >= 1 else ""
     line = f"{progress} {job.paths.stem}: {outcome.status}"
     if outcome.status == "ok":

@@ -1,4 +1,4 @@
-"""Signals packed for training: each run is read, put into shape and stored once."""
+"""Pack signals for training: each run is read, standardised and stored once."""
 
 from __future__ import annotations
 
@@ -24,30 +24,11 @@ LOGGER = logging.getLogger("bids_semantoks")
 def standardise(
     table: NDArray[np.floating[Any]], *, repetition_time: float, n_dummy: int, target: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Turn the table of a run into what is packed, by the steps that windows are cut with.
+    """Resample a run's table to `target` and z-score it for training, by the same steps as windows.
 
-    Parameters
-    ----------
-    table : NDArray, shape (T, P)
-        Cleaned signals; rows of dropped volumes and columns of absent parcels are NaN.
-    repetition_time : float
-        Seconds between rows.
-    n_dummy : int
-        Leading dummy volumes among the dropped.
-    target : float
-        The encoder's repetition time in seconds.
-
-    Returns
-    -------
-    values : NDArray, float32, shape (T', P)
-        Resampled and z-scored over the run; absent parcels are zero.
-    present : NDArray, bool, shape (P,)
-        Parcels that have a signal.
-
-    Raises
-    ------
-    RunSkipped
-        When no volume has signals, or the run lasts less than one sample.
+    `table` (T, P) is NaN in dropped rows and absent parcels, its first `n_dummy` rows are dummy volumes; times are in
+    seconds. Returns values (T', P), zero in absent parcels, and which parcels are present (P,). Raises RunSkipped
+    too_few_kept, no_content or too_short.
     """
     signals = np.asarray(table, dtype=np.float64)[n_dummy:]
     present: NDArray[np.bool_] = np.asarray(~np.isnan(signals).all(axis=0))
@@ -66,17 +47,8 @@ def standardise(
 
 
 class TableReader:
-    """Reads the tables of stored runs, in whichever process.
-
-    Parameters
-    ----------
-    order : tuple of int, length P
-        Position in the atlas of each parcel of the encoder.
-    parcels : tuple of str
-        The atlas' parcels.
-    target : float
-        The encoder's repetition time in seconds.
-    """
+    """Reads stored runs in any process: `order` (P,) is the atlas position of each encoder parcel, `target` is in
+    seconds."""
 
     def __init__(self, order: tuple[int, ...], parcels: tuple[str, ...], target: float) -> None:
         self.order = list(order)
@@ -84,18 +56,7 @@ class TableReader:
         self.target = target
 
     def __call__(self, source: SignalSource) -> PackedRun | str:
-        """Read one run.
-
-        Parameters
-        ----------
-        source : SignalSource
-            Its ``where`` is a `StoredRun`.
-
-        Returns
-        -------
-        PackedRun or str
-            The run, or why it cannot be trained on.
-        """
+        """Read one run whose ``where`` is a `StoredRun`; return why if it cannot be trained on."""
         stored: StoredRun = source.where
         path, sidecar = stored.paths.signals, stored.sidecar
         try:
@@ -127,20 +88,10 @@ def pack_file(
     target: float,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Pack the participants of an HDF5 file, block by block.
+    """Pack the participants of an HDF5 file, described by `describe_file`, block by block.
 
-    Parameters
-    ----------
-    store : SignalStore
-        Where to; its parcels are those of the file.
-    data : TrainingData
-        From `describe_file`.
-    file : SignalsFile
-        From `describe_file`.
-    target : float
-        Repetition time in seconds.
-    is_wanted : callable
-        Asked before a row is read; when it says no, what was read before is packed and that is all.
+    `target` is the repetition time in seconds. Once `is_wanted` returns False, reading stops and what was read is
+    packed.
     """
     by_row = {source.where: source for source in data.sources if source.key not in store}
     if not by_row:
@@ -183,22 +134,11 @@ def pack_missing(
     n_procs: int,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Pack the runs that the store lacks; what cannot be read is left out and named.
+    """Pack the runs that the store lacks; unreadable runs are left out with a warning.
 
-    Parameters
-    ----------
-    store : SignalStore
-        Where to.
-    sources : sequence of SignalSource
-        All runs to train on.
-    build_reader : callable
-        Called once in each process with `arguments`.
-    arguments : tuple
-        Picklable.
-    n_procs : int
-        Processes that read.
-    is_wanted : callable
-        Asked before a run is read; when it says no, what was read before is packed and that is all.
+    `build_reader(*arguments)` is called once per process; the arguments must pickle. Once `is_wanted` returns False,
+    reading
+    stops and what was read is packed.
     """
     missing = [source for source in sources if source.key not in store]
     if not missing:
@@ -218,25 +158,9 @@ def _keep_readable(results: Iterator[tuple[int, Any]], missing: Sequence[SignalS
 
 
 def select_packed(store: SignalStore, sources: Sequence[SignalSource]) -> SignalView:
-    """Choose what was packed of the runs to train on.
-
-    Parameters
-    ----------
-    store : SignalStore
-        Filled by `pack_missing`.
-    sources : sequence of SignalSource
-        All runs to train on.
-
-    Returns
-    -------
-    SignalView
-        Those that could be read, in the order of their keys, whatever the order on disk.
-
-    Raises
-    ------
-    InputError
-        When none could be read.
-    """
+    """Select the packed runs among `sources`, sorted by key whatever their order on disk. Raises InputError if there
+    are
+    none."""
     keys = sorted({source.key for source in sources if source.key in store})
     if not keys:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Participant level: each run is extracted, encoded and written; a bad run never stops the others."""
+"""Participant level: extract, encode and write each run; a bad run never stops the others."""
 
 from __future__ import annotations
 
@@ -40,15 +40,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 class RunWorker:
-    """Does one run at a time with tools that are loaded once.
-
-    Parameters
-    ----------
-    plan : Plan
-        What all runs share.
-    encoder : RunEncoder or None
-        Taken as it is; loaded afresh when None and the plan wants one, as in a new process.
-    """
+    """Processes one run at a time with tools loaded once; loads the encoder if none is given and the plan needs one."""
 
     def __init__(self, plan: Plan, encoder: RunEncoder | None = None) -> None:
         self.plan = plan
@@ -63,18 +55,7 @@ class RunWorker:
         self._encoded: EncodedRun | None = None
 
     def __call__(self, job: RunJob) -> Outcome:
-        """Do one run and write its status.
-
-        Parameters
-        ----------
-        job : RunJob
-            The run.
-
-        Returns
-        -------
-        Outcome
-            What became of it.
-        """
+        """Process one run and write its status."""
         self._signals = self._encoded = None
         outcome = isolate(functools.partial(self._complete, job), job, device=self.device)
         if outcome.status == "ok":
@@ -82,7 +63,7 @@ class RunWorker:
         return outcome
 
     def _draw(self, job: RunJob) -> None:
-        """Draw what is at hand only now, after the run is written, so that no picture can spoil it."""
+        """Draw the figures of a run after its outputs are written, so that a failing figure cannot spoil them."""
         sidecar = read_sidecar(job.paths.signals_sidecar)
         if self._signals is not None:
             threshold = self.plan.config.signals.fd_threshold
@@ -112,7 +93,8 @@ class RunWorker:
         return warnings
 
     def _write_signals(self, job: RunJob) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Give warnings and sidecar; on disk another process that does the same run may be replacing it just now."""
+        """Write the signals; return warnings and sidecar, not read back since another process may be replacing it on
+        disk."""
         plan = self.plan
         signals = make_signals(plan, job.run)
         sidecar = build_signals_sidecar(
@@ -131,23 +113,10 @@ class RunWorker:
 
 
 def run_participants(config: AppConfig) -> Tally:
-    """Run the participant level.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-
-    Returns
-    -------
-    Tally
-        What became of the runs.
-
-    Raises
-    ------
-    SemantoksError
-        When the call as a whole cannot work; nothing was written then.
-    """
+    """Run the participant level and count the outcomes of its runs. Raises SemantoksError, before anything is written,
+    if
+    the
+    call as a whole cannot work."""
     if config.pretraining.pretrain:
         LOGGER.warning("--pretrain trains at the group level, and does nothing at the participant level.")
     plan, encoder, jobs = build_plan(config)
@@ -192,15 +161,7 @@ def run_participants(config: AppConfig) -> Tally:
 
 
 def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
-    """Write the methods text of a call.
-
-    Parameters
-    ----------
-    plan : Plan
-        What all runs share.
-    encoder : RunEncoder or None
-        What embeds; None when only signals are written.
-    """
+    """Write the methods text of a call; `encoder` is None if only signals are written."""
     signals = describe_signals(
         {
             **plan.settings,

@@ -1,7 +1,6 @@
-"""Where files lie that others publish: our cache, and those of TemplateFlow and of the Hugging Face hub.
-
-Nothing of their libraries is imported: that writes thousands of entries into a cache, or fails where it cannot.
-"""
+"""Locations of our cache, TemplateFlow's and the Hugging Face hub's, found without importing their libraries: that
+writes
+thousands of cache entries, or fails where the cache is read-only."""
 
 from __future__ import annotations
 
@@ -19,13 +18,9 @@ GRIDS: Final = "grids"
 
 
 def find_cache() -> Path | None:
-    """Find the directory that keeps what was fetched.
+    """Return our cache directory, which need not exist; None for a user without a home.
 
-    Returns
-    -------
-    Path or None
-        BIDS_SEMANTOKS_CACHE_DIR, else ``bids_semantoks`` in XDG_CACHE_HOME, else in ``~/.cache``; it need not exist.
-        None for a user without home.
+    BIDS_SEMANTOKS_CACHE_DIR, else ``bids_semantoks`` in XDG_CACHE_HOME or ``~/.cache``.
     """
     if named := _read_variable(os.environ, CACHE_VARIABLE):
         return named
@@ -34,26 +29,16 @@ def find_cache() -> Path | None:
 
 
 def find_templateflow_homes() -> list[Path]:
-    """Find the directories that may hold TemplateFlow's archive.
-
-    Returns
-    -------
-    list of Path
-        TEMPLATEFLOW_HOME or the one that its client uses without, then our cache's; they need not exist.
-    """
+    """List directories that may hold TemplateFlow's archive: TEMPLATEFLOW_HOME or its client's default, then that in
+    our
+    cache."""
     base, cache = _find_user_cache(os.environ), find_cache()
     own = _read_variable(os.environ, "TEMPLATEFLOW_HOME") or (base / "templateflow" if base else None)
     return [path for path in (own, cache / TEMPLATEFLOW if cache else None) if path]
 
 
 def find_hub_caches() -> list[Path]:
-    """Find the caches that may hold files of the Hugging Face hub.
-
-    Returns
-    -------
-    list of Path
-        The cache of its client, then ours; they need not exist.
-    """
+    """List directories that may hold Hugging Face files: its client's cache, then that in ours; they need not exist."""
     environ, base, cache = os.environ, _find_user_cache(os.environ), find_cache()
     home = _read_variable(environ, "HF_HOME") or (base / "huggingface" if base else None)
     own = (
@@ -65,20 +50,7 @@ def find_hub_caches() -> list[Path]:
 
 
 def find_hub_file(repository: str, name: str) -> Path | None:
-    """Find a file of the hub in the local caches.
-
-    Parameters
-    ----------
-    repository : str
-        ORG/NAME.
-    name : str
-        Name of the file in it.
-
-    Returns
-    -------
-    Path or None
-        The file of the main revision; None when no cache holds it.
-    """
+    """Find a file of a hub repository (ORG/NAME), main revision, in the local caches; None if absent."""
     for cache in find_hub_caches():
         folder = cache / f"models--{repository.replace('/', '--')}"
         try:

@@ -1,4 +1,4 @@
-"""What a participant call has to do: runs found, atlas and encoder matched, and what is already there."""
+"""Plan a participant call: find runs, match atlas and encoder, and determine what is left to do."""
 
 from __future__ import annotations
 
@@ -24,26 +24,10 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
-    """Find the runs, resolve atlas and encoder, and see what is left to do. Writes nothing.
+    """Find the runs, resolve atlas and encoder (None for signals only) and determine what is left to do. Writes
+    nothing.
 
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-
-    Returns
-    -------
-    plan : Plan
-        What all runs share.
-    encoder : RunEncoder or None
-        Fitted to the atlas; None when only signals are wanted.
-    jobs : list of RunJob
-        Every run that was found.
-
-    Raises
-    ------
-    SemantoksError
-        When anything that was asked for is not there or does not fit together.
+    Raises SemantoksError if anything requested is missing or does not fit together.
     """
     dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
     LOGGER.info("%s", dataset.describe())
@@ -92,7 +76,7 @@ def _load_atlas(config: AppConfig, run: Run) -> Atlas:
 
 
 def _without_new_database(config: AppConfig) -> AppConfig:
-    """Let a dry run use a pybids database that is there, but make none."""
+    """Let a dry run use an existing pybids database, but not create one."""
     folder = config.selection.bids_database_dir
     if not config.running.dry_run or folder is None or folder.exists():
         return config
@@ -100,7 +84,8 @@ def _without_new_database(config: AppConfig) -> AppConfig:
 
 
 def _without_second_denoising(config: AppConfig, dataset: Dataset) -> AppConfig:
-    """Neither denoise nor filter what comes denoised or filtered, and refuse when the user asks for it."""
+    """Switch off denoising and filtering that the inputs went through already; ConfigurationError if the user requests
+    them."""
     denoised, signals, usual = dataset.denoised, config.signals, SignalsConfig()
     if denoised is None:
         return config
@@ -123,7 +108,7 @@ def _without_second_denoising(config: AppConfig, dataset: Dataset) -> AppConfig:
 
 
 def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, ...]) -> tuple[tuple[Run, ...], Atlas]:
-    """Find the tables of a parcellated dataset and what describes their parcels."""
+    """Find the tables of a parcellated dataset and the atlas of their parcels."""
     LOGGER.info("The series are used as they are: no denoising, filter or scrubbing here.")
     # The default names the atlas to extract; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
@@ -140,7 +125,7 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
 
 
 def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
-    """Read the first header that can be read; what is wrong with the others is for their runs to say."""
+    """Read the first readable header; the other tables are reported with their runs."""
     for run in runs:
         try:
             return read_header(run.bold)

@@ -1,4 +1,4 @@
-"""Worker processes that each load their tools once and whose death costs one job, not the batch."""
+"""Worker processes that load their tools once, and whose death costs one job, not the batch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,7 @@ _SECONDS_TO_LEAVE: Final = 10.0
 
 
 class WorkerDied(Exception):
-    """A worker process ended in the middle of a job.
-
-    Parameters
-    ----------
-    exit_code : int or None
-        Exit code of the process, negative for a signal.
-    """
+    """A worker process ended during a job; a negative exit code is a signal."""
 
     def __init__(self, exit_code: int | None) -> None:
         super().__init__(f"a worker process ended with exit code {exit_code}")
@@ -45,13 +39,7 @@ class WorkerDied(Exception):
 
 
 def count_cpus() -> int:
-    """Count the CPUs that this process may use.
-
-    Returns
-    -------
-    int
-        The least of the affinity mask, the cgroup's quota and SLURM_CPUS_PER_TASK.
-    """
+    """Count the usable CPUs: the minimum of affinity mask, cgroup quota and SLURM_CPUS_PER_TASK."""
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdecimal():
@@ -61,13 +49,7 @@ def count_cpus() -> int:
 
 
 def count_threads() -> int:
-    """Count the threads that one process may use.
-
-    Returns
-    -------
-    int
-        As many as CPUs, or as OMP_NUM_THREADS says if these are fewer.
-    """
+    """Count the threads that one process may use: the usable CPUs, or OMP_NUM_THREADS if smaller."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     # OpenMP allows a list, one number for each level of nesting.
     first = asked.partition(",")[0].strip()
@@ -75,14 +57,8 @@ def count_threads() -> int:
 
 
 def read_peak_memory() -> int:
-    """Read the largest memory that this program has had.
-
-    Returns
-    -------
-    int
-        Bytes. Where the kernel tells, those since the program began: what getrusage says is at least the size of the
-        process that started it.
-    """
+    """Return the peak memory of this program in bytes, from /proc if possible: getrusage starts at the size of the
+    parent."""
     with contextlib.suppress(OSError, LookupError, ValueError):
         text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return 1024 * int(text.partition("VmHWM:")[2].split()[0])
@@ -91,19 +67,13 @@ def read_peak_memory() -> int:
 
 
 def read_rank() -> int:
-    """Read which of the processes that torchrun started this is.
-
-    Returns
-    -------
-    int
-        0 for the first, and where there is only one.
-    """
+    """Return the rank of this process under torchrun; 0 without it."""
     rank = os.environ.get("RANK", "")
     return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
 
 
 def _read_cgroup_quota(root: Path) -> list[int]:
-    """Read the CPU quota of cgroup v2 or v1, rounded up; empty when there is none."""
+    """Read the CPU quota of cgroup v2 or v1, rounded up; empty if there is none."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -116,13 +86,7 @@ def _read_cgroup_quota(root: Path) -> list[int]:
 
 
 def limit_threads(n_threads: int) -> None:
-    """Limit the threads of numerical libraries that this process or its children load from now on.
-
-    Parameters
-    ----------
-    n_threads : int
-        Threads of one process.
-    """
+    """Limit the threads of numerical libraries that this process or its children load from now on."""
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(n_threads)
     # Threads that wait in a spin take the CPUs from whoever they wait for when a machine is busy.
@@ -137,32 +101,12 @@ def run_jobs(
     n_procs: int,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[int, Any]]:
-    """Run jobs in this process or in several, yielding results as they come.
+    """Run jobs in this process (`n_procs` 1) or in several, yielding (position, result) as they finish.
 
-    Parameters
-    ----------
-    build_worker : callable
-        Called once in each process with `arguments`; returns the function that does one job.
-    arguments : tuple
-        Picklable.
-    jobs : sequence
-        Picklable.
-    n_procs : int
-        Processes; 1 works in this one.
-    is_wanted : callable
-        Asked before a job is begun; when it says no, jobs in progress are finished and no other is begun.
-
-    Yields
-    ------
-    int
-        Position of the job.
-    Any
-        Its result, or `WorkerDied` when its process ended; another process then takes over.
-
-    Raises
-    ------
-    Exception
-        Whatever building a worker or doing a job raised, in whichever process.
+    `build_worker(*arguments)` is called once per process and returns the function that runs one job; arguments and jobs
+    must pickle. Once `is_wanted` returns False, jobs in progress finish and no other starts. The result is a
+    `WorkerDied` if
+    the process ended, and another process takes over. Exceptions of a worker are raised here.
     """
     if n_procs <= 1:
         worker = build_worker(*arguments)
@@ -182,7 +126,7 @@ def run_jobs(
 
 
 class _Crew:
-    """Processes and the job that each is busy with."""
+    """Worker processes and the job that each is running."""
 
     def __init__(
         self,
@@ -201,7 +145,7 @@ class _Crew:
         self.busy: dict[Connection, tuple[SpawnProcess, int]] = {}
 
     def start(self) -> None:
-        """Start a process and give it a job, if any waits."""
+        """Start a process with a job, if one is waiting."""
         if not self.waiting or not self.is_wanted():
             return
         ours, theirs = self.context.Pipe()
@@ -211,7 +155,7 @@ class _Crew:
         self.give(ours, process)
 
     def give(self, connection: Connection, process: SpawnProcess) -> None:
-        """Give a process its next job, or let it go."""
+        """Give a process its next job, or let it exit."""
         if not self.waiting or not self.is_wanted():
             connection.close()
             process.join()
@@ -223,7 +167,7 @@ class _Crew:
             connection.send(self.jobs[i])
 
     def collect(self) -> Iterator[tuple[int, Any]]:
-        """Wait for answers and yield them."""
+        """Wait for answers and yield the results."""
         for connection in cast(list[Connection], wait(list(self.busy))):
             process, i = self.busy.pop(connection)
             try:
@@ -243,7 +187,7 @@ class _Crew:
             self.give(connection, process)
 
     def dismiss(self) -> None:
-        """End the processes that are still busy, letting them take away what they wrote in part."""
+        """End busy processes, with time to remove their partial files."""
         processes = [process for process, _ in self.busy.values()]
         for process in processes:
             process.terminate()
@@ -273,5 +217,5 @@ def _serve(
 
 
 def _leave(signum: int, _: FrameType | None) -> NoReturn:
-    """End by way of an exception, so that half-written files are taken away."""
+    """Exit by an exception, so that partial files are removed."""
     raise SystemExit(128 + signum)

@@ -1,4 +1,4 @@
-"""From stored signals to an encoder: packs the signals, trains, and writes what the participant level loads."""
+"""From stored signals to an encoder: pack the signals, train, and write what the participant level loads."""
 
 from __future__ import annotations
 
@@ -50,32 +50,13 @@ def pretrain_encoder(
     *,
     participants: frozenset[str] | None = None,
 ) -> Path:
-    """Pretrain an encoder, go on with a training that was stopped, or find it done.
+    """Pretrain an encoder, resume a stopped training, or find it done; return its directory, to be given to --model.
 
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    stored : sequence of StoredRun
-        The runs to train on, unless ``--pretrain-data`` names others.
-    parcels, networks : tuple of str, length P
-        Their atlas.
-    participants : frozenset of str, optional
-        Labels to train on; by default all.
-
-    Returns
-    -------
-    Path
-        Directory of the encoder, to be given to ``--model``.
-
-    Raises
-    ------
-    TrainingStopped
-        When asked to end early; the same call goes on.
-    TrainingDiverged
-        When the training diverged or collapsed.
-    SemantoksError
-        When data, options or resources do not allow a training.
+    Trains on the `stored` runs with their atlas (P parcels and networks) unless --pretrain-data names a file,
+    restricted to
+    `participants` if given. Raises TrainingStopped (the same call resumes), TrainingDiverged, or another SemantoksError
+    if
+    data, options or resources do not allow a training.
     """
     with record_end(config.out_dir):
         return _pretrain(config, stored, (parcels, networks), participants)
@@ -112,22 +93,8 @@ def _pretrain(
 def preview_training(
     config: AppConfig, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
 ) -> None:
-    """Check a training and say what it would be, without writing anything.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    stored : sequence of StoredRun
-        The runs to train on, unless ``--pretrain-data`` names others.
-    parcels, networks : tuple of str, length P
-        Their atlas.
-
-    Raises
-    ------
-    SemantoksError
-        When data or options do not allow a training.
-    """
+    """Check a training and log what it would be, without writing. Raises SemantoksError if data or options do not allow
+    it."""
     encoder, data, file = describe_data(config, stored, (parcels, networks))
     plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate)
     if not config.running.overwrite:
@@ -150,7 +117,7 @@ def _checkpoints(plan: Blueprint) -> Path:
 
 
 def _clear(plan: Blueprint) -> None:
-    """Make room for another training; one of the same settings that was stopped goes on even so."""
+    """Make room for a new training, keeping checkpoints of the same settings, which are resumed."""
     if (plan.directory / CONFIG_FILE).exists():
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             (plan.directory / name).unlink(missing_ok=True)
@@ -160,7 +127,7 @@ def _clear(plan: Blueprint) -> None:
 
 
 def _is_finished(plan: Blueprint) -> bool:
-    """Tell whether the encoder is there already; refuse to take one of other settings for it."""
+    """Tell whether the encoder is complete; ConfigurationError if it was trained with other settings."""
     path = plan.directory / CONFIG_FILE
     if not path.is_file():
         return False
@@ -253,7 +220,8 @@ def _build_training(
 
 
 def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest) -> SignalView:
-    """Pack what is missing, in the first process; the others wait, then open the store too."""
+    """Pack missing signals in the first rank, then open the store in all. TrainingStopped if a stop was requested
+    meanwhile."""
 
     def is_wanted() -> bool:
         return not request.reason
@@ -283,7 +251,8 @@ def _pack_tables(config: AppConfig, plan: Blueprint, store: SignalStore, is_want
 
 
 def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:
-    """Write the teacher and what belongs to it; the weights' config.json comes last and makes it an encoder."""
+    """Write the teacher, its figures and model card; config.json is the last file of the weights and makes them an
+    encoder."""
     encoder, head = module.teacher.cpu(), module.teacher_head.cpu()
     details["n_parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
     names = plan.layout.network_names

@@ -1,4 +1,4 @@
-"""Log records of libraries and of worker processes reach the log of the call, and never the terminal by themselves."""
+"""Route log records of libraries and worker processes to the log of the call, never straight to the terminal."""
 
 from __future__ import annotations
 
@@ -10,27 +10,16 @@ _SELF_MADE = ("nibabel.global", "nilearn", "huggingface_hub", "matplotlib")
 
 
 class _Redirect(logging.Filter):
-    """Hands a library's records to the root logger and keeps them from the library's own handlers."""
+    """Passes a library's records to the root logger and keeps them from the library's own handlers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redirect one record.
-
-        Parameters
-        ----------
-        record : logging.LogRecord
-            What a library logged.
-
-        Returns
-        -------
-        bool
-            Always false.
-        """
+        """Redirect one record; always False."""
         logging.getLogger().handle(record)
         return False
 
 
 def redirect_libraries() -> None:
-    """Send warnings and records of libraries to the root logger's handlers alone."""
+    """Send warnings and records of libraries to the root logger's handlers only."""
     logging.captureWarnings(True)
     for name in _SELF_MADE:
         logger = logging.getLogger(name)
@@ -39,26 +28,14 @@ def redirect_libraries() -> None:
 
 
 class Relay(logging.Handler):
-    """Sends the records of a worker process to its parent.
-
-    Parameters
-    ----------
-    send : callable
-        Sends one picklable record.
-    """
+    """Sends the records of a worker process to its parent by `send`, which takes one picklable record."""
 
     def __init__(self, send: Callable[[logging.LogRecord], object]) -> None:
         super().__init__()
         self.send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record, as text: arguments and tracebacks may not survive the journey.
-
-        Parameters
-        ----------
-        record : logging.LogRecord
-            What was logged.
-        """
+        """Send one record as text: arguments and tracebacks may not pickle."""
         text = record.getMessage()
         if record.exc_info:
             text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
@@ -67,24 +44,12 @@ class Relay(logging.Handler):
 
 
 def relay_records(send: Callable[[logging.LogRecord], object]) -> None:
-    """Let all records of this process be said by its parent.
-
-    Parameters
-    ----------
-    send : callable
-        Sends one picklable record.
-    """
+    """Leave the logging of this process to its parent; `send` takes one picklable record."""
     redirect_libraries()
     logging.getLogger("bids_semantoks").setLevel(logging.DEBUG)
     logging.getLogger().handlers = [Relay(send)]
 
 
 def receive_record(record: logging.LogRecord) -> None:
-    """Say what another process logged.
-
-    Parameters
-    ----------
-    record : logging.LogRecord
-        From `relay_records`.
-    """
+    """Log a record sent by another process through `relay_records`."""
     logging.getLogger(record.name).handle(record)

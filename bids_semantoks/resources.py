@@ -1,4 +1,4 @@
-"""How many processes and threads a call uses, and where its temporary files go."""
+"""Numbers of processes and threads, and the location of temporary files."""
 
 from __future__ import annotations
 
@@ -22,20 +22,12 @@ _CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor
 
 
 def open_work_dir(work_dir: Path | None, out_dir: Path) -> None:
-    """Send temporary files and caches of this process and its children where they may be written.
+    """Direct temporary files and caches of this process and its children to a writable directory, created if needed.
 
-    Parameters
-    ----------
-    work_dir : Path or None
-        Made if needed. None leaves the system's choice, as far as there is one: a container may have a read-only root
-        and a user without home.
-    out_dir : Path
-        Holds the work directory where there is no place for temporary files.
-
-    Raises
-    ------
-    ConfigurationError
-        When nothing can be written there.
+    Without `work_dir` the system's choice stays, or ``OUT_DIR/.work`` if it has none: a container may have a read-only
+    root
+    and a user without home. Raises ConfigurationError if the directory is not writable, ResourceError if the disk is
+    full.
     """
     if work_dir is None and not _has_temporary_place():
         work_dir = out_dir / ".work"
@@ -60,24 +52,10 @@ def _has_temporary_place() -> bool:
 
 
 def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, device: str = "cpu") -> int:
-    """Choose the number of processes and say why when it is less than asked.
+    """Choose the number of processes, at least 1, with a warning if --mem allows fewer than requested.
 
-    Parameters
-    ----------
-    running : RunningConfig
-        Asked processes and memory.
-    n_jobs : int
-        Runs to do.
-    model_bytes : int
-        Size of the encoder's weights, which every process loads.
-    device : str
-        Where the encoder runs.
-
-    Returns
-    -------
-    int
-        At least 1. By default each process gets two runs or more, since starting one costs seconds, and a GPU is fed by
-        no more than it has memory for.
+    By default each process gets two runs or more, since starting one costs seconds, and a GPU at most `_GPU_PROCS`
+    processes. Each loads the weights (`model_bytes`).
     """
     most = count_cpus() if device == "cpu" else min(count_cpus(), _GPU_PROCS)
     n_procs = running.n_procs or min(most, n_jobs // 2)
@@ -98,18 +76,5 @@ def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, dev
 
 
 def choose_n_threads(running: RunningConfig, *, n_procs: int) -> int:
-    """Choose the threads of each process.
-
-    Parameters
-    ----------
-    running : RunningConfig
-        Threads asked for.
-    n_procs : int
-        Processes that share the CPUs.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
+    """Choose the threads of each process, at least 1, if `n_procs` processes share the CPUs."""
     return running.omp_nthreads or max(1, min(count_threads(), count_cpus() // n_procs))

@@ -1,4 +1,4 @@
-"""Which of the stored runs the group level works on."""
+"""Select the stored runs that the group level works on."""
 
 from __future__ import annotations
 
@@ -16,23 +16,10 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 def find_kind(config: AppConfig) -> tuple[str, str]:
-    """Choose the atlas and space of the stored signals to work on.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-
-    Returns
-    -------
-    atlas, space : str
-        Labels in the names of the stored signals.
-
-    Raises
-    ------
-    InputError
-        When there are no signals, or none of the atlas and space asked for, or several to choose from.
-    """
+    """Choose the atlas and space labels of the stored signals to work on. Raises InputError if there are no signals,
+    none
+    of
+    the requested kind, or several kinds to choose from."""
     kinds = find_stored_kinds(config.out_dir)
     if not kinds:
         raise InputError(
@@ -65,28 +52,10 @@ def find_kind(config: AppConfig) -> tuple[str, str]:
 def select_stored(
     stored: Sequence[StoredRun], selection: SelectionConfig, *, where: str, prefers_rest: bool = True
 ) -> list[StoredRun]:
-    """Keep the stored runs that were asked for.
+    """Keep the requested runs in the given order; with `prefers_rest` and no requested task, only resting runs if there
+    are any.
 
-    Parameters
-    ----------
-    stored : sequence of StoredRun
-        All of an atlas and space.
-    selection : SelectionConfig
-        Participants, sessions, tasks, acquisitions, directions, runs and echoes.
-    where : str
-        The output dataset, for messages.
-    prefers_rest : bool
-        Whether resting runs alone are taken where there are some and no task was asked for.
-
-    Returns
-    -------
-    list of StoredRun
-        In the order given.
-
-    Raises
-    ------
-    InputError
-        When a label is unknown or nothing is left.
+    `where` names the dataset in messages. Raises InputError if a label is unknown or no run is left.
     """
     kept = list(stored)
     asked = ("participant", "sub", read_labels(selection.participant_label, "sub-"))
@@ -114,30 +83,10 @@ def select_stored(
 def choose_stored(
     config: AppConfig, *, prefers_rest: bool = True
 ) -> tuple[str, tuple[str, ...], tuple[str, ...], list[StoredRun]]:
-    """Choose the stored runs to work on, all made with one atlas in one space.
+    """Choose stored runs made with one atlas in one space: atlas label, parcels (P,), networks (P,), runs sorted by
+    name.
 
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    prefers_rest : bool
-        As in `select_stored`.
-
-    Returns
-    -------
-    atlas : str
-        Its label.
-    parcels, networks : tuple of str, length P
-        Its parcels and their networks.
-    chosen : list of StoredRun
-        In the order of their names.
-
-    Raises
-    ------
-    InputError
-        When nothing is there to be chosen.
-    ConfigurationError
-        When runs were made with another atlas of the same label.
+    Raises InputError if there are none, ConfigurationError if runs were made with another atlas of the same label.
     """
     atlas, space = find_kind(config)
     parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)

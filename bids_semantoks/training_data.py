@@ -1,4 +1,4 @@
-"""What to train on: runs and atlas, described without reading any signals."""
+"""Training data (runs and atlas), described without reading any signals."""
 
 from __future__ import annotations
 
@@ -15,62 +15,27 @@ from bids_semantoks.outputs.stored_runs import StoredRun
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SignalSource:
-    """A run that can be packed, before anything of it is read.
+    """A run that can be packed, before it is read."""
 
-    Parameters
-    ----------
-    key : str
-        Checksum over all that decides the packed values.
-    participant : str
-        Label of the participant.
-    where : Any
-        What its reader needs to find it.
-    """
-
-    key: str
+    key: str  # checksum over everything that decides the packed values
     participant: str
-    where: Any
+    where: Any  # for its reader: a StoredRun, or a row of an HDF5 file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingData:
-    """What to train on.
-
-    Parameters
-    ----------
-    sources : tuple of SignalSource
-        The runs.
-    parcels, networks : tuple of str, length P
-        The atlas of the signals.
-    facts : dict
-        What the model card says about the data.
-    """
+    """Runs to train on and their atlas."""
 
     sources: tuple[SignalSource, ...]
-    parcels: tuple[str, ...]
-    networks: tuple[str, ...]
-    facts: dict[str, Any]
+    parcels: tuple[str, ...]  # (P,)
+    networks: tuple[str, ...]  # (P,) label of each parcel
+    facts: dict[str, Any]  # what the model card says about the data
 
 
 def describe_stored(
     stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...], *, target: float
 ) -> TrainingData:
-    """Describe stored signals as training data, without reading them.
-
-    Parameters
-    ----------
-    stored : sequence of StoredRun
-        The runs that were chosen.
-    parcels, networks : tuple of str, length P
-        Their atlas.
-    target : float
-        The encoder's repetition time in seconds.
-
-    Returns
-    -------
-    TrainingData
-        The runs and what is known of them.
-    """
+    """Describe stored signals as training data; `target` is the encoder's repetition time in seconds."""
     sources = []
     for run in stored:
         sidecar = run.sidecar
@@ -94,7 +59,7 @@ def describe_stored(
 
 
 def _describe_bands(settings: Sequence[Mapping[str, Any]]) -> Any:
-    """Describe the pass bands of runs: low and high (Hz) where all share them, else words."""
+    """Describe the pass bands of runs: low and high (Hz) if all share one, else words."""
     found = {json.dumps(one.get("band_pass")) if one.get("denoising") else "" for one in settings}
     if len(found) == 1 and (band := json.loads(next(iter(found)) or "null")):
         return band
@@ -103,21 +68,9 @@ def _describe_bands(settings: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFile]:
-    """Describe the participants of an HDF5 file as training data, without reading their signals.
+    """Describe the participants of an HDF5 file as training data, one source per row.
 
-    Parameters
-    ----------
-    path : Path
-        The file; its signals are taken to have the encoder's repetition time already, as the layout says nothing.
-    target : float
-        The encoder's repetition time in seconds.
-
-    Returns
-    -------
-    data : TrainingData
-        One source a row.
-    file : SignalsFile
-        To be read from.
+    The signals are assumed to have the encoder's repetition time, `target` seconds: the layout does not store any.
     """
     file, status = open_signals(path), path.stat()
     decisive = [path.name, status.st_size, status.st_mtime_ns, target]

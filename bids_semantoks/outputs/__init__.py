@@ -1,1 +1,1 @@
-"""Our derivative dataset: written here, read back here."""
+"""Write the output dataset (BIDS derivatives) and read it back."""

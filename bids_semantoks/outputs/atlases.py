@@ -1,4 +1,4 @@
-"""Atlases as used: copied into the output dataset with checksums and licences, and read back."""
+"""Copy the atlas as used into the output dataset, with checksums and licences, and read it back."""
 
 from __future__ import annotations
 
@@ -22,20 +22,7 @@ _ATLAS_COLUMNS = {
 
 
 def build_atlas_directory(out_dir: Path, space: str) -> Path:
-    """Build the directory of the atlases of a space.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    space : str
-        Template space; empty for none.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/sourcedata/atlases/tpl-S``, without the last where there is no space.
-    """
+    """Return ``OUT_DIR/sourcedata/atlases/tpl-S``, without the last part if the space is empty."""
     directory = out_dir / "sourcedata" / "atlases"
     return directory / f"tpl-{space}" if space else directory
 
@@ -45,15 +32,9 @@ def _build_atlas_stem(name: str, space: str) -> str:
 
 
 def write_atlas(out_dir: Path, atlas: Atlas) -> None:
-    """Copy the atlas as used: its table, each label image unchanged, checksums and licences.
+    """Write the atlas as used: its table, its label images unchanged, checksums and a licence per part.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    atlas : Atlas
-        What was used. Its images, if any, are copied one by one, unchanged, with a licence line for each part; one that
-        merges parts whose licence forbids that is not copied at all, its checksum stands for it.
+    An image that merges parts whose licence forbids derivatives is not copied; only its checksum is recorded.
     """
     directory = build_atlas_directory(out_dir, atlas.space)
     stem = _build_atlas_stem(atlas.name, atlas.space)
@@ -94,24 +75,13 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
 
 
 def _find_suffix(path: Path) -> str:
-    """Find the extension, of which some have two parts."""
+    """Return the extension, which may have two parts."""
     last = "".join(path.suffixes[-2:])
     return last if last in (".nii.gz", ".dlabel.nii", ".label.gii") else path.suffix
 
 
 def describe_warp(volume: AtlasVolume) -> dict[str, str]:
-    """Say how an image came from its space to that of the data.
-
-    Parameters
-    ----------
-    volume : AtlasVolume
-        One of an atlas.
-
-    Returns
-    -------
-    dict
-        Entries of a sidecar; none for an image that was not warped.
-    """
+    """Build the sidecar entries on how an image was warped to the space of the data; empty if it was not."""
     if volume.transform is None:
         return {}
     return {
@@ -127,20 +97,7 @@ def _has_checksum(path: Path, sha256: str) -> bool:
 
 
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
-    """Refuse an atlas whose label already stands for another one in the output dataset.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    atlas : Atlas
-        What is to be used.
-
-    Raises
-    ------
-    ConfigurationError
-        When signals of another atlas have the same label.
-    """
+    """Refuse an atlas whose label already stands for another one in the output dataset: ConfigurationError."""
     path = (
         build_atlas_directory(out_dir, atlas.space) / f"{_build_atlas_stem(atlas.name, atlas.space)}_description.json"
     )
@@ -154,60 +111,25 @@ def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
 
 
 def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
-    """Read the checksum of an atlas that signals of this dataset were made with.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    name, space : str
-        Atlas label and template space (empty for none).
-
-    Returns
-    -------
-    str
-        SHA-256 of names, networks and images together.
-    """
+    """Read the SHA-256 of a stored atlas, over names, networks and images; `space` may be empty."""
     path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_description.json"
     return str(json.loads(path.read_bytes())["SHA256"])
 
 
 def may_be_shared(licence: str) -> bool:
-    """Tell whether a label image may be copied into a dataset that others will see.
+    """Tell from the licences of its parts (separated by semicolons) whether a label image may be copied into a dataset.
 
-    Parameters
-    ----------
-    licence : str
-        Licences of its parts, one a part, separated by semicolons.
-
-    Returns
-    -------
-    bool
-        False for an image merged of several parts of which one forbids derived works (CC BY-ND); such a part alone
-        and unchanged may be shared.
+    False for an image merged from several parts of which one forbids derivatives (CC BY-ND); alone and unchanged, such
+    a
+    part may be shared.
     """
     return not ("-ND" in licence and ";" in licence)
 
 
 def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read the parcels of an atlas that signals of this dataset were made with.
+    """Read the parcel names and network labels (empty for none) of a stored atlas, (P,) each; `space` may be empty.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    name, space : str
-        Atlas label and template space (empty for none).
-
-    Returns
-    -------
-    parcels, networks : tuple of str, length P
-        Parcel names and network labels (empty for none).
-
-    Raises
-    ------
-    FileNotFoundError
-        When the table is not there.
+    Raises FileNotFoundError if there is no such table.
     """
     path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_dseg.tsv"
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]

@@ -10,39 +10,19 @@ NAME: Final = "group_task_blocks"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BlockRow:
-    """One model in one design.
+    """One model in one design; the columns are explained in `MEANINGS`."""
 
-    Parameters
-    ----------
-    column : str
-        Of events.tsv.
-    design : str
-        ``across`` or ``within`` participants.
-    model, position : str
-        What told blocks apart; where in the window its encoder saw the block (``first``, ``last``, or empty).
-    metric : str
-        ``balanced_accuracy``.
-    value, ci_low, ci_high, p_value, chance : float
-        Mean over participants, its 95 % interval, test against chance.
-    difference, difference_low, difference_high, difference_p : float
-        The encoder (block first) less this, in the same participants; NaN for itself.
-    n_participants, n_blocks, n_classes : int
-        What was tested.
-    folds : str
-        What a fold leaves out.
-    """
-
-    column: str
-    design: str
+    column: str  # of events.tsv
+    design: str  # across or within participants
     model: str
-    position: str
+    position: str  # of the block in the encoder's window: first, last or empty
     metric: str
     value: float
     ci_low: float
     ci_high: float
     p_value: float
     chance: float
-    difference: float
+    difference: float  # encoder (block first) less this model, paired by participant; NaN for the encoder itself
     difference_low: float
     difference_high: float
     difference_p: float

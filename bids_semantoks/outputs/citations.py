@@ -1,4 +1,4 @@
-"""Citations without pandoc: keys and references of a small Markdown text, as Markdown, HTML and LaTeX."""
+"""Citations without pandoc: render a small Markdown text and its references as Markdown, HTML and LaTeX."""
 
 from __future__ import annotations
 
@@ -21,38 +21,28 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """One entry of a bibliography.
-
-    Parameters
-    ----------
-    key : str
-        What the text cites.
-    fields : mapping of str to str
-        Fields as written, LaTeX included.
-    source : str
-        The whole entry.
-    """
+    """One entry of a bibliography."""
 
     key: str
-    fields: Mapping[str, str]
-    source: str
+    fields: Mapping[str, str]  # as written, LaTeX included
+    source: str  # the whole BibTeX entry
 
     @property
     def url(self) -> str:
-        """Where to find it."""
+        """Link to the work, by DOI if it has one."""
         doi = self.fields.get("doi")
         return f"https://doi.org/{doi}" if doi else self.fields.get("url", "")
 
     @property
     def short(self) -> str:
-        """Authors and year, as in a text."""
+        """Authors and year, as cited in a text."""
         names = [name.split(",")[0] for name in _read_plain(self.fields["author"]).split(" and ")]
         who = names[0] if len(names) == 1 else " & ".join(names) if len(names) == 2 and "others" not in names else ""
         return f"{who or names[0] + ' et al.'}, {self.fields['year']}"
 
     @property
     def full(self) -> str:
-        """Authors, year, title and place, as in a list of references, without the link."""
+        """Authors, year, title and venue, as in a list of references, without the link."""
         names = _read_plain(self.fields["author"]).replace(" and others", ", et al.").replace(" and ", "; ")
         fields = {key: _read_plain(value) for key, value in self.fields.items()}
         place = fields.get("journal") or fields.get("booktitle") or ""
@@ -63,25 +53,14 @@ class Reference:
 
 
 def _read_plain(text: str) -> str:
-    """Turn what LaTeX the bibliography holds into plain letters."""
+    """Convert the LaTeX of the bibliography to plain text."""
     for code, letter in _ACCENTS.items():
         text = text.replace("{" + code + "}", letter)
     return text.replace("{", "").replace("}", "").replace("--", "\u2013")
 
 
 def read_bibliography(text: str) -> dict[str, Reference]:
-    """Read a BibTeX file that is laid out as ours is: one field a line.
-
-    Parameters
-    ----------
-    text : str
-        Content of the file.
-
-    Returns
-    -------
-    dict of str to Reference
-        Entries by key, in the order of the file.
-    """
+    """Parse a BibTeX file with one field per line: references by key, in file order."""
     return {
         match[2]: Reference(key=match[2], fields=dict(_FIELD.findall(match[3])), source=match[0])
         for match in _ENTRY.finditer(text)
@@ -89,18 +68,7 @@ def read_bibliography(text: str) -> dict[str, Reference]:
 
 
 def find_keys(text: str) -> list[str]:
-    """Find the keys that a text cites.
-
-    Parameters
-    ----------
-    text : str
-        Markdown with citations such as ``[@a; @b]``.
-
-    Returns
-    -------
-    list of str
-        In the order of their first use.
-    """
+    """Find the keys that Markdown cites (``[@a; @b]``), in order of first use."""
     keys = [key.strip().lstrip("@") for match in _CITATION.finditer(text) for key in match[1].split(";")]
     return list(dict.fromkeys(keys))
 
@@ -116,39 +84,15 @@ def _split_blocks(text: str) -> list[tuple[int, str]]:
 
 
 def to_markdown(text: str, references: Mapping[str, Reference]) -> str:
-    """Add the references to a text; its citations stay keys, as pandoc reads them.
-
-    Parameters
-    ----------
-    text : str
-        Markdown.
-    references : mapping of str to Reference
-        At least those that the text cites.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
+    """Append the list of references to a text, leaving its citations as pandoc keys."""
     lines = [f"- @{key}: {references[key].full} {references[key].url}" for key in find_keys(text)]
     return f"{text.strip()}\n\n## References\n\n" + "\n".join(lines) + "\n"
 
 
 def to_html(text: str, references: Mapping[str, Reference]) -> str:
-    """Turn a text into an HTML fragment with its references.
-
-    Parameters
-    ----------
-    text : str
-        Markdown of headings and paragraphs with emphasis, code, links and citations.
-    references : mapping of str to Reference
-        At least those that the text cites.
-
-    Returns
-    -------
-    str
-        HTML, headings one level lower than in the text.
-    """
+    """Convert Markdown (headings, paragraphs, emphasis, code, links, citations) to an HTML fragment with references;
+    headings
+    move down one level."""
     parts = []
     for level, block in _split_blocks(text):
         tag = f"h{level + 1}" if level else "p"
@@ -175,18 +119,7 @@ def _to_html(token: str, references: Mapping[str, Reference]) -> str:
 
 
 def to_latex(text: str) -> str:
-    """Turn a text into LaTeX that cites by key.
-
-    Parameters
-    ----------
-    text : str
-        Markdown of headings and paragraphs with emphasis, code, links and citations.
-
-    Returns
-    -------
-    str
-        A whole document; the references are in CITATION.bib.
-    """
+    """Convert Markdown, as for `to_html`, to a LaTeX document that cites from CITATION.bib."""
     lines = [
         "\\documentclass{article}",
         "\\usepackage[T1]{fontenc}",

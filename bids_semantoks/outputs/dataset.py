@@ -1,4 +1,4 @@
-"""The files that make the output directory a BIDS derivative dataset."""
+"""Files that make the output directory a BIDS derivative dataset."""
 
 from __future__ import annotations
 
@@ -50,16 +50,9 @@ Each sidecar (`.json`) gives sources, settings, checksums and software versions.
 
 
 def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple[str, ...]) -> None:
-    """Write the files that every output dataset has; jobs that share one write the same bytes.
+    """Write dataset_description.json, .bidsignore and README.md; jobs that share a dataset write the same bytes.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    sources : mapping of str to Path
-        Datasets that were read, by the name that BIDS URIs use.
-    upstream : tuple of str
-        Pipelines that made the inputs, for GeneratedBy.
+    `sources` are the datasets read, by their name in BIDS URIs; `upstream` are the pipelines for GeneratedBy.
     """
     path = out_dir / "dataset_description.json"
     # Sidecars of earlier calls refer to the datasets that those calls read.
@@ -93,7 +86,7 @@ def _describe_generator() -> dict[str, Any]:
 
 
 def _describe_upstream(pipeline: str) -> dict[str, str]:
-    """Split a pipeline into name and version, where it ends in one."""
+    """Split a pipeline into name and version, if it ends in one."""
     name, _, version = pipeline.rpartition(" ")
     has_version = bool(name) and version[:1].isdigit()
     return {"Name": name, "Version": version} if has_version else {"Name": pipeline}
@@ -107,15 +100,7 @@ _DESCRIPTION_COLUMNS = {
 
 
 def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
-    """Add to descriptions.tsv what our desc entities mean, keeping what other calls wrote.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    rows : mapping of str to str
-        Meaning by label, without ``desc-``.
-    """
+    """Add the meaning of desc labels (without ``desc-``) to descriptions.tsv, keeping the rows of other calls."""
     parts = out_dir / "logs" / "descriptions"
     for label, text in rows.items():
         write_json(parts / f"{label}.json", {"desc_id": f"desc-{label}", "description": text}, only_if_changed=True)

@@ -1,4 +1,4 @@
-"""What the group level writes: one row of features for each participant, and what became of every run."""
+"""Group-level tables: one row of features per participant, and the status of every run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from bids_semantoks.outputs.stored_runs import read_embedding, read_statuses
 
 
 def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
-    """Build what reads the mean embedding of a run; processes are given this by its name.
-
-    Returns
-    -------
-    callable
-        Takes the paths of a run; gives its number of windows and their mean, shape (dims,).
-    """
+    """Build a function that reads the number of windows and the mean embedding (dims,) of a run; worker processes
+    import
+    it
+    by name."""
 
     def read(paths: OutputPaths) -> tuple[int, NDArray[np.float64]]:
+        """Read the number of windows and the mean embedding."""
         vectors = read_embedding(paths)
         return len(vectors), vectors.mean(axis=0, dtype=np.float64)
 
@@ -38,23 +36,9 @@ def write_features(
     description: str,
     rows: Sequence[tuple[str, int, int, np.ndarray[Any, Any]]],
 ) -> Path:
-    """Write the mean embedding of each participant as a phenotype table.
+    """Write mean embeddings as ``OUT_DIR/phenotype/<atlas><model>.tsv`` and return its path.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    atlas, model : str
-        Atlas and encoder label.
-    description : str
-        The encoder in words.
-    rows : sequence of (str, int, int, NDArray, shape (dims,))
-        Participant label, runs, windows, mean embedding.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/phenotype/<A><M>.tsv``.
+    `rows` are (participant label, n_runs, n_windows, mean (dims,)).
     """
     path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
     n_dims = len(rows[0][3]) if rows else 0
@@ -88,13 +72,7 @@ _STATUS_COLUMNS: dict[str, Any] = {
 
 
 def write_group_status(out_dir: Path) -> None:
-    """Write what became of every run that any call found.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    """
+    """Write ``group_status.tsv``: the status of every run that any call found."""
     columns = ("status", "reason", "seconds", "peak_rss_mb", "device", "message")
     rows = [(stem, *(status.get(column) for column in columns)) for stem, status in read_statuses(out_dir)]
     path = out_dir / "group_status.tsv"

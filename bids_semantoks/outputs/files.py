@@ -1,4 +1,4 @@
-"""Writing files so that no half-written one ever carries a final name."""
+"""Write files so that a partial one never carries a final name."""
 
 from __future__ import annotations
 
@@ -20,20 +20,10 @@ from bids_semantoks.errors import ConfigurationError, ResourceError
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its name only when it is complete.
+    """Open a file that gets its name only once complete; if the block raises, nothing is left behind.
 
-    Written beside `path` under a hidden temporary name and renamed: no lock is taken, since locks
-    fail on the network file systems of clusters.
-
-    Parameters
-    ----------
-    path : Path
-        Final name; parent directories are made.
-
-    Yields
-    ------
-    BinaryIO
-        File to write to. When the block raises, nothing is left behind.
+    Written under a hidden name beside `path` and renamed. Takes no lock, since locks fail on network file systems of
+    clusters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(6)}.tmp"
@@ -47,17 +37,7 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str, *, only_if_changed: bool = False) -> None:
-    """Write a text file atomically.
-
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    text : str
-        Content, UTF-8.
-    only_if_changed : bool
-        Leave a file that already says this alone, so that many jobs can share it.
-    """
+    """Write a UTF-8 file atomically; `only_if_changed` leaves an identical file alone, so that jobs can share it."""
     # A path that is no valid text comes as surrogates, and goes back as the bytes it was.
     content = text.encode(errors="surrogateescape")
     if only_if_changed and path.is_file() and path.read_bytes() == content:
@@ -67,31 +47,13 @@ def write_text(path: Path, text: str, *, only_if_changed: bool = False) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any], *, only_if_changed: bool = False) -> None:
-    """Write a JSON file atomically.
-
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    values : dict
-        Plain values; not-a-number is refused.
-    only_if_changed : bool
-        Leave a file that already says this alone.
-    """
+    """Write plain values as JSON, atomically; NaN is refused with ValueError."""
     text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_text(path, text, only_if_changed=only_if_changed)
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
-    """Write a ``.npy`` file atomically.
-
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    values : NDArray
-        Any array without objects.
-    """
+    """Write an array without objects as ``.npy``, atomically."""
     # Into a file NumPy writes through C's own buffer, and does not notice when that finds the disk full at the end.
     content = io.BytesIO()
     np.save(content, values, allow_pickle=False)
@@ -100,18 +62,9 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[Any]], *, index: str = "") -> None:
-    """Write a wide numeric table as TSV with 9 significant digits, enough for any float32.
+    """Write a numeric table (R, C) as TSV with 9 significant digits, enough for any float32; NaN becomes ``n/a``.
 
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    columns : sequence of str, length C
-        Header.
-    rows : NDArray, float, shape (R, C)
-        Values; not-a-number becomes ``n/a``.
-    index : str
-        Header of a first column that repeats `columns` as row names (square tables).
+    `index` is the header of a first column that repeats `columns` as row names (square tables).
     """
     if rows.ndim != 2 or rows.shape[1] != len(columns):
         raise ValueError(f"{len(columns)} columns but rows of shape {rows.shape}")
@@ -127,24 +80,9 @@ def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[An
 
 
 def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Read a wide numeric table written by `write_table` without an index.
+    """Read header (C,) and values (R, C) of a table written by `write_table` without an index; ``n/a`` becomes NaN.
 
-    Parameters
-    ----------
-    path : Path
-        TSV file.
-
-    Returns
-    -------
-    columns : tuple of str, length C
-        Header.
-    rows : NDArray, float64, shape (R, C)
-        Values; ``n/a`` becomes not-a-number.
-
-    Raises
-    ------
-    ValueError
-        When the file is not such a table.
+    Raises ValueError if the file is not such a table.
     """
     header, _, body = path.read_bytes().partition(b"\n")
     columns = tuple(header.decode().rstrip("\r").split("\t"))
@@ -164,23 +102,14 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
 
 
 def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a small table of mixed values as TSV.
-
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    columns : sequence of str
-        Header.
-    rows : sequence of sequence
-        Values; None and not-a-number become ``n/a``, floats get 9 significant digits.
-    """
+    """Write a small table of mixed values as TSV; None, empty text and NaN become ``n/a``, floats get 9 significant
+    digits."""
     lines = ["\t".join(columns), *map(_format_row, rows)]
     write_text(path, "\n".join(lines) + "\n", only_if_changed=True)
 
 
 def _format_row(row: Sequence[object]) -> str:
-    """Format a row, the many numbers at its end in one go: cell by cell they would take four times as long."""
+    """Format a row, its trailing floats in one go: four times faster than cell by cell."""
     n_head = len(row)
     while n_head and type(row[n_head - 1]) is float:
         n_head -= 1
@@ -199,20 +128,8 @@ def _format_cell(value: object) -> str:
 
 
 def check_writable(directory: Path) -> None:
-    """Try to write into a directory, making it if needed.
-
-    Parameters
-    ----------
-    directory : Path
-        Where to.
-
-    Raises
-    ------
-    ConfigurationError
-        When nothing can be written there.
-    ResourceError
-        When the disk is full.
-    """
+    """Create a directory if needed and try to write to it: ConfigurationError if not writable, ResourceError if disk is
+    full."""
     probe = directory / f".{secrets.token_hex(6)}.tmp"
     try:
         directory.mkdir(parents=True, exist_ok=True)

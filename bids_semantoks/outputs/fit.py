@@ -1,4 +1,4 @@
-"""How well a run fits what the encoder was trained on: a light with words for each property."""
+"""How well a run fits the encoder's training data: a traffic light with a reason for each property."""
 
 from __future__ import annotations
 
@@ -24,24 +24,12 @@ PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitItem:
-    """One property of a run, judged.
-
-    Parameters
-    ----------
-    name : str
-        What is judged.
-    value : str
-        What the run has.
-    level : str
-        ``green``, ``amber`` or ``red``.
-    words : str
-        Why.
-    """
+    """One judged property of a run."""
 
     name: str
     value: str
-    level: str
-    words: str
+    level: str  # green, amber or red
+    words: str  # reason for the level
 
 
 def judge_fit(
@@ -49,19 +37,11 @@ def judge_fit(
     embedding: Mapping[str, Any],
     coverage: NDArray[np.float64],
 ) -> list[FitItem]:
-    """Judge a run by its sidecars.
+    """Judge repetition time, length, band, coverage and networks of a run by its sidecars.
 
-    Parameters
-    ----------
-    signals, embedding : mapping
-        Sidecars of its signals and its embedding.
-    coverage : NDArray, float64, shape (P,)
-        Share of each parcel that has data; not-a-number where unknown.
-
-    Returns
-    -------
-    list of FitItem
-        Repetition time, length, band, coverage, networks.
+    `coverage` (P,) is the share of each parcel that has data, NaN if unknown. Limits come from the encoder's own
+    training,
+    else from `PUBLISHED_LIMITS`.
     """
     own = embedding.get("Model", {}).get("Limits") or {}
     limits = {**PUBLISHED_LIMITS, **own}
@@ -77,18 +57,7 @@ def judge_fit(
 
 
 def find_worst(items: list[FitItem]) -> str:
-    """Find the worst level among the properties of a run.
-
-    Parameters
-    ----------
-    items : list of FitItem
-        At least one.
-
-    Returns
-    -------
-    str
-        ``green``, ``amber`` or ``red``.
-    """
+    """Return the worst level among at least one item."""
     return max((item.level for item in items), key=(GREEN, AMBER, RED).index)
 
 

@@ -1,4 +1,4 @@
-"""The smaller tables of a group: scores by site, the embedding in two dimensions, and test-retest reliability."""
+"""Smaller group tables: scores by site, the embedding in two dimensions, and test-retest reliability."""
 
 from __future__ import annotations
 
@@ -15,26 +15,14 @@ from bids_semantoks.outputs.files import write_json, write_records
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class StratumRow:
-    """One line of ``group_strata.tsv``: the encoder's score among some of the participants.
-
-    Parameters
-    ----------
-    phenotype, model, metric : str
-        What was predicted, by what, and how it is scored.
-    by, level : str
-        What participants are divided by (a column, or ``repetition_time``), and its value.
-    value, ci_low, ci_high : float
-        Mean over repetitions and its 95 % interval; NaN where it cannot be computed.
-    n_participants : int
-        Participants tested.
-    """
+    """One line of ``group_strata.tsv``: the encoder's score in a subgroup; the columns are explained in `STRATA`."""
 
     phenotype: str
     model: str
     metric: str
-    by: str
+    by: str  # column that divides participants, or repetition_time
     level: str
-    value: float
+    value: float  # mean over repetitions; NaN if it cannot be computed
     ci_low: float
     ci_high: float
     n_participants: int
@@ -42,27 +30,16 @@ class StratumRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RetestRow:
-    """One line of ``group_retest.tsv``: how well one kind of features tells people apart when they are scanned again.
+    """One line of ``group_retest.tsv``: how well features identify participants at a second scan; columns as in
+    `RETEST`."""
 
-    Parameters
-    ----------
-    between, features : str
-        ``sessions`` or ``runs``; name of the encoder or of a baseline.
-    identification, ci_low, ci_high, chance : float
-        Share of scans recognised, its 95 % interval, and that of a guess.
-    icc_median, icc_low, icc_high : float
-        Intraclass correlation: median and quartiles over features; NaN where nothing varies.
-    n_participants : int
-        With two scans.
-    """
-
-    between: str
-    features: str
+    between: str  # sessions or runs
+    features: str  # encoder name or baseline
     identification: float
     ci_low: float
     ci_high: float
     chance: float
-    icc_median: float
+    icc_median: float  # over features; NaN if nothing varies
     icc_low: float
     icc_high: float
     n_participants: int
@@ -70,24 +47,13 @@ class RetestRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PointTable:
-    """The embedding in two dimensions, with what points may be coloured by.
+    """The embedding in two dimensions, with columns to colour its points by."""
 
-    Parameters
-    ----------
-    keys : tuple of (str, str), length n
-        Participant and session label; the session is empty where a point is a participant.
-    points : NDArray, float64, shape (n, 2)
-        Coordinates.
-    shares : tuple of float
-        Of the variance, for each axis.
-    columns : dict of str to tuple of (str or None)
-        Text by column; None where missing.
-    """
-
+    # (n,) participant and session label; the session is empty if points are participants
     keys: tuple[tuple[str, str], ...]
-    points: NDArray[np.float64]
-    shares: tuple[float, float]
-    columns: dict[str, tuple[str | None, ...]]
+    points: NDArray[np.float64]  # (n, 2)
+    shares: tuple[float, float]  # of the variance, per axis
+    columns: dict[str, tuple[str | None, ...]]  # (n,) text by column; None if missing
 
 
 STRATA: Final[dict[str, Any]] = {
@@ -131,17 +97,7 @@ _MAP: Final[dict[str, Any]] = {
 
 
 def write_described(path: Path, dictionary: Mapping[str, Any], lines: Sequence[Sequence[object]]) -> None:
-    """Write a table and its dictionary; remove both where there are no lines, so that nothing stale is left.
-
-    Parameters
-    ----------
-    path : Path
-        The table.
-    dictionary : mapping
-        What each column means, in their order.
-    lines : sequence of sequence
-        Cells.
-    """
+    """Write a table and its data dictionary; without lines, remove both so that nothing stale is left."""
     if not lines:
         for old in (path, path.with_suffix(".json")):
             old.unlink(missing_ok=True)
@@ -152,41 +108,17 @@ def write_described(path: Path, dictionary: Mapping[str, Any], lines: Sequence[S
 
 
 def write_strata(out_dir: Path, rows: Sequence[StratumRow]) -> None:
-    """Write ``group_strata.tsv``.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    rows : sequence of StratumRow
-        None removes the table.
-    """
+    """Write ``group_strata.tsv``, or remove it if there are no rows."""
     write_described(out_dir / "group_strata.tsv", STRATA, [dataclasses.astuple(row) for row in rows])
 
 
 def write_retest(out_dir: Path, rows: Sequence[RetestRow]) -> None:
-    """Write ``group_retest.tsv``.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    rows : sequence of RetestRow
-        None removes the table.
-    """
+    """Write ``group_retest.tsv``, or remove it if there are no rows."""
     write_described(out_dir / "group_retest.tsv", RETEST, [dataclasses.astuple(row) for row in rows])
 
 
 def write_points(out_dir: Path, table: PointTable) -> None:
-    """Write ``group_map.tsv``.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    table : PointTable
-        At least one point.
-    """
+    """Write ``group_map.tsv``."""
     columns = {name: {"Description": "As in the tables of the dataset, or its sidecars."} for name in table.columns}
     shares = {"VarianceShares": list(table.shares)}
     lines = [

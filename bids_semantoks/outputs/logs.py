@@ -1,4 +1,4 @@
-"""The log of a call: kept in memory until the output directory is known to be good, then in a file."""
+"""Log of a call: kept in memory until the output directory is known to be writable, then in a file."""
 
 from __future__ import annotations
 
@@ -16,42 +16,24 @@ _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 class LogBuffer(logging.handlers.MemoryHandler):
-    """Holds records back until `open_log` gives them a file."""
+    """Holds records until `open_log` gives them a file."""
 
     def __init__(self) -> None:
         super().__init__(capacity=1_000_000, flushLevel=logging.CRITICAL + 1)
 
 
 class LogFile(logging.FileHandler):
-    """The log file of a call; what only moves a bar on a terminal is left out."""
+    """Log file of a call; skips records marked ``is_fleeting``, which only move a progress line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record.
-
-        Parameters
-        ----------
-        record : logging.LogRecord
-            What was logged.
-        """
+        """Write one record."""
         if not getattr(record, "is_fleeting", False):
             super().emit(record)
 
 
 def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
-    """Open the log of this call below the output directory and write down its configuration.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    config : dict
-        Configuration as plain JSON values.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/logs/<run id>``.
-    """
+    """Open the log of this call in ``OUT_DIR/logs/<run id>``, with its configuration beside it, and return that
+    folder."""
     now = datetime.datetime.now(datetime.UTC)
     directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{secrets.token_hex(3)}"
     directory.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The methods text: paragraphs made from what was really done, for users to paste into their papers."""
+"""Methods text for papers, generated from what was actually done."""
 
 from __future__ import annotations
 
@@ -31,20 +31,12 @@ _PAGE = """<!DOCTYPE html>
 
 
 def describe_methods(facts: Mapping[str, Any]) -> str:
-    """Write the methods text.
+    """Write the methods text as Markdown with citations by key.
 
-    Parameters
-    ----------
-    facts : mapping
-        ``versions`` (by package name), and what was done, where it was: ``signals`` (the settings of the signals and
-        ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (the settings of the embedding and
-        ``repetition_time``, ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``),
-        ``pretraining`` (``data`` and ``recipe``), ``probing`` (options by name).
-
-    Returns
-    -------
-    str
-        Markdown, with citations by key.
+    `facts` holds ``versions`` (by package) and what was done: ``signals`` (their settings, ``pipelines``,
+    ``n_parcels``,
+    ``min_time``), ``embedding`` (its settings, ``repetition_time``, ``window_seconds``, ``device``, ``description``,
+    ``is_random``, ``random_seed``), ``pretraining`` (``data``, ``recipe``) and ``probing`` (options by name).
     """
     # Loading it costs 50 ms that calls for help should not pay.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
@@ -107,20 +99,8 @@ def _to_plain(value: Any) -> str:
 
 
 def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> str:
-    """Write the methods text with its references; jobs that did the same write the same bytes.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset; the files are ``logs/CITATION.{md,html,tex,bib}``.
-    facts : mapping
-        As for `describe_methods`.
-
-    Returns
-    -------
-    str
-        The text as an HTML fragment.
-    """
+    """Write the methods text as ``logs/CITATION.{md,html,tex,bib}`` and return it as HTML; `facts` as in
+    `describe_methods`."""
     text = describe_methods(facts)
     references = read_bibliography(_read("references.bib"))
     body = to_html(text, references)
@@ -136,18 +116,7 @@ def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> str:
 
 
 def read_methods(out_dir: Path) -> str:
-    """Read the methods text back.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-
-    Returns
-    -------
-    str
-        HTML fragment; empty when it was not written.
-    """
+    """Read the methods text back as an HTML fragment; empty if there is none."""
     path = out_dir / "logs" / "CITATION.html"
     if not path.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""The model card of a pretrained encoder."""
+"""Model card of a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -21,22 +21,8 @@ _RANGES: Final = (
 def write_model_card(
     directory: Path, *, name: str, sha256: str, details: Mapping[str, Any], drawn: Sequence[str]
 ) -> None:
-    """Write the model card of a pretrained encoder.
-
-    Parameters
-    ----------
-    directory : Path
-        Directory of the encoder.
-    name : str
-        Its name.
-    sha256 : str
-        Checksum of the weights.
-    details : mapping
-        What config.json says under ``details``: ``data``, ``limits``, ``recipe``, ``encoder``, ``software``,
-        ``participants``.
-    drawn : sequence of str
-        Figures that were drawn, keys of `FIGURES`.
-    """
+    """Write the model card from ``details`` of config.json (``data``, ``limits``, ``recipe``, ``participants``,
+    ``n_parameters``) and the `drawn` figures (keys of `FIGURES`)."""
     data, limits, recipe = details["data"], details["limits"], details["recipe"]
     lines = [
         f"# Encoder {name}",

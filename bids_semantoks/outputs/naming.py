@@ -1,4 +1,4 @@
-"""Names of our output files: every source entity is kept, so two runs never share a name."""
+"""Names of output files: every source entity is kept, so two runs never share a name."""
 
 from __future__ import annotations
 
@@ -12,23 +12,7 @@ _OWN = ("space", "cohort", "atlas", "seg", "scale", "res", "den", "stat", "label
 
 
 def format_label(text: str) -> str:
-    """Reduce a name to what a BIDS label may hold.
-
-    Parameters
-    ----------
-    text : str
-        Any name.
-
-    Returns
-    -------
-    str
-        Its ASCII letters and digits.
-
-    Raises
-    ------
-    ValueError
-        When nothing is left.
-    """
+    """Reduce a name to the ASCII letters and digits that a BIDS label may hold. Raises ValueError if none are left."""
     label = re.sub(r"[^A-Za-z0-9]", "", text)
     if not label:
         raise ValueError(f"no letter or digit in {text!r}")
@@ -36,20 +20,7 @@ def format_label(text: str) -> str:
 
 
 def build_stem(run: Run, atlas: str) -> str:
-    """Build the part of a name that all outputs of a run and atlas share.
-
-    Parameters
-    ----------
-    run : Run
-        The source run.
-    atlas : str
-        Atlas label.
-
-    Returns
-    -------
-    str
-        ``<source>_space-S[_cohort-C]_atlas-A[_res-R][_den-D]``.
-    """
+    """Build the stem of all outputs of a run and atlas: ``<source>_space-S[_cohort-C]_atlas-A[_res-R][_den-D]``."""
     entities = dict(run.entities)
     source = [f"{key}-{value}" for key, value in run.entities if key not in _OWN]
     own = {**entities, "atlas": format_label(atlas)}
@@ -58,37 +29,13 @@ def build_stem(run: Run, atlas: str) -> str:
 
 
 def parse_entities(name: str) -> dict[str, str]:
-    """Read the entities of a BIDS file name.
-
-    Parameters
-    ----------
-    name : str
-        File name, with or without suffix and extension.
-
-    Returns
-    -------
-    dict
-        Short keys and values, in the order of the name.
-    """
+    """Parse a BIDS file name into entities by short key, in order; suffix and extension may be missing."""
     parts = name.split(".", maxsplit=1)[0].split("_")
     return dict(part.split("-", 1) for part in parts if "-" in part)
 
 
 def build_directory(out_dir: Path, run: Run) -> Path:
-    """Build the directory of a run's outputs.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    run : Run
-        The source run.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/sub-L/[ses-L/]func``.
-    """
+    """Return the directory of a run's outputs, ``OUT_DIR/sub-L/[ses-L/]func``."""
     session = run.entity("ses")
     parent = out_dir / f"sub-{run.entity('sub')}"
     return (parent / f"ses-{session}" if session else parent) / "func"

@@ -1,4 +1,4 @@
-"""What probes wrote, read back, so that the page can be drawn again without computing anything."""
+"""Read back what probes wrote, so that the page can be redrawn without computing anything."""
 
 from __future__ import annotations
 
@@ -25,30 +25,14 @@ COMPARED = ("encoder", "finetuned", "baseline")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StoredProbes:
-    """Tables of the last call that probed.
+    """Tables of the last call that probed."""
 
-    Parameters
-    ----------
-    scores : tuple of ScoreRow
-        ``group_probe.tsv``.
-    predictions : tuple of dict of str to str
-        ``group_predictions.tsv``.
-    strata : tuple of StratumRow
-        ``group_strata.tsv``.
-    retest : tuple of RetestRow
-        ``group_retest.tsv``.
-    points : PointTable or None
-        ``group_map.tsv``.
-    facts : dict
-        What ``group_probe.json`` says of the call.
-    """
-
-    scores: tuple[ScoreRow, ...]
-    predictions: tuple[dict[str, str], ...]
+    scores: tuple[ScoreRow, ...]  # group_probe.tsv
+    predictions: tuple[dict[str, str], ...]  # lines of group_predictions.tsv
     strata: tuple[StratumRow, ...]
     retest: tuple[RetestRow, ...]
     points: PointTable | None
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # from group_probe.json
 
     @property
     def model(self) -> str:
@@ -57,24 +41,11 @@ class StoredProbes:
 
     @property
     def phenotypes(self) -> tuple[str, ...]:
-        """What was probed, in the order asked for."""
+        """Probed phenotypes, in the order requested."""
         return tuple(self.facts["Phenotypes"])
 
     def find_scores(self, phenotype: str, *roles: str) -> list[ScoreRow]:
-        """Find the main score of each model.
-
-        Parameters
-        ----------
-        phenotype : str
-            What was predicted.
-        *roles : str
-            Models of these roles.
-
-        Returns
-        -------
-        list of ScoreRow
-            In the order of the table.
-        """
+        """Return the main score of each model with one of these roles, in the order of the table."""
         return [
             row
             for row in self.scores
@@ -83,18 +54,7 @@ class StoredProbes:
 
 
 def read_records(path: Path) -> list[dict[str, str]]:
-    """Read a table that was written here.
-
-    Parameters
-    ----------
-    path : Path
-        TSV.
-
-    Returns
-    -------
-    list of dict of str to str
-        Cells as text, n/a as empty text; no lines where there is no such file.
-    """
+    """Read a TSV as text by column, ``n/a`` as empty text; no lines if the file is absent."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -103,25 +63,8 @@ def read_records(path: Path) -> list[dict[str, str]]:
 
 
 def read_rows(path: Path, kind: type[RowT]) -> tuple[RowT, ...]:
-    """Read a table of records.
-
-    Parameters
-    ----------
-    path : Path
-        TSV.
-    kind : type
-        Record of a line.
-
-    Returns
-    -------
-    tuple of RowT
-        Empty where there is no such file.
-
-    Raises
-    ------
-    InputError
-        When a column is missing or holds something else.
-    """
+    """Read a TSV as records of `kind`; empty if the file is absent. Raises InputError if a column is missing or
+    invalid."""
     hints = typing.get_type_hints(kind)
     try:
         return tuple(
@@ -144,23 +87,8 @@ def _convert(hint: Any, cell: str) -> Any:
 
 
 def read_probes(out_dir: Path) -> StoredProbes:
-    """Read what the last call that probed has written.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-
-    Returns
-    -------
-    StoredProbes
-        All tables.
-
-    Raises
-    ------
-    InputError
-        When there is nothing, or another version wrote it.
-    """
+    """Read the results of the last call that probed. Raises InputError if there are none or another version wrote
+    them."""
     path = out_dir / "group_probe.json"
     if not path.is_file():
         raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Probe first with --probe COLUMN.")

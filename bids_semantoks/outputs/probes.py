@@ -1,4 +1,4 @@
-"""What probes found, as tables: scores, predictions of each participant, and the splits they were made on."""
+"""Tables of probe results: scores, predictions for each participant, and the splits behind them."""
 
 from __future__ import annotations
 
@@ -21,62 +21,34 @@ SPLIT_COLUMNS: Final = ("phenotype", "repetition", "fold", "participant_id", "ro
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreRow:
-    """One line of ``group_probe.tsv``: one metric of one model for one phenotype.
-
-    Parameters
-    ----------
-    phenotype, kind, protocol, model, metric : str
-        What was predicted, how, by what, and how it is scored.
-    value, ci_low, ci_high : float
-        Mean over repetitions and its 95 % interval; NaN where it cannot be computed.
-    p_value : float
-        Permutation test of the model and phenotype, the same in all its lines; NaN where none was made.
-    chance : float
-        Score of a model without features.
-    n_participants, n_rows : int
-        Participants tested, and rows (sessions, where the phenotype has one value a session).
-    role : str
-        ``encoder``, ``finetuned``, ``baseline``, ``importance`` with networks masked, or ``leakage`` for motion and
-        site.
-    covariates : str
-        Columns that were removed from the features.
-    n_repeats, n_folds : int
-        Of the cross-validation.
-    difference, difference_low, difference_high, difference_p, difference_p_holm : float
-        The encoder's score less this one's on the same folds; NaN where nothing is compared, and for all
-        metrics but the main one.
-    n_pretrained : int or None
-        Participants tested whom the encoder was pretrained on; None where unknown.
-    n_seeds : int
-        Encoders (or draws of random weights) whose scores were averaged in each split.
-    seed_sd : float
-        Standard deviation over them; NaN for one.
-    """
+    """One line of ``group_probe.tsv``: one metric of one model for one phenotype; the columns are explained in
+    `_SCORES`."""
 
     phenotype: str
     kind: str
     protocol: str
     model: str
     metric: str
-    value: float
+    value: float  # mean over repetitions; NaN if it cannot be computed
     ci_low: float
     ci_high: float
-    p_value: float
-    chance: float
+    p_value: float  # permutation test, the same for all metrics of a model; NaN if not done
+    chance: float  # score of a model without features
     n_participants: int
-    n_rows: int
-    role: str
+    n_rows: int  # sessions if the phenotype has one value per session, else participants
+    role: str  # encoder, finetuned, baseline, importance or leakage
     covariates: str
     n_repeats: int
     n_folds: int
+    # encoder less this model on the same folds; NaN except for compared models and the main metric
     difference: float = math.nan
     difference_low: float = math.nan
     difference_high: float = math.nan
     difference_p: float = math.nan
     difference_p_holm: float = math.nan
-    n_pretrained: int | None = None
+    n_pretrained: int | None = None  # tested participants that the encoder was pretrained on; None if unknown
     n_seeds: int = 1
-    seed_sd: float = math.nan
+    seed_sd: float = math.nan  # over seeds; NaN for one
 
 
 _SCORES: Final[dict[str, Any]] = {
@@ -170,18 +142,10 @@ def write_probe_tables(
     splits: Iterable[Sequence[object]],
     facts: Mapping[str, Any],
 ) -> None:
-    """Write the tables of a call with their dictionaries.
+    """Write ``group_probe``, ``group_predictions`` and ``group_splits`` with their data dictionaries.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    scores : sequence of ScoreRow
-        Of all phenotypes and models.
-    predictions, splits : iterable of sequence
-        Lines with the columns of the dictionaries here.
-    facts : mapping
-        What else is to be known of the call; plain JSON values.
+    Lines of `predictions` and `splits` have the columns of the dictionaries here; `facts` (plain JSON values) go into
+    group_probe.json.
     """
     write_rows(out_dir / "group_probe.tsv", ScoreRow, scores, meanings=_SCORES, facts=facts)
     for name, dictionary, table in (
@@ -193,19 +157,9 @@ def write_probe_tables(
 
 
 def keep_earlier_tables(out_dir: Path, facts: Mapping[str, Any]) -> Path | None:
-    """Copy tables of a call that asked something else, before they are replaced.
+    """Copy the tables of a call with other settings before they are replaced.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    facts : mapping
-        Of the call that will replace them.
-
-    Returns
-    -------
-    Path or None
-        Folder below ``OUT_DIR/logs/probes`` with the copies; None where there are none, or the same was asked.
+    Returns the folder of the copies below ``OUT_DIR/logs/probes``; None if there is nothing to keep.
     """
     path = out_dir / "group_probe.json"
     try:
@@ -226,22 +180,11 @@ def keep_earlier_tables(out_dir: Path, facts: Mapping[str, Any]) -> Path | None:
 
 
 def read_split_lines(path: Path) -> list[tuple[str, int, int, str, str]]:
-    """Read splits, as written here or made elsewhere.
+    """Read splits as (phenotype or empty, repetition, fold, participant label without ``sub-``, role).
 
-    Parameters
-    ----------
-    path : Path
-        TSV with repetition, fold, participant_id and role; phenotype where splits differ between phenotypes.
-
-    Returns
-    -------
-    list of (str, int, int, str, str)
-        Phenotype (empty where the table has none), repetition, fold, participant label without ``sub-``, role.
-
-    Raises
-    ------
-    InputError
-        When it cannot be read or a column is missing or holds something else.
+    The TSV, from here or elsewhere, needs repetition, fold, participant_id and role, and phenotype if splits differ
+    between
+    phenotypes. Raises InputError if it cannot be read or a column is missing or invalid.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -1,4 +1,4 @@
-"""What sidecars say about where an output came from, and whether it is still up to date."""
+"""Provenance in sidecars: where an output came from, and whether it is up to date."""
 
 from __future__ import annotations
 
@@ -20,34 +20,12 @@ _REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
 
 
 def compute_settings_hash(settings: dict[str, Any]) -> str:
-    """Hash settings so that equal settings have equal hashes, whatever their order.
-
-    Parameters
-    ----------
-    settings : dict
-        Plain JSON values.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal.
-    """
+    """Hash settings (plain JSON values), ignoring their order: SHA-256 in hexadecimal."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Say which settings differ.
-
-    Parameters
-    ----------
-    stored, wanted : mapping
-        Settings of what is on disk, and of this call.
-
-    Returns
-    -------
-    list of str
-        One phrase for each setting that differs; empty when they agree.
-    """
+    """Describe in one phrase each setting that differs between the outputs on disk and this call."""
     keys = sorted(set(stored) | set(wanted))
     return [
         f"{key} (there {_brief(stored.get(key))}, now {_brief(wanted.get(key))})"
@@ -64,18 +42,10 @@ def _brief(value: object) -> str:
 def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[str, int | float | None] | None]:
     """Describe the files of a run so that a change is noticed without reading them.
 
-    Parameters
-    ----------
-    run : Run
-        The source run.
-    with_metadata : bool
-        Count the JSON file beside the confounds, too: CompCor chooses its components by it.
-
-    Returns
-    -------
-    dict
-        Size in bytes and modification time in nanoseconds of each file that is there; of the sidecars, which may be
-        several, what they say. None for what cannot be told, because its content was never fetched or was dropped.
+    Returns size (bytes) and modification time (ns) of each existing file; for the sidecars, which may be several, the
+    repetition time they give; None for content that was never fetched or was dropped. `with_metadata` adds the JSON
+    file
+    beside the confounds, from which CompCor components are chosen.
     """
     files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
     files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
@@ -94,7 +64,7 @@ def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[
 
 
 def _lacks_content(path: Path) -> bool:
-    """Tell a link, or the pointer file, that datalad keeps in the place of a file whose content is not here."""
+    """Detect the broken link or pointer file that datalad leaves for a file without content."""
     if path.is_symlink() and not path.exists():
         return True
     # A file that cannot be read is for its run to say.
@@ -104,33 +74,12 @@ def _lacks_content(path: Path) -> bool:
 
 
 def build_uri(path: Path, root: Path, dataset: str = "") -> str:
-    """Build a BIDS URI.
-
-    Parameters
-    ----------
-    path : Path
-        A file below `root`.
-    root : Path
-        Root of the dataset.
-    dataset : str
-        Name in DatasetLinks; empty for the output dataset itself.
-
-    Returns
-    -------
-    str
-        ``bids:<dataset>:<relative path>``.
-    """
+    """Build the BIDS URI ``bids:<dataset>:<path relative to root>``; `dataset` is empty for the output dataset."""
     return f"bids:{dataset}:{path.relative_to(root).as_posix()}"
 
 
 def find_versions() -> dict[str, str]:
-    """Find the versions of the software that determines results.
-
-    Returns
-    -------
-    dict
-        Version by package name, without importing any.
-    """
+    """Return the versions of software that determines results, by package name, without importing any."""
     versions = {"bids_semantoks": __version__, "python": platform.python_version()}
     for name in _REPORTED:
         try:
@@ -141,18 +90,8 @@ def find_versions() -> dict[str, str]:
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a sidecar of ours; it is written last, so its presence means that its outputs are complete.
-
-    Parameters
-    ----------
-    path : Path
-        JSON file.
-
-    Returns
-    -------
-    dict or None
-        Its content; None when it is absent or not one of ours.
-    """
+    """Read a sidecar; None if absent or not ours. It is written last, so its presence means that its outputs are
+    complete."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -161,22 +100,11 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Tell whether outputs were made with the same settings from the same files, so that they would be the same anew.
+    """Tell whether outputs were made with the same settings from the same files, so that redoing them would change
+    nothing.
 
-    Parameters
-    ----------
-    sidecar : mapping or None
-        Sidecar of the outputs; None when there is none.
-    settings : mapping
-        Settings of this call.
-    inputs : mapping
-        From `describe_inputs`.
-
-    Returns
-    -------
-    bool
-        Whether there is a sidecar and nothing differs, as far as can be told: inputs whose content was dropped since
-        then are no reason to doubt what was made of them.
+    False without a sidecar. `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not
+    count.
     """
     stored = sidecar.get("Inputs") if sidecar is not None else None
     if sidecar is None or not isinstance(stored, dict) or not stored.keys() <= inputs.keys():
@@ -187,36 +115,13 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
 
 
 def describe_files(paths: Iterable[Path]) -> dict[str, int]:
-    """Describe outputs so that a damaged or lost one is noticed without reading it.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-        Complete files.
-
-    Returns
-    -------
-    dict
-        Size in bytes by name.
-    """
+    """Return the size in bytes of complete outputs by name, so that a damaged or lost one is noticed without reading
+    it."""
     return {path.name: path.stat().st_size for path in paths}
 
 
 def has_files(directory: Path, described: Mapping[str, int]) -> bool:
-    """Tell whether outputs are as they were written.
-
-    Parameters
-    ----------
-    directory : Path
-        Where they are.
-    described : mapping of str to int
-        From `describe_files`.
-
-    Returns
-    -------
-    bool
-        Whether each is there with its size, and each table with its sidecar.
-    """
+    """Tell whether each output has the size recorded by `describe_files`, and each table its sidecar."""
     try:
         is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
     except OSError:

@@ -1,4 +1,4 @@
-"""Small tables of the group level: one record a row, and a dictionary beside them that says what columns mean."""
+"""Small group-level tables: one record per row, with a data dictionary beside them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,9 @@ from bids_semantoks.outputs.files import write_json, write_records
 def write_rows(
     path: Path, kind: type, rows: Sequence[Any], *, meanings: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> Path:
-    """Write a table and its dictionary.
-
-    Parameters
-    ----------
-    path : Path
-        The table, a TSV; the dictionary has its name.
-    kind : type
-        Dataclass whose fields are the columns.
-    rows : sequence of `kind`
-        The lines.
-    meanings : mapping
-        What each column means.
-    facts : mapping
-        What else is to be known; plain JSON values.
-
-    Returns
-    -------
-    Path
-        The table.
-    """
+    """Write records of dataclass `kind` as a TSV and return its path; the JSON beside it holds `meanings` of columns
+    and
+    `facts`."""
     columns = [field.name for field in dataclasses.fields(kind)]
     write_records(path, columns, [[getattr(row, column) for column in columns] for row in rows])
     write_json(path.with_suffix(".json"), {**meanings, "Facts": dict(facts)}, only_if_changed=True)
@@ -41,18 +24,7 @@ def write_rows(
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read such a table.
-
-    Parameters
-    ----------
-    path : Path
-        TSV.
-
-    Returns
-    -------
-    list of dict
-        Text by column, empty for n/a; no lines where there is no such file.
-    """
+    """Read a table as text by column, empty for ``n/a``; no lines if the file is absent."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""``group_scaling.tsv``: what encoders pretrained on shares of the data gain over random weights."""
+"""``group_scaling.tsv``: gain over random weights of encoders pretrained on shares of the data."""
 
 from __future__ import annotations
 
@@ -10,34 +10,12 @@ NAME: Final = "group_scaling"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScalingRow:
-    """One encoder on one phenotype by one metric.
-
-    Parameters
-    ----------
-    phenotype, metric : str
-        What was predicted, and how it is scored.
-    source : str
-        Whose signals the encoder was pretrained on.
-    share : float
-        Of the participants there.
-    n_pretraining, seed : int
-        Participants, and the seed that chose them and drew the first weights.
-    value, value_random, gain : float
-        Score, that of the random weights which the training started from, and their difference.
-    gain_low, gain_high : float
-        95 % interval of the gain over participants.
-    n_tested : int
-        Participants tested.
-    n_pretrained : int or None
-        Of these, those whom the encoder was pretrained on; None where people of two studies cannot be compared.
-    encoder : str
-        Folder below ``encoders``.
-    """
+    """One encoder on one phenotype by one metric; the columns are explained in `MEANINGS`."""
 
     phenotype: str
     metric: str
     source: str
-    share: float
+    share: float  # of the participants of `source`
     n_pretraining: int
     seed: int
     value: float
@@ -46,8 +24,9 @@ class ScalingRow:
     gain_low: float
     gain_high: float
     n_tested: int
+    # tested participants the encoder was pretrained on; None if labels of two studies cannot be compared
     n_pretrained: int | None
-    encoder: str
+    encoder: str  # folder below encoders
 
 
 MEANINGS: Final[dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Sidecars of signals and embeddings, from plain values."""
+"""Build the sidecars of signals and embeddings."""
 
 from __future__ import annotations
 
@@ -23,26 +23,10 @@ def build_signals_sidecar(
 ) -> dict[str, Any]:
     """Build the sidecar of a run's cleaned signals.
 
-    Parameters
-    ----------
-    run : Run
-        The source run.
-    atlas : Atlas
-        Where the signals were averaged.
-    signals : ParcelSignals
-        What was extracted.
-    settings, inputs : dict
-        What decides whether this output is still up to date; `settings` has no ``denoising`` where signals were taken
-        as another pipeline left them.
-    dataset : str
-        Name of the source dataset in BIDS URIs.
-    min_time : float
-        Seconds of kept data that were asked for.
-
-    Returns
-    -------
-    dict
-        Plain JSON values.
+    `settings` and `inputs` decide whether the output is up to date; ``denoising`` is None in `settings` if the series
+    were
+    used as another pipeline left them. `dataset` is the source's name in BIDS URIs, `min_time` the required seconds of
+    kept data.
     """
     sources = [
         run.bold,
@@ -120,24 +104,8 @@ def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, An
 def build_embedding_sidecar(
     windows: Windows, embedding: Embedding, *, settings: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Build the sidecar of a run's embedding.
-
-    Parameters
-    ----------
-    windows : Windows
-        What was encoded.
-    embedding : Embedding
-        What came out.
-    settings : dict
-        What decides whether this output is still up to date.
-    facts : dict
-        Further entries about this run and encoder, already in the sidecar's terms.
-
-    Returns
-    -------
-    dict
-        Plain JSON values.
-    """
+    """Build the sidecar of a run's embedding from `settings`, which decide whether it is up to date, and further
+    `facts`."""
     return {
         "Description": "One row a window: the embedding of parcel signals by a frozen Brain-Semantoks encoder.",
         **facts,

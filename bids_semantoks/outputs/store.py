@@ -1,4 +1,4 @@
-"""The signals, embeddings and status of each run: written here, read back here."""
+"""Write the signals, embedding and status of each run."""
 
 from __future__ import annotations
 
@@ -27,38 +27,15 @@ _SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Setting
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputPaths:
-    """Where the outputs of one run, atlas and encoder go.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    directory : Path
-        ``OUT_DIR/sub-L/[ses-L/]func``.
-    stem : str
-        ``<source>_space-S_atlas-A[_res-R][_den-D]``.
-    model : str
-        Encoder label; empty when only signals are written.
-    """
+    """Output paths of one run, atlas and encoder."""
 
     out_dir: Path
-    directory: Path
-    stem: str
-    model: str
+    directory: Path  # OUT_DIR/sub-L/[ses-L/]func
+    stem: str  # from `build_stem`
+    model: str  # encoder label; empty if only signals are written
 
     def file(self, ending: str) -> Path:
-        """Path of one output.
-
-        Parameters
-        ----------
-        ending : str
-            What follows the stem and an underscore.
-
-        Returns
-        -------
-        Path
-            Path below `directory`.
-        """
+        """Return the path of the output whose name ends in ``_<ending>``."""
         return self.directory / f"{self.stem}_{ending}"
 
     @property
@@ -88,7 +65,7 @@ class OutputPaths:
 
     @property
     def status(self) -> Path:
-        """What became of the run."""
+        """Status record of the run."""
         label = f"_desc-{self.model}" if self.model else ""
         return self.out_dir / "logs" / "runs" / f"{self.stem}{label}_status.json"
 
@@ -99,24 +76,7 @@ class OutputPaths:
 
 
 def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
-    """Build the output paths of a run.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    run : Run
-        The source run.
-    atlas : str
-        Atlas label.
-    model : str
-        Encoder label; empty when only signals are written.
-
-    Returns
-    -------
-    OutputPaths
-        Its paths.
-    """
+    """Build the output paths of a run; `model` is empty if only signals are written."""
     return OutputPaths(
         out_dir=out_dir, directory=build_directory(out_dir, run), stem=build_stem(run, atlas), model=model
     )
@@ -125,25 +85,9 @@ def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
 def write_signals(
     paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any], *, save_raw: bool
 ) -> str:
-    """Write signals, coverage and connectivity of a run; the sidecar comes last.
+    """Write signals, coverage and connectivity of a run, the sidecar last; return the SHA-256 of the table of signals.
 
-    Parameters
-    ----------
-    paths : OutputPaths
-        Where to.
-    atlas : Atlas
-        Gives the columns.
-    signals : ParcelSignals
-        What to write.
-    sidecar : dict
-        Sidecar of the time series; must hold ``Settings`` and ``Inputs``.
-    save_raw : bool
-        Also write the signals before denoising.
-
-    Returns
-    -------
-    str
-        SHA-256 of the table of cleaned signals.
+    `sidecar` must hold ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising.
     """
     remove_signals(paths, settings=sidecar["Settings"], inputs=sidecar["Inputs"])
     write_table(paths.signals, atlas.parcels, signals.values)
@@ -177,17 +121,11 @@ def write_signals(
 
 
 def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """Remove what vouches for signals that are about to be made otherwise, and what hangs on them.
+    """Remove the sidecars of signals that are about to change, and of the embedding made from them.
 
-    The tables stay until they are replaced; without a sidecar nobody takes them for complete. What was made alike stays
-    whole, since another process may be reading what it has just written.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        The run's files.
-    settings, inputs : mapping
-        What the signals will be made with and from.
+    The tables stay until they are replaced, but do not count as complete without a sidecar. Signals made alike keep
+    theirs,
+    since another process may be reading what it has just written.
     """
     if is_made_alike(read_sidecar(paths.signals_sidecar), settings, inputs):
         return
@@ -223,7 +161,7 @@ def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, si
 
 
 def _describe_coverage(averaged_over: str) -> tuple[str, str]:
-    """What the columns of coverage and size mean, by what was averaged."""
+    """Describe the columns of coverage and size, depending on what was averaged."""
     unit, _, where = averaged_over.partition(" ")
     if not unit:
         return (
@@ -243,17 +181,9 @@ def _describe_coverage(averaged_over: str) -> tuple[str, str]:
 
 
 def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Compute Pearson correlations between parcels over kept volumes.
+    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels.
 
-    Parameters
-    ----------
-    values : NDArray, float, shape (T, P)
-        Cleaned signals; dropped rows and absent columns are not-a-number.
-
-    Returns
-    -------
-    NDArray, float64, shape (P, P)
-        Correlations; not-a-number for absent and for constant parcels.
+    Dropped rows and absent columns of `values` are NaN.
     """
     absent = np.isnan(values).all(axis=0)
     kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
@@ -268,19 +198,7 @@ def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float6
 
 
 def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
-    """Write the embedding of a run; the sidecar comes last.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        Where to.
-    windows : Windows
-        What was encoded.
-    embedding : Embedding
-        What came out.
-    sidecar : dict
-        Sidecar of the embedding; must hold ``Settings`` and ``SignalsSHA256``.
-    """
+    """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``."""
     sidecar_path = paths.embedding.with_suffix(".json")
     there = read_sidecar(sidecar_path)
     # An old sidecar would vouch for new tables if this process died between them. One like ours stays, since it may be
@@ -306,13 +224,5 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
 
 
 def write_status(paths: OutputPaths, status: dict[str, Any]) -> None:
-    """Write what became of a run.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        Where to.
-    status : dict
-        The status record of the command line's contract.
-    """
+    """Write the status record of a run."""
     write_json(paths.status, status)

@@ -1,4 +1,4 @@
-"""The signals, embeddings and status of each run, as they are found and read back."""
+"""Find and read back the signals, embedding and status of each run."""
 
 from __future__ import annotations
 
@@ -28,40 +28,15 @@ def _find_sidecars(out_dir: Path) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredRun:
-    """A run whose signals are on disk.
+    """A run whose signals are on disk."""
 
-    Parameters
-    ----------
-    entities : dict
-        Entities of the source and ours.
-    paths : OutputPaths
-        Its files.
-    sidecar : dict
-        Sidecar of its signals.
-    """
-
-    entities: dict[str, str]
+    entities: dict[str, str]  # of the source and ours
     paths: OutputPaths
-    sidecar: dict[str, Any]
+    sidecar: dict[str, Any]  # of the signals
 
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:
-    """Find the runs with complete signals of an atlas, in the order of their names.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    atlas : str
-        Atlas label.
-    model : str
-        Encoder label that the paths shall carry.
-
-    Yields
-    ------
-    StoredRun
-        One run and space.
-    """
+    """Yield the runs with complete signals of an atlas, sorted by name; their paths carry the encoder label `model`."""
     for path in _find_sidecars(out_dir):
         entities = parse_entities(path.name)
         if entities.get("atlas") != atlas:
@@ -76,71 +51,25 @@ def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[Store
 
 
 def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:
-    """Find the atlases and spaces that signals were made with.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-
-    Returns
-    -------
-    list of (str, str)
-        Atlas label and space (empty for series that name none), sorted.
-    """
+    """List the (atlas, space) labels of the stored signals, sorted; the space is empty for series that name none."""
     names = [parse_entities(path.name) for path in _find_sidecars(out_dir)]
     return sorted({(name["atlas"], name.get("space", "")) for name in names if "atlas" in name})
 
 
 def read_signals(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """Read cleaned signals.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        Where from.
-
-    Returns
-    -------
-    parcels : tuple of str, length P
-        Parcel names.
-    values : NDArray, float32, shape (T, P)
-        Exactly what was written: 9 digits hold every float32.
-    """
+    """Read parcel names (P,) and cleaned signals (T, P), exactly as written: 9 digits hold every float32."""
     parcels, values = read_table(paths.signals)
     return parcels, values.astype(np.float32)
 
 
 def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
-    """Read the window embeddings of a run.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        Where from.
-
-    Returns
-    -------
-    NDArray, float32, shape (B, dims)
-        One vector a window.
-    """
+    """Read the window embeddings of a run, (B, dims)."""
     columns, values = read_table(paths.embedding)
     first = columns.index("dim0001")
     return values[:, first:].astype(np.float32)
 
 
 def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read what became of every run.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-
-    Returns
-    -------
-    list of (str, dict)
-        Stem and status record, in the order of the names.
-    """
+    """Read the name stem and status record of every run, sorted by name."""
     found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
     return [(path.name.removesuffix("_status.json"), json.loads(path.read_bytes())) for path in found]

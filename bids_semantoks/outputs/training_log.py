@@ -1,4 +1,4 @@
-"""The table of a training, written while it runs and read back."""
+"""Table of a training, written while it runs and read back."""
 
 from __future__ import annotations
 
@@ -40,28 +40,15 @@ LOG_MEANINGS: Final = {
 
 
 class TrainingLog:
-    """The table of a training, one row every few steps; a training that goes on cuts what came after its checkpoint.
-
-    Parameters
-    ----------
-    path : Path
-        ``training_log.tsv``.
-    columns : sequence of str
-        Header; the first column is ``step``.
-    """
+    """Table of a training, one row every few steps; the first column is ``step``. Resuming drops rows after the
+    checkpoint."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
         self.columns = tuple(columns)
 
     def start(self, step: int) -> None:
-        """Begin the table, or keep its rows up to a step.
-
-        Parameters
-        ----------
-        step : int
-            Steps that the training goes on from; 0 for a new one.
-        """
+        """Start the table, or keep its rows up to `step`, from which the training resumes; 0 for a new one."""
         header = "\t".join(self.columns)
         kept = [header]
         if step and self.path.is_file():
@@ -73,13 +60,7 @@ class TrainingLog:
         write_json(self.path.with_suffix(".json"), meanings, only_if_changed=True)
 
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Add rows at the end and see them to the disk.
-
-        Parameters
-        ----------
-        rows : sequence of mapping
-            Values by column; what is missing becomes n/a.
-        """
+        """Append rows (values by column) and sync them to disk; missing values become ``n/a``."""
         lines = ["\t".join(_format(row.get(column)) for column in self.columns) + "\n" for row in rows]
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(lines))
@@ -96,18 +77,7 @@ def _format(value: float | None) -> str:
 
 
 def read_training_log(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Read the table of a training.
-
-    Parameters
-    ----------
-    path : Path
-        ``training_log.tsv``.
-
-    Returns
-    -------
-    dict of str to NDArray, float64
-        Columns; n/a becomes not-a-number.
-    """
+    """Read the table of a training as arrays by column; ``n/a`` becomes NaN."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     names = list(rows[0]) if rows else []
