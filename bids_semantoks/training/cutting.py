@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from bids_semantoks.config import TrainingConfig
 from bids_semantoks.training import batches, distill
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.masking import compute_membership, draw_masks, find_absent, find_mask_groups
-from bids_semantoks.training.plan import TrainingPlan
 from bids_semantoks.training.store import SignalView
 from bids_semantoks.training.views import draw_views
 
@@ -16,10 +16,13 @@ from bids_semantoks.training.views import draw_views
 class ViewCutter:
     """Cut views and masks from the runs of a batch, on the device."""
 
-    def __init__(self, module: TeacherStudent, view: SignalView, plan: TrainingPlan, device: torch.device) -> None:
+    def __init__(
+        self, module: TeacherStudent, view: SignalView, recipe: TrainingConfig, *, seed: int, device: torch.device
+    ) -> None:
         encoder, layout = module.student.config, module.student.layout
         self.config = encoder
-        self.plan = plan
+        self.recipe = recipe
+        self.seed = seed
         self.device = device
         self.n_rows = module.n_rows
         groups = find_mask_groups(encoder, layout)
@@ -31,9 +34,9 @@ class ViewCutter:
 
     def cut(self, batch: batches.Batch, number: int, part: int, *, is_masked: bool) -> distill.Batch:
         """Draw two views of each run, their masks and absent tokens, fixed by seed, batch `number` and `part`."""
-        seed = compute_seed(self.plan.seed, batches.VIEW_STREAM, number, part)
+        seed = compute_seed(self.seed, batches.VIEW_STREAM, number, part)
         generator = torch.Generator(self.device).manual_seed(seed)
-        recipe, config = self.plan.recipe, self.config
+        recipe, config = self.recipe, self.config
         pair = [draw_views(*batch, window=config.window, levels=recipe.levels, generator=generator) for _ in range(2)]
         views = torch.cat([views for views, _ in pair])
         masks = absent = None

@@ -68,7 +68,7 @@ class Pretraining:
         state = read_last_state(plan.checkpoints, plan.settings)
         self.step = state.step if state else 0
         self.n_batches = state.n_batches if state else 0
-        self._cutter = ViewCutter(module, view, plan, device)
+        self._cutter = ViewCutter(module, view, plan.recipe, seed=plan.seed, device=device)
         self.module = module.to(device)
         self.optimiser = build_optimiser(module, plan.recipe, fused=device.type == "cuda")
         precision = choose_precision(plan.precision, device)
