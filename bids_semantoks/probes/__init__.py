@@ -1,1 +1,1 @@
-"""Probes at group level: what embeddings know of phenotypes, from stored features to tables and a page."""
+"""Probes at group level: how well embeddings predict phenotypes, from stored features to tables and a page."""

@@ -1,4 +1,4 @@
-"""Types of blocks told apart, across participants and within each, by the encoder and by what it has to beat."""
+"""Decoding of block types, across participants and within each, by the encoder and its baselines."""
 
 from __future__ import annotations
 
@@ -37,51 +37,18 @@ _METRIC: Final = "balanced_accuracy"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BlockDesign:
-    """How blocks are told apart.
+    """Splits for telling blocks apart."""
 
-    Parameters
-    ----------
-    name : str
-        ``across`` or ``within``.
-    splits : tuple of Split
-        The same for all models.
-    groups : NDArray or None
-        Rows kept together where penalties are chosen.
-    folds : str
-        What a fold leaves out.
-    widening : float
-        Of intervals.
-    """
-
-    name: str
-    splits: tuple[Split, ...]
-    groups: NDArray[Any] | None
-    folds: str
-    widening: float
+    name: str  # ``across`` or ``within``
+    splits: tuple[Split, ...]  # the same for all models
+    groups: NDArray[Any] | None  # rows kept together where penalties are chosen
+    folds: str  # what a fold leaves out, in words
+    widening: float  # factor of the standard errors behind intervals
 
 
 def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Path:
-    """Embed blocks, tell their types apart and write the table.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    plan : BlockPlan
-        From `plan_blocks`.
-    encoder : RunEncoder
-        What embeds.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/group_task_blocks.tsv``.
-
-    Raises
-    ------
-    InputError
-        When there are too few blocks of two types for any fold.
-    """
+    """Embed blocks, tell their types apart and write ``OUT_DIR/group_task_blocks.tsv``.
+    Raises InputError where there are too few blocks of two types for any fold."""
     model = encoder.loaded.name
     encoders = {model: encoder}
     if "random" in config.probing.baselines:
@@ -109,27 +76,7 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
 
 
 def select_types(blocks: Blocks, column: str) -> tuple[Blocks, Target]:
-    """Leave types out that are too rare for five folds.
-
-    Parameters
-    ----------
-    blocks : Blocks
-        All.
-    column : str
-        Where their types come from.
-
-    Returns
-    -------
-    blocks : Blocks
-        Of frequent types.
-    target : Target
-        Their types.
-
-    Raises
-    ------
-    InputError
-        When fewer than two types are left.
-    """
+    """Drop types too rare for five folds; InputError where fewer than two types are left."""
     counts = Counter(blocks.labels.tolist())
     kept = {label for label, count in counts.items() if count >= _FEWEST_BLOCKS}
     if len(kept) < 2:
@@ -155,31 +102,8 @@ def select_types(blocks: Blocks, column: str) -> tuple[Blocks, Target]:
 def build_designs(
     blocks: Blocks, target: Target, config: AppConfig, families: Mapping[str, str]
 ) -> tuple[list[BlockDesign], list[str]]:
-    """Divide the blocks across participants, and within each.
-
-    Parameters
-    ----------
-    blocks : Blocks
-        Of at least two types.
-    target : Target
-        Their types.
-    config : AppConfig
-        Number of repetitions, seed.
-    families : mapping of str to str
-        Group of participants that are kept together with others.
-
-    Returns
-    -------
-    designs : list of BlockDesign
-        Those that are possible.
-    notes : list of str
-        Why others are not.
-
-    Raises
-    ------
-    InputError
-        When none is.
-    """
+    """Split the blocks across participants (`families` stay together) and within each, noting why a design is missing.
+    Raises InputError where neither is possible."""
     designs, notes = [], []
     labels, people = target.values.astype(np.int64), blocks.participants
     groups = np.array([families.get(str(label), f"sub-{label}") for label in people])
@@ -209,26 +133,7 @@ def build_designs(
 
 
 def score_design(blocks: Blocks, target: Target, design: BlockDesign, model: str, config: AppConfig) -> list[BlockRow]:
-    """Score all models on the same blocks and folds.
-
-    Parameters
-    ----------
-    blocks : Blocks
-        With features by model.
-    target : Target
-        Types.
-    design : BlockDesign
-        Folds.
-    model : str
-        Encoder label.
-    config : AppConfig
-        With the seed.
-
-    Returns
-    -------
-    list of BlockRow
-        The encoder first.
-    """
+    """Score all models on the same blocks and folds, the encoder first; differences are from that first row."""
     keys = [(model, "first"), (model, "last"), ("random", "first"), ("random", "last"), ("parcel_means", "")]
     wanted = [key for key in keys if key in blocks.features]
     chance = 1 / len(target.classes)

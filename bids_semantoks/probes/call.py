@@ -1,4 +1,4 @@
-"""Everything that one call asks of embeddings: phenotypes, blocks of tasks, scaling; checked first, then done."""
+"""Everything one call asks of embeddings (phenotypes, task blocks, scaling): checked first, then done."""
 
 from __future__ import annotations
 
@@ -27,17 +27,7 @@ Atlas = tuple[tuple[str, ...], tuple[str, ...]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CallPlan:
-    """What will be done.
-
-    Parameters
-    ----------
-    probes : ProbePlan or None
-        Phenotypes.
-    blocks : BlockPlan or None
-        Blocks of tasks.
-    scaling : ScalingPlan or None
-        Encoders to be pretrained on shares.
-    """
+    """Plans of a call, None where not asked for."""
 
     probes: ProbePlan | None
     blocks: BlockPlan | None
@@ -45,29 +35,7 @@ class CallPlan:
 
 
 def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: Atlas) -> CallPlan:
-    """Check everything before any work is done.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    chosen : sequence of StoredRun
-        Runs that features are made from.
-    task_runs : sequence of StoredRun
-        Runs that may have events.
-    atlas : tuple of (parcels, networks)
-        Of these runs.
-
-    Returns
-    -------
-    CallPlan
-        What can be done.
-
-    Raises
-    ------
-    SemantoksError
-        When something cannot.
-    """
+    """Check everything before any work; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
     return CallPlan(
         probes=plan_probes(config, chosen) if asked.probe else None,
@@ -77,21 +45,7 @@ def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequenc
 
 
 def run_call(plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: Atlas) -> None:
-    """Probe, write all tables and draw the page of the group.
-
-    Parameters
-    ----------
-    plan : CallPlan
-        From `plan_call`.
-    config : AppConfig
-        What was asked, with the encoder that was pretrained on the way.
-    encoder : RunEncoder
-        What embedded.
-    stored : sequence of StoredRun
-        Runs with complete embeddings.
-    atlas : tuple of (parcels, networks)
-        Of the signals.
-    """
+    """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any."""
     # Phenotypes first: their tables are there when a long training is stopped.
     if plan.probes is not None:
         report_probes(plan.probes, config, encoder, stored, atlas)

@@ -1,7 +1,5 @@
-"""Blocks of tasks as rows: found in tables of events, cut from the stored signals, embedded as one patch each.
-
-Shape letters: n rows (blocks), P parcels, D dimensions of an embedding.
-"""
+"""Task blocks as rows: found in tables of events, cut from the stored signals, embedded as one patch each.
+Shape letters: n rows (blocks), T volumes, P parcels, D dimensions of an embedding."""
 
 from __future__ import annotations
 
@@ -36,69 +34,30 @@ _LEAST_KEPT: Final = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BlockPlan:
-    """Runs with their events, checked before any work.
+    """Runs with their events, checked before any work."""
 
-    Parameters
-    ----------
-    column : str
-        Of the tables of events.
-    runs : tuple of (StoredRun, tuple of Event)
-        Runs that have events.
-    notes : tuple of str
-        What was left out, and why.
-    families : dict of str to str
-        Group, by --group-by, of participants that have one: those of one group are never on both sides of a split.
-    """
-
-    column: str
+    column: str  # of the tables of events
     runs: tuple[tuple[StoredRun, tuple[Event, ...]], ...]
-    notes: tuple[str, ...]
-    families: dict[str, str]
+    notes: tuple[str, ...]  # what was left out, and why
+    families: dict[str, str]  # --group-by group of participants that have one, never on both sides of a split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Blocks:
-    """All blocks, one a row.
+    """All blocks, one per row."""
 
-    Parameters
-    ----------
-    labels, participants, runs : NDArray, shape (n,)
-        Type, participant and run of each block.
-    onsets : NDArray, float64, shape (n,)
-        Seconds in the run.
-    features : dict of (str, str) to NDArray, float, shape (n, D)
-        By model and position of the block in the window.
-    notes : tuple of str
-        What was left out, and why.
-    """
-
-    labels: NDArray[Any]
+    labels: NDArray[Any]  # (n,) types; participants and runs are (n,), too
     participants: NDArray[Any]
     runs: NDArray[Any]
-    onsets: NDArray[np.float64]
+    onsets: NDArray[np.float64]  # (n,) seconds in the run
+    # (n, D) by model and position of the block in the window
     features: dict[tuple[str, str], NDArray[np.floating[Any]]]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was left out, and why
 
 
 def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
-    """Find the events of all runs before any work is done.
-
-    Parameters
-    ----------
-    config : AppConfig
-        With the column.
-    stored : sequence of StoredRun
-        Runs of all tasks that were selected.
-
-    Returns
-    -------
-    BlockPlan
-        Runs with events.
-
-    Raises
-    ------
-    InputError
-        When no run has events, a table lacks the column, or there are not two types in two blocks each.
+    """Find the events of all runs before any work.
+    Raises InputError where no run has events, a table lacks the column, or fewer than two types have two blocks each.
     """
     column = config.probing.task_blocks or ""
     roots = find_event_roots(config.bids_dir, config.selection.derivatives)
@@ -159,28 +118,14 @@ def _count_cut(events: Sequence[Event]) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _CutRun:
-    """Signals of a run and the blocks that can be seen in them.
+    """Signals of a run and the blocks that can be seen in them."""
 
-    Parameters
-    ----------
-    signals : NDArray, shape (T, P)
-        At the repetition time of the encoder.
-    present : NDArray, bool, shape (P,)
-        Parcels that have a signal.
-    events : list of Event
-        Those whose blocks are used.
-    spans : list of (int, int)
-        First volume and number of volumes of each.
-    n_out, n_dropped : int
-        Blocks that cannot be seen, and those whose volumes were dropped.
-    """
-
-    signals: NDArray[np.float32]
-    present: NDArray[np.bool_]
-    events: list[Event]
-    spans: list[tuple[int, int]]
-    n_out: int
-    n_dropped: int
+    signals: NDArray[np.float32]  # (T, P) at the repetition time of the encoder
+    present: NDArray[np.bool_]  # (P,) parcels that have a signal
+    events: list[Event]  # those whose blocks are used
+    spans: list[tuple[int, int]]  # first volume and number of volumes of each event
+    n_out: int  # blocks that cannot be seen
+    n_dropped: int  # blocks whose volumes were dropped
 
 
 def _cut_run(run: StoredRun, events: Sequence[Event], model: EncoderConfig) -> _CutRun:
@@ -211,7 +156,7 @@ def _cut_run(run: StoredRun, events: Sequence[Event], model: EncoderConfig) -> _
 def _embed_cut(
     cut: _CutRun, encoders: dict[str, RunEncoder], model: EncoderConfig
 ) -> Iterator[tuple[tuple[str, str], NDArray[np.floating[Any]]]]:
-    """Yield, by name and position in the window, one row a block."""
+    """Yield one row per block, by model and position in the window."""
     yield (
         ("parcel_means", ""),
         np.stack([cut.signals[first : first + length].mean(axis=0) for first, length in cut.spans]),
@@ -233,25 +178,8 @@ def _embed_cut(
 
 
 def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
-    """Cut the blocks of all runs and embed each as one patch, all others masked, first and last in the window.
-
-    Parameters
-    ----------
-    plan : BlockPlan
-        From `plan_blocks`.
-    encoders : dict of str to RunEncoder
-        By name, of one architecture.
-
-    Returns
-    -------
-    Blocks
-        With the parcels' means over each block besides.
-
-    Raises
-    ------
-    InputError
-        When nothing is left to be told apart.
-    """
+    """Embed each block as one patch, all others masked, first and last in the window; also average its parcels. The
+    encoders share one architecture. Raises InputError where no block is left."""
     model = next(iter(encoders.values())).loaded.config
     rows: list[tuple[str, str, str, float]] = []
     parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
@@ -288,7 +216,7 @@ def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
 def _find_seen(
     table: NDArray[np.float32], source_time: float, spans: Sequence[tuple[int, int]], target_time: float
 ) -> list[bool]:
-    """Tell which blocks have enough volumes that were kept, by the rows of the table that hold signals."""
+    """Tell which blocks had enough of their volumes kept, by the rows of the table that hold signals."""
     if not spans:
         return []
     kept = np.asarray(~np.isnan(table[:, ~np.isnan(table).all(axis=0)]).any(axis=1))

@@ -1,7 +1,5 @@
-"""What is predicted from what is known, who trains and who is tested: decided and checked before any work.
-
-Shape letters: n rows (participants or sessions), c covariates.
-"""
+"""Targets, covariates, groups and splits of phenotypes, decided and checked before any work.
+Shape letters: n rows (participants or sessions), c covariates."""
 
 from __future__ import annotations
 
@@ -44,61 +42,22 @@ COLOUR_NAMES: Final = tuple(form(name) for name in ("sex", "gender", "age") for 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Design:
-    """How one phenotype is predicted, whatever the model.
+    """How one phenotype is predicted, whatever the model."""
 
-    Parameters
-    ----------
-    target : Target
-        Missing where a covariate is.
-    rows : Rows
-        All rows.
-    splits : tuple of Split
-        The same for all models.
-    covariates : NDArray, float64, shape (n, c), or None
-        To be removed from the features.
-    covariate_names : tuple of str
-        Their columns.
-    groups, blocks : NDArray, shape (n,), or None
-        Rows kept together, and rows among which labels are permuted.
-    unit_groups : NDArray, shape (n,), or None
-        Rows that exchange their labels together in permutations.
-    notes : tuple of str
-        Who is out, and why.
-    """
-
-    target: Target
+    target: Target  # missing where a covariate is
     rows: Rows
-    splits: tuple[Split, ...]
-    covariates: NDArray[np.float64] | None
+    splits: tuple[Split, ...]  # the same for all models
+    covariates: NDArray[np.float64] | None  # (n, c) to be removed from the features
     covariate_names: tuple[str, ...]
-    groups: NDArray[Any] | None
-    blocks: NDArray[Any] | None
-    unit_groups: NDArray[Any] | None
-    notes: tuple[str, ...]
+    groups: NDArray[Any] | None  # (n,) rows kept together
+    blocks: NDArray[Any] | None  # (n,) labels are permuted within a block
+    unit_groups: NDArray[Any] | None  # (n,) rows that exchange their labels together in permutations
+    notes: tuple[str, ...]  # who is left out, and why
 
 
 def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Check everything that was asked of probes before any work is done.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked, with at least one phenotype.
-    stored : sequence of StoredRun
-        The runs.
-
-    Returns
-    -------
-    ProbePlan
-        Phenotypes that can be probed.
-
-    Raises
-    ------
-    InputError
-        When a column or table is not there or cannot be predicted.
-    ConfigurationError
-        When an option would do nothing.
-    """
+    """Check everything asked of probes before any work. Raises InputError where a column or table is missing or
+    cannot be predicted, ConfigurationError for an option without effect."""
     asked = config.probing
     for option, column in (("--leave-out", asked.leave_out), ("--group-by", asked.group_by)):
         if column in asked.probe:
@@ -127,7 +86,7 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
 
 
 def _check_used(plan: ProbePlan, targets: Sequence[Target]) -> None:
-    """Refuse options that would do nothing for any phenotype."""
+    """Refuse options without effect on any phenotype: ConfigurationError."""
     asked = plan.config.probing
     names = ", ".join(target.name for target in targets)
     if asked.n_bins and not any(target.n_bins for target in targets):
@@ -147,20 +106,7 @@ def _check_used(plan: ProbePlan, targets: Sequence[Target]) -> None:
 
 
 def describe_design(plan: ProbePlan, design: Design) -> str:
-    """Say what would be probed, for a dry run.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        What was asked.
-    design : Design
-        Of a phenotype.
-
-    Returns
-    -------
-    str
-        One sentence.
-    """
+    """Describe what would be probed in one sentence, for a dry run."""
     asked, target = plan.config.probing, design.target
     known = ~np.isnan(target.values)
     kind = "a value"
@@ -191,27 +137,7 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
 
 
 def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
-    """Decide rows, covariates, groups and splits of a phenotype.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        What was asked.
-    rows : Rows
-        Participants or sessions.
-    phenotype : Phenotype
-        Of these rows.
-
-    Returns
-    -------
-    Design
-        The same for all models.
-
-    Raises
-    ------
-    InputError
-        When covariates, groups or splits do not allow it.
-    """
+    """Choose rows, covariates, groups and splits of a phenotype; InputError where they do not fit together."""
     asked, seed = plan.config.probing, plan.config.running.random_seed
     out = np.array([label is None for label in phenotype.labels])
     notes = [f"{int(out.sum())} without a value"] if out.any() else []
@@ -256,27 +182,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
 
 
 def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int) -> Target:
-    """Turn a phenotype into what is predicted.
-
-    Parameters
-    ----------
-    phenotype : Phenotype
-        Of all rows.
-    is_out : NDArray, bool, shape (n,)
-        Rows that take no part.
-    n_bins : int
-        Classes to cut values into.
-
-    Returns
-    -------
-    Target
-        Missing where rows take no part.
-
-    Raises
-    ------
-    InputError
-        When nothing varies among the rows that are left.
-    """
+    """Convert a phenotype to a target, missing where `is_out` (n,); InputError where the rest cannot be predicted."""
     if phenotype.kind == "classification":
         labels = [None if gone else label for label, gone in zip(phenotype.labels, is_out, strict=True)]
         n_classes = len(set(labels) - {None})
@@ -300,7 +206,7 @@ def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int
 
 
 def _check_classes_left(target: Target, splits: Sequence[Split], places: NDArray[Any], name: str) -> None:
-    """Refuse to predict a class that a training part has never seen."""
+    """Refuse to predict a class that a training part has never seen: InputError."""
     for split in splits if target.classes else ():
         if missing := find_classes_lacking(target, split):
             raise InputError(
@@ -311,20 +217,7 @@ def _check_classes_left(target: Target, splits: Sequence[Split], places: NDArray
 
 
 def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Turn covariates into numbers; rows that take no part are filled with what is neutral.
-
-    Parameters
-    ----------
-    cells : mapping of str to sequence of (str or None), length n
-        Text by column.
-    usable : NDArray, bool, shape (n,)
-        Rows that have all of them.
-
-    Returns
-    -------
-    NDArray, float64, shape (n, c)
-        Text and sites as indicators, numbers as they are.
-    """
+    """Convert covariates to (n, c), text and sites to indicators; unusable rows get the first known value."""
     columns: dict[str, Sequence[float] | Sequence[str]] = {}
     for name, texts in cells.items():
         known = [text for text, use in zip(texts, usable, strict=True) if use and text is not None]

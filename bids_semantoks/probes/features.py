@@ -1,7 +1,4 @@
-"""The features of each model that is compared: the encoder and its baselines.
-
-Shape letters: n rows, D dimensions of an embedding.
-"""
+"""Features of each model that is compared: the encoder and its baselines."""
 
 from __future__ import annotations
 
@@ -21,18 +18,7 @@ from bids_semantoks.probing.spans import Features, TableFeatures
 
 
 def build_motion_features(rows: Rows) -> TableFeatures:
-    """Build the baseline that knows motion and scan length only.
-
-    Parameters
-    ----------
-    rows : Rows
-        Participants or sessions.
-
-    Returns
-    -------
-    TableFeatures
-        Mean framewise displacement and whether it is unknown, seconds of kept data.
-    """
+    """Build the motion baseline: mean framewise displacement (mm), whether it is unknown, seconds of kept data."""
     motion, seconds = compute_motion(rows)
     unknown = np.isnan(motion)
     columns = np.where(unknown, 0.0, motion), unknown.astype(float), seconds
@@ -47,24 +33,8 @@ def build_models(
     *,
     n_components: int = 100,
 ) -> dict[str, tuple[Features, ...]]:
-    """Build what is compared on the same splits, but for what depends on the phenotype.
-
-    Parameters
-    ----------
-    rows : Rows
-        Participants or sessions.
-    encoders, twins : sequence of str
-        Labels of the encoders whose scores are averaged, and of those with random weights.
-    baselines : sequence of str
-        Names as in the configuration.
-    n_components : int
-        Of the tangent space.
-
-    Returns
-    -------
-    dict of str to tuple of Features
-        By name, the encoder first; several where scores are averaged over seeds.
-    """
+    """Build the features of all models except those that depend on the phenotype, by name, the encoder first.
+    A name has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
     models = {encoders[0]: tuple(_read_features(rows, label, encoders[0]) for label in encoders)}
     kinds = [kind for kind in CONNECTIVITY if kind in baselines]
     for one in build_connectivity_features(iterate_signals(rows), kinds, n_components=n_components) if kinds else ():
@@ -85,18 +55,7 @@ def _read_features(rows: Rows, label: str, name: str) -> Features:
 
 
 def build_site_features(labels: Sequence[str | None]) -> TableFeatures:
-    """Build the baseline that knows the site only.
-
-    Parameters
-    ----------
-    labels : sequence of (str or None), length n
-        Site of each row; those without one are a site of their own.
-
-    Returns
-    -------
-    TableFeatures
-        One column a site.
-    """
+    """Build the site baseline, one indicator per site; rows without a site form one more."""
     names = sorted({label or "" for label in labels})
     values = np.array([[float((label or "") == name) for name in names] for label in labels])
     return TableFeatures(name="site", values=values)

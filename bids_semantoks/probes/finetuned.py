@@ -1,4 +1,4 @@
-"""The encoder with its weights trained further, as one more model on the same people and splits."""
+"""The fine-tuned encoder as one more model on the same people and splits."""
 
 from __future__ import annotations
 
@@ -25,20 +25,7 @@ NAME: Final = "finetuned"
 
 
 def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
-    """Read the signals of all rows as the encoder's windows are cut from them.
-
-    Parameters
-    ----------
-    rows : Rows
-        Participants or sessions.
-    encoder : RunEncoder
-        Fitted to the atlas of their signals.
-
-    Returns
-    -------
-    TuningRuns
-        Parcels in the encoder's order.
-    """
+    """Read the signals of all rows at the encoder's repetition time, parcels in its order."""
     order = encoder.frozen.match.order
     signals: list[NDArray[np.float32]] = []
     present, row_of = [], []
@@ -58,24 +45,8 @@ def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
 
 
 def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> ModelResult:
-    """Fine-tune an encoder for one phenotype, afresh for every fold.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        What embedded; its weights stay as they are.
-    design : Design
-        What is predicted, and on which splits.
-    epochs : int
-        Passes.
-    seed : int
-        Of everything random.
-
-    Returns
-    -------
-    ModelResult
-        Without a permutation test, which would take as many trainings as permutations.
-    """
+    """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights. There is no
+    permutation test, which would take one training per permutation and fold."""
     device = encoder.frozen.device
     LOGGER.info(
         "Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, len(design.splits), epochs, device

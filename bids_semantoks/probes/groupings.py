@@ -1,7 +1,4 @@
-"""Which rows stay together, and who trains and who is tested.
-
-Shape letters: n rows (participants or sessions).
-"""
+"""Groups of rows that stay together, and the splits that respect them. Shape letters: n rows."""
 
 from __future__ import annotations
 
@@ -20,27 +17,7 @@ from bids_semantoks.probing.targets import Target
 
 
 def find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
-    """Find which rows must stay on one side of every split.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        What was asked.
-    rows : Rows
-        Participants or sessions.
-    phenotype : str
-        What is predicted.
-
-    Returns
-    -------
-    NDArray, shape (n,), or None
-        Group of each row; None where each row is free.
-
-    Raises
-    ------
-    InputError
-        When a participant belongs to several groups.
-    """
+    """Find the group (n,) of each row, None where rows are free; InputError for a participant in several groups."""
     name = plan.config.probing.group_by
     if name is None:
         return rows.participants if rows.has_sessions else None
@@ -50,44 +27,14 @@ def find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | N
 
 
 def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
-    """Name the group of each row; without a family of one's own name, one is one's own family.
-
-    Parameters
-    ----------
-    labels : sequence of (str or None), length n
-        Of the column.
-    rows : Rows
-        Participants or sessions.
-
-    Returns
-    -------
-    NDArray, shape (n,)
-        Nothing missing.
-    """
+    """Name the group (n,) of each row; a participant without one forms a group alone."""
     return np.array(
         [label if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
     )
 
 
 def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
-    """Refuse groups that would put sessions of one participant on both sides.
-
-    Parameters
-    ----------
-    groups : NDArray, shape (n,)
-        Group of each row.
-    rows : Rows
-        Participants or sessions.
-    name : str
-        Column of the groups.
-    usable : NDArray, bool, shape (n,)
-        Rows that count.
-
-    Raises
-    ------
-    InputError
-        Names the first participant in two groups.
-    """
+    """Refuse groups that separate usable sessions of one participant: InputError names the first participant."""
     first: dict[str, str] = {}
     for group, participant in zip(groups[usable], rows.participants[usable], strict=True):
         if first.setdefault(str(participant), str(group)) != str(group):
@@ -101,31 +48,7 @@ def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[
 def build_phenotype_splits(
     plan: ProbePlan, target: Target, rows: Rows, groups: NDArray[Any] | None, *, seed: int
 ) -> tuple[Split, ...]:
-    """Take the splits that were given, or draw them.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        What was asked.
-    target : Target
-        What is predicted.
-    rows : Rows
-        Participants or sessions.
-    groups : NDArray, shape (n,), or None
-        Rows kept together.
-    seed : int
-        Of the drawing.
-
-    Returns
-    -------
-    tuple of Split
-        By repetition, then fold.
-
-    Raises
-    ------
-    InputError
-        When given splits do not fit, or there are too few to be split.
-    """
+    """Use the given splits or draw them; InputError where given ones do not fit or there are too few rows."""
     asked = plan.config.probing
     strata = target.compute_strata()
     if plan.given:
@@ -157,20 +80,7 @@ def build_phenotype_splits(
 
 
 def check_classes(target: Target, splits: Sequence[Split]) -> None:
-    """Refuse to predict a class that a training part has never seen, or a bin that no value falls into.
-
-    Parameters
-    ----------
-    target : Target
-        What is predicted.
-    splits : sequence of Split
-        Drawn or given.
-
-    Raises
-    ------
-    InputError
-        Names the classes, repetition and fold, or the value that too many share.
-    """
+    """Refuse splits with a training part that lacks a class, or bins that no value falls into: InputError."""
     for split in splits if target.n_bins else ():
         if np.bincount(target.compute_labels(split.train)[split.train].astype(int), minlength=target.n_bins).min() == 0:
             values, counts = np.unique(target.values[split.train], return_counts=True)
@@ -189,19 +99,6 @@ def check_classes(target: Target, splits: Sequence[Split]) -> None:
 
 
 def find_classes_lacking(target: Target, split: Split) -> list[str]:
-    """Find the classes that nobody of a training part has.
-
-    Parameters
-    ----------
-    target : Target
-        With classes.
-    split : Split
-        Whose training part is looked at.
-
-    Returns
-    -------
-    list of str
-        Their names.
-    """
+    """Find the names of classes that a training part lacks."""
     known = set(target.values[split.train].astype(int).tolist())
     return [name for k, name in enumerate(target.classes) if k not in known]

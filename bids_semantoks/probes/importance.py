@@ -1,7 +1,5 @@
-"""Embeddings of the same signals with networks hidden from the encoder.
-
-Shape letters: V sets of masked networks, n rows, D dimensions of an embedding.
-"""
+"""Embeddings of the same signals with networks masked.
+Shape letters: V sets of masked networks, N rows of tokens, n rows, D dimensions of an embedding."""
 
 from __future__ import annotations
 
@@ -29,15 +27,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 class NetworkMasker:
-    """Embeds runs with each network masked, and with all others masked; each run once.
-
-    Parameters
-    ----------
-    encoders : sequence of RunEncoder
-        Several where scores are averaged over seeds.
-    work_dir : Path or None
-        Where embeddings are kept for later calls; None keeps them in memory only.
-    """
+    """Embedder of runs with each network masked, and with all others masked; each run once. Embeddings are kept in
+    `work_dir` for later calls, without one in memory only."""
 
     def __init__(self, encoders: Sequence[RunEncoder], work_dir: Path | None) -> None:
         self.encoders, self.work_dir = encoders, work_dir
@@ -49,25 +40,8 @@ class NetworkMasker:
         return tuple(MaskingEncoder(self.encoders[0].frozen).networks)
 
     def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
-        """Build the features of all variants.
-
-        Parameters
-        ----------
-        rows : Rows
-            Participants or sessions.
-        model : str
-            Encoder label in the names of variants.
-
-        Returns
-        -------
-        dict of str to tuple of Features
-            By name: from each network alone, then without each; one for each encoder.
-
-        Raises
-        ------
-        ConfigurationError
-            When the encoder cannot tell networks apart.
-        """
+        """Build features by variant, one per encoder: each network alone, then all without each.
+        Raises ConfigurationError where the encoder cannot tell networks apart."""
         names = [name_masked(model, network, is_alone=alone) for alone in (True, False) for network in self.networks]
         tables = [self._embed_rows(rows, encoder) for encoder in self.encoders]  # (n, V, D) each
         return {
@@ -97,7 +71,7 @@ class NetworkMasker:
     def _embed_run(
         self, run: StoredRun, encoder: RunEncoder, masking: MaskingEncoder, hidden: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        """Mean over windows (V, D) of each variant."""
+        """Embed all variants of a run, mean over windows (V, D), or load them from the cache."""
         key = run.paths.stem, encoder.loaded.name
         if key not in self._known:
             path = self._name_cache(run, encoder, hidden)

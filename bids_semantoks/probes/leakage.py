@@ -1,7 +1,4 @@
-"""How well embeddings know motion and site.
-
-Shape letters: n rows.
-"""
+"""Prediction of motion and site from embeddings."""
 
 from __future__ import annotations
 
@@ -28,20 +25,8 @@ _MIN_LEAKAGE: Final = 10
 
 
 def is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
-    """Tell whether there is enough of a target to be predicted in five folds.
-
-    Parameters
-    ----------
-    values : NDArray, float64, shape (n,)
-        Class index or value; NaN where missing.
-    is_class : bool
-        Whether they are class indices.
-
-    Returns
-    -------
-    bool
-        Whether ten values vary, or two classes have five members each and no class has fewer.
-    """
+    """Check whether a target (n,) can be predicted in five folds: ten values that vary, or two or more classes
+    of five members each, and none with fewer."""
     known = values[~np.isnan(values)]
     if len(known) < _MIN_LEAKAGE:
         return False
@@ -52,57 +37,20 @@ def is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
 
 
 def build_motion_target(rows: Rows) -> Target | None:
-    """Take motion for what is predicted.
-
-    Parameters
-    ----------
-    rows : Rows
-        Participants.
-
-    Returns
-    -------
-    Target or None
-        Mean framewise displacement in mm; None where too little is known of it.
-    """
+    """Build a target of mean framewise displacement in mm; None where too little of it is known."""
     motion = compute_motion(rows)[0]
     return Target(name="mean_fd", values=motion) if is_splittable(motion, is_class=False) else None
 
 
 def build_site_target(plan: ProbePlan, rows: Rows) -> Target | None:
-    """Take the site for what is predicted.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        Knows its column.
-    rows : Rows
-        Participants.
-
-    Returns
-    -------
-    Target or None
-        Sites with fewer than five participants are left out; None for no column, or fewer than two sites.
-    """
+    """Build a target of the sites with five or more participants; None without a column or two such sites."""
     if not plan.site or plan.columns[plan.site].has_sessions:
         return None
     return _build_large_classes(plan.site, plan.columns[plan.site].find(rows.keys))
 
 
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
-    """Predict motion and site from embeddings, as they are and with covariates removed.
-
-    Parameters
-    ----------
-    prober : Prober
-        Runs models.
-    rows : Rows
-        Participants.
-
-    Returns
-    -------
-    tuple of (str, ModelResult)
-        What leaks, and how much.
-    """
+    """Predict motion and site from embeddings, as they are and with covariates removed."""
     targets = [("mean_fd", build_motion_target(rows)), (prober.plan.site, build_site_target(prober.plan, rows))]
     first, *others = prober.find_models(rows)[prober.model]
     found = []
@@ -117,7 +65,7 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
 
 
 def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] | None:
-    """Find who stays together: relatives are alike, and live in one place."""
+    """Find who stays together: relatives are alike and live in one place."""
     name = plan.config.probing.group_by
     if name is None or name == target.name or plan.columns[name].has_sessions:
         return None
@@ -125,7 +73,7 @@ def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] 
 
 
 def _drop_rows(target: Target, is_out: NDArray[np.bool_]) -> Target:
-    """Leave rows out, and with them the classes that they make too small."""
+    """Drop rows, and the classes that become too small without them."""
     values = np.where(is_out, np.nan, target.values)
     if not target.classes:
         return dataclasses.replace(target, values=values)

@@ -1,7 +1,4 @@
-"""What was run, in whom and how, in a few words.
-
-Shape letters: n rows (participants or sessions).
-"""
+"""What was run, in whom and how, in a few words."""
 
 from __future__ import annotations
 
@@ -18,20 +15,7 @@ from bids_semantoks.probing.predictions import Predictions
 
 
 def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
-    """Say what was run.
-
-    Parameters
-    ----------
-    results : ProbeResults
-        What was asked and found.
-    encoder : RunEncoder
-        What embedded.
-
-    Returns
-    -------
-    dict of str to str
-        Text by topic.
-    """
+    """Describe what was run, as text by topic."""
     asked, rows = results.plan.config.probing, results.rows
     n_runs = sum(map(len, rows.runs))
     repeats = f"{asked.n_repeats} repetition{'s' if asked.n_repeats > 1 else ''}"
@@ -56,18 +40,7 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
 
 
 def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
-    """Say who was in and who was out, and how they were split.
-
-    Parameters
-    ----------
-    one : PhenotypeResult
-        Of a phenotype.
-
-    Returns
-    -------
-    dict
-        Classes, facts as text, and of classes which the encoder took for which and its ROC curve.
-    """
+    """Describe who was in, who was out and how they were split; for classes also what the page draws of them."""
     design, target = one.design, one.design.target
     known = ~np.isnan(target.values)
     rows = "sessions" if design.rows.has_sessions else "participants"
@@ -96,7 +69,7 @@ def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
 
 
 def _describe_decisions(predictions: Predictions) -> dict[str, Any]:
-    """Give what the page draws of classes, as the scores count it."""
+    """Collect what the page draws of classes, counted as the scores are."""
     if not predictions.classes:
         return {}
     found: dict[str, Any] = {"Confusion": np.round(count_decisions(predictions), 6).tolist()}

@@ -1,7 +1,4 @@
-"""What was asked of probes, with the columns that it needs.
-
-Shape letters: n rows (participants or sessions).
-"""
+"""The plan of all probes of a call, with the columns it needs."""
 
 from __future__ import annotations
 
@@ -17,82 +14,26 @@ from bids_semantoks.probes.rows import Rows, build_rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProbePlan:
-    """What will be probed, checked before any work.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    columns : dict of str to Column
-        Phenotypes, covariates, groups and, where there are any, site and columns to colour by.
-    site : str
-        Column of the site; empty for none.
-    given : tuple of (str, int, int, str, str)
-        Lines of the splits that were given.
-    """
+    """Phenotypes to be probed, checked before any work."""
 
     config: AppConfig
-    columns: dict[str, Column]
-    site: str
+    columns: dict[str, Column]  # phenotypes, covariates, groups and, where present, site and columns to colour by
+    site: str  # column of the site; empty for none
+    # lines of given splits: phenotype (empty for all), repetition, fold, participant, role
     given: tuple[tuple[str, int, int, str, str], ...]
 
     def build_rows(self, stored: Sequence[StoredRun], name: str) -> Rows:
-        """Choose the rows that a phenotype asks for.
-
-        Parameters
-        ----------
-        stored : sequence of StoredRun
-            All runs.
-        name : str
-            The phenotype.
-
-        Returns
-        -------
-        Rows
-            Sessions where it has one value a session, else participants.
-        """
+        """Collect sessions where a phenotype has one value per session, else participants."""
         return build_rows(stored, by_session=self.columns[name].has_sessions)
 
     def build_phenotype(self, rows: Rows, name: str) -> Phenotype:
-        """Convert a phenotype.
-
-        Parameters
-        ----------
-        rows : Rows
-            From `build_rows`.
-        name : str
-            The phenotype.
-
-        Returns
-        -------
-        Phenotype
-            Of all rows.
-        """
+        """Convert a phenotype for the rows of `build_rows`."""
         asked = self.config.probing
         return build_phenotype(self.columns[name], rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
 
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
-        """Look up a column that groups or corrects, as text.
-
-        Parameters
-        ----------
-        rows : Rows
-            From `build_rows`.
-        name : str
-            The column.
-        phenotype : str
-            What is predicted, for the message.
-
-        Returns
-        -------
-        tuple of (str or None), length n
-            None where missing.
-
-        Raises
-        ------
-        InputError
-            When the column has one value a session and rows are participants.
-        """
+        """Look up a column that groups or corrects, as text, None where missing. Raises InputError for one value per
+        session where the predicted phenotype has one per participant."""
         column = self.columns[name]
         if column.has_sessions and not self.columns[phenotype].has_sessions:
             raise InputError(

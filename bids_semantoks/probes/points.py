@@ -1,7 +1,4 @@
-"""The embedding in two dimensions, with what participants may be coloured by.
-
-Shape letters: n points (participants, or sessions where there are several).
-"""
+"""The embedding in two dimensions, with columns that participants may be coloured by."""
 
 from __future__ import annotations
 
@@ -21,22 +18,8 @@ _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts"
 
 
 def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> PointTable:
-    """Project mean embeddings onto two axes.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        Knows the columns.
-    stored : sequence of StoredRun
-        Runs with complete embeddings.
-    model : str
-        Encoder label.
-
-    Returns
-    -------
-    PointTable
-        Coloured by site, sex, age and what was probed, where they are there, motion, scan length and session.
-    """
+    """Project mean embeddings onto two axes, one point per session where anybody has several, else per participant.
+    Colours are site, sex, age and probed columns, where present, motion, scan length and session."""
     sessions = build_rows(stored, by_session=True)
     has_several = len(set(sessions.participants)) < len(sessions.keys)
     rows = sessions if has_several else build_rows(stored, by_session=False)

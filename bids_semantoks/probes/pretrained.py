@@ -1,4 +1,4 @@
-"""Whether those who are probed are those on whom the encoder was pretrained."""
+"""Overlap of the people who are probed with those the encoder was pretrained on."""
 
 from __future__ import annotations
 
@@ -9,20 +9,8 @@ from bids_semantoks.embedding import RunEncoder
 
 
 def count_pretrained(participants: set[str], *encoders: RunEncoder) -> int | None:
-    """Count the participants whom any encoder was pretrained on, by the hashes that they carry.
-
-    Parameters
-    ----------
-    participants : set of str
-        Labels without ``sub-``.
-    *encoders : RunEncoder
-        What embedded.
-
-    Returns
-    -------
-    int or None
-        None where the weights of one say nothing about people.
-    """
+    """Count participants (labels without ``sub-``) that any encoder was pretrained on, by the hashes in its weights.
+    None where the weights of one encoder hold no hashes."""
     found: set[str] = set()
     for encoder in encoders:
         own = _find_pretrained(participants, encoder)
@@ -49,22 +37,7 @@ def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | 
 
 
 def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_participants: int) -> str:
-    """Say in words whether people were both pretrained and probed on.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        What embedded.
-    n_pretrained : int or None
-        From `count_pretrained`.
-    n_participants : int
-        Participants tested.
-
-    Returns
-    -------
-    str
-        One or two sentences.
-    """
+    """Describe in words whether people were both pretrained and probed on."""
     if encoder.loaded.is_random:
         return "The encoder has random weights: it was pretrained on nobody."
     if n_pretrained is None:

@@ -1,7 +1,4 @@
-"""Runs models over phenotypes, all on the same people and splits.
-
-Shape letters: n rows (participants or sessions).
-"""
+"""Predictions of phenotypes by all models, on the same people and splits."""
 
 from __future__ import annotations
 
@@ -37,19 +34,8 @@ _MIN_GROUPS: Final = 5
 
 
 class Prober:
-    """Runs models over phenotypes; features are built once for participants and once for sessions.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        What was asked.
-    encoder : RunEncoder
-        What embedded.
-    stored : sequence of StoredRun
-        Runs with complete embeddings.
-    replicates : sequence of RunEncoder
-        Encoders of other seeds, whose embeddings are complete as well.
-    """
+    """Runner of models over phenotypes; features are built once for participants and once for sessions.
+    Scores are averaged over `replicates`, encoders of other seeds with complete embeddings."""
 
     def __init__(
         self,
@@ -71,18 +57,7 @@ class Prober:
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
-        """Build the features of all models but those that depend on the phenotype.
-
-        Parameters
-        ----------
-        rows : Rows
-            Participants or sessions.
-
-        Returns
-        -------
-        dict of str to tuple of Features
-            By name, the encoder first; several where scores are averaged over seeds.
-        """
+        """Find the features of all models except those that depend on the phenotype, building them only once."""
         if rows.keys not in self._models:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
             twins = self.labels["random"]
@@ -90,18 +65,7 @@ class Prober:
         return self._models[rows.keys]
 
     def probe(self, name: str) -> PhenotypeResult:
-        """Predict one phenotype by all models.
-
-        Parameters
-        ----------
-        name : str
-            Its column.
-
-        Returns
-        -------
-        PhenotypeResult
-            The encoder first.
-        """
+        """Predict one phenotype by all models, the encoder first."""
         rows = self.plan.build_rows(self.stored, name)
         phenotype = self.plan.build_phenotype(rows, name)
         design = build_design(self.plan, rows, phenotype)
@@ -125,7 +89,7 @@ class Prober:
         )
 
     def _build_own_models(self, design: Design) -> dict[str, tuple[Features, ...]]:
-        """Build what depends on the phenotype: covariates alone, site alone."""
+        """Build the models that depend on the phenotype: covariates alone, site alone."""
         models: dict[str, tuple[Features, ...]] = {}
         site, name = self.plan.site, design.target.name
         # A site that is left out is new to every model.
@@ -139,24 +103,7 @@ class Prober:
         return models
 
     def run(self, features: Features, design: Design, *, role: str, others: Sequence[Features] = ()) -> ModelResult:
-        """Predict by one model.
-
-        Parameters
-        ----------
-        features : Features
-            What the model knows.
-        design : Design
-            What is predicted, and on which splits.
-        role : str
-            ``encoder``, ``baseline``, ``importance`` or ``leakage``.
-        others : sequence of Features
-            The same of other seeds: scores are averaged over all of them within each split.
-
-        Returns
-        -------
-        ModelResult
-            Not compared with any other.
-        """
+        """Predict by one model in a `role` of `ModelResult`, averaging scores over the features of other seeds."""
         is_published = self.asked.protocol == "paper" and role in ("encoder", "baseline")
         is_published = is_published and features.name in self.labels
         # Covariates alone, with covariates removed, would be nothing at all.

@@ -1,7 +1,4 @@
-"""Whether people are recognised when they are scanned again: by embeddings, and by connectivity.
-
-Shape letters: n participants, D numbers of a feature vector.
-"""
+"""Identification of people who are scanned again, by embeddings and by connectivity."""
 
 from __future__ import annotations
 
@@ -25,18 +22,10 @@ _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
 def find_pairs(stored: Sequence[StoredRun]) -> dict[str, tuple[Rows, Rows]]:
-    """Find who was scanned twice.
+    """Pair two scans of each participant, where five or more participants have two.
 
-    Parameters
-    ----------
-    stored : sequence of StoredRun
-        All runs.
-
-    Returns
-    -------
-    dict of str to tuple of Rows
-        ``sessions``: the first two of each participant, with all their runs; ``runs``: the first two of the first
-        session that has two of the same task. Only what five participants have.
+    ``sessions`` pairs the first two sessions with all their runs, ``runs`` the first two runs of one task in the first
+    session that has two.
     """
     people: dict[str, dict[str, list[StoredRun]]] = {}
     for run in stored:
@@ -68,22 +57,8 @@ def _build_rows(found: Mapping[str, tuple[list[StoredRun], list[StoredRun]]], si
 
 
 def measure_retest(stored: Sequence[StoredRun], models: Mapping[str, str], *, seed: int) -> list[RetestRow]:
-    """Measure how well people are recognised, and how much of features is the person's.
-
-    Parameters
-    ----------
-    stored : sequence of StoredRun
-        Runs with complete embeddings and signals.
-    models : mapping of str to str
-        Names of encoders, and their labels in output names.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    list of RetestRow
-        Nothing where fewer than five participants were scanned twice.
-    """
+    """Measure test-retest reliability of models (name to label in file names) and of connectivity.
+    Empty where fewer than five participants were scanned twice."""
     found = []
     for between, (first, second) in find_pairs(stored).items():
         LOGGER.info("Comparing two %s of %d participants.", between, len(first.keys))

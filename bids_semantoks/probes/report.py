@@ -1,4 +1,4 @@
-"""From what probes found to the page of the group."""
+"""From the plan of probes to the group page."""
 
 from __future__ import annotations
 
@@ -23,21 +23,7 @@ def report_probes(
     stored: Sequence[StoredRun],
     atlas: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> None:
-    """Run probes, write their tables and the page of the group.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        From `plan_probes`.
-    config : AppConfig
-        What was asked, with the encoder that was pretrained on the way.
-    encoder : RunEncoder
-        What embedded.
-    stored : sequence of StoredRun
-        Runs with complete embeddings.
-    atlas : tuple of (parcels, networks)
-        Of the signals.
-    """
+    """Run probes, write their tables and the group page; `config` names the encoder pretrained on the way, if any."""
     run_probes(dataclasses.replace(plan, config=config), encoder, stored, atlas)
     path = draw_group_page(config.out_dir)
     LOGGER.info("Probes: %s", path)

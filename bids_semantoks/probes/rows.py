@@ -1,7 +1,5 @@
-"""Rows of the tables that probes work on, participants or sessions, and what is stored of each.
-
-Shape letters: n rows, D dimensions of an embedding, m windows.
-"""
+"""Rows of the tables that probes work on, participants or sessions, and the data stored for each.
+Shape letters: n rows, T volumes, P parcels, D dimensions of an embedding, m windows."""
 
 from __future__ import annotations
 
@@ -22,18 +20,11 @@ _MIN_VOLUMES: Final = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """Participants, or sessions of participants, with their runs.
+    """Participants, or sessions of participants, with their runs."""
 
-    Parameters
-    ----------
-    keys : tuple of (str, str), length n
-        Participant and session label; the session is empty where rows are participants.
-    runs : tuple of tuple of StoredRun, length n
-        Runs of each row.
-    """
-
+    # participant and session label of each row; the session is empty where rows are participants
     keys: tuple[tuple[str, str], ...]
-    runs: tuple[tuple[StoredRun, ...], ...]
+    runs: tuple[tuple[StoredRun, ...], ...]  # of each row
 
     @property
     def participants(self) -> NDArray[np.str_]:
@@ -47,20 +38,7 @@ class Rows:
 
 
 def build_rows(stored: Sequence[StoredRun], *, by_session: bool) -> Rows:
-    """Collect runs by participant or session.
-
-    Parameters
-    ----------
-    stored : sequence of StoredRun
-        All runs.
-    by_session : bool
-        Whether each session of a participant is a row of its own.
-
-    Returns
-    -------
-    Rows
-        Sorted by their labels.
-    """
+    """Collect runs by participant or session, sorted by label; runs with fewer than 3 volumes kept are skipped."""
     found: dict[tuple[str, str], list[StoredRun]] = {}
     for run in stored:
         if run.sidecar["VolumesKept"] < _MIN_VOLUMES:
@@ -73,20 +51,7 @@ def build_rows(stored: Sequence[StoredRun], *, by_session: bool) -> Rows:
 
 
 def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
-    """Average embeddings over the windows of a run, then over the runs of a row.
-
-    Parameters
-    ----------
-    rows : Rows
-        Participants or sessions.
-    model : str
-        Encoder label.
-
-    Returns
-    -------
-    NDArray, float64, shape (n, D)
-        One vector a row.
-    """
+    """Average embeddings over the windows of a run, then over the runs of a row: (n, D)."""
     return np.stack(
         [
             np.mean([vectors.mean(axis=0, dtype=np.float64) for vectors in _iterate_vectors(runs, model)], axis=0)
@@ -96,22 +61,7 @@ def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
 
 
 def read_windows(rows: Rows, model: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Read the embeddings of all windows.
-
-    Parameters
-    ----------
-    rows : Rows
-        Participants or sessions.
-    model : str
-        Encoder label.
-
-    Returns
-    -------
-    values : NDArray, float32, shape (m, D)
-        One vector a window.
-    row_of : NDArray, int64, shape (m,)
-        Row of each window.
-    """
+    """Read the embeddings of all windows (m, D) and the row of each (m,)."""
     parts = [list(_iterate_vectors(runs, model)) for runs in rows.runs]
     counts = [sum(map(len, part)) for part in parts]
     values = np.concatenate([vectors for part in parts for vectors in part])
@@ -124,37 +74,13 @@ def _iterate_vectors(runs: Sequence[StoredRun], model: str) -> Iterator[NDArray[
 
 
 def iterate_signals(rows: Rows) -> Iterator[list[NDArray[np.float32]]]:
-    """Read the signals of each row, one row after the other.
-
-    Parameters
-    ----------
-    rows : Rows
-        Participants or sessions.
-
-    Yields
-    ------
-    list of NDArray, float32, shape (T, P)
-        Cleaned signals of each run; dropped rows and absent columns are NaN.
-    """
+    """Yield the cleaned signals (T, P) of each row's runs; dropped volumes and absent parcels are NaN."""
     for runs in rows.runs:
         yield [read_signals(run.paths)[1] for run in runs]
 
 
 def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read how much each moved and how long each was scanned.
-
-    Parameters
-    ----------
-    rows : Rows
-        Participants or sessions.
-
-    Returns
-    -------
-    motion : NDArray, float64, shape (n,)
-        Mean framewise displacement in mm over the runs for which it is known; NaN for none.
-    seconds : NDArray, float64, shape (n,)
-        Kept data of all runs.
-    """
+    """Compute mean framewise displacement (n,) in mm, NaN where no run has it, and seconds of kept data (n,)."""
     motion, seconds = [], []
     for runs in rows.runs:
         known = [run.sidecar["MeanFramewiseDisplacement"] for run in runs]

@@ -1,7 +1,4 @@
-"""Encoders pretrained on shares of the data, each probed on this study's participants.
-
-Shape letters: D dimensions of an embedding.
-"""
+"""Encoders pretrained on shares of the data, each probed on this study's participants."""
 
 from __future__ import annotations
 
@@ -44,28 +41,9 @@ Pair = tuple[ScalingJob, Predictions, Predictions]
 def measure_scaling(
     plan: ProbePlan, scaling: ScalingPlan, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> Path:
-    """Pretrain on all shares, probe each encoder, and write the table.
+    """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``.
 
-    Parameters
-    ----------
-    plan : ProbePlan
-        Phenotypes, and the configuration of the call.
-    scaling : ScalingPlan
-        From `plan_scaling`; encoders that are finished are not trained again.
-    stored : sequence of StoredRun
-        Runs of this study.
-    atlas : tuple of (parcels, networks)
-        Of these runs.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/group_scaling.tsv``.
-
-    Raises
-    ------
-    TrainingStopped
-        When asked to end early; the same call goes on.
+    Finished encoders are not trained again. Raises TrainingStopped when asked to end early; the same call then resumes.
     """
     config = plan.config
     designs = _build_designs(plan, stored)
@@ -124,22 +102,7 @@ def _load(config: AppConfig, directory: Path, atlas: tuple[tuple[str, ...], tupl
 
 
 def predict_designs(encoder: RunEncoder, designs: Sequence[Design], plan: ProbePlan) -> list[Predictions]:
-    """Embed all runs once and predict each phenotype by the nested protocol on its splits.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        Trained or not.
-    designs : sequence of Design
-        What is predicted, and on which splits.
-    plan : ProbePlan
-        Gives the seed.
-
-    Returns
-    -------
-    list of Predictions
-        Out of fold, one a design.
-    """
+    """Embed all runs once and predict each design by the nested protocol on its splits, out of fold."""
     runs = {run.paths.stem: run for design in designs for own in design.rows.runs for run in own}
     vectors = {stem: embed_signals(encoder, run) for stem, run in runs.items()}
     found = []
@@ -159,20 +122,7 @@ def predict_designs(encoder: RunEncoder, designs: Sequence[Design], plan: ProbeP
 
 
 def embed_signals(encoder: RunEncoder, run: StoredRun) -> NDArray[np.float64]:
-    """Embed a run as the tables of embeddings are made, without writing any.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        Fitted to the atlas of the signals.
-    run : StoredRun
-        With complete signals.
-
-    Returns
-    -------
-    NDArray, float64, shape (D,)
-        Mean over windows.
-    """
+    """Embed a run as for the tables of embeddings, without writing any: mean over windows (D,) for D dimensions."""
     model = encoder.loaded.config
     windows = build_windows(
         read_signals(run.paths)[1],
@@ -188,7 +138,7 @@ def embed_signals(encoder: RunEncoder, run: StoredRun) -> NDArray[np.float64]:
 def _compare(
     design: Design, metric: str, pairs: Sequence[Pair], source: str, *, seed: int
 ) -> tuple[list[ScalingRow], dict[str, Any]]:
-    """Score all encoders against their own first weights: rows of the table, and what they say together."""
+    """Score all encoders against their own initial weights: rows of the table, and the line and means through them."""
     tested = set(map(str, design.rows.participants[~np.isnan(design.target.values)]))
     people = design.rows.participants if design.rows.has_sessions else None
     gains = [compute_gain(first, second, metric, participants=people, seed=seed) for _, first, second in pairs]

@@ -1,4 +1,4 @@
-"""Which encoders ``--scaling`` pretrains, on whom: decided and checked before any work."""
+"""The encoders that ``--scaling`` pretrains, and on whom: decided and checked before any work."""
 
 from __future__ import annotations
 
@@ -31,96 +31,42 @@ OWN: Final = "own"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SharedData:
-    """Signals that shares are taken of.
+    """Signals that shares are drawn from."""
 
-    Parameters
-    ----------
-    name : str
-        ``own``, or that of the other study or file.
-    participants : tuple of str
-        Labels.
-    stored : tuple of StoredRun
-        Runs; none for a file.
-    parcels, networks : tuple of str, length P
-        Their atlas.
-    keys : tuple of (str, str)
-        Participant and checksum of each run; of a file its size and date.
-    """
-
-    name: str
+    name: str  # ``own``, or that of the other study or file
     participants: tuple[str, ...]
-    stored: tuple[StoredRun, ...]
+    stored: tuple[StoredRun, ...]  # runs; empty for a file
     parcels: tuple[str, ...]
     networks: tuple[str, ...]
-    keys: tuple[tuple[str, str], ...]
+    keys: tuple[tuple[str, str], ...]  # participant and checksum of each run; of a file its size and date
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScalingJob:
-    """One encoder to be pretrained.
+    """One encoder to be pretrained."""
 
-    Parameters
-    ----------
-    share : float
-        Of the participants.
-    participants : frozenset of str
-        Those chosen.
-    seed : int
-        Of choice and training.
-    encoder : str
-        Folder below ``OUT_DIR/encoders``.
-    """
-
-    share: float
-    participants: frozenset[str]
-    seed: int
-    encoder: str
+    share: float  # of the participants
+    participants: frozenset[str]  # those chosen
+    seed: int  # of choice and training
+    encoder: str  # folder below ``OUT_DIR/encoders``
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScalingPlan:
-    """All encoders to be pretrained.
-
-    Parameters
-    ----------
-    data : SharedData
-        What shares are taken of.
-    jobs : tuple of ScalingJob
-        By share, then seed.
-    """
+    """All encoders to be pretrained."""
 
     data: SharedData
-    jobs: tuple[ScalingJob, ...]
+    jobs: tuple[ScalingJob, ...]  # by share, then seed
 
 
 def plan_scaling(
     config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> ScalingPlan:
-    """Check shares, data and recipe before any work is done.
+    """Check shares, data and recipe before any work.
 
-    Parameters
-    ----------
-    config : AppConfig
-        With at least one share.
-    chosen : sequence of StoredRun
-        This study's runs.
-    atlas : tuple of (parcels, networks)
-        Of these runs.
-
-    Returns
-    -------
-    ScalingPlan
-        Shares in ascending order.
-
-    Raises
-    ------
-    ConfigurationError
-        When a share has fewer than 16 participants or two are alike, a batch does not fit, several processes train, or
-        encoders are to bear one name.
-    InputError
-        When the other study is no output of ours.
-    ModelError
-        When an encoder of its atlas does not fit this study's.
+    Raises ConfigurationError where a share has fewer than 16 participants or two are equal, a batch does not fit,
+    several processes train, or --encoder-name would have no effect; InputError where the other study has no signals;
+    ModelError where an encoder of its atlas does not fit the atlas of this study.
     """
     asked, n_seeds = config.probing, config.probing.scaling_seeds
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -176,7 +122,7 @@ def plan_scaling(
 def _name_encoder(
     config: AppConfig, data: SharedData, people: frozenset[str], seed: int, settings: Sequence[object]
 ) -> str:
-    """Name the folder so that other people, runs, seeds or recipes never take each other's place."""
+    """Name the folder so that other people, runs, seeds or recipes never share it."""
     keys = sorted(key for label, key in data.keys if label in people or not label)
     digest = hashlib.sha256(json.dumps([sorted(people), keys, data.name, settings]).encode()).hexdigest()[:8]
     stem = "".join(c for c in Path(config.pretraining.encoder_config).stem if c.isalnum())
@@ -187,28 +133,10 @@ def _name_encoder(
 def find_shared_data(
     config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> SharedData:
-    """Find the signals to take shares of.
+    """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset.
 
-    Parameters
-    ----------
-    config : AppConfig
-        Names another study, a file, or neither.
-    chosen : sequence of StoredRun
-        This study's runs.
-    atlas : tuple of (parcels, networks)
-        Of these runs.
-
-    Returns
-    -------
-    SharedData
-        The study's, the file's, or this dataset's own.
-
-    Raises
-    ------
-    ConfigurationError
-        When both a study and a file are named, two studies, or this one again.
-    InputError
-        When the other study has no signals of the same atlas.
+    Raises ConfigurationError where several are named, or this one again, and InputError where the other study has no
+    signals of the same atlas.
     """
     file, named = config.pretraining.pretrain_data, config.selection.derivatives
     if len(named) + (file is not None) > 1:

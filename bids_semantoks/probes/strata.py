@@ -1,7 +1,4 @@
-"""Scores of the encoder among the participants of each site and of each repetition time.
-
-Shape letters: n rows (participants or sessions).
-"""
+"""Scores of the encoder among the participants of each site and of each repetition time."""
 
 from __future__ import annotations
 
@@ -26,24 +23,7 @@ _MIN_PEOPLE: Final = 10
 
 
 def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[StratumRow]:
-    """Score the encoder within sites and within repetition times.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        Knows the column of the site.
-    model : str
-        Encoder label.
-    one : PhenotypeResult
-        Of a phenotype.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    list of StratumRow
-        None where all participants are of one site and have one repetition time.
-    """
+    """Score the encoder within sites and within repetition times, each only where there are two or more."""
     rows, predictions = one.design.rows, one.models[model].predictions
     divisions = {"repetition_time": tuple(_name_times(runs) for runs in rows.runs)}
     if plan.site and (not plan.columns[plan.site].has_sessions or rows.has_sessions):
@@ -82,20 +62,7 @@ def _score(
 
 
 def select_rows(predictions: Predictions, inside: NDArray[np.bool_]) -> Predictions:
-    """Cut some rows out.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        Of all rows.
-    inside : NDArray, bool, shape (n,)
-        Which.
-
-    Returns
-    -------
-    Predictions
-        Of these rows, with the folds they were tested in.
-    """
+    """Select rows (n,) with the folds they were tested in."""
     names = ("fold", "truth", "scores", "decisions", "reference")
     return dataclasses.replace(predictions, **{name: getattr(predictions, name)[:, inside] for name in names})
 

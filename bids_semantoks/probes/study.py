@@ -1,4 +1,4 @@
-"""All phenotypes by all models, and the tables of what was found."""
+"""All phenotypes by all models, and the tables of their results."""
 
 from __future__ import annotations
 
@@ -30,24 +30,7 @@ def run_probes(
     stored: Sequence[StoredRun],
     atlas: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> ProbeResults:
-    """Predict all phenotypes by all models, and write the tables.
-
-    Parameters
-    ----------
-    plan : ProbePlan
-        From `plan_probes`.
-    encoder : RunEncoder
-        What embedded.
-    stored : sequence of StoredRun
-        Runs with complete embeddings.
-    atlas : tuple of (parcels, networks)
-        Of the signals.
-
-    Returns
-    -------
-    ProbeResults
-        For the page.
-    """
+    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
@@ -90,18 +73,7 @@ def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tupl
 
 
 def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
-    """Adjust the p values of comparisons with each baseline over phenotypes, with masks over networks as well.
-
-    Parameters
-    ----------
-    results : sequence of PhenotypeResult
-        All of a call.
-
-    Returns
-    -------
-    list of PhenotypeResult
-        With ``p_holm``.
-    """
+    """Adjust p values of comparisons (Holm): with each baseline over phenotypes, with masks over networks as well."""
     adjusted = [dict(one.models) for one in results]
     families: dict[str, list[tuple[dict[str, ModelResult], str, float]]] = {}
     for models in adjusted:

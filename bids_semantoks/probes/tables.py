@@ -1,4 +1,4 @@
-"""From what was found to the tables of the group."""
+"""Tables of the group from the results of probes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 def write_results(results: ProbeResults, encoder: RunEncoder, replicates: Sequence[RunEncoder] = ()) -> Path:
-    """Write scores, predictions and splits.
-
-    Parameters
-    ----------
-    results : ProbeResults
-        All of a call.
-    encoder : RunEncoder
-        What embedded.
-    replicates : sequence of RunEncoder
-        Encoders of other seeds.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/group_probe.tsv``.
-    """
+    """Write all tables and return ``OUT_DIR/group_probe.tsv``; those of a different earlier call are kept as copies."""
     config = results.plan.config
     scores: list[ScoreRow] = []
     for one in results.phenotypes:
@@ -81,7 +66,7 @@ def write_results(results: ProbeResults, encoder: RunEncoder, replicates: Sequen
 
 
 def _list_seeds(one: PhenotypeResult) -> dict[str, dict[str, list[float]]]:
-    """Score of each encoder where several were averaged, by model and metric."""
+    """List the score of each encoder where several were averaged, by model and metric."""
     return {
         name: {metric: list(values) for metric, values in model.seed_scores.items() if not np.isnan(values).any()}
         for name, model in one.models.items()

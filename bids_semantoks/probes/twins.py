@@ -1,4 +1,4 @@
-"""Encoders beside the one that was asked for: random weights to compare with, and other seeds to average over."""
+"""Encoders beside the one asked for: random weights to compare with, and other seeds to average over."""
 
 from __future__ import annotations
 
@@ -23,40 +23,12 @@ _TWIN_SEED: Final = 1_000_003
 
 
 def name_twin(model: str, number: int = 0) -> str:
-    """Name the encoder of the same architecture with random weights.
-
-    Parameters
-    ----------
-    model : str
-        Encoder label.
-    number : int
-        Which of several draws, counted from 0.
-
-    Returns
-    -------
-    str
-        Label in output names.
-    """
+    """Name the encoder of the same architecture with random weights, draw `number` (from 0)."""
     return f"{model}Untrained{number + 1 if number else ''}"
 
 
 def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
-    """Build an encoder with random weights in the architecture of another one.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        Gives architecture, atlas, device, windows and pooling.
-    seed : int
-        Of the weights.
-    name : str
-        Label in output names.
-
-    Returns
-    -------
-    RunEncoder
-        With the weights from which a training with this seed starts.
-    """
+    """Build an encoder like another one, but with the random weights that training with `seed` starts from."""
     loaded, config = encoder.loaded, dataclasses.replace(encoder.config, save_tokens=False)
     untrained = dataclasses.replace(
         loaded,
@@ -80,57 +52,18 @@ def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
 
 
 def build_twin(encoder: RunEncoder, number: int = 0) -> RunEncoder:
-    """Build the encoder of the same architecture with random weights that probes compare with.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        What is compared.
-    number : int
-        Which of several draws, counted from 0.
-
-    Returns
-    -------
-    RunEncoder
-        Fitted to the same atlas.
-    """
+    """Build the encoder with random weights that probes compare with, draw `number` (from 0)."""
     return build_untrained(encoder, encoder.seed + _TWIN_SEED + number, name_twin(encoder.loaded.name, number))
 
 
 def embed_by_twin(encoder: RunEncoder, stored: Sequence[StoredRun], number: int = 0) -> None:
-    """Embed runs by an encoder of the same architecture with random weights, where that was not done before.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        What it is compared with.
-    stored : sequence of StoredRun
-        Runs with complete signals.
-    number : int
-        Which of several draws, counted from 0.
-    """
+    """Embed runs by random weights, draw `number` (from 0), where that was not done before."""
     embed_missing(build_twin(encoder, number), stored, why="by random weights, to compare with")
 
 
 def embed_missing(encoder: RunEncoder, stored: Sequence[StoredRun], *, why: str, overwrite: bool = True) -> None:
-    """Embed the runs that lack an embedding of an encoder.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        What embeds.
-    stored : sequence of StoredRun
-        Runs with complete signals.
-    why : str
-        For the log.
-    overwrite : bool
-        Whether embeddings that were made with other settings may be replaced.
-
-    Raises
-    ------
-    ConfigurationError
-        When they may not, and there are some.
-    """
+    """Embed the runs that lack an embedding of an encoder; `why` is for the log.
+    Raises ConfigurationError where some were made with other settings and `overwrite` is off."""
     name, missing = encoder.loaded.name, []
     for run in stored:
         paths = dataclasses.replace(run.paths, model=name)
@@ -154,27 +87,8 @@ def embed_missing(encoder: RunEncoder, stored: Sequence[StoredRun], *, why: str,
 def load_replicates(
     config: AppConfig, encoder: RunEncoder, atlas: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> list[RunEncoder]:
-    """Load the encoders whose scores are averaged with those of the first.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    encoder : RunEncoder
-        The first.
-    atlas : tuple of (parcels, networks)
-        Of the signals.
-
-    Returns
-    -------
-    list of RunEncoder
-        None where none was asked for.
-
-    Raises
-    ------
-    ConfigurationError
-        When two encoders have the same label, or another architecture.
-    """
+    """Load the encoders whose scores are averaged with those of the first, none where not asked for. Raises
+    ConfigurationError for two encoders with one label, or for another architecture."""
     found = [encoder]
     for model in config.probing.replicates:
         asked = dataclasses.replace(config.embedding, model=model, save_tokens=False)

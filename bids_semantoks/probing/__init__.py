@@ -1,1 +1,1 @@
-"""Asking features what they know of a phenotype: arrays in, arrays and records out; nothing of BIDS, no files."""
+"""Prediction of phenotypes from features: arrays in, arrays and records out; knows neither BIDS nor files."""

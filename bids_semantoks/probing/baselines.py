@@ -1,12 +1,5 @@
-"""What an encoder has to beat: connectivity, parcel means and variances, motion, covariates, chance.
-
-Shape letters: n participants, T volumes of a run, P parcels, k components, e = P(P+1)/2 entries of a symmetric matrix.
-
-References
-----------
-.. [1] O. Ledoit and M. Wolf, A well-conditioned estimator for large-dimensional covariance matrices, Journal of
-   Multivariate Analysis 88 (2004).
-"""
+"""Baselines that an encoder has to beat: connectivity, parcel means and variances, motion, covariates, chance.
+Shape letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of a symmetric matrix."""
 
 from __future__ import annotations
 
@@ -26,24 +19,10 @@ ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 
 def compute_covariance(runs: Sequence[NDArray[np.floating[Any]]], estimator: str) -> Floats:
-    """Compute the covariance of a participant's standardised signals, averaged over runs.
+    """Average the covariance (P, P) of standardised signals (T, P) over runs; NaN rows (dropped volumes) are skipped.
 
-    Parameters
-    ----------
-    runs : sequence of NDArray, float, shape (T, P)
-        Cleaned signals; rows of dropped volumes and columns of absent parcels are NaN.
-    estimator : str
-        ``pearson`` (of the sample) or ``ledoit_wolf`` (shrunk, [1]_).
-
-    Returns
-    -------
-    NDArray, float64, shape (P, P)
-        An absent or constant parcel is unrelated to all others and has variance 1.
-
-    Raises
-    ------
-    ValueError
-        When a run has fewer than 3 volumes.
+    An absent (NaN) or constant parcel gets variance 1 and no covariance. Estimator ``pearson`` (sample) or
+    ``ledoit_wolf`` (shrunk; Ledoit and Wolf, J Multivar Anal 88, 2004). Raises ValueError below 3 volumes.
     """
     total = np.zeros((runs[0].shape[1], runs[0].shape[1]))
     for run in runs:
@@ -69,28 +48,10 @@ def build_connectivity_features(
     *,
     n_components: int = 100,
 ) -> tuple[Features, ...]:
-    """Compute connectivity of each participant, reading them one by one.
+    """Build connectivity features of some `CONNECTIVITY` kinds from runs (T, P), reading one participant at a time.
 
-    Correlations are Fisher-transformed. Memory is 2 n e float32 at most: 0.8 GB for 1,000 participants and 457 parcels.
-
-    Parameters
-    ----------
-    participants : iterable of sequence of NDArray, float, shape (T, P)
-        Runs of each participant, in the order of rows.
-    kinds : sequence of str
-        Some of `CONNECTIVITY`.
-    n_components : int
-        For the tangent space, see `TangentFeatures`.
-
-    Returns
-    -------
-    tuple of Features
-        In the order of `kinds`.
-
-    Raises
-    ------
-    ValueError
-        When a kind is unknown.
+    Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457 parcels.
+    Raises ValueError for an unknown kind.
     """
     unknown = set(kinds) - set(CONNECTIVITY)
     if unknown:
@@ -112,18 +73,7 @@ def build_connectivity_features(
 
 
 def compute_correlations(covariance: Floats) -> NDArray[np.float32]:
-    """Turn a covariance into Fisher-transformed correlations below the diagonal.
-
-    Parameters
-    ----------
-    covariance : NDArray, float64, shape (P, P)
-        Of one participant.
-
-    Returns
-    -------
-    NDArray, float32, shape (P(P-1)/2,)
-        Inverse hyperbolic tangents; correlations beyond 0.999999 are taken for that.
-    """
+    """Convert a covariance (P, P) to Fisher-transformed correlations below the diagonal, clipped at 0.999999 first."""
     deviation = np.sqrt(np.diag(covariance))
     lower = np.tril_indices(len(covariance), -1)
     correlation = covariance[lower] / (deviation[lower[0]] * deviation[lower[1]])
@@ -131,7 +81,7 @@ def compute_correlations(covariance: Floats) -> NDArray[np.float32]:
 
 
 def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
-    """Inner products of correlations, some edges at a time so that no second table is needed."""
+    """Compute inner products of correlations, a block of edges at a time to avoid a second table."""
     rows, columns = np.tril_indices(_count_parcels(packed))
     deviation = np.sqrt(packed[:, rows == columns].astype(np.float64))
     gram = np.zeros((len(packed), len(packed)))
@@ -148,18 +98,7 @@ def _count_parcels(packed: NDArray[np.float32]) -> int:
 
 
 def build_parcel_features(participants: Iterable[Sequence[NDArray[np.floating[Any]]]]) -> TableFeatures:
-    """Describe each participant by mean and log variance of every parcel, in input units.
-
-    Parameters
-    ----------
-    participants : iterable of sequence of NDArray, float, shape (T, P)
-        Runs of each participant; NaN rows and columns are absent.
-
-    Returns
-    -------
-    TableFeatures
-        Of shape (n, 2 P); both are 0 for an absent parcel.
-    """
+    """Tabulate the mean and log variance of each parcel, averaged over runs (T, P): (n, 2 P); 0 where absent."""
     rows = []
     for runs in participants:
         moments = []
@@ -173,34 +112,10 @@ def build_parcel_features(participants: Iterable[Sequence[NDArray[np.floating[An
 
 
 def build_column_features(name: str, *columns: Sequence[float]) -> TableFeatures:
-    """Put a few columns side by side: motion and scan length, or covariates alone.
-
-    Parameters
-    ----------
-    name : str
-        What a report calls them.
-    *columns : sequence of float, length n
-        For example mean framewise displacement (mm) and seconds of kept data.
-
-    Returns
-    -------
-    TableFeatures
-        Of shape (n, columns).
-    """
+    """Stack columns (n,) into a table, e.g. mean framewise displacement (mm) and seconds of kept data."""
     return TableFeatures(name=name, values=np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1))
 
 
 def build_chance(n_rows: int) -> TableFeatures:
-    """Build the model that knows nothing but what is frequent.
-
-    Parameters
-    ----------
-    n_rows : int
-        Rows n.
-
-    Returns
-    -------
-    TableFeatures
-        Of shape (n, 0).
-    """
+    """Build a table without columns: the model that knows only class frequencies or the mean."""
     return TableFeatures(name="chance", values=np.zeros((n_rows, 0)))

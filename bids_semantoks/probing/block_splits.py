@@ -1,7 +1,5 @@
-"""Folds within each participant: the blocks of one run, or of one stretch of time, are tested by the others.
-
-Shape letters: n rows (blocks).
-"""
+"""Splits within each participant: each run, or stretch of time in a single run, is tested by a model of the rest.
+Shape letters: n rows (blocks)."""
 
 from __future__ import annotations
 
@@ -18,27 +16,12 @@ _MOST_FOLDS = 5
 def build_within_splits(
     labels: NDArray[np.int64], participants: NDArray[Any], runs: NDArray[Any], onsets: NDArray[np.float64]
 ) -> tuple[tuple[Split, ...], dict[str, str]]:
-    """Divide the rows of each participant, who trains for nobody else.
+    """Split the blocks of each participant into folds, with nobody else's blocks to train on.
 
-    With two runs or more, each is left out once. A single run is cut into stretches of time with about as many blocks
-    each: five, or fewer where only that leaves every class in all training parts. Neighbours in time are alike, which
-    random folds would take for knowledge.
-
-    Parameters
-    ----------
-    labels : NDArray, int64, shape (n,)
-        Class index.
-    participants, runs : NDArray, shape (n,)
-        To whom, and to which run, a row belongs.
-    onsets : NDArray, float64, shape (n,)
-        Seconds in the run.
-
-    Returns
-    -------
-    splits : tuple of Split
-        One repetition; folds are numbered on from participant to participant.
-    kinds : dict of str to str
-        ``runs`` or ``time`` for each participant with folds; others lack a class, or have it only in one part.
+    With two or more runs, each run is left out once. A single run is cut into stretches of time with about as many
+    blocks each: five, or the most that leave two blocks of each class in every training part. Neighbours in time are
+    alike, which random folds would mistake for knowledge. Arguments are (n,), onsets in seconds. Returns one
+    repetition, folds numbered on across participants, and ``runs`` or ``time`` for each participant with folds.
     """
     n_classes = len(np.unique(labels))
     splits: list[Split] = []
@@ -73,7 +56,7 @@ def _divide(
 
 
 def _trains_all(rows: Indices, folds: list[Indices], labels: Indices) -> bool:
-    """Tell whether every training part has two members of every class, without which no penalty can be chosen."""
+    """Check that every training part has two rows of every class, the least for choosing a penalty."""
     wanted = len(np.unique(labels[rows]))
     for fold in folds:
         counts = np.bincount(labels[np.setdiff1d(rows, fold)])

@@ -1,10 +1,4 @@
-"""Which of two models is better, tested on the same folds.
-
-References
-----------
-.. [1] C. Nadeau and Y. Bengio, Inference for the generalization error, Machine Learning 52 (2003).
-.. [2] S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979).
-"""
+"""Tests of which of two models scores better on the same folds."""
 
 from __future__ import annotations
 
@@ -21,55 +15,24 @@ from bids_semantoks.probing.targets import Floats
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Corrected resampled t test of two models on one phenotype.
-
-    Parameters
-    ----------
-    target, metric, first, second : str
-        What was compared.
-    difference : float
-        Mean over folds of the first's score less the second's.
-    ci_low, ci_high : float
-        95 % interval of the difference.
-    p_value : float
-        Two-sided, for one comparison.
-    n_folds : int
-        Folds in which both have a score.
-    """
+    """Corrected resampled t test of two models on one phenotype."""
 
     target: str
     metric: str
     first: str
     second: str
-    difference: float
-    ci_low: float
+    difference: float  # score of the first minus that of the second, mean over folds
+    ci_low: float  # 95 % interval of the difference
     ci_high: float
-    p_value: float
-    n_folds: int
+    p_value: float  # two-sided, for one comparison
+    n_folds: int  # folds in which both have a score
 
 
 def compare_models(first: Predictions, second: Predictions, metric: str) -> Comparison:
-    """Test whether two models score differently on the same folds [1]_.
+    """Test whether two models score differently on the same folds (Nadeau and Bengio, Machine Learning 52, 2003).
 
     The variance of the mean over J folds is (1/J + n_test / n_train) times that of the differences, because training
-    parts overlap.
-
-    Parameters
-    ----------
-    first, second : Predictions
-        Of the same phenotype on the same splits.
-    metric : str
-        Name.
-
-    Returns
-    -------
-    Comparison
-        NaN where fewer than two folds have a score; p = 1 where all differences are 0.
-
-    Raises
-    ------
-    ValueError
-        When the splits differ.
+    parts overlap. NaN with fewer than two scored folds; p = 1 where all differences are 0. ValueError for other folds.
     """
     folds = [one.fold[: one.n_repeats] for one in (first, second)]
     if first.target != second.target or not np.array_equal(folds[0], folds[1]):
@@ -98,7 +61,7 @@ def compare_models(first: Predictions, second: Predictions, metric: str) -> Comp
 
 
 def _compute_test_ratio(predictions: Predictions) -> float:
-    """Mean over folds of test rows over training rows."""
+    """Average the ratio of test to training rows over folds."""
     n_repeats, n_folds = predictions.n_train.shape
     n_test = np.stack([(predictions.fold == fold).sum(axis=1) for fold in range(n_folds)], axis=1)
     assert n_test.shape == (n_repeats, n_folds)
@@ -106,18 +69,7 @@ def _compute_test_ratio(predictions: Predictions) -> float:
 
 
 def adjust_holm(p_values: Sequence[float]) -> Floats:
-    """Adjust p values for the number of tests [2]_.
-
-    Parameters
-    ----------
-    p_values : sequence of float
-        NaN for tests that could not be made; they do not count.
-
-    Returns
-    -------
-    NDArray, float64
-        In the same order, at most 1.
-    """
+    """Adjust p values for the number of tests (Holm, Scand J Stat 6, 1979); NaN stays NaN and does not count."""
     values = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(values.shape, np.nan)
     order = np.argsort(values)[: int((~np.isnan(values)).sum())]

@@ -1,4 +1,4 @@
-"""Covariates as a table of numbers, ready to be removed or to predict on their own."""
+"""Covariates as numbers, to be removed from features or to predict on their own."""
 
 from __future__ import annotations
 
@@ -9,23 +9,8 @@ from numpy.typing import NDArray
 
 
 def build_covariates(columns: Mapping[str, Sequence[float] | Sequence[str]]) -> NDArray[np.float64]:
-    """Turn columns into numbers: text becomes one indicator a level.
-
-    Parameters
-    ----------
-    columns : mapping of str to sequence, length n
-        By name; text (site, sex) or numbers (age), nothing missing.
-
-    Returns
-    -------
-    NDArray, float64, shape (n, c)
-        All levels keep their indicator, since a training part may lack any of them.
-
-    Raises
-    ------
-    ValueError
-        When a value is missing, which column and row.
-    """
+    """Convert columns of length n to numbers (n, c), text to one indicator per level; ValueError at a missing value.
+    All levels keep their indicator, since a training part may lack any of them."""
     table = []
     for name, column in columns.items():
         values = np.asarray(column)

@@ -1,10 +1,4 @@
-"""What was taken for what, and the ROC curve, as the scores count them: by repetition, and within test folds.
-
-Predictions that are averaged over repetitions and pooled over folds show something else: on noise such a curve lies
-below chance, because a fold that holds many of a class is predicted from a training part that holds few.
-
-Shape letters: n rows, R repetitions, K classes.
-"""
+"""Confusion counts and ROC curves, counted as the scores are: by repetition and within test folds."""
 
 from __future__ import annotations
 
@@ -17,18 +11,7 @@ _MOST_POINTS = 401
 
 
 def count_decisions(predictions: Predictions) -> Floats:
-    """Count which class was taken for which; the mean of the diagonal's shares is the balanced accuracy.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        Of classes.
-
-    Returns
-    -------
-    NDArray, float64, shape (K, K)
-        Rows by true class and class decided for, mean over repetitions.
-    """
+    """Count true class by class decided for, (K, K) for K classes, mean over repetitions."""
     tested = predictions.fold >= 0
     counts = np.zeros((len(predictions.classes), len(predictions.classes)))
     np.add.at(counts, (predictions.truth[tested].astype(int), predictions.decisions[tested].astype(int)), 1)
@@ -36,21 +19,11 @@ def count_decisions(predictions: Predictions) -> Floats:
 
 
 def compute_roc(predictions: Predictions) -> tuple[Floats, Floats]:
-    """Compute the ROC curve of the second of two classes; the area below its steps is the AUROC.
+    """Compute the ROC curve of the second of two classes: false and true positive rate, each ascending from 0 to 1.
 
-    Each member is placed among the others of the same test fold: the curve is the distribution of these places, with
-    the weight of the pairs that they stand for.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        Of two classes.
-
-    Returns
-    -------
-    false, hit : NDArray, float64
-        Share of others taken for the class, ascending from 0 to 1, and share of the class found up to there; one point
-        each where no fold holds both classes.
+    Each member is ranked among the others of its test fold and weighted by its pairs, so the area below the steps is
+    the AUROC. Pooled over folds, the curve of noise would fall below chance: a fold rich in a class is predicted from a
+    training part poor in it. Returns one point each where no fold holds both classes.
     """
     places, weights = [np.zeros(0)], [np.zeros(0)]
     for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores[:, :, 1], strict=True):

@@ -1,4 +1,4 @@
-"""The default protocol: nested cross-validation of ridge or logistic regression, penalty chosen inside."""
+"""The default protocol: nested cross-validation of ridge or logistic regression, with the penalty chosen inside."""
 
 from __future__ import annotations
 
@@ -27,27 +27,11 @@ def cross_validate(
     groups: NDArray[Any] | None = None,
     seed: int = 0,
 ) -> Predictions:
-    """Predict every tested row by a model that never saw it.
+    """Predict every tested row by a model that never saw it: ridge for values, one-against-rest logistic for classes.
 
-    Parameters
-    ----------
-    features : Features
-        Of all n rows.
-    target : Target
-        Of all n rows; classes take logistic regression (one class against the rest), values ridge regression.
-    splits : sequence of Split
-        Validation rows, where there are any, train as well: the penalty is chosen inside.
-    covariates : NDArray, float64, shape (n, c), optional
-        Removed from the features by regression fitted to the training rows.
-    groups : NDArray, shape (n,), optional
-        Kept together where the penalty is chosen, as they are in `splits`.
-    seed : int
-        Of the inner folds.
-
-    Returns
-    -------
-    Predictions
-        With warnings when a penalty was chosen at the edge of the grid.
+    The penalty is chosen in inner folds of the training rows, which include the validation rows of a split. Rows of one
+    of `groups` (n,) stay together there, as they must in `splits`. Covariates (n, c) are removed from the features by
+    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid.
     """
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
     table = PredictionTable(target, shape)
@@ -69,7 +53,7 @@ def cross_validate(
 
 
 def _predict_values(span: Span, labels: Floats, fold_of: Indices, _: int) -> tuple[Floats, float]:
-    """Predict test rows by ridge regression."""
+    """Predict test rows by ridge regression, also returning the penalty."""
     if not len(span.eigenvalues):
         return np.full((len(span.test), 1), labels.mean()), np.nan
     penalty = _choose(compute_fold_errors(span, labels, fold_of))
@@ -77,7 +61,7 @@ def _predict_values(span: Span, labels: Floats, fold_of: Indices, _: int) -> tup
 
 
 def _predict_classes(span: Span, labels: Floats, fold_of: Indices, n_classes: int) -> tuple[Floats, float]:
-    """Predict probabilities of test rows by logistic regression."""
+    """Predict class probabilities of test rows by logistic regression, also returning the penalty."""
     is_class = (labels[:, None] == np.arange(n_classes)).astype(np.float64)  # (n, K)
     codes = is_class[:, 1:] if n_classes == 2 else is_class
     if not len(span.eigenvalues):
@@ -88,7 +72,7 @@ def _predict_classes(span: Span, labels: Floats, fold_of: Indices, n_classes: in
 
 
 def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Indices) -> Floats:
-    """Log loss of each penalty over inner folds; all folds, penalties and classes are fitted together."""
+    """Compute the log loss of each penalty over inner folds; all folds, penalties and classes are fitted together."""
     folds, width = np.unique(fold_of), codes.shape[1]
     n_fits = len(folds) * len(PENALTIES)
     weights = np.repeat(fold_of[:, None] != folds, len(PENALTIES) * width, axis=1).astype(np.float64)
@@ -102,7 +86,7 @@ def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Ind
 
 
 def _compute_probabilities(logits: Floats) -> Floats:
-    """Turn log odds into probabilities; several one-against-rest models are made to sum to 1."""
+    """Convert log odds to probabilities; those of several one-against-rest models are scaled to sum to 1."""
     odds = expit(logits)
     if logits.shape[-1] == 1:
         return np.concatenate([1 - odds, odds], axis=-1)
@@ -110,12 +94,12 @@ def _compute_probabilities(logits: Floats) -> Floats:
 
 
 def _choose(losses: Floats) -> float:
-    """Take the best penalty, the largest of several."""
+    """Choose the best penalty, the largest of ties."""
     return float(PENALTIES[::-1][losses[::-1].argmin()])
 
 
 def _describe_edges(model: str, target: str, penalty: Floats) -> tuple[str, ...]:
-    """Say where the best penalty may lie outside the grid."""
+    """Warn where the best penalty may lie outside the grid."""
     known = penalty[~np.isnan(penalty)]
     if not len(known):
         return ()

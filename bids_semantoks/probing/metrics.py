@@ -1,16 +1,5 @@
-"""Scores of out-of-fold predictions, with intervals that know how little independent data there is.
-
-Every score is the mean over repetitions of a score within a repetition: what one model does, not what an average of
-ten does.
-
-Shape letters: n rows, R repetitions, K classes, B bootstrap samples.
-
-References
-----------
-.. [1] C. Nadeau and Y. Bengio, Inference for the generalization error, Machine Learning 52 (2003).
-.. [2] C. Clopper and E. Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
-   Biometrika 26 (1934).
-"""
+"""Scores of out-of-fold predictions with intervals; each is the mean over repetitions of the score within one.
+Shape letters: n rows, R repetitions, F folds, B bootstrap samples."""
 
 from __future__ import annotations
 
@@ -32,30 +21,16 @@ RANGES = {"r2": (-np.inf, 1.0), "mae": (0.0, np.inf), "r": (-1.0, 1.0), "r_poole
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """One number about one model and one phenotype.
-
-    Parameters
-    ----------
-    model, target, metric : str
-        What was scored, and how.
-    value : float
-        Mean over repetitions; NaN where it cannot be computed.
-    ci_low, ci_high : float
-        95 % interval.
-    chance : float
-        What a model without features gets; NaN where that means nothing.
-    n_rows : int
-        Rows that were tested.
-    """
+    """One metric of one model on one phenotype."""
 
     model: str
     target: str
     metric: str
-    value: float
-    ci_low: float
+    value: float  # mean over repetitions; NaN where it cannot be computed
+    ci_low: float  # 95 % interval
     ci_high: float
-    chance: float
-    n_rows: int
+    chance: float  # score of a model without features; NaN where that means nothing
+    n_rows: int  # rows tested
 
 
 def compute_scores(
@@ -66,30 +41,12 @@ def compute_scores(
     seed: int = 0,
     metrics: Sequence[str] = (),
 ) -> tuple[Score, ...]:
-    """Score predictions by all metrics of their kind.
+    """Score predictions by `metrics`, by default all of their kind, with 95 % bootstrap intervals.
 
-    Intervals come from drawing participants with replacement, their predictions held fixed, and are then widened by
-    sqrt(1 + n / n_train): models of different folds share most of their training rows, so that errors of all rows move
-    together. This is the correction of [1]_ for one round of folds. It errs on the side of too wide where the effect is
-    large.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        Of one model.
-    participants : NDArray, shape (n,), optional
-        Rows of one participant are drawn together; by default each row is one.
-    n_bootstrap : int
-        Samples.
-    seed : int
-        Of the drawing.
-    metrics : sequence of str
-        Only these.
-
-    Returns
-    -------
-    tuple of Score
-        In the order of `metrics`, by default of `CLASS_METRICS` or `VALUE_METRICS`.
+    Participants (n,), by default rows, are drawn with replacement while predictions are held fixed. Intervals are then
+    widened by sqrt(1 + n / n_train): models of different folds share most training rows, so errors of all rows move
+    together (the correction of Nadeau and Bengio, Machine Learning 52, 2003, for one round of folds). This errs on the
+    wide side for large effects.
     """
     weights = draw_weights(predictions.tested, participants, n_bootstrap=n_bootstrap, seed=seed)
     widening = np.sqrt(1 + predictions.tested.sum() / np.nanmean(predictions.n_train))
@@ -123,10 +80,8 @@ def compute_scores(
 
 
 def _bound_extreme(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
-    """Exact interval of a share of 0 or 1 [2]_, of which no bootstrap sample can differ.
-
-    Counts the members of the smallest class, which is the least that the pairs of an AUROC hold.
-    """
+    """Bound a share of 0 or 1, constant in all bootstrap samples, exactly (Clopper and Pearson, Biometrika 26, 1934).
+    Counts the members of the smallest class, the fewest that the pairs of an AUROC hold."""
     units = np.arange(predictions.truth.shape[1]) if participants is None else participants
     counts = [len(np.unique(units[(predictions.truth == k).any(axis=0)])) for k in range(len(predictions.classes))]
     reach = 0.025 ** (1 / max(min(counts), 1))
@@ -143,24 +98,7 @@ def _bound_line(predictions: Predictions, value: float, participants: NDArray[An
 def draw_weights(
     tested: NDArray[np.bool_], participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
 ) -> Floats:
-    """Draw participants with replacement.
-
-    Parameters
-    ----------
-    tested : NDArray, bool, shape (n,)
-        Rows that can be drawn.
-    participants : NDArray, shape (n,) or None
-        Rows that are drawn together.
-    n_bootstrap : int
-        Samples.
-    seed : int
-        Of the drawing.
-
-    Returns
-    -------
-    NDArray, float64, shape (B, n)
-        How often each row was drawn.
-    """
+    """Draw participants (n,) with replacement among tested rows: how often each row was drawn, (B, n)."""
     rows = np.flatnonzero(tested)
     units = np.arange(len(rows)) if participants is None else np.unique(participants[rows], return_inverse=True)[1]
     n_units = int(units.max()) + 1
@@ -171,20 +109,7 @@ def draw_weights(
 
 
 def compute_chance(predictions: Predictions, metric: str) -> float:
-    """Score of a model without features on the same folds.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        Where the folds are.
-    metric : str
-        Name.
-
-    Returns
-    -------
-    float
-        NaN for measures of calibration.
-    """
+    """Compute the score of a model without features on the same folds; NaN for measures of calibration."""
     known = {"balanced_accuracy": 1 / max(len(predictions.classes), 1), "auroc": 0.5, "r": 0.0, "r2": 0.0}
     if metric == "mae":
         return float(np.nanmean(np.abs(predictions.truth - predictions.reference)))
@@ -192,20 +117,7 @@ def compute_chance(predictions: Predictions, metric: str) -> float:
 
 
 def compute_fold_scores(predictions: Predictions, metric: str) -> Floats:
-    """Score each fold on its own, for paired comparisons.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        What is scored.
-    metric : str
-        Name.
-
-    Returns
-    -------
-    NDArray, float64, shape (R, F)
-        Mean over encoders of other seeds; NaN where there is no such fold or it lacks what the metric needs.
-    """
+    """Score each fold on its own for paired comparisons: (R, F), mean over seeds; NaN where it has no score."""
     n_repeats, n_folds = predictions.n_train.shape
     scores = np.full((n_repeats, n_folds), np.nan)
     for repetition in range(n_repeats):
@@ -217,20 +129,7 @@ def compute_fold_scores(predictions: Predictions, metric: str) -> Floats:
 
 
 def compute_seed_scores(predictions: Predictions, metric: str) -> Floats:
-    """Score each encoder on its own.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        From `stack_seeds`.
-    metric : str
-        Name.
-
-    Returns
-    -------
-    NDArray, float64, shape (n_seeds,)
-        Mean over repetitions.
-    """
+    """Score each encoder of `stack_seeds` on its own: (n_seeds,), mean over repetitions."""
     n_repeats, n_rows = predictions.n_repeats, len(predictions.tested)
     scores = []
     for seed in range(predictions.n_seeds):
@@ -240,20 +139,7 @@ def compute_seed_scores(predictions: Predictions, metric: str) -> Floats:
 
 
 def select_repetitions(predictions: Predictions, part: slice) -> Predictions:
-    """Cut some repetitions out.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        All repetitions.
-    part : slice
-        Which.
-
-    Returns
-    -------
-    Predictions
-        Of one encoder.
-    """
+    """Select some repetitions as predictions of one encoder."""
     names = ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
     return dataclasses.replace(
         predictions, n_seeds=1, warnings=(), **{name: getattr(predictions, name)[part] for name in names}

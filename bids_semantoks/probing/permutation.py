@@ -1,7 +1,5 @@
-"""Is there anything at all: a permutation p value from one fixed split, all permutations solved at once.
-
-Shape letters: n rows, m columns (real labels first, then permutations), K classes.
-"""
+"""Permutation p values from one fixed split, all permutations solved at once.
+Shape letters: n rows, m columns (real labels first, then permutations)."""
 
 from __future__ import annotations
 
@@ -25,39 +23,16 @@ _MIN_ORDERS: Final = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PermutationTest:
-    """Result of a permutation test.
+    """Result of a permutation test."""
 
-    Parameters
-    ----------
-    statistic : str
-        ``auroc`` or ``r``, within folds.
-    value : float
-        For the real labels.
-    null : NDArray, float64, shape (n_permutations,)
-        For permuted labels.
-    p_value : float
-        (1 + number of permutations at least as good) / (1 + n_permutations).
-    """
-
-    statistic: str
-    value: float
-    null: Floats
-    p_value: float
+    statistic: str  # ``auroc`` or ``r``, within folds
+    value: float  # for the real labels
+    null: Floats  # (n_permutations,)
+    p_value: float  # (1 + number of permutations at least as good) / (1 + n_permutations)
 
 
 def average_tests(tests: Sequence[PermutationTest]) -> PermutationTest:
-    """Test the mean score of several encoders: one null value for each permutation, the mean over encoders.
-
-    Parameters
-    ----------
-    tests : sequence of PermutationTest
-        With the same permutations of the same target.
-
-    Returns
-    -------
-    PermutationTest
-        Of the mean.
-    """
+    """Test the mean score of several encoders, given the same permutations, by averaging their null values."""
     value, null = float(np.mean([one.value for one in tests])), np.mean([one.null for one in tests], axis=0)
     return _build_test(tests[0].statistic, value, null)
 
@@ -75,28 +50,12 @@ def permute_values(
     units: NDArray[Any] | None = None,
     seed: int = 0,
 ) -> Floats:
-    """Permute values where they can be exchanged.
+    """Permute values (n,) where they can be exchanged: (n, 1 + n_permutations), the real values first.
 
-    Parameters
-    ----------
-    values : NDArray, float64, shape (n,)
-        Class indices or values.
-    n_permutations : int
-        Columns after the first, which holds `values` itself.
-    blocks : NDArray, shape (n,), optional
-        Values are exchanged within a block (site) only.
-    units : NDArray, shape (n,), optional
-        Rows of a unit (participant with sessions, family) keep their values together: units that hold one value each
-        exchange it, others exchange all their values with units of the same number of rows in the same blocks. Where
-        fewer than 20 orders are left (sites, each of another size), so that no p could fall below 0.05, values are
-        exchanged within units.
-    seed : int
-        Of the drawing.
-
-    Returns
-    -------
-    NDArray, float64, shape (n, 1 + n_permutations)
-        Columns of values.
+    Values are exchanged within `blocks` (site) only. Rows of one of `units` (participant with sessions, family) keep
+    their values together: units that hold one value each exchange it, others exchange all their values with units of
+    the same number of rows in the same blocks. Where fewer than 20 orders are left (sites, each of another size), so
+    that no p could fall below 0.05, values are exchanged within units.
     """
     rng = np.random.default_rng(seed)
     columns = np.repeat(values[:, None], 1 + n_permutations, axis=1)
@@ -117,7 +76,7 @@ def permute_values(
 
 
 def _find_exchangeable(values: Floats, blocks: Indices, units: NDArray[Any] | None) -> list[Indices]:
-    """Find sets of units that can be exchanged: tables of rows, shape (u, rows of a unit)."""
+    """Find sets of units that can be exchanged, each a table of rows (units, rows of a unit)."""
     labels = np.arange(len(values)) if units is None else np.unique(units, return_inverse=True)[1].ravel()
     order = np.lexsort((blocks, labels))
     members = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
@@ -131,7 +90,7 @@ def _find_exchangeable(values: Floats, blocks: Indices, units: NDArray[Any] | No
 
 
 def _pad(members: list[Indices]) -> Indices:
-    """Fill units of one value up to the same number of rows by repeating their first row."""
+    """Pad units of one value to the same number of rows by repeating their first row."""
     width = max(map(len, members))
     return np.stack([np.concatenate([rows, np.repeat(rows[:1], width - len(rows))]) for rows in members])
 
@@ -148,31 +107,10 @@ def compute_permutation_test(
 ) -> PermutationTest:
     """Compare the score of the real labels with scores of permuted ones under the same, simpler procedure.
 
-    One 5-fold split, drawn without looking at the labels so that all their orders are alike; ridge regression on values
-    or on +-1 for each class; the penalty chosen in each training part, for each permutation, by closed-form
-    leave-one-out; scored within test folds.
-
-    Parameters
-    ----------
-    features : Features
-        Of all n rows.
-    target : Target
-        Of all n rows; those without a value take no part. Bins are cut over all rows, since the test permutes them.
-    n_permutations : int
-        Permutations.
-    covariates : NDArray, float64, shape (n, c), optional
-        Removed from the features by regression fitted to training rows.
-    groups : NDArray, shape (n,), optional
-        Never on both sides of the split, and the units of exchange.
-    blocks : NDArray, shape (n,), optional
-        Labels are exchanged within a block only.
-    seed : int
-        Of split and permutations.
-
-    Returns
-    -------
-    PermutationTest
-        Statistic, its values and p.
+    One 5-fold split, drawn without the labels so that all their orders are alike; ridge on values or on +-1 for each
+    class; the penalty chosen per training part and permutation by closed-form leave-one-out; scored within test folds.
+    Bins are cut over all rows, since the test permutes them; rows without a value are dropped. Groups (n,) stay on one
+    side and exchange labels as units, within a block (n,) only. Covariates (n, c) are removed as in `cross_validate`.
     """
     rows = np.flatnonzero(~np.isnan(target.values))
     columns = permute_values(
@@ -213,7 +151,7 @@ def _predict(
 
 
 def _compute_aurocs(predicted: Floats, codes: Floats, fold_of: Indices) -> Floats:
-    """Share of pairs in the same fold that are in the right order, for each column."""
+    """Compute the share of same-fold pairs in the right order, for each column."""
     right, every = np.zeros(codes.shape[1]), np.zeros(codes.shape[1])
     for fold in np.unique(fold_of):
         ranks = rankdata(predicted[fold_of == fold], axis=0)
@@ -225,7 +163,7 @@ def _compute_aurocs(predicted: Floats, codes: Floats, fold_of: Indices) -> Float
 
 
 def _compute_correlations(predicted: Floats, codes: Floats, fold_of: Indices) -> Floats:
-    """Correlation about the means of folds, for each column."""
+    """Compute the correlation about the means of folds, for each column."""
     both, first, second = (np.zeros(codes.shape[1]) for _ in range(3))
     for fold in np.unique(fold_of):
         p = predicted[fold_of == fold] - predicted[fold_of == fold].mean(axis=0)

@@ -1,11 +1,4 @@
-"""Scores of each participant who gave many rows, and what their spread says about the mean.
-
-References
-----------
-.. [1] C. Nadeau and Y. Bengio, Inference for the generalization error, Machine Learning 52 (2003).
-.. [2] C. Clopper and E. Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
-   Biometrika 26 (1934).
-"""
+"""Scores of each participant who gave many rows, and tests of their mean."""
 
 from __future__ import annotations
 
@@ -23,42 +16,17 @@ from bids_semantoks.probing.targets import Floats
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeanScore:
-    """A mean over participants.
+    """Mean score over participants."""
 
-    Parameters
-    ----------
-    value, ci_low, ci_high : float
-        Mean and its 95 % interval; NaN where there are not two participants.
-    p_value : float
-        Two-sided, against the reference; NaN as above.
-    n : int
-        Participants.
-    """
-
-    value: float
-    ci_low: float
+    value: float  # NaN without participants
+    ci_low: float  # 95 % interval; NaN for fewer than two participants
     ci_high: float
-    p_value: float
-    n: int
+    p_value: float  # two-sided, against the reference; NaN for fewer than two participants
+    n: int  # participants
 
 
 def score_participants(predictions: Predictions, participants: NDArray[Any], metric: str) -> Floats:
-    """Score the rows of each participant on their own.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        Of n rows.
-    participants : NDArray, shape (n,)
-        To whom a row belongs.
-    metric : str
-        Name of a metric.
-
-    Returns
-    -------
-    NDArray, float64
-        One score a participant who was tested, in the order of their labels; NaN where the metric has none.
-    """
+    """Score the rows of each tested participant separately, sorted by label; NaN where the metric is undefined."""
     tested = predictions.tested
     labels = np.unique(participants[tested])
     weights = ((participants == labels[:, None]) & tested).astype(np.float64)
@@ -68,27 +36,12 @@ def score_participants(predictions: Predictions, participants: NDArray[Any], met
 def average_participants(
     scores: Floats, *, reference: float, widening: float = 1.0, limits: tuple[float, float] = (-np.inf, np.inf)
 ) -> MeanScore:
-    """Average scores, and test the mean by Student's t over participants.
+    """Average one score per participant, skipping NaN, and test the mean against `reference` by Student's t.
 
-    Where all have the same score, which leaves Student's t nothing to judge by, p is that of a sign test; at a limit of
-    the scale, the interval is the exact one of a share of 0 or 1 [2]_.
-
-    Parameters
-    ----------
-    scores : NDArray, float64
-        One a participant; NaN are left out.
-    reference : float
-        What the mean is tested against.
-    widening : float
-        Factor of the standard error. Models of different folds share most of their training rows, so that their errors
-        move together: sqrt(1 + n_test_all / n_train) is the correction of [1]_ for one round of folds.
-    limits : tuple of float
-        Least and largest score that there can be, to which the interval is cut.
-
-    Returns
-    -------
-    MeanScore
-        NaN where nothing is left.
+    `widening` multiplies the standard error: models share most training rows, for which sqrt(1 + n_test_all / n_train)
+    corrects with one round of folds (Nadeau and Bengio, Machine Learning 52, 2003). Where all scores are equal, p is
+    that of a sign test and, at one of the scale's `limits`, the interval is exact (Clopper and Pearson, Biometrika 26,
+    1934). Intervals are cut to `limits`.
     """
     known = scores[~np.isnan(scores)]
     n = len(known)
@@ -107,7 +60,7 @@ def average_participants(
 
 
 def _bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[float, float]:
-    """Bound a score that all n participants have."""
+    """Bound a score that all n participants share."""
     first, last = limits
     if value == last:
         return first + (last - first) * 0.025 ** (1 / n), last

@@ -1,7 +1,5 @@
-"""What was predicted, out of fold: the records that models, scores and tables share.
-
-Shape letters: n rows, R repetitions, F folds of a repetition, K classes.
-"""
+"""Out-of-fold predictions: the records that models, scores and tables share.
+Shape letters: n rows, R repetitions, F folds of a repetition, K classes."""
 
 from __future__ import annotations
 
@@ -19,67 +17,34 @@ from bids_semantoks.probing.targets import Floats, Target
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Predictions:
-    """Out-of-fold predictions of one model for one phenotype.
-
-    Parameters
-    ----------
-    model, target : str
-        What predicted what.
-    classes : tuple of str, length K
-        Names of classes; empty for a continuous phenotype.
-    fold : NDArray, int64, shape (R, n)
-        Fold in which a row was tested; -1 where it was not.
-    truth : NDArray, float64, shape (R, n)
-        Class index or value; NaN where not tested. Bins are cut anew in each fold.
-    scores : NDArray, float64, shape (R, n, K or 1)
-        Probabilities of classes, or the value predicted; NaN where not tested.
-    decisions : NDArray, float64, shape (R, n)
-        Class index decided for, or the value predicted; NaN where not tested.
-    reference : NDArray, float64, shape (R, n)
-        What a model without features predicts: the mean of the fold's training rows; NaN for classes.
-    n_train, penalty : NDArray, float64, shape (R, F)
-        Training rows, and the penalty (or learning rate) chosen, of each fold; NaN where there is no such fold.
-    warnings : tuple of str
-        What the user should know.
-    n_seeds : int
-        Encoders whose repetitions on the same splits stand one after the other, see `stack_seeds`.
-    """
+    """Out-of-fold predictions of one model for one phenotype."""
 
     model: str
     target: str
-    classes: tuple[str, ...]
-    fold: Indices
-    truth: Floats
-    scores: Floats
-    decisions: Floats
-    reference: Floats
-    n_train: Floats
-    penalty: Floats
+    classes: tuple[str, ...]  # K names; empty for a continuous phenotype
+    fold: Indices  # (R, n) in which a row was tested; -1 where it was not
+    truth: Floats  # (R, n) class index or value; NaN where not tested; bins are cut anew in each fold
+    scores: Floats  # (R, n, K or 1) class probabilities or predicted value; NaN where not tested
+    decisions: Floats  # (R, n) class index decided for or predicted value; NaN where not tested
+    reference: Floats  # (R, n) mean of the fold's training rows, the prediction without features; NaN for classes
+    n_train: Floats  # (R, F) training rows; NaN where there is no such fold
+    penalty: Floats  # (R, F) penalty or learning rate chosen; NaN where there is no such fold
     warnings: tuple[str, ...] = ()
-    n_seeds: int = 1
+    n_seeds: int = 1  # encoders whose repetitions on the same splits follow one another, see `stack_seeds`
 
     @property
     def n_repeats(self) -> int:
-        """Repetitions R of the cross-validation."""
+        """Repetitions of the cross-validation of each encoder."""
         return len(self.fold) // self.n_seeds
 
     @property
     def tested(self) -> NDArray[np.bool_]:
-        """Rows (n,) that were tested at least once."""
+        """Rows (n,) tested at least once."""
         return np.asarray((self.fold >= 0).any(axis=0))
 
     def average(self) -> tuple[Floats, Floats, Indices]:
-        """Average the predictions of each row over repetitions, for tables and pictures.
-
-        Returns
-        -------
-        truth : NDArray, float64, shape (n,)
-            NaN where never tested; of bins, the most frequent (the lowest of several).
-        scores : NDArray, float64, shape (n, K or 1)
-            Mean over the repetitions in which a row was tested.
-        n_tests : NDArray, int64, shape (n,)
-            Number of these repetitions, over all encoders.
-        """
+        """Average rows over repetitions: truth (n,), scores (n, K or 1), number of tests (n,) over all encoders.
+        Truth is NaN where never tested; of bins the most frequent, the lowest of ties."""
         tests = self.fold >= 0
         n_tests = tests.sum(axis=0)
         total = np.where(tests[:, :, None], self.scores, 0).sum(axis=0)
@@ -94,25 +59,8 @@ class Predictions:
 
 
 def stack_seeds(parts: Sequence[Predictions]) -> Predictions:
-    """Take the predictions of several encoders on the same splits for those of one model.
-
-    All scores are means over repetitions, and so become means over encoders within each split.
-
-    Parameters
-    ----------
-    parts : sequence of Predictions
-        Of encoders that differ in their seed.
-
-    Returns
-    -------
-    Predictions
-        Named after the first; R times as many repetitions as there are encoders.
-
-    Raises
-    ------
-    ValueError
-        When the splits differ.
-    """
+    """Stack predictions of several encoders as repetitions of one model, so that scores become means over encoders.
+    Raises ValueError where the splits differ."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -127,15 +75,7 @@ def stack_seeds(parts: Sequence[Predictions]) -> Predictions:
 
 
 class PredictionTable:
-    """Collects predictions fold by fold.
-
-    Parameters
-    ----------
-    target : Target
-        What is predicted.
-    shape : tuple of int
-        Repetitions R and folds F.
-    """
+    """Collector of predictions fold by fold; `shape` is repetitions R and folds F."""
 
     def __init__(self, target: Target, shape: tuple[int, int]) -> None:
         n_repeats, n_rows = shape[0], len(target.values)
@@ -155,21 +95,10 @@ class PredictionTable:
         *,
         weighs_classes_alike: bool = True,
     ) -> None:
-        """Enter one fold.
+        """Add a fold: `where` (repetition, fold), `rows` (training, tested), scores (n_test, K or 1).
 
-        Parameters
-        ----------
-        where : tuple of int
-            Repetition and fold.
-        rows : tuple of NDArray
-            Training rows and tested rows.
-        scores : NDArray, float64, shape (n_test, K or 1)
-            Probabilities, or values.
-        penalty : float
-            What was chosen.
-        weighs_classes_alike : bool
-            Decide for the class whose probability is highest relative to its share in the training rows, which is what
-            balanced accuracy asks for; else for the most probable class.
+        The decision is the class with the highest probability relative to its share in the training rows, which
+        balanced accuracy asks for; without `weighs_classes_alike` the most probable class.
         """
         repetition, fold = where
         train, test = rows
@@ -190,20 +119,7 @@ class PredictionTable:
             self.reference[repetition, test] = labels[train].mean()
 
     def build(self, model: str, warnings: tuple[str, ...] = ()) -> Predictions:
-        """Close the table.
-
-        Parameters
-        ----------
-        model : str
-            What predicted.
-        warnings : tuple of str
-            What the user should know.
-
-        Returns
-        -------
-        Predictions
-            All folds.
-        """
+        """Build the predictions of all folds."""
         return Predictions(
             model=model,
             target=self.target.name,

@@ -1,10 +1,5 @@
-"""Are two scans of a person more alike than scans of two persons, and how much of a feature is the person's.
-
-References
-----------
-.. [1] E. S. Finn et al., Functional connectome fingerprinting, Nature Neuroscience 18 (2015).
-.. [2] P. E. Shrout and J. L. Fleiss, Intraclass correlations, Psychological Bulletin 86 (1979).
-"""
+"""Test-retest reliability: identification of people by a second scan, and intraclass correlation of features.
+Shape letters: n participants, d features."""
 
 from __future__ import annotations
 
@@ -21,31 +16,14 @@ _BLOCK = 4096
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetestScore:
-    """Test-retest reliability of one kind of features.
-
-    Parameters
-    ----------
-    name : str
-        Which features.
-    identification : float
-        Share of scans whose most similar scan of the other run is the same participant's, both ways.
-    ci_low, ci_high : float
-        95 % interval, participants drawn with replacement, the others held fixed; where all or none are recognised,
-        that of Clopper and Pearson.
-    chance : float
-        One over the number of participants.
-    icc_median, icc_low, icc_high : float
-        Median and quartiles over features of the intraclass correlation.
-    n_participants : int
-        With two runs.
-    """
+    """Test-retest reliability of one kind of features."""
 
     name: str
-    identification: float
-    ci_low: float
+    identification: float  # share of scans most similar to the same participant's scan in the other run, both ways
+    ci_low: float  # 95 %, resampling participants with the others held fixed; Clopper and Pearson's for all or none
     ci_high: float
-    chance: float
-    icc_median: float
+    chance: float  # one over the number of participants
+    icc_median: float  # over features; icc_low and icc_high are the quartiles
     icc_low: float
     icc_high: float
     n_participants: int
@@ -59,29 +37,8 @@ def compute_retest(
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> RetestScore:
-    """Compare two runs of the same participants.
-
-    Parameters
-    ----------
-    name : str
-        What a report calls the features.
-    first, second : NDArray, float, shape (n, d)
-        Features of both runs, participants in the same order.
-    n_bootstrap : int
-        Samples for the interval.
-    seed : int
-        Of the drawing.
-
-    Returns
-    -------
-    RetestScore
-        Identification and intraclass correlation.
-
-    Raises
-    ------
-    ValueError
-        When there are fewer than two participants or the tables differ in shape.
-    """
+    """Compare features (n, d) of two runs of the same participants in the same order.
+    Raises ValueError for fewer than two participants or tables of different shapes."""
     if first.shape != second.shape or len(first) < 2:
         raise ValueError(
             f"{name}: two tables of two or more participants are needed, found {first.shape} and {second.shape}"
@@ -110,20 +67,8 @@ def compute_retest(
 
 
 def compute_hits(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
-    """Tell who is recognised among all by the correlation of features [1]_.
-
-    Features are first centred over the participants of each run: what all share tells nobody apart.
-
-    Parameters
-    ----------
-    first, second : NDArray, float, shape (n, d)
-        Features of both runs.
-
-    Returns
-    -------
-    NDArray, float64, shape (n,)
-        0, 0.5 or 1: mean of both directions.
-    """
+    """Identify each participant among all by the correlation of features (n, d) (Finn et al., Nat Neurosci 18, 2015).
+    Features are centred over participants in each run first. Returns (n,) of 0, 0.5 or 1: mean of both directions."""
     n, width = first.shape
     products, sums, squares = np.zeros((n, n)), np.zeros((2, n)), np.zeros((2, n))
     for start in range(0, width, _BLOCK):
@@ -141,18 +86,8 @@ def compute_hits(first: NDArray[np.floating[Any]], second: NDArray[np.floating[A
 
 
 def compute_icc(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
-    """Compute the intraclass correlation of each feature: two-way, single measure, absolute agreement, ICC(2,1) [2]_.
-
-    Parameters
-    ----------
-    first, second : NDArray, float, shape (n, d)
-        Features of both runs.
-
-    Returns
-    -------
-    NDArray, float64, shape (d,)
-        NaN where a feature does not vary.
-    """
+    """Compute ICC(2,1), absolute agreement, of each feature (n, d): (d,); NaN where constant.
+    Shrout and Fleiss, Psychological Bulletin 86, 1979."""
     blocks = range(0, first.shape[1], _BLOCK)
     return np.concatenate([_compute_icc(*(table[:, i : i + _BLOCK] for table in (first, second))) for i in blocks])
 

@@ -1,7 +1,5 @@
-"""How scores grow with the number of participants that an encoder was pretrained on.
-
-Shape letters: n encoders, m rows, B bootstrap samples.
-"""
+"""Growth of scores with the number of participants an encoder was pretrained on.
+Shape letters: n encoders, m rows, B bootstrap samples."""
 
 from __future__ import annotations
 
@@ -24,20 +22,11 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Gain:
-    """What one pretrained encoder has over the random weights that its training started from.
+    """Gain of a pretrained encoder over the random weights that its training started from."""
 
-    Parameters
-    ----------
-    value, value_random : float
-        Scores of both, on the same people and folds.
-    sample : NDArray, float64, shape (B,)
-        Gains when participants are drawn with replacement, widened as intervals of scores are; NaN where a draw lacks
-        what the metric needs.
-    """
-
-    value: float
+    value: float  # value and value_random are scores on the same people and folds
     value_random: float
-    sample: Floats
+    sample: Floats  # (B,) gains for resampled participants, widened as intervals are; NaN where a draw lacks a class
 
     @property
     def gain(self) -> float:
@@ -52,24 +41,12 @@ class Gain:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeanGain:
-    """Gains of encoders of several seeds on one share.
-
-    Parameters
-    ----------
-    gain : float
-        Mean.
-    over_participants : tuple of float
-        95 % interval for other participants tested, the encoders held fixed.
-    over_seeds : tuple of float
-        95 % interval for other seeds, the participants held fixed; NaN for one seed.
-    n : int
-        Encoders.
-    """
+    """Mean gain of encoders of several seeds on one share."""
 
     gain: float
-    over_participants: Interval
-    over_seeds: Interval
-    n: int
+    over_participants: Interval  # 95 % interval with the encoders held fixed
+    over_seeds: Interval  # 95 % interval with the participants held fixed; NaN for one seed
+    n: int  # encoders
 
 
 def _cut_interval(sample: Floats) -> Interval:
@@ -89,28 +66,8 @@ def compute_gain(
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Gain:
-    """Compare a pretrained encoder with random weights on the same participants.
-
-    Both are scored on the same draws of participants, so that what makes a draw easy or hard for both cancels.
-
-    Parameters
-    ----------
-    trained, untrained : Predictions
-        Of the same folds.
-    metric : str
-        Name.
-    participants : NDArray, shape (m,), optional
-        Rows of one participant are drawn together; by default each row is one.
-    n_bootstrap : int
-        Samples.
-    seed : int
-        Of the drawing; the same for gains that are averaged.
-
-    Returns
-    -------
-    Gain
-        With its distribution over participants.
-    """
+    """Compare a pretrained encoder with random weights on the same draws of participants (m,) or, by default, rows.
+    What makes a draw easy or hard for both cancels. Gains to be averaged need the same `seed`."""
     weights = draw_weights(trained.tested, participants, n_bootstrap=n_bootstrap, seed=seed)
     widening = np.sqrt(1 + trained.tested.sum() / np.nanmean(trained.n_train))
     everyone = np.ones((1, weights.shape[1]))
@@ -122,18 +79,7 @@ def compute_gain(
 
 
 def average_gains(gains: Sequence[Gain]) -> MeanGain:
-    """Average the gains of several seeds.
-
-    Parameters
-    ----------
-    gains : sequence of Gain
-        Of the same participants, draws and share.
-
-    Returns
-    -------
-    MeanGain
-        With one interval for people and one for seeds.
-    """
+    """Average the gains of several seeds for the same participants, draws and share."""
     mean = average_participants(np.array([one.gain for one in gains]), reference=0.0)
     return MeanGain(
         gain=mean.value,
@@ -145,48 +91,23 @@ def average_gains(gains: Sequence[Gain]) -> MeanGain:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogFit:
-    """A line through gains over the logarithm of participants.
+    """Line through gains over the logarithm of participants."""
 
-    Parameters
-    ----------
-    slope, ci_low, ci_high : float
-        Gain for ten times the participants, and its 95 % interval; NaN where it cannot be computed.
-    intercept : float
-        Gain at one participant.
-    n_points : int
-        Encoders.
-    """
-
-    slope: float
-    ci_low: float
+    slope: float  # gain for ten times the participants; NaN where undefined
+    ci_low: float  # 95 % interval of the slope; NaN where undefined
     ci_high: float
-    intercept: float
-    n_points: int
+    intercept: float  # gain at one participant
+    n_points: int  # encoders
 
 
 def fit_log_line(
     n_participants: NDArray[np.floating | np.integer], gains: NDArray[np.float64], seeds: NDArray[np.integer]
 ) -> LogFit:
-    """Fit gain = level of the seed + slope * log10(participants) by least squares.
+    """Fit gain = level of the seed + slope * log10(participants) by least squares; arguments (n,), NaN gains skipped.
 
-    Encoders of one seed start from the same weights, have the same baseline, and smaller shares of theirs lie in larger
-    ones: what they have in common is a level of that seed. The interval is that of Student's t with a degree of freedom
-    less for each seed. All encoders are probed on the same people, so it says how sure the slope is for these people,
-    not for others.
-
-    Parameters
-    ----------
-    n_participants : NDArray, shape (n,)
-        On which each encoder was pretrained.
-    gains : NDArray, float64, shape (n,)
-        Score over that of random weights of the same seed; NaN are left out.
-    seeds : NDArray, shape (n,)
-        Of each encoder.
-
-    Returns
-    -------
-    LogFit
-        Without a slope where no seed has two different numbers, without an interval where nothing is left to judge by.
+    Encoders of one seed share initial weights, baseline and nested shares, hence a level and one degree of freedom less
+    in the t interval for each seed. All encoders are probed on the same people: the interval does not cover others. No
+    slope where no seed has two different numbers, no interval without degrees of freedom.
     """
     known = ~np.isnan(gains)
     x, y, own = np.log10(np.asarray(n_participants, dtype=np.float64)[known]), gains[known], seeds[known]
@@ -208,22 +129,7 @@ def fit_log_line(
 
 
 def choose_share(participants: list[str], n_chosen: int, *, seed: int) -> frozenset[str]:
-    """Choose participants so that, for one seed, smaller choices lie in larger ones.
-
-    Parameters
-    ----------
-    participants : list of str
-        Labels.
-    n_chosen : int
-        How many.
-    seed : int
-        Of the order they are taken in.
-
-    Returns
-    -------
-    frozenset of str
-        Labels.
-    """
+    """Choose participants so that, for one seed, smaller choices are subsets of larger ones."""
     order = np.random.default_rng(seed).permutation(len(participants))
     labels = sorted(participants)
     return frozenset(labels[i] for i in order[:n_chosen])

@@ -1,10 +1,5 @@
-"""Metrics as functions of the weights of rows, so that a bootstrap is a few matrix products.
-
-Rank and linear correlation compare rows of the same test fold only; pooled over folds both fall below chance on noise,
-because a fold whose mean lies high is predicted from a training part whose mean lies low.
-
-Shape letters: n rows, R repetitions, K classes, B weightings.
-"""
+"""Metrics as functions of row weights, so that a bootstrap takes a few matrix products.
+Shape letters: n rows, K classes, B weightings."""
 
 from __future__ import annotations
 
@@ -22,19 +17,10 @@ VALUE_METRICS = ("r", "r2", "mae", "r_pooled", "calibration_slope")
 
 
 def build_scorer(predictions: Predictions, metric: str) -> Scorer:
-    """Prepare a metric so that it can be computed for many weightings of the rows at once.
+    """Prepare one of `CLASS_METRICS` or `VALUE_METRICS`: weights (B, n) -> scores (B,), NaN where a class is absent.
 
-    Parameters
-    ----------
-    predictions : Predictions
-        What is scored.
-    metric : str
-        One of `CLASS_METRICS` or `VALUE_METRICS`.
-
-    Returns
-    -------
-    callable
-        Takes weights of shape (B, n), gives scores of shape (B,); NaN where a sample lacks a class.
+    ``auroc`` and ``r`` compare rows of the same test fold only. Pooled over folds both fall below chance on noise,
+    because a fold whose mean is high is predicted from a training part whose mean is low.
     """
     builders = {
         "balanced_accuracy": _build_balanced_accuracy,
@@ -98,7 +84,7 @@ def _count_pairs(predictions: Predictions, k: int) -> tuple[Floats, Floats]:
 
 
 def _build_calibration_error(predictions: Predictions, n_bins: int = 10) -> Scorer:
-    """Expected calibration error: mean gap of confidence and hits over ten bins of equal size."""
+    """Expected calibration error: mean gap between confidence and hits over ten bins of equal size."""
     tested = predictions.fold >= 0
     confidence = np.where(tested, predictions.scores.max(axis=2), np.nan)
     hit = (predictions.scores.argmax(axis=2) == predictions.truth).astype(np.float64)
@@ -136,7 +122,7 @@ def _sum_products(weights: Floats, truth: Floats, predicted: Floats) -> Floats:
 
 
 def _correlate(total: Floats) -> Floats:
-    """Correlation; 0 where predictions do not vary, for they say nothing."""
+    """Correlation; 0 where predictions do not vary, since they say nothing."""
     truth, predicted, both = total
     r = _divide(both, np.sqrt(np.maximum(truth * predicted, 0)))
     return np.asarray(np.where(predicted <= 1e-12 * truth, np.where(truth > 0, 0.0, np.nan), r))
@@ -144,9 +130,7 @@ def _correlate(total: Floats) -> Floats:
 
 def _regress(total: Floats) -> Floats:
     """Slope of truth over prediction: 1 is calibrated, less is overconfident.
-
-    Unknown where predictions vary by less than a hundredth of the truth: the slope over next to nothing is anything.
-    """
+    NaN where predictions vary by less than a hundredth of the truth: the slope would be arbitrary."""
     truth, predicted, both = total
     return np.asarray(np.where(predicted <= 1e-4 * truth, np.nan, _divide(both, predicted)))
 

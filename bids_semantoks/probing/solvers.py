@@ -1,7 +1,5 @@
 """Ridge and logistic regression in a span, for many penalties and many targets at once.
-
-Shape letters: n training rows, r columns of the span, m columns (targets, penalties, folds), a penalties.
-"""
+Shape letters: n training rows, r columns of the span, m columns (targets, penalties, folds), a penalties."""
 
 from __future__ import annotations
 
@@ -22,78 +20,27 @@ PENALTIES = np.logspace(-4, 4, 13)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LinearFit:
-    """Coefficients in a span.
+    """Coefficients in a span."""
 
-    Parameters
-    ----------
-    coefficients : NDArray, float64, shape (r, m)
-        Slopes.
-    intercepts : NDArray, float64, shape (m,)
-        Never penalised.
-    """
-
-    coefficients: Floats
-    intercepts: Floats
+    coefficients: Floats  # (r, m)
+    intercepts: Floats  # (m,) never penalised
 
     def predict(self, rows: Floats) -> Floats:
-        """Apply to rows of the same span.
-
-        Parameters
-        ----------
-        rows : NDArray, float64, shape (n, r)
-            `Span.train` or `Span.test`.
-
-        Returns
-        -------
-        NDArray, float64, shape (n, m)
-            Values, or log odds.
-        """
+        """Predict values or log odds (n, m) of rows (n, r), the `train` or `test` of the span."""
         return rows @ self.coefficients + self.intercepts
 
 
 def fit_ridge(span: Span, targets: Floats, penalties: Floats) -> LinearFit:
-    """Solve ridge regression.
-
-    Parameters
-    ----------
-    span : Span
-        Training rows.
-    targets : NDArray, float64, shape (n, m)
-        What to predict.
-    penalties : NDArray, float64, shape (m,)
-        In units of the mean eigenvalue.
-
-    Returns
-    -------
-    LinearFit
-        Exact.
-    """
+    """Solve ridge regression exactly: targets (n, m), penalties (m,) in units of the mean eigenvalue."""
     means = targets.mean(axis=0)
     shrunk = span.eigenvalues[:, None] + penalties * span.mean_eigenvalue
     return LinearFit(coefficients=span.train.T @ (targets - means) / shrunk, intercepts=means)
 
 
 def compute_fold_errors(span: Span, target: Floats, fold_of: Indices, penalties: Floats = PENALTIES) -> Floats:
-    """Compute the mean squared error of ridge regression over held-out folds, without fitting again.
+    """Compute the mean squared error (a,) of ridge regression over held-out folds without refitting.
 
-    The errors of rows g when they are left out are (I - H_gg)^-1 e_g, with H the matrix that turns targets into fitted
-    values and e the residuals of the fit to all rows.
-
-    Parameters
-    ----------
-    span : Span
-        Training rows.
-    target : NDArray, float64, shape (n,)
-        What to predict.
-    fold_of : NDArray, int64, shape (n,)
-        Fold of each row.
-    penalties : NDArray, float64, shape (a,)
-        In units of the mean eigenvalue.
-
-    Returns
-    -------
-    NDArray, float64, shape (a,)
-        Mean squared error.
+    The errors of left-out rows g are (I - H_gg)^-1 e_g: H is the hat matrix, e the residuals of the fit to all rows.
     """
     axes = span.train / np.sqrt(span.eigenvalues)
     kept = span.eigenvalues[:, None] / (span.eigenvalues[:, None] + penalties * span.mean_eigenvalue)
@@ -110,22 +57,8 @@ def compute_fold_errors(span: Span, target: Floats, fold_of: Indices, penalties:
 
 
 def choose_loo_penalties(span: Span, targets: Floats, penalties: Floats = PENALTIES) -> Floats:
-    """Choose the penalty of each target by leaving out one row at a time, in closed form.
-
-    Parameters
-    ----------
-    span : Span
-        Training rows.
-    targets : NDArray, float64, shape (n, m)
-        What to predict.
-    penalties : NDArray, float64, shape (a,)
-        In units of the mean eigenvalue, ascending.
-
-    Returns
-    -------
-    NDArray, float64, shape (m,)
-        The largest of the best.
-    """
+    """Choose the penalty (m,) of each target (n, m) by leave-one-out error in closed form, the largest of ties.
+    Penalties (a,) ascend, in units of the mean eigenvalue."""
     axes = span.train / np.sqrt(span.eigenvalues)
     centred = targets - targets.mean(axis=0)
     projected = axes.T @ centred
@@ -152,28 +85,9 @@ def fit_logistic(
 ) -> LinearFit:
     """Fit many penalised logistic regressions at once by Newton steps with conjugate gradients.
 
-    Columns are independent problems that share the rows, so that the work is a few matrix products.
-
-    Parameters
-    ----------
-    span : Span
-        Training rows.
-    targets : NDArray, float64, shape (n, m)
-        0 or 1.
-    penalties : NDArray, float64, shape (m,)
-        In units of the mean eigenvalue; the objective is the sum of log losses plus half of penalty times the squared
-        length of the slopes.
-    weights : NDArray, float64, shape (n, m), optional
-        Of rows in each column; 0 leaves a row out.
-    tolerance : float
-        Largest gradient, over the number of rows, in units of the scaled columns.
-    max_iterations : int
-        Newton steps at most.
-
-    Returns
-    -------
-    LinearFit
-        One column for each problem.
+    Columns of `targets` (n, m), 0 or 1, are independent problems that share the rows. The objective is the sum of log
+    losses, weighted by `weights` (n, m), plus half of penalty (in units of the mean eigenvalue) times the squared
+    length of the slopes. `tolerance` limits the gradient per row, in units of the scaled columns.
     """
     weights = np.ones_like(targets) if weights is None else weights
     ridge = penalties * span.mean_eigenvalue
@@ -191,7 +105,7 @@ def fit_logistic(
 
 
 class _Columns:
-    """The logistic problems that have not converged yet."""
+    """Logistic problems that have not converged yet."""
 
     def __init__(self, span: Span, targets: Floats, weights: Floats, ridge: Floats) -> None:
         self.rows, self.eigenvalues = span.train, span.eigenvalues[:, None]
@@ -202,7 +116,7 @@ class _Columns:
         return np.asarray(fit + self.ridge / 2 * (slopes**2).sum(axis=0))
 
     def step(self, slopes: Floats, offsets: Floats) -> tuple[Floats, Floats, Floats]:
-        """Make one damped Newton step; also return the scaled gradient before it."""
+        """Take one damped Newton step, also returning the scaled gradient before it."""
         logits = self.rows @ slopes + offsets
         odds = expit(logits)
         error = self.weights * (odds - self.targets)
@@ -221,7 +135,7 @@ class _Columns:
         return slopes - length * move, offsets - length * move_offset, size
 
     def _solve(self, gradient: Floats, gradient_offset: Floats, curvature: Floats) -> tuple[Floats, Floats]:
-        """Solve for the Newton step, as well as the gradient's size makes worthwhile."""
+        """Solve for the Newton step by conjugate gradients, as precisely as the size of the gradient warrants."""
         total = curvature.sum(axis=0) + 1e-12
         scale = self.eigenvalues * (total / len(curvature)) + self.ridge
         x, x0 = np.zeros_like(gradient), np.zeros_like(gradient_offset)

@@ -1,11 +1,5 @@
-"""Features as coordinates in the span of the training rows, with everything that is fitted, fitted there.
-
-A model with an L2 penalty never leaves that span, so a fit has as many columns as there are training rows, however wide
-the features are, and gives the same predictions. Centring and the removal of covariates are linear in the rows and act
-on a Gram matrix that was computed once; scaling each feature is not, and needs the table.
-
-Shape letters: n rows (participants or sessions), d features, r columns of the span, c covariates.
-"""
+"""Features as coordinates in the span of the training rows, to which everything is fitted.
+Shape letters: n rows (participants or sessions), d features, r columns of the span, c covariates."""
 
 from __future__ import annotations
 
@@ -26,85 +20,44 @@ CUTOFF = 1e-10
 class Span:
     """Training and test rows in principal axes of the training rows.
 
-    Parameters
-    ----------
-    train : NDArray, float64, shape (n_train, r)
-        Centred; its columns are orthogonal.
-    test : NDArray, float64, shape (n_test, r)
-        Moved and scaled as `train` was.
-    eigenvalues : NDArray, float64, shape (r,)
-        Squared lengths of the columns of `train`.
+    A model with an L2 penalty never leaves this span: a fit needs only n_train columns, however wide the features are.
     """
 
-    train: Floats
-    test: Floats
-    eigenvalues: Floats
+    train: Floats  # (n_train, r) centred; columns are orthogonal
+    test: Floats  # (n_test, r) centred and scaled as `train` was
+    eigenvalues: Floats  # (r,) squared lengths of the columns of `train`
 
     @property
     def mean_eigenvalue(self) -> float:
-        """Sum of the eigenvalues over training rows: the unit of penalties; 1 without features."""
+        """Sum of the eigenvalues over training rows, the unit of penalties; 1 without features."""
         return float(self.eigenvalues.sum() / len(self.train)) or 1.0
 
 
 class Features(Protocol):
-    """What can be turned into a span of training rows."""
+    """Features that can be turned into a span of training rows."""
 
     @property
     def name(self) -> str:
-        """What a report calls it."""
+        """Name in reports."""
         ...
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
-        """Fit to the training rows and apply to both.
-
-        Parameters
-        ----------
-        train, test : NDArray, int64
-            Positions of rows.
-        covariates : NDArray, float64, shape (n, c), optional
-            Removed by regression fitted to the training rows.
-
-        Returns
-        -------
-        Span
-            Nothing in it but `test` depends on test rows.
-        """
+        """Fit to the training rows, removing covariates (n, c) by regression; only `test` may depend on test rows."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TableFeatures:
-    """A table of features, each scaled by its deviation in the training rows.
-
-    Parameters
-    ----------
-    name : str
-        What a report calls it.
-    values : NDArray, float, shape (n, d)
-        No missing values; d may be 0, which makes the model that knows nothing.
-    """
+    """Table of features, each scaled by its standard deviation in the training rows."""
 
     name: str
-    values: NDArray[np.floating[Any]]
+    values: NDArray[np.floating[Any]]  # (n, d) finite; d may be 0, the model without knowledge
 
     def __post_init__(self) -> None:
         _check_finite(self.name, self.values)
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
-        """Remove covariates, centre and scale by what the training rows say.
-
-        Parameters
-        ----------
-        train, test : NDArray, int64
-            Positions of rows.
-        covariates : NDArray, float64, shape (n, c), optional
-            Removed by regression fitted to the training rows.
-
-        Returns
-        -------
-        Span
-            Constant features are left out.
-        """
+        """Remove covariates (n, c), centre and scale by the training rows; constant features are dropped."""
         design_train, design_test = build_designs(train, test, covariates)
         values_train, values_test = (np.asarray(self.values[rows], dtype=np.float64) for rows in (train, test))
         fit = np.linalg.pinv(design_train) @ values_train
@@ -121,19 +74,12 @@ class TableFeatures:
 class KernelFeatures:
     """Wide features in common units, known by their inner products alone.
 
-    Features are centred and not scaled one by one: entries of a connectivity matrix share their units, and scaling
-    would raise the least reliable ones to the size of the others.
-
-    Parameters
-    ----------
-    name : str
-        What a report calls it.
-    kernel : NDArray, float64, shape (n, n)
-        Inner products of all rows, from `compute_gram`.
+    Features are centred but not scaled one by one: scaling would raise the least reliable entries of a connectivity
+    matrix to the size of the others, and would need the table; centring acts on a Gram matrix computed once.
     """
 
     name: str
-    kernel: Floats
+    kernel: Floats  # (n, n) inner products of all rows, from `compute_gram`
 
     def __post_init__(self) -> None:
         if self.kernel.ndim != 2 or self.kernel.shape[0] != self.kernel.shape[1]:
@@ -141,20 +87,7 @@ class KernelFeatures:
         _check_finite(self.name, self.kernel)
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
-        """Centre, and remove covariates, by what the training rows say.
-
-        Parameters
-        ----------
-        train, test : NDArray, int64
-            Positions of rows.
-        covariates : NDArray, float64, shape (n, c), optional
-            Removed by regression fitted to the training rows.
-
-        Returns
-        -------
-        Span
-            As a table with centred, unscaled features would give.
-        """
+        """Centre and remove covariates (n, c) by the training rows, as for a table of unscaled features."""
         designs = build_designs(train, test, covariates)
         return rotate_kernel(self.kernel[np.ix_(train, train)], self.kernel[np.ix_(test, train)], designs)
 
@@ -166,20 +99,7 @@ def _check_finite(name: str, values: NDArray[Any]) -> None:
 
 
 def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Floats:
-    """Compute the inner products of all rows in double precision, some columns at a time.
-
-    Parameters
-    ----------
-    values : NDArray, float, shape (n, d)
-        Features.
-    block : int
-        Columns at a time.
-
-    Returns
-    -------
-    NDArray, float64, shape (n, n)
-        Gram matrix.
-    """
+    """Compute the inner products (n, n) of rows (n, d) in float64, `block` columns at a time."""
     gram = np.zeros((len(values), len(values)))
     for start in range(0, values.shape[1], block):
         part = np.asarray(values[:, start : start + block], dtype=np.float64)
@@ -188,20 +108,8 @@ def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Flo
 
 
 def build_designs(train: Indices, test: Indices, covariates: Floats | None) -> tuple[Floats, Floats]:
-    """Build the regressors whose share is removed: a constant, and covariates in units of the training rows.
-
-    Parameters
-    ----------
-    train, test : NDArray, int64
-        Positions of rows.
-    covariates : NDArray, float64, shape (n, c), optional
-        No missing values.
-
-    Returns
-    -------
-    train, test : NDArray, float64, shapes (n_train, 1 + c) and (n_test, 1 + c)
-        A covariate that is constant in the training rows becomes 0, so that nothing is guessed of its effect.
-    """
+    """Build the regressors to remove, (rows, 1 + c): a constant, and covariates in units of the training rows.
+    A covariate that is constant in the training rows becomes 0, as its effect is unknown."""
     constant = np.ones((len(train), 1)), np.ones((len(test), 1))
     if covariates is None:
         return constant
@@ -213,18 +121,7 @@ def build_designs(train: Indices, test: Indices, covariates: Floats | None) -> t
 
 
 def rotate_table(train: Floats, test: Floats) -> Span:
-    """Turn centred rows into the principal axes of the training rows.
-
-    Parameters
-    ----------
-    train, test : NDArray, float64, shapes (n_train, d) and (n_test, d)
-        Centred by the training rows.
-
-    Returns
-    -------
-    Span
-        With at most min(n_train, d) columns.
-    """
+    """Rotate rows (n_train, d) and (n_test, d), centred by the training rows, to principal axes of the former."""
     if train.shape[1] > len(train):
         return _rotate(train @ train.T, test @ train.T)
     values, axes = np.linalg.eigh(train.T @ train)
@@ -234,20 +131,8 @@ def rotate_table(train: Floats, test: Floats) -> Span:
 
 
 def rotate_kernel(train: Floats, test: Floats, designs: tuple[Floats, Floats]) -> Span:
-    """Remove regressors from inner products, then turn them into principal axes of the training rows.
-
-    Parameters
-    ----------
-    train, test : NDArray, float64, shapes (n_train, n_train) and (n_test, n_train)
-        Inner products with training rows.
-    designs : tuple of NDArray
-        From `build_designs`.
-
-    Returns
-    -------
-    Span
-        With at most n_train columns.
-    """
+    """Remove regressors from inner products with training rows, then rotate to principal axes of the training rows.
+    Products are (n_train, n_train) and (n_test, n_train), regressors those of `build_designs`."""
     design_train, design_test = designs
     inverse = np.linalg.pinv(design_train)  # (1 + c, n_train)
     fitted = inverse @ train

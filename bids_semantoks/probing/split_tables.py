@@ -1,4 +1,4 @@
-"""Splits as a table that can be written, given back, and is checked then."""
+"""Splits as a table that can be written, given back and checked."""
 
 from __future__ import annotations
 
@@ -21,24 +21,11 @@ class SplitRow(NamedTuple):
     repetition: int
     fold: int
     participant: str
-    role: str
+    role: str  # one of `ROLES`
 
 
 def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
-    """Refuse splits in which a group has two roles.
-
-    Parameters
-    ----------
-    splits : iterable of Split
-        To be checked.
-    groups : NDArray, shape (n,)
-        Group of each row.
-
-    Raises
-    ------
-    InputError
-        Names the first group, repetition and fold.
-    """
+    """Refuse splits in which a group has two roles: InputError names the first group, repetition and fold."""
     for split in splits:
         # Validation rows choose a rate, or train as well: tested ones must not know them either.
         for first, second in itertools.combinations(ROLES, 2):
@@ -52,20 +39,7 @@ def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
 
 
 def build_split_table(splits: Iterable[Split], participants: Sequence[str]) -> list[SplitRow]:
-    """Write splits as rows of a table.
-
-    Parameters
-    ----------
-    splits : iterable of Split
-        Positions into `participants`.
-    participants : sequence of str, length n
-        Participant of each row; one with several rows (sessions) is named once.
-
-    Returns
-    -------
-    list of SplitRow
-        By repetition, fold, role and participant.
-    """
+    """List splits by repetition, fold, role and participant; one with several rows (sessions) is named once."""
     table = []
     for split in splits:
         for role in ROLES:
@@ -81,28 +55,11 @@ def read_split_table(
     strata: Indices | None = None,
     groups: NDArray[Any] | None = None,
 ) -> tuple[Split, ...]:
-    """Turn a table of splits back into positions, and check it.
+    """Convert a table of splits back to positions, renumbered from 0, and check it.
 
-    Parameters
-    ----------
-    table : iterable of SplitRow
-        As `build_split_table` makes it. Where a fold has test rows only, everyone else trains.
-    participants : sequence of str, length n
-        Participant of each row here.
-    strata : NDArray, int64, shape (n,), optional
-        Rows at -1 (phenotype missing) are left out of every part.
-    groups : NDArray, shape (n,), optional
-        Groups that must not be on both sides.
-
-    Returns
-    -------
-    tuple of Split
-        By repetition, then fold, both counted from 0.
-
-    Raises
-    ------
-    InputError
-        When a participant or role is unknown, has two roles, is tested twice in a repetition, or a part is empty.
+    Where a fold lists only test rows, everyone else trains; rows with stratum -1 (phenotype missing) are dropped.
+    Raises InputError for an unknown participant or role, two roles, a participant tested twice in a repetition, an
+    empty part, or a group with two roles.
     """
     roles = _collect_roles(table, participants)
     # Numbers may start anywhere and have gaps; a repetition that does not exist has no score.

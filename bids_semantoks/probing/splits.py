@@ -1,4 +1,4 @@
-"""Who trains and who is tested, as plain positions of rows."""
+"""Training and test rows of each fold, as plain positions."""
 
 from __future__ import annotations
 
@@ -17,21 +17,13 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Split:
-    """One division of the rows; rows that lack the phenotype are in no part.
+    """One division of the rows; rows that lack the phenotype are in no part."""
 
-    Parameters
-    ----------
-    repetition, fold : int
-        Counted from 0.
-    train, test, validation : NDArray, int64
-        Sorted positions of rows; only the published protocol has a validation part.
-    """
-
-    repetition: int
+    repetition: int  # counted from 0, as is fold
     fold: int
-    train: Indices
+    train: Indices  # sorted positions, as are test and validation
     test: Indices
-    validation: Indices
+    validation: Indices  # empty except in the published protocol
 
     def __post_init__(self) -> None:
         where = f"repetition {self.repetition}, fold {self.fold}"
@@ -43,22 +35,7 @@ class Split:
 
 
 def compute_strata(values: NDArray[np.float64], *, is_class: bool, n_folds: int = 5) -> Indices:
-    """Cut a target into strata: its classes, or bins of equal size.
-
-    Parameters
-    ----------
-    values : NDArray, float64, shape (n,)
-        Class index or value; NaN where missing.
-    is_class : bool
-        Whether `values` are class indices.
-    n_folds : int
-        Bins hold at least two rows a fold, and there are ten at most.
-
-    Returns
-    -------
-    NDArray, int64, shape (n,)
-        Stratum of each row; -1 where missing.
-    """
+    """Cut a target (n,) into strata (n,): classes, or ten bins at most with two rows per fold; -1 where missing."""
     strata = np.full(len(values), -1, dtype=np.int64)
     known = ~np.isnan(values)
     if is_class:
@@ -79,29 +56,10 @@ def build_splits(
     n_folds: int = 5,
     seed: int = 0,
 ) -> tuple[Split, ...]:
-    """Divide the rows into stratified folds, again for each repetition.
+    """Divide the rows into stratified folds, repetition r shuffled with seed `seed` + r; rows at -1 are left out.
 
-    Parameters
-    ----------
-    strata : NDArray, int64, shape (n,)
-        From `compute_strata`; rows at -1 take no part.
-    groups : NDArray, shape (n,), optional
-        Rows of one group (participant, family, site) are never on both sides.
-    n_repeats, n_folds : int
-        Repetition r shuffles with seed `seed` + r.
-    seed : int
-        First seed.
-
-    Returns
-    -------
-    tuple of Split
-        By repetition, then fold.
-
-    Raises
-    ------
-    InputError
-        When there are fewer members of a stratum, or fewer groups, than folds, or groups so unequal that a fold is
-        left empty.
+    Rows of one of `groups` (n,) (participant, family, site) are never on both sides. Raises InputError where a stratum
+    has fewer members, or there are fewer groups, than folds, or groups are so unequal that a fold is left empty.
     """
     rows = np.flatnonzero(strata >= 0)
     _check_sizes(strata[rows], None if groups is None else groups[rows], n_folds)
@@ -121,25 +79,7 @@ def build_splits(
 
 
 def build_left_out_splits(strata: Indices, left_out: NDArray[Any]) -> tuple[Split, ...]:
-    """Leave each site, or other group, out once.
-
-    Parameters
-    ----------
-    strata : NDArray, int64, shape (n,)
-        From `compute_strata`; rows at -1 take no part.
-    left_out : NDArray, shape (n,)
-        What each fold leaves out.
-
-    Returns
-    -------
-    tuple of Split
-        One repetition; folds in the order of the sorted names of groups.
-
-    Raises
-    ------
-    InputError
-        When there is only one group.
-    """
+    """Leave each group (site) out once, folds in sorted order; rows at -1 are left out. InputError for one group."""
     rows = np.flatnonzero(strata >= 0)
     names = np.unique(left_out[rows])
     if len(names) < 2:
@@ -156,29 +96,8 @@ def build_left_out_splits(strata: Indices, left_out: NDArray[Any]) -> tuple[Spli
 def build_published_splits(
     strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, seed: int = 0
 ) -> tuple[Split, ...]:
-    """Divide the rows .6/.2/.2 into train, validation and test, as the published evaluation does.
-
-    Parameters
-    ----------
-    strata : NDArray, int64, shape (n,)
-        From `compute_strata`; rows at -1 take no part.
-    groups : NDArray, shape (n,), optional
-        Groups that are kept together, drawn by the stratum of their first row.
-    n_repeats : int
-        Repetition r draws with seed `seed` + r.
-    seed : int
-        First seed.
-
-    Returns
-    -------
-    tuple of Split
-        One fold a repetition.
-
-    Raises
-    ------
-    InputError
-        When a stratum has fewer than 5 members, so that a part would lack it.
-    """
+    """Divide the rows .6/.2/.2 into train, validation and test as the published evaluation does, one fold a repetition.
+    Groups stay together, drawn by the stratum of their first row. Raises InputError for a stratum below 5 members."""
     rows = np.flatnonzero(strata >= 0)
     units = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1].ravel()
     _, first = np.unique(units, return_index=True)
@@ -199,26 +118,8 @@ def build_published_splits(
 def build_inner_folds(
     rows: Indices, *, strata: Indices | None, groups: NDArray[Any] | None, n_folds: int, seed: int
 ) -> Indices:
-    """Number the folds inside a training part, in which penalties are chosen.
-
-    Parameters
-    ----------
-    rows : NDArray, int64, shape (n_train,)
-        The training part.
-    strata : NDArray, int64, shape (n,) or None
-        Strata of all rows, kept even over folds.
-    groups : NDArray, shape (n,) or None
-        Groups of all rows, kept together.
-    n_folds : int
-        Folds; fewer where groups or members of a stratum are fewer.
-    seed : int
-        Of the shuffling.
-
-    Returns
-    -------
-    NDArray, int64, shape (n_train,)
-        Fold of each training row.
-    """
+    """Number the folds (n_train,) inside a training part, in which penalties are chosen: by group or else stratified.
+    `strata` and `groups` are (n,) of all rows; fewer folds where there are fewer groups or rows."""
     fold_of = np.zeros(len(rows), dtype=np.int64)
     kind: Any = KFold
     if groups is not None and len(np.unique(groups[rows])) >= 2:

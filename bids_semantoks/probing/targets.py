@@ -1,7 +1,4 @@
-"""What is predicted: phenotypes as numbers.
-
-Shape letters: n rows, K classes.
-"""
+"""Phenotypes as numbers to predict. Shape letters: n rows, K classes."""
 
 from __future__ import annotations
 
@@ -18,24 +15,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Target:
-    """A phenotype as numbers.
-
-    Parameters
-    ----------
-    name : str
-        Column it comes from.
-    values : NDArray, float64, shape (n,)
-        Index into `classes`, or value; NaN where missing.
-    classes : tuple of str
-        Names of classes, two or more; empty for a continuous phenotype.
-    n_bins : int
-        Cut a continuous phenotype into this many classes of equal size, at quantiles of the training rows; 0 to leave
-        it as it is.
-    """
+    """A phenotype as numbers; ValueError where values, classes and bins do not fit together."""
 
     name: str
-    values: Floats
-    classes: tuple[str, ...] = ()
+    values: Floats  # (n,) index into `classes`, or value; NaN where missing
+    classes: tuple[str, ...] = ()  # two or more names; empty for a continuous phenotype
+    # classes of equal size to cut a continuous phenotype into at quantiles of the training rows; 0 for none
     n_bins: int = 0
 
     def __post_init__(self) -> None:
@@ -51,45 +36,23 @@ class Target:
 
     @property
     def is_class(self) -> bool:
-        """Whether classes are predicted, given ones or bins."""
+        """Whether classes are predicted, either given ones or bins."""
         return bool(self.classes) or self.n_bins > 0
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes that are predicted; of bins, their numbers from low to high."""
+        """Names of the K predicted classes; of bins, their numbers from low to high."""
         return self.classes or tuple(f"bin{number}" for number in range(1, self.n_bins + 1))
 
     def compute_strata(self, *, n_folds: int = 5) -> Indices:
-        """Strata for `build_splits`: classes, the bins asked for, or bins of at least two rows a fold.
-
-        Parameters
-        ----------
-        n_folds : int
-            Folds that the strata will be divided into.
-
-        Returns
-        -------
-        NDArray, int64, shape (n,)
-            Stratum of each row; -1 where missing.
-        """
+        """Compute strata (n,) for `build_splits`: classes, the bins asked for, or bins of at least two rows a fold."""
         known = ~np.isnan(self.values)
         if self.n_bins:
             return compute_strata(np.where(known, self.compute_labels(known), np.nan), is_class=True)
         return compute_strata(self.values, is_class=bool(self.classes), n_folds=n_folds)
 
     def compute_labels(self, train: NDArray[np.bool_] | Indices) -> Floats:
-        """Labels to predict, cut at what the training rows say when there are bins.
-
-        Parameters
-        ----------
-        train : NDArray, int64 or bool
-            Training rows.
-
-        Returns
-        -------
-        NDArray, float64, shape (n,)
-            Class index or value of all rows; NaN where missing.
-        """
+        """Compute the class index or value (n,) of all rows, bins cut at quantiles of the training rows."""
         if not self.n_bins:
             return self.values
         edges = np.quantile(self.values[train], np.arange(1, self.n_bins) / self.n_bins)
@@ -98,20 +61,7 @@ class Target:
 
 
 def build_class_target(name: str, labels: Sequence[str | None]) -> Target:
-    """Number classes in the order of their sorted names.
-
-    Parameters
-    ----------
-    name : str
-        Column they come from.
-    labels : sequence of str or None, length n
-        Class of each row; None where missing.
-
-    Returns
-    -------
-    Target
-        With the names found.
-    """
+    """Number classes in the order of their sorted names; None is missing."""
     classes = tuple(sorted({label for label in labels if label is not None}))
     values = np.array([np.nan if label is None else classes.index(label) for label in labels], dtype=np.float64)
     return Target(name=name, values=values, classes=classes)
