@@ -1,4 +1,4 @@
-"""What a call tells people: the methods text, and a page for each participant as soon as its last run is done."""
+"""The methods text of a call, and the participant reports, each written when the participant's last run is done."""
 
 from __future__ import annotations
 
@@ -36,17 +36,9 @@ _STEP: Final = 3.0
 
 
 def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
-    """Lay an atlas onto a coarse grid for pictures.
+    """Resample an atlas to the coarse picture grid: int32 (X, Y, Z) of parcel position + 1, 0 elsewhere.
 
-    Parameters
-    ----------
-    atlas : Atlas
-        Any; one of series that came parcellated has no images, one on surfaces cannot be laid onto a grid.
-
-    Returns
-    -------
-    NDArray, int32, shape (X, Y, Z), or None
-        Position of the parcel plus 1, 0 for none; None where there is nothing to show.
+    None for atlases without volumes (parcellated inputs, surfaces) or off the grid.
     """
     if not atlas.volumes or any(is_surface_atlas(volume.path) for volume in atlas.volumes):
         return None
@@ -59,41 +51,16 @@ def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
 
 
 def describe_signals(settings: Mapping[str, Any], *, pipelines: Sequence[str], n_parcels: int, min_time: float) -> Any:
-    """Gather what the methods text says about signals.
+    """Collect what the methods text says about signals, for `describe_methods`.
 
-    Parameters
-    ----------
-    settings : mapping
-        What sidecars of signals hold under ``Settings``, with ``averaged_over`` and ``denoised_by``: what they have as
-        ``AveragedOver`` and under ``Denoising`` as ``DenoisedBy``.
-    pipelines : sequence of str
-        Names and versions of the pipelines that made the inputs.
-    n_parcels : int
-        Parcels of the atlas (P).
-    min_time : float
-        Seconds of kept data that were asked for.
-
-    Returns
-    -------
-    dict
-        For `bids_semantoks.outputs.methods.describe_methods`.
+    `settings` is ``Settings`` of a signals sidecar plus ``averaged_over`` (``AveragedOver``) and ``denoised_by``
+    (``Denoising.DenoisedBy``); `min_time` is in seconds.
     """
     return {**settings, "pipelines": list(dict.fromkeys(pipelines)), "n_parcels": n_parcels, "min_time": min_time}
 
 
 def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
-    """Gather what the methods text says about embeddings.
-
-    Parameters
-    ----------
-    encoder : RunEncoder
-        What embeds.
-
-    Returns
-    -------
-    dict
-        For `bids_semantoks.outputs.methods.describe_methods`.
-    """
+    """Collect what the methods text says about embeddings, for `describe_methods`."""
     loaded = encoder.loaded
     return {
         **encoder.settings,
@@ -110,22 +77,7 @@ def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
 def build_facts(
     signals: Mapping[str, Any], encoder: RunEncoder | None, *, probing: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Gather all that the methods text says.
-
-    Parameters
-    ----------
-    signals : mapping
-        From `describe_signals`.
-    encoder : RunEncoder or None
-        What embeds; None when only signals are written.
-    probing : mapping or None
-        Options of the probes by name, where there were any.
-
-    Returns
-    -------
-    dict
-        For `bids_semantoks.outputs.methods.write_citation`.
-    """
+    """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written."""
     details = dict(encoder.loaded.details) if encoder else {}
     has_recipe = {"data", "recipe"} <= set(details)
     return {
@@ -138,17 +90,7 @@ def build_facts(
 
 
 def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
-    """Write the methods text of a call that works on stored signals.
-
-    Parameters
-    ----------
-    config : AppConfig
-        What was asked.
-    encoder : RunEncoder
-        What embeds.
-    stored : sequence of StoredRun
-        The runs, at least one.
-    """
+    """Write the methods text of a call on stored signals (at least one run)."""
     first = stored[0].sidecar
     signals = describe_signals(
         {
@@ -169,15 +111,7 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
 
 
 class ReportQueue:
-    """Writes the page of a participant when its last run is done.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    participants : iterable of str
-        Label of the participant of every run that is to be done.
-    """
+    """Writes a participant's report once all of that participant's runs are done; takes one label per planned run."""
 
     def __init__(self, out_dir: Path, participants: Iterable[str]) -> None:
         self.out_dir = out_dir
@@ -185,53 +119,28 @@ class ReportQueue:
         self.started: set[str] = set()
 
     def finish(self, participant: str) -> None:
-        """Take note that a run is done.
-
-        Parameters
-        ----------
-        participant : str
-            Label without ``sub-``.
-        """
+        """Count one run as done and write the report after the last one; label without ``sub-``."""
         self.left[participant] -= 1
         self.started.add(participant)
         if self.left[participant] == 0:
             write_report(self.out_dir, participant)
 
     def write_rest(self) -> None:
-        """Write the pages of participants of whom only some runs were done because the batch stopped."""
+        """Write the reports of participants whose runs are only partly done because the batch stopped."""
         for participant in sorted(one for one in self.started if self.left[one] > 0):
             write_report(self.out_dir, participant)
 
     def write_absent(self, participants: Iterable[str]) -> None:
-        """Write the pages of participants who have none.
-
-        Parameters
-        ----------
-        participants : iterable of str
-            Labels without ``sub-``, of participants whose runs are all done.
-        """
+        """Write any missing reports of participants whose runs are all done; labels without ``sub-``."""
         for participant in dict.fromkeys(participants):
             if not (self.out_dir / f"sub-{participant}.html").is_file():
                 write_report(self.out_dir, participant)
 
 
 def redraw_reports(config: AppConfig) -> int:
-    """Draw the reports again from the files in the output directory alone: of participants, or that of the group.
+    """Redraw the participant or group reports from the output directory alone; return the number of pages written.
 
-    Parameters
-    ----------
-    config : AppConfig
-        Its output directory, level and selection of participants count.
-
-    Returns
-    -------
-    int
-        Pages written.
-
-    Raises
-    ------
-    InputError
-        When there is nothing to report on, or a participant is not there.
+    Raises InputError when there is nothing to report on or a requested participant is missing.
     """
     out_dir = config.out_dir
     if config.level == "group":

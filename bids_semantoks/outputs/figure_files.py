@@ -1,4 +1,4 @@
-"""Files of figures: their names, and that none of them can fail a run."""
+"""Paths of figure files, and writing that cannot fail a run."""
 
 from __future__ import annotations
 
@@ -22,40 +22,13 @@ EMBEDDING_FIGURES: Final = ("Windows", "Tokens")
 
 
 def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
-    """Build the path of a figure.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    stem : str
-        Entities of what the figure shows.
-    word : str
-        What it shows, letters and digits only.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.svg``.
-    """
+    """Build ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.svg``; `word` has letters and digits only."""
     return out_dir / f"sub-{parse_entities(stem)['sub']}" / "figures" / f"{stem}_desc-{word}_bold.svg"
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
-    """Draw a figure and write it; whatever goes wrong costs this figure alone.
-
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    draw : callable
-        Makes the figure.
-
-    Returns
-    -------
-    bool
-        Whether it is there. An older one of that name, which would show something else, never stays.
-    """
+    """Draw and write a figure; on any error, log a warning and return False. An outdated figure of that name is
+    removed."""
     try:
         path.unlink(missing_ok=True)
         with use_style():

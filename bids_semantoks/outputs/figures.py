@@ -1,4 +1,4 @@
-"""What all figures share: style, margins, colours, labels and scales.
+"""Style, margins, colours, labels and scales shared by all figures.
 
 Shape letters: T volumes, P parcels.
 """
@@ -59,20 +59,8 @@ _STYLE: Final[dict[Any, Any]] = {
 
 
 def shorten_label(text: str, longest: int) -> str:
-    """Shorten what users wrote to what a figure has room for; both ends stay, for names often differ at their end.
-
-    Parameters
-    ----------
-    text : str
-        A name.
-    longest : int
-        Letters, 3 at least.
-
-    Returns
-    -------
-    str
-        With an ellipsis in the middle where it was longer.
-    """
+    """Shorten a label to `longest` characters (at least 3) with an ellipsis in the middle: names often differ at the
+    end."""
     if len(text) <= longest:
         return text
     n_last = (longest - 1) // 2
@@ -81,13 +69,7 @@ def shorten_label(text: str, longest: int) -> str:
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """Draw in the style of the reports.
-
-    Yields
-    ------
-    None
-        While it holds.
-    """
+    """Apply the style of the reports while the context lasts."""
     import matplotlib as mpl  # noqa: PLC0415 - loading it takes a third of a second
 
     # Asking for one font only; its absence would otherwise be said once a figure.
@@ -97,56 +79,20 @@ def use_style() -> Iterator[None]:
 
 
 def start_figure(width: float, height: float) -> Figure:
-    """Start a figure that needs no display and leaves no global state behind.
-
-    Parameters
-    ----------
-    width, height : float
-        Inches.
-
-    Returns
-    -------
-    Figure
-        Empty.
-    """
+    """Create an empty figure (inches) that needs no display and leaves no global state behind."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
     return Figure(figsize=(width, height))
 
 
 def build_margins(figure: Figure, *, left: float, right: float, top: float, bottom: float) -> dict[str, float]:
-    """Build margins; an automatic layout would take half of the time of drawing.
-
-    Parameters
-    ----------
-    figure : Figure
-        Gives the size.
-    left, right, top, bottom : float
-        Inches.
-
-    Returns
-    -------
-    dict
-        What a grid of axes takes.
-    """
+    """Convert margins in inches to `gridspec_kw`; an automatic layout would take half of the drawing time."""
     width, height = figure.get_size_inches()
     return {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
 
 
 def add_colour_bar(image: AxesImage, axes: Axes, label: str, *, ticks: Sequence[float] | None = None) -> None:
-    """Put a colour bar to the right of an image.
-
-    Parameters
-    ----------
-    image : AxesImage
-        Gives colours and limits.
-    axes : Axes
-        Where the bar goes beside.
-    label : str
-        What the colours mean.
-    ticks : sequence of float, optional
-        Values to name.
-    """
+    """Add a colour bar to the right of the axes."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     axes.apply_aspect()
@@ -161,18 +107,7 @@ def add_colour_bar(image: AxesImage, axes: Axes, label: str, *, ticks: Sequence[
 
 
 def build_colours(name: str) -> Colormap:
-    """Build a colour map of few steps: images of noise compress badly otherwise.
-
-    Parameters
-    ----------
-    name : str
-        Name of a map of matplotlib.
-
-    Returns
-    -------
-    Colormap
-        In 32 steps, with light grey for what is absent.
-    """
+    """Build a matplotlib colour map of 32 steps, NaN in light grey; with more steps, noisy images compress badly."""
     import matplotlib as mpl  # noqa: PLC0415 - as above
 
     colours: Colormap = mpl.colormaps[name].resampled(_LEVELS).with_extremes(bad=LIGHT)
@@ -180,49 +115,18 @@ def build_colours(name: str) -> Colormap:
 
 
 def draw_histogram(axes: Axes, values: NDArray[np.float64], *, bins: int, low: float, high: float) -> None:
-    """Draw a distribution as one outline: bars of their own would take as long as all else in a figure.
-
-    Parameters
-    ----------
-    axes : Axes
-        Where to.
-    values : NDArray, float64, shape (n,)
-        Numbers from `low` to `high`.
-    bins : int
-        How many steps.
-    low, high : float
-        Limits.
-    """
+    """Draw a histogram as a single outline: separate bars would take as long as the rest of the figure."""
     axes.stairs(*np.histogram(values, bins=bins, range=(low, high)), fill=True, color=INK)
 
 
 def describe_time(axes: Axes, end: float) -> None:
-    """Label an axis of time.
-
-    Parameters
-    ----------
-    axes : Axes
-        Its x axis is in seconds.
-    end : float
-        Where the run ends, seconds.
-    """
+    """Label the time axis of a run that ends at `end` seconds."""
     axes.set_xlim(0, end)
     axes.set_xlabel("time from the first volume (s)")
 
 
 def zscore_rows(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Z-score every parcel over its kept volumes, for pictures.
-
-    Parameters
-    ----------
-    values : NDArray, float, shape (T, P)
-        Signals; not-a-number where dropped or absent.
-
-    Returns
-    -------
-    NDArray, float64, shape (P, T)
-        Turned, as pictures have time along x; constant parcels are zero.
-    """
+    """Z-score each parcel over its non-NaN volumes and transpose: (T, P) -> (P, T); constant parcels give 0."""
     turned = values.T.astype(np.float64)
     there = ~np.isnan(turned)
     n = np.maximum(there.sum(axis=1, keepdims=True), 1)

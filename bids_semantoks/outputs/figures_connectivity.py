@@ -1,7 +1,4 @@
-"""Figure of a run's connectivity.
-
-Shape letter: P parcels.
-"""
+"""Connectivity figure of a run."""
 
 from __future__ import annotations
 
@@ -27,20 +24,8 @@ if TYPE_CHECKING:
 
 
 def draw_connectivity(matrix: NDArray[np.float64], networks: NetworkOrder) -> Figure:
-    """Draw the correlations between parcels.
-
-    Parameters
-    ----------
-    matrix : NDArray, float64, shape (P, P)
-        Correlations; not-a-number for absent parcels.
-    networks : NetworkOrder
-        Order of rows and columns.
-
-    Returns
-    -------
-    Figure
-        One image, and the distribution of its values.
-    """
+    """Draw the correlation matrix, ordered by network, and the distribution of its values: (P, P), NaN for absent
+    parcels."""
     figure = start_figure(10, 5.4)
     margins = build_margins(figure, left=1.1, right=0.15, top=0.3, bottom=0.5)
     left, right = figure.subplots(1, 2, gridspec_kw={**margins, "width_ratios": [1.9, 1], "wspace": 0.36})

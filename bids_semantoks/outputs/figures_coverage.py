@@ -1,7 +1,4 @@
-"""Figure of a run's coverage: how much of each parcel has data.
-
-Shape letters: P parcels, X, Y, Z voxels.
-"""
+"""Coverage figure of a run: how much of each parcel has data."""
 
 from __future__ import annotations
 
@@ -32,23 +29,10 @@ def draw_coverage(
     networks: NetworkOrder,
     grid: NDArray[np.int32] | None,
 ) -> Figure:
-    """Draw the share of each parcel that has data, on slices where there are images, and by network.
+    """Draw the coverage of each parcel on slices (if there is a grid) and by network.
 
-    Parameters
-    ----------
-    coverage : NDArray, float64, shape (P,)
-        0 to 1; not-a-number where unknown.
-    present : NDArray, bool, shape (P,)
-        Parcels that have a signal.
-    networks : NetworkOrder
-        Order along the x axis.
-    grid : NDArray, int32, shape (X, Y, Z), or None
-        Position of the parcel plus 1, 0 for none; axes to the right, front and top.
-
-    Returns
-    -------
-    Figure
-        Slices above, one mark a parcel below.
+    `coverage` (P,) in [0, 1], NaN where unknown; `present` (P,) bool; `grid` (X, Y, Z), RAS+, of parcel position + 1,
+    0 elsewhere.
     """
     from matplotlib.patches import Patch  # noqa: PLC0415 - loading it takes a third of a second
 
@@ -75,7 +59,7 @@ def draw_coverage(
 def _draw_slices(
     figure: Figure, coverage: NDArray[np.float64], present: NDArray[np.bool_], grid: NDArray[np.int32]
 ) -> None:
-    """Draw cuts side by side as one image, which is many times faster than axes for each."""
+    """Draw the slices side by side as one image, many times faster than one axes per slice."""
     from matplotlib.colors import to_rgba  # noqa: PLC0415 - as above
 
     colours = build_colours("cividis")
@@ -101,7 +85,7 @@ def _draw_slices(
 
 
 def _box(figure: Figure, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """Place an image of a shape (x, y) at the top of a figure, in its width."""
+    """Place an (x, y) image across the full width at the top of a figure; return its axes rectangle."""
     width, height = figure.get_size_inches()
     across = width - 1.0
     down = min(across * shape[1] / shape[0], 1.4)

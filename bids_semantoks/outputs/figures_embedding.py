@@ -1,4 +1,4 @@
-"""Figures of a run's embedding: windows on the time line, similarity of tokens, stability.
+"""Embedding figures of a run: windows on the time line, token similarity, stability.
 
 Shape letters: B windows, N networks, K patches, D width, R runs.
 """
@@ -34,24 +34,8 @@ _MIN_OTHERS = 4
 
 
 def draw_windows(onset: NDArray[np.float64], duration: float, kept: NDArray[np.float64], volumes: Volumes) -> Figure:
-    """Draw which parts of the run the windows were cut from.
-
-    Parameters
-    ----------
-    onset : NDArray, float64, shape (B,)
-        Start of each window from the run's first volume, seconds.
-    duration : float
-        Length of a window, seconds.
-    kept : NDArray, float64, shape (B,)
-        Share of each window's time that is real and was not dropped.
-    volumes : Volumes
-        Dropped volumes.
-
-    Returns
-    -------
-    Figure
-        One bar a window above the run.
-    """
+    """Draw where in the run the windows lie: `onset` (B,) and `duration` in s, `kept` (B,) share that is real and
+    kept."""
     figure = start_figure(10, 0.9 + 0.24 * max(onset.size, 2))
     axes = figure.subplots(gridspec_kw=build_margins(figure, left=0.6, right=0.3, top=0.25, bottom=0.5))
     end = max(volumes.end, float((onset + duration).max()))
@@ -75,18 +59,7 @@ def draw_windows(onset: NDArray[np.float64], duration: float, kept: NDArray[np.f
 
 
 def compute_cosines(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Compute cosine similarities.
-
-    Parameters
-    ----------
-    vectors : NDArray, float, shape (n, D)
-        Rows to compare.
-
-    Returns
-    -------
-    NDArray, float64, shape (n, n)
-        Cosines; 0 for rows of zeros.
-    """
+    """Compute the cosine similarities between rows: (n, D) -> (n, n); 0 for rows of zeros."""
     rows = vectors.astype(np.float64)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = rows / np.where(norm > 0, norm, 1)
@@ -94,21 +67,9 @@ def compute_cosines(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def draw_tokens(tokens: NDArray[np.float32], names: Sequence[str], masked: Sequence[str]) -> Figure:
-    """Draw how alike the tokens of networks and of windows are.
+    """Draw token similarity between networks and, if there are several, between windows.
 
-    Parameters
-    ----------
-    tokens : NDArray, float32, shape (B, 1 + N*K, D)
-        Output tokens, the class token first.
-    names : sequence of str, length N
-        What each row of tokens stands for.
-    masked : sequence of str
-        Networks that the run lacks; their tokens are a guess.
-
-    Returns
-    -------
-    Figure
-        Networks against networks, and windows against windows where there are several.
+    `tokens` (B, 1 + N*K, D), class token first; `names` (N,). Tokens of `masked` networks are the encoder's guess.
     """
     n_windows, _, width = tokens.shape
     rows = tokens[:, 1:].reshape(n_windows, len(names), -1, width).mean(axis=2, dtype=np.float64)  # (B, N, D)
@@ -142,31 +103,17 @@ def _draw_similarity(axes: Axes, matrix: NDArray[np.float64], labels: Sequence[s
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Stability:
-    """How alike the embeddings of a participant's windows are, against those of others.
+    """Similarity of a participant's window embeddings to each other and to other participants' runs."""
 
-    Parameters
-    ----------
-    cosines : NDArray, float64, shape (n, n)
-        Between all windows of the participant, run after run.
-    runs : NDArray, int64, shape (n,)
-        The run of each window.
-    labels : tuple of str, length R
-        What tells the runs apart.
-    others : NDArray, float64, shape (m,)
-        Between windows of the participant and the mean window of each other run that is known.
-    is_centred : bool
-        Whether the mean over runs of the dataset was subtracted, for which several others must be known.
-    """
-
-    cosines: NDArray[np.float64]
-    runs: NDArray[np.int64]
-    labels: tuple[str, ...]
-    others: NDArray[np.float64]
-    is_centred: bool
+    cosines: NDArray[np.float64]  # (n, n) between all n windows, run after run
+    runs: NDArray[np.int64]  # (n,) index of each window's run
+    labels: tuple[str, ...]  # (R,) entities that tell the runs apart
+    others: NDArray[np.float64]  # (m,) between each window and the mean window of each other participant's run
+    is_centred: bool  # whether the mean over the dataset's runs was subtracted
 
     @property
     def within(self) -> NDArray[np.float64]:
-        """Cosines between different windows of one run."""
+        """Cosines between different windows of the same run."""
         return self._pairs(same=True)
 
     @property
@@ -184,21 +131,9 @@ class Stability:
 def compute_stability(
     own: Sequence[NDArray[np.float32]], labels: Sequence[str], others: Sequence[NDArray[np.float32]]
 ) -> Stability:
-    """Compare the windows of a participant with each other and with other participants.
+    """Compare a participant's window embeddings, one (B, D) array per run, with each other and with those of others.
 
-    Parameters
-    ----------
-    own : sequence of NDArray, float32, shape (B, D)
-        Window embeddings of each run of the participant.
-    labels : sequence of str
-        What tells these runs apart.
-    others : sequence of NDArray, float32, shape (B, D)
-        Window embeddings of runs of others.
-
-    Returns
-    -------
-    Stability
-        Embeddings share most of their direction, so the mean over the dataset is subtracted where enough is known.
+    Embeddings share most of their direction, so the dataset mean is subtracted if at least four other runs are known.
     """
     is_centred = len(others) >= _MIN_OTHERS
     means = np.array([run.mean(axis=0, dtype=np.float64) for run in others])
@@ -219,18 +154,7 @@ def compute_stability(
 
 
 def draw_stability(stability: Stability) -> Figure:
-    """Draw how stable the embedding is.
-
-    Parameters
-    ----------
-    stability : Stability
-        What was compared.
-
-    Returns
-    -------
-    Figure
-        All windows against each other, and the distributions within a run, between runs and to others.
-    """
+    """Draw the similarity matrix of all windows and its distributions within runs, between runs and to others."""
     figure = start_figure(10, 3.9)
     margins = build_margins(figure, left=0.9, right=0.2, top=0.3, bottom=0.5)
     left, right = figure.subplots(1, 2, gridspec_kw={**margins, "width_ratios": [1, 1.25], "wspace": 0.55})

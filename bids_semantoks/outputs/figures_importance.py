@@ -1,4 +1,4 @@
-"""Figures of what the encoder knows from which network, and of how well people are recognised again."""
+"""Figures of network importance and of test-retest reliability."""
 
 from __future__ import annotations
 
@@ -20,60 +20,26 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkScore:
-    """What one network is worth.
-
-    Parameters
-    ----------
-    name : str
-        The network.
-    alone : tuple of float
-        Score with all others masked, and its interval.
-    lost : tuple of float
-        How much lower the score is with this one masked, and the interval of that.
-    """
+    """Importance of one network."""
 
     name: str
-    alone: Interval
-    lost: Interval
+    alone: Interval  # score with all other networks masked
+    lost: Interval  # drop in score with this network masked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetestBar:
-    """One kind of features when people are scanned again.
-
-    Parameters
-    ----------
-    name : str
-        What the axis says.
-    identification, icc : tuple of float
-        Share recognised with its interval; median and quartiles of the intraclass correlation.
-    is_encoder : bool
-        Whether it is what others are baselines for.
-    """
+    """Test-retest reliability of one kind of features."""
 
     name: str
-    identification: Interval
-    icc: Interval
-    is_encoder: bool
+    identification: Interval  # share of scans recognised, with its confidence interval
+    icc: Interval  # median and quartiles of the intraclass correlation over features
+    is_encoder: bool  # the encoder, as opposed to a baseline
 
 
 def draw_importance(networks: Sequence[NetworkScore], *, label: str, chance: float, whole: float) -> Figure:
-    """Draw scores from each network alone, and what is lost without it.
-
-    Parameters
-    ----------
-    networks : sequence of NetworkScore
-        From top to bottom.
-    label : str
-        What the scores are.
-    chance, whole : float
-        Score without features, and with all networks.
-
-    Returns
-    -------
-    Figure
-        Two panels with one line a network.
-    """
+    """Draw the score of each network alone and the loss without it, with lines at `chance` and at the score of all
+    networks."""
     figure, (left, right) = _start_pair(len(networks))
     left.axvline(chance, color=GREY, linewidth=1, linestyle="--")
     left.axvline(whole, color=INK, linewidth=1)
@@ -90,20 +56,7 @@ def draw_importance(networks: Sequence[NetworkScore], *, label: str, chance: flo
 
 
 def draw_retest(bars: Sequence[RetestBar], *, chance: float) -> Figure:
-    """Draw how many people are recognised, and how much of features is the person's.
-
-    Parameters
-    ----------
-    bars : sequence of RetestBar
-        From top to bottom.
-    chance : float
-        Share recognised by guessing.
-
-    Returns
-    -------
-    Figure
-        Two panels with one line for each kind of features.
-    """
+    """Draw identification rates and intraclass correlations, one line per kind of features, top to bottom."""
     figure, (left, right) = _start_pair(len(bars))
     left.axvline(chance, color=GREY, linewidth=1, linestyle="--")
     for i, bar in enumerate(bars):

@@ -1,7 +1,4 @@
-"""The embedding in two dimensions, coloured by what is known of participants.
-
-Shape letters: n rows, D dimensions of the embedding.
-"""
+"""The embedding in two dimensions, coloured by participant variables."""
 
 from __future__ import annotations
 
@@ -26,37 +23,17 @@ _MOST_NAMED: Final = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Colouring:
-    """A column that points are coloured by.
-
-    Parameters
-    ----------
-    name : str
-        Of the column.
-    labels : tuple of (str or None), length n
-        Text; None where missing.
-    numbers : NDArray, float64, shape (n,), or None
-        The same as numbers where it is a quantity.
-    """
+    """A variable that colours the points."""
 
     name: str
-    labels: tuple[str | None, ...]
-    numbers: Floats | None
+    labels: tuple[str | None, ...]  # (n,) None where missing
+    numbers: Floats | None  # (n,) for quantities; None for categories
 
 
 def compute_axes(values: Floats) -> tuple[Floats, Floats]:
-    """Project rows onto their two principal axes, each feature in units of its deviation.
+    """Project rows onto their first two principal axes, features scaled to unit variance: (n, D) -> (n, 2), (2,).
 
-    Parameters
-    ----------
-    values : NDArray, float64, shape (n, D)
-        Features.
-
-    Returns
-    -------
-    points : NDArray, float64, shape (n, 2)
-        Coordinates, in units of the first axis' deviation.
-    shares : NDArray, float64, shape (2,)
-        Of the variance.
+    Coordinates are in standard deviations of the first axis; the second array holds the shares of variance.
     """
     centred = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
@@ -69,22 +46,8 @@ def compute_axes(values: Floats) -> tuple[Floats, Floats]:
 
 
 def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colouring]) -> Figure:
-    """Draw the embedding in two dimensions, once for each column that it is coloured by.
-
-    Parameters
-    ----------
-    points : NDArray, float64, shape (n, 2)
-        From `compute_axes`.
-    shares : sequence of float, length 2
-        Of the variance.
-    colourings : sequence of Colouring
-        At least one.
-
-    Returns
-    -------
-    Figure
-        Two panels a line.
-    """
+    """Draw the points (n, 2) once per colouring, two panels per row; `shares` (2,) of variance go into the axis
+    labels."""
     n_lines = (len(colourings) + 1) // 2
     figure = start_figure(9.0, 0.5 + 3.4 * n_lines)
     margins = build_margins(figure, left=0.6, right=1.4, top=0.3, bottom=0.55)

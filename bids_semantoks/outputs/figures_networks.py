@@ -1,7 +1,4 @@
-"""Parcels ordered by network, and the names of networks beside an image of them.
-
-Shape letters: P parcels, N networks.
-"""
+"""Ordering of parcels by network, and network labels along an axis."""
 
 from __future__ import annotations
 
@@ -26,36 +23,16 @@ _MAX_NAMED: Final = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class NetworkOrder:
-    """Parcels sorted by network, networks in the usual order.
+    """Parcels sorted by network."""
 
-    Parameters
-    ----------
-    order : NDArray, int64, shape (P,)
-        Positions of the parcels, sorted.
-    names : tuple of str, length N
-        Networks in this order.
-    edges : NDArray, int64, shape (N + 1,)
-        Where each network starts in the sorted parcels, and the end.
-    """
-
-    order: NDArray[np.int64]
-    names: tuple[str, ...]
-    edges: NDArray[np.int64]
+    order: NDArray[np.int64]  # (P,) parcel positions, sorted by network
+    names: tuple[str, ...]  # (N,) in display order
+    edges: NDArray[np.int64]  # (N + 1,) first sorted position of each network, then P
 
 
 def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
-    """Sort parcels by network.
-
-    Parameters
-    ----------
-    networks : sequence of str, length P
-        Network label of each parcel; empty for none.
-
-    Returns
-    -------
-    NetworkOrder
-        Canonical networks first, then others by name, then parcels without a network.
-    """
+    """Sort parcels by network label (empty for none): canonical networks, then others by name, then parcels without
+    one."""
     labels = [label or NO_NETWORK for label in networks]
     there = set(labels)
     names = [name for name in CANONICAL_NETWORKS if name in there]
@@ -68,22 +45,7 @@ def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
 
 
 def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart so that no two overlap.
-
-    Parameters
-    ----------
-    positions : sequence of float
-        Where labels would like to be, ascending.
-    gap : float
-        Least distance.
-    low, high : float
-        Limits.
-
-    Returns
-    -------
-    list of float
-        Where they are put, in the same order.
-    """
+    """Move ascending label positions at least `gap` apart within [low, high], keeping their order."""
     placed: list[float] = []
     for position in positions:
         placed.append(max(position, placed[-1] + gap if placed else low))
@@ -95,19 +57,7 @@ def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -
 
 
 def mark_networks(axes: Axes, networks: NetworkOrder, *, vertical: bool = True, span: float) -> None:
-    """Name the networks beside an image whose rows or columns are parcels in their order.
-
-    Parameters
-    ----------
-    axes : Axes
-        Holds an image with one unit a parcel, first at -0.5.
-    networks : NetworkOrder
-        Order and edges.
-    vertical : bool
-        Along the y axis; else along the x axis.
-    span : float
-        Length of the axis in inches, from which the least distance of labels follows.
-    """
+    """Label the networks along an axis of parcels (unit spacing, first at -0.5), `span` inches long."""
     from matplotlib.collections import LineCollection  # noqa: PLC0415 - loading it takes a third of a second
 
     edges, names = networks.edges, networks.names

@@ -1,7 +1,4 @@
-"""Figures of what probes found: models side by side, and predictions.
-
-Shape letters: n rows, K classes.
-"""
+"""Probe figures: model comparison and predictions."""
 
 from __future__ import annotations
 
@@ -39,43 +36,18 @@ _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """One model in a comparison.
-
-    Parameters
-    ----------
-    name : str
-        What the axis says.
-    value, low, high : float
-        Score and its interval.
-    note : str
-        What stands at the right, such as a p value.
-    is_encoder : bool
-        Whether it is what others are baselines for.
-    """
+    """One model in a comparison."""
 
     name: str
     value: float
-    low: float
+    low: float  # confidence interval
     high: float
-    note: str
-    is_encoder: bool
+    note: str  # text at the right margin, such as a p value
+    is_encoder: bool  # the encoder, as opposed to a baseline
 
 
 def render_figure(name: str, draw: Callable[[], Figure]) -> str:
-    """Draw a figure into a page; whatever goes wrong costs this figure alone.
-
-    Parameters
-    ----------
-    name : str
-        What it shows, for the log.
-    draw : callable
-        Makes the figure.
-
-    Returns
-    -------
-    str
-        Data URI; empty when it could not be drawn.
-    """
+    """Draw a figure to an SVG data URI; on any error, log a warning that names it and return an empty string."""
     try:
         buffer = io.BytesIO()
         with use_style():
@@ -89,38 +61,12 @@ def render_figure(name: str, draw: Callable[[], Figure]) -> str:
 
 
 def embed_svg(text: str) -> str:
-    """Turn an SVG into a data URI.
-
-    Parameters
-    ----------
-    text : str
-        The SVG.
-
-    Returns
-    -------
-    str
-        Quoted, which is a third smaller than base64.
-    """
+    """Turn SVG text into a data URI, percent-encoded: a third smaller than base64."""
     return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
 
 
 def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
-    """Draw the score of each model with its interval, best first.
-
-    Parameters
-    ----------
-    bars : sequence of Bar
-        In the order to be shown.
-    label : str
-        What the scores are.
-    chance : float
-        Score of a model without features.
-
-    Returns
-    -------
-    Figure
-        One line a model.
-    """
+    """Draw the score of each model with its interval, in the given order, with a line at `chance`."""
     names = [shorten_label(bar.name, 28) for bar in bars]
     left = max(1.75, 0.08 * max(map(len, names)))
     figure = start_figure(4.65 + left, 0.85 + 0.32 * len(bars))
@@ -153,20 +99,7 @@ def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
 
 
 def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
-    """Draw predicted against true values.
-
-    Parameters
-    ----------
-    truth, predicted : NDArray, float64, shape (n,)
-        Of the rows tested.
-    name : str
-        The phenotype.
-
-    Returns
-    -------
-    Figure
-        Square, with the line on which predictions would be right.
-    """
+    """Draw predicted against true values of the tested rows, both (n,)."""
     figure = start_figure(4.2, 4.0)
     axes = figure.subplots(gridspec_kw=build_margins(figure, left=0.65, right=0.2, top=0.15, bottom=0.55))
     both = np.concatenate([truth, predicted])
@@ -182,21 +115,9 @@ def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
 def draw_classes(
     counts: Floats, classes: Sequence[str], roc: tuple[Sequence[float], Sequence[float]] | None = None
 ) -> Figure:
-    """Draw which classes were taken for which, and the ROC curve where there are two.
+    """Draw the confusion matrix (K, K), true classes in rows, and for two classes the ROC curve.
 
-    Parameters
-    ----------
-    counts : NDArray, float64, shape (K, K)
-        Rows by true class and class decided for.
-    classes : sequence of str, length K
-        Names.
-    roc : tuple of (sequence of float, sequence of float), optional
-        Share of others taken for the second class, and share of it found.
-
-    Returns
-    -------
-    Figure
-        ROC curve, confusion matrix.
+    `roc` holds the false and the true positive rates of the second class.
     """
     figure = start_figure(4.8, 3.9 if roc is None else 8.2)
     margins = build_margins(figure, left=0.95, right=0.2, top=0.3, bottom=0.85)

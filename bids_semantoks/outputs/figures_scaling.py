@@ -1,4 +1,4 @@
-"""Figures of how scores grow with the data that an encoder was pretrained on."""
+"""Figures of probe scores against the amount of pretraining data."""
 
 from __future__ import annotations
 
@@ -20,42 +20,23 @@ _LEAST_RANGE = 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ScalingPanel:
-    """Encoders on one phenotype.
-
-    Parameters
-    ----------
-    title, label : str
-        The phenotype, and what the gain is in.
-    n_participants, gains, seeds : NDArray, float64, shape (n,)
-        Of each encoder.
-    shares : NDArray, float64, shape (s, 4)
-        Participants, mean gain and its interval for each share; NaN for no interval.
-    intercept, slope : float
-        Of the line over log10(participants); NaN for none.
-    """
+    """Encoders probed on one phenotype."""
 
     title: str
-    label: str
-    n_participants: NDArray[np.float64]
-    gains: NDArray[np.float64]
-    seeds: NDArray[np.float64]
+    label: str  # metric of the gain
+    n_participants: NDArray[np.float64]  # (n,) one per encoder
+    gains: NDArray[np.float64]  # (n,) one per encoder
+    seeds: NDArray[np.float64]  # (n,) one per encoder
+    # (s, 4) participants, mean gain and its interval for each share of the data; NaN for no interval
     shares: NDArray[np.float64]
-    intercept: float
-    slope: float
+    intercept: float  # of the line over log10(participants); NaN for none
+    slope: float  # of the line over log10(participants); NaN for none
 
 
 def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
-    """Draw the gain over random weights against the participants that encoders were pretrained on.
+    """Draw the gain over random weights against the number of pretraining participants, two panels per row.
 
-    Parameters
-    ----------
-    panels : sequence of ScalingPanel
-        At least one; two a line.
-
-    Returns
-    -------
-    Figure
-        Dots are encoders, thin lines join those of a seed, bars are means of a share with their intervals.
+    Dots are encoders, thin lines join those of a seed, diamonds are means of a share with their intervals.
     """
     n_columns = min(len(panels), 2)
     n_lines = (len(panels) + 1) // 2

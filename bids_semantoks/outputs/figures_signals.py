@@ -1,4 +1,4 @@
-"""Figures of a run's signals over time: carpet and motion.
+"""Signal figures of a run over time: carpet plot and motion.
 
 Shape letters: T volumes, P parcels.
 """
@@ -35,49 +35,27 @@ _MAX_COLUMNS = 600
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Volumes:
-    """Which volumes of a run count, and how the head moved.
+    """Kept volumes and head motion of a run."""
 
-    Parameters
-    ----------
-    kept : NDArray, bool, shape (T,)
-        False for dummy and scrubbed volumes.
-    n_dummy : int
-        Leading dummy volumes among the dropped.
-    motion : NDArray, float64, shape (T,)
-        Framewise displacement, millimetres; not-a-number where unknown.
-    threshold : float or None
-        Millimetres above which volumes were scrubbed.
-    repetition_time : float
-        Seconds.
-    """
-
-    kept: NDArray[np.bool_]
-    n_dummy: int
-    motion: NDArray[np.float64]
-    threshold: float | None
-    repetition_time: float
+    kept: NDArray[np.bool_]  # (T,) False for dummy and scrubbed volumes
+    n_dummy: int  # leading dummy volumes, not kept
+    motion: NDArray[np.float64]  # (T,) framewise displacement in mm; NaN where unknown
+    threshold: float | None  # scrubbing threshold in mm
+    repetition_time: float  # seconds
 
     @property
     def end(self) -> float:
-        """Length of the run, seconds."""
+        """Duration of the run in seconds."""
         return self.kept.size * self.repetition_time
 
     @property
     def times(self) -> NDArray[np.float64]:
-        """Middle of each volume, shape (T,), seconds."""
+        """Mid-time of each volume in seconds, (T,)."""
         return np.asarray((np.arange(self.kept.size) + 0.5) * self.repetition_time, dtype=np.float64)
 
 
 def mark_dropped(axes: Axes, volumes: Volumes) -> None:
-    """Shade the volumes that do not count.
-
-    Parameters
-    ----------
-    axes : Axes
-        Its x axis is in seconds.
-    volumes : Volumes
-        Dummy ones are shaded grey, scrubbed ones orange.
-    """
+    """Shade dummy volumes in grey and scrubbed volumes in orange; the x axis is in seconds."""
     step = volumes.repetition_time
     if volumes.n_dummy:
         axes.axvspan(0, volumes.n_dummy * step, color=GREY, alpha=0.35, linewidth=0)
@@ -89,22 +67,10 @@ def mark_dropped(axes: Axes, volumes: Volumes) -> None:
 
 
 def compute_dvars(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Compute how much all parcels together change from volume to volume.
+    """Compute DVARS over parcels, the RMS change from the previous volume: (T, P) -> (T,), in input units.
 
-    Parameters
-    ----------
-    values : NDArray, float, shape (T, P)
-        Signals in input units.
-
-    Returns
-    -------
-    NDArray, float64, shape (T,)
-        Root mean square over parcels of the difference to the volume before; not-a-number for the first and where
-        either volume is dropped.
-
-    References
-    ----------
-    Power et al. (2012), doi:10.1016/j.neuroimage.2011.10.018, there over voxels.
+    NaN for the first volume and where either volume is dropped. Source, there over voxels: Power et al. (2012),
+    doi:10.1016/j.neuroimage.2011.10.018.
     """
     present = ~np.isnan(values).all(axis=0)
     change = np.diff(values[:, present].astype(np.float64), axis=0)
@@ -114,19 +80,9 @@ def compute_dvars(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def compute_global(values: NDArray[np.floating[Any]], n_voxels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Compute the mean over all parcels.
+    """Average the parcels, weighted by voxel counts: (T, P), (P,) -> (T,); NaN for dropped volumes.
 
-    Parameters
-    ----------
-    values : NDArray, float, shape (T, P)
-        Signals in input units.
-    n_voxels : NDArray, int64, shape (P,)
-        Weights; where unknown every parcel counts the same.
-
-    Returns
-    -------
-    NDArray, float64, shape (T,)
-        Weighted mean; not-a-number for dropped volumes.
+    Weights are equal where the voxel count of any parcel is unknown (0).
     """
     present = ~np.isnan(values).all(axis=0)
     weights = n_voxels[present].astype(np.float64)
@@ -143,23 +99,9 @@ def draw_carpet(
     networks: NetworkOrder,
     n_voxels: NDArray[np.int64],
 ) -> Figure:
-    """Draw all parcels over time before and after denoising, under motion, DVARS and global signal.
+    """Draw carpet plots before and after denoising, both (T, P), under traces of FD, DVARS and the global signal.
 
-    Parameters
-    ----------
-    before, after : NDArray, float32, shape (T, P)
-        Signals in input units.
-    volumes : Volumes
-        Dropped volumes and motion.
-    networks : NetworkOrder
-        Order of the rows.
-    n_voxels : NDArray, int64, shape (P,)
-        Voxels of each parcel, for the global signal.
-
-    Returns
-    -------
-    Figure
-        Three traces above two images.
+    `n_voxels` (P,) weights the global signal.
     """
     figure = start_figure(10, 8.2)
     margins = build_margins(figure, left=1.25, right=0.85, top=0.15, bottom=0.5)
@@ -202,7 +144,7 @@ def draw_carpet(
 
 
 def _fit_to_kept(axes: Axes, values: NDArray[np.float64]) -> None:
-    """Let kept volumes alone decide the limits: dummy volumes may be ten times as bright."""
+    """Fit the y limits to the kept volumes: dummy volumes may be ten times as bright."""
     values = values[~np.isnan(values)]
     if values.size and values.max() > values.min():
         margin = 0.08 * (values.max() - values.min())
@@ -214,7 +156,7 @@ def _centre(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _thin(scores: NDArray[np.float64], step: int) -> NDArray[np.float64]:
-    """Average neighbouring volumes where there are more than a picture can show."""
+    """Average groups of `step` volumes, ignoring NaN, to fit the width of a picture: (P, T) -> (P, T // step)."""
     if step == 1:
         return scores
     n = scores.shape[1] // step * step
@@ -242,18 +184,7 @@ def _draw_trace(axes: Axes, volumes: Volumes) -> None:
 
 
 def draw_motion(volumes: Volumes) -> Figure:
-    """Draw how the head moved and which volumes were dropped.
-
-    Parameters
-    ----------
-    volumes : Volumes
-        Dropped volumes and motion.
-
-    Returns
-    -------
-    Figure
-        The course, and its distribution.
-    """
+    """Draw framewise displacement over time, with dropped volumes shaded, and its distribution."""
     from matplotlib.patches import Patch  # noqa: PLC0415 - loading it takes a third of a second
 
     figure = start_figure(10, 2.4)

@@ -1,4 +1,4 @@
-"""Figures of a pretrained encoder: how the training went, and what was learned."""
+"""Figures of a pretrained encoder: training curves, learned kernels and network embeddings."""
 
 from __future__ import annotations
 
@@ -30,25 +30,10 @@ def write_figures(
     names: Sequence[str],
     repetition_time: float,
 ) -> tuple[str, ...]:
-    """Draw how the training went and what was learned.
+    """Write the figures of an encoder directory that holds its training log; return the keys of `FIGURES` drawn.
 
-    Parameters
-    ----------
-    directory : Path
-        Directory of the encoder, with its log.
-    kernels : mapping of str to NDArray, shape (n_kernels, L)
-        Taps of each network's structured kernels; empty when the tokenizer has none.
-    embeddings : NDArray, shape (N, D)
-        Learned network embeddings.
-    names : sequence of str, length N
-        Network labels.
-    repetition_time : float
-        Seconds between taps.
-
-    Returns
-    -------
-    tuple of str
-        Names of the figures drawn, keys of `FIGURES`.
+    `kernels` maps a network to its taps (n_kernels, L), `repetition_time` seconds apart (empty if the tokenizer has no
+    structured kernels); `embeddings` (N, D) and `names` (N,) are per network.
     """
     drawn = {"training": _draw_training(read_training_log(directory / LOG_FILE))}
     if kernels:
@@ -74,7 +59,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Running mean over real values."""
+    """Running mean over `width` values, ignoring non-finite ones."""
     real = np.isfinite(values)
     window = np.ones(min(width, values.size))
     total = np.convolve(np.where(real, values, 0.0), window, mode="same")

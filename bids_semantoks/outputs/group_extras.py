@@ -1,4 +1,4 @@
-"""What the page of the group says about blocks of tasks and about scaling, read from their tables."""
+"""The sections of the group report about task blocks and scaling, from their tables."""
 
 from __future__ import annotations
 
@@ -21,18 +21,7 @@ _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel mean
 
 
 def build_block_section(out_dir: Path) -> Section | None:
-    """Say and show how well types of blocks are told apart.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-
-    Returns
-    -------
-    Section or None
-        None where no blocks were probed.
-    """
+    """Describe how well types of task blocks can be told apart; None if no blocks were probed."""
     path = out_dir / f"{block_tables.NAME}.tsv"
     rows = read_rows(path)
     if not rows:
@@ -63,7 +52,7 @@ def build_block_section(out_dir: Path) -> Section | None:
 
 
 def _describe_design(rows: Sequence[dict[str, str]]) -> str:
-    """Say how well the encoder, which comes first, does in one design."""
+    """Describe the score of the encoder, the first row, in one design."""
     first = rows[0]
     value, low, high = (_number(first[key]) for key in ("value", "ci_low", "ci_high"))
     whom = "other participants" if first["design"] == "across" else "other blocks of the same participant"
@@ -114,18 +103,7 @@ def _name_block_model(row: dict[str, str]) -> str:
 
 
 def build_scaling_section(out_dir: Path) -> Section | None:
-    """Say and show what encoders gain by more data.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-
-    Returns
-    -------
-    Section or None
-        None where nothing was scaled.
-    """
+    """Describe what encoders gain from more pretraining data; None if no scaling was run."""
     path = out_dir / f"{scaling_tables.NAME}.tsv"
     rows = read_rows(path)
     if not rows:
@@ -220,7 +198,7 @@ def _list_scaling(rows: list[dict[str, str]], fits: list[dict[str, Any]]) -> lis
 
 
 def _sign(value: float, digits: int = 2) -> str:
-    """Format with a sign, but zero never with a minus."""
+    """Format with a sign, but never as -0."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 

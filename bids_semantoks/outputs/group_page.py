@@ -1,4 +1,4 @@
-"""The page of the group, made from the tables that probes wrote and from nothing else."""
+"""Builds the group report from the tables in the output dataset alone."""
 
 from __future__ import annotations
 
@@ -24,41 +24,12 @@ _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept da
 
 
 def draw_group_page(out_dir: Path) -> Path:
-    """Draw the page of the group from the tables in the output dataset.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/group.html``.
-
-    Raises
-    ------
-    InputError
-        When nothing was probed.
-    """
+    """Write ``OUT_DIR/group.html`` from the tables in the output dataset; raises InputError when nothing was probed."""
     return write_group_page(out_dir, build_group_page(read_probes(out_dir), out_dir))
 
 
 def build_group_page(stored: StoredProbes, out_dir: Path) -> GroupPage:
-    """Build the page of the group.
-
-    Parameters
-    ----------
-    stored : StoredProbes
-        From `read_probes`.
-    out_dir : Path
-        Output dataset, where pictures of the pretraining are looked for.
-
-    Returns
-    -------
-    GroupPage
-        With all pictures drawn.
-    """
+    """Build the group report, with all figures drawn."""
     sections = [build(stored, out_dir) for build in SECTIONS]
     return GroupPage(
         title=stored.model,
@@ -72,20 +43,7 @@ def build_group_page(stored: StoredProbes, out_dir: Path) -> GroupPage:
 
 
 def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
-    """Say how many runs have no embedding, and why.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset, with ``group_status.tsv``.
-    model : str
-        Encoder label.
-
-    Returns
-    -------
-    list of (str, str)
-        One line for the overview; none where all runs are in.
-    """
+    """Count the runs without an embedding by reason (from ``group_status.tsv``): one overview line, or none."""
     rows = read_records(out_dir / "group_status.tsv")
     # Signals have a status without an encoder, which is what a run has that never came to be embedded.
     own = [row for row in rows if "_desc-" not in row["run"] or row["run"].endswith(f"_desc-{model}")]
@@ -102,18 +60,7 @@ def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
 
 
 def build_leakage_section(stored: StoredProbes, _: Path) -> Section:
-    """Say and show how well embeddings know motion and site.
-
-    Parameters
-    ----------
-    stored : StoredProbes
-        What was found.
-
-    Returns
-    -------
-    Section
-        Also on what could not be measured.
-    """
+    """Describe how well motion and site can be predicted from the embeddings, or why this was not measured."""
     rows = [row for row in stored.scores if row.role == "leakage" and row.metric in ("r", "auroc")]
     sentences, bars = [], []
     for row in rows:
@@ -154,18 +101,7 @@ def build_leakage_section(stored: StoredProbes, _: Path) -> Section:
 
 
 def build_map_section(stored: StoredProbes, _: Path) -> Section | None:
-    """Show the embedding in two dimensions.
-
-    Parameters
-    ----------
-    stored : StoredProbes
-        What was found.
-
-    Returns
-    -------
-    Section or None
-        None where there are no points.
-    """
+    """Show the embedding in two dimensions; None if there are no points."""
     table = stored.points
     if table is None:
         return None
@@ -187,17 +123,9 @@ def build_map_section(stored: StoredProbes, _: Path) -> Section | None:
 
 
 def choose_colourings(colourings: Sequence[Colouring]) -> list[Colouring]:
-    """Choose what shows something, and name it in words.
+    """Keep the variables that vary (or all with any value, if none does) and rename them for display.
 
-    Parameters
-    ----------
-    colourings : sequence of Colouring
-        By name of their column.
-
-    Returns
-    -------
-    list of Colouring
-        Without colours that all points share, unless there is no other; kept data only where motion is not known.
+    Kept data are shown only where motion is unknown.
     """
     levels = {one.name: len(set(one.labels) - {None}) for one in colourings}
     known = {name for name, count in levels.items() if count > 1} or {name for name, count in levels.items() if count}
@@ -210,20 +138,7 @@ def choose_colourings(colourings: Sequence[Colouring]) -> list[Colouring]:
 
 
 def build_colouring(name: str, labels: Sequence[str | None]) -> Colouring:
-    """Decide whether a column is a quantity or names.
-
-    Parameters
-    ----------
-    name : str
-        Of the column.
-    labels : sequence of (str or None), length n
-        Text.
-
-    Returns
-    -------
-    Colouring
-        A quantity where there are more than ten different numbers.
-    """
+    """Classify a column as a quantity (numeric, more than ten different values) or as categories."""
     try:
         numbers = np.array([math.nan if label is None else float(label) for label in labels])
     except ValueError:
@@ -233,18 +148,7 @@ def build_colouring(name: str, labels: Sequence[str | None]) -> Colouring:
 
 
 def build_retest_section(stored: StoredProbes, _: Path) -> Section | None:
-    """Say and show how well people are recognised when they are scanned again.
-
-    Parameters
-    ----------
-    stored : StoredProbes
-        What was found.
-
-    Returns
-    -------
-    Section or None
-        None where nobody was scanned twice.
-    """
+    """Describe test-retest reliability; None if no participant was scanned twice."""
     if not stored.retest:
         return None
     sentences, pictures = [], []
@@ -286,20 +190,7 @@ def build_retest_section(stored: StoredProbes, _: Path) -> Section | None:
 
 
 def build_training_section(stored: StoredProbes, out_dir: Path) -> Section | None:
-    """Show the course of the pretraining of an encoder that was made here.
-
-    Parameters
-    ----------
-    stored : StoredProbes
-        Says which encoder.
-    out_dir : Path
-        Output dataset.
-
-    Returns
-    -------
-    Section or None
-        None when there is no picture of it.
-    """
+    """Show the pretraining curves of an encoder trained here; None if there is no figure."""
     source = Path(stored.facts["Encoder"].get("Source", ""))
     found = [read_training_picture(place) for place in (source, out_dir / "encoders" / source.name)]
     pictures = [picture for picture in found[: 1 if found[0] else 2] if picture is not None]

@@ -1,4 +1,4 @@
-"""What the page of the group says about one phenotype."""
+"""The part of the group report about one phenotype."""
 
 from __future__ import annotations
 
@@ -29,54 +29,17 @@ _MOST_LISTED: Final = 8
 
 
 def name_masked(model: str, network: str, *, is_alone: bool) -> str:
-    """Name an encoder with networks masked, as tables call it.
-
-    Parameters
-    ----------
-    model, network : str
-        Encoder label and network.
-    is_alone : bool
-        Whether all networks but this one are masked, or this one.
-
-    Returns
-    -------
-    str
-        Such as ``RandomTiny only Vis`` and ``RandomTiny without Vis``.
-    """
+    """Name an encoder with networks masked, as in the tables: ``RandomTiny only Vis``, ``RandomTiny without Vis``."""
     return f"{model} {'only' if is_alone else 'without'} {network}"
 
 
 def name_whole(model: str) -> str:
-    """Name an encoder with no network masked, where its main score was made by another protocol.
-
-    Parameters
-    ----------
-    model : str
-        Encoder label.
-
-    Returns
-    -------
-    str
-        Such as ``RandomTiny all networks``.
-    """
+    """Name an encoder with all networks (``RandomTiny all networks``), if another protocol made its main score."""
     return f"{model} all networks"
 
 
 def build_part(stored: StoredProbes, phenotype: str) -> PhenotypePart:
-    """Build what the page says about one phenotype.
-
-    Parameters
-    ----------
-    stored : StoredProbes
-        All that was found.
-    phenotype : str
-        Name.
-
-    Returns
-    -------
-    PhenotypePart
-        Sentences, facts, pictures and table.
-    """
+    """Build the sentences, facts, figures and tables of one phenotype."""
     rows = stored.find_scores(phenotype, *COMPARED)
     ordered = sorted(rows, key=lambda row: -np.nan_to_num(row.value, nan=-9))
     encoder = next(row for row in rows if row.role == "encoder")
@@ -116,18 +79,7 @@ def _build_line(stored: StoredProbes, row: ScoreRow, metrics: Sequence[str]) -> 
 
 
 def describe_result(rows: Sequence[ScoreRow]) -> str:
-    """Say in a few sentences what was found, and whether baselines did as well.
-
-    Parameters
-    ----------
-    rows : sequence of ScoreRow
-        Main score of all models of a phenotype.
-
-    Returns
-    -------
-    str
-        For the top of the page.
-    """
+    """Summarise the main scores of all models of a phenotype in a few sentences: encoder, best baseline, site."""
     first = next(row for row in rows if row.role == "encoder")
     if math.isnan(first.value):
         what = "two classes" if first.kind == "classification" else "two values"
@@ -205,7 +157,7 @@ def _draw_predictions(stored: StoredProbes, phenotype: str) -> Picture:
 
 
 def _build_importance(stored: StoredProbes, encoder: ScoreRow) -> Section | None:
-    """Show what is known from which network; the names of tables say which is masked."""
+    """Show the importance of each network; model names in the tables say which networks are masked."""
     rows = {row.model: row for row in stored.find_scores(encoder.phenotype, "importance")}
     networks = []
     for network in stored.facts.get("Networks", []):
@@ -281,17 +233,6 @@ def _build_strata(stored: StoredProbes, phenotype: str, by: str) -> Section:
 
 
 def describe_level(row: ScoreRow) -> str:
-    """Write a main score with what it is.
-
-    Parameters
-    ----------
-    row : ScoreRow
-        Of a main metric.
-
-    Returns
-    -------
-    str
-        Such as ``AUROC 0.71 [0.64, 0.77], p = 0.005``.
-    """
+    """Format a main score with metric and p value: ``AUROC 0.71 [0.64, 0.77], p = 0.005``."""
     p = "" if math.isnan(row.p_value) else f", {describe_p(row.p_value)}"
     return f"{METRIC_NAMES[row.metric]} {format_interval(row.value, row.ci_low, row.ci_high)}{p}"

@@ -1,4 +1,4 @@
-"""The page of a group: what was probed, in whom, and what came out, in one file that needs nothing else."""
+"""The group report as records, and its rendering to a single HTML file."""
 
 from __future__ import annotations
 
@@ -32,125 +32,54 @@ TABLES: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One figure on the page.
-
-    Parameters
-    ----------
-    title, caption : str
-        What it is, and what to look for.
-    data : str
-        The figure as a data URI; empty when it could not be drawn.
-    """
+    """One figure of the report."""
 
     title: str
     caption: str
-    data: str
+    data: str  # data URI; empty when the figure could not be drawn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A part of the page with a heading of its own.
+    """A section of the report."""
 
-    Parameters
-    ----------
-    anchor : str
-        Where links lead; letters and hyphens, unlike those of all other sections.
-    title, short : str
-        Heading, and a word for the navigation.
-    sentences : list of str
-        What was found.
-    pictures : list of Picture
-        The same as figures.
-    columns : list of str
-        Header of a table; empty for none.
-    lines : list of list of str
-        Its cells.
-    """
-
-    anchor: str
+    anchor: str  # link target, unique on the page; letters and hyphens
     title: str
-    short: str
+    short: str  # label in the navigation
     sentences: list[str]
     pictures: list[Picture]
-    columns: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)  # header of its table; empty for none
     lines: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhenotypePart:
-    """What the page says about one phenotype.
-
-    Parameters
-    ----------
-    name : str
-        The phenotype.
-    lead : str
-        The result in one sentence.
-    facts : list of (str, str)
-        Who is in and out, splits, covariates.
-    pictures : list of Picture
-        Models; predictions.
-    columns : list of str
-        Header of the table.
-    lines : list of list of str
-        One line a model.
-    details : list of Section
-        Networks, sites, repetition times.
-    """
+    """Report content of one phenotype."""
 
     name: str
-    lead: str
-    facts: list[tuple[str, str]]
+    lead: str  # result in a few sentences
+    facts: list[tuple[str, str]]  # (name, value): sample, splits, covariates
     pictures: list[Picture]
     columns: list[str]
-    lines: list[list[str]]
-    details: list[Section]
+    lines: list[list[str]]  # cells, one row per model
+    details: list[Section]  # by network, site, repetition time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupPage:
-    """Everything on the page.
+    """Content of the group report."""
 
-    Parameters
-    ----------
-    title : str
-        Name of the encoder.
-    overview : list of (str, str)
-        What was run.
-    pretraining : str
-        Whether people were both pretrained and probed on.
-    warns : bool
-        Whether that is a reason to be careful.
-    phenotypes : list of PhenotypePart
-        In the order asked for.
-    sections : list of Section
-        What is not about one phenotype.
-    warnings : list of str
-        What the user should know.
-    """
-
-    title: str
-    overview: list[tuple[str, str]]
-    pretraining: str
-    warns: bool
-    phenotypes: list[PhenotypePart]
-    sections: list[Section]
+    title: str  # encoder label
+    overview: list[tuple[str, str]]  # (name, value) pairs
+    pretraining: str  # says whether participants were in both the pretraining and the probing data
+    warns: bool  # show `pretraining` as a warning
+    phenotypes: list[PhenotypePart]  # in the order requested
+    sections: list[Section]  # everything beyond single phenotypes
     warnings: list[str]
 
 
 def read_training_picture(directory: Path) -> Picture | None:
-    """Read the training curve of an encoder that was pretrained here.
-
-    Parameters
-    ----------
-    directory : Path
-        Directory of the encoder.
-
-    Returns
-    -------
-    Picture or None
-        None when there is none.
-    """
+    """Read the training curves from an encoder directory; None if absent."""
     path = directory / "figures" / "training.svg"
     if not path.is_file():
         return None
@@ -163,20 +92,7 @@ def read_training_picture(directory: Path) -> Picture | None:
 
 
 def write_group_page(out_dir: Path, page: GroupPage) -> Path:
-    """Write ``group.html``; the tables are on disk already, so what goes wrong costs the page alone.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    page : GroupPage
-        Its content.
-
-    Returns
-    -------
-    Path
-        ``OUT_DIR/group.html``.
-    """
+    """Write ``group.html`` and return its path; on any error, log a warning, as the results are on disk already."""
     path = out_dir / "group.html"
     try:
         tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
@@ -189,21 +105,9 @@ def write_group_page(out_dir: Path, page: GroupPage) -> Path:
 
 
 def render_page(page: GroupPage, *, methods: str, tables: Mapping[str, str] = TABLES) -> str:
-    """Render the page.
+    """Render the group report as self-contained HTML.
 
-    Parameters
-    ----------
-    page : GroupPage
-        Its content.
-    methods : str
-        HTML fragment of the methods text.
-    tables : mapping of str to str
-        Tables beside the page, and what links call them.
-
-    Returns
-    -------
-    str
-        HTML that needs nothing else.
+    `methods` is an HTML fragment; `tables` maps the stem of each table beside the page to its link text.
     """
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
 

@@ -1,4 +1,4 @@
-"""Scores, p values and differences in words."""
+"""Scores, p values and differences as text."""
 
 from __future__ import annotations
 
@@ -32,50 +32,17 @@ METRIC_NAMES: Final = {
 
 
 def name_main_metric(kind: str) -> str:
-    """Name the metric that models are ordered and compared by.
-
-    Parameters
-    ----------
-    kind : str
-        ``classification`` or ``regression``.
-
-    Returns
-    -------
-    str
-        ``auroc`` or ``r``.
-    """
+    """Return the metric that ranks and compares models: ``auroc`` for ``classification``, else ``r``."""
     return "auroc" if kind == "classification" else "r"
 
 
 def format_number(value: float) -> str:
-    """Write a number with two decimals.
-
-    Parameters
-    ----------
-    value : float
-        Any.
-
-    Returns
-    -------
-    str
-        Zero has no sign; n/a where unknown.
-    """
+    """Format with two decimals, never -0.00; ``n/a`` for NaN."""
     return "n/a" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
 
 
 def format_interval(value: float, low: float, high: float) -> str:
-    """Write a number with its interval.
-
-    Parameters
-    ----------
-    value, low, high : float
-        Not-a-number where unknown.
-
-    Returns
-    -------
-    str
-        Such as ``0.71 [0.64, 0.77]``.
-    """
+    """Format a number with its interval, ``0.71 [0.64, 0.77]``; without the interval if its ends are NaN."""
     if math.isnan(value):
         return "n/a"
     if math.isnan(low):
@@ -84,66 +51,22 @@ def format_interval(value: float, low: float, high: float) -> str:
 
 
 def format_score(row: ScoreRow) -> str:
-    """Write a score with its interval.
-
-    Parameters
-    ----------
-    row : ScoreRow
-        Of any metric.
-
-    Returns
-    -------
-    str
-        Such as ``0.71 [0.64, 0.77]``.
-    """
+    """Format a score with its interval, ``0.71 [0.64, 0.77]``."""
     return format_interval(row.value, row.ci_low, row.ci_high)
 
 
 def format_p(value: float) -> str:
-    """Write a p value.
-
-    Parameters
-    ----------
-    value : float
-        Not-a-number for none.
-
-    Returns
-    -------
-    str
-        Empty for none.
-    """
+    """Format a p value with three decimals or ``<0.001``; empty for NaN."""
     return "" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def describe_p(value: float) -> str:
-    """Write a p value for a sentence.
-
-    Parameters
-    ----------
-    value : float
-        Known.
-
-    Returns
-    -------
-    str
-        Such as ``p = 0.012`` or ``p < 0.001``.
-    """
+    """Format a known p value for a sentence: ``p = 0.012`` or ``p < 0.001``."""
     return "p < 0.001" if value < 0.001 else f"p = {format_p(value)}"
 
 
 def format_difference(row: ScoreRow) -> str:
-    """Write how much better the encoder is than a baseline.
-
-    Parameters
-    ----------
-    row : ScoreRow
-        Of the baseline.
-
-    Returns
-    -------
-    str
-        With its interval; empty for none.
-    """
+    """Format the encoder's score minus this baseline's, with its interval; empty for NaN."""
     if math.isnan(row.difference):
         return ""
     return f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]"

@@ -1,4 +1,4 @@
-"""Figures as they stand on the page of a participant: title, caption and data, or why there is none."""
+"""Figures of the participant report: title, caption and data, or why the figure is missing."""
 
 from __future__ import annotations
 
@@ -44,42 +44,18 @@ _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One figure on the page.
-
-    Parameters
-    ----------
-    title, caption : str
-        What it is, and what to look for.
-    data : str
-        The figure as a data URI; empty when it is missing.
-    missing : str
-        Why it is missing.
-    """
+    """One figure of the report."""
 
     title: str
     caption: str
-    data: str
-    missing: str
+    data: str  # data URI; empty when the figure is missing
+    missing: str  # why it is missing
 
 
 def load_picture(out_dir: Path, stem: str, word: str, kind: str) -> Picture:
-    """Load a figure for the page.
+    """Load a figure for the report, or the reason why it is missing.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    stem : str
-        Entities of what the figure shows.
-    word : str
-        What it shows, as its name says: `kind`, behind the encoder's label where it is of an embedding.
-    kind : str
-        Which title and caption it has.
-
-    Returns
-    -------
-    Picture
-        With its data, or with the reason why there is none.
+    `kind` selects title and caption; `word`, in the file name, is `kind`, prefixed by the encoder label for embeddings.
     """
     path = build_figure_path(out_dir, stem, word)
     data = ""

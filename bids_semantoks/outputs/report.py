@@ -1,4 +1,4 @@
-"""The page of a participant: what was found, what became of it, pictures, words and links in one file."""
+"""The participant report: status, figures, methods and links of all runs in a single HTML file."""
 
 from __future__ import annotations
 
@@ -27,81 +27,33 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderPart:
-    """What the page says about one embedding of a run.
-
-    Parameters
-    ----------
-    model : str
-        Encoder label.
-    fit : list of FitItem
-        How well the run fits the encoder.
-    worst : str
-        Worst level among them.
-    pictures : list of Picture
-        Windows and tokens.
-    facts : list of (str, str)
-        Numbers by name.
-    """
+    """Report content of one embedding of a run."""
 
     model: str
-    fit: list[FitItem]
-    worst: str
+    fit: list[FitItem]  # checks of how well the run fits the encoder
+    worst: str  # worst level among `fit`
     pictures: list[Picture]
-    facts: list[tuple[str, str]]
+    facts: list[tuple[str, str]]  # (name, value) pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPart:
-    """What the page says about one run.
+    """Report content of one run."""
 
-    Parameters
-    ----------
-    stem : str
-        Name of its outputs.
-    title : str
-        The same without participant and session.
-    session : str
-        Session label; empty for none.
-    statuses : list of dict
-        What became of it, one a model, with ``model``, ``word`` and ``level`` added.
-    facts : list of (str, str)
-        Numbers by name.
-    warnings : list of str
-        What the user should know.
-    pictures : list of Picture
-        Figures of the signals.
-    encoders : list of EncoderPart
-        One an embedding.
-    links : list of (str, str)
-        Name and relative path of each file.
-    """
-
-    stem: str
-    title: str
-    session: str
+    stem: str  # entities of its output names
+    title: str  # entities in words, without participant and session
+    session: str  # label; empty for none
+    # status files of the run, one per model, with ``model``, ``word`` and ``level`` added
     statuses: list[dict[str, Any]]
-    facts: list[tuple[str, str]]
+    facts: list[tuple[str, str]]  # (name, value) pairs
     warnings: list[str]
-    pictures: list[Picture]
-    encoders: list[EncoderPart]
-    links: list[tuple[str, str]]
+    pictures: list[Picture]  # of the signals
+    encoders: list[EncoderPart]  # one per embedding
+    links: list[tuple[str, str]]  # name and path relative to the output dataset
 
 
 def write_report(out_dir: Path, participant: str) -> bool:
-    """Write the page of a participant from what is on disk; whatever goes wrong costs this page alone.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    participant : str
-        Label without ``sub-``.
-
-    Returns
-    -------
-    bool
-        Whether it was written to ``OUT_DIR/sub-<label>.html``.
-    """
+    """Write ``OUT_DIR/sub-<label>.html`` from the files on disk; on any error, log a warning and return False."""
     path = out_dir / f"sub-{participant}.html"
     try:
         write_text(path, build_page(out_dir, participant), only_if_changed=True)
@@ -114,20 +66,7 @@ def write_report(out_dir: Path, participant: str) -> bool:
 
 
 def build_page(out_dir: Path, participant: str) -> str:
-    """Build the page of a participant.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    participant : str
-        Label without ``sub-``.
-
-    Returns
-    -------
-    str
-        HTML that needs nothing else.
-    """
+    """Build the participant report as self-contained HTML, drawing the stability figures on the way."""
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
 
     runs = [_build_run(out_dir, stem, found) for stem, found in _read_statuses(out_dir, participant).items()]
@@ -149,7 +88,7 @@ def build_page(out_dir: Path, participant: str) -> str:
 
 
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:
-    """Read what became of the runs of a participant, by stem."""
+    """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((out_dir / "logs" / "runs").glob(f"sub-{participant}_*_status.json")):
         status = json.loads(path.read_bytes())
@@ -234,7 +173,7 @@ def _name_some(names: Sequence[str]) -> str:
 
 
 def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str]]:
-    """Say in a few words what was used for the runs of this page."""
+    """Summarise the software, atlases, encoders and devices used for the runs of the report."""
     description = out_dir / "dataset_description.json"
     generators = json.loads(description.read_bytes()).get("GeneratedBy", []) if description.is_file() else []
     upstream = [" ".join(filter(None, (one["Name"], one.get("Version", "")))) for one in generators[1:]]

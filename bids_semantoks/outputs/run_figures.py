@@ -1,4 +1,4 @@
-"""The figures of one run: drawn while its signals are in memory, or again from its files."""
+"""Figures of one run, drawn from signals in memory or redrawn from its files."""
 
 from __future__ import annotations
 
@@ -29,21 +29,7 @@ def draw_signals(
     threshold: float | None,
     grid: NDArray[np.int32] | None,
 ) -> None:
-    """Draw the figures of signals that are in memory.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        Names the figures.
-    atlas : Atlas
-        Networks of the parcels.
-    signals : ParcelSignals
-        Before and after denoising, with motion.
-    threshold : float or None
-        Millimetres above which volumes were scrubbed.
-    grid : NDArray, int32, shape (X, Y, Z), or None
-        Where the parcels lie: position plus 1.
-    """
+    """Draw the signal figures from memory; `threshold` for scrubbing in mm, `grid` from `build_picture_grid`."""
     networks = sort_by_network(atlas.networks)
     volumes = Volumes(
         kept=signals.kept,
@@ -64,21 +50,7 @@ def draw_signals(
 def draw_embedding(
     paths: OutputPaths, windows: Windows, embedding: Embedding, names: Sequence[str], signals: dict[str, Any]
 ) -> None:
-    """Draw the figures of an embedding that is in memory.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        Names the figures.
-    windows : Windows
-        What was encoded.
-    embedding : Embedding
-        What came out, with tokens.
-    names : sequence of str, length N
-        What each row of tokens stands for.
-    signals : dict
-        Sidecar of the run's signals.
-    """
+    """Draw the embedding figures from memory; `names` (N,) label the token rows, `signals` is the signals sidecar."""
     volumes = read_volumes(signals)
     write_figure(
         _path(paths, f"{paths.model}Windows"),
@@ -91,18 +63,7 @@ def draw_embedding(
 
 
 def read_volumes(sidecar: dict[str, Any]) -> Volumes:
-    """Read from a sidecar which volumes of a run count.
-
-    Parameters
-    ----------
-    sidecar : dict
-        Sidecar of the run's signals.
-
-    Returns
-    -------
-    Volumes
-        Motion is not known from it.
-    """
+    """Read from a signals sidecar which volumes are kept; motion, absent from sidecars, is NaN."""
     dropped = sidecar["VolumesDropped"]
     kept = np.ones(sidecar["VolumesTotal"], dtype=np.bool_)
     kept[: dropped["Dummy"]["Count"]] = False
@@ -117,16 +78,9 @@ def read_volumes(sidecar: dict[str, Any]) -> Volumes:
 
 
 def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequence[str]) -> None:
-    """Draw what the files of a run's signals allow; figures that need its images stay as they are.
+    """Redraw the signal figures that the run's files allow; `networks` (P,) labels, empty for none.
 
-    Parameters
-    ----------
-    paths : OutputPaths
-        Its files.
-    sidecar : dict
-        Sidecar of its signals.
-    networks : sequence of str, length P
-        Network label of each parcel; empty for none.
+    Connectivity is always redrawn, carpet and coverage only if missing: those drawn from images show more.
     """
     order = sort_by_network(networks)
     values = read_signals(paths)[1]
@@ -142,15 +96,8 @@ def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequen
 
 
 def redraw_embedding(paths: OutputPaths, signals: dict[str, Any], embedding: dict[str, Any]) -> None:
-    """Draw what the files of a run's embedding allow; that of tokens needs ``--save-tokens``.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        Its files.
-    signals, embedding : dict
-        Sidecars of its signals and its embedding.
-    """
+    """Redraw the embedding figures that the run's files allow, from both sidecars; the token figure needs
+    ``--save-tokens``."""
     columns, rows = read_table(paths.embedding)
     onset, kept = rows[:, columns.index("onset")], rows[:, columns.index("kept")]
     duration, volumes = embedding["WindowDuration"], read_volumes(signals)
@@ -162,20 +109,7 @@ def redraw_embedding(paths: OutputPaths, signals: dict[str, Any], embedding: dic
 
 
 def read_coverage(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Read the coverage of a run.
-
-    Parameters
-    ----------
-    paths : OutputPaths
-        Its files.
-
-    Returns
-    -------
-    coverage : NDArray, float64, shape (P,)
-        Not-a-number where unknown.
-    present : NDArray, bool, shape (P,)
-        Parcels that have a signal.
-    """
+    """Read coverage (P,), NaN where unknown, and which parcels have a signal (P,)."""
     lines = paths.file("stat-coverage_bold.tsv").read_text(encoding="utf-8").splitlines()
     columns = lines[0].split("\t")
     rows = [line.split("\t") for line in lines[1:]]

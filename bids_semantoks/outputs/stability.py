@@ -1,4 +1,4 @@
-"""How stable the embeddings of a participant are, beside those of some others: found, compared and drawn."""
+"""Stability of a participant's embeddings compared with a sample of other participants."""
 
 from __future__ import annotations
 
@@ -19,20 +19,7 @@ _Kind = tuple[tuple[str, str], ...]
 
 
 def draw_stabilities(out_dir: Path, participant: str) -> list[tuple[str, Picture]]:
-    """Draw for each atlas, space and encoder how stable the embeddings of a participant are.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output dataset.
-    participant : str
-        Label without ``sub-``.
-
-    Returns
-    -------
-    list of (str, Picture)
-        Space, atlas and encoder in words, and the picture.
-    """
+    """Draw a participant's embedding stability; return (space, atlas and encoder in words; picture) per combination."""
     own = _find_embeddings(out_dir, participant)
     kinds = sorted({kind for kind, _ in own})
     others = _find_others(out_dir, participant) if kinds else []
@@ -53,7 +40,7 @@ def draw_stabilities(out_dir: Path, participant: str) -> list[tuple[str, Picture
 
 
 def _find_embeddings(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
-    """Find the embeddings of a participant by space, atlas and encoder."""
+    """Find the embeddings of a participant, with the space, atlas and encoder of each."""
     root = out_dir / f"sub-{participant}"
     found: list[tuple[_Kind, OutputPaths]] = []
     for path in sorted([*root.glob("func/*_embedding.json"), *root.glob("ses-*/func/*_embedding.json")]):
@@ -67,7 +54,8 @@ def _find_embeddings(out_dir: Path, participant: str) -> list[tuple[_Kind, Outpu
 
 
 def _find_others(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
-    """Find embeddings of some other participants, spread evenly over the dataset: all would take too long to read."""
+    """Find the embeddings of a sample of other participants, spread evenly over the dataset: reading all takes too
+    long."""
     labels = sorted(path.name[4:] for path in out_dir.iterdir() if path.name.startswith("sub-") and path.is_dir())
     labels = [label for label in labels if label != participant]
     step = max(1, -(-len(labels) // _MAX_OTHERS))
@@ -75,7 +63,7 @@ def _find_others(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPat
 
 
 def _shorten(stems: Sequence[str]) -> list[str]:
-    """Keep of each name the entities that differ between them."""
+    """Reduce each name to the entities that differ between names."""
     names = [parse_entities(stem) for stem in stems]
     keys = [key for key in names[0] if len({name.get(key) for name in names}) > 1] if names else []
     keys += [key for name in names for key in name if key not in names[0] and key not in keys]
