@@ -60,7 +60,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'bids_semantoks/*.py')
+	$(BIN)/python -m numpydoc lint $$(git ls-files 'bids_semantoks/*.py')
 	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/python cluster/generate.py --check
 
