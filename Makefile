@@ -76,7 +76,7 @@ bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 ENGINE := docker
-VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bids_semantoks/__init__.py)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bids_semantoks/version.py)
 image:
 	$(ENGINE) build --tag bids_semantoks:$(VERSION) --build-arg VERSION=$(VERSION) \
 	    --build-arg REVISION=$$(git rev-parse HEAD) --build-arg VARIANT=$(or $(VARIANT),cpu) \

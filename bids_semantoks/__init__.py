@@ -1,3 +1,5 @@
 """Brain-Semantoks embeddings of brain dynamics from fMRIPrep derivatives, as a BIDS App."""
 
-__version__ = "0.1.0"
+from bids_semantoks.version import __version__
+
+__all__ = ["__version__"]

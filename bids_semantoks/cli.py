@@ -13,12 +13,12 @@ from typing import NoReturn
 
 import click
 
-from bids_semantoks import __version__
 from bids_semantoks.config import AppConfig
 from bids_semantoks.console import Console, open_missing_streams, silence
 from bids_semantoks.errors import SemantoksError, TrainingStopped
 from bids_semantoks.options import CONFIG_FILE, build_config, build_options, expand_lists
 from bids_semantoks.relay import redirect_libraries
+from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
 

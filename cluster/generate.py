@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
-from bids_semantoks import __version__
 from bids_semantoks import errors as errors_module
 from bids_semantoks.errors import SemantoksError
 from bids_semantoks.options import build_options, find_stages
+from bids_semantoks.version import __version__
 
 HERE = Path(__file__).resolve().parent
 NAME = "bids_semantoks"

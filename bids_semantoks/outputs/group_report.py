@@ -9,10 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks import __version__
 from bids_semantoks.outputs.figures_probes import embed_svg
 from bids_semantoks.outputs.files import write_text
 from bids_semantoks.outputs.methods import read_methods
+from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
 

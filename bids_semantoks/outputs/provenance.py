@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks import __version__
 from bids_semantoks.records import Run
+from bids_semantoks.version import __version__
 
 #: What git-annex leaves in the place of an unlocked file, and more bytes than that may take.
 _POINTER, _POINTER_BYTES = b"/annex/objects/", 4096

@@ -10,7 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks import __version__
 from bids_semantoks.outputs.figure_files import EMBEDDING_FIGURES, SIGNAL_FIGURES
 from bids_semantoks.outputs.files import write_text
 from bids_semantoks.outputs.fit import FitItem, find_worst, judge_fit
@@ -21,6 +20,7 @@ from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.run_figures import read_coverage
 from bids_semantoks.outputs.stability import draw_stabilities
 from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
 

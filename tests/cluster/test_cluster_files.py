@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from bids_semantoks import __version__
 from bids_semantoks.options import build_options
+from bids_semantoks.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"

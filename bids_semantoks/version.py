@@ -1,0 +1,3 @@
+"""The version of the program; every layer may import it."""
+
+__version__ = "0.1.0"
