@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.way:
         result = (find_with_us if options.way == "us" else find_with_layout)(options.root, options.labels)
-        from bids_semantoks.pool import read_peak_memory  # noqa: PLC0415
+        from bids_semantoks.runtime.resources import read_peak_memory  # noqa: PLC0415
 
         result["peak_mb"] = read_peak_memory() / 2**20
         print(json.dumps(result))

@@ -33,8 +33,8 @@ from bids_semantoks.outputs.files import write_table
 from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
-from bids_semantoks.pool import read_peak_memory
 from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.runtime.resources import read_peak_memory
 from bids_semantoks.training.store import PackedRun, SignalStore
 from bids_semantoks.training_data import describe_file, describe_stored
 

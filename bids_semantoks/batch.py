@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bids_semantoks.outcomes import Job, Outcome, Tally, record_status, report_outcome
-from bids_semantoks.pool import WorkerDied, run_jobs
+from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 
 LOGGER = logging.getLogger("bids_semantoks")
 

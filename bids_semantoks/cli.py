@@ -14,10 +14,9 @@ from typing import NoReturn
 import click
 
 from bids_semantoks.config import AppConfig
-from bids_semantoks.console import Console, open_missing_streams, silence
 from bids_semantoks.errors import SemantoksError, TrainingStopped
 from bids_semantoks.options import CONFIG_FILE, build_config, build_options, expand_lists
-from bids_semantoks.relay import redirect_libraries
+from bids_semantoks.runtime.logs import Console, open_missing_streams, redirect_libraries, silence
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -85,8 +84,8 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
 
 def _start_logging(config: AppConfig) -> None:
     """Log to the terminal at once, and to memory until the output directory is known to be writable."""
-    from bids_semantoks.outputs.logs import LogBuffer  # noqa: PLC0415 - NumPy would slow down --help
-    from bids_semantoks.pool import read_rank  # noqa: PLC0415 - as above
+    from bids_semantoks.runtime.logs import LogBuffer  # noqa: PLC0415 - NumPy would slow down --help
+    from bids_semantoks.runtime.resources import read_rank  # noqa: PLC0415 - as above
 
     running = config.running
     is_quiet = running.quiet or read_rank() > 0
@@ -140,7 +139,7 @@ def _print(lines: Iterable[str]) -> None:
 
 def _prepare_environment(config: AppConfig) -> None:
     """Set the environment variables that libraries read at import: thread limits."""
-    from bids_semantoks.pool import count_threads, limit_threads  # noqa: PLC0415 - as above
+    from bids_semantoks.runtime.resources import count_threads, limit_threads  # noqa: PLC0415 - as above
 
     limit_threads(config.running.omp_nthreads or count_threads())
 
@@ -202,7 +201,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _say_stopped(stopped: TrainingStopped) -> int:
-    from bids_semantoks.pool import read_rank  # noqa: PLC0415 - as above
+    from bids_semantoks.runtime.resources import read_rank  # noqa: PLC0415 - as above
 
     if read_rank() == 0:
         _say(f"bids_semantoks: {stopped}")

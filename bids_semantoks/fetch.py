@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.console import Console, open_missing_streams
 from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
-from bids_semantoks.network import is_offline
-from bids_semantoks.places import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache
+from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
+from bids_semantoks.runtime.logs import Console, open_missing_streams
 
 LOG = logging.getLogger("bids_semantoks")
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")

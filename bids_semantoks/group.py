@@ -18,12 +18,12 @@ from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
 from bids_semantoks.outputs.files import check_writable
-from bids_semantoks.outputs.logs import open_log
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds
-from bids_semantoks.pool import WorkerDied, read_rank, run_jobs
 from bids_semantoks.reporting import write_stored_methods
-from bids_semantoks.resources import choose_n_procs, open_work_dir
+from bids_semantoks.runtime.logs import open_log
+from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
 from bids_semantoks.stored import choose_stored
 
 LOGGER = logging.getLogger("bids_semantoks")

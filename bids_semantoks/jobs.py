@@ -20,7 +20,7 @@ from bids_semantoks.outputs.provenance import (
 )
 from bids_semantoks.outputs.store import OutputPaths, build_paths
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.confounds import Denoising
+from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
 from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.parcellated import read_series

@@ -14,8 +14,7 @@ from bids_semantoks.outcomes import Outcome, Tally, isolate
 from bids_semantoks.outputs.provenance import compute_settings_hash
 from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
-from bids_semantoks.pool import limit_threads
-from bids_semantoks.resources import choose_n_procs, choose_n_threads
+from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.outputs.store import OutputPaths, write_status
-from bids_semantoks.pool import read_peak_memory
+from bids_semantoks.runtime.resources import read_peak_memory
 
 LOGGER = logging.getLogger("bids_semantoks")
 

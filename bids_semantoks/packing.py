@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import InputError, RunSkipped
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
-from bids_semantoks.pool import WorkerDied, run_jobs
-from bids_semantoks.signals.temporal import interpolate_dropped, resample, zscore
+from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.signals.cleaning import interpolate_dropped
+from bids_semantoks.signals.temporal import resample, zscore
 from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 from bids_semantoks.training_data import SignalSource, TrainingData
 

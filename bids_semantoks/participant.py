@@ -23,7 +23,6 @@ from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome
 from bids_semantoks.outputs.atlases import check_same_atlas, write_atlas
 from bids_semantoks.outputs.dataset import write_dataset, write_descriptions
 from bids_semantoks.outputs.files import check_writable
-from bids_semantoks.outputs.logs import open_log
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.run_figures import draw_embedding, draw_signals
@@ -31,10 +30,10 @@ from bids_semantoks.outputs.sidecars import build_signals_sidecar
 from bids_semantoks.outputs.store import remove_signals, write_signals
 from bids_semantoks.outputs.stored_runs import read_signals
 from bids_semantoks.planning import build_plan
-from bids_semantoks.pool import limit_threads
 from bids_semantoks.records import ParcelSignals
 from bids_semantoks.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
-from bids_semantoks.resources import choose_n_procs, choose_n_threads, open_work_dir
+from bids_semantoks.runtime.logs import open_log
+from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 
 LOGGER = logging.getLogger("bids_semantoks")
 

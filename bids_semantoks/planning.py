@@ -14,7 +14,7 @@ from bids_semantoks.inputs.parcellated import find_atlas_tables, find_series
 from bids_semantoks.jobs import Plan, RunJob, build_job
 from bids_semantoks.records import Atlas, Run
 from bids_semantoks.signals.atlas import load_atlas
-from bids_semantoks.signals.confounds import load_denoising
+from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.parcellated_atlas import load_series_atlas
 from bids_semantoks.signals.parcellated_tables import read_header
 from bids_semantoks.signals.surface_sources import check_is_volumetric, find_all_spaces, load_surface_atlas

@@ -17,7 +17,6 @@ from bids_semantoks.blueprint import Blueprint, describe_data, draw_blueprint, h
 from bids_semantoks.config import AppConfig
 from bids_semantoks.encoder_facts import build_details, find_kernels
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
-from bids_semantoks.launch import record_end
 from bids_semantoks.models.build import build_encoder, build_head
 from bids_semantoks.models.encode import resolve_device
 from bids_semantoks.models.layout import layout_to_json
@@ -29,7 +28,7 @@ from bids_semantoks.outputs.model_card import CARD_FILE, write_model_card
 from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.outputs.training_log import LOG_FILE, TrainingLog
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
-from bids_semantoks.resources import choose_n_procs
+from bids_semantoks.runtime.resources import choose_n_procs, record_end
 from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states, read_last_state
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from bids_semantoks import cli, participant
-from bids_semantoks.console import Console
-from bids_semantoks.outputs.logs import LogFile
+from bids_semantoks.runtime.logs import Console, LogFile
 
 
 class Terminal(io.StringIO):
@@ -130,7 +129,7 @@ def call_with_closed_streams(closed, *arguments):
 def test_no_file_takes_the_place_of_a_stream_that_is_closed_from_the_start(tmp_path, closed):
     code = """
 import os, sys
-from bids_semantoks.console import open_missing_streams
+from bids_semantoks.runtime.logs import open_missing_streams
 open_missing_streams()
 with open(sys.argv[1], "w") as file:
     assert file.fileno() > 2

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from huggingface_hub.errors import EntryNotFoundError
 
+from bids_semantoks import errors
 from bids_semantoks import fetch as fetch_module
 from bids_semantoks.demo.study import write_study
 from bids_semantoks.errors import AtlasError
@@ -73,13 +74,13 @@ def online(monkeypatch, tmp_path):
         return shutil.copy(shelf / name, root / "snapshots" / "abc" / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", give)
-    from bids_semantoks import network  # noqa: PLC0415
+    from bids_semantoks.runtime import downloads  # noqa: PLC0415
 
-    reachable = network.find_obstacle
-    monkeypatch.setattr(network, "find_obstacle", lambda at: "" if "huggingface" in at else reachable(at))
+    reachable = downloads.find_obstacle
+    monkeypatch.setattr(downloads, "find_obstacle", lambda at: "" if "huggingface" in at else reachable(at))
     for module in (fetching, obstacles):
-        monkeypatch.setattr(module, "find_obstacle", network.find_obstacle)
-    network._can_connect_once.cache_clear()
+        monkeypatch.setattr(module, "find_obstacle", downloads.find_obstacle)
+    downloads._can_connect_once.cache_clear()
     return shelf
 
 
@@ -202,7 +203,7 @@ def test_a_run_fetches_into_the_cache_but_not_in_an_array(tmp_path, server, onli
     write_registry(tmp_path, address, monkeypatch)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     with pytest.raises(
-        fetch_module.AtlasError,
+        errors.AtlasError,
         match=r"a job of an array \(SLURM_ARRAY_TASK_ID=3\) fetches nothing",
     ):
         load_atlas("Pair", space=OTHER, directory=None)

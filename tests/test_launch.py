@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopped
-from bids_semantoks.launch import find_record, record_end
+from bids_semantoks.runtime.resources import find_record, record_end
 
 OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from bids_semantoks.network import can_connect, find_array_job, find_obstacle, is_offline
+from bids_semantoks.runtime.downloads import can_connect, find_array_job, find_obstacle, is_offline
 
 ARRAYS = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bids_semantoks.places import find_cache, find_hub_caches, find_hub_file, find_templateflow_homes
+from bids_semantoks.runtime.downloads import find_cache, find_hub_caches, find_hub_file, find_templateflow_homes
 
 VARIABLES = (
     "BIDS_SEMANTOKS_CACHE_DIR",

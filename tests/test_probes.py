@@ -24,7 +24,7 @@ from bids_semantoks.probes import prober
 from bids_semantoks.probes.designs import build_target, convert_covariates
 from bids_semantoks.probes.groupings import check_classes
 from bids_semantoks.probes.pretrained import count_pretrained, describe_pretraining
-from bids_semantoks.probing import linear, metrics
+from bids_semantoks.probing import linear, metrics, splits
 from bids_semantoks.probing.predictions import Predictions
 from bids_semantoks.probing.splits import build_splits
 from bids_semantoks.probing.targets import Target
@@ -193,7 +193,7 @@ def test_sessions_are_rows_and_never_straddle_a_split(
 
 def test_sessions_stay_together_where_one_of_two_sites_trains(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     inner: list[tuple[Any, Any]] = []
-    build = linear.build_inner_folds
+    build = splits.build_inner_folds
 
     def remember(rows: Any, *, groups: Any, **known: Any) -> Any:
         fold_of = build(rows, groups=groups, **known)

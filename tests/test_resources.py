@@ -2,8 +2,8 @@
 
 import logging
 
-from bids_semantoks import pool, resources
 from bids_semantoks.config import RunningConfig
+from bids_semantoks.runtime import processes, resources
 
 
 def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
@@ -22,7 +22,7 @@ def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
         assert resources.choose_n_procs(RunningConfig(n_procs=8, mem="4G"), n_jobs=100, model_bytes=500 << 20) == 2
     assert "2 instead of 8 processes" in caplog.text
     assert resources.choose_n_procs(RunningConfig(n_procs=8, mem="100M"), n_jobs=100, model_bytes=0) == 1
-    monkeypatch.setattr(pool, "count_cpus", lambda: 8)
+    monkeypatch.setattr(processes, "count_cpus", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert resources.choose_n_threads(RunningConfig(), n_procs=2) == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "2")

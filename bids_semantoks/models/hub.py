@@ -7,8 +7,7 @@ from pathlib import Path
 
 from bids_semantoks.errors import ModelError
 from bids_semantoks.models.storage import CONFIG_FILE, WEIGHTS_FILE
-from bids_semantoks.network import FetchError, fetch_hub_file
-from bids_semantoks.places import find_hub_file
+from bids_semantoks.runtime.downloads import FetchError, fetch_hub_file, find_hub_file
 
 AUTHORS_REPOSITORY = "SamGijsen/Brain-Semantoks"
 AUTHORS_FILE = "brainsemantoks_ckpt_epoch_100.pth"

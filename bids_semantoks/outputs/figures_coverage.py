@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import (
-    BLUE,
-    ORANGE,
-    add_colour_bar,
-    build_colours,
-    build_margins,
-    start_figure,
-)
+from bids_semantoks.outputs.figures import BLUE, ORANGE, add_colour_bar, build_colours, build_margins, start_figure
 from bids_semantoks.outputs.figures_networks import NetworkOrder, mark_networks
 
 if TYPE_CHECKING:

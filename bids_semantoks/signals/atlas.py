@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas, AtlasVolume
-from bids_semantoks.signals.downloads import check_published, check_recorded
+from bids_semantoks.runtime.downloads import check_published, check_recorded
 from bids_semantoks.signals.fetching import fetch_missing_transform, name_transform
 from bids_semantoks.signals.grids import keep_grid, read_grid
 from bids_semantoks.signals.label_images import check_labels, check_landmarks, read_labels

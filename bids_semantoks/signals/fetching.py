@@ -5,9 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.network import HUB_SERVER, FetchError, fetch_hub_file, find_obstacle
-from bids_semantoks.places import ATLASES, HUB, TEMPLATEFLOW
-from bids_semantoks.signals.downloads import TEMPLATEFLOW_SERVER, download, find_target
+from bids_semantoks.runtime.downloads import (
+    ATLASES,
+    HUB,
+    HUB_SERVER,
+    TEMPLATEFLOW,
+    TEMPLATEFLOW_SERVER,
+    FetchError,
+    download,
+    fetch_hub_file,
+    find_obstacle,
+    find_target,
+)
 from bids_semantoks.signals.registry import Ingredient
 
 

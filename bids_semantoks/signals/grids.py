@@ -10,8 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.places import GRIDS, find_cache
-from bids_semantoks.signals.downloads import is_writable
+from bids_semantoks.runtime.downloads import GRIDS, find_cache, is_writable
 
 # Where no cache can be written a process at least lays none twice: that of its runs, and that of its pictures.
 _HERE: Final[dict[str, NDArray[np.int32]]] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.places import ATLASES, TEMPLATEFLOW, find_cache, find_hub_file, find_templateflow_homes
+from bids_semantoks.runtime.downloads import ATLASES, TEMPLATEFLOW, find_cache, find_hub_file, find_templateflow_homes
 from bids_semantoks.signals.registry import Ingredient
 
 DIRECTORY_VARIABLE: Final = "BIDS_SEMANTOKS_ATLAS_DIR"

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.network import find_obstacle
-from bids_semantoks.signals.downloads import TEMPLATEFLOW_SERVER
+from bids_semantoks.runtime.downloads import TEMPLATEFLOW_SERVER, find_obstacle
 from bids_semantoks.signals.fetching import find_address, name_transform
 from bids_semantoks.signals.labels import load_label_table
 from bids_semantoks.signals.local_files import DIRECTORY_VARIABLE, Places, find_archived, find_file

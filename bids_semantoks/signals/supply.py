@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals.downloads import find_target
+from bids_semantoks.runtime.downloads import find_target
 from bids_semantoks.signals.local_files import Places, find_places
 from bids_semantoks.signals.obstacles import describe_obstacle, refuse
 from bids_semantoks.signals.parts import Part, Shelf, collect_parts, find_local_parts

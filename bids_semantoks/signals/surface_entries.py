@@ -14,9 +14,8 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.places import ATLASES
 from bids_semantoks.records import Atlas
-from bids_semantoks.signals.downloads import check_published, download
+from bids_semantoks.runtime.downloads import ATLASES, check_published, download
 from bids_semantoks.signals.labels import load_label_table
 from bids_semantoks.signals.local_files import DIRECTORY_VARIABLE, Places, find_places, is_there
 from bids_semantoks.signals.registry import find_registry

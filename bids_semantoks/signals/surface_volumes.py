@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bids_semantoks.records import Atlas, AtlasVolume
-from bids_semantoks.signals.downloads import check_recorded
+from bids_semantoks.runtime.downloads import check_recorded
 from bids_semantoks.signals.labels import LabelTable
 
 

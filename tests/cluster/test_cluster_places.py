@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bids_semantoks.resources import open_work_dir
+from bids_semantoks.runtime.resources import open_work_dir
 
 VARIABLES = ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 

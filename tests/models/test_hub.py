@@ -97,7 +97,7 @@ def client(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing"))
     monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(tmp_path / "ours"))
-    monkeypatch.setattr("bids_semantoks.network.find_obstacle", lambda address: "")
+    monkeypatch.setattr("bids_semantoks.runtime.downloads.find_obstacle", lambda address: "")
     shelf, calls = tmp_path / "shelf", []
     shelf.mkdir()
 

@@ -9,13 +9,7 @@ from bids_semantoks.probing.baselines import build_chance
 from bids_semantoks.probing.linear import cross_validate
 from bids_semantoks.probing.metrics import compute_scores
 from bids_semantoks.probing.permutation import compute_permutation_test
-from bids_semantoks.probing.solvers import (
-    PENALTIES,
-    choose_loo_penalties,
-    compute_fold_errors,
-    fit_logistic,
-    fit_ridge,
-)
+from bids_semantoks.probing.solvers import PENALTIES, choose_loo_penalties, compute_fold_errors, fit_logistic, fit_ridge
 from bids_semantoks.probing.spans import KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.probing.splits import build_inner_folds, build_splits
 from bids_semantoks.probing.targets import Target, build_class_target

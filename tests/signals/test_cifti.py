@@ -11,11 +11,7 @@ import surface_files as made
 from nibabel.cifti2 import SeriesAxis
 
 from bids_semantoks.signals.cifti import CiftiError, load_cifti, read_rows
-from bids_semantoks.signals.cifti_axes import (
-    read_grayordinates,
-    read_label_names,
-    read_series_step,
-)
+from bids_semantoks.signals.cifti_axes import read_grayordinates, read_label_names, read_series_step
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "atlas"
 DLABEL = SHARED / "Schaefer2018_400Parcels_7Networks_order_Tian_Subcortex_S3.dlabel.nii"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
-from bids_semantoks.signals.confounds import PRESETS, Regressors, load_denoising, select_regressors
+from bids_semantoks.signals.confounds import Regressors, select_regressors
+from bids_semantoks.signals.denoising import PRESETS, load_denoising
 
 TABLES = Path(__file__).parents[1] / "data" / "confounds"
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "fmriprep_confounds"

@@ -16,7 +16,7 @@ from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, ParcelSignals
 from bids_semantoks.signals.atlas import load_atlas
 from bids_semantoks.signals.cleaning import clean_signals
-from bids_semantoks.signals.confounds import load_denoising
+from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.extract import extract_signals
 from bids_semantoks.signals.parcellated_atlas import load_series_atlas
 

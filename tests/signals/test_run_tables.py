@@ -10,7 +10,8 @@ import pytest
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
-from bids_semantoks.signals.confounds import Regressors, load_denoising, select_regressors
+from bids_semantoks.signals.confounds import Regressors, select_regressors
+from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.run_tables import build_cosines, load_movement, open_confounds
 
 T = 83

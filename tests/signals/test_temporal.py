@@ -8,17 +8,14 @@ from nilearn.signal import clean
 from scipy.interpolate import CubicSpline
 
 from bids_semantoks.errors import RunFailed, RunSkipped
-from bids_semantoks.signals.temporal import (
-    build_windows,
+from bids_semantoks.signals.cleaning import (
     check_duration,
     clean_signals,
     estimate_freedom,
     interpolate_dropped,
     pass_band,
-    resample,
-    window_starts,
-    zscore,
 )
+from bids_semantoks.signals.temporal import build_windows, resample, window_starts, zscore
 
 T, P, C = 141, 13, 7
 

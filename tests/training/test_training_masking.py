@@ -9,13 +9,7 @@ import torch
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.models.layout import NetworkLayout, default_layout
 from bids_semantoks.records import CANONICAL_NETWORKS
-from bids_semantoks.training.masking import (
-    MaskGroups,
-    compute_membership,
-    draw_masks,
-    find_absent,
-    find_mask_groups,
-)
+from bids_semantoks.training.masking import MaskGroups, compute_membership, draw_masks, find_absent, find_mask_groups
 
 N_VIEWS, N, K = 20_000, 9, 5
 RATIO = (0.65, 0.85)

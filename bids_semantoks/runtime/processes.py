@@ -5,27 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import os
-import resource
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn, cast
 
-from bids_semantoks.relay import receive_record, relay_records
+from bids_semantoks.runtime.logs import receive_record, relay_records
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 #: A process that reads from a file system that hangs would never end by itself.
 _SECONDS_TO_LEAVE: Final = 10.0
 
@@ -36,61 +25,6 @@ class WorkerDied(Exception):
     def __init__(self, exit_code: int | None) -> None:
         super().__init__(f"a worker process ended with exit code {exit_code}")
         self.was_killed = exit_code == -signal.SIGKILL
-
-
-def count_cpus() -> int:
-    """Count the usable CPUs: the minimum of affinity mask, cgroup quota and SLURM_CPUS_PER_TASK."""
-    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if slurm.isdecimal():
-        counts.append(int(slurm))
-    counts += _read_cgroup_quota(Path("/sys/fs/cgroup"))
-    return max(1, min(counts))
-
-
-def count_threads() -> int:
-    """Count the threads that one process may use: the usable CPUs, or OMP_NUM_THREADS if smaller."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    # OpenMP allows a list, one number for each level of nesting.
-    first = asked.partition(",")[0].strip()
-    return max(1, min(count_cpus(), int(first))) if first.isdecimal() else count_cpus()
-
-
-def read_peak_memory() -> int:
-    """Return the peak memory of this program in bytes, from /proc if possible: getrusage starts at the size of the
-    parent."""
-    with contextlib.suppress(OSError, LookupError, ValueError):
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return 1024 * int(text.partition("VmHWM:")[2].split()[0])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def read_rank() -> int:
-    """Return the rank of this process under torchrun; 0 without it."""
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
-
-
-def _read_cgroup_quota(root: Path) -> list[int]:
-    """Read the CPU quota of cgroup v2 or v1, rounded up; empty if there is none."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return []
-    return [-(-int(quota) // int(period))] if quota.isdecimal() and int(quota) > 0 else []
-
-
-def limit_threads(n_threads: int) -> None:
-    """Limit the threads of numerical libraries that this process or its children load from now on."""
-    for variable in _THREAD_VARIABLES:
-        os.environ[variable] = str(n_threads)
-    # Threads that wait in a spin take the CPUs from whoever they wait for when a machine is busy.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def run_jobs(

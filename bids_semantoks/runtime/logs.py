@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
+import logging.handlers
 import os
 import re
+import secrets
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from bids_semantoks.outputs.files import write_json
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
+
+
 _CLEAR = "\r\x1b[2K"
+
+
 _STDERR = 2
 
 
@@ -116,3 +126,94 @@ class Console(logging.Handler):
     def _paint(self, text: str, level: int) -> str:
         colour = _COLOURS.get(min(level, logging.ERROR))
         return f"\x1b[{colour}m{text}\x1b[0m" if colour and self.has_colours else text
+
+
+# These libraries write to the terminal through handlers of their own.
+_SELF_MADE = ("nibabel.global", "nilearn", "huggingface_hub", "matplotlib")
+
+
+class _Redirect(logging.Filter):
+    """Passes a library's records to the root logger and keeps them from the library's own handlers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Redirect one record; always False."""
+        logging.getLogger().handle(record)
+        return False
+
+
+def redirect_libraries() -> None:
+    """Send warnings and records of libraries to the root logger's handlers only."""
+    logging.captureWarnings(True)
+    for name in _SELF_MADE:
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, _Redirect) for one in logger.filters):
+            logger.addFilter(_Redirect())
+
+
+class Relay(logging.Handler):
+    """Sends the records of a worker process to its parent by `send`, which takes one picklable record."""
+
+    def __init__(self, send: Callable[[logging.LogRecord], object]) -> None:
+        super().__init__()
+        self.send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record as text: arguments and tracebacks may not pickle."""
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+        record.msg, record.args, record.exc_info = text, None, None
+        self.send(record)
+
+
+def relay_records(send: Callable[[logging.LogRecord], object]) -> None:
+    """Leave the logging of this process to its parent; `send` takes one picklable record."""
+    redirect_libraries()
+    logging.getLogger("bids_semantoks").setLevel(logging.DEBUG)
+    logging.getLogger().handlers = [Relay(send)]
+
+
+def receive_record(record: logging.LogRecord) -> None:
+    """Log a record sent by another process through `relay_records`."""
+    logging.getLogger(record.name).handle(record)
+
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+
+
+class LogBuffer(logging.handlers.MemoryHandler):
+    """Holds records until `open_log` gives them a file."""
+
+    def __init__(self) -> None:
+        super().__init__(capacity=1_000_000, flushLevel=logging.CRITICAL + 1)
+
+
+class LogFile(logging.FileHandler):
+    """Log file of a call; skips records marked ``is_fleeting``, which only move a progress line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        if not getattr(record, "is_fleeting", False):
+            super().emit(record)
+
+
+def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
+    """Open the log of this call in ``OUT_DIR/logs/<run id>``, with its configuration beside it, and return that
+    folder."""
+    now = datetime.datetime.now(datetime.UTC)
+    directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{secrets.token_hex(3)}"
+    directory.mkdir(parents=True)
+    write_json(directory / "config.json", config)
+    file_handler = LogFile(directory / "bids_semantoks.log", encoding="utf-8")
+    file_handler.setFormatter(_FORMAT)
+    for logger in (LOGGER, logging.getLogger()):
+        for handler in list(logger.handlers):
+            if isinstance(handler, LogBuffer):
+                handler.setTarget(file_handler)
+                handler.flush()
+                logger.removeHandler(handler)
+        logger.addHandler(file_handler)
+    return directory

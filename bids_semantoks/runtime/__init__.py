@@ -1,0 +1,1 @@
+"""Processes, CPUs and memory, logs, downloads."""

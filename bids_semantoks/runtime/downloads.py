@@ -1,0 +1,337 @@
+"""Whether this process may use the network, and whether a server answers."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import http.client
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, getproxies, urlopen
+
+from bids_semantoks.errors import AtlasError
+
+HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+_PATIENCE: Final = 5.0  # seconds
+
+
+_OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+# Number of this job in an array, as SLURM, PBS, LSF and Grid Engine give it; the last two set it in all jobs.
+_ARRAYS: Final = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
+
+
+_NO_ARRAY: Final = ("", "0", "undefined")
+
+
+def is_offline() -> bool:
+    """Tell whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads now, rather than when a library was
+    imported."""
+    return any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
+
+
+def find_array_job() -> str:
+    """Return the variable and value that mark this process as one of a scheduler's job array; empty if it is not."""
+    for name in _ARRAYS:
+        value = os.environ.get(name, "").strip()
+        is_numbered_always = name in ("LSB_JOBINDEX", "SGE_TASK_ID")
+        if value and not (is_numbered_always and value in _NO_ARRAY):
+            return f"{name}={value}"
+    return ""
+
+
+def can_connect(address: str) -> bool:
+    """Tell within 5 s whether a server answers (libraries try for half a minute); True if a proxy is set, which alone
+    knows."""
+    parts = urlsplit(address)
+    if parts.scheme in getproxies() or "all" in getproxies():
+        return True
+    ports = {"http": 80, "https": 443}
+    try:
+        place = (parts.hostname or "", parts.port or ports.get(parts.scheme, 443))
+        socket.create_connection(place, timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def _can_connect_once(server: str) -> bool:
+    return can_connect(server)
+
+
+def find_obstacle(address: str) -> str:
+    """Return in half a sentence why this process cannot download from an address (scheme included); empty if nothing is
+    known.
+
+    Each server is tried once per process; ``file:`` needs no network.
+    """
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return ""
+    if is_offline():
+        return "HF_HUB_OFFLINE forbids to fetch it"
+    # A thousand jobs that start together would all fetch the same thing; one call before them can.
+    if job := find_array_job():
+        return f"a job of an array ({job}) fetches nothing"
+    if not _can_connect_once(f"{parts.scheme}://{parts.netloc}"):
+        return f"the network cannot be reached ({parts.netloc})"
+    return ""
+
+
+class FetchError(Exception):
+    """A Hugging Face file could not be fetched; the reason is half a sentence, `is_absent` if the server has no such
+    file."""
+
+    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
+        super().__init__(reason)
+        self.is_absent = is_absent
+
+
+def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
+    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by default the hub client's. Raises
+    FetchError."""
+    # Imported late: it is needed by few calls, and its constants read the environment.
+    from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+    )
+
+    # The bases are the errors of the HTTP library, which differs between versions, and OSError.
+    failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__mro__[1:2], OSError, ValueError)
+    if obstacle := find_obstacle(constants.ENDPOINT):
+        raise FetchError(obstacle)
+    try:
+        return Path(hf_hub_download(repository, name, cache_dir=cache))
+    except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
+        raise FetchError("the network cannot be reached") from error
+    except EntryNotFoundError as error:
+        raise FetchError(f"{repository} has no {name}", is_absent=True) from error
+    except failures as error:
+        raise FetchError(f"it cannot be fetched ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
+
+
+CACHE_VARIABLE: Final = "BIDS_SEMANTOKS_CACHE_DIR"
+
+
+# Below our cache, and below the directory that `bids_semantoks-fetch` fills.
+ATLASES: Final = "atlases"
+
+
+TEMPLATEFLOW: Final = "templateflow"
+
+
+HUB: Final = "huggingface/hub"
+
+
+GRIDS: Final = "grids"
+
+
+def find_cache() -> Path | None:
+    """Return our cache directory, which need not exist; None for a user without a home.
+
+    BIDS_SEMANTOKS_CACHE_DIR, else ``bids_semantoks`` in XDG_CACHE_HOME or ``~/.cache``.
+    """
+    if named := _read_variable(os.environ, CACHE_VARIABLE):
+        return named
+    base = _find_user_cache(os.environ)
+    return base / "bids_semantoks" if base else None
+
+
+def find_templateflow_homes() -> list[Path]:
+    """List directories that may hold TemplateFlow's archive: TEMPLATEFLOW_HOME or its client's default, then that in
+    our
+    cache."""
+    base, cache = _find_user_cache(os.environ), find_cache()
+    own = _read_variable(os.environ, "TEMPLATEFLOW_HOME") or (base / "templateflow" if base else None)
+    return [path for path in (own, cache / TEMPLATEFLOW if cache else None) if path]
+
+
+def find_hub_caches() -> list[Path]:
+    """List directories that may hold Hugging Face files: its client's cache, then that in ours; they need not exist."""
+    environ, base, cache = os.environ, _find_user_cache(os.environ), find_cache()
+    home = _read_variable(environ, "HF_HOME") or (base / "huggingface" if base else None)
+    own = (
+        _read_variable(environ, "HF_HUB_CACHE")
+        or _read_variable(environ, "HUGGINGFACE_HUB_CACHE")
+        or (home / "hub" if home else None)
+    )
+    return [path for path in (own, cache / HUB if cache else None) if path]
+
+
+def find_hub_file(repository: str, name: str) -> Path | None:
+    """Find a file of a hub repository (ORG/NAME), main revision, in the local caches; None if absent."""
+    for cache in find_hub_caches():
+        folder = cache / f"models--{repository.replace('/', '--')}"
+        try:
+            revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        path = folder / "snapshots" / revision / name
+        if revision and path.is_file():
+            return path
+    return None
+
+
+def _find_user_cache(environ: Mapping[str, str]) -> Path | None:
+    if base := _read_variable(environ, "XDG_CACHE_HOME"):
+        return base
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # no HOME, and no entry for this user
+        return None
+
+
+def _read_variable(environ: Mapping[str, str], name: str) -> Path | None:
+    text = environ.get(name, "")
+    return Path(text) if text else None
+
+
+LOG = logging.getLogger("bids_semantoks")
+
+
+TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
+
+
+_DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
+
+
+_BLOCK: Final = 1 << 20
+
+
+def find_target(work_dir: Path | None) -> Path:
+    """Return the cache if writable, else a temporary directory (in `work_dir` if given) that is removed at exit."""
+    cache = find_cache()
+    if cache is not None and is_writable(cache):
+        return cache
+    return _make_temporary(work_dir)
+
+
+@functools.cache
+def _make_temporary(work_dir: Path | None) -> Path:
+    if work_dir is not None:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="bids_semantoks-fetched-", dir=work_dir))
+    atexit.register(_remove, path, os.getpid())
+    LOG.warning("The cache %s cannot be written: what is fetched is kept for this call only.", find_cache() or "")
+    return path
+
+
+def _remove(path: Path, owner: int) -> None:
+    # Worker processes inherit this duty by fork, but not the right to it.
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def is_writable(folder: Path) -> bool:
+    """Test by writing whether a directory (made if need be) is writable; permission bits can mislead."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def download(address: str, target: Path, *, sha256: str | None = None) -> None:
+    """Download a URL (https, http, file) to `target`, whole or not at all, and record its checksum beside it. Raises
+    AtlasError where downloads are forbidden or fail, bytes are missing, or the checksum is not `sha256`."""
+    if obstacle := find_obstacle(address):
+        raise AtlasError(f"{target.name} is not here, and {obstacle}.")
+    LOG.info("Fetching %s ...", address)
+    partial: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        partial = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            found = _copy(address, file)
+        if sha256 is not None and found != sha256:
+            raise AtlasError(
+                f"{address} has the SHA-256 {found}, expected {sha256}: the file was damaged on its way or replaced.",
+                hint="Try again; if it was replaced, fetch the file by hand and give its directory with --atlas-dir.",
+            )
+        partial.chmod(0o644)
+        _record(target, found)
+        partial.replace(target)
+    except HTTPError as error:
+        raise AtlasError(f"{address} cannot be fetched: the server answers {error.code} {error.reason}.") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise AtlasError(f"{address} cannot be fetched to {target.parent}: {error}.") from error
+    finally:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _copy(address: str, file: BinaryIO) -> str:
+    digest, n_bytes = hashlib.sha256(), 0
+    request = Request(address, headers={"User-Agent": "bids_semantoks"})
+    with urlopen(request, timeout=_DOWNLOAD_PATIENCE) as response:
+        promised = response.headers.get("Content-Length")
+        while block := response.read(_BLOCK):
+            digest.update(block)
+            n_bytes += len(block)
+            file.write(block)
+    if promised is not None and n_bytes != int(promised):
+        raise OSError(f"{n_bytes} of {promised} bytes came")
+    if not n_bytes:
+        raise OSError("it is empty")
+    return digest.hexdigest()
+
+
+def _record(target: Path, sha256: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
+        file.write(f"{sha256}  {target.name}\n")
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(_name_record(target))
+
+
+def _name_record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def check_published(path: Path, sha256: str, published: str | None) -> None:
+    """Refuse a file whose checksum is not that of the published file: AtlasError; None passes any."""
+    if published is not None and sha256 != published:
+        raise AtlasError(
+            f"{path} has the SHA-256 {sha256}, expected {published}: it is not the file that is published as "
+            f"{path.name}.",
+            hint="It is damaged or was changed: fetch it again (bids_semantoks-fetch), or give a file of your own with "
+            "--atlas PATH.",
+        )
+
+
+def check_recorded(path: Path, sha256: str) -> None:
+    """Refuse a file whose checksum has changed since it was fetched: AtlasError; a file without a record passes."""
+    record = _name_record(path)
+    try:
+        recorded = record.read_text(encoding="utf-8").split()[:1]
+    except (OSError, UnicodeDecodeError):
+        return
+    is_record = bool(recorded) and re.fullmatch(r"[0-9a-f]{64}", recorded[0]) is not None
+    if is_record and recorded[0] != sha256:
+        raise AtlasError(
+            f"{path} has the SHA-256 {sha256}, but {recorded[0]} when it was fetched ({record.name}).",
+            hint="It is damaged or was replaced: delete both files and fetch it again (bids_semantoks-fetch).",
+        )
