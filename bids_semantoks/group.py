@@ -13,11 +13,11 @@ import numpy as np
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError, ResourceError
+from bids_semantoks.files import check_writable
 from bids_semantoks.missing import EncoderRecipe, embed_missing, find_missing
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
-from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds
 from bids_semantoks.reporting import write_stored_methods

@@ -10,6 +10,7 @@ from bids_semantoks.batch import run_batch
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import EncodedRun, RunEncoder, build_run_encoder, encode_run
 from bids_semantoks.errors import RunSkipped
+from bids_semantoks.files import check_writable
 from bids_semantoks.jobs import (
     Plan,
     RunJob,
@@ -22,7 +23,6 @@ from bids_semantoks.jobs import (
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome
 from bids_semantoks.outputs.atlases import check_same_atlas, write_atlas
 from bids_semantoks.outputs.dataset import write_dataset, write_descriptions
-from bids_semantoks.outputs.files import check_writable
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.run_figures import draw_embedding, draw_signals

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_semantoks.outputs.files import read_table
+from bids_semantoks.files import read_table
 from bids_semantoks.outputs.stored_runs import read_statuses
 
 App = Callable[..., tuple[int, str]]

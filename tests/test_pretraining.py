@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bids_semantoks.cli import call
-from bids_semantoks.outputs.files import read_table, write_table
+from bids_semantoks.files import read_table, write_table
 from bids_semantoks.outputs.training_log import read_training_log
 from bids_semantoks.packing import TableReader, standardise
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bids_semantoks.outputs.files import read_table
+from bids_semantoks.files import read_table
 from bids_semantoks.outputs.stored_runs import read_statuses
 
 N_RUNS = 7

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.outputs.files import open_atomic, write_json, write_records
+from bids_semantoks.files import open_atomic, write_json, write_records
 from bids_semantoks.records import Atlas, AtlasVolume
 
 _ATLAS_COLUMNS = {

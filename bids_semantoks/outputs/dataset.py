@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.outputs.files import write_json, write_records, write_text
+from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.version import __version__
 
 BIDS_VERSION = "1.10.0"

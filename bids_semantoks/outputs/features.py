@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.files import write_json, write_records
+from bids_semantoks.files import write_json, write_records
 from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.outputs.stored_runs import read_embedding, read_statuses
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from bids_semantoks.files import open_atomic
 from bids_semantoks.outputs.figures import use_style
-from bids_semantoks.outputs.files import open_atomic
 from bids_semantoks.outputs.naming import parse_entities
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.files import open_atomic
+from bids_semantoks.files import open_atomic
 from bids_semantoks.outputs.training_log import LOG_FILE, read_training_log
 
 if TYPE_CHECKING:

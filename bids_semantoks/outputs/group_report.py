@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from bids_semantoks.files import write_text
 from bids_semantoks.outputs.figures_probes import embed_svg
-from bids_semantoks.outputs.files import write_text
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.version import __version__
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.files import write_json, write_records
+from bids_semantoks.files import write_json, write_records
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

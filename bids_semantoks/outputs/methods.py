@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from bids_semantoks.files import write_text
 from bids_semantoks.outputs.citations import find_keys, read_bibliography, to_html, to_latex, to_markdown
-from bids_semantoks.outputs.files import write_text
 
 _ATLAS_KEYS: Final = {"schaefer": "schaefer2018", "tian": "tian2020", "buckner": "buckner2011"}
 _COMPONENT_KEYS: Final = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bids_semantoks.files import write_text
 from bids_semantoks.outputs.figures_training import FIGURES
-from bids_semantoks.outputs.files import write_text
 
 CARD_FILE: Final = "README.md"
 

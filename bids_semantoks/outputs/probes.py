@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.outputs.files import write_json, write_records
+from bids_semantoks.files import write_json, write_records
 from bids_semantoks.outputs.row_tables import write_rows
 
 SPLIT_COLUMNS: Final = ("phenotype", "repetition", "fold", "participant_id", "role")

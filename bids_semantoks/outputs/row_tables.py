@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.outputs.files import write_json, write_records
+from bids_semantoks.files import write_json, write_records
 
 
 def write_rows(

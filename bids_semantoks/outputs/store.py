@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.files import write_array, write_json, write_records, write_table
+from bids_semantoks.files import write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.naming import build_directory, build_stem
 from bids_semantoks.outputs.provenance import (
     build_uri,

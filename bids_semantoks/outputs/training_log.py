@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.files import write_json, write_text
+from bids_semantoks.files import write_json, write_text
 
 if TYPE_CHECKING:
     pass

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from bids_semantoks.outputs.files import write_json
+from bids_semantoks.files import write_json
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bids_semantoks.config import RunningConfig, parse_memory
 from bids_semantoks.errors import SemantoksError, TrainingStopped
-from bids_semantoks.outputs.files import check_writable, write_json
+from bids_semantoks.files import check_writable, write_json
 
 LOGGER = logging.getLogger("bids_semantoks")
 

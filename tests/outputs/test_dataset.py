@@ -2,8 +2,8 @@
 
 import json
 
+from bids_semantoks.files import write_records
 from bids_semantoks.outputs import dataset
-from bids_semantoks.outputs.files import write_records
 
 
 def read_rows(out_dir):

@@ -7,8 +7,8 @@ import resource
 import numpy as np
 import pytest
 
+from bids_semantoks import files
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.outputs import files
 
 
 def test_table_keeps_every_float32_and_gaps(tmp_path):

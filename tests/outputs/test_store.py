@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bids_semantoks.files import read_table
 from bids_semantoks.outputs import store, stored_runs
-from bids_semantoks.outputs.files import read_table
 from bids_semantoks.outputs.provenance import describe_differences, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
 
