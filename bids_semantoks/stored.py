@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from bids_semantoks.bids_names import format_label
 from bids_semantoks.config import AppConfig, SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.selection import check_known, is_same_value, list_asked, read_labels
 from bids_semantoks.outputs.atlases import read_atlas_checksum, read_atlas_table
-from bids_semantoks.outputs.naming import format_label
 from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
 
 LOGGER = logging.getLogger("bids_semantoks")

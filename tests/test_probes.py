@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs import run_figures, stability
 from bids_semantoks.probes import prober

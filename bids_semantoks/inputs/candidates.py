@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
+from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.database import find_database_files
@@ -17,7 +18,6 @@ from bids_semantoks.inputs.derivatives import Derivative
 from bids_semantoks.inputs.filters import read_filter
 from bids_semantoks.inputs.folders import list_func_files
 from bids_semantoks.inputs.layout_runs import find_layout_candidates
-from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate, find_components, pair_files, pair_series
 from bids_semantoks.inputs.selection import check_known, describe_labels, is_same_value, list_asked
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bids_semantoks.bids_names import DERIVED_ENTITIES, parse_name
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.names import DERIVED_ENTITIES, parse_name
 
 _MISSING = ("", "n/a")
 

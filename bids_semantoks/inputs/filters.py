@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bids_semantoks.bids_names import BidsFile
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.names import BidsFile
 from bids_semantoks.inputs.selection import is_same_value
 
 # pybids' names of entities, which filter files use, and the keys of file names.

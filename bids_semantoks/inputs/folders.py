@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bids_semantoks.bids_names import natural_key, parse_name
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.names import natural_key, parse_name
 from bids_semantoks.inputs.pipelines import OTHER, Pipeline
 from bids_semantoks.inputs.surfaces import is_read, is_surface_file
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.candidates import find_candidates
 from bids_semantoks.inputs.dataset import Dataset
 from bids_semantoks.inputs.folders import find_participant_labels
 from bids_semantoks.inputs.layout_runs import find_layout_participants
-from bids_semantoks.inputs.names import BidsFile, sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.selection import check_known, describe_labels, read_labels
 from bids_semantoks.inputs.sidecars import find_repetition_time, find_root_sidecars

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sorted_naturally
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.derivatives import Derivative
 from bids_semantoks.inputs.layouts import Layout, RunPattern, fill_pattern, find_layout_files
-from bids_semantoks.inputs.names import ENTITY_ORDER, BidsFile, sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate
 
 # Folders that people keep beside those of participants.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from bids_semantoks.bids_names import ENTITY_ORDER
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.names import ENTITY_ORDER
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
 _LONG_NAMES: Final = {

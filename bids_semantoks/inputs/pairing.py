@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from bids_semantoks.bids_names import BidsFile, natural_key, parse_name
 from bids_semantoks.inputs.derivatives import Derivative
-from bids_semantoks.inputs.names import BidsFile, natural_key, parse_name
 from bids_semantoks.inputs.surfaces import SURFACE_ENDS, drop_hemisphere, find_surface_files
 
 # A name matters by its end: of some 60 files of a participant few do, and only these are taken apart.

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from bids_semantoks.bids_names import BidsFile, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.candidates import find_candidates
 from bids_semantoks.inputs.dataset import Dataset
 from bids_semantoks.inputs.folders import list_func_files
 from bids_semantoks.inputs.index import build_run
-from bids_semantoks.inputs.names import BidsFile, parse_name, sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate, run_key
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.inputs.sidecars import find_root_sidecars

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.inputs.phenotype_tables import Key, Table, find_roots, find_tables
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.names import sorted_naturally
 
 _LISTED: Final = 12
 

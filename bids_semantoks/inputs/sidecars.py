@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.inputs.names import DERIVED_ENTITIES, BidsFile, parse_name
+from bids_semantoks.bids_names import DERIVED_ENTITIES, BidsFile, parse_name
 
 LOG = logging.getLogger(__name__)
 # What sidecars of tables or images of the same run may name that the table of series does not.

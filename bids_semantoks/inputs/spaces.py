@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.names import sorted_naturally
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.selection import check_known
 from bids_semantoks.inputs.surfaces import is_surface_file

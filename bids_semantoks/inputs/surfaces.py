@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Final
 
-from bids_semantoks.inputs.names import BidsFile
+from bids_semantoks.bids_names import BidsFile
 from bids_semantoks.inputs.pipelines import Pipeline
 
 SURFACE_ENDS: Final = ("_bold.dtseries.nii", "_bold.func.gii")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.files import open_atomic
 from bids_semantoks.outputs.figures import use_style
-from bids_semantoks.outputs.naming import parse_entities
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from bids_semantoks.bids_names import format_label
 from bids_semantoks.records import Run
 
 #: Entities that our names place themselves, after those of the source.
 _OWN = ("space", "cohort", "atlas", "seg", "scale", "res", "den", "stat", "label", "desc")
-
-
-def format_label(text: str) -> str:
-    """Reduce a name to the ASCII letters and digits that a BIDS label may hold. Raises ValueError if none are left."""
-    label = re.sub(r"[^A-Za-z0-9]", "", text)
-    if not label:
-        raise ValueError(f"no letter or digit in {text!r}")
-    return label
 
 
 def build_stem(run: Run, atlas: str) -> str:
@@ -26,12 +18,6 @@ def build_stem(run: Run, atlas: str) -> str:
     own = {**entities, "atlas": format_label(atlas)}
     placed = [f"{key}-{own[key]}" for key in ("space", "cohort", "atlas", "res", "den") if key in own]
     return "_".join(source + placed)
-
-
-def parse_entities(name: str) -> dict[str, str]:
-    """Parse a BIDS file name into entities by short key, in order; suffix and extension may be missing."""
-    parts = name.split(".", maxsplit=1)[0].split("_")
-    return dict(part.split("-", 1) for part in parts if "-" in part)
 
 
 def build_directory(out_dir: Path, run: Run) -> Path:

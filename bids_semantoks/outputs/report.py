@@ -10,11 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.files import write_text
 from bids_semantoks.outputs.figure_files import EMBEDDING_FIGURES, SIGNAL_FIGURES
 from bids_semantoks.outputs.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.outputs.naming import parse_entities
 from bids_semantoks.outputs.pictures import Picture, load_picture
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.run_figures import read_coverage

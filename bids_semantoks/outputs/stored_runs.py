@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.files import read_table
-from bids_semantoks.outputs.naming import parse_entities
 from bids_semantoks.outputs.provenance import read_sidecar
 from bids_semantoks.outputs.store import OutputPaths
 

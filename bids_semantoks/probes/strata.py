@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.inputs.names import sorted_naturally
+from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.outputs.group_tables import StratumRow
 from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.probes.findings import PhenotypeResult, find_main_metric

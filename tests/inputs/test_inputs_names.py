@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bids_semantoks.inputs.names import natural_key, parse_name, sorted_naturally
+from bids_semantoks.bids_names import natural_key, parse_name, sorted_naturally
 
 
 def test_parts_of_a_name() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bids_semantoks import bids_names
 from bids_semantoks.outputs import naming
 from bids_semantoks.records import Run
 
@@ -43,11 +44,11 @@ def test_density_takes_the_place_of_resolution():
 
 
 def test_labels_hold_letters_and_digits_only():
-    assert naming.format_label("Brain-Semantoks_2") == "BrainSemantoks2"
+    assert bids_names.format_label("Brain-Semantoks_2") == "BrainSemantoks2"
     with pytest.raises(ValueError, match="no letter or digit in '_-'"):
-        naming.format_label("_-")
+        bids_names.format_label("_-")
 
 
 def test_entities_are_read_back():
     name = "sub-01_task-rest_space-S_atlas-A_stat-mean_timeseries.tsv"
-    assert naming.parse_entities(name) == {"sub": "01", "task": "rest", "space": "S", "atlas": "A", "stat": "mean"}
+    assert bids_names.parse_entities(name) == {"sub": "01", "task": "rest", "space": "S", "atlas": "A", "stat": "mean"}

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.outputs import stability
 from bids_semantoks.outputs.figures_embedding import compute_stability
-from bids_semantoks.outputs.naming import parse_entities
 from bids_semantoks.outputs.store import OutputPaths
 
 N_DIMS = 5

@@ -14,12 +14,18 @@ ENTITY_ORDER: Final = (
     "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi", "space", "cohort", "split", "recording", "chunk",
     "atlas", "seg", "scale", "res", "den", "label", "stat", "desc",
 )
+
+
 # fmt: on
 # What a pipeline adds to the name of a run when it resamples or cleans it; all else tells runs apart.
 DERIVED_ENTITIES: Final = frozenset({"space", "cohort", "res", "den", "hemi", "desc"})
 
+
 _RANK: Final = {key: rank for rank, key in enumerate(ENTITY_ORDER)}
+
+
 _PART: Final = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
+
 
 Entities = tuple[tuple[str, str], ...]
 
@@ -67,3 +73,17 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 def sorted_naturally(labels: Iterable[str]) -> tuple[str, ...]:
     """Sort unique labels, numbers by value; the result does not depend on input order."""
     return tuple(sorted(set(labels), key=natural_key))
+
+
+def format_label(text: str) -> str:
+    """Reduce a name to the ASCII letters and digits that a BIDS label may hold. Raises ValueError if none are left."""
+    label = re.sub(r"[^A-Za-z0-9]", "", text)
+    if not label:
+        raise ValueError(f"no letter or digit in {text!r}")
+    return label
+
+
+def parse_entities(name: str) -> dict[str, str]:
+    """Parse a BIDS file name into entities by short key, in order; suffix and extension may be missing."""
+    parts = name.split(".", maxsplit=1)[0].split("_")
+    return dict(part.split("-", 1) for part in parts if "-" in part)
