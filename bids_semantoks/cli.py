@@ -14,8 +14,8 @@ from typing import NoReturn
 import click
 
 from bids_semantoks.config import AppConfig
+from bids_semantoks.config.command import CONFIG_FILE, build_config, build_options, expand_lists
 from bids_semantoks.errors import SemantoksError, TrainingStopped
-from bids_semantoks.options import CONFIG_FILE, build_config, build_options, expand_lists
 from bids_semantoks.runtime.logs import Console, open_missing_streams, redirect_libraries, silence
 from bids_semantoks.version import __version__
 

@@ -19,8 +19,8 @@ from typing import Any
 import click
 
 from bids_semantoks import errors as errors_module
+from bids_semantoks.config.command import build_options, find_stages
 from bids_semantoks.errors import SemantoksError
-from bids_semantoks.options import build_options, find_stages
 from bids_semantoks.version import __version__
 
 HERE = Path(__file__).resolve().parent

@@ -7,16 +7,15 @@ from pathlib import Path
 import click
 import pytest
 
-from bids_semantoks import options
 from bids_semantoks.cli import _build_command
-from bids_semantoks.config import AppConfig, EncoderConfig, SignalsConfig, from_json, parse_memory, to_json
+from bids_semantoks.config import AppConfig, EncoderConfig, SignalsConfig, command, from_json, parse_memory, to_json
 from bids_semantoks.errors import ConfigurationError
 
 
 def parse(*arguments: str) -> AppConfig:
-    expanded = options.expand_lists(["in", "out", "participant", *arguments])
+    expanded = command.expand_lists(["in", "out", "participant", *arguments])
     with _build_command().make_context("bids_semantoks", expanded) as context:
-        return options.build_config(context)
+        return command.build_config(context)
 
 
 def test_no_options_give_the_defaults():
@@ -24,8 +23,8 @@ def test_no_options_give_the_defaults():
 
 
 def test_every_field_of_every_stage_has_an_option():
-    flags = {flag for _, section in options.build_options() for option in section for flag in option.opts}
-    for _, stage in options.find_stages():
+    flags = {flag for _, section in command.build_options() for option in section for flag in option.opts}
+    for _, stage in command.find_stages():
         for field in dataclasses.fields(stage):
             assert f"--{field.name.replace('_', '-')}" in flags
             assert set(field.metadata["aliases"]) <= flags
@@ -33,7 +32,7 @@ def test_every_field_of_every_stage_has_an_option():
 
 def test_every_option_stands_in_the_readme():
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    for _, stage in options.find_stages():
+    for _, stage in command.find_stages():
         for field in dataclasses.fields(stage):
             assert f"--{field.name.replace('_', '-')}`" in readme
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.config.fields import check, option
+from bids_semantoks.config.options import check, option
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

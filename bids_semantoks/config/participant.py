@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from bids_semantoks.config.fields import check, option
+from bids_semantoks.config.options import check, option
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from bids_semantoks.options import build_options
+from bids_semantoks.config.command import build_options
 from bids_semantoks.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bids_semantoks.options import build_options
+from bids_semantoks.config.command import build_options
 
 yaml = pytest.importorskip("yaml")
 

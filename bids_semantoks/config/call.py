@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from bids_semantoks.config.fields import check, option
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
+from bids_semantoks.config.options import check, option
 from bids_semantoks.config.participant import EmbeddingConfig, SelectionConfig, SignalsConfig
 
 
