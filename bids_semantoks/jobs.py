@@ -9,6 +9,7 @@ from typing import Any
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.dataset import Dataset
 from bids_semantoks.outputs.provenance import (
     compute_settings_hash,
@@ -22,7 +23,6 @@ from bids_semantoks.outputs.store import OutputPaths, build_paths
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
-from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.parcellated import read_series
 
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
+from bids_semantoks.images.volumes import Volumes, check_content, load_volumes
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_signals, estimate_freedom
 from bids_semantoks.signals.confounds import Regressors, select_regressors
 from bids_semantoks.signals.denoised import insert_left_out, select_volumes
 from bids_semantoks.signals.denoising import Denoising
-from bids_semantoks.signals.images import Volumes, check_content, load_volumes
 from bids_semantoks.signals.labels import name_some
 from bids_semantoks.signals.means import ParcelMeans, extract_means
 from bids_semantoks.signals.run_tables import open_confounds

@@ -13,10 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.grayordinates import (
+    CEREBELLAR,
+    LEFT,
+    RIGHT,
+    BrainModel,
+    CiftiError,
+    CiftiFile,
+    Grayordinates,
+    name_mesh,
+    read_grayordinates,
+)
 from bids_semantoks.records import Atlas, AtlasVolume
-from bids_semantoks.signals.cifti import CiftiError, CiftiFile
-from bids_semantoks.signals.cifti_axes import read_grayordinates
-from bids_semantoks.signals.grayordinates import CEREBELLAR, LEFT, RIGHT, BrainModel, Grayordinates, name_mesh
 from bids_semantoks.signals.surface_atlas import is_surface_atlas, load_surface_labels
 
 _SAME_AFFINE: Final = 1e-3

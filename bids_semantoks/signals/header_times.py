@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.images.volumes import load_volumes
 from bids_semantoks.records import Run
-from bids_semantoks.signals.images import load_volumes
 from bids_semantoks.signals.parcellated_cifti import PTSERIES, load_parcel_series
 from bids_semantoks.signals.surfaces import is_surface, load_surface_header
 

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import AtlasError, RunFailed
+from bids_semantoks.images.volumes import Volumes, load_mask, load_volumes, read_blocks
 from bids_semantoks.records import Atlas
 from bids_semantoks.signals.atlas import build_label_grid
-from bids_semantoks.signals.images import Volumes, load_mask, load_volumes
-from bids_semantoks.signals.volumes import read_blocks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

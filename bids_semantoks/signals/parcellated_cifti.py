@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.signals.images import DAMAGED, check_content, one_line
+from bids_semantoks.images.volumes import DAMAGED, check_content, one_line
 from bids_semantoks.signals.labels import name_some
 
 PTSERIES: Final = ".ptseries.nii"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.signals.images import check_content
+from bids_semantoks.images.volumes import check_content
 from bids_semantoks.signals.labels import name_some
 from bids_semantoks.signals.orders import rename_columns
 from bids_semantoks.signals.parcellated_cifti import PTSERIES, load_parcel_series

@@ -15,10 +15,17 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals.cifti import CiftiError, load_cifti, read_rows
-from bids_semantoks.signals.cifti_axes import read_grayordinates, read_label_names
-from bids_semantoks.signals.gifti import find_hemisphere
-from bids_semantoks.signals.grayordinates import CEREBELLAR, Grayordinates, build_hemispheres
+from bids_semantoks.images.grayordinates import (
+    CEREBELLAR,
+    CiftiError,
+    Grayordinates,
+    build_hemispheres,
+    find_hemisphere,
+    load_cifti,
+    read_grayordinates,
+    read_label_names,
+    read_rows,
+)
 from bids_semantoks.signals.labels import LabelTable, find_network, load_label_table, name_some
 
 SURFACE_SUFFIXES: Final = (".dlabel.nii", ".label.gii", ".annot")

@@ -13,13 +13,24 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.grayordinates import (
+    LEFT,
+    RIGHT,
+    CiftiError,
+    CiftiFile,
+    GiftiError,
+    GiftiHeader,
+    build_hemispheres,
+    find_hemisphere,
+    load_cifti,
+    load_gifti_header,
+    read_rows,
+    read_series_step,
+    read_volumes,
+)
+from bids_semantoks.images.volumes import check_content
 from bids_semantoks.records import Atlas, Run
-from bids_semantoks.signals.cifti import CiftiError, CiftiFile, load_cifti, read_rows
-from bids_semantoks.signals.cifti_axes import read_series_step
-from bids_semantoks.signals.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
 from bids_semantoks.signals.grayordinate_labels import label_file, label_grayordinates
-from bids_semantoks.signals.grayordinates import LEFT, RIGHT, build_hemispheres
-from bids_semantoks.signals.images import check_content
 from bids_semantoks.signals.means import ParcelMeans
 
 

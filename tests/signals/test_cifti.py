@@ -10,8 +10,14 @@ import pytest
 import surface_files as made
 from nibabel.cifti2 import SeriesAxis
 
-from bids_semantoks.signals.cifti import CiftiError, load_cifti, read_rows
-from bids_semantoks.signals.cifti_axes import read_grayordinates, read_label_names, read_series_step
+from bids_semantoks.images.grayordinates import (
+    CiftiError,
+    load_cifti,
+    read_grayordinates,
+    read_label_names,
+    read_rows,
+    read_series_step,
+)
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "atlas"
 DLABEL = SHARED / "Schaefer2018_400Parcels_7Networks_order_Tian_Subcortex_S3.dlabel.nii"
@@ -44,7 +50,7 @@ def test_axes_are_those_that_nibabel_reads(tmp_path, order):
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i2"])
 def test_rows_are_the_stored_numbers(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr("bids_semantoks.signals.cifti._BLOCK_BYTES", 5 * made.T * 8)
+    monkeypatch.setattr("bids_semantoks.images.grayordinates._BLOCK_BYTES", 5 * made.T * 8)
     axis = made.build_axis()
     values = made.build_series(len(axis)).round(0)
     path = made.write_dtseries(tmp_path / "a.dtseries.nii", values, axis, dtype=dtype)
@@ -55,7 +61,7 @@ def test_rows_are_the_stored_numbers(tmp_path, dtype, monkeypatch):
 
 
 def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("bids_semantoks.signals.cifti._BLOCK_BYTES", 10 * made.T * 4)
+    monkeypatch.setattr("bids_semantoks.images.grayordinates._BLOCK_BYTES", 10 * made.T * 4)
     axis = made.build_axis()
     file = load_cifti(made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis))
     wanted = np.zeros(len(axis), dtype=bool)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import surface_files as made
 
-from bids_semantoks.signals.gifti import GiftiError, find_hemisphere, load_gifti_header, read_volumes
+from bids_semantoks.images.grayordinates import GiftiError, find_hemisphere, load_gifti_header, read_volumes
 
 ENCODINGS = ("GIFTI_ENCODING_ASCII", "GIFTI_ENCODING_B64BIN", "GIFTI_ENCODING_B64GZ")
 
@@ -15,7 +15,7 @@ ENCODINGS = ("GIFTI_ENCODING_ASCII", "GIFTI_ENCODING_B64BIN", "GIFTI_ENCODING_B6
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("whole", [False, True])
 def test_volumes_are_those_that_nibabel_reads(tmp_path, encoding, whole, monkeypatch):
-    monkeypatch.setattr("bids_semantoks.signals.gifti._CHUNK", 1000)
+    monkeypatch.setattr("bids_semantoks.images.grayordinates._CHUNK", 1000)
     path = made.write_func(
         tmp_path / "a_hemi-L_bold.func.gii", made.build_series(made.N_LEFT), encoding=encoding, whole=whole
     )

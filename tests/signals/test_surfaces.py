@@ -45,7 +45,7 @@ def build_atlas(*paths, space="fsLR", parcels=PARCELS, networks=NETWORKS):
     "order", [("left", "right", "thalamus", "cerebellum"), ("cerebellum", "right", "left", "thalamus")]
 )
 def test_means_do_not_depend_on_the_order_of_structures(tmp_path, order, dtype, monkeypatch):
-    monkeypatch.setattr("bids_semantoks.signals.cifti._BLOCK_BYTES", 7 * made.T * 4)
+    monkeypatch.setattr("bids_semantoks.images.grayordinates._BLOCK_BYTES", 7 * made.T * 4)
     axis = made.build_axis(order)
     values = made.build_series(len(axis))
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii"))

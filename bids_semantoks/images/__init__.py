@@ -1,0 +1,1 @@
+"""NIfTI, CIFTI and GIFTI files: headers, masks, and data in blocks."""
