@@ -20,14 +20,14 @@ import time
 import numpy as np
 import torch
 
-from bids_semantoks.probing.baselines import build_connectivity_features
-from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.metrics import compute_scores
-from bids_semantoks.probing.permutation import compute_permutation_test
-from bids_semantoks.probing.spans import TableFeatures
-from bids_semantoks.probing.splits import build_published_splits, build_splits
-from bids_semantoks.probing.targets import Target
 from bids_semantoks.runtime.resources import read_peak_memory
+from bids_semantoks.statistics.baselines import build_connectivity_features
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.significance import compute_permutation_test
+from bids_semantoks.statistics.spans import TableFeatures
+from bids_semantoks.statistics.splits import build_published_splits, build_splits
+from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.probe import EPOCHS, RATES, PublishedProbe, WindowTable, cross_validate_published
 from bids_semantoks.training.probe_heads import draw_batches, draw_head
 

@@ -18,12 +18,12 @@ from functools import partial
 
 import numpy as np
 
-from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.metrics import compute_scores
-from bids_semantoks.probing.permutation import compute_permutation_test
-from bids_semantoks.probing.spans import TableFeatures
-from bids_semantoks.probing.splits import build_splits
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.significance import compute_permutation_test
+from bids_semantoks.statistics.spans import TableFeatures
+from bids_semantoks.statistics.splits import build_splits
+from bids_semantoks.statistics.targets import Target
 
 METRICS = ("balanced_accuracy", "auroc", "r")
 

@@ -41,14 +41,14 @@ from bids_semantoks.models.layout import NetworkLayout, build_layout
 from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.models.transformer import Encoder
 from bids_semantoks.packing import standardise
-from bids_semantoks.probing.comparison import compare_models
-from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.metrics import compute_scores
-from bids_semantoks.probing.predictions import Predictions
-from bids_semantoks.probing.spans import Features, KernelFeatures, TableFeatures, compute_gram
-from bids_semantoks.probing.splits import build_splits
-from bids_semantoks.probing.targets import Target, build_class_target
 from bids_semantoks.signals.temporal import build_windows
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.significance import compare_models
+from bids_semantoks.statistics.spans import Features, KernelFeatures, TableFeatures, compute_gram
+from bids_semantoks.statistics.splits import build_splits
+from bids_semantoks.statistics.targets import Target, build_class_target
 from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks

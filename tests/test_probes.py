@@ -24,10 +24,10 @@ from bids_semantoks.probes import prober
 from bids_semantoks.probes.designs import build_target, convert_covariates
 from bids_semantoks.probes.groupings import check_classes
 from bids_semantoks.probes.pretrained import count_pretrained, describe_pretraining
-from bids_semantoks.probing import linear, metrics, splits
-from bids_semantoks.probing.predictions import Predictions
-from bids_semantoks.probing.splits import build_splits
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics import linear, metrics, splits
+from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.splits import build_splits
+from bids_semantoks.statistics.targets import Target
 
 N, P, T = 31, 11, 120
 NETWORKS = ("Vis", "SomMot", "Default")

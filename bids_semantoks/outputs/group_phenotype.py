@@ -20,10 +20,10 @@ from bids_semantoks.outputs.group_wording import (
     format_number,
     format_p,
     format_score,
-    name_main_metric,
 )
 from bids_semantoks.outputs.probe_results import COMPARED, StoredProbes
 from bids_semantoks.outputs.probes import ScoreRow
+from bids_semantoks.statistics.metrics import name_main_metric
 
 _MOST_LISTED: Final = 8
 

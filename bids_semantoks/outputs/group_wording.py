@@ -19,6 +19,8 @@ MODEL_NAMES: Final = {
     "finetuned": "fine-tuned encoder",
     "chance": "chance",
 }
+
+
 METRIC_NAMES: Final = {
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
@@ -29,11 +31,6 @@ METRIC_NAMES: Final = {
     "r_pooled": "pooled r",
     "calibration_slope": "calibration slope",
 }
-
-
-def name_main_metric(kind: str) -> str:
-    """Return the metric that ranks and compares models: ``auroc`` for ``classification``, else ``r``."""
-    return "auroc" if kind == "classification" else "r"
 
 
 def format_number(value: float) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 
 from bids_semantoks.errors import InputError
 from bids_semantoks.outputs.group_tables import PointTable, RetestRow, StratumRow
-from bids_semantoks.outputs.group_wording import name_main_metric
 from bids_semantoks.outputs.probes import ScoreRow
+from bids_semantoks.statistics.metrics import name_main_metric
 
 RowT = TypeVar("RowT", ScoreRow, StratumRow, RetestRow)
 #: Roles of the models that are compared with each other.

@@ -21,12 +21,11 @@ from bids_semantoks.outputs.provenance import find_versions
 from bids_semantoks.outputs.row_tables import write_rows
 from bids_semantoks.probes.clips import BlockPlan, Blocks, embed_blocks
 from bids_semantoks.probes.twins import build_twin
-from bids_semantoks.probing.block_splits import build_within_splits
-from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.person_scores import average_participants, score_participants
-from bids_semantoks.probing.spans import TableFeatures
-from bids_semantoks.probing.splits import Split, build_splits
-from bids_semantoks.probing.targets import Target, build_class_target
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import average_participants, score_participants
+from bids_semantoks.statistics.spans import TableFeatures
+from bids_semantoks.statistics.splits import Split, build_splits, build_within_splits
+from bids_semantoks.statistics.targets import Target, build_class_target
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -26,9 +26,8 @@ from bids_semantoks.probes.groupings import (
 )
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows
-from bids_semantoks.probing.covariates import build_covariates
-from bids_semantoks.probing.splits import Split, build_left_out_splits
-from bids_semantoks.probing.targets import Target, build_class_target
+from bids_semantoks.statistics.splits import Split, build_left_out_splits
+from bids_semantoks.statistics.targets import Target, build_class_target, build_covariates
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from bids_semantoks.probes.rows import Rows, compute_motion, iterate_signals, read_embeddings
-from bids_semantoks.probing.baselines import (
+from bids_semantoks.statistics.baselines import (
     CONNECTIVITY,
     build_chance,
     build_column_features,
     build_connectivity_features,
     build_parcel_features,
 )
-from bids_semantoks.probing.spans import Features, TableFeatures
+from bids_semantoks.statistics.spans import Features, TableFeatures
 
 
 def build_motion_features(rows: Rows) -> TableFeatures:

@@ -9,10 +9,9 @@ from bids_semantoks.outputs.group_tables import PointTable, RetestRow, StratumRo
 from bids_semantoks.probes.designs import Design
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows
-from bids_semantoks.probing.comparison import Comparison
-from bids_semantoks.probing.metrics import Score
-from bids_semantoks.probing.permutation import PermutationTest
-from bids_semantoks.probing.predictions import Predictions
+from bids_semantoks.statistics.metrics import Score
+from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.significance import Comparison, PermutationTest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from bids_semantoks.packing import standardise
 from bids_semantoks.probes.designs import Design
 from bids_semantoks.probes.findings import ModelResult
 from bids_semantoks.probes.rows import Rows
-from bids_semantoks.probing.metrics import compute_scores
+from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.training.finetune import FinetuneRecipe, Finetuning, TuningRuns
 from bids_semantoks.training.finetune_folds import cross_validate_finetuned
 from bids_semantoks.training.plan import choose_precision

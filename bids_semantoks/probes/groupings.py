@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import InputError
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows
-from bids_semantoks.probing.split_tables import SplitRow, check_groups, read_split_table
-from bids_semantoks.probing.splits import Split, build_published_splits, build_splits
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics.splits import (
+    Split,
+    SplitRow,
+    build_published_splits,
+    build_splits,
+    check_groups,
+    read_split_table,
+)
+from bids_semantoks.statistics.targets import Target
 
 
 def find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:

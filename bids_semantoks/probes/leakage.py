@@ -17,8 +17,8 @@ from bids_semantoks.probes.groupings import name_groups
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.prober import Prober
 from bids_semantoks.probes.rows import Rows, compute_motion
-from bids_semantoks.probing.splits import build_splits
-from bids_semantoks.probing.targets import Target, build_class_target
+from bids_semantoks.statistics.splits import build_splits
+from bids_semantoks.statistics.targets import Target, build_class_target
 
 _MIN_GROUPS: Final = 5
 _MIN_LEAKAGE: Final = 10

@@ -10,8 +10,8 @@ import numpy as np
 
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.probes.findings import PhenotypeResult, ProbeResults
-from bids_semantoks.probing.curves import compute_roc, count_decisions
-from bids_semantoks.probing.predictions import Predictions
+from bids_semantoks.statistics.metrics import compute_roc, count_decisions
+from bids_semantoks.statistics.predictions import Predictions
 
 
 def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:

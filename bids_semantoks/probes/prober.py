@@ -21,12 +21,16 @@ from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.pretrained import count_pretrained
 from bids_semantoks.probes.rows import Rows, read_windows
 from bids_semantoks.probes.twins import name_twin
-from bids_semantoks.probing.comparison import compare_models
-from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.metrics import compute_scores, compute_seed_scores
-from bids_semantoks.probing.permutation import PermutationTest, average_tests, compute_permutation_test
-from bids_semantoks.probing.predictions import Predictions, stack_seeds
-from bids_semantoks.probing.spans import Features, TableFeatures
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores
+from bids_semantoks.statistics.predictions import Predictions, stack_seeds
+from bids_semantoks.statistics.significance import (
+    PermutationTest,
+    average_tests,
+    compare_models,
+    compute_permutation_test,
+)
+from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -20,7 +20,7 @@ from bids_semantoks.models.layout import build_layout
 from bids_semantoks.models.matching import match_parcels
 from bids_semantoks.outputs.atlases import read_atlas_table
 from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
-from bids_semantoks.probing.scaling import choose_share
+from bids_semantoks.statistics.scaling_law import choose_share
 from bids_semantoks.training.batches import choose_batch_size
 
 LOGGER = logging.getLogger("bids_semantoks")

@@ -15,8 +15,8 @@ from bids_semantoks.outputs.group_tables import StratumRow
 from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.probes.findings import PhenotypeResult, find_main_metric
 from bids_semantoks.probes.plans import ProbePlan
-from bids_semantoks.probing.metrics import compute_scores
-from bids_semantoks.probing.predictions import Predictions
+from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.predictions import Predictions
 
 #: Only pairs of one test fold count, and five folds leave fewer people one each.
 _MIN_PEOPLE: Final = 10

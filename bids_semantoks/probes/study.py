@@ -19,7 +19,7 @@ from bids_semantoks.probes.rows import build_rows
 from bids_semantoks.probes.strata import score_strata
 from bids_semantoks.probes.tables import write_results
 from bids_semantoks.probes.twins import embed_by_twin, embed_missing, load_replicates, name_twin
-from bids_semantoks.probing.comparison import adjust_holm
+from bids_semantoks.statistics.significance import adjust_holm
 
 _FEW: Final = 50
 

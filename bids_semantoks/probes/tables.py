@@ -17,7 +17,7 @@ from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, ProbeRe
 from bids_semantoks.probes.overview import describe_call, describe_phenotype
 from bids_semantoks.probes.pretrained import count_pretrained
 from bids_semantoks.probes.rows import Rows
-from bids_semantoks.probing.split_tables import build_split_table
+from bids_semantoks.statistics.splits import build_split_table
 
 LOGGER = logging.getLogger("bids_semantoks")
 

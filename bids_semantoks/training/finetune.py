@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from bids_semantoks.models.encode import PRECISIONS
 from bids_semantoks.models.transformer import Encoder
-from bids_semantoks.probing.splits import Indices, Split
-from bids_semantoks.probing.targets import Floats, Target
+from bids_semantoks.statistics.splits import Indices, Split
+from bids_semantoks.statistics.targets import Floats, Target
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 from bids_semantoks.training.masking import compute_membership, find_absent

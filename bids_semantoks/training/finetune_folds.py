@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.probing.predictions import Predictions, PredictionTable
-from bids_semantoks.probing.splits import Split, build_inner_folds
-from bids_semantoks.probing.targets import Floats, Target
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable
+from bids_semantoks.statistics.splits import Split, build_inner_folds
+from bids_semantoks.statistics.targets import Floats, Target
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune import Finetuning, Tuned
 

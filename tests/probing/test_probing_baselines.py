@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from bids_semantoks.probing.baselines import (
+from bids_semantoks.statistics.baselines import (
     build_column_features,
     build_connectivity_features,
     build_parcel_features,
     compute_correlations,
     compute_covariance,
 )
-from bids_semantoks.probing.covariates import build_covariates
+from bids_semantoks.statistics.targets import build_covariates
 
 
 def make_signals(n=6, p=7, t=37):

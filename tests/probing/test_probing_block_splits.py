@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bids_semantoks.probing.block_splits import build_within_splits
+from bids_semantoks.statistics.splits import build_within_splits
 
 
 def test_runs_are_left_out_one_by_one_and_a_single_run_by_time():

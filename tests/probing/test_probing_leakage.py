@@ -7,13 +7,12 @@ import pytest
 from nilearn.connectome import ConnectivityMeasure
 from sklearn.covariance import LedoitWolf
 
-from bids_semantoks.probing.baselines import build_connectivity_features
-from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.metrics import compute_scores
-from bids_semantoks.probing.spans import KernelFeatures, TableFeatures, compute_gram
-from bids_semantoks.probing.splits import build_left_out_splits, build_splits
-from bids_semantoks.probing.tangent import TangentFeatures
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics.baselines import build_connectivity_features
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, TangentFeatures, compute_gram
+from bids_semantoks.statistics.splits import build_left_out_splits, build_splits
+from bids_semantoks.statistics.targets import Target
 
 N, D, P, T = 43, 17, 7, 29
 TRAIN, TEST = np.arange(0, 30), np.arange(30, N)

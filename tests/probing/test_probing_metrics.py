@@ -8,13 +8,19 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from bids_semantoks.probing.comparison import adjust_holm, compare_models
-from bids_semantoks.probing.curves import compute_roc, count_decisions
-from bids_semantoks.probing.metrics import compute_fold_scores, compute_scores, draw_weights, select_repetitions
-from bids_semantoks.probing.predictions import PredictionTable
-from bids_semantoks.probing.scorers import build_scorer
-from bids_semantoks.probing.splits import build_splits
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics.metrics import (
+    build_scorer,
+    compute_fold_scores,
+    compute_roc,
+    compute_scores,
+    count_decisions,
+    draw_weights,
+    select_repetitions,
+)
+from bids_semantoks.statistics.predictions import PredictionTable
+from bids_semantoks.statistics.significance import adjust_holm, compare_models
+from bids_semantoks.statistics.splits import build_splits
+from bids_semantoks.statistics.targets import Target
 
 N = 53
 

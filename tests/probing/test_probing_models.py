@@ -5,14 +5,20 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 
-from bids_semantoks.probing.baselines import build_chance
-from bids_semantoks.probing.linear import cross_validate
-from bids_semantoks.probing.metrics import compute_scores
-from bids_semantoks.probing.permutation import compute_permutation_test
-from bids_semantoks.probing.solvers import PENALTIES, choose_loo_penalties, compute_fold_errors, fit_logistic, fit_ridge
-from bids_semantoks.probing.spans import KernelFeatures, TableFeatures, compute_gram
-from bids_semantoks.probing.splits import build_inner_folds, build_splits
-from bids_semantoks.probing.targets import Target, build_class_target
+from bids_semantoks.statistics.baselines import build_chance
+from bids_semantoks.statistics.linear import (
+    PENALTIES,
+    choose_loo_penalties,
+    compute_fold_errors,
+    cross_validate,
+    fit_logistic,
+    fit_ridge,
+)
+from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.significance import compute_permutation_test
+from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram
+from bids_semantoks.statistics.splits import build_inner_folds, build_splits
+from bids_semantoks.statistics.targets import Target, build_class_target
 
 N, D = 61, 23
 TRAIN, TEST = np.arange(0, 44), np.arange(44, N)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bids_semantoks.probing import permutation
-from bids_semantoks.probing.permutation import compute_permutation_test, permute_values
-from bids_semantoks.probing.spans import TableFeatures
-from bids_semantoks.probing.targets import Target, build_class_target
+from bids_semantoks.statistics import significance
+from bids_semantoks.statistics.significance import compute_permutation_test, permute_values
+from bids_semantoks.statistics.spans import TableFeatures
+from bids_semantoks.statistics.targets import Target, build_class_target
 
 N, D = 61, 23
 
@@ -101,7 +101,7 @@ def test_the_real_labels_are_judged_as_permuted_ones_are(monkeypatch, n_classes)
     settings = {"n_permutations": 3, "groups": groups, "covariates": values[:, 5:6]}
     real = compute_permutation_test(features, target, **settings)
     # Permutations that move nothing: all columns hold the real labels.
-    monkeypatch.setattr(permutation, "permute_values", lambda labels, **_: np.repeat(labels[:, None], 4, axis=1))
+    monkeypatch.setattr(significance, "permute_values", lambda labels, **_: np.repeat(labels[:, None], 4, axis=1))
     still = compute_permutation_test(features, target, **settings)
     np.testing.assert_allclose(still.null, real.value, rtol=1e-9)
     assert still.p_value == 1

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bids_semantoks.probing.person_scores import average_participants, score_participants
-from bids_semantoks.probing.predictions import PredictionTable
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics.metrics import average_participants, score_participants
+from bids_semantoks.statistics.predictions import PredictionTable
+from bids_semantoks.statistics.targets import Target
 
 
 def test_participants_are_scored_alone_and_averaged():

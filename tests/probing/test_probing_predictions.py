@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bids_semantoks.probing.predictions import PredictionTable, stack_seeds
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics.predictions import PredictionTable, stack_seeds
+from bids_semantoks.statistics.targets import Target
 
 CLASSES = ("a", "b", "c")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bids_semantoks.probing.retest import compute_hits, compute_icc, compute_retest
+from bids_semantoks.statistics.reliability import compute_hits, compute_icc, compute_retest
 
 
 def test_retest_knows_persons():

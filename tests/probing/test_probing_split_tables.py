@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.probing.split_tables import SplitRow, build_split_table, read_split_table
-from bids_semantoks.probing.splits import build_published_splits, build_splits, compute_strata
+from bids_semantoks.statistics.splits import (
+    SplitRow,
+    build_published_splits,
+    build_split_table,
+    build_splits,
+    compute_strata,
+    read_split_table,
+)
 
 N = 47
 NAMES = [f"p{number:02d}" for number in range(N)]

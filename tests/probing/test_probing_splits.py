@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.probing.split_tables import check_groups
-from bids_semantoks.probing.splits import (
+from bids_semantoks.statistics.splits import (
     build_inner_folds,
     build_left_out_splits,
     build_published_splits,
     build_splits,
+    check_groups,
     compute_strata,
 )
 

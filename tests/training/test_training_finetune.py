@@ -10,8 +10,8 @@ from training_models import SMALL_LAYOUT, SMALL_SIZES
 
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.models.build import build_encoder
-from bids_semantoks.probing.splits import build_published_splits, build_splits
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics.splits import build_published_splits, build_splits
+from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune import FinetuneRecipe, Finetuning, TuningRuns, _cut_batches
 from bids_semantoks.training.finetune_folds import add_validation, cross_validate_finetuned, finish_outputs

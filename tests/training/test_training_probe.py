@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bids_semantoks.probing.metrics import compute_fold_scores
-from bids_semantoks.probing.splits import build_published_splits
-from bids_semantoks.probing.targets import Target
+from bids_semantoks.statistics.metrics import compute_fold_scores
+from bids_semantoks.statistics.splits import build_published_splits
+from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.probe import RATES, PublishedProbe, WindowTable, cross_validate_published
 from bids_semantoks.training.probe_heads import draw_batches, draw_head
 

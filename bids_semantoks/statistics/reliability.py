@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+
 #: Features at a time: two tables of connectivity are large enough as they are.
 _BLOCK = 4096
 

@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from bids_semantoks.probing.metrics import draw_weights
-from bids_semantoks.probing.person_scores import average_participants
-from bids_semantoks.probing.predictions import Predictions
-from bids_semantoks.probing.scorers import build_scorer
-from bids_semantoks.probing.targets import Floats
+from bids_semantoks.statistics.metrics import average_participants, build_scorer, draw_weights
+from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.targets import Floats
 
 Interval = tuple[float, float]
 

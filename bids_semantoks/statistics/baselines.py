@@ -11,10 +11,18 @@ from nilearn.connectome import ConnectivityMeasure
 from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
-from bids_semantoks.probing.spans import Features, Floats, KernelFeatures, TableFeatures, compute_gram
-from bids_semantoks.probing.tangent import TangentFeatures
+from bids_semantoks.statistics.spans import (
+    Features,
+    Floats,
+    KernelFeatures,
+    TableFeatures,
+    TangentFeatures,
+    compute_gram,
+)
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
+
+
 ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 

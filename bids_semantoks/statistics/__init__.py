@@ -1,0 +1,1 @@
+"""Splits, linear models, scores and their uncertainty; arrays in, arrays out."""

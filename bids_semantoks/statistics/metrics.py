@@ -1,0 +1,387 @@
+"""Scores of out-of-fold predictions with intervals; each is the mean over repetitions of the score within one.
+Shape letters: n rows, R repetitions, F folds, B bootstrap samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.targets import Floats
+
+#: What intervals are cut to.
+RANGES = {"r2": (-np.inf, 1.0), "mae": (0.0, np.inf), "r": (-1.0, 1.0), "r_pooled": (-1.0, 1.0)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One metric of one model on one phenotype."""
+
+    model: str
+    target: str
+    metric: str
+    value: float  # mean over repetitions; NaN where it cannot be computed
+    ci_low: float  # 95 % interval
+    ci_high: float
+    chance: float  # score of a model without features; NaN where that means nothing
+    n_rows: int  # rows tested
+
+
+def compute_scores(
+    predictions: Predictions,
+    *,
+    participants: NDArray[Any] | None = None,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+    metrics: Sequence[str] = (),
+) -> tuple[Score, ...]:
+    """Score predictions by `metrics`, by default all of their kind, with 95 % bootstrap intervals.
+
+    Participants (n,), by default rows, are drawn with replacement while predictions are held fixed. Intervals are then
+    widened by sqrt(1 + n / n_train): models of different folds share most training rows, so errors of all rows move
+    together (the correction of Nadeau and Bengio, Machine Learning 52, 2003, for one round of folds). This errs on the
+    wide side for large effects.
+    """
+    weights = draw_weights(predictions.tested, participants, n_bootstrap=n_bootstrap, seed=seed)
+    widening = np.sqrt(1 + predictions.tested.sum() / np.nanmean(predictions.n_train))
+    scores = []
+    for metric in metrics or (CLASS_METRICS if predictions.classes else VALUE_METRICS):
+        scorer = build_scorer(predictions, metric)
+        value = float(scorer(np.ones((1, predictions.fold.shape[1])))[0])
+        sample = scorer(weights)
+        sample = sample[~np.isnan(sample)]
+        low, high = np.quantile(sample, (0.025, 0.975)) if len(sample) else (np.nan, np.nan)
+        if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
+            low, high = _bound_extreme(predictions, value, participants)
+        if metric in ("r", "r_pooled") and abs(value) > 1 - 1e-9 and high - low < 1e-9:
+            low, high = _bound_line(predictions, value, participants)
+        # Drawing some twice makes calibration look worse than it is, so that all samples may lie above the value.
+        low, high = np.fmin(low, value), np.fmax(high, value)
+        floor, ceiling = RANGES.get(metric, (-np.inf, np.inf) if metric == "calibration_slope" else (0.0, 1.0))
+        scores.append(
+            Score(
+                model=predictions.model,
+                target=predictions.target,
+                metric=metric,
+                value=value,
+                ci_low=float(np.clip(value + widening * (low - value), floor, ceiling)),
+                ci_high=float(np.clip(value + widening * (high - value), floor, ceiling)),
+                chance=compute_chance(predictions, metric),
+                n_rows=int(predictions.tested.sum()),
+            )
+        )
+    return tuple(scores)
+
+
+def _bound_extreme(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
+    """Bound a share of 0 or 1, constant in all bootstrap samples, exactly (Clopper and Pearson, Biometrika 26, 1934).
+    Counts the members of the smallest class, the fewest that the pairs of an AUROC hold."""
+    units = np.arange(predictions.truth.shape[1]) if participants is None else participants
+    counts = [len(np.unique(units[(predictions.truth == k).any(axis=0)])) for k in range(len(predictions.classes))]
+    reach = 0.025 ** (1 / max(min(counts), 1))
+    return (reach, 1.0) if value else (0.0, 1 - reach)
+
+
+def _bound_line(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
+    """Bound a correlation of 1 or -1, which two people always have, as a share of 0 or 1 on the scale of -1 to 1."""
+    units = np.arange(predictions.truth.shape[1]) if participants is None else participants
+    reach = 2 * 0.025 ** (1 / len(np.unique(units[predictions.tested]))) - 1
+    return (reach, 1.0) if value > 0 else (-1.0, -reach)
+
+
+def draw_weights(
+    tested: NDArray[np.bool_], participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
+) -> Floats:
+    """Draw participants (n,) with replacement among tested rows: how often each row was drawn, (B, n)."""
+    rows = np.flatnonzero(tested)
+    units = np.arange(len(rows)) if participants is None else np.unique(participants[rows], return_inverse=True)[1]
+    n_units = int(units.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=n_bootstrap)
+    weights = np.zeros((n_bootstrap, len(tested)))
+    weights[:, rows] = counts[:, units.ravel()]
+    return weights
+
+
+def compute_chance(predictions: Predictions, metric: str) -> float:
+    """Compute the score of a model without features on the same folds; NaN for measures of calibration."""
+    known = {"balanced_accuracy": 1 / max(len(predictions.classes), 1), "auroc": 0.5, "r": 0.0, "r2": 0.0}
+    if metric == "mae":
+        return float(np.nanmean(np.abs(predictions.truth - predictions.reference)))
+    return known.get(metric, 0.0 if metric == "r_pooled" else np.nan)
+
+
+def compute_fold_scores(predictions: Predictions, metric: str) -> Floats:
+    """Score each fold on its own for paired comparisons: (R, F), mean over seeds; NaN where it has no score."""
+    n_repeats, n_folds = predictions.n_train.shape
+    scores = np.full((n_repeats, n_folds), np.nan)
+    for repetition in range(n_repeats):
+        one = select_repetitions(predictions, slice(repetition, repetition + 1))
+        folds = np.arange(n_folds)
+        scores[repetition] = build_scorer(one, metric)((one.fold[0] == folds[:, None]).astype(np.float64))
+    scores = np.where(np.isnan(predictions.n_train), np.nan, scores)
+    return np.asarray(scores.reshape(predictions.n_seeds, -1, n_folds).mean(axis=0))
+
+
+def compute_seed_scores(predictions: Predictions, metric: str) -> Floats:
+    """Score each encoder of `stack_seeds` on its own: (n_seeds,), mean over repetitions."""
+    n_repeats, n_rows = predictions.n_repeats, len(predictions.tested)
+    scores = []
+    for seed in range(predictions.n_seeds):
+        one = select_repetitions(predictions, slice(seed * n_repeats, (seed + 1) * n_repeats))
+        scores.append(float(build_scorer(one, metric)(np.ones((1, n_rows)))[0]))
+    return np.array(scores)
+
+
+def select_repetitions(predictions: Predictions, part: slice) -> Predictions:
+    """Select some repetitions as predictions of one encoder."""
+    names = ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
+    return dataclasses.replace(
+        predictions, n_seeds=1, warnings=(), **{name: getattr(predictions, name)[part] for name in names}
+    )
+
+
+Scorer = Callable[[Floats], Floats]
+
+
+CLASS_METRICS = ("balanced_accuracy", "auroc", "calibration_error")
+
+
+VALUE_METRICS = ("r", "r2", "mae", "r_pooled", "calibration_slope")
+
+
+def build_scorer(predictions: Predictions, metric: str) -> Scorer:
+    """Prepare one of `CLASS_METRICS` or `VALUE_METRICS`: weights (B, n) -> scores (B,), NaN where a class is absent.
+
+    ``auroc`` and ``r`` compare rows of the same test fold only. Pooled over folds both fall below chance on noise,
+    because a fold whose mean is high is predicted from a training part whose mean is low.
+    """
+    builders = {
+        "balanced_accuracy": _build_balanced_accuracy,
+        "auroc": _build_auroc,
+        "calibration_error": _build_calibration_error,
+        "r": lambda p: _build_moments(p, p.fold, _correlate),
+        "r_pooled": lambda p: _build_moments(p, np.minimum(p.fold, 0), _correlate),
+        "calibration_slope": lambda p: _build_moments(p, p.fold, _regress),
+        "r2": _build_r2,
+        "mae": _build_mae,
+    }
+    return builders[metric](predictions)
+
+
+def _divide(numerator: Floats, denominator: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(denominator > 0, numerator / denominator, np.nan))
+
+
+def _build_balanced_accuracy(predictions: Predictions) -> Scorer:
+    classes = np.arange(len(predictions.classes))[:, None, None]
+    member = (predictions.truth == classes).sum(axis=1).astype(np.float64)  # (K, n)
+    hit = ((predictions.truth == classes) & (predictions.decisions == classes)).sum(axis=1).astype(np.float64)
+
+    def score(weights: Floats) -> Floats:
+        recalls = _divide(weights @ hit.T, weights @ member.T)
+        n_known = (~np.isnan(recalls)).sum(axis=1)
+        return _divide(np.nansum(recalls, axis=1), n_known * (n_known >= 2))
+
+    return score
+
+
+def _build_auroc(predictions: Predictions) -> Scorer:
+    """Share of pairs, one of the class and one of the rest in the same test fold, that are in the right order."""
+    n_classes = len(predictions.classes)
+    pairs = [_count_pairs(predictions, k) for k in (range(n_classes) if n_classes > 2 else (1,))]
+
+    def score(weights: Floats) -> Floats:
+        values = [_divide(_weigh(weights, right), _weigh(weights, every)) for right, every in pairs]
+        known = ~np.isnan(values)
+        return _divide(np.nansum(values, axis=0), known.sum(axis=0))
+
+    return score
+
+
+def _weigh(weights: Floats, pairs: Floats) -> Floats:
+    return np.asarray(((weights @ pairs) * weights).sum(axis=1))
+
+
+def _count_pairs(predictions: Predictions, k: int) -> tuple[Floats, Floats]:
+    n_rows = predictions.fold.shape[1]
+    right, every = np.zeros((n_rows, n_rows)), np.zeros((n_rows, n_rows))
+    for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores[:, :, k], strict=True):
+        for number in np.unique(fold[fold >= 0]):
+            inside = np.flatnonzero(fold == number)
+            members, others = inside[truth[inside] == k], inside[truth[inside] != k]
+            first, second = scores[members][:, None], scores[others]
+            right[np.ix_(members, others)] += (first > second) + 0.5 * (first == second)
+            every[np.ix_(members, others)] += 1
+    return right, every
+
+
+def _build_calibration_error(predictions: Predictions, n_bins: int = 10) -> Scorer:
+    """Expected calibration error: mean gap between confidence and hits over ten bins of equal size."""
+    tested = predictions.fold >= 0
+    confidence = np.where(tested, predictions.scores.max(axis=2), np.nan)
+    hit = (predictions.scores.argmax(axis=2) == predictions.truth).astype(np.float64)
+    edges = np.unique(np.quantile(confidence[tested], np.arange(1, n_bins) / n_bins))
+    bins = np.where(tested, np.searchsorted(edges, confidence, side="right"), -1)
+    gaps = np.where(tested, confidence - hit, 0.0)
+    gap = np.stack([np.where(bins == number, gaps, 0).sum(axis=0) for number in range(len(edges) + 1)])
+    n_tests = tested.sum(axis=0).astype(np.float64)
+    return lambda weights: _divide(np.abs(weights @ gap.T).sum(axis=1), weights @ n_tests)
+
+
+def _build_moments(predictions: Predictions, parts: NDArray[np.int64], finish: Callable[[Floats], Floats]) -> Scorer:
+    """Sum squares and products about the mean of each part, then finish each repetition."""
+
+    def score(weights: Floats) -> Floats:
+        values = []
+        for part, truth, decisions in zip(parts, predictions.truth, predictions.decisions, strict=True):
+            total = np.zeros((3, len(weights)))
+            for number in np.unique(part[part >= 0]):
+                rows = np.flatnonzero(part == number)
+                total += _sum_products(weights[:, rows], truth[rows], decisions[rows])
+            values.append(finish(total))
+        known = ~np.isnan(values)
+        return _divide(np.nansum(values, axis=0), known.sum(axis=0))
+
+    return score
+
+
+def _sum_products(weights: Floats, truth: Floats, predicted: Floats) -> Floats:
+    truth, predicted = truth - truth.mean(), predicted - predicted.mean()
+    columns = np.stack([np.ones_like(truth), truth, predicted, truth**2, predicted**2, truth * predicted], axis=1)
+    size, sum_t, sum_p, sum_tt, sum_pp, sum_tp = (weights @ columns).T
+    size = np.maximum(size, 1e-300)
+    return np.stack([sum_tt - sum_t**2 / size, sum_pp - sum_p**2 / size, sum_tp - sum_t * sum_p / size])
+
+
+def _correlate(total: Floats) -> Floats:
+    """Correlation; 0 where predictions do not vary, since they say nothing."""
+    truth, predicted, both = total
+    r = _divide(both, np.sqrt(np.maximum(truth * predicted, 0)))
+    return np.asarray(np.where(predicted <= 1e-12 * truth, np.where(truth > 0, 0.0, np.nan), r))
+
+
+def _regress(total: Floats) -> Floats:
+    """Slope of truth over prediction: 1 is calibrated, less is overconfident.
+    NaN where predictions vary by less than a hundredth of the truth: the slope would be arbitrary."""
+    truth, predicted, both = total
+    return np.asarray(np.where(predicted <= 1e-4 * truth, np.nan, _divide(both, predicted)))
+
+
+def _build_r2(predictions: Predictions) -> Scorer:
+    error = np.nan_to_num((predictions.truth - predictions.decisions) ** 2)
+    base = np.nan_to_num((predictions.truth - predictions.reference) ** 2)
+
+    def score(weights: Floats) -> Floats:
+        return np.asarray(np.mean(1 - _divide(weights @ error.T, weights @ base.T), axis=1))
+
+    return score
+
+
+def _build_mae(predictions: Predictions) -> Scorer:
+    error = np.nan_to_num(np.abs(predictions.truth - predictions.decisions)).sum(axis=0)
+    n_tests = (predictions.fold >= 0).sum(axis=0).astype(np.float64)
+    return lambda weights: _divide(weights @ error, weights @ n_tests)
+
+
+_MOST_POINTS = 401
+
+
+def count_decisions(predictions: Predictions) -> Floats:
+    """Count true class by class decided for, (K, K) for K classes, mean over repetitions."""
+    tested = predictions.fold >= 0
+    counts = np.zeros((len(predictions.classes), len(predictions.classes)))
+    np.add.at(counts, (predictions.truth[tested].astype(int), predictions.decisions[tested].astype(int)), 1)
+    return np.asarray(counts / len(predictions.fold))
+
+
+def compute_roc(predictions: Predictions) -> tuple[Floats, Floats]:
+    """Compute the ROC curve of the second of two classes: false and true positive rate, each ascending from 0 to 1.
+
+    Each member is ranked among the others of its test fold and weighted by its pairs, so the area below the steps is
+    the AUROC. Pooled over folds, the curve of noise would fall below chance: a fold rich in a class is predicted from a
+    training part poor in it. Returns one point each where no fold holds both classes.
+    """
+    places, weights = [np.zeros(0)], [np.zeros(0)]
+    for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores[:, :, 1], strict=True):
+        for number in np.unique(fold[fold >= 0]):
+            inside = fold == number
+            members, others = scores[inside & (truth == 1)][:, None], scores[inside & (truth == 0)]
+            if len(others):
+                places.append(((others > members) + 0.5 * (others == members)).mean(axis=1))
+                weights.append(np.full(len(members), float(len(others))))
+    place, weight = np.concatenate(places), np.concatenate(weights)
+    if not len(place):
+        return np.zeros(1), np.zeros(1)
+    false = np.unique(np.concatenate([[0.0, 1.0], place]))
+    if len(false) > _MOST_POINTS:
+        false = np.linspace(0, 1, _MOST_POINTS)
+    order = np.argsort(place)
+    below = np.concatenate([[0.0], np.cumsum(weight[order])])
+    return false, below[np.searchsorted(place[order], false, side="right")] / below[-1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanScore:
+    """Mean score over participants."""
+
+    value: float  # NaN without participants
+    ci_low: float  # 95 % interval; NaN for fewer than two participants
+    ci_high: float
+    p_value: float  # two-sided, against the reference; NaN for fewer than two participants
+    n: int  # participants
+
+
+def score_participants(predictions: Predictions, participants: NDArray[Any], metric: str) -> Floats:
+    """Score the rows of each tested participant separately, sorted by label; NaN where the metric is undefined."""
+    tested = predictions.tested
+    labels = np.unique(participants[tested])
+    weights = ((participants == labels[:, None]) & tested).astype(np.float64)
+    return build_scorer(predictions, metric)(weights)
+
+
+def average_participants(
+    scores: Floats, *, reference: float, widening: float = 1.0, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> MeanScore:
+    """Average one score per participant, skipping NaN, and test the mean against `reference` by Student's t.
+
+    `widening` multiplies the standard error: models share most training rows, for which sqrt(1 + n_test_all / n_train)
+    corrects with one round of folds (Nadeau and Bengio, Machine Learning 52, 2003). Where all scores are equal, p is
+    that of a sign test and, at one of the scale's `limits`, the interval is exact (Clopper and Pearson, Biometrika 26,
+    1934). Intervals are cut to `limits`.
+    """
+    known = scores[~np.isnan(scores)]
+    n = len(known)
+    value = float(known.mean()) if n else np.nan
+    if n < 2:
+        return MeanScore(value=value, ci_low=np.nan, ci_high=np.nan, p_value=np.nan, n=n)
+    error = widening * float(known.std(ddof=1)) / np.sqrt(n)
+    if error == 0:
+        low, high = _bound_equal(value, limits, n)
+        p_value = 1.0 if value == reference else min(1.0, 2 * 0.5**n)
+        return MeanScore(value=value, ci_low=low, ci_high=high, p_value=p_value, n=n)
+    reach = error * float(student.ppf(0.975, n - 1))
+    p_value = float(2 * student.sf(abs(value - reference) / error, n - 1))
+    low, high = max(value - reach, limits[0]), min(value + reach, limits[1])
+    return MeanScore(value=value, ci_low=low, ci_high=high, p_value=p_value, n=n)
+
+
+def _bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[float, float]:
+    """Bound a score that all n participants share."""
+    first, last = limits
+    if value == last:
+        return first + (last - first) * 0.025 ** (1 / n), last
+    if value == first:
+        return first, last - (last - first) * 0.025 ** (1 / n)
+    return value, value
+
+
+def name_main_metric(kind: str) -> str:
+    """Return the metric that ranks and compares models: ``auroc`` for ``classification``, else ``r``."""
+    return "auroc" if kind == "classification" else "r"
