@@ -69,8 +69,8 @@ def find_with_us(root: Path, labels: list[str]) -> dict[str, float]:
     began = time.perf_counter()
     sys.path.insert(0, str(ROOT))
     from bids_semantoks.config import SelectionConfig  # noqa: PLC0415
-    from bids_semantoks.inputs.dataset import find_dataset  # noqa: PLC0415
-    from bids_semantoks.inputs.index import find_participants, find_runs  # noqa: PLC0415
+    from bids_semantoks.inputs.datasets import find_dataset  # noqa: PLC0415
+    from bids_semantoks.inputs.runs import find_participants, find_runs  # noqa: PLC0415
 
     imported = time.perf_counter()
     selection = SelectionConfig(participant_label=tuple(labels))

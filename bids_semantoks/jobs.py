@@ -10,7 +10,7 @@ from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.images.volumes import check_content
-from bids_semantoks.inputs.dataset import Dataset
+from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.provenance import (
     compute_settings_hash,
     describe_differences,

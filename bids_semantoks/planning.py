@@ -8,9 +8,9 @@ import logging
 from bids_semantoks.config import AppConfig, SignalsConfig
 from bids_semantoks.embedding import RunEncoder, build_run_encoder
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
-from bids_semantoks.inputs.dataset import Dataset, check_out_dir, find_dataset
-from bids_semantoks.inputs.index import find_participants, find_runs
-from bids_semantoks.inputs.parcellated import find_atlas_tables, find_series
+from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
+from bids_semantoks.inputs.runs import find_participants, find_runs
+from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.jobs import Plan, RunJob, build_job
 from bids_semantoks.records import Atlas, Run
 from bids_semantoks.signals.atlas import load_atlas

@@ -1,1 +1,1 @@
-"""Read BIDS datasets; the only package that imports pybids."""
+"""Find and read what others wrote: BIDS datasets, phenotypes, events, HDF5."""

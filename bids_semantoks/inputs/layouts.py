@@ -7,15 +7,18 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from bids_semantoks.bids_names import ENTITY_ORDER
+from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.found import Candidate, Derivative
+from bids_semantoks.inputs.pipelines import Layout, RunPattern
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
+
+
 _LONG_NAMES: Final = {
     "participant": "sub",
     "session": "ses",
@@ -24,38 +27,23 @@ _LONG_NAMES: Final = {
     "direction": "dir",
     "resolution": "res",
 }
+
+
 _PLACEHOLDER: Final = re.compile(r"\{([a-z]+)\}")
+
+
 _LABEL: Final = "[a-zA-Z0-9]+"
+
+
 # "" stands for a column that nothing reads.
 COLUMNS: Final = (
     *(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"),
     *(f"rot_{axis}_deg" for axis in "xyz"),
     "",
 )
+
+
 _HINT: Final = "See data/layouts/hcp.json in this package for an example."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunPattern:
-    """Paths of one kind of run, relative to BIDS_DIR."""
-
-    bold: str  # path with {participant} and other entities in braces
-    mask: str  # may use the entities of bold; empty if absent
-    confounds: str  # may use the entities of bold; empty if absent
-    columns: tuple[str, ...]  # of motion regressors without a header; empty for an fMRIPrep table
-    entities: tuple[tuple[str, str], ...]  # shared by all these runs
-    repetition_time: float  # s
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """Layout of a dataset outside BIDS."""
-
-    name: str  # stands for the pipeline in messages and sidecars
-    space: str  # template space of the images
-    is_denoised: bool
-    is_filtered: bool  # band-pass
-    runs: tuple[RunPattern, ...]  # at least one
 
 
 def load_layout(name_or_file: str) -> Layout:
@@ -206,4 +194,65 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
         columns=columns,
         entities=tuple(constant.items()),
         repetition_time=float(time),
+    )
+
+
+# Folders that people keep beside those of participants.
+_NO_PARTICIPANTS: Final = frozenset({"derivatives", "code", "sourcedata", "logs"})
+
+
+def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:
+    """List the labels whose folder (or first file) exists, in natural order."""
+    labels: set[str] = set()
+    for pattern in layout.runs:
+        parts = pattern.bold.split("/")
+        n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
+        found = find_layout_files(derivative.path, "/".join(parts[:n_parts]))
+        labels.update(values["sub"] for values in found)
+    return sorted_naturally(labels - _NO_PARTICIPANTS)
+
+
+def find_layout_candidates(derivative: Derivative, layout: Layout, participants: Sequence[str]) -> Iterator[Candidate]:
+    """Yield the images with their masks and confounds; InputError if two images would be the same run."""
+    seen: dict[tuple[tuple[str, str], ...], str] = {}
+    for pattern in layout.runs:
+        for values in find_layout_files(derivative.path, pattern.bold, participants):
+            one = _build_candidate(derivative, layout, pattern, values)
+            other = seen.setdefault(one.image.entities, one.image.path)
+            if other != one.image.path:
+                raise InputError(
+                    f"The layout {layout.name} gives two images the same entities: {other} and {one.image.path}.",
+                    hint="Name what tells them apart, in braces or under entities.",
+                )
+            yield one
+
+
+def _build_candidate(
+    derivative: Derivative, layout: Layout, pattern: RunPattern, values: Mapping[str, str]
+) -> Candidate:
+    root = str(derivative.path)
+    named = {**values, **dict(pattern.entities), "space": layout.space}
+    paths = {
+        key: os.path.join(root, fill_pattern(text, values)) if text else None  # noqa: PTH118
+        for key, text in (("bold", pattern.bold), ("mask", pattern.mask), ("confounds", pattern.confounds))
+    }
+    bold, confounds = paths["bold"], paths["confounds"]
+    mask = paths["mask"] if paths["mask"] and os.path.lexists(paths["mask"]) else None
+    confounds = confounds if confounds and os.path.lexists(confounds) else None
+    assert bold is not None
+    return Candidate(
+        image=BidsFile(
+            path=bold,
+            entities=tuple((key, named[key]) for key in ENTITY_ORDER if key in named),
+            suffix="bold",
+            extension=".nii.gz" if bold.endswith(".gz") else ".nii",
+        ),
+        mask=mask,
+        # Of denoised images confounds would be censored volumes; movement regressors tell how much a person moved.
+        confounds=None if layout.is_denoised else confounds,
+        sidecars=(),
+        derivative=derivative,
+        tables=(confounds,) if layout.is_denoised and confounds else (),
+        columns=pattern.columns if confounds else (),
+        repetition_time=pattern.repetition_time,
     )

@@ -3,57 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
-from bids_semantoks.bids_names import BidsFile, natural_key, parse_name
-from bids_semantoks.inputs.derivatives import Derivative
-from bids_semantoks.inputs.surfaces import SURFACE_ENDS, drop_hemisphere, find_surface_files
+from bids_semantoks.bids_names import BidsFile, parse_name
+from bids_semantoks.inputs.found import Candidate, Derivative
+from bids_semantoks.inputs.names import SURFACE_ENDS, drop_hemisphere, find_surface_files
 
 # A name matters by its end: of some 60 files of a participant few do, and only these are taken apart.
 _IMAGE_ENDS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
+
+
 # Of a pipeline that denoises: its censored volumes, and how much the participant moved.
 _OUTLIER_ENDS: Final = ("_outliers.tsv",)
+
+
 _MOTION_ENDS: Final = ("_motion.tsv",)
+
+
 _AROMA_ENDS: Final = ("_desc-aroma_timeseries.tsv",)
+
+
 _MIXING_END: Final = "_desc-melodic_mixing.tsv"
+
+
 _METRICS_END: Final = "_desc-aroma_metrics.tsv"
+
+
 _MASK_ENDS: Final = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")
+
+
 # fMRIPrep wrote regressors up to 20.1.
 _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
+
+
 _SIDECAR_ENDS: Final = ("bold.json",)
+
+
 # Of a dataset of series: tables, what stands beside them, and sidecars of images, which may say more than the tables'.
 _SERIES_ENDS: Final = ("timeseries.tsv", "timeseries.ptseries.nii", "timeseries.json", "_bold.tsv", "bold.json")
+
+
 USEFUL_ENDS: Final = (*_IMAGE_ENDS, *SURFACE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, *_SIDECAR_ENDS)
+
 
 # What a table of series names besides its run: none of it is in the names of the run's other files.
 _TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
 
+
 _Key = frozenset[tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """Preprocessed BOLD image or parcel series table in any space, with its files."""
-
-    image: BidsFile  # the BOLD image or the table
-    mask: str | None  # for a table, the coverage of its parcels
-    confounds: str | None  # for a table or a denoised image, the censored volumes
-    sidecars: tuple[BidsFile, ...]  # the participant's *_bold.json; for a table also its *_timeseries.json
-    derivative: Derivative
-    tables: tuple[str, ...] = ()  # of the run: ICA-AROMA components, or motion
-    partner: str | None = None  # right hemisphere if image is the left
-    columns: tuple[str, ...] = ()  # of motion regressors without a header
-    repetition_time: float | None = None  # s, overrides the sidecars
-
-    def entity(self, key: str) -> str | None:
-        """Get the image's value of an entity by short key, such as ``ses``; None if absent."""
-        return dict(self.image.entities).get(key)
-
-    @property
-    def order(self) -> tuple[tuple[tuple[int, int, str], ...], ...]:
-        """Sorting key: entities in BIDS order, numbers by value."""
-        return tuple(natural_key(f"{key}-{value}") for key, value in self.image.entities)
 
 
 def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:

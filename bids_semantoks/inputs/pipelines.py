@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-from bids_semantoks.inputs.descriptions import Description
+from bids_semantoks.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +28,11 @@ class Pipeline:
 
 
 FMRIPREP: Final = Pipeline(label="fMRIPrep", names=("fmriprep",))
+
+
 NIBABIES: Final = Pipeline(label="NiBabies", names=("nibabies",))
+
+
 XCPD: Final = Pipeline(
     label="XCP-D",
     names=("xcpd",),
@@ -36,6 +42,8 @@ XCPD: Final = Pipeline(
     is_denoised=True,
     is_filtered=True,
 )
+
+
 AROMA: Final = Pipeline(
     label="fMRIPost-AROMA",
     names=("fmripostaroma",),
@@ -43,9 +51,17 @@ AROMA: Final = Pipeline(
     note="its images are denoised by ICA-AROMA: no regressor is removed again",
     is_denoised=True,
 )
+
+
 GIGA: Final = Pipeline(label="giga_connectome", names=("gigaconnectome",))
+
+
 OURS: Final = Pipeline(label="bids_semantoks", names=("bidssemantoks",))
+
+
 OTHER: Final = Pipeline(label="", descs=("preproc",))
+
+
 _KNOWN: Final = (FMRIPREP, NIBABIES, XCPD, AROMA, GIGA, OURS)
 
 
@@ -56,3 +72,86 @@ def recognise_pipeline(description: Description | None) -> Pipeline:
     first = description.generators[0][0] if description.generators else description.name
     name = first.lower().replace("_", "").replace("-", "").replace(" ", "")
     return next((one for one in _KNOWN if name.startswith(one.names)), OTHER)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """Relevant fields of dataset_description.json."""
+
+    name: str
+    dataset_type: str  # raw, derivative, or empty if unstated (before BIDS 1.4)
+    generators: tuple[tuple[str, str], ...]  # (name, version), the last pipeline to touch the dataset first
+
+    @property
+    def is_fmriprep(self) -> bool:
+        """Whether the first generator listed, or without any the dataset name, is fMRIPrep."""
+        first = self.generators[0][0] if self.generators else self.name
+        return first.lower().startswith("fmriprep")
+
+    @property
+    def names_fmriprep(self) -> bool:
+        """Whether fMRIPrep is among the generators."""
+        return any(name.lower().startswith("fmriprep") for name, _ in self.generators)
+
+    def pipeline(self, folder: Path) -> str:
+        """Name the pipeline, with its version if known; falls back on the dataset name, then the folder name."""
+        if self.generators:
+            return " ".join(part for part in self.generators[0] if part)
+        return "fMRIPrep" if self.is_fmriprep else self.name or folder.resolve().name
+
+
+def read_description(folder: Path) -> Description | None:
+    """Read dataset_description.json; None if missing or a dangling link, InputError unless it is a JSON object."""
+    path = folder / "dataset_description.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}.", hint="Repair or restore the file.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object, found {type(content).__name__}.")
+    return Description(
+        name=_text(content.get("Name")),
+        dataset_type=_text(content.get("DatasetType")).lower(),
+        generators=tuple(_find_generators(content)),
+    )
+
+
+def _find_generators(content: dict[str, Any]) -> list[tuple[str, str]]:
+    # fMRIPrep up to 20.1 wrote PipelineDescription, of the draft that became GeneratedBy.
+    entries = content.get("GeneratedBy") or content.get("PipelineDescription") or []
+    if not isinstance(entries, list):
+        entries = [entries]
+    return [
+        (_text(entry.get("Name")), _text(entry.get("Version")))
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("Name")
+    ]
+
+
+def _text(value: Any) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPattern:
+    """Paths of one kind of run, relative to BIDS_DIR."""
+
+    bold: str  # path with {participant} and other entities in braces
+    mask: str  # may use the entities of bold; empty if absent
+    confounds: str  # may use the entities of bold; empty if absent
+    columns: tuple[str, ...]  # of motion regressors without a header; empty for an fMRIPrep table
+    entities: tuple[tuple[str, str], ...]  # shared by all these runs
+    repetition_time: float  # s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Layout of a dataset outside BIDS."""
+
+    name: str  # stands for the pipeline in messages and sidecars
+    space: str  # template space of the images
+    is_denoised: bool
+    is_filtered: bool  # band-pass
+    runs: tuple[RunPattern, ...]  # at least one

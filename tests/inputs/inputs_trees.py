@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bids_semantoks.config import SelectionConfig
-from bids_semantoks.inputs.dataset import Dataset, find_dataset
-from bids_semantoks.inputs.index import find_participants, find_runs
+from bids_semantoks.inputs.datasets import Dataset, find_dataset
+from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.records import Run
 
 FMRIPREP = {

@@ -90,9 +90,7 @@ def test_several_datasets_have_a_database_each(tmp_path: Path) -> None:
 
 def test_pybids_is_not_imported_without_a_database() -> None:
     """Importing pybids alone would take longer than finding one participant may."""
-    code = (
-        "import sys, bids_semantoks.inputs.index; print([m for m in ('bids', 'pandas', 'torch') if m in sys.modules])"
-    )
+    code = "import sys, bids_semantoks.inputs.runs; print([m for m in ('bids', 'pandas', 'torch') if m in sys.modules])"
     checkout = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -10,7 +10,7 @@ from inputs_trees import C2009, FMRIPREP, RAW, open_dataset, write_description, 
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.dataset import check_out_dir, find_dataset
+from bids_semantoks.inputs.datasets import check_out_dir, find_dataset
 
 XCP_D = {
     "Name": "XCP-D",

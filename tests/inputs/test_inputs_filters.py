@@ -11,7 +11,7 @@ import pytest
 from inputs_trees import FMRIPREP, runs_of, write_description, write_run
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.filters import read_filter
+from bids_semantoks.inputs.selection import read_filter
 
 
 @pytest.fixture

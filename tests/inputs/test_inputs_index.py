@@ -24,7 +24,7 @@ from inputs_trees import (
 )
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs import folders
+from bids_semantoks.inputs import names
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_order_is_natural_and_not_the_file_systems(root: Path, monkeypatch: pyte
     ]
     results = []
     for seed in range(4):
-        monkeypatch.setattr(folders.os, "scandir", lambda path, seed=seed: _Shuffled(path, seed))
+        monkeypatch.setattr(names.os, "scandir", lambda path, seed=seed: _Shuffled(path, seed))
         results.append(runs_of(root))
     assert [(run.entity("sub"), run.entity("ses"), run.entity("run")) for run in results[0]] == expected
     assert all(result == results[0] for result in results)
@@ -234,7 +234,7 @@ def test_nothing_is_written_and_only_the_asked_are_listed(root: Path, monkeypatc
     write_fmriprep(root, ("01", "02", "03"))
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
     listed = []
-    monkeypatch.setattr(folders.os, "scandir", lambda path: (listed.append(str(path)), _SCANDIR(path))[1])
+    monkeypatch.setattr(names.os, "scandir", lambda path: (listed.append(str(path)), _SCANDIR(path))[1])
     runs_of(root, participant_label=("02",))
     monkeypatch.undo()
     assert {path: path.lstat().st_mtime_ns for path in root.rglob("*")} == before

@@ -11,8 +11,8 @@ from inputs_trees import C2009, LIN6, RAW, open_dataset, write_description, writ
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.index import find_participants
-from bids_semantoks.inputs.parcellated import find_atlas_tables, find_series
+from bids_semantoks.inputs.runs import find_participants
+from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.records import Run
 
 XCPD = {

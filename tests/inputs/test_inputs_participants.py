@@ -11,7 +11,7 @@ from inputs_trees import FMRIPREP, RAW, open_dataset, write_description, write_f
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.index import find_participants
+from bids_semantoks.inputs.runs import find_participants
 from bids_semantoks.inputs.selection import read_labels
 
 LABELS = ("2", "10", "1", "A03", "A3")

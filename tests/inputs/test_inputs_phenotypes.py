@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.phenotype_tables import read_phenotype_table
-from bids_semantoks.inputs.phenotypes import build_phenotype, find_columns, parse_number
+from bids_semantoks.inputs.phenotypes import build_phenotype, find_columns, parse_number, read_phenotype_table
 
 LABELS = [f"{i:02d}" for i in range(1, 24)]
 KEYS = [(label, "") for label in LABELS]

@@ -10,8 +10,7 @@ import pytest
 from inputs_trees import C2009, LIN6, RAW, names_of, open_dataset, runs_of, write_description, write_files, write_run
 
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.descriptions import Description
-from bids_semantoks.inputs.pipelines import recognise_pipeline
+from bids_semantoks.inputs.pipelines import Description, recognise_pipeline
 
 
 def described(name: str, version: str = "1") -> dict[str, Any]:

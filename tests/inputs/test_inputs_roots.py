@@ -9,7 +9,7 @@ import pytest
 from inputs_trees import FMRIPREP, RAW, open_dataset, write_description, write_fmriprep, write_run
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.phenotype_tables import find_roots
+from bids_semantoks.inputs.phenotypes import find_roots
 
 
 def test_raw_root_above_a_derivative_dataset(tmp_path: Path) -> None:

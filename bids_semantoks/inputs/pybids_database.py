@@ -14,7 +14,11 @@ from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.pairing import USEFUL_ENDS
 
 LOG = logging.getLogger(__name__)
+
+
 _FILE_NAME: Final = "layout_index.sqlite"
+
+
 # All that is never read here, so that a database of thousands of participants stays small.
 _IGNORED: Final = (
     re.compile(r"/(anat|dwi|fmap|perf|pet|figures|log|logs|code|sourcedata)(/|$)"),

@@ -13,8 +13,12 @@ from typing import Final
 from bids_semantoks.bids_names import DERIVED_ENTITIES, BidsFile, parse_name
 
 LOG = logging.getLogger(__name__)
+
+
 # What sidecars of tables or images of the same run may name that the table of series does not.
 _NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
+
+
 # XCP-D writes this word for the frequency: one row a volume, however long that lasts.
 _NO_FREQUENCY: Final = "TR"
 

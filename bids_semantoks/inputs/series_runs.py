@@ -10,19 +10,22 @@ from typing import Final
 from bids_semantoks.bids_names import BidsFile, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.candidates import find_candidates
-from bids_semantoks.inputs.dataset import Dataset
-from bids_semantoks.inputs.folders import list_func_files
-from bids_semantoks.inputs.index import build_run
-from bids_semantoks.inputs.pairing import Candidate, run_key
+from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.inputs.found import Candidate
+from bids_semantoks.inputs.names import list_func_files
+from bids_semantoks.inputs.pairing import run_key
+from bids_semantoks.inputs.repetition_time import find_root_sidecars
+from bids_semantoks.inputs.runs import DEFAULT_SPACES, build_run, choose_space, find_candidates, rank_coarseness
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
-from bids_semantoks.inputs.sidecars import find_root_sidecars
-from bids_semantoks.inputs.spaces import DEFAULT_SPACES, choose_space, rank_coarseness
 from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
+
+
 # Of several tables of one run and atlas these are taken by themselves, best first.
 _PREFERRED_DESC: Final = (None, "denoised")
+
+
 _ATLAS_FOLDERS: Final = (("sourcedata", "atlases"), ("atlases",))
 
 

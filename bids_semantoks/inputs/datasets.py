@@ -1,0 +1,396 @@
+"""Identify BIDS_DIR, choose the derivative datasets to read, and refuse output folders inside the inputs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from bids_semantoks.config import SelectionConfig
+from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.found import Derivative
+from bids_semantoks.inputs.layouts import load_layout
+from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels
+from bids_semantoks.inputs.pipelines import (
+    AROMA,
+    FMRIPREP,
+    NIBABIES,
+    Description,
+    Pipeline,
+    read_description,
+    recognise_pipeline,
+)
+
+CONTENT: Final = {
+    "fmriprep": "preprocessed BOLD",
+    "parcellated": "parcellated series",
+    "aroma": "components of ICA-AROMA",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """BIDS_DIR as identified, with the derivative datasets to read."""
+
+    root: Path
+    kind: str  # raw, fmriprep, parcellated, or layout for data outside BIDS
+    derivatives: tuple[Derivative, ...]  # at least one
+    raw_root: Path | None  # raw dataset they were made from, if found
+
+    @property
+    def is_parcellated(self) -> bool:
+        """Whether parcel series are read instead of BOLD."""
+        return any(one.kind == "parcellated" for one in self.derivatives)
+
+    @property
+    def denoised(self) -> Derivative | None:
+        """First dataset whose images its pipeline already denoised; None if there is none."""
+        return next((one for one in self.derivatives if one.is_denoised), None)
+
+    def describe(self) -> str:
+        """Summarise the inputs in one line, the first of the log."""
+        listed = "; ".join(f"{one.pipeline} ({CONTENT[one.kind]}) in {one.path}" for one in self.derivatives)
+        if self.kind == "layout":
+            return f"Found data in the layout {self.derivatives[0].pipeline} in {self.root}"
+        if self.kind == "raw":
+            return f"Found a raw BIDS dataset in {self.root}, with derivatives of {listed}"
+        return f"Found a derivative dataset of {listed}"
+
+    def describe_recognised(self) -> list[str]:
+        """Name the pipeline recognised for each derivative dataset, one sentence each."""
+        sentences = []
+        for one in self.derivatives:
+            what = (
+                f"Recognised {one.pipeline} as {one.source.label}"
+                if one.source.label
+                else (f"{one.pipeline} is none of the pipelines that are known, and is read as fMRIPrep's outputs are")
+            )
+            note = f": {one.source.note}" if one.source.note and one.kind == "fmriprep" else ""
+            sentences.append(f"{what}{note}.")
+        return sentences
+
+
+def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> Dataset:
+    """Identify BIDS_DIR and the derivative datasets to read (at least one); OUT_DIR never counts as an input.
+
+    Raises InputError if BIDS_DIR is missing, empty or not BIDS, or if it offers no derivative dataset or several.
+    Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with parcel
+    series or denoised images with others.
+    """
+    description = check_is_bids(bids_dir) if selection.layout is None else None
+    if bids_dir.resolve() == out_dir.resolve():
+        inside = bids_dir / "derivatives" / "bids_semantoks"
+        raise ConfigurationError(
+            f"OUT_DIR {out_dir} is BIDS_DIR itself; nothing is written there.",
+            hint=f"Use {inside} or a folder elsewhere." if _may_be_raw(description) else "Use a folder elsewhere.",
+        )
+    if selection.layout is not None:
+        return _open_layout(bids_dir, selection, selection.layout)
+    if selection.derivatives:
+        named = _take_components(
+            tuple(find_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
+        )
+        _check_names(named)
+        _check_one_kind(named)
+        is_raw = description is None or _may_be_raw(description)
+        return Dataset(
+            root=bids_dir,
+            kind="raw" if is_raw else next(one.kind for one in named if one.kind != "aroma"),
+            derivatives=named,
+            raw_root=bids_dir if is_raw else find_raw_root(bids_dir),
+        )
+    kind = find_root_kind(bids_dir, description, selection.input_type)
+    if kind != "raw" and description is not None:
+        own = Derivative(
+            name=bids_dir.resolve().name,
+            path=bids_dir,
+            pipeline=description.pipeline(bids_dir),
+            kind=kind,
+            source=recognise_pipeline(description),
+        )
+        return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=find_raw_root(bids_dir))
+    return Dataset(root=bids_dir, kind="raw", derivatives=(find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
+
+
+def _may_be_raw(description: Description | None) -> bool:
+    return description is not None and not (description.is_fmriprep or description.dataset_type == "derivative")
+
+
+def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) -> Dataset:
+    """Open BIDS_DIR as described by a layout file instead of by BIDS."""
+    if selection.derivatives or selection.input_type == "series":
+        raise ConfigurationError(
+            f"--layout {name_or_file} says which file of BIDS_DIR is which, all of them images.",
+            hint="Leave --derivatives and --input-type away.",
+        )
+    layout = load_layout(name_or_file)
+    if not bids_dir.is_dir():
+        raise InputError(
+            f"BIDS_DIR {bids_dir} is not a directory.", hint="Check the path (in a container: the mounts)."
+        )
+    done = ("denoised", "denoised and filtered")[layout.is_filtered]
+    source = Pipeline(
+        label=f"the layout {layout.name}",
+        note=f"its images are {done}, which is not done again" if layout.is_denoised else "",
+        is_denoised=layout.is_denoised,
+        is_filtered=layout.is_filtered,
+    )
+    own = Derivative(
+        name=bids_dir.resolve().name, path=bids_dir, pipeline=layout.name, kind="fmriprep", source=source, layout=layout
+    )
+    return Dataset(root=bids_dir, kind="layout", derivatives=(own,), raw_root=None)
+
+
+def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Path | None = None) -> None:
+    """Refuse an OUT_DIR or work directory inside an input, with ConfigurationError.
+
+    Within BIDS_DIR, OUT_DIR may only be ``derivatives/<name>`` of a dataset that is not read, and never below
+    ``sub-*``. A work directory inside OUT_DIR is always allowed.
+    """
+    root, out = bids_dir.resolve(), out_dir.resolve()
+    hint = "Use BIDS_DIR/derivatives/<name> of a raw dataset, or a folder elsewhere."
+    read = {one.path.resolve(): f"the {one.pipeline} dataset {one.path}" for one in dataset.derivatives}
+    if out == root or (dataset.raw_root is not None and out == dataset.raw_root.resolve()):
+        raise ConfigurationError(f"OUT_DIR {out_dir} is an input dataset itself; nothing is written there.", hint=hint)
+    for place, what in read.items():
+        if out.is_relative_to(place):
+            raise ConfigurationError(f"OUT_DIR {out_dir} lies in {what}, which is only read.", hint=hint)
+    for folder in (out, *out.parents):
+        is_in_dataset = folder.is_relative_to(root) or (folder.parent / "dataset_description.json").exists()
+        if folder.name.startswith("sub-") and is_in_dataset:
+            raise ConfigurationError(f"OUT_DIR {out_dir} lies in the participant's folder {folder}.", hint=hint)
+    if out.is_relative_to(root) and out.parent != root / "derivatives":
+        raise ConfigurationError(
+            f"OUT_DIR {out_dir} lies in BIDS_DIR {bids_dir}, where only derivatives/<name> may be written.", hint=hint
+        )
+    work = out if work_dir is None else work_dir.resolve()
+    if not work.is_relative_to(out):
+        for place in (root, *read):
+            if work.is_relative_to(place):
+                raise ConfigurationError(
+                    f"The work directory {work_dir} lies in the input {place}; nothing is written there.",
+                    hint="Choose another with -w.",
+                )
+
+
+def _take_components(named: tuple[Derivative, ...]) -> tuple[Derivative, ...]:
+    """Use ICA-AROMA datasets for their components only when another dataset provides images of the same runs."""
+    has_others = any(one.kind == "fmriprep" and one.source != AROMA for one in named)
+    return tuple(replace(one, kind="aroma") if has_others and one.source == AROMA else one for one in named)
+
+
+def _check_names(named: tuple[Derivative, ...]) -> None:
+    """Refuse two datasets with the same name, by which sidecars distinguish sources."""
+    for position, one in enumerate(named):
+        if other := next((before for before in named[:position] if before.name == one.name), None):
+            raise InputError(
+                f"--derivatives gives two datasets the name {one.name}: {other.path} and {one.path}.",
+                hint="Name them apart: -d NAME=PATH.",
+            )
+
+
+def _check_one_kind(named: tuple[Derivative, ...]) -> None:
+    read = [one for one in named if one.kind != "aroma"]
+    if not read:
+        raise InputError(
+            f"{named[0].path} ({named[0].pipeline}) holds components of ICA-AROMA, but no images that they belong to.",
+            hint="Give the fMRIPrep dataset as well: -d fmriprep=PATH -d aroma=PATH.",
+        )
+    if len({(one.kind, one.is_denoised) for one in read}) > 1:
+        listed = "; ".join(f"{one.path} ({'denoised BOLD' if one.is_denoised else CONTENT[one.kind]})" for one in read)
+        raise ConfigurationError(
+            f"--derivatives names datasets of different kinds: {listed}.",
+            hint="Give them to two calls, each with its own OUT_DIR.",
+        )
+
+
+LOG = logging.getLogger(__name__)
+
+
+def find_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
+    """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
+    if the folder is missing or is not a readable derivative dataset."""
+    name, equals, rest = text.partition("=")
+    path = Path(rest) if equals and not Path(text).exists() else Path(text)
+    label = name if path != Path(text) else ""
+    if not path.exists() and (root / "derivatives" / path).is_dir():
+        path = root / "derivatives" / path
+    if not path.is_dir():
+        there = ", ".join(find_folders(root / "derivatives")) or "none"
+        raise InputError(
+            f"Derivative dataset {path} (-d {text}) is not a directory.",
+            hint=f"Folders in {root / 'derivatives'}: {there}.",
+        )
+    description = read_description(path)
+    if description is None:
+        raise InputError(
+            f"Derivative dataset {path} (-d {text}) has no dataset_description.json.",
+            hint="Give the folder that holds it.",
+        )
+    source = recognise_pipeline(description)
+    is_fmriprep = description.is_fmriprep and input_type != "series"
+    kind = "fmriprep" if is_fmriprep else find_kind(path, source, wanted=input_type)
+    if kind is None and source == AROMA:
+        kind = "aroma"
+    if kind is None:
+        raise InputError(
+            f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) holds "
+            f"{describe_nothing(source, input_type)}.",
+            hint="Give the folder of an fMRIPrep derivative dataset.",
+        )
+    pipeline = description.pipeline(path)
+    return Derivative(name=label or path.resolve().name, path=path, pipeline=pipeline, kind=kind, source=source)
+
+
+def describe_nothing(source: Pipeline, input_type: str) -> str:
+    """Name the file types a dataset lacks, to complete a message after "holds" or "with"."""
+    images, series = f"*{source.image_ends[0]}", "parcellated *_timeseries.tsv"
+    if input_type == "auto":
+        return f"neither {images} nor {series}"
+    return f"no {images if input_type == 'images' else series} (--input-type {input_type})"
+
+
+def find_fmriprep(root: Path, out_dir: Path) -> Derivative:
+    """Find the only fMRIPrep dataset in ``<root>/derivatives``; InputError if there is none or more than one.
+    ConfigurationError if OUT_DIR is an fMRIPrep dataset."""
+    base = root / "derivatives"
+    found: list[Derivative] = []
+    others: list[str] = []
+    for folder in (base, *(base / name for name in find_folders(base))):
+        description = _try_description(folder)
+        if description is None:
+            continue
+        if folder.resolve() == out_dir.resolve():
+            _check_is_ours(out_dir, description)
+        elif (source := recognise_pipeline(description)) in (FMRIPREP, NIBABIES) or (
+            description.names_fmriprep and find_kind(folder) == "fmriprep"
+        ):
+            pipeline = description.pipeline(folder)
+            found.append(Derivative(name=folder.name, path=folder, pipeline=pipeline, kind="fmriprep", source=source))
+        else:
+            others.append(f"{folder.name} ({description.pipeline(folder)})")
+    if len(found) > 1:
+        listed = "; ".join(f"{one.path} ({one.pipeline})" for one in found)
+        raise InputError(
+            f"{root} holds {len(found)} fMRIPrep datasets, expected one: {listed}.",
+            hint=f"Choose one, such as -d {found[-1].path}.",
+        )
+    if not found:
+        empty = [name for name in find_folders(base) if not any((base / name).iterdir())]
+        raise InputError(
+            f"{root} is a raw BIDS dataset without fMRIPrep derivatives: expected {base / 'fmriprep'}, or another "
+            f"folder there whose GeneratedBy names fMRIPrep; found {', '.join(others) or 'no derivative dataset'}.",
+            hint="Run fMRIPrep first, or say where its output is with -d PATH."
+            if not empty
+            else f"{', '.join(empty)} is empty; of a datalad dataset: datalad get -n {base / empty[0]}.",
+        )
+    return found[0]
+
+
+def _check_is_ours(out_dir: Path, description: Description) -> None:
+    if description.is_fmriprep:
+        raise ConfigurationError(
+            f"OUT_DIR {out_dir} is a dataset of {description.pipeline(out_dir)}, which would be written into.",
+            hint="Choose a folder of its own for OUT_DIR.",
+        )
+
+
+def _try_description(folder: Path) -> Description | None:
+    try:
+        return read_description(folder)
+    except InputError as error:
+        # One damaged neighbour must not stop a call that does not need it.
+        LOG.warning("Passed over %s: %s", folder, error)
+        return None
+
+
+def check_is_bids(folder: Path) -> Description | None:
+    """Refuse a path that is missing, a file or not BIDS, with InputError; else return its description, None if only
+    ``sub-*`` folders suggest BIDS."""
+    if not folder.exists():
+        raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the mounts).")
+    if not folder.is_dir():
+        raise InputError(f"BIDS_DIR {folder} is a file, expected the folder of a BIDS dataset.")
+    description = read_description(folder)
+    if description is None and not find_participant_labels(folder):
+        inside = sorted(path.name for path in folder.iterdir())
+        found = f"found {len(inside)} other entries ({', '.join(inside[:5])})" if inside else "it is empty"
+        below = [name for name in find_folders(folder) if (folder / name / "dataset_description.json").exists()]
+        raise InputError(
+            f"BIDS_DIR {folder} is no BIDS dataset: expected dataset_description.json and sub-* folders, {found}.",
+            hint=f"Did you mean {folder / below[0]}?" if below else "Data that are no BIDS are read with --layout.",
+        )
+    return description
+
+
+def find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
+    """Classify BIDS_DIR as ``raw`` or the kind of a derivative dataset; InputError if that is undecidable or a
+    derivative dataset holds nothing readable."""
+    if description is None:
+        if (folder / "derivatives").is_dir():
+            return "raw"
+        raise InputError(
+            f"BIDS_DIR {folder} has sub-* folders but no dataset_description.json (or a link without content), so "
+            "nothing says whether it is raw or preprocessed.",
+            hint="Restore the file from the dataset's source (for example: datalad get dataset_description.json).",
+        )
+    if description.is_fmriprep and input_type != "series":
+        return "fmriprep"
+    source = recognise_pipeline(description)
+    if description.dataset_type == "derivative" or description.is_fmriprep:
+        kind = find_kind(folder, source, wanted=input_type)
+        if kind is None and source == AROMA:
+            raise InputError(
+                f"BIDS_DIR {folder} ({description.pipeline(folder)}) holds no denoised images, at most components.",
+                hint="Give the fMRIPrep dataset as well: -d fmriprep=PATH -d aroma=PATH.",
+            )
+        if kind is None:
+            raise InputError(
+                f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with "
+                f"{describe_nothing(source, input_type)} in its sub-*/func folders.",
+                hint="Give the folder of an fMRIPrep derivative dataset.",
+            )
+        return kind
+    # Before BIDS 1.4 nothing but the pipeline's name marks a derivative dataset.
+    is_open = not description.dataset_type and bool(description.generators)
+    return (find_kind(folder, source, wanted=input_type) if is_open else None) or "raw"
+
+
+def find_raw_root(folder: Path) -> Path | None:
+    """Find the raw root of ``<raw>/derivatives/<pipeline>``, else the one linked in the description, else None."""
+    for parent in folder.resolve().parents:
+        if parent.name == "derivatives":
+            return parent.parent if _is_raw(parent.parent) else find_linked_raw(folder)
+    return find_linked_raw(folder)
+
+
+def _is_raw(folder: Path) -> bool:
+    return (folder / "dataset_description.json").is_file() or (folder / "participants.tsv").is_file()
+
+
+def find_linked_raw(folder: Path) -> Path | None:
+    """Find the first raw dataset on this machine among ``DatasetLinks`` (``raw`` first) and ``SourceDatasets``."""
+    try:
+        content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
+    links = content.get("DatasetLinks") if isinstance(content, dict) else None
+    links = links if isinstance(links, dict) else {}
+    sources = content.get("SourceDatasets") if isinstance(content, dict) else None
+    places = [links.get("raw"), *(value for key, value in links.items() if key != "raw")]
+    places += [one.get("URL") for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+    for place in places:
+        if not isinstance(place, str) or ("://" in place and not place.startswith("file://")):
+            continue
+        path = folder / unquote(place.removeprefix("file://"))
+        if path.resolve() != folder.resolve() and _is_raw(path) and not _is_derivative(path):
+            return path
+    return None
+
+
+def _is_derivative(folder: Path) -> bool:
+    description = read_description(folder)
+    return description is not None and (description.dataset_type == "derivative" or description.is_fmriprep)
