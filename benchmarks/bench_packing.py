@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bids_semantoks.files import write_table
-from bids_semantoks.models.layout import default_layout
+from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed

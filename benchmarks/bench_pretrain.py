@@ -42,10 +42,9 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a machine that only has the files
 
 from bids_semantoks.config import EncoderConfig, TrainingConfig
-from bids_semantoks.models.build import build_encoder, build_head, read_encoder_config
-from bids_semantoks.models.heads import ProjectionHead
-from bids_semantoks.models.layout import default_layout
-from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.models.encoder import Encoder, ProjectionHead
+from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
+from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.training.compiler import find_obstacle
 from bids_semantoks.training.distill import Batch, TeacherStudent
 from bids_semantoks.training.distributed import Ranks

@@ -34,12 +34,11 @@ from bids_semantoks.config import TrainingConfig, from_json
 from bids_semantoks.demo.atlas import build_table
 from bids_semantoks.demo.parcellated import simulate_series
 from bids_semantoks.demo.participants import draw_participant, plan_runs
-from bids_semantoks.models.build import build_encoder, build_head, read_encoder_config
-from bids_semantoks.models.checkpoint import LoadedEncoder
-from bids_semantoks.models.encode import FrozenEncoder
-from bids_semantoks.models.layout import NetworkLayout, build_layout
-from bids_semantoks.models.matching import match_parcels
-from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.models.checkpoints import LoadedEncoder
+from bids_semantoks.models.encoder import Encoder
+from bids_semantoks.models.frozen import FrozenEncoder
+from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
+from bids_semantoks.models.parcels import NetworkLayout, build_layout, match_parcels
 from bids_semantoks.packing import standardise
 from bids_semantoks.signals.temporal import build_windows
 from bids_semantoks.statistics.linear import cross_validate

@@ -13,8 +13,8 @@ from typing import Any
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.inputs.hdf5 import SignalsFile
-from bids_semantoks.models.build import read_encoder_config
-from bids_semantoks.models.layout import NetworkLayout, build_layout, layout_to_json
+from bids_semantoks.models.initialise import read_encoder_config
+from bids_semantoks.models.parcels import NetworkLayout, build_layout, layout_to_json
 from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.training.batches import check_participants, choose_batch_size
 from bids_semantoks.training_data import TrainingData, describe_file, describe_stored

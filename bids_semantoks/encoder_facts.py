@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from bids_semantoks.config import EncoderConfig
-from bids_semantoks.models.branches import StructuredBranch, join_scales
-from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.models.encoder import Encoder
+from bids_semantoks.models.tokenizer import StructuredBranch, join_scales
 from bids_semantoks.outputs.provenance import find_versions
 from bids_semantoks.training.store import SignalView
 from bids_semantoks.training_data import TrainingData

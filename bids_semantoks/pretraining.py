@@ -18,11 +18,10 @@ from bids_semantoks.config import AppConfig
 from bids_semantoks.encoder_facts import build_details, find_kernels
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
 from bids_semantoks.files import write_json
-from bids_semantoks.models.build import build_encoder, build_head
-from bids_semantoks.models.encode import resolve_device
-from bids_semantoks.models.layout import layout_to_json
-from bids_semantoks.models.matching import match_parcels
-from bids_semantoks.models.storage import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from bids_semantoks.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from bids_semantoks.models.frozen import resolve_device
+from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.parcels import layout_to_json, match_parcels
 from bids_semantoks.outputs.figures_training import write_figures
 from bids_semantoks.outputs.model_card import CARD_FILE, write_model_card
 from bids_semantoks.outputs.stored_runs import StoredRun

@@ -14,7 +14,7 @@ import pytest
 from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
-from bids_semantoks.models.ablation import MaskingEncoder
+from bids_semantoks.models.frozen import MaskingEncoder
 from bids_semantoks.outputs import run_figures, stability
 from bids_semantoks.records import Windows
 

@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bids_semantoks.bids_names import BidsFile, natural_key
-from bids_semantoks.inputs.pipelines import (
-    OTHER,
-    Layout,
-    Pipeline,
-)
+from bids_semantoks.inputs.pipelines import OTHER, Layout, Pipeline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_array
-from bids_semantoks.models.ablation import MaskingEncoder
+from bids_semantoks.models.frozen import MaskingEncoder
 from bids_semantoks.outputs.group_phenotype import name_masked
 from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.probes.rows import Rows

@@ -15,9 +15,8 @@ from bids_semantoks.blueprint import read_training_config
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.hdf5 import open_signals
-from bids_semantoks.models.build import read_encoder_config
-from bids_semantoks.models.layout import build_layout
-from bids_semantoks.models.matching import match_parcels
+from bids_semantoks.models.initialise import read_encoder_config
+from bids_semantoks.models.parcels import build_layout, match_parcels
 from bids_semantoks.outputs.atlases import read_atlas_table
 from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.statistics.scaling_law import choose_share

@@ -11,8 +11,8 @@ from typing import Any, Final
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, encode_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.models.build import build_encoder
-from bids_semantoks.models.encode import FrozenEncoder
+from bids_semantoks.models.frozen import FrozenEncoder
+from bids_semantoks.models.initialise import build_encoder
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bids_semantoks.config import TrainingConfig
-from bids_semantoks.models.heads import ProjectionHead
-from bids_semantoks.models.layout import token_rows
-from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.models.encoder import Encoder, ProjectionHead
+from bids_semantoks.models.parcels import token_rows
 from bids_semantoks.training.losses import (
     AllReduce,
     RateSums,

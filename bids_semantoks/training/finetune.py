@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from bids_semantoks.models.encode import PRECISIONS
-from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.models.encoder import Encoder
+from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.statistics.splits import Indices, Split
 from bids_semantoks.statistics.targets import Floats, Target
 from bids_semantoks.training.batches import compute_seed

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.training.probe_heads import draw_head
 
 _EMBEDDINGS: Final = ("class_token", "mask_token", "network_positions")

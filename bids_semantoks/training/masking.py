@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bids_semantoks.config import EncoderConfig
-from bids_semantoks.models.layout import NetworkLayout, token_rows
+from bids_semantoks.models.parcels import NetworkLayout, token_rows
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 KINDS = ("slice", "network", "temporal", "random", "block")

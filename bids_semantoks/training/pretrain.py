@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bids_semantoks.errors import ResourceError, TrainingStopped
-from bids_semantoks.models.encode import PRECISIONS
+from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.training import batches
 from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
 from bids_semantoks.training.checkpoints import (

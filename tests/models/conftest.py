@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bids_semantoks.config import EncoderConfig
-from bids_semantoks.models.checkpoint import LoadedEncoder, load_encoder
-from bids_semantoks.models.layout import NetworkLayout
+from bids_semantoks.models.checkpoints import LoadedEncoder, load_encoder
+from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.records import Windows
 
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"

@@ -11,9 +11,9 @@ import torch
 
 from bids_semantoks.errors import ModelError
 from bids_semantoks.models.authors import load_authors_checkpoint
-from bids_semantoks.models.checkpoint import load_encoder
-from bids_semantoks.models.layout import default_layout
-from bids_semantoks.models.transformer import compute_temporal_positions
+from bids_semantoks.models.checkpoints import load_encoder
+from bids_semantoks.models.encoder import compute_temporal_positions
+from bids_semantoks.models.parcels import default_layout
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import torch
 
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.models.branches import join_scales
-from bids_semantoks.models.build import build_encoder, build_head, read_encoder_config
-from bids_semantoks.models.layout import default_layout
-from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.models.encoder import Encoder
+from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
+from bids_semantoks.models.parcels import default_layout
+from bids_semantoks.models.tokenizer import join_scales
 
 # Digest of the parameters of random:tiny, seed 0: an embedding of random weights must be reproducible for ever.
 # Rounded, since the logarithm of one machine may differ from another's in the last bit.

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from bids_semantoks.errors import ModelError, ResourceError
-from bids_semantoks.models.build import build_encoder, build_head
-from bids_semantoks.models.checkpoint import load_encoder
-from bids_semantoks.models.layout import default_layout
-from bids_semantoks.models.storage import write_checkpoint
+from bids_semantoks.models.checkpoints import load_encoder, write_checkpoint
+from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.parcels import default_layout
 
 
 @pytest.fixture

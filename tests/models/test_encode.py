@@ -11,10 +11,10 @@ import torch
 
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, RunFailed
-from bids_semantoks.models.build import build_encoder
-from bids_semantoks.models.checkpoint import LoadedEncoder, load_encoder
-from bids_semantoks.models.encode import FrozenEncoder, find_clip_patches, find_real_patches, resolve_device
-from bids_semantoks.models.matching import ParcelMatch, match_parcels
+from bids_semantoks.models.checkpoints import LoadedEncoder, load_encoder
+from bids_semantoks.models.frozen import FrozenEncoder, find_clip_patches, find_real_patches, resolve_device
+from bids_semantoks.models.initialise import build_encoder
+from bids_semantoks.models.parcels import ParcelMatch, match_parcels
 
 HAS_CUDA = torch.cuda.is_available()
 
@@ -281,9 +281,9 @@ def test_too_little_memory_names_a_batch_size_that_may_fit(tmp_path):
         "import resource, numpy as np, torch\n"
         "torch.set_num_threads(1)\n"
         "from bids_semantoks.errors import RunFailed\n"
-        "from bids_semantoks.models.checkpoint import load_encoder\n"
-        "from bids_semantoks.models.encode import FrozenEncoder\n"
-        "from bids_semantoks.models.matching import ParcelMatch\n"
+        "from bids_semantoks.models.checkpoints import load_encoder\n"
+        "from bids_semantoks.models.frozen import FrozenEncoder\n"
+        "from bids_semantoks.models.parcels import ParcelMatch\n"
         "from bids_semantoks.records import Windows\n"
         "loaded = load_encoder('random:tiny', atlas=(['a', 'b'], ['Vis', 'Vis']))\n"
         "n = 60_000\n"

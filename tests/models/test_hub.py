@@ -9,10 +9,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks.errors import ModelError
-from bids_semantoks.models.build import build_encoder
-from bids_semantoks.models.checkpoint import load_encoder
-from bids_semantoks.models.hub import is_repository, load_from_hub
-from bids_semantoks.models.storage import write_checkpoint
+from bids_semantoks.models.checkpoints import is_repository, load_encoder, load_from_hub, write_checkpoint
+from bids_semantoks.models.initialise import build_encoder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

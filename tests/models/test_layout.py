@@ -6,7 +6,7 @@ import pytest
 
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ModelError
-from bids_semantoks.models.layout import (
+from bids_semantoks.models.parcels import (
     NetworkLayout,
     build_layout,
     default_layout,

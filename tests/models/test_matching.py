@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import ModelError
-from bids_semantoks.models.layout import NetworkLayout, default_layout
-from bids_semantoks.models.matching import match_parcels
+from bids_semantoks.models.parcels import NetworkLayout, default_layout, match_parcels
 
 LAYOUT = NetworkLayout(
     network_names=("Vis", "Limbic"),

@@ -5,12 +5,10 @@ import pytest
 import torch
 
 from bids_semantoks.models.authors import load_authors_checkpoint
-from bids_semantoks.models.encode import FrozenEncoder
-from bids_semantoks.models.heads import ProjectionHead
-from bids_semantoks.models.layout import default_layout
-from bids_semantoks.models.matching import ParcelMatch
-from bids_semantoks.models.storage import assign_tensors
-from bids_semantoks.models.transformer import Encoder, compute_temporal_positions
+from bids_semantoks.models.checkpoints import assign_tensors
+from bids_semantoks.models.encoder import Encoder, ProjectionHead, compute_temporal_positions
+from bids_semantoks.models.frozen import FrozenEncoder
+from bids_semantoks.models.parcels import ParcelMatch, default_layout
 
 TOLERANCE = 2e-5
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from bold_files import SPACE
 
-from bids_semantoks.models.layout import default_layout
-from bids_semantoks.models.matching import match_parcels
+from bids_semantoks.models.parcels import default_layout, match_parcels
 from bids_semantoks.signals.atlas import build_label_grid, load_atlas
 from bids_semantoks.signals.labels import load_label_table
 from bids_semantoks.signals.orders import rename_to_seven_networks

@@ -13,8 +13,7 @@ import pytest
 from bold_files import AFFINE, LABELS, SPACE, write_atlas
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.models.layout import default_layout
-from bids_semantoks.models.matching import match_parcels
+from bids_semantoks.models.parcels import default_layout, match_parcels
 from bids_semantoks.signals.atlas import build_label_grid, load_atlas
 from bids_semantoks.signals.fetching import find_address, name_transform
 from bids_semantoks.signals.registry import find_registry, load_entry

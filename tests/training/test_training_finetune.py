@@ -9,7 +9,7 @@ import torch
 from training_models import SMALL_LAYOUT, SMALL_SIZES
 
 from bids_semantoks.config import EncoderConfig
-from bids_semantoks.models.build import build_encoder
+from bids_semantoks.models.initialise import build_encoder
 from bids_semantoks.statistics.splits import build_published_splits, build_splits
 from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.batches import compute_seed

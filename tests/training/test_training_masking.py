@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bids_semantoks.config import EncoderConfig
-from bids_semantoks.models.layout import NetworkLayout, default_layout
+from bids_semantoks.models.parcels import NetworkLayout, default_layout
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.training.masking import MaskGroups, compute_membership, draw_masks, find_absent, find_mask_groups
 

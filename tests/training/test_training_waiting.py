@@ -8,8 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from bids_semantoks.config import EncoderConfig, TrainingConfig
-from bids_semantoks.models.build import build_encoder, build_head
-from bids_semantoks.models.layout import NetworkLayout
+from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.masking import KINDS, compute_membership, draw_masks, find_absent, find_mask_groups
 from bids_semantoks.training.views import draw_views

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from bids_semantoks.config import EncoderConfig, TrainingConfig, to_json
-from bids_semantoks.models.build import build_encoder, build_head
-from bids_semantoks.models.layout import NetworkLayout
+from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.outputs.training_log import TrainingLog
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, join_ranks, sum_over_ranks

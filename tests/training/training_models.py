@@ -9,11 +9,10 @@ import torch
 
 from bids_semantoks.config import EncoderConfig, TrainingConfig
 from bids_semantoks.models.authors import load_authors_checkpoint
-from bids_semantoks.models.build import build_encoder, build_head
-from bids_semantoks.models.heads import ProjectionHead
-from bids_semantoks.models.layout import NetworkLayout
-from bids_semantoks.models.storage import assign_tensors
-from bids_semantoks.models.transformer import Encoder
+from bids_semantoks.models.checkpoints import assign_tensors
+from bids_semantoks.models.encoder import Encoder, ProjectionHead
+from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.training.distill import Batch, TeacherStudent
 
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"

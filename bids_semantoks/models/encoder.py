@@ -6,6 +6,7 @@ S = 1 + N*K tokens, D width, A attention heads.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bids_semantoks.config import EncoderConfig
-from bids_semantoks.models.layout import NetworkLayout, token_rows
+from bids_semantoks.models.parcels import NetworkLayout, token_rows
 from bids_semantoks.models.tokenizer import LAYER_NORM_EPS, ConvolutionTokenizer, ParcelTokenizer
 
 
@@ -109,3 +110,26 @@ def compute_temporal_positions(n_patches: int, width: int) -> np.ndarray[tuple[i
     half = width // 2
     angles = np.outer(np.arange(n_patches), 10000.0 ** (-np.arange(half) / half))
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+class ProjectionHead(nn.Module):
+    """Linear layers with GELU between them, then L2 normalisation; shared by all losses.
+
+    Parameters sit on the meta device without values: use `build_head` or `load_encoder`.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.width, *[config.head_hidden] * (config.head_layers - 1), config.head_out]
+        with torch.device("meta"):
+            self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project tokens or their means onto the unit sphere: (..., width) -> (..., head_out)."""
+        for layer in self.layers[:-1]:
+            x = F.gelu(layer(x))
+        x = self.layers[-1](x)
+        if x.dtype in (torch.bfloat16, torch.float16):
+            x = x.float()  # under autocast: half-precision unit vectors have lengths off by 0.3 %
+        return F.normalize(x, dim=-1, eps=1e-12)

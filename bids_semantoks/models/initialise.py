@@ -15,14 +15,19 @@ from torch import Tensor, nn
 
 from bids_semantoks.config import EncoderConfig, from_json
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.models.branches import FreeBranch, StructuredBranch, join_scales
-from bids_semantoks.models.heads import ProjectionHead
-from bids_semantoks.models.layout import NetworkLayout
-from bids_semantoks.models.transformer import Block, Encoder
+from bids_semantoks.models.encoder import Block, Encoder, ProjectionHead
+from bids_semantoks.models.parcels import NetworkLayout
+from bids_semantoks.models.tokenizer import FreeBranch, StructuredBranch, join_scales
 
 ENCODER_NAMES = ("paper", "small", "tiny")
+
+
 TOKEN_STD = 0.02
+
+
 HEAD_STD = 0.02
+
+
 _CHUNK = 2**16
 
 
