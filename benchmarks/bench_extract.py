@@ -116,9 +116,9 @@ def measure(what: str, folder: Path) -> dict[str, Any]:
 
 def measure_ours(what: str, folder: Path, atlas_path: Path, mask: Path) -> tuple[np.ndarray, float]:
     """Extract means, or (short, long) whole cleaned signals; also when it started."""
+    from bids_semantoks.atlases.load import load_atlas
     from bids_semantoks.config import SignalsConfig
     from bids_semantoks.records import Run
-    from bids_semantoks.signals.atlas import load_atlas
     from bids_semantoks.signals.denoising import load_denoising
     from bids_semantoks.signals.extract import extract_signals
     from bids_semantoks.signals.means import extract_means

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
+from bids_semantoks.atlases.series_atlas import load_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig
 from bids_semantoks.embedding import RunEncoder, build_run_encoder
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
@@ -13,11 +15,8 @@ from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.jobs import Plan, RunJob, build_job
 from bids_semantoks.records import Atlas, Run
-from bids_semantoks.signals.atlas import load_atlas
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.parcellated_atlas import load_series_atlas
 from bids_semantoks.signals.parcellated_tables import read_header
-from bids_semantoks.signals.surface_sources import check_is_volumetric, find_all_spaces, load_surface_atlas
 from bids_semantoks.signals.surfaces import is_surface
 
 LOGGER = logging.getLogger("bids_semantoks")

@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.label_images import build_label_grid
+from bids_semantoks.atlases.label_surfaces import is_surface_atlas
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
@@ -24,8 +26,6 @@ from bids_semantoks.outputs.run_figures import redraw_embedding, redraw_signals
 from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.records import Atlas
-from bids_semantoks.signals.atlas import build_label_grid
-from bids_semantoks.signals.surface_atlas import is_surface_atlas
 
 LOGGER = logging.getLogger("bids_semantoks")
 

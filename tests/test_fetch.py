@@ -21,12 +21,12 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks import errors
 from bids_semantoks import fetch as fetch_module
+from bids_semantoks.atlases import supply
+from bids_semantoks.atlases.label_images import build_label_grid
+from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
+from bids_semantoks.atlases.registry import load_entry
 from bids_semantoks.demo.study import write_study
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals import fetching, obstacles
-from bids_semantoks.signals.atlas import build_label_grid, load_atlas
-from bids_semantoks.signals.registry import load_entry
-from bids_semantoks.signals.surface_sources import load_surface_atlas
 
 SPACE, OTHER = "MNI152NLin6Asym", "MNI152NLin2009cAsym"
 XFM = f"tpl-{OTHER}/tpl-{OTHER}_from-{SPACE}_mode-image_xfm.h5"
@@ -78,7 +78,7 @@ def online(monkeypatch, tmp_path):
 
     reachable = downloads.find_obstacle
     monkeypatch.setattr(downloads, "find_obstacle", lambda at: "" if "huggingface" in at else reachable(at))
-    for module in (fetching, obstacles):
+    for module in (supply, supply):
         monkeypatch.setattr(module, "find_obstacle", downloads.find_obstacle)
     downloads._can_connect_once.cache_clear()
     return shelf
@@ -107,9 +107,9 @@ def write_registry(tmp_path, address, monkeypatch, **changes):
     parts[0] |= changes
     content = {"name": "Pair", "table": "Pair_dseg.tsv", "spaces": [{"space": OTHER, "alternatives": [parts]}]}
     (registry / "Pair.json").write_text(json.dumps(content))
-    monkeypatch.setattr("bids_semantoks.signals.registry.find_registry", lambda: registry)
-    monkeypatch.setattr("bids_semantoks.signals.sources.find_registry", lambda: registry)
-    for module in (fetching, obstacles):
+    monkeypatch.setattr("bids_semantoks.atlases.registry.find_registry", lambda: registry)
+    monkeypatch.setattr("bids_semantoks.atlases.supply.find_registry", lambda: registry)
+    for module in (supply, supply):
         monkeypatch.setattr(module, "TEMPLATEFLOW_SERVER", address)
     Composite(shape=(21, 21, 21), size=2.0).write(served / XFM)
     return registry
@@ -261,7 +261,7 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
     study, fetched = tmp_path / "raw", tmp_path / "fetched"
     write_study(study, n_participants=1, short=True)
     (fetched / "atlases").mkdir(parents=True)
-    for part in load_entry(Path(fetching.__file__).parents[1] / "data/atlases/Schaefer400Tian3Buckner7.json").recipes[
+    for part in load_entry(Path(supply.__file__).parents[1] / "data/atlases/Schaefer400Tian3Buckner7.json").recipes[
         OTHER
     ][1]:
         shutil.copy(shared / "atlas" / part.files[0], fetched / "atlases")
@@ -299,7 +299,7 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
 def test_label_files_of_surfaces_are_brought_as_well(tmp_path, server, online, monkeypatch, capsys):
     served, address, asked = server
     registry = write_registry(tmp_path, address, monkeypatch)
-    monkeypatch.setattr("bids_semantoks.signals.surface_entries.find_registry", lambda: registry)
+    monkeypatch.setattr("bids_semantoks.atlases.label_surfaces.find_registry", lambda: registry)
     made.write_dlabel(served / "cortex.dlabel.nii", names=dict(enumerate(("a", "b", "c", "d", "e"), 1)))
     for side in "lr":
         made.write_annot(served / "small" / f"{side}h.own.annot", np.arange(50) % 2, ["unknown", f"{side}a"])

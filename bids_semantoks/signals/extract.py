@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.label_tables import name_some
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.images.volumes import Volumes, check_content, load_volumes
@@ -15,7 +16,6 @@ from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_s
 from bids_semantoks.signals.confounds import Regressors, select_regressors
 from bids_semantoks.signals.denoised import insert_left_out, select_volumes
 from bids_semantoks.signals.denoising import Denoising
-from bids_semantoks.signals.labels import name_some
 from bids_semantoks.signals.means import ParcelMeans, extract_means
 from bids_semantoks.signals.run_tables import open_confounds
 from bids_semantoks.signals.surfaces import SurfaceHeader, extract_surface_means, is_surface, load_surface_header

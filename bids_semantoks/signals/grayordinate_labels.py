@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.label_surfaces import is_surface_atlas, load_surface_labels
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
@@ -25,7 +26,6 @@ from bids_semantoks.images.grayordinates import (
     read_grayordinates,
 )
 from bids_semantoks.records import Atlas, AtlasVolume
-from bids_semantoks.signals.surface_atlas import is_surface_atlas, load_surface_labels
 
 _SAME_AFFINE: Final = 1e-3
 # Coordinates half way between two voxels all go up, however the affines round.

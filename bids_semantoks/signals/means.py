@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.errors import AtlasError, RunFailed
 from bids_semantoks.images.volumes import Volumes, load_mask, load_volumes, read_blocks
 from bids_semantoks.records import Atlas
-from bids_semantoks.signals.atlas import build_label_grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

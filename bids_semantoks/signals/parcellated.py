@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.label_tables import PREFIX, locate_columns, name_some
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
 from bids_semantoks.signals.header_times import find_header_time
-from bids_semantoks.signals.labels import name_some
-from bids_semantoks.signals.parcellated_tables import PREFIX, locate_columns, read_columns, refuse_table
+from bids_semantoks.signals.parcellated_tables import read_columns, refuse_table
 from bids_semantoks.signals.tables import ConfoundsTable
 
 Float64 = NDArray[np.float64]

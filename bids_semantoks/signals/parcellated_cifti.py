@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.label_tables import name_some
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.images.volumes import DAMAGED, check_content, one_line
-from bids_semantoks.signals.labels import name_some
 
 PTSERIES: Final = ".ptseries.nii"
 

@@ -9,15 +9,14 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.label_tables import name_some
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.images.volumes import check_content
-from bids_semantoks.signals.labels import name_some
-from bids_semantoks.signals.orders import rename_columns
 from bids_semantoks.signals.parcellated_cifti import PTSERIES, load_parcel_series
 
 Float64 = NDArray[np.float64]
 
-PREFIX: Final = "7Networks_"
+
 _MISSING: Final = ("n/a", "", "NA")
 
 
@@ -53,25 +52,6 @@ def read_header(path: Path) -> tuple[str, ...]:
     if path.name.endswith(PTSERIES):
         return load_parcel_series(path)[0]
     return _split_header(_read_bytes(path, first_line=True), path)[0]
-
-
-def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np.int64]:
-    """Find the position (C,) in `parcels` of each column; ValueError, starting with "has columns", for unknown ones.
-    Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all numbers from 0 or 1.
-    """
-    position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
-    bare = [name.removeprefix(PREFIX) for name in rename_columns(columns)]
-    unknown = [name for name, own in zip(columns, bare, strict=True) if own not in position]
-    if not unknown:
-        return np.array([position[name] for name in bare], dtype=np.int64)
-    if is_numbered(columns) and len(columns) == len(parcels):
-        return np.arange(len(parcels), dtype=np.int64)
-    raise ValueError(f"has columns ({len(unknown)} of {len(columns)}) of parcels {name_some(unknown)}")
-
-
-def is_numbered(columns: Sequence[str]) -> bool:
-    """Tell whether columns are just counted, from 0 or 1, instead of named."""
-    return any(list(columns) == [str(i + first) for i in range(len(columns))] for first in (0, 1))
 
 
 def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:

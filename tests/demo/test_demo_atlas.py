@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 
 import bids_semantoks
+from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.demo.atlas import build_affine, build_anatomy, build_table, write_atlas
 from bids_semantoks.records import CANONICAL_NETWORKS
-from bids_semantoks.signals.atlas import load_atlas
 
 SHIPPED = Path(bids_semantoks.__file__).parent / "data" / "atlases"
 STEM = "tpl-MNI152NLin2009cAsym_atlas-Demo457_dseg"

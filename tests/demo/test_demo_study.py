@@ -15,12 +15,12 @@ import pytest
 from nilearn.interfaces.fmriprep import load_confounds
 from nilearn.signal import clean
 
+from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.demo.atlas import build_anatomy
 from bids_semantoks.demo.study import write_study
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.records import Run
-from bids_semantoks.signals.atlas import load_atlas
 from bids_semantoks.signals.cleaning import clean_signals
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from bold_files import AFFINE, LABELS, SHAPE, SPACE, write_atlas
 
+from bids_semantoks.atlases.label_images import build_label_grid
+from bids_semantoks.atlases.label_tables import find_network, load_label_table, normalise_network
+from bids_semantoks.atlases.load import find_atlas_spaces, load_atlas
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import CANONICAL_NETWORKS
-from bids_semantoks.signals.atlas import build_label_grid, find_atlas_spaces, load_atlas
-from bids_semantoks.signals.labels import find_network, load_label_table, normalise_network
 
 DEFAULT = "Schaefer400Tian3Buckner7"
 SIZES = {

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from bold_files import SHAPE, SPACE, P, T, build_run, build_series, compute_means, write_atlas, write_bold, write_mask
 
+from bids_semantoks.atlases.load import load_atlas
+from bids_semantoks.atlases.series_atlas import load_series_atlas
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, ParcelSignals
-from bids_semantoks.signals.atlas import load_atlas
 from bids_semantoks.signals.cleaning import clean_signals
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.extract import extract_signals
-from bids_semantoks.signals.parcellated_atlas import load_series_atlas
 
 CENSORED = [0, 5, 6, 29]
 NONE = load_denoising("none")

@@ -24,10 +24,10 @@ from bold_files import (
     write_mask,
 )
 
+from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.images import volumes as volumes_module
-from bids_semantoks.signals.atlas import load_atlas
 from bids_semantoks.signals.cleaning import clean_signals
 from bids_semantoks.signals.confounds import select_regressors
 from bids_semantoks.signals.denoising import Denoising, load_denoising

@@ -2,9 +2,8 @@
 
 import pytest
 
+from bids_semantoks.atlases.registry import Ingredient, Places, find_archived, find_file, find_places, is_there
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals.local_files import Places, find_archived, find_file, find_places, is_there
-from bids_semantoks.signals.registry import Ingredient
 
 ARCHIVED = "tpl-Own/tpl-Own_atlas-A_dseg.nii.gz"
 INGREDIENT = Ingredient(

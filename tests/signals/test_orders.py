@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from bold_files import SPACE
 
+from bids_semantoks.atlases.label_images import build_label_grid
+from bids_semantoks.atlases.label_tables import load_label_table, rename_to_seven_networks
+from bids_semantoks.atlases.load import load_atlas
+from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.models.parcels import default_layout, match_parcels
-from bids_semantoks.signals.atlas import build_label_grid, load_atlas
-from bids_semantoks.signals.labels import load_label_table
-from bids_semantoks.signals.orders import rename_to_seven_networks
-from bids_semantoks.signals.registry import find_registry
 
 STEM = "Schaefer2018_400Parcels_{}Networks_order_FSLMNI152_2mm"
 

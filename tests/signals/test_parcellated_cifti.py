@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_semantoks.atlases.series_atlas import load_series_atlas
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Run
 from bids_semantoks.signals.parcellated import read_series
-from bids_semantoks.signals.parcellated_atlas import load_series_atlas
 from bids_semantoks.signals.parcellated_cifti import load_parcel_series
 from bids_semantoks.signals.parcellated_tables import read_columns, read_header
 

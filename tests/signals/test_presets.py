@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from bold_files import AFFINE, LABELS, SPACE, write_atlas
 
+from bids_semantoks.atlases.label_images import build_label_grid
+from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
+from bids_semantoks.atlases.registry import find_registry, load_entry
+from bids_semantoks.atlases.supply import find_address, name_transform
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.models.parcels import default_layout, match_parcels
-from bids_semantoks.signals.atlas import build_label_grid, load_atlas
-from bids_semantoks.signals.fetching import find_address, name_transform
-from bids_semantoks.signals.registry import find_registry, load_entry
-from bids_semantoks.signals.surface_sources import load_surface_atlas
 
 DEFAULT = "Schaefer400Tian3Buckner7"
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import surface_files as made
 
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
+from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_surface_atlas
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals.surface_atlas import load_surface_labels
-from bids_semantoks.signals.surface_sources import check_is_volumetric, find_all_spaces, load_surface_atlas
 from bids_semantoks.signals.surfaces import extract_surface_means
 
 NAMES_LEFT = {1: "7Networks_LH_Vis_1", 4: "7Networks_LH_Cont_1"}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import surface_files as made
 
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
+from bids_semantoks.atlases.load import load_surface_atlas
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.outputs.atlases import may_be_shared
 from bids_semantoks.records import CANONICAL_NETWORKS
-from bids_semantoks.signals.surface_atlas import load_surface_labels
-from bids_semantoks.signals.surface_sources import load_surface_atlas
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "atlas"
 DLABEL = SHARED / "Schaefer2018_400Parcels_7Networks_order_Tian_Subcortex_S3.dlabel.nii"

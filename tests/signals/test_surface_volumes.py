@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from bids_semantoks.atlases.label_surfaces import build_surface_atlas, build_surface_volume
+from bids_semantoks.atlases.label_tables import LabelTable, load_label_table
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals.labels import LabelTable, load_label_table
-from bids_semantoks.signals.surface_volumes import build_surface_atlas, build_surface_volume
 
 
 @pytest.fixture

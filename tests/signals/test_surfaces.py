@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import surface_files as made
 
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.signals import grayordinate_labels
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
-from bids_semantoks.signals.surface_atlas import load_surface_labels
 from bids_semantoks.signals.surfaces import extract_surface_means
 
 P = len(made.NAMES)

@@ -14,11 +14,11 @@ import pytest
 from bold_files import AFFINE, LABELS, SHAPE, SPACE, write_atlas
 from transforms import Composite
 
+from bids_semantoks.atlases import label_images
+from bids_semantoks.atlases import load as atlas_module
+from bids_semantoks.atlases.label_images import build_label_grid, load_warp
+from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals import atlas as atlas_module
-from bids_semantoks.signals import grids
-from bids_semantoks.signals.atlas import build_label_grid, load_atlas
-from bids_semantoks.signals.warping import load_warp
 
 OTHER = "MNI152NLin2009cAsym"
 NAME = f"tpl-{OTHER}_from-{SPACE}_mode-image_xfm.h5"
@@ -101,11 +101,11 @@ def test_a_laid_grid_is_kept_for_other_processes(tmp_path, monkeypatch):
     (kept,) = (tmp_path / "cache" / "grids").iterdir()
     reads = []
     monkeypatch.setattr(atlas_module, "load_warp", lambda path: reads.append(path) or load_warp(path))
-    grids._HERE.clear()
+    label_images._HERE.clear()
     np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), first)
     assert not reads
     kept.write_bytes(kept.read_bytes()[:-100])
-    grids._HERE.clear()
+    label_images._HERE.clear()
     np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), first)
     assert len(reads) == 1
     other = build_label_grid(atlas, (6, 7, 6), AFFINE)
@@ -116,7 +116,7 @@ def test_a_laid_grid_is_kept_for_other_processes(tmp_path, monkeypatch):
 def test_others_may_read_what_is_kept(tmp_path):
     before = os.umask(0o022)
     try:
-        grids.keep_grid("a1", np.ones(SHAPE, dtype=np.int32))
+        label_images.keep_grid("a1", np.ones(SHAPE, dtype=np.int32))
     finally:
         os.umask(before)
     (kept,) = (tmp_path / "cache" / "grids").iterdir()
@@ -130,11 +130,11 @@ def test_a_full_cache_costs_no_run(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (grid.nbytes // 2, hard))
     try:
-        grids.keep_grid("b2", grid)
+        label_images.keep_grid("b2", grid)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list((tmp_path / "cache" / "grids").iterdir())
-    np.testing.assert_array_equal(grids.read_grid("b2", SHAPE), grid)
+    np.testing.assert_array_equal(label_images.read_grid("b2", SHAPE), grid)
 
 
 def test_without_a_cache_each_process_lays_a_grid_once(tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_without_a_cache_each_process_lays_a_grid_once(tmp_path, monkeypatch):
     expected = build_label_grid(atlas, SHAPE, AFFINE)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    grids._HERE.clear()
+    label_images._HERE.clear()
     reads = []
     monkeypatch.setattr(atlas_module, "load_warp", lambda path: reads.append(path) or load_warp(path))
     for _ in range(3):
@@ -151,7 +151,7 @@ def test_without_a_cache_each_process_lays_a_grid_once(tmp_path, monkeypatch):
     assert len(reads) == 1
     for size in (5, 6, 7):
         build_label_grid(atlas, (size, 7, 6), AFFINE)
-    assert len(grids._HERE) == 2
+    assert len(label_images._HERE) == 2
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "foreign"])

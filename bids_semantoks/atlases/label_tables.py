@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import functools
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 _NAME_COLUMNS = ("label", "name")
+
+
 _NETWORK_COLUMNS = ("network_label", "network")
+
+
 # Parcellations call parcels without a network so, too.
 _MISSING = ("", "n/a", "None", "none")
+
+
 # Spellings met in published tables; compared in lower case without spaces, underscores and hyphens.
 _SYNONYMS = {
     "visual": "Vis",
@@ -132,3 +146,84 @@ def _check_unique(items: list[str], column: str, path: Path) -> None:
 def name_some(items: Sequence[object]) -> str:
     """List at most five items, and how many more there are, for a message."""
     return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
+
+
+LOG = logging.getLogger("bids_semantoks")
+
+
+# Columns of names in the table of orders, and what to call them. The parcels of both orders are the same, in another
+# order and with other networks; the names of 2018, which TemplateFlow's tables have, were corrected in 2019.
+_ORDERS: Final = {
+    "label_2018": "the 7-network order of 2018",
+    "label_17networks": "the 17-network order",
+    "label_17networks_2018": "the 17-network order of 2018",
+}
+
+
+_PREFIX: Final = re.compile("^(7|17)Networks_")
+
+
+def rename_to_seven_networks(table: LabelTable) -> LabelTable:
+    """Rename parcels of another order as in the 7-network order, networks included; rows and image values stay.
+
+    Only a table with all 400 names of one order, possibly among other parcels, is renamed: in a smaller parcellation
+    the same names mean other parcels.
+    """
+    column, parcels = _rename(table.parcels)
+    if not column:
+        return table
+    LOG.info(
+        "The parcels of %s are named in %s; they get their names of the 7-network order.",
+        *(table.path.name, _ORDERS[column]),
+    )
+    networks = tuple(find_network(parcel) or network for parcel, network in zip(parcels, table.networks, strict=True))
+    return dataclasses.replace(table, parcels=parcels, networks=networks)
+
+
+def rename_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Rename columns (C,) of another order as in the 7-network order, all with the prefix (``17Networks_``) or all
+    without. Names of no order, or of not all 400 parcels, stay."""
+    return _rename(tuple(columns))[1]
+
+
+@functools.lru_cache(maxsize=16)
+def _rename(parcels: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Find the order of the names (empty for none), and the new names."""
+    known = set(parcels)
+    for column, names in _load_orders().items():
+        for own in (names, {_PREFIX.sub("", old): new for old, new in names.items()}):
+            is_whole = known.issuperset(own)
+            bare = {_PREFIX.sub("", new) for new in own.values()}
+            if is_whole and not {_PREFIX.sub("", name) for name in known} >= bare:
+                return column, tuple(own.get(name, name) for name in parcels)
+    return "", parcels
+
+
+@functools.cache
+def _load_orders() -> dict[str, dict[str, str]]:
+    """Map the names of each other order to those of the same parcels in the 7-network order."""
+    with (find_registry() / "Schaefer400_orders.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return {column: {row[column]: row["label"] for row in rows} for column in _ORDERS}
+
+
+PREFIX: Final = "7Networks_"
+
+
+def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np.int64]:
+    """Find the position (C,) in `parcels` of each column; ValueError, starting with "has columns", for unknown ones.
+    Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all numbers from 0 or 1.
+    """
+    position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
+    bare = [name.removeprefix(PREFIX) for name in rename_columns(columns)]
+    unknown = [name for name, own in zip(columns, bare, strict=True) if own not in position]
+    if not unknown:
+        return np.array([position[name] for name in bare], dtype=np.int64)
+    if is_numbered(columns) and len(columns) == len(parcels):
+        return np.arange(len(parcels), dtype=np.int64)
+    raise ValueError(f"has columns ({len(unknown)} of {len(columns)}) of parcels {name_some(unknown)}")
+
+
+def is_numbered(columns: Sequence[str]) -> bool:
+    """Tell whether columns are just counted, from 0 or 1, instead of named."""
+    return any(list(columns) == [str(i + first) for i in range(len(columns))] for first in (0, 1))

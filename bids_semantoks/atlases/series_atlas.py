@@ -10,12 +10,19 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from bids_semantoks.atlases.label_tables import (
+    LabelTable,
+    find_network,
+    is_numbered,
+    load_label_table,
+    locate_columns,
+    name_some,
+    rename_columns,
+    rename_to_seven_networks,
+)
+from bids_semantoks.atlases.supply import find_sources
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas
-from bids_semantoks.signals.labels import LabelTable, find_network, load_label_table, name_some
-from bids_semantoks.signals.orders import rename_columns, rename_to_seven_networks
-from bids_semantoks.signals.parcellated_tables import is_numbered, locate_columns
-from bids_semantoks.signals.sources import find_sources
 
 LOG = logging.getLogger(__name__)
 

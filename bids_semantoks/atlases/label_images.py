@@ -1,0 +1,339 @@
+"""Label images: reading, and checks of their labels and where these lie."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import secrets
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from bids_semantoks.atlases.label_tables import LabelTable, name_some
+from bids_semantoks.atlases.supply import Part
+from bids_semantoks.errors import AtlasError
+from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.runtime.downloads import GRIDS, check_published, check_recorded, find_cache, is_writable
+
+# Whole numbers above are not exact in float32, in which many label images are stored.
+_MAX_LABEL: Final = 1 << 24
+
+
+# Templates differ by a few millimetres; the landmarks of an order of labels by tens.
+_NEAR: Final = 12.0
+
+
+def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Read a 3-D label image: labels (X, Y, Z), 0 for none, and affine (4, 4), voxel to mm. Raises AtlasError where
+    it is damaged or holds anything but labels."""
+    try:
+        image: Any = nib.load(path)
+        stored = np.asanyarray(image.dataobj)
+        affine = np.asarray(image.affine, dtype=np.float64)
+        is_singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12
+    except (ImageFileError, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
+        raise AtlasError(f"The atlas image {path} cannot be read: {error}") from error
+    if stored.ndim > 3 and set(stored.shape[3:]) == {1}:
+        stored = stored.reshape(stored.shape[:3])
+    if stored.ndim != 3 or is_singular:
+        raise AtlasError(
+            f"The atlas image {path} has the shape {stored.shape}{' and a singular affine' if is_singular else ''}; "
+            "a 3-D image of labels is expected."
+        )
+    labels = np.rint(stored).astype(np.int64) if stored.dtype.kind == "f" else stored.astype(np.int64)
+    if not np.array_equal(labels, stored) or labels.min() < 0 or labels.max() > _MAX_LABEL:
+        raise AtlasError(
+            f"The atlas image {path} holds values that are no labels (whole numbers from 0 to {_MAX_LABEL}).",
+            hint="Probability maps must be turned into labels first.",
+        )
+    return labels, affine
+
+
+def check_labels(part: Part, table: LabelTable, present: set[int], values: Sequence[int]) -> None:
+    """Check the labels `present` in an image, of which `values` count. Raises AtlasError where some have no row in
+    the table, none that counts is there, or the image must hold a known set and does not."""
+    if part.values is None and present - set(table.values):
+        unknown = sorted(present - set(table.values))
+        raise AtlasError(
+            f"The atlas image {part.path} holds labels without a row in {table.path}: {name_some(unknown)}.",
+            hint="Add a row for each (index, label, network_label; n/a for no network).",
+        )
+    if not present & set(values):
+        raise AtlasError(f"The atlas image {part.path} holds none of the {len(values)} labels of {table.path}.")
+    expected = set(range(1, part.n_labels + 1))
+    if expected and present != expected:
+        lacking, foreign = sorted(expected - present), sorted(present - expected)
+        raise AtlasError(
+            f"The atlas image {part.path} must hold the labels 1 to {part.n_labels}"
+            f"{f', it lacks {name_some(lacking)}' if lacking else ''}"
+            f"{f', it also holds {name_some(foreign)}' if foreign else ''}.",
+            hint=f"It is not the file that {part.listed_in.name} describes. Fetch it again, or use another name.",
+        )
+
+
+def check_landmarks(
+    part: Part,
+    table: LabelTable,
+    image: tuple[NDArray[np.int64], NDArray[np.float64]],
+    landmarks: Mapping[int, tuple[float, ...]],
+) -> None:
+    """Check that some labels have their centres within 12 mm of `landmarks` (mm), else AtlasError: labels in another
+    order or a flipped image show at once. `image` is labels (X, Y, Z) and affine (4, 4), voxel to mm."""
+    labels, affine = image
+    names = dict(zip(table.values, table.parcels, strict=True))
+    indices = dict(zip(part.values or (), part.indices, strict=True))
+    for value, expected in landmarks.items():
+        voxels = np.argwhere(labels == value)
+        if not len(voxels):
+            continue
+        found = affine[:3, :3] @ voxels.mean(axis=0) + affine[:3, 3]
+        distance = float(np.linalg.norm(found - expected))
+        if distance > _NEAR:
+            at, wanted = (", ".join(f"{c:.0f}" for c in point) for point in (found, expected))
+            raise AtlasError(
+                f"The label {value} of {part.path} lies at ({at}) mm, but {names[indices[value]]} is expected at "
+                f"({wanted}): its labels are in another order, or the image is flipped or in another space.",
+                hint=f"Expected is the order that {part.listed_in.name} describes.",
+            )
+
+
+# Where no cache can be written a process at least lays none twice: that of its runs, and that of its pictures.
+_HERE: Final[dict[str, NDArray[np.int32]]] = {}
+
+
+_N_HERE: Final = 2
+
+
+def _name_grid(key: str) -> Path | None:
+    cache = find_cache()
+    return cache / GRIDS / f"{key}.npy" if cache else None
+
+
+def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None:
+    """Return a grid (X, Y, Z), read-only, from this process or the disk cache; None where it is missing or damaged."""
+    if key in _HERE:
+        return _HERE[key]
+    path = _name_grid(key)
+    try:
+        grid = np.load(path, allow_pickle=False) if path is not None else None
+    except (OSError, ValueError, EOFError):
+        return None
+    if grid is None or grid.shape != shape or grid.dtype != np.int32:
+        return None
+    return _keep_here(key, grid)
+
+
+def _keep_here(key: str, grid: NDArray[np.int32]) -> NDArray[np.int32]:
+    grid.flags.writeable = False
+    while len(_HERE) >= _N_HERE:
+        del _HERE[next(iter(_HERE))]
+    _HERE[key] = grid
+    return grid
+
+
+def keep_grid(key: str, grid: NDArray[np.int32]) -> None:
+    """Keep a grid (X, Y, Z) for this process, which makes it read-only, and on disk where the cache is writable."""
+    _keep_here(key, grid)
+    path = _name_grid(key)
+    if path is None or not is_writable(path.parent):
+        return
+    # Not by tempfile, whose files nobody else may read: several users may share a cache.
+    partial = path.with_name(f"{secrets.token_hex(6)}.tmp")
+    # Into a file NumPy writes through C's own buffer, and does not notice when that finds the disk full at the end.
+    content = io.BytesIO()
+    np.save(content, grid)
+    try:
+        partial.write_bytes(content.getbuffer())
+        partial.replace(path)
+    except OSError:
+        # A full cache costs the next call some seconds, not this run.
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Field:
+    """A displacement field."""
+
+    displacements: NDArray[np.float32]  # (X, Y, Z, 3) mm
+    to_voxels: NDArray[np.float64]  # (4, 4), mm to voxels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Warp:
+    """Transform of points between two spaces."""
+
+    steps: tuple[NDArray[np.float64] | _Field, ...]  # matrices (4, 4) and displacement fields, in order of application
+
+    def map_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map points (n, 3) in RAS mm from the space that images are resampled into to the one they come from.
+        Displacements are interpolated linearly and zero outside their field, as in ANTs."""
+        for step in self.steps:
+            points = _displace(points, step) if isinstance(step, _Field) else _multiply(step, points)
+        return points
+
+
+def _multiply(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    moved: NDArray[np.float64] = points @ matrix[:3, :3].T + matrix[:3, 3]
+    return moved
+
+
+def _displace(points: NDArray[np.float64], field: _Field) -> NDArray[np.float64]:
+    voxels = _multiply(field.to_voxels, points)
+    shape = field.displacements.shape[:3]
+    # A field reaches half a voxel beyond the centres of its outermost voxels.
+    inside = np.asarray((voxels >= -0.5) & (voxels < np.asarray(shape) - 0.5)).all(axis=1)
+    moved = points.copy()
+    for axis in range(3):
+        component = field.displacements[..., axis]
+        moved[inside, axis] += map_coordinates(component, voxels[inside].T, order=1, mode="nearest", output=np.float64)
+    return moved
+
+
+def load_warp(path: Path) -> Warp:
+    """Read a composite ANTs transform of affine and displacement parts (HDF5 ``.h5``), with points as in `map_points`.
+    Raises AtlasError if the file is damaged, empty or holds other transforms."""
+    # Loading it takes a moment, and few calls warp anything.
+    from nitransforms.io.itk import ITKCompositeH5  # noqa: PLC0415
+
+    try:
+        parts = ITKCompositeH5.from_filename(path)
+        # ITK keeps a stack: what was put on it last is applied first.
+        steps = tuple(_to_step(part) for part in reversed(parts))
+    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise AtlasError(
+            f"The transform {path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}.",
+            hint="A composite transform of ANTs in HDF5 is expected, such as TemplateFlow's *_mode-image_xfm.h5.",
+        ) from error
+    if not steps:
+        raise AtlasError(f"The transform {path} is empty.")
+    return Warp(steps=steps)
+
+
+def _to_step(part: Any) -> NDArray[np.float64] | _Field:
+    if hasattr(part, "to_ras"):
+        return np.asarray(part.to_ras(), dtype=np.float64)
+    displacements = np.asarray(part.dataobj, dtype=np.float32)
+    return _Field(displacements=displacements, to_voxels=np.linalg.inv(np.asarray(part.affine, dtype=np.float64)))
+
+
+# Coordinates half way between two voxels all go up, however the affines round.
+_TIE = 1e-6
+
+
+def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Resample an atlas onto a grid by nearest neighbour -> (X, Y, Z): position of the parcel plus 1, 0 for none.
+
+    `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas' images may differ from the grid and
+    each other in voxels and field of view; where they overlap the first wins. The grid of a warped atlas is cached and
+    read-only. Raises AtlasError where no voxel of the grid lies in a parcel.
+    """
+    if not any(volume.transform for volume in atlas.volumes):
+        return _lay(atlas, shape, affine)
+    key = hashlib.sha256(repr((atlas.sha256, shape, np.round(affine, 6).tolist())).encode()).hexdigest()
+    if (grid := read_grid(key, shape)) is None:
+        grid = _lay(atlas, shape, affine)
+        keep_grid(key, grid)
+    return grid
+
+
+def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
+    grid = np.zeros(shape, dtype=np.int32)
+    warps: dict[Path, Warp] = {}
+    for volume in atlas.volumes:
+        image, image_affine = read_labels(volume.path)
+        parcels = _build_lookup(volume, image)
+        if volume.transform is not None and volume.transform not in warps:
+            warps[volume.transform] = load_warp(volume.transform)
+        warp = warps[volume.transform] if volume.transform is not None else None
+        to_image = np.asarray(np.linalg.inv(image_affine), dtype=np.float64)
+        # One slab after the other: coordinates of a whole grid would take more memory than the images.
+        for x, slab in enumerate(grid):
+            if warp is None:
+                labels = _sample_slab(parcels, to_image @ affine, x, slab.shape)
+            else:
+                labels = _sample_warped(parcels, to_image, affine, warp, (x, *slab.shape))
+            np.copyto(slab, labels, where=slab == 0)
+    if not grid.any():
+        raise AtlasError(
+            f"The atlas {atlas.name} covers nothing of a grid of {shape} voxels: no parcel lies in its field of view.",
+            hint=f"Are the affines of the data and of {atlas.volumes[0].path} both in {atlas.space}?",
+        )
+    return grid
+
+
+def _sample_slab(
+    parcels: NDArray[np.int32], to_image: NDArray[np.float64], x: int, shape: tuple[int, ...]
+) -> NDArray[np.int32]:
+    y, z = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
+    return _look_up(parcels, [(row[1] * y + (row[0] * x + row[3])) + row[2] * z for row in to_image[:3]])
+
+
+def _sample_warped(
+    parcels: NDArray[np.int32],
+    to_image: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    warp: Warp,
+    slab: tuple[int, ...],
+) -> NDArray[np.int32]:
+    voxels = np.indices((1, *slab[1:]), dtype=np.float64).reshape(3, -1) + np.array([[slab[0]], [0], [0]])
+    points = warp.map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T).T
+    return _look_up(parcels, list(to_image[:3, :3] @ points + to_image[:3, 3:])).reshape(slab[1:])
+
+
+def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> NDArray[np.int32]:
+    """Look up labels at voxel coordinates; 0 outside the image."""
+    inside = np.ones(voxels[0].shape, dtype=np.bool_)
+    index = np.zeros(voxels[0].shape)
+    for axis, size in zip(voxels, parcels.shape, strict=True):
+        nearest = np.floor(axis + (0.5 + _TIE))
+        inside &= (nearest >= 0) & (nearest < size)
+        index = index * size + nearest
+    index[~inside] = 0
+    found = parcels.ravel()[index.astype(np.intp)]
+    found[~inside] = 0
+    return found
+
+
+def _load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
+    image, affine = read_labels(part.path)
+    sha256 = _hash_file(part.path)
+    check_recorded(part.path, sha256)
+    check_published(part.path, sha256, part.sha256)
+    positions = {value: position for position, value in enumerate(table.values)}
+    values, indices = (table.values, table.values) if part.values is None else (part.values, part.indices)
+    unlisted = sorted(set(indices) - set(positions))
+    if unlisted:
+        raise AtlasError(f"{part.listed_in} names the parcels {name_some(unlisted)}, which {table.path} does not list.")
+    present = set(np.unique(image).tolist()) - {0}
+    check_labels(part, table, present, values)
+    lookup = dict(zip(values, indices, strict=True))
+    check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
+    return AtlasVolume(
+        path=part.path,
+        sha256=sha256,
+        values=np.asarray(values, dtype=np.int64),
+        parcels=np.asarray([positions[index] for index in indices], dtype=np.int64),
+        licence=part.licence,
+        space=part.space,
+        transform=part.transform,
+        transform_sha256=_hash_file(part.transform) if part.transform is not None else "",
+    )
+
+
+def _build_lookup(volume: AtlasVolume, image: NDArray[np.int64]) -> NDArray[np.int32]:
+    lookup = np.zeros(max(int(image.max()), int(volume.values.max())) + 1, dtype=np.int32)
+    lookup[volume.values] = volume.parcels + 1
+    return np.ascontiguousarray(lookup[image])
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
