@@ -27,7 +27,7 @@ from pathlib import Path
 import nibabel as nib, numpy as np
 from bids_semantoks.records import Run
 from bids_semantoks.atlases.load import load_surface_atlas
-from bids_semantoks.signals.surfaces import extract_surface_means
+from bids_semantoks.signals.surface_means import extract_surface_means
 path, folder = Path(sys.argv[1]), Path(sys.argv[2])
 files = {{"bold": path, "mask": None, "confounds": None, "dataset": path}}
 run = Run(entities=(("sub", "01"),), repetition_time=2.0, pipeline="", **files)

@@ -121,7 +121,7 @@ def measure_ours(what: str, folder: Path, atlas_path: Path, mask: Path) -> tuple
     from bids_semantoks.records import Run
     from bids_semantoks.signals.denoising import load_denoising
     from bids_semantoks.signals.extract import extract_signals
-    from bids_semantoks.signals.means import extract_means
+    from bids_semantoks.signals.volume_means import extract_means
 
     start = time.perf_counter()
     atlas = load_atlas(atlas_path, space=SPACE, directory=None)

@@ -55,7 +55,7 @@ def run_peer(folder: Path) -> None:
 
     from bids_semantoks.config import EmbeddingConfig
     from bids_semantoks.embedding import build_run_encoder
-    from bids_semantoks.signals.temporal import build_windows
+    from bids_semantoks.signals.windows import build_windows
 
     atlas = folder / f"atlas-Blocks_space-{SPACE}_dseg.nii.gz"
     table = pd.read_csv(folder / f"atlas-Blocks_space-{SPACE}_dseg.tsv", sep="\t")

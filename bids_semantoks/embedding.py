@@ -16,7 +16,7 @@ from bids_semantoks.outputs.provenance import build_uri, describe_differences, h
 from bids_semantoks.outputs.sidecars import build_embedding_sidecar
 from bids_semantoks.outputs.store import OutputPaths, write_embedding
 from bids_semantoks.records import Embedding, Windows
-from bids_semantoks.signals.temporal import build_windows
+from bids_semantoks.signals.windows import build_windows
 
 #: What the sidecar of an embedding repeats of the sidecar of its signals.
 _INHERITED = (

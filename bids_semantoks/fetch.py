@@ -58,15 +58,8 @@ def _cache_at(directory: Path) -> Iterator[None]:
 def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) -> list[Path]:
     # NumPy and nibabel would slow down --help.
     from bids_semantoks.atlases.label_surfaces import find_or_fetch_labels  # noqa: PLC0415
-    from bids_semantoks.atlases.load import (
-        load_atlas,
-        load_surface_atlas,
-    )
-    from bids_semantoks.atlases.registry import (  # noqa: PLC0415
-        find_places,
-        find_registry,
-        load_entry,
-    )
+    from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
+    from bids_semantoks.atlases.registry import find_places, find_registry, load_entry
     from bids_semantoks.atlases.supply import find_or_fetch  # noqa: PLC0415
 
     path = find_registry() / f"{name}.json"

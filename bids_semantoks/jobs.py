@@ -23,7 +23,7 @@ from bids_semantoks.outputs.store import OutputPaths, build_paths
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
-from bids_semantoks.signals.parcellated import read_series
+from bids_semantoks.signals.read_series import read_series
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,8 +16,8 @@ from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.jobs import Plan, RunJob, build_job
 from bids_semantoks.records import Atlas, Run
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.parcellated_tables import read_header
-from bids_semantoks.signals.surfaces import is_surface
+from bids_semantoks.signals.read_series import read_header
+from bids_semantoks.signals.surface_means import is_surface
 
 LOGGER = logging.getLogger("bids_semantoks")
 

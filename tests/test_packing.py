@@ -3,7 +3,7 @@
 import numpy as np
 
 from bids_semantoks.packing import standardise
-from bids_semantoks.signals.temporal import build_windows
+from bids_semantoks.signals.windows import build_windows
 
 
 def test_packed_signals_are_those_that_windows_are_cut_from():

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.atlases.label_images import (
-    _load_volume,
-)
+from bids_semantoks.atlases.label_images import _load_volume
 from bids_semantoks.atlases.label_surfaces import (
     SURFACE_SUFFIXES,
     build_surface_atlas,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bids_semantoks.demo.atlas import build_table
 from bids_semantoks.demo.files import write_tsv
 from bids_semantoks.demo.participants import Participant, RunPlan
-from bids_semantoks.signals.blocks import compute_response
+from bids_semantoks.signals.windows import compute_response
 
 #: Network that each type of block drives.
 DRIVEN: Final = {"looking": "Vis", "moving": "SomMot"}

@@ -22,8 +22,7 @@ from bids_semantoks.inputs.phenotypes import find_columns
 from bids_semantoks.models.frozen import find_clip_patches
 from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.packing import standardise
-from bids_semantoks.signals.blocks import build_block_windows, find_block_volumes
-from bids_semantoks.signals.temporal import compute_kept_share
+from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -20,7 +20,7 @@ from bids_semantoks.models.frozen import MaskingEncoder
 from bids_semantoks.outputs.group_phenotype import name_masked
 from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.probes.rows import Rows
-from bids_semantoks.signals.temporal import build_windows
+from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")

@@ -24,7 +24,7 @@ from bids_semantoks.probes.designs import Design, build_design
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.scaling_plans import OWN, ScalingJob, ScalingPlan
 from bids_semantoks.probes.twins import build_untrained
-from bids_semantoks.signals.temporal import build_windows
+from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.scaling_law import average_gains, compute_gain, fit_log_line

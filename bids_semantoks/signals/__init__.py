@@ -1,1 +1,1 @@
-"""From BOLD images to parcel signals: the only code that speaks nibabel, nilearn and nitransforms."""
+"""From a run to cleaned parcel signals and windows."""

@@ -1,280 +1,253 @@
-"""Confound regressors and kept volumes, chosen from fMRIPrep's confounds table (T volumes, C regressors)."""
+"""A confounds table read as text, so that errors can name row and column."""
 
 from __future__ import annotations
 
-import fnmatch
-import json
 import math
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
-from nilearn.interfaces.fmriprep import load_confounds
 from numpy.typing import NDArray
 
-from bids_semantoks.errors import RunFailed
-from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, PRESETS, Denoising, load_denoising
-from bids_semantoks.signals.tables import ConfoundsTable, read_text
+from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.records import Run
+from bids_semantoks.signals.denoising import Denoising
 
-__all__ = ["PRESETS", "Denoising", "Regressors", "load_denoising", "select_regressors"]
-
-_HIGH_PASS_PERIOD: Final = 128.0
-_DESCRIPTORS: Final = Path("/proc/self/fd")
+_MISSING: Final = frozenset({"n/a", "", "nan", "NaN"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Regressors:
-    """Regressors of one run and its kept volumes."""
+class ConfoundsTable:
+    """A TSV of confounds with a header; columns are checked when read. `text` replaces the content of the file.
+    Raises RunFailed bad_confounds without a header of unique names, RunSkipped no_content (datalad)."""
 
-    names: tuple[str, ...]  # (C,) columns of the confounds table, in its order
-    values: NDArray[np.float64]  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
-    kept: NDArray[np.bool_]  # (T,) False for dummy and scrubbed volumes
-    n_dummy: int
-    framewise_displacement: NDArray[np.float64]  # (T,) in mm; NaN where the table has none, as in the first volume
-    warnings: tuple[str, ...] = ()
+    def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
+        self.path = path
+        self.text = text
+        self._hint = hint or "Choose another --denoise preset, or let fMRIPrep write these columns."
+        # Empty lines at the end, which editors leave, hold no volume.
+        lines = (read_text(path) if text is None else text).rstrip("\r\n").splitlines()
+        if not lines:
+            self.refuse("is empty")
+        self.names = tuple(lines[0].split("\t"))
+        if all(_is_number(name) for name in self.names):
+            self.refuse("has no header: its first line holds numbers only", hint="Is it from fMRIPrep before 1.2?")
+        twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
+        if twice:
+            self.refuse(f"has columns twice: {', '.join(twice[:5])}")
+        self._rows = [line.split("\t") for line in lines[1:]]
+        for number, row in enumerate(self._rows, start=1):
+            if len(row) != len(self.names):
+                self.refuse(f"has {len(row)} values in row {number}, but {len(self.names)} columns")
+        self._index = {name: position for position, name in enumerate(self.names)}
+        self._columns: dict[str, NDArray[np.float64]] = {}
 
-    def __post_init__(self) -> None:
-        if self.values.shape != (self.kept.size, len(self.names)):
-            raise ValueError(f"values {self.values.shape} do not fit {self.kept.size} volumes, {len(self.names)} names")
-        if self.framewise_displacement.shape != self.kept.shape:
-            raise ValueError(
-                f"framewise_displacement {self.framewise_displacement.shape} does not fit {self.kept.size}"
+    @property
+    def n_rows(self) -> int:
+        """Rows below the header."""
+        return len(self._rows)
+
+    def refuse(self, problem: str, *, hint: str = "") -> NoReturn:
+        """Raise RunFailed bad_confounds; `problem` continues the sentence after the path."""
+        raise RunFailed("bad_confounds", f"{self.path} {problem}.", hint=hint)
+
+    def check_columns(self, names: Sequence[str], why: str) -> None:
+        """Raise RunFailed bad_confounds naming the missing columns and why they are needed."""
+        missing = [name for name in names if name not in self._index]
+        if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            self.refuse(
+                f"lacks {', '.join(missing[:5])}{more}, needed for {why}",
+                hint=self._hint,
             )
 
+    def read_cells(self, name: str) -> tuple[str, ...]:
+        """Return the cells (T,) of an existing column as text."""
+        position = self._index[name]
+        return tuple(row[position] for row in self._rows)
 
-def select_regressors(
-    confounds: Path | ConfoundsTable | None,
-    denoising: Denoising,
-    *,
-    n_volumes: int,
-    dummy_scans: str,
-    fd_threshold: float | None,
-    repetition_time: float,
-) -> Regressors:
-    """Select the regressors (T, C) of one run and the volumes to keep.
+    def with_columns(self, cells: Mapping[str, Sequence[str]]) -> ConfoundsTable:
+        """Return a new table of the same path with columns appended, cells (T,) by name."""
+        lines = ["\t".join((*self.names, *cells))]
+        lines += [
+            "\t".join((*row, *more)) for row, more in zip(self._rows, zip(*cells.values(), strict=True), strict=True)
+        ]
+        return ConfoundsTable(self.path, text="\n".join(lines), hint=self._hint)
 
-    nilearn's ``load_confounds`` chooses the columns of a strategy; their values are read here, so that the mean stays
-    in and nothing depends on dropped volumes. n/a in the first row (derivatives) becomes the first value in a kept
-    volume, as in nilearn. Only CompCor needs the JSON file beside the table, for each component's mask. `dummy_scans`
-    is a number, or ``auto`` for what the leading non_steady_state_outlier columns mark; volumes over `fd_threshold`
-    (mm) are scrubbed. Raises RunFailed no_confounds where a table is needed but missing, bad_confounds where it lacks a
-    column, its rows do not match the volumes or a value is not a number; RunSkipped no_content.
-    """
-    path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
-    if confounds is None or path is None or not (path.exists() or path.is_symlink()):
-        if not denoising.is_none or fd_threshold is not None:
-            what = f"--denoise {denoising.name}" if not denoising.is_none else "--fd-threshold"
-            raise RunFailed(
-                "no_confounds",
-                f"There is no confounds table for this run{f' ({path})' if path else ''}, but {what} needs one.",
-                hint="Use --denoise none without --fd-threshold to go on without.",
-            )
-        n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
-        return Regressors(
-            names=(),
-            values=np.zeros((n_volumes, 0)),
-            kept=np.arange(n_volumes) >= n_dummy,
-            n_dummy=n_dummy,
-            framewise_displacement=np.full(n_volumes, np.nan),
-            warnings=("No confounds table: framewise displacement and dummy volumes are unknown.",),
-        )
-    table = confounds if isinstance(confounds, ConfoundsTable) else ConfoundsTable(confounds)
-    if table.n_rows != n_volumes:
-        table.refuse(f"has {table.n_rows} rows, but the BOLD image has {n_volumes} volumes")
-    notes: list[str] = []
-    n_steady = _count_non_steady(table, notes)
-    n_dummy = n_steady if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
-    if n_dummy < n_steady:
-        notes.append(f"--dummy-scans {n_dummy} keeps volumes that {path.name} marks as non-steady.")
-    displacement = _read_displacement(table, fd_threshold, notes)
-    kept = np.arange(n_volumes) >= n_dummy
-    if fd_threshold is not None:
-        kept &= ~(displacement > fd_threshold)
-    names = _choose_columns(table, denoising, (n_volumes - n_steady) * repetition_time, notes)
-    values = np.zeros((n_volumes, len(names)))
-    for position, name in enumerate(names):
-        values[:, position] = table.read_regressor(name, kept)
-    return Regressors(
-        names=names,
-        values=values,
-        kept=kept,
-        n_dummy=n_dummy,
-        framewise_displacement=displacement,
-        warnings=tuple(notes),
+    def read_column(self, name: str) -> NDArray[np.float64]:
+        """Read an existing column (T,); NaN for n/a.
+        Raises RunFailed bad_confounds with the row of a value that is neither finite nor n/a."""
+        if name in self._columns:
+            return self._columns[name].copy()
+        position = self._index[name]
+        values = np.full(self.n_rows, np.nan)
+        for number, row in enumerate(self._rows):
+            cell = row[position]
+            if cell in _MISSING:
+                continue
+            if not _is_number(cell):
+                self.refuse(f"has {cell!r} in row {number + 1} of column {name}, expected a number or n/a")
+            values[number] = float(cell)
+        self._columns[name] = values
+        return values.copy()
+
+    def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Read an existing column (T,), finite in every kept volume.
+
+        n/a in the first volume (derivatives) becomes the value of the first kept volume that has one, or 0 if there is
+        none. Raises RunFailed bad_confounds for n/a in a later kept volume.
+        """
+        values = self.read_column(name)
+        known = np.flatnonzero(kept & ~np.isnan(values))
+        if np.isnan(values[0]):
+            values[0] = values[known[0]] if known.size else 0.0
+        gaps = np.flatnonzero(kept & np.isnan(values))
+        if gaps.size:
+            self.refuse(f"has n/a in row {gaps[0] + 1} of column {name}, expected a number after the first row")
+        return values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file of a run; RunFailed bad_confounds, RunSkipped no_content (datalad link or pointer)."""
+    if path.is_symlink() and not path.exists():
+        _refuse_content(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RunFailed("bad_confounds", f"{path} is not text in UTF-8 ({error}).") from error
+    except OSError as error:
+        raise RunFailed("bad_confounds", f"{path} cannot be read ({error.strerror}).") from error
+    if text.startswith("/annex/objects/"):
+        _refuse_content(path)
+    return text
+
+
+def _refuse_content(path: Path) -> NoReturn:
+    raise RunSkipped(
+        "no_content", f"{path} is a datalad file without content.", hint="Fetch it with `datalad get` first."
     )
 
 
-def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
-    """Count the leading volumes that fMRIPrep marked as non-steady."""
-    marks = [table.read_column(name) for name in table.names if name.startswith("non_steady_state_outlier")]
-    if not marks:
-        return 0
-    marked: NDArray[np.bool_] = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
-    leading = int(marked.size if marked.all() else np.argmin(marked))
-    if marked[leading:].any():
-        notes.append(f"{table.path.name} marks non-steady volumes after steady ones; only leading ones are dropped.")
-    return leading
+Float64 = NDArray[np.float64]
 
 
-def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> NDArray[np.float64]:
-    name = "framewise_displacement"
-    if fd_threshold is not None:
-        table.check_columns([name], "--fd-threshold")
-    elif name not in table.names:
-        notes.append(f"{table.path.name} has no {name}: motion is unknown.")
-        return np.full(table.n_rows, np.nan)
-    return table.read_column(name)
+_MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
 
 
-def _choose_columns(
-    table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]
-) -> tuple[str, ...]:
-    """Choose the names of the regressors, in the table's order: nilearn's order changes with Python's hash seed."""
-    if denoising.columns:
-        chosen: set[str] = set()
-        for pattern in denoising.columns:
-            found = fnmatch.filter(table.names, pattern)
-            if not found:
-                table.check_columns([pattern], f"--denoise {denoising.name}")
-            chosen.update(found)
-    elif denoising.strategy:
-        _check_strategy_columns(table, denoising, steady_time, notes)
-        chosen = _ask_nilearn(table, denoising)
-    else:
-        chosen = set()
-    return tuple(name for name in table.names if name in chosen)
+_HEAD_RADIUS: Final = 50.0
 
 
-def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]) -> None:
-    """Check what nilearn would ignore silently or answer with a bare KeyError or TypeError."""
-    why = f"--denoise {denoising.name}"
-    options = dict(denoising.options)
-    wanted = [
-        base + suffix
-        for component, bases in BASES.items()
-        if component in denoising.strategy
-        for base in bases
-        for suffix in MODELS[str(options[component])]
-    ]
-    if "compcor" in denoising.strategy:
-        wanted += _list_components(table, str(options["compcor"]), why)
-    table.check_columns(wanted, why)
-    if "ica_aroma" in denoising.strategy:
-        components = [name for name in table.names if name.startswith("aroma_motion")]
-        if not components:
-            table.refuse(
-                f"lacks aroma_motion_* columns, needed for {why}",
-                hint="fMRIPrep ran ICA-AROMA on request and only before 23.1; of later versions give the dataset of "
-                "fMRIPost-AROMA as well: -d fmriprep=PATH -d aroma=PATH.",
-            )
-        wanted += components
-    if "high_pass" in denoising.strategy:
-        wanted += _list_cosines(table, steady_time, why, notes)
-    for name in wanted:
-        table.read_column(name)
+_HIGH_PASS_PERIOD: Final = 128.0
 
 
-def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[str]:
-    """List the CompCor components that the JSON file gives for one kind of mask."""
-    path = table.path.with_suffix(".json")
-    if not path.exists() and not path.is_symlink():
-        table.refuse(f"has no {path.name} beside it, which says from which mask each CompCor component comes")
-    try:
-        metadata = json.loads(read_text(path))
-    except ValueError as error:
-        raise RunFailed("bad_confounds", f"{path} is not a readable JSON file ({error}).") from error
-    entries = metadata if isinstance(metadata, dict) else {}
-    masks_of = {name: entry.get("Mask") for name, entry in entries.items() if isinstance(entry, dict)}
-    components: list[str] = []
-    for group in COMPCOR[kind]:
-        found = [
-            name
-            for prefix, masks in group
-            for name, mask in masks_of.items()
-            if name.startswith(f"{prefix}_comp_cor_") and (not masks or mask in masks)
-        ]
-        if not found:
-            columns = " or ".join(f"{prefix}_comp_cor_*" for prefix, _ in group)
-            table.refuse(f"has no {columns} of {kind} listed in {path.name}, needed for {why}")
-        components += found
-    return components
+_COMPONENT: Final = "aroma_motion_"
 
 
-def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: list[str]) -> list[str]:
-    """List fMRIPrep's cosines, checked against their number for T steady volumes and a cut-off of 128 s: floor(T *
-    TR / 64) - 1, the constant being left out."""
-    expected = math.floor(2 * steady_time / _HIGH_PASS_PERIOD + 1e-9) - 1
-    n_found = sum(name.startswith("cosine") for name in table.names)
-    if n_found == 0 and steady_time > _HIGH_PASS_PERIOD:
-        table.refuse(
-            f"lacks {', '.join(f'cosine{number:02d}' for number in range(expected))}, needed for {why}: "
-            f"fMRIPrep writes {expected} for {steady_time:g} s",
-            hint="Without cosines there is no high-pass; a JSON file with --band-pass can do without them.",
-        )
-    cosines = [f"cosine{number:02d}" for number in range(n_found)]
-    table.check_columns(cosines, why)
-    if n_found < expected:
-        notes.append(
-            f"{table.path.name} has {n_found} cosines, expected {expected} for {steady_time:g} s: "
-            "the high-pass is weaker than 128 s."
-        )
-    return cosines
+def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) -> ConfoundsTable | Path | None:
+    """Open the confounds of a run not yet denoised; ICA-AROMA components are read only if `denoising` uses them.
+
+    Returns a table where columns were computed or added, else the path of fMRIPrep's table, or None. Raises RunFailed
+    bad_confounds (damaged or mismatched files), RunSkipped no_content (datalad link without content).
+    """
+    if run.confounds is not None and run.columns:
+        return load_movement(run.confounds, run.columns, repetition_time=repetition_time)
+    if run.confounds is not None and run.tables and "ica_aroma" in denoising.strategy:
+        return _add_components(ConfoundsTable(run.confounds), run.tables)
+    return run.confounds
 
 
-def _ask_nilearn(table: ConfoundsTable, denoising: Denoising) -> set[str]:
-    """Return the columns that nilearn selects for the strategy."""
-    arguments = {**dict(denoising.options), "strategy": denoising.strategy, "demean": False}
-    with _linked(table, with_json="compcor" in denoising.strategy) as image, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            frame, _ = load_confounds(str(image), **arguments)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            table.refuse(f"cannot be read by nilearn for --denoise {denoising.name} ({error})")
-    return set(frame.columns)
+def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: float) -> ConfoundsTable:
+    """Load headerless movement regressors and derive the columns that fMRIPrep would write.
+
+    One row per volume, separated by white space. `columns`: trans_* in mm, rot_* in radians or rot_*_deg in degrees,
+    empty to ignore a column. Adds first derivatives, squares, cosines of a 128 s high-pass, and framewise displacement
+    in mm on a 50 mm sphere (Power et al. 2012, NeuroImage 59:2142-2154). Raises RunFailed bad_confounds, RunSkipped
+    no_content.
+    """
+    values = _read_numbers(path, len(columns))
+    named = {name: values[:, position] for position, name in enumerate(columns) if name}
+    for axis in "xyz":
+        if f"rot_{axis}_deg" in named:
+            named[f"rot_{axis}"] = np.deg2rad(named.pop(f"rot_{axis}_deg"))
+    if missing := [name for name in _MOVEMENTS if name not in named]:
+        raise RunFailed("bad_confounds", f"The layout names no column {', '.join(missing)} of {path}.")
+    table: dict[str, Float64] = {}
+    for name in _MOVEMENTS:
+        step = np.diff(named[name], prepend=np.nan)
+        table |= {name: named[name], f"{name}_derivative1": step}
+        table |= {f"{name}_power2": named[name] ** 2, f"{name}_derivative1_power2": step**2}
+    steps = np.stack([np.abs(table[f"{name}_derivative1"]) for name in _MOVEMENTS])
+    table["framewise_displacement"] = steps[:3].sum(axis=0) + _HEAD_RADIUS * steps[3:].sum(axis=0)
+    table |= build_cosines(len(values), repetition_time)
+    rows = np.stack(list(table.values()), axis=1).tolist()
+    lines = ["\t".join("n/a" if math.isnan(cell) else repr(cell) for cell in row) for row in rows]
+    hint = "Movement regressors alone bear --denoise none or 24p, and --fd-threshold."
+    return ConfoundsTable(path, text="\n".join(["\t".join(table), *lines]), hint=hint)
 
 
-@contextmanager
-def _linked(confounds: ConfoundsTable, *, with_json: bool) -> Iterator[Path]:
-    """Make a folder that links to one run's files alone, under the names nilearn searches for: beside the image it
-    would also match siblings that differ in acq, dir or echo."""
-    # nilearn finds the JSON by replacing every "tsv" of the whole path, random letters of the folder included.
-    folder = tempfile.TemporaryDirectory(prefix="confounds-")
-    while "tsv" in Path(folder.name).name:
-        folder.cleanup()
-        folder = tempfile.TemporaryDirectory(prefix="confounds-")
-    with folder as name:
-        table = Path(name) / "sub-1_desc-confounds_timeseries.tsv"
-        if confounds.text is None:
-            table.symlink_to(confounds.path.resolve())
-        else:
-            table.write_text(confounds.text, encoding="utf-8")
-        if with_json:
-            table.with_suffix(".json").symlink_to(confounds.path.with_suffix(".json").resolve())
-        with _named_without_tsv(name) if with_json else nullcontext(Path(name)) as short:
-            yield short / "sub-1_desc-preproc_bold.nii.gz"
+def build_cosines(n_volumes: int, repetition_time: float) -> dict[str, Float64]:
+    """Build the cosine regressors (T,) of a 128 s high-pass, without the constant; none for a run under 128 s."""
+    n_functions = math.floor(2 * n_volumes * repetition_time / _HIGH_PASS_PERIOD + 1e-9)
+    phase = np.pi * (np.arange(n_volumes) + 0.5) / n_volumes
+    return {f"cosine{order - 1:02d}": np.sqrt(2 / n_volumes) * np.cos(order * phase) for order in range(1, n_functions)}
 
 
-@contextmanager
-def _named_without_tsv(folder: str) -> Iterator[Path]:
-    """Give a folder a path without tsv in it, which TMPDIR may contain."""
-    if "tsv" not in folder:
-        yield Path(folder)
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        short = _DESCRIPTORS / str(descriptor)
-        if not short.is_dir():
+def _read_numbers(path: Path, n_columns: int) -> Float64:
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != n_columns:
             raise RunFailed(
-                "internal",
-                f"nilearn finds no JSON below the temporary folder {folder}.",
-                hint="Set TMPDIR to a path without tsv.",
+                "bad_confounds", f"{path} has {len(row)} values in row {number}, but the layout names {n_columns}."
             )
-        yield short
-    finally:
-        os.close(descriptor)
+    try:
+        values = np.array(rows, dtype=np.float64).reshape(len(rows), n_columns)
+    except ValueError as error:
+        raise RunFailed("bad_confounds", f"{path} holds something that is no number ({error}).") from error
+    if not rows or not np.isfinite(values).all():
+        raise RunFailed("bad_confounds", f"{path} {'holds NaN or infinity' if rows else 'is empty'}.")
+    return values
+
+
+def _add_components(table: ConfoundsTable, paths: tuple[Path, ...]) -> ConfoundsTable:
+    """Append the noise components of fMRIPost-AROMA to fMRIPrep's confounds."""
+    if any(name.startswith(_COMPONENT) for name in table.names):
+        table.refuse(
+            f"has {_COMPONENT}* columns of its own, and so has {paths[0]}", hint="Leave the dataset of ICA-AROMA away."
+        )
+    components = ConfoundsTable(paths[0])
+    if components.n_rows != table.n_rows:
+        components.refuse(f"has {components.n_rows} rows, but {table.path} has {table.n_rows}")
+    if len(paths) > 1:
+        names = _read_rejected(paths[1], components)
+    else:
+        names = tuple(name for name in components.names if name.startswith(_COMPONENT))
+        if not names:
+            components.refuse(f"has no {_COMPONENT}* column")
+    width = max(2, len(str(len(names))))
+    named = {
+        name if name.startswith(_COMPONENT) else f"{_COMPONENT}{number:0{width}d}": components.read_cells(name)
+        for number, name in enumerate(names)
+    }
+    return table.with_columns(named)
+
+
+def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
+    """List the columns of the headerless mixing matrix that ICA-AROMA classified as motion."""
+    lines = [line.split("\t") for line in read_text(path).splitlines()]
+    if not lines or "classification" not in lines[0]:
+        raise RunFailed("bad_confounds", f"{path} has no column classification.")
+    column = lines[0].index("classification")
+    classes = [row[column] if len(row) > column else "" for row in lines[1:]]
+    if len(classes) != len(mixing.names):
+        raise RunFailed(
+            "bad_confounds", f"{path} has {len(classes)} components, but {mixing.path} {len(mixing.names)} columns."
+        )
+    return tuple(name for name, kind in zip(mixing.names, classes, strict=True) if kind == "rejected")

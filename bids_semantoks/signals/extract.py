@@ -13,12 +13,11 @@ from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.images.volumes import Volumes, check_content, load_volumes
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_signals, estimate_freedom
-from bids_semantoks.signals.confounds import Regressors, select_regressors
-from bids_semantoks.signals.denoised import insert_left_out, select_volumes
+from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
-from bids_semantoks.signals.means import ParcelMeans, extract_means
-from bids_semantoks.signals.run_tables import open_confounds
-from bids_semantoks.signals.surfaces import SurfaceHeader, extract_surface_means, is_surface, load_surface_header
+from bids_semantoks.signals.regressors import Regressors, insert_left_out, select_regressors, select_volumes
+from bids_semantoks.signals.surface_means import SurfaceHeader, extract_surface_means, is_surface, load_surface_header
+from bids_semantoks.signals.volume_means import ParcelMeans, extract_means
 
 __all__ = ["ParcelMeans", "check_run", "extract_means", "extract_signals"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
-from bids_semantoks.signals.confounds import Regressors, select_regressors
 from bids_semantoks.signals.denoising import PRESETS, load_denoising
+from bids_semantoks.signals.regressors import Regressors, select_regressors
 
 TABLES = Path(__file__).parents[1] / "data" / "confounds"
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "fmriprep_confounds"
@@ -449,7 +449,7 @@ def test_without_file_descriptors_in_the_file_system_the_folder_is_named(tmp_pat
     temporary = tmp_path / "my.tsv"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    monkeypatch.setattr("bids_semantoks.signals.confounds._DESCRIPTORS", tmp_path / "gone")
+    monkeypatch.setattr("bids_semantoks.signals.regressors._DESCRIPTORS", tmp_path / "gone")
     assert select(find_table("24.1.1"), "simple").names
     with pytest.raises(RunFailed, match=r"below the temporary folder .*my\.tsv.* Set TMPDIR to a path without tsv"):
         select(find_table("24.1.1"), "compcor")

@@ -29,10 +29,10 @@ from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.images import volumes as volumes_module
 from bids_semantoks.signals.cleaning import clean_signals
-from bids_semantoks.signals.confounds import select_regressors
 from bids_semantoks.signals.denoising import Denoising, load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
-from bids_semantoks.signals.means import extract_means
+from bids_semantoks.signals.regressors import select_regressors
+from bids_semantoks.signals.volume_means import extract_means
 
 CONFIG = SignalsConfig(denoise="none", band_pass=None, min_time=0.0)
 NONE = load_denoising("none")

@@ -12,9 +12,7 @@ import pytest
 from bids_semantoks.atlases.series_atlas import load_series_atlas
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Run
-from bids_semantoks.signals.parcellated import read_series
-from bids_semantoks.signals.parcellated_cifti import load_parcel_series
-from bids_semantoks.signals.parcellated_tables import read_columns, read_header
+from bids_semantoks.signals.read_series import load_parcel_series, read_columns, read_header, read_series
 
 T = 41
 NAMES = ("LH_Vis_1", "LH_SomMot_1", "RH_Default_2", "LH-Pu", "RH_Cont_1")

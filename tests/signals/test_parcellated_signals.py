@@ -15,8 +15,7 @@ from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.atlases.series_atlas import load_series_atlas
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.parcellated import read_series
-from bids_semantoks.signals.parcellated_tables import read_header
+from bids_semantoks.signals.read_series import read_header, read_series
 
 T, P = 41, 13
 PARCELS = tuple(f"7Networks_LH_{'Vis' if i < 6 else 'Cont'}_{i + 1}" for i in range(P))

@@ -10,9 +10,9 @@ import pytest
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
-from bids_semantoks.signals.confounds import Regressors, select_regressors
+from bids_semantoks.signals.confounds import build_cosines, load_movement, open_confounds
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.run_tables import build_cosines, load_movement, open_confounds
+from bids_semantoks.signals.regressors import Regressors, select_regressors
 
 T = 83
 COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x_deg", "rot_y_deg", "rot_z_deg", "", "")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bids_semantoks.signals.blocks import build_block_windows, compute_response, find_block_times, find_block_volumes
+from bids_semantoks.signals.windows import build_block_windows, compute_response, find_block_times, find_block_volumes
 
 T, P = 60, 7
 

@@ -9,7 +9,7 @@ import surface_files as made
 from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_surface_atlas
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.signals.surfaces import extract_surface_means
+from bids_semantoks.signals.surface_means import extract_surface_means
 
 NAMES_LEFT = {1: "7Networks_LH_Vis_1", 4: "7Networks_LH_Cont_1"}
 NAMES_RIGHT = {1: "7Networks_RH_Vis_1", 2: "Medial_wall"}

@@ -16,10 +16,10 @@ from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, AtlasVolume
-from bids_semantoks.signals import grayordinate_labels
+from bids_semantoks.signals import surface_means
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
-from bids_semantoks.signals.surfaces import extract_surface_means
+from bids_semantoks.signals.surface_means import extract_surface_means
 
 P = len(made.NAMES)
 NETWORKS = ("Vis", "Cont", "Vis", "Default", "Subcortex")
@@ -60,8 +60,8 @@ def test_means_do_not_depend_on_the_order_of_structures(tmp_path, order, dtype, 
 
 def test_grayordinates_are_labelled_once_for_an_atlas_and_a_header(tmp_path, monkeypatch):
     calls = []
-    label = grayordinate_labels.label_grayordinates
-    monkeypatch.setattr(grayordinate_labels, "label_grayordinates", lambda *args: calls.append(args[2]) or label(*args))
+    label = surface_means.label_grayordinates
+    monkeypatch.setattr(surface_means, "label_grayordinates", lambda *args: calls.append(args[2]) or label(*args))
     axis, turned = made.build_axis(), made.build_axis(("right", "left"))
     atlases = [build_atlas(made.write_dlabel(tmp_path / f"{name}.dlabel.nii")) for name in "ab"]
     runs = []
@@ -325,7 +325,7 @@ import sys
 from pathlib import Path
 from test_surfaces import DLABEL, build_real_atlas
 import surface_files as made
-from bids_semantoks.signals.surfaces import extract_surface_means
+from bids_semantoks.signals.surface_means import extract_surface_means
 atlas = build_real_atlas()
 extract_surface_means(made.build_run(Path(sys.argv[1])), atlas)
 def read_peak():

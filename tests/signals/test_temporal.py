@@ -15,7 +15,7 @@ from bids_semantoks.signals.cleaning import (
     interpolate_dropped,
     pass_band,
 )
-from bids_semantoks.signals.temporal import build_windows, resample, window_starts, zscore
+from bids_semantoks.signals.windows import build_windows, resample, window_starts, zscore
 
 T, P, C = 141, 13, 7
 
