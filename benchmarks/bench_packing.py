@@ -35,7 +35,7 @@ from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.runtime.resources import read_peak_memory
-from bids_semantoks.training.store import PackedRun, SignalStore
+from bids_semantoks.training.packed import PackedRun, SignalStore
 from bids_semantoks.training_data import describe_file, describe_stored
 
 N_VOLUMES, N_PARCELS, N_DISTINCT = 180, 457, 16

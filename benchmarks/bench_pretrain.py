@@ -45,16 +45,12 @@ from bids_semantoks.config import EncoderConfig, TrainingConfig
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
 from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import default_layout
-from bids_semantoks.training.compiler import find_obstacle
-from bids_semantoks.training.distill import Batch, TeacherStudent
+from bids_semantoks.training.distill import Batch, TeacherStudent, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
+from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, find_obstacle
 from bids_semantoks.training.masking import draw_masks
-from bids_semantoks.training.plan import TrainingPlan
-from bids_semantoks.training.pretrain import Pretraining
+from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 from bids_semantoks.training.schedules import Schedules, StepSettings, build_schedules
-from bids_semantoks.training.steps import build_optimiser, train_step
-from bids_semantoks.training.stopping import StopRequest
-from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 from bids_semantoks.training.views import draw_views
 
 N_VOLUMES = 180

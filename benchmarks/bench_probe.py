@@ -28,8 +28,9 @@ from bids_semantoks.statistics.significance import compute_permutation_test
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_published_splits, build_splits
 from bids_semantoks.statistics.targets import Target
+from bids_semantoks.training.finetune_layers import draw_head
 from bids_semantoks.training.probe import EPOCHS, RATES, PublishedProbe, WindowTable, cross_validate_published
-from bids_semantoks.training.probe_heads import draw_batches, draw_head
+from bids_semantoks.training.probe_heads import draw_batches
 
 FEATURES, WINDOWS = 1536, 8
 

@@ -51,11 +51,9 @@ from bids_semantoks.statistics.targets import Target, build_class_target
 from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks
-from bids_semantoks.training.plan import TrainingPlan
-from bids_semantoks.training.pretrain import Pretraining
+from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan
+from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 from bids_semantoks.training.schedules import compute_momenta
-from bids_semantoks.training.stopping import StopRequest
-from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 
 METRICS = {"age": "r", "sex": "auroc"}
 #: What embeddings can be, and tokens averaged for each network alone, before the mean over networks hides what differs.

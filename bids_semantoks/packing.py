@@ -16,7 +16,7 @@ from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.signals.cleaning import interpolate_dropped
 from bids_semantoks.signals.windows import resample, zscore
-from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
+from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 from bids_semantoks.training_data import SignalSource, TrainingData
 
 LOGGER = logging.getLogger("bids_semantoks")

@@ -28,14 +28,12 @@ from bids_semantoks.outputs.stored_runs import StoredRun
 from bids_semantoks.outputs.training_log import LOG_FILE, TrainingLog
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
 from bids_semantoks.runtime.resources import choose_n_procs, record_end
-from bids_semantoks.training.checkpoints import describe_full_disk, find_differences, find_states, read_last_state
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
-from bids_semantoks.training.plan import TrainingPlan, choose_precision
-from bids_semantoks.training.pretrain import Pretraining
+from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, choose_precision, watch_signals
+from bids_semantoks.training.packed import SignalStore, SignalView
 from bids_semantoks.training.progress import LOG_COLUMNS
-from bids_semantoks.training.stopping import StopRequest, watch_signals
-from bids_semantoks.training.store import SignalStore, SignalView
+from bids_semantoks.training.saved_states import describe_full_disk, find_differences, find_states, read_last_state
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -17,7 +17,7 @@ from bids_semantoks.probes.rows import Rows
 from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.training.finetune import FinetuneRecipe, Finetuning, TuningRuns
 from bids_semantoks.training.finetune_folds import cross_validate_finetuned
-from bids_semantoks.training.plan import choose_precision
+from bids_semantoks.training.loop import choose_precision
 
 LOGGER = logging.getLogger("bids_semantoks")
 

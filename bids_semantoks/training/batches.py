@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.training.store import SignalView
+from bids_semantoks.training.packed import SignalView
 
 PAPER_BATCH = 512
 FEWEST_STEPS = 8

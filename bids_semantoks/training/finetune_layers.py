@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from bids_semantoks.models.encoder import Encoder
-from bids_semantoks.training.probe_heads import draw_head
 
 _EMBEDDINGS: Final = ("class_token", "mask_token", "network_positions")
 
@@ -86,3 +85,14 @@ def build_parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]
+
+
+INITIAL_DEVIATION = 2e-5
+
+
+def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:
+    """Draw first weights (C, D) on the CPU, so that devices agree: normal, SD 2e-5, cut at two SD."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.empty(n_outputs, n_features, dtype=torch.float64)
+    cut = 2 * INITIAL_DEVIATION
+    return torch.nn.init.trunc_normal_(weight, std=INITIAL_DEVIATION, a=-cut, b=cut, generator=generator)

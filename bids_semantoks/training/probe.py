@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable
 from bids_semantoks.statistics.splits import Split
 from bids_semantoks.statistics.targets import Target
-from bids_semantoks.training.probe_heads import Heads, draw_batches, draw_head
+from bids_semantoks.training.finetune_layers import draw_head
+from bids_semantoks.training.probe_heads import Heads, draw_batches
 
 RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 EPOCHS = 50

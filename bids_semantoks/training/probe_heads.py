@@ -14,17 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SGD_MOMENTUM = 0.9
+
+
 NORM_MOMENTUM = 0.1
+
+
 NORM_EPS = 1e-5
-INITIAL_DEVIATION = 2e-5
-
-
-def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:
-    """Draw first weights (C, D) on the CPU, so that devices agree: normal, SD 2e-5, cut at two SD."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.empty(n_outputs, n_features, dtype=torch.float64)
-    cut = 2 * INITIAL_DEVIATION
-    return torch.nn.init.trunc_normal_(weight, std=INITIAL_DEVIATION, a=-cut, b=cut, generator=generator)
 
 
 def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:

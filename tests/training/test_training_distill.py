@@ -6,9 +6,8 @@ import torch
 from training_models import build_small, compute_gradients, copy_parameters, load_parity, make_batch, read_golden
 
 from bids_semantoks.config import TrainingConfig
-from bids_semantoks.training.distill import Batch
+from bids_semantoks.training.distill import Batch, build_optimiser, train_step
 from bids_semantoks.training.schedules import StepSettings
-from bids_semantoks.training.steps import build_optimiser, train_step
 
 N, K, P, W = 3, 3, 13, 60
 SETTINGS = StepSettings(learning_rate=1e-3, weight_decay=0.05, momentum=0.9, ttr_weight=0.3, is_masked=True)

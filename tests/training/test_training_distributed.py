@@ -32,7 +32,7 @@ from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.training.distill import Batch, TeacherStudent
 from bids_semantoks.training.distributed import join_ranks, sum_over_ranks
 from bids_semantoks.training.schedules import StepSettings
-from bids_semantoks.training.steps import build_optimiser, train_step
+from bids_semantoks.training.distill import build_optimiser, train_step
 
 torch.set_num_threads(1)
 content = torch.load(sys.argv[2])

@@ -20,14 +20,13 @@ from training_driver import build_training, write_store
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingDiverged, TrainingStopped
 from bids_semantoks.outputs.training_log import TrainingLog, read_training_log
-from bids_semantoks.training import pretrain, progress
+from bids_semantoks.training import loop, progress
 from bids_semantoks.training.batches import choose_batch_size
-from bids_semantoks.training.checkpoints import find_states, read_last_state
-from bids_semantoks.training.collapse import CollapseWatch
 from bids_semantoks.training.distributed import Ranks
-from bids_semantoks.training.progress import LOG_COLUMNS
+from bids_semantoks.training.loop import StopRequest
+from bids_semantoks.training.progress import LOG_COLUMNS, CollapseWatch
+from bids_semantoks.training.saved_states import find_states, read_last_state
 from bids_semantoks.training.schedules import build_schedules
-from bids_semantoks.training.stopping import StopRequest
 
 DRIVER = Path(__file__).with_name("training_driver.py")
 RECIPE = {"epochs": 8, "batch_size": 4, "learning_rate": 0.01, "warmup_epochs": 1.0}
@@ -247,7 +246,7 @@ def test_too_little_memory_names_a_batch_to_try(tmp_path, monkeypatch, error, n_
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(pretrain, "train_step", fail)
+    monkeypatch.setattr(loop, "train_step", fail)
     with pytest.raises(ResourceError, match="at once do not fit into the memory of cpu") as caught:
         train(tmp_path, n_slices=n_slices)
     assert re.search(hint, f"{caught.value} {caught.value.hint}")
@@ -256,7 +255,7 @@ def test_too_little_memory_names_a_batch_to_try(tmp_path, monkeypatch, error, n_
 
 @pytest.mark.parametrize(("size", "n_slices", "n_ranks"), [(9, 1, 1), (10, 1, 2), (7, 1, 1), (3, 1, 1), (2, 1, 1)])
 def test_what_to_try_is_what_the_next_call_takes(size, n_slices, n_ranks):
-    training = object.__new__(pretrain.Pretraining)
+    training = object.__new__(loop.Pretraining)
     training.device = torch.device("cpu")
     training.plan = SimpleNamespace(recipe=TrainingConfig(batch_size=size), n_slices=n_slices)
     training.ranks = Ranks(size=n_ranks)
@@ -274,7 +273,7 @@ def test_another_error_of_a_step_is_not_taken_for_memory(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(pretrain, "train_step", fail)
+    monkeypatch.setattr(loop, "train_step", fail)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         train(tmp_path)
 

@@ -8,8 +8,8 @@ import torch
 from training_models import build_small, compute_gradients, copy_parameters, make_batch
 
 from bids_semantoks.config import TrainingConfig
+from bids_semantoks.training.distill import build_optimiser, train_step
 from bids_semantoks.training.schedules import StepSettings
-from bids_semantoks.training.steps import build_optimiser, train_step
 
 SETTINGS = StepSettings(learning_rate=1e-3, weight_decay=0.05, momentum=0.9, ttr_weight=0.3, is_masked=True)
 

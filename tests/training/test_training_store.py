@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.training.store import FORMAT, PackedRun, SignalStore
+from bids_semantoks.training.packed import FORMAT, PackedRun, SignalStore
 
 P = 13
 

@@ -16,11 +16,9 @@ from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.outputs.training_log import TrainingLog
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, join_ranks, sum_over_ranks
-from bids_semantoks.training.plan import TrainingPlan
-from bids_semantoks.training.pretrain import Pretraining
+from bids_semantoks.training.loop import Pretraining, TrainingPlan, watch_signals
+from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 from bids_semantoks.training.progress import LOG_COLUMNS
-from bids_semantoks.training.stopping import watch_signals
-from bids_semantoks.training.store import PackedRun, SignalStore, SignalView
 
 P, N_PARTICIPANTS = 13, 11
 LAYOUT = NetworkLayout(network_names=("A", "B", "C"), networks=(0,) * 4 + (1,) * 6 + (2,) * 3)

@@ -4,41 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
+import shutil
+import signal
+import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ResourceError, TrainingStopped
 from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.training import batches
 from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
-from bids_semantoks.training.checkpoints import (
+from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
+from bids_semantoks.training.distributed import Ranks
+from bids_semantoks.training.packed import SignalView
+from bids_semantoks.training.progress import CollapseWatch, Course, Log, Meter
+from bids_semantoks.training.saved_states import (
     TrainingState,
     describe_full_disk,
     find_states,
     read_last_state,
     write_state,
 )
-from bids_semantoks.training.collapse import CollapseWatch
-from bids_semantoks.training.compiler import find_obstacle
-from bids_semantoks.training.cutting import ViewCutter
-from bids_semantoks.training.distill import TeacherStudent
-from bids_semantoks.training.distributed import Ranks
-from bids_semantoks.training.plan import TrainingPlan, choose_precision
-from bids_semantoks.training.progress import Course, Log, Meter
 from bids_semantoks.training.schedules import build_schedules
-from bids_semantoks.training.steps import build_optimiser, train_step
-from bids_semantoks.training.stopping import StopRequest
-from bids_semantoks.training.store import SignalView
+from bids_semantoks.training.views import ViewCutter
 
 LOGGER = logging.getLogger("bids_semantoks")
 
+
 _CHECKPOINT_SECONDS: Final = 120.0
+
+
 _CUDA_FLUSH: Final = 20
+
+
 #: How libraries say that memory does not suffice where they raise no error of its own kind.
 _MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
 
@@ -205,3 +213,71 @@ class Pretraining:
             hints.append(f"--train-batch-size {at_once // 2 * n_parts}")
         hint = f"Use {', or '.join(hints)}." if hints else "Use a smaller --encoder-config, or a larger device."
         return ResourceError(f"{at_once} participants at once do not fit into the memory of {self.device}.", hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingPlan:
+    """How to train."""
+
+    recipe: TrainingConfig  # with the chosen batch size
+    settings: Mapping[str, Any]  # plain values that must agree when a training is resumed
+    checkpoints: Path  # directory
+    seed: int = 0
+    precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
+    n_slices: int = 1  # parts of a batch that each process accumulates
+    max_seconds: float = math.inf  # of the call, after which it saves and stops
+    checkpoint_every: int | None = None  # epochs; None: at the end of an epoch, once two minutes have passed
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Resolve ``auto`` to bf16 on CUDA, else fp32; keep any other precision."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """Whether this process was asked to save and stop."""
+
+    reason: str = ""  # empty until someone asks
+    # monotonic seconds at the start of the call, so that packing counts too
+    started: float = field(default_factory=time.monotonic)
+
+
+@contextlib.contextmanager
+def watch_signals() -> Iterator[StopRequest]:
+    """Turn SIGTERM and SIGUSR1, which schedulers send before time is up, into a request to save and stop."""
+    request = StopRequest()
+
+    def ask(number: int, _: object) -> None:
+        """Record which signal came."""
+        request.reason = signal.Signals(number).name
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.signal(number, ask) for number in numbers]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+#: Those that Triton looks for where CC names none.
+_COMPILERS: Final = ("gcc", "clang")
+
+
+def find_obstacle() -> str:
+    """Describe what keeps `torch.compile` from compiling for a GPU, as the start of a sentence; empty if nothing does.
+
+    Triton launches kernels through a small C module, built against the headers of Python at run time.
+    """
+    asked = os.environ.get("CC", "").split()[:1]
+    if not any(map(shutil.which, asked or _COMPILERS)):
+        return "No C compiler is there"
+    scheme = sysconfig.get_default_scheme()
+    # Debian's own scheme is for what is installed beside the system; its headers are elsewhere, as Triton knows.
+    folder = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
+    if not (folder / "Python.h").is_file():
+        return f"The headers of Python are not in {folder} (python3-dev)"
+    return ""

@@ -20,8 +20,14 @@ import torch
 from bids_semantoks.errors import ConfigurationError, ResourceError
 
 LOGGER = logging.getLogger("bids_semantoks")
+
+
 FORMAT: Final = "bids_semantoks training 1"
+
+
 _KEPT: Final = 2
+
+
 #: What readers raise at files that are cut, overwritten or no checkpoints.
 _DAMAGES: Final = (
     *(OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError),
