@@ -30,8 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bids_semantoks.files import write_table
 from bids_semantoks.models.parcels import default_layout
-from bids_semantoks.outputs.store import OutputPaths
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import OutputPaths, StoredRun
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.runtime.resources import read_peak_memory

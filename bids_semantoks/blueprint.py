@@ -15,7 +15,7 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.inputs.hdf5 import SignalsFile
 from bids_semantoks.models.initialise import read_encoder_config
 from bids_semantoks.models.parcels import NetworkLayout, build_layout, layout_to_json
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.training.batches import check_participants, choose_batch_size
 from bids_semantoks.training_data import TrainingData, describe_file, describe_stored
 

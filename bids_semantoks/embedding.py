@@ -12,8 +12,13 @@ from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.models.checkpoints import LoadedEncoder, load_encoder
 from bids_semantoks.models.frozen import FrozenEncoder, resolve_device
 from bids_semantoks.models.parcels import match_parcels
-from bids_semantoks.outputs.provenance import build_uri, describe_differences, has_files, read_sidecar
-from bids_semantoks.outputs.sidecars import build_embedding_sidecar
+from bids_semantoks.outputs.sidecars import (
+    build_embedding_sidecar,
+    build_uri,
+    describe_differences,
+    has_files,
+    read_sidecar,
+)
 from bids_semantoks.outputs.store import OutputPaths, write_embedding
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.signals.windows import build_windows

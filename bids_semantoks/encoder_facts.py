@@ -11,7 +11,7 @@ import numpy as np
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.tokenizer import StructuredBranch, join_scales
-from bids_semantoks.outputs.provenance import find_versions
+from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.training.packed import SignalView
 from bids_semantoks.training_data import TrainingData
 

@@ -17,9 +17,9 @@ from bids_semantoks.files import check_writable
 from bids_semantoks.missing import EncoderRecipe, embed_missing, find_missing
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
-from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
-from bids_semantoks.outputs.provenance import read_sidecar
-from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds
+from bids_semantoks.outputs.group_tables import build_mean_reader, write_features, write_group_status
+from bids_semantoks.outputs.sidecars import read_sidecar
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds
 from bids_semantoks.reporting import write_stored_methods
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs

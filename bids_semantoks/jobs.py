@@ -11,7 +11,7 @@ from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.outputs.provenance import (
+from bids_semantoks.outputs.sidecars import (
     compute_settings_hash,
     describe_differences,
     describe_inputs,

@@ -11,9 +11,8 @@ from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, encode_run, find_embedding_state
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.outcomes import Outcome, Tally, isolate
-from bids_semantoks.outputs.provenance import compute_settings_hash
-from bids_semantoks.outputs.store import OutputPaths
-from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
+from bids_semantoks.outputs.sidecars import compute_settings_hash
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_signals
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError, RunSkipped
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
-from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
+from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.signals.cleaning import interpolate_dropped
 from bids_semantoks.signals.windows import resample, zscore

@@ -17,14 +17,13 @@ from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
-from bids_semantoks.outputs.atlases import read_atlas_table
+from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.group_page import draw_group_page
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.provenance import find_versions, read_sidecar
 from bids_semantoks.outputs.report import write_report
 from bids_semantoks.outputs.run_figures import redraw_embedding, redraw_signals
-from bids_semantoks.outputs.store import OutputPaths
-from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.sidecars import find_versions, read_sidecar
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.records import Atlas
 
 LOGGER = logging.getLogger("bids_semantoks")

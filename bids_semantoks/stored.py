@@ -9,8 +9,8 @@ from bids_semantoks.bids_names import format_label
 from bids_semantoks.config import AppConfig, SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.selection import check_known, is_same_value, list_asked, read_labels
-from bids_semantoks.outputs.atlases import read_atlas_checksum, read_atlas_table
-from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_semantoks.inputs.hdf5 import SignalsFile, open_signals
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import StoredRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ import pytest
 
 from bids_semantoks import jobs, participant
 from bids_semantoks.cli import call
-from bids_semantoks.outputs.stored_runs import read_statuses
+from bids_semantoks.outputs.store import read_statuses
 
 #: The participant whose run is damaged, and one that stays whole.
 BAD, GOOD = "001", "004"

@@ -9,8 +9,7 @@ from bids_semantoks import group
 from bids_semantoks.config import RunningConfig
 from bids_semantoks.errors import ResourceError
 from bids_semantoks.files import write_table
-from bids_semantoks.outputs.store import OutputPaths
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import OutputPaths, StoredRun
 
 N_DIMS = 5
 

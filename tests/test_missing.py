@@ -11,8 +11,8 @@ from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, Sig
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.missing import EncoderRecipe, embed_missing, find_missing
 from bids_semantoks.outcomes import Tally
-from bids_semantoks.outputs.atlases import read_atlas_table
-from bids_semantoks.outputs.stored_runs import find_stored_runs, read_embedding
+from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.store import find_stored_runs, read_embedding
 
 SPACE = "MNI152NLin2009cAsym"
 

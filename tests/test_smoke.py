@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.files import read_table
-from bids_semantoks.outputs.stored_runs import read_statuses
+from bids_semantoks.outputs.store import read_statuses
 
 N_RUNS = 7
 N_OK = 6

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.files import write_json, write_records, write_text
+from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import open_atomic, write_json, write_records, write_text
+from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.version import __version__
 
 BIDS_VERSION = "1.10.0"
+
 
 _IGNORED = (
     "*.html",
@@ -25,6 +30,7 @@ _IGNORED = (
     "encoders",
     "*.tmp",
 )
+
 
 _README = """# Brain-Semantoks embeddings
 
@@ -116,3 +122,127 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
 def _read_parts(directory: Path) -> list[tuple[str, str]]:
     found = [json.loads(path.read_bytes()) for path in directory.glob("*.json")]
     return sorted((part["desc_id"], part["description"]) for part in found)
+
+
+_ATLAS_COLUMNS = {
+    "index": {
+        "Description": "Value of the parcel in the image beside this table; its number, from 1, where there is none."
+    },
+    "label": {"Description": "Name of the parcel: the column of time series and connectivity tables."},
+    "network_label": {"Description": "Network of the parcel; n/a for none."},
+}
+
+
+def build_atlas_directory(out_dir: Path, space: str) -> Path:
+    """Return ``OUT_DIR/sourcedata/atlases/tpl-S``, without the last part if the space is empty."""
+    directory = out_dir / "sourcedata" / "atlases"
+    return directory / f"tpl-{space}" if space else directory
+
+
+def _build_atlas_stem(name: str, space: str) -> str:
+    return f"tpl-{space}_atlas-{name}" if space else f"atlas-{name}"
+
+
+def write_atlas(out_dir: Path, atlas: Atlas) -> None:
+    """Write the atlas as used: its table, its label images unchanged, checksums and a licence per part.
+
+    An image that merges parts whose licence forbids derivatives is not copied; only its checksum is recorded.
+    """
+    directory = build_atlas_directory(out_dir, atlas.space)
+    stem = _build_atlas_stem(atlas.name, atlas.space)
+    is_single = len(atlas.volumes) == 1
+    index = (
+        dict(zip(atlas.volumes[0].parcels.tolist(), atlas.volumes[0].values.tolist(), strict=True)) if is_single else {}
+    )
+    # Beside its only image the table gives that image's values, so that the two can be read together.
+    rows = [(index.get(p, p + 1), atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
+    write_records(directory / f"{stem}_dseg.tsv", ("index", "label", "network_label"), rows)
+    images = []
+    for part, volume in enumerate(atlas.volumes, start=1):
+        suffix = _find_suffix(volume.path)
+        # An image that was warped is kept as it was, under the space that it is in.
+        folder = build_atlas_directory(out_dir, volume.space or atlas.space)
+        own = _build_atlas_stem(atlas.name, volume.space or atlas.space)
+        target = folder / (f"{own}_dseg{suffix}" if is_single else f"{own}_desc-part{part}_dseg{suffix}")
+        if may_be_shared(volume.licence) and not _has_checksum(target, volume.sha256):
+            with volume.path.open("rb") as source, open_atomic(target) as file:
+                shutil.copyfileobj(source, file)
+        images.append(
+            {
+                "File": Path(os.path.relpath(target, directory)).as_posix() if may_be_shared(volume.licence) else None,
+                "Source": volume.path.name,
+                "SHA256": volume.sha256,
+                **describe_warp(volume),
+                "License": volume.licence or "unknown",
+                "Licenses": [part.strip() for part in volume.licence.split(";") if part.strip()],
+                "ParcelOfValue": {
+                    str(v): atlas.parcels[p]
+                    for v, p in zip(volume.values.tolist(), volume.parcels.tolist(), strict=True)
+                },
+            }
+        )
+    write_json(directory / f"{stem}_dseg.json", _ATLAS_COLUMNS, only_if_changed=True)
+    description = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
+    write_json(directory / f"{stem}_description.json", description, only_if_changed=True)
+
+
+def _find_suffix(path: Path) -> str:
+    """Return the extension, which may have two parts."""
+    last = "".join(path.suffixes[-2:])
+    return last if last in (".nii.gz", ".dlabel.nii", ".label.gii") else path.suffix
+
+
+def describe_warp(volume: AtlasVolume) -> dict[str, str]:
+    """Build the sidecar entries on how an image was warped to the space of the data; empty if it was not."""
+    if volume.transform is None:
+        return {}
+    return {
+        "WarpedFrom": volume.space,
+        "Transform": volume.transform.name,
+        "TransformSHA256": volume.transform_sha256,
+        "Interpolation": "nearest neighbour, once, on the grid of each run",
+    }
+
+
+def _has_checksum(path: Path, sha256: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
+    """Refuse an atlas whose label already stands for another one in the output dataset: ConfigurationError."""
+    path = (
+        build_atlas_directory(out_dir, atlas.space) / f"{_build_atlas_stem(atlas.name, atlas.space)}_description.json"
+    )
+    stored = json.loads(path.read_bytes()) if path.is_file() else {"SHA256": atlas.sha256}
+    if stored["SHA256"] != atlas.sha256:
+        raise ConfigurationError(
+            f"{out_dir} holds signals of another atlas with the label {atlas.name}: its checksum is "
+            f"{stored['SHA256'][:12]}, that of this one {atlas.sha256[:12]}.",
+            hint="Give the atlas another file name, use another output directory, or --overwrite.",
+        )
+
+
+def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
+    """Read the SHA-256 of a stored atlas, over names, networks and images; `space` may be empty."""
+    path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_description.json"
+    return str(json.loads(path.read_bytes())["SHA256"])
+
+
+def may_be_shared(licence: str) -> bool:
+    """Tell from the licences of its parts (separated by semicolons) whether a label image may be copied into a dataset.
+
+    False for an image merged from several parts of which one forbids derivatives (CC BY-ND); alone and unchanged, such
+    a
+    part may be shared.
+    """
+    return not ("-ND" in licence and ";" in licence)
+
+
+def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the parcel names and network labels (empty for none) of a stored atlas, (P,) each; `space` may be empty.
+
+    Raises FileNotFoundError if there is no such table.
+    """
+    path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_dseg.tsv"
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    return tuple(row[1] for row in rows), tuple("" if row[2] == "n/a" else row[2] for row in rows)

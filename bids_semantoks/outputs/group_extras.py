@@ -10,20 +10,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from bids_semantoks.outputs import block_tables, scaling_tables
+from bids_semantoks.outputs import group_tables
 from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figure
 from bids_semantoks.outputs.figures_scaling import ScalingPanel, draw_scaling
 from bids_semantoks.outputs.group_report import Picture, Section
+from bids_semantoks.outputs.group_tables import read_text_rows
 from bids_semantoks.outputs.group_wording import METRIC_NAMES, describe_p, format_interval, format_number, format_p
-from bids_semantoks.outputs.row_tables import read_rows
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 
 
 def build_block_section(out_dir: Path) -> Section | None:
     """Describe how well types of task blocks can be told apart; None if no blocks were probed."""
-    path = out_dir / f"{block_tables.NAME}.tsv"
-    rows = read_rows(path)
+    path = out_dir / f"{group_tables.BLOCKS_NAME}.tsv"
+    rows = read_text_rows(path)
     if not rows:
         return None
     facts = json.loads(path.with_suffix(".json").read_bytes())["Facts"]
@@ -104,8 +104,8 @@ def _name_block_model(row: dict[str, str]) -> str:
 
 def build_scaling_section(out_dir: Path) -> Section | None:
     """Describe what encoders gain from more pretraining data; None if no scaling was run."""
-    path = out_dir / f"{scaling_tables.NAME}.tsv"
-    rows = read_rows(path)
+    path = out_dir / f"{group_tables.SCALING_NAME}.tsv"
+    rows = read_text_rows(path)
     if not rows:
         return None
     facts = json.loads(path.with_suffix(".json").read_bytes())["Facts"]

@@ -17,8 +17,8 @@ from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figur
 from bids_semantoks.outputs.group_extras import build_block_section, build_scaling_section
 from bids_semantoks.outputs.group_phenotype import build_part, describe_level
 from bids_semantoks.outputs.group_report import GroupPage, Picture, Section, read_training_picture, write_group_page
+from bids_semantoks.outputs.group_tables import StoredProbes, read_probes, read_records
 from bids_semantoks.outputs.group_wording import METRIC_NAMES, MODEL_NAMES, format_interval, format_number, format_p
-from bids_semantoks.outputs.probe_results import StoredProbes, read_probes, read_records
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
 

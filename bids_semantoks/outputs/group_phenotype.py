@@ -11,6 +11,7 @@ import numpy as np
 from bids_semantoks.outputs.figures_importance import NetworkScore, draw_importance
 from bids_semantoks.outputs.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
 from bids_semantoks.outputs.group_report import PhenotypePart, Picture, Section
+from bids_semantoks.outputs.group_tables import COMPARED, ScoreRow, StoredProbes
 from bids_semantoks.outputs.group_wording import (
     METRIC_NAMES,
     MODEL_NAMES,
@@ -21,8 +22,6 @@ from bids_semantoks.outputs.group_wording import (
     format_p,
     format_score,
 )
-from bids_semantoks.outputs.probe_results import COMPARED, StoredProbes
-from bids_semantoks.outputs.probes import ScoreRow
 from bids_semantoks.statistics.metrics import name_main_metric
 
 _MOST_LISTED: Final = 8

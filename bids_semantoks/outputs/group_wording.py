@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from bids_semantoks.outputs.probes import ScoreRow
+from bids_semantoks.outputs.group_tables import ScoreRow
 
 #: Models and metrics in words that readers know.
 MODEL_NAMES: Final = {

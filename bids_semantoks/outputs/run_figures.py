@@ -16,8 +16,7 @@ from bids_semantoks.outputs.figures_coverage import draw_coverage
 from bids_semantoks.outputs.figures_embedding import draw_tokens, draw_windows
 from bids_semantoks.outputs.figures_networks import sort_by_network
 from bids_semantoks.outputs.figures_signals import Volumes, draw_carpet, draw_motion
-from bids_semantoks.outputs.store import OutputPaths, compute_connectivity
-from bids_semantoks.outputs.stored_runs import read_signals
+from bids_semantoks.outputs.store import OutputPaths, compute_connectivity, read_signals
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bids_semantoks.outputs.atlases import describe_warp
-from bids_semantoks.outputs.provenance import build_uri, compute_settings_hash, find_versions
+from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+from bids_semantoks.version import __version__
 
 
 def build_signals_sidecar(
@@ -122,3 +129,121 @@ def build_embedding_sidecar(
         "kept": {"Description": "Share of the window's time that is real and neither dummy nor scrubbed."},
         "dim0001": {"Description": "First dimension of the embedding; the others follow."},
     }
+
+
+#: What git-annex leaves in the place of an unlocked file, and more bytes than that may take.
+_POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
+
+
+_REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
+
+
+def compute_settings_hash(settings: dict[str, Any]) -> str:
+    """Hash settings (plain JSON values), ignoring their order: SHA-256 in hexadecimal."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Describe in one phrase each setting that differs between the outputs on disk and this call."""
+    keys = sorted(set(stored) | set(wanted))
+    return [
+        f"{key} (there {_brief(stored.get(key))}, now {_brief(wanted.get(key))})"
+        for key in keys
+        if stored.get(key) != wanted.get(key)
+    ]
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[str, int | float | None] | None]:
+    """Describe the files of a run so that a change is noticed without reading them.
+
+    Returns size (bytes) and modification time (ns) of each existing file; for the sidecars, which may be several, the
+    repetition time they give; None for content that was never fetched or was dropped. `with_metadata` adds the JSON
+    file
+    beside the confounds, from which CompCor components are chosen.
+    """
+    files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
+    files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
+    if with_metadata and run.confounds is not None:
+        files["confounds_metadata"] = run.confounds.with_suffix(".json")
+    described: dict[str, dict[str, int | float | None] | None] = {"sidecar": {"RepetitionTime": run.repetition_time}}
+    if run.repetition_time is None and _lacks_content(run.bold.with_name(f"{run.bold.name.partition('.')[0]}.json")):
+        described["sidecar"] = None
+    for name, path in files.items():
+        if path is not None and _lacks_content(path):
+            described[name] = None
+        elif path is not None and path.exists():
+            status = path.stat()
+            described[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return described
+
+
+def _lacks_content(path: Path) -> bool:
+    """Detect the broken link or pointer file that datalad leaves for a file without content."""
+    if path.is_symlink() and not path.exists():
+        return True
+    # A file that cannot be read is for its run to say.
+    with contextlib.suppress(OSError):
+        return path.is_file() and path.stat().st_size < _POINTER_BYTES and path.read_bytes().startswith(_POINTER)
+    return False
+
+
+def build_uri(path: Path, root: Path, dataset: str = "") -> str:
+    """Build the BIDS URI ``bids:<dataset>:<path relative to root>``; `dataset` is empty for the output dataset."""
+    return f"bids:{dataset}:{path.relative_to(root).as_posix()}"
+
+
+def find_versions() -> dict[str, str]:
+    """Return the versions of software that determines results, by package name, without importing any."""
+    versions = {"bids_semantoks": __version__, "python": platform.python_version()}
+    for name in _REPORTED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Read a sidecar; None if absent or not ours. It is written last, so its presence means that its outputs are
+    complete."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) and "Settings" in values else None
+
+
+def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Tell whether outputs were made with the same settings from the same files, so that redoing them would change
+    nothing.
+
+    False without a sidecar. `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not
+    count.
+    """
+    stored = sidecar.get("Inputs") if sidecar is not None else None
+    if sidecar is None or not isinstance(stored, dict) or not stored.keys() <= inputs.keys():
+        return False
+    if any(value is not None and stored.get(name) != value for name, value in inputs.items()):
+        return False
+    return not describe_differences(sidecar["Settings"], settings)
+
+
+def describe_files(paths: Iterable[Path]) -> dict[str, int]:
+    """Return the size in bytes of complete outputs by name, so that a damaged or lost one is noticed without reading
+    it."""
+    return {path.name: path.stat().st_size for path in paths}
+
+
+def has_files(directory: Path, described: Mapping[str, int]) -> bool:
+    """Tell whether each output has the size recorded by `describe_files`, and each table its sidecar."""
+    try:
+        is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
+    except OSError:
+        return False
+    tables = (directory / name for name in described if name.endswith(".tsv"))
+    return is_whole and all(table.with_suffix(".json").is_file() for table in tables)

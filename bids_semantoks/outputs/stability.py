@@ -10,8 +10,7 @@ from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.outputs.figure_files import build_figure_path, write_figure
 from bids_semantoks.outputs.figures_embedding import compute_stability, draw_stability
 from bids_semantoks.outputs.pictures import Picture, load_picture
-from bids_semantoks.outputs.store import OutputPaths
-from bids_semantoks.outputs.stored_runs import read_embedding
+from bids_semantoks.outputs.store import OutputPaths, read_embedding
 
 _MAX_OTHERS: Final = 20
 

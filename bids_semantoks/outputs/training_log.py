@@ -17,7 +17,9 @@ from bids_semantoks.files import write_json, write_text
 if TYPE_CHECKING:
     pass
 
+
 LOG_FILE: Final = "training_log.tsv"
+
 
 LOG_MEANINGS: Final = {
     "step": {"Description": "Optimiser step, from 1."},

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError
-from bids_semantoks.outputs.block_tables import MEANINGS, NAME, BlockRow
-from bids_semantoks.outputs.provenance import find_versions
-from bids_semantoks.outputs.row_tables import write_rows
+from bids_semantoks.outputs.group_tables import BLOCK_MEANINGS, BLOCKS_NAME, BlockRow, write_rows
+from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.probes.clips import BlockPlan, Blocks, embed_blocks
 from bids_semantoks.probes.twins import build_twin
 from bids_semantoks.statistics.linear import cross_validate
@@ -71,7 +70,7 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
         "RandomSeed": config.running.random_seed,
         "SoftwareVersions": find_versions(),
     }
-    return write_rows(config.out_dir / f"{NAME}.tsv", BlockRow, rows, meanings=MEANINGS, facts=facts)
+    return write_rows(config.out_dir / f"{BLOCKS_NAME}.tsv", BlockRow, rows, meanings=BLOCK_MEANINGS, facts=facts)
 
 
 def select_types(blocks: Blocks, column: str) -> tuple[Blocks, Target]:

@@ -11,7 +11,7 @@ from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.group_extras import build_block_section
 from bids_semantoks.outputs.group_page import draw_group_page
 from bids_semantoks.outputs.group_report import GroupPage, write_group_page
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.block_scores import probe_blocks
 from bids_semantoks.probes.clips import BlockPlan, plan_blocks
 from bids_semantoks.probes.designs import plan_probes

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Phenotype, find_columns, parse_number
-from bids_semantoks.outputs.probes import read_split_lines
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.group_tables import read_split_lines
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.groupings import (
     build_phenotype_splits,
     check_classes,

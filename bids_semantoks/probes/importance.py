@@ -18,7 +18,7 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_array
 from bids_semantoks.models.frozen import MaskingEncoder
 from bids_semantoks.outputs.group_phenotype import name_masked
-from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
+from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.probes.rows import Rows
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.spans import Features, TableFeatures

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.rows import Rows, build_rows
 
 

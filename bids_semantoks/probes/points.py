@@ -8,7 +8,7 @@ from typing import Final
 
 from bids_semantoks.outputs.figures_map import compute_axes
 from bids_semantoks.outputs.group_tables import PointTable
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.designs import COLOUR_NAMES
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows, build_rows, compute_motion, read_embeddings

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.group_phenotype import name_whole
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.designs import Design, build_design
 from bids_semantoks.probes.features import build_models, build_site_features
 from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, find_main_metric, find_score

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.stored_runs import StoredRun, read_embedding, read_signals
+from bids_semantoks.outputs.store import StoredRun, read_embedding, read_signals
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder
-from bids_semantoks.outputs.provenance import find_versions
-from bids_semantoks.outputs.row_tables import write_rows
-from bids_semantoks.outputs.scaling_tables import MEANINGS, NAME, ScalingRow
-from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
+from bids_semantoks.outputs.group_tables import SCALING_MEANINGS, SCALING_NAME, ScalingRow, write_rows
+from bids_semantoks.outputs.sidecars import find_versions
+from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining import pretrain_encoder
 from bids_semantoks.probes.designs import Design, build_design
 from bids_semantoks.probes.plans import ProbePlan
@@ -70,7 +69,7 @@ def measure_scaling(
             rows += own
             fits.append(fit)
     facts = _describe(config, scaling, fits)
-    return write_rows(config.out_dir / f"{NAME}.tsv", ScalingRow, rows, meanings=MEANINGS, facts=facts)
+    return write_rows(config.out_dir / f"{SCALING_NAME}.tsv", ScalingRow, rows, meanings=SCALING_MEANINGS, facts=facts)
 
 
 def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> list[Design]:

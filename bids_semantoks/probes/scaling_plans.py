@@ -17,8 +17,8 @@ from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.hdf5 import open_signals
 from bids_semantoks.models.initialise import read_encoder_config
 from bids_semantoks.models.parcels import build_layout, match_parcels
-from bids_semantoks.outputs.atlases import read_atlas_table
-from bids_semantoks.outputs.stored_runs import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.statistics.scaling_law import choose_share
 from bids_semantoks.training.batches import choose_batch_size
 

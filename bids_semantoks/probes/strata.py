@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.outputs.group_tables import StratumRow
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.findings import PhenotypeResult, find_main_metric
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.statistics.metrics import compute_scores

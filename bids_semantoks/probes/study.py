@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.outputs.stored_runs import StoredRun
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, ProbeResults
 from bids_semantoks.probes.leakage import measure_leakage
 from bids_semantoks.probes.plans import ProbePlan

@@ -10,9 +10,15 @@ import numpy as np
 
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.outputs.group_tables import write_points, write_retest, write_strata
-from bids_semantoks.outputs.probes import ScoreRow, keep_earlier_tables, write_probe_tables
-from bids_semantoks.outputs.provenance import find_versions
+from bids_semantoks.outputs.group_tables import (
+    ScoreRow,
+    keep_earlier_tables,
+    write_points,
+    write_probe_tables,
+    write_retest,
+    write_strata,
+)
+from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, ProbeResults
 from bids_semantoks.probes.overview import describe_call, describe_phenotype
 from bids_semantoks.probes.pretrained import count_pretrained

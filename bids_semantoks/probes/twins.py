@@ -14,7 +14,7 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.models.frozen import FrozenEncoder
 from bids_semantoks.models.initialise import build_encoder
 from bids_semantoks.outputs.dataset import write_descriptions
-from bids_semantoks.outputs.stored_runs import StoredRun, read_signals
+from bids_semantoks.outputs.store import StoredRun, read_signals
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -11,7 +11,7 @@ from inputs_trees import names_of, open_dataset, runs_of
 
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.layouts import load_layout
-from bids_semantoks.outputs.naming import build_stem
+from bids_semantoks.outputs.store import build_stem
 
 HCP = ("100307", "100408", "99")
 OWN = {

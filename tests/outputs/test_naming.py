@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bids_semantoks import bids_names
-from bids_semantoks.outputs import naming
+from bids_semantoks.outputs import store
 from bids_semantoks.records import Run
 
 
@@ -26,19 +26,19 @@ def test_every_source_entity_is_kept():
         sub="01", ses="pre", task="rest", acq="AP", dir="LR", run="2", echo="1", space="S", res="2", desc="preproc"
     )
     expected = "sub-01_ses-pre_task-rest_acq-AP_dir-LR_run-2_echo-1_space-S_atlas-A_res-2"
-    assert naming.build_stem(run, "A") == expected
-    assert naming.build_directory(Path("out"), run) == Path("out/sub-01/ses-pre/func")
+    assert store.build_stem(run, "A") == expected
+    assert store.build_directory(Path("out"), run) == Path("out/sub-01/ses-pre/func")
 
 
 def test_runs_that_differ_in_one_entity_differ_in_name():
     base = {"sub": "01", "task": "rest", "space": "S"}
     variants = [base, {**base, "acq": "AP"}, {**base, "acq": "PA"}, {**base, "dir": "AP"}, {**base, "rec": "AP"}]
-    stems = {naming.build_stem(build_run(**entities), "A") for entities in variants}
+    stems = {store.build_stem(build_run(**entities), "A") for entities in variants}
     assert len(stems) == len(variants)
 
 
 def test_density_takes_the_place_of_resolution():
-    assert naming.build_stem(build_run(sub="1", task="t", space="fsLR", den="91k"), "A") == (
+    assert store.build_stem(build_run(sub="1", task="t", space="fsLR", den="91k"), "A") == (
         "sub-1_task-t_space-fsLR_atlas-A_den-91k"
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.outputs.atlases import (
+from bids_semantoks.outputs.dataset import (
     check_same_atlas,
     describe_warp,
     may_be_shared,

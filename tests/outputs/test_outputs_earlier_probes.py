@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.outputs.probes import keep_earlier_tables
+from bids_semantoks.outputs.group_tables import keep_earlier_tables
 
 
 def write_facts(out: Path, facts: dict[str, Any]) -> None:

@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 from bids_semantoks.config import EmbeddingConfig, RunningConfig, SignalsConfig
-from bids_semantoks.outputs.citations import find_keys, read_bibliography, to_html, to_latex
-from bids_semantoks.outputs.methods import describe_methods, write_citation
+from bids_semantoks.outputs.methods import (
+    describe_methods,
+    find_keys,
+    read_bibliography,
+    to_html,
+    to_latex,
+    write_citation,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = dict.fromkeys(

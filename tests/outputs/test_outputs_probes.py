@@ -22,7 +22,7 @@ from bids_semantoks.outputs.group_report import (
     render_page,
     write_group_page,
 )
-from bids_semantoks.outputs.probes import ScoreRow, read_split_lines, write_probe_tables
+from bids_semantoks.outputs.group_tables import ScoreRow, read_split_lines, write_probe_tables
 
 ROW = ScoreRow(
     phenotype="age",

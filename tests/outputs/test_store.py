@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bids_semantoks.files import read_table
-from bids_semantoks.outputs import store, stored_runs
-from bids_semantoks.outputs.provenance import describe_differences, read_sidecar
+from bids_semantoks.outputs import store
+from bids_semantoks.outputs.sidecars import describe_differences, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
 
 T, P, B, DIMS = 41, 13, 5, 7
@@ -54,10 +54,10 @@ SIDECAR = {"Settings": {"a": 1}, "Inputs": {"bold": {"size": 5}}, "AbsentParcels
 
 def test_signals_round_trip(paths, atlas, signals):
     digest = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
-    parcels, values = stored_runs.read_signals(paths)
+    parcels, values = store.read_signals(paths)
     assert parcels == atlas.parcels
     np.testing.assert_array_equal(values, signals.values)
-    (stored,) = stored_runs.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
+    (stored,) = store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
     assert stored.paths == paths
     assert stored.sidecar["TableSHA256"] == digest
     assert stored.entities["space"] == "S"
@@ -65,8 +65,8 @@ def test_signals_round_trip(paths, atlas, signals):
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
     coverage = paths.file("stat-coverage_bold.tsv").read_text().splitlines()
     assert coverage[4].split("\t") == ["p3", "0.25", "3", "false"]
-    assert list(stored_runs.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
-    assert stored_runs.find_stored_kinds(paths.out_dir) == [("A", "S")]
+    assert list(store.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
+    assert store.find_stored_kinds(paths.out_dir) == [("A", "S")]
 
 
 @pytest.mark.parametrize("changed", [{"Settings": {"a": 2}}, {"Inputs": {"bold": {"size": 6}}}])
@@ -100,9 +100,9 @@ def test_raw_signals_of_another_call_do_not_stay(paths, atlas, signals):
 def test_a_run_whose_sidecar_is_damaged_is_left_out_with_a_word(paths, atlas, signals, caplog):
     store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
     paths.signals_sidecar.write_text('{"Settings": ')
-    assert list(stored_runs.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
+    assert list(store.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
     assert not caplog.records
-    assert list(stored_runs.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")) == []
+    assert list(store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")) == []
     assert f"The run of {paths.signals_sidecar} is left out" in caplog.text
 
 
@@ -147,7 +147,7 @@ EMBEDDING_SIDECAR = {"Settings": {"a": 1}, "SignalsSHA256": "0f"}
 
 def test_embedding_round_trip(paths, windows, embedding):
     store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
-    np.testing.assert_array_equal(stored_runs.read_embedding(paths), embedding.vectors)
+    np.testing.assert_array_equal(store.read_embedding(paths), embedding.vectors)
     columns, rows = read_table(paths.embedding)
     assert columns[:5] == ("window", "onset", "duration", "kept", "dim0001")
     np.testing.assert_array_equal(rows[:, 1], windows.onset)
@@ -176,9 +176,7 @@ def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
 def test_status_is_named_after_the_run_and_encoder(paths):
     store.write_status(paths, {"status": "ok"})
     assert paths.status == Path(paths.out_dir, "logs/runs/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
-    assert stored_runs.read_statuses(paths.out_dir) == [
-        ("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})
-    ]
+    assert store.read_statuses(paths.out_dir) == [("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})]
 
 
 def test_differences_are_named_with_both_values():

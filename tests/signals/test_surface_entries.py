@@ -11,7 +11,7 @@ import surface_files as made
 from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.atlases.load import load_surface_atlas
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.outputs.atlases import may_be_shared
+from bids_semantoks.outputs.dataset import may_be_shared
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "atlas"
