@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bids_semantoks.outputs.fit import find_worst, judge_fit
+from bids_semantoks.quality.fit import find_worst, judge_fit
 
 P = 13
 
