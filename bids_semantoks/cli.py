@@ -173,7 +173,7 @@ def _run(config: AppConfig) -> int:
 def _write_words(config: AppConfig) -> int:
     """Write only the reports, or only the methods text."""
     if config.running.reports_only:
-        from bids_semantoks.reporting import redraw_reports  # noqa: PLC0415 - as above
+        from bids_semantoks.reports.reporting import redraw_reports  # noqa: PLC0415 - as above
 
         _say(f"bids_semantoks: {_count(redraw_reports(config), 'report')} written (see {config.out_dir})")
         return 0

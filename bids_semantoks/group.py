@@ -20,7 +20,7 @@ from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.group_tables import build_mean_reader, write_features, write_group_status
 from bids_semantoks.outputs.sidecars import read_sidecar
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds
-from bids_semantoks.reporting import write_stored_methods
+from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank

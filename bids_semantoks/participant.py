@@ -23,12 +23,12 @@ from bids_semantoks.jobs import (
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome
 from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.run_figures import draw_embedding, draw_signals
 from bids_semantoks.outputs.sidecars import build_signals_sidecar, read_sidecar
 from bids_semantoks.outputs.store import read_signals, remove_signals, write_signals
 from bids_semantoks.planning import build_plan
 from bids_semantoks.records import ParcelSignals
-from bids_semantoks.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
+from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
+from bids_semantoks.reports.run_figures import draw_embedding, draw_signals
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 

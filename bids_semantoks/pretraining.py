@@ -22,11 +22,11 @@ from bids_semantoks.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_c
 from bids_semantoks.models.frozen import resolve_device
 from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.models.parcels import layout_to_json, match_parcels
-from bids_semantoks.outputs.figures_training import write_figures
 from bids_semantoks.outputs.model_card import CARD_FILE, write_model_card
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.outputs.training_log import LOG_FILE, TrainingLog
 from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
+from bids_semantoks.reports.figures_training import write_figures
 from bids_semantoks.runtime.resources import choose_n_procs, record_end
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bids_semantoks.cli import call
-from bids_semantoks.outputs import run_figures, stability
 from bids_semantoks.probes import block_scores
+from bids_semantoks.reports import run_figures, stability
 
 N, P, T, N_TASK = 33, 11, 115, 7
 NETWORKS = ("Vis", "SomMot", "Default")

@@ -15,8 +15,8 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.models.frozen import MaskingEncoder
-from bids_semantoks.outputs import run_figures, stability
 from bids_semantoks.records import Windows
+from bids_semantoks.reports import run_figures, stability
 
 N, P, T = 23, 11, 110
 NETWORKS = ("Vis", "SomMot", "Default")

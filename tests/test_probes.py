@@ -19,11 +19,11 @@ from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.outputs import run_figures, stability
 from bids_semantoks.probes import prober
 from bids_semantoks.probes.designs import build_target, convert_covariates
 from bids_semantoks.probes.groupings import check_classes
 from bids_semantoks.probes.pretrained import count_pretrained, describe_pretraining
+from bids_semantoks.reports import run_figures, stability
 from bids_semantoks.statistics import linear, metrics, splits
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.splits import build_splits

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bids_semantoks.files import write_text
-from bids_semantoks.outputs.figures_training import FIGURES
+from bids_semantoks.reports.figures_training import FIGURES
 
 CARD_FILE: Final = "README.md"
 

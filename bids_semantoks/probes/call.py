@@ -8,9 +8,6 @@ from collections.abc import Sequence
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.outputs.group_extras import build_block_section
-from bids_semantoks.outputs.group_page import draw_group_page
-from bids_semantoks.outputs.group_report import GroupPage, write_group_page
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.block_scores import probe_blocks
 from bids_semantoks.probes.clips import BlockPlan, plan_blocks
@@ -19,6 +16,9 @@ from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.report import report_probes
 from bids_semantoks.probes.scaling import measure_scaling
 from bids_semantoks.probes.scaling_plans import ScalingPlan, plan_scaling
+from bids_semantoks.reports.group_extras import build_block_section
+from bids_semantoks.reports.group_page import draw_group_page
+from bids_semantoks.reports.group_report import GroupPage, write_group_page
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from bids_semantoks.outputs.figures_map import compute_axes
 from bids_semantoks.outputs.group_tables import PointTable
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.designs import COLOUR_NAMES
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.rows import Rows, build_rows, compute_motion, read_embeddings
+from bids_semantoks.reports.figures_map import compute_axes
 
 #: What the table of points and its dictionary have already.
 _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")

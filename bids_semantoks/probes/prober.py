@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.outputs.group_phenotype import name_whole
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.designs import Design, build_design
 from bids_semantoks.probes.features import build_models, build_site_features
@@ -21,6 +20,7 @@ from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.pretrained import count_pretrained
 from bids_semantoks.probes.rows import Rows, read_windows
 from bids_semantoks.probes.twins import name_twin
+from bids_semantoks.reports.group_phenotype import name_whole
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores
 from bids_semantoks.statistics.predictions import Predictions, stack_seeds

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.outputs.group_page import draw_group_page
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.study import run_probes
+from bids_semantoks.reports.group_page import draw_group_page
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -1,6 +1,6 @@
 """No figure can fail a run, and none stays that would show something else."""
 
-from bids_semantoks.outputs.figure_files import write_figure
+from bids_semantoks.reports.figure_files import write_figure
 
 
 def test_a_failing_figure_is_said_and_takes_its_old_one_along(tmp_path, caplog):

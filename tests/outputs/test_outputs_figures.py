@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from bids_semantoks.outputs.figure_files import build_figure_path, write_figure
-from bids_semantoks.outputs.figures import zscore_rows
-from bids_semantoks.outputs.figures_coverage import draw_coverage
-from bids_semantoks.outputs.figures_embedding import compute_stability, draw_stability, draw_tokens, draw_windows
-from bids_semantoks.outputs.figures_networks import sort_by_network, spread
-from bids_semantoks.outputs.figures_signals import Volumes, compute_dvars, compute_global, draw_carpet
+from bids_semantoks.reports.figure_files import build_figure_path, write_figure
+from bids_semantoks.reports.figures import zscore_rows
+from bids_semantoks.reports.figures_coverage import draw_coverage
+from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability, draw_tokens, draw_windows
+from bids_semantoks.reports.figures_networks import sort_by_network, spread
+from bids_semantoks.reports.figures_signals import Volumes, compute_dvars, compute_global, draw_carpet
 
 P, T = 13, 41
 NETWORKS = ("Cont", "Vis", "", "Other", "Vis", "Limbic", "Vis", "Cont", "", "Other", "Vis", "Limbic", "Default")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bids_semantoks.outputs.group_page import build_colouring, choose_colourings, describe_left_out
+from bids_semantoks.reports.group_page import build_colouring, choose_colourings, describe_left_out
 
 
 def choose(**columns: tuple[str | None, ...]) -> list[str]:

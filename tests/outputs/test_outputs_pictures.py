@@ -4,7 +4,7 @@ import urllib.parse
 
 import pytest
 
-from bids_semantoks.outputs.pictures import load_picture
+from bids_semantoks.reports.pictures import load_picture
 
 STEM = "sub-01_task-rest_space-MNI152NLin6Asym_atlas-Own"
 DRAWN = '<?xml version="1.0"?>\n<svg id="a#b"><text>50 % & ü > "é" < 1\'</text></svg>\n'

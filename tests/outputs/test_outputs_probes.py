@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.outputs.figures import use_style
-from bids_semantoks.outputs.figures_map import Colouring, compute_axes, draw_map
-from bids_semantoks.outputs.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
-from bids_semantoks.outputs.group_report import (
+from bids_semantoks.outputs.group_tables import ScoreRow, read_split_lines, write_probe_tables
+from bids_semantoks.reports.figures import use_style
+from bids_semantoks.reports.figures_map import Colouring, compute_axes, draw_map
+from bids_semantoks.reports.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
+from bids_semantoks.reports.group_report import (
     GroupPage,
     PhenotypePart,
     Picture,
@@ -22,7 +23,6 @@ from bids_semantoks.outputs.group_report import (
     render_page,
     write_group_page,
 )
-from bids_semantoks.outputs.group_tables import ScoreRow, read_split_lines, write_probe_tables
 
 ROW = ScoreRow(
     phenotype="age",

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 
-from bids_semantoks.outputs.report import build_page, write_report
+from bids_semantoks.reports.report import build_page, write_report
 
 
 def test_a_page_holds_all_and_needs_nothing(outputs):

@@ -3,9 +3,9 @@
 import numpy as np
 
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.outputs import stability
-from bids_semantoks.outputs.figures_embedding import compute_stability
 from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.reports import stability
+from bids_semantoks.reports.figures_embedding import compute_stability
 
 N_DIMS = 5
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import (
+from bids_semantoks.reports.figures import (
     BLUE,
     GREY,
     INK,
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 LOGGER = logging.getLogger("bids_semantoks")
 
+
 Floats = NDArray[np.float64]
+
+
 _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import (
+from bids_semantoks.reports.figures import (
     BLUE,
     GREY,
     INK,
@@ -24,11 +24,12 @@ from bids_semantoks.outputs.figures import (
     start_figure,
     zscore_rows,
 )
-from bids_semantoks.outputs.figures_networks import NetworkOrder, mark_networks
+from bids_semantoks.reports.figures_networks import NetworkOrder, mark_networks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 _MAX_COLUMNS = 600
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.outputs.figure_files import build_figure_path, write_figure
-from bids_semantoks.outputs.figures_embedding import compute_stability, draw_stability
-from bids_semantoks.outputs.pictures import Picture, load_picture
 from bids_semantoks.outputs.store import OutputPaths, read_embedding
+from bids_semantoks.reports.figure_files import build_figure_path, write_figure
+from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability
+from bids_semantoks.reports.pictures import Picture, load_picture
 
 _MAX_OTHERS: Final = 20
+
 
 _Kind = tuple[tuple[str, str], ...]
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bids_semantoks.outputs.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, start_figure
+from bids_semantoks.reports.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, start_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 #: Middle of a range, and its ends.
 Interval = tuple[float, float, float]

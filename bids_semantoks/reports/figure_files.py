@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Final
 
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.files import open_atomic
-from bids_semantoks.outputs.figures import use_style
+from bids_semantoks.reports.figures import use_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 LOGGER = logging.getLogger("bids_semantoks")
+
 
 #: Figures of a run's signals and of its embedding, by the word in their names.
 SIGNAL_FIGURES: Final = ("carpet", "motion", "coverage", "connectivity")
+
+
 EMBEDDING_FIGURES: Final = ("Windows", "Tokens")
 
 

@@ -19,14 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
+
 #: Colours of Okabe and Ito, which colour-blind readers can tell apart.
 BLUE: Final = "#0072B2"
+
+
 ORANGE: Final = "#D55E00"
+
+
 GREY: Final = "#8a8f98"
+
+
 INK: Final = "#1f2933"
+
+
 LIGHT: Final = "#d9dde3"
 
+
 _LEVELS: Final = 32
+
 
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",

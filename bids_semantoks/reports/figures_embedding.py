@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import (
+from bids_semantoks.reports.figures import (
     BLUE,
     GREY,
     INK,
@@ -23,13 +23,16 @@ from bids_semantoks.outputs.figures import (
     describe_time,
     start_figure,
 )
-from bids_semantoks.outputs.figures_signals import Volumes, mark_dropped
+from bids_semantoks.reports.figures_signals import Volumes, mark_dropped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 _MAX_NAMED = 20
+
+
 _MIN_OTHERS = 4
 
 

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import LIGHT, build_margins, shorten_label, start_figure
+from bids_semantoks.reports.figures import LIGHT, build_margins, shorten_label, start_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 Floats = NDArray[np.float64]
+
+
 #: Colours of Okabe and Ito in an order in which neighbours differ in brightness, too.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
 _MOST_NAMED: Final = 12
 
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 
 from bids_semantoks.outputs import group_tables
-from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figure
-from bids_semantoks.outputs.figures_scaling import ScalingPanel, draw_scaling
-from bids_semantoks.outputs.group_report import Picture, Section
 from bids_semantoks.outputs.group_tables import read_text_rows
-from bids_semantoks.outputs.group_wording import METRIC_NAMES, describe_p, format_interval, format_number, format_p
+from bids_semantoks.reports.figures_probes import Bar, draw_models, render_figure
+from bids_semantoks.reports.figures_scaling import ScalingPanel, draw_scaling
+from bids_semantoks.reports.group_report import Picture, Section
+from bids_semantoks.reports.group_wording import METRIC_NAMES, describe_p, format_interval, format_number, format_p
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 

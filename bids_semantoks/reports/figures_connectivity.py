@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import (
+from bids_semantoks.reports.figures import (
     BLUE,
     INK,
     LIGHT,
@@ -17,7 +17,7 @@ from bids_semantoks.outputs.figures import (
     draw_histogram,
     start_figure,
 )
-from bids_semantoks.outputs.figures_networks import NetworkOrder, mark_networks
+from bids_semantoks.reports.figures_networks import NetworkOrder, mark_networks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

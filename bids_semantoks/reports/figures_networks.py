@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import GREY, INK
 from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.reports.figures import GREY, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
 NO_NETWORK: Final = "no network"
+
 
 _MAX_NAMED: Final = 20
 

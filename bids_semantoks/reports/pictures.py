@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.outputs.figure_files import build_figure_path
+from bids_semantoks.reports.figure_files import build_figure_path
 
 _TITLES: Final = {
     "carpet": "Before and after denoising",
@@ -18,6 +18,8 @@ _TITLES: Final = {
     "Tokens": "Similarity of tokens",
     "Stability": "Stability of the embedding",
 }
+
+
 _CAPTIONS: Final = {
     "carpet": "Framewise displacement (FD); DVARS and global signal of the parcels before (grey) and after (blue) "
     "denoising; then every parcel over time, z-scored, ordered by network. Dummy volumes are shaded grey, scrubbed "
@@ -33,11 +35,14 @@ _CAPTIONS: Final = {
     "to the runs of others in this dataset that were known when this page was written. An embedding that tells people "
     "apart is more alike within and between runs than to others.",
 }
+
+
 _WHY_MISSING: Final = {
     "carpet": "It needs the signals before denoising, which only the participant level has at hand.",
     "motion": "It needs the confounds, which only the participant level has at hand.",
     "Tokens": "It needs the tokens of each window: run the participant level, or save them with --save-tokens.",
 }
+
 
 _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 

@@ -18,19 +18,24 @@ from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_table
-from bids_semantoks.outputs.group_page import draw_group_page
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.report import write_report
-from bids_semantoks.outputs.run_figures import redraw_embedding, redraw_signals
 from bids_semantoks.outputs.sidecars import find_versions, read_sidecar
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.records import Atlas
+from bids_semantoks.reports.group_page import draw_group_page
+from bids_semantoks.reports.report import write_report
+from bids_semantoks.reports.run_figures import redraw_embedding, redraw_signals
 
 LOGGER = logging.getLogger("bids_semantoks")
 
+
 # Millimetres from corner to corner around an adult brain in template space: fine enough for small pictures.
 _LOW: Final = (-81.0, -114.0, -75.0)
+
+
 _SHAPE: Final = (55, 65, 55)
+
+
 _STEP: Final = 3.0
 
 

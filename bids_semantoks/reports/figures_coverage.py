@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import BLUE, ORANGE, add_colour_bar, build_colours, build_margins, start_figure
-from bids_semantoks.outputs.figures_networks import NetworkOrder, mark_networks
+from bids_semantoks.reports.figures import BLUE, ORANGE, add_colour_bar, build_colours, build_margins, start_figure
+from bids_semantoks.reports.figures_networks import NetworkOrder, mark_networks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 _N_SLICES = 8
 

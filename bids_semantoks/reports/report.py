@@ -12,14 +12,14 @@ from typing import Any
 
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.files import write_text
-from bids_semantoks.outputs.figure_files import EMBEDDING_FIGURES, SIGNAL_FIGURES
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.outputs.pictures import Picture, load_picture
-from bids_semantoks.outputs.run_figures import read_coverage
 from bids_semantoks.outputs.sidecars import read_sidecar
-from bids_semantoks.outputs.stability import draw_stabilities
 from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
+from bids_semantoks.reports.figure_files import EMBEDDING_FIGURES, SIGNAL_FIGURES
+from bids_semantoks.reports.pictures import Picture, load_picture
+from bids_semantoks.reports.run_figures import read_coverage
+from bids_semantoks.reports.stability import draw_stabilities
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")

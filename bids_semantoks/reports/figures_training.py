@@ -15,6 +15,7 @@ from bids_semantoks.outputs.training_log import LOG_FILE, read_training_log
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 FIGURES: Final = {
     "training": "Loss and effective rank of the projections over training.",
     "kernels": "Frequency response of the learned kernels of each network, as the mean over kernels.",

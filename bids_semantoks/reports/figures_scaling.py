@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.outputs.figures import BLUE, GREY, ORANGE, build_margins, shorten_label, start_figure
+from bids_semantoks.reports.figures import BLUE, GREY, ORANGE, build_margins, shorten_label, start_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 _LEAST_RANGE = 0.05
 

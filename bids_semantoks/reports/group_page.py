@@ -11,14 +11,14 @@ from typing import Final
 
 import numpy as np
 
-from bids_semantoks.outputs.figures_importance import RetestBar, draw_retest
-from bids_semantoks.outputs.figures_map import Colouring, draw_map
-from bids_semantoks.outputs.figures_probes import Bar, draw_models, render_figure
-from bids_semantoks.outputs.group_extras import build_block_section, build_scaling_section
-from bids_semantoks.outputs.group_phenotype import build_part, describe_level
-from bids_semantoks.outputs.group_report import GroupPage, Picture, Section, read_training_picture, write_group_page
 from bids_semantoks.outputs.group_tables import StoredProbes, read_probes, read_records
-from bids_semantoks.outputs.group_wording import METRIC_NAMES, MODEL_NAMES, format_interval, format_number, format_p
+from bids_semantoks.reports.figures_importance import RetestBar, draw_retest
+from bids_semantoks.reports.figures_map import Colouring, draw_map
+from bids_semantoks.reports.figures_probes import Bar, draw_models, render_figure
+from bids_semantoks.reports.group_extras import build_block_section, build_scaling_section
+from bids_semantoks.reports.group_phenotype import build_part, describe_level
+from bids_semantoks.reports.group_report import GroupPage, Picture, Section, read_training_picture, write_group_page
+from bids_semantoks.reports.group_wording import METRIC_NAMES, MODEL_NAMES, format_interval, format_number, format_p
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.files import read_table
-from bids_semantoks.outputs.figure_files import build_figure_path, write_figure
-from bids_semantoks.outputs.figures_connectivity import draw_connectivity
-from bids_semantoks.outputs.figures_coverage import draw_coverage
-from bids_semantoks.outputs.figures_embedding import draw_tokens, draw_windows
-from bids_semantoks.outputs.figures_networks import sort_by_network
-from bids_semantoks.outputs.figures_signals import Volumes, draw_carpet, draw_motion
 from bids_semantoks.outputs.store import OutputPaths, compute_connectivity, read_signals
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
+from bids_semantoks.reports.figure_files import build_figure_path, write_figure
+from bids_semantoks.reports.figures_connectivity import draw_connectivity
+from bids_semantoks.reports.figures_coverage import draw_coverage
+from bids_semantoks.reports.figures_embedding import draw_tokens, draw_windows
+from bids_semantoks.reports.figures_networks import sort_by_network
+from bids_semantoks.reports.figures_signals import Volumes, draw_carpet, draw_motion
 
 
 def draw_signals(

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.files import write_text
-from bids_semantoks.outputs.figures_probes import embed_svg
 from bids_semantoks.outputs.methods import read_methods
+from bids_semantoks.reports.figures_probes import embed_svg
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
+
 
 #: Tables that the page leads to where they are there, and what links call them.
 TABLES: Final = {

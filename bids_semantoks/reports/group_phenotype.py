@@ -8,11 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from bids_semantoks.outputs.figures_importance import NetworkScore, draw_importance
-from bids_semantoks.outputs.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
-from bids_semantoks.outputs.group_report import PhenotypePart, Picture, Section
 from bids_semantoks.outputs.group_tables import COMPARED, ScoreRow, StoredProbes
-from bids_semantoks.outputs.group_wording import (
+from bids_semantoks.reports.figures_importance import NetworkScore, draw_importance
+from bids_semantoks.reports.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
+from bids_semantoks.reports.group_report import PhenotypePart, Picture, Section
+from bids_semantoks.reports.group_wording import (
     METRIC_NAMES,
     MODEL_NAMES,
     describe_p,
