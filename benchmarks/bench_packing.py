@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bids_semantoks.files import write_table
 from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
-from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
+from bids_semantoks.pretraining.packing import TableReader, pack_file, pack_missing, select_packed
+from bids_semantoks.pretraining.plan import describe_file, describe_stored
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.runtime.resources import read_peak_memory
 from bids_semantoks.training.packed import PackedRun, SignalStore
-from bids_semantoks.training_data import describe_file, describe_stored
 
 N_VOLUMES, N_PARCELS, N_DISTINCT = 180, 457, 16
 ATLASES = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))

@@ -39,7 +39,7 @@ from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import FrozenEncoder
 from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import NetworkLayout, build_layout, match_parcels
-from bids_semantoks.packing import standardise
+from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_scores

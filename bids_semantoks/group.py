@@ -130,7 +130,7 @@ def _pretrain(
     networks: tuple[str, ...] = (),
 ) -> AppConfig:
     """Pretrain an encoder and return the configuration that embeds with it."""
-    from bids_semantoks.pretraining import pretrain_encoder  # noqa: PLC0415 - most calls do not train
+    from bids_semantoks.pretraining.run import pretrain_encoder  # noqa: PLC0415 - most calls do not train
 
     if config.embedding.model != EmbeddingConfig().model:
         LOGGER.warning(
@@ -147,7 +147,7 @@ def _preview_pretraining(
     networks: tuple[str, ...] = (),
 ) -> Tally:
     """Log what would be trained."""
-    from bids_semantoks.pretraining import preview_training  # noqa: PLC0415 - as above
+    from bids_semantoks.pretraining.run import preview_training  # noqa: PLC0415 - as above
 
     preview_training(config, chosen, parcels, networks)
     return Tally()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bids_semantoks.packing import standardise
+from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.signals.windows import build_windows
 
 

@@ -17,7 +17,7 @@ import torch
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_table, write_table
 from bids_semantoks.outputs.training_log import read_training_log
-from bids_semantoks.packing import TableReader, standardise
+from bids_semantoks.pretraining.packing import TableReader, standardise
 
 OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
 
@@ -212,7 +212,7 @@ def test_asked_to_end_while_it_packs_a_file(study, tmp_path, app, monkeypatch):
         return standardise(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("bids_semantoks.packing.standardise", ask)
+        patch.setattr("bids_semantoks.pretraining.packing.standardise", ask)
         code, text = app(study, out, *OPTIONS, "--pretrain-data", str(path), level="group")
     assert code == 8
     assert "stopped by SIGUSR1 when the signals were packed" in text.splitlines()[-1]
@@ -228,7 +228,7 @@ def test_killed_before_its_last_words_it_writes_them(out, pretrain, trained, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("bids_semantoks.pretraining.write_model_card", die)
+        patch.setattr("bids_semantoks.pretraining.run.write_model_card", die)
         assert pretrain(out)[0] == 130
     directory = out / "encoders" / "tiny"
     assert (directory / "config.json").exists()

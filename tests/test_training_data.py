@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bids_semantoks.training_data import describe_stored
+from bids_semantoks.pretraining.plan import describe_stored
 
 
 @pytest.mark.parametrize(

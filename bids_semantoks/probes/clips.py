@@ -21,7 +21,7 @@ from bids_semantoks.inputs.events import Event, find_event_roots, find_events, r
 from bids_semantoks.inputs.phenotypes import find_columns
 from bids_semantoks.models.frozen import find_clip_patches
 from bids_semantoks.outputs.store import StoredRun, read_signals
-from bids_semantoks.packing import standardise
+from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 
 LOGGER = logging.getLogger("bids_semantoks")

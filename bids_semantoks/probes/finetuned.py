@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.store import read_signals
-from bids_semantoks.packing import standardise
+from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.probes.designs import Design
 from bids_semantoks.probes.findings import ModelResult
 from bids_semantoks.probes.rows import Rows

@@ -18,7 +18,7 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder
 from bids_semantoks.outputs.group_tables import SCALING_MEANINGS, SCALING_NAME, ScalingRow, write_rows
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, read_signals
-from bids_semantoks.pretraining import pretrain_encoder
+from bids_semantoks.pretraining.run import pretrain_encoder
 from bids_semantoks.probes.designs import Design, build_design
 from bids_semantoks.probes.plans import ProbePlan
 from bids_semantoks.probes.scaling_plans import OWN, ScalingJob, ScalingPlan

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.blueprint import read_training_config
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.hdf5 import open_signals
@@ -19,6 +18,7 @@ from bids_semantoks.models.initialise import read_encoder_config
 from bids_semantoks.models.parcels import build_layout, match_parcels
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.pretraining.plan import read_training_config
 from bids_semantoks.statistics.scaling_law import choose_share
 from bids_semantoks.training.batches import choose_batch_size
 

@@ -13,19 +13,25 @@ from typing import Any
 
 import torch
 
-from bids_semantoks.blueprint import Blueprint, describe_data, draw_blueprint, hash_values
 from bids_semantoks.config import AppConfig
-from bids_semantoks.encoder_facts import build_details, find_kernels
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
 from bids_semantoks.files import write_json
 from bids_semantoks.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from bids_semantoks.models.frozen import resolve_device
 from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.models.parcels import layout_to_json, match_parcels
-from bids_semantoks.outputs.model_card import CARD_FILE, write_model_card
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.outputs.training_log import LOG_FILE, TrainingLog
-from bids_semantoks.packing import TableReader, pack_file, pack_missing, select_packed
+from bids_semantoks.pretraining.card import CARD_FILE, write_model_card
+from bids_semantoks.pretraining.packing import TableReader, pack_file, pack_missing, select_packed
+from bids_semantoks.pretraining.plan import (
+    Blueprint,
+    build_details,
+    describe_data,
+    draw_blueprint,
+    find_kernels,
+    hash_values,
+)
 from bids_semantoks.reports.figures_training import write_figures
 from bids_semantoks.runtime.resources import choose_n_procs, record_end
 from bids_semantoks.training.distill import TeacherStudent

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import InputError, RunSkipped
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.pretraining.plan import SignalSource, TrainingData
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.signals.cleaning import interpolate_dropped
 from bids_semantoks.signals.windows import resample, zscore
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
-from bids_semantoks.training_data import SignalSource, TrainingData
 
 LOGGER = logging.getLogger("bids_semantoks")
 

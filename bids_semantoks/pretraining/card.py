@@ -11,6 +11,7 @@ from bids_semantoks.reports.figures_training import FIGURES
 
 CARD_FILE: Final = "README.md"
 
+
 #: Numbers of a model card that are a lowest and a highest, or a first and a last.
 _RANGES: Final = (
     *("mask_ratio", "weight_decay", "momentum", "band"),

@@ -1,0 +1,1 @@
+"""Pretrain an encoder on stored signals and write it with its card."""
