@@ -20,6 +20,14 @@ import time
 import numpy as np
 import torch
 
+from bids_semantoks.analyses.published_probe import (
+    EPOCHS,
+    RATES,
+    PublishedProbe,
+    WindowTable,
+    cross_validate_published,
+    draw_batches,
+)
 from bids_semantoks.runtime.resources import read_peak_memory
 from bids_semantoks.statistics.baselines import build_connectivity_features
 from bids_semantoks.statistics.linear import cross_validate
@@ -29,8 +37,6 @@ from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_published_splits, build_splits
 from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.finetune_layers import draw_head
-from bids_semantoks.training.probe import EPOCHS, RATES, PublishedProbe, WindowTable, cross_validate_published
-from bids_semantoks.training.probe_heads import draw_batches
 
 FEATURES, WINDOWS = 1536, 8
 

@@ -110,7 +110,7 @@ def prepare_probes(
     asked = config.probing
     if not asked.probe and asked.task_blocks is None:
         return None
-    from bids_semantoks.probes.call import plan_call, run_call  # noqa: PLC0415 - scikit-learn is slow to load
+    from bids_semantoks.analyses.analyse import plan_call, run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
     task_runs = choose_stored(config, prefers_rest=False)[-1] if asked.task_blocks else []
     return functools.partial(run_call, plan_call(config, chosen, task_runs, atlas))

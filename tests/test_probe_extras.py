@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+from bids_semantoks.analyses import task_blocks
 from bids_semantoks.cli import call
-from bids_semantoks.probes import block_scores
 from bids_semantoks.reports import run_figures, stability
 
 N, P, T, N_TASK = 33, 11, 115, 7
@@ -145,13 +145,13 @@ def test_blocks_of_a_family_are_never_on_both_sides(
     study: tuple[Path, Path], group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    score = block_scores.score_design
+    score = task_blocks.score_design
 
     def remember(blocks: Any, target: Any, design: Any, *rest: Any) -> Any:
         seen.append((design, blocks.participants))
         return score(blocks, target, design, *rest)
 
-    monkeypatch.setattr(block_scores, "score_design", remember)
+    monkeypatch.setattr(task_blocks, "score_design", remember)
     asked = ("--probe", "age", "--n-permutations", "0", "--n-repeats", "1", "--baselines", "none")
     code, said = group(*asked, "--task-blocks", "trial_type", "--group-by", "family")
     assert code == 0, said

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bids_semantoks.analyses import probe
+from bids_semantoks.analyses.design import build_target, check_classes, convert_covariates
+from bids_semantoks.analyses.rows import count_pretrained, describe_pretraining
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.probes import prober
-from bids_semantoks.probes.designs import build_target, convert_covariates
-from bids_semantoks.probes.groupings import check_classes
-from bids_semantoks.probes.pretrained import count_pretrained, describe_pretraining
 from bids_semantoks.reports import run_figures, stability
 from bids_semantoks.statistics import linear, metrics, splits
 from bids_semantoks.statistics.predictions import Predictions
@@ -170,8 +169,8 @@ def test_sessions_are_rows_and_never_straddle_a_split(
             together.append(participants)
         return metrics.compute_scores(predictions, participants=participants, seed=seed)
 
-    monkeypatch.setattr(prober, "cross_validate", cross_validate)
-    monkeypatch.setattr(prober, "compute_scores", compute_scores)
+    monkeypatch.setattr(probe, "cross_validate", cross_validate)
+    monkeypatch.setattr(probe, "compute_scores", compute_scores)
     code, said = group("--probe", "mood", "--baselines", "motion")
     assert code == 0, said
     # Penalties are chosen, and intervals drawn, by participants: of 44 rows, 26 belong to people with two sessions.
@@ -296,13 +295,13 @@ def test_small_sites_neither_hide_leakage_nor_are_scored(
 
 def test_families_stay_together_where_leakage_is_measured(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     designs: list[Any] = []
-    run = prober.Prober.run
+    run = probe.Prober.run
 
-    def remember(self: prober.Prober, features: Any, design: Any, *, role: str, others: Any = ()) -> Any:
+    def remember(self: probe.Prober, features: Any, design: Any, *, role: str, others: Any = ()) -> Any:
         designs.extend([design] if role == "leakage" else [])
         return run(self, features, design, role=role, others=others)
 
-    monkeypatch.setattr(prober.Prober, "run", remember)
+    monkeypatch.setattr(probe.Prober, "run", remember)
     code, said = group("--probe", "age", "--baselines", "none", "--group-by", "family")
     assert code == 0, said
     families = np.array([f"f{i // 3}" if i > 2 else label for i, label in enumerate(LABELS)])

@@ -8,13 +8,20 @@ import pytest
 import torch
 from training_models import SMALL_LAYOUT, SMALL_SIZES
 
+from bids_semantoks.analyses.finetuning import (
+    FinetuneRecipe,
+    Finetuning,
+    TuningRuns,
+    _cut_batches,
+    add_validation,
+    cross_validate_finetuned,
+    finish_outputs,
+)
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.models.initialise import build_encoder
 from bids_semantoks.statistics.splits import build_published_splits, build_splits
 from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.batches import compute_seed
-from bids_semantoks.training.finetune import FinetuneRecipe, Finetuning, TuningRuns, _cut_batches
-from bids_semantoks.training.finetune_folds import add_validation, cross_validate_finetuned, finish_outputs
 from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 
 N, P, T = 30, 13, 71

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from bids_semantoks.analyses.published_probe import (
+    RATES,
+    PublishedProbe,
+    WindowTable,
+    cross_validate_published,
+    draw_batches,
+)
 from bids_semantoks.statistics.metrics import compute_fold_scores
 from bids_semantoks.statistics.splits import build_published_splits
 from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.finetune_layers import draw_head
-from bids_semantoks.training.probe import RATES, PublishedProbe, WindowTable, cross_validate_published
-from bids_semantoks.training.probe_heads import draw_batches
 
 N, M, D = 45, 3, 17
 

@@ -6,9 +6,12 @@ Legend: B windows, P parcels, T volumes of a run, W volumes in a window, C outpu
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,12 +19,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from bids_semantoks.analyses.design import Design
+from bids_semantoks.analyses.results import ModelResult
+from bids_semantoks.analyses.rows import Rows
+from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import PRECISIONS
-from bids_semantoks.statistics.splits import Indices, Split
+from bids_semantoks.outputs.store import read_signals
+from bids_semantoks.pretraining.packing import standardise
+from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable
+from bids_semantoks.statistics.splits import Indices, Split, build_inner_folds
 from bids_semantoks.statistics.targets import Floats, Target
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
+from bids_semantoks.training.loop import choose_precision
 from bids_semantoks.training.masking import compute_membership, find_absent
 from bids_semantoks.training.schedules import REFERENCE_BATCH, compute_learning_rates
 from bids_semantoks.training.views import cut_views, draw_views
@@ -226,3 +238,136 @@ def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[NDAr
         # One window has no variance for BatchNorm to divide by.
         if n_rows - start > 1:
             yield order[start : start + size]
+
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+_INNER_FOLDS = 5
+
+
+_PROGRESS_SECONDS = 30.0
+
+
+def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None, seed: int) -> Split:
+    """Set aside a fifth of the training rows, stratified and by group, for validation if the split has none."""
+    if len(split.validation):
+        return split
+    # Strata of the training rows alone: quantiles over all rows would let tested ones choose who validates.
+    own = dataclasses.replace(target, values=target.values[split.train])
+    fold_of = build_inner_folds(
+        np.arange(len(split.train)),
+        strata=own.compute_strata(n_folds=_INNER_FOLDS),
+        groups=None if groups is None else groups[split.train],
+        n_folds=_INNER_FOLDS,
+        seed=seed,
+    )
+    return Split(
+        repetition=split.repetition,
+        fold=split.fold,
+        train=split.train[fold_of != 0],
+        test=split.test,
+        validation=split.train[fold_of == 0],
+    )
+
+
+def cross_validate_finetuned(
+    tuning: Finetuning,
+    splits: Sequence[Split],
+    *,
+    name: str = "finetuned",
+    groups: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> Predictions:
+    """Predict tested rows with encoders fine-tuned without them, on the same splits as other models.
+
+    Where a split lacks validation rows, a fifth of its training rows validates; rows with the same entry in `groups`
+    (n,) stay together. `penalty` holds the chosen learning rate; decisions weigh classes as the linear model on the
+    same splits does. Raises ValueError where a row with a known target has no run.
+    """
+    target = tuning.target
+    lacking = [row for row in np.flatnonzero(~np.isnan(target.values)) if not len(tuning.runs_of[row])]
+    if lacking:
+        raise ValueError(f"row {lacking[0]} has no run")
+    table = PredictionTable(target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
+    started = said = time.monotonic()
+    for number, split in enumerate(splits, start=1):
+        own = compute_seed(seed, split.repetition, split.fold)
+        inner = add_validation(split, target, groups=groups, seed=seed + split.repetition)
+        # All rates draw alike, so that they are compared on the same windows.
+        trained: list[tuple[float, Tuned]] = []
+        for rate in sorted(tuning.recipe.rates, reverse=True):
+            found = tuning.train(inner, rate=rate, seed=own, reference=split.train)
+            if not trained or found.loss < trained[0][1].loss:
+                trained = [(rate, found)]
+        rate, best = trained[0]
+        scores = finish_outputs(tuning, best, split)
+        is_published = len(split.validation) > 0
+        rows = (split.train, split.test)
+        table.add((split.repetition, split.fold), rows, scores, rate, weighs_classes_alike=not is_published)
+        now = time.monotonic()
+        if now - said > _PROGRESS_SECONDS or number == 1:
+            said, left = now, (now - started) / number * (len(splits) - number)
+            LOGGER.info("Fine-tuned for %d of %d folds, about %.0f s left.", number, len(splits), left)
+    return table.build(name)
+
+
+def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
+    """Turn the outputs of tested rows into class probabilities, or into values in their own units: (n_test, C)."""
+    outputs = tuning.predict(tuned.model, split.test)
+    if not tuning.target.is_class:
+        _, (centre, deviation) = tuning.compute_targets(split.train)
+        return np.asarray(outputs * deviation + centre)
+    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+NAME: Final = "finetuned"
+
+
+def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
+    """Read the signals of all rows at the encoder's repetition time, parcels in its order."""
+    order = encoder.frozen.match.order
+    signals: list[NDArray[np.float32]] = []
+    present, row_of = [], []
+    for row, runs in enumerate(rows.runs):
+        for run in runs:
+            values, is_present = standardise(
+                read_signals(run.paths)[1],
+                repetition_time=run.sidecar["RepetitionTime"],
+                n_dummy=run.sidecar["VolumesDropped"]["Dummy"]["Count"],
+                target=encoder.loaded.config.repetition_time,
+            )
+            has_signal = (order >= 0) & is_present[order]
+            signals.append(np.where(has_signal, values[:, order], np.float32(0)))
+            present.append(has_signal)
+            row_of.append(row)
+    return TuningRuns(signals=tuple(signals), present=np.stack(present), row_of=np.array(row_of))
+
+
+def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> ModelResult:
+    """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights. There is no
+    permutation test, which would take one training per permutation and fold."""
+    device = encoder.frozen.device
+    LOGGER.info(
+        "Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, len(design.splits), epochs, device
+    )
+    tuning = Finetuning(
+        encoder.loaded.encoder,
+        read_tuning_runs(design.rows, encoder),
+        design.target,
+        FinetuneRecipe(epochs=epochs, n_windows=encoder.config.n_windows),
+        pooling=encoder.config.pooling,
+        device=device,
+        precision=choose_precision(encoder.config.precision, device),
+    )
+    predictions = cross_validate_finetuned(tuning, design.splits, name=NAME, groups=design.groups, seed=seed)
+    people = design.rows.participants if design.rows.has_sessions else None
+    return ModelResult(
+        role="finetuned",
+        protocol="finetune",
+        covariates=(),
+        predictions=predictions,
+        scores=compute_scores(predictions, participants=people, seed=seed),
+        permutation=None,
+    )

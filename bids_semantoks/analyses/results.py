@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from bids_semantoks.analyses.design import Design, ProbePlan
+from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs.group_tables import PointTable, RetestRow, StratumRow
-from bids_semantoks.probes.designs import Design
-from bids_semantoks.probes.plans import ProbePlan
-from bids_semantoks.probes.rows import Rows
 from bids_semantoks.statistics.metrics import Score
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.significance import Comparison, PermutationTest

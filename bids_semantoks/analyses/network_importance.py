@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_array
 from bids_semantoks.models.frozen import MaskingEncoder
 from bids_semantoks.outputs.store import StoredRun, read_signals
-from bids_semantoks.probes.rows import Rows
 from bids_semantoks.reports.group_phenotype import name_masked
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.spans import Features, TableFeatures

@@ -9,15 +9,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.rows import Rows, read_embeddings
 from bids_semantoks.outputs.group_tables import RetestRow
 from bids_semantoks.outputs.store import StoredRun, read_signals
-from bids_semantoks.probes.rows import Rows, read_embeddings
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
 from bids_semantoks.statistics.reliability import compute_retest
 
 LOGGER = logging.getLogger("bids_semantoks")
 
+
 _MIN_PEOPLE: Final = 5
+
+
 _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 

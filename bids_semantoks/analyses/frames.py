@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
+from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
+from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
+from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count_pretrained, read_embeddings
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.group_tables import (
+    PointTable,
     ScoreRow,
     keep_earlier_tables,
     write_points,
@@ -19,10 +26,10 @@ from bids_semantoks.outputs.group_tables import (
     write_strata,
 )
 from bids_semantoks.outputs.sidecars import find_versions
-from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, ProbeResults
-from bids_semantoks.probes.overview import describe_call, describe_phenotype
-from bids_semantoks.probes.pretrained import count_pretrained
-from bids_semantoks.probes.rows import Rows
+from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.reports.figures_map import compute_axes
+from bids_semantoks.statistics.metrics import compute_roc, count_decisions
+from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.splits import build_split_table
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -154,3 +161,102 @@ def _list_splits(results: Sequence[PhenotypeResult]) -> Iterator[tuple[object, .
     for one in results:
         for row in build_split_table(one.design.splits, one.design.rows.participants.tolist()):
             yield (one.phenotype.name, row.repetition, row.fold, f"sub-{row.participant}", row.role)
+
+
+def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
+    """Describe what was run, as text by topic."""
+    asked, rows = results.plan.config.probing, results.rows
+    n_runs = sum(map(len, rows.runs))
+    repeats = f"{asked.n_repeats} repetition{'s' if asked.n_repeats > 1 else ''}"
+    splits = f"leave one {asked.leave_out} out" if asked.leave_out else f"{repeats} of 5 folds"
+    if asked.protocol == "paper":
+        splits = f"{repeats} of train, validation and test (60, 20, 20 %)"
+    if asked.splits:
+        splits = f"given by {asked.splits.name}"
+    facts = [
+        ("people", f"{len(set(rows.participants))} participants, {n_runs} runs with embeddings"),
+        ("encoder", encoder.loaded.description),
+        ("protocol", {"nested": "nested cross-validation", "paper": "published evaluation"}[asked.protocol]),
+        ("splits", splits),
+        ("kept together", asked.group_by or "runs and windows of a participant"),
+        ("covariates removed", ", ".join(asked.covariate) or "none"),
+        ("permutations", str(asked.n_permutations)),
+        ("seed", str(results.plan.config.running.random_seed)),
+    ]
+    if asked.replicates:
+        facts.insert(2, ("averaged with", ", ".join(Path(name).name for name in asked.replicates)))
+    return dict(facts)
+
+
+def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
+    """Describe who was in, who was out and how they were split; for classes also what the page draws of them."""
+    design, target = one.design, one.design.target
+    known = ~np.isnan(target.values)
+    rows = "sessions" if design.rows.has_sessions else "participants"
+    n_people = len(set(design.rows.participants[known]))
+    facts = [
+        ("in", f"{int(known.sum())} {rows}" + (f" of {n_people} participants" if design.rows.has_sessions else "")),
+        ("out", "; ".join(design.notes) or "nobody"),
+        ("from", one.phenotype.table),
+    ]
+    if target.classes:
+        counts = Counter(target.values[known].astype(int).tolist())
+        facts.append(("classes", ", ".join(f"{name}: {counts[i]}" for i, name in enumerate(target.classes))))
+    else:
+        values = target.values[known]
+        facts.append(("values", f"{values.min():g} to {values.max():g}, mean {values.mean():.3g}"))
+        if target.n_bins:
+            facts.append(("classes", f"{target.n_bins} bins of equal size, cut at quantiles of the training rows"))
+    folds = len({split.fold for split in design.splits})
+    repeats = len({split.repetition for split in design.splits})
+    facts.append(
+        ("splits", f"{repeats} × {folds} folds" if folds > 1 else f"{repeats} repetition{'s' if repeats > 1 else ''}")
+    )
+    facts.append(("covariates removed", ", ".join(design.covariate_names) or "none"))
+    predictions = next(iter(one.models.values())).predictions
+    return {"Classes": list(predictions.classes), "Facts": dict(facts), **_describe_decisions(predictions)}
+
+
+def _describe_decisions(predictions: Predictions) -> dict[str, Any]:
+    """Collect what the page draws of classes, counted as the scores are."""
+    if not predictions.classes:
+        return {}
+    found: dict[str, Any] = {"Confusion": np.round(count_decisions(predictions), 6).tolist()}
+    if len(predictions.classes) == 2:
+        false, hit = (np.round(values, 6).tolist() for values in compute_roc(predictions))
+        found["Roc"] = {"False": false, "Hit": hit}
+    return found
+
+
+#: What the table of points and its dictionary have already.
+_TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
+
+
+def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> PointTable:
+    """Project mean embeddings onto two axes, one point per session where anybody has several, else per participant.
+    Colours are site, sex, age and probed columns, where present, motion, scan length and session."""
+    sessions = build_rows(stored, by_session=True)
+    has_several = len(set(sessions.participants)) < len(sessions.keys)
+    rows = sessions if has_several else build_rows(stored, by_session=False)
+    points, shares = compute_axes(read_embeddings(rows, model))
+    return PointTable(
+        keys=rows.keys,
+        points=points,
+        shares=(float(shares[0]), float(shares[1])),
+        columns=_find_colours(plan, rows),
+    )
+
+
+def _find_colours(plan: ProbePlan, rows: Rows) -> dict[str, tuple[str | None, ...]]:
+    names = [plan.site, *(name for name in COLOUR_NAMES if name in plan.columns), *plan.config.probing.probe]
+    found: dict[str, tuple[str | None, ...]] = {
+        (f"{name} (phenotype)" if name in _TAKEN else name): plan.columns[name].find(rows.keys)
+        for name in dict.fromkeys(filter(None, names))
+        if rows.has_sessions or not plan.columns[name].has_sessions
+    }
+    motion, seconds = compute_motion(rows)
+    found["mean_fd"] = tuple(None if math.isnan(value) else f"{value:.4g}" for value in motion.tolist())
+    found["kept_seconds"] = tuple(f"{value:g}" for value in seconds.tolist())
+    if rows.has_sessions:
+        found["session"] = tuple(session or None for _, session in rows.keys)
+    return found

@@ -10,15 +10,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.design import Design, ProbePlan, build_design
+from bids_semantoks.analyses.network_importance import NetworkMasker
+from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, find_main_metric, find_score
+from bids_semantoks.analyses.rows import Rows, build_models, build_site_features, count_pretrained, read_windows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.probes.designs import Design, build_design
-from bids_semantoks.probes.features import build_models, build_site_features
-from bids_semantoks.probes.findings import ModelResult, PhenotypeResult, find_main_metric, find_score
-from bids_semantoks.probes.importance import NetworkMasker
-from bids_semantoks.probes.plans import ProbePlan
-from bids_semantoks.probes.pretrained import count_pretrained
-from bids_semantoks.probes.rows import Rows, read_windows
 from bids_semantoks.probes.twins import name_twin
 from bids_semantoks.reports.group_phenotype import name_whole
 from bids_semantoks.statistics.linear import cross_validate
@@ -33,6 +30,7 @@ from bids_semantoks.statistics.significance import (
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
+
 
 _MIN_GROUPS: Final = 5
 
@@ -138,7 +136,7 @@ class Prober:
         )
 
     def _probe_as_published(self, name: str, label: str, design: Design) -> Predictions:
-        from bids_semantoks.training.probe import PublishedProbe, WindowTable, cross_validate_published  # noqa: PLC0415
+        from bids_semantoks.analyses.published_probe import PublishedProbe, WindowTable, cross_validate_published  # noqa: PLC0415
 
         values, row_of = read_windows(design.rows, label)
         probe = PublishedProbe(
@@ -162,10 +160,10 @@ class Prober:
             LOGGER.info("%s by %s: %s", design.target.name, name, _describe(results[name]))
 
     def _finetune(self, design: Design, results: dict[str, ModelResult]) -> None:
-        from bids_semantoks.probes import finetuned  # noqa: PLC0415 - most calls do not train
+        from bids_semantoks.analyses import finetuning  # noqa: PLC0415 - most calls do not train
 
-        epochs, name = self.asked.finetune_epochs, finetuned.NAME
-        results[name] = finetuned.finetune(self.encoder, design, epochs=epochs, seed=self.seed)
+        epochs, name = self.asked.finetune_epochs, finetuning.NAME
+        results[name] = finetuning.finetune(self.encoder, design, epochs=epochs, seed=self.seed)
         self._compare(results, name)
         LOGGER.info("%s by %s: %s", design.target.name, name, _describe(results[name]))
 

@@ -1,0 +1,1 @@
+"""Questions put to a study: probes of phenotypes, leakage, retest, scaling, fine-tuning."""

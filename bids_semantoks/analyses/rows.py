@@ -1,0 +1,190 @@
+"""Rows of the tables that probes work on, participants or sessions, and the data stored for each.
+Shape letters: n rows, T volumes, P parcels, D dimensions of an embedding, m windows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.outputs.store import StoredRun, read_embedding, read_signals
+from bids_semantoks.statistics.baselines import (
+    CONNECTIVITY,
+    build_chance,
+    build_column_features,
+    build_connectivity_features,
+    build_parcel_features,
+)
+from bids_semantoks.statistics.spans import Features, TableFeatures
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+_MIN_VOLUMES: Final = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Participants, or sessions of participants, with their runs."""
+
+    # participant and session label of each row; the session is empty where rows are participants
+    keys: tuple[tuple[str, str], ...]
+    runs: tuple[tuple[StoredRun, ...], ...]  # of each row
+
+    @property
+    def participants(self) -> NDArray[np.str_]:
+        """Participant label (n,) of each row."""
+        return np.array([participant for participant, _ in self.keys])
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether rows are sessions."""
+        return any(session for _, session in self.keys)
+
+
+def build_rows(stored: Sequence[StoredRun], *, by_session: bool) -> Rows:
+    """Collect runs by participant or session, sorted by label; runs with fewer than 3 volumes kept are skipped."""
+    found: dict[tuple[str, str], list[StoredRun]] = {}
+    for run in stored:
+        if run.sidecar["VolumesKept"] < _MIN_VOLUMES:
+            LOGGER.warning("%s has %d volumes left, too few to probe.", run.paths.stem, run.sidecar["VolumesKept"])
+            continue
+        key = run.entities["sub"], run.entities.get("ses", "") if by_session else ""
+        found.setdefault(key, []).append(run)
+    keys = tuple(sorted(found))
+    return Rows(keys=keys, runs=tuple(tuple(found[key]) for key in keys))
+
+
+def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
+    """Average embeddings over the windows of a run, then over the runs of a row: (n, D)."""
+    return np.stack(
+        [
+            np.mean([vectors.mean(axis=0, dtype=np.float64) for vectors in _iterate_vectors(runs, model)], axis=0)
+            for runs in rows.runs
+        ]
+    )
+
+
+def read_windows(rows: Rows, model: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Read the embeddings of all windows (m, D) and the row of each (m,)."""
+    parts = [list(_iterate_vectors(runs, model)) for runs in rows.runs]
+    counts = [sum(map(len, part)) for part in parts]
+    values = np.concatenate([vectors for part in parts for vectors in part])
+    return values, np.repeat(np.arange(len(counts)), counts)
+
+
+def _iterate_vectors(runs: Sequence[StoredRun], model: str) -> Iterator[NDArray[np.float32]]:
+    for run in runs:
+        yield read_embedding(dataclasses.replace(run.paths, model=model))
+
+
+def iterate_signals(rows: Rows) -> Iterator[list[NDArray[np.float32]]]:
+    """Yield the cleaned signals (T, P) of each row's runs; dropped volumes and absent parcels are NaN."""
+    for runs in rows.runs:
+        yield [read_signals(run.paths)[1] for run in runs]
+
+
+def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute mean framewise displacement (n,) in mm, NaN where no run has it, and seconds of kept data (n,)."""
+    motion, seconds = [], []
+    for runs in rows.runs:
+        known = [run.sidecar["MeanFramewiseDisplacement"] for run in runs]
+        known = [value for value in known if value is not None]
+        motion.append(float(np.mean(known)) if known else np.nan)
+        seconds.append(sum(run.sidecar["VolumesKept"] * run.sidecar["RepetitionTime"] for run in runs))
+    return np.array(motion), np.array(seconds, dtype=np.float64)
+
+
+def build_motion_features(rows: Rows) -> TableFeatures:
+    """Build the motion baseline: mean framewise displacement (mm), whether it is unknown, seconds of kept data."""
+    motion, seconds = compute_motion(rows)
+    unknown = np.isnan(motion)
+    columns = np.where(unknown, 0.0, motion), unknown.astype(float), seconds
+    return build_column_features("motion", *(column.tolist() for column in columns))
+
+
+def build_models(
+    rows: Rows,
+    encoders: Sequence[str],
+    twins: Sequence[str],
+    baselines: Sequence[str],
+    *,
+    n_components: int = 100,
+) -> dict[str, tuple[Features, ...]]:
+    """Build the features of all models except those that depend on the phenotype, by name, the encoder first.
+    A name has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
+    models = {encoders[0]: tuple(_read_features(rows, label, encoders[0]) for label in encoders)}
+    kinds = [kind for kind in CONNECTIVITY if kind in baselines]
+    for one in build_connectivity_features(iterate_signals(rows), kinds, n_components=n_components) if kinds else ():
+        models[one.name] = (one,)
+    if "parcel_moments" in baselines:
+        models["parcel_moments"] = (build_parcel_features(iterate_signals(rows)),)
+    if "motion" in baselines:
+        models["motion"] = (build_motion_features(rows),)
+    if "random" in baselines:
+        models["random"] = tuple(_read_features(rows, label, "random") for label in twins)
+    if "chance" in baselines:
+        models["chance"] = (build_chance(len(rows.keys)),)
+    return models
+
+
+def _read_features(rows: Rows, label: str, name: str) -> Features:
+    return TableFeatures(name=name, values=read_embeddings(rows, label))
+
+
+def build_site_features(labels: Sequence[str | None]) -> TableFeatures:
+    """Build the site baseline, one indicator per site; rows without a site form one more."""
+    names = sorted({label or "" for label in labels})
+    values = np.array([[float((label or "") == name) for name in names] for label in labels])
+    return TableFeatures(name="site", values=values)
+
+
+def count_pretrained(participants: set[str], *encoders: RunEncoder) -> int | None:
+    """Count participants (labels without ``sub-``) that any encoder was pretrained on, by the hashes in its weights.
+    None where the weights of one encoder hold no hashes."""
+    found: set[str] = set()
+    for encoder in encoders:
+        own = _find_pretrained(participants, encoder)
+        if own is None:
+            return None
+        found |= own
+    return len(found)
+
+
+def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | None:
+    if encoder.loaded.is_random:
+        return set()
+    known = encoder.loaded.details.get("participants")
+    if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
+        return None
+    hashes = set(known["sha256"])
+    salt = known["salt"]
+    # A file of signals may name people as folders do.
+    return {
+        label
+        for label in participants
+        if any(hashlib.sha256(f"{salt}{start}{label}".encode()).hexdigest() in hashes for start in ("", "sub-"))
+    }
+
+
+def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_participants: int) -> str:
+    """Describe in words whether people were both pretrained and probed on."""
+    if encoder.loaded.is_random:
+        return "The encoder has random weights: it was pretrained on nobody."
+    if n_pretrained is None:
+        return (
+            f"{encoder.loaded.description} The weights do not say on whom they were pretrained: whether any "
+            "participant here was among them is not known."
+        )
+    if n_pretrained:
+        return (
+            f"{n_pretrained} of {n_participants} participants here have labels that the encoder was pretrained on. It "
+            "saw their signals, though never their phenotypes; scores may not hold for people it never saw."
+        )
+    return f"None of the {n_participants} participants here has a label that the encoder was pretrained on."
