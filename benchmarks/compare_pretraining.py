@@ -32,8 +32,8 @@ from scipy.stats import t as student
 
 from bids_semantoks.config import TrainingConfig, from_json
 from bids_semantoks.demo.atlas import build_table
-from bids_semantoks.demo.parcellated import simulate_series
-from bids_semantoks.demo.participants import draw_participant, plan_runs
+from bids_semantoks.demo.people import draw_participant, plan_runs
+from bids_semantoks.demo.study import simulate_series
 from bids_semantoks.models.checkpoints import LoadedEncoder
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import FrozenEncoder

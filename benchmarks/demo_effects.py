@@ -20,8 +20,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from bids_semantoks.demo.atlas import build_table
-from bids_semantoks.demo.parcellated import simulate_series
-from bids_semantoks.demo.participants import Participant, draw_participant, plan_runs
+from bids_semantoks.demo.people import Participant, draw_participant, plan_runs
+from bids_semantoks.demo.study import simulate_series
 
 #: Largest eigenvalue that features are scaled to, so that penalties mean the same for all.
 _LARGEST = 1e5

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.cli import call
-from bids_semantoks.demo.parcellated import write_parcellated
+from bids_semantoks.demo.study import write_parcellated
 from bids_semantoks.files import read_table
 from bids_semantoks.outputs.store import read_statuses
 from bids_semantoks.records import CANONICAL_NETWORKS

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bids_semantoks.demo.parcellated import write_parcellated
-from bids_semantoks.demo.study import write_study
+from bids_semantoks.demo.study import write_parcellated, write_study
 from bids_semantoks.errors import ResourceError, SemantoksError
 
 _NEXT = """Next, to see what would happen and to let it happen:

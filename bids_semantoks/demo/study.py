@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,17 +12,43 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bids_semantoks.demo.atlas import SPACE, build_affine, build_anatomy
-from bids_semantoks.demo.confounds import compute_confounds
+from bids_semantoks.demo.atlas import ATLAS_NAME, SPACE, build_affine, build_anatomy, build_table
 from bids_semantoks.demo.files import write_json, write_nifti, write_series, write_text, write_tsv
-from bids_semantoks.demo.participants import Participant, RunPlan, describe_phenotypes, draw_participant, plan_runs
-from bids_semantoks.demo.truth import write_truth, write_truth_table
-from bids_semantoks.demo.voxels import Scan, fill_image, simulate_scan
+from bids_semantoks.demo.neural import (
+    AGE_COUPLING,
+    AGE_LAG,
+    AGE_TEMPO,
+    SEX_COUPLING,
+    SEX_TEMPO,
+    SITE_COUPLING,
+    compute_activity,
+    compute_coupling,
+    compute_dynamics,
+    draw_blocks,
+    simulate_signals,
+    write_events,
+)
+from bids_semantoks.demo.people import (
+    SITE_NOISE,
+    Participant,
+    RunPlan,
+    describe_phenotypes,
+    draw_participant,
+    plan_runs,
+)
+from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simulate_scan
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.records import CANONICAL_NETWORKS
 
 STUDY_NAME: Final = "bids_semantoks demo: a synthetic resting-state study"
+
+
 PHENOTYPES: Final = ("participant_id", "age", "sex", "site", "group")
+
+
 FMRIPREP_VERSION: Final = "24.1.1"
+
+
 _README: Final = """A synthetic resting-state study
 
 Every number here was made by `python -m bids_semantoks.demo`: there are no people behind it, and the brain it shows is
@@ -173,3 +201,144 @@ def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Sc
     table: NDArray[np.float64] = np.stack(list(columns.values()), axis=1)
     write_series(folder / f"{stem}_desc-confounds_timeseries.tsv", tuple(columns), table)
     write_json(folder / f"{stem}_desc-confounds_timeseries.json", sidecar)
+
+
+# Standard deviation of what denoising left behind, over the neural signal's.
+RESIDUAL_NOISE: Final = 0.3
+
+
+def write_parcellated(
+    out_dir: Path, *, n_participants: int = 400, seed: int = 0, short: bool = False, task: bool = False
+) -> None:
+    """Write a derivative dataset of parcellated series, one rest run per participant, and the truth in ``code/truth``.
+
+    Participants and planted effects are those of `write_study` with the same seed; the truth is their table alone.
+    `short`: runs of 136 s, not 6 min; `task`: also a run with task blocks. ConfigurationError as in `start_study`.
+    """
+    start_study(out_dir, n_participants)
+    participants = [draw_participant(number, seed) for number in range(1, n_participants + 1)]
+    description = {
+        "Name": STUDY_NAME,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "License": "CC0",
+        "GeneratedBy": [{"Name": "xcp_d-like", "Description": "Synthetic series by bids_semantoks.demo, not XCP-D"}],
+    }
+    write_json(out_dir / "dataset_description.json", description)
+    write_phenotypes(out_dir, participants)
+    parcels, networks = build_table()
+    rows = [(i + 1, parcel, network) for i, (parcel, network) in enumerate(zip(parcels, networks, strict=True))]
+    atlases = out_dir / "sourcedata" / "atlases"
+    write_json(atlases / "dataset_description.json", {**description, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
+    table = atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv"
+    write_tsv(table, ("index", "label", "network_label"), rows)
+    with threadpool_limits(1):
+        for participant in participants:
+            plan = plan_runs(participant, short=short)[0]
+            _write_series(out_dir, participant, plan, parcels)
+            if task:
+                _write_task(out_dir, participant, dataclasses.replace(plan, number=7), parcels)
+    write_truth_table(out_dir, participants)
+
+
+def simulate_series(participant: Participant, plan: RunPlan) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Simulate the denoised series (T, P) of one run: signals in standard deviations, plus a little noise."""
+    rng = participant.rng(4, plan.number)
+    signals = simulate_signals(participant, plan.n_volumes, plan.repetition_time, rng).signals
+    noise = RESIDUAL_NOISE * SITE_NOISE[participant.site]
+    return np.asarray(signals + noise * rng.standard_normal(signals.shape))
+
+
+def _write_series(
+    out_dir: Path,
+    participant: Participant,
+    plan: RunPlan,
+    parcels: tuple[str, ...],
+    *,
+    task: str = "rest",
+    activity: NDArray[np.float64] | float = 0.0,
+) -> None:
+    name = f"sub-{participant.label}_task-{task}_space-{SPACE}_atlas-{ATLAS_NAME}_stat-mean_timeseries"
+    stem = out_dir / f"sub-{participant.label}" / "func" / name
+    timing = {"RepetitionTime": plan.repetition_time, "SamplingFrequency": 1.0 / plan.repetition_time}
+    write_json(stem.with_suffix(".json"), timing)
+    write_series(stem.with_suffix(".tsv"), parcels, simulate_series(participant, plan) + activity, "%.4f")
+
+
+def _write_task(out_dir: Path, participant: Participant, plan: RunPlan, parcels: tuple[str, ...]) -> None:
+    blocks = draw_blocks(participant, plan)
+    _write_series(out_dir, participant, plan, parcels, task="blocks", activity=compute_activity(blocks, plan))
+    name = f"sub-{participant.label}_task-blocks_events.tsv"
+    write_events(out_dir / f"sub-{participant.label}" / "func" / name, blocks)
+
+
+TRUTH: Final = Path("code") / "truth"
+
+
+def write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
+    """Write the truth about one run to ``<entities>_truth.npz``.
+
+    signals (T, P), confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity,
+    parcels (P,), networks, frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy.
+    """
+    entities = "_".join(f"{key}-{value}" for key, value in (("sub", participant.label), *plan.entities))
+    write_arrays(
+        out_dir / TRUTH / f"{entities}_truth.npz",
+        {
+            "signals": scan.neural.signals.astype(np.float32),
+            "confounds": scan.sources.astype(np.float32),
+            "confound_names": np.array(scan.source_names),
+            "weights": scan.weights.astype(np.float32),
+            "parcels": np.array(build_table()[0]),
+            "coupling": scan.neural.coupling,
+            "frequency": scan.neural.frequency,
+            "lag": scan.neural.lag,
+            "networks": np.array(CANONICAL_NETWORKS),
+            "repetition_time": np.array(plan.repetition_time),
+            "n_dummy": np.array(plan.n_dummy),
+        },
+    )
+
+
+def write_truth_table(out_dir: Path, participants: list[Participant]) -> None:
+    """Write all participants' complete phenotypes and planted values, and the effect sizes."""
+    upper = np.triu_indices(len(CANONICAL_NETWORKS), 1)
+    pairs = [f"{CANONICAL_NETWORKS[i]}_{CANONICAL_NETWORKS[j]}" for i, j in zip(*upper, strict=True)]
+    header = ["participant_id", "age", "sex", "site", "group", "age_z"]
+    header += [f"coupling_{pair}" for pair in pairs]
+    header += [f"{kind}_{name}" for kind in ("frequency", "lag") for name in CANONICAL_NETWORKS]
+    rows = []
+    for person in participants:
+        planted = np.concatenate([compute_coupling(person)[upper], *compute_dynamics(person)])
+        known = (f"sub-{person.label}", person.age, person.sex, person.site, person.group, f"{person.age_z:.6g}")
+        rows.append((*known, *(f"{value:.6g}" for value in planted)))
+    write_tsv(out_dir / TRUTH / "participants.tsv", header, rows)
+    write_json(out_dir / TRUTH / "effects.json", _describe_effects())
+
+
+def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write an .npz whose bytes depend on the arrays alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            # numpy.savez stamps the time of writing into the archive in some versions.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def _describe_effects() -> dict[str, Any]:
+    """Describe the sizes of the planted effects for people and programs."""
+
+    def name_pairs(changes: dict[tuple[str, str], float]) -> dict[str, float]:
+        return {f"{one}_{other}": change for (one, other), change in changes.items()}
+
+    return {
+        "Description": "Coupling is changed before networks are balanced against each other, which spreads the "
+        "changes a little; what came out for each participant stands in participants.tsv.",
+        "age_coupling": {"Description": "Correlation added per SD of age (18 years)", **name_pairs(AGE_COUPLING)},
+        "sex_coupling": {"Description": "Correlation added for M over F", **name_pairs(SEX_COUPLING)},
+        "site_coupling": {"Description": "Correlation added to every pair", **SITE_COUPLING},
+        "age_tempo": {"Description": "Change of the log central frequency per SD of age", **AGE_TEMPO},
+        "sex_tempo": {"Description": "Change of the log central frequency for M over F", **SEX_TEMPO},
+        "age_lag": {"Description": "Seconds of delay added per SD of age", **AGE_LAG},
+    }

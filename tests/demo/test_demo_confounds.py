@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 from nilearn.glm.first_level.design_matrix import create_cosine_drift
 
-from bids_semantoks.demo.confounds import compute_components, compute_confounds, compute_cosines, compute_dvars
-from bids_semantoks.demo.motion import compute_framewise_displacement, compute_rmsd, expand, simulate_motion
-from bids_semantoks.demo.participants import draw_participant, plan_runs
-from bids_semantoks.demo.voxels import find_voxels, simulate_scan
+from bids_semantoks.demo.neural import compute_framewise_displacement, compute_rmsd, expand, simulate_motion
+from bids_semantoks.demo.people import draw_participant, plan_runs
+from bids_semantoks.demo.scan import (
+    compute_components,
+    compute_confounds,
+    compute_cosines,
+    compute_dvars,
+    find_voxels,
+    simulate_scan,
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from bids_semantoks.demo.neural import (
     compute_dynamics,
     simulate_signals,
 )
-from bids_semantoks.demo.participants import describe_phenotypes, draw_participant, plan_runs
+from bids_semantoks.demo.people import describe_phenotypes, draw_participant, plan_runs
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 NETWORK = np.array([CANONICAL_NETWORKS.index(name) for name in build_table()[1]])

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from bids_semantoks.demo.parcellated import simulate_series, write_parcellated
-from bids_semantoks.demo.participants import draw_participant, plan_runs
+from bids_semantoks.demo.people import draw_participant, plan_runs
+from bids_semantoks.demo.study import simulate_series, write_parcellated
 
 
 def test_layout_is_xcp_ds(tmp_path):

@@ -9,9 +9,9 @@ from scipy import stats
 
 from bids_semantoks.demo.__main__ import main
 from bids_semantoks.demo.atlas import build_table
-from bids_semantoks.demo.parcellated import simulate_series
-from bids_semantoks.demo.participants import draw_participant, plan_runs
-from bids_semantoks.demo.task import BLOCK_SECONDS, compute_activity, draw_blocks
+from bids_semantoks.demo.neural import BLOCK_SECONDS, compute_activity, draw_blocks
+from bids_semantoks.demo.people import draw_participant, plan_runs
+from bids_semantoks.demo.study import simulate_series
 
 NETWORKS = np.array(build_table()[1])
 
