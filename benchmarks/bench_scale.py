@@ -31,7 +31,7 @@ MAX_MEGABYTES = 500.0
 
 def plan(root: Path, out_dir: Path, labels: list[str]) -> dict[str, float]:
     """Plan a participant call; seconds leave out imports, and the atlas and encoder that any call loads."""
-    from bids_semantoks import planning  # noqa: PLC0415
+    from bids_semantoks import participant  # noqa: PLC0415
     from bids_semantoks.config import AppConfig, EmbeddingConfig, SelectionConfig, SignalsConfig  # noqa: PLC0415
 
     config = AppConfig(
@@ -42,9 +42,9 @@ def plan(root: Path, out_dir: Path, labels: list[str]) -> dict[str, float]:
         signals=SignalsConfig(atlas="Demo457"),
         embedding=EmbeddingConfig(model="random:tiny", device="cpu"),
     )
-    loading = _time_loading(planning)
+    loading = _time_loading(participant)
     began, cpu = time.perf_counter(), time.process_time()
-    _, _, jobs = planning.build_plan(config)
+    _, _, jobs = participant.build_plan(config)
     wall, spent = time.perf_counter() - began, time.process_time() - cpu
     assert all(job.needs_signals for job in jobs)
     return {"seconds": wall - sum(loading), "cpu": spent, "loading": sum(loading), "runs": len(jobs)}
@@ -54,7 +54,7 @@ def _time_loading(planning: object) -> list[float]:
     """Have the loading of atlas and encoder timed apart."""
     spent: list[float] = []
     for name in ("load_atlas", "build_run_encoder"):
-        function = getattr(planning, name)
+        function = getattr(participant, name)
 
         def timed(*arguments: object, _function: object = function, **named: object) -> object:
             began = time.perf_counter()
@@ -63,7 +63,7 @@ def _time_loading(planning: object) -> list[float]:
             finally:
                 spent.append(time.perf_counter() - began)
 
-        setattr(planning, name, timed)
+        setattr(participant, name, timed)
     return spent
 
 

@@ -150,8 +150,8 @@ def _run(config: AppConfig) -> int:
     if config.running.reports_only or config.running.boilerplate_only:
         return _write_words(config)
     if config.running.dry_run and config.level == "participant":
-        from bids_semantoks.jobs import describe_jobs  # noqa: PLC0415 - as above
-        from bids_semantoks.planning import build_plan  # noqa: PLC0415 - as above
+        from bids_semantoks.participant import build_plan  # noqa: PLC0415 - as above
+        from bids_semantoks.run_plan import describe_jobs  # noqa: PLC0415 - as above
 
         plan, _, jobs = build_plan(config)
         _print(describe_jobs(plan, jobs))
@@ -178,8 +178,10 @@ def _write_words(config: AppConfig) -> int:
         _say(f"bids_semantoks: {_count(redraw_reports(config), 'report')} written (see {config.out_dir})")
         return 0
     if config.level == "participant":
-        from bids_semantoks.participant import write_methods  # noqa: PLC0415 - as above
-        from bids_semantoks.planning import build_plan  # noqa: PLC0415 - as above
+        from bids_semantoks.participant import (
+            build_plan,
+            write_methods,
+        )
 
         plan, encoder, _ = build_plan(config)
         write_methods(plan, encoder)

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_semantoks import jobs, participant
+from bids_semantoks import participant, run_plan
 from bids_semantoks.cli import call
 from bids_semantoks.outputs.store import read_statuses
 
@@ -452,7 +452,7 @@ def test_bug_is_reported_as_one(study, tmp_path, app, monkeypatch):
     def explode(*_):
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(jobs, "extract_signals", explode)
+    monkeypatch.setattr(run_plan, "extract_signals", explode)
     code, text = app(study, tmp_path / "out", "--participant-label", BAD)
     assert code == 7
     assert "internal" in text

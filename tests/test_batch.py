@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from bids_semantoks import batch, outcomes
+from bids_semantoks import outcomes
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.outputs.store import OutputPaths
 
@@ -36,7 +36,7 @@ def test_runs_that_were_not_tried_after_a_failure_have_a_status(tmp_path, caplog
     tally = outcomes.Tally()
     done = []
     with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
-        batch.run_batch(
+        outcomes.run_batch(
             build_failing_worker,
             (stems[1],),
             jobs,

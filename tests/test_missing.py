@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SignalsConfig
+from bids_semantoks.embedding import EncoderRecipe, embed_missing, find_missing
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.missing import EncoderRecipe, embed_missing, find_missing
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.store import find_stored_runs, read_embedding

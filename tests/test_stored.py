@@ -8,7 +8,7 @@ import pytest
 
 from bids_semantoks.config import AppConfig, SelectionConfig, SignalsConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.stored import find_kind
+from bids_semantoks.group import find_kind
 
 
 @pytest.mark.parametrize("space", ["MNI152NLin6Asym", "MNI152NLin6Asym:res-2", "space-MNI152NLin6Asym:res-native"])

@@ -14,9 +14,8 @@ from bids_semantoks.analyses.design import Design, ProbePlan, build_design
 from bids_semantoks.analyses.network_importance import NetworkMasker
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, find_main_metric, find_score
 from bids_semantoks.analyses.rows import Rows, build_models, build_site_features, count_pretrained, read_windows
-from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.embedding import RunEncoder, name_twin
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.probes.twins import name_twin
 from bids_semantoks.reports.group_phenotype import name_whole
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores

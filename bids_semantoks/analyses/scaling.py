@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design, ProbePlan, build_design
 from bids_semantoks.config import AppConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.hdf5 import open_signals
 from bids_semantoks.models.initialise import read_encoder_config
@@ -29,7 +29,6 @@ from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_signals
 from bids_semantoks.pretraining.plan import read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
-from bids_semantoks.probes.twins import build_untrained
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.predictions import Predictions

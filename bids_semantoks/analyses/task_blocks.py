@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig, EncoderConfig
-from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.embedding import RunEncoder, build_twin
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import find_columns
@@ -25,7 +25,6 @@ from bids_semantoks.outputs.group_tables import BLOCK_MEANINGS, BLOCKS_NAME, Blo
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.packing import standardise
-from bids_semantoks.probes.twins import build_twin
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import average_participants, score_participants

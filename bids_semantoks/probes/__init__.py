@@ -1,1 +1,0 @@
-"""Probes at group level: how well embeddings predict phenotypes, from stored features to tables and a page."""
