@@ -178,10 +178,7 @@ def _write_words(config: AppConfig) -> int:
         _say(f"bids_semantoks: {_count(redraw_reports(config), 'report')} written (see {config.out_dir})")
         return 0
     if config.level == "participant":
-        from bids_semantoks.participant import (
-            build_plan,
-            write_methods,
-        )
+        from bids_semantoks.participant import build_plan, write_methods
 
         plan, encoder, _ = build_plan(config)
         write_methods(plan, encoder)

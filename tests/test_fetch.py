@@ -20,11 +20,11 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks import errors
-from bids_semantoks import fetch as fetch_module
 from bids_semantoks.atlases import supply
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
 from bids_semantoks.atlases.registry import load_entry
+from bids_semantoks.commands import fetch as fetch_module
 from bids_semantoks.demo.study import write_study
 from bids_semantoks.errors import AtlasError
 

@@ -1,0 +1,1 @@
+"""Console scripts beside the main one."""
