@@ -50,7 +50,7 @@ def plan(root: Path, out_dir: Path, labels: list[str]) -> dict[str, float]:
     return {"seconds": wall - sum(loading), "cpu": spent, "loading": sum(loading), "runs": len(jobs)}
 
 
-def _time_loading(planning: object) -> list[float]:
+def _time_loading(participant: object) -> list[float]:
     """Have the loading of atlas and encoder timed apart."""
     spent: list[float] = []
     for name in ("load_atlas", "build_run_encoder"):

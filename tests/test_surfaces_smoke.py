@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "signals"))
-import surface_files as made
+from helpers import surface_files as made
 
 from bids_semantoks.cli import call
 

@@ -1,9 +1,24 @@
 """The files that describe the output dataset are whole, however many processes write them."""
 
+import dataclasses
+import hashlib
 import json
 
+import numpy as np
+import pytest
+
+from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_records
 from bids_semantoks.outputs import dataset
+from bids_semantoks.outputs.dataset import (
+    check_same_atlas,
+    describe_warp,
+    may_be_shared,
+    read_atlas_checksum,
+    read_atlas_table,
+    write_atlas,
+)
+from bids_semantoks.records import Atlas, AtlasVolume
 
 
 def read_rows(out_dir):
@@ -37,3 +52,102 @@ def test_a_row_that_another_process_adds_meanwhile_is_kept(tmp_path, monkeypatch
     monkeypatch.setattr(dataset, "write_records", write_late)
     dataset.write_descriptions(tmp_path, {"Ours": "Ours."})
     assert read_rows(tmp_path) == [("desc-One", "Theirs."), ("desc-Ours", "Ours."), ("desc-Two", "Theirs.")]
+
+
+PARCELS, NETWORKS = ("a", "b", "c", "d", "e"), ("Vis", "", "Vis", "Cont", "Limbic")
+
+
+def build_volume(path, content, values, parcels, **changes):
+    path.write_bytes(content)
+    return AtlasVolume(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        values=np.array(values),
+        parcels=np.array(parcels),
+        **changes,
+    )
+
+
+def build_atlas(*volumes, space="Own"):
+    return Atlas(name="A", space=space, parcels=PARCELS, networks=NETWORKS, volumes=volumes, sha256="5" * 64)
+
+
+def read_table(path):
+    return [line.split("\t") for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("space", ["Own", ""])
+def test_names_networks_and_checksum_come_back(tmp_path, space):
+    atlas = build_atlas(space=space)
+    write_atlas(tmp_path, atlas)
+    assert read_atlas_table(tmp_path, name="A", space=space) == (PARCELS, NETWORKS)
+    assert read_atlas_checksum(tmp_path, name="A", space=space) == "5" * 64
+    check_same_atlas(tmp_path, atlas)
+    check_same_atlas(tmp_path, dataclasses.replace(atlas, name="B", sha256="6" * 64))
+    with pytest.raises(ConfigurationError, match=r"another atlas with the label A: its checksum is 5{12}, .* 6{12}\."):
+        check_same_atlas(tmp_path, dataclasses.replace(atlas, sha256="6" * 64))
+
+
+def test_the_table_beside_the_only_image_has_the_values_of_the_image(tmp_path):
+    volume = build_volume(tmp_path / "own.nii.gz", b"labels", [9, 4, 7, 30, 2], [0, 1, 2, 3, 4], licence="free")
+    write_atlas(tmp_path / "out", build_atlas(volume))
+    folder = tmp_path / "out" / "sourcedata" / "atlases" / "tpl-Own"
+    head, *rows = read_table(folder / "tpl-Own_atlas-A_dseg.tsv")
+    assert head == ["index", "label", "network_label"]
+    assert rows == [["9", "a", "Vis"], ["4", "b", "n/a"], ["7", "c", "Vis"], ["30", "d", "Cont"], ["2", "e", "Limbic"]]
+    assert (folder / "tpl-Own_atlas-A_dseg.nii.gz").read_bytes() == b"labels"
+
+
+def test_parts_are_kept_in_their_own_spaces_and_merged_ones_only_where_they_may(tmp_path):
+    first = build_volume(tmp_path / "one.nii.gz", b"one", [3, 5], [1, 0], licence="MIT; free with citation")
+    warped = build_volume(
+        tmp_path / "two.nii",
+        b"two",
+        [1, 2],
+        [2, 3],
+        licence="CC BY-ND",
+        space="Other",
+        transform=tmp_path / "to-other_xfm.h5",
+        transform_sha256="7" * 64,
+    )
+    merged = build_volume(tmp_path / "three.nii.gz", b"three", [8], [4], licence="MIT; CC BY-ND")
+    out = tmp_path / "out"
+    write_atlas(out, build_atlas(first, warped, merged))
+    atlases = out / "sourcedata" / "atlases"
+    images = json.loads((atlases / "tpl-Own" / "tpl-Own_atlas-A_description.json").read_text())["Images"]
+    assert [image["File"] for image in images] == [
+        "tpl-Own_atlas-A_desc-part1_dseg.nii.gz",
+        "../tpl-Other/tpl-Other_atlas-A_desc-part2_dseg.nii",
+        None,
+    ]
+    kept = [(atlases / "tpl-Own" / image["File"]).read_bytes() for image in images if image["File"]]
+    assert kept == [b"one", b"two"]
+    assert [image["ParcelOfValue"] for image in images] == [{"3": "b", "5": "a"}, {"1": "c", "2": "d"}, {"8": "e"}]
+    assert images[0]["Licenses"] == ["MIT", "free with citation"]
+    assert images[2]["SHA256"] == hashlib.sha256(b"three").hexdigest()
+    assert not list(atlases.rglob("*part3*"))
+    # Values of several images are not one numbering.
+    assert [row[0] for row in read_table(atlases / "tpl-Own" / "tpl-Own_atlas-A_dseg.tsv")[1:]] == list("12345")
+    assert images[1].items() >= describe_warp(warped).items()
+    assert describe_warp(warped)["WarpedFrom"] == "Other"
+    assert describe_warp(warped)["Transform"] == "to-other_xfm.h5"
+    assert describe_warp(first) == {}
+
+
+def test_an_image_that_is_no_longer_what_was_used_is_written_again(tmp_path):
+    volume = build_volume(tmp_path / "own.nii.gz", b"labels", [1], [0])
+    write_atlas(tmp_path / "out", build_atlas(volume))
+    (copy,) = (tmp_path / "out").rglob("*_dseg.nii.gz")
+    before = copy.stat().st_ino
+    write_atlas(tmp_path / "out", build_atlas(volume))
+    assert copy.stat().st_ino == before
+    copy.write_bytes(b"half")
+    write_atlas(tmp_path / "out", build_atlas(volume))
+    assert copy.read_bytes() == b"labels"
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"), [("MIT; free", True), ("CC BY-ND 4.0", True), ("MIT; CC BY-ND 4.0", False), ("", True)]
+)
+def test_merging_is_what_no_derivatives_forbids(licence, expected):
+    assert may_be_shared(licence) is expected

@@ -1,470 +1,179 @@
-"""Denoising presets, the confounds table, and the volumes to keep."""
+"""Movement regressors without a header, and components of ICA-AROMA from a dataset of their own."""
 
-import json
-import pickle
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
-from bids_semantoks.signals.denoising import PRESETS, load_denoising
+from bids_semantoks.errors import RunFailed
+from bids_semantoks.records import Run
+from bids_semantoks.signals.confounds import build_cosines, load_movement, open_confounds
+from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.regressors import Regressors, select_regressors
 
-TABLES = Path(__file__).parents[1] / "data" / "confounds"
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "fmriprep_confounds"
-VERSIONS = ("1.5.3", "20.1.0", "20.2.1", "23.1.2", "24.1.1")
-REPETITION_TIMES = {"1.5.3": 2.0, "20.1.0": 2.0, "20.2.1": 2.0, "23.1.2": 1.0, "24.1.1": 3.0}
+T = 83
+
+
+COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x_deg", "rot_y_deg", "rot_z_deg", "", "")
+
+
 MOTION = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
-SUFFIXES = ("", "_derivative1", "_power2", "_derivative1_power2")
-N_ROWS = 41
 
 
-def find_table(version: str) -> Path:
-    return next((TABLES / version).glob("*.tsv"))
+@pytest.fixture
+def movement() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(8).normal(size=(T, len(COLUMNS)))
 
 
-def select(table: Path | None, preset: str = "simple", **changed: object) -> Regressors:
-    arguments: dict = {"n_volumes": 40, "dummy_scans": "auto", "fd_threshold": None, "repetition_time": 2.0}
-    return select_regressors(table, load_denoising(preset), **(arguments | changed))
-
-
-def make_table(folder: Path, *, without: tuple[str, ...] = (), n_cosines: int = 0, rows: int = N_ROWS) -> Path:
-    """Synthetic table with fMRIPrep's columns and n/a in the first row of derivatives."""
-    rng = np.random.default_rng(3)
-    names = [base + suffix for base in (*MOTION, "csf", "white_matter", "global_signal") for suffix in SUFFIXES]
-    names += ["framewise_displacement", *(f"cosine{number:02d}" for number in range(n_cosines))]
-    names = [name for name in names if name not in without]
-    lines = ["\t".join(names)]
-    for row in range(rows):
-        cells = [f"{value:.6f}" for value in rng.uniform(0, 1, len(names))]
-        lines.append(
-            "\t".join(
-                "n/a" if row == 0 and ("derivative" in name or "framewise" in name) else cell
-                for name, cell in zip(names, cells, strict=True)
-            )
-        )
-    path = folder / "sub-1_task-rest_desc-confounds_timeseries.tsv"
-    path.write_text("\n".join(lines) + "\n")
+def write(folder: Path, values: np.ndarray[Any, Any]) -> Path:
+    path = folder / "Movement_Regressors.txt"
+    path.write_text("\n".join("  ".join(f"{value:.8f}" for value in row) for row in values) + "\n")
     return path
 
 
-def edit(path: Path, row: int, column: str, cell: str) -> None:
-    """Change one cell; row 1 is the first below the header."""
+def make_run(path: Path, *tables: Path, columns: tuple[str, ...] = ()) -> Run:
+    return Run(
+        entities=(("sub", "1"),),
+        bold=path.with_name("bold.nii.gz"),
+        mask=None,
+        confounds=path,
+        repetition_time=2.0,
+        pipeline="HCP",
+        dataset=path.parent,
+        columns=columns,
+        tables=tables,
+    )
+
+
+def select(run: Run, preset: str, **changed: Any) -> Regressors:
+    denoising = load_denoising(preset)
+    options = {"n_volumes": T, "dummy_scans": "auto", "fd_threshold": None, "repetition_time": 2.0} | changed
+    return select_regressors(open_confounds(run, denoising, repetition_time=2.0), denoising, **options)
+
+
+def test_24p_from_movement_alone(tmp_path: Path, movement: np.ndarray[Any, Any]) -> None:
+    run = make_run(write(tmp_path, movement), columns=COLUMNS)
+    found = select(run, "24p")
+    # 83 volumes of 2 s: floor(2 * 166 / 128) = 2 functions, one of them constant.
+    assert len(found.names) == 24 + 1
+    assert found.names[-1] == "cosine00"
+    moved = np.round(movement[:, :6], 8) * np.repeat([1, np.pi / 180], 3)
+    for position, name in enumerate(MOTION):
+        column = found.values[:, found.names.index(name)]
+        np.testing.assert_allclose(column, moved[:, position], rtol=1e-12)
+        step = found.values[:, found.names.index(f"{name}_derivative1")]
+        np.testing.assert_allclose(step[1:], np.diff(moved[:, position]), rtol=1e-9)
+        squares = found.values[:, found.names.index(f"{name}_derivative1_power2")]
+        np.testing.assert_allclose(squares[1:], np.diff(moved[:, position]) ** 2, rtol=1e-9)
+    steps = np.abs(np.diff(moved, axis=0))
+    expected = steps[:, :3].sum(axis=1) + 50 * steps[:, 3:].sum(axis=1)
+    assert np.isnan(found.framewise_displacement[0])
+    np.testing.assert_allclose(found.framewise_displacement[1:], expected, rtol=1e-9)
+
+
+def test_scrubbing_by_movement(tmp_path: Path, movement: np.ndarray[Any, Any]) -> None:
+    run = make_run(write(tmp_path, movement), columns=COLUMNS)
+    displacement = select(run, "none").framewise_displacement
+    found = select(run, "none", fd_threshold=4.0)
+    assert found.names == ()
+    np.testing.assert_array_equal(found.kept, ~(displacement > 4.0))
+    assert 0 < found.kept.sum() < T
+
+
+@pytest.mark.parametrize("preset", ["simple", "36p", "compcor", "ica_aroma"])
+def test_movement_bears_nothing_else(tmp_path: Path, movement: np.ndarray[Any, Any], preset: str) -> None:
+    run = make_run(write(tmp_path, movement), columns=COLUMNS)
+    with pytest.raises(
+        RunFailed, match=rf"Movement_Regressors\.txt (lacks|has no) .*--denoise {preset}|compcor|CompCor"
+    ):
+        select(run, preset)
+    if preset == "simple":
+        with pytest.raises(RunFailed, match=r"lacks csf, white_matter, needed .*alone bear --denoise none or 24p"):
+            select(run, preset)
+
+
+def test_cosines_are_those_of_fmriprep(shared: Path) -> None:
+    (path,) = (shared / "data" / "fmriprep_confounds" / "24.1.1").glob("sub-001*timeseries.tsv")
     lines = [line.split("\t") for line in path.read_text().splitlines()]
-    lines[row][lines[0].index(column)] = cell
-    path.write_text("\n".join("\t".join(line) for line in lines) + "\n")
-
-
-# --- presets and files of one's own ---
-
-
-def test_presets_have_their_names_and_a_description():
-    for preset in PRESETS:
-        denoising = load_denoising(preset)
-        assert denoising.name == preset
-        assert denoising.description.endswith(".")
-        assert denoising.is_none == (preset == "none")
-
-
-def test_options_are_complete_and_never_nilearns_aroma_default():
-    assert dict(load_denoising("ica_aroma").options) == {"wm_csf": "basic", "ica_aroma": "basic"}
-    assert dict(load_denoising("compcor").options) == {
-        "motion": "full",
-        "compcor": "anat_combined",
-        "n_compcor": "all",
-    }
-
-
-def test_unknown_preset_lists_all_and_names_the_nearest():
-    with pytest.raises(ConfigurationError, match=r"no preset '36P\+'; there are none, simple.*Did you mean 36p"):
-        load_denoising("36P+")
-
-
-def test_missing_file_is_named():
-    with pytest.raises(ConfigurationError, match=r"no file nowhere/mine\.json"):
-        load_denoising("nowhere/mine.json")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"strategy": ["motion"], "motoin": "full"}, "unknown keys: motoin"),
-        ({"strategy": ["motion"], "columns": ["csf"]}, "either strategy or columns"),
-        ({"description": "nothing"}, "either strategy or columns"),
-        ({"strategy": ["motion"], "motion": "entire"}, "motion in .* is 'entire', expected basic, derivatives"),
-        ({"strategy": ["motion"], "wm_csf": "basic"}, "sets wm_csf, but its strategy has no wm_csf"),
-        ({"strategy": ["motion", "scrub"]}, "'scrub'.*--fd-threshold"),
-        ({"strategy": ["compcor"]}, "compcor without high_pass"),
-        ({"strategy": ["compcor", "high_pass"], "n_compcor": 0}, "n_compcor in .* is 0"),
-        ({"strategy": ["ica_aroma"], "ica_aroma": "full"}, "ica_aroma in .* is 'full'"),
-        ({"strategy": "motion"}, "list of names, found 'motion'"),
-        ({"columns": ["csf", "csf"]}, "twice"),
-        (["motion"], "must hold a JSON object, found list"),
-    ],
-)
-def test_bad_denoising_files_are_refused(tmp_path, content, message):
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(ConfigurationError, match=message):
-        load_denoising(str(path))
-
-
-def test_denoising_file_that_is_no_json(tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text("{strategy")
-    with pytest.raises(ConfigurationError, match=r"mine\.json is not a readable JSON"):
-        load_denoising(str(path))
-
-
-def test_own_strategy_and_own_columns(tmp_path):
-    own = tmp_path / "mine.json"
-    own.write_text(json.dumps({"strategy": ["motion"], "motion": "basic"}))
-    assert sorted(select(find_table("24.1.1"), str(own)).names) == sorted(MOTION)
-    own.write_text(json.dumps({"columns": ["csf", "cosine*", "trans_?"]}))
-    chosen = select(find_table("24.1.1"), str(own))
-    assert sorted(chosen.names) == sorted(
-        ["csf", "cosine00", "cosine01", "cosine02", "cosine03", "trans_x", "trans_y", "trans_z"]
-    )
-
-
-def test_pattern_without_match_is_named(tmp_path):
-    own = tmp_path / "mine.json"
-    own.write_text(json.dumps({"columns": ["csf", "respiration*"]}))
-    with pytest.raises(RunFailed, match=r"lacks respiration\*, needed for --denoise mine"):
-        select(find_table("24.1.1"), str(own))
-
-
-# --- real tables ---
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_presets_on_real_tables(version):
-    path = find_table(version)
-    header = path.read_text().splitlines()[0].split("\t")
-    cosines = [name for name in header if name.startswith("cosine")]
-    metadata = json.loads(path.with_suffix(".json").read_text())
-    combined = [name for name, entry in metadata.items() if entry.get("Mask") == "combined"]
-    motion = [base + suffix for base in MOTION for suffix in SUFFIXES]
-    tissue = ["csf", "white_matter"]
-    full = [base + suffix for base in (*tissue, "global_signal") for suffix in SUFFIXES]
-    expected = {
-        "none": [],
-        "simple": motion + tissue + cosines,
-        "simple+gsr": [*motion, *tissue, "global_signal", *cosines],
-        "24p": motion + cosines,
-        "36p": motion + full + cosines,
-        "compcor": motion + combined + cosines,
-        "ica_aroma": [name for name in header if name.startswith("aroma_motion")] + tissue + cosines,
-    }
-    assert len(motion + full) == 36
-    assert combined
-    for preset, names in expected.items():
-        if preset == "ica_aroma" and version != "1.5.3":
-            with pytest.raises(RunFailed, match=r"lacks aroma_motion_\* columns, needed for --denoise ica_aroma"):
-                select(path, preset)
-            continue
-        chosen = select(path, preset)
-        assert chosen.names == tuple(name for name in header if name in set(names))
-        assert set(chosen.names) == set(names)
-        assert chosen.values.shape == (40, len(names))
-        assert np.isfinite(chosen.values[chosen.kept]).all()
-        assert chosen.n_dummy == (1 if version == "1.5.3" else 0)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data")
-@pytest.mark.parametrize("version", VERSIONS)
-def test_presets_on_whole_real_tables(version):
-    for path in sorted((SHARED / version).glob("*confounds*.tsv")):
-        n_volumes = len(path.read_text().splitlines()) - 1
-        for preset in ("simple", "36p", "compcor"):
-            chosen = select(
-                path, preset, n_volumes=n_volumes, fd_threshold=0.5, repetition_time=REPETITION_TIMES[version]
-            )
-            assert chosen.values.shape[0] == n_volumes
-            assert np.isfinite(chosen.values[chosen.kept]).all()
-            assert not chosen.warnings
-
-
-def test_values_are_the_tables_and_do_not_depend_on_dropped_volumes():
-    path = find_table("20.1.0")
-    plain = select(path, "36p")
-    scrubbed = select(path, "36p", fd_threshold=0.1, dummy_scans="3")
-    assert scrubbed.kept.sum() < 37
-    np.testing.assert_array_equal(plain.values[3:], scrubbed.values[3:])
-    column = plain.names.index("csf")
-    position = path.read_text().splitlines()[0].split("\t").index("csf")
-    cells = [float(line.split("\t")[position]) for line in path.read_text().splitlines()[1:]]
-    np.testing.assert_array_equal(plain.values[:, column], cells)
-
-
-def test_anatomical_components_per_tissue_of_old_tables(tmp_path):
-    own = tmp_path / "mine.json"
-    own.write_text(
-        json.dumps({"strategy": ["compcor", "high_pass"], "compcor": "anat_separated", "n_compcor": 3}),
-    )
-    chosen = select(find_table("20.2.1"), str(own))
-    metadata = json.loads(find_table("20.2.1").with_suffix(".json").read_text())
-    masks = [metadata[name]["Mask"] for name in chosen.names if name.startswith("a_comp")]
-    assert sorted(masks) == ["CSF"] * 3 + ["WM"] * 3
-
-
-# --- the first row, dummies, scrubbing ---
-
-
-@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", ""])
-def test_empty_lines_at_the_end_are_no_volumes(tmp_path, end):
-    path = make_table(tmp_path)
-    whole = select(path, n_volumes=N_ROWS)
-    path.write_text(path.read_text().rstrip("\n") + end, newline="")
-    again = select(path, n_volumes=N_ROWS)
-    assert again.names == whole.names
-    np.testing.assert_array_equal(again.values, whole.values)
-    path.write_text(path.read_text().rstrip() + "\n\n3\n")
-    with pytest.raises(RunFailed, match="has 1 values in row 42"):
-        select(path, n_volumes=N_ROWS)
-
-
-def test_scrubbing_all_but_the_first_volume_is_no_fault_of_the_table(tmp_path):
-    """Derivatives have no value in the first volume; that the run has too few kept volumes is told elsewhere."""
-    path = make_table(tmp_path)
-    chosen = select(path, n_volumes=N_ROWS, fd_threshold=1e-9)
-    assert np.flatnonzero(chosen.kept).tolist() == [0]
-    assert np.isfinite(chosen.values[0]).all()
-    for row in range(1, N_ROWS + 1):
-        edit(path, row, "rot_y", "n/a")
-    with pytest.raises(RunFailed, match="has n/a in row 2 of column rot_y"):
-        select(path, n_volumes=N_ROWS)
-
-
-def test_first_row_of_derivatives_takes_the_next_kept_value(tmp_path):
-    path = make_table(tmp_path)
-    plain = select(path, "24p", n_volumes=N_ROWS)
-    column = plain.names.index("trans_x_derivative1")
-    assert plain.values[0, column] == plain.values[1, column]
-    edit(path, 2, "framewise_displacement", "9")
-    scrubbed = select(path, "24p", n_volumes=N_ROWS, fd_threshold=5.0)
-    assert scrubbed.kept[:3].tolist() == [True, False, True]
-    assert scrubbed.values[0, column] == scrubbed.values[2, column]
-
-
-def test_displacement_above_threshold_is_scrubbed_and_unknown_kept(tmp_path):
-    path = make_table(tmp_path)
-    chosen = select(path, "24p", n_volumes=N_ROWS, fd_threshold=0.5)
-    assert np.isnan(chosen.framewise_displacement[0])
-    assert chosen.kept[0]
-    np.testing.assert_array_equal(~chosen.kept[1:], chosen.framewise_displacement[1:] > 0.5)
-    assert 5 < chosen.kept.sum() < N_ROWS - 5
-    edit(path, 7, "framewise_displacement", "0.5")
-    assert select(path, "24p", n_volumes=N_ROWS, fd_threshold=0.5).kept[6]
-
-
-def test_dummies_auto_and_by_number():
-    path = find_table("1.5.3")
-    assert select(path).n_dummy == 1
-    assert select(path).kept.tolist() == [False] + [True] * 39
-    by_number = select(path, dummy_scans="4")
-    assert (by_number.n_dummy, int(by_number.kept.sum())) == (4, 36)
-    none = select(path, dummy_scans="0")
-    assert none.kept.all()
-    assert any("--dummy-scans 0 keeps volumes" in warning for warning in none.warnings)
-    everything = select(path, dummy_scans="99")
-    assert (everything.n_dummy, everything.kept.any()) == (40, False)
-
-
-def test_only_leading_non_steady_volumes_are_dummies(tmp_path):
-    path = make_table(tmp_path)
-    lines = path.read_text().splitlines()
-    marks = {1: "1 0 0", 2: "0 1 0", 9: "0 0 1"}
-    header = " ".join(f"non_steady_state_outlier{number:02d}" for number in range(3))
-    extra = [header] + [marks.get(row, "0 0 0") for row in range(1, N_ROWS + 1)]
-    lines = ["\t".join([line, *more.split()]) for line, more in zip(lines, extra, strict=True)]
-    path.write_text("\n".join(lines) + "\n")
-    chosen = select(path, n_volumes=N_ROWS)
-    assert chosen.n_dummy == 2
-    assert chosen.kept[2:].all()
-    assert any("only leading ones are dropped" in warning for warning in chosen.warnings)
-
-
-# --- cosines: nilearn drops the high-pass in silence ---
-
-
-def test_missing_cosines_are_refused_for_a_long_run(tmp_path):
-    path = make_table(tmp_path, rows=120)
-    # 120 volumes of 3 s hold floor(2 * 360 / 128) = 5 functions, 4 of them cosines, as in the real table.
-    with pytest.raises(RunFailed, match="lacks cosine00, cosine01, cosine02, cosine03, needed for --denoise simple"):
-        select(path, n_volumes=120, repetition_time=3.0)
-
-
-@pytest.mark.parametrize(("repetition_time", "fails"), [(3.1, False), (3.2, True)])
-def test_a_run_under_128_seconds_has_no_cosines(tmp_path, repetition_time, fails):
-    path = make_table(tmp_path)  # 41 volumes: 127.1 s and 131.2 s
-    if fails:
-        with pytest.raises(RunFailed, match="lacks cosine00, needed"):
-            select(path, n_volumes=N_ROWS, repetition_time=repetition_time)
-    else:
-        assert not select(path, n_volumes=N_ROWS, repetition_time=repetition_time).warnings
-
-
-def test_a_gap_among_cosines_is_named_and_a_missing_last_one_warned_of(tmp_path):
-    path = make_table(tmp_path, n_cosines=4, without=("cosine02",), rows=120)
-    with pytest.raises(RunFailed, match="lacks cosine02, needed"):
-        select(path, n_volumes=120, repetition_time=3.0)
-    path = make_table(tmp_path, n_cosines=3, rows=120)
-    warnings = select(path, n_volumes=120, repetition_time=3.0).warnings
-    assert any("has 3 cosines, expected 4 for 360 s" in warning for warning in warnings)
-
-
-# --- bad tables ---
-
-
-def test_a_missing_column_is_named_with_its_file(tmp_path):
-    path = make_table(tmp_path, without=("csf",))
-    with pytest.raises(RunFailed, match=r"confounds_timeseries\.tsv lacks csf, needed for --denoise simple") as caught:
-        select(path, n_volumes=N_ROWS)
-    assert caught.value.reason == "bad_confounds"
-    assert pickle.loads(pickle.dumps(caught.value)).reason == "bad_confounds"
-
-
-def test_other_length_text_and_gaps_are_named(tmp_path):
-    path = make_table(tmp_path)
-    with pytest.raises(RunFailed, match="has 41 rows, but the BOLD image has 40 volumes"):
-        select(path)
-    edit(path, 12, "rot_y", "moved")
-    with pytest.raises(RunFailed, match="has 'moved' in row 12 of column rot_y, expected a number"):
-        select(path, n_volumes=N_ROWS)
-    edit(path, 12, "rot_y", "inf")
-    with pytest.raises(RunFailed, match="has 'inf' in row 12 of column rot_y"):
-        select(path, n_volumes=N_ROWS)
-    edit(path, 12, "rot_y", "n/a")
-    with pytest.raises(RunFailed, match="has n/a in row 12 of column rot_y"):
-        select(path, n_volumes=N_ROWS)
-    edit(path, 12, "framewise_displacement", "4")
-    assert not select(path, n_volumes=N_ROWS, fd_threshold=2.0).kept[11]
-
-
-def test_text_in_a_column_that_nothing_reads_does_no_harm(tmp_path):
-    path = make_table(tmp_path)
-    edit(path, 12, "global_signal", "who knows")
-    assert select(path, n_volumes=N_ROWS).values.shape == (N_ROWS, 26)
+    cosines = build_cosines(len(lines) - 1, 3.0)
+    assert list(cosines) == [name for name in lines[0] if name.startswith("cosine")]
+    for name, values in cosines.items():
+        column = [float(row[lines[0].index(name)]) for row in lines[1:]]
+        np.testing.assert_allclose(values, column, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("", "is empty"),
-        ("0.1\t0.2\n0.3\t0.4\n", "has no header"),
-        ("csf\tcsf\n1\t2\n", "has columns twice: csf"),
-        ("csf\trot_x\n1\t2\n3\n", "has 1 values in row 2, but 2 columns"),
-        ("csf\trot_x\n", "has 0 rows, but the BOLD image has 40 volumes"),
-    ],
+    [("1 2 3\n", r"3 values in row 1, but the layout names 8"), ("", "is empty"), ("1 2 3 4 5 6 7 x\n", "no number")],
 )
-def test_broken_tables(tmp_path, text, message):
-    path = tmp_path / "desc-confounds_timeseries.tsv"
+def test_damaged_movement(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "Movement_Regressors.txt"
     path.write_text(text)
     with pytest.raises(RunFailed, match=message):
-        select(path)
+        load_movement(path, COLUMNS, repetition_time=2.0)
 
 
-def test_a_table_that_is_no_text(tmp_path):
-    path = tmp_path / "desc-confounds_timeseries.tsv"
-    path.write_bytes(b"\x1f\x8b\xff\xfe")
-    with pytest.raises(RunFailed, match="is not text in UTF-8"):
-        select(path)
+def test_columns_that_the_layout_does_not_name(tmp_path: Path) -> None:
+    path = write(tmp_path, np.ones((4, 5)))
+    with pytest.raises(RunFailed, match="names no column rot_z of"):
+        load_movement(path, ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y"), repetition_time=2.0)
 
 
-def test_no_table_fails_unless_nothing_needs_it(tmp_path):
-    for missing in (None, tmp_path / "gone.tsv"):
-        with pytest.raises(RunFailed, match=r"no confounds table.*--denoise simple needs one"):
-            select(missing)
-        with pytest.raises(RunFailed, match=r"no confounds table.*--fd-threshold needs one") as caught:
-            select(missing, "none", fd_threshold=0.5)
-        assert caught.value.reason == "no_confounds"
-        chosen = select(missing, "none", dummy_scans="2")
-        assert (chosen.n_dummy, chosen.values.shape) == (2, (40, 0))
-        assert np.isnan(chosen.framewise_displacement).all()
-        assert chosen.warnings
+# --- ICA-AROMA ---
 
 
-def test_no_displacement_is_a_warning_unless_scrubbing(tmp_path):
-    path = make_table(tmp_path, without=("framewise_displacement",))
-    assert any("motion is unknown" in warning for warning in select(path, n_volumes=N_ROWS).warnings)
-    with pytest.raises(RunFailed, match="lacks framewise_displacement, needed for --fd-threshold"):
-        select(path, n_volumes=N_ROWS, fd_threshold=0.5)
+def write_table(path: Path, columns: dict[str, np.ndarray[Any, Any]]) -> Path:
+    rows = zip(*columns.values(), strict=True)
+    path.write_text("\n".join(["\t".join(columns), *("\t".join(f"{x:.6f}" for x in row) for row in rows)]) + "\n")
+    return path
 
 
-def test_datalad_files_without_content_are_skipped(tmp_path):
-    link = tmp_path / "desc-confounds_timeseries.tsv"
-    link.symlink_to(".git/annex/objects/xx/yy/key")
-    with pytest.raises(RunSkipped, match=r"desc-confounds_timeseries\.tsv is a datalad file") as caught:
-        select(link)
-    assert caught.value.reason == "no_content"
-    pointer = tmp_path / "pointer.tsv"
-    pointer.write_text("/annex/objects/MD5E-s100--abc.tsv\n")
-    with pytest.raises(RunSkipped, match=r"pointer\.tsv is a datalad file"):
-        select(pointer)
+@pytest.fixture
+def fmriprep(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(5)
+    names = ("csf", "white_matter", "cosine00", "framewise_displacement")
+    return write_table(tmp_path / "desc-confounds_timeseries.tsv", {name: rng.normal(size=T) for name in names})
 
 
-def test_only_compcor_needs_the_json(tmp_path):
-    for version, presets in (("1.5.3", ("simple", "36p", "ica_aroma")), ("24.1.1", ("simple", "36p"))):
-        copy = tmp_path / find_table(version).name
-        copy.write_bytes(find_table(version).read_bytes())
-        for preset in presets:
-            assert select(copy, preset).names
-        with pytest.raises(RunFailed, match=r"has no sub-.*\.json beside it"):
-            select(copy, "compcor")
-        copy.with_suffix(".json").write_text("{")
-        assert select(copy, "simple").names
-        with pytest.raises(RunFailed, match=r"\.json is not a readable JSON"):
-            select(copy, "compcor")
-        copy.with_suffix(".json").write_text('{"a_comp_cor_00": {"Method": "aCompCor"}}')
-        with pytest.raises(RunFailed, match=r"has no a_comp_cor_\* of anat_combined listed"):
-            select(copy, "compcor")
+def test_components_come_beside_fmripreps_confounds(tmp_path: Path, fmriprep: Path) -> None:
+    rng = np.random.default_rng(6)
+    motion = {name: rng.normal(size=T) for name in ("aroma_motion_02", "aroma_motion_11")}
+    orthogonal = {f"aroma_orth_motion_{number}": rng.normal(size=T) for number in ("02", "11")}
+    aroma = write_table(tmp_path / "desc-aroma_timeseries.tsv", motion | orthogonal)
+    found = select(make_run(fmriprep, aroma), "ica_aroma")
+    assert found.names == ("csf", "white_matter", "cosine00", "aroma_motion_02", "aroma_motion_11")
+    np.testing.assert_allclose(found.values[:, 4], motion["aroma_motion_11"], atol=1e-6)
+    # Other presets neither need them nor read them.
+    aroma.write_text("damaged")
+    assert open_confounds(make_run(fmriprep, aroma), load_denoising("simple"), repetition_time=2.0) == fmriprep
 
 
-def test_a_listed_component_that_the_table_lacks_is_named(tmp_path):
-    path = make_table(tmp_path)
-    entries = {f"a_comp_cor_{number:02d}": {"Mask": "combined"} for number in range(2)}
-    path.with_suffix(".json").write_text(json.dumps(entries))
-    with pytest.raises(RunFailed, match="lacks a_comp_cor_00, a_comp_cor_01, needed for --denoise compcor"):
-        select(path, "compcor", n_volumes=N_ROWS)
+def test_components_by_their_classification(tmp_path: Path, fmriprep: Path) -> None:
+    rng = np.random.default_rng(7)
+    mixing = write_table(tmp_path / "desc-melodic_mixing.tsv", {f"melodic_{i}": rng.normal(size=T) for i in range(4)})
+    metrics = tmp_path / "desc-aroma_metrics.tsv"
+    metrics.write_text("edge_fract\tclassification\n0.1\taccepted\n0.9\trejected\n0.2\taccepted\n0.8\trejected\n")
+    found = select(make_run(fmriprep, mixing, metrics), "ica_aroma")
+    assert found.names[-2:] == ("aroma_motion_00", "aroma_motion_01")
+    columns = [float(line.split("\t")[3]) for line in mixing.read_text().splitlines()[1:]]
+    np.testing.assert_array_equal(found.values[:, -1], columns)
+    metrics.write_text("classification\nrejected\n")
+    with pytest.raises(RunFailed, match=r"has 1 components, but .*melodic_mixing\.tsv 4 columns"):
+        select(make_run(fmriprep, mixing, metrics), "ica_aroma")
 
 
-def test_any_name_of_the_temporary_folder_will_do(tmp_path, monkeypatch):
-    path = find_table("24.1.1")
-    expected = select(path, "compcor")
-    assert any(name.startswith("a_comp_cor_") for name in expected.names)
-    temporary = tmp_path / "my.tsv" / "tsvs"
-    temporary.mkdir(parents=True)
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    n_open = len(list(Path("/proc/self/fd").iterdir()))
-    found = select(path, "compcor")
-    assert found.names == expected.names
-    np.testing.assert_array_equal(found.values, expected.values)
-    assert len(list(Path("/proc/self/fd").iterdir())) == n_open
-    assert not list(temporary.iterdir())
-
-
-def test_without_file_descriptors_in_the_file_system_the_folder_is_named(tmp_path, monkeypatch):
-    temporary = tmp_path / "my.tsv"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    monkeypatch.setattr("bids_semantoks.signals.regressors._DESCRIPTORS", tmp_path / "gone")
-    assert select(find_table("24.1.1"), "simple").names
-    with pytest.raises(RunFailed, match=r"below the temporary folder .*my\.tsv.* Set TMPDIR to a path without tsv"):
-        select(find_table("24.1.1"), "compcor")
-
-
-def test_siblings_are_not_mixed_up_and_nothing_is_left_behind(tmp_path, monkeypatch):
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    data = tmp_path / "func"
-    data.mkdir()
-    for direction in ("AP", "PA"):
-        (data / f"sub-1_dir-{direction}_desc-confounds_timeseries.tsv").write_bytes(find_table("24.1.1").read_bytes())
-    (data / "sub-1_desc-confounds_timeseries.tsv").write_text("csf\n")
-    before = sorted(data.iterdir())
-    assert len(select(data / "sub-1_dir-PA_desc-confounds_timeseries.tsv").names) == 30
-    assert sorted(data.iterdir()) == before
-    assert not list(temporary.iterdir())
+def test_components_that_do_not_fit(tmp_path: Path, fmriprep: Path) -> None:
+    short = write_table(tmp_path / "short.tsv", {"aroma_motion_00": np.ones(T - 1)})
+    with pytest.raises(RunFailed, match=rf"short\.tsv has {T - 1} rows, but .*confounds_timeseries\.tsv has {T}"):
+        select(make_run(fmriprep, short), "ica_aroma")
+    none = write_table(tmp_path / "none.tsv", {"x": np.ones(T)})
+    with pytest.raises(RunFailed, match=r"none\.tsv has no aroma_motion_\* column"):
+        select(make_run(fmriprep, none), "ica_aroma")
+    own = write_table(tmp_path / "own.tsv", {"aroma_motion_00": np.ones(T)})
+    with pytest.raises(RunFailed, match=r"own\.tsv has aroma_motion_\* columns of its own"):
+        select(make_run(own, own), "ica_aroma")
+    with pytest.raises(RunFailed, match=r"lacks aroma_motion_\* columns, .*-d fmriprep=PATH -d aroma=PATH"):
+        select(make_run(fmriprep), "ica_aroma")

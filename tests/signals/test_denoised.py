@@ -9,7 +9,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from bold_files import SHAPE, SPACE, P, T, build_run, build_series, compute_means, write_atlas, write_bold, write_mask
+from helpers.bold_files import (
+    SHAPE,
+    SPACE,
+    P,
+    T,
+    build_run,
+    build_series,
+    compute_means,
+    write_atlas,
+    write_bold,
+    write_mask,
+)
 
 from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas
@@ -21,6 +32,8 @@ from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.extract import extract_signals
 
 CENSORED = [0, 5, 6, 29]
+
+
 NONE = load_denoising("none")
 
 

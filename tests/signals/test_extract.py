@@ -9,7 +9,7 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
-from bold_files import (
+from helpers.bold_files import (
     AFFINE,
     LABELS,
     SHAPE,
@@ -35,6 +35,8 @@ from bids_semantoks.signals.regressors import select_regressors
 from bids_semantoks.signals.volume_means import extract_means
 
 CONFIG = SignalsConfig(denoise="none", band_pass=None, min_time=0.0)
+
+
 NONE = load_denoising("none")
 
 

@@ -1,0 +1,428 @@
+"""Probes from the command line: effects that were planted are found, people who lack something are counted."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bids_semantoks.analyses import probe
+from bids_semantoks.analyses.design import build_target, check_classes, convert_covariates
+from bids_semantoks.analyses.rows import count_pretrained, describe_pretraining
+from bids_semantoks.bids_names import sorted_naturally
+from bids_semantoks.cli import call
+from bids_semantoks.config import EmbeddingConfig
+from bids_semantoks.embedding import build_run_encoder
+from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.reports import run_figures, stability
+from bids_semantoks.statistics import linear, metrics, splits
+from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.splits import build_splits
+from bids_semantoks.statistics.targets import Target
+
+N, P, T = 31, 11, 120
+
+
+NETWORKS = ("Vis", "SomMot", "Default")
+
+
+PARCELS = tuple(f"LH_{NETWORKS[i % 3]}_{i}" for i in range(P))
+
+
+QUICK = ("--n-permutations", "19", "--n-repeats", "1")
+
+
+LABELS = tuple(f"{i:02d}" for i in range(1, N + 1))
+
+
+Group = Callable[..., tuple[int, str]]
+
+
+def write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join("\t".join(map(str, row)) for row in (header, *rows)) + "\n")
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Parcel series in which the first half of the parcels is the more alike the older one is, and their outputs."""
+    root, rng = tmp_path_factory.mktemp("probes"), np.random.default_rng(0)
+    series, out = root / "series", root / "out"
+    people = []
+    for number, label in enumerate(LABELS):
+        age, site = 20 + 2 * number, "AB"[number % 2]
+        sessions = ("1", "2") if number < 13 else ("",)
+        for session in sessions:
+            common = rng.standard_normal((T, 1)) * age / 30
+            values = rng.standard_normal((T, P)) + np.where(np.arange(P) < P // 2, common, 0)
+            part = f"_ses-{session}" if session else ""
+            folder = series / f"sub-{label}" / (f"ses-{session}" if session else "") / "func"
+            stem = folder / f"sub-{label}{part}_task-rest_space-MNI152NLin6Asym_atlas-Own_stat-mean_timeseries"
+            write_tsv(stem.with_suffix(".tsv"), PARCELS, np.round(values, 4).tolist())
+            stem.with_suffix(".json").write_text(json.dumps({"RepetitionTime": 2.0}))
+        family = f"f{number // 3}" if number > 2 else "n/a"
+        sex = "n/a" if number == 7 else "FM"[(number // 2) % 2]
+        ward = "north" if sex == "M" else "south"
+        people.append((f"sub-{label}", "n/a" if number == 4 else age, sex, site, family, ward))
+    people.append(("sub-99", 50, "F", "A", "f1", "south"))
+    write_tsv(series / "participants.tsv", ("participant_id", "age", "sex", "site", "family", "ward"), people)
+    rows = [(f"sub-{label}", f"ses-{s}", round(rng.normal(), 3)) for label in LABELS[:13] for s in (1, 2)]
+    write_tsv(series / "phenotype" / "mood.tsv", ("participant_id", "session_id", "mood"), rows)
+    description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
+    (series / "dataset_description.json").write_text(json.dumps(description))
+    options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "-q"]
+    with pytest.MonkeyPatch.context() as patch:
+        # Pictures of 44 runs take a minute and are looked at elsewhere.
+        for module in (run_figures, stability):
+            patch.setattr(module, "write_figure", lambda *_: False)
+        assert call([str(series), str(out), "participant", *options]) == 0
+    return series, out
+
+
+@pytest.fixture
+def group(found: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> Group:
+    """Call the group level; gives its exit code and what it said."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = call([*map(str, found), "group", "--model", "random:tiny", "--n-procs", "1", *QUICK, *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def select(out: Path, **wanted: str) -> list[dict[str, str]]:
+    rows = read_tsv(out / "group_probe.tsv")
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    code, said = group("--probe", "age", "sex")
+    assert code == 0, said
+    (score,) = select(out, phenotype="age", model="pearson", metric="r")
+    assert float(score["value"]) > 0.8
+    assert float(score["ci_low"]) > 0.3
+    assert score["p_value"] == "0.05"
+    assert score["n_participants"] == "30"
+    assert float(score["difference_low"]) < float(score["difference"]) < float(score["difference_high"])
+    assert float(score["difference_p_holm"]) >= float(score["difference_p"])
+    models = {row["model"] for row in select(out, phenotype="sex")}
+    baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "site", "random", "chance"}
+    assert models == baselines | {"RandomTiny"}
+    assert {row["role"] for row in select(out, phenotype="site")} == {"leakage"}
+    assert {row["n_pretrained"] for row in read_tsv(out / "group_probe.tsv")} == {"0"}
+    predictions = read_tsv(out / "group_predictions.tsv")
+    own = [row for row in predictions if (row["phenotype"], row["model"]) == ("age", "pearson")]
+    assert len(own) == 30
+    truth, predicted = (np.array([float(row[name]) for row in own]) for name in ("truth", "predicted"))
+    assert np.corrcoef(truth, predicted)[0, 1] > 0.7
+    sexes = [row for row in predictions if (row["phenotype"], row["model"]) == ("sex", "RandomTiny")]
+    assert {row["class"] for row in sexes} == {"M"}
+    assert all((float(row["score"]) > 0.5) == (row["predicted"] == "M") for row in sexes)
+    facts = json.loads((out / "group_probe.json").read_text())["Facts"]["Phenotypes"]["sex"]
+    area = float((np.diff(facts["Roc"]["False"]) * np.array(facts["Roc"]["Hit"])[:-1]).sum())
+    counts = np.array(facts["Confusion"])
+    recall = (np.diag(counts) / counts.sum(axis=1)).mean()
+    for metric, shown in (("auroc", area), ("balanced_accuracy", recall)):
+        (score,) = select(out, phenotype="sex", model="RandomTiny", metric=metric)
+        assert float(score["value"]) == pytest.approx(shown, abs=1e-4)
+    splits = [row for row in read_tsv(out / "group_splits.tsv") if row["phenotype"] == "age"]
+    tested = [row["participant_id"] for row in splits if row["role"] == "test"]
+    assert sorted(tested) == sorted(f"sub-{label}" for i, label in enumerate(LABELS) if i != 4)
+    for name in ("group_probe", "group_predictions", "group_splits"):
+        header = (out / f"{name}.tsv").read_text().partition("\n")[0].split("\t")
+        assert set(header) <= set(json.loads((out / f"{name}.json").read_text()))
+
+
+def test_page_needs_nothing_else(found: tuple[Path, Path], group: Group) -> None:
+    code, said = group("--probe", "age", "--baselines", "pearson", "--n-permutations", "0")
+    assert code == 0, said
+    page = (found[1] / "group.html").read_text()
+    assert "could not be drawn" not in page
+    assert page.count('src="data:image/svg+xml') == 6
+    assert "RandomTiny within each site" in page
+    assert 'src="http' not in page
+    assert "1 without a value" in page
+    assert "it was pretrained on nobody" in page
+    assert {row["model"] for row in select(found[1], phenotype="age")} == {"RandomTiny", "pearson"}
+    assert {row["p_value"] for row in select(found[1], phenotype="age")} == {"n/a"}
+
+
+def test_sessions_are_rows_and_never_straddle_a_split(
+    found: tuple[Path, Path], group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, together = found[1], []
+
+    def cross_validate(features: Any, target: Any, splits: Any, **known: Any) -> Predictions:
+        if target.name == "mood":
+            together.append(known["groups"])
+        return linear.cross_validate(features, target, splits, **known)
+
+    def compute_scores(predictions: Predictions, *, participants: Any, seed: int) -> tuple[metrics.Score, ...]:
+        if predictions.target == "mood":
+            together.append(participants)
+        return metrics.compute_scores(predictions, participants=participants, seed=seed)
+
+    monkeypatch.setattr(probe, "cross_validate", cross_validate)
+    monkeypatch.setattr(probe, "compute_scores", compute_scores)
+    code, said = group("--probe", "mood", "--baselines", "motion")
+    assert code == 0, said
+    # Penalties are chosen, and intervals drawn, by participants: of 44 rows, 26 belong to people with two sessions.
+    assert len(together) == 4
+    for labels in together:
+        counts = np.unique(labels, return_counts=True)[1]
+        assert (len(labels), len(counts), counts.max()) == (44, N, 2)
+    (score,) = select(out, phenotype="mood", model="RandomTiny", metric="r")
+    assert (score["n_participants"], score["n_rows"]) == ("13", "26")
+    rows = [row for row in read_tsv(out / "group_predictions.tsv") if row["model"] == "RandomTiny"]
+    assert {(row["participant_id"], row["session_id"]) for row in rows} == {
+        (f"sub-{label}", f"ses-{session}") for label in LABELS[:13] for session in (1, 2)
+    }
+    roles: dict[tuple[str, str], set[str]] = {}
+    for row in read_tsv(out / "group_splits.tsv"):
+        roles.setdefault((row["fold"], row["participant_id"]), set()).add(row["role"])
+    assert all(len(found_roles) == 1 for found_roles in roles.values())
+
+
+def test_sessions_stay_together_where_one_of_two_sites_trains(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner: list[tuple[Any, Any]] = []
+    build = splits.build_inner_folds
+
+    def remember(rows: Any, *, groups: Any, **known: Any) -> Any:
+        fold_of = build(rows, groups=groups, **known)
+        inner.append((groups, fold_of))
+        return fold_of
+
+    monkeypatch.setattr(linear, "build_inner_folds", remember)
+    code, said = group("--probe", "mood", "--baselines", "none", "--leave-out", "site")
+    assert code == 0, said
+    # Two folds of the phenotype, the first of which trains on the six participants of one site, twice each.
+    for (labels, fold_of), n_people in zip(inner[:2], (6, 7), strict=True):
+        assert (len(labels), len(np.unique(labels))) == (2 * n_people, n_people)
+        for label in np.unique(labels):
+            assert len(np.unique(fold_of[labels == label])) == 1
+
+
+def test_given_splits_are_used(found: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
+    path = tmp_path / "splits.tsv"
+    parts = {label: i % 3 for i, label in enumerate(LABELS)}
+    rows = [(0, fold, f"sub-{label}", "test") for label, fold in parts.items()]
+    write_tsv(path, ("repetition", "fold", "participant_id", "role"), rows)
+    assert group("--probe", "age", "--baselines", "none", "--splits", str(path))[0] == 0
+    used = read_tsv(found[1] / "group_splits.tsv")
+    for fold in range(3):
+        tested = [row["participant_id"] for row in used if (row["fold"], row["role"]) == (str(fold), "test")]
+        assert tested == [f"sub-{label}" for i, label in enumerate(LABELS) if parts[label] == fold and i != 4]
+    code, said = group("--probe", "age", "--baselines", "none", "--splits", str(path), "--protocol", "paper")
+    assert code == 3
+    assert "have nobody in validation" in said
+
+
+def test_given_splits_must_train_every_class(group: Group, tmp_path: Path) -> None:
+    # sub-03, sub-04 and their like are M: all of them are tested, and nobody is left to learn M from.
+    roles = {label: "test" if (i // 2) % 2 else "train" for i, label in enumerate(LABELS)}
+    splits = tmp_path / "splits.tsv"
+    rows = [(0, 0, f"sub-{label}", role) for label, role in roles.items()]
+    write_tsv(splits, ("repetition", "fold", "participant_id", "role"), rows)
+    code, said = group("--probe", "sex", "--baselines", "none", "--splits", str(splits))
+    assert code == 3, said
+    assert "Nobody of sex M is left to train on in repetition 0, fold 0" in " ".join(said.split())
+
+
+def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    assert group("--probe", "age", "--baselines", "none", "--group-by", "family")[0] == 0
+    families = {f"sub-{label}": f"f{i // 3}" if i > 2 else label for i, label in enumerate(LABELS)}
+    for fold in "01234":
+        rows = [row for row in read_tsv(out / "group_splits.tsv") if row["fold"] == fold]
+        sides = {
+            role: {families[row["participant_id"]] for row in rows if row["role"] == role} for role in ("train", "test")
+        }
+        assert not sides["train"] & sides["test"]
+    before = (out / "group_splits.tsv").read_text()
+    code, said = group("--probe", "age", "--baselines", "pearson", "--leave-out", "site")
+    assert code == 0, said
+    assert "copies are in" in said
+    assert before in [path.read_text() for path in (out / "logs" / "probes").glob("*/group_splits.tsv")]
+    tested = {
+        row["participant_id"]
+        for row in read_tsv(out / "group_splits.tsv")
+        if (row["fold"], row["role"]) == ("1", "test")
+    }
+    assert tested == {f"sub-{label}" for i, label in enumerate(LABELS) if i % 2 == 1}
+
+
+def test_covariates_are_removed_and_stand_alone(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    assert group("--probe", "age", "--covariate", "sex", "age", "--baselines", "covariates")[0] == 0
+    (score,) = select(out, phenotype="age", model="RandomTiny", metric="r")
+    assert (score["covariates"], score["n_participants"]) == ("sex", "29")
+    (alone,) = select(out, phenotype="age", model="covariates", metric="r")
+    assert alone["covariates"] == "n/a"
+    leaks = {row["covariates"] for row in select(out, phenotype="site")}
+    assert leaks == {"n/a", "sex, age"}
+    assert (
+        "1 without a value; 1 without a value of sex; 1 more in participants.tsv, without runs here"
+        in (out / "group.html").read_text()
+    )
+
+
+def test_small_sites_neither_hide_leakage_nor_are_scored(
+    found: tuple[Path, Path], group: Group, tmp_path: Path
+) -> None:
+    out, table = found[1], tmp_path / "sites.tsv"
+    # Five are of site D, one of whom has no sex: with sex removed, the other sites are still told apart.
+    sites = ["ABC"[i % 3] if i > 5 else "D" if i else "C" for i in range(N)]
+    sites[1], sites[7] = "C", "D"
+    rows = [(f"sub-{label}", site) for label, site in zip(LABELS, sites, strict=True)]
+    write_tsv(table, ("participant_id", "site"), rows)
+    arguments = ("--phenotype", str(table), "--covariate", "sex", "--baselines", "none")
+    code, said = group("--probe", "age", *arguments)
+    assert code == 0, said
+    leaks = {row["covariates"]: row for row in select(out, phenotype="site", metric="auroc")}
+    assert (leaks["n/a"]["n_participants"], leaks["sex"]["n_participants"]) == ("31", "26")
+    levels = {row["level"]: row for row in read_tsv(out / "group_strata.tsv") if row["by"] == "site"}
+    assert levels["D"]["value"] == "n/a"
+    assert float(levels["C"]["value"]) <= 1
+    assert "Not scored, with too few participants or one class alone: A" in (out / "group.html").read_text()
+
+
+def test_families_stay_together_where_leakage_is_measured(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    designs: list[Any] = []
+    run = probe.Prober.run
+
+    def remember(self: probe.Prober, features: Any, design: Any, *, role: str, others: Any = ()) -> Any:
+        designs.extend([design] if role == "leakage" else [])
+        return run(self, features, design, role=role, others=others)
+
+    monkeypatch.setattr(probe.Prober, "run", remember)
+    code, said = group("--probe", "age", "--baselines", "none", "--group-by", "family")
+    assert code == 0, said
+    families = np.array([f"f{i // 3}" if i > 2 else label for i, label in enumerate(LABELS)])
+    assert [design.target.name for design in designs] == ["site"]
+    for split in designs[0].splits:
+        assert not set(families[split.train]) & set(families[split.test])
+
+
+def test_names_are_kept_as_they_were_written(found: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
+    out, table = found[1], tmp_path / "names.csv"
+    hands = ("left  handed", "right\N{NO-BREAK SPACE}handed", '"no\nidea"')
+    rows = [f"sub-{label},{hands[i % 3]},{'uv'[i % 2]},{i % 7}.5" for i, label in enumerate(LABELS)]
+    table.write_text("\n".join(["participant_id,hand  used,mean_fd,Facts", *rows]) + "\n", encoding="utf-8")
+    arguments = ("--phenotype", str(table), "--baselines", "chance", "--n-permutations", "0")
+    code, said = group("--probe", "hand  used", "mean_fd", "Facts", *arguments)
+    assert code == 0, said
+    assert "could not be drawn" not in said
+    truth = {row["truth"] for row in read_tsv(out / "group_predictions.tsv") if row["phenotype"] == "hand  used"}
+    assert truth == {*hands[:2], "no idea"}
+    points = read_tsv(out / "group_map.tsv")
+    assert {row["mean_fd (phenotype)"] for row in points} == {"u", "v"}
+    assert {"mean_fd", "Facts (phenotype)", "axis1"} < set(points[0])
+
+
+def test_sites_by_number_are_no_quantity() -> None:
+    cells = {"site": ("1", "2", "10", "2"), "age": ("20", "31", "42", None)}
+    table = convert_covariates(cells, np.array([True, True, True, False]))
+    np.testing.assert_array_equal(table[:3], [[1, 0, 0, 20], [0, 0, 1, 31], [0, 1, 0, 42]])
+
+
+def test_a_class_that_a_covariate_makes_too_small_is_named() -> None:
+    labels = ("a",) * 6 + ("b",) * 9
+    own = Phenotype(name="group", table="x.tsv", kind="classification", labels=labels, numbers=np.full(15, np.nan))
+    assert build_target(own, np.arange(15) == 0, n_bins=0).classes == ("a", "b")
+    with pytest.raises(InputError, match=r"group has classes with fewer than 5 members .*: 'a' \(4\)"):
+        build_target(own, np.arange(15) < 2, n_bins=0)
+
+
+def test_bins_that_nobody_falls_into_are_refused() -> None:
+    target = Target(name="score", values=np.array([0.0] * 30 + list(range(1, 12))), n_bins=4)
+    splits = build_splits(target.compute_strata(), n_repeats=1)
+    with pytest.raises(InputError, match=r"score cannot be cut into 4 bins .* share the value 0"):
+        check_classes(target, splits)
+    check_classes(dataclasses.replace(target, n_bins=0), splits)
+
+
+def test_a_score_that_no_fold_has_is_not_chance(found: tuple[Path, Path], group: Group, tmp_path: Path) -> None:
+    table = tmp_path / "wards.tsv"
+    write_tsv(table, ("participant_id", "ward"), [(f"sub-{label}", f"w{label}") for label in LABELS])
+    arguments = ("--phenotype", str(table), "--leave-out", "ward", "--baselines", "chance", "--n-permutations", "0")
+    code, said = group("--probe", "age", *arguments)
+    assert code == 0, said
+    (score,) = select(found[1], phenotype="age", model="RandomTiny", metric="mae")
+    assert float(score["ci_low"]) < float(score["value"])
+    page = (found[1] / "group.html").read_text()
+    assert "r is not known: no test part holds two values to be compared" in page
+    assert "chance explains as well" not in page
+
+
+def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    code, said = group("--probe", "age", "--protocol", "paper", "--n-bins", "2", "--baselines", "pearson")
+    assert code == 0, said
+    rows = {row["model"]: row for row in select(out, phenotype="age", metric="auroc")}
+    assert rows["RandomTiny"]["protocol"] == "paper"
+    assert rows["pearson"]["protocol"] == "nested"
+    assert rows["RandomTiny"]["kind"] == "classification"
+    roles = {row["role"] for row in read_tsv(out / "group_splits.tsv")}
+    assert roles == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--probe", "agee"), 3, "Column agee not found in participants.tsv"),
+        (("--probe", "family"), 3, "classes with fewer than 5 members"),
+        (("--probe", "age", "--group-by", "site"), 3, "age cannot be divided: 2 groups cannot be divided into 5 folds"),
+        (("--probe", "age", "site", "--leave-out", "site"), 3, "--leave-out site keeps apart what --probe site"),
+        (("--probe", "sex", "--leave-out", "ward"), 3, "Without ward north nobody of sex M is left to train on"),
+        (("--probe", "age", "--covariate", "mood"), 3, "mood of mood.tsv has one value a session, but age"),
+        (
+            ("--probe", "age", "--protocol", "paper", "--covariate", "sex"),
+            4,
+            "--covariate sex is removed by the nested",
+        ),
+        (("--group-by", "site"), 4, "--group-by would do nothing without --probe|would do nothing without --probe"),
+        (("--probe", "age", "--baselines", "none", "pearson"), 4, "--baselines has none beside pearson"),
+        (("--probe", "age", "--baselines", "covariates"), 4, "--baselines covariates would do nothing without --cov"),
+        (("--probe", "site", "--baselines", "site"), 4, "--baselines site would do nothing: site is what is predicted"),
+        (("--probe", "age", "--baselines", "site", "--leave-out", "site"), 4, "--leave-out site makes every site new"),
+        (("--probe", "sex", "site", "--n-bins", "3"), 4, "--n-bins 3 would do nothing: sex, site have classes"),
+    ],
+)
+def test_what_cannot_be_probed_ends_before_any_work(
+    group: Group, found: tuple[Path, Path], arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    before = sorted_naturally(str(path) for path in (found[1] / "logs").iterdir())
+    ended, said = group(*arguments)
+    assert ended == code
+    assert any(part in said for part in message.split("|"))
+    assert sorted_naturally(str(path) for path in (found[1] / "logs").iterdir()) == before
+
+
+def test_pretrained_participants_are_counted_by_their_hashes() -> None:
+    networks = tuple(NETWORKS[i % 3] for i in range(P))
+    random = build_run_encoder(EmbeddingConfig(model="random:tiny"), PARCELS, networks, seed=0)
+    assert count_pretrained({"01"}, random) == 0
+    hashes = [hashlib.sha256(f"salt{label}".encode()).hexdigest() for label in ("01", "02", "sub-03")]
+    details = {"participants": {"salt": "salt", "sha256": hashes}}
+    own = dataclasses.replace(random, loaded=dataclasses.replace(random.loaded, is_random=False, details=details))
+    assert count_pretrained({"01", "03", "1", "44"}, own) == 2
+    assert describe_pretraining(own, 2, 4).startswith("2 of 4 participants here have labels that the encoder was")
+    foreign = dataclasses.replace(random, loaded=dataclasses.replace(random.loaded, is_random=False))
+    assert count_pretrained({"01"}, foreign) is None
+    assert "is not known" in describe_pretraining(foreign, None, 4)

@@ -1,0 +1,86 @@
+"""Schaefer's parcels under the names and in the order of 7 networks."""
+
+from __future__ import annotations
+
+import csv
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers.bold_files import SPACE
+
+from bids_semantoks.atlases.label_images import build_label_grid
+from bids_semantoks.atlases.label_tables import load_label_table, rename_to_seven_networks
+from bids_semantoks.atlases.load import load_atlas
+from bids_semantoks.atlases.registry import find_registry
+from bids_semantoks.models.parcels import default_layout, match_parcels
+
+STEM = "Schaefer2018_400Parcels_{}Networks_order_FSLMNI152_2mm"
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch, tmp_path):
+    monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("BIDS_SEMANTOKS_CACHE_DIR", "TEMPLATEFLOW_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "no" / name))
+
+
+def read_centroids(shared, order):
+    with (shared / "atlas" / f"{STEM.format(order)}.Centroid_RAS.csv").open() as file:
+        return {row["ROI Name"]: tuple(float(row[c]) for c in "RAS") for row in csv.DictReader(file)}
+
+
+def write_table(path, names):
+    path.write_text("index\tlabel\n" + "".join(f"{n}\t{name}\n" for n, name in enumerate(names, 1)))
+    return path
+
+
+def test_parcels_of_the_17_network_order_are_found_by_where_they_lie(shared, tmp_path):
+    seven, seventeen = read_centroids(shared, 7), read_centroids(shared, 17)
+    assert len(set(seven.values())) == 400
+    renamed = rename_to_seven_networks(load_label_table(write_table(tmp_path / "t.tsv", seventeen)))
+    assert [seven[name] for name in renamed.parcels] == list(seventeen.values())
+    assert renamed.parcels != tuple(seven)
+    assert renamed.networks == tuple(name.split("_")[2] for name in renamed.parcels)
+    assert renamed.values == tuple(range(1, 401))
+
+
+def test_an_image_in_the_17_network_order_gives_the_same_parcels(shared, tmp_path, caplog):
+    image = nib.load(shared / "atlas" / f"{STEM.format(7)}.nii.gz")
+    labels = np.asarray(image.dataobj).astype(int)
+    at = {where: n for n, where in enumerate(read_centroids(shared, 17).values(), 1)}
+    lookup = np.r_[0, [at[where] for where in read_centroids(shared, 7).values()]]
+    path = tmp_path / f"atlas-Mine_space-{SPACE}_dseg.nii.gz"
+    nib.Nifti1Image(lookup[labels].astype(np.int16), image.affine).to_filename(path)
+    write_table(path.with_name(path.name.replace("nii.gz", "tsv")), read_centroids(shared, 17))
+    with caplog.at_level(logging.INFO, "bids_semantoks"):
+        found = load_atlas(path, space=SPACE, directory=None)
+    assert "named in the 17-network order" in caplog.text
+    expected = load_atlas("Schaefer400", space=SPACE, directory=shared / "atlas")
+    assert set(found.parcels) == set(expected.parcels)
+    grids = [build_label_grid(one, image.shape, image.affine) for one in (found, expected)]
+    names = [np.array(["", *one.parcels])[grid] for one, grid in zip((found, expected), grids, strict=True)]
+    np.testing.assert_array_equal(names[0], names[1])
+    match = match_parcels(found.parcels, found.networks, default_layout())
+    assert [found.parcels[i] for i in match.order[:400]] == list(expected.parcels)
+
+
+def test_names_of_2018_are_those_of_templateflow(shared):
+    name = "tpl-MNI152NLin2009cAsym_atlas-Schaefer2018_desc-400Parcels7Networks_dseg.tsv"
+    table = load_label_table(shared / "atlas" / name)
+    expected = load_label_table(find_registry() / "Schaefer400_dseg.tsv").parcels
+    assert sum(a != b for a, b in zip(table.parcels, expected, strict=True)) == 66
+    assert rename_to_seven_networks(table).parcels == expected
+
+
+def test_other_tables_keep_their_names(shared, tmp_path):
+    names = list(read_centroids(shared, 17))
+    fewer = load_label_table(write_table(tmp_path / "fewer.tsv", names[:100]))
+    assert rename_to_seven_networks(fewer) == fewer
+    canonical = load_label_table(find_registry() / "Schaefer400_dseg.tsv")
+    assert rename_to_seven_networks(canonical) is canonical
+    more = load_label_table(write_table(tmp_path / "more.tsv", ["Hippocampus", *names]))
+    assert rename_to_seven_networks(more).parcels[0] == "Hippocampus"
+    assert rename_to_seven_networks(more).parcels[1].startswith("7Networks_LH_")

@@ -1,0 +1,557 @@
+"""Atlases by name, path and dataset; their tables; and how they lie on a run's grid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers.bold_files import AFFINE, LABELS, SHAPE, SPACE, write_atlas
+
+from bids_semantoks.atlases.label_images import build_label_grid
+from bids_semantoks.atlases.label_tables import find_network, load_label_table, normalise_network
+from bids_semantoks.atlases.load import find_atlas_spaces, load_atlas
+from bids_semantoks.errors import AtlasError
+from bids_semantoks.records import CANONICAL_NETWORKS
+
+DEFAULT = "Schaefer400Tian3Buckner7"
+
+
+SIZES = {
+    "Vis": 61,
+    "SomMot": 77,
+    "DorsAttn": 46,
+    "SalVentAttn": 47,
+    "Limbic": 26,
+    "Cont": 52,
+    "Default": 91,
+    "Subcortex": 50,
+    "Cerebellum": 7,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_atlas_directory(monkeypatch, tmp_path):
+    monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("BIDS_SEMANTOKS_CACHE_DIR", "TEMPLATEFLOW_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "no" / name))
+
+
+def lay_brute_force(labels, labels_affine, shape, affine):
+    """One voxel after the other: the nearest label, positions half way going up."""
+    grid = np.zeros(shape, dtype=int)
+    for index in np.ndindex(shape):
+        world = affine @ [*index, 1.0]
+        nearest = np.floor(np.linalg.solve(labels_affine, world)[:3] + 0.5 + 1e-6).astype(int)
+        if (nearest >= 0).all() and (nearest < labels.shape).all():
+            grid[index] = labels[tuple(nearest)]
+    return grid
+
+
+# Label images by path
+
+
+def test_label_image_with_its_table(tmp_path):
+    rows = [(2, "two", "Vis"), (4, "four", "n/a"), (1, "one", "Default"), (3, "three", "Custom")]
+    path = write_atlas(tmp_path, rows=rows, name="My1")
+    atlas = load_atlas(str(path), space=SPACE, directory=None)
+    assert (atlas.name, atlas.space) == ("My1", SPACE)
+    assert find_atlas_spaces(path, directory=None) == (SPACE,)
+    assert atlas.parcels == ("two", "four", "one", "three")
+    assert atlas.networks == ("Vis", "", "Default", "Custom")
+    grid = build_label_grid(atlas, SHAPE, AFFINE)
+    np.testing.assert_array_equal(grid, np.array([0, 3, 1, 4, 2])[LABELS])
+
+
+def test_any_number_of_parcels(tmp_path):
+    labels = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.float32)
+    atlas = load_atlas(write_atlas(tmp_path, labels), space=SPACE, directory=None)
+    assert len(atlas.parcels) == 209
+    np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), labels)
+
+
+def test_name_joins_the_entities_that_tell_atlases_apart(tmp_path):
+    path = write_atlas(tmp_path, name="Schaefer2018_seg-7n_scale-400")
+    assert load_atlas(path, space=SPACE, directory=None).name == "Schaefer20187n400"
+
+
+def test_space_from_tpl_entity_and_sidecar(tmp_path):
+    path = write_atlas(tmp_path)
+    for stem, space in (("tpl-MNI305_atlas-Test_dseg", "MNI305"), ("labels", "FromSidecar")):
+        for suffix in (".nii.gz", ".tsv"):
+            shutil.copy(path.with_name(path.name.replace(".nii.gz", suffix)), tmp_path / f"{stem}{suffix}")
+        if space == "FromSidecar":
+            with pytest.raises(AtlasError, match=r"space of the atlas image .*labels\.nii\.gz is unknown.*space-"):
+                find_atlas_spaces(tmp_path / f"{stem}.nii.gz", directory=None)
+            (tmp_path / f"{stem}.json").write_text(json.dumps({"Space": space}))
+        assert find_atlas_spaces(tmp_path / f"{stem}.nii.gz", directory=None) == (space,)
+
+
+def test_another_space_names_both(tmp_path):
+    with pytest.raises(AtlasError, match=rf"in the space {SPACE}, the data in MNI305.*--space"):
+        load_atlas(write_atlas(tmp_path), space="MNI305", directory=None)
+
+
+def test_labels_without_a_row_are_named(tmp_path):
+    path = write_atlas(tmp_path, rows=[(1, "one", "Vis"), (2, "two", "Vis")])
+    with pytest.raises(AtlasError, match=r"labels without a row in .*dseg\.tsv: 3, 4"):
+        load_atlas(path, space=SPACE, directory=None)
+
+
+def test_rows_without_a_voxel_stay(tmp_path):
+    rows = [(n, f"p{n}", "Vis") for n in range(1, 8)]
+    atlas = load_atlas(write_atlas(tmp_path, rows=rows), space=SPACE, directory=None)
+    assert len(atlas.parcels) == 7
+    assert build_label_grid(atlas, SHAPE, AFFINE).max() == 4
+
+
+def test_image_with_none_of_the_labels(tmp_path):
+    path = write_atlas(tmp_path, np.zeros(SHAPE, np.int16), rows=[(1, "one", "Vis")])
+    with pytest.raises(AtlasError, match="holds none of the 1 labels"):
+        load_atlas(path, space=SPACE, directory=None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS + 0.5, "no labels"),
+        (LABELS.astype(np.int32) * 10**8, "no labels"),
+        (-LABELS, "no labels"),
+        (np.stack([LABELS, LABELS], axis=-1), r"shape \(5, 7, 6, 2\)"),
+    ],
+)
+def test_images_that_hold_no_labels(tmp_path, labels, words):
+    path = write_atlas(tmp_path, labels, rows=[(1, "one", "Vis")])
+    with pytest.raises(AtlasError, match=words):
+        load_atlas(path, space=SPACE, directory=None)
+
+
+def test_fourth_axis_of_one_is_dropped(tmp_path):
+    atlas = load_atlas(write_atlas(tmp_path, LABELS[..., None]), space=SPACE, directory=None)
+    np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), LABELS)
+
+
+def test_damaged_image(tmp_path):
+    path = write_atlas(tmp_path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(AtlasError, match=r"dseg\.nii\.gz cannot be read"):
+        load_atlas(path, space=SPACE, directory=None)
+    path.write_bytes(b"not an image")
+    with pytest.raises(AtlasError, match=r"dseg\.nii\.gz cannot be read"):
+        load_atlas(path, space=SPACE, directory=None)
+
+
+def test_image_without_a_table(tmp_path):
+    path = write_atlas(tmp_path, table="none")
+    with pytest.raises(AtlasError, match=r"has no table atlas-Test_.*dseg\.tsv beside it.*network_label"):
+        load_atlas(path, space=SPACE, directory=None)
+
+
+def test_checksum_depends_on_names_networks_and_image(tmp_path):
+    rows = [(n, f"p{n}", "Vis") for n in range(1, 5)]
+    changed = LABELS.copy()
+    changed[0, 0, 0] = 1
+    variants = {
+        "same": (LABELS, rows),
+        "again": (LABELS, rows),
+        "name": (LABELS, [(1, "other", "Vis"), *rows[1:]]),
+        "network": (LABELS, [(1, "p1", "Cont"), *rows[1:]]),
+        "order": (LABELS, rows[::-1]),
+        "image": (changed, rows),
+    }
+    sums = {}
+    for key, (labels, lines) in variants.items():
+        path = write_atlas(tmp_path / key, labels, rows=lines)
+        sums[key] = load_atlas(path, space=SPACE, directory=None).sha256
+    assert sums["same"] == sums["again"]
+    assert len(set(sums.values())) == 5
+
+
+# Tables
+
+
+def write_table(folder, text):
+    path = folder / "table.tsv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"table\.tsv is empty"),
+        ("index\tcolor\n1\tred\n", "has the columns index, color; index and label are needed"),
+        ("index\tlabel\n", "lists no parcel"),
+        ("index\tlabel\n1\ta\n1\tb\n", "column index more than once: 1"),
+        ("index\tlabel\n1\ta\n2\ta\n", "column label more than once: a"),
+        ("index\tlabel\none\ta\n", "index 'one'"),
+        ("index\tlabel\n1.5\ta\n", r"index '1\.5'"),
+        ("index\tlabel\n-1\ta\n", "index '-1'"),
+        ("index\tlabel\n1\ta\tb\n", r"Line 2 .* has 3 fields, its header 2"),
+    ],
+)
+def test_bad_tables(tmp_path, text, words):
+    with pytest.raises(AtlasError, match=words):
+        load_label_table(write_table(tmp_path, text))
+
+
+def test_columns_of_templateflow_and_background(tmp_path):
+    text = "index\tname\tcolor\n0\tBackground\t#0\n7\t7Networks_LH_Vis_1\t#1\n"
+    text += "3.0\t7Networks_RH_Default_PFC_2\t#2\n9\tNA\t#3\n"
+    table = load_label_table(write_table(tmp_path, text))
+    assert table.values == (7, 3, 9)
+    assert table.parcels == ("7Networks_LH_Vis_1", "7Networks_RH_Default_PFC_2", "NA")
+    assert table.networks == ("Vis", "Default", "")
+
+
+def test_network_column_goes_before_names(tmp_path):
+    table = load_label_table(write_table(tmp_path, "index\tlabel\tnetwork\n1\t7Networks_LH_Vis_1\tn/a\n2\tb\tVisual\n"))
+    assert table.networks == ("", "Vis")
+
+
+@pytest.mark.parametrize("network", CANONICAL_NETWORKS)
+def test_canonical_networks_are_found(network):
+    assert normalise_network(network) == network
+    assert normalise_network(f" {network.lower()} ") == network
+    assert find_network(f"7Networks_RH_{network}_PFC_3") == network
+    assert find_network(f"LH_{network}_1") == network
+
+
+@pytest.mark.parametrize(
+    ("parcel", "network"), [("17Networks_LH_VisCent_ExStr_1", ""), ("HIP-head-m-rh", ""), ("LH_Hippocampus", "")]
+)
+def test_names_without_a_network(parcel, network):
+    assert find_network(parcel) == network
+
+
+def test_spellings_of_networks():
+    assert normalise_network("Dorsal Attention") == "DorsAttn"
+    assert normalise_network("default_mode") == "Default"
+    assert normalise_network("VisCent") == "VisCent"
+
+
+# Atlas datasets
+
+
+def build_dataset(folder):
+    """BEP038: two spaces, two resolutions of one of them, tables where the inheritance principle allows them."""
+    source = write_atlas(folder.parent / "source")
+    table = source.with_name(source.name.replace(".nii.gz", ".tsv"))
+    names = [
+        "tpl-MNI305/anat/tpl-MNI305_res-02_atlas-Test_dseg.nii.gz",
+        "tpl-MNI305/anat/tpl-MNI305_res-01_atlas-Test_dseg.nii.gz",
+        f"tpl-{SPACE}/tpl-{SPACE}_atlas-Test_dseg.nii.gz",
+    ]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / name)
+    shutil.copy(table, folder / "atlas-Test_dseg.tsv")
+    shutil.copy(table, folder / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-Test_dseg.tsv")
+    (folder / "atlas-Test_description.json").write_text(json.dumps({"License": "CC0"}))
+    return folder
+
+
+def test_atlas_dataset(tmp_path):
+    dataset = build_dataset(tmp_path / "dataset")
+    assert find_atlas_spaces(dataset, directory=None) == (SPACE, "MNI305")
+    atlas = load_atlas(dataset, space="MNI305", directory=None)
+    assert atlas.name == "Test"
+    assert atlas.volumes[0].path.name == "tpl-MNI305_res-01_atlas-Test_dseg.nii.gz"
+    assert atlas.volumes[0].licence.endswith("CC0")
+    assert load_atlas(dataset, space=SPACE, directory=None).parcels == ("p1", "p2", "p3", "p4")
+
+
+def test_an_image_of_a_dataset_inherits_its_table(tmp_path):
+    dataset = build_dataset(tmp_path / "dataset")
+    image = dataset / "tpl-MNI305" / "anat" / "tpl-MNI305_res-02_atlas-Test_dseg.nii.gz"
+    atlas = load_atlas(image, space="MNI305", directory=None)
+    assert (atlas.parcels[0], atlas.volumes[0].path) == ("p1", image)
+    assert atlas.volumes[0].licence.endswith("CC0")
+
+
+def test_dataset_in_the_layout_of_xcpd(tmp_path):
+    source = write_atlas(tmp_path / "source")
+    folder = tmp_path / "atlases" / "atlas-Test"
+    folder.mkdir(parents=True)
+    shutil.copy(source, folder / f"atlas-Test_space-{SPACE}_res-01_dseg.nii.gz")
+    shutil.copy(source.with_name(source.name.replace(".nii.gz", ".tsv")), folder / "atlas-Test_dseg.tsv")
+    assert load_atlas(tmp_path / "atlases", space=SPACE, directory=None).parcels[0] == "p1"
+
+
+def test_ambiguous_datasets(tmp_path):
+    dataset = build_dataset(tmp_path / "dataset")
+    image = dataset / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-Test_dseg.nii.gz"
+    other = image.with_name(f"tpl-{SPACE}_hemi-L_atlas-Test_dseg.nii.gz")
+    shutil.copy(image, other)
+    with pytest.raises(AtlasError, match=rf"holds 2 images in {SPACE}: .*hemi-L.*Give the path of one"):
+        find_atlas_spaces(dataset, directory=None)
+    other.rename(image.with_name(f"tpl-{SPACE}_atlas-Second_dseg.nii.gz"))
+    with pytest.raises(AtlasError, match="holds 2 atlases: Second, Test"):
+        find_atlas_spaces(dataset, directory=None)
+
+
+def test_empty_directory_is_no_atlas(tmp_path):
+    with pytest.raises(AtlasError, match=r"holds no \*_dseg\.nii\.gz"):
+        find_atlas_spaces(tmp_path, directory=None)
+
+
+# Grids
+
+
+@pytest.mark.parametrize("case", ["flipped", "shifted", "finer", "coarser", "rotated", "permuted"])
+def test_grid_by_affine(tmp_path, case):
+    labels_affine = AFFINE.copy()
+    shape, affine = (6, 9, 8), AFFINE.copy()
+    angle = np.deg2rad(25)
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0, 0], [np.sin(angle), np.cos(angle), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    )
+    if case == "flipped":
+        labels_affine = AFFINE @ np.diag([-1.0, 1, -1, 1])
+        labels_affine[:3, 3] += [8, 0, 15]
+    elif case == "shifted":
+        affine[:3, 3] += [3.0, -2.0, 1.5]
+    elif case == "finer":
+        affine = AFFINE @ np.diag([0.5, 0.7, 0.4, 1])
+    elif case == "coarser":
+        affine = AFFINE @ np.diag([1.5, 1.3, 1.1, 1])
+    elif case == "rotated":
+        affine = turn @ AFFINE
+    else:
+        affine = AFFINE @ np.eye(4)[:, [1, 2, 0, 3]]
+    atlas = load_atlas(write_atlas(tmp_path, LABELS, labels_affine), space=SPACE, directory=None)
+    expected = lay_brute_force(LABELS, labels_affine, shape, affine)
+    assert set(np.unique(expected)) == {0, 1, 2, 3, 4}
+    np.testing.assert_array_equal(build_label_grid(atlas, shape, affine), expected)
+
+
+def test_covering_nothing(tmp_path):
+    atlas = load_atlas(write_atlas(tmp_path), space=SPACE, directory=None)
+    far = AFFINE.copy()
+    far[1, 3] += 400
+    with pytest.raises(AtlasError, match=r"Test covers nothing of a grid of \(5, 7, 6\)"):
+        build_label_grid(atlas, SHAPE, far)
+
+
+# The registry
+
+
+def write_entry(folder, **changes):
+    """A registry entry of two images, the second with a field of view of its own."""
+    small_affine = AFFINE.copy()
+    small_affine[:3, 3] += AFFINE[:3, :3] @ [2, 3, 1]
+    first, second = np.where(LABELS <= 2, LABELS, 0), np.full((3, 2, 4), 9, np.int16)
+    nib.Nifti1Image(first.astype(np.int16), AFFINE).to_filename(folder / "first.nii.gz")
+    nib.Nifti1Image(second, small_affine).to_filename(folder / "second.nii.gz")
+    (folder / "parcels.tsv").write_text("index\tlabel\tnetwork_label\n1\ta\tVis\n2\tb\tVis\n3\tc\tCerebellum\n")
+    parts = [
+        {"files": ["absent.nii.gz", "first.nii.gz"], "values": [[2, 2], [1, 1]], "parcels": [[1, 2]]},
+        {"files": ["second.nii.gz"], "values": [[9, 9]], "parcels": [[3, 3]]},
+    ]
+    parts = [part | {"licence": "free", "source": "made here"} for part in parts]
+    missing = [parts[0] | {"files": ["nowhere.nii.gz"]}, parts[1]]
+    content = {
+        "name": "Pair",
+        "table": "parcels.tsv",
+        "spaces": [
+            {"space": "MNI305", "alternatives": [missing]},
+            {"space": SPACE, "alternatives": [missing, parts]},
+        ],
+    }
+    path = folder / "Pair.json"
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+def test_composed_atlas(tmp_path):
+    entry = write_entry(tmp_path)
+    assert find_atlas_spaces(entry, directory=None) == (SPACE,)
+    atlas = load_atlas(entry, space=SPACE, directory=None)
+    assert [volume.path.name for volume in atlas.volumes] == ["first.nii.gz", "second.nii.gz"]
+    assert atlas.volumes[0].licence == "first.nii.gz: free, from made here"
+    expected = np.array([0, 2, 1, 0, 0])[LABELS]
+    inner = expected[2:5, 3:5, 1:5]
+    inner[inner == 0] = 3
+    np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), expected)
+
+
+def test_directories_are_searched_in_order(tmp_path, monkeypatch):
+    entry = write_entry(tmp_path)
+    folders = {}
+    for name in ("given", "variable"):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        shutil.copy(tmp_path / "second.nii.gz", folders[name])
+    monkeypatch.setenv("BIDS_SEMANTOKS_ATLAS_DIR", str(folders["variable"]))
+    for directory, expected in ((folders["given"], "given"), (None, "variable")):
+        atlas = load_atlas(entry, space=SPACE, directory=directory)
+        assert atlas.volumes[1].path.parent == folders[expected]
+        assert atlas.volumes[0].path.parent == tmp_path
+
+
+def test_missing_files_are_listed(tmp_path):
+    assert find_atlas_spaces(DEFAULT, directory=tmp_path) == ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+    with pytest.raises(AtlasError, match="HF_HUB_OFFLINE forbids to fetch it") as caught:
+        load_atlas(DEFAULT, space="MNI152NLin2009cAsym", directory=tmp_path)
+    text = str(caught.value)
+    for words in (
+        str(tmp_path),
+        "atl-Buckner7_space-MNI_dseg.nii.gz with tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5",
+        "--atlas-dir",
+        "bids_semantoks-fetch",
+        "https://",
+    ):
+        assert words in text
+
+
+def test_an_entry_whose_files_nobody_publishes(tmp_path):
+    entry = write_entry(tmp_path)
+    (tmp_path / "second.nii.gz").unlink()
+    with pytest.raises(AtlasError, match=r"absent\.nii\.gz with second\.nii\.gz.*atlas-dir"):
+        find_atlas_spaces(entry, directory=None)
+
+
+@pytest.mark.parametrize("changes", [{"spaces": [{"space": "A"}]}, {"spaces": 5}, {"name": None, "table": None}])
+def test_damaged_entry(tmp_path, changes):
+    with pytest.raises(AtlasError, match=r"description .*Pair\.json cannot be read"):
+        load_atlas(write_entry(tmp_path, **changes), space=SPACE, directory=None)
+
+
+def test_sets_of_images_that_give_unlike_parcels_are_refused(tmp_path):
+    content = json.loads(write_entry(tmp_path).read_text())
+    content["spaces"][1]["alternatives"].append(content["spaces"][1]["alternatives"][1][:1])
+    (tmp_path / "Pair.json").write_text(json.dumps(content))
+    with pytest.raises(AtlasError, match=r"Pair\.json cannot be read: .* sets of images give 2 or 3 parcels"):
+        load_atlas(tmp_path / "Pair.json", space=SPACE, directory=None)
+
+
+def test_entry_that_names_unknown_parcels(tmp_path):
+    entry = write_entry(tmp_path)
+    (tmp_path / "parcels.tsv").write_text("index\tlabel\n1\ta\n2\tb\n")
+    with pytest.raises(AtlasError, match=r"Pair\.json names the parcels 3, which .*parcels\.tsv does not list"):
+        load_atlas(entry, space=SPACE, directory=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("Schaefer40", "Did you mean Schaefer400"), ("/no/such", "neither a file")]
+)
+def test_unknown_atlas(name, words):
+    with pytest.raises(AtlasError, match=words):
+        find_atlas_spaces(name, directory=None)
+
+
+def test_other_files_and_directories_are_refused(tmp_path):
+    path = tmp_path / "atlas.txt"
+    path.write_text("hello")
+    with pytest.raises(AtlasError, match=r"atlas\.txt is no atlas"):
+        find_atlas_spaces(path, directory=None)
+    with pytest.raises(AtlasError, match=r"absent \(--atlas-dir\) is not a directory"):
+        find_atlas_spaces(DEFAULT, directory=tmp_path / "absent")
+
+
+# Real atlases
+
+
+def load_real(shared, space):
+    return load_atlas(DEFAULT, space=space, directory=shared / "atlas")
+
+
+def test_default_atlas_has_the_encoders_order(shared):
+    atlas = load_real(shared, "MNI152NLin6Asym")
+    assert {network: atlas.networks.count(network) for network in CANONICAL_NETWORKS} == SIZES
+    lines = (shared / "atlas" / "Schaefer2018_400Parcels_7Networks_order.txt").read_text().splitlines()
+    assert list(atlas.parcels[:400]) == [line.split("\t")[1] for line in lines]
+    tian = (shared / "atlas" / "Tian_Subcortex_S3_3T_label.txt").read_text().split()
+    assert list(atlas.parcels[400:450]) == tian
+    assert set(atlas.networks[450:]) == {"Cerebellum"}
+
+
+def test_default_atlas_puts_schaefer_first(shared):
+    image = nib.load(shared / "atlas" / "Schaefer2018_400Parcels_7Networks_order_FSLMNI152_2mm.nii.gz")
+    schaefer = np.asarray(image.dataobj).astype(int)
+    grid = build_label_grid(load_real(shared, "MNI152NLin6Asym"), schaefer.shape, image.affine)
+    assert set(np.unique(grid)) == set(range(458))
+    cortex = (grid > 0) & (grid <= 400) & (schaefer > 0)
+    assert cortex.sum() > 130_000
+    np.testing.assert_array_equal(grid[cortex], schaefer[cortex])
+
+
+def test_cerebellum_lies_where_buckner_has_it(shared):
+    image = nib.load(shared / "atlas" / "atl-Buckner7_space-MNI_dseg.nii.gz")
+    buckner = np.asarray(image.dataobj).astype(int)
+    grid = build_label_grid(load_real(shared, "MNI152NLin6Asym"), buckner.shape, image.affine)
+    inside = (buckner > 0) & (grid > 450)
+    assert inside.sum() > 0.95 * (buckner > 0).sum()
+    np.testing.assert_array_equal(grid[inside], buckner[inside] + 450)
+
+
+def test_schaefer_centroids(shared):
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-90, -126, -72]
+    grid = build_label_grid(load_real(shared, "MNI152NLin6Asym"), (91, 109, 91), affine)
+    name = "Schaefer2018_400Parcels_7Networks_order_FSLMNI152_2mm.Centroid_RAS.csv"
+    rows = np.genfromtxt(shared / "atlas" / name, delimiter=",", skip_header=1, usecols=(0, 2, 3, 4))
+    for label, *centroid in rows:
+        voxels = np.argwhere(grid == label)
+        found = (affine[:3, :3] @ voxels.T).T.mean(axis=0) + affine[:3, 3]
+        assert np.abs(found - centroid).max() < 3, label
+
+
+def test_without_a_transform_the_other_space_is_refused(shared):
+    """Half of the atlas in the space of the data never stands for the whole."""
+    assert find_atlas_spaces(DEFAULT, directory=shared / "atlas") == ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+    with pytest.raises(AtlasError, match="in the space MNI152NLin6Asym, the data in MNI152NLin2009cAsym") as caught:
+        load_real(shared, "MNI152NLin2009cAsym")
+    for words in (
+        "tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5",
+        "bids_semantoks-fetch",
+        "process the data in MNI152NLin6Asym (--space)",
+        "which is here: --atlas Schaefer400Tian3 or Schaefer400.",
+    ):
+        assert words in str(caught.value)
+    assert str(caught.value).count("HF_HUB_OFFLINE forbids to fetch it") == 1
+
+
+def test_cortex_and_subcortex_alone(shared):
+    atlas = load_atlas("Schaefer400Tian3", space="MNI152NLin2009cAsym", directory=shared / "atlas")
+    whole = load_real(shared, "MNI152NLin6Asym")
+    assert (atlas.parcels, atlas.networks) == (whole.parcels[:450], whole.networks[:450])
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-96.5, -132.5, -78.5]
+    assert set(np.unique(build_label_grid(atlas, (97, 115, 97), affine))) == set(range(451))
+
+
+def test_authors_combined_file_goes_first(shared, tmp_path):
+    whole = load_real(shared, "MNI152NLin6Asym")
+    reference = nib.load(whole.volumes[0].path)
+    grid = build_label_grid(whole, reference.shape, reference.affine)
+    combined = tmp_path / "schaefer400_tian50_buckner7_MNI152_2mm.nii.gz"
+    nib.Nifti1Image(grid.astype(np.int16), reference.affine).to_filename(combined)
+    for path in (shared / "atlas").glob("*.nii.gz"):
+        (tmp_path / path.name).symlink_to(path)
+    atlas = load_atlas(DEFAULT, space="MNI152NLin6Asym", directory=tmp_path)
+    assert [volume.path for volume in atlas.volumes] == [combined]
+    assert atlas.parcels == whole.parcels
+    np.testing.assert_array_equal(build_label_grid(atlas, reference.shape, reference.affine), grid)
+
+
+@pytest.mark.parametrize("space", ["MNI152NLin6Asym", "MNI152NLin2009cAsym"])
+def test_cortex_alone_is_the_cortex_of_the_whole(shared, space):
+    whole = load_atlas("Schaefer400Tian3", space=space, directory=shared / "atlas")
+    cortex = load_atlas("Schaefer400", space=space, directory=shared / "atlas")
+    assert cortex.parcels == whole.parcels[:400]
+    assert cortex.networks == whole.networks[:400]
+    image = nib.load(whole.volumes[0].path)
+    first, second = (build_label_grid(atlas, image.shape, image.affine) for atlas in (whole, cortex))
+    both = (first > 0) & (first <= 400)
+    np.testing.assert_array_equal(second[both], first[both])
+
+
+def test_atlas_with_tian_first(shared):
+    atlas = load_atlas(shared / "data" / "fmriprep_hybrid" / "atlas", space="MNI152NLin2009cAsym", directory=None)
+    assert atlas.name == "TianSchaefer450"
+    assert (atlas.parcels[0], atlas.parcels[50]) == ("HIP-head-m-rh", "7Networks_LH_Vis_1")
+    assert atlas.networks.count("Subcortex") == 50

@@ -1,0 +1,151 @@
+"""The command line and the configuration are one and the same."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+import pytest
+
+from bids_semantoks.cli import _build_command
+from bids_semantoks.config import AppConfig, EncoderConfig, SignalsConfig, command, from_json, parse_memory, to_json
+from bids_semantoks.errors import ConfigurationError
+
+
+def parse(*arguments: str) -> AppConfig:
+    expanded = command.expand_lists(["in", "out", "participant", *arguments])
+    with _build_command().make_context("bids_semantoks", expanded) as context:
+        return command.build_config(context)
+
+
+def test_no_options_give_the_defaults():
+    assert parse() == AppConfig(bids_dir=Path("in"), out_dir=Path("out"), level="participant")
+
+
+def test_every_field_of_every_stage_has_an_option():
+    flags = {flag for _, section in command.build_options() for option in section for flag in option.opts}
+    for _, stage in command.find_stages():
+        for field in dataclasses.fields(stage):
+            assert f"--{field.name.replace('_', '-')}" in flags
+            assert set(field.metadata["aliases"]) <= flags
+
+
+def test_every_option_stands_in_the_readme():
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    for _, stage in command.find_stages():
+        for field in dataclasses.fields(stage):
+            assert f"--{field.name.replace('_', '-')}`" in readme
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--participant-label", "01", "02", "03"],
+        ["--participant_label", "01", "02", "--participant-label", "03"],
+        ["--participant-label", "01", "--participant-label", "02", "03", "-q"],
+    ],
+)
+def test_lists_take_several_values_after_one_flag(arguments):
+    assert parse(*arguments).selection.participant_label == ("01", "02", "03")
+
+
+def test_a_list_flag_without_value_is_a_bad_call():
+    with pytest.raises(click.UsageError, match="'--participant-label' needs at least one value"):
+        parse("--participant-label", "--quiet")
+
+
+def test_underscores_stand_for_hyphens_in_flags_alone():
+    config = parse("--task_id", "a_b", "c", "--n_cpus=2", "--model=random_x", "--dry_run", "--min_time", "7")
+    assert config.selection.task_id == ("a_b", "c")
+    assert (config.running.n_procs, config.running.dry_run) == (2, True)
+    assert (config.embedding.model, config.signals.min_time) == ("random_x", 7.0)
+
+
+def test_contract_spellings():
+    config = parse(
+        *("-t", "rest", "-w", "work", "--nprocs", "3", "--session-label", "1", "-d", "a=b", "c", "-vv", "--notrack"),
+        *("--band-pass", "0.009", "0.08", "--fd-threshold", "0.5", "--dummy-scans", "4", "--pooling", "cls"),
+    )
+    assert config.selection.task_id == ("rest",)
+    assert config.selection.session_id == ("1",)
+    assert config.selection.derivatives == ("a=b", "c")
+    assert config.running.work_dir == Path("work")
+    assert config.running.n_procs == 3
+    assert config.running.verbose == 2
+    assert config.signals.band_pass == (0.009, 0.08)
+    assert config.signals.fd_threshold == 0.5
+    assert config.signals.dummy_scans == "4"
+    assert config.embedding.pooling == "cls"
+    assert parse("--no-band-pass").signals.band_pass is None
+    assert parse("--n-cpus", "2").running.n_procs == 2
+
+
+def test_config_file_gives_the_same_configuration_back(tmp_path):
+    config = parse("--denoise", "36p", "--no-band-pass", "--participant-label", "01", "--n-windows", "3")
+    (tmp_path / "c.json").write_text(json.dumps(to_json(config)))
+    assert parse("--config-file", str(tmp_path / "c.json")) == config
+    overridden = parse("--config-file", str(tmp_path / "c.json"), "--denoise", "24p")
+    assert overridden.signals == dataclasses.replace(config.signals, denoise="24p")
+
+
+def test_config_file_with_unknown_keys_is_refused(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"signals": {"denoize": "36p"}}')
+    with pytest.raises(ConfigurationError, match="unknown keys: denoize"):
+        parse("--config-file", str(path))
+    path.write_text('{"signal": {}}')
+    with pytest.raises(ConfigurationError, match="unknown keys: signal"):
+        parse("--config-file", str(path))
+    path.write_text('{"signals": {"min_time": "long"}}')
+    with pytest.raises(ConfigurationError, match="min_time must be float, found 'long'"):
+        parse("--config-file", str(path))
+    path.write_text("{")
+    with pytest.raises(ConfigurationError, match="Cannot read the configuration file"):
+        parse("--config-file", str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--band-pass", "0.1", "0.01"), "found 0.1 0.01"),
+        (("--band-pass", "0.1", "0.2", "--no-band-pass"), "contradict"),
+        (("--fd-threshold", "-1"), r"found -1\.0"),
+        (("--dummy-scans", "some"), "found 'some'"),
+        (("--min-coverage", "50"), "found 50"),
+        (("--min-time", "-5"), "found -5"),
+        (("--min-time", "inf"), "must be finite"),
+        (("--fd-threshold", "nan"), "must be finite"),
+        (("--band-pass", "0.01", "inf"), "must be finite"),
+        (("--batch-size", "0"), "found 0"),
+        (("--n-windows", "0"), "found 0"),
+        (("--n-procs", "0"), "found 0"),
+        (("--mem", "lots"), "found 'lots'"),
+    ],
+)
+def test_impossible_values_are_refused(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        parse(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512", 512 << 20), ("8G", 8 << 30), ("1.5GB", 3 << 29), ("2GiB", 2 << 30), ("1T", 1 << 40)]
+)
+def test_memory_sizes(text, size):
+    assert parse_memory(text) == size
+
+
+def test_encoder_config_refuses_what_cannot_be_built():
+    with pytest.raises(ConfigurationError, match="window 90 and patch 20"):
+        EncoderConfig(window=90)
+    with pytest.raises(ConfigurationError, match="length 16, found 10"):
+        EncoderConfig(patch=10)
+    with pytest.raises(ConfigurationError, match="found 'sparse'"):
+        EncoderConfig(dense="sparse")
+    with pytest.raises(ConfigurationError, match="unknown keys: dephts"):
+        from_json(EncoderConfig, {"dephts": 2})
+
+
+def test_integers_pass_for_floats_and_bools_do_not():
+    assert from_json(SignalsConfig, {"min_time": 5}).min_time == 5.0
+    with pytest.raises(ConfigurationError, match="min_time must be float, found True"):
+        from_json(SignalsConfig, {"min_time": True})

@@ -1,0 +1,244 @@
+"""CIFTI files: headers and blocks against nibabel, and what is said of damaged ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers import surface_files as made
+from nibabel.cifti2 import SeriesAxis
+
+from bids_semantoks.images.grayordinates import (
+    CiftiError,
+    GiftiError,
+    find_hemisphere,
+    load_cifti,
+    load_gifti_header,
+    read_grayordinates,
+    read_label_names,
+    read_rows,
+    read_series_step,
+    read_volumes,
+)
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "atlas"
+
+
+DLABEL = SHARED / "Schaefer2018_400Parcels_7Networks_order_Tian_Subcortex_S3.dlabel.nii"
+
+
+def check_same_axis(grayordinates, axis):
+    """Every structure with the same place, vertices and voxels as nibabel reads them."""
+    listed = list(axis.iter_structures())
+    assert [f"CIFTI_STRUCTURE_{model.structure}" for model in grayordinates.models] == [name for name, _, _ in listed]
+    for model, (name, place, part) in zip(grayordinates.models, listed, strict=True):
+        assert model.offset == place.start
+        assert model.n_vertices == part.nvertices.get(name, 0)
+        np.testing.assert_array_equal(model.indices, part.vertex if model.n_vertices else part.voxel)
+    assert grayordinates.size == len(axis)
+
+
+@pytest.mark.parametrize("order", [("left", "right", "thalamus", "cerebellum"), ("cerebellum", "right", "left")])
+def test_axes_are_those_that_nibabel_reads(tmp_path, order):
+    axis = made.build_axis(order)
+    path = made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis, step=1.25)
+    file = load_cifti(path)
+    assert file.kinds == ("SERIES", "BRAIN_MODELS")
+    assert file.shape == (made.T, len(axis))
+    grayordinates = read_grayordinates(file.axes[1])
+    check_same_axis(grayordinates, nib.load(path).header.get_axis(1))
+    assert grayordinates.shape == made.GRID
+    np.testing.assert_allclose(grayordinates.affine, made.AFFINE)
+    assert read_series_step(file.axes[0]) == 1.25
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i2"])
+def test_rows_are_the_stored_numbers(tmp_path, dtype, monkeypatch):
+    monkeypatch.setattr("bids_semantoks.images.grayordinates._BLOCK_BYTES", 5 * made.T * 8)
+    axis = made.build_axis()
+    values = made.build_series(len(axis)).round(0)
+    path = made.write_dtseries(tmp_path / "a.dtseries.nii", values, axis, dtype=dtype)
+    file = load_cifti(path)
+    stored = np.concatenate([block.copy() for _, block in read_rows(file)])
+    assert stored.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(stored.T * file.slope + file.intercept, nib.load(path).get_fdata(), rtol=1e-6)
+
+
+def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("bids_semantoks.images.grayordinates._BLOCK_BYTES", 10 * made.T * 4)
+    axis = made.build_axis()
+    file = load_cifti(made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis))
+    wanted = np.zeros(len(axis), dtype=bool)
+    wanted[[13, 57]] = True
+    assert [start for start, _ in read_rows(file, wanted)] == [10, 50]
+
+
+def test_kinds_of_axes_and_names_of_labels(tmp_path):
+    series = load_cifti(made.write_ptseries(tmp_path / "a.ptseries.nii", made.build_series(3), ["V1 left", "b", "c"]))
+    assert series.kinds == ("SERIES", "PARCELS")
+    labels = load_cifti(made.write_dlabel(tmp_path / "a.dlabel.nii"))
+    assert read_label_names(labels.axes[0]) == {0: "???", **made.NAMES}
+
+
+@pytest.mark.parametrize(
+    ("step", "unit", "expected"), [(0.8, "SECOND", 0.8), (0.0, "SECOND", None), (2.0, "HERTZ", None)]
+)
+def test_the_series_step_counts_in_seconds_only(tmp_path, step, unit, expected):
+    axis = made.build_axis()
+    path = made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis, step=step, unit=unit)
+    assert read_series_step(load_cifti(path).axes[0]) == expected
+
+
+def test_a_file_that_ends_early_says_how_far_it_goes(tmp_path):
+    axis = made.build_axis()
+    path = made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - 3 * made.T * 4 - 1])
+    with pytest.raises(CiftiError, match=f"ends after {len(axis) - 4} of {len(axis)} rows"):
+        next(read_rows(load_cifti(path)))
+
+
+def test_what_is_no_cifti_is_refused(tmp_path):
+    text = tmp_path / "a.dtseries.nii"
+    text.write_bytes(b"no image " * 99)
+    with pytest.raises(CiftiError, match="does not begin with a NIfTI-2 header"):
+        load_cifti(text)
+    plain = tmp_path / "b.nii"
+    nib.Nifti2Image(np.zeros((2, 3, 4, 5), np.float32), np.eye(4)).to_filename(plain)
+    with pytest.raises(CiftiError, match="has no CIFTI extension"):
+        load_cifti(plain)
+    first = SHARED / "91k_greyordinates.dscalar.nii"
+    if first.is_file():
+        with pytest.raises(CiftiError, match="is CIFTI version 1; version 2 is expected"):
+            load_cifti(first)
+
+
+def test_other_kinds_of_files_are_named(tmp_path):
+    file = load_cifti(made.write_dlabel(tmp_path / "a.dlabel.nii"))
+    with pytest.raises(CiftiError, match="maps LABELS x BRAIN_MODELS; SERIES x BRAIN_MODELS is expected"):
+        file.check_kinds("SERIES", "BRAIN_MODELS")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'IndexCount="34"', b'IndexCount="33"', "damaged model of CORTEX_LEFT: 34 indices for 33 values"),
+        (b'IndexOffset="34"', b'IndexOffset="35"', "damaged model of CORTEX_RIGHT: its indices are out of range"),
+        (b'SurfaceNumberOfVertices="37"', b'SurfaceNumberOfVertices="12"', "damaged model of CORTEX_LEFT"),
+        (b'VolumeDimensions="6,7,8"', b'VolumeDimensions="6,7  "', "its volume has no three dimensions"),
+        (b"</CIFTI>", b"<CIFTI/>", "its CIFTI header is no XML"),
+    ],
+)
+def test_damaged_headers_are_refused(tmp_path, old, new, message):
+    axis = made.build_axis()
+    path = made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis)
+    content = path.read_bytes()
+    # A header of another length would move the numbers.
+    assert old in content
+    assert len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(CiftiError, match=message):
+        read_grayordinates(load_cifti(path).axes[1])
+
+
+@pytest.mark.skipif(not DLABEL.is_file(), reason="needs ../shared/atlas")
+def test_the_real_grayordinates_are_those_that_nibabel_reads(tmp_path):
+    axis = nib.load(DLABEL).header.get_axis(1)
+    values = np.random.default_rng(0).standard_normal((3, 91282)).astype(np.float32)
+    path = tmp_path / "a.dtseries.nii"
+    nib.save(nib.Cifti2Image(values, (SeriesAxis(0.0, 0.72, 3), axis)), path)
+    file = load_cifti(path)
+    check_same_axis(read_grayordinates(file.axes[1]), axis)
+    np.testing.assert_array_equal(np.concatenate([block.copy() for _, block in read_rows(file)]).T, values)
+
+
+ENCODINGS = ("GIFTI_ENCODING_ASCII", "GIFTI_ENCODING_B64BIN", "GIFTI_ENCODING_B64GZ")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("whole", [False, True])
+def test_volumes_are_those_that_nibabel_reads(tmp_path, encoding, whole, monkeypatch):
+    monkeypatch.setattr("bids_semantoks.images.grayordinates._CHUNK", 1000)
+    path = made.write_func(
+        tmp_path / "a_hemi-L_bold.func.gii", made.build_series(made.N_LEFT), encoding=encoding, whole=whole
+    )
+    header = load_gifti_header(path)
+    assert (header.n_vertices, header.n_volumes) == (made.N_LEFT, made.T)
+    volumes = np.stack([volume.copy() for volume in read_volumes(path)])
+    expected = nib.load(path).agg_data()
+    np.testing.assert_array_equal(volumes, np.asarray(expected).T)
+
+
+def test_the_header_of_a_long_file_is_read_from_its_beginning(tmp_path):
+    path = made.write_func(tmp_path / "a_hemi-L_bold.func.gii", made.build_series(9000, n_volumes=23))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert load_gifti_header(path).n_volumes == 23
+    with pytest.raises(GiftiError, match="is damaged, or no GIFTI file: no element found"):
+        list(read_volumes(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("sub-01_task-rest_hemi-L_space-fsaverage5_bold.func.gii", "CORTEX_LEFT"),
+        ("sub-01_space-fsLR_hemi-R_bold.func.gii", "CORTEX_RIGHT"),
+        ("lh.aparc.annot", "CORTEX_LEFT"),
+        ("S1.R.aparc.32k_fs_LR.label.gii", "CORTEX_RIGHT"),
+        ("tpl-fsLR_bold.func.gii", ""),
+        ("lh.to.rh.annot", ""),
+    ],
+)
+def test_names_tell_hemispheres(name, side):
+    assert find_hemisphere(name) == side
+
+
+def test_what_is_no_series_is_refused(tmp_path):
+    text = tmp_path / "a.func.gii"
+    text.write_text("vertex 1\n")
+    with pytest.raises(GiftiError, match="is damaged, or no GIFTI file"):
+        load_gifti_header(text)
+    empty = tmp_path / "b.func.gii"
+    empty.write_text('<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="0"></GIFTI>')
+    with pytest.raises(GiftiError, match="is no GIFTI file with data arrays"):
+        load_gifti_header(empty)
+    surface = tmp_path / "c.surf.gii"
+    points = nib.gifti.GiftiDataArray(np.zeros((5, 3), np.float32), intent="NIFTI_INTENT_POINTSET")
+    nib.save(nib.GiftiImage(darrays=[points]), surface)
+    with pytest.raises(GiftiError, match="holds the geometry of a surface"):
+        load_gifti_header(surface)
+
+
+def test_damage_within_the_data_is_found(tmp_path):
+    path = made.write_func(tmp_path / "a_hemi-L_bold.func.gii", made.build_series(made.N_LEFT, n_volumes=5))
+    content = path.read_text()
+    parts = content.split("<Data>")
+    path.write_text("<Data>".join([*parts[:3], "AAAA" + parts[3], *parts[4:]]))
+    with pytest.raises(GiftiError, match="a data array cannot be decoded"):
+        list(read_volumes(path))
+    path.write_text(content.replace('NumberOfDataArrays="5"', 'NumberOfDataArrays="6"'))
+    with pytest.raises(GiftiError, match="5 of 6 volumes could be read"):
+        list(read_volumes(path))
+    path.write_text(content.replace('Dim0="37"', 'Dim0="36"'))
+    with pytest.raises(GiftiError, match="has 37 of 36 values"):
+        list(read_volumes(path))
+    path.write_text(content.replace("NIFTI_TYPE_FLOAT32", "NIFTI_TYPE_COMPLEX64"))
+    with pytest.raises(GiftiError, match="numbers of type NIFTI_TYPE_COMPLEX64"):
+        list(read_volumes(path))
+
+
+def test_numbers_in_a_file_beside_are_read(tmp_path):
+    values = made.build_series(made.N_LEFT, n_volumes=3)
+    (tmp_path / "values.bin").write_bytes(b"head" + values.astype(">f4").tobytes())
+    arrays = "".join(
+        '<DataArray Intent="NIFTI_INTENT_TIME_SERIES" DataType="NIFTI_TYPE_FLOAT32" '
+        f'Dimensionality="1" Dim0="{made.N_LEFT}" '
+        'ArrayIndexingOrder="RowMajorOrder" Encoding="ExternalFileBinary" Endian="BigEndian" '
+        f'ExternalFileName="values.bin" ExternalFileOffset="{4 + 4 * made.N_LEFT * t}"><Data></Data></DataArray>'
+        for t in range(3)
+    )
+    path = tmp_path / "a_hemi-L_bold.func.gii"
+    path.write_text(f'<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="3">{arrays}</GIFTI>')
+    np.testing.assert_array_equal(np.stack(list(read_volumes(path))), values)

@@ -1,0 +1,289 @@
+"""The methods text says what was done, and every citation leads somewhere."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bids_semantoks.config import EmbeddingConfig, RunningConfig, SignalsConfig
+from bids_semantoks.outputs.methods import (
+    describe_methods,
+    find_keys,
+    read_bibliography,
+    to_html,
+    to_latex,
+    write_citation,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+VERSIONS = dict.fromkeys(
+    ("bids_semantoks", "python", "nibabel", "nilearn", "numpy", "pybids", "scipy", "torch"), "9.8.7"
+)
+
+
+SIGNALS = {
+    "atlas": "Schaefer400Tian3Buckner7",
+    "atlas_sha256": "5" * 64,
+    "space": "MNI152NLin6Asym",
+    "denoising": {
+        "name": "36p",
+        "description": "Motion and means.",
+        "strategy": ["motion", "wm_csf", "global_signal"],
+        "columns": [],
+    },
+    "band_pass": [0.011, 0.13],
+    "fd_threshold": 0.37,
+    "dummy_scans": "6",
+    "min_coverage": 0.43,
+    "averaged_over": "voxels inside the brain mask",
+    "pipelines": ["fMRIPrep 24.1.1"],
+    "n_parcels": 457,
+    "min_time": 123.0,
+}
+
+
+EMBEDDING = {
+    "model": "Own",
+    "model_sha256": "7" * 64,
+    "n_windows": 11,
+    "pooling": "cls",
+    "precision": "bf16",
+    "repetition_time": 2.0,
+    "window_seconds": 200.0,
+    "device": "a GPU",
+    "description": "An encoder of ours",
+    "is_random": False,
+    "random_seed": 17,
+}
+
+
+PRETRAINING = {"data": {"runs": 31, "participants": 29, "hours": 3.25}, "recipe": {"mask_ratio": [0.65, 0.85]}}
+
+
+PROBING = {
+    "probe": ["age"],
+    "protocol": "nested",
+    "n_repeats": 17,
+    "n_permutations": 213,
+    "baselines": ["pearson"],
+}
+
+
+ALL = {
+    "versions": VERSIONS,
+    "signals": SIGNALS,
+    "embedding": EMBEDDING,
+    "pretraining": PRETRAINING,
+    "probing": PROBING,
+}
+
+
+def read_own_bibliography():
+    return read_bibliography((ROOT / "boilerplate" / "references.bib").read_text(encoding="utf-8"))
+
+
+def test_every_key_is_in_the_bibliography_and_every_entry_leads_somewhere():
+    references = read_own_bibliography()
+    source = (ROOT / "boilerplate" / "references.bib").read_text(encoding="utf-8")
+    assert len(references) == source.count("\n@") + source.startswith("@")
+    template = (ROOT / "boilerplate" / "methods.md.jinja").read_text(encoding="utf-8")
+    code = (ROOT / "bids_semantoks" / "outputs" / "methods.py").read_text(encoding="utf-8")
+    used = set(find_keys(template)) | set(re.findall(r'": "([a-z]+\d{4})"', code))
+    assert used == set(references)
+    for reference in references.values():
+        assert reference.fields.get("doi", "").startswith("10.") or reference.fields.get("url", "").startswith(
+            "https://"
+        )
+        assert {"author", "title", "year"} <= set(reference.fields)
+
+
+def test_what_was_done_is_said():
+    text = describe_methods(ALL)
+    for phrase in (
+        *("fMRIPrep 24.1.1", "MNI152NLin6Asym", "457 parcels", "Schaefer400Tian3Buckner7", "5555555555555555"),
+        *("less than 43 %", "The first 6 volumes", "above 0.37 mm", "less than 123 s", "*36p*", "0.011 to 0.13 Hz"),
+        *("up to 11 equally spaced", "windows of 200 s", "*Own*", "7777777777777777", "a GPU", "bf16", "pooling `cls`"),
+        *("seed was 17", "31 runs of 29 participants", "mask ratio 0.65, 0.85", "n permutations 213", "9.8.7", "CC0"),
+        *("[@schaefer2018; @tian2020; @buckner2011]", "[@friston1996; @satterthwaite2013]"),
+    ):
+        assert phrase in text, phrase
+    assert "  " not in text
+    assert "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({"fd_threshold": None}, "No volumes were scrubbed"),
+        ({"dummy_scans": "0"}, "No initial volumes were dropped"),
+        ({"dummy_scans": "auto"}, "marked as not in steady state"),
+        ({"min_time": 0.0}, "No run was left out for being short"),
+        ({"band_pass": None}, "detrended and not filtered"),
+        ({"band_pass": [0, 0.13]}, "low-pass filtered at 0.13 Hz"),
+        ({"band_pass": [0.011, 0]}, "high-pass filtered at 0.011 Hz"),
+        (
+            {"denoising": {"name": "none", "description": "Nothing.", "strategy": [], "columns": []}},
+            "no regressors were removed",
+        ),
+        ({"denoising": {"name": "mine", "description": "", "columns": ["rot_*"]}}, "columns rot_*"),
+        ({"denoising": None, "pipelines": ["xcp_d 0.10.6"]}, "used as xcp_d 0.10.6 [@mehta2024] had left them"),
+        ({"denoising": None}, "series of the atlas Schaefer400Tian3Buckner7 [@schaefer2018; @tian2020; @buckner2011]"),
+        ({"pipelines": ["XCP-D 0.11.0"]}, "taken from XCP-D 0.11.0 [@mehta2024] in the space"),
+        ({"pipelines": ["fMRIPost-AROMA 0.0.9"]}, "taken from fMRIPost-AROMA 0.0.9 [@pruim2015] in the space"),
+        ({"min_coverage": 0.0}, "a parcel without voxels inside the brain mask was treated as absent"),
+    ],
+)
+def test_what_was_not_done_is_not_said(change, phrase):
+    text = describe_methods({**ALL, "signals": {**SIGNALS, **change}})
+    assert phrase in text
+    alone = describe_methods({"versions": VERSIONS, "signals": {**SIGNALS, **change}})
+    assert "Embeddings" not in alone
+    assert "Probes" not in alone
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        ({}, "on both sides of a split. Five folds were drawn 17 times, stratified by the phenotype; splits"),
+        ({"protocol": "paper"}, "divided 17 times into 60 % for training, 20 % for validation and 20 % for test"),
+        ({"leave_out": "site"}, "Each *site* was left out once; splits"),
+        ({"splits": "mine.tsv", "group_by": "family"}, "of the same *family*. Splits were those of *mine.tsv*; splits"),
+        ({"finetune": True, "finetune_epochs": 19}, "trained together for 19 epochs (AdamW"),
+        ({"network_importance": True}, "tokens of one network masked, and of all networks but one."),
+        ({"scaling": [0.5, 1.0], "scaling_seeds": 3}, "shares of the data, each with 3 seeds"),
+        ({"probe": [], "task_blocks": "trial_type"}, "Each block of *trial_type* was embedded as one patch"),
+    ],
+)
+def test_what_was_probed_is_said(change, phrase):
+    probing = {**PROBING, **change}
+    text = describe_methods({**ALL, "probing": probing})
+    assert phrase in text
+    assert ("Linear probes" in text) == bool(probing["probe"])
+    is_drawn = bool(probing["probe"]) and not change.keys() & {"protocol", "leave_out", "splits"}
+    assert ("Five folds" in text) == is_drawn
+
+
+def test_p_values_are_those_that_were_computed():
+    common = "were adjusted over phenotypes by Holm's method."
+    text = describe_methods(ALL)
+    assert f"; p values of permutations count the observed value [@phipson2010]; those of comparisons {common}" in text
+    text = describe_methods({**ALL, "probing": {**PROBING, "n_permutations": 0}})
+    assert f"[@nadeau2003]; p values of comparisons {common}" in text
+    assert "p values of permutations" not in text
+    assert "phipson2010" not in text
+
+
+def test_citations_become_links_and_commands(tmp_path):
+    references = read_own_bibliography()
+    text = "# Title\n\nDone & *said* in `a_b` [@tian2020; @gijsen2026], 50 %."
+    page = to_html(text, references)
+    assert '(<a href="#ref-tian2020">Tian et al., 2020</a>; <a href="#ref-gijsen2026">Gijsen et al., 2026</a>)' in page
+    assert "Done &amp; <em>said</em> in <code>a_b</code>" in page
+    assert "https://doi.org/10.1038/s41593-020-00711-6" in page
+    latex = to_latex(text)
+    assert r"Done \& \emph{said} in \texttt{a\_b} \citep{tian2020,gijsen2026}, 50 \%." in latex
+
+
+def test_files_are_written_once_and_hold_only_what_is_cited(tmp_path):
+    write_citation(tmp_path, ALL)
+    files = {ending: tmp_path / "logs" / f"CITATION.{ending}" for ending in ("md", "html", "tex", "bib")}
+    before = {ending: (path.read_bytes(), path.stat().st_ino) for ending, path in files.items()}
+    write_citation(tmp_path, ALL)
+    assert before == {ending: (path.read_bytes(), path.stat().st_ino) for ending, path in files.items()}
+    cited = find_keys(files["md"].read_text(encoding="utf-8"))
+    assert set(read_bibliography(files["bib"].read_text(encoding="utf-8"))) == set(cited)
+    assert "pruim2015" not in cited
+
+
+FIELDS = [
+    (stage, field.name)
+    for stage, kind in (("signals", SignalsConfig), ("embedding", EmbeddingConfig), ("running", RunningConfig))
+    for field in dataclasses.fields(kind)
+    if field.metadata["is_result"]
+]
+
+
+#: A value that cannot stand in the text by chance, the words that say it, and where the sidecar has it.
+SAID = {
+    "atlas": ("Demo457", "Demo457", ("signals", "Settings", "atlas", "Demo457")),
+    "denoise": ("24p", "*24p*", ("signals", "Settings", "denoising", "name", "24p")),
+    "band_pass": ((0.013, 0.091), "0.013 to 0.091 Hz", ("signals", "Settings", "band_pass", [0.013, 0.091])),
+    "fd_threshold": (0.83, "0.83 mm", ("signals", "Settings", "fd_threshold", 0.83)),
+    "dummy_scans": ("7", "The first 7 volumes", ("signals", "Settings", "dummy_scans", "7")),
+    "min_time": (61.0, "less than 61 s", ("signals", "MinimumTime", 61.0)),
+    "min_coverage": (0.47, "less than 47 %", ("signals", "Settings", "min_coverage", 0.47)),
+    "model": ("random:tiny", "*RandomTinySeed3*", ("embedding", "Settings", "model", "RandomTinySeed3")),
+    "precision": ("fp32", "fp32 arithmetic", ("embedding", "Settings", "precision", "fp32")),
+    "n_windows": (5, "up to 5 equally", ("embedding", "Settings", "n_windows", 5)),
+    "pooling": ("avg", "pooling `avg`", ("embedding", "Settings", "pooling", "avg")),
+    "random_seed": (3, "seed 3", ("embedding", "RandomSeed", 3)),
+}
+
+
+def test_every_field_that_changes_results_is_in_sidecar_and_text(study, tmp_path, app):
+    assert {name for _, name in FIELDS} == set(SAID)
+    out = tmp_path / "out"
+    arguments = ["--participant-label", "001"]
+    for _, name in FIELDS:
+        value = SAID[name][0]
+        if name not in ("atlas", "model"):
+            values = value if isinstance(value, tuple) else (value,)
+            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+    assert app(study, out, *arguments)[0] == 0
+    sidecars = {
+        "signals": json.loads(next(out.rglob("*_stat-mean_timeseries.json")).read_text()),
+        "embedding": json.loads(next(out.rglob("*_embedding.json")).read_text()),
+    }
+    text = (out / "logs" / "CITATION.md").read_text(encoding="utf-8")
+    for name, (_, words, (*keys, wanted)) in SAID.items():
+        assert words in text, name
+        found = sidecars
+        for key in keys:
+            found = found[key]
+        assert found == wanted, name
+
+
+def test_boilerplate_only_writes_the_text_and_nothing_else(study, tmp_path, app):
+    out = tmp_path / "out"
+    code, text = app(study, out, "--boilerplate-only")
+    assert code == 0
+    assert "methods text written" in text
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {
+        f"CITATION.{ending}" for ending in ("md", "html", "tex", "bib")
+    }
+
+
+def test_the_installed_wheel_of_the_sdist_has_the_text(tmp_path):
+    """Archives keep no symlink: what it points to must take its place."""
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("bids_semantoks", "boilerplate"):
+        shutil.copytree(ROOT / name, project / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, project / name)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(project)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-compile", "--quiet"]
+    subprocess.run([*install, "--target", str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
+    code = (
+        "import bids_semantoks, sys; assert bids_semantoks.__file__.startswith(sys.argv[1])\n"
+        "from bids_semantoks.outputs.methods import describe_methods\n"
+        f"print(describe_methods({{'versions': {VERSIONS!r}}}))"
+    )
+    called = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site")],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "site",
+    )
+    assert called.stdout.startswith("# Methods")
+    assert "[@gijsen2026]" in called.stdout

@@ -1,0 +1,143 @@
+"""Jobs are done in one or several processes, and a process that dies costs one job."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bids_semantoks.runtime import processes, resources
+
+
+def build_worker(offset):
+    def work(job):
+        if job == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return job + offset, os.getpid()
+
+    return work
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_results_belong_to_their_jobs(n_procs):
+    jobs = list(range(7))
+    results = dict(processes.run_jobs(build_worker, (100,), jobs, n_procs=n_procs))
+    assert {i: value for i, (value, _) in results.items()} == {i: i + 100 for i in jobs}
+    used = {process for _, process in results.values()}
+    assert (used == {os.getpid()}) == (n_procs == 1)
+
+
+def test_a_killed_process_costs_one_job():
+    jobs = [1, "die", 2, 3, "die"]
+    results = dict(processes.run_jobs(build_worker, (0,), jobs, n_procs=2))
+    assert sorted(results) == [0, 1, 2, 3, 4]
+    for i, job in enumerate(jobs):
+        if job == "die":
+            assert isinstance(results[i], processes.WorkerDied)
+            assert results[i].was_killed
+        else:
+            assert results[i][0] == job
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_an_error_in_a_worker_is_raised_here(n_procs):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        list(processes.run_jobs(build_worker, ("text",), [1, 2, 3], n_procs=n_procs))
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_no_job_is_begun_once_no_more_are_wanted(n_procs):
+    """What is in progress is finished: with two processes one other job, at most, was given out before the answer."""
+    done = []
+    for i, _ in processes.run_jobs(
+        build_worker, (0,), list(range(9)), n_procs=n_procs, is_wanted=lambda: len(done) < 3
+    ):
+        done.append(i)
+    assert 3 <= len(done) < 3 + n_procs
+    assert len(set(done)) == len(done)
+
+
+def build_holding_worker(folder):
+    def work(job):
+        if job == "hold":
+            try:
+                (folder / "half").touch()
+                while True:
+                    time.sleep(0.01)
+            finally:
+                (folder / "half").unlink()
+        while not (folder / "half").exists():
+            time.sleep(0.01)
+        return job
+
+    return work
+
+
+def test_processes_that_are_ended_take_away_what_is_half_done(tmp_path):
+    results = processes.run_jobs(build_holding_worker, (tmp_path,), ["hold", "follow", "follow"], n_procs=2)
+    assert next(results) == (1, "follow")
+    assert (tmp_path / "half").exists()
+    results.close()
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("1", 1), ("64", 3), ("2,1", 2), ("", 3), ("many", 3), ("0", 1)])
+def test_threads_are_bounded_by_what_openmp_is_told(monkeypatch, asked, expected):
+    monkeypatch.setattr(resources, "count_cpus", lambda: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert resources.count_threads() == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_cpus_to_others(monkeypatch, asked, expected):
+    for name in resources._THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", asked or "")
+    if asked is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    resources.limit_threads(3)
+    assert os.environ["OMP_WAIT_POLICY"] == expected
+    assert all(os.environ[name] == "3" for name in resources._THREAD_VARIABLES)
+
+
+def test_the_largest_memory_is_this_process_own():
+    """A process started by a large one begins small; and what was used and given back counts."""
+    ballast = b"x" * (200 * 2**20)
+    assert resources.read_peak_memory() > len(ballast)
+    code = "from bids_semantoks.runtime.resources import read_peak_memory as peak\n"
+    code += "a = peak(); b'x' * (90 * 2**20); print(a, peak())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(processes.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before < 100 * 2**20
+    assert 85 * 2**20 < after - before < 110 * 2**20
+
+
+def test_cpus_are_bounded_by_slurm(monkeypatch):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    available = resources.count_cpus()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert resources.count_cpus() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000")
+    assert resources.count_cpus() == available
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000"}, [2]),
+        ({"cpu.max": "max 100000"}, []),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, [3]),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
+        ({}, []),
+    ],
+)
+def test_cgroup_quota(tmp_path, files, expected):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert resources._read_cgroup_quota(tmp_path) == expected

@@ -1,0 +1,100 @@
+"""The record that pretraining leaves for those who started it by torchrun."""
+
+import json
+import logging
+import shutil
+
+import pytest
+
+from bids_semantoks.config import RunningConfig
+from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopped
+from bids_semantoks.runtime import resources
+from bids_semantoks.runtime.resources import find_record, record_end
+
+OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def launch(monkeypatch):
+    """Torchrun started this process, its first."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "37-1")
+    monkeypatch.delenv("RANK", raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (TrainingStopped("Saved at step 3."), "stopped", 8),
+        (TrainingDiverged("Loss is nan at step 3."), "failed", 9),
+        (ResourceError("No room at step 3."), "failed", 5),
+        (RuntimeError("peer gone at step 3."), "failed", 1),
+    ],
+)
+def test_errors_leave_their_exit_code(tmp_path, error, status, code):
+    with pytest.raises(type(error), match="step 3"), record_end(tmp_path):
+        raise error
+    record = json.loads((tmp_path / "logs" / "launch-37-1.json").read_text())
+    assert (record["status"], record["exit_code"]) == (status, code)
+    assert "at step 3." in record["message"]
+
+
+def test_what_was_interrupted_leaves_nothing_not_even_an_earlier_record(tmp_path):
+    with record_end(tmp_path):
+        pass
+    record = tmp_path / "logs" / "launch-37-1.json"
+    assert json.loads(record.read_text()) == {"status": "ok", "exit_code": 0, "message": ""}
+    with pytest.raises(KeyboardInterrupt), record_end(tmp_path):
+        raise KeyboardInterrupt
+    assert not record.exists()
+
+
+def test_only_the_first_of_launched_processes_writes(tmp_path, launch):
+    launch.setenv("TORCHELASTIC_RUN_ID", "job/7 x")
+    assert find_record(tmp_path) == tmp_path / "logs" / "launch-job_7_x.json"
+    launch.setenv("WORLD_SIZE", "2")
+    launch.setenv("RANK", "1")
+    assert find_record(tmp_path) is None
+    launch.setenv("RANK", "0")
+    assert find_record(tmp_path) is not None
+    launch.delenv("TORCHELASTIC_RUN_ID")
+    assert find_record(tmp_path) is None
+
+
+def test_a_full_disk_does_not_hide_the_error(tmp_path):
+    (tmp_path / "logs").write_text("in the way of the folder")
+    with pytest.raises(TrainingStopped, match=r"Saved at step 3\."), record_end(tmp_path):
+        raise TrainingStopped("Saved at step 3.")
+
+
+def test_pretraining_says_what_its_exit_code_says(app, study, outputs, tmp_path):
+    shutil.copytree(outputs, tmp_path / "out")
+    record = tmp_path / "out" / "logs" / "launch-37-1.json"
+    for limit, expected in (("1e-9", 8), ("1", 0)):
+        code, text = app(study, tmp_path / "out", *OPTIONS, "--max-hours", limit, level="group")
+        assert code == expected, text
+        assert json.loads(record.read_text())["exit_code"] == expected
+
+
+def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
+    monkeypatch.setattr(resources, "count_cpus", lambda: 8)
+    assert resources.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0) == 8
+    assert resources.choose_n_procs(RunningConfig(), n_jobs=5, model_bytes=0) == 2
+    monkeypatch.setattr(resources, "count_cpus", lambda: 64)
+    assert resources.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0) == 50
+    assert resources.choose_n_procs(RunningConfig(), n_jobs=100, model_bytes=0, device="cuda:1") == 8
+    assert resources.choose_n_procs(RunningConfig(n_procs=12), n_jobs=100, model_bytes=0, device="cuda") == 12
+    monkeypatch.setattr(resources, "count_cpus", lambda: 8)
+    assert resources.choose_n_procs(RunningConfig(), n_jobs=1, model_bytes=0) == 1
+    assert resources.choose_n_procs(RunningConfig(n_procs=3), n_jobs=100, model_bytes=0) == 3
+    assert resources.choose_n_procs(RunningConfig(n_procs=3), n_jobs=2, model_bytes=0) == 2
+    with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
+        assert resources.choose_n_procs(RunningConfig(n_procs=8, mem="4G"), n_jobs=100, model_bytes=500 << 20) == 2
+    assert "2 instead of 8 processes" in caplog.text
+    assert resources.choose_n_procs(RunningConfig(n_procs=8, mem="100M"), n_jobs=100, model_bytes=0) == 1
+    monkeypatch.setattr(resources, "count_cpus", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert resources.choose_n_threads(RunningConfig(), n_procs=2) == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert resources.choose_n_threads(RunningConfig(), n_procs=2) == 2
+    assert resources.choose_n_threads(RunningConfig(omp_nthreads=3), n_procs=2) == 3

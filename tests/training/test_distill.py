@@ -1,0 +1,330 @@
+"""Self-distillation: agreement with the authors, absent data, ranks, gradients."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.training_models import (
+    build_small,
+    compute_gradients,
+    copy_parameters,
+    load_parity,
+    make_batch,
+    read_golden,
+)
+
+from bids_semantoks.config import TrainingConfig
+from bids_semantoks.training.distill import Batch, build_optimiser, train_step
+from bids_semantoks.training.schedules import StepSettings
+
+N, K, P, W = 3, 3, 13, 60
+
+
+SETTINGS = StepSettings(learning_rate=1e-3, weight_decay=0.05, momentum=0.9, ttr_weight=0.3, is_masked=True)
+
+
+def hide(n, *, network=None, run=1, patches=0):
+    """Network `network` is absent in one run, and the last patches of run 0 are empty."""
+    absent = torch.zeros(2, n, N, K, dtype=torch.bool)
+    if network is not None:
+        absent[:, run, network] = True
+    if patches:
+        absent[:, 0, :, -patches:] = True
+    return absent.flatten(0, 1)
+
+
+@pytest.fixture(scope="module")
+def parity():
+    return load_parity(), *read_golden()
+
+
+class TestParity:
+    """The authors' implementation, float32."""
+
+    @pytest.mark.parametrize("weight", [0.5, 0.2, 0.0])
+    @pytest.mark.parametrize("kind", ["masked", "unmasked"])
+    def test_losses(self, parity, kind, weight):
+        module, golden, views, masks = parity
+        with torch.no_grad():
+            losses = module(views, masks if kind == "masked" else None, ttr_weight=weight)
+        log = f"log_{kind}_ttr{weight}"
+        assert float(losses.total) == pytest.approx(float(golden[f"loss_{kind}_ttr{weight}"]), abs=1e-6)
+        assert float(losses.cls) == pytest.approx(float(golden[f"{log}_cls_loss"]), abs=1e-6)
+        assert float(losses.ttr) == pytest.approx(float(golden[f"{log}_network_loss"]), abs=1e-6)
+        assert float(losses.token) == pytest.approx(float(golden[f"{log}_mask_loss"]), abs=1e-6)
+
+    def test_one_step(self):
+        module = load_parity()
+        golden, views, masks = read_golden()
+        settings = StepSettings(1e-3, 0.05, float(golden["step_momentum"]), 0.3, True)
+        report = train_step(module, build_optimiser(module, TrainingConfig()), [Batch(views, masks)], settings)
+        assert report.is_done
+        assert float(report.losses.total) == pytest.approx(float(golden["step_loss"]), abs=1e-6)
+        assert float(report.gradient_norm) == pytest.approx(float(golden["step_grad_norm"]), abs=5e-5)
+        x = torch.from_numpy(golden["x"])
+        with torch.no_grad():
+            student, teacher = module.student(x).tokens.numpy(), module.teacher(x).tokens.numpy()
+        np.testing.assert_allclose(teacher, golden["after_step_teacher_tokens"], rtol=0, atol=5e-5)
+        # Adam's first step divides each gradient by its own size: where a gradient is nearly zero, rounding moves a
+        # weight. The same step in float64 is up to 7.6e-5 from the vectors, so single numbers may be further off.
+        off = np.abs(student - golden["after_step_student_tokens"])
+        assert np.quantile(off, 0.999) < 5e-5
+        assert off.max() < 1.5e-4
+        assert np.abs(student - golden["student_tokens"]).max() > 0.1
+
+    def test_one_step_in_float64(self):
+        module = load_parity().double()
+        golden, views, masks = read_golden()
+        settings = StepSettings(1e-3, 0.05, float(golden["step_momentum"]), 0.3, True)
+        train_step(module, build_optimiser(module, TrainingConfig()), [Batch(views.double(), masks)], settings)
+        with torch.no_grad():
+            student = module.student(torch.from_numpy(golden["x"]).double()).tokens.numpy()
+        assert (np.abs(student - golden["after_step_student_tokens"]) > 5e-5).sum() <= 1
+
+
+class TestAbsentData:
+    def test_nothing_absent_is_the_plain_formula(self):
+        module, batch = build_small(), make_batch()
+        plain, plain_gradients = compute_gradients(module, batch)
+        marked, marked_gradients = compute_gradients(module, batch._replace(absent=hide(5)))
+        for a, b in zip(plain, marked, strict=True):
+            assert float(a) == pytest.approx(float(b), abs=1e-6)
+        for name, gradient in plain_gradients.items():
+            torch.testing.assert_close(gradient, marked_gradients[name], rtol=1e-4, atol=1e-5)
+
+    def test_against_numpy(self):
+        n, batch, absent = 5, make_batch(), hide(5, network=2, patches=2)
+        module = build_small().double()
+        batch = Batch(batch.views.double(), batch.masks, absent)
+        with torch.no_grad():
+            losses = module(*batch, ttr_weight=0.3)
+            student = module.student(batch.views, batch.masks | absent).tokens
+            teacher = module.teacher(batch.views, absent).tokens
+
+            def project(head, tokens):
+                return head(torch.from_numpy(tokens)).numpy()
+
+            there, scored = ~absent.numpy(), (batch.masks & ~absent).numpy()
+            rows_s, rows_t, cosines = {}, {}, []
+            for view in range(2 * n):
+                for network in range(N):
+                    real = there[view, network]
+                    if real.any():
+                        tokens = [x[view, 1:].reshape(N, K, -1)[network].numpy()[real] for x in (student, teacher)]
+                        key = (view // n, view % n, network)
+                        rows_s[key] = project(module.student_head, tokens[0].mean(0))
+                        rows_t[key] = project(module.teacher_head, tokens[1].mean(0))
+                hidden = scored[view].ravel()
+                if hidden.any():
+                    tokens = [x[view, 1:].numpy()[hidden] for x in (student, teacher)]
+                    pair = project(module.student_head, tokens[0]), project(module.teacher_head, tokens[1])
+                    cosines.append((pair[0] * pair[1]).sum(1).mean())
+        keys = [key[1:] for key in rows_s if key[0] == 0]
+        assert len(keys) == n * N - 1
+        s, t = (np.array([[rows[(view, *key)] for key in keys] for view in range(2)]) for rows in (rows_s, rows_t))
+        m, p = s.shape[1:]
+        means = (s + t) / 2
+        rate = np.mean([0.5 * np.linalg.slogdet(np.eye(p) + p / (m * 0.05) * x.T @ x)[1] for x in means])
+        align = ((t[0] * s[1]).sum(1).mean() + (t[1] * s[0]).sum(1).mean()) / 2
+        assert float(losses.ttr) == pytest.approx(0.3 * (-align - (p + m) / (p * m) * rate), abs=1e-10)
+        assert float(losses.token) == pytest.approx(-0.5 * np.mean(cosines), abs=1e-7)
+
+    def test_what_lies_in_absent_networks_and_patches_changes_nothing(self):
+        module, batch, n = build_small(), make_batch(), 5
+        batch = batch._replace(absent=hide(n, network=2, patches=2))
+        first, first_gradients = compute_gradients(module, batch)
+        other = batch.views.clone()
+        for view in (1, n + 1):
+            other[view, [5, 6, 9, 10, 11, 12]] = 7.0  # network 2
+        for view in (0, n):
+            other[view, :, 20:] = -3.0
+        second, second_gradients = compute_gradients(module, batch._replace(views=other))
+        for a, b in zip(first, second, strict=True):
+            assert float(a) == pytest.approx(float(b), abs=1e-6)
+        for name, gradient in first_gradients.items():
+            torch.testing.assert_close(gradient, second_gradients[name], rtol=1e-4, atol=1e-5)
+
+    def test_a_network_absent_in_all_runs(self):
+        module, batch = build_small(), make_batch()
+        absent = torch.zeros(10, N, K, dtype=torch.bool)
+        absent[:, 1] = True
+        losses, gradients = compute_gradients(module, batch._replace(absent=absent))
+        assert all(value.isfinite() for value in losses)
+        assert all(value.isfinite().all() for value in gradients.values())
+
+
+class TestRanks:
+    """A batch spread over ranks, emulated: each rank adds what the others would send."""
+
+    @pytest.mark.parametrize("sizes", [(3, 3), (1, 5), (2, 1, 3)])
+    @pytest.mark.parametrize("is_masked", [True, False])
+    def test_losses_and_gradients_are_those_of_the_joined_batch(self, sizes, is_masked):
+        n = sum(sizes)
+        batch = make_batch(n, is_masked=is_masked)._replace(absent=hide(n, network=1, run=n - 1, patches=1))
+        joined, wanted = compute_gradients(build_small(), batch)
+        shards, start = [], 0
+        for size in sizes:
+            rows = [start + i for i in range(size)]
+            rows += [n + row for row in rows]
+            shards.append(Batch(*(None if part is None else part[rows] for part in batch)))
+            start += size
+        messages = []
+        module = build_small(all_reduce=lambda message: messages.append(message.detach()) or message)
+        for shard in shards:
+            module(*shard, ttr_weight=0.3)
+        total = {}
+        for number, shard in enumerate(shards):
+            others = sum(message for i, message in enumerate(messages) if i != number)
+            module = build_small(all_reduce=lambda message, others=others: message + others)
+            losses, gradients = compute_gradients(module, shard)
+            for a, b in zip(losses, joined, strict=True):
+                assert float(a) == pytest.approx(float(b), abs=1e-5)
+            for name, gradient in gradients.items():
+                total[name] = total.get(name, 0) + gradient
+        assert total.keys() == wanted.keys()
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(total[name], gradient, rtol=1e-4, atol=1e-5)
+
+    def test_one_message_for_each_forward(self):
+        messages = []
+        module = build_small(all_reduce=lambda message: messages.append(message.shape) or message)
+        module(*make_batch(), ttr_weight=0.3)
+        assert len(messages) == 1
+
+
+class TestGradients:
+    def test_the_teacher_has_none(self):
+        module = build_small()
+        _, gradients = compute_gradients(module, make_batch())
+        assert not any(name.startswith("teacher") for name in gradients)
+        assert len(gradients) == len(list(module.student_parameters()))
+
+    def test_only_the_total_carries_one(self):
+        module = build_small(all_reduce=lambda message: message + 0)
+        losses = module(*make_batch(), ttr_weight=0.3)
+        assert [value.requires_grad for value in losses] == [True] + [False] * 6
+
+    @pytest.mark.parametrize("is_masked", [True, False])
+    def test_every_trained_parameter_has_one_on_every_step(self, is_masked):
+        module = build_small()
+        _, gradients = compute_gradients(module, make_batch(is_masked=is_masked))
+        assert len(gradients) == len(list(module.student_parameters()))
+        silent = {name for name, value in gradients.items() if not value.any()}
+        assert silent == (set() if is_masked else {"student.mask_token"})
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"spatial": "parcel"},
+            {"spatial": "whole"},
+            {"dense": "separable"},
+            {"dense": "none"},
+            {"structured": "free"},
+            {"structured": "none"},
+            {"structured": "none", "dense_kernel": 20},
+            {"pooling": "max"},
+            {"pooling": "attention"},
+            {"patch": 30},
+            {"structured_taps": 6, "structured_scales": 2},
+            {"head_layers": 3},
+        ],
+        ids=str,
+    )
+    def test_variants_train(self, changes):
+        module = build_small(**changes)
+        optimiser = build_optimiser(module, module.config)
+        views = make_batch().views
+        rows = 13 if changes.get("spatial") == "parcel" else 1 if "spatial" in changes else 3
+        masks = torch.rand(10, rows, W // changes.get("patch", 20), generator=torch.Generator().manual_seed(0)) < 0.6
+        before = copy_parameters(module)
+        report = train_step(module, optimiser, [Batch(views, masks)], SETTINGS)
+        assert all(value.isfinite() for value in report.losses)
+        after = copy_parameters(module)
+        for name, value in module.named_parameters():
+            assert after[name].isfinite().all()
+            if not name.startswith("teacher"):
+                assert value.grad.abs().max() > 0, name
+                assert not torch.equal(before[name], after[name]), name
+
+
+class TestSwitches:
+    def losses(self, is_masked=True, **changes):
+        module = build_small(recipe=TrainingConfig(**changes))
+        return compute_gradients(module, make_batch(is_masked=is_masked))
+
+    def test_total_is_the_sum(self):
+        losses, _ = self.losses()
+        assert all(float(part) != 0 for part in losses[1:4])
+        assert float(losses.total) == pytest.approx(float(sum(losses[1:4])), abs=1e-9)
+
+    @pytest.mark.parametrize(("field", "part"), [("cls_weight", "cls"), ("token_weight", "token")])
+    def test_each_loss_scales_and_can_be_switched_off(self, field, part):
+        one, two, none = (getattr(self.losses(**{field: weight})[0], part) for weight in (1.0, 2.0, 0.0))
+        assert float(two) == pytest.approx(2 * float(one), rel=1e-6)
+        assert float(one) != 0
+        assert float(none) == 0
+
+    def test_no_masks_no_token_loss(self):
+        assert float(self.losses(is_masked=False)[0].token) == 0
+
+    def test_without_coding_rate_only_cosines_are_left(self):
+        losses, _ = self.losses(coding_rate_weight=0.0)
+        assert float(losses.cls) == pytest.approx(-float(losses.cosine), abs=1e-9)
+
+    def test_distortion(self):
+        assert float(self.losses(coding_rate_eps=0.5)[0].cls) > float(self.losses()[0].cls)
+
+    def test_a_step_with_nothing_to_learn_is_no_crash(self):
+        module = build_small(recipe=TrainingConfig(cls_weight=0.0, ttr_weight=0.0))
+        optimiser = build_optimiser(module, module.config)
+        settings = SETTINGS._replace(is_masked=False, ttr_weight=0.0)
+        report = train_step(module, optimiser, [make_batch(is_masked=False)], settings)
+        assert float(report.losses.total) == 0
+        assert float(report.gradient_norm) == 0
+
+
+class TestModule:
+    def test_the_teacher_starts_as_a_copy_with_memory_of_its_own(self):
+        small = build_small()
+        module = type(small)(small.student, small.student_head, TrainingConfig())
+        for ours, theirs in (
+            (module.student, module.teacher),
+            (module.student_head, module.teacher_head),
+        ):
+            for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+                assert torch.equal(a, b)
+                assert a.data_ptr() != b.data_ptr()
+                assert not b.requires_grad
+
+    def test_the_same_step_twice_gives_the_same_bits(self):
+        weights = []
+        for disturbance in (0, 1):
+            torch.manual_seed(disturbance)
+            module = build_small()
+            train_step(module, build_optimiser(module, module.config), [make_batch()], SETTINGS)
+            weights.append(copy_parameters(module))
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+    def test_the_encoder_compiles_without_breaks(self):
+        module, batch = build_small(depth=1), make_batch()
+        with torch.no_grad():
+            plain = module.student(batch.views, batch.masks).tokens
+            module.student.compile(backend="eager", fullgraph=True)
+            torch.testing.assert_close(module.student(batch.views, batch.masks).tokens, plain, rtol=0, atol=1e-6)
+
+    def test_compiling_keeps_the_names_of_parameters(self):
+        module = build_small()
+        names = list(module.state_dict())
+        module.compile_encoders()
+        assert list(module.state_dict()) == names
+
+    def test_teacher_sees_what_the_student_does_not(self):
+        module, batch = build_small(), make_batch()
+        seen = {}
+        for name in ("student", "teacher"):
+            getattr(module, name).register_forward_pre_hook(
+                lambda _, inputs, name=name: seen.update({name: inputs[1]}), with_kwargs=False
+            )
+        absent = hide(5, network=1)
+        module(batch.views, batch.masks, absent, ttr_weight=0.0)
+        assert torch.equal(seen["student"], batch.masks | absent)
+        assert torch.equal(seen["teacher"], absent)
