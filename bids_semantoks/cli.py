@@ -84,8 +84,8 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
 
 def _start_logging(config: AppConfig) -> None:
     """Log to the terminal at once, and to memory until the output directory is known to be writable."""
-    from bids_semantoks.runtime.logs import LogBuffer  # noqa: PLC0415 - NumPy would slow down --help
-    from bids_semantoks.runtime.resources import read_rank  # noqa: PLC0415 - as above
+    from bids_semantoks.runtime.logs import LogBuffer
+    from bids_semantoks.runtime.resources import read_rank
 
     running = config.running
     is_quiet = running.quiet or read_rank() > 0
@@ -139,7 +139,7 @@ def _print(lines: Iterable[str]) -> None:
 
 def _prepare_environment(config: AppConfig) -> None:
     """Set the environment variables that libraries read at import: thread limits."""
-    from bids_semantoks.runtime.resources import count_threads, limit_threads  # noqa: PLC0415 - as above
+    from bids_semantoks.runtime.resources import count_threads, limit_threads
 
     limit_threads(config.running.omp_nthreads or count_threads())
 
@@ -150,17 +150,17 @@ def _run(config: AppConfig) -> int:
     if config.running.reports_only or config.running.boilerplate_only:
         return _write_words(config)
     if config.running.dry_run and config.level == "participant":
-        from bids_semantoks.participant import build_plan  # noqa: PLC0415 - as above
-        from bids_semantoks.run_plan import describe_jobs  # noqa: PLC0415 - as above
+        from bids_semantoks.participant import build_plan
+        from bids_semantoks.run_plan import describe_jobs
 
         plan, _, jobs = build_plan(config)
         _print(describe_jobs(plan, jobs))
         _say(f"bids_semantoks: dry run of {_count(len(jobs), 'run')}, nothing was written")
         return 0
     if config.level == "participant":
-        from bids_semantoks.participant import run_participants as run_level  # noqa: PLC0415 - as above
+        from bids_semantoks.participant import run_participants as run_level
     else:
-        from bids_semantoks.group import run_group as run_level  # noqa: PLC0415 - as above
+        from bids_semantoks.group import run_group as run_level
     tally = run_level(config)
     if not tally.is_silent:
         _say(
@@ -173,7 +173,7 @@ def _run(config: AppConfig) -> int:
 def _write_words(config: AppConfig) -> int:
     """Write only the reports, or only the methods text."""
     if config.running.reports_only:
-        from bids_semantoks.reports.reporting import redraw_reports  # noqa: PLC0415 - as above
+        from bids_semantoks.reports.reporting import redraw_reports
 
         _say(f"bids_semantoks: {_count(redraw_reports(config), 'report')} written (see {config.out_dir})")
         return 0
@@ -183,7 +183,7 @@ def _write_words(config: AppConfig) -> int:
         plan, encoder, _ = build_plan(config)
         write_methods(plan, encoder)
     else:
-        from bids_semantoks.group import write_group_methods  # noqa: PLC0415 - as above
+        from bids_semantoks.group import write_group_methods
 
         write_group_methods(config)
     _say(f"bids_semantoks: methods text written (see {config.out_dir / 'logs'})")
@@ -200,7 +200,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _say_stopped(stopped: TrainingStopped) -> int:
-    from bids_semantoks.runtime.resources import read_rank  # noqa: PLC0415 - as above
+    from bids_semantoks.runtime.resources import read_rank
 
     if read_rank() == 0:
         _say(f"bids_semantoks: {stopped}")

@@ -61,10 +61,10 @@ def _cache_at(directory: Path) -> Iterator[None]:
 
 def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) -> list[Path]:
     # NumPy and nibabel would slow down --help.
-    from bids_semantoks.atlases.label_surfaces import find_or_fetch_labels  # noqa: PLC0415
+    from bids_semantoks.atlases.label_surfaces import find_or_fetch_labels
     from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
     from bids_semantoks.atlases.registry import find_places, find_registry, load_entry
-    from bids_semantoks.atlases.supply import find_or_fetch  # noqa: PLC0415
+    from bids_semantoks.atlases.supply import find_or_fetch
 
     path = find_registry() / f"{name}.json"
     if not re.fullmatch(r"\w+", name) or not path.is_file():
@@ -92,7 +92,7 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
 
 
 def _fetch_weights(directory: Path, repository: str) -> list[Path]:
-    from bids_semantoks.models.checkpoints import OUR_FILES, is_repository, load_from_hub  # noqa: PLC0415 - loads torch
+    from bids_semantoks.models.checkpoints import OUR_FILES, is_repository, load_from_hub
 
     if not is_repository(repository):
         raise ModelError(f"{repository} cannot be fetched: ORG/NAME of the Hugging Face hub is expected.")
