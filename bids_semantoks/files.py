@@ -1,21 +1,29 @@
-"""Write files so that a partial one never carries a final name."""
+"""The one reader and writer of TSV and JSON; a partial file never carries a final name.
+
+NumPy is imported where it is used: the log file, which also belongs to --help, does not wait for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import hashlib
 import io
 import json
+import math
+import numbers
 import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bids_semantoks.errors import ConfigurationError, ResourceError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @contextlib.contextmanager
@@ -55,6 +63,8 @@ def write_json(path: Path, values: dict[str, Any], *, only_if_changed: bool = Fa
 def write_array(path: Path, values: NDArray[Any]) -> None:
     """Write an array without objects as ``.npy``, atomically."""
     # Into a file NumPy writes through C's own buffer, and does not notice when that finds the disk full at the end.
+    import numpy as np
+
     content = io.BytesIO()
     np.save(content, values, allow_pickle=False)
     with open_atomic(path) as file:
@@ -66,6 +76,8 @@ def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[An
 
     `index` is the header of a first column that repeats `columns` as row names (square tables).
     """
+    import numpy as np
+
     if rows.ndim != 2 or rows.shape[1] != len(columns):
         raise ValueError(f"{len(columns)} columns but rows of shape {rows.shape}")
     line = "\t".join(["%.9g"] * len(columns))
@@ -84,6 +96,8 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
 
     Raises ValueError if the file is not such a table.
     """
+    import numpy as np
+
     header, _, body = path.read_bytes().partition(b"\n")
     columns = tuple(header.decode().rstrip("\r").split("\t"))
     if not columns[0]:
@@ -99,6 +113,52 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     if values.shape[1] != len(columns):
         raise ValueError(f"{path} holds {values.shape[1]} values a row, which do not fill {len(columns)} columns")
     return columns, values
+
+
+class _Unquoted(csv.excel_tab):
+    """Tables as BIDS has them."""
+
+    quoting = csv.QUOTE_NONE
+
+
+def read_records(path: Path, *, is_quoted: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
+    with empty cells, and a file without a line has an empty header.
+
+    BIDS tables quote nothing, so quotes are text unless `is_quoted`. Raises OSError, and ValueError where the file is
+    not UTF-8.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        dialect = csv.excel_tab if is_quoted else _Unquoted
+        header, *rows = list(csv.reader(file, dialect)) or [[]]
+    return header, [row + [""] * (len(header) - len(row)) for row in rows if row]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a table of mixed values as one dictionary of text cells a row; errors as `read_records`."""
+    header, rows = read_records(path)
+    return [dict(zip(header, row, strict=False)) for row in rows]
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises OSError, and ValueError where it is not UTF-8 or not JSON."""
+    return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def hash_file(path: Path) -> str:
+    """Compute the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """Compute the SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_values(values: Any) -> str:
+    """Compute the SHA-256 of plain values in their JSON form with sorted keys."""
+    return hash_text(json.dumps(values, sort_keys=True))
 
 
 def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -121,8 +181,9 @@ def _format_row(row: Sequence[object]) -> str:
 def _format_cell(value: object) -> str:
     if value is None or value == "":
         return "n/a"
-    if isinstance(value, float | np.floating):
-        return "n/a" if np.isnan(value) else f"{value:.9g}"
+    # NumPy's numbers are registered as such.
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        return "n/a" if math.isnan(value) else f"{value:.9g}"
     # What would end a cell or a line; other spaces stay, for names are looked up as they were written.
     return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", str(value)).strip()
 

@@ -136,3 +136,33 @@ def test_records_of_many_numbers_are_written_as_single_cells_are(tmp_path):
         for row in rows
     ]
     assert (tmp_path / "r.tsv").read_text().splitlines()[1:] == expected
+
+
+def test_records_are_read_as_text(tmp_path):
+    path = tmp_path / "any.tsv"
+    path.write_bytes('\ufeffid\tnote\tage\r\n01\t"a\t7\r\n\r\n02\r\n'.encode())
+    assert files.read_records(path) == (["id", "note", "age"], [["01", '"a', "7"], ["02", "", ""]])
+    assert files.read_rows(path)[0] == {"id": "01", "note": '"a', "age": "7"}
+    path.write_text('id\tnote\n01\t"a b"\n')
+    assert files.read_records(path, is_quoted=True)[1] == [["01", "a b"]]
+    path.write_bytes(b"")
+    assert files.read_records(path) == ([], [])
+    path.write_bytes(b"id\n\xff\n")
+    with pytest.raises(ValueError, match="utf-8"):
+        files.read_records(path)
+
+
+def test_hashes_are_sha256(tmp_path):
+    (tmp_path / "any").write_text("abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.hash_file(tmp_path / "any") == files.hash_text("abc") == expected
+    assert files.hash_values({"b": 1, "a": [2]}) == files.hash_text('{"a": [2], "b": 1}')
+
+
+def test_json_is_read_with_and_without_a_mark(tmp_path):
+    path = tmp_path / "any.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert files.read_json(path) == {"a": 1}
+    path.write_bytes(b'{"a": \xff}')
+    with pytest.raises(ValueError, match="utf-8"):
+        files.read_json(path)
