@@ -140,14 +140,15 @@ def test_training_is_the_recipe_written_plainly():
 def test_the_best_epoch_is_kept_and_not_the_last():
     tuning = make_tuning(kind="value", recipe=FinetuneRecipe(epochs=9, rates=(0.5,)))
     split = build_published_splits(tuning.target.compute_strata(), n_repeats=1)[0]
-    tuned = tuning.train(split, rate=0.5, seed=1)
-    assert 1 <= tuned.epoch < 9
+    # Which epoch is best hangs on rounding, and so on the processor: take a training that was better before its end.
+    trainings = ((seed, tuning.train(split, rate=0.5, seed=seed)) for seed in range(20))
+    seed, tuned = next((seed, one) for seed, one in trainings if 1 <= one.epoch < 9)
     targets, _ = tuning.compute_targets(split.train)
     error = np.abs(tuning.predict(tuned.model, split.validation)[:, 0] - targets[split.validation]).mean()
     assert error == pytest.approx(tuned.loss[0], rel=1e-6)
     # The cosine is that of all epochs, so that only the weights tell where training ended.
     tuning.recipe = FinetuneRecipe(epochs=9, rates=(0.5,))
-    assert is_same(read_state(tuning.train(split, rate=0.5, seed=1).model), read_state(tuned.model))
+    assert is_same(read_state(tuning.train(split, rate=0.5, seed=seed).model), read_state(tuned.model))
 
 
 @pytest.mark.parametrize("kind", ["class", "value"])
