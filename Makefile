@@ -14,12 +14,13 @@ PROBES := --probe age sex --n-repeats 2 --n-permutations 50
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check format validate bench clean image image-test cluster-test
+.PHONY: help setup demo test check docs format validate bench clean image image-test cluster-test
 
 help:
 	@echo "make demo    make a synthetic study, run participant and group on it, probe age and sex, pretrain a tiny encoder"
 	@echo "make test    everything that continuous integration runs"
 	@echo "make check   linters, types, import contracts, docstrings"
+	@echo "make docs    the documentation as a site in docs/_build"
 	@echo "make format  put the code into its format"
 	@echo "make bench   speed and memory against peers"
 	@echo "make image   the container image (ENGINE=docker or podman, TORCH_INDEX=URL, VARIANT=cuda, ASSETS=assets)"
@@ -51,7 +52,7 @@ demo: $(DEMO)/dataset_description.json
 	@echo "An encoder of your own:       $(DEMO_OUT)/encoders/tiny/README.md"
 
 # Threads that wait in a spin would take the CPUs from the other test process.
-test: $(STAMP) check
+test: $(STAMP) check docs
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 	$(MAKE) validate
 
@@ -63,6 +64,9 @@ check: $(STAMP)
 	$(BIN)/python -m numpydoc lint $$(git ls-files 'bids_semantoks/*.py')
 	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/python cluster/generate.py --check
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
 
 format: $(STAMP)
 	$(BIN)/python cluster/generate.py
@@ -90,4 +94,4 @@ cluster-test: $(STAMP)
 	cluster/tests/slurm.sh
 
 clean:
-	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DEMO) docs/_build .frozen .mypy_cache .ruff_cache .pytest_cache
