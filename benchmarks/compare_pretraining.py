@@ -53,7 +53,7 @@ from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
-from bids_semantoks.training.schedules import compute_momenta
+from bids_semantoks.training.schedules import compute_half_cosine
 
 METRICS = {"age": "r", "sex": "auroc"}
 #: What embeddings can be, and tokens averaged for each network alone, before the mean over networks hides what differs.
@@ -297,7 +297,7 @@ def main() -> None:
         augmentation=args.augmentation,
     )
     assert recipe.batch_size is not None
-    momenta = compute_momenta(recipe.epochs * (n // recipe.batch_size), *recipe.momentum)
+    momenta = compute_half_cosine(recipe.epochs * (n // recipe.batch_size), *recipe.momentum)
     share = float(momenta.prod())
     with tempfile.TemporaryDirectory() as folder:
         view = pack_study(study, Path(folder) / "signals", order, config.repetition_time)

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import numbers
+import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def open_atomic(path: Path) -> Iterator[BinaryIO]:
+def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file that gets its name only once complete; if the block raises, nothing is left behind.
 
+    `is_durable` waits until the disk has the file: for checkpoints, which a crash of the machine must not empty.
     Written under a hidden name beside `path` and renamed. Takes no lock, since locks fail on network file systems of
     clusters.
     """
@@ -38,6 +40,9 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("xb") as file:
             yield file
+            if is_durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from bids_semantoks.config import EncoderConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
+from bids_semantoks.files import hash_file, hash_text, open_atomic, read_json
 from bids_semantoks.models.authors import load_authors_checkpoint
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
 from bids_semantoks.models.initialise import ENCODER_NAMES, build_encoder, build_head, read_encoder_config
@@ -68,24 +68,12 @@ def write_checkpoint(
     config = {"format": FORMAT, **essence, "details": dict(details or {})}
     text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for name, content in ((WEIGHTS_FILE, weights), (CONFIG_FILE, text.encode())):
-            _write_atomically(directory / name, content)
+            with open_atomic(directory / name, is_durable=True) as file:
+                file.write(content)
     except OSError as error:
         raise ResourceError(f"the encoder cannot be written to {directory}: {error}.") from error
     return hashlib.sha256(weights).hexdigest()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
@@ -118,7 +106,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
 
 def _read_config(path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged: {error}.") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -225,7 +213,7 @@ def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, 
         config=config,
         layout=layout,
         name=f"Random{size.capitalize()}" + (f"Seed{seed}" if seed else ""),
-        sha256=hashlib.sha256(canonical_json(recipe).encode()).hexdigest(),
+        sha256=hash_text(canonical_json(recipe)),
         description=f"Random weights ({size}, seed {seed}), never trained: for trying things out, not for results.",
         is_random=True,
         head=build_head(config, seed).eval(),
@@ -251,7 +239,7 @@ def _load_ours(directory: Path, name: str) -> LoadedEncoder:
         config=content.encoder.config,
         layout=content.encoder.layout,
         name=name,
-        sha256=_hash_file(directory / WEIGHTS_FILE),
+        sha256=hash_file(directory / WEIGHTS_FILE),
         description=f"Encoder trained with bids_semantoks, read from {directory.resolve().name}.",
         head=None if content.head is None else content.head.eval(),
         details=content.details,
@@ -271,7 +259,7 @@ def _load_authors(path: Path, name: str) -> LoadedEncoder:
         config=content.config,
         layout=content.layout,
         name=name,
-        sha256=_hash_file(path),
+        sha256=hash_file(path),
         description=f"Teacher encoder of {path.name}, a checkpoint of the Brain-Semantoks authors{epoch}.",
         head=None if head is None else head.eval(),
     )
@@ -279,11 +267,6 @@ def _load_authors(path: Path, name: str) -> LoadedEncoder:
 
 def _label(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", text) or "Encoder"
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 AUTHORS_REPOSITORY = "SamGijsen/Brain-Semantoks"

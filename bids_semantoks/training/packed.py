@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import open_atomic, write_text
 
 FORMAT: Final = "bids_semantoks signals 2"
 
@@ -101,25 +101,18 @@ class SignalStore:
         first = next(runs, None)
         if first is None:
             return 0
-        self.directory.mkdir(parents=True, exist_ok=True)
-        name = secrets.token_hex(8)
-        temporary, path = self.directory / f".{name}.tmp", self.directory / f"{name}.f16"
-        index = self.directory / f"{name}.json"
+        path = self.directory / f"{secrets.token_hex(8)}.f16"
+        index = path.with_suffix(".json")
         rows: list[tuple[Any, ...]] = []
         try:
-            with temporary.open("xb") as file:
+            with open_atomic(path, is_durable=True) as file:
                 rows.append(self._write_run(file, first))
                 while file.tell() < segment_bytes and (run := next(runs, None)) is not None:
                     rows.append(self._write_run(file, run))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
             columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
             content = {"format": FORMAT, "n_parcels": self.n_parcels, "crc32": _sum_up(columns), "runs": columns}
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            temporary.replace(index)
+            write_text(index, json.dumps(content))
         except BaseException:
-            temporary.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise
         self._entries.update(self._read_index(index))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import pickle
-import secrets
 import struct
 import zipfile
 import zlib
@@ -18,6 +16,7 @@ from typing import Any, Final
 import torch
 
 from bids_semantoks.errors import ConfigurationError, ResourceError
+from bids_semantoks.files import open_atomic
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -49,7 +48,6 @@ class TrainingState:
 def write_state(directory: Path, state: TrainingState) -> Path:
     """Write a checkpoint atomically, then remove all but the last two; ResourceError where the disk refuses it."""
     path = directory / f"step-{state.step:08d}.pt"
-    temporary = directory / f".{secrets.token_hex(6)}.tmp"
     content = {
         "format": FORMAT,
         "settings": dict(state.settings),
@@ -59,12 +57,8 @@ def write_state(directory: Path, state: TrainingState) -> Path:
         "counters": dict(state.counters),
     }
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with open_atomic(path, is_durable=True) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise describe_full_disk(error, path) from error
     except RuntimeError as error:
@@ -72,8 +66,6 @@ def write_state(directory: Path, state: TrainingState) -> Path:
         raise ResourceError(
             f"The checkpoint {path} cannot be written: {error}.", hint="Make room; the same call goes on."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     for old in find_states(directory)[:-_KEPT]:
         old.unlink(missing_ok=True)
     return path

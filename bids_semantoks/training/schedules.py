@@ -64,8 +64,8 @@ def build_schedules(config: TrainingConfig, *, steps_per_epoch: int, batch_size:
             n_warmup=round(config.warmup_epochs * steps_per_epoch),
             peak=config.learning_rate * batch_size / REFERENCE_BATCH,
         ),
-        weight_decay=compute_weight_decays(n_steps, *config.weight_decay),
-        momentum=compute_momenta(n_steps, *config.momentum),
+        weight_decay=compute_half_cosine(n_steps, *config.weight_decay),
+        momentum=compute_half_cosine(n_steps, *config.momentum),
         ttr_weight=compute_ttr_weights(n_steps, n_active=round(config.ttr_share * n_steps), first=config.ttr_weight),
         is_masked=np.random.default_rng(seed).random(n_steps) < config.masked_batches,
     )
@@ -79,14 +79,9 @@ def compute_learning_rates(n_steps: int, *, n_warmup: int, peak: float) -> NDArr
     return peak * np.where(steps < n_warmup, steps / max(1, n_warmup), _half_cosine(progress))
 
 
-def compute_weight_decays(n_steps: int, first: float, last: float) -> NDArray[np.float64]:
-    """Compute weight decays: half a cosine from the first at step 0 to the last at step `n_steps`."""
+def compute_half_cosine(n_steps: int, first: float, last: float) -> NDArray[np.float64]:
+    """Go from the first value at step 0 to the last at step `n_steps` along half a cosine."""
     return last + (first - last) * _half_cosine(np.arange(n_steps) / n_steps)
-
-
-def compute_momenta(n_steps: int, first: float, last: float) -> NDArray[np.float64]:
-    """Compute the teacher's momenta: half a cosine from the first at step 0 to the last at step `n_steps`."""
-    return last - (last - first) * _half_cosine(np.arange(n_steps) / n_steps)
 
 
 def compute_ttr_weights(n_steps: int, *, n_active: int, first: float) -> NDArray[np.float64]:

@@ -6,10 +6,9 @@ import pytest
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.training.schedules import (
     build_schedules,
+    compute_half_cosine,
     compute_learning_rates,
-    compute_momenta,
     compute_ttr_weights,
-    compute_weight_decays,
 )
 
 STEPS_PER_EPOCH = 39_139 // 512
@@ -55,7 +54,7 @@ def test_momentum(published):
     assert momenta[0] == pytest.approx(0.99)
     assert momenta[3800] == pytest.approx(0.995)
     assert 1 - 1e-8 < momenta[-1] < 1
-    assert compute_momenta(100, 0.99, 1.0)[37] == pytest.approx(0.9930142605, abs=1e-9)
+    assert compute_half_cosine(100, 0.99, 1.0)[37] == pytest.approx(0.9930142605, abs=1e-9)
 
 
 def test_ttr_weight(published):
@@ -130,7 +129,7 @@ def test_without_warm_up_the_peak_comes_first():
 
 
 def test_flat_schedules():
-    assert np.ptp(compute_weight_decays(7, 0.1, 0.1)) == pytest.approx(0, abs=1e-15)
+    assert np.ptp(compute_half_cosine(7, 0.1, 0.1)) == pytest.approx(0, abs=1e-15)
     assert not compute_ttr_weights(7, n_active=0, first=0.5).any()
 
 
