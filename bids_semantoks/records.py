@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
 CANONICAL_NETWORKS = (
     "Vis",
     "SomMot",

@@ -27,10 +27,11 @@ from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.outputs.store import read_signals
 from bids_semantoks.pretraining.packing import standardise
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable
-from bids_semantoks.statistics.splits import Indices, Split, build_inner_folds
-from bids_semantoks.statistics.targets import Floats, Target
+from bids_semantoks.statistics.splits import Split, build_inner_folds
+from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 from bids_semantoks.training.loop import choose_precision

@@ -28,12 +28,14 @@ from bids_semantoks.models.parcels import NetworkLayout, build_layout, default_l
 from bids_semantoks.runtime.downloads import FetchError, fetch_hub_file, find_hub_file
 
 FORMAT = "bids_semantoks encoder 1"
-
-
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-
-
 _N_NAMED = 4
+_RANDOM = re.compile(r"random:(\w+)(?::(\d+))?")
+AUTHORS_REPOSITORY = "SamGijsen/Brain-Semantoks"
+AUTHORS_FILE = "brainsemantoks_ckpt_epoch_100.pth"
+OUR_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".json", ".safetensors")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -156,9 +158,6 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-_RANDOM = re.compile(r"random:(\w+)(?::(\d+))?")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LoadedEncoder:
     """An encoder and its origin."""
@@ -267,21 +266,6 @@ def _load_authors(path: Path, name: str) -> LoadedEncoder:
 
 def _label(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", text) or "Encoder"
-
-
-AUTHORS_REPOSITORY = "SamGijsen/Brain-Semantoks"
-
-
-AUTHORS_FILE = "brainsemantoks_ckpt_epoch_100.pth"
-
-
-OUR_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-
-
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-_FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".json", ".safetensors")
 
 
 def is_repository(text: str) -> bool:

@@ -19,8 +19,6 @@ from bids_semantoks.models.parcels import ParcelMatch, token_rows
 from bids_semantoks.records import Embedding, Windows
 
 PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 POOLINGS = ("cls_avg", "cls", "avg")
 
 

@@ -20,14 +20,8 @@ from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.models.tokenizer import FreeBranch, StructuredBranch, join_scales
 
 ENCODER_NAMES = ("paper", "small", "tiny")
-
-
 TOKEN_STD = 0.02
-
-
 HEAD_STD = 0.02
-
-
 _CHUNK = 2**16
 
 

@@ -16,6 +16,9 @@ from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ModelError
 from bids_semantoks.records import CANONICAL_NETWORKS
 
+_PREFIX = "7Networks_"
+_N_NAMED = 5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkLayout:
@@ -128,12 +131,6 @@ def layout_from_json(values: Mapping[str, Any]) -> NetworkLayout:
     return NetworkLayout(
         network_names=tuple(names), networks=tuple(networks), parcels=None if parcels is None else tuple(parcels)
     )
-
-
-_PREFIX = "7Networks_"
-
-
-_N_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -11,18 +11,10 @@ from nilearn.connectome import ConnectivityMeasure
 from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
-from bids_semantoks.statistics.spans import (
-    Features,
-    Floats,
-    KernelFeatures,
-    TableFeatures,
-    TangentFeatures,
-    compute_gram,
-)
+from bids_semantoks.records import Floats
+from bids_semantoks.statistics.spans import Features, KernelFeatures, TableFeatures, TangentFeatures, compute_gram
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
-
-
 ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 

@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable
 from bids_semantoks.statistics.spans import Features, Span
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 from bids_semantoks.statistics.targets import Target
 
 N_INNER_FOLDS = 5
+
+#: Penalties in units of `Span.mean_eigenvalue`: from next to no shrinkage to next to no effect left.
+PENALTIES = np.logspace(-4, 4, 13)
 
 
 def cross_validate(
@@ -113,16 +117,6 @@ def _describe_edges(model: str, target: str, penalty: Floats) -> tuple[str, ...]
             "help next to nothing."
         )
     return tuple(messages)
-
-
-Floats = NDArray[np.float64]
-
-
-Indices = NDArray[np.int64]
-
-
-#: Penalties in units of `Span.mean_eigenvalue`: from next to no shrinkage to next to no effect left.
-PENALTIES = np.logspace(-4, 4, 13)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

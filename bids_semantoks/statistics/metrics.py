@@ -12,11 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from bids_semantoks.records import Floats
 from bids_semantoks.statistics.predictions import Predictions
-from bids_semantoks.statistics.targets import Floats
 
 #: What intervals are cut to.
 RANGES = {"r2": (-np.inf, 1.0), "mae": (0.0, np.inf), "r": (-1.0, 1.0), "r_pooled": (-1.0, 1.0)}
+
+Scorer = Callable[[Floats], Floats]
+CLASS_METRICS = ("balanced_accuracy", "auroc", "calibration_error")
+VALUE_METRICS = ("r", "r2", "mae", "r_pooled", "calibration_slope")
+_MOST_POINTS = 401
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,15 +149,6 @@ def select_repetitions(predictions: Predictions, part: slice) -> Predictions:
     return dataclasses.replace(
         predictions, n_seeds=1, warnings=(), **{name: getattr(predictions, name)[part] for name in names}
     )
-
-
-Scorer = Callable[[Floats], Floats]
-
-
-CLASS_METRICS = ("balanced_accuracy", "auroc", "calibration_error")
-
-
-VALUE_METRICS = ("r", "r2", "mae", "r_pooled", "calibration_slope")
 
 
 def build_scorer(predictions: Predictions, metric: str) -> Scorer:
@@ -288,9 +284,6 @@ def _build_mae(predictions: Predictions) -> Scorer:
     error = np.nan_to_num(np.abs(predictions.truth - predictions.decisions)).sum(axis=0)
     n_tests = (predictions.fold >= 0).sum(axis=0).astype(np.float64)
     return lambda weights: _divide(weights @ error, weights @ n_tests)
-
-
-_MOST_POINTS = 401
 
 
 def count_decisions(predictions: Predictions) -> Floats:

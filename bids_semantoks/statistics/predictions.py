@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.statistics.splits import Indices
-from bids_semantoks.statistics.targets import Floats, Target
+from bids_semantoks.records import Floats, Indices
+from bids_semantoks.statistics.targets import Target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

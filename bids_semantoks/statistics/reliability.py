@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-
+from bids_semantoks.records import Floats
 
 #: Features at a time: two tables of connectivity are large enough as they are.
 _BLOCK = 4096

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from bids_semantoks.records import Floats
 from bids_semantoks.statistics.metrics import average_participants, build_scorer, draw_weights
 from bids_semantoks.statistics.predictions import Predictions
-from bids_semantoks.statistics.targets import Floats
 
 Interval = tuple[float, float]
 

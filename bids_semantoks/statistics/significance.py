@@ -14,12 +14,12 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold, KFold
 
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.linear import choose_loo_penalties, fit_ridge
 from bids_semantoks.statistics.metrics import compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features
-from bids_semantoks.statistics.splits import Indices
-from bids_semantoks.statistics.targets import Floats, Target
+from bids_semantoks.statistics.targets import Target
 
 _MIN_ORDERS: Final = 20
 

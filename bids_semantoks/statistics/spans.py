@@ -9,11 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-
-
-Indices = NDArray[np.int64]
-
+from bids_semantoks.records import Floats, Indices
 
 #: Directions with a smaller share of the largest eigenvalue are rounding.
 CUTOFF = 1e-10

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from bids_semantoks.errors import InputError
+from bids_semantoks.records import Indices
 
-Indices = NDArray[np.int64]
+ROLES = ("train", "validation", "test")
+_MOST_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -170,9 +172,6 @@ def _check_sizes(strata: Indices, groups: NDArray[Any] | None, n_folds: int) -> 
         )
 
 
-ROLES = ("train", "validation", "test")
-
-
 class SplitRow(NamedTuple):
     """One line of the table of splits."""
 
@@ -263,9 +262,6 @@ def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> di
     if not roles:
         raise InputError("The given splits have no rows.", hint="Expected repetition, fold, participant, role.")
     return roles
-
-
-_MOST_FOLDS = 5
 
 
 def build_within_splits(

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.statistics.splits import Indices, compute_strata
-
-Floats = NDArray[np.float64]
+from bids_semantoks.records import Floats, Indices
+from bids_semantoks.statistics.splits import compute_strata
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

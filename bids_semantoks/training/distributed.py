@@ -16,6 +16,8 @@ from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopp
 # The first process packs the signals while the others wait; that may take hours.
 _PATIENCE = datetime.timedelta(hours=24)
 
+_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
@@ -47,9 +49,6 @@ class Ranks:
 def read_ranks() -> tuple[int, int, int]:
     """Read rank, number of processes and rank on this machine from the environment, as torchrun sets it."""
     return tuple(int(os.environ.get(name) or default) for name, default in _VARIABLES)  # type: ignore[return-value]
-
-
-_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 
 
 def choose_device(device: torch.device) -> torch.device:

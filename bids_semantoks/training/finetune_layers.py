@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bids_semantoks.models.encoder import Encoder
 
 _EMBEDDINGS: Final = ("class_token", "mask_token", "network_positions")
+INITIAL_DEVIATION = 2e-5
 
 
 class TunedEncoder(nn.Module):
@@ -85,9 +86,6 @@ def build_parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]
-
-
-INITIAL_DEVIATION = 2e-5
 
 
 def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:

@@ -39,16 +39,14 @@ from bids_semantoks.training.schedules import build_schedules
 from bids_semantoks.training.views import ViewCutter
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 _CHECKPOINT_SECONDS: Final = 120.0
-
-
 _CUDA_FLUSH: Final = 20
-
 
 #: How libraries say that memory does not suffice where they raise no error of its own kind.
 _MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
+
+#: Those that Triton looks for where CC names none.
+_COMPILERS: Final = ("gcc", "clang")
 
 
 class Pretraining:
@@ -261,10 +259,6 @@ def watch_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-#: Those that Triton looks for where CC names none.
-_COMPILERS: Final = ("gcc", "clang")
 
 
 def find_obstacle() -> str:

@@ -21,17 +21,9 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.files import open_atomic, write_text
 
 FORMAT: Final = "bids_semantoks signals 2"
-
-
 _SEGMENT_BYTES: Final = 2**30
-
-
 _ITEM: Final = np.dtype("<f2").itemsize
-
-
 _COLUMNS: Final = ("key", "participant", "n_volumes", "repetition_time", "crc32", "present")
-
-
 _REMEDY: Final = "Delete the directory: it is made again from the signals."
 
 

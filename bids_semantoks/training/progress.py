@@ -18,28 +18,16 @@ from bids_semantoks.training.schedules import Schedules, StepSettings
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 LOG_COLUMNS: Final = (
     *("step", "epoch", "loss", "cls", "ttr", "token", "rank", "spread", "cosine", "gradient_norm"),
     *("learning_rate", "weight_decay", "momentum", "ttr_weight", "is_masked", "participants_per_second"),
 )
 
-
 _MEASURED: Final = ("loss", *LOG_COLUMNS[3:10])
-
-
 _LOG_ROWS: Final = 5000
-
-
 _LINE_SECONDS: Final = 10.0
-
-
 _BAR_SECONDS: Final = 0.5
-
-
 _BAR_WIDTH: Final = 20
-
-
 _MOST_SKIPPED: Final = 50
 
 

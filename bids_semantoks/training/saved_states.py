@@ -19,13 +19,8 @@ from bids_semantoks.errors import ConfigurationError, ResourceError
 from bids_semantoks.files import open_atomic
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 FORMAT: Final = "bids_semantoks training 1"
-
-
 _KEPT: Final = 2
-
 
 #: What readers raise at files that are cut, overwritten or no checkpoints.
 _DAMAGES: Final = (
