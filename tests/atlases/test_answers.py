@@ -14,7 +14,7 @@ import pytest
 from helpers import surface_files as made
 from helpers.transforms import Composite
 
-from bids_semantoks.atlases import label_surfaces, supply
+from bids_semantoks.atlases import supply
 from bids_semantoks.atlases.load import find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.commands import fetch
 from bids_semantoks.errors import SemantoksError
@@ -101,9 +101,8 @@ def fetch_from(stock, target, name, space, monkeypatch, lacking, hidden):
         raise downloads.FetchError("it cannot be fetched (404)")
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    for module in (downloads, supply, label_surfaces):
-        monkeypatch.setattr(module, "find_obstacle", lambda address: "", raising=False)
-        monkeypatch.setattr(module, "download", bring, raising=False)
+    monkeypatch.setattr(supply, "find_obstacle", lambda address: "")
+    monkeypatch.setattr(supply, "download", bring)
     monkeypatch.setattr(supply, "fetch_hub_file", bring_hub_file)
     found = describe(lambda: fetch.fetch(target, atlases=[name], spaces=[space], models=[]), TARGET=target, **hidden)
     return {"asked": asked, "found": found}

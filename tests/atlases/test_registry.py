@@ -2,13 +2,13 @@
 
 import pytest
 
-from bids_semantoks.atlases.registry import Ingredient, Places, find_archived, find_file, find_places, is_there
+from bids_semantoks.atlases.registry import LabelFile, Places, find_archived, find_file, find_places, is_there
 from bids_semantoks.errors import AtlasError
 
 ARCHIVED = "tpl-Own/tpl-Own_atlas-A_dseg.nii.gz"
 
 
-INGREDIENT = Ingredient(
+FILE = LabelFile(
     files=("best.nii.gz", "second.nii.gz"),
     values=(1,),
     indices=(1,),
@@ -45,7 +45,7 @@ def test_places_stand_in_the_order_of_what_was_asked_for(tmp_path, monkeypatch):
 
 def test_the_nearest_place_wins_before_the_best_name(tmp_path):
     places = Places(given=(tmp_path / "a", tmp_path / "b"), others=(tmp_path / "c",), templateflow=(tmp_path / "d",))
-    assert find_file(INGREDIENT, places) is None
+    assert find_file(FILE, places) is None
     # From the last place that is looked into to the first, each is preferred to those before it.
     for path in (
         f"d/{ARCHIVED}",
@@ -59,7 +59,7 @@ def test_the_nearest_place_wins_before_the_best_name(tmp_path):
         "a/best.nii.gz",
     ):
         expected = write(tmp_path / path)
-        assert find_file(INGREDIENT, places) == expected
+        assert find_file(FILE, places) == expected
 
 
 def test_files_that_were_only_announced_do_not_count(tmp_path):
