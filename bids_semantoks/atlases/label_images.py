@@ -155,18 +155,16 @@ class _Field:
     to_voxels: NDArray[np.float64]  # (4, 4), mm to voxels
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Warp:
-    """Transform of points between two spaces."""
+# A transform of points between two spaces: matrices (4, 4) and displacement fields, in order of application.
+Warp = tuple[NDArray[np.float64] | _Field, ...]
 
-    steps: tuple[NDArray[np.float64] | _Field, ...]  # matrices (4, 4) and displacement fields, in order of application
 
-    def map_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map points (n, 3) in RAS mm from the space that images are resampled into to the one they come from.
-        Displacements are interpolated linearly and zero outside their field, as in ANTs."""
-        for step in self.steps:
-            points = _displace(points, step) if isinstance(step, _Field) else _multiply(step, points)
-        return points
+def map_points(points: NDArray[np.float64], warp: Warp) -> NDArray[np.float64]:
+    """Map points (n, 3) in RAS mm from the space that images are resampled into to the one they come from.
+    Displacements are interpolated linearly and zero outside their field, as in ANTs."""
+    for step in warp:
+        points = _displace(points, step) if isinstance(step, _Field) else _multiply(step, points)
+    return points
 
 
 def _multiply(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -203,7 +201,7 @@ def load_warp(path: Path) -> Warp:
         ) from error
     if not steps:
         raise AtlasError(f"The transform {path} is empty.")
-    return Warp(steps=steps)
+    return steps
 
 
 def _to_step(part: Any) -> NDArray[np.float64] | _Field:
@@ -273,7 +271,7 @@ def _sample_warped(
     slab: tuple[int, ...],
 ) -> NDArray[np.int32]:
     voxels = np.indices((1, *slab[1:]), dtype=np.float64).reshape(3, -1) + np.array([[slab[0]], [0], [0]])
-    points = warp.map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T).T
+    points = map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T, warp).T
     return _look_up(parcels, list(to_image[:3, :3] @ points + to_image[:3, 3:])).reshape(slab[1:])
 
 

@@ -143,8 +143,8 @@ def find_surface_spaces(path: Path) -> tuple[str, ...]:
     return _SPACES[size]
 
 
-def build_surface_table(paths: tuple[Path, ...], table: Path | None) -> tuple[LabelTable, list[tuple[int, ...]]]:
-    """List the parcels of label files, and per file the table value of each key in order; 0 where the table omits it.
+def _build_table(paths: tuple[Path, ...], table: Path | None) -> tuple[LabelTable, list[dict[int, int]]]:
+    """List the parcels of label files, and per file the position of the parcel of each key that the table lists.
 
     `paths` is one file of all structures, or left and right. Parcels are in the order of `table`, else of the keys;
     values count from 1. Without a table, networks come from the names (``7Networks_LH_Vis_1``), those of voxels from
@@ -170,8 +170,9 @@ def build_surface_table(paths: tuple[Path, ...], table: Path | None) -> tuple[La
         )
     else:
         rows = _match_table(load_label_table(table), flat)
-    position = dict(zip(rows.parcels, rows.values, strict=True))
-    return rows, [tuple(position.get(name, 0) for name in some) for some in names]
+    position = {name: i for i, name in enumerate(rows.parcels)}
+    pairs = [zip(sorted(labels.names), some, strict=True) for labels, some in zip(files, names, strict=True)]
+    return rows, [{key: position[name] for key, name in some if name in position} for some in pairs]
 
 
 def _match_table(table: LabelTable, flat: list[str]) -> LabelTable:
@@ -297,16 +298,13 @@ def load_surface_files(path: Path, space: str) -> Atlas:
             f"The atlas {path} is in the space {' or '.join(spaces)}, the data in {space}.",
             hint=f"Process the data in {' or '.join(spaces)} (--space), or give an atlas in {space}.",
         )
-    table, keys = build_surface_table(files, _find_table(files))
-    table = rename_to_seven_networks(table)
-    position = {value: i for i, value in enumerate(table.values)}
+    table, parcels = _build_table(files, _find_table(files))
     volumes = []
-    for file, values in zip(files, keys, strict=True):
-        own = sorted(load_surface_labels(file).names)
-        pairs = [(key, position[value]) for key, value in zip(own, values, strict=True) if value]
+    for file, own in zip(files, parcels, strict=True):
         part = Part(path=file, file=LabelFile(files=(file.name,)), listed_in=table.path)
-        volumes.append(build_surface_volume(part, [key for key, _ in pairs], [parcel for _, parcel in pairs]))
-    return build_atlas(build_label(_SIDE.sub("", f"{_stem(files[0])}.").strip("._")), space, table, tuple(volumes))
+        volumes.append(build_surface_volume(part, list(own), list(own.values())))
+    name = build_label(_SIDE.sub("", f"{_stem(files[0])}.").strip("._"))
+    return build_atlas(name, space, rename_to_seven_networks(table), tuple(volumes))
 
 
 def build_surface_volume(part: Part, values: Sequence[int], parcels: Sequence[int]) -> AtlasVolume:

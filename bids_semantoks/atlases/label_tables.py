@@ -247,7 +247,7 @@ def build_label(stem: str) -> str:
         return "Atlas"
 
 
-def build_atlas(name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...]) -> Atlas:
+def build_atlas(name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...] = ()) -> Atlas:
     """Build the record of an atlas, with a joint checksum of names, networks and files, wherever these lie."""
     labels = [
         [v.sha256, v.values.tolist(), v.parcels.tolist(), *([v.transform_sha256] if v.transform else [])]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from bids_semantoks.atlases.label_tables import (
 )
 from bids_semantoks.atlases.load import find_images
 from bids_semantoks.atlases.registry import find_entry, find_places, find_registered, list_registered, load_entry
+from bids_semantoks.bids_names import format_label
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas
 
@@ -44,7 +44,7 @@ def load_series_atlas(
     table = table or _find_registered(columns)
     if table is not None:
         LOG.info("Parcels and networks of atlas %s are those of %s.", label, table.path)
-        return _build_atlas(label, space, table)
+        return build_atlas(format_label(label), space, table)
     networks = tuple(map(find_network, columns))
     if not any(networks):
         listed = f" The columns do not fit {', '.join(map(str, tables))}." if tables else ""
@@ -54,7 +54,8 @@ def load_series_atlas(
         )
     if unknown := [name for name, network in zip(columns, networks, strict=True) if not network]:
         LOG.warning("%d parcels of atlas %s belong to no network: %s", len(unknown), label, name_some(unknown))
-    return _build_atlas(label, space, LabelTable(path=Path(), values=(), parcels=tuple(columns), networks=networks))
+    named = LabelTable(path=Path(), values=(), parcels=tuple(columns), networks=networks)
+    return build_atlas(format_label(label), space, named)
 
 
 def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path | None) -> LabelTable | None:
@@ -126,7 +127,3 @@ def _check_fits(table: LabelTable, columns: Sequence[str]) -> None:
     locate_columns(columns, table.parcels)
     if is_numbered(columns) and list(table.values) != sorted(table.values):
         raise ValueError("has columns that are numbered, not named,")
-
-
-def _build_atlas(label: str, space: str, table: LabelTable) -> Atlas:
-    return build_atlas(re.sub(r"[^A-Za-z0-9]", "", label), space, table, ())
