@@ -103,22 +103,17 @@ def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> 
     """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by default the hub client's. Raises
     FetchError."""
     # Imported late: it is needed by few calls, and its constants read the environment.
-    from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415
-    from huggingface_hub.errors import (  # noqa: PLC0415
-        EntryNotFoundError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
 
     # The bases are the errors of the HTTP library, which differs between versions, and OSError.
-    failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__mro__[1:2], OSError, ValueError)
+    failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__mro__[1:2], OSError, ValueError)
     if obstacle := find_obstacle(constants.ENDPOINT):
         raise FetchError(obstacle)
     try:
         return Path(hf_hub_download(repository, name, cache_dir=cache))
-    except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
+    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
         raise FetchError("the network cannot be reached") from error
-    except EntryNotFoundError as error:
+    except errors.EntryNotFoundError as error:
         raise FetchError(f"{repository} has no {name}", is_absent=True) from error
     except failures as error:
         raise FetchError(f"it cannot be fetched ({_first_line(error)})") from error
