@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import secrets
+import contextlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +18,9 @@ from scipy.ndimage import map_coordinates
 from bids_semantoks.atlases.label_tables import LabelTable, name_some
 from bids_semantoks.atlases.supply import Part
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.files import hash_file, hash_text, write_array
 from bids_semantoks.records import Atlas, AtlasVolume
-from bids_semantoks.runtime.downloads import GRIDS, check_published, check_recorded, find_cache, is_writable
+from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 
 # Whole numbers above are not exact in float32, in which many label images are stored.
 _MAX_LABEL: Final = 1 << 24
@@ -60,7 +59,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 def check_labels(part: Part, table: LabelTable, present: set[int], values: Sequence[int]) -> None:
     """Check the labels `present` in an image, of which `values` count. Raises AtlasError where some have no row in
     the table, none that counts is there, or the image must hold a known set and does not."""
-    if part.values is None and present - set(table.values):
+    if part.file.values is None and present - set(table.values):
         unknown = sorted(present - set(table.values))
         raise AtlasError(
             f"The atlas image {part.path} holds labels without a row in {table.path}: {name_some(unknown)}.",
@@ -68,11 +67,11 @@ def check_labels(part: Part, table: LabelTable, present: set[int], values: Seque
         )
     if not present & set(values):
         raise AtlasError(f"The atlas image {part.path} holds none of the {len(values)} labels of {table.path}.")
-    expected = set(range(1, part.n_labels + 1))
+    expected = set(range(1, part.file.n_labels + 1))
     if expected and present != expected:
         lacking, foreign = sorted(expected - present), sorted(present - expected)
         raise AtlasError(
-            f"The atlas image {part.path} must hold the labels 1 to {part.n_labels}"
+            f"The atlas image {part.path} must hold the labels 1 to {part.file.n_labels}"
             f"{f', it lacks {name_some(lacking)}' if lacking else ''}"
             f"{f', it also holds {name_some(foreign)}' if foreign else ''}.",
             hint=f"It is not the file that {part.listed_in.name} describes. Fetch it again, or use another name.",
@@ -89,7 +88,7 @@ def check_landmarks(
     order or a flipped image show at once. `image` is labels (X, Y, Z) and affine (4, 4), voxel to mm."""
     labels, affine = image
     names = dict(zip(table.values, table.parcels, strict=True))
-    indices = dict(zip(part.values or (), part.indices, strict=True))
+    indices = dict(zip(part.file.values or (), part.file.indices, strict=True))
     for value, expected in landmarks.items():
         voxels = np.argwhere(labels == value)
         if not len(voxels):
@@ -142,20 +141,10 @@ def _keep_here(key: str, grid: NDArray[np.int32]) -> NDArray[np.int32]:
 def keep_grid(key: str, grid: NDArray[np.int32]) -> None:
     """Keep a grid (X, Y, Z) for this process, which makes it read-only, and on disk where the cache is writable."""
     _keep_here(key, grid)
-    path = _name_grid(key)
-    if path is None or not is_writable(path.parent):
-        return
-    # Not by tempfile, whose files nobody else may read: several users may share a cache.
-    partial = path.with_name(f"{secrets.token_hex(6)}.tmp")
-    # Into a file NumPy writes through C's own buffer, and does not notice when that finds the disk full at the end.
-    content = io.BytesIO()
-    np.save(content, grid)
-    try:
-        partial.write_bytes(content.getbuffer())
-        partial.replace(path)
-    except OSError:
+    if path := _name_grid(key):
         # A full cache costs the next call some seconds, not this run.
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            write_array(path, grid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -166,18 +155,16 @@ class _Field:
     to_voxels: NDArray[np.float64]  # (4, 4), mm to voxels
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Warp:
-    """Transform of points between two spaces."""
+# A transform of points between two spaces: matrices (4, 4) and displacement fields, in order of application.
+Warp = tuple[NDArray[np.float64] | _Field, ...]
 
-    steps: tuple[NDArray[np.float64] | _Field, ...]  # matrices (4, 4) and displacement fields, in order of application
 
-    def map_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map points (n, 3) in RAS mm from the space that images are resampled into to the one they come from.
-        Displacements are interpolated linearly and zero outside their field, as in ANTs."""
-        for step in self.steps:
-            points = _displace(points, step) if isinstance(step, _Field) else _multiply(step, points)
-        return points
+def map_points(points: NDArray[np.float64], warp: Warp) -> NDArray[np.float64]:
+    """Map points (n, 3) in RAS mm from the space that images are resampled into to the one they come from.
+    Displacements are interpolated linearly and zero outside their field, as in ANTs."""
+    for step in warp:
+        points = _displace(points, step) if isinstance(step, _Field) else _multiply(step, points)
+    return points
 
 
 def _multiply(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -214,7 +201,7 @@ def load_warp(path: Path) -> Warp:
         ) from error
     if not steps:
         raise AtlasError(f"The transform {path} is empty.")
-    return Warp(steps=steps)
+    return steps
 
 
 def _to_step(part: Any) -> NDArray[np.float64] | _Field:
@@ -237,7 +224,7 @@ def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[
     """
     if not any(volume.transform for volume in atlas.volumes):
         return _lay(atlas, shape, affine)
-    key = hashlib.sha256(repr((atlas.sha256, shape, np.round(affine, 6).tolist())).encode()).hexdigest()
+    key = hash_text(repr((atlas.sha256, shape, np.round(affine, 6).tolist())))
     if (grid := read_grid(key, shape)) is None:
         grid = _lay(atlas, shape, affine)
         keep_grid(key, grid)
@@ -284,7 +271,7 @@ def _sample_warped(
     slab: tuple[int, ...],
 ) -> NDArray[np.int32]:
     voxels = np.indices((1, *slab[1:]), dtype=np.float64).reshape(3, -1) + np.array([[slab[0]], [0], [0]])
-    points = warp.map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T).T
+    points = map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T, warp).T
     return _look_up(parcels, list(to_image[:3, :3] @ points + to_image[:3, 3:])).reshape(slab[1:])
 
 
@@ -302,13 +289,14 @@ def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> N
     return found
 
 
-def _load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
+def load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
+    """Read and check one image of an atlas; `landmarks` are by index in the table. Raises AtlasError where image,
+    table and what is known of the file disagree."""
     image, affine = read_labels(part.path)
-    sha256 = _hash_file(part.path)
-    check_recorded(part.path, sha256)
-    check_published(part.path, sha256, part.sha256)
+    sha256 = check_file(part.path, part.sha256)
     positions = {value: position for position, value in enumerate(table.values)}
-    values, indices = (table.values, table.values) if part.values is None else (part.values, part.indices)
+    file = part.file
+    values, indices = (table.values, table.values) if file.values is None else (file.values, file.indices)
     unlisted = sorted(set(indices) - set(positions))
     if unlisted:
         raise AtlasError(f"{part.listed_in} names the parcels {name_some(unlisted)}, which {table.path} does not list.")
@@ -324,7 +312,7 @@ def _load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[fl
         licence=part.licence,
         space=part.space,
         transform=part.transform,
-        transform_sha256=_hash_file(part.transform) if part.transform is not None else "",
+        transform_sha256=hash_file(part.transform) if part.transform is not None else "",
     )
 
 
@@ -332,8 +320,3 @@ def _build_lookup(volume: AtlasVolume, image: NDArray[np.int64]) -> NDArray[np.i
     lookup = np.zeros(max(int(image.max()), int(volume.values.max())) + 1, dtype=np.int32)
     lookup[volume.values] = volume.parcels + 1
     return np.ascontiguousarray(lookup[image])
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +15,24 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-from bids_semantoks.atlases.label_tables import LabelTable, find_network, load_label_table, name_some
-from bids_semantoks.atlases.registry import DIRECTORY_VARIABLE, Places, find_places, find_registry, is_there
+from bids_semantoks.atlases.label_tables import (
+    LabelTable,
+    build_atlas,
+    build_label,
+    find_network,
+    load_label_table,
+    name_some,
+    rename_to_seven_networks,
+)
+from bids_semantoks.atlases.registry import (
+    DIRECTORY_VARIABLE,
+    SURFACE_SUFFIXES,
+    Entry,
+    LabelFile,
+    find_places,
+    is_surface_atlas,
+)
+from bids_semantoks.atlases.supply import Part, find_local_parts
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
@@ -33,10 +46,7 @@ from bids_semantoks.images.grayordinates import (
     read_rows,
 )
 from bids_semantoks.records import Atlas, AtlasVolume
-from bids_semantoks.runtime.downloads import ATLASES, check_published, check_recorded, download
-
-SURFACE_SUFFIXES: Final = (".dlabel.nii", ".label.gii", ".annot")
-
+from bids_semantoks.runtime.downloads import check_file
 
 _CORTEX: Final = "CORTEX"
 
@@ -55,11 +65,6 @@ class SurfaceLabels:
     grayordinates: Grayordinates
     keys: NDArray[np.int64]  # (G,) label keys
     names: dict[int, str]  # of the keys that are parcels
-
-
-def is_surface_atlas(path: Path) -> bool:
-    """Tell a surface label file from an image by its suffix."""
-    return path.name.endswith(SURFACE_SUFFIXES)
 
 
 def load_surface_labels(path: Path) -> SurfaceLabels:
@@ -93,7 +98,7 @@ def _load_labels(path: Path, _size: int, _mtime: int) -> SurfaceLabels:
     return SurfaceLabels(grayordinates=grayordinates, keys=keys, names=parcels)
 
 
-def find_partner(path: Path) -> tuple[Path, Path] | None:
+def _find_partner(path: Path) -> tuple[Path, Path] | None:
     """Find the left and right file of an atlas with one file per hemisphere; None for a file of all structures.
     Raises AtlasError if the name lacks the hemisphere or the partner is missing."""
     if path.name.endswith(".dlabel.nii"):
@@ -118,15 +123,16 @@ def find_partner(path: Path) -> tuple[Path, Path] | None:
     return (path, partner) if here.endswith("LEFT") else (partner, path)
 
 
-def find_surface_spaces(path: Path, labels: SurfaceLabels) -> tuple[str, ...]:
+def find_surface_spaces(path: Path) -> tuple[str, ...]:
     """Find the template spaces, likeliest first, of a label file by its name, else by the size of its mesh.
-    Raises AtlasError if neither identifies the space."""
+    Raises AtlasError if neither identifies the space, or the file or its other hemisphere is missing or damaged."""
+    path = _find_files(path)[0]
+    labels = load_surface_labels(path)
     if path.name.endswith(".dlabel.nii"):
         return ("fsLR",)
-    if found := re.search(r"(?:space|tpl)-(fsLR|fsaverage[3-6]?)(?=[_.])", path.name):
-        size = labels.grayordinates.models[0].n_vertices
-        return tuple(dict.fromkeys((found[1], *(_SPACES.get(size, ()) if found[1] == "fsaverage" else ()))))
     size = labels.grayordinates.models[0].n_vertices
+    if found := re.search(r"(?:space|tpl)-(fsLR|fsaverage[3-6]?)(?=[_.])", path.name):
+        return tuple(dict.fromkeys((found[1], *(_SPACES.get(size, ()) if found[1] == "fsaverage" else ()))))
     if size == 163842 and path.name.endswith(".annot"):
         return ("fsaverage",)
     if size not in _SPACES:
@@ -137,8 +143,8 @@ def find_surface_spaces(path: Path, labels: SurfaceLabels) -> tuple[str, ...]:
     return _SPACES[size]
 
 
-def build_surface_table(paths: tuple[Path, ...], table: Path | None) -> tuple[LabelTable, list[tuple[int, ...]]]:
-    """List the parcels of label files, and per file the table value of each key in order; 0 where the table omits it.
+def _build_table(paths: tuple[Path, ...], table: Path | None) -> tuple[LabelTable, list[dict[int, int]]]:
+    """List the parcels of label files, and per file the position of the parcel of each key that the table lists.
 
     `paths` is one file of all structures, or left and right. Parcels are in the order of `table`, else of the keys;
     values count from 1. Without a table, networks come from the names (``7Networks_LH_Vis_1``), those of voxels from
@@ -164,8 +170,9 @@ def build_surface_table(paths: tuple[Path, ...], table: Path | None) -> tuple[La
         )
     else:
         rows = _match_table(load_label_table(table), flat)
-    position = dict(zip(rows.parcels, rows.values, strict=True))
-    return rows, [tuple(position.get(name, 0) for name in some) for some in names]
+    position = {name: i for i, name in enumerate(rows.parcels)}
+    pairs = [zip(sorted(labels.names), some, strict=True) for labels, some in zip(files, names, strict=True)]
+    return rows, [{key: position[name] for key, name in some if name in position} for some in pairs]
 
 
 def _match_table(table: LabelTable, flat: list[str]) -> LabelTable:
@@ -237,109 +244,38 @@ def _is_nothing(name: str) -> bool:
     return re.sub(r"[^a-z]", "", name.lower()) in _NOTHING
 
 
-def find_or_fetch_labels(entry: Path, space: str, places: Places, target: Path) -> dict[str, Path]:
-    """Find the label files of an entry's first alternative for a space, fetching missing ones into `target`.
-
-    Keyed by name below ``atlases``: files of one name exist for several meshes, told apart by their folders. Raises
-    AtlasError when the entry has none for this space, or one is missing and cannot be fetched.
-    """
-    surfaces = _read_entry(entry)["surfaces"]
-    if space not in surfaces:
-        raise AtlasError(
-            f"The atlas {entry.stem} is known on {', '.join(surfaces) or 'no surface'}, not on surfaces in {space}."
-        )
-    found = {}
-    for part in surfaces[space][0]:
-        path = _find_part(part, places)
-        if path is None:
-            path = target / ATLASES / part["files"][0]
-            download(part["url"], path, sha256=part.get("sha256"))
-        found[str(part["files"][0])] = path
-    return found
-
-
-def find_entry(name_or_path: str | Path) -> Path | None:
-    """Find the registry entry (JSON) for a name or path; None for any other atlas."""
-    entry = find_registry() / f"{name_or_path}.json"
-    if re.fullmatch(r"\w+", str(name_or_path)) and entry.is_file():
-        return entry
-    path = Path(name_or_path)
-    return path if path.suffix == ".json" and path.is_file() else None
-
-
-def _read_entry(entry: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(entry.read_text(encoding="utf-8"))
-        surfaces = {str(one["space"]): one["alternatives"] for one in content.get("surfaces", ())}
-        return {"name": str(content["name"]), "table": entry.parent / content["table"], "surfaces": surfaces}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AtlasError(f"The atlas description {entry} cannot be read: {type(error).__name__} {error}.") from error
-
-
-def find_recipes(entry: Path, directory: Path | None) -> dict[str, list[tuple[Mapping[str, Any], Path]]]:
-    """Find for each space the files of the first alternative that is complete locally; skip incomplete spaces.
-    Each file comes with its description in the entry. Raises AtlasError if the entry cannot be read."""
-    places = find_places(directory, beside=entry.parent)
-    found: dict[str, list[tuple[Mapping[str, Any], Path]]] = {}
-    for space, alternatives in _read_entry(entry)["surfaces"].items():
-        for parts in alternatives:
-            paths = [_find_part(part, places) for part in parts]
-            if space not in found and all(paths):
-                found[space] = [(part, path) for part, path in zip(parts, paths, strict=True) if path is not None]
-    return found
-
-
-def _find_part(part: Mapping[str, Any], places: Places) -> Path | None:
-    # Files of one name exist for several meshes.
-    wanted = part.get("n_vertices")
-    folders = (*(sub for one in places.given for sub in (one, one / ATLASES)), *places.others)
-    for path in (folder / str(name) for folder in folders for name in part["files"]):
-        if is_there(path) and (wanted is None or load_surface_labels(path).keys.size == wanted):
-            return path
-    return None
-
-
-def load_surface_entry(entry: Path, space: str, directory: Path | None) -> Atlas:
+def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:
     """Load an atlas on surfaces from its registry entry, one volume per label file.
     Raises AtlasError when files are missing, damaged or not those that the entry names."""
-    content = _read_entry(entry)
-    recipes = find_recipes(entry, directory)
-    if space not in recipes:
-        alternatives = content["surfaces"].get(space, ())
-        needed = "; or ".join(" with ".join(part["files"][0] for part in parts) for parts in alternatives)
-        origins = ", ".join(sorted({part["source"] for parts in alternatives for part in parts}))
-        known = ", ".join(content["surfaces"]) or "no surface"
+    recipes = entry.recipes.get(space, ())
+    parts = find_local_parts(entry, recipes, space, find_places(directory, beside=entry.path.parent))
+    if parts is None:
+        needed = "; or ".join(" with ".join(file.files[0] for file in recipe) for recipe in recipes)
+        origins = ", ".join(sorted({file.source for recipe in recipes for file in recipe}))
+        known = ", ".join(entry.recipes) or "no surface"
         raise AtlasError(
-            f"The label files of the atlas {content['name']} for surfaces in {space} are not found: {needed}."
+            f"The label files of the atlas {entry.name} for surfaces in {space} are not found: {needed}."
             if needed
-            else f"The atlas {content['name']} is known on {known}, the data lie on surfaces in {space}.",
-            hint=f"`bids_semantoks-fetch DIR --atlas {content['name']} --space {space}` on a machine with network "
+            else f"The atlas {entry.name} is known on {known}, the data lie on surfaces in {space}.",
+            hint=f"`bids_semantoks-fetch DIR --atlas {entry.name} --space {space}` on a machine with network "
             f"brings them from {origins}; give DIR with --atlas-dir or in {DIRECTORY_VARIABLE}."
             if needed
             else "Give a label file with --atlas: a .dlabel.nii, or one of a pair of .label.gii or .annot files.",
         )
-    table = load_label_table(content["table"])
+    table = load_label_table(entry.table)
+    return build_atlas(entry.name, space, table, tuple(_load_part(part, table) for part in parts))
+
+
+def _load_part(part: Part, table: LabelTable) -> AtlasVolume:
     position = {index: i for i, index in enumerate(table.values)}
-    volumes = []
-    for part, path in recipes[space]:
-        values, indices = list(_expand(part["values"])), list(_expand(part["parcels"]))
-        if len(values) != len(indices) or not set(indices) <= set(position):
-            raise AtlasError(f"The atlas description {entry} pairs {path.name} with parcels that its table lacks.")
-        used = _read_used(path)
-        if not used & set(values):
-            raise AtlasError(f"The atlas file {path} holds none of the {len(values)} labels that are expected of it.")
-        licence = f"{path.name}: {part['licence']}, from {part['source']}"
-        volume = build_surface_volume(path, values, [position[index] for index in indices], licence)
-        # An image beside surfaces, as of the cerebellum, is in a space of its own.
-        volume = dataclasses.replace(volume, space=str(part.get("space", "")))
-        check_published(path, volume.sha256, part.get("sha256") if path.name == part["files"][0] else None)
-        volumes.append(volume)
-    return build_surface_atlas(content["name"], space, table, tuple(volumes))
-
-
-def _expand(ranges: Sequence[Sequence[int]]) -> Iterator[int]:
-    for first, last in ranges:
-        yield from range(int(first), int(last) + 1)
+    values, indices = part.file.values or (), part.file.indices
+    if not set(indices) <= set(position):
+        raise AtlasError(
+            f"The atlas description {part.listed_in} pairs {part.path.name} with parcels that its table lacks."
+        )
+    if not _read_used(part.path) & set(values):
+        raise AtlasError(f"The atlas file {part.path} holds none of the {len(values)} labels that are expected of it.")
+    return build_surface_volume(part, values, [position[index] for index in indices])
 
 
 def _read_used(path: Path) -> set[int]:
@@ -352,33 +288,60 @@ def _read_used(path: Path) -> set[int]:
         raise AtlasError(f"The atlas image {path} cannot be read: {error}.") from error
 
 
-def build_surface_volume(path: Path, values: Sequence[int], parcels: Sequence[int], licence: str) -> AtlasVolume:
+def load_surface_files(path: Path, space: str) -> Atlas:
+    """Load an atlas from a label file and, where it covers one hemisphere, its partner; parcels in the order of the
+    table beside them, else of the files. Raises AtlasError if the files are damaged or in another space."""
+    files = _find_files(path)
+    spaces = find_surface_spaces(path)
+    if space not in spaces:
+        raise AtlasError(
+            f"The atlas {path} is in the space {' or '.join(spaces)}, the data in {space}.",
+            hint=f"Process the data in {' or '.join(spaces)} (--space), or give an atlas in {space}.",
+        )
+    table, parcels = _build_table(files, _find_table(files))
+    volumes = []
+    for file, own in zip(files, parcels, strict=True):
+        part = Part(path=file, file=LabelFile(files=(file.name,)), listed_in=table.path)
+        volumes.append(build_surface_volume(part, list(own), list(own.values())))
+    name = build_label(_SIDE.sub("", f"{_stem(files[0])}.").strip("._"))
+    return build_atlas(name, space, rename_to_seven_networks(table), tuple(volumes))
+
+
+def build_surface_volume(part: Part, values: Sequence[int], parcels: Sequence[int]) -> AtlasVolume:
     """Build the record of one label file, with checksum; `parcels` are positions in the atlas of `values`.
-    Raises AtlasError if a fetched file has changed since."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    check_recorded(path, digest)
+    Raises AtlasError if a fetched file has changed since, or is not the published one."""
     return AtlasVolume(
-        path=path,
-        sha256=digest,
+        path=part.path,
+        sha256=check_file(part.path, part.sha256),
         values=np.asarray(values, dtype=np.int64),
         parcels=np.asarray(parcels, dtype=np.int64),
-        licence=licence or f"{path.name}: n/a",
+        licence=part.licence,
+        # An image beside surfaces, as of the cerebellum, is in a space of its own.
+        space=part.space,
     )
 
 
-def build_surface_atlas(name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...]) -> Atlas:
-    """Build the record of an atlas on surfaces, with a joint checksum of names, networks and files."""
-    content = {
-        "parcels": table.parcels,
-        "networks": table.networks,
-        "volumes": [[v.sha256, v.values.tolist(), v.parcels.tolist()] for v in volumes],
-    }
-    return Atlas(
-        name=name,
-        space=space,
-        parcels=table.parcels,
-        networks=table.networks,
-        volumes=volumes,
-        sha256=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
-    )
+_SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
+
+
+def _find_files(path: Path) -> tuple[Path, ...]:
+    if not path.is_file():
+        raise AtlasError(f"There is no atlas {path}.", hint="Check the path given with --atlas.")
+    return _find_partner(path) or (path,)
+
+
+def _find_table(files: Sequence[Path]) -> Path | None:
+    """Find a table beside the files with the same name, with or without the hemisphere."""
+    for file in files:
+        stem = _stem(file)
+        for name in (stem, _SIDE.sub("", stem).strip("._")):
+            if (table := file.with_name(f"{name}.tsv")).is_file():
+                return table
+    return None
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in SURFACE_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.registry import find_registry
+from bids_semantoks.bids_names import format_label, parse_entities
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.files import hash_values, read_rows
+from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume
 
 _NAME_COLUMNS = ("label", "name")
 
@@ -108,6 +110,7 @@ def find_network(parcel: str) -> str:
 
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
+        # Not by our reader of tables, which fills short lines: here they are a mistake.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             lines = [line for line in reader if line]
@@ -202,8 +205,7 @@ def _rename(parcels: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 @functools.cache
 def _load_orders() -> dict[str, dict[str, str]]:
     """Map the names of each other order to those of the same parcels in the 7-network order."""
-    with (find_registry() / "Schaefer400_orders.tsv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = read_rows(find_registry() / "Schaefer400_orders.tsv")
     return {column: {row[column]: row["label"] for row in rows} for column in _ORDERS}
 
 
@@ -227,3 +229,35 @@ def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np
 def is_numbered(columns: Sequence[str]) -> bool:
     """Tell whether columns are just counted, from 0 or 1, instead of named."""
     return any(list(columns) == [str(i + first) for i in range(len(columns))] for first in (0, 1))
+
+
+# In this order they make the label of an atlas that a path names.
+_NAME_ENTITIES: Final = ("atlas", "seg", "scale", "desc")
+
+
+def build_label(stem: str) -> str:
+    """Build the label of an atlas from the atlas-, seg-, scale- and desc- values of a file stem without hemisphere.
+    Without any of these the stem itself is used; only letters and digits are kept."""
+    # Names of one's own may hold further dots.
+    entities = parse_entities(stem.replace(".", ""))
+    text = "".join(entities.get(key, "") for key in _NAME_ENTITIES) or stem.removesuffix("_dseg")
+    try:
+        return format_label(text)
+    except ValueError:
+        return "Atlas"
+
+
+def build_atlas(name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...] = ()) -> Atlas:
+    """Build the record of an atlas, with a joint checksum of names, networks and files, wherever these lie."""
+    labels = [
+        [v.sha256, v.values.tolist(), v.parcels.tolist(), *([v.transform_sha256] if v.transform else [])]
+        for v in volumes
+    ]
+    return Atlas(
+        name=name,
+        space=space,
+        parcels=table.parcels,
+        networks=table.networks,
+        volumes=volumes,
+        sha256=hash_values({"parcels": table.parcels, "networks": table.networks, "volumes": labels}),
+    )

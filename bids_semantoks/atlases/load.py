@@ -1,144 +1,78 @@
-"""Atlases, found by name or path, read in the space of the data and resampled onto a run's grid."""
+"""Atlases by name or path, read in the space of the data."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import difflib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.atlases.label_images import _load_volume
-from bids_semantoks.atlases.label_surfaces import (
-    SURFACE_SUFFIXES,
-    build_surface_atlas,
-    build_surface_table,
-    build_surface_volume,
-    find_entry,
-    find_partner,
-    find_recipes,
-    find_surface_spaces,
-    is_surface_atlas,
-    load_surface_entry,
-    load_surface_labels,
-)
-from bids_semantoks.atlases.label_tables import LabelTable, load_label_table, rename_to_seven_networks
-from bids_semantoks.atlases.registry import find_archived, find_places
-from bids_semantoks.atlases.supply import (
-    FETCH_HINT,
-    Source,
-    Sources,
+from bids_semantoks.atlases.label_images import load_volume
+from bids_semantoks.atlases.label_surfaces import find_surface_spaces, load_surface_entry, load_surface_files
+from bids_semantoks.atlases.label_tables import (
+    build_atlas,
     build_label,
-    fetch_missing_transform,
-    find_parts,
-    find_sources,
-    name_transform,
-    refuse,
+    load_label_table,
+    name_some,
+    rename_to_seven_networks,
 )
+from bids_semantoks.atlases.registry import (
+    LabelFile,
+    find_entry,
+    find_places,
+    is_surface_atlas,
+    list_registered,
+    load_entry,
+)
+from bids_semantoks.atlases.supply import FETCH_HINT, Part, find_local_parts, find_parts, find_transform, is_in, refuse
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.files import read_json
+from bids_semantoks.records import Atlas
+from bids_semantoks.runtime.downloads import find_target
 
 LOG = logging.getLogger("bids_semantoks")
 
 
-def find_atlas_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
-    """List the template spaces of an atlas that need no warping: local ones first, then those that can be fetched.
-    Raises AtlasError where the atlas is unknown, or its files are neither here nor published."""
-    found = find_sources(name_or_path, directory=directory)
-    spaces = (*found.spaces, *(found.entry.find_fetchable_spaces() if found.entry else ()))
-    if not spaces and found.entry is not None:
-        raise refuse(found.entry, found.entry.recipes, find_places(directory, beside=found.entry.path.parent))
-    return tuple(dict.fromkeys(spaces))
-
-
-def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None, work_dir: Path | None = None) -> Atlas:
-    """Load the parcels of an atlas and check its images, fetching what is not here.
-
-    `name_or_path` is a registry name, or the path of a label image, a registry entry (``.json``) or an atlas dataset.
-    Files of registry entries are searched in `directory` first; fetched files go to a temporary directory, in
-    `work_dir` if given, when the cache is not writable. Raises AtlasError where the atlas is neither found nor fetched,
-    has neither this space nor a transform to it, is damaged, or its table and image disagree.
-    """
-    found = find_sources(name_or_path, directory=directory)
-    source = _choose_source(found, space, directory, work_dir)
-    table = rename_to_seven_networks(load_label_table(source.table))
-    landmarks = found.entry.landmarks if found.entry else {}
-    volumes = tuple(_load_volume(part, table, landmarks) for part in source.parts)
-    for volume in volumes:
-        if volume.transform is not None:
-            LOG.info(
-                "%s is in %s and is laid onto %s with %s.",
-                *(volume.path.name, volume.space, space, volume.transform.name),
-            )
-    return Atlas(
-        name=found.name,
-        space=space,
-        parcels=table.parcels,
-        networks=table.networks,
-        volumes=volumes,
-        sha256=_compute_checksum(table, volumes),
-    )
-
-
-def _choose_source(found: Sources, space: str, directory: Path | None, work_dir: Path | None) -> Source:
-    if found.entry is not None:
-        parts = find_parts(found.entry, space, directory=directory, work_dir=work_dir)
-        return Source(table=found.entry.table, parts=parts)
-    if space in found.spaces:
-        return found.spaces[space]
-    reason = "no space is named for them"
-    for own, source in found.spaces.items() if space else ():
-        try:
-            transform = find_archived(name_transform(own, space), find_places(directory)) or fetch_missing_transform(
-                own, space, work_dir
-            )
-        except AtlasError as error:
-            reason = error.message.rstrip(".")
-            continue
-        parts = tuple(dataclasses.replace(part, space=own, transform=transform) for part in source.parts)
-        return Source(table=source.table, parts=parts)
-    spaces = " or ".join(found.spaces)
-    raise AtlasError(
-        f"The atlas {found.name} is in the space {spaces}, the data in {space or 'none named'}. "
-        f"There is no transform between them: {reason}.",
-        hint=f"Process the data in {spaces} (--space, or fMRIPrep's --output-spaces), or give an atlas that was warped "
-        f"to {space or 'their space'}, or bring the transform: {FETCH_HINT}",
-    )
-
-
-def _compute_checksum(table: LabelTable, volumes: tuple[AtlasVolume, ...]) -> str:
-    content = {
-        "parcels": table.parcels,
-        "networks": table.networks,
-        "volumes": [
-            [v.sha256, v.values.tolist(), v.parcels.tolist(), *([v.transform_sha256] if v.transform else [])]
-            for v in volumes
-        ],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-_SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
+#: Spaces of BIDS and fMRIPrep that differ between participants.
+_NATIVE_SPACES: Final = frozenset(
+    ("T1w", "T2w", "anat", "bold", "boldref", "func", "individual", "native", "orig", "scanner")
+)
 
 
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
     """Find the template spaces of an atlas, preferred first: images, then surfaces whose files are here.
     Raises AtlasError for an unknown atlas."""
-    path = Path(name_or_path)
-    if is_surface_atlas(path):
-        left = (_find_files(path))[0]
-        return find_surface_spaces(left, load_surface_labels(left))
-    entry = find_entry(name_or_path)
-    on_surfaces = () if entry is None else tuple(find_recipes(entry, directory))
+    if is_surface_atlas(Path(name_or_path)):
+        return find_surface_spaces(Path(name_or_path))
+    on_surfaces: tuple[str, ...] = ()
+    if path := find_entry(name_or_path):
+        entry, places = load_entry(path, on_surfaces=True), find_places(directory, beside=path.parent)
+        here = (space for space, some in entry.recipes.items() if find_local_parts(entry, some, space, places))
+        on_surfaces = tuple(here)
     try:
         return tuple(dict.fromkeys((*find_atlas_spaces(name_or_path, directory=directory), *on_surfaces)))
     except AtlasError:
         if not on_surfaces:
             raise
         return on_surfaces
+
+
+def find_atlas_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
+    """List the template spaces of an atlas that need no warping: local ones first, then those that can be fetched.
+    Raises AtlasError where the atlas is unknown, or its files are neither here nor published."""
+    path = find_entry(name_or_path)
+    if path is None:
+        return tuple(find_images(name_or_path))
+    entry, places = load_entry(path), find_places(directory, beside=path.parent)
+    own = {space: [one for one in recipes if is_in(one, space)] for space, recipes in entry.recipes.items()}
+    here = [space for space, recipes in own.items() if find_local_parts(entry, recipes, space, places)]
+    if spaces := tuple(dict.fromkeys((*here, *entry.find_fetchable_spaces()))):
+        return spaces
+    raise refuse(entry, entry.recipes, places)
 
 
 def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) -> Atlas:
@@ -148,32 +82,16 @@ def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path 
     entries are searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR and our cache. Raises AtlasError if the atlas is
     missing, damaged or lacks surfaces of this space.
     """
-    path = Path(name_or_path)
-    entry = find_entry(name_or_path)
+    entry, path = find_entry(name_or_path), Path(name_or_path)
     if entry is not None:
-        return load_surface_entry(entry, space, directory)
+        return load_surface_entry(load_entry(entry, on_surfaces=True), space, directory)
     if not is_surface_atlas(path) or not path.is_file():
         raise AtlasError(
             f"The data in {space} lie on surfaces, the atlas {name_or_path} "
             f"{'is made of images' if path.exists() else 'is not there'}.",
             hint="Give a .dlabel.nii file, or one of a pair of .label.gii or .annot files; or read volumes (--space).",
         )
-    files = _find_files(path)
-    spaces = find_surface_spaces(files[0], load_surface_labels(files[0]))
-    if space not in spaces:
-        raise AtlasError(
-            f"The atlas {path} is in the space {' or '.join(spaces)}, the data in {space}.",
-            hint=f"Process the data in {' or '.join(spaces)} (--space), or give an atlas in {space}.",
-        )
-    table, keys = build_surface_table(files, _find_table(files))
-    table = rename_to_seven_networks(table)
-    position = {value: i for i, value in enumerate(table.values)}
-    volumes = []
-    for file, values in zip(files, keys, strict=True):
-        own = sorted(load_surface_labels(file).names)
-        pairs = [(key, position[value]) for key, value in zip(own, values, strict=True) if value]
-        volumes.append(build_surface_volume(file, [key for key, _ in pairs], [parcel for _, parcel in pairs], ""))
-    return build_surface_atlas(_label(files[0]), space, table, tuple(volumes))
+    return load_surface_files(path, space)
 
 
 def check_is_volumetric(name_or_path: str | Path, space: str) -> None:
@@ -185,28 +103,177 @@ def check_is_volumetric(name_or_path: str | Path, space: str) -> None:
         )
 
 
-def _find_files(path: Path) -> tuple[Path, ...]:
-    if not path.is_file():
-        raise AtlasError(f"There is no atlas {path}.", hint="Check the path given with --atlas.")
-    return find_partner(path) or (path,)
+def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None, work_dir: Path | None = None) -> Atlas:
+    """Load the parcels of an atlas and check its images, fetching what is not here.
+
+    `name_or_path` is a registry name, or the path of a label image, a registry entry (``.json``) or an atlas dataset.
+    Files of registry entries are searched in `directory` first; fetched files go to a temporary directory, in
+    `work_dir` if given, when the cache is not writable. Raises AtlasError where the atlas is neither found nor fetched,
+    has neither this space nor a transform to it, is damaged, or its table and image disagree.
+    """
+    landmarks: Mapping[int, tuple[float, ...]] = {}
+    if path := find_entry(name_or_path):
+        entry, places = load_entry(path), find_places(directory, beside=path.parent)
+        name, table_path, landmarks = entry.name, entry.table, entry.landmarks
+        if space in _NATIVE_SPACES and space not in entry.recipes:
+            raise AtlasError(
+                f"The data are in {space}, each participant's own space, where no template atlas can lie.",
+                hint=f"Choose data in {' or '.join(entry.recipes)} with --space, or have fMRIPrep write them "
+                "(--output-spaces).",
+            )
+        parts = find_parts(entry, space, places, lambda: find_target(work_dir))
+    else:
+        images = find_images(name_or_path)
+        name = _label(next(iter(images.values())).path)
+        parts = (images[space] if space in images else _warp_image(name, images, space, directory, work_dir),)
+        table_path = parts[0].listed_in
+    table = rename_to_seven_networks(load_label_table(table_path))
+    volumes = tuple(load_volume(part, table, landmarks) for part in parts)
+    for volume in volumes:
+        if volume.transform is not None:
+            LOG.info(
+                "%s is in %s and is laid onto %s with %s.",
+                *(volume.path.name, volume.space, space, volume.transform.name),
+            )
+    return build_atlas(name, space, table, volumes)
 
 
-def _find_table(files: Sequence[Path]) -> Path | None:
-    """Find a table beside the files with the same name, with or without the hemisphere."""
-    for file in files:
-        stem = _stem(file)
-        for name in (stem, _SIDE.sub("", stem).strip("._")):
-            if (table := file.with_name(f"{name}.tsv")).is_file():
-                return table
-    return None
+def _warp_image(
+    name: str, images: Mapping[str, Part], space: str, directory: Path | None, work_dir: Path | None
+) -> Part:
+    """Find the first image with a transform to a space, or fetch the transform."""
+    reason = "no space is named for them"
+    for own, image in images.items() if space else ():
+        try:
+            transform = find_transform(own, space, find_places(directory), lambda: find_target(work_dir))
+        except AtlasError as error:
+            reason = error.message.rstrip(".")
+            continue
+        return dataclasses.replace(image, space=own, transform=transform)
+    spaces = " or ".join(images)
+    raise AtlasError(
+        f"The atlas {name} is in the space {spaces}, the data in {space or 'none named'}. "
+        f"There is no transform between them: {reason}.",
+        hint=f"Process the data in {spaces} (--space, or fMRIPrep's --output-spaces), or give an atlas that was warped "
+        f"to {space or 'their space'}, or bring the transform: {FETCH_HINT}",
+    )
+
+
+_IMAGE_SUFFIXES: Final = (".nii", ".nii.gz")
+
+
+def find_images(name_or_path: str | Path) -> dict[str, Part]:
+    """Find the label images of an atlas dataset (directory), or one by its path, with their tables, by template space.
+    Raises AtlasError when no atlas or several match."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        return _find_dataset(path)
+    if path.is_file() and path.name.endswith(_IMAGE_SUFFIXES):
+        return {_find_space(path): _describe_image(path, _find_root(path))}
+    if path.exists():
+        raise AtlasError(f"{path} is no atlas: a .nii or .nii.gz label image or a directory is expected.")
+    known = [found.stem for found in list_registered()]
+    near = difflib.get_close_matches(str(name_or_path), known, n=1, cutoff=0.4)
+    raise AtlasError(
+        f"There is no atlas {name_or_path}: neither a file or directory, nor one of {', '.join(known)}.",
+        hint=f"Did you mean {near[0]}?" if near else "",
+    )
+
+
+def _find_dataset(directory: Path) -> dict[str, Part]:
+    images = sorted(p for p in directory.rglob("*_dseg.nii*") if p.name.endswith(_IMAGE_SUFFIXES) and p.is_file())
+    if not images:
+        raise AtlasError(
+            f"The directory {directory} holds no *_dseg.nii.gz.",
+            hint="Give an atlas dataset (BEP038) or a label image.",
+        )
+    labels = sorted({_label(image) for image in images})
+    if len(labels) > 1:
+        raise AtlasError(
+            f"The atlas dataset {directory} holds {len(labels)} atlases: {name_some(labels)}.",
+            hint="Give the path of one image.",
+        )
+    by_space: dict[str, list[Path]] = {}
+    for image in images:
+        by_space.setdefault(_find_space(image), []).append(image)
+    for space, found in by_space.items():
+        others = {tuple(sorted((_entities(p) | {"res": ""}).items())) for p in found}
+        if len(others) > 1:
+            raise AtlasError(
+                f"The atlas dataset {directory} holds {len(found)} images in {space}: "
+                f"{name_some([p.name for p in found])}.",
+                hint="Give the path of one image.",
+            )
+    # Names sort res-01 before res-02: the finest wins.
+    return {space: _describe_image(found[0], directory) for space, found in by_space.items()}
+
+
+def _describe_image(image: Path, root: Path) -> Part:
+    table = _find_table(image, root)
+    licence = ""
+    for folder in _upwards(image.parent, root):
+        for sidecar in (folder / f"{_stem(image)}.json", *sorted(folder.glob("atlas-*_description.json"))):
+            licence = licence or _read_field(sidecar, ("License", "Licence"))
+    return Part(path=image, file=LabelFile(files=(image.name,), licence=licence), listed_in=table)
+
+
+def _find_table(image: Path, root: Path) -> Path:
+    same = image.with_name(f"{_stem(image)}.tsv")
+    if same.is_file():
+        return same
+    # The inheritance principle: a table whose entities all belong to the image describes it, the nearest wins.
+    wanted = _entities(image).items()
+    for folder in _upwards(image.parent, root):
+        fitting = [p for p in sorted(folder.glob("*_dseg.tsv")) if _entities(p).items() <= wanted]
+        if fitting:
+            return max(fitting, key=lambda p: len(_entities(p)))
+    raise AtlasError(
+        f"The atlas image {image} has no table {same.name} beside it.",
+        hint="Write one with the columns index, label and network_label.",
+    )
+
+
+def _find_root(image: Path) -> Path:
+    """Find the atlas dataset (BEP038) whose tables an image in a ``tpl-`` folder inherits; else the image's folder."""
+    near = (image.parent, *image.parent.parents[:2])
+    return next((folder.parent for folder in near if folder.name.startswith("tpl-")), image.parent)
+
+
+def _upwards(folder: Path, root: Path) -> list[Path]:
+    return [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
+
+
+def _find_space(image: Path) -> str:
+    entities = _entities(image)
+    sidecar = image.with_name(f"{_stem(image)}.json")
+    space = entities.get("space") or entities.get("tpl") or _read_field(sidecar, ("Space", "SpatialReference"))
+    if not space:
+        raise AtlasError(
+            f"The template space of the atlas image {image} is unknown.",
+            hint="Name it with space- (such as _space-MNI152NLin6Asym_dseg.nii.gz), or as Space in its JSON sidecar.",
+        )
+    return space
+
+
+def _read_field(sidecar: Path, names: tuple[str, ...]) -> str:
+    if not sidecar.is_file():
+        return ""
+    try:
+        content = read_json(sidecar)
+    except (OSError, ValueError) as error:
+        raise AtlasError(f"The atlas sidecar {sidecar} cannot be read: {error}.") from error
+    found = [content[name] for name in names if name in content] if isinstance(content, dict) else []
+    return found[0] if found and isinstance(found[0], str) else ""
+
+
+def _label(image: Path) -> str:
+    return build_label(_stem(image))
 
 
 def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in SURFACE_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+    return re.sub(r"\.(nii|nii\.gz|tsv|json)$", "", path.name)
 
 
-def _label(path: Path) -> str:
-    return build_label(_SIDE.sub("", f"{_stem(path)}.").strip("._"))
+def _entities(path: Path) -> dict[str, str]:
+    # Names of one's own may hold further dots.
+    return parse_entities(_stem(path).replace(".", ""))

@@ -1,9 +1,10 @@
-"""Registry entries: the files that make up an atlas in each space, and where to get them."""
+"""The registry of atlases: which files make up an atlas in each space, where they lie, and who publishes them."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -11,49 +12,69 @@ from pathlib import Path
 from typing import Any, Final
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.runtime.downloads import ATLASES, TEMPLATEFLOW, find_cache, find_hub_file, find_templateflow_homes
+from bids_semantoks.files import read_json
+from bids_semantoks.runtime.downloads import (
+    ATLASES,
+    HUB_SERVER,
+    TEMPLATEFLOW,
+    TEMPLATEFLOW_SERVER,
+    find_cache,
+    find_hub_file,
+    find_templateflow_homes,
+)
+
+SURFACE_SUFFIXES: Final = (".dlabel.nii", ".label.gii", ".annot")
+
+
+def is_surface_atlas(path: Path) -> bool:
+    """Tell a surface label file from an image by its suffix."""
+    return path.name.endswith(SURFACE_SUFFIXES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ingredient:
-    """One label image of an atlas, local or remote."""
+class LabelFile:
+    """One label file of an atlas, image or surface, local or remote."""
 
-    files: tuple[str, ...]  # names that the image may have
-    values: tuple[int, ...]
-    indices: tuple[int, ...]  # index in the table of each value
-    licence: str  # one line
-    source: str  # one line
-    space: str  # template space of the image
-    n_labels: int = 0  # the image must hold exactly labels 1 to this; 0 for any
+    files: tuple[str, ...]  # names that it may have, below a folder of atlases
+    values: tuple[int, ...] | None = None  # labels in the file; None for those of the table
+    indices: tuple[int, ...] = ()  # index in the table of each value
+    licence: str = ""  # one line
+    source: str = ""  # one line
+    space: str = ""  # template space of an image; empty for that of the data
+    n_labels: int = 0  # an image must hold exactly labels 1 to this; 0 for any
+    n_vertices: int = 0  # of the mesh, since files of one name exist for several; 0 for any
     templateflow: str = ""  # path in TemplateFlow's archive; empty if not there
     repository: str = ""  # Hugging Face repository of the first of files; empty if not there
     url: str = ""  # address of the first of files; empty if not published by itself
-    sha256: str | None = None  # checksum of the file at url; None: recorded at the first fetch
+    sha256: str | None = None  # checksum of the first of files; None: recorded at the first fetch
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names that the image may have, best first."""
+        """All names that the file may have, best first."""
         archived = (self.templateflow.rsplit("/", 1)[-1],) if self.templateflow else ()
         return tuple(dict.fromkeys((*self.files, *archived)))
 
     @property
-    def is_fetchable(self) -> bool:
-        """Whether the image can be downloaded."""
-        return bool(self.templateflow or self.repository or self.url)
+    def address(self) -> str:
+        """The URL that the file is published at; empty when nobody does."""
+        if self.repository:
+            return f"{HUB_SERVER}/{self.repository}/resolve/main/{self.files[0]}"
+        return self.url or (f"{TEMPLATEFLOW_SERVER}/{self.templateflow}" if self.templateflow else "")
 
 
-Recipe = tuple[Ingredient, ...]
+Recipe = tuple[LabelFile, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A registry entry."""
+    """A registry entry: an atlas as images, or the same on surfaces."""
 
     path: Path
     name: str
     table: Path  # TSV of parcels
-    # by template space; spaces and recipes preferred first, each recipe a whole atlas
+    # by template space; spaces and recipes preferred first, each recipe a whole atlas (on surfaces: or its cortex)
     recipes: Mapping[str, tuple[Recipe, ...]]
+    on_surfaces: bool = False
     # by table index: centre of mass in RAS mm, for some parcels
     landmarks: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
@@ -68,8 +89,12 @@ class Entry:
         return tuple(
             space
             for space, recipes in self.recipes.items()
-            if any(all(part.is_fetchable for part in one) for one in recipes)
+            if any(all(file.address for file in one) for one in recipes)
         )
+
+    def is_warped(self, file: LabelFile, space: str) -> bool:
+        """Whether a file needs a transform to lie in a space; an image beside surfaces stays in its own."""
+        return not self.on_surfaces and file.space != space
 
 
 def find_registry() -> Path:
@@ -77,49 +102,74 @@ def find_registry() -> Path:
     return Path(str(files("bids_semantoks"))) / "data" / "atlases"
 
 
-def load_entry(path: Path) -> Entry:
-    """Read a registry entry from JSON; AtlasError if it cannot be read or is incomplete."""
+def list_registered() -> list[Path]:
+    """List the entries of the registry by name."""
+    return sorted(find_registry().glob("*.json"))
+
+
+def find_registered(name: str | Path) -> Path | None:
+    """Find the entry of the registry that has a name; None for a path or an unknown name."""
+    entry = find_registry() / f"{name}.json"
+    return entry if re.fullmatch(r"\w+", str(name)) and entry.is_file() else None
+
+
+def find_entry(name_or_path: str | Path) -> Path | None:
+    """Find the entry (JSON) for a registered name or a path; None for any other atlas."""
+    path = Path(name_or_path)
+    return find_registered(name_or_path) or (path if path.suffix == ".json" and path.is_file() else None)
+
+
+def load_entry(path: Path, *, on_surfaces: bool = False) -> Entry:
+    """Read the images of an entry, or its files on surfaces; AtlasError if it cannot be read or is incomplete."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        recipes = {
-            str(one["space"]): tuple(
-                tuple(_read_ingredient(part, str(one["space"])) for part in recipe) for recipe in one["alternatives"]
-            )
-            for one in content["spaces"]
-        }
-        if not any(recipe for space in recipes.values() for recipe in space):
-            raise ValueError("no space has an image")
-        sizes = {sum(len(part.indices) for part in one) for some in recipes.values() for one in some}
-        if len(sizes) > 1:
-            raise ValueError(f"its sets of images give {' or '.join(map(str, sorted(sizes)))} parcels")
+        content = read_json(path)
+        spaces = content.get("surfaces", ()) if on_surfaces else content["spaces"]
+        recipes = {str(one["space"]): _read_recipes(one, on_surfaces) for one in spaces}
+        if not on_surfaces:
+            _check_sizes([recipe for some in recipes.values() for recipe in some])
         return Entry(
             path=path,
             name=str(content["name"]),
             table=path.parent / content["table"],
             recipes=recipes,
+            on_surfaces=on_surfaces,
             landmarks={int(index): tuple(map(float, at)) for index, at in content.get("landmarks", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AtlasError(f"The atlas description {path} cannot be read: {type(error).__name__} {error}.") from error
 
 
-def _read_ingredient(part: Mapping[str, Any], space: str) -> Ingredient:
-    values, indices = _expand(part["values"]), _expand(part["parcels"])
-    names = tuple(map(str, part["files"]))
+def _read_recipes(content: Mapping[str, Any], on_surfaces: bool) -> tuple[Recipe, ...]:
+    space = "" if on_surfaces else str(content["space"])
+    return tuple(tuple(_read_file(one, space) for one in recipe) for recipe in content["alternatives"])
+
+
+def _check_sizes(recipes: Iterable[Recipe]) -> None:
+    sizes = {sum(len(file.indices) for file in recipe) for recipe in recipes}
+    if not any(sizes):
+        raise ValueError("no space has an image")
+    if len(sizes) > 1:
+        raise ValueError(f"its sets of images give {' or '.join(map(str, sorted(sizes)))} parcels")
+
+
+def _read_file(content: Mapping[str, Any], space: str) -> LabelFile:
+    values, indices = _expand(content["values"]), _expand(content["parcels"])
+    names = tuple(map(str, content["files"]))
     if len(values) != len(indices) or not values or not names:
         raise ValueError(f"{len(values)} values but {len(indices)} parcels for {', '.join(names) or 'no file'}")
-    sha256 = part.get("sha256")
-    return Ingredient(
+    sha256 = content.get("sha256")
+    return LabelFile(
         files=names,
         values=values,
         indices=indices,
-        licence=str(part["licence"]),
-        source=str(part["source"]),
-        space=str(part.get("space", space)),
-        n_labels=int(part.get("n_labels", 0)),
-        templateflow=str(part.get("templateflow", "")),
-        repository=str(part.get("huggingface", "")),
-        url=str(part.get("url", "")),
+        licence=str(content["licence"]),
+        source=str(content["source"]),
+        space=str(content.get("space", space)),
+        n_labels=int(content.get("n_labels", 0)),
+        n_vertices=int(content.get("n_vertices", 0)),
+        templateflow=str(content.get("templateflow", "")),
+        repository=str(content.get("huggingface", "")),
+        url=str(content.get("url", "")),
         sha256=None if sha256 is None else str(sha256),
     )
 
@@ -156,19 +206,18 @@ def find_places(directory: Path | None, *, beside: Path | None = None) -> Places
     return Places(given=given, others=others, templateflow=tuple(find_templateflow_homes()))
 
 
-def find_file(ingredient: Ingredient, places: Places) -> Path | None:
-    """Find an image without using the network; None where it is missing. In a given directory the layout that
+def find_file(file: LabelFile, places: Places) -> Path | None:
+    """Find a label file without using the network; None where it is missing. In a given directory the layout that
     `bids_semantoks-fetch` writes is searched as well."""
     folders = [*(sub for one in places.given for sub in (one, one / ATLASES)), *places.others]
-    for folder in folders:
-        for name in ingredient.names:
-            if is_there(folder / name):
-                return folder / name
-    if ingredient.templateflow and (found := find_archived(ingredient.templateflow, places)):
+    for path in (folder / name for folder in folders for name in file.names):
+        if is_there(path) and not (file.n_vertices and _has_other_mesh(path, file.n_vertices)):
+            return path
+    if file.templateflow and (found := find_archived(file.templateflow, places)):
         return found
     # Caches are no directories of the user's: they are asked when all places are.
-    if ingredient.repository and places.others:
-        return find_hub_file(ingredient.repository, ingredient.files[0])
+    if file.repository and places.others:
+        return find_hub_file(file.repository, file.files[0])
     return None
 
 
@@ -186,3 +235,10 @@ def is_there(path: Path) -> bool:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
         return False
+
+
+def _has_other_mesh(path: Path, n_vertices: int) -> bool:
+    """Tell the annotation of another mesh by its first number; what is not known is left to the reader."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return path.suffix == ".annot" and int.from_bytes(file.read(4), "big") != n_vertices
+    return False

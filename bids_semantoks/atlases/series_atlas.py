@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from bids_semantoks.atlases.label_tables import (
     LabelTable,
+    build_atlas,
     find_network,
     is_numbered,
     load_label_table,
@@ -20,7 +17,9 @@ from bids_semantoks.atlases.label_tables import (
     rename_columns,
     rename_to_seven_networks,
 )
-from bids_semantoks.atlases.supply import find_sources
+from bids_semantoks.atlases.load import find_images
+from bids_semantoks.atlases.registry import find_entry, find_places, find_registered, list_registered, load_entry
+from bids_semantoks.bids_names import format_label
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import Atlas
 
@@ -45,7 +44,7 @@ def load_series_atlas(
     table = table or _find_registered(columns)
     if table is not None:
         LOG.info("Parcels and networks of atlas %s are those of %s.", label, table.path)
-        return _build_atlas(label, space, table.parcels, table.networks)
+        return build_atlas(format_label(label), space, table)
     networks = tuple(map(find_network, columns))
     if not any(networks):
         listed = f" The columns do not fit {', '.join(map(str, tables))}." if tables else ""
@@ -55,22 +54,22 @@ def load_series_atlas(
         )
     if unknown := [name for name, network in zip(columns, networks, strict=True) if not network]:
         LOG.warning("%d parcels of atlas %s belong to no network: %s", len(unknown), label, name_some(unknown))
-    return _build_atlas(label, space, tuple(columns), networks)
+    named = LabelTable(path=Path(), values=(), parcels=tuple(columns), networks=networks)
+    return build_atlas(format_label(label), space, named)
 
 
 def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path | None) -> LabelTable | None:
     """Load the table that the user asked for; None where a bare name merely chooses among the dataset's atlases."""
     if not asked:
         return None
-    entry = Path(str(files("bids_semantoks"))) / "data" / "atlases" / f"{asked}.json"
-    is_entry = re.fullmatch(r"\w+", asked) is not None and entry.is_file()
-    if not is_entry and not Path(asked).exists() and asked.removeprefix("atlas-").removeprefix("seg-") == label:
+    entry = find_registered(asked)
+    if not entry and not Path(asked).exists() and asked.removeprefix("atlas-").removeprefix("seg-") == label:
         return None
-    table = _load_table(_read_table_path(entry) if is_entry else _find_table(Path(asked), label, directory))
+    table = _load_table(load_entry(entry).table if entry else _find_table(asked, label, directory))
     try:
         _check_fits(table, columns)
     except ValueError as error:
-        if is_entry and asked == label:
+        if entry and asked == label:
             return None
         raise AtlasError(
             f"The atlas {asked} does not fit the series of atlas {label}: their table {error}, "
@@ -84,7 +83,8 @@ def _load_table(path: Path) -> LabelTable:
     return rename_to_seven_networks(load_label_table(path))
 
 
-def _find_table(path: Path, label: str, directory: Path | None) -> Path:
+def _find_table(asked: str, label: str, directory: Path | None) -> Path:
+    path = Path(asked)
     if path.is_file() and path.suffix == ".tsv":
         return path
     if path.is_dir():
@@ -97,24 +97,18 @@ def _find_table(path: Path, label: str, directory: Path | None) -> Path:
             f"{f': {name_some([one.name for one in named or found])}' if found else ''}.",
             hint="Give the path of one table.",
         )
-    sources = find_sources(path, directory=directory)
-    if sources.entry is not None:
-        # Series need no images, which may be anywhere or nowhere.
-        return sources.entry.table
-    return next(iter(sources.spaces.values())).table
-
-
-def _read_table_path(entry: Path) -> Path:
-    table: str = json.loads(entry.read_text(encoding="utf-8"))["table"]
-    return entry.parent / table
+    if entry := find_entry(asked):
+        # Series need no images, which may be anywhere or nowhere; their folder, once given, has to be there.
+        find_places(directory)
+        return load_entry(entry).table
+    return next(iter(find_images(asked).values())).listed_in
 
 
 def _find_registered(columns: Sequence[str]) -> LabelTable | None:
     """Find the smallest table of the registry that has all the columns by name."""
     if is_numbered(columns):
         return None
-    folder = Path(str(files("bids_semantoks"))) / "data" / "atlases"
-    tables = [_load_table(_read_table_path(entry)) for entry in sorted(folder.glob("*.json"))]
+    tables = [_load_table(load_entry(entry).table) for entry in list_registered()]
     return _find_fitting(sorted(tables, key=lambda table: len(table.parcels)), columns)
 
 
@@ -133,15 +127,3 @@ def _check_fits(table: LabelTable, columns: Sequence[str]) -> None:
     locate_columns(columns, table.parcels)
     if is_numbered(columns) and list(table.values) != sorted(table.values):
         raise ValueError("has columns that are numbered, not named,")
-
-
-def _build_atlas(label: str, space: str, parcels: tuple[str, ...], networks: tuple[str, ...]) -> Atlas:
-    content = json.dumps({"parcels": parcels, "networks": networks, "volumes": []}, sort_keys=True)
-    return Atlas(
-        name=re.sub(r"[^A-Za-z0-9]", "", label),
-        space=space,
-        parcels=parcels,
-        networks=networks,
-        volumes=(),
-        sha256=hashlib.sha256(content.encode()).hexdigest(),
-    )

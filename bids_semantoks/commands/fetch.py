@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import logging
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +15,7 @@ from typing import NoReturn
 
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
 from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
+from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
 from bids_semantoks.runtime.logs import Console, open_missing_streams
 
@@ -61,26 +60,24 @@ def _cache_at(directory: Path) -> Iterator[None]:
 
 def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) -> list[Path]:
     # NumPy and nibabel would slow down --help.
-    from bids_semantoks.atlases.label_surfaces import find_or_fetch_labels
     from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
-    from bids_semantoks.atlases.registry import find_places, find_registry, load_entry
-    from bids_semantoks.atlases.supply import find_or_fetch
+    from bids_semantoks.atlases.registry import find_places, find_registered, list_registered, load_entry
+    from bids_semantoks.atlases.supply import fetch_labels, find_parts
 
-    path = find_registry() / f"{name}.json"
-    if not re.fullmatch(r"\w+", name) or not path.is_file():
-        known = ", ".join(sorted(one.stem for one in find_registry().glob("*.json")))
+    path = find_registered(name)
+    if path is None:
+        known = ", ".join(one.stem for one in list_registered())
         raise AtlasError(f"There is no atlas {name} to be fetched; known are {known}.")
     places = find_places(None, beside=path.parent)
     places = dataclasses.replace(places, given=(directory, *places.given, *((before,) if before else ())))
     if space.startswith(("fsLR", "fsaverage")):
-        labels = find_or_fetch_labels(path, space, places, directory)
-        files = [_bring(found, directory / ATLASES / own) for own, found in labels.items()]
+        parts = fetch_labels(load_entry(path, on_surfaces=True), space, places, directory)
+        files = [_bring(part.path, directory / ATLASES / part.file.files[0]) for part in parts]
         load_surface_atlas(name, space=space, directory=directory)
         return files
-    entry = load_entry(path)
-    parts = find_or_fetch(entry, space, places, directory)
+    hint = "Try again where there is a network, or put them there."
     files = []
-    for part in parts:
+    for part in find_parts(load_entry(path), space, places, lambda: directory, hint=hint):
         # What comes with the program need not be copied.
         if part.path.parent != path.parent:
             files.append(_bring(part.path, directory / ATLASES / part.path.name))
@@ -112,13 +109,8 @@ def _bring(source: Path, target: Path) -> Path:
     """Copy a file found elsewhere on this machine, atomically, with its checksum record."""
     if source.absolute() == target:
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with source.open("rb") as original, open_atomic(target) as copy:
+        shutil.copyfileobj(original, copy)
     record = source.with_name(f"{source.name}.sha256")
     if record.is_file():
         shutil.copyfile(record, target.with_name(record.name))
@@ -126,9 +118,7 @@ def _bring(source: Path, target: Path) -> Path:
 
 
 def _describe(path: Path, directory: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"  {path.relative_to(directory)}  {path.stat().st_size / 1e6:.1f} MB  SHA-256 {digest}"
+    return f"  {path.relative_to(directory)}  {path.stat().st_size / 1e6:.1f} MB  SHA-256 {hash_file(path)}"
 
 
 def _build_parser() -> argparse.ArgumentParser:

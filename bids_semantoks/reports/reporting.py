@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_images import build_label_grid
-from bids_semantoks.atlases.label_surfaces import is_surface_atlas
+from bids_semantoks.atlases.registry import is_surface_atlas
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError

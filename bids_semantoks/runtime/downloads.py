@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
-import hashlib
-import http.client
 import logging
 import os
 import re
@@ -16,11 +13,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, getproxies, urlopen
+from urllib.request import getproxies, url2pathname
 
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.files import hash_file, open_atomic, write_text
 
 HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
@@ -106,22 +103,17 @@ def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> 
     """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by default the hub client's. Raises
     FetchError."""
     # Imported late: it is needed by few calls, and its constants read the environment.
-    from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415
-    from huggingface_hub.errors import (  # noqa: PLC0415
-        EntryNotFoundError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
 
     # The bases are the errors of the HTTP library, which differs between versions, and OSError.
-    failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__mro__[1:2], OSError, ValueError)
+    failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__mro__[1:2], OSError, ValueError)
     if obstacle := find_obstacle(constants.ENDPOINT):
         raise FetchError(obstacle)
     try:
         return Path(hf_hub_download(repository, name, cache_dir=cache))
-    except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
+    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
         raise FetchError("the network cannot be reached") from error
-    except EntryNotFoundError as error:
+    except errors.EntryNotFoundError as error:
         raise FetchError(f"{repository} has no {name}", is_absent=True) from error
     except failures as error:
         raise FetchError(f"it cannot be fetched ({_first_line(error)})") from error
@@ -259,60 +251,77 @@ def download(address: str, target: Path, *, sha256: str | None = None) -> None:
     if obstacle := find_obstacle(address):
         raise AtlasError(f"{target.name} is not here, and {obstacle}.")
     LOG.info("Fetching %s ...", address)
-    partial: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        partial = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            found = _copy(address, file)
-        if sha256 is not None and found != sha256:
-            raise AtlasError(
-                f"{address} has the SHA-256 {found}, expected {sha256}: the file was damaged on its way or replaced.",
-                hint="Try again; if it was replaced, fetch the file by hand and give its directory with --atlas-dir.",
-            )
-        partial.chmod(0o644)
-        _record(target, found)
-        partial.replace(target)
-    except HTTPError as error:
-        raise AtlasError(f"{address} cannot be fetched: the server answers {error.code} {error.reason}.") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise AtlasError(f"{address} cannot be fetched to {target.parent}: {error}.") from error
-    finally:
-        if partial is not None:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+        with open_atomic(target) as file:
+            _copy(address, file)
+            file.flush()
+            partial = Path(file.name)
+            found = hash_file(partial)
+            if sha256 is not None and found != sha256:
+                raise AtlasError(
+                    f"{address} has the SHA-256 {found}, expected {sha256}: the file was damaged on its way or "
+                    "replaced.",
+                    hint="Try again; if it was replaced, fetch the file by hand and give its directory with "
+                    "--atlas-dir.",
+                )
+            partial.chmod(0o644)
+            write_text(_name_record(target), f"{found}  {target.name}\n")
+            _name_record(target).chmod(0o644)
+    except (OSError, ValueError) as error:
+        if (answer := getattr(error, "response", None)) is not None:
+            reason = f"{address} cannot be fetched: the server answers {answer.status_code} {answer.reason}."
+        else:
+            reason = f"{address} cannot be fetched to {target.parent}: {_find_cause(error)}."
+        raise AtlasError(reason) from error
 
 
-def _copy(address: str, file: BinaryIO) -> str:
-    digest, n_bytes = hashlib.sha256(), 0
-    request = Request(address, headers={"User-Agent": "bids_semantoks"})
-    with urlopen(request, timeout=_DOWNLOAD_PATIENCE) as response:
-        promised = response.headers.get("Content-Length")
-        while block := response.read(_BLOCK):
-            digest.update(block)
-            n_bytes += len(block)
-            file.write(block)
-    if promised is not None and n_bytes != int(promised):
-        raise OSError(f"{n_bytes} of {promised} bytes came")
-    if not n_bytes:
+def _copy(address: str, file: BinaryIO) -> None:
+    # Imported late: few calls fetch anything. The archive of TemplateFlow is fetched like the rest, not by its client,
+    # which takes ten seconds to list the archive (twice, in its own home, too), cannot be silent, does not tell why a
+    # server refuses, and leaves half a file behind under the final name.
+    import pooch  # noqa: PLC0415
+
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        file.write(Path(url2pathname(parts.path)).read_bytes())
+    else:
+        # As it is stored: a server may offer a compressed file as an encoded one.
+        headers = {"User-Agent": "bids_semantoks", "Accept-Encoding": "identity"}
+        pooch.HTTPDownloader(chunk_size=_BLOCK, timeout=_DOWNLOAD_PATIENCE, headers=headers)(address, file, None)
+    if not file.tell():
         raise OSError("it is empty")
-    return digest.hexdigest()
 
 
-def _record(target: Path, sha256: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
-        file.write(f"{sha256}  {target.name}\n")
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(_name_record(target))
+def _find_cause(error: BaseException) -> BaseException | str:
+    """Find what the system or the protocol said, below what the library of requests made of it."""
+    if not hasattr(error, "request"):
+        return error
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    if hasattr(error, "expected") and hasattr(error, "partial"):
+        return f"{error.partial} of {error.partial + error.expected} bytes came"
+    return error
 
 
 def _name_record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def check_published(path: Path, sha256: str, published: str | None) -> None:
-    """Refuse a file whose checksum is not that of the published file: AtlasError; None passes any."""
+def check_file(path: Path, published: str | None = None) -> str:
+    """Compute the SHA-256 of a file. Raises AtlasError if it has changed since it was fetched, or is not that of the
+    published file (None: any passes)."""
+    sha256 = hash_file(path)
+    record = _name_record(path)
+    try:
+        recorded = record.read_text(encoding="utf-8").split()[:1]
+    except (OSError, UnicodeDecodeError):
+        recorded = []
+    is_record = bool(recorded) and re.fullmatch(r"[0-9a-f]{64}", recorded[0]) is not None
+    if is_record and recorded[0] != sha256:
+        raise AtlasError(
+            f"{path} has the SHA-256 {sha256}, but {recorded[0]} when it was fetched ({record.name}).",
+            hint="It is damaged or was replaced: delete both files and fetch it again (bids_semantoks-fetch).",
+        )
     if published is not None and sha256 != published:
         raise AtlasError(
             f"{path} has the SHA-256 {sha256}, expected {published}: it is not the file that is published as "
@@ -320,18 +329,4 @@ def check_published(path: Path, sha256: str, published: str | None) -> None:
             hint="It is damaged or was changed: fetch it again (bids_semantoks-fetch), or give a file of your own with "
             "--atlas PATH.",
         )
-
-
-def check_recorded(path: Path, sha256: str) -> None:
-    """Refuse a file whose checksum has changed since it was fetched: AtlasError; a file without a record passes."""
-    record = _name_record(path)
-    try:
-        recorded = record.read_text(encoding="utf-8").split()[:1]
-    except (OSError, UnicodeDecodeError):
-        return
-    is_record = bool(recorded) and re.fullmatch(r"[0-9a-f]{64}", recorded[0]) is not None
-    if is_record and recorded[0] != sha256:
-        raise AtlasError(
-            f"{path} has the SHA-256 {sha256}, but {recorded[0]} when it was fetched ({record.name}).",
-            hint="It is damaged or was replaced: delete both files and fetch it again (bids_semantoks-fetch).",
-        )
+    return sha256

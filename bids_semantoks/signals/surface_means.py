@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from bids_semantoks.atlases.label_surfaces import is_surface_atlas, load_surface_labels
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
+from bids_semantoks.atlases.registry import is_surface_atlas
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,

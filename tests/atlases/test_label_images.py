@@ -15,7 +15,7 @@ from helpers.bold_files import AFFINE, LABELS, SHAPE, SPACE, write_atlas
 from helpers.transforms import Composite
 
 from bids_semantoks.atlases import label_images
-from bids_semantoks.atlases.label_images import build_label_grid, load_warp
+from bids_semantoks.atlases.label_images import build_label_grid, load_warp, map_points
 from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.errors import AtlasError
 
@@ -46,7 +46,7 @@ def warp_brute_force(labels, labels_affine, shape, affine, composite):
 def test_points_go_where_itk_takes_them(tmp_path):
     composite = Composite()
     points = np.random.default_rng(1).uniform(-35, 35, (401, 3))
-    found = load_warp(composite.write(tmp_path / "any.h5")).map_points(points)
+    found = map_points(points, load_warp(composite.write(tmp_path / "any.h5")))
     expected = np.array([composite.map_point(point) for point in points])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     displaced = np.linalg.norm(expected - points, axis=1)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from helpers import surface_files as made
 
-from bids_semantoks.atlases.label_surfaces import build_surface_atlas, build_surface_volume, load_surface_labels
-from bids_semantoks.atlases.label_tables import LabelTable, load_label_table
+from bids_semantoks.atlases.label_surfaces import build_surface_volume, load_surface_labels
+from bids_semantoks.atlases.label_tables import LabelTable, build_atlas, load_label_table
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_surface_atlas
+from bids_semantoks.atlases.registry import LabelFile
+from bids_semantoks.atlases.supply import Part
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.outputs.dataset import may_be_shared
 from bids_semantoks.records import CANONICAL_NETWORKS
@@ -174,18 +176,22 @@ def table(tmp_path) -> LabelTable:
     return load_label_table(path)
 
 
+def describe(path, **known):
+    return Part(path=path, file=LabelFile(files=(path.name,), **known), listed_in=path)
+
+
 def build(path, table, *, name="Own", space="fsLR", values=(4, 7), parcels=(2, 0)):
-    return build_surface_atlas(name, space, table, (build_surface_volume(path, values, parcels, ""),))
+    return build_atlas(name, space, table, (build_surface_volume(describe(path), values, parcels),))
 
 
 def test_a_file_is_known_by_its_content(tmp_path):
     path = tmp_path / "lh.own.annot"
     path.write_bytes(b"labels")
-    volume = build_surface_volume(path, [4, 7, 9], [2, 0, 1], "free")
+    volume = build_surface_volume(describe(path, licence="free", source="here"), [4, 7, 9], [2, 0, 1])
     assert volume.sha256 == hashlib.sha256(b"labels").hexdigest()
     assert (volume.values.tolist(), volume.parcels.tolist()) == ([4, 7, 9], [2, 0, 1])
-    assert volume.licence == "free"
-    assert build_surface_volume(path, [4], [0], "").licence == "lh.own.annot: n/a"
+    assert volume.licence == "lh.own.annot: free, from here"
+    assert build_surface_volume(describe(path), [4], [0]).licence == "lh.own.annot: n/a"
 
 
 def test_a_file_that_changed_since_it_was_fetched_is_refused(tmp_path):
@@ -195,7 +201,7 @@ def test_a_file_that_changed_since_it_was_fetched_is_refused(tmp_path):
     path.with_name("lh.own.annot.sha256").write_text(f"{was}  lh.own.annot\n")
     now = hashlib.sha256(b"damaged").hexdigest()
     with pytest.raises(AtlasError, match=re.escape(f"has the SHA-256 {now}, but {was} when it was fetched")):
-        build_surface_volume(path, [4], [0], "")
+        build_surface_volume(describe(path), [4], [0])
 
 
 def test_the_checksum_of_an_atlas_is_of_what_it_means_and_not_of_where_it_lies(tmp_path, table):

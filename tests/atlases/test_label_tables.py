@@ -11,7 +11,7 @@ import pytest
 from helpers.bold_files import SPACE
 
 from bids_semantoks.atlases.label_images import build_label_grid
-from bids_semantoks.atlases.label_tables import load_label_table, rename_to_seven_networks
+from bids_semantoks.atlases.label_tables import build_label, load_label_table, rename_to_seven_networks
 from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.models.parcels import default_layout, match_parcels
@@ -84,3 +84,16 @@ def test_other_tables_keep_their_names(shared, tmp_path):
     more = load_label_table(write_table(tmp_path / "more.tsv", ["Hippocampus", *names]))
     assert rename_to_seven_networks(more).parcels[0] == "Hippocampus"
     assert rename_to_seven_networks(more).parcels[1].startswith("7Networks_LH_")
+
+
+@pytest.mark.parametrize(
+    ("stem", "label"),
+    [
+        ("atlas-A_seg-7n_scale-4_desc-x_dseg", "A7n4x"),
+        ("Mine.v2_atlas-B.1_dseg", "B1"),
+        ("my-own.v2_dseg", "myownv2"),
+        ("_-_dseg", "Atlas"),
+    ],
+)
+def test_labels_hold_letters_and_digits(stem, label):
+    assert build_label(stem) == label

@@ -12,7 +12,7 @@ from helpers.bold_files import AFFINE, LABELS, SHAPE, SPACE, write_atlas
 
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.label_tables import find_network, load_label_table, normalise_network
-from bids_semantoks.atlases.load import find_atlas_spaces, load_atlas
+from bids_semantoks.atlases.load import find_all_spaces, find_atlas_spaces, load_atlas
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import CANONICAL_NETWORKS
 
@@ -88,6 +88,13 @@ def test_space_from_tpl_entity_and_sidecar(tmp_path):
                 find_atlas_spaces(tmp_path / f"{stem}.nii.gz", directory=None)
             (tmp_path / f"{stem}.json").write_text(json.dumps({"Space": space}))
         assert find_atlas_spaces(tmp_path / f"{stem}.nii.gz", directory=None) == (space,)
+
+
+def test_a_sidecar_that_cannot_be_read_is_named(tmp_path):
+    path = write_atlas(tmp_path)
+    path.with_name(path.name.replace(".nii.gz", ".json")).write_text("{")
+    with pytest.raises(AtlasError, match=r"atlas sidecar .*dseg\.json cannot be read: "):
+        load_atlas(path, space=SPACE, directory=None)
 
 
 def test_another_space_names_both(tmp_path):
@@ -376,6 +383,21 @@ def test_composed_atlas(tmp_path):
     inner = expected[2:5, 3:5, 1:5]
     inner[inner == 0] = 3
     np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), expected)
+
+
+def test_surfaces_of_an_entry_count_where_its_images_are_missing(tmp_path):
+    entry = write_entry(tmp_path)
+    part = {"files": ["own.dlabel.nii"], "values": [[1, 2]], "parcels": [[1, 2]], "licence": "x", "source": "y"}
+    surfaces = [{"space": "fsLR", "alternatives": [[part]]}]
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | {"surfaces": surfaces}))
+    assert find_all_spaces(entry, directory=None) == (SPACE,)
+    (tmp_path / "own.dlabel.nii").write_text("labels")
+    assert find_all_spaces(entry, directory=None) == (SPACE, "fsLR")
+    (tmp_path / "first.nii.gz").unlink()
+    assert find_all_spaces(entry, directory=None) == ("fsLR",)
+    (tmp_path / "own.dlabel.nii").unlink()
+    with pytest.raises(AtlasError, match="The images of the atlas Pair are not found"):
+        find_all_spaces(entry, directory=None)
 
 
 def test_directories_are_searched_in_order(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from helpers.bold_files import AFFINE, LABELS, SPACE, write_atlas
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
 from bids_semantoks.atlases.registry import find_registry, load_entry
-from bids_semantoks.atlases.supply import find_address, name_transform
+from bids_semantoks.atlases.supply import name_transform
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.models.parcels import default_layout, match_parcels
 
@@ -88,7 +88,7 @@ def test_checksums_are_those_of_the_files(shared):
     assert len(known) == 3
     for name, expected in known.items():
         assert sha256((shared / "atlas" / name).read_bytes()).hexdigest() == expected
-    assert all(re.match("https://", find_address(part)) for part in parts.values())
+    assert all(re.match("https://", part.address) for part in parts.values())
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,7 @@ def online(monkeypatch, tmp_path):
 
     reachable = downloads.find_obstacle
     monkeypatch.setattr(downloads, "find_obstacle", lambda at: "" if "huggingface" in at else reachable(at))
-    for module in (supply, supply):
-        monkeypatch.setattr(module, "find_obstacle", downloads.find_obstacle)
+    monkeypatch.setattr(supply, "find_obstacle", downloads.find_obstacle)
     downloads._can_connect_once.cache_clear()
     return shelf
 
@@ -109,9 +108,7 @@ def write_registry(tmp_path, address, monkeypatch, **changes):
     content = {"name": "Pair", "table": "Pair_dseg.tsv", "spaces": [{"space": OTHER, "alternatives": [parts]}]}
     (registry / "Pair.json").write_text(json.dumps(content))
     monkeypatch.setattr("bids_semantoks.atlases.registry.find_registry", lambda: registry)
-    monkeypatch.setattr("bids_semantoks.atlases.supply.find_registry", lambda: registry)
-    for module in (supply, supply):
-        monkeypatch.setattr(module, "TEMPLATEFLOW_SERVER", address)
+    monkeypatch.setattr(supply, "TEMPLATEFLOW_SERVER", address)
     Composite(shape=(21, 21, 21), size=2.0).write(served / XFM)
     return registry
 
@@ -300,7 +297,6 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
 def test_label_files_of_surfaces_are_brought_as_well(tmp_path, server, online, monkeypatch, capsys):
     served, address, asked = server
     registry = write_registry(tmp_path, address, monkeypatch)
-    monkeypatch.setattr("bids_semantoks.atlases.label_surfaces.find_registry", lambda: registry)
     made.write_dlabel(served / "cortex.dlabel.nii", names=dict(enumerate(("a", "b", "c", "d", "e"), 1)))
     for side in "lr":
         made.write_annot(served / "small" / f"{side}h.own.annot", np.arange(50) % 2, ["unknown", f"{side}a"])

@@ -1,14 +1,23 @@
-"""Whether the network may be used, without ever using it."""
+"""Whether the network may be used, without ever using more of it than this machine; and what a download leaves."""
 
 from __future__ import annotations
 
+import hashlib
+import http.server
+import logging
+import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
+from bids_semantoks.errors import AtlasError
+from bids_semantoks.runtime import downloads
 from bids_semantoks.runtime.downloads import (
     can_connect,
+    check_file,
+    download,
     find_array_job,
     find_cache,
     find_hub_caches,
@@ -154,3 +163,113 @@ def test_a_file_of_the_hub_is_that_of_the_main_revision(monkeypatch, tmp_path):
     assert found is not None
     assert found.read_text() == "def"
     assert find_hub_file("lab/model", "model.safetensors") is None
+
+
+CONTENT = bytes(range(256)) * 9000
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server of one file; other paths are short by 100 bytes, empty, compressed on their way, or not there."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.headers["User-Agent"] == "bids_semantoks"
+            assert self.headers["Accept-Encoding"] == "identity"
+            if self.path == "/absent":
+                self.send_error(404)
+                return
+            content = b"" if self.path == "/empty" else CONTENT
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:-100] if self.path == "/short" else content)
+
+        def log_message(self, *arguments):
+            pass
+
+    downloads._can_connect_once.cache_clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_file_comes_whole_with_its_checksum(tmp_path, server, caplog, capfd):
+    target, sha256 = tmp_path / "a" / "b.nii.gz", hashlib.sha256(CONTENT).hexdigest()
+    before = os.umask(0o077)
+    try:
+        with caplog.at_level(logging.INFO):
+            download(f"{server}/file", target, sha256=sha256)
+    finally:
+        os.umask(before)
+    assert target.read_bytes() == CONTENT
+    record = target.with_name("b.nii.gz.sha256")
+    assert record.read_text() == f"{sha256}  b.nii.gz\n"
+    assert [path.stat().st_mode & 0o777 for path in (target, record)] == [0o644, 0o644]
+    assert sorted(target.parent.iterdir()) == [target, record]
+    assert [one.getMessage() for one in caplog.records] == [f"Fetching {server}/file ..."]
+    assert capfd.readouterr() == ("", "")
+    assert check_file(target) == check_file(target, sha256) == sha256
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("absent", "{server}/absent cannot be fetched: the server answers 404 Not Found."),
+        ("short", "{server}/short cannot be fetched to {folder}: 2303900 of 2304000 bytes came."),
+        ("empty", "{server}/empty cannot be fetched to {folder}: it is empty."),
+    ],
+)
+def test_what_does_not_come_whole_leaves_nothing(tmp_path, server, path, words):
+    folder = tmp_path / "to"
+    with pytest.raises(AtlasError) as caught:
+        download(f"{server}/{path}", folder / "file")
+    assert str(caught.value) == words.format(server=server, folder=folder)
+    assert not list(folder.iterdir())
+
+
+def test_a_server_that_is_gone_and_a_folder_that_cannot_be(tmp_path, server, monkeypatch):
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "a" / "b"
+    with pytest.raises(AtlasError, match=rf"/file cannot be fetched to {below}: \[Errno 20\] Not a directory: "):
+        download(f"{server}/file", below / "c")
+    monkeypatch.setattr(downloads, "find_obstacle", lambda address: "")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}/file"
+        with pytest.raises(AtlasError) as caught:
+            download(address, tmp_path / "c")
+    assert str(caught.value) == f"{address} cannot be fetched to {tmp_path}: [Errno 111] Connection refused."
+
+
+def test_a_file_on_this_machine_is_copied_and_another_than_expected_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source = tmp_path / "a b.nii.gz"
+    source.write_bytes(CONTENT)
+    download(source.as_uri(), tmp_path / "to" / "c")
+    assert (tmp_path / "to" / "c").read_bytes() == CONTENT
+    with pytest.raises(AtlasError, match=r"a%20b.nii.gz has the SHA-256 [0-9a-f]{64}, expected 00: the file was dam"):
+        download(source.as_uri(), tmp_path / "to" / "d", sha256="00")
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["c", "c.sha256"]
+    with pytest.raises(AtlasError, match="e is not here, and HF_HUB_OFFLINE forbids to fetch it"):
+        download("https://localhost/e", tmp_path / "to" / "e")
+
+
+def test_a_file_is_compared_with_its_record_and_with_what_is_published(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    with pytest.raises(AtlasError, match=f"has the SHA-256 {sha256}, expected 00: it is not the file that is publish"):
+        check_file(path, "00")
+    record = tmp_path / "a.sha256"
+    for text in ("", "no record", sha256):
+        record.write_text(text)
+        assert check_file(path, sha256) == sha256
+    record.write_bytes(b"\xff\xfe")
+    assert check_file(path) == sha256
+    record.write_text(f"{'0' * 64}  a\n")
+    with pytest.raises(AtlasError, match=rf"but {'0' * 64} when it was fetched \(a.sha256\)"):
+        check_file(path, "00")

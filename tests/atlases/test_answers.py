@@ -1,0 +1,153 @@
+"""What each atlas of the registry answers in each space: from local files, without any, and when it is fetched.
+
+The answers are in ``answers.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import surface_files as made
+from helpers.transforms import Composite
+
+from bids_semantoks.atlases import supply
+from bids_semantoks.atlases.load import find_all_spaces, load_atlas, load_surface_atlas
+from bids_semantoks.commands import fetch
+from bids_semantoks.errors import SemantoksError
+from bids_semantoks.runtime import downloads
+
+ATLASES = ("Schaefer400Tian3Buckner7", "Schaefer400Tian3", "Schaefer400", "Schaefer100")
+
+
+SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym", "fsLR", "fsaverage5")
+
+
+ANSWERS = Path(__file__).with_name("answers.json")
+
+
+VARIABLES = ("BIDS_SEMANTOKS_CACHE_DIR", "TEMPLATEFLOW_HOME", "HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+
+
+@pytest.fixture(scope="session")
+def stock(shared, tmp_path_factory):
+    """All real files, and in the place of what is missing transforms and annotations made here."""
+    folder = tmp_path_factory.mktemp("stock")
+    for path in (shared / "atlas").iterdir():
+        (folder / path.name).symlink_to(path)
+    for space, other in (SPACES[:2], SPACES[1::-1]):
+        name = f"tpl-{space}_from-{other}_mode-image_xfm.h5"
+        Composite(shape=(21, 25, 21), spacing=(10.0, 10.0, 10.0)).write(folder / f"tpl-{space}" / name)
+    for side, letter in (("lh", "LH"), ("rh", "RH")):
+        names = ["unknown", *(f"7Networks_{letter}_{i}" for i in range(1, 201))]
+        path = folder / "fsaverage5" / "label" / f"{side}.Schaefer2018_400Parcels_7Networks_order.annot"
+        made.write_annot(path, np.arange(10242) % 201, names)
+    return folder
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in VARIABLES:
+        monkeypatch.setenv(name, str(tmp_path / "places" / name))
+    return tmp_path / "places"
+
+
+def load(name, space, directory):
+    if space.startswith("fs"):
+        return load_surface_atlas(name, space=space, directory=directory)
+    return load_atlas(name, space=space, directory=directory)
+
+
+def describe(make, **hidden):
+    """Describe an atlas, or files, or why there are none; with the names of places instead of their paths."""
+    try:
+        found = make()
+    except SemantoksError as error:
+        found = [type(error).__name__, str(error)]
+    if hasattr(found, "volumes"):
+        volumes = [
+            {"path": one.path, "sha256": one.sha256, "licence": one.licence, "space": one.space}
+            | {"values": one.values.tolist()[::50], "parcels": one.parcels.tolist()[::50]}
+            | {"transform": one.transform, "is_hashed": one.transform_sha256 != ""}
+            for one in found.volumes
+        ]
+        found = [found.name, found.space, len(found.parcels), *volumes]
+    text = json.dumps(found, default=str)
+    for word, path in hidden.items():
+        text = text.replace(str(path), word)
+    return json.loads(text)
+
+
+def fetch_from(stock, target, name, space, monkeypatch, lacking, hidden):
+    """Fetch an atlas from servers that have the files of the stock but the `lacking`; note what they are asked for."""
+    asked = []
+
+    def bring(address, path, *, sha256=None):
+        server, file = address.split("/")[2], address.rsplit("/", 1)[1]
+        asked.append(f"{server} {file} {path.parent.relative_to(target)} {(sha256 or 'any')[:8]}")
+        source = next((one for one in stock.rglob(path.name) if one.name not in lacking), None)
+        if source is None:
+            raise supply.AtlasError(f"{file} cannot be fetched.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, path)
+
+    def bring_hub_file(repository, file, *, cache):
+        asked.append(f"hub {repository} {file} {cache.relative_to(target)}")
+        raise downloads.FetchError("it cannot be fetched (404)")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(supply, "find_obstacle", lambda address: "")
+    monkeypatch.setattr(supply, "download", bring)
+    monkeypatch.setattr(supply, "fetch_hub_file", bring_hub_file)
+    found = describe(lambda: fetch.fetch(target, atlases=[name], spaces=[space], models=[]), TARGET=target, **hidden)
+    return {"asked": asked, "found": found}
+
+
+def answer(name, space, stock, folder, places, monkeypatch):
+    """All that an atlas answers in a space."""
+    empty, fsaverage, less = (folder / one for one in ("empty", "fsaverage", "less"))
+    empty.mkdir()
+    # What fsaverage and fsaverage5 have alike is the name of the file.
+    for side in "lr":
+        made.write_annot(
+            fsaverage / f"{side}h.Schaefer2018_400Parcels_7Networks_order.annot",
+            np.arange(163842) % 2,
+            ["unknown", "a"],
+        )
+    less.mkdir()
+    cerebellum = "atl-Buckner7_space-MNI_dseg.nii.gz"
+    for path in stock.iterdir():
+        if path.name != cerebellum and path.is_file():
+            (less / path.name).symlink_to(path)
+    answers = {}
+    hidden = {"PLACES": places, "STOCK": stock, "SHARED": (stock / cerebellum).readlink().parent}
+    hidden["PACKAGE"] = Path(supply.__file__).parents[1]
+    folders = {"all files": stock, "no cerebellum": less, "no file": empty, "another mesh": fsaverage}
+    for words, directory in folders.items():
+        hidden = {"DIRECTORY": directory} | hidden
+        answers[words] = describe(lambda one=directory: load(name, space, one), **hidden)
+        answers[f"spaces of {words}"] = describe(lambda one=directory: find_all_spaces(name, directory=one), **hidden)
+        del hidden["DIRECTORY"]
+    # Two places, of which only both together hold all files.
+    (places / VARIABLES[0] / "atlases").mkdir(parents=True)
+    shutil.copy(stock / cerebellum, places / VARIABLES[0] / "atlases")
+    answers["two places"] = describe(lambda: load(name, space, less), DIRECTORY=less, **hidden)
+    shutil.rmtree(places)
+    images = {path.name for path in stock.glob("Schaefer*Tian*.nii.gz")}
+    for lacking in (set(), images, {cerebellum}):
+        words = f"fetched without {len(lacking)}"
+        answers[words] = fetch_from(stock, folder / words, name, space, monkeypatch, lacking, hidden)
+    return answers
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", ATLASES)
+def test_each_atlas_answers_in_each_space_as_it_did(name, space, stock, tmp_path, places, monkeypatch):
+    expected = json.loads(ANSWERS.read_text())[f"{name} {space}"]
+    found = answer(name, space, stock, tmp_path, places, monkeypatch)
+    assert found == expected
