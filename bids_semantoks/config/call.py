@@ -20,39 +20,28 @@ class RunningConfig:
         "Processes; by default as many as the cgroup or SLURM_CPUS_PER_TASK allows, but no more than runs.",
         metavar="N",
         aliases=("--nprocs", "--n-cpus"),
-        is_result=False,
     )
     omp_nthreads: int | None = option(
-        None,
-        "Threads of each process; by default the CPUs shared out, or fewer as OMP_NUM_THREADS says.",
-        metavar="N",
-        is_result=False,
+        None, "Threads of each process; by default the CPUs shared out, or fewer as OMP_NUM_THREADS says.", metavar="N"
     )
     mem: str | None = option(
-        None,
-        "Memory that all processes may take together (K, M, G or T; MB by default).",
-        metavar="SIZE",
-        is_result=False,
+        None, "Memory that all processes may take together (K, M, G or T; MB by default).", metavar="SIZE"
     )
-    work_dir: Path | None = option(
-        None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",), is_result=False
-    )
+    work_dir: Path | None = option(None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",))
     random_seed: int = option(0, "Seed of everything random.", metavar="N")
-    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.", is_result=False)
+    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.")
     reports_only: bool = option(
-        False,
-        "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are.",
-        is_result=False,
+        False, "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are."
     )
     boilerplate_only: bool = option(
-        False, "Write the methods text with its references to OUT_DIR/logs, and nothing else.", is_result=False
+        False, "Write the methods text with its references to OUT_DIR/logs, and nothing else."
     )
-    overwrite: bool = option(False, "Replace outputs that were made with other settings.", is_result=False)
-    stop_on_first_crash: bool = option(False, "Stop at the first run that fails.", is_result=False)
-    ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.", is_result=False)
-    notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.", is_result=False)
-    verbose: int = option(0, "Say more; repeat for still more.", aliases=("-v",), is_result=False)
-    quiet: bool = option(False, "Say nothing but errors and the last line.", aliases=("-q",), is_result=False)
+    overwrite: bool = option(False, "Replace outputs that were made with other settings.")
+    stop_on_first_crash: bool = option(False, "Stop at the first run that fails.")
+    ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.")
+    notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.")
+    verbose: int = option(0, "Say more; repeat for still more.", aliases=("-v",))
+    quiet: bool = option(False, "Say nothing but errors and the last line.", aliases=("-q",))
 
     def __post_init__(self) -> None:
         check(

@@ -18,74 +18,48 @@ class SelectionConfig:
         "Participants to process, with or without sub-; @FILE reads labels from a file.",
         metavar="LABEL...",
         aliases=("--participant_label",),
-        is_result=False,
     )
-    exclude_participant_label: tuple[str, ...] = option(
-        (), "Participants to leave out.", metavar="LABEL...", is_result=False
-    )
-    session_id: tuple[str, ...] = option(
-        (), "Sessions to process.", metavar="LABEL...", aliases=("--session-label",), is_result=False
-    )
-    task_id: tuple[str, ...] = option(
-        (), "Tasks to process.", metavar="LABEL...", aliases=("-t", "--task-label"), is_result=False
-    )
-    run_id: tuple[str, ...] = option((), "Runs to process.", metavar="LABEL...", is_result=False)
+    exclude_participant_label: tuple[str, ...] = option((), "Participants to leave out.", metavar="LABEL...")
+    session_id: tuple[str, ...] = option((), "Sessions to process.", metavar="LABEL...", aliases=("--session-label",))
+    task_id: tuple[str, ...] = option((), "Tasks to process.", metavar="LABEL...", aliases=("-t", "--task-label"))
+    run_id: tuple[str, ...] = option((), "Runs to process.", metavar="LABEL...")
     echo_id: tuple[str, ...] = option(
-        (),
-        "Echoes to process, where each was written apart.",
-        metavar="LABEL...",
-        aliases=("--echo-idx",),
-        is_result=False,
+        (), "Echoes to process, where each was written apart.", metavar="LABEL...", aliases=("--echo-idx",)
     )
     direction_id: tuple[str, ...] = option(
-        (),
-        "Phase-encoding directions (dir-) to process.",
-        metavar="LABEL...",
-        aliases=("--direction-label",),
-        is_result=False,
+        (), "Phase-encoding directions (dir-) to process.", metavar="LABEL...", aliases=("--direction-label",)
     )
     acquisition_id: tuple[str, ...] = option(
-        (),
-        "Acquisitions (acq-) to process.",
-        metavar="LABEL...",
-        aliases=("--acquisition-label",),
-        is_result=False,
+        (), "Acquisitions (acq-) to process.", metavar="LABEL...", aliases=("--acquisition-label",)
     )
     space: str | None = option(
         None,
         "Template space of the BOLD images, one a call, and its resolution if wanted (NAME:res-2); by default the "
         "atlas' own if present, else MNI152NLin6Asym, MNI152NLin2009cAsym, fsLR, finest first.",
         metavar="NAME",
-        is_result=False,
     )
     bids_filter_file: Path | None = option(
-        None, "JSON filter in fMRIPrep's format (the bold entry is used).", metavar="FILE", is_result=False
+        None, "JSON filter in fMRIPrep's format (the bold entry is used).", metavar="FILE"
     )
     derivatives: tuple[str, ...] = option(
         (),
         "Derivative dataset to read, as PATH or NAME=PATH, when BIDS_DIR is a raw dataset.",
         metavar="PATH...",
         aliases=("-d",),
-        is_result=False,
     )
     input_type: str = option(
         "auto",
         "What to read where a dataset has BOLD images and parcellated series; auto takes the images of preprocessing "
         "pipelines and the series of those that denoise.",
         choices=("auto", "images", "series"),
-        is_result=False,
     )
     layout: str | None = option(
         None,
         "Read data that are no BIDS: hcp, ukb, or a JSON file that says which file is which.",
         metavar="NAME_OR_FILE",
-        is_result=False,
     )
     bids_database_dir: Path | None = option(
-        None,
-        "Directory of a pybids database to use, or to make, for the derivative dataset.",
-        metavar="DIR",
-        is_result=False,
+        None, "Directory of a pybids database to use, or to make, for the derivative dataset.", metavar="DIR"
     )
 
 
@@ -97,7 +71,7 @@ class SignalsConfig:
         "Schaefer400Tian3Buckner7", "Atlas by name, or a label image or atlas dataset by path.", metavar="NAME_OR_PATH"
     )
     atlas_dir: Path | None = option(
-        None, "Where atlas files are looked for first (or BIDS_SEMANTOKS_ATLAS_DIR).", metavar="DIR", is_result=False
+        None, "Where atlas files are looked for first (or BIDS_SEMANTOKS_ATLAS_DIR).", metavar="DIR"
     )
     denoise: str = option(
         "simple",
@@ -119,8 +93,8 @@ class SignalsConfig:
     min_coverage: float = option(
         0.5, "A parcel with a smaller share of its voxels in the brain mask is absent.", metavar="SHARE"
     )
-    signals_only: bool = option(False, "Write signals and stop before the encoder.", is_result=False)
-    save_raw_signals: bool = option(False, "Also write the signals before denoising.", is_result=False)
+    signals_only: bool = option(False, "Write signals and stop before the encoder.")
+    save_raw_signals: bool = option(False, "Also write the signals before denoising.")
 
     def __post_init__(self) -> None:
         check(
@@ -159,16 +133,16 @@ class EmbeddingConfig:
         "or random:paper|small|tiny[:SEED].",
         metavar="NAME_OR_PATH",
     )
-    device: str = option("auto", "Where the encoder runs.", metavar="auto|cpu|cuda|cuda:N", is_result=False)
+    device: str = option("auto", "Where the encoder runs.", metavar="auto|cpu|cuda|cuda:N")
     precision: str = option(
         "auto", "Arithmetic of the encoder; auto is float32.", choices=("auto", "fp32", "bf16", "fp16")
     )
-    batch_size: int = option(32, "Windows encoded at a time.", metavar="N", is_result=False)
+    batch_size: int = option(32, "Windows encoded at a time.", metavar="N")
     n_windows: int = option(8, "Equally spaced windows of a run.", metavar="N")
     pooling: str = option(
         "cls_avg", "Embedding: mean of tokens and class token, or one of them.", choices=("cls_avg", "cls", "avg")
     )
-    save_tokens: bool = option(False, "Also write all output tokens of each window.", is_result=False)
+    save_tokens: bool = option(False, "Also write all output tokens of each window.")
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, f"--batch-size must be 1 or more, found {self.batch_size}.")
