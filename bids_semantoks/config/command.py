@@ -76,7 +76,8 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
 def parse(arguments: Sequence[str]) -> AppConfig:
     """Build the configuration of a command line, without the program's name. Raises ConfigurationError for an invalid
     value or file, what click raises for others, and click.exceptions.Exit once help or version are printed."""
-    with _build_command().make_context("bids_semantoks", expand_lists(arguments)) as context:
+    command = _build_command()
+    with command.make_context("bids_semantoks", _expand_lists(arguments, command.params)) as context:
         return _build_config(context)
 
 
@@ -141,14 +142,14 @@ def _off_name(field: dataclasses.Field[Any]) -> str:
     return str(field.metadata["off"]).lstrip("-").replace("-", "_")
 
 
-def expand_lists(arguments: Sequence[str]) -> list[str]:
+def _expand_lists(arguments: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:
     """Repeat the flag of a list option before each value, as click needs it: ``--x_y a b`` becomes ``--x-y a --x-y b``.
 
     Flags may be spelt with underscores, as in other BIDS Apps. Raises click.UsageError if a list option has no value,
     since
     click would take the next flag as its value.
     """
-    flags = {name for _, options in build_options() for option in options if option.multiple for name in option.opts}
+    flags = {name for param in params if param.multiple for name in param.opts}
     expanded: list[str] = []
     current, has_value = "", False
     for argument in map(_spell_with_hyphens, arguments):
