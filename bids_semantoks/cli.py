@@ -7,17 +7,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
 
 from bids_semantoks.config import AppConfig
-from bids_semantoks.config.command import CONFIG_FILE, build_config, build_options, expand_lists
+from bids_semantoks.config.command import parse
 from bids_semantoks.errors import SemantoksError, TrainingStopped
-from bids_semantoks.runtime.logs import Console, open_missing_streams, redirect_libraries, silence
-from bids_semantoks.version import __version__
+from bids_semantoks.runtime.logs import Console, LogBuffer, open_missing_streams, redirect_libraries, silence
+from bids_semantoks.runtime.resources import count_threads, limit_threads, read_rank
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -26,67 +25,8 @@ class _Terminated(BaseException):
     """The scheduler asked this process to terminate (SIGTERM or SIGUSR1)."""
 
 
-class _Command(click.Command):
-    """Command whose help groups options by stage."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section of help per stage."""
-        own: list[click.Parameter] = [option for option in self.get_params(ctx) if option.name in _OWN_OPTIONS]
-        sections: list[tuple[str, Sequence[click.Parameter]]] = [*build_options(), ("This program", own)]
-        for title, options in sections:
-            records = [record for option in options if (record := option.get_help_record(ctx))]
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-_OWN_OPTIONS = (CONFIG_FILE, "version", "help")
-
-
-def _build_command() -> click.Command:
-    directory = click.Path(path_type=Path)
-    own = [
-        click.Option(
-            ["--config-file"],
-            type=directory,
-            metavar="FILE",
-            help="Configuration of an earlier call (logs/<run id>/config.json); options given here win.",
-        ),
-        click.Option(
-            ["--version"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_print_version,
-            help="Print the version.",
-        ),
-    ]
-    arguments = [
-        click.Argument(["bids_dir"], type=directory),
-        click.Argument(["out_dir"], type=directory),
-        click.Argument(["level"], type=click.Choice(["participant", "group"]), metavar="{participant|group}"),
-    ]
-    return _Command(
-        "bids_semantoks",
-        params=[*arguments, *(option for _, options in build_options() for option in options), *own],
-        callback=lambda **_: None,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-        help="Turn fMRIPrep derivatives in BIDS_DIR into Brain-Semantoks embeddings in OUT_DIR: participant works "
-        "on each run, group on all participants together.",
-        epilog="Options that take several values take them after one flag: --participant-label 01 02 03.",
-    )
-
-
-def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        click.echo(f"bids_semantoks {__version__}")
-        context.exit()
-
-
 def _start_logging(config: AppConfig) -> None:
     """Log to the terminal at once, and to memory until the output directory is known to be writable."""
-    from bids_semantoks.runtime.logs import LogBuffer
-    from bids_semantoks.runtime.resources import read_rank
-
     running = config.running
     is_quiet = running.quiet or read_rank() > 0
     console = Console(logging.ERROR if is_quiet else logging.DEBUG if running.verbose else logging.INFO)
@@ -137,16 +77,10 @@ def _print(lines: Iterable[str]) -> None:
         silence(sys.stdout)
 
 
-def _prepare_environment(config: AppConfig) -> None:
-    """Set the environment variables that libraries read at import: thread limits."""
-    from bids_semantoks.runtime.resources import count_threads, limit_threads
-
-    limit_threads(config.running.omp_nthreads or count_threads())
-
-
 def _run(config: AppConfig) -> int:
     _start_logging(config)
-    _prepare_environment(config)
+    # Libraries read the variables when they are imported.
+    limit_threads(config.running.omp_nthreads or count_threads())
     if config.running.reports_only or config.running.boilerplate_only:
         return _write_words(config)
     if config.running.dry_run and config.level == "participant":
@@ -199,27 +133,19 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _say_stopped(stopped: TrainingStopped) -> int:
-    from bids_semantoks.runtime.resources import read_rank
-
-    if read_rank() == 0:
-        _say(f"bids_semantoks: {stopped}")
-    return stopped.exit_code
-
-
 def call(arguments: Sequence[str]) -> int:
     """Run the program with a command line (without the program name) and return its exit code."""
-    command = _build_command()
     try:
-        with command.make_context("bids_semantoks", expand_lists(arguments)) as context:
-            return _run(build_config(context))
+        return _run(parse(arguments))
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except TrainingStopped as error:
-        return _say_stopped(error)
+        if read_rank() == 0:
+            _say(f"bids_semantoks: {error}")
+        return error.exit_code
     except SemantoksError as error:
         LOGGER.debug("%s", traceback.format_exc())
         return _fail(str(error), error.exit_code)

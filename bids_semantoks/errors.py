@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 SKIP_REASONS: Final = ("too_short", "too_few_kept", "no_content", "already_done")
@@ -87,7 +88,7 @@ class RunFailed(SemantoksError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by the default pickling, which worker processes rely on.
-        return _rebuild_run_error, (type(self), self.reason, self.message, self.hint)
+        return functools.partial(type(self), hint=self.hint), (self.reason, self.message)
 
 
 class RunSkipped(SemantoksError):
@@ -101,10 +102,4 @@ class RunSkipped(SemantoksError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_run_error, (type(self), self.reason, self.message, self.hint)
-
-
-def _rebuild_run_error(
-    kind: type[RunFailed] | type[RunSkipped], reason: str, message: str, hint: str
-) -> RunFailed | RunSkipped:
-    return kind(reason, message, hint=hint)
+        return functools.partial(type(self), hint=self.hint), (self.reason, self.message)

@@ -1,14 +1,154 @@
-"""Configuration of the run itself, and of a whole call."""
+"""What a call can ask, in the order of --help; the stages of the group level are in group.py."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
 from bids_semantoks.config.options import check, option
-from bids_semantoks.config.participant import EmbeddingConfig, SelectionConfig, SignalsConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionConfig:
+    """Which runs to process."""
+
+    participant_label: tuple[str, ...] = option(
+        (),
+        "Participants to process, with or without sub-; @FILE reads labels from a file.",
+        metavar="LABEL...",
+        aliases=("--participant_label",),
+    )
+    exclude_participant_label: tuple[str, ...] = option((), "Participants to leave out.", metavar="LABEL...")
+    session_id: tuple[str, ...] = option((), "Sessions to process.", metavar="LABEL...", aliases=("--session-label",))
+    task_id: tuple[str, ...] = option((), "Tasks to process.", metavar="LABEL...", aliases=("-t", "--task-label"))
+    run_id: tuple[str, ...] = option((), "Runs to process.", metavar="LABEL...")
+    echo_id: tuple[str, ...] = option(
+        (), "Echoes to process, where each was written apart.", metavar="LABEL...", aliases=("--echo-idx",)
+    )
+    direction_id: tuple[str, ...] = option(
+        (), "Phase-encoding directions (dir-) to process.", metavar="LABEL...", aliases=("--direction-label",)
+    )
+    acquisition_id: tuple[str, ...] = option(
+        (), "Acquisitions (acq-) to process.", metavar="LABEL...", aliases=("--acquisition-label",)
+    )
+    space: str | None = option(
+        None,
+        "Template space of the BOLD images, one a call, and its resolution if wanted (NAME:res-2); by default the "
+        "atlas' own if present, else MNI152NLin6Asym, MNI152NLin2009cAsym, fsLR, finest first.",
+        metavar="NAME",
+    )
+    bids_filter_file: Path | None = option(
+        None, "JSON filter in fMRIPrep's format (the bold entry is used).", metavar="FILE"
+    )
+    derivatives: tuple[str, ...] = option(
+        (),
+        "Derivative dataset to read, as PATH or NAME=PATH, when BIDS_DIR is a raw dataset.",
+        metavar="PATH...",
+        aliases=("-d",),
+    )
+    input_type: str = option(
+        "auto",
+        "What to read where a dataset has BOLD images and parcellated series; auto takes the images of preprocessing "
+        "pipelines and the series of those that denoise.",
+        choices=("auto", "images", "series"),
+    )
+    layout: str | None = option(
+        None,
+        "Read data that are no BIDS: hcp, ukb, or a JSON file that says which file is which.",
+        metavar="NAME_OR_FILE",
+    )
+    bids_database_dir: Path | None = option(
+        None, "Directory of a pybids database to use, or to make, for the derivative dataset.", metavar="DIR"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignalsConfig:
+    """From BOLD images to parcel signals."""
+
+    atlas: str = option(
+        "Schaefer400Tian3Buckner7", "Atlas by name, or a label image or atlas dataset by path.", metavar="NAME_OR_PATH"
+    )
+    atlas_dir: Path | None = option(
+        None, "Where atlas files are looked for first (or BIDS_SEMANTOKS_ATLAS_DIR).", metavar="DIR"
+    )
+    denoise: str = option(
+        "simple",
+        "Denoising preset (none, simple, simple+gsr, 24p, 36p, compcor, ica_aroma) or a JSON file.",
+        metavar="NAME_OR_FILE",
+    )
+    band_pass: tuple[float, float] | None = option(
+        (0.01, 0.1), "Pass band in Hz; 0 leaves that side open.", metavar="LOW HIGH", off="--no-band-pass"
+    )
+    fd_threshold: float | None = option(
+        None, "Scrub volumes whose framewise displacement is above this many millimetres.", metavar="MM"
+    )
+    dummy_scans: str = option(
+        "auto", "Volumes to drop at the start; auto takes the confounds' non-steady-state columns.", metavar="auto|N"
+    )
+    min_time: float = option(
+        100.0, "Skip a run with less kept data than this many seconds; 0 for no limit.", metavar="SECONDS"
+    )
+    min_coverage: float = option(
+        0.5, "A parcel with a smaller share of its voxels in the brain mask is absent.", metavar="SHARE"
+    )
+    signals_only: bool = option(False, "Write signals and stop before the encoder.")
+    save_raw_signals: bool = option(False, "Also write the signals before denoising.")
+
+    def __post_init__(self) -> None:
+        check(
+            all(math.isfinite(x) for x in (*(self.band_pass or ()), self.fd_threshold or 0, self.min_time)),
+            "--band-pass, --fd-threshold and --min-time must be finite, "
+            f"found {self.band_pass}, {self.fd_threshold} and {self.min_time}.",
+            "Use --no-band-pass, or leave --fd-threshold away.",
+        )
+        if self.band_pass is not None:
+            low, high = self.band_pass
+            check(
+                low >= 0 and (high == 0 or high > low) and (low, high) != (0, 0),
+                f"--band-pass needs 0 <= LOW < HIGH in Hz, found {low:g} {high:g}.",
+                "Use 0 to leave one side open, or --no-band-pass.",
+            )
+        check(
+            self.fd_threshold is None or self.fd_threshold > 0,
+            f"--fd-threshold must be above 0 mm, found {self.fd_threshold}.",
+            "Leave it away to scrub nothing.",
+        )
+        check(
+            self.dummy_scans == "auto" or self.dummy_scans.isdecimal(),
+            f"--dummy-scans must be auto or a whole number, found {self.dummy_scans!r}.",
+        )
+        check(self.min_time >= 0, f"--min-time must be 0 or more seconds, found {self.min_time:g}.")
+        check(0 <= self.min_coverage <= 1, f"--min-coverage must lie in 0..1, found {self.min_coverage:g}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingConfig:
+    """From parcel signals to embeddings."""
+
+    model: str = option(
+        "SamGijsen/Brain-Semantoks",
+        "Encoder: a directory or file of ours, the authors' checkpoint, a Hugging Face ORG/NAME, "
+        "or random:paper|small|tiny[:SEED].",
+        metavar="NAME_OR_PATH",
+    )
+    device: str = option("auto", "Where the encoder runs.", metavar="auto|cpu|cuda|cuda:N")
+    precision: str = option(
+        "auto", "Arithmetic of the encoder; auto is float32.", choices=("auto", "fp32", "bf16", "fp16")
+    )
+    batch_size: int = option(32, "Windows encoded at a time.", metavar="N")
+    n_windows: int = option(8, "Equally spaced windows of a run.", metavar="N")
+    pooling: str = option(
+        "cls_avg", "Embedding: mean of tokens and class token, or one of them.", choices=("cls_avg", "cls", "avg")
+    )
+    save_tokens: bool = option(False, "Also write all output tokens of each window.")
+
+    def __post_init__(self) -> None:
+        check(self.batch_size >= 1, f"--batch-size must be 1 or more, found {self.batch_size}.")
+        check(self.n_windows >= 1, f"--n-windows must be 1 or more, found {self.n_windows}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,39 +160,28 @@ class RunningConfig:
         "Processes; by default as many as the cgroup or SLURM_CPUS_PER_TASK allows, but no more than runs.",
         metavar="N",
         aliases=("--nprocs", "--n-cpus"),
-        is_result=False,
     )
     omp_nthreads: int | None = option(
-        None,
-        "Threads of each process; by default the CPUs shared out, or fewer as OMP_NUM_THREADS says.",
-        metavar="N",
-        is_result=False,
+        None, "Threads of each process; by default the CPUs shared out, or fewer as OMP_NUM_THREADS says.", metavar="N"
     )
     mem: str | None = option(
-        None,
-        "Memory that all processes may take together (K, M, G or T; MB by default).",
-        metavar="SIZE",
-        is_result=False,
+        None, "Memory that all processes may take together (K, M, G or T; MB by default).", metavar="SIZE"
     )
-    work_dir: Path | None = option(
-        None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",), is_result=False
-    )
+    work_dir: Path | None = option(None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",))
     random_seed: int = option(0, "Seed of everything random.", metavar="N")
-    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.", is_result=False)
+    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.")
     reports_only: bool = option(
-        False,
-        "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are.",
-        is_result=False,
+        False, "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are."
     )
     boilerplate_only: bool = option(
-        False, "Write the methods text with its references to OUT_DIR/logs, and nothing else.", is_result=False
+        False, "Write the methods text with its references to OUT_DIR/logs, and nothing else."
     )
-    overwrite: bool = option(False, "Replace outputs that were made with other settings.", is_result=False)
-    stop_on_first_crash: bool = option(False, "Stop at the first run that fails.", is_result=False)
-    ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.", is_result=False)
-    notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.", is_result=False)
-    verbose: int = option(0, "Say more; repeat for still more.", aliases=("-v",), is_result=False)
-    quiet: bool = option(False, "Say nothing but errors and the last line.", aliases=("-q",), is_result=False)
+    overwrite: bool = option(False, "Replace outputs that were made with other settings.")
+    stop_on_first_crash: bool = option(False, "Stop at the first run that fails.")
+    ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.")
+    notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.")
+    verbose: int = option(0, "Say more; repeat for still more.", aliases=("-v",))
+    quiet: bool = option(False, "Say nothing but errors and the last line.", aliases=("-q",))
 
     def __post_init__(self) -> None:
         check(

@@ -15,9 +15,70 @@ from click.core import ParameterSource
 
 from bids_semantoks.config import AppConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import read_json
+from bids_semantoks.version import __version__
 
-#: Options that are not configuration: they say where configuration comes from.
-CONFIG_FILE = "config_file"
+
+class _Command(click.Command):
+    """Command whose help groups options by stage."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section of help per stage."""
+        own: list[click.Parameter] = [
+            option for option in self.get_params(ctx) if option.name in ("config_file", "version", "help")
+        ]
+        sections: list[tuple[str, Sequence[click.Parameter]]] = [*build_options(), ("This program", own)]
+        for title, options in sections:
+            records = [record for option in options if (record := option.get_help_record(ctx))]
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _build_command() -> click.Command:
+    directory = click.Path(path_type=Path)
+    own = [
+        click.Option(
+            ["--config-file"],
+            type=directory,
+            metavar="FILE",
+            help="Configuration of an earlier call (logs/<run id>/config.json); options given here win.",
+        ),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Print the version.",
+        ),
+    ]
+    arguments = [
+        click.Argument(["bids_dir"], type=directory),
+        click.Argument(["out_dir"], type=directory),
+        click.Argument(["level"], type=click.Choice(["participant", "group"]), metavar="{participant|group}"),
+    ]
+    return _Command(
+        "bids_semantoks",
+        params=[*arguments, *(option for _, options in build_options() for option in options), *own],
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        help="Turn fMRIPrep derivatives in BIDS_DIR into Brain-Semantoks embeddings in OUT_DIR: participant works "
+        "on each run, group on all participants together.",
+        epilog="Options that take several values take them after one flag: --participant-label 01 02 03.",
+    )
+
+
+def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"bids_semantoks {__version__}")
+        context.exit()
+
+
+def parse(arguments: Sequence[str]) -> AppConfig:
+    """Build the configuration of a command line, without the program's name. Raises ConfigurationError for an invalid
+    value or file, what click raises for others, and click.exceptions.Exit once help or version are printed."""
+    command = _build_command()
+    with command.make_context("bids_semantoks", _expand_lists(arguments, command.params)) as context:
+        return _build_config(context)
 
 
 def find_stages() -> Iterator[tuple[str, type[Any]]]:
@@ -28,18 +89,6 @@ def find_stages() -> Iterator[tuple[str, type[Any]]]:
             yield field.name, hints[field.name]
 
 
-def _plain_type(hint: Any) -> Any:
-    """Strip ``| None`` from a type."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return next(a for a in typing.get_args(hint) if a is not type(None))
-    return hint
-
-
-def is_list(hint: Any) -> bool:
-    """Tell whether an option takes several values after one flag: ``tuple[X, ...]``."""
-    return typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is Ellipsis
-
-
 def build_options() -> list[tuple[str, list[click.Option]]]:
     """Build the click options of every stage, as (title, options); the title is the docstring of the stage's
     dataclass."""
@@ -48,12 +97,15 @@ def build_options() -> list[tuple[str, list[click.Option]]]:
         hints = typing.get_type_hints(stage)
         options = []
         for field in dataclasses.fields(stage):
-            options.extend(_build_field_options(field, _plain_type(hints[field.name])))
+            options += _build_field_options(field, hints[field.name])
         sections.append(((stage.__doc__ or "").strip().rstrip("."), options))
     return sections
 
 
 def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click.Option]:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(one for one in typing.get_args(kind) if one is not type(None))
+    inner = typing.get_args(kind)
     metadata = field.metadata
     flag = f"--{field.name.replace('_', '-')}"
     names = [field.name, flag, *metadata["aliases"]]
@@ -62,10 +114,10 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
         settings["is_flag"] = True
     elif field.name == "verbose":
         settings["count"] = True
-    elif is_list(kind):
-        settings |= {"multiple": True, "type": typing.get_args(kind)[0]}
-    elif typing.get_origin(kind) is tuple:
-        settings |= {"nargs": len(typing.get_args(kind)), "type": typing.get_args(kind)[0]}
+    elif inner:
+        # A tuple of open length takes several values after one flag.
+        settings |= {"multiple": True} if inner[-1] is Ellipsis else {"nargs": len(inner)}
+        settings["type"] = inner[0]
     elif metadata["choices"]:
         settings["type"] = click.Choice(metadata["choices"])
     elif kind is Path:
@@ -90,14 +142,14 @@ def _off_name(field: dataclasses.Field[Any]) -> str:
     return str(field.metadata["off"]).lstrip("-").replace("-", "_")
 
 
-def expand_lists(arguments: Sequence[str]) -> list[str]:
+def _expand_lists(arguments: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:
     """Repeat the flag of a list option before each value, as click needs it: ``--x_y a b`` becomes ``--x-y a --x-y b``.
 
     Flags may be spelt with underscores, as in other BIDS Apps. Raises click.UsageError if a list option has no value,
     since
     click would take the next flag as its value.
     """
-    flags = {name for _, options in build_options() for option in options if option.multiple for name in option.opts}
+    flags = {name for param in params if param.multiple for name in param.opts}
     expanded: list[str] = []
     current, has_value = "", False
     for argument in map(_spell_with_hyphens, arguments):
@@ -125,13 +177,11 @@ def _check_has_value(flag: str, *, has_value: bool) -> None:
         raise click.UsageError(f"Option {flag!r} needs at least one value.")
 
 
-def build_config(context: click.Context) -> AppConfig:
-    """Build the configuration from defaults, then the configuration file, then the command line. Raises
-    ConfigurationError
-    for an invalid value or file."""
+def _build_config(context: click.Context) -> AppConfig:
+    """Build the configuration from defaults, then the configuration file, then the command line."""
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     params = context.params
-    values = _read_config_file(params[CONFIG_FILE]) if params[CONFIG_FILE] else {}
+    values = _read_config_file(params["config_file"]) if params["config_file"] else {}
     for name in ("bids_dir", "out_dir", "level"):
         values[name] = str(params[name])
     for stage_name, stage in find_stages():
@@ -153,7 +203,7 @@ def build_config(context: click.Context) -> AppConfig:
 def _read_config_file(path: Path) -> dict[str, Any]:
     """Read and check a configuration written by an earlier call."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"Cannot read the configuration file {path}: {error}.",

@@ -15,49 +15,39 @@ from bids_semantoks.config.options import check, option
 class PretrainingConfig:
     """Learning an encoder from the signals (group level)."""
 
-    pretrain: bool = option(False, "Pretrain an encoder on the stored signals, then embed with it.", is_result=False)
-    encoder_config: str = option(
-        "paper", "Architecture: paper, small, tiny, or a JSON file.", metavar="NAME_OR_FILE", is_result=False
-    )
+    pretrain: bool = option(False, "Pretrain an encoder on the stored signals, then embed with it.")
+    encoder_config: str = option("paper", "Architecture: paper, small, tiny, or a JSON file.", metavar="NAME_OR_FILE")
     encoder_name: str | None = option(
-        None,
-        "Name below OUT_DIR/encoders; by default that of the architecture.",
-        metavar="NAME",
-        is_result=False,
+        None, "Name below OUT_DIR/encoders; by default that of the architecture.", metavar="NAME"
     )
     training_config: Path | None = option(
-        None, "JSON file over the recipe: masks, ratios, loss weights, augmentation.", metavar="FILE", is_result=False
+        None, "JSON file over the recipe: masks, ratios, loss weights, augmentation.", metavar="FILE"
     )
-    epochs: int | None = option(
-        None, "Passes over the participants.  [default: the recipe's, 100]", metavar="N", is_result=False
-    )
+    epochs: int | None = option(None, "Passes over the participants.  [default: the recipe's, 100]", metavar="N")
     train_batch_size: int | None = option(
         None,
         "Participants in one step, over all GPUs together.  [default: 512; with fewer data the largest power of "
         "two that leaves 8 steps an epoch]",
         metavar="N",
-        is_result=False,
     )
     accumulate: int = option(
-        1, "Parts that a batch is cut into where it does not fit into memory at once.", metavar="N", is_result=False
+        1, "Parts that a batch is cut into where it does not fit into memory at once.", metavar="N"
     )
     learning_rate: float | None = option(
         None,
         "Peak learning rate at batch 256; it scales with the batch.  [default: the recipe's, 0.0007]",
         metavar="RATE",
-        is_result=False,
     )
     max_hours: float | None = option(
-        None, "Save and stop after this many hours; the same call goes on.", metavar="HOURS", is_result=False
+        None, "Save and stop after this many hours; the same call goes on.", metavar="HOURS"
     )
     checkpoint_every: int | None = option(
         None,
         "Epochs between checkpoints.  [default: at the end of an epoch, when two minutes have passed]",
         metavar="EPOCHS",
-        is_result=False,
     )
     pretrain_data: Path | None = option(
-        None, "Pretrain on the participants of this HDF5 file instead of OUT_DIR's.", metavar="FILE.h5", is_result=False
+        None, "Pretrain on the participants of this HDF5 file instead of OUT_DIR's.", metavar="FILE.h5"
     )
 
     def __post_init__(self) -> None:
@@ -84,7 +74,6 @@ class ProbingConfig:
         None,
         "Table of phenotypes to look in first: a path, or one below BIDS_DIR or the raw dataset above it.",
         metavar="FILE",
-        is_result=False,
     )
     protocol: str = option(
         "nested",
@@ -101,7 +90,7 @@ class ProbingConfig:
         10, "Repetitions, of 5 folds each in the nested protocol; --splits and --leave-out have their own.", metavar="N"
     )
     splits: Path | None = option(
-        None, "Use the splits of this table (group_splits.tsv of an earlier call).", metavar="FILE", is_result=False
+        None, "Use the splits of this table (group_splits.tsv of an earlier call).", metavar="FILE"
     )
     group_by: str | None = option(
         None, "Keep participants of one family, site, ... on one side of every split.", metavar="COLUMN"
@@ -144,8 +133,7 @@ class ProbingConfig:
 
     def __post_init__(self) -> None:
         check(
-            self.n_bins == 0 or self.n_bins >= 2,
-            f"--n-bins must be 0 (no binning) or 2 or more, found {self.n_bins}.",
+            self.n_bins == 0 or self.n_bins >= 2, f"--n-bins must be 0 (no binning) or 2 or more, found {self.n_bins}."
         )
         check(self.n_repeats >= 1, f"--n-repeats must be 1 or more, found {self.n_repeats}.")
         check(self.n_permutations >= 0, f"--n-permutations must be 0 or more, found {self.n_permutations}.")
@@ -193,10 +181,7 @@ class ProbingConfig:
             f"{', '.join('--' + name.replace('_', '-') for name in given)} would do nothing without --probe.",
             "Say what to predict with --probe COLUMN.",
         )
-        check(
-            len(set(self.probe)) == len(self.probe),
-            f"--probe names a column twice: {', '.join(self.probe)}.",
-        )
+        check(len(set(self.probe)) == len(self.probe), f"--probe names a column twice: {', '.join(self.probe)}.")
 
     def _check_extras(self) -> None:
         check(self.finetune_epochs >= 1, f"--finetune-epochs must be 1 or more, found {self.finetune_epochs}.")

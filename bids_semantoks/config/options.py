@@ -21,21 +21,12 @@ def option(
     aliases: tuple[str, ...] = (),
     choices: tuple[str, ...] = (),
     off: str | None = None,
-    is_result: bool = True,
 ) -> Any:
     """Declare a dataclass field that is also a command-line option; its metadata becomes the entry in ``--help``.
 
-    `off` names a flag that sets the field to None (``--no-band-pass``). `is_result` is False where the value cannot
-    change a result: paths, selection, processes, device, verbosity.
+    `off` names a flag that sets the field to None (``--no-band-pass``).
     """
-    metadata = {
-        "help": help,
-        "metavar": metavar,
-        "aliases": aliases,
-        "choices": choices,
-        "off": off,
-        "is_result": is_result,
-    }
+    metadata = {"help": help, "metavar": metavar, "aliases": aliases, "choices": choices, "off": off}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -173,11 +173,6 @@ def relay_records(send: Callable[[logging.LogRecord], object]) -> None:
     logging.getLogger().handlers = [Relay(send)]
 
 
-def receive_record(record: logging.LogRecord) -> None:
-    """Log a record sent by another process through `relay_records`."""
-    logging.getLogger(record.name).handle(record)
-
-
 LOGGER = logging.getLogger("bids_semantoks")
 
 

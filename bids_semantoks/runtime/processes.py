@@ -13,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Any, Final, NoReturn, cast
 
-from bids_semantoks.runtime.logs import receive_record, relay_records
+from bids_semantoks.runtime.logs import relay_records
 
 #: A process that reads from a file system that hangs would never end by itself.
 _SECONDS_TO_LEAVE: Final = 10.0
@@ -60,7 +60,11 @@ def run_jobs(
 
 
 class _Crew:
-    """Worker processes and the job that each is running."""
+    """Worker processes and the job that each is running.
+
+    Each has a pipe of its own for jobs, log records and answers: one killed as it answers leaves no lock or half an
+    answer to the others, and records arrive before the answer that follows them.
+    """
 
     def __init__(
         self,
@@ -112,7 +116,7 @@ class _Crew:
                 self.start()
                 continue
             if isinstance(answer, logging.LogRecord):
-                receive_record(answer)
+                logging.getLogger(answer.name).handle(answer)
                 self.busy[connection] = (process, i)
                 continue
             if isinstance(answer, Exception):

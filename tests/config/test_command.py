@@ -7,15 +7,12 @@ from pathlib import Path
 import click
 import pytest
 
-from bids_semantoks.cli import _build_command
 from bids_semantoks.config import AppConfig, EncoderConfig, SignalsConfig, command, from_json, parse_memory, to_json
 from bids_semantoks.errors import ConfigurationError
 
 
 def parse(*arguments: str) -> AppConfig:
-    expanded = command.expand_lists(["in", "out", "participant", *arguments])
-    with _build_command().make_context("bids_semantoks", expanded) as context:
-        return command.build_config(context)
+    return command.parse(["in", "out", "participant", *arguments])
 
 
 def test_no_options_give_the_defaults():

@@ -202,11 +202,19 @@ def test_files_are_written_once_and_hold_only_what_is_cited(tmp_path):
     assert "pruim2015" not in cited
 
 
+#: What cannot change a result: paths, processes, the device, verbosity, and which outputs are written.
+NEUTRAL = {
+    *("atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens"),
+    *("n_procs", "omp_nthreads", "mem", "work_dir", "dry_run", "reports_only", "boilerplate_only", "overwrite"),
+    *("stop_on_first_crash", "ignore_failed_runs", "notrack", "verbose", "quiet"),
+}
+
+
 FIELDS = [
     (stage, field.name)
     for stage, kind in (("signals", SignalsConfig), ("embedding", EmbeddingConfig), ("running", RunningConfig))
     for field in dataclasses.fields(kind)
-    if field.metadata["is_result"]
+    if field.name not in NEUTRAL
 ]
 
 

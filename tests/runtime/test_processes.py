@@ -1,5 +1,6 @@
 """Jobs are done in one or several processes, and a process that dies costs one job."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -40,6 +41,32 @@ def test_a_killed_process_costs_one_job():
             assert results[i].was_killed
         else:
             assert results[i][0] == job
+
+
+class Fatal:
+    """Kills the process that pickles it, as the kernel may when an answer takes the last memory."""
+
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def build_speaking_worker():
+    def work(job):
+        logging.getLogger("bids_semantoks").info("did %s", job)
+        return Fatal() if job == "answer" else job
+
+    return work
+
+
+def test_a_process_killed_as_it_answers_costs_one_job_and_none_of_its_log(caplog):
+    jobs = [1, "answer", 2, "answer", 3]
+    results = {}
+    with caplog.at_level(logging.INFO):
+        for i, result in processes.run_jobs(build_speaking_worker, (), jobs, n_procs=2):
+            results[i] = result
+            assert f"did {jobs[i]}" in caplog.messages
+    assert [isinstance(results[i], processes.WorkerDied) for i in range(5)] == [job == "answer" for job in jobs]
+    assert sorted(caplog.messages) == sorted(f"did {job}" for job in jobs)
 
 
 @pytest.mark.parametrize("n_procs", [1, 2])
