@@ -24,7 +24,6 @@ class ConfoundsTable:
 
     def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
         self.path = path
-        self.text = text
         self._hint = hint or "Choose another --denoise preset, or let fMRIPrep write these columns."
         # Empty lines at the end, which editors leave, hold no volume.
         lines = (read_text(path) if text is None else text).rstrip("\r\n").splitlines()

@@ -5,31 +5,19 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from nilearn.interfaces.fmriprep import load_confounds
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
 from bids_semantoks.signals.confounds import ConfoundsTable, load_movement, read_text
-from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, PRESETS, Denoising, load_denoising
-
-__all__ = ["PRESETS", "Denoising", "Regressors", "load_denoising", "select_regressors"]
-
+from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, Denoising
 
 _HIGH_PASS_PERIOD: Final = 128.0
-
-
-_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -63,12 +51,12 @@ def select_regressors(
 ) -> Regressors:
     """Select the regressors (T, C) of one run and the volumes to keep.
 
-    nilearn's ``load_confounds`` chooses the columns of a strategy; their values are read here, so that the mean stays
-    in and nothing depends on dropped volumes. n/a in the first row (derivatives) becomes the first value in a kept
-    volume, as in nilearn. Only CompCor needs the JSON file beside the table, for each component's mask. `dummy_scans`
-    is a number, or ``auto`` for what the leading non_steady_state_outlier columns mark; volumes over `fd_threshold`
-    (mm) are scrubbed. Raises RunFailed no_confounds where a table is needed but missing, bad_confounds where it lacks a
-    column, its rows do not match the volumes or a value is not a number; RunSkipped no_content.
+    A strategy has the columns of nilearn's ``load_confounds``; the mean stays in and nothing depends on dropped
+    volumes. n/a in the first row (derivatives) becomes the first value in a kept volume. Only CompCor needs the JSON
+    file beside the table, for each component's mask. `dummy_scans` is a number, or ``auto`` for what the leading
+    non_steady_state_outlier columns mark; volumes over `fd_threshold` (mm) are scrubbed. Raises RunFailed no_confounds
+    where a table is needed but missing, bad_confounds where it lacks a column, its rows do not match the volumes or a
+    value is not a number; RunSkipped no_content.
     """
     path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
     if confounds is None or path is None or not (path.exists() or path.is_symlink()):
@@ -139,24 +127,20 @@ def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes:
 def _choose_columns(
     table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]
 ) -> tuple[str, ...]:
-    """Choose the names of the regressors, in the table's order: nilearn's order changes with Python's hash seed."""
-    if denoising.columns:
-        chosen: set[str] = set()
-        for pattern in denoising.columns:
-            found = fnmatch.filter(table.names, pattern)
-            if not found:
-                table.check_columns([pattern], f"--denoise {denoising.name}")
-            chosen.update(found)
-    elif denoising.strategy:
-        _check_strategy_columns(table, denoising, steady_time, notes)
-        chosen = _ask_nilearn(table, denoising)
-    else:
-        chosen = set()
+    """Choose the names of the regressors, in the table's order."""
+    chosen: set[str] = set()
+    for pattern in denoising.columns:
+        found = fnmatch.filter(table.names, pattern)
+        if not found:
+            table.check_columns([pattern], f"--denoise {denoising.name}")
+        chosen.update(found)
+    if denoising.strategy:
+        chosen = _choose_for_strategy(table, denoising, steady_time, notes)
     return tuple(name for name in table.names if name in chosen)
 
 
-def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]) -> None:
-    """Check what nilearn would ignore silently or answer with a bare KeyError or TypeError."""
+def _choose_for_strategy(table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]) -> set[str]:
+    """Choose what nilearn's ``load_confounds`` would, and check what it would ignore silently."""
     why = f"--denoise {denoising.name}"
     options = dict(denoising.options)
     wanted = [
@@ -166,8 +150,12 @@ def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_
         for base in bases
         for suffix in MODELS[str(options[component])]
     ]
+    unused: list[str] = []
     if "compcor" in denoising.strategy:
-        wanted += _list_components(table, str(options["compcor"]), why)
+        n_wanted = len(table.names) if options["n_compcor"] == "all" else int(options["n_compcor"])
+        for components in _list_components(table, str(options["compcor"]), why):
+            wanted += components
+            unused += components[n_wanted:]
     table.check_columns(wanted, why)
     if "ica_aroma" in denoising.strategy:
         components = [name for name in table.names if name.startswith("aroma_motion")]
@@ -182,10 +170,11 @@ def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_
         wanted += _list_cosines(table, steady_time, why, notes)
     for name in wanted:
         table.read_column(name)
+    return set(wanted) - set(unused)
 
 
-def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[str]:
-    """List the CompCor components that the JSON file gives for one kind of mask."""
+def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[str]]:
+    """List the CompCor components of each kind of mask by number; the JSON file says which mask each comes from."""
     path = table.path.with_suffix(".json")
     if not path.exists() and not path.is_symlink():
         table.refuse(f"has no {path.name} beside it, which says from which mask each CompCor component comes")
@@ -195,16 +184,18 @@ def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[str]:
         raise RunFailed("bad_confounds", f"{path} is not a readable JSON file ({error}).") from error
     entries = metadata if isinstance(metadata, dict) else {}
     masks_of = {name: entry.get("Mask") for name, entry in entries.items() if isinstance(entry, dict)}
-    components: list[str] = []
+    components: list[list[str]] = []
     for group in COMPCOR[kind]:
+        # By length first: 100 comes after 99, but not in the order of letters.
         found = [
-            name
-            for prefix, masks in group
-            for name, mask in masks_of.items()
-            if name.startswith(f"{prefix}_comp_cor_") and (not masks or mask in masks)
+            sorted(
+                (name for name in masks_of if name.startswith(f"{prefix}_comp_cor_") and mask in ("", masks_of[name])),
+                key=lambda name: (len(name), name),
+            )
+            for prefix, mask in group
         ]
-        if not found:
-            columns = " or ".join(f"{prefix}_comp_cor_*" for prefix, _ in group)
+        if not any(found):
+            columns = " or ".join(dict.fromkeys(f"{prefix}_comp_cor_*" for prefix, _ in group))
             table.refuse(f"has no {columns} of {kind} listed in {path.name}, needed for {why}")
         components += found
     return components
@@ -229,59 +220,6 @@ def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: li
             "the high-pass is weaker than 128 s."
         )
     return cosines
-
-
-def _ask_nilearn(table: ConfoundsTable, denoising: Denoising) -> set[str]:
-    """Return the columns that nilearn selects for the strategy."""
-    arguments = {**dict(denoising.options), "strategy": denoising.strategy, "demean": False}
-    with _linked(table, with_json="compcor" in denoising.strategy) as image, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            frame, _ = load_confounds(str(image), **arguments)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            table.refuse(f"cannot be read by nilearn for --denoise {denoising.name} ({error})")
-    return set(frame.columns)
-
-
-@contextmanager
-def _linked(confounds: ConfoundsTable, *, with_json: bool) -> Iterator[Path]:
-    """Make a folder that links to one run's files alone, under the names nilearn searches for: beside the image it
-    would also match siblings that differ in acq, dir or echo."""
-    # nilearn finds the JSON by replacing every "tsv" of the whole path, random letters of the folder included.
-    folder = tempfile.TemporaryDirectory(prefix="confounds-")
-    while "tsv" in Path(folder.name).name:
-        folder.cleanup()
-        folder = tempfile.TemporaryDirectory(prefix="confounds-")
-    with folder as name:
-        table = Path(name) / "sub-1_desc-confounds_timeseries.tsv"
-        if confounds.text is None:
-            table.symlink_to(confounds.path.resolve())
-        else:
-            table.write_text(confounds.text, encoding="utf-8")
-        if with_json:
-            table.with_suffix(".json").symlink_to(confounds.path.with_suffix(".json").resolve())
-        with _named_without_tsv(name) if with_json else nullcontext(Path(name)) as short:
-            yield short / "sub-1_desc-preproc_bold.nii.gz"
-
-
-@contextmanager
-def _named_without_tsv(folder: str) -> Iterator[Path]:
-    """Give a folder a path without tsv in it, which TMPDIR may contain."""
-    if "tsv" not in folder:
-        yield Path(folder)
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        short = _DESCRIPTORS / str(descriptor)
-        if not short.is_dir():
-            raise RunFailed(
-                "internal",
-                f"nilearn finds no JSON below the temporary folder {folder}.",
-                hint="Set TMPDIR to a path without tsv.",
-            )
-        yield short
-    finally:
-        os.close(descriptor)
 
 
 Float64 = NDArray[np.float64]
