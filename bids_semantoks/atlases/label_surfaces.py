@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from bids_semantoks.atlases.label_tables import LabelTable, find_network, load_label_table, name_some
 from bids_semantoks.atlases.registry import DIRECTORY_VARIABLE, Places, find_places, find_registry, is_there
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.images.gifti import find_hemisphere
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
     CiftiError,
     Grayordinates,
     build_hemispheres,
-    find_hemisphere,
     load_cifti,
     read_grayordinates,
     read_label_names,

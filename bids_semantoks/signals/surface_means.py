@@ -3,8 +3,6 @@ CIFTI stores one grayordinate after the other, GIFTI one volume after the other;
 
 from __future__ import annotations
 
-import hashlib
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from bids_semantoks.atlases.label_surfaces import is_surface_atlas, load_surface_labels
 from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
     LEFT,
@@ -25,18 +24,13 @@ from bids_semantoks.images.grayordinates import (
     BrainModel,
     CiftiError,
     CiftiFile,
-    GiftiError,
-    GiftiHeader,
     Grayordinates,
     build_hemispheres,
-    find_hemisphere,
     load_cifti,
-    load_gifti_header,
     name_mesh,
     read_grayordinates,
     read_rows,
     read_series_step,
-    read_volumes,
 )
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.records import Atlas, AtlasVolume, Run
@@ -245,7 +239,7 @@ Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
 
 
 # Reading and labelling 91,282 grayordinates takes as long as averaging a short run, and is the same for all of a study.
-_KEPT: Final[dict[tuple[str, str, int], Labels]] = {}
+_KEPT: Final[dict[tuple[str, Any, int], Labels]] = {}
 
 
 _N_KEPT: Final = 2
@@ -254,7 +248,7 @@ _N_KEPT: Final = 2
 def label_file(atlas: Atlas, file: CiftiFile) -> Labels:
     """Label a CIFTI series as `label_grayordinates` does, once for all files with the same axis (read-only arrays).
     Raises CiftiError where the file holds another number of grayordinates than it describes."""
-    key = (atlas.sha256, hashlib.sha256(ET.tostring(file.axes[1])).hexdigest(), file.shape[1])
+    key = (atlas.sha256, file.axes[1], file.shape[1])
     if key not in _KEPT:
         grayordinates = read_grayordinates(file.axes[1])
         if grayordinates.size != file.shape[1]:
