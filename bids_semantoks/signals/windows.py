@@ -13,26 +13,7 @@ from scipy.special import gammainc
 
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.records import Windows
-from bids_semantoks.signals.cleaning import (
-    check_duration,
-    clean_signals,
-    estimate_freedom,
-    interpolate_dropped,
-    pass_band,
-)
-
-__all__ = [
-    "build_windows",
-    "check_duration",
-    "clean_signals",
-    "estimate_freedom",
-    "interpolate_dropped",
-    "pass_band",
-    "resample",
-    "window_starts",
-    "zscore",
-]
-
+from bids_semantoks.signals.cleaning import interpolate_dropped
 
 Float64 = NDArray[np.float64]
 
