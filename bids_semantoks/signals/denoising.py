@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import read_json
 
 PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "ica_aroma")
 
@@ -93,7 +93,7 @@ def load_denoising(name_or_file: str) -> Denoising:
 
 def _read_denoising(path: Path, name: str) -> Denoising:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--denoise: {path} is not a readable JSON file ({error}).") from error
     if not isinstance(content, dict):
