@@ -60,6 +60,11 @@ class Volumes:
     repetition_time: float | None  # in seconds; None where the header has none
 
 
+def is_surface(path: Path) -> bool:
+    """Tell a surface series (dtseries, func.gii) from a volumetric image by its suffix."""
+    return path.name.endswith((".dtseries.nii", ".func.gii"))
+
+
 def check_content(path: Path) -> None:
     """Refuse a file whose content was not fetched (dangling link or git-annex pointer): RunSkipped no_content."""
     is_pointer = False

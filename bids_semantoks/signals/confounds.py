@@ -135,6 +135,13 @@ def _refuse_content(path: Path) -> NoReturn:
     )
 
 
+def read_censored(path: Path) -> tuple[ConfoundsTable, NDArray[np.bool_]]:
+    """Read a pipeline's table of censored volumes; return it and which volumes of the run (T,) were kept."""
+    table = ConfoundsTable(path)
+    column = "framewise_displacement" if "framewise_displacement" in table.names else table.names[0]
+    return table, np.asarray(table.read_column(column) == 0)
+
+
 Float64 = NDArray[np.float64]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +15,12 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import PREFIX, locate_columns, name_some
 from bids_semantoks.errors import RunFailed, RunSkipped
-from bids_semantoks.images.volumes import DAMAGED, check_content, load_volumes, one_line
+from bids_semantoks.files import read_json, read_rows
+from bids_semantoks.images.volumes import DAMAGED, check_content, is_surface, load_volumes, one_line
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
-from bids_semantoks.signals.confounds import ConfoundsTable
-from bids_semantoks.signals.surface_means import is_surface, load_surface_header
+from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
+from bids_semantoks.signals.surface_means import load_surface_series
 
 Float64 = NDArray[np.float64]
 
@@ -94,9 +93,7 @@ def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]
     """Reinsert censored volumes that the pipeline left out, as n/a; without them the time axis would be too short."""
     if run.confounds is None:
         return table, ()
-    outliers = ConfoundsTable(run.confounds)
-    column = "framewise_displacement" if "framewise_displacement" in outliers.names else outliers.names[0]
-    kept = outliers.read_column(column) == 0
+    _, kept = read_censored(run.confounds)
     if kept.size == len(table):
         return table, ()
     if int(kept.sum()) != len(table):
@@ -140,16 +137,11 @@ def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bool) -> 
     n_voxels = np.full(len(parcels), -1, dtype=np.int64)
     if path is None or not path.exists():
         return coverage, n_voxels
-    lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t"))
-    header = lines[0] if lines else []
-    if "coverage" not in header:
-        return coverage, n_voxels
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
-    for cells in lines[1:]:
-        row = dict(zip(header, cells, strict=False))
-        parcel = position.get(cells[0].removeprefix(PREFIX)) if cells else None
-        if parcel is not None:
-            coverage[parcel] = _to_number(row.get("coverage", ""), coverage[parcel])
+    for row in read_rows(path):
+        parcel = position.get(next(iter(row.values()), "").removeprefix(PREFIX))
+        if parcel is not None and "coverage" in row:
+            coverage[parcel] = _to_number(row["coverage"], coverage[parcel])
             n_voxels[parcel] = int(_to_number(row.get("n_voxels", ""), -1))
     return coverage, n_voxels
 
@@ -165,7 +157,7 @@ def _to_number(text: str, otherwise: float) -> float:
 def _find_n_dummy(path: Path, kept: Bool) -> int:
     """Count leading dummy volumes, which only our own sidecars tell from scrubbed ones; time starts after them."""
     try:
-        count = json.loads(path.with_suffix(".json").read_bytes())["VolumesDropped"]["Dummy"]["Count"]
+        count = read_json(path.with_suffix(".json"))["VolumesDropped"]["Dummy"]["Count"]
     except (OSError, ValueError, KeyError, TypeError):
         return 0
     is_count = isinstance(count, int) and 0 < count <= kept.size
@@ -320,6 +312,6 @@ def _read_time(run: Run, path: Path) -> float | None:
         if path.name.endswith(PTSERIES):
             return load_parcel_series(path)[2]
         if is_surface(path):
-            return load_surface_header(dataclasses.replace(run, bold=path)).repetition_time
+            return load_surface_series(dataclasses.replace(run, bold=path)).repetition_time
         return load_volumes(path).repetition_time
     return None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
-from bids_semantoks.signals.confounds import ConfoundsTable, load_movement, read_text
+from bids_semantoks.signals.confounds import ConfoundsTable, load_movement, read_censored, read_text
 from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, Denoising
 
 _HIGH_PASS_PERIOD: Final = 128.0
@@ -27,6 +27,7 @@ class Regressors:
     names: tuple[str, ...]  # (C,) columns of the confounds table, in its order
     values: NDArray[np.float64]  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
     kept: NDArray[np.bool_]  # (T,) False for dummy and scrubbed volumes
+    stored: NDArray[np.bool_]  # (T,) False for volumes that the pipeline censored and left out of the image
     n_dummy: int
     framewise_displacement: NDArray[np.float64]  # (T,) in mm; NaN where the table has none, as in the first volume
     warnings: tuple[str, ...] = ()
@@ -72,6 +73,7 @@ def select_regressors(
             names=(),
             values=np.zeros((n_volumes, 0)),
             kept=np.arange(n_volumes) >= n_dummy,
+            stored=np.ones(n_volumes, dtype=np.bool_),
             n_dummy=n_dummy,
             framewise_displacement=np.full(n_volumes, np.nan),
             warnings=("No confounds table: framewise displacement and dummy volumes are unknown.",),
@@ -96,6 +98,7 @@ def select_regressors(
         names=names,
         values=values,
         kept=kept,
+        stored=np.ones(n_volumes, dtype=np.bool_),
         n_dummy=n_dummy,
         framewise_displacement=displacement,
         warnings=tuple(notes),
@@ -239,7 +242,7 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
     as well. Raises RunFailed no_confounds where `fd_threshold` has no motion table, bad_confounds where a table is
     damaged or does not match the volumes; RunSkipped no_content.
     """
-    kept, notes = _read_censored(run, n_volumes)
+    kept, stored, notes = _read_censored(run, n_volumes)
     n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), kept.size)
     kept[:n_dummy] = False
     displacement = _read_denoised_displacement(run, kept.size)
@@ -258,38 +261,29 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
         names=(),
         values=np.zeros((kept.size, 0)),
         kept=kept,
+        stored=stored,
         n_dummy=n_dummy,
         framewise_displacement=displacement,
         warnings=tuple(notes),
     )
 
 
-def insert_left_out(values: Float64, run: Run) -> Float64:
-    """Insert NaN rows for volumes that the pipeline censored and left out of the image: values (n, P) -> (T, P)."""
-    kept, _ = _read_censored(run, len(values))
-    if len(values) == kept.size:
-        return values
-    whole = np.full((kept.size, values.shape[1]), np.nan)
-    whole[kept] = values
-    return whole
-
-
-def _read_censored(run: Run, n_volumes: int) -> tuple[Bool, list[str]]:
+def _read_censored(run: Run, n_volumes: int) -> tuple[Bool, Bool, list[str]]:
+    """Read which volumes of the run (T,) the pipeline kept, which of them are in the image, and what to say of it."""
+    everything = np.ones(n_volumes, dtype=np.bool_)
     if run.confounds is None:
-        return np.ones(n_volumes, dtype=np.bool_), []
-    table = ConfoundsTable(run.confounds)
-    column = _DISPLACEMENT if _DISPLACEMENT in table.names else table.names[0]
-    kept: Bool = np.asarray(table.read_column(column) == 0)
+        return everything.copy(), everything, []
+    table, kept = read_censored(run.confounds)
     n_censored = int((~kept).sum())
     if n_volumes == kept.size:
         note = f"{n_censored} volumes that {run.pipeline} censored and interpolated are n/a."
-        return kept, [note] if n_censored else []
+        return kept, everything, [note] if n_censored else []
     if n_volumes != kept.size - n_censored:
         table.refuse(
             f"keeps {kept.size - n_censored} of {kept.size} volumes, but {run.bold.name} has {n_volumes}: neither fits",
             hint="Are table and image from one call of the pipeline?",
         )
-    return kept, [f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a."]
+    return kept, kept.copy(), [f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a."]
 
 
 def _read_denoised_displacement(run: Run, n_rows: int) -> Float64 | None:
