@@ -22,9 +22,14 @@ from bids_semantoks.signals.cleaning import check_duration
 from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
 from bids_semantoks.signals.surface_means import load_surface_series
 
+PTSERIES: Final = ".ptseries.nii"
+_MISSING: Final = ("n/a", "", "NA")
+# What follows the entities of a run in the names of its derivatives.
+_DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
+# Cheapest first: a series of parcels, then images, of which only headers are read.
+_ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
+
 Float64 = NDArray[np.float64]
-
-
 Bool = NDArray[np.bool_]
 
 
@@ -47,7 +52,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     table, notes = _insert_censored(run, table)
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
-    displacement, motion_notes = _read_displacement(run, len(values))
+    displacement, motion_notes = _read_motion(run, len(values))
     present, kept = _judge(values)
     check_duration(kept, repetition_time=repetition_time, min_time=min_time)
     if not present.any():
@@ -107,7 +112,7 @@ def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]
     return whole, (f"{int((~kept).sum())} censored volumes were left out by {run.pipeline} and are n/a.",)
 
 
-def _read_displacement(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ...]]:
+def _read_motion(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ...]]:
     """Read framewise displacement (T,) where a table has it, else NaN with a note; it is not needed for the series."""
     unknown = np.full(n_volumes, np.nan)
     for path in run.tables:
@@ -178,9 +183,6 @@ def _describe_absent(atlas: Atlas, present: Bool, partial: Bool) -> tuple[str, .
             f"{name_some(gaps)}."
         )
     return tuple(notes)
-
-
-_MISSING: Final = ("n/a", "", "NA")
 
 
 def read_columns(path: Path) -> tuple[tuple[str, ...], Float64]:
@@ -258,9 +260,6 @@ def _refuse_cell(path: Path, columns: Sequence[str], rows: list[list[bytes]], *,
     raise AssertionError("a cell was refused before")
 
 
-PTSERIES: Final = ".ptseries.nii"
-
-
 def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], float | None]:
     """Load a ``*.ptseries.nii``: parcel names (C,), values (T, C) with NaN where missing, and seconds per volume.
     The time is None for a series not in seconds. Raises RunSkipped no_content, RunFailed bad_image."""
@@ -283,14 +282,6 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
     values[:, (values == 0).all(axis=0)] = np.nan
     step = float(axes[0].step)
     return columns, values, step if axes[0].unit == "SECOND" and step > 0 else None
-
-
-# What follows the entities of a run in the names of its derivatives.
-_DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
-
-
-# Cheapest first: a series of parcels, then images, of which only headers are read.
-_ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
 
 
 def find_header_time(run: Run) -> tuple[float, Path] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,10 +13,20 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
-from bids_semantoks.signals.confounds import ConfoundsTable, load_movement, read_censored, read_text
+from bids_semantoks.signals.confounds import (
+    HIGH_PASS_PERIOD,
+    ConfoundsTable,
+    count_cosines,
+    load_movement,
+    read_censored,
+    read_text,
+)
 from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, Denoising
 
-_HIGH_PASS_PERIOD: Final = 128.0
+Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+_DISPLACEMENT: Final = "framewise_displacement"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -25,11 +34,11 @@ class Regressors:
     """Regressors of one run and its kept volumes."""
 
     names: tuple[str, ...]  # (C,) columns of the confounds table, in its order
-    values: NDArray[np.float64]  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
-    kept: NDArray[np.bool_]  # (T,) False for dummy and scrubbed volumes
-    stored: NDArray[np.bool_]  # (T,) False for volumes that the pipeline censored and left out of the image
+    values: Float64  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
+    kept: Bool  # (T,) False for dummy and scrubbed volumes
+    stored: Bool  # (T,) False for volumes that the pipeline censored and left out of the image
     n_dummy: int
-    framewise_displacement: NDArray[np.float64]  # (T,) in mm; NaN where the table has none, as in the first volume
+    framewise_displacement: Float64  # (T,) in mm; NaN where the table has none, as in the first volume
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -69,15 +78,9 @@ def select_regressors(
                 hint="Use --denoise none without --fd-threshold to go on without.",
             )
         n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
-        return Regressors(
-            names=(),
-            values=np.zeros((n_volumes, 0)),
-            kept=np.arange(n_volumes) >= n_dummy,
-            stored=np.ones(n_volumes, dtype=np.bool_),
-            n_dummy=n_dummy,
-            framewise_displacement=np.full(n_volumes, np.nan),
-            warnings=("No confounds table: framewise displacement and dummy volumes are unknown.",),
-        )
+        note = "No confounds table: framewise displacement and dummy volumes are unknown."
+        kept = np.arange(n_volumes) >= n_dummy
+        return _build_without_regressors(kept, np.ones_like(kept), n_dummy, np.full(n_volumes, np.nan), [note])
     table = confounds if isinstance(confounds, ConfoundsTable) else ConfoundsTable(confounds)
     if table.n_rows != n_volumes:
         table.refuse(f"has {table.n_rows} rows, but the BOLD image has {n_volumes} volumes")
@@ -110,21 +113,20 @@ def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
     marks = [table.read_column(name) for name in table.names if name.startswith("non_steady_state_outlier")]
     if not marks:
         return 0
-    marked: NDArray[np.bool_] = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
+    marked: Bool = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
     leading = int(marked.size if marked.all() else np.argmin(marked))
     if marked[leading:].any():
         notes.append(f"{table.path.name} marks non-steady volumes after steady ones; only leading ones are dropped.")
     return leading
 
 
-def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> NDArray[np.float64]:
-    name = "framewise_displacement"
+def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> Float64:
     if fd_threshold is not None:
-        table.check_columns([name], "--fd-threshold")
-    elif name not in table.names:
-        notes.append(f"{table.path.name} has no {name}: motion is unknown.")
+        table.check_columns([_DISPLACEMENT], "--fd-threshold")
+    elif _DISPLACEMENT not in table.names:
+        notes.append(f"{table.path.name} has no {_DISPLACEMENT}: motion is unknown.")
         return np.full(table.n_rows, np.nan)
-    return table.read_column(name)
+    return table.read_column(_DISPLACEMENT)
 
 
 def _choose_columns(
@@ -205,11 +207,10 @@ def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[st
 
 
 def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: list[str]) -> list[str]:
-    """List fMRIPrep's cosines, checked against their number for T steady volumes and a cut-off of 128 s: floor(T *
-    TR / 64) - 1, the constant being left out."""
-    expected = math.floor(2 * steady_time / _HIGH_PASS_PERIOD + 1e-9) - 1
+    """List fMRIPrep's cosines, checked against their number for the time of the steady volumes (s)."""
+    expected = count_cosines(steady_time)
     n_found = sum(name.startswith("cosine") for name in table.names)
-    if n_found == 0 and steady_time > _HIGH_PASS_PERIOD:
+    if n_found == 0 and steady_time > HIGH_PASS_PERIOD:
         table.refuse(
             f"lacks {', '.join(f'cosine{number:02d}' for number in range(expected))}, needed for {why}: "
             f"fMRIPrep writes {expected} for {steady_time:g} s",
@@ -223,15 +224,6 @@ def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: li
             "the high-pass is weaker than 128 s."
         )
     return cosines
-
-
-Float64 = NDArray[np.float64]
-
-
-Bool = NDArray[np.bool_]
-
-
-_DISPLACEMENT = "framewise_displacement"
 
 
 def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: float | None) -> Regressors:
@@ -257,6 +249,12 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
     if displacement is None:
         displacement = np.full(kept.size, np.nan)
         notes.append("No table of motion: framewise displacement is unknown.")
+    return _build_without_regressors(kept, stored, n_dummy, displacement, notes)
+
+
+def _build_without_regressors(
+    kept: Bool, stored: Bool, n_dummy: int, displacement: Float64, notes: list[str]
+) -> Regressors:
     return Regressors(
         names=(),
         values=np.zeros((kept.size, 0)),

@@ -36,6 +36,15 @@ from bids_semantoks.images.volumes import check_content
 from bids_semantoks.records import Atlas, AtlasVolume, Run
 from bids_semantoks.signals.volume_means import ParcelMeans, scale_sums
 
+Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
+
+_SAME_AFFINE: Final = 1e-3
+# Coordinates half way between two voxels all go up, however the affines round.
+_TIE: Final = 1e-6
+# Reading and labelling 91,282 grayordinates takes as long as averaging a short run, and is the same for all of a study.
+_KEPT: Final[dict[tuple[str, Any, int], Labels]] = {}
+_N_KEPT: Final = 2
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SurfaceSeries:
@@ -214,23 +223,6 @@ def _damage(path: Path) -> Iterator[None]:
         raise RunFailed("bad_image", f"{path} {error}.") from error
     except OSError as error:
         raise RunFailed("bad_image", f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-_SAME_AFFINE: Final = 1e-3
-
-
-# Coordinates half way between two voxels all go up, however the affines round.
-_TIE: Final = 1e-6
-
-
-Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
-
-
-# Reading and labelling 91,282 grayordinates takes as long as averaging a short run, and is the same for all of a study.
-_KEPT: Final[dict[tuple[str, Any, int], Labels]] = {}
-
-
-_N_KEPT: Final = 2
 
 
 def label_file(atlas: Atlas, file: CiftiFile) -> Labels:

@@ -50,6 +50,20 @@ def test_axes_are_those_that_nibabel_reads(tmp_path, order):
     assert read_series_step(file.axes[0]) == 1.25
 
 
+def test_an_axis_is_read_once_for_runs_of_any_length(tmp_path):
+    axis = made.build_axis()
+    lengths = (made.T, made.T, made.T + 2)
+    files = [
+        load_cifti(
+            made.write_dtseries(tmp_path / f"{i}.dtseries.nii", made.build_series(len(axis), n_volumes=length), axis)
+        )
+        for i, length in enumerate(lengths)
+    ]
+    assert files[0].axes[1] is files[1].axes[1] is files[2].axes[1]
+    assert [file.shape[0] for file in files] == list(lengths)
+    assert [file.axes[0].number_of_series_points for file in files] == list(lengths)
+
+
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i2"])
 def test_rows_are_the_stored_numbers(tmp_path, dtype, monkeypatch):
     monkeypatch.setattr("bids_semantoks.images.grayordinates._BLOCK_BYTES", 5 * made.T * 8)
@@ -79,12 +93,22 @@ def test_kinds_of_axes_and_names_of_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("step", "unit", "expected"), [(0.8, "SECOND", 0.8), (0.0, "SECOND", None), (2.0, "HERTZ", None)]
+    ("step", "unit", "expected"),
+    [(0.8, "SECOND", 0.8), (0.0, "SECOND", None), (2.0, "HERTZ", None), (np.nan, "SECOND", None)],
 )
 def test_the_series_step_counts_in_seconds_only(tmp_path, step, unit, expected):
     axis = made.build_axis()
     path = made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis, step=step, unit=unit)
     assert read_series_step(load_cifti(path).axes[0]) == expected
+
+
+def test_an_absurd_exponent_gives_no_series_step():
+    axis = nib.cifti2.Cifti2MatrixIndicesMap(
+        (0,), "CIFTI_INDEX_TYPE_SERIES", series_step=2.0, series_exponent=-3, series_unit="SECOND"
+    )
+    assert read_series_step(axis) == 0.002
+    axis.series_exponent = 999
+    assert read_series_step(axis) is None
 
 
 def test_a_file_that_ends_early_says_how_far_it_goes(tmp_path):
@@ -124,6 +148,9 @@ def test_other_kinds_of_files_are_named(tmp_path):
         (b'IndexOffset="34"', b'IndexOffset="35"', "damaged model of CORTEX_RIGHT: its indices are out of range"),
         (b'SurfaceNumberOfVertices="37"', b'SurfaceNumberOfVertices="12"', "damaged model of CORTEX_LEFT"),
         (b'VolumeDimensions="6,7,8"', b'VolumeDimensions="6,7  "', "its volume has no three dimensions"),
+        (b'IndexOffset="34"', b'IndexOffsat="34"', "damaged model of CORTEX_RIGHT"),
+        (b'IndexCount="34"', b'IndexCount="3a"', r"its CIFTI header cannot be read \(invalid literal"),
+        (b"_STRUCTURE_CORTEX_LEFT", b"_STRUCTURE_CORTEX_NONE", "its CIFTI header cannot be read"),
         (b"</CIFTI>", b"<CIFTI/>", "its CIFTI header is no XML"),
     ],
 )
