@@ -27,7 +27,7 @@ from pathlib import Path
 import nibabel as nib, numpy as np
 from bids_semantoks.records import Run
 from bids_semantoks.atlases.load import load_surface_atlas
-from bids_semantoks.signals.surface_means import extract_surface_means
+from bids_semantoks.signals.surface_means import extract_surface_means, load_surface_series
 path, folder = Path(sys.argv[1]), Path(sys.argv[2])
 files = {{"bold": path, "mask": None, "confounds": None, "dataset": path}}
 run = Run(entities=(("sub", "01"),), repetition_time=2.0, pipeline="", **files)
@@ -43,7 +43,7 @@ print(json.dumps({{"seconds": min(seconds), "peak_mb": peak / 1024, "check": flo
 """
 _ATLAS = 'atlas = load_surface_atlas("Schaefer400Tian3Buckner7", space="fsLR", directory=folder)'
 _KEYS = "keys = np.asarray(nib.load(sys.argv[3]).dataobj)[0].astype(int)"
-_OURS = "means = extract_surface_means(run, atlas).values"
+_OURS = "means = extract_surface_means(load_surface_series(run), atlas).values"
 _NAIVE = (
     "data = nib.load(path).get_fdata(dtype=np.float32); "
     "means = np.stack([data[:, keys == key].mean(axis=1, dtype=np.float64) "

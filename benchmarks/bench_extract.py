@@ -118,6 +118,7 @@ def measure_ours(what: str, folder: Path, atlas_path: Path, mask: Path) -> tuple
     """Extract means, or (short, long) whole cleaned signals; also when it started."""
     from bids_semantoks.atlases.load import load_atlas
     from bids_semantoks.config import SignalsConfig
+    from bids_semantoks.images.volumes import load_volumes
     from bids_semantoks.records import Run
     from bids_semantoks.signals.denoising import load_denoising
     from bids_semantoks.signals.extract import extract_signals
@@ -126,7 +127,7 @@ def measure_ours(what: str, folder: Path, atlas_path: Path, mask: Path) -> tuple
     start = time.perf_counter()
     atlas = load_atlas(atlas_path, space=SPACE, directory=None)
     if what == "means":
-        return extract_means(folder / "short_bold.nii.gz", mask, atlas).values, start
+        return extract_means(load_volumes(folder / "short_bold.nii.gz"), mask, atlas).values, start
     run = Run(
         entities=(("sub", "01"), ("task", "rest"), ("space", SPACE)),
         bold=folder / f"{what}_bold.nii.gz",

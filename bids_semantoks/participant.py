@@ -13,6 +13,7 @@ from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import EncodedRun, RunEncoder, build_run_encoder, encode_run
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.files import check_writable
+from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
@@ -38,7 +39,6 @@ from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.read_series import read_header
-from bids_semantoks.signals.surface_means import is_surface
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -33,3 +34,34 @@ def test_the_docstring_check_finds_wrong_docstrings(tmp_path, file, code):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == bool(code), done.stdout + done.stderr
     assert code in done.stdout + done.stderr
+
+
+_LOADED = """
+import json, sys
+from bids_semantoks.cli import call
+arguments = [*sys.argv[1:], "--atlas", "Demo457", "--signals-only", "--n-procs", "1", "-q"]
+loaded = []
+for more in (["--dry-run"], []):
+    assert call([*arguments, *more]) == 0
+    loaded.append([name for name in sys.modules if name.count(".") < 2])
+print("\\n" + json.dumps(loaded))
+"""
+
+
+def test_a_participant_call_does_not_wait_for_what_it_does_not_need(study, tmp_path):
+    """Before signals are cleaned, which only nilearn's filter does, nothing heavy is loaded; afterwards, little."""
+    command = [
+        sys.executable,
+        "-c",
+        _LOADED,
+        str(study),
+        str(tmp_path / "out"),
+        "participant",
+        "--participant-label",
+        "001",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    before, after = map(set, json.loads(done.stdout.splitlines()[-1]))
+    assert before.isdisjoint({"nilearn", "matplotlib", "bids", "templateflow"})
+    assert "nilearn.signal" in after
+    assert after.isdisjoint({"nilearn.interfaces", "nilearn.connectome", "nilearn.maskers", "bids", "templateflow"})

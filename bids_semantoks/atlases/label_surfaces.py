@@ -34,12 +34,12 @@ from bids_semantoks.atlases.registry import (
 )
 from bids_semantoks.atlases.supply import Part, find_local_parts
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.images.gifti import find_hemisphere
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
     CiftiError,
     Grayordinates,
     build_hemispheres,
-    find_hemisphere,
     load_cifti,
     read_grayordinates,
     read_label_names,

@@ -1,40 +1,91 @@
-"""CIFTI-2 files: both axes of the header, and the stored numbers in blocks of rows.
-The header's XML is parsed here because nibabel takes 1.2 s for 91,282 grayordinates."""
+"""Which vertices and voxels files on surfaces describe, and CIFTI-2 files: axes, and numbers in blocks of rows."""
 
 from __future__ import annotations
 
-import binascii
+import functools
 import re
 import struct
-import xml.etree.ElementTree as ET
-import zlib
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 from xml.parsers import expat
 
 import nibabel as nib
 import numpy as np
-from isal import isal_zlib
+from nibabel.cifti2 import Cifti2BrainModel, Cifti2Header, Cifti2HeaderError, Cifti2MatrixIndicesMap
+from nibabel.cifti2.parse_cifti2 import Cifti2Extension
 from numpy.typing import NDArray
 
-# The one extension code of NIfTI that means CIFTI.
-_ECODE: Final = 32
-
+LEFT: Final = "CORTEX_LEFT"
+RIGHT: Final = "CORTEX_RIGHT"
+CEREBELLAR: Final = ("CEREBELLUM_LEFT", "CEREBELLUM_RIGHT", "CEREBELLUM")
 
 _MAX_XML: Final = 1 << 28
-
-
 _BLOCK_BYTES: Final = 4 << 20
+_MAP: Final = re.compile(rb"<MatrixIndicesMap\b[^>]*?(?:/>|>.*?</MatrixIndicesMap>)", re.DOTALL)
 
-
-_TYPE: Final = "CIFTI_INDEX_TYPE_"
+_MESHES: Final = {
+    4002: "fsaverage3",
+    10242: "fsaverage5",
+    32492: "32k",
+    40962: "fsaverage6",
+    59292: "59k",
+    163842: "164k",
+}
 
 
 class CiftiError(ValueError):
     """Raised where a file is not CIFTI-2 of the expected kind; the text continues a sentence after its path."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BrainModel:
+    """Vertices or voxels of one structure that a file has values for."""
+
+    structure: str  # CIFTI's name without CIFTI_STRUCTURE_, such as CORTEX_LEFT
+    offset: int  # position of the first value in the file
+    n_vertices: int  # of the whole mesh (V), including the medial wall; 0 for voxels
+    indices: NDArray[np.int64]  # (n,) vertices or (n, 3) voxels i, j, k
+
+    @property
+    def place(self) -> slice:
+        """Slice of its values in the file."""
+        return slice(self.offset, self.offset + len(self.indices))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Grayordinates:
+    """All structures of a file."""
+
+    models: tuple[BrainModel, ...]  # in file order
+    shape: tuple[int, int, int]  # voxels along x, y, z; zeros without voxels
+    affine: NDArray[np.float64]  # (4, 4) voxel to mm
+
+    @property
+    def size(self) -> int:
+        """Number of values in one volume (G)."""
+        return sum(len(model.indices) for model in self.models)
+
+    def find(self, structure: str) -> BrainModel | None:
+        """Find a structure, such as ``CORTEX_LEFT``; None where the file has no values for it."""
+        return next((model for model in self.models if model.structure == structure), None)
+
+
+def build_hemispheres(sizes: dict[str, int]) -> Grayordinates:
+    """Describe whole meshes without voxels: number of vertices (V) by structure, in the order of the values."""
+    models, offset = [], 0
+    for structure, size in sizes.items():
+        indices = np.arange(size, dtype=np.int64)
+        models.append(BrainModel(structure=structure, offset=offset, n_vertices=size, indices=indices))
+        offset += size
+    return Grayordinates(models=tuple(models), shape=(0, 0, 0), affine=np.eye(4))
+
+
+def name_mesh(n_vertices: int) -> str:
+    """Describe a mesh by its number of vertices and usual name, such as ``32492 vertices (32k)``."""
+    usual = _MESHES.get(n_vertices)
+    return f"{n_vertices} vertices" + (f" ({usual})" if usual else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,12 +94,17 @@ class CiftiFile:
 
     path: Path
     shape: tuple[int, int]  # length of a row (dimension 0, contiguous in the file), number of rows (dimension 1)
-    kinds: tuple[str, str]  # of dimensions 0 and 1: SERIES, BRAIN_MODELS, PARCELS, LABELS or SCALARS
-    axes: tuple[ET.Element, ET.Element]  # XML of dimensions 0 and 1
+    axes: tuple[Cifti2MatrixIndicesMap, Cifti2MatrixIndicesMap]  # of dimensions 0 and 1
     dtype: np.dtype[Any]  # of the stored numbers, with their byte order
     slope: float  # value = slope * stored + intercept
     intercept: float
     offset: int  # bytes before the first number
+
+    @property
+    def kinds(self) -> tuple[str, str]:
+        """What dimensions 0 and 1 map to: SERIES, BRAIN_MODELS, PARCELS, LABELS or SCALARS."""
+        along, down = (axis.indices_map_to_data_type.removeprefix("CIFTI_INDEX_TYPE_") for axis in self.axes)
+        return along, down
 
     def check_kinds(self, along: str, down: str) -> None:
         """Check what dimensions 0 (`along`) and 1 (`down`) map to; CiftiError otherwise."""
@@ -68,20 +124,18 @@ def load_cifti(path: Path) -> CiftiFile:
     two axes, OSError where it cannot be read."""
     with path.open("rb") as file:
         header = _read_header(file.read(540))
-        root = _parse(_find_extension(file, header))
-    if not root.get("Version", "").startswith("2"):
-        raise CiftiError(f"is CIFTI version {root.get('Version', 'unknown')}; version 2 is expected")
+        content = _find_extension(file, header)
+    _check_version(content)
     dims = [int(n) for n in header["dim"]]
     if dims[0] != 6 or dims[1:5] != [1, 1, 1, 1] or min(dims[5:7]) < 1:
         raise CiftiError(f"has the dimensions {dims[1 : dims[0] + 1]}; 1, 1, 1, 1 and two more are expected")
-    maps = {
-        number: element
-        for element in root.iter("MatrixIndicesMap")
-        for number in element.get("AppliesToMatrixDimension", "").split(",")
+    axes = {
+        number: axis for axis in map(_read_axis, _MAP.findall(content)) for number in axis.applies_to_matrix_dimension
     }
-    if set(maps) != {"0", "1"}:
-        raise CiftiError(f"describes the dimensions {', '.join(sorted(maps)) or 'none'}; 0 and 1 are expected")
-    kinds = [maps[number].get("IndicesMapToDataType", "").removeprefix(_TYPE) for number in ("0", "1")]
+    if set(axes) != {0, 1}:
+        raise CiftiError(
+            f"describes the dimensions {', '.join(map(str, sorted(axes))) or 'none'}; 0 and 1 are expected"
+        )
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise CiftiError(f"holds numbers of type {dtype}; integers or real numbers are expected")
@@ -90,8 +144,7 @@ def load_cifti(path: Path) -> CiftiFile:
     return CiftiFile(
         path=path,
         shape=(dims[5], dims[6]),
-        kinds=(kinds[0], kinds[1]),
-        axes=(maps["0"], maps["1"]),
+        axes=(axes[0], axes[1]),
         dtype=dtype,
         slope=slope if is_scaled else 1.0,
         intercept=intercept if is_scaled and np.isfinite(intercept) else 0.0,
@@ -142,16 +195,34 @@ def _find_extension(file: Any, header: Any) -> bytes:
         if not 8 <= size <= end - file.tell() + 8:
             break
         content: bytes = file.read(size - 8)
-        if code == _ECODE:
+        if code == Cifti2Extension.code:
             return content.rstrip(b"\0 ")
     raise CiftiError("is no CIFTI-2 file: its NIfTI-2 header has no CIFTI extension")
 
 
-def _parse(content: bytes) -> ET.Element:
+def _check_version(content: bytes) -> None:
+    """Check that a header is XML of CIFTI-2."""
+    elements: list[dict[str, str]] = []
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda _, attributes: elements.append(attributes)
     try:
-        return ET.fromstring(content)
-    except ET.ParseError as error:
+        parser.Parse(content, True)
+    except expat.ExpatError as error:
         raise CiftiError(f"is damaged: its CIFTI header is no XML ({error})") from error
+    version = elements[0].get("Version", "unknown")
+    if not version.startswith("2"):
+        raise CiftiError(f"is CIFTI version {version}; version 2 is expected")
+
+
+# Reading the brain models takes as long as averaging a run, and they are the same for all runs of a study.
+@functools.lru_cache(maxsize=8)
+def _read_axis(content: bytes) -> Cifti2MatrixIndicesMap:
+    whole = b'<CIFTI Version="2"><Matrix>%s</Matrix></CIFTI>' % content
+    try:
+        header: Cifti2Header = Cifti2Extension(Cifti2Extension.code, whole).get_content()
+    except (Cifti2HeaderError, ValueError, KeyError) as error:
+        raise CiftiError(f"is damaged: its CIFTI header cannot be read ({error})") from error
+    return header.matrix[0]
 
 
 def _fill(stream: Any, view: memoryview, start: int) -> None:
@@ -163,24 +234,22 @@ def _fill(stream: Any, view: memoryview, start: int) -> None:
         done += n_new
 
 
-_PREFIX: Final = "CIFTI_STRUCTURE_"
-
-
-def read_series_step(axis: ET.Element) -> float | None:
+def read_series_step(axis: Cifti2MatrixIndicesMap) -> float | None:
     """Read the time between volumes (s) from a ``SERIES`` axis; None where it is not positive or not in seconds."""
-    try:
-        step = float(axis.get("SeriesStep", "")) * 10.0 ** int(axis.get("SeriesExponent", "0"))
-    except (ValueError, OverflowError):
+    if axis.series_step is None or axis.series_unit != "SECOND":
         return None
-    is_time = axis.get("SeriesUnit") == "SECOND" and np.isfinite(step) and step > 0
-    return step if is_time else None
+    try:
+        step: float = axis.series_step * 10.0 ** (axis.series_exponent or 0)
+    except OverflowError:
+        return None
+    return step if np.isfinite(step) and step > 0 else None
 
 
-def read_grayordinates(axis: ET.Element) -> Grayordinates:
+def read_grayordinates(axis: Cifti2MatrixIndicesMap) -> Grayordinates:
     """Read the vertices and voxels of a ``BRAIN_MODELS`` axis, in file order. Raises CiftiError where models are
     missing, damaged or repeated, or do not follow one another."""
-    shape, affine = _read_volume(axis.find("Volume"))
-    models = sorted((_read_model(element) for element in axis.iter("BrainModel")), key=lambda model: model.offset)
+    shape, affine = _read_volume(axis.volume)
+    models = sorted(map(_read_model, axis.brain_models), key=lambda model: model.offset)
     grayordinates = Grayordinates(models=tuple(models), shape=shape, affine=affine)
     end = 0
     for model in models:
@@ -194,295 +263,32 @@ def read_grayordinates(axis: ET.Element) -> Grayordinates:
     return grayordinates
 
 
-def read_label_names(axis: ET.Element) -> dict[int, str]:
-    """Read the name of each key in the first map of a ``LABELS`` axis; CiftiError where a key is not a whole number."""
-    table = axis.find("NamedMap/LabelTable")
-    labels = [] if table is None else table.findall("Label")
-    try:
-        return {int(label.get("Key", "")): " ".join((label.text or "").split()) for label in labels}
-    except ValueError as error:
-        raise CiftiError("has a label key that is no whole number") from error
+def read_label_names(axis: Cifti2MatrixIndicesMap) -> dict[int, str]:
+    """Read the name of each key in the first map of a ``LABELS`` axis."""
+    table = next((one.label_table for one in axis.named_maps), None)
+    return {key: " ".join((label.label or "").split()) for key, label in (table or {}).items()}
 
 
-def _read_volume(element: ET.Element | None) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
-    if element is None:
+def _read_volume(volume: Any) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    if volume is None:
         return (0, 0, 0), np.eye(4)
-    try:
-        x, y, z = (int(n) for n in element.get("VolumeDimensions", "").split(","))
-        matrix = element.find("TransformationMatrixVoxelIndicesIJKtoXYZ")
-        assert matrix is not None
-        affine = np.array((matrix.text or "").split(), dtype=np.float64).reshape(4, 4)
-        # Exponent -3 is millimetres.
-        affine[:3] *= 10.0 ** (int(matrix.get("MeterExponent", "-3")) + 3)
-    except (ValueError, AssertionError) as error:
-        raise CiftiError("is damaged: its volume has no three dimensions with a matrix of 16 numbers") from error
+    transform = volume.transformation_matrix_voxel_indices_ijk_to_xyz
+    if len(volume.volume_dimensions) != 3 or transform is None or transform.matrix is None:
+        raise CiftiError("is damaged: its volume has no three dimensions with a matrix of 16 numbers")
+    x, y, z = volume.volume_dimensions
+    affine = np.array(transform.matrix, dtype=np.float64)
+    # Exponent -3 is millimetres.
+    affine[:3] *= 10.0 ** (transform.meter_exponent + 3)
     return (x, y, z), affine
 
 
-def _read_model(element: ET.Element) -> BrainModel:
-    structure = element.get("BrainStructure", "").removeprefix(_PREFIX)
-    is_surface = element.get("ModelType") == "CIFTI_MODEL_TYPE_SURFACE"
-    listed = element.find("VertexIndices" if is_surface else "VoxelIndicesIJK")
-    text = "" if listed is None else listed.text or ""
-    try:
-        indices = np.array(text.split(), dtype=np.int64)
-        count, offset = int(element.get("IndexCount", "")), int(element.get("IndexOffset", ""))
-        indices = indices if is_surface else indices.reshape(-1, 3)
-        n_vertices = int(element.get("SurfaceNumberOfVertices", "")) if is_surface else 0
-    except ValueError as error:
-        raise CiftiError(f"has a damaged model of {structure or 'no structure'}: {error}") from error
-    if len(indices) != count or not count or (is_surface and n_vertices < 1):
-        raise CiftiError(f"has a damaged model of {structure}: {len(indices)} indices for {count} values")
-    return BrainModel(structure=structure, offset=offset, n_vertices=n_vertices, indices=indices)
-
-
-_CHUNK: Final = 1 << 18
-
-
-_TYPES: Final = {
-    "NIFTI_TYPE_UINT8": "u1",
-    "NIFTI_TYPE_INT16": "i2",
-    "NIFTI_TYPE_INT32": "i4",
-    "NIFTI_TYPE_FLOAT32": "f4",
-    "NIFTI_TYPE_FLOAT64": "f8",
-}
-
-
-_GEOMETRY: Final = ("NIFTI_INTENT_POINTSET", "NIFTI_INTENT_TRIANGLE")
-
-
-_DAMAGED: Final[tuple[type[Exception], ...]] = (
-    binascii.Error,
-    zlib.error,
-    cast(type[Exception], isal_zlib.IsalError),  # typed as an instance by its stub
-    ValueError,
-    OSError,
-)
-
-
-_HEMISPHERE: Final = re.compile(r"(?:^|[_.])(?:hemi-)?(L|R|lh|rh)(?=[_.])")
-
-
-class GiftiError(ValueError):
-    """Raised where a file is not a GIFTI time series; the text continues a sentence after its path."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GiftiHeader:
-    """Sizes of a file, from its first data array."""
-
-    n_arrays: int  # data arrays that the file promises
-    shape: tuple[int, ...]  # of the first array: (V,) for one volume, (V, T) for all at once
-
-    @property
-    def n_vertices(self) -> int:
-        """Number of vertices of the mesh (V)."""
-        return self.shape[0]
-
-    @property
-    def n_volumes(self) -> int:
-        """Number of volumes (T)."""
-        return self.shape[1] if len(self.shape) > 1 and self.n_arrays == 1 else self.n_arrays
-
-
-def find_hemisphere(name: str) -> str:
-    """Find the hemisphere in a file name (``_hemi-L_``, ``lh.``, ``.R.``): ``CORTEX_LEFT``, ``CORTEX_RIGHT``, or
-    empty where the name has neither or both."""
-    found = {letter[0].upper() for letter in _HEMISPHERE.findall(name)}
-    return {"L": LEFT, "R": RIGHT}[found.pop()] if len(found) == 1 else ""
-
-
-def load_gifti_header(path: Path) -> GiftiHeader:
-    """Read the sizes of a ``.func.gii`` file of one hemisphere. Raises GiftiError where it is not GIFTI or holds
-    geometry, OSError where it cannot be read."""
-    reader = _Reader(path)
-    with path.open("rb") as file:
-        while not reader.attributes and (chunk := file.read(_CHUNK)):
-            reader.feed(chunk, is_last=False)
-    if not reader.attributes:
-        raise GiftiError("is no GIFTI file with data arrays")
-    return reader.header
-
-
-def read_volumes(path: Path) -> Iterator[NDArray[Any]]:
-    """Yield the volumes (V,) of a ``.func.gii`` file in order, in native byte order. Raises GiftiError where the
-    file is damaged or its arrays differ in size, OSError where it cannot be read."""
-    reader = _Reader(path)
-    n_volumes = 0
-    with path.open("rb") as file:
-        is_last = False
-        while not is_last:
-            chunk = file.read(_CHUNK)
-            is_last = not chunk
-            reader.feed(chunk, is_last=is_last)
-            while reader.ready:
-                array = reader.ready.popleft()
-                if array.shape[0] != reader.header.n_vertices:
-                    raise GiftiError(
-                        f"has {array.shape[0]} vertices in volume {n_volumes + 1} and {reader.header.n_vertices} before"
-                    )
-                for volume in array.reshape(len(array), -1).T:
-                    n_volumes += 1
-                    yield volume
-    if n_volumes != reader.header.n_volumes:
-        raise GiftiError(f"is damaged: {n_volumes} of {reader.header.n_volumes} volumes could be read")
-
-
-class _Reader:
-    """Incremental parser of a GIFTI file that queues its data arrays."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.ready: deque[NDArray[Any]] = deque()
-        self.attributes: dict[str, str] = {}
-        self._first: dict[str, str] = {}
-        self._n_arrays = 0
-        self._text: list[str] | None = None
-        self._parser = expat.ParserCreate()
-        self._parser.buffer_text = True
-        self._parser.buffer_size = _CHUNK
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-        self._parser.CharacterDataHandler = self._add
-
-    @property
-    def header(self) -> GiftiHeader:
-        return GiftiHeader(n_arrays=self._n_arrays, shape=_read_shape(self._first))
-
-    def feed(self, chunk: bytes, *, is_last: bool) -> None:
-        try:
-            self._parser.Parse(chunk, is_last)
-        except expat.ExpatError as error:
-            raise GiftiError(f"is damaged, or no GIFTI file: {error}") from error
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        if name == "GIFTI":
-            count = attributes.get("NumberOfDataArrays", "")
-            self._n_arrays = int(count) if count.isdecimal() else 0
-        elif name == "DataArray":
-            self.attributes = attributes
-            self._first = self._first or attributes
-            if attributes.get("Intent") in _GEOMETRY:
-                raise GiftiError("holds the geometry of a surface, no series")
-        elif name == "Data" and self.attributes:
-            self._text = []
-
-    def _add(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
-
-    def _end(self, name: str) -> None:
-        if name == "Data" and self._text is not None:
-            self.ready.append(_decode("".join(self._text), self.attributes, self.path))
-            self._text = None
-
-
-def _read_shape(attributes: dict[str, str]) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(attributes[f"Dim{n}"]) for n in range(int(attributes["Dimensionality"])))
-    except (KeyError, ValueError) as error:
-        raise GiftiError("has a data array without dimensions") from error
-    if not 1 <= len(shape) <= 2 or min(shape) < 1:
-        raise GiftiError(f"has a data array of the shape {shape}; vertices, or vertices x volumes, are expected")
-    return shape
-
-
-def _decode(text: str, attributes: dict[str, str], path: Path) -> NDArray[Any]:
-    """Decode the text of a data array: (V,) or (V, T)."""
-    shape = _read_shape(attributes)
-    kind, encoding = attributes.get("DataType", ""), attributes.get("Encoding", "")
-    if kind not in _TYPES:
-        raise GiftiError(f"holds numbers of type {kind or 'unknown'}; one of {', '.join(_TYPES)} is expected")
-    order = ">" if attributes.get("Endian") == "BigEndian" else "<"
-    dtype = np.dtype(order + _TYPES[kind])
-    n_values = int(np.prod(shape, dtype=np.int64))
-    try:
-        if encoding == "ASCII":
-            values = np.array(text.split(), dtype=dtype)
-        elif encoding == "Base64Binary":
-            values = np.frombuffer(binascii.a2b_base64(text), dtype=dtype)
-        elif encoding == "GZipBase64Binary":
-            values = np.frombuffer(isal_zlib.decompress(binascii.a2b_base64(text)), dtype=dtype)
-        elif encoding == "ExternalFileBinary":
-            source = path.parent / attributes.get("ExternalFileName", "")
-            offset = int(attributes.get("ExternalFileOffset") or 0)
-            values = np.fromfile(source, dtype=dtype, count=n_values, offset=offset)
-        else:
-            raise GiftiError(f"has data in the unknown encoding {encoding!r}")
-    except _DAMAGED as error:
-        if isinstance(error, GiftiError):
-            raise
-        raise GiftiError(f"is damaged: a data array cannot be decoded ({error})") from error
-    if values.size != n_values:
-        raise GiftiError(f"is damaged: a data array has {values.size} of {n_values} values")
-    is_columns = attributes.get("ArrayIndexingOrder") == "ColumnMajorOrder"
-    native = values.astype(dtype.newbyteorder("="), copy=False)
-    return native.reshape(shape, order="F" if is_columns else "C")
-
-
-LEFT: Final = "CORTEX_LEFT"
-
-
-RIGHT: Final = "CORTEX_RIGHT"
-
-
-CEREBELLAR: Final = ("CEREBELLUM_LEFT", "CEREBELLUM_RIGHT", "CEREBELLUM")
-
-
-_NAMES: Final = {
-    4002: "fsaverage3",
-    10242: "fsaverage5",
-    32492: "32k",
-    40962: "fsaverage6",
-    59292: "59k",
-    163842: "164k",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class BrainModel:
-    """Vertices or voxels of one structure that a file has values for."""
-
-    structure: str  # CIFTI's name without CIFTI_STRUCTURE_, such as CORTEX_LEFT
-    offset: int  # position of the first value in the file
-    n_vertices: int  # of the whole mesh (V), including the medial wall; 0 for voxels
-    indices: NDArray[np.int64]  # (n,) vertices or (n, 3) voxels i, j, k
-
-    @property
-    def place(self) -> slice:
-        """Slice of its values in the file."""
-        return slice(self.offset, self.offset + len(self.indices))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Grayordinates:
-    """All structures of a file."""
-
-    models: tuple[BrainModel, ...]  # in file order
-    shape: tuple[int, int, int]  # voxels along x, y, z; zeros without voxels
-    affine: NDArray[np.float64]  # (4, 4) voxel to mm
-
-    @property
-    def size(self) -> int:
-        """Number of values in one volume (G)."""
-        return sum(len(model.indices) for model in self.models)
-
-    def find(self, structure: str) -> BrainModel | None:
-        """Find a structure, such as ``CORTEX_LEFT``; None where the file has no values for it."""
-        return next((model for model in self.models if model.structure == structure), None)
-
-
-def build_hemispheres(sizes: dict[str, int]) -> Grayordinates:
-    """Describe whole meshes without voxels: number of vertices (V) by structure, in the order of the values."""
-    models, offset = [], 0
-    for structure, size in sizes.items():
-        indices = np.arange(size, dtype=np.int64)
-        models.append(BrainModel(structure=structure, offset=offset, n_vertices=size, indices=indices))
-        offset += size
-    return Grayordinates(models=tuple(models), shape=(0, 0, 0), affine=np.eye(4))
-
-
-def name_mesh(n_vertices: int) -> str:
-    """Describe a mesh by its number of vertices and usual name, such as ``32492 vertices (32k)``."""
-    usual = _NAMES.get(n_vertices)
-    return f"{n_vertices} vertices" + (f" ({usual})" if usual else "")
+def _read_model(model: Cifti2BrainModel) -> BrainModel:
+    structure = model.brain_structure.removeprefix("CIFTI_STRUCTURE_")
+    is_surface = model.model_type == "CIFTI_MODEL_TYPE_SURFACE"
+    listed = model.vertex_indices if is_surface else model.voxel_indices_ijk
+    indices = np.array(listed or [], dtype=np.int64).reshape((-1,) if is_surface else (-1, 3))
+    n_vertices = (model.surface_number_of_vertices or 0) if is_surface else 0
+    is_placed = model.index_offset is not None and bool(model.index_count)
+    if len(indices) != model.index_count or not is_placed or (is_surface and n_vertices < 1):
+        raise CiftiError(f"has a damaged model of {structure}: {len(indices)} indices for {model.index_count} values")
+    return BrainModel(structure=structure, offset=model.index_offset, n_vertices=n_vertices, indices=indices)

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import RunFailed, RunSkipped
 
 _MAX_OFFSET = 1 << 28
-
-
 _SAME_AFFINE = 1e-3
-
-
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-
+# Small enough to stay in a core's cache between inflating and summing, large enough to hide the cost of a step.
+_BLOCK_BYTES = 4 << 20
+_BLOCKS_AHEAD = 2
+_READ_BYTES = 1 << 18
+_MAGIC = b"\x1f\x8b"
 
 DAMAGED: Final[tuple[type[Exception], ...]] = (
     ImageFileError,
@@ -40,8 +40,6 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
     AttributeError,  # an image class without affine, such as a time-series CIFTI
     cast(type[Exception], IsalError),  # typed as an instance by its stub
 )
-
-
 """What reading a damaged image raises."""
 
 
@@ -58,6 +56,11 @@ class Volumes:
     intercept: float
     offset: int  # bytes before the first volume
     repetition_time: float | None  # in seconds; None where the header has none
+
+
+def is_surface(path: Path) -> bool:
+    """Tell a surface series (dtseries, func.gii) from a volumetric image by its suffix."""
+    return path.name.endswith((".dtseries.nii", ".func.gii"))
 
 
 def check_content(path: Path) -> None:
@@ -137,19 +140,6 @@ def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
 def one_line(error: Exception) -> str:
     """Return the text of an error without line breaks, or its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-# Small enough to stay in a core's cache between inflating and summing, large enough to hide the cost of a step.
-_BLOCK_BYTES = 4 << 20
-
-
-_BLOCKS_AHEAD = 2
-
-
-_READ_BYTES = 1 << 18
-
-
-_MAGIC = b"\x1f\x8b"
 
 
 class _Readable(Protocol):

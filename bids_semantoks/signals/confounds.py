@@ -15,6 +15,12 @@ from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Run
 from bids_semantoks.signals.denoising import Denoising
 
+Float64 = NDArray[np.float64]
+
+_MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
+_HEAD_RADIUS: Final = 50.0
+HIGH_PASS_PERIOD: Final = 128.0  # s
+_COMPONENT: Final = "aroma_motion_"
 _MISSING: Final = frozenset({"n/a", "", "nan", "NaN"})
 
 
@@ -24,7 +30,6 @@ class ConfoundsTable:
 
     def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
         self.path = path
-        self.text = text
         self._hint = hint or "Choose another --denoise preset, or let fMRIPrep write these columns."
         # Empty lines at the end, which editors leave, hold no volume.
         lines = (read_text(path) if text is None else text).rstrip("\r\n").splitlines()
@@ -41,7 +46,7 @@ class ConfoundsTable:
             if len(row) != len(self.names):
                 self.refuse(f"has {len(row)} values in row {number}, but {len(self.names)} columns")
         self._index = {name: position for position, name in enumerate(self.names)}
-        self._columns: dict[str, NDArray[np.float64]] = {}
+        self._columns: dict[str, Float64] = {}
 
     @property
     def n_rows(self) -> int:
@@ -75,7 +80,7 @@ class ConfoundsTable:
         ]
         return ConfoundsTable(self.path, text="\n".join(lines), hint=self._hint)
 
-    def read_column(self, name: str) -> NDArray[np.float64]:
+    def read_column(self, name: str) -> Float64:
         """Read an existing column (T,); NaN for n/a.
         Raises RunFailed bad_confounds with the row of a value that is neither finite nor n/a."""
         if name in self._columns:
@@ -92,7 +97,7 @@ class ConfoundsTable:
         self._columns[name] = values
         return values.copy()
 
-    def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> Float64:
         """Read an existing column (T,), finite in every kept volume.
 
         n/a in the first volume (derivatives) becomes the value of the first kept volume that has one, or 0 if there is
@@ -136,19 +141,11 @@ def _refuse_content(path: Path) -> NoReturn:
     )
 
 
-Float64 = NDArray[np.float64]
-
-
-_MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
-
-
-_HEAD_RADIUS: Final = 50.0
-
-
-_HIGH_PASS_PERIOD: Final = 128.0
-
-
-_COMPONENT: Final = "aroma_motion_"
+def read_censored(path: Path) -> tuple[ConfoundsTable, NDArray[np.bool_]]:
+    """Read a pipeline's table of censored volumes; return it and which volumes of the run (T,) were kept."""
+    table = ConfoundsTable(path)
+    column = "framewise_displacement" if "framewise_displacement" in table.names else table.names[0]
+    return table, np.asarray(table.read_column(column) == 0)
 
 
 def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) -> ConfoundsTable | Path | None:
@@ -193,9 +190,14 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
     return ConfoundsTable(path, text="\n".join(["\t".join(table), *lines]), hint=hint)
 
 
+def count_cosines(seconds: float) -> int:
+    """Count the cosines, without the constant, of a high-pass at 128 s over a run; -1 for a run under 64 s."""
+    return math.floor(2 * seconds / HIGH_PASS_PERIOD + 1e-9) - 1
+
+
 def build_cosines(n_volumes: int, repetition_time: float) -> dict[str, Float64]:
     """Build the cosine regressors (T,) of a 128 s high-pass, without the constant; none for a run under 128 s."""
-    n_functions = math.floor(2 * n_volumes * repetition_time / _HIGH_PASS_PERIOD + 1e-9)
+    n_functions = count_cosines(n_volumes * repetition_time) + 1
     phase = np.pi * (np.arange(n_volumes) + 0.5) / n_volumes
     return {f"cosine{order - 1:02d}": np.sqrt(2 / n_volumes) * np.cos(order * phase) for order in range(1, n_functions)}
 

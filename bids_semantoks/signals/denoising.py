@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import read_json
 
 PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "ica_aroma")
 
@@ -24,15 +24,18 @@ BASES: Final = {
     "wm_csf": ("csf", "white_matter"),
     "global_signal": ("global_signal",),
 }
-# Each kind of CompCor needs components of every group; a group lists how columns may begin and the masks that count
-# (fMRIPrep up to 23.0 calls all anatomical components a_comp_cor_*, later those of one tissue w_ or c_comp_cor_*).
-_TISSUES: Final = (("a", ("CSF", "WM")), ("w", ()), ("c", ()))
-COMPCOR: Final[dict[str, tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]]] = {
-    "anat_combined": ((("a", ("combined",)),),),
+# Each kind of CompCor needs components of every group; a group lists how columns may begin and, for those of several
+# masks, the mask (fMRIPrep up to 23.0 calls all anatomical components a_comp_cor_*, later those of one tissue w_ or
+# c_comp_cor_*).
+_TISSUES: Final = (("a", "CSF"), ("a", "WM"), ("w", ""), ("c", ""))
+_COMBINED: Final = (("a", "combined"),)
+_TEMPORAL: Final = (("t", ""),)
+COMPCOR: Final[dict[str, tuple[tuple[tuple[str, str], ...], ...]]] = {
+    "anat_combined": (_COMBINED,),
     "anat_separated": (_TISSUES,),
-    "temporal": ((("t", ()),),),
-    "temporal_anat_combined": ((("t", ()),), (("a", ("combined",)),)),
-    "temporal_anat_separated": ((("t", ()),), _TISSUES),
+    "temporal": (_TEMPORAL,),
+    "temporal_anat_combined": (_TEMPORAL, _COMBINED),
+    "temporal_anat_separated": (_TEMPORAL, _TISSUES),
 }
 # Every option with the component that reads it, its default (not always nilearn's) and what it may be.
 _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
@@ -90,7 +93,7 @@ def load_denoising(name_or_file: str) -> Denoising:
 
 def _read_denoising(path: Path, name: str) -> Denoising:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--denoise: {path} is not a readable JSON file ({error}).") from error
     if not isinstance(content, dict):

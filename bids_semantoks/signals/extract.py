@@ -10,16 +10,14 @@ from numpy.typing import NDArray
 from bids_semantoks.atlases.label_tables import name_some
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
-from bids_semantoks.images.volumes import Volumes, check_content, load_volumes
+from bids_semantoks.images.volumes import Volumes, check_content, is_surface, load_volumes
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_signals, estimate_freedom
 from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
-from bids_semantoks.signals.regressors import Regressors, insert_left_out, select_regressors, select_volumes
-from bids_semantoks.signals.surface_means import SurfaceHeader, extract_surface_means, is_surface, load_surface_header
+from bids_semantoks.signals.regressors import Regressors, select_regressors, select_volumes
+from bids_semantoks.signals.surface_means import SurfaceSeries, extract_surface_means, load_surface_series
 from bids_semantoks.signals.volume_means import ParcelMeans, extract_means
-
-__all__ = ["ParcelMeans", "check_run", "extract_means", "extract_signals"]
 
 _SAME_REPETITION_TIME = 1e-3
 #: Share of the pass band's variance below which the user is told.
@@ -32,23 +30,33 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
     Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_mask, no_repetition_time, no_confounds,
     bad_confounds or bad_image.
     """
+    series, _ = _open_run(run)
+    repetition_time = _find_repetition_time(run, series.repetition_time)
+    return _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
+
+
+def _open_run(run: Run) -> tuple[Volumes | SurfaceSeries, Path | None]:
+    """Read the header of a run's image, and find its mask."""
     check_content(run.bold)
-    _find_mask(run)
-    volumes = _load_header(run)
-    repetition_time = _find_repetition_time(run, volumes.repetition_time)
+    mask = _find_mask(run)
+    return load_surface_series(run) if is_surface(run.bold) else load_volumes(run.bold), mask
+
+
+def _select_volumes(
+    run: Run, n_volumes: int, repetition_time: float, config: SignalsConfig, denoising: Denoising
+) -> Regressors:
     if run.confounds is not None:
         check_content(run.confounds)
-    n_volumes, dummy_scans, fd_threshold = volumes.n_volumes, config.dummy_scans, config.fd_threshold
+    dummy_scans, fd_threshold = config.dummy_scans, config.fd_threshold
     if n_volumes < MIN_VOLUMES:
         raise RunSkipped("too_short", f"{run.bold} has {n_volumes} volumes; at least {MIN_VOLUMES} are needed.")
-    if not run.is_denoised:
-        # A stub of a run has odd confounds, or none, and these are not what is wrong with it. An image that came
-        # denoised may be shorter than its run.
-        whole = np.ones(n_volumes, dtype=np.bool_)
-        check_duration(whole, repetition_time=repetition_time, min_time=config.min_time)
     if run.is_denoised:
+        # The image may be shorter than its run.
         regressors = select_volumes(run, n_volumes=n_volumes, dummy_scans=dummy_scans, fd_threshold=fd_threshold)
     else:
+        # A stub of a run has odd confounds, or none, and these are not what is wrong with it.
+        whole = np.ones(n_volumes, dtype=np.bool_)
+        check_duration(whole, repetition_time=repetition_time, min_time=config.min_time)
         regressors = select_regressors(
             open_confounds(run, denoising, repetition_time=repetition_time),
             denoising,
@@ -72,32 +80,33 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
             f"The atlas {atlas.name} is in the space {atlas.space}, {run.bold} in {run.space or 'none named'}.",
             hint=f"Choose the data with --space {atlas.space}, or an atlas in the space of the data.",
         )
+    series, mask = _open_run(run)
+    repetition_time = _find_repetition_time(run, series.repetition_time)
     # Short and scrubbed runs are told before seconds are spent on their voxels.
-    regressors = check_run(run, config, denoising)
-    header = _load_header(run)
-    repetition_time = _find_repetition_time(run, header.repetition_time)
-    on_surface = is_surface(run.bold)
-    means = extract_surface_means(run, atlas) if on_surface else extract_means(run.bold, _find_mask(run), atlas)
+    regressors = _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
+    if isinstance(series, Volumes):
+        means, unit, place = extract_means(series, mask, atlas), "voxel", "voxels in the brain mask of"
+    else:
+        means, unit, place = extract_surface_means(series, atlas), "vertex or voxel", "grayordinates with data in"
     coverage = means.coverage
     present = (means.n_used > 0) & (coverage >= config.min_coverage)
     if not present.any():
         raise RunFailed(
             "low_coverage",
-            f"No parcel of the atlas {atlas.name} has {config.min_coverage:g} of its "
-            f"{'grayordinates with data in' if on_surface else 'voxels in the brain mask of'} "
-            f"{run.bold} (the best has {coverage.max():.2f}).",
+            f"No parcel of the atlas {atlas.name} has {config.min_coverage:g} of its {place} {run.bold} "
+            f"(the best has {coverage.max():.2f}).",
             hint="Check that image and atlas overlap, or lower --min-coverage.",
         )
-    raw = insert_left_out(means.values, run) if run.is_denoised else means.values
-    raw[:, ~present] = np.nan
+    raw = np.full((regressors.stored.size, len(atlas.parcels)), np.nan)
+    raw[np.ix_(regressors.stored, present)] = means.values[:, present]
     cleaned = clean_signals(
         raw, regressors.values, regressors.kept, repetition_time=repetition_time, band_pass=config.band_pass
     )
     notes = (
-        *_compare_repetition_times(run, repetition_time, header.repetition_time),
+        *_compare_repetition_times(run, repetition_time, series.repetition_time),
         *regressors.warnings,
         *means.warnings,
-        *_describe_absent(atlas, means, present, config.min_coverage, "vertex or voxel" if on_surface else "voxel"),
+        *_describe_absent(atlas, means, present, config.min_coverage, unit),
         *_describe_freedom(regressors, repetition_time, config.band_pass),
     )
     return ParcelSignals(
@@ -126,10 +135,6 @@ def _describe_freedom(
         f"{n_regressors} regressors leave about {left:.0%} of the variance in the pass band; a preset with fewer "
         f"would keep more.",
     )
-
-
-def _load_header(run: Run) -> Volumes | SurfaceHeader:
-    return load_surface_header(run) if is_surface(run.bold) else load_volumes(run.bold)
 
 
 def _find_mask(run: Run) -> Path | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +15,21 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import PREFIX, locate_columns, name_some
 from bids_semantoks.errors import RunFailed, RunSkipped
-from bids_semantoks.images.volumes import DAMAGED, check_content, load_volumes, one_line
+from bids_semantoks.files import read_json, read_rows
+from bids_semantoks.images.volumes import DAMAGED, check_content, is_surface, load_volumes, one_line
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
-from bids_semantoks.signals.confounds import ConfoundsTable
-from bids_semantoks.signals.surface_means import is_surface, load_surface_header
+from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
+from bids_semantoks.signals.surface_means import load_surface_series
+
+PTSERIES: Final = ".ptseries.nii"
+_MISSING: Final = ("n/a", "", "NA")
+# What follows the entities of a run in the names of its derivatives.
+_DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
+# Cheapest first: a series of parcels, then images, of which only headers are read.
+_ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
 
 Float64 = NDArray[np.float64]
-
-
 Bool = NDArray[np.bool_]
 
 
@@ -48,7 +52,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     table, notes = _insert_censored(run, table)
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
-    displacement, motion_notes = _read_displacement(run, len(values))
+    displacement, motion_notes = _read_motion(run, len(values))
     present, kept = _judge(values)
     check_duration(kept, repetition_time=repetition_time, min_time=min_time)
     if not present.any():
@@ -94,9 +98,7 @@ def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]
     """Reinsert censored volumes that the pipeline left out, as n/a; without them the time axis would be too short."""
     if run.confounds is None:
         return table, ()
-    outliers = ConfoundsTable(run.confounds)
-    column = "framewise_displacement" if "framewise_displacement" in outliers.names else outliers.names[0]
-    kept = outliers.read_column(column) == 0
+    _, kept = read_censored(run.confounds)
     if kept.size == len(table):
         return table, ()
     if int(kept.sum()) != len(table):
@@ -110,7 +112,7 @@ def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]
     return whole, (f"{int((~kept).sum())} censored volumes were left out by {run.pipeline} and are n/a.",)
 
 
-def _read_displacement(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ...]]:
+def _read_motion(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ...]]:
     """Read framewise displacement (T,) where a table has it, else NaN with a note; it is not needed for the series."""
     unknown = np.full(n_volumes, np.nan)
     for path in run.tables:
@@ -140,16 +142,11 @@ def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bool) -> 
     n_voxels = np.full(len(parcels), -1, dtype=np.int64)
     if path is None or not path.exists():
         return coverage, n_voxels
-    lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t"))
-    header = lines[0] if lines else []
-    if "coverage" not in header:
-        return coverage, n_voxels
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
-    for cells in lines[1:]:
-        row = dict(zip(header, cells, strict=False))
-        parcel = position.get(cells[0].removeprefix(PREFIX)) if cells else None
-        if parcel is not None:
-            coverage[parcel] = _to_number(row.get("coverage", ""), coverage[parcel])
+    for row in read_rows(path):
+        parcel = position.get(next(iter(row.values()), "").removeprefix(PREFIX))
+        if parcel is not None and "coverage" in row:
+            coverage[parcel] = _to_number(row["coverage"], coverage[parcel])
             n_voxels[parcel] = int(_to_number(row.get("n_voxels", ""), -1))
     return coverage, n_voxels
 
@@ -165,7 +162,7 @@ def _to_number(text: str, otherwise: float) -> float:
 def _find_n_dummy(path: Path, kept: Bool) -> int:
     """Count leading dummy volumes, which only our own sidecars tell from scrubbed ones; time starts after them."""
     try:
-        count = json.loads(path.with_suffix(".json").read_bytes())["VolumesDropped"]["Dummy"]["Count"]
+        count = read_json(path.with_suffix(".json"))["VolumesDropped"]["Dummy"]["Count"]
     except (OSError, ValueError, KeyError, TypeError):
         return 0
     is_count = isinstance(count, int) and 0 < count <= kept.size
@@ -186,9 +183,6 @@ def _describe_absent(atlas: Atlas, present: Bool, partial: Bool) -> tuple[str, .
             f"{name_some(gaps)}."
         )
     return tuple(notes)
-
-
-_MISSING: Final = ("n/a", "", "NA")
 
 
 def read_columns(path: Path) -> tuple[tuple[str, ...], Float64]:
@@ -266,9 +260,6 @@ def _refuse_cell(path: Path, columns: Sequence[str], rows: list[list[bytes]], *,
     raise AssertionError("a cell was refused before")
 
 
-PTSERIES: Final = ".ptseries.nii"
-
-
 def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], float | None]:
     """Load a ``*.ptseries.nii``: parcel names (C,), values (T, C) with NaN where missing, and seconds per volume.
     The time is None for a series not in seconds. Raises RunSkipped no_content, RunFailed bad_image."""
@@ -293,14 +284,6 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
     return columns, values, step if axes[0].unit == "SECOND" and step > 0 else None
 
 
-# What follows the entities of a run in the names of its derivatives.
-_DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
-
-
-# Cheapest first: a series of parcels, then images, of which only headers are read.
-_ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
-
-
 def find_header_time(run: Run) -> tuple[float, Path] | None:
     """Find the repetition time (s) of a run of parcel series in a header of its CIFTI or NIfTI files, and that file;
     None where there is none."""
@@ -320,6 +303,6 @@ def _read_time(run: Run, path: Path) -> float | None:
         if path.name.endswith(PTSERIES):
             return load_parcel_series(path)[2]
         if is_surface(path):
-            return load_surface_header(dataclasses.replace(run, bold=path)).repetition_time
+            return load_surface_series(dataclasses.replace(run, bold=path)).repetition_time
         return load_volumes(path).repetition_time
     return None

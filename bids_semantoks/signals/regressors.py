@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import math
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from nilearn.interfaces.fmriprep import load_confounds
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
-from bids_semantoks.signals.confounds import ConfoundsTable, load_movement, read_text
-from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, PRESETS, Denoising, load_denoising
+from bids_semantoks.signals.confounds import (
+    HIGH_PASS_PERIOD,
+    ConfoundsTable,
+    count_cosines,
+    load_movement,
+    read_censored,
+    read_text,
+)
+from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, Denoising
 
-__all__ = ["PRESETS", "Denoising", "Regressors", "load_denoising", "select_regressors"]
+Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
-
-_HIGH_PASS_PERIOD: Final = 128.0
-
-
-_DESCRIPTORS: Final = Path("/proc/self/fd")
+_DISPLACEMENT: Final = "framewise_displacement"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,10 +34,11 @@ class Regressors:
     """Regressors of one run and its kept volumes."""
 
     names: tuple[str, ...]  # (C,) columns of the confounds table, in its order
-    values: NDArray[np.float64]  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
-    kept: NDArray[np.bool_]  # (T,) False for dummy and scrubbed volumes
+    values: Float64  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
+    kept: Bool  # (T,) False for dummy and scrubbed volumes
+    stored: Bool  # (T,) False for volumes that the pipeline censored and left out of the image
     n_dummy: int
-    framewise_displacement: NDArray[np.float64]  # (T,) in mm; NaN where the table has none, as in the first volume
+    framewise_displacement: Float64  # (T,) in mm; NaN where the table has none, as in the first volume
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -63,12 +61,12 @@ def select_regressors(
 ) -> Regressors:
     """Select the regressors (T, C) of one run and the volumes to keep.
 
-    nilearn's ``load_confounds`` chooses the columns of a strategy; their values are read here, so that the mean stays
-    in and nothing depends on dropped volumes. n/a in the first row (derivatives) becomes the first value in a kept
-    volume, as in nilearn. Only CompCor needs the JSON file beside the table, for each component's mask. `dummy_scans`
-    is a number, or ``auto`` for what the leading non_steady_state_outlier columns mark; volumes over `fd_threshold`
-    (mm) are scrubbed. Raises RunFailed no_confounds where a table is needed but missing, bad_confounds where it lacks a
-    column, its rows do not match the volumes or a value is not a number; RunSkipped no_content.
+    A strategy has the columns of nilearn's ``load_confounds``; the mean stays in and nothing depends on dropped
+    volumes. n/a in the first row (derivatives) becomes the first value in a kept volume. Only CompCor needs the JSON
+    file beside the table, for each component's mask. `dummy_scans` is a number, or ``auto`` for what the leading
+    non_steady_state_outlier columns mark; volumes over `fd_threshold` (mm) are scrubbed. Raises RunFailed no_confounds
+    where a table is needed but missing, bad_confounds where it lacks a column, its rows do not match the volumes or a
+    value is not a number; RunSkipped no_content.
     """
     path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
     if confounds is None or path is None or not (path.exists() or path.is_symlink()):
@@ -80,14 +78,9 @@ def select_regressors(
                 hint="Use --denoise none without --fd-threshold to go on without.",
             )
         n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
-        return Regressors(
-            names=(),
-            values=np.zeros((n_volumes, 0)),
-            kept=np.arange(n_volumes) >= n_dummy,
-            n_dummy=n_dummy,
-            framewise_displacement=np.full(n_volumes, np.nan),
-            warnings=("No confounds table: framewise displacement and dummy volumes are unknown.",),
-        )
+        note = "No confounds table: framewise displacement and dummy volumes are unknown."
+        kept = np.arange(n_volumes) >= n_dummy
+        return _build_without_regressors(kept, np.ones_like(kept), n_dummy, np.full(n_volumes, np.nan), [note])
     table = confounds if isinstance(confounds, ConfoundsTable) else ConfoundsTable(confounds)
     if table.n_rows != n_volumes:
         table.refuse(f"has {table.n_rows} rows, but the BOLD image has {n_volumes} volumes")
@@ -108,6 +101,7 @@ def select_regressors(
         names=names,
         values=values,
         kept=kept,
+        stored=np.ones(n_volumes, dtype=np.bool_),
         n_dummy=n_dummy,
         framewise_displacement=displacement,
         warnings=tuple(notes),
@@ -119,44 +113,39 @@ def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
     marks = [table.read_column(name) for name in table.names if name.startswith("non_steady_state_outlier")]
     if not marks:
         return 0
-    marked: NDArray[np.bool_] = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
+    marked: Bool = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
     leading = int(marked.size if marked.all() else np.argmin(marked))
     if marked[leading:].any():
         notes.append(f"{table.path.name} marks non-steady volumes after steady ones; only leading ones are dropped.")
     return leading
 
 
-def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> NDArray[np.float64]:
-    name = "framewise_displacement"
+def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> Float64:
     if fd_threshold is not None:
-        table.check_columns([name], "--fd-threshold")
-    elif name not in table.names:
-        notes.append(f"{table.path.name} has no {name}: motion is unknown.")
+        table.check_columns([_DISPLACEMENT], "--fd-threshold")
+    elif _DISPLACEMENT not in table.names:
+        notes.append(f"{table.path.name} has no {_DISPLACEMENT}: motion is unknown.")
         return np.full(table.n_rows, np.nan)
-    return table.read_column(name)
+    return table.read_column(_DISPLACEMENT)
 
 
 def _choose_columns(
     table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]
 ) -> tuple[str, ...]:
-    """Choose the names of the regressors, in the table's order: nilearn's order changes with Python's hash seed."""
-    if denoising.columns:
-        chosen: set[str] = set()
-        for pattern in denoising.columns:
-            found = fnmatch.filter(table.names, pattern)
-            if not found:
-                table.check_columns([pattern], f"--denoise {denoising.name}")
-            chosen.update(found)
-    elif denoising.strategy:
-        _check_strategy_columns(table, denoising, steady_time, notes)
-        chosen = _ask_nilearn(table, denoising)
-    else:
-        chosen = set()
+    """Choose the names of the regressors, in the table's order."""
+    chosen: set[str] = set()
+    for pattern in denoising.columns:
+        found = fnmatch.filter(table.names, pattern)
+        if not found:
+            table.check_columns([pattern], f"--denoise {denoising.name}")
+        chosen.update(found)
+    if denoising.strategy:
+        chosen = _choose_for_strategy(table, denoising, steady_time, notes)
     return tuple(name for name in table.names if name in chosen)
 
 
-def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]) -> None:
-    """Check what nilearn would ignore silently or answer with a bare KeyError or TypeError."""
+def _choose_for_strategy(table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]) -> set[str]:
+    """Choose what nilearn's ``load_confounds`` would, and check what it would ignore silently."""
     why = f"--denoise {denoising.name}"
     options = dict(denoising.options)
     wanted = [
@@ -166,8 +155,12 @@ def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_
         for base in bases
         for suffix in MODELS[str(options[component])]
     ]
+    unused: list[str] = []
     if "compcor" in denoising.strategy:
-        wanted += _list_components(table, str(options["compcor"]), why)
+        n_wanted = len(table.names) if options["n_compcor"] == "all" else int(options["n_compcor"])
+        for components in _list_components(table, str(options["compcor"]), why):
+            wanted += components
+            unused += components[n_wanted:]
     table.check_columns(wanted, why)
     if "ica_aroma" in denoising.strategy:
         components = [name for name in table.names if name.startswith("aroma_motion")]
@@ -182,10 +175,11 @@ def _check_strategy_columns(table: ConfoundsTable, denoising: Denoising, steady_
         wanted += _list_cosines(table, steady_time, why, notes)
     for name in wanted:
         table.read_column(name)
+    return set(wanted) - set(unused)
 
 
-def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[str]:
-    """List the CompCor components that the JSON file gives for one kind of mask."""
+def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[str]]:
+    """List the CompCor components of each kind of mask by number; the JSON file says which mask each comes from."""
     path = table.path.with_suffix(".json")
     if not path.exists() and not path.is_symlink():
         table.refuse(f"has no {path.name} beside it, which says from which mask each CompCor component comes")
@@ -195,27 +189,28 @@ def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[str]:
         raise RunFailed("bad_confounds", f"{path} is not a readable JSON file ({error}).") from error
     entries = metadata if isinstance(metadata, dict) else {}
     masks_of = {name: entry.get("Mask") for name, entry in entries.items() if isinstance(entry, dict)}
-    components: list[str] = []
+    components: list[list[str]] = []
     for group in COMPCOR[kind]:
+        # By length first: 100 comes after 99, but not in the order of letters.
         found = [
-            name
-            for prefix, masks in group
-            for name, mask in masks_of.items()
-            if name.startswith(f"{prefix}_comp_cor_") and (not masks or mask in masks)
+            sorted(
+                (name for name in masks_of if name.startswith(f"{prefix}_comp_cor_") and mask in ("", masks_of[name])),
+                key=lambda name: (len(name), name),
+            )
+            for prefix, mask in group
         ]
-        if not found:
-            columns = " or ".join(f"{prefix}_comp_cor_*" for prefix, _ in group)
+        if not any(found):
+            columns = " or ".join(dict.fromkeys(f"{prefix}_comp_cor_*" for prefix, _ in group))
             table.refuse(f"has no {columns} of {kind} listed in {path.name}, needed for {why}")
         components += found
     return components
 
 
 def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: list[str]) -> list[str]:
-    """List fMRIPrep's cosines, checked against their number for T steady volumes and a cut-off of 128 s: floor(T *
-    TR / 64) - 1, the constant being left out."""
-    expected = math.floor(2 * steady_time / _HIGH_PASS_PERIOD + 1e-9) - 1
+    """List fMRIPrep's cosines, checked against their number for the time of the steady volumes (s)."""
+    expected = count_cosines(steady_time)
     n_found = sum(name.startswith("cosine") for name in table.names)
-    if n_found == 0 and steady_time > _HIGH_PASS_PERIOD:
+    if n_found == 0 and steady_time > HIGH_PASS_PERIOD:
         table.refuse(
             f"lacks {', '.join(f'cosine{number:02d}' for number in range(expected))}, needed for {why}: "
             f"fMRIPrep writes {expected} for {steady_time:g} s",
@@ -231,68 +226,6 @@ def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: li
     return cosines
 
 
-def _ask_nilearn(table: ConfoundsTable, denoising: Denoising) -> set[str]:
-    """Return the columns that nilearn selects for the strategy."""
-    arguments = {**dict(denoising.options), "strategy": denoising.strategy, "demean": False}
-    with _linked(table, with_json="compcor" in denoising.strategy) as image, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            frame, _ = load_confounds(str(image), **arguments)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            table.refuse(f"cannot be read by nilearn for --denoise {denoising.name} ({error})")
-    return set(frame.columns)
-
-
-@contextmanager
-def _linked(confounds: ConfoundsTable, *, with_json: bool) -> Iterator[Path]:
-    """Make a folder that links to one run's files alone, under the names nilearn searches for: beside the image it
-    would also match siblings that differ in acq, dir or echo."""
-    # nilearn finds the JSON by replacing every "tsv" of the whole path, random letters of the folder included.
-    folder = tempfile.TemporaryDirectory(prefix="confounds-")
-    while "tsv" in Path(folder.name).name:
-        folder.cleanup()
-        folder = tempfile.TemporaryDirectory(prefix="confounds-")
-    with folder as name:
-        table = Path(name) / "sub-1_desc-confounds_timeseries.tsv"
-        if confounds.text is None:
-            table.symlink_to(confounds.path.resolve())
-        else:
-            table.write_text(confounds.text, encoding="utf-8")
-        if with_json:
-            table.with_suffix(".json").symlink_to(confounds.path.with_suffix(".json").resolve())
-        with _named_without_tsv(name) if with_json else nullcontext(Path(name)) as short:
-            yield short / "sub-1_desc-preproc_bold.nii.gz"
-
-
-@contextmanager
-def _named_without_tsv(folder: str) -> Iterator[Path]:
-    """Give a folder a path without tsv in it, which TMPDIR may contain."""
-    if "tsv" not in folder:
-        yield Path(folder)
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        short = _DESCRIPTORS / str(descriptor)
-        if not short.is_dir():
-            raise RunFailed(
-                "internal",
-                f"nilearn finds no JSON below the temporary folder {folder}.",
-                hint="Set TMPDIR to a path without tsv.",
-            )
-        yield short
-    finally:
-        os.close(descriptor)
-
-
-Float64 = NDArray[np.float64]
-
-
-Bool = NDArray[np.bool_]
-
-
-_DISPLACEMENT = "framewise_displacement"
-
-
 def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: float | None) -> Regressors:
     """Select the volumes to keep of a denoised run, without regressors.
 
@@ -301,7 +234,7 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
     as well. Raises RunFailed no_confounds where `fd_threshold` has no motion table, bad_confounds where a table is
     damaged or does not match the volumes; RunSkipped no_content.
     """
-    kept, notes = _read_censored(run, n_volumes)
+    kept, stored, notes = _read_censored(run, n_volumes)
     n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), kept.size)
     kept[:n_dummy] = False
     displacement = _read_denoised_displacement(run, kept.size)
@@ -316,42 +249,39 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
     if displacement is None:
         displacement = np.full(kept.size, np.nan)
         notes.append("No table of motion: framewise displacement is unknown.")
+    return _build_without_regressors(kept, stored, n_dummy, displacement, notes)
+
+
+def _build_without_regressors(
+    kept: Bool, stored: Bool, n_dummy: int, displacement: Float64, notes: list[str]
+) -> Regressors:
     return Regressors(
         names=(),
         values=np.zeros((kept.size, 0)),
         kept=kept,
+        stored=stored,
         n_dummy=n_dummy,
         framewise_displacement=displacement,
         warnings=tuple(notes),
     )
 
 
-def insert_left_out(values: Float64, run: Run) -> Float64:
-    """Insert NaN rows for volumes that the pipeline censored and left out of the image: values (n, P) -> (T, P)."""
-    kept, _ = _read_censored(run, len(values))
-    if len(values) == kept.size:
-        return values
-    whole = np.full((kept.size, values.shape[1]), np.nan)
-    whole[kept] = values
-    return whole
-
-
-def _read_censored(run: Run, n_volumes: int) -> tuple[Bool, list[str]]:
+def _read_censored(run: Run, n_volumes: int) -> tuple[Bool, Bool, list[str]]:
+    """Read which volumes of the run (T,) the pipeline kept, which of them are in the image, and what to say of it."""
+    everything = np.ones(n_volumes, dtype=np.bool_)
     if run.confounds is None:
-        return np.ones(n_volumes, dtype=np.bool_), []
-    table = ConfoundsTable(run.confounds)
-    column = _DISPLACEMENT if _DISPLACEMENT in table.names else table.names[0]
-    kept: Bool = np.asarray(table.read_column(column) == 0)
+        return everything.copy(), everything, []
+    table, kept = read_censored(run.confounds)
     n_censored = int((~kept).sum())
     if n_volumes == kept.size:
         note = f"{n_censored} volumes that {run.pipeline} censored and interpolated are n/a."
-        return kept, [note] if n_censored else []
+        return kept, everything, [note] if n_censored else []
     if n_volumes != kept.size - n_censored:
         table.refuse(
             f"keeps {kept.size - n_censored} of {kept.size} volumes, but {run.bold.name} has {n_volumes}: neither fits",
             hint="Are table and image from one call of the pipeline?",
         )
-    return kept, [f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a."]
+    return kept, kept.copy(), [f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a."]
 
 
 def _read_denoised_displacement(run: Run, n_rows: int) -> Float64 | None:

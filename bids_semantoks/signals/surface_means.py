@@ -3,8 +3,6 @@ CIFTI stores one grayordinate after the other, GIFTI one volume after the other;
 
 from __future__ import annotations
 
-import hashlib
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from scipy.sparse import csr_matrix
 from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.atlases.registry import is_surface_atlas
 from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
     LEFT,
@@ -26,48 +25,55 @@ from bids_semantoks.images.grayordinates import (
     BrainModel,
     CiftiError,
     CiftiFile,
-    GiftiError,
-    GiftiHeader,
     Grayordinates,
     build_hemispheres,
-    find_hemisphere,
     load_cifti,
-    load_gifti_header,
     name_mesh,
     read_grayordinates,
     read_rows,
     read_series_step,
-    read_volumes,
 )
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.records import Atlas, AtlasVolume, Run
-from bids_semantoks.signals.volume_means import ParcelMeans
+from bids_semantoks.signals.volume_means import ParcelMeans, scale_sums
+
+Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
+
+_SAME_AFFINE: Final = 1e-3
+# Coordinates half way between two voxels all go up, however the affines round.
+_TIE: Final = 1e-6
+# Reading and labelling 91,282 grayordinates takes as long as averaging a short run, and is the same for all of a study.
+_KEPT: Final[dict[tuple[str, Any, int], Labels]] = {}
+_N_KEPT: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SurfaceHeader:
-    """Header facts of a run on surfaces."""
+class SurfaceSeries:
+    """The opened headers of a run on surfaces."""
 
+    path: Path  # of the run's first file, for messages
     n_volumes: int  # T
     repetition_time: float | None  # seconds; None if the header has none
+    cifti: CiftiFile | None
+    pair: tuple[tuple[str, Path, GiftiHeader], ...] = ()  # structure, file and header of both hemispheres, left first
 
 
-def is_surface(path: Path) -> bool:
-    """Tell a surface series (dtseries, func.gii) from a volumetric image by its suffix."""
-    return path.name.endswith((".dtseries.nii", ".func.gii"))
-
-
-def load_surface_header(run: Run) -> SurfaceHeader:
+def load_surface_series(run: Run) -> SurfaceSeries:
     """Read the header of a run: a CIFTI series or a GIFTI pair.
     Raises RunSkipped no_content; RunFailed bad_image for a damaged or wrong file, or a missing hemisphere."""
-    if run.bold.name.endswith(".dtseries.nii"):
-        file = _load_series(run.bold)
-        return SurfaceHeader(n_volumes=file.shape[0], repetition_time=read_series_step(file.axes[0]))
-    headers = _load_pair(run)
-    return SurfaceHeader(n_volumes=headers[0][2].n_volumes, repetition_time=None)
+    if not run.bold.name.endswith(".dtseries.nii"):
+        pair = _load_pair(run)
+        n_volumes = pair[0][2].n_volumes
+        return SurfaceSeries(path=run.bold, n_volumes=n_volumes, repetition_time=None, cifti=None, pair=pair)
+    check_content(run.bold)
+    with _damage(run.bold):
+        file = load_cifti(run.bold)
+        file.check_kinds("SERIES", "BRAIN_MODELS")
+    step = read_series_step(file.axes[0])
+    return SurfaceSeries(path=run.bold, n_volumes=file.shape[0], repetition_time=step, cifti=file)
 
 
-def extract_surface_means(run: Run, atlas: Atlas) -> ParcelMeans:
+def extract_surface_means(series: SurfaceSeries, atlas: Atlas) -> ParcelMeans:
     """Average the grayordinates of each parcel that vary in time: (T, P), with the counts used and in the atlas.
 
     Grayordinates match by structure and vertex or voxel, whatever their order in the files; images in the atlas label
@@ -75,13 +81,11 @@ def extract_surface_means(run: Run, atlas: Atlas) -> ParcelMeans:
     AtlasError (damaged label file), RunSkipped no_content, RunFailed bad_image, space_mismatch (mesh or grid differs)
     or low_coverage (no overlap).
     """
-    if run.bold.name.endswith(".dtseries.nii"):
-        return _extract_cifti(run.bold, atlas)
-    return _extract_pair(run, atlas)
+    return _extract_pair(series, atlas) if series.cifti is None else _extract_cifti(series.cifti, atlas)
 
 
-def _extract_cifti(path: Path, atlas: Atlas) -> ParcelMeans:
-    file = _load_series(path)
+def _extract_cifti(file: CiftiFile, atlas: Atlas) -> ParcelMeans:
+    path = file.path
     with _damage(path):
         labels, n_atlas, missing = label_file(atlas, file)
         file.check_complete()
@@ -106,22 +110,21 @@ def _extract_cifti(path: Path, atlas: Atlas) -> ParcelMeans:
     return _build_means(totals.T, n_used, n_atlas, (path, n_broken, missing), scale)
 
 
-def _extract_pair(run: Run, atlas: Atlas) -> ParcelMeans:
-    pair = _load_pair(run)
-    grayordinates = build_hemispheres({side: header.n_vertices for side, _, header in pair})
-    labels, n_atlas, missing = label_grayordinates(atlas, grayordinates, run.bold)
-    _check_labelled(labels, atlas, run.bold)
+def _extract_pair(series: SurfaceSeries, atlas: Atlas) -> ParcelMeans:
+    grayordinates = build_hemispheres({side: header.n_vertices for side, _, header in series.pair})
+    labels, n_atlas, missing = label_grayordinates(atlas, grayordinates, series.path)
+    _check_labelled(labels, atlas, series.path)
     n_parcels = len(atlas.parcels)
-    totals = np.zeros((pair[0][2].n_volumes, n_parcels))
+    totals = np.zeros((series.n_volumes, n_parcels))
     n_used = np.zeros(n_parcels, dtype=np.int64)
     n_broken = 0
-    for (_, path, _), model in zip(pair, grayordinates.models, strict=True):
+    for (_, path, _), model in zip(series.pair, grayordinates.models, strict=True):
         own = labels[model.place]
         with _damage(path):
             usable, broken = _sum_hemisphere(path, own, totals)
         n_broken += broken
         n_used += np.bincount(own[usable], minlength=n_parcels + 1)[1:]
-    return _build_means(totals, n_used, n_atlas, (run.bold, n_broken, missing), (1.0, 0.0))
+    return _build_means(totals, n_used, n_atlas, (series.path, n_broken, missing), (1.0, 0.0))
 
 
 def _sum_hemisphere(path: Path, labels: NDArray[np.int64], totals: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
@@ -176,11 +179,7 @@ def _build_means(
     if not present.any():
         what = "are NaN or infinite" if n_broken else "are constant"
         raise RunFailed("bad_image", f"All grayordinates of {path} in parcels {what}.")
-    values = np.full(totals.shape, np.nan)
-    slope, intercept = scale
-    values[:, present] = totals[:, present] / n_used[present] * slope + intercept
-    if not np.isfinite(values[:, present]).all():
-        raise RunFailed("bad_image", f"{path} holds values too large to be averaged.", hint="Is its header damaged?")
+    values = scale_sums(path, totals[:, present], n_used, *scale)
     notes = []
     if n_broken:
         notes.append(f"{n_broken} grayordinates in parcels are NaN or infinite and were left out.")
@@ -194,15 +193,7 @@ def _check_labelled(labels: NDArray[np.int64], atlas: Atlas, path: Path) -> None
         raise RunFailed("low_coverage", f"No grayordinate of {path} lies in a parcel of the atlas {atlas.name}.")
 
 
-def _load_series(path: Path) -> CiftiFile:
-    check_content(path)
-    with _damage(path):
-        file = load_cifti(path)
-        file.check_kinds("SERIES", "BRAIN_MODELS")
-    return file
-
-
-def _load_pair(run: Run) -> list[tuple[str, Path, GiftiHeader]]:
+def _load_pair(run: Run) -> tuple[tuple[str, Path, GiftiHeader], ...]:
     """Read the headers of both hemispheres, left first."""
     paths = [run.bold] if run.partner is None else [run.bold, run.partner]
     sides = {find_hemisphere(path.name): path for path in paths}
@@ -221,7 +212,7 @@ def _load_pair(run: Run) -> list[tuple[str, Path, GiftiHeader]]:
     left, right = pair[0][2].n_volumes, pair[1][2].n_volumes
     if left != right:
         raise RunFailed("bad_image", f"{run.bold} has {left} volumes, its other hemisphere {right}.")
-    return pair
+    return tuple(pair)
 
 
 @contextmanager
@@ -235,27 +226,10 @@ def _damage(path: Path) -> Iterator[None]:
         raise RunFailed("bad_image", f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-_SAME_AFFINE: Final = 1e-3
-
-
-# Coordinates half way between two voxels all go up, however the affines round.
-_TIE: Final = 1e-6
-
-
-Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
-
-
-# Reading and labelling 91,282 grayordinates takes as long as averaging a short run, and is the same for all of a study.
-_KEPT: Final[dict[tuple[str, str, int], Labels]] = {}
-
-
-_N_KEPT: Final = 2
-
-
 def label_file(atlas: Atlas, file: CiftiFile) -> Labels:
     """Label a CIFTI series as `label_grayordinates` does, once for all files with the same axis (read-only arrays).
     Raises CiftiError where the file holds another number of grayordinates than it describes."""
-    key = (atlas.sha256, hashlib.sha256(ET.tostring(file.axes[1])).hexdigest(), file.shape[1])
+    key = (atlas.sha256, file.axes[1], file.shape[1])
     if key not in _KEPT:
         grayordinates = read_grayordinates(file.axes[1])
         if grayordinates.size != file.shape[1]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.errors import AtlasError, RunFailed
-from bids_semantoks.images.volumes import Volumes, load_mask, load_volumes, read_blocks
+from bids_semantoks.images.volumes import Volumes, load_mask, read_blocks
 from bids_semantoks.records import Atlas
 
 
@@ -31,7 +31,20 @@ class ParcelMeans:
         return self.n_used / np.maximum(self.n_voxels, 1)
 
 
-def extract_means(bold: Path, mask: Path | None, atlas: Atlas) -> ParcelMeans:
+def scale_sums(
+    path: Path, sums: NDArray[Any], n_used: NDArray[np.int64], slope: float, intercept: float
+) -> NDArray[np.float64]:
+    """Turn sums (T, parcels with n_used > 0) into means (T, P) in the image's units; NaN for the other parcels.
+    Raises RunFailed bad_image where one is not finite."""
+    present = n_used > 0
+    values = np.full((len(sums), n_used.size), np.nan)
+    values[:, present] = sums / n_used[present] * slope + intercept
+    if not np.isfinite(values[:, present]).all():
+        raise RunFailed("bad_image", f"{path} holds values too large to be averaged.", hint="Is its header damaged?")
+    return values
+
+
+def extract_means(volumes: Volumes, mask: Path | None, atlas: Atlas) -> ParcelMeans:
     """Average the voxels of each parcel that lie in the brain mask and vary in time: 4-D image -> (T, P).
 
     The file is streamed in blocks. Sums are exact for integers of up to 32 bits, float64 otherwise; voxels that are
@@ -40,12 +53,11 @@ def extract_means(bold: Path, mask: Path | None, atlas: Atlas) -> ParcelMeans:
     outside the brain. Raises AtlasError where the atlas covers nothing of the image, RunSkipped no_content, RunFailed
     bad_image, space_mismatch (image and mask) or low_coverage (no voxel of a parcel lies in the mask).
     """
-    volumes = load_volumes(bold)
     inside = np.ones(volumes.shape, dtype=np.bool_) if mask is None else load_mask(mask, volumes)
     try:
         grid = build_label_grid(atlas, volumes.shape, volumes.affine)
     except AtlasError as error:
-        raise AtlasError(f"{bold}: {error.message}", hint=error.hint) from error
+        raise AtlasError(f"{volumes.path}: {error.message}", hint=error.hint) from error
     n_parcels = len(atlas.parcels)
     labels = grid.ravel(order="F")
     n_voxels = np.bincount(labels, minlength=n_parcels + 1)[1:]
@@ -57,13 +69,8 @@ def extract_means(bold: Path, mask: Path | None, atlas: Atlas) -> ParcelMeans:
     parcels = labels[voxels] - 1
     totals, usable, notes = _sum_usable(volumes, voxels, parcels)
     n_used = np.bincount(parcels[usable], minlength=n_parcels)
-    values = np.full((volumes.n_volumes, n_parcels), np.nan)
-    present = n_used > 0
-    values[:, present] = totals[:, present[np.unique(parcels)]] / n_used[present]
-    values *= volumes.slope
-    values += volumes.intercept
-    if not np.isfinite(values[:, present]).all():
-        raise RunFailed("bad_image", f"{bold} holds values too large to be averaged.", hint="Is its header damaged?")
+    sums = totals[:, n_used[np.unique(parcels)] > 0]
+    values = scale_sums(volumes.path, sums, n_used, volumes.slope, volumes.intercept)
     return ParcelMeans(values=values, n_used=n_used, n_voxels=n_voxels, warnings=notes)
 
 

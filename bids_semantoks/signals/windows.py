@@ -13,46 +13,22 @@ from scipy.special import gammainc
 
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.records import Windows
-from bids_semantoks.signals.cleaning import (
-    check_duration,
-    clean_signals,
-    estimate_freedom,
-    interpolate_dropped,
-    pass_band,
-)
-
-__all__ = [
-    "build_windows",
-    "check_duration",
-    "clean_signals",
-    "estimate_freedom",
-    "interpolate_dropped",
-    "pass_band",
-    "resample",
-    "window_starts",
-    "zscore",
-]
-
+from bids_semantoks.signals.cleaning import interpolate_dropped
 
 Float64 = NDArray[np.float64]
-
-
 Bool = NDArray[np.bool_]
 
-
 _SAME_TR: Final = 1e-6
-
-
 _LENGTH_SLACK: Final = 1e-6
-
-
 _CONSTANT: Final = 1e-10
-
-
 _ANTI_ALIAS_ORDER: Final = 10
-
-
 _ANTI_ALIAS_EDGE: Final = 0.8
+#: Share of a lasting response above which a volume belongs to a block.
+THRESHOLD: Final = 0.1
+_STEP: Final = 0.05
+_TAIL: Final = 32.0
+#: Seconds after which a response does not change until its block ends.
+_STEADY: Final = 64.0
 
 
 def resample(values: Float64, source: float, target: float) -> Float64:
@@ -154,20 +130,6 @@ def compute_kept_share(
     covered = np.concatenate(([0.0], np.cumsum(kept))) * repetition_time
     shares = (np.interp(onsets + duration, edges, covered) - np.interp(onsets, edges, covered)) / duration
     return np.asarray(np.round(np.clip(shares, 0.0, 1.0), 9), dtype=np.float64)
-
-
-#: Share of a lasting response above which a volume belongs to a block.
-THRESHOLD: Final = 0.1
-
-
-_STEP: Final = 0.05
-
-
-_TAIL: Final = 32.0
-
-
-#: Seconds after which a response does not change until its block ends.
-_STEADY: Final = 64.0
 
 
 def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from bids_semantoks.atlases.supply import Part
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.outputs.dataset import may_be_shared
 from bids_semantoks.records import CANONICAL_NETWORKS
-from bids_semantoks.signals.surface_means import extract_surface_means
+from bids_semantoks.signals.surface_means import extract_surface_means, load_surface_series
 
 NAMES_LEFT = {1: "7Networks_LH_Vis_1", 4: "7Networks_LH_Cont_1"}
 
@@ -60,7 +60,9 @@ def test_a_table_beside_it_gives_order_and_networks(tmp_path):
     assert atlas.networks == ("Subcortex", "Limbic", "")
     axis = made.build_axis()
     values = made.build_series(len(axis))
-    means = extract_surface_means(made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", values)), atlas)
+    means = extract_surface_means(
+        load_surface_series(made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", values))), atlas
+    )
     lookup = np.array([0, 3, 2, 0, 0, 1])
     expected, _ = made.compute_means(values, lookup[made.build_keys(axis)], 3)
     np.testing.assert_allclose(means.values, expected.astype(float), rtol=1e-13)
@@ -80,7 +82,7 @@ def test_a_pair_of_files_is_one_atlas(tmp_path, suffix):
     bold, partner = (
         made.write_func(tmp_path / f"x_hemi-{s}_bold.func.gii", v) for s, v in zip("LR", values, strict=True)
     )
-    means = extract_surface_means(made.build_run(bold, "fsaverage5", partner=partner), atlas)
+    means = extract_surface_means(load_surface_series(made.build_run(bold, "fsaverage5", partner=partner)), atlas)
     expected = [values[0][:, 5:9].mean(1, dtype=float), values[0][:, 11:20].mean(1, dtype=float)]
     expected.append(values[1][:, 3:9].mean(1, dtype=float))
     np.testing.assert_allclose(means.values, np.stack(expected, axis=1), rtol=1e-13)

@@ -12,15 +12,11 @@ from nibabel.cifti2 import SeriesAxis
 
 from bids_semantoks.images.grayordinates import (
     CiftiError,
-    GiftiError,
-    find_hemisphere,
     load_cifti,
-    load_gifti_header,
     read_grayordinates,
     read_label_names,
     read_rows,
     read_series_step,
-    read_volumes,
 )
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "atlas"
@@ -54,6 +50,20 @@ def test_axes_are_those_that_nibabel_reads(tmp_path, order):
     assert read_series_step(file.axes[0]) == 1.25
 
 
+def test_an_axis_is_read_once_for_runs_of_any_length(tmp_path):
+    axis = made.build_axis()
+    lengths = (made.T, made.T, made.T + 2)
+    files = [
+        load_cifti(
+            made.write_dtseries(tmp_path / f"{i}.dtseries.nii", made.build_series(len(axis), n_volumes=length), axis)
+        )
+        for i, length in enumerate(lengths)
+    ]
+    assert files[0].axes[1] is files[1].axes[1] is files[2].axes[1]
+    assert [file.shape[0] for file in files] == list(lengths)
+    assert [file.axes[0].number_of_series_points for file in files] == list(lengths)
+
+
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i2"])
 def test_rows_are_the_stored_numbers(tmp_path, dtype, monkeypatch):
     monkeypatch.setattr("bids_semantoks.images.grayordinates._BLOCK_BYTES", 5 * made.T * 8)
@@ -83,12 +93,22 @@ def test_kinds_of_axes_and_names_of_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("step", "unit", "expected"), [(0.8, "SECOND", 0.8), (0.0, "SECOND", None), (2.0, "HERTZ", None)]
+    ("step", "unit", "expected"),
+    [(0.8, "SECOND", 0.8), (0.0, "SECOND", None), (2.0, "HERTZ", None), (np.nan, "SECOND", None)],
 )
 def test_the_series_step_counts_in_seconds_only(tmp_path, step, unit, expected):
     axis = made.build_axis()
     path = made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis, step=step, unit=unit)
     assert read_series_step(load_cifti(path).axes[0]) == expected
+
+
+def test_an_absurd_exponent_gives_no_series_step():
+    axis = nib.cifti2.Cifti2MatrixIndicesMap(
+        (0,), "CIFTI_INDEX_TYPE_SERIES", series_step=2.0, series_exponent=-3, series_unit="SECOND"
+    )
+    assert read_series_step(axis) == 0.002
+    axis.series_exponent = 999
+    assert read_series_step(axis) is None
 
 
 def test_a_file_that_ends_early_says_how_far_it_goes(tmp_path):
@@ -128,6 +148,9 @@ def test_other_kinds_of_files_are_named(tmp_path):
         (b'IndexOffset="34"', b'IndexOffset="35"', "damaged model of CORTEX_RIGHT: its indices are out of range"),
         (b'SurfaceNumberOfVertices="37"', b'SurfaceNumberOfVertices="12"', "damaged model of CORTEX_LEFT"),
         (b'VolumeDimensions="6,7,8"', b'VolumeDimensions="6,7  "', "its volume has no three dimensions"),
+        (b'IndexOffset="34"', b'IndexOffsat="34"', "damaged model of CORTEX_RIGHT"),
+        (b'IndexCount="34"', b'IndexCount="3a"', r"its CIFTI header cannot be read \(invalid literal"),
+        (b"_STRUCTURE_CORTEX_LEFT", b"_STRUCTURE_CORTEX_NONE", "its CIFTI header cannot be read"),
         (b"</CIFTI>", b"<CIFTI/>", "its CIFTI header is no XML"),
     ],
 )
@@ -152,93 +175,3 @@ def test_the_real_grayordinates_are_those_that_nibabel_reads(tmp_path):
     file = load_cifti(path)
     check_same_axis(read_grayordinates(file.axes[1]), axis)
     np.testing.assert_array_equal(np.concatenate([block.copy() for _, block in read_rows(file)]).T, values)
-
-
-ENCODINGS = ("GIFTI_ENCODING_ASCII", "GIFTI_ENCODING_B64BIN", "GIFTI_ENCODING_B64GZ")
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("whole", [False, True])
-def test_volumes_are_those_that_nibabel_reads(tmp_path, encoding, whole, monkeypatch):
-    monkeypatch.setattr("bids_semantoks.images.grayordinates._CHUNK", 1000)
-    path = made.write_func(
-        tmp_path / "a_hemi-L_bold.func.gii", made.build_series(made.N_LEFT), encoding=encoding, whole=whole
-    )
-    header = load_gifti_header(path)
-    assert (header.n_vertices, header.n_volumes) == (made.N_LEFT, made.T)
-    volumes = np.stack([volume.copy() for volume in read_volumes(path)])
-    expected = nib.load(path).agg_data()
-    np.testing.assert_array_equal(volumes, np.asarray(expected).T)
-
-
-def test_the_header_of_a_long_file_is_read_from_its_beginning(tmp_path):
-    path = made.write_func(tmp_path / "a_hemi-L_bold.func.gii", made.build_series(9000, n_volumes=23))
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    assert load_gifti_header(path).n_volumes == 23
-    with pytest.raises(GiftiError, match="is damaged, or no GIFTI file: no element found"):
-        list(read_volumes(path))
-
-
-@pytest.mark.parametrize(
-    ("name", "side"),
-    [
-        ("sub-01_task-rest_hemi-L_space-fsaverage5_bold.func.gii", "CORTEX_LEFT"),
-        ("sub-01_space-fsLR_hemi-R_bold.func.gii", "CORTEX_RIGHT"),
-        ("lh.aparc.annot", "CORTEX_LEFT"),
-        ("S1.R.aparc.32k_fs_LR.label.gii", "CORTEX_RIGHT"),
-        ("tpl-fsLR_bold.func.gii", ""),
-        ("lh.to.rh.annot", ""),
-    ],
-)
-def test_names_tell_hemispheres(name, side):
-    assert find_hemisphere(name) == side
-
-
-def test_what_is_no_series_is_refused(tmp_path):
-    text = tmp_path / "a.func.gii"
-    text.write_text("vertex 1\n")
-    with pytest.raises(GiftiError, match="is damaged, or no GIFTI file"):
-        load_gifti_header(text)
-    empty = tmp_path / "b.func.gii"
-    empty.write_text('<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="0"></GIFTI>')
-    with pytest.raises(GiftiError, match="is no GIFTI file with data arrays"):
-        load_gifti_header(empty)
-    surface = tmp_path / "c.surf.gii"
-    points = nib.gifti.GiftiDataArray(np.zeros((5, 3), np.float32), intent="NIFTI_INTENT_POINTSET")
-    nib.save(nib.GiftiImage(darrays=[points]), surface)
-    with pytest.raises(GiftiError, match="holds the geometry of a surface"):
-        load_gifti_header(surface)
-
-
-def test_damage_within_the_data_is_found(tmp_path):
-    path = made.write_func(tmp_path / "a_hemi-L_bold.func.gii", made.build_series(made.N_LEFT, n_volumes=5))
-    content = path.read_text()
-    parts = content.split("<Data>")
-    path.write_text("<Data>".join([*parts[:3], "AAAA" + parts[3], *parts[4:]]))
-    with pytest.raises(GiftiError, match="a data array cannot be decoded"):
-        list(read_volumes(path))
-    path.write_text(content.replace('NumberOfDataArrays="5"', 'NumberOfDataArrays="6"'))
-    with pytest.raises(GiftiError, match="5 of 6 volumes could be read"):
-        list(read_volumes(path))
-    path.write_text(content.replace('Dim0="37"', 'Dim0="36"'))
-    with pytest.raises(GiftiError, match="has 37 of 36 values"):
-        list(read_volumes(path))
-    path.write_text(content.replace("NIFTI_TYPE_FLOAT32", "NIFTI_TYPE_COMPLEX64"))
-    with pytest.raises(GiftiError, match="numbers of type NIFTI_TYPE_COMPLEX64"):
-        list(read_volumes(path))
-
-
-def test_numbers_in_a_file_beside_are_read(tmp_path):
-    values = made.build_series(made.N_LEFT, n_volumes=3)
-    (tmp_path / "values.bin").write_bytes(b"head" + values.astype(">f4").tobytes())
-    arrays = "".join(
-        '<DataArray Intent="NIFTI_INTENT_TIME_SERIES" DataType="NIFTI_TYPE_FLOAT32" '
-        f'Dimensionality="1" Dim0="{made.N_LEFT}" '
-        'ArrayIndexingOrder="RowMajorOrder" Encoding="ExternalFileBinary" Endian="BigEndian" '
-        f'ExternalFileName="values.bin" ExternalFileOffset="{4 + 4 * made.N_LEFT * t}"><Data></Data></DataArray>'
-        for t in range(3)
-    )
-    path = tmp_path / "a_hemi-L_bold.func.gii"
-    path.write_text(f'<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="3">{arrays}</GIFTI>')
-    np.testing.assert_array_equal(np.stack(list(read_volumes(path))), values)

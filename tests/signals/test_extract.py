@@ -28,6 +28,7 @@ from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.images import volumes as volumes_module
+from bids_semantoks.images.volumes import load_volumes
 from bids_semantoks.signals.cleaning import clean_signals
 from bids_semantoks.signals.denoising import Denoising, load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
@@ -58,6 +59,10 @@ def bold(tmp_path):
 # Means
 
 
+def average(bold, mask, atlas):
+    return extract_means(load_volumes(bold), mask, atlas)
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("endian", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
@@ -65,7 +70,7 @@ def test_means_of_every_type(tmp_path, atlas, dtype, endian, suffix):
     stored = build_series(dtype)
     inside = np.random.default_rng(1).random(SHAPE) < 0.7
     bold = write_bold(tmp_path / f"bold{suffix}", stored, slope=0.25, intercept=-3.0, endian=endian)
-    means = extract_means(bold, write_mask(tmp_path / "mask.nii.gz", inside), atlas)
+    means = average(bold, write_mask(tmp_path / "mask.nii.gz", inside), atlas)
     expected, n_used = compute_means(stored, inside=inside, slope=0.25, intercept=-3.0)
     np.testing.assert_allclose(means.values, expected, rtol=1e-13)
     np.testing.assert_array_equal(means.n_used, n_used)
@@ -76,12 +81,12 @@ def test_means_of_every_type(tmp_path, atlas, dtype, endian, suffix):
 def test_means_of_nifti2(tmp_path, atlas, mask):
     stored = build_series("u2")
     bold = write_bold(tmp_path / "bold.nii.gz", stored, header_class=nib.Nifti2Header, slope=2.0)
-    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored, slope=2.0)[0], rtol=1e-13)
+    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored, slope=2.0)[0], rtol=1e-13)
 
 
 def test_integer_sums_are_exact(tmp_path, atlas, mask):
     stored = build_series("i4")
-    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
     sums = stored[LABELS == 1].sum(axis=0, dtype=np.int64)
     np.testing.assert_array_equal(means.values[:, 0], sums / 30)
 
@@ -92,17 +97,17 @@ def test_slope_of_zero_means_none(tmp_path, atlas, mask):
     content = bytearray(bold.read_bytes())
     content[112:116] = np.float32(0).tobytes()
     bold.write_bytes(content)
-    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
+    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
 
 
 @pytest.mark.parametrize("per_block", [1, 3, 5, 40, 41])
 def test_block_size_changes_nothing(tmp_path, atlas, mask, monkeypatch, per_block):
     stored = build_series("f4")
     bold = write_bold(tmp_path / "bold.nii.gz", stored)
-    expected = extract_means(bold, mask, atlas).values
+    expected = average(bold, mask, atlas).values
     monkeypatch.setattr(volumes_module, "_BLOCK_BYTES", per_block * stored[..., 0].nbytes)
     monkeypatch.setattr(volumes_module, "_READ_BYTES", 100)
-    np.testing.assert_array_equal(extract_means(bold, mask, atlas).values, expected)
+    np.testing.assert_array_equal(average(bold, mask, atlas).values, expected)
     np.testing.assert_allclose(expected, compute_means(stored)[0], rtol=1e-13)
 
 
@@ -111,7 +116,7 @@ def test_block_size_changes_nothing(tmp_path, atlas, mask, monkeypatch, per_bloc
 def test_constant_voxels_are_left_out(tmp_path, atlas, mask, dtype, constant):
     stored = build_series(dtype) % 100
     stored[:, :, ::2, :] = constant
-    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
     expected, n_used = compute_means(stored)
     assert n_used.min() < 30
     np.testing.assert_allclose(means.values, expected, rtol=1e-13)
@@ -123,7 +128,7 @@ def test_voxel_that_changes_once_counts(tmp_path, atlas, mask):
     stored = np.zeros((*SHAPE, T), dtype=np.int16)
     x, y, z = np.argwhere(LABELS == 2)[3]
     stored[x, y, z, T - 1] = 7
-    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
     np.testing.assert_array_equal(means.n_used, [0, 1, 0, 0])
     assert means.values[T - 1, 1] == 7
     assert np.isnan(means.values[:, [0, 2, 3]]).all()
@@ -134,7 +139,7 @@ def test_voxel_that_changes_once_counts(tmp_path, atlas, mask):
 def test_voxels_that_are_not_finite_are_left_out(tmp_path, atlas, mask, broken, when):
     stored = build_series("f4")
     stored[:, 2:4, 1, when] = broken
-    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
     expected, n_used = compute_means(stored)
     np.testing.assert_allclose(means.values, expected, rtol=1e-13)
     np.testing.assert_array_equal(means.n_used, n_used)
@@ -146,7 +151,7 @@ def test_voxels_that_are_not_finite_are_left_out(tmp_path, atlas, mask, broken, 
 def test_a_parcel_of_nothing_but_nan_is_absent(tmp_path, atlas, mask):
     stored = build_series("f8")
     stored[LABELS == 3, :20] = np.nan
-    means = extract_means(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
+    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
     expected, _ = compute_means(stored)
     np.testing.assert_allclose(means.values, expected, rtol=1e-13)
     np.testing.assert_array_equal(np.isnan(means.values).all(axis=0), [False, False, True, False])
@@ -159,17 +164,17 @@ def test_memory_does_not_grow_with_volumes(tmp_path, atlas, mask, monkeypatch):
         series = build_series("f8", shape=(*SHAPE, n_volumes))
         bold = write_bold(tmp_path / "bold.nii.gz", series)
         tracemalloc.start()
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
         peaks.append(tracemalloc.get_traced_memory()[1] - 3 * n_volumes * P * 8)
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + series.nbytes // 10
 
 
 def test_no_thread_is_left_behind(tmp_path, bold, atlas, mask):
-    extract_means(bold, mask, atlas)
+    average(bold, mask, atlas)
     bold.write_bytes(bold.read_bytes()[:-500])
     with pytest.raises(RunFailed, match="damaged"):
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("inflate")]
 
 
@@ -186,7 +191,7 @@ def test_truncated_file_says_how_many_volumes_there_were(tmp_path, atlas, mask, 
         file.write(path.read_bytes()[:size])
     for name in ("cut.nii", "cut.nii.gz"):
         with pytest.raises(RunFailed, match=rf"{name} is damaged: {n_whole} of 41 volumes") as caught:
-            extract_means(tmp_path / name, mask, atlas)
+            average(tmp_path / name, mask, atlas)
         assert caught.value.reason == "bad_image"
 
 
@@ -194,14 +199,14 @@ def test_truncated_compression(tmp_path, bold, atlas, mask):
     content = bold.read_bytes()
     bold.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunFailed, match=r"(19|20) of 41 volumes .*end-of-stream"):
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
 
 
 @pytest.mark.parametrize(("n_bytes", "words"), [(4, "end-of-stream"), (8, "end-of-stream")])
 def test_missing_checksum(bold, atlas, mask, n_bytes, words):
     bold.write_bytes(bold.read_bytes()[:-n_bytes])
     with pytest.raises(RunFailed, match=words):
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
 
 
 def test_wrong_checksum(bold, atlas, mask):
@@ -209,7 +214,7 @@ def test_wrong_checksum(bold, atlas, mask):
     content[-8] ^= 255
     bold.write_bytes(content)
     with pytest.raises(RunFailed, match="Incorrect checksum"):
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
 
 
 def test_flipped_bits(bold, atlas, mask):
@@ -217,7 +222,7 @@ def test_flipped_bits(bold, atlas, mask):
     content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
     bold.write_bytes(content)
     with pytest.raises(RunFailed, match=r"bold\.nii\.gz is damaged") as caught:
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert caught.value.reason == "bad_image"
 
 
@@ -225,7 +230,7 @@ def test_flipped_bits(bold, atlas, mask):
 def test_bytes_behind_the_volumes_are_accepted(tmp_path, atlas, mask, suffix):
     stored = build_series("i2")
     bold = write_bold(tmp_path / f"bold{suffix}", stored, tail=b"x" * 999)
-    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
+    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
 
 
 @pytest.mark.parametrize("garbage", [bytes(600), b"not gzip at all" * 40, b"xyz"])
@@ -233,7 +238,7 @@ def test_bytes_behind_the_compressed_file_are_accepted(tmp_path, atlas, mask, ga
     stored = build_series("i2")
     bold = write_bold(tmp_path / "bold.nii.gz", stored)
     bold.write_bytes(bold.read_bytes() + garbage)
-    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
+    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
 
 
 def test_several_gzip_members(tmp_path, atlas, mask):
@@ -241,7 +246,7 @@ def test_several_gzip_members(tmp_path, atlas, mask):
     content = write_bold(tmp_path / "bold.nii", stored).read_bytes()
     bold = tmp_path / "bold.nii.gz"
     bold.write_bytes(b"".join(gzip.compress(content[n : n + 5000]) for n in range(0, len(content), 5000)))
-    np.testing.assert_allclose(extract_means(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
+    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,7 @@ def test_garbage_is_no_image(tmp_path, atlas, mask, content):
     bold = tmp_path / "bold.nii.gz"
     bold.write_bytes(content)
     with pytest.raises(RunFailed, match=r"The header of .*bold.nii.gz cannot be read") as caught:
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert caught.value.reason == "bad_image"
 
 
@@ -271,20 +276,20 @@ def test_wrong_header(tmp_path, atlas, mask, offset, value):
     content[offset : offset + value.nbytes] = value.tobytes()
     bold.write_bytes(content)
     with pytest.raises(RunFailed, match=r"bold\.nii") as caught:
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert caught.value.reason == "bad_image"
 
 
 def test_three_dimensions(tmp_path, atlas, mask):
     bold = write_bold(tmp_path / "bold.nii.gz", build_series("i2")[..., 0])
     with pytest.raises(RunFailed, match=r"shape \(5, 7, 6\); a 4-D image is expected"):
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
 
 
 def test_complex_numbers(tmp_path, atlas, mask):
     bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4").astype(np.complex64))
     with pytest.raises(RunFailed, match="complex64"):
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +298,7 @@ def test_complex_numbers(tmp_path, atlas, mask):
 def test_nothing_varies(tmp_path, atlas, mask, fill, words):
     bold = write_bold(tmp_path / "bold.nii.gz", np.full((*SHAPE, T), fill, dtype=np.float32))
     with pytest.raises(RunFailed, match=rf"All 120 voxels .* {words}") as caught:
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert caught.value.reason == "bad_image"
 
 
@@ -303,7 +308,7 @@ def test_nothing_varies(tmp_path, atlas, mask, fill, words):
 def test_mask_of_another_shape(tmp_path, bold, atlas):
     mask = write_mask(tmp_path / "other.nii.gz", np.ones((5, 7, 8)))
     with pytest.raises(RunFailed, match=r"\(5, 7, 6\).*\(5, 7, 8\)") as caught:
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert caught.value.reason == "space_mismatch"
 
 
@@ -311,26 +316,26 @@ def test_mask_with_another_affine(tmp_path, bold, atlas):
     moved = AFFINE.copy()
     moved[0, 3] += 0.01
     with pytest.raises(RunFailed, match="differ in their affines"):
-        extract_means(bold, write_mask(tmp_path / "moved.nii.gz", affine=moved), atlas)
+        average(bold, write_mask(tmp_path / "moved.nii.gz", affine=moved), atlas)
     moved[0, 3] -= 0.0098
-    assert extract_means(bold, write_mask(tmp_path / "near.nii.gz", affine=moved), atlas).n_used.sum() == 120
+    assert average(bold, write_mask(tmp_path / "near.nii.gz", affine=moved), atlas).n_used.sum() == 120
 
 
 def test_empty_and_damaged_masks(tmp_path, bold, atlas):
     mask = write_mask(tmp_path / "mask.nii.gz", np.zeros(SHAPE))
     with pytest.raises(RunFailed, match=r"mask .*mask.nii.gz is empty") as caught:
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert caught.value.reason == "low_coverage"
     mask.write_bytes(mask.read_bytes()[:-30])
     with pytest.raises(RunFailed, match=r"mask\.nii\.gz cannot be read") as caught:
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert caught.value.reason == "bad_image"
 
 
 def test_mask_beside_the_atlas(tmp_path, bold, atlas):
     mask = write_mask(tmp_path / "mask.nii.gz", LABELS == 0)
     with pytest.raises(RunFailed, match="No voxel of the atlas Test lies in the brain mask") as caught:
-        extract_means(bold, mask, atlas)
+        average(bold, mask, atlas)
     assert caught.value.reason == "low_coverage"
 
 
@@ -434,7 +439,7 @@ def test_content_that_was_not_fetched(tmp_path, bold, mask, which, kind):
 def test_links_with_content_are_read(tmp_path, bold, mask, atlas):
     link = tmp_path / "link_bold.nii.gz"
     link.symlink_to(bold)
-    assert extract_means(link, mask, atlas).n_used.sum() == 120
+    assert average(link, mask, atlas).n_used.sum() == 120
 
 
 def test_short_run_is_told_before_it_is_read(tmp_path, bold, mask):

@@ -19,7 +19,6 @@ from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.signals import surface_means
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
-from bids_semantoks.signals.surface_means import extract_surface_means
 
 P = len(made.NAMES)
 
@@ -34,6 +33,10 @@ DLABEL = SHARED / "Schaefer2018_400Parcels_7Networks_order_Tian_Subcortex_S3.dla
 
 
 PARCELS = tuple(made.NAMES.values())
+
+
+def average(run, atlas):
+    return surface_means.extract_surface_means(surface_means.load_surface_series(run), atlas)
 
 
 def build_atlas(*paths, space="fsLR", parcels=PARCELS, networks=NETWORKS):
@@ -56,7 +59,7 @@ def test_means_do_not_depend_on_the_order_of_structures(tmp_path, order, dtype, 
     values = made.build_series(len(axis))
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii"))
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", values, axis, dtype=dtype))
-    means = extract_surface_means(run, atlas)
+    means = average(run, atlas)
     expected, n_used = made.compute_means(values, made.build_keys(axis), P)
     np.testing.assert_allclose(means.values, expected.astype(float), rtol=1e-13)
     np.testing.assert_array_equal(means.n_used, n_used)
@@ -78,9 +81,9 @@ def test_grayordinates_are_labelled_once_for_an_atlas_and_a_header(tmp_path, mon
         )
     for run, values, one in runs:
         expected = made.compute_means(values, made.build_keys(one), P)[0]
-        np.testing.assert_allclose(extract_surface_means(run, atlases[0]).values, expected.astype(float), rtol=1e-12)
+        np.testing.assert_allclose(average(run, atlases[0]).values, expected.astype(float), rtol=1e-12)
     assert [path.name[0] for path in calls] == ["0", "2"]
-    extract_surface_means(runs[0][0], atlases[1])
+    average(runs[0][0], atlases[1])
     assert len(calls) == 3
 
 
@@ -94,7 +97,7 @@ def test_vertices_are_matched_within_a_structure_too(tmp_path):
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", values, axis))
     expected, _ = made.compute_means(values, made.build_keys(axis), P)
     assert list(axis.vertex[:3]) == list(shuffled[:3])
-    np.testing.assert_allclose(extract_surface_means(run, atlas).values, expected.astype(float), rtol=1e-13)
+    np.testing.assert_allclose(average(run, atlas).values, expected.astype(float), rtol=1e-13)
 
 
 def test_scaled_integers_give_scaled_means(tmp_path):
@@ -103,7 +106,7 @@ def test_scaled_integers_give_scaled_means(tmp_path):
     path = made.write_dtseries(tmp_path / "b.dtseries.nii", values, axis, dtype="<i2")
     stored = nib.load(path)
     assert stored.dataobj.slope != 1
-    means = extract_surface_means(made.build_run(path), build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii")))
+    means = average(made.build_run(path), build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii")))
     expected, _ = made.compute_means(stored.get_fdata(), made.build_keys(axis), P)
     np.testing.assert_allclose(means.values, expected.astype(float), rtol=1e-12)
 
@@ -118,7 +121,7 @@ def test_coverage_is_the_share_that_varies_and_is_finite(tmp_path):
     values[9, second[5]] = np.inf
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii"))
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", values, axis))
-    means = extract_surface_means(run, atlas)
+    means = average(run, atlas)
     expected, n_used = made.compute_means(values, keys, P)
     np.testing.assert_allclose(means.values, expected.astype(float), rtol=1e-13)
     np.testing.assert_array_equal(means.n_used, n_used)
@@ -132,7 +135,7 @@ def test_a_medial_wall_that_only_the_atlas_has_lowers_coverage(tmp_path):
     axis = whole + made.build_axis(("right", "thalamus"))
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii", axis))
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", made.build_series(len(made.build_axis()))))
-    means = extract_surface_means(run, atlas)
+    means = average(run, atlas)
     keys = made.build_keys(axis)[: made.N_LEFT]
     for parcel in range(2):
         there = np.flatnonzero(keys == parcel + 1)
@@ -145,7 +148,7 @@ def test_structures_without_values_make_parcels_absent(tmp_path):
     axis = made.build_axis(("left", "right"))
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii"))
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", made.build_series(len(axis)), axis))
-    means = extract_surface_means(run, atlas)
+    means = average(run, atlas)
     assert means.n_used[4] == 0
     assert means.n_voxels[4] == 8
     assert np.isnan(means.values[:, 4]).all()
@@ -176,7 +179,7 @@ def test_the_cerebellum_comes_from_an_image_at_the_coordinates_of_its_voxels(tmp
     )
     axis = made.build_axis(("cerebellum", "thalamus", "left", "right"))
     values = made.build_series(len(axis))
-    means = extract_surface_means(made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", values, axis)), atlas)
+    means = average(made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", values, axis)), atlas)
     keys = made.build_keys(axis)
     for i, (x, _, _) in enumerate(made.CEREBELLUM):
         keys[i] = 6 if x == 0 else 7
@@ -191,7 +194,7 @@ def test_another_density_is_refused_with_both_sizes(tmp_path):
     axis = made.build_axis(n_left=59292)
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", made.build_series(len(axis)), axis))
     with pytest.raises(RunFailed, match=r"has 59292 vertices \(59k\) in CORTEX_LEFT, .* 37 vertices") as caught:
-        extract_surface_means(run, atlas)
+        average(run, atlas)
     assert caught.value.reason == "space_mismatch"
 
 
@@ -207,7 +210,7 @@ def test_another_voxel_grid_is_refused(tmp_path, changes, message):
     axis = made.build_axis(**changes)
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", made.build_series(len(axis)), axis))
     with pytest.raises(RunFailed, match=message):
-        extract_surface_means(run, atlas)
+        average(run, atlas)
 
 
 def test_a_file_of_one_hemisphere_is_refused(tmp_path):
@@ -215,7 +218,7 @@ def test_a_file_of_one_hemisphere_is_refused(tmp_path):
     axis = made.build_axis(("left", "thalamus"))
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", made.build_series(len(axis)), axis))
     with pytest.raises(RunFailed, match="has no values in CORTEX_RIGHT, where the atlas A has parcels") as caught:
-        extract_surface_means(run, atlas)
+        average(run, atlas)
     assert caught.value.reason == "bad_image"
 
 
@@ -248,7 +251,7 @@ def test_a_pair_of_hemispheres_is_one_run(tmp_path, whole):
     expected, n_used = made.compute_means(np.concatenate([left, right], axis=1), keys, P)
     n_broken = 1 + int((keys[[3, 4]] > 0).sum())
     for first, second in ((bold, partner), (partner, bold)):
-        means = extract_surface_means(made.build_run(first, partner=second), atlas)
+        means = average(made.build_run(first, partner=second), atlas)
         np.testing.assert_array_equal(means.n_used, n_used)
         np.testing.assert_allclose(means.values[:, :4], expected[:, :4].astype(float), rtol=1e-13)
         assert f"{n_broken} grayordinates in parcels are NaN or infinite" in means.warnings[0]
@@ -258,19 +261,19 @@ def test_a_missing_hemisphere_is_one_clear_failure(tmp_path):
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii"))
     bold, partner = write_pair(tmp_path)
     with pytest.raises(RunFailed, match=r"needs both hemispheres .* holds sub-01_task-rest_hemi-R_.* only") as caught:
-        extract_surface_means(made.build_run(partner), atlas)
+        average(made.build_run(partner), atlas)
     assert caught.value.reason == "bad_image"
     partner.unlink()
     partner.symlink_to("nowhere")
     with pytest.raises(RunSkipped, match=f"The content of {partner} is not here"):
-        extract_surface_means(made.build_run(bold, partner=partner), atlas)
+        average(made.build_run(bold, partner=partner), atlas)
 
 
 def test_hemispheres_of_different_length_are_refused(tmp_path):
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii"))
     bold, partner = write_pair(tmp_path, right=made.build_series(made.N_RIGHT, n_volumes=40))
     with pytest.raises(RunFailed, match="has 41 volumes, its other hemisphere 40"):
-        extract_surface_means(made.build_run(bold, partner=partner), atlas)
+        average(made.build_run(bold, partner=partner), atlas)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
@@ -279,7 +282,7 @@ def test_a_run_without_data_is_refused(tmp_path, value):
     values = np.full((made.T, len(made.build_axis())), value, dtype=np.float32)
     run = made.build_run(made.write_dtseries(tmp_path / "b.dtseries.nii", values))
     with pytest.raises(RunFailed, match="in parcels are NaN or infinite" if np.isnan(value) else "are constant"):
-        extract_surface_means(run, atlas)
+        average(run, atlas)
 
 
 def test_a_damaged_run_says_where_it_ends(tmp_path):
@@ -287,7 +290,7 @@ def test_a_damaged_run_says_where_it_ends(tmp_path):
     path = made.write_dtseries(tmp_path / "b.dtseries.nii", made.build_series(len(made.build_axis())))
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(RunFailed, match=f"{path} is damaged: it ends after 96 of 97 rows"):
-        extract_surface_means(made.build_run(path), atlas)
+        average(made.build_run(path), atlas)
 
 
 def write_confounds(path, displacement):
@@ -329,16 +332,15 @@ def test_the_repetition_time_must_be_in_the_sidecar(tmp_path):
 _GROWTH = """
 import sys
 from pathlib import Path
-from test_surface_means import DLABEL, build_real_atlas
+from test_surface_means import DLABEL, average, build_real_atlas
 from helpers import surface_files as made
-from bids_semantoks.signals.surface_means import extract_surface_means
 atlas = build_real_atlas()
-extract_surface_means(made.build_run(Path(sys.argv[1])), atlas)
+average(made.build_run(Path(sys.argv[1])), atlas)
 def read_peak():
     # Not getrusage, whose maximum a process inherits from the one that started it.
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 before = read_peak()
-extract_surface_means(made.build_run(Path(sys.argv[2])), atlas)
+average(made.build_run(Path(sys.argv[2])), atlas)
 print(read_peak() - before)
 """
 
@@ -356,7 +358,7 @@ def test_memory_does_not_grow_with_the_run(tmp_path):
     for n_volumes, path in paths.items():
         data = np.random.default_rng(0).standard_normal((n_volumes, len(axis)), dtype=np.float32)
         nib.save(nib.Cifti2Image(data, (nib.cifti2.SeriesAxis(0.0, 2.0, n_volumes), axis)), path)
-    means = extract_surface_means(made.build_run(path), build_real_atlas())
+    means = average(made.build_run(path), build_real_atlas())
     for key in (1, 77, 450):
         expected = data[:, keys == key].mean(axis=1, dtype=np.float64)
         np.testing.assert_allclose(means.values[:, key - 1], expected, rtol=1e-10, atol=1e-12)
