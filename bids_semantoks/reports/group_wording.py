@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
-
-from bids_semantoks.outputs.group_tables import ScoreRow
+from typing import Any, Final
 
 #: Models and metrics in words that readers know.
 MODEL_NAMES: Final = {
@@ -47,7 +45,7 @@ def format_interval(value: float, low: float, high: float) -> str:
     return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
 
 
-def format_score(row: ScoreRow) -> str:
+def format_score(row: Any) -> str:
     """Format a score with its interval, ``0.71 [0.64, 0.77]``."""
     return format_interval(row.value, row.ci_low, row.ci_high)
 
@@ -62,7 +60,7 @@ def describe_p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {format_p(value)}"
 
 
-def format_difference(row: ScoreRow) -> str:
+def format_difference(row: Any) -> str:
     """Format the encoder's score minus this baseline's, with its interval; empty for NaN."""
     if math.isnan(row.difference):
         return ""

@@ -1,18 +1,13 @@
-"""Tables and page of probes: dictionaries cover every column, splits come back, pictures say what they should."""
+"""Page of probes: pictures say what they should."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from bids_semantoks.errors import InputError
-from bids_semantoks.outputs.group_tables import ScoreRow, read_split_lines, write_probe_tables
 from bids_semantoks.reports.figures import use_style
-from bids_semantoks.reports.figures_map import Colouring, compute_axes, draw_map
+from bids_semantoks.reports.figures_map import Colouring, draw_map
 from bids_semantoks.reports.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
 from bids_semantoks.reports.group_report import (
     GroupPage,
@@ -23,59 +18,6 @@ from bids_semantoks.reports.group_report import (
     render_page,
     write_group_page,
 )
-
-ROW = ScoreRow(
-    phenotype="age",
-    kind="regression",
-    protocol="nested",
-    model="Tiny",
-    metric="r",
-    value=0.25,
-    ci_low=-0.5,
-    ci_high=float("nan"),
-    p_value=0.05,
-    chance=0.0,
-    n_participants=31,
-    n_rows=37,
-    role="encoder",
-    covariates="",
-    n_repeats=2,
-    n_folds=5,
-)
-
-
-def test_tables_and_their_dictionaries(tmp_path: Path) -> None:
-    predictions = [("age", "Tiny", "sub-01", "", 50.0, 49.5, "", 49.5, 2)]
-    splits = [("age", 0, 3, "sub-01", "test"), ("age", 0, 3, "sub-02", "train")]
-    write_probe_tables(tmp_path, scores=[ROW], predictions=predictions, splits=splits, facts={"Seed": 7})
-    header, line = (tmp_path / "group_probe.tsv").read_text().splitlines()
-    contract = "phenotype,kind,protocol,model,metric,value,ci_low,ci_high,p_value,chance,n_participants"
-    assert header.replace("\t", ",").startswith(f"{contract},")
-    cells = dict(zip(header.split("\t"), line.split("\t"), strict=True))
-    assert (cells["ci_high"], cells["covariates"], cells["n_pretrained"]) == ("n/a", "n/a", "n/a")
-    dictionary = json.loads((tmp_path / "group_probe.json").read_text())
-    assert set(dictionary) == {field.name for field in dataclasses.fields(ScoreRow)} | {"Facts"}
-    assert dictionary["Facts"] == {"Seed": 7}
-    assert read_split_lines(tmp_path / "group_splits.tsv") == [
-        ("age", 0, 3, "01", "test"),
-        ("age", 0, 3, "02", "train"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "have no rows"),
-        ("repetition\tfold\trole\n0\t0\ttest\n", "have no column participant_id"),
-        ("repetition\tfold\tparticipant_id\trole\n0\tx\tsub-01\ttest\n", "Line 2 .* repetition '0' and fold 'x'"),
-    ],
-)
-def test_splits_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "splits.tsv").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_split_lines(tmp_path / "splits.tsv")
-    with pytest.raises(InputError, match=r"splits .*nowhere\.tsv cannot be read"):
-        read_split_lines(tmp_path / "nowhere.tsv")
 
 
 def test_models_stand_in_the_order_given_beside_chance() -> None:
@@ -101,16 +43,6 @@ def test_roc_and_confusion_are_drawn_as_they_were_counted() -> None:
     np.testing.assert_allclose(axes.images[0].get_array(), [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]])
 
 
-def test_axes_are_those_of_the_largest_variance() -> None:
-    rng = np.random.default_rng(0)
-    hidden = rng.standard_normal(23)
-    values = np.concatenate([hidden[:, None] + 0.01 * rng.standard_normal((23, 5)), np.ones((23, 1))], axis=1)
-    points, shares = compute_axes(values)
-    assert abs(np.corrcoef(points[:, 0], hidden)[0, 1]) > 0.999
-    assert shares[0] > 0.99
-    assert points[:, 0].std() == pytest.approx(1)
-
-
 def test_map_has_a_panel_for_each_colour() -> None:
     values = np.random.default_rng(0).standard_normal((7, 5))
     numbers = np.array([1, 2, np.nan, 4, 5, 6, 7.0])
@@ -120,7 +52,7 @@ def test_map_has_a_panel_for_each_colour() -> None:
         Colouring(name="age", labels=labels, numbers=numbers),
         Colouring(name="sex", labels=("F",) * 7, numbers=None),
     ]
-    figure = draw_map(*compute_axes(values), colourings)
+    figure = draw_map(values[:, :2], (0.6, 0.2), colourings)
     shown = [axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left") + axes.get_title()]
     assert len(shown) == 3
     assert [text.get_text() for text in shown[0].get_legend().get_texts()] == ["A", "B", "NA"]
