@@ -12,10 +12,9 @@ from pandas import DataFrame
 
 from bids_semantoks.files import read_json
 from bids_semantoks.outputs.group_tables import read_group_table
-from bids_semantoks.reports.figures_probes import Bar, draw_models, render_figure
-from bids_semantoks.reports.figures_scaling import ScalingPanel, draw_scaling
-from bids_semantoks.reports.group_report import Picture, Section
-from bids_semantoks.reports.group_wording import (
+from bids_semantoks.reports.figures import Picture, render_figure
+from bids_semantoks.reports.figures_probes import Bar, ScalingPanel, draw_models, draw_scaling
+from bids_semantoks.reports.group_phenotype import (
     METRIC_NAMES,
     describe_p,
     format_difference,
@@ -23,6 +22,7 @@ from bids_semantoks.reports.group_wording import (
     format_p,
     format_score,
 )
+from bids_semantoks.reports.group_report import Section
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 

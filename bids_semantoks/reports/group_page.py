@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,13 +15,19 @@ import numpy as np
 from bids_semantoks.config import AppConfig
 from bids_semantoks.files import read_rows
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
-from bids_semantoks.reports.figures_importance import RetestBar, draw_retest
-from bids_semantoks.reports.figures_map import Colouring, draw_map
-from bids_semantoks.reports.figures_probes import Bar, draw_models, render_figure
+from bids_semantoks.reports.figures import Picture, render_figure
+from bids_semantoks.reports.figures_probes import Bar, Colouring, RetestBar, draw_map, draw_models, draw_retest
 from bids_semantoks.reports.group_extras import build_block_section, build_scaling_section
-from bids_semantoks.reports.group_phenotype import build_part, describe_level
-from bids_semantoks.reports.group_report import GroupPage, Picture, Section, read_training_picture, write_group_page
-from bids_semantoks.reports.group_wording import METRIC_NAMES, MODEL_NAMES, format_interval, format_number, format_p
+from bids_semantoks.reports.group_phenotype import (
+    METRIC_NAMES,
+    MODEL_NAMES,
+    build_part,
+    describe_level,
+    format_interval,
+    format_number,
+    format_p,
+)
+from bids_semantoks.reports.group_report import GroupPage, Section, read_training_picture, write_group_page
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
 
@@ -195,7 +202,7 @@ def build_retest_section(stored: ProbeTables, _: Path) -> Section | None:
                 title=f"Two {between}",
                 caption="Left: share of scans whose most similar scan of the other time is the same participant's. "
                 "Right: how much of a feature is the person's; 1 is all of it.",
-                data=render_figure("retest", lambda b=bars, c=own.chance: draw_retest(b, chance=c)),  # type: ignore[misc]
+                data=render_figure("retest", functools.partial(draw_retest, bars, chance=own.chance)),
             )
         )
     return Section(
