@@ -184,7 +184,7 @@ def _list_scaling(table: DataFrame, fits: list[dict[str, Any]]) -> list[list[str
     lines = []
     for fit in fits:
         for share in fit["Shares"]:
-            key = fit["Phenotype"], fit["Metric"], share["Participants"]
+            key = [fit["Phenotype"], fit["Metric"], share["Participants"]]
             is_own = (table[["phenotype", "metric", "n_pretraining"]] == key).all(axis=1)
             value = float(table["value"][is_own].to_numpy().mean())
             gain, low, high, first, last = (

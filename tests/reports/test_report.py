@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 
@@ -155,3 +157,10 @@ def test_of_many_others_some_are_read_spread_over_all(tmp_path, monkeypatch):
     ((_, _, others),) = draw(tmp_path, "05", monkeypatch).values()
     rest = [number for number in range(1, 44) if number != 5]
     assert others == rest[::3]
+
+
+def test_runs_of_participants_wait_for_no_page_of_the_group():
+    """The tables of the group need pandas, which takes half a second to load."""
+    code = "import sys, bids_semantoks.participant; print('bids_semantoks.outputs.group_tables' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
