@@ -107,9 +107,12 @@ def _run(config: AppConfig) -> int:
 def _write_words(config: AppConfig) -> int:
     """Write only the reports, or only the methods text."""
     if config.running.reports_only:
-        from bids_semantoks.reports.reporting import redraw_reports
+        if config.level == "participant":
+            from bids_semantoks.reports.reporting import redraw_reports as redraw
+        else:
+            from bids_semantoks.reports.group_page import redraw_group_page as redraw
 
-        _say(f"bids_semantoks: {_count(redraw_reports(config), 'report')} written (see {config.out_dir})")
+        _say(f"bids_semantoks: {_count(redraw(config), 'report')} written (see {config.out_dir})")
         return 0
     if config.level == "participant":
         from bids_semantoks.participant import build_plan, write_methods

@@ -179,11 +179,12 @@ def _format_row(row: Sequence[object]) -> str:
     while n_head and type(row[n_head - 1]) is float:
         n_head -= 1
     numbers = "\t".join(["%.9g"] * (len(row) - n_head)) % tuple(row[n_head:])
-    head = [_format_cell(cell) for cell in row[:n_head]]
+    head = [format_cell(cell) for cell in row[:n_head]]
     return "\t".join([*head, numbers.replace("nan", "n/a")] if numbers else head)
 
 
-def _format_cell(value: object) -> str:
+def format_cell(value: object) -> str:
+    """Format a cell as `write_records` does."""
     if value is None or value == "":
         return "n/a"
     # NumPy's numbers are registered as such.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes
-from bids_semantoks.analyses.frames import build_points, write_results
+from bids_semantoks.analyses.frames import write_results
 from bids_semantoks.analyses.leakage import measure_leakage, score_strata
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
@@ -18,6 +18,7 @@ from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_s
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder, embed_by_twin, embed_stored, load_replicates, name_twin
+from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
@@ -52,23 +53,22 @@ def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequenc
 def run_call(plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: Atlas) -> None:
     """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any."""
     # Phenotypes first: their tables are there when a long training is stopped.
-    if plan.probes is not None:
-        report_probes(plan.probes, config, encoder, stored, atlas)
+    tables = report_probes(plan.probes, config, encoder, stored, atlas) if plan.probes is not None else None
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
     if plan.scaling is not None and plan.probes is not None:
         own = dataclasses.replace(plan.probes, config=config)
         LOGGER.info("Scaling: %s", measure_scaling(own, plan.scaling, stored, atlas))
-    if plan.probes is None:
+    if tables is None:
         _draw_block_page(config, encoder)
     elif plan.blocks is not None or plan.scaling is not None:
-        draw_group_page(config.out_dir)
+        draw_group_page(config.out_dir, tables)
 
 
 def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     """Draw a page of blocks alone, or add them to that of phenotypes probed earlier."""
     if (config.out_dir / "group_probe.tsv").is_file():
-        draw_group_page(config.out_dir)
+        draw_group_page(config.out_dir, read_probes(config.out_dir))
         return
     section = build_block_section(config.out_dir)
     page = GroupPage(
@@ -89,11 +89,11 @@ def report_probes(
     encoder: RunEncoder,
     stored: Sequence[StoredRun],
     atlas: tuple[tuple[str, ...], tuple[str, ...]],
-) -> None:
+) -> ProbeTables:
     """Run probes, write their tables and the group page; `config` names the encoder pretrained on the way, if any."""
-    run_probes(dataclasses.replace(plan, config=config), encoder, stored, atlas)
-    path = draw_group_page(config.out_dir)
-    LOGGER.info("Probes: %s", path)
+    tables = run_probes(dataclasses.replace(plan, config=config), encoder, stored, atlas)
+    LOGGER.info("Probes: %s", draw_group_page(config.out_dir, tables))
+    return tables
 
 
 _FEW: Final = 50
@@ -104,7 +104,7 @@ def run_probes(
     encoder: RunEncoder,
     stored: Sequence[StoredRun],
     atlas: tuple[tuple[str, ...], tuple[str, ...]],
-) -> ProbeResults:
+) -> ProbeTables:
     """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
@@ -128,15 +128,13 @@ def run_probes(
         phenotypes=tuple(phenotypes),
         leakage=measure_leakage(prober, rows),
         rows=rows,
-        points=build_points(plan, stored, prober.model),
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
         retest=tuple(measure_retest(stored, {prober.model: prober.model, **twins}, seed=seed)),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
         warnings=_list_warnings(phenotypes, n_people),
     )
-    write_results(found, encoder, replicates)
-    return found
+    return write_results(found, stored, encoder, replicates)
 
 
 def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Tables of the group from the results of probes."""
+"""Tables of the group, made once from the results of probes."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections import Counter
@@ -10,41 +11,40 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
 from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count_pretrained, read_embeddings
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.outputs.group_tables import (
-    PointTable,
-    ScoreRow,
-    keep_earlier_tables,
-    write_points,
-    write_probe_tables,
-    write_retest,
-    write_strata,
-)
-from bids_semantoks.outputs.sidecars import find_versions
+from bids_semantoks.outputs.group_tables import ProbeTables, build_group_table, keep_earlier_tables, write_probes
+from bids_semantoks.outputs.sidecars import find_versions, read_columns
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.reports.figures_map import compute_axes
 from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.reliability import RetestScore
 from bids_semantoks.statistics.splits import build_split_table
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def write_results(results: ProbeResults, encoder: RunEncoder, replicates: Sequence[RunEncoder] = ()) -> Path:
-    """Write all tables and return ``OUT_DIR/group_probe.tsv``; those of a different earlier call are kept as copies."""
+def write_results(
+    results: ProbeResults, stored: Sequence[StoredRun], encoder: RunEncoder, replicates: Sequence[RunEncoder] = ()
+) -> ProbeTables:
+    """Write all tables and return them; those of a different earlier call are kept as copies."""
     config = results.plan.config
-    scores: list[ScoreRow] = []
-    for one in results.phenotypes:
-        for model in one.models.values():
-            scores += _build_score_rows(one.phenotype.name, model, one.design.rows, one.n_pretrained)
     known = count_pretrained(set(map(str, results.rows.participants)), encoder, *replicates)
-    for name, model in results.leakage:
-        scores += _build_score_rows(name, model, results.rows, known)
+    scores = [
+        *(
+            row
+            for one in results.phenotypes
+            for model in one.models.values()
+            for row in _build_score_rows(one.phenotype.name, model, one.design.rows, one.n_pretrained)
+        ),
+        *(row for name, model in results.leakage for row in _build_score_rows(name, model, results.rows, known)),
+    ]
     facts = {
         "Encoder": {
             "Name": results.model,
@@ -62,20 +62,24 @@ def write_results(results: ProbeResults, encoder: RunEncoder, replicates: Sequen
         "Warnings": list(results.warnings),
         "SoftwareVersions": find_versions(),
     }
+    predictions = list(_list_predictions(results.phenotypes))
+    columns = tuple(read_columns("group_predictions"))
+    own = [dict(zip(columns, row, strict=True)) for row in predictions if row[1] == results.model]
+    points, shares = build_points(results.plan, stored, results.model)
+    tables = ProbeTables(
+        facts=facts,
+        scores=build_group_table("group_probe", scores),
+        predictions=build_group_table("group_predictions", own),
+        strata=build_group_table("group_strata", results.strata),
+        retest=build_group_table("group_retest", [_build_retest_row(*found) for found in results.retest]),
+        points=points,
+        shares=shares,
+    )
     kept = keep_earlier_tables(config.out_dir, facts)
     if kept is not None:
         LOGGER.warning("Probes of an earlier call that asked something else are replaced; copies are in %s.", kept)
-    write_probe_tables(
-        config.out_dir,
-        scores=scores,
-        predictions=_list_predictions(results.phenotypes),
-        splits=_list_splits(results.phenotypes),
-        facts=facts,
-    )
-    write_strata(config.out_dir, results.strata)
-    write_retest(config.out_dir, results.retest)
-    write_points(config.out_dir, results.points)
-    return config.out_dir / "group_probe.tsv"
+    write_probes(config.out_dir, tables, predictions=predictions, splits=_list_splits(results.phenotypes))
+    return tables
 
 
 def _list_seeds(one: PhenotypeResult) -> dict[str, dict[str, list[float]]]:
@@ -87,46 +91,45 @@ def _list_seeds(one: PhenotypeResult) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def _build_score_rows(name: str, result: ModelResult, rows: Rows, n_pretrained: int | None) -> list[ScoreRow]:
+def _build_retest_row(between: str, score: RetestScore) -> dict[str, object]:
+    row = dataclasses.asdict(score)
+    return {"between": between, "features": row.pop("name"), **row}
+
+
+def _build_score_rows(
+    name: str, result: ModelResult, rows: Rows, n_pretrained: int | None
+) -> Iterator[dict[str, object]]:
     predictions, compared = result.predictions, result.comparison
     n_participants = len(set(rows.participants[predictions.tested]))
-    lines = []
     for score in result.scores:
-        extra: dict[str, float] = {}
         seeds = result.seed_scores.get(score.metric, ())
-        if compared is not None and compared.metric == score.metric:
-            extra = {
-                "difference": compared.difference,
-                "difference_low": compared.ci_low,
-                "difference_high": compared.ci_high,
-                "difference_p": compared.p_value,
-                "difference_p_holm": result.p_holm,
-            }
-        lines.append(
-            ScoreRow(
-                phenotype=name,
-                kind="classification" if predictions.classes else "regression",
-                protocol=result.protocol,
-                model=score.model,
-                metric=score.metric,
-                value=score.value,
-                ci_low=score.ci_low,
-                ci_high=score.ci_high,
-                p_value=result.p_value,
-                chance=score.chance,
-                n_participants=n_participants,
-                n_rows=score.n_rows,
-                role=result.role,
-                covariates=", ".join(result.covariates),
-                n_repeats=predictions.n_repeats,
-                n_folds=predictions.n_train.shape[1],
-                n_pretrained=n_pretrained,
-                n_seeds=predictions.n_seeds,
-                seed_sd=float(np.std(seeds, ddof=1)) if len(seeds) > 1 else float("nan"),
-                **extra,
-            )
-        )
-    return lines
+        difference = compared if compared is not None and compared.metric == score.metric else None
+        yield {
+            "phenotype": name,
+            "kind": "classification" if predictions.classes else "regression",
+            "protocol": result.protocol,
+            "model": score.model,
+            "metric": score.metric,
+            "value": score.value,
+            "ci_low": score.ci_low,
+            "ci_high": score.ci_high,
+            "p_value": result.p_value,
+            "chance": score.chance,
+            "n_participants": n_participants,
+            "n_rows": score.n_rows,
+            "role": result.role,
+            "covariates": ", ".join(result.covariates),
+            "n_repeats": predictions.n_repeats,
+            "n_folds": predictions.n_train.shape[1],
+            "difference": difference and difference.difference,
+            "difference_low": difference and difference.ci_low,
+            "difference_high": difference and difference.ci_high,
+            "difference_p": difference and difference.p_value,
+            "difference_p_holm": difference and result.p_holm,
+            "n_pretrained": n_pretrained,
+            "n_seeds": predictions.n_seeds,
+            "seed_sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
+        }
 
 
 def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[object, ...]]:
@@ -139,8 +142,7 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
             classes = predictions.classes
             shown = [(1, classes[1])] if len(classes) == 2 else list(enumerate(classes or [""]))
             for row in np.flatnonzero(predictions.tested):
-                label, session = one.design.rows.keys[row]
-                names = (f"sub-{label}", f"ses-{session}" if session else "")
+                names = _name_row(*one.design.rows.keys[row])
                 for index, name in shown:
                     what: tuple[object, object] = (float(truth[row]), float(scores[row, 0]))
                     if classes:
@@ -149,7 +151,7 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
                     yield (
                         one.phenotype.name,
                         model,
-                        *names,
+                        *names.values(),
                         *what,
                         name,
                         score,
@@ -232,19 +234,39 @@ def _describe_decisions(predictions: Predictions) -> dict[str, Any]:
 _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
 
-def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> PointTable:
-    """Project mean embeddings onto two axes, one point per session where anybody has several, else per participant.
+def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> tuple[pd.DataFrame, tuple[float, float]]:
+    """Project mean embeddings onto two axes, one point per session where anybody has several, else per participant;
+    the second value is the share of variance of each axis.
     Colours are site, sex, age and probed columns, where present, motion, scan length and session."""
     sessions = build_rows(stored, by_session=True)
     has_several = len(set(sessions.participants)) < len(sessions.keys)
     rows = sessions if has_several else build_rows(stored, by_session=False)
     points, shares = compute_axes(read_embeddings(rows, model))
-    return PointTable(
-        keys=rows.keys,
-        points=points,
-        shares=(float(shares[0]), float(shares[1])),
-        columns=_find_colours(plan, rows),
-    )
+    colours = _find_colours(plan, rows)
+    found = [
+        {**_name_row(*key), "axis1": first, "axis2": second, **{name: cells[i] for name, cells in colours.items()}}
+        for i, (key, (first, second)) in enumerate(zip(rows.keys, points.tolist(), strict=True))
+    ]
+    return build_group_table("group_map", found), (float(shares[0]), float(shares[1]))
+
+
+def _name_row(label: str, session: str) -> dict[str, str]:
+    return {"participant_id": f"sub-{label}", "session_id": f"ses-{session}" if session else ""}
+
+
+def compute_axes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Project rows onto their first two principal axes, features scaled to unit variance: (n, D) -> (n, 2), (2,).
+
+    Coordinates are in standard deviations of the first axis; the second array holds the shares of variance.
+    """
+    centred = values - values.mean(axis=0)
+    deviation = centred.std(axis=0)
+    centred = centred[:, deviation > 0] / deviation[deviation > 0]
+    power, axes = np.linalg.eigh(centred @ centred.T)
+    first = np.maximum(power[::-1][:2], 0)
+    points = axes[:, ::-1][:, :2] * np.sqrt(first)
+    total = max(float(np.maximum(power, 0).sum()), 1e-300)
+    return points / max(float(points[:, 0].std()), 1e-300), first / total
 
 
 def _find_colours(plan: ProbePlan, rows: Rows) -> dict[str, tuple[str | None, ...]]:

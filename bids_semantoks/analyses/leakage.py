@@ -17,7 +17,6 @@ from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, find_m
 from bids_semantoks.analyses.rows import Rows, compute_motion
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
-from bids_semantoks.outputs.group_tables import StratumRow
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.statistics.predictions import Predictions
@@ -129,8 +128,9 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
 _MIN_PEOPLE: Final = 10
 
 
-def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[StratumRow]:
-    """Score the encoder within sites and within repetition times, each only where there are two or more."""
+def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[dict[str, object]]:
+    """Score the encoder within sites and within repetition times, each only where there are two or more.
+    Returns rows of group_strata.tsv."""
     rows, predictions = one.design.rows, one.models[model].predictions
     divisions = {"repetition_time": tuple(_name_times(runs) for runs in rows.runs)}
     if plan.site and (not plan.columns[plan.site].has_sessions or rows.has_sessions):
@@ -147,7 +147,7 @@ def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int
 
 def _score(
     one: PhenotypeResult, model: str, inside: NDArray[np.bool_], *, by: str, level: str, seed: int
-) -> StratumRow:
+) -> dict[str, object]:
     predictions, people = one.models[model].predictions, one.design.rows.participants[inside]
     metric, n_people = find_main_metric(predictions), len(set(people))
     value, low, high = math.nan, math.nan, math.nan
@@ -155,17 +155,17 @@ def _score(
         part = select_rows(predictions, inside)
         (score,) = compute_scores(part, participants=people, n_bootstrap=1000, seed=seed, metrics=(metric,))
         value, low, high = score.value, score.ci_low, score.ci_high
-    return StratumRow(
-        phenotype=one.phenotype.name,
-        model=model,
-        metric=metric,
-        by=by,
-        level=level,
-        value=value,
-        ci_low=low,
-        ci_high=high,
-        n_participants=n_people,
-    )
+    return {
+        "phenotype": one.phenotype.name,
+        "model": model,
+        "metric": metric,
+        "by": by,
+        "level": level,
+        "value": value,
+        "ci_low": low,
+        "ci_high": high,
+        "n_participants": n_people,
+    }
 
 
 def select_rows(predictions: Predictions, inside: NDArray[np.bool_]) -> Predictions:

@@ -7,9 +7,9 @@ import dataclasses
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.outputs.group_tables import PointTable, RetestRow, StratumRow
 from bids_semantoks.statistics.metrics import Score
 from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.reliability import RetestScore
 from bids_semantoks.statistics.significance import Comparison, PermutationTest
 
 
@@ -54,9 +54,8 @@ class ProbeResults:
     # what leaks (``mean_fd``, the site's column), and how well embeddings predict it
     leakage: tuple[tuple[str, ModelResult], ...]
     rows: Rows  # participants
-    points: PointTable  # the embedding in two dimensions
-    strata: tuple[StratumRow, ...]  # scores by site and by repetition time
-    retest: tuple[RetestRow, ...]  # identification of people scanned again
+    strata: tuple[dict[str, object], ...]  # rows of group_strata.tsv: scores by site and by repetition time
+    retest: tuple[tuple[str, RetestScore], ...]  # of people scanned again, between ``sessions`` or ``runs``
     networks: tuple[str, ...]  # those that were masked
     pretraining: str  # what is known of the people the encoder was pretrained on, in words
     warnings: tuple[str, ...]

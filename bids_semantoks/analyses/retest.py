@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.rows import Rows, read_embeddings
-from bids_semantoks.outputs.group_tables import RetestRow
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
-from bids_semantoks.statistics.reliability import compute_retest
+from bids_semantoks.statistics.reliability import RetestScore, compute_retest
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -59,18 +58,20 @@ def _build_rows(found: Mapping[str, tuple[list[StoredRun], list[StoredRun]]], si
     return Rows(keys=tuple((label, "") for label in found), runs=tuple(tuple(two[side]) for two in found.values()))
 
 
-def measure_retest(stored: Sequence[StoredRun], models: Mapping[str, str], *, seed: int) -> list[RetestRow]:
-    """Measure test-retest reliability of models (name to label in file names) and of connectivity.
-    Empty where fewer than five participants were scanned twice."""
+def measure_retest(
+    stored: Sequence[StoredRun], models: Mapping[str, str], *, seed: int
+) -> list[tuple[str, RetestScore]]:
+    """Measure test-retest reliability of models (name to label in file names) and of connectivity, each between
+    ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
     found = []
     for between, (first, second) in find_pairs(stored).items():
         LOGGER.info("Comparing two %s of %d participants.", between, len(first.keys))
         for name, label in models.items():
-            tables = read_embeddings(first, label), read_embeddings(second, label)
-            found.append(_measure(name, tables, between=between, seed=seed))
+            scans = read_embeddings(first, label), read_embeddings(second, label)
+            found.append((between, compute_retest(name, *scans, seed=seed)))
         for kind in _CONNECTIVITY:
             edges = _read_connectivity(first, kind), _read_connectivity(second, kind)
-            found.append(_measure(kind, edges, between=between, seed=seed))
+            found.append((between, compute_retest(kind, *edges, seed=seed)))
     return found
 
 
@@ -80,25 +81,3 @@ def _read_connectivity(rows: Rows, estimator: str) -> NDArray[np.float32]:
         signals = [read_signals(run.paths)[1] for run in runs]
         vectors.append(compute_correlations(compute_covariance(signals, estimator)))
     return np.stack(vectors)
-
-
-def _measure(
-    name: str,
-    tables: tuple[NDArray[np.float32] | NDArray[np.float64], NDArray[np.float32] | NDArray[np.float64]],
-    *,
-    between: str,
-    seed: int,
-) -> RetestRow:
-    score = compute_retest(name, *tables, seed=seed)
-    return RetestRow(
-        between=between,
-        features=name,
-        identification=score.identification,
-        ci_low=score.ci_low,
-        ci_high=score.ci_high,
-        chance=score.chance,
-        icc_median=score.icc_median,
-        icc_low=score.icc_low,
-        icc_high=score.icc_high,
-        n_participants=score.n_participants,
-    )

@@ -24,7 +24,7 @@ from bids_semantoks.inputs.hdf5 import open_signals
 from bids_semantoks.models.initialise import read_encoder_config
 from bids_semantoks.models.parcels import build_layout, match_parcels
 from bids_semantoks.outputs.dataset import read_atlas_table
-from bids_semantoks.outputs.group_tables import SCALING_MEANINGS, SCALING_NAME, ScalingRow, write_rows
+from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_signals
 from bids_semantoks.pretraining.plan import read_training_config
@@ -78,7 +78,7 @@ def measure_scaling(
             first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
             untrained[job.seed] = predict_designs(first, designs, plan)
         trained.append(predict_designs(encoder, designs, plan))
-    rows: list[ScalingRow] = []
+    rows: list[dict[str, object]] = []
     fits = []
     for position, design in enumerate(designs):
         pairs = [
@@ -89,8 +89,8 @@ def measure_scaling(
             own, fit = _compare(design, metric, pairs, scaling.data.name, seed=config.running.random_seed)
             rows += own
             fits.append(fit)
-    facts = _describe(config, scaling, fits)
-    return write_rows(config.out_dir / f"{SCALING_NAME}.tsv", ScalingRow, rows, meanings=SCALING_MEANINGS, facts=facts)
+    facts, name = _describe(config, scaling, fits), "group_scaling"
+    return write_group_table(config.out_dir, name, build_group_table(name, rows), facts)
 
 
 def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> list[Design]:
@@ -157,29 +157,29 @@ def embed_signals(encoder: RunEncoder, run: StoredRun) -> NDArray[np.float64]:
 
 def _compare(
     design: Design, metric: str, pairs: Sequence[Pair], source: str, *, seed: int
-) -> tuple[list[ScalingRow], dict[str, Any]]:
+) -> tuple[list[dict[str, object]], dict[str, Any]]:
     """Score all encoders against their own initial weights: rows of the table, and the line and means through them."""
     tested = set(map(str, design.rows.participants[~np.isnan(design.target.values)]))
     people = design.rows.participants if design.rows.has_sessions else None
     gains = [compute_gain(first, second, metric, participants=people, seed=seed) for _, first, second in pairs]
     jobs = [job for job, _, _ in pairs]
-    rows = [
-        ScalingRow(
-            phenotype=design.target.name,
-            metric=metric,
-            source=source,
-            share=job.share,
-            n_pretraining=len(job.participants),
-            seed=job.seed,
-            value=one.value,
-            value_random=one.value_random,
-            gain=one.gain,
-            gain_low=one.interval[0],
-            gain_high=one.interval[1],
-            n_tested=len(tested),
-            n_pretrained=len(tested & job.participants) if source == OWN else None,
-            encoder=job.encoder,
-        )
+    rows: list[dict[str, object]] = [
+        {
+            "phenotype": design.target.name,
+            "metric": metric,
+            "source": source,
+            "share": job.share,
+            "n_pretraining": len(job.participants),
+            "seed": job.seed,
+            "value": one.value,
+            "value_random": one.value_random,
+            "gain": one.gain,
+            "gain_low": one.interval[0],
+            "gain_high": one.interval[1],
+            "n_tested": len(tested),
+            "n_pretrained": len(tested & job.participants) if source == OWN else None,
+            "encoder": job.encoder,
+        }
         for job, one in zip(jobs, gains, strict=True)
     ]
     sizes = np.array([len(job.participants) for job in jobs])

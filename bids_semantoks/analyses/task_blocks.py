@@ -21,7 +21,7 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import find_columns
 from bids_semantoks.models.frozen import find_clip_patches
-from bids_semantoks.outputs.group_tables import BLOCK_MEANINGS, BLOCKS_NAME, BlockRow, write_rows
+from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.packing import standardise
@@ -267,10 +267,10 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
     LOGGER.info("Telling %d blocks apart: %s.", len(blocks.labels), ", ".join(target.classes))
     rows = [row for design in designs for row in score_design(blocks, target, design, model, config)]
     for row in rows:
-        place = f" ({row.position} patch)" if row.position else ""
+        place = f" ({row['position']} patch)" if row["position"] else ""
         LOGGER.info(
             "%s participants, %s%s: balanced accuracy %.3f [%.3f, %.3f], chance %.3f",
-            *(row.design, row.model, place, row.value, row.ci_low, row.ci_high, row.chance),
+            *(row["design"], row["model"], place, row["value"], row["ci_low"], row["ci_high"], row["chance"]),
         )
     facts = {
         "Encoder": {"Name": model, "SHA256": encoder.loaded.sha256, "Description": encoder.loaded.description},
@@ -280,7 +280,8 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
         "RandomSeed": config.running.random_seed,
         "SoftwareVersions": find_versions(),
     }
-    return write_rows(config.out_dir / f"{BLOCKS_NAME}.tsv", BlockRow, rows, meanings=BLOCK_MEANINGS, facts=facts)
+    name = "group_task_blocks"
+    return write_group_table(config.out_dir, name, build_group_table(name, rows), facts)
 
 
 def select_types(blocks: Blocks, column: str) -> tuple[Blocks, Target]:
@@ -340,12 +341,15 @@ def build_designs(
     return designs, notes
 
 
-def score_design(blocks: Blocks, target: Target, design: BlockDesign, model: str, config: AppConfig) -> list[BlockRow]:
-    """Score all models on the same blocks and folds, the encoder first; differences are from that first row."""
+def score_design(
+    blocks: Blocks, target: Target, design: BlockDesign, model: str, config: AppConfig
+) -> list[dict[str, object]]:
+    """Score all models on the same blocks and folds: rows of group_task_blocks.tsv, the encoder first; differences are
+    from that first row."""
     keys = [(model, "first"), (model, "last"), ("random", "first"), ("random", "last"), ("parcel_means", "")]
     wanted = [key for key in keys if key in blocks.features]
     chance = 1 / len(target.classes)
-    rows: list[BlockRow] = []
+    rows: list[dict[str, object]] = []
     first: NDArray[np.float64] | None = None
     for name, position in wanted:
         features = TableFeatures(name=name, values=blocks.features[name, position])
@@ -360,25 +364,25 @@ def score_design(blocks: Blocks, target: Target, design: BlockDesign, model: str
         )
         first = scores if first is None else first
         rows.append(
-            BlockRow(
-                column=target.name,
-                design=design.name,
-                model=name,
-                position=position,
-                metric=_METRIC,
-                value=mean.value,
-                ci_low=mean.ci_low,
-                ci_high=mean.ci_high,
-                p_value=mean.p_value,
-                chance=chance,
-                difference=compared.value,
-                difference_low=compared.ci_low,
-                difference_high=compared.ci_high,
-                difference_p=compared.p_value,
-                n_participants=mean.n,
-                n_blocks=int(predictions.tested.sum()),
-                n_classes=len(target.classes),
-                folds=design.folds,
-            )
+            {
+                "column": target.name,
+                "design": design.name,
+                "model": name,
+                "position": position,
+                "metric": _METRIC,
+                "value": mean.value,
+                "ci_low": mean.ci_low,
+                "ci_high": mean.ci_high,
+                "p_value": mean.p_value,
+                "chance": chance,
+                "difference": compared.value,
+                "difference_low": compared.ci_low,
+                "difference_high": compared.ci_high,
+                "difference_p": compared.p_value,
+                "n_participants": mean.n,
+                "n_blocks": int(predictions.tested.sum()),
+                "n_classes": len(target.classes),
+                "folds": design.folds,
+            }
         )
     return rows

@@ -8,11 +8,13 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bids_semantoks.files import read_json
 from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__
@@ -247,3 +249,9 @@ def has_files(directory: Path, described: Mapping[str, int]) -> bool:
         return False
     tables = (directory / name for name in described if name.endswith(".tsv"))
     return is_whole and all(table.with_suffix(".json").is_file() for table in tables)
+
+
+def read_columns(table: str) -> dict[str, Any]:
+    """Read what the sidecar of a table says of its columns, in their order; `table` is a name in ``data/columns``."""
+    columns: dict[str, Any] = read_json(Path(str(files("bids_semantoks"))) / "data" / "columns" / f"{table}.json")
+    return columns

@@ -1,15 +1,24 @@
-"""Model card of a pretrained encoder."""
+"""What a training leaves beside its encoder: the table of its course and the model card."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bids_semantoks.files import write_text
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.files import read_table, write_json, write_text
+from bids_semantoks.outputs.sidecars import read_columns
 from bids_semantoks.reports.figures_training import FIGURES
 
 CARD_FILE: Final = "README.md"
+
+
+LOG_FILE: Final = "training_log.tsv"
 
 
 #: Numbers of a model card that are a lowest and a highest, or a first and a last.
@@ -17,6 +26,50 @@ _RANGES: Final = (
     *("mask_ratio", "weight_decay", "momentum", "band"),
     *("repetition_time_of_the_sources_in_s", "length_of_the_runs_in_s"),
 )
+
+
+class TrainingLog:
+    """Table of a training, one row every few steps; the first column is ``step``. Resuming drops rows after the
+    checkpoint."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path = path
+        self.columns = tuple(columns)
+
+    def start(self, step: int) -> None:
+        """Start the table, or keep its rows up to `step`, from which the training resumes; 0 for a new one."""
+        header = "\t".join(self.columns)
+        kept = [header]
+        if step and self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            if lines[:1] == [header]:
+                kept += [line for line in lines[1:] if line.partition("\t")[0].isdecimal() and _step(line) <= step]
+        write_text(self.path, "\n".join(kept) + "\n")
+        described = read_columns("training_log")
+        meanings = {column: described[column] for column in self.columns if column in described}
+        write_json(self.path.with_suffix(".json"), meanings, only_if_changed=True)
+
+    def append(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Append rows (values by column) and sync them to disk; missing values become ``n/a``."""
+        lines = ["\t".join(_format(row.get(column)) for column in self.columns) + "\n" for row in rows]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _step(line: str) -> int:
+    return int(line.partition("\t")[0])
+
+
+def _format(value: float | None) -> str:
+    return "n/a" if value is None or math.isnan(value) else f"{value:.7g}"
+
+
+def read_training_log(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Read the table of a training as arrays by column; ``n/a`` becomes NaN."""
+    columns, rows = read_table(path)
+    return dict(zip(columns, rows.T, strict=True))
 
 
 def write_model_card(

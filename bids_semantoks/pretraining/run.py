@@ -21,8 +21,7 @@ from bids_semantoks.models.frozen import resolve_device
 from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.models.parcels import layout_to_json, match_parcels
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.outputs.training_log import LOG_FILE, TrainingLog
-from bids_semantoks.pretraining.card import CARD_FILE, write_model_card
+from bids_semantoks.pretraining.card import CARD_FILE, LOG_FILE, TrainingLog, read_training_log, write_model_card
 from bids_semantoks.pretraining.packing import TableReader, pack_file, pack_missing, select_packed
 from bids_semantoks.pretraining.plan import (
     Blueprint,
@@ -260,6 +259,7 @@ def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> 
     names = plan.layout.network_names
     drawn = write_figures(
         plan.directory,
+        log=read_training_log(plan.directory / LOG_FILE),
         kernels=find_kernels(encoder),
         embeddings=encoder.network_positions.detach().numpy(),
         names=names if len(names) == len(encoder.network_positions) else (),

@@ -1,23 +1,33 @@
-"""Style, margins, colours, labels and scales shared by all figures.
+"""What all figures share: style, margins, colours and scales, their files, and their place on a page.
 
 Shape letters: T volumes, P parcels.
 """
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Iterator, Sequence
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bids_semantoks.bids_names import parse_entities
+from bids_semantoks.files import open_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+
+LOGGER = logging.getLogger("bids_semantoks")
 
 
 #: Colours of Okabe and Ito, which colour-blind readers can tell apart.
@@ -145,3 +155,114 @@ def zscore_rows(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     deviation = np.sqrt((np.where(there, centred, 0) ** 2).sum(axis=1, keepdims=True) / n)
     result: NDArray[np.float64] = centred / np.where(deviation > 0, deviation, 1)
     return result
+
+
+#: Figures of a run's signals and of its embedding, by the word in their names.
+SIGNAL_FIGURES: Final = ("carpet", "motion", "coverage", "connectivity")
+
+
+EMBEDDING_FIGURES: Final = ("Windows", "Tokens")
+
+
+def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
+    """Build ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.svg``; `word` has letters and digits only."""
+    return out_dir / f"sub-{parse_entities(stem)['sub']}" / "figures" / f"{stem}_desc-{word}_bold.svg"
+
+
+def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
+    """Draw and write a figure; on any error, log a warning and return False. An outdated figure of that name is
+    removed."""
+    try:
+        path.unlink(missing_ok=True)
+        with use_style():
+            figure = draw()
+            with open_atomic(path) as file:
+                figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    except Exception as error:
+        # A picture must never cost a run, whatever is wrong with it.
+        LOGGER.debug("Drawing %s", path, exc_info=True)
+        LOGGER.warning("The figure %s could not be drawn: %s: %s", path.name, type(error).__name__, error)
+        return False
+    return True
+
+
+def render_figure(name: str, draw: Callable[[], Figure]) -> str:
+    """Draw a figure to an SVG data URI; on any error, log a warning that names it and return an empty string."""
+    try:
+        buffer = io.BytesIO()
+        with use_style():
+            draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    except Exception as error:
+        # A picture must never cost results.
+        LOGGER.debug("Drawing %s", name, exc_info=True)
+        LOGGER.warning("The figure of %s could not be drawn: %s: %s", name, type(error).__name__, error)
+        return ""
+    return embed_svg(buffer.getvalue().decode())
+
+
+def embed_svg(text: str) -> str:
+    """Turn SVG text into a data URI; percent-encoded, it is a third smaller than in base64, and its ids clash with no
+    other's."""
+    return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
+
+
+_TITLES: Final = {
+    "carpet": "Before and after denoising",
+    "motion": "Motion and dropped volumes",
+    "coverage": "Coverage",
+    "connectivity": "Connectivity",
+    "Windows": "Windows on the time line",
+    "Tokens": "Similarity of tokens",
+    "Stability": "Stability of the embedding",
+}
+
+
+_CAPTIONS: Final = {
+    "carpet": "Framewise displacement (FD); DVARS and global signal of the parcels before (grey) and after (blue) "
+    "denoising; then every parcel over time, z-scored, ordered by network. Dummy volumes are shaded grey, scrubbed "
+    "ones orange. Bands across all parcels that remain after denoising are a bad sign.",
+    "motion": "Framewise displacement over time, with dropped volumes shaded, and its distribution.",
+    "coverage": "Share of each parcel's voxels or vertices that count and vary. Absent parcels are orange.",
+    "connectivity": "Pearson correlations of the cleaned signals over kept volumes, ordered by network, and their "
+    "distribution. Absent parcels are grey. A median far from 0 hints at global noise that is left.",
+    "Windows": "Windows that the encoder was given. Each bar is one window; hatched parts are padding.",
+    "Tokens": "Cosine similarity of the encoder's output tokens. Networks that look all alike, or windows that do not, "
+    "hint at an input that the encoder does not know.",
+    "Stability": "Cosine similarity of the embeddings of windows: within a run, between runs of this participant, and "
+    "to the runs of others in this dataset that were known when this page was written. An embedding that tells people "
+    "apart is more alike within and between runs than to others.",
+}
+
+
+_NOT_DRAWN: Final = "It could not be drawn; the log says why."
+
+
+_WHY_MISSING: Final = {
+    "carpet": "It needs the signals before denoising, which only the participant level has at hand.",
+    "motion": "It needs the confounds, which only the participant level has at hand.",
+    "Tokens": "It needs the tokens of each window: run the participant level, or save them with --save-tokens.",
+}
+
+
+_SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One figure on a page."""
+
+    title: str
+    caption: str
+    data: str  # data URI; empty when the figure is missing
+    missing: str = _NOT_DRAWN  # why it is missing
+
+
+def load_picture(out_dir: Path, stem: str, word: str, kind: str) -> Picture:
+    """Load a figure for the report, or the reason why it is missing.
+
+    `kind` selects title and caption; `word`, in the file name, is `kind`, prefixed by the encoder label for embeddings.
+    """
+    path = build_figure_path(out_dir, stem, word)
+    data = embed_svg(path.read_text(encoding="utf-8")) if path.is_file() else ""
+    missing = _WHY_MISSING.get(kind, _NOT_DRAWN)
+    return Picture(title=_TITLES[kind], caption=_CAPTIONS[kind], data=data, missing=missing)

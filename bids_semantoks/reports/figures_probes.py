@@ -1,41 +1,36 @@
-"""Probe figures: model comparison and predictions."""
+"""Figures of the group: models, predictions, networks, test-retest, scaling, and the embedding in two dimensions."""
 
 from __future__ import annotations
 
-import io
-import logging
-import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.reports.figures import (
-    BLUE,
-    GREY,
-    INK,
-    LIGHT,
-    ORANGE,
-    build_margins,
-    shorten_label,
-    start_figure,
-    use_style,
-)
+from bids_semantoks.reports.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, shorten_label, start_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-LOGGER = logging.getLogger("bids_semantoks")
-
-
 Floats = NDArray[np.float64]
 
 
-_SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
+#: Middle of a range, and its ends.
+Interval = tuple[float, float, float]
+
+
+#: Colours of Okabe and Ito in an order in which neighbours differ in brightness, too.
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
+_MOST_NAMED: Final = 12
+
+
+_LEAST_RANGE: Final = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,25 +43,6 @@ class Bar:
     high: float
     note: str  # text at the right margin, such as a p value
     is_encoder: bool  # the encoder, as opposed to a baseline
-
-
-def render_figure(name: str, draw: Callable[[], Figure]) -> str:
-    """Draw a figure to an SVG data URI; on any error, log a warning that names it and return an empty string."""
-    try:
-        buffer = io.BytesIO()
-        with use_style():
-            draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    except Exception as error:
-        # A picture must never cost results.
-        LOGGER.debug("Drawing %s", name, exc_info=True)
-        LOGGER.warning("The figure of %s could not be drawn: %s: %s", name, type(error).__name__, error)
-        return ""
-    return embed_svg(buffer.getvalue().decode())
-
-
-def embed_svg(text: str) -> str:
-    """Turn SVG text into a data URI, percent-encoded: a third smaller than base64."""
-    return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
 
 
 def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
@@ -159,3 +135,191 @@ def _draw_confusion(axes: Axes, counts: Floats, classes: Sequence[str]) -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.set_title("Who was taken for whom")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkScore:
+    """Importance of one network."""
+
+    name: str
+    alone: Interval  # score with all other networks masked
+    lost: Interval  # drop in score with this network masked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetestBar:
+    """Test-retest reliability of one kind of features."""
+
+    name: str
+    identification: Interval  # share of scans recognised, with its confidence interval
+    icc: Interval  # median and quartiles of the intraclass correlation over features
+    is_encoder: bool  # the encoder, as opposed to a baseline
+
+
+def draw_importance(networks: Sequence[NetworkScore], *, label: str, chance: float, whole: float) -> Figure:
+    """Draw the score of each network alone and the loss without it, with lines at `chance` and at the score of all
+    networks."""
+    figure, (left, right) = _start_pair(len(networks))
+    left.axvline(chance, color=GREY, linewidth=1, linestyle="--")
+    left.axvline(whole, color=INK, linewidth=1)
+    right.axvline(0, color=GREY, linewidth=1, linestyle="--")
+    for i, network in enumerate(networks):
+        _draw_interval(left, network.alone, i, BLUE)
+        _draw_interval(right, network.lost, i, ORANGE)
+    _finish_pair((left, right), [network.name for network in networks])
+    left.set_title("From this network alone")
+    left.set_xlabel(f"{label} (dashed: chance, line: all)")
+    right.set_title("Lost without it")
+    right.set_xlabel(f"{label} of all less that without it")
+    return figure
+
+
+def draw_retest(bars: Sequence[RetestBar], *, chance: float) -> Figure:
+    """Draw identification rates and intraclass correlations, one line per kind of features, top to bottom."""
+    figure, (left, right) = _start_pair(len(bars))
+    left.axvline(chance, color=GREY, linewidth=1, linestyle="--")
+    for i, bar in enumerate(bars):
+        colour = ORANGE if bar.is_encoder else BLUE
+        _draw_interval(left, bar.identification, i, colour)
+        _draw_interval(right, bar.icc, i, colour)
+    _finish_pair((left, right), [bar.name for bar in bars])
+    for tick, bar in zip(left.get_yticklabels(), bars, strict=True):
+        tick.set_fontweight("bold" if bar.is_encoder else "normal")
+    left.set_xlim(-0.03, 1.03)
+    left.set_title("Recognised")
+    left.set_xlabel("share of scans (dashed: chance)")
+    right.set_xlim(right=1.03)
+    right.set_title("Intraclass correlation")
+    right.set_xlabel("median and quartiles over features")
+    return figure
+
+
+def _start_pair(n_lines: int) -> tuple[Figure, tuple[Axes, Axes]]:
+    figure = start_figure(7.4, 1.15 + 0.3 * n_lines)
+    margins = build_margins(figure, left=1.75, right=0.15, top=0.35, bottom=0.55)
+    left, right = figure.subplots(1, 2, gridspec_kw={**margins, "wspace": 0.12})
+    return figure, (left, right)
+
+
+def _draw_interval(axes: Axes, interval: Interval, line: int, colour: str) -> None:
+    value, low, high = interval
+    if np.isfinite([low, high]).all():
+        axes.plot([low, high], [line, line], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
+    axes.plot(value, line, "o", color=colour, markersize=6)
+
+
+def _finish_pair(panels: tuple[Axes, Axes], names: Sequence[str]) -> None:
+    for axes in panels:
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(visible=True, axis="x", color=LIGHT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[1].set_yticks(range(len(names)), [""] * len(names))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ScalingPanel:
+    """Encoders probed on one phenotype."""
+
+    title: str
+    label: str  # metric of the gain
+    n_participants: NDArray[np.float64]  # (n,) one per encoder
+    gains: NDArray[np.float64]  # (n,) one per encoder
+    seeds: NDArray[np.float64]  # (n,) one per encoder
+    # (s, 4) participants, mean gain and its interval for each share of the data; NaN for no interval
+    shares: NDArray[np.float64]
+    intercept: float  # of the line over log10(participants); NaN for none
+    slope: float  # of the line over log10(participants); NaN for none
+
+
+def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
+    """Draw the gain over random weights against the number of pretraining participants, two panels per row.
+
+    Dots are encoders, thin lines join those of a seed, diamonds are means of a share with their intervals.
+    """
+    n_columns = min(len(panels), 2)
+    n_lines = (len(panels) + 1) // 2
+    figure = start_figure(0.6 + 3.9 * n_columns, 0.5 + 2.9 * n_lines)
+    margins = build_margins(figure, left=0.75, right=0.25, top=0.35, bottom=0.6)
+    axes = figure.subplots(n_lines, n_columns, squeeze=False, gridspec_kw={**margins, "wspace": 0.35, "hspace": 0.5})
+    for panel, one in zip(panels, axes.flat, strict=False):
+        _draw_gains(one, panel)
+    for one in axes.flat[len(panels) :]:
+        one.set_visible(False)
+    return figure
+
+
+def _draw_gains(axes: Axes, panel: ScalingPanel) -> None:
+    axes.axhline(0, color=GREY, linewidth=1, linestyle="--")
+    for seed in np.unique(panel.seeds):
+        own = panel.seeds == seed
+        axes.plot(
+            panel.n_participants[own], panel.gains[own], "o-", color=GREY, markersize=3.5, linewidth=0.7, alpha=0.6
+        )
+    if np.isfinite([panel.slope, panel.intercept]).all():
+        ends = np.array([panel.n_participants.min(), panel.n_participants.max()])
+        axes.plot(ends, panel.intercept + panel.slope * np.log10(ends), color=BLUE, linewidth=1.8)
+    sizes, means, low, high = panel.shares.T
+    reach = np.nan_to_num(np.stack([means - low, high - means])).clip(min=0)
+    axes.errorbar(sizes, means, yerr=reach, fmt="D", color=ORANGE, markersize=5, elinewidth=1.6, capsize=3)
+    # Differences that mean nothing shall not fill the picture.
+    low_end, high_end = axes.get_ylim()
+    axes.set_ylim(min(low_end, -_LEAST_RANGE), max(high_end, _LEAST_RANGE))
+    axes.set_xscale("log")
+    ticks = sorted(set(panel.n_participants.tolist()))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(ticks[0] / 1.2, ticks[-1] * 1.2)
+    axes.set_xlabel("participants pretrained on")
+    axes.set_ylabel(f"gain in {panel.label}")
+    axes.set_title(shorten_label(panel.title, 44))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Colouring:
+    """A variable that colours the points."""
+
+    name: str
+    labels: tuple[str | None, ...]  # (n,) None where missing
+    numbers: Floats | None  # (n,) for quantities; None for categories
+
+
+def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colouring]) -> Figure:
+    """Draw the points (n, 2) once per colouring, two panels per row; `shares` (2,) of variance go into the axis
+    labels."""
+    n_lines = (len(colourings) + 1) // 2
+    figure = start_figure(9.0, 0.5 + 3.4 * n_lines)
+    margins = build_margins(figure, left=0.6, right=1.4, top=0.3, bottom=0.55)
+    panels = figure.subplots(n_lines, 2, squeeze=False, gridspec_kw={**margins, "wspace": 0.75, "hspace": 0.42})
+    for axes, colouring in zip(panels.flat, colourings, strict=False):
+        _draw_points(axes, points, colouring)
+        axes.set_title(shorten_label(colouring.name, 36))
+        axes.set_xlabel(f"first axis ({shares[0]:.0%} of variance)")
+        axes.set_ylabel(f"second axis ({shares[1]:.0%})")
+    for axes in panels.flat[len(colourings) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _draw_points(axes: Axes, points: Floats, colouring: Colouring) -> None:
+    style: dict[str, Any] = {"s": 22, "linewidths": 0, "alpha": 0.85}
+    known = np.array([label is not None for label in colouring.labels])
+    axes.scatter(points[~known, 0], points[~known, 1], color=LIGHT, **style)
+    if colouring.numbers is not None:
+        image = axes.scatter(points[known, 0], points[known, 1], c=colouring.numbers[known], cmap="viridis", **style)
+        bar = axes.get_figure(root=True).colorbar(image, ax=axes, pad=0.02, fraction=0.05)  # type: ignore[union-attr]
+        bar.outline.set_visible(False)
+        return
+    names = sorted({label for label in colouring.labels if label is not None})
+    for i, name in enumerate(names):
+        own = np.array([label == name for label in colouring.labels])
+        marker = "os^Dv"[(i // len(COLOURS)) % 5]
+        # Legends leave out what begins with an underscore.
+        shown = f"{' ' if name.startswith('_') else ''}{shorten_label(name, 15)}" if i < _MOST_NAMED else None
+        axes.scatter(
+            points[own, 0], points[own, 1], color=COLOURS[i % len(COLOURS)], marker=marker, label=shown, **style
+        )
+    if len(names) > _MOST_NAMED:
+        axes.scatter([], [], label=f"and {len(names) - _MOST_NAMED} more", s=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2, borderaxespad=0.3)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.files import open_atomic
-from bids_semantoks.outputs.training_log import LOG_FILE, read_training_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,17 +25,19 @@ FIGURES: Final = {
 def write_figures(
     directory: Path,
     *,
+    log: Mapping[str, NDArray[np.float64]],
     kernels: Mapping[str, NDArray[np.floating[Any]]],
     embeddings: NDArray[np.floating[Any]],
     names: Sequence[str],
     repetition_time: float,
 ) -> tuple[str, ...]:
-    """Write the figures of an encoder directory that holds its training log; return the keys of `FIGURES` drawn.
+    """Write the figures of an encoder directory; return the keys of `FIGURES` drawn.
 
-    `kernels` maps a network to its taps (n_kernels, L), `repetition_time` seconds apart (empty if the tokenizer has no
-    structured kernels); `embeddings` (N, D) and `names` (N,) are per network.
+    `log` holds the columns of the training log. `kernels` maps a network to its taps (n_kernels, L),
+    `repetition_time` seconds apart (empty if the tokenizer has no structured kernels); `embeddings` (N, D) and `names`
+    (N,) are per network.
     """
-    drawn = {"training": _draw_training(read_training_log(directory / LOG_FILE))}
+    drawn = {"training": _draw_training(log)}
     if kernels:
         drawn["kernels"] = _draw_kernels(kernels, repetition_time)
     drawn["networks"] = _draw_networks(embeddings, names)

@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pandas import DataFrame
 
-from bids_semantoks.outputs import group_tables
-from bids_semantoks.outputs.group_tables import read_text_rows
-from bids_semantoks.reports.figures_probes import Bar, draw_models, render_figure
-from bids_semantoks.reports.figures_scaling import ScalingPanel, draw_scaling
-from bids_semantoks.reports.group_report import Picture, Section
-from bids_semantoks.reports.group_wording import METRIC_NAMES, describe_p, format_interval, format_number, format_p
+from bids_semantoks.files import read_json
+from bids_semantoks.outputs.group_tables import read_group_table
+from bids_semantoks.reports.figures import Picture, render_figure
+from bids_semantoks.reports.figures_probes import Bar, ScalingPanel, draw_models, draw_scaling
+from bids_semantoks.reports.group_phenotype import (
+    METRIC_NAMES,
+    describe_p,
+    format_difference,
+    format_number,
+    format_p,
+    format_score,
+)
+from bids_semantoks.reports.group_report import Section
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 
 
 def build_block_section(out_dir: Path) -> Section | None:
     """Describe how well types of task blocks can be told apart; None if no blocks were probed."""
-    path = out_dir / f"{group_tables.BLOCKS_NAME}.tsv"
-    rows = read_text_rows(path)
-    if not rows:
+    path = out_dir / "group_task_blocks.tsv"
+    table = read_group_table(path)
+    if table.empty:
         return None
-    facts = json.loads(path.with_suffix(".json").read_bytes())["Facts"]
+    facts = read_json(path.with_suffix(".json"))["Facts"]
     types = ", ".join(f"{label} ({count})" for label, count in facts["Types"].items())
     sentences = [
-        f"Blocks of {rows[0]['column']}, of {facts['LongestBlock']:g} s at most, each embedded by "
+        f"Blocks of {table['column'].iloc[0]}, of {facts['LongestBlock']:g} s at most, each embedded by "
         f"{facts['Encoder']['Name']} as one patch while all other patches were masked: {types}."
     ]
     if facts["Out"]:
         sentences.append(f"Out: {'; '.join(facts['Out'])}.")
     pictures, lines = [], []
-    for design in dict.fromkeys(row["design"] for row in rows):
-        own = [row for row in rows if row["design"] == design]
-        sentences.append(_describe_design(own))
-        pictures.append(_draw_design(own))
-        lines += [[_name_block_model(row), design, *_describe_block_row(row)] for row in own]
+    for _, design in table.groupby("design", sort=False):
+        rows = list(design.itertuples())
+        sentences.append(_describe_design(rows[0]))
+        pictures.append(_draw_design(rows))
+        lines += [_build_block_line(row) for row in rows]
     return Section(
         anchor="blocks",
         title="Blocks of a task",
@@ -51,64 +58,63 @@ def build_block_section(out_dir: Path) -> Section | None:
     )
 
 
-def _describe_design(rows: Sequence[dict[str, str]]) -> str:
+def _describe_design(first: Any) -> str:
     """Describe the score of the encoder, the first row, in one design."""
-    first = rows[0]
-    value, low, high = (_number(first[key]) for key in ("value", "ci_low", "ci_high"))
-    whom = "other participants" if first["design"] == "across" else "other blocks of the same participant"
+    whom = "other participants" if first.design == "across" else "other blocks of the same participant"
     return (
-        f"Trained on {whom}, {first['model']} (block in the first patch) reaches balanced accuracy "
-        f"{format_interval(value, low, high)} in {first['n_participants']} participants, "
-        f"{describe_p(_number(first['p_value']))} against chance ({format_number(_number(first['chance']))}); "
-        f"a fold leaves out {first['folds']}."
+        f"Trained on {whom}, {first.model} (block in the first patch) reaches balanced accuracy "
+        f"{format_score(first)} in {first.n_participants} participants, "
+        f"{describe_p(first.p_value)} against chance ({format_number(first.chance)}); "
+        f"a fold leaves out {first.folds}."
     )
 
 
-def _draw_design(rows: Sequence[dict[str, str]]) -> Picture:
-    design, chance = rows[0]["design"], _number(rows[0]["chance"])
+def _draw_design(rows: Sequence[Any]) -> Picture:
+    first = rows[0]
     bars = [
         Bar(
             name=_name_block_model(row),
-            value=_number(row["value"]),
-            low=_number(row["ci_low"]),
-            high=_number(row["ci_high"]),
-            note=f"{format_number(_number(row['value']))}  p {format_p(_number(row['p_value']))}",
-            is_encoder=row is rows[0],
+            value=row.value,
+            low=row.ci_low,
+            high=row.ci_high,
+            note=f"{format_number(row.value)}  p {format_p(row.p_value)}",
+            is_encoder=row is first,
         )
-        for row in sorted(rows, key=lambda row: -_number(row["value"]))
+        for row in sorted(rows, key=lambda row: -row.value)
     ]
     return Picture(
-        title=f"{design.title()} participants",
+        title=f"{first.design.title()} participants",
         caption="Mean over participants of their balanced accuracy, on the same blocks and folds. Parcel means are "
         "those of the same block.",
-        data=render_figure(f"blocks {design}", lambda: draw_models(bars, label="balanced accuracy", chance=chance)),
+        data=render_figure(
+            f"blocks {first.design}", lambda: draw_models(bars, label="balanced accuracy", chance=first.chance)
+        ),
     )
 
 
-def _describe_block_row(row: dict[str, str]) -> list[str]:
-    value, low, high = (_number(row[key]) for key in ("value", "ci_low", "ci_high"))
-    found = [_number(row[key]) for key in ("difference", "difference_low", "difference_high")]
-    difference = "" if math.isnan(found[0]) else f"{found[0]:+.2f} [{found[1]:+.2f}, {found[2]:+.2f}]"
+def _build_block_line(row: Any) -> list[str]:
     return [
-        format_interval(value, low, high),
-        format_p(_number(row["p_value"])),
-        difference,
-        format_p(_number(row["difference_p"])),
+        _name_block_model(row),
+        row.design,
+        format_score(row),
+        format_p(row.p_value),
+        format_difference(row),
+        format_p(row.difference_p),
     ]
 
 
-def _name_block_model(row: dict[str, str]) -> str:
-    name = _BLOCK_MODELS.get(row["model"], row["model"])
-    return f"{name}, {row['position']} patch" if row["position"] else name
+def _name_block_model(row: Any) -> str:
+    name = _BLOCK_MODELS.get(row.model, row.model)
+    return f"{name}, {row.position} patch" if row.position else name
 
 
 def build_scaling_section(out_dir: Path) -> Section | None:
     """Describe what encoders gain from more pretraining data; None if no scaling was run."""
-    path = out_dir / f"{group_tables.SCALING_NAME}.tsv"
-    rows = read_text_rows(path)
-    if not rows:
+    path = out_dir / "group_scaling.tsv"
+    table = read_group_table(path)
+    if table.empty:
         return None
-    facts = json.loads(path.with_suffix(".json").read_bytes())["Facts"]
+    facts = read_json(path.with_suffix(".json"))["Facts"]
     # Balanced accuracy follows AUROC in the table; one picture a phenotype is enough.
     fits = [fit for fit in facts["Fits"] if fit["Metric"] != "balanced_accuracy"]
     picture = Picture(
@@ -116,7 +122,7 @@ def build_scaling_section(out_dir: Path) -> Section | None:
         caption="Each dot is an encoder less the random weights that its training started from; thin lines join the "
         "encoders of a seed. Diamonds are means of a share with their 95 % interval over the participants tested; the "
         "blue line is fitted over the logarithm of participants.",
-        data=render_figure("scaling", lambda: draw_scaling([_build_panel(rows, fit) for fit in fits])),
+        data=render_figure("scaling", lambda: draw_scaling([_build_panel(table, fit) for fit in fits])),
     )
     return Section(
         anchor="scaling",
@@ -132,7 +138,7 @@ def build_scaling_section(out_dir: Path) -> Section | None:
             "gain [over people]",
             "[over seeds]",
         ],
-        lines=_list_scaling(rows, facts["Fits"]),
+        lines=_list_scaling(table, facts["Fits"]),
     )
 
 
@@ -159,35 +165,35 @@ def _describe_scaling(facts: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _build_panel(rows: list[dict[str, str]], fit: dict[str, Any]) -> ScalingPanel:
-    own = [row for row in rows if (row["phenotype"], row["metric"]) == (fit["Phenotype"], fit["Metric"])]
+def _build_panel(table: DataFrame, fit: dict[str, Any]) -> ScalingPanel:
+    own = table[(table["phenotype"] == fit["Phenotype"]) & (table["metric"] == fit["Metric"])]
     shares = [[_nan(share[key]) for key in ("Participants", "Gain", "Low", "High")] for share in fit["Shares"]]
     return ScalingPanel(
         title=fit["Phenotype"],
         label=METRIC_NAMES[fit["Metric"]],
-        n_participants=np.array([float(row["n_pretraining"]) for row in own]),
-        gains=np.array([_number(row["gain"]) for row in own]),
-        seeds=np.array([float(row["seed"]) for row in own]),
+        n_participants=own["n_pretraining"].to_numpy(dtype=np.float64),
+        gains=own["gain"].to_numpy(dtype=np.float64),
+        seeds=own["seed"].to_numpy(dtype=np.float64),
         shares=np.array(shares),
         intercept=_nan(fit["Intercept"]),
         slope=_nan(fit["Slope"]),
     )
 
 
-def _list_scaling(rows: list[dict[str, str]], fits: list[dict[str, Any]]) -> list[list[str]]:
+def _list_scaling(table: DataFrame, fits: list[dict[str, Any]]) -> list[list[str]]:
     lines = []
     for fit in fits:
         for share in fit["Shares"]:
-            key = fit["Phenotype"], fit["Metric"], str(share["Participants"])
-            own = [row for row in rows if (row["phenotype"], row["metric"], row["n_pretraining"]) == key]
-            value = float(np.mean([_number(row["value"]) for row in own]))
+            key = [fit["Phenotype"], fit["Metric"], share["Participants"]]
+            is_own = (table[["phenotype", "metric", "n_pretraining"]] == key).all(axis=1)
+            value = float(table["value"][is_own].to_numpy().mean())
             gain, low, high, first, last = (
                 _nan(share[name]) for name in ("Gain", "Low", "High", "LowOverSeeds", "HighOverSeeds")
             )
             lines.append(
                 [
                     f"{key[0]}, {METRIC_NAMES[key[1]]}",
-                    key[2],
+                    str(key[2]),
                     str(share["Encoders"]),
                     format_number(value),
                     f"{_sign(gain)} [{_sign(low)}, {_sign(high)}]",
@@ -204,7 +210,3 @@ def _sign(value: float, digits: int = 2) -> str:
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _number(text: str) -> float:
-    return float(text) if text else math.nan

@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from bids_semantoks.outputs.group_tables import StoredProbes, read_probes, read_records
-from bids_semantoks.reports.figures_importance import RetestBar, draw_retest
-from bids_semantoks.reports.figures_map import Colouring, draw_map
-from bids_semantoks.reports.figures_probes import Bar, draw_models, render_figure
+from bids_semantoks.config import AppConfig
+from bids_semantoks.files import read_rows
+from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
+from bids_semantoks.reports.figures import Picture, render_figure
+from bids_semantoks.reports.figures_probes import Bar, Colouring, RetestBar, draw_map, draw_models, draw_retest
 from bids_semantoks.reports.group_extras import build_block_section, build_scaling_section
-from bids_semantoks.reports.group_phenotype import build_part, describe_level
-from bids_semantoks.reports.group_report import GroupPage, Picture, Section, read_training_picture, write_group_page
-from bids_semantoks.reports.group_wording import METRIC_NAMES, MODEL_NAMES, format_interval, format_number, format_p
+from bids_semantoks.reports.group_phenotype import (
+    METRIC_NAMES,
+    MODEL_NAMES,
+    build_part,
+    describe_level,
+    format_interval,
+    format_number,
+    format_p,
+)
+from bids_semantoks.reports.group_report import GroupPage, Section, read_training_picture, write_group_page
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
 
 
-def draw_group_page(out_dir: Path) -> Path:
-    """Write ``OUT_DIR/group.html`` from the tables in the output dataset; raises InputError when nothing was probed."""
-    return write_group_page(out_dir, build_group_page(read_probes(out_dir), out_dir))
+def redraw_group_page(config: AppConfig) -> int:
+    """Redraw the group report from the output directory alone and return the number of pages written; InputError when
+    nothing was probed."""
+    draw_group_page(config.out_dir, read_probes(config.out_dir))
+    return 1
 
 
-def build_group_page(stored: StoredProbes, out_dir: Path) -> GroupPage:
+def draw_group_page(out_dir: Path, stored: ProbeTables) -> Path:
+    """Write ``OUT_DIR/group.html`` from the tables of probes, and those of blocks and scaling in the output dataset."""
+    return write_group_page(out_dir, build_group_page(stored, out_dir))
+
+
+def build_group_page(stored: ProbeTables, out_dir: Path) -> GroupPage:
     """Build the group report, with all figures drawn."""
     sections = [build(stored, out_dir) for build in SECTIONS]
+    encoders = stored.scores[stored.scores["role"] == "encoder"]
     return GroupPage(
         title=stored.model,
         overview=[*stored.facts["Overview"].items(), *describe_left_out(out_dir, stored.model)],
         pretraining=stored.facts["Pretraining"],
-        warns=any(row.n_pretrained != 0 for row in stored.scores if row.role == "encoder"),
+        warns=bool((encoders["n_pretrained"].fillna(1) != 0).any()),
         phenotypes=[build_part(stored, name) for name in stored.phenotypes],
         sections=[section for section in sections if section is not None],
         warnings=list(stored.facts["Warnings"]),
@@ -44,7 +61,8 @@ def build_group_page(stored: StoredProbes, out_dir: Path) -> GroupPage:
 
 def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
     """Count the runs without an embedding by reason (from ``group_status.tsv``): one overview line, or none."""
-    rows = read_records(out_dir / "group_status.tsv")
+    path = out_dir / "group_status.tsv"
+    rows = read_rows(path) if path.is_file() else []
     # Signals have a status without an encoder, which is what a run has that never came to be embedded.
     own = [row for row in rows if "_desc-" not in row["run"] or row["run"].endswith(f"_desc-{model}")]
     counts = Counter(
@@ -53,15 +71,16 @@ def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
     if not counts:
         return []
     reasons = ", ".join(
-        f"{count} {status} ({reason.replace('_', ' ') or 'no reason'})"
+        f"{count} {status} ({'no reason' if reason in ('', 'n/a') else reason.replace('_', ' ')})"
         for (status, reason), count in sorted(counts.items())
     )
     return [("runs left out", f"{reasons}; see the status of all runs")]
 
 
-def build_leakage_section(stored: StoredProbes, _: Path) -> Section:
+def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
     """Describe how well motion and site can be predicted from the embeddings, or why this was not measured."""
-    rows = [row for row in stored.scores if row.role == "leakage" and row.metric in ("r", "auroc")]
+    scores = stored.scores
+    rows: list[Any] = list(scores[(scores["role"] == "leakage") & scores["metric"].isin(["r", "auroc"])].itertuples())
     sentences, bars = [], []
     for row in rows:
         removed = f" with {row.covariates} removed" if row.covariates else ""
@@ -100,19 +119,21 @@ def build_leakage_section(stored: StoredProbes, _: Path) -> Section:
     )
 
 
-def build_map_section(stored: StoredProbes, _: Path) -> Section | None:
+def build_map_section(stored: ProbeTables, _: Path) -> Section | None:
     """Show the embedding in two dimensions; None if there are no points."""
-    table = stored.points
-    if table is None:
+    table, axes = stored.points, ["axis1", "axis2"]
+    if table.empty:
         return None
-    colourings = choose_colourings([build_colouring(name, cells) for name, cells in table.columns.items()])
-    has_sessions = any(session for _, session in table.keys)
+    columns = table.drop(columns=["participant_id", "session_id", *axes])
+    colourings = choose_colourings([build_colouring(str(name), columns[name]) for name in columns])
+    has_sessions = bool((table["session_id"] != "").any())
     what = "session of a participant" if has_sessions else "participant"
     caption = (
         f"Mean embedding of each {what} on the two axes along which they differ most (principal components, each "
         "dimension scaled). Colours that separate show what embeddings are mostly about; site and motion should not."
     )
-    data = render_figure("map", lambda: draw_map(table.points, table.shares, colourings)) if colourings else ""
+    points = table[axes].to_numpy()
+    data = render_figure("map", lambda: draw_map(points, stored.shares, colourings)) if colourings else ""
     return Section(
         anchor="map",
         title="The embedding in two dimensions",
@@ -137,8 +158,9 @@ def choose_colourings(colourings: Sequence[Colouring]) -> list[Colouring]:
     ]
 
 
-def build_colouring(name: str, labels: Sequence[str | None]) -> Colouring:
-    """Classify a column as a quantity (numeric, more than ten different values) or as categories."""
+def build_colouring(name: str, cells: Iterable[str]) -> Colouring:
+    """Classify a column, empty text where missing, as a quantity (more than ten different numbers) or as categories."""
+    labels = [cell or None for cell in cells]
     try:
         numbers = np.array([math.nan if label is None else float(label) for label in labels])
     except ValueError:
@@ -147,13 +169,13 @@ def build_colouring(name: str, labels: Sequence[str | None]) -> Colouring:
     return Colouring(name=name, labels=tuple(labels), numbers=numbers if is_quantity else None)
 
 
-def build_retest_section(stored: StoredProbes, _: Path) -> Section | None:
+def build_retest_section(stored: ProbeTables, _: Path) -> Section | None:
     """Describe test-retest reliability; None if no participant was scanned twice."""
-    if not stored.retest:
+    if stored.retest.empty:
         return None
     sentences, pictures = [], []
-    for between in dict.fromkeys(row.between for row in stored.retest):
-        rows = [row for row in stored.retest if row.between == between]
+    for between, table in stored.retest.groupby("between", sort=False):
+        rows: list[Any] = list(table.itertuples())
         bars = [
             RetestBar(
                 name=MODEL_NAMES.get(row.features, row.features),
@@ -180,7 +202,7 @@ def build_retest_section(stored: StoredProbes, _: Path) -> Section | None:
                 title=f"Two {between}",
                 caption="Left: share of scans whose most similar scan of the other time is the same participant's. "
                 "Right: how much of a feature is the person's; 1 is all of it.",
-                data=render_figure("retest", lambda b=bars, c=own.chance: draw_retest(b, chance=c)),  # type: ignore[misc]
+                data=render_figure("retest", functools.partial(draw_retest, bars, chance=own.chance)),
             )
         )
     return Section(
@@ -189,7 +211,7 @@ def build_retest_section(stored: StoredProbes, _: Path) -> Section | None:
     )  # fmt: skip
 
 
-def build_training_section(stored: StoredProbes, out_dir: Path) -> Section | None:
+def build_training_section(stored: ProbeTables, out_dir: Path) -> Section | None:
     """Show the pretraining curves of an encoder trained here; None if there is no figure."""
     source = Path(stored.facts["Encoder"].get("Source", ""))
     found = [read_training_picture(place) for place in (source, out_dir / "encoders" / source.name)]
@@ -203,7 +225,7 @@ def build_training_section(stored: StoredProbes, out_dir: Path) -> Section | Non
 
 #: What follows the phenotypes, in this order; each is drawn from files in the output dataset, and left out when it
 #: gives None.
-SECTIONS: tuple[Callable[[StoredProbes, Path], Section | None], ...] = (
+SECTIONS: tuple[Callable[[ProbeTables, Path], Section | None], ...] = (
     build_leakage_section,
     build_retest_section,
     lambda _, out_dir: build_block_section(out_dir),

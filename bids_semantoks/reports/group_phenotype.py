@@ -1,28 +1,52 @@
-"""The part of the group report about one phenotype."""
+"""The part of the group report about one phenotype, and the words for models, metrics, scores and p values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from pandas import DataFrame
 
-from bids_semantoks.outputs.group_tables import COMPARED, ScoreRow, StoredProbes
-from bids_semantoks.reports.figures_importance import NetworkScore, draw_importance
-from bids_semantoks.reports.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
-from bids_semantoks.reports.group_report import PhenotypePart, Picture, Section
-from bids_semantoks.reports.group_wording import (
-    METRIC_NAMES,
-    MODEL_NAMES,
-    describe_p,
-    format_difference,
-    format_interval,
-    format_number,
-    format_p,
-    format_score,
+from bids_semantoks.outputs.group_tables import COMPARED, ProbeTables
+from bids_semantoks.reports.figures import Picture, render_figure
+from bids_semantoks.reports.figures_probes import (
+    Bar,
+    NetworkScore,
+    draw_classes,
+    draw_importance,
+    draw_models,
+    draw_values,
 )
+from bids_semantoks.reports.group_report import PhenotypePart, Section
 from bids_semantoks.statistics.metrics import name_main_metric
+
+#: Models and metrics in words that readers know.
+MODEL_NAMES: Final = {
+    "pearson": "Pearson connectivity",
+    "ledoit_wolf": "Ledoit-Wolf connectivity",
+    "tangent": "tangent connectivity",
+    "parcel_moments": "means and variances",
+    "motion": "motion, scan length",
+    "covariates": "covariates only",
+    "random": "random weights",
+    "finetuned": "fine-tuned encoder",
+    "chance": "chance",
+}
+
+
+METRIC_NAMES: Final = {
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "calibration_error": "calibration error",
+    "r": "r",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "r_pooled": "pooled r",
+    "calibration_slope": "calibration slope",
+}
+
 
 _MOST_LISTED: Final = 8
 
@@ -37,12 +61,12 @@ def name_whole(model: str) -> str:
     return f"{model} all networks"
 
 
-def build_part(stored: StoredProbes, phenotype: str) -> PhenotypePart:
+def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     """Build the sentences, facts, figures and tables of one phenotype."""
     rows = stored.find_scores(phenotype, *COMPARED)
     ordered = sorted(rows, key=lambda row: -np.nan_to_num(row.value, nan=-9))
     encoder = next(row for row in rows if row.role == "encoder")
-    others = [row.metric for row in stored.scores if (row.phenotype, row.role) == (phenotype, "encoder")]
+    others = [row.metric for row in _select(stored.scores, phenotype=phenotype, role="encoder")]
     # Pooled correlation falls below chance on noise: it is for the table, beside its dictionary.
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     details = [
@@ -61,12 +85,14 @@ def build_part(stored: StoredProbes, phenotype: str) -> PhenotypePart:
     )
 
 
-def _build_line(stored: StoredProbes, row: ScoreRow, metrics: Sequence[str]) -> list[str]:
-    own = {
-        one.metric: one
-        for one in stored.scores
-        if (one.phenotype, one.model, one.role) == (row.phenotype, row.model, row.role)
-    }
+def _select(table: DataFrame, **cells: str) -> list[Any]:
+    """Select the rows of a table with these cells, by column."""
+    return list(table[(table[list(cells)] == list(cells.values())).all(axis=1)].itertuples())
+
+
+def _build_line(stored: ProbeTables, row: Any, metrics: Sequence[str]) -> list[str]:
+    found = _select(stored.scores, phenotype=row.phenotype, model=row.model, role=row.role)
+    own = {one.metric: one for one in found}
     return [
         MODEL_NAMES.get(row.model, row.model),
         format_score(row),
@@ -77,7 +103,7 @@ def _build_line(stored: StoredProbes, row: ScoreRow, metrics: Sequence[str]) -> 
     ]
 
 
-def describe_result(rows: Sequence[ScoreRow]) -> str:
+def describe_result(rows: Sequence[Any]) -> str:
     """Summarise the main scores of all models of a phenotype in a few sentences: encoder, best baseline, site."""
     first = next(row for row in rows if row.role == "encoder")
     if math.isnan(first.value):
@@ -112,7 +138,7 @@ def describe_result(rows: Sequence[ScoreRow]) -> str:
     return text
 
 
-def _draw_models(ordered: Sequence[ScoreRow]) -> Picture:
+def _draw_models(ordered: Sequence[Any]) -> Picture:
     bars = [
         Bar(
             name=MODEL_NAMES.get(row.model, row.model),
@@ -133,7 +159,7 @@ def _draw_models(ordered: Sequence[ScoreRow]) -> Picture:
     )
 
 
-def _draw_predictions(stored: StoredProbes, phenotype: str) -> Picture:
+def _draw_predictions(stored: ProbeTables, phenotype: str) -> Picture:
     facts = stored.facts["Phenotypes"][phenotype]
     classes = facts["Classes"]
     if classes:
@@ -145,8 +171,8 @@ def _draw_predictions(stored: StoredProbes, phenotype: str) -> Picture:
             "accuracy; in brackets numbers, mean over repetitions.",
             data=render_figure(phenotype, lambda: draw_classes(np.array(facts["Confusion"]), classes, roc)),
         )
-    rows = [row for row in stored.predictions if (row["phenotype"], row["model"]) == (phenotype, stored.model)]
-    values = np.array([(float(row["truth"]), float(row["score"])) for row in rows])
+    rows = _select(stored.predictions, phenotype=phenotype)
+    values = np.array([(float(row.truth), row.score) for row in rows])
     return Picture(
         title="Predicted and true values",
         caption="Out of fold, averaged over repetitions. Predictions shrink towards the mean the less the embeddings "
@@ -155,7 +181,7 @@ def _draw_predictions(stored: StoredProbes, phenotype: str) -> Picture:
     )
 
 
-def _build_importance(stored: StoredProbes, encoder: ScoreRow) -> Section | None:
+def _build_importance(stored: ProbeTables, encoder: Any) -> Section | None:
     """Show the importance of each network; model names in the tables say which networks are masked."""
     rows = {row.model: row for row in stored.find_scores(encoder.phenotype, "importance")}
     networks = []
@@ -194,12 +220,12 @@ def _build_importance(stored: StoredProbes, encoder: ScoreRow) -> Section | None
     )
 
 
-def _list_divisions(stored: StoredProbes, phenotype: str) -> list[str]:
-    return list(dict.fromkeys(row.by for row in stored.strata if row.phenotype == phenotype))
+def _list_divisions(stored: ProbeTables, phenotype: str) -> list[str]:
+    return list(dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype)))
 
 
-def _build_strata(stored: StoredProbes, phenotype: str, by: str) -> Section:
-    rows = [row for row in stored.strata if (row.phenotype, row.by) == (phenotype, by)]
+def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
+    rows = _select(stored.strata, phenotype=phenotype, by=by)
     name = by.replace("_", " ")
     encoder = stored.find_scores(phenotype, "encoder")[0]
     label = METRIC_NAMES[name_main_metric(encoder.kind)]
@@ -231,7 +257,43 @@ def _build_strata(stored: StoredProbes, phenotype: str, by: str) -> Section:
     )  # fmt: skip
 
 
-def describe_level(row: ScoreRow) -> str:
+def describe_level(row: Any) -> str:
     """Format a main score with metric and p value: ``AUROC 0.71 [0.64, 0.77], p = 0.005``."""
     p = "" if math.isnan(row.p_value) else f", {describe_p(row.p_value)}"
     return f"{METRIC_NAMES[row.metric]} {format_interval(row.value, row.ci_low, row.ci_high)}{p}"
+
+
+def format_number(value: float) -> str:
+    """Format with two decimals, never -0.00; ``n/a`` for NaN."""
+    return "n/a" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+
+
+def format_interval(value: float, low: float, high: float) -> str:
+    """Format a number with its interval, ``0.71 [0.64, 0.77]``; without the interval if its ends are NaN."""
+    if math.isnan(value):
+        return "n/a"
+    if math.isnan(low):
+        return format_number(value)
+    return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
+
+
+def format_score(row: Any) -> str:
+    """Format a score with its interval, ``0.71 [0.64, 0.77]``."""
+    return format_interval(row.value, row.ci_low, row.ci_high)
+
+
+def format_p(value: float) -> str:
+    """Format a p value with three decimals or ``<0.001``; empty for NaN."""
+    return "" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def describe_p(value: float) -> str:
+    """Format a known p value for a sentence: ``p = 0.012`` or ``p < 0.001``."""
+    return "p < 0.001" if value < 0.001 else f"p = {format_p(value)}"
+
+
+def format_difference(row: Any) -> str:
+    """Format the encoder's score minus this baseline's, with its interval; empty for NaN."""
+    if math.isnan(row.difference):
+        return ""
+    return f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]"

@@ -11,7 +11,7 @@ from typing import Final
 
 from bids_semantoks.files import write_text
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.reports.figures_probes import embed_svg
+from bids_semantoks.reports.figures import Picture, embed_svg
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -29,15 +29,6 @@ TABLES: Final = {
     "group_map": "two dimensions",
     "group_status": "status of all runs",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One figure of the report."""
-
-    title: str
-    caption: str
-    data: str  # data URI; empty when the figure could not be drawn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,28 +1,42 @@
-"""The participant report: status, figures, methods and links of all runs in a single HTML file."""
+"""The participant report in a single HTML file: status, figures, methods and links of all runs, and how stable the
+embeddings of the participant are beside those of others."""
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.files import write_text
+from bids_semantoks.files import read_json, write_text
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.sidecars import read_sidecar
-from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.outputs.store import OutputPaths, read_embedding
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
-from bids_semantoks.reports.figure_files import EMBEDDING_FIGURES, SIGNAL_FIGURES
-from bids_semantoks.reports.pictures import Picture, load_picture
+from bids_semantoks.reports.figures import (
+    EMBEDDING_FIGURES,
+    SIGNAL_FIGURES,
+    Picture,
+    build_figure_path,
+    load_picture,
+    write_figure,
+)
+from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability
 from bids_semantoks.reports.run_figures import read_coverage
-from bids_semantoks.reports.stability import draw_stabilities
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
+
+
+_MAX_OTHERS: Final = 20
+
+
+#: Space, atlas and encoder of an embedding, as pairs of entity and label.
+_Kind = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +105,7 @@ def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, 
     """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((out_dir / "logs" / "runs").glob(f"sub-{participant}_*_status.json")):
-        status = json.loads(path.read_bytes())
+        status = read_json(path)
         name = path.name.removesuffix("_status.json")
         stem, _, model = name.partition("_desc-")
         is_done = status["reason"] == "already_done"
@@ -175,7 +189,7 @@ def _name_some(names: Sequence[str]) -> str:
 def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str]]:
     """Summarise the software, atlases, encoders and devices used for the runs of the report."""
     description = out_dir / "dataset_description.json"
-    generators = json.loads(description.read_bytes()).get("GeneratedBy", []) if description.is_file() else []
+    generators = read_json(description).get("GeneratedBy", []) if description.is_file() else []
     upstream = [" ".join(filter(None, (one["Name"], one.get("Version", "")))) for one in generators[1:]]
     entities = [parse_entities(run.stem) for run in runs]
     atlases = sorted({f"{e['atlas']} in {e.get('space', 'no space named')}" for e in entities if "atlas" in e})
@@ -187,3 +201,56 @@ def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str
         ("encoder", ", ".join(encoders) or "none"),
         ("device", ", ".join(devices) or "not known"),
     ]
+
+
+def draw_stabilities(out_dir: Path, participant: str) -> list[tuple[str, Picture]]:
+    """Draw a participant's embedding stability; return (space, atlas and encoder in words; picture) per combination."""
+    own = _find_embeddings(out_dir, participant)
+    kinds = sorted({kind for kind, _ in own})
+    others = _find_others(out_dir, participant) if kinds else []
+    pictures = []
+    for kind in kinds:
+        mine = [paths for found, paths in own if found == kind]
+        theirs = [read_embedding(paths) for found, paths in others if found == kind]
+        labels = _shorten([paths.stem for paths in mine])
+        stem = "_".join([f"sub-{participant}", *(f"{key}-{value}" for key, value in kind[:-1] if value)])
+        word = f"{kind[-1][1]}Stability"
+        vectors = [read_embedding(paths) for paths in mine]
+        same = [one for one in theirs if one.shape[1] == vectors[0].shape[1]]
+        stability = compute_stability(vectors, labels, same)
+        write_figure(build_figure_path(out_dir, stem, word), functools.partial(draw_stability, stability))
+        name = ", ".join(value for _, value in kind if value)
+        pictures.append((name, load_picture(out_dir, stem, word, "Stability")))
+    return pictures
+
+
+def _find_embeddings(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
+    """Find the embeddings of a participant, with the space, atlas and encoder of each."""
+    root = out_dir / f"sub-{participant}"
+    found: list[tuple[_Kind, OutputPaths]] = []
+    for path in sorted([*root.glob("func/*_embedding.json"), *root.glob("ses-*/func/*_embedding.json")]):
+        stem, _, model = path.name.removesuffix("_embedding.json").partition("_desc-")
+        entities = parse_entities(stem)
+        kind = (("space", entities.get("space", "")), ("atlas", entities.get("atlas", "")), ("desc", model))
+        paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
+        if paths.embedding.is_file():
+            found.append((kind, paths))
+    return found
+
+
+def _find_others(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
+    """Find the embeddings of a sample of other participants, spread evenly over the dataset: reading all takes too
+    long."""
+    labels = sorted(path.name[4:] for path in out_dir.iterdir() if path.name.startswith("sub-") and path.is_dir())
+    labels = [label for label in labels if label != participant]
+    step = max(1, -(-len(labels) // _MAX_OTHERS))
+    return [one for label in labels[::step] for one in _find_embeddings(out_dir, label)]
+
+
+def _shorten(stems: Sequence[str]) -> list[str]:
+    """Reduce each name to the entities that differ between names."""
+    names = [parse_entities(stem) for stem in stems]
+    keys = [key for key in names[0] if len({name.get(key) for name in names}) > 1] if names else []
+    keys += [key for name in names for key in name if key not in names[0] and key not in keys]
+    labels = [" ".join(f"{key}-{name[key]}" for key in dict.fromkeys(keys) if key in name) for name in names]
+    return [label or name.get("task", "run") for label, name in zip(labels, names, strict=True)]

@@ -22,7 +22,6 @@ from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import find_versions, read_sidecar
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.records import Atlas
-from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.report import write_report
 from bids_semantoks.reports.run_figures import redraw_embedding, redraw_signals
 
@@ -142,14 +141,11 @@ class ReportQueue:
 
 
 def redraw_reports(config: AppConfig) -> int:
-    """Redraw the participant or group reports from the output directory alone; return the number of pages written.
+    """Redraw the participant reports from the output directory alone; return the number of pages written.
 
     Raises InputError when there is nothing to report on or a requested participant is missing.
     """
     out_dir = config.out_dir
-    if config.level == "group":
-        draw_group_page(out_dir)
-        return 1
     there = {path.name.split("_")[0][4:] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
     if not there:
         raise InputError(

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import read_table
+from bids_semantoks.files import read_rows, read_table
 from bids_semantoks.outputs.store import OutputPaths, compute_connectivity, read_signals
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
-from bids_semantoks.reports.figure_files import build_figure_path, write_figure
-from bids_semantoks.reports.figures_connectivity import draw_connectivity
-from bids_semantoks.reports.figures_coverage import draw_coverage
+from bids_semantoks.reports.figures import build_figure_path, write_figure
 from bids_semantoks.reports.figures_embedding import draw_tokens, draw_windows
-from bids_semantoks.reports.figures_networks import sort_by_network
+from bids_semantoks.reports.figures_networks import draw_connectivity, draw_coverage, sort_by_network
 from bids_semantoks.reports.figures_signals import Volumes, draw_carpet, draw_motion
 
 
@@ -109,12 +107,9 @@ def redraw_embedding(paths: OutputPaths, signals: dict[str, Any], embedding: dic
 
 def read_coverage(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Read coverage (P,), NaN where unknown, and which parcels have a signal (P,)."""
-    lines = paths.file("stat-coverage_bold.tsv").read_text(encoding="utf-8").splitlines()
-    columns = lines[0].split("\t")
-    rows = [line.split("\t") for line in lines[1:]]
-    share, there = columns.index("coverage"), columns.index("present")
-    coverage = [float("nan") if row[share] == "n/a" else float(row[share]) for row in rows]
-    return np.array(coverage), np.array([row[there] == "true" for row in rows], dtype=np.bool_)
+    rows = read_rows(paths.file("stat-coverage_bold.tsv"))
+    coverage = [float("nan") if row["coverage"] == "n/a" else float(row["coverage"]) for row in rows]
+    return np.array(coverage), np.array([row["present"] == "true" for row in rows], dtype=np.bool_)
 
 
 def _path(paths: OutputPaths, word: str) -> Path:

@@ -13,7 +13,7 @@ import torch
 from bids_semantoks.config import EncoderConfig, TrainingConfig, to_json
 from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.models.parcels import NetworkLayout
-from bids_semantoks.outputs.training_log import TrainingLog
+from bids_semantoks.pretraining.card import TrainingLog
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, join_ranks, sum_over_ranks
 from bids_semantoks.training.loop import Pretraining, TrainingPlan, watch_signals

@@ -1,13 +1,30 @@
-"""Tables of an earlier call are not lost when another phenotype is probed."""
+"""Tables of the group: what is written comes back, and those of an earlier call are not lost."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.outputs.group_tables import keep_earlier_tables, read_text_rows, write_rows
+import pandas as pd
+import pytest
+
+import bids_semantoks
+from bids_semantoks.errors import InputError
+from bids_semantoks.files import write_json
+from bids_semantoks.outputs.group_tables import (
+    COMPARED,
+    ProbeTables,
+    build_group_table,
+    keep_earlier_tables,
+    read_group_table,
+    read_split_lines,
+    write_group_table,
+    write_probes,
+)
+
+COLUMNS = Path(bids_semantoks.__file__).parent / "data" / "columns"
 
 
 def write_facts(out: Path, facts: dict[str, Any]) -> None:
@@ -38,20 +55,120 @@ def test_a_broken_record_keeps_nobody_from_probing(tmp_path: Path) -> None:
         assert keep_earlier_tables(tmp_path, facts) is None
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    name: str
-    value: float
-    n: int | None
+ROW = {
+    **{"phenotype": "age", "kind": "regression", "protocol": "nested", "model": "Tiny", "metric": "r"},
+    **{"value": 1 / 3, "ci_low": -0.5, "ci_high": float("nan"), "p_value": 0.05, "chance": 0.0},
+    **{"n_participants": 31, "n_rows": 37, "role": "encoder", "covariates": "", "n_repeats": 2, "n_folds": 5},
+    **dict.fromkeys(["difference", "difference_low", "difference_high", "difference_p", "difference_p_holm"]),
+    **{"n_pretrained": None, "n_seeds": 1, "seed_sd": None},
+}
+
+#: More columns than those described, as the table of points has.
+POINT = {"participant_id": "sub-01", "session_id": "", "axis1": 0.1, "axis2": -1.0, "site": "01", "sex": None}
 
 
-def test_rows_round_trip(tmp_path):
-    rows = [Row("a,b", 0.125, 3), Row("c", float("nan"), None)]
-    path = write_rows(tmp_path / "few.tsv", Row, rows, meanings={"name": {"Description": "Who."}}, facts={"Seed": 7})
-    assert path.read_text().splitlines()[0] == "name\tvalue\tn"
-    assert read_text_rows(path) == [{"name": "a,b", "value": "0.125", "n": "3"}, {"name": "c", "value": "", "n": ""}]
-    assert json.loads((tmp_path / "few.json").read_text()) == {"name": {"Description": "Who."}, "Facts": {"Seed": 7}}
+def build_tables(**changed: Any) -> ProbeTables:
+    names = ("scores", "predictions", "strata", "retest", "points")
+    files = ("group_probe", "group_predictions", "group_strata", "group_retest", "group_map")
+    tables = {name: build_group_table(file, changed.pop(name, [])) for name, file in zip(names, files, strict=True)}
+    return ProbeTables(facts={"Seed": 7}, shares=(0.5, 0.25), **tables)
 
 
-def test_a_table_that_is_not_there_has_no_rows(tmp_path):
-    assert read_text_rows(tmp_path / "none.tsv") == []
+def test_tables_and_their_dictionaries(tmp_path: Path) -> None:
+    predictions = [("age", "Tiny", "sub-01", "", 50.0, 49.5, "", 49.5, 2)]
+    splits = [("age", 0, 3, "sub-01", "test"), ("age", 0, 3, "sub-02", "train")]
+    write_probes(tmp_path, build_tables(scores=[ROW]), predictions=predictions, splits=splits)
+    header, line = (tmp_path / "group_probe.tsv").read_text().splitlines()
+    contract = "phenotype,kind,protocol,model,metric,value,ci_low,ci_high,p_value,chance,n_participants"
+    assert header.replace("\t", ",").startswith(f"{contract},")
+    cells = dict(zip(header.split("\t"), line.split("\t"), strict=True))
+    assert (cells["ci_high"], cells["covariates"], cells["n_pretrained"]) == ("n/a", "n/a", "n/a")
+    assert (cells["value"], cells["n_seeds"]) == ("0.333333333", "1")
+    dictionary = json.loads((tmp_path / "group_probe.json").read_text())
+    assert list(dictionary) == [*header.split("\t"), "Facts"]
+    assert dictionary["Facts"] == {"Seed": 7}
+    for name in ("group_predictions", "group_splits"):
+        header = (tmp_path / f"{name}.tsv").read_text().partition("\n")[0]
+        assert list(json.loads((tmp_path / f"{name}.json").read_text())) == header.split("\t")
+    assert read_split_lines(tmp_path / "group_splits.tsv") == [
+        ("age", 0, 3, "01", "test"),
+        ("age", 0, 3, "02", "train"),
+    ]
+    assert not (tmp_path / "group_strata.tsv").exists()
+
+
+@pytest.mark.parametrize("path", sorted(COLUMNS.glob("*.json")), ids=lambda path: path.stem)
+def test_sidecars_are_written_as_the_columns_are_described(tmp_path: Path, path: Path) -> None:
+    write_json(tmp_path / "sidecar.json", json.loads(path.read_text()))
+    assert (tmp_path / "sidecar.json").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "row"), [("group_probe", ROW), ("group_map", POINT)])
+def test_a_table_is_as_its_file_gives_it(tmp_path: Path, name: str, row: dict[str, Any]) -> None:
+    rows = [
+        row,
+        {**row, "n_pretrained": 3, "model": '"quoted', "participant_id": "sub-02\tx", "site": "n/a", "sex": "F"},
+    ]
+    table = build_group_table(name, [{column: cells[column] for column in row} for cells in rows])
+    path = write_group_table(tmp_path, name, table, {"Seed": 7})
+    first = path.read_bytes()
+    pd.testing.assert_frame_equal(read_group_table(path), table)
+    write_group_table(tmp_path, name, read_group_table(path), {"Seed": 7})
+    assert path.read_bytes() == first
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert list(sidecar) == [*table.columns, "Facts"]
+    write_group_table(tmp_path, name, build_group_table(name, []))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_have_the_types_of_their_columns(tmp_path: Path) -> None:
+    scores = build_group_table("group_probe", [ROW, {**ROW, "n_pretrained": 3}])
+    first, second = scores.itertuples()
+    assert (first.value, first.covariates, first.n_seeds) == (0.333333333, "", 1)
+    assert math.isnan(first.ci_high)
+    assert math.isnan(first.difference)
+    assert first.n_pretrained is pd.NA
+    assert second.n_pretrained == 3
+    points = build_group_table("group_map", [POINT])
+    # What looks like a number is a name all the same.
+    assert points.iloc[0].tolist() == ["sub-01", "", 0.1, -1.0, "01", ""]
+
+
+def test_a_table_that_is_not_there_has_no_rows(tmp_path: Path) -> None:
+    table = read_group_table(tmp_path / "group_retest.tsv")
+    assert table.empty
+    assert table.columns[0] == "between"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"), [("n_seeds", "seeds", "'n_seeds'"), ("31", "many", "'many'"), ("0.05", "low", "'low'")]
+)
+def test_a_table_of_another_version_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = write_group_table(tmp_path, "group_probe", build_group_table("group_probe", [ROW]))
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=rf"group_probe\.tsv is not as this version writes it: .*{said}"):
+        read_group_table(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "have no rows"),
+        ("repetition\tfold\trole\n0\t0\ttest\n", "have no column participant_id"),
+        ("repetition\tfold\tparticipant_id\trole\n0\tx\tsub-01\ttest\n", "Line 2 .* repetition '0' and fold 'x'"),
+    ],
+)
+def test_splits_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "splits.tsv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_split_lines(tmp_path / "splits.tsv")
+    with pytest.raises(InputError, match=r"splits .*nowhere\.tsv cannot be read"):
+        read_split_lines(tmp_path / "nowhere.tsv")
+
+
+def test_main_scores_are_found_by_role(tmp_path: Path) -> None:
+    others = [{**ROW, "metric": "r2"}, {**ROW, "role": "baseline", "model": "pearson"}, {**ROW, "phenotype": "sex"}]
+    tables = build_tables(scores=[ROW, *others, {**ROW, "role": "leakage"}])
+    assert [row.model for row in tables.find_scores("age", *COMPARED)] == ["Tiny", "pearson"]
+    assert [row.role for row in tables.find_scores("age", "leakage")] == ["leakage"]
+    assert tables.find_scores("sex", "baseline") == []

@@ -16,7 +16,7 @@ import torch
 
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_table, write_table
-from bids_semantoks.outputs.training_log import read_training_log
+from bids_semantoks.pretraining.card import read_training_log
 from bids_semantoks.pretraining.packing import TableReader, standardise
 
 OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")

@@ -1,19 +1,26 @@
-"""Figures: what they show, and that they can fail nobody."""
+"""Figures and their place on a page: what they show, and that they can fail nobody."""
+
+import urllib.parse
 
 import numpy as np
 import pytest
 
-from bids_semantoks.reports.figure_files import build_figure_path, write_figure
-from bids_semantoks.reports.figures import zscore_rows
-from bids_semantoks.reports.figures_coverage import draw_coverage
+from bids_semantoks.reports.figures import build_figure_path, load_picture, render_figure, write_figure, zscore_rows
 from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability, draw_tokens, draw_windows
-from bids_semantoks.reports.figures_networks import sort_by_network, spread
-from bids_semantoks.reports.figures_signals import Volumes, compute_dvars, compute_global, draw_carpet
+from bids_semantoks.reports.figures_networks import draw_coverage, sort_by_network
+from bids_semantoks.reports.figures_probes import draw_values
+from bids_semantoks.reports.figures_signals import Volumes, draw_carpet
 
 P, T = 13, 41
 
 
 NETWORKS = ("Cont", "Vis", "", "Other", "Vis", "Limbic", "Vis", "Cont", "", "Other", "Vis", "Limbic", "Default")
+
+
+STEM = "sub-01_task-rest_space-MNI152NLin6Asym_atlas-Own"
+
+
+DRAWN = '<?xml version="1.0"?>\n<svg id="a#b"><text>50 % & ü > "é" < 1\'</text></svg>\n'
 
 
 def build_volumes():
@@ -22,53 +29,19 @@ def build_volumes():
     return Volumes(kept=kept, n_dummy=2, motion=np.full(T, 0.1), threshold=0.3, repetition_time=1.5)
 
 
-def test_parcels_are_sorted_by_network():
-    order = sort_by_network(NETWORKS)
-    assert order.names == ("Vis", "Limbic", "Cont", "Default", "Other", "no network")
-    assert order.edges.tolist() == [0, 4, 6, 8, 9, 11, 13]
-    assert order.order.tolist() == [1, 4, 6, 10, 5, 11, 0, 7, 12, 3, 9, 2, 8]
+def write_picture(out_dir, word):
+    folder = out_dir / "sub-01" / "figures"
+    folder.mkdir(parents=True)
+    (folder / f"{STEM}_desc-{word}_bold.svg").write_text(DRAWN, encoding="utf-8")
 
 
-def test_labels_are_moved_apart_within_limits():
-    placed = spread([1.0, 1.5, 9.0, 9.5], gap=2.0, low=0.0, high=10.0)
-    assert np.diff(placed).min() >= 2.0
-    assert placed[0] >= 0
-    assert placed[-1] <= 10
-
-
-def test_dvars_and_global_signal_against_loops():
-    rng = np.random.default_rng(3)
-    values = rng.normal(size=(T, P)).astype(np.float32)
+def test_parcels_are_scored_over_the_volumes_they_have():
+    values = np.random.default_rng(3).normal(size=(T, P)).astype(np.float32)
     values[5] = np.nan
     values[:, 4] = np.nan
-    weights = rng.integers(1, 9, P)
-    there = [p for p in range(P) if p != 4]
-    dvars, mean = compute_dvars(values), compute_global(values, weights)
-    for t in range(T):
-        if t in (0, 5, 6):
-            assert np.isnan(dvars[t])
-        else:
-            wanted = np.sqrt(np.mean([(float(values[t, p]) - float(values[t - 1, p])) ** 2 for p in there]))
-            assert dvars[t] == pytest.approx(wanted)
-    wanted = sum(float(values[9, p]) * weights[p] for p in there) / sum(weights[p] for p in there)
-    assert mean[9] == pytest.approx(wanted)
     scores = zscore_rows(values)
     assert scores.shape == (P, T)
     np.testing.assert_allclose(np.nanstd(scores[0]), 1)
-
-
-def test_stability_tells_runs_from_others():
-    rng = np.random.default_rng(5)
-    own = rng.normal(size=8)
-    runs = [(own + 0.1 * rng.normal(size=(n, 8))).astype(np.float32) for n in (3, 2)]
-    others = [rng.normal(size=(4, 8)).astype(np.float32) for _ in range(6)]
-    found = compute_stability(runs, ("a", "b"), others)
-    assert found.is_centred
-    assert (found.within.size, found.between.size, found.others.size) == (4, 6, 30)
-    assert np.median(found.within) > 0.9
-    assert np.median(found.between) > 0.9
-    assert np.median(found.others) < 0.5
-    assert not compute_stability(runs, ("a", "b"), others[:3]).is_centred
 
 
 @pytest.mark.parametrize("n_windows", [1, 3])
@@ -98,3 +71,52 @@ def test_figures_are_drawn_even_where_little_is_known(tmp_path, n_windows):
         assert first.startswith(b"<?xml")
         assert write_figure(path, draw)
         assert path.read_bytes() == first
+
+
+def test_a_failing_figure_is_said_and_takes_its_old_one_along(tmp_path, caplog):
+    path = tmp_path / "old.svg"
+    path.write_text("old")
+
+    def fail():
+        raise ZeroDivisionError("no pixels")
+
+    assert not write_figure(path, fail)
+    assert not path.exists()
+    assert "old.svg could not be drawn: ZeroDivisionError: no pixels" in caplog.text
+
+
+def test_figures_never_fail_a_call() -> None:
+    assert render_figure("x", lambda: draw_values(np.arange(7.0), np.arange(7.0), name="age")).startswith("data:image")
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    assert render_figure("x", fail) == ""  # type: ignore[arg-type]
+
+
+def test_the_figure_comes_back_from_its_address_as_it_was_drawn(tmp_path):
+    write_picture(tmp_path, "OwnTokens")
+    picture = load_picture(tmp_path, STEM, "OwnTokens", "Tokens")
+    assert picture.title == "Similarity of tokens"
+    head, _, body = picture.data.partition(",")
+    assert head == "data:image/svg+xml;charset=utf-8"
+    assert urllib.parse.unquote(body) == DRAWN
+    # It stands in an attribute of HTML.
+    assert not set('"<>#&') & set(body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("carpet", "It needs the signals before denoising"),
+        ("motion", "It needs the confounds"),
+        ("Tokens", "save them with --save-tokens"),
+        ("coverage", "It could not be drawn; the log says why."),
+    ],
+)
+def test_a_figure_that_is_not_there_says_why(tmp_path, kind, reason):
+    picture = load_picture(tmp_path, STEM, kind, kind)
+    assert picture.data == ""
+    assert reason in picture.missing
+    assert picture.title
+    assert picture.caption

@@ -1,19 +1,9 @@
-"""Tables and page of probes: dictionaries cover every column, splits come back, pictures say what they should."""
+"""The group report as HTML."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from bids_semantoks.errors import InputError
-from bids_semantoks.outputs.group_tables import ScoreRow, read_split_lines, write_probe_tables
-from bids_semantoks.reports.figures import use_style
-from bids_semantoks.reports.figures_map import Colouring, compute_axes, draw_map
-from bids_semantoks.reports.figures_probes import Bar, draw_classes, draw_models, draw_values, render_figure
 from bids_semantoks.reports.group_report import (
     GroupPage,
     PhenotypePart,
@@ -23,139 +13,6 @@ from bids_semantoks.reports.group_report import (
     render_page,
     write_group_page,
 )
-
-ROW = ScoreRow(
-    phenotype="age",
-    kind="regression",
-    protocol="nested",
-    model="Tiny",
-    metric="r",
-    value=0.25,
-    ci_low=-0.5,
-    ci_high=float("nan"),
-    p_value=0.05,
-    chance=0.0,
-    n_participants=31,
-    n_rows=37,
-    role="encoder",
-    covariates="",
-    n_repeats=2,
-    n_folds=5,
-)
-
-
-def test_tables_and_their_dictionaries(tmp_path: Path) -> None:
-    predictions = [("age", "Tiny", "sub-01", "", 50.0, 49.5, "", 49.5, 2)]
-    splits = [("age", 0, 3, "sub-01", "test"), ("age", 0, 3, "sub-02", "train")]
-    write_probe_tables(tmp_path, scores=[ROW], predictions=predictions, splits=splits, facts={"Seed": 7})
-    header, line = (tmp_path / "group_probe.tsv").read_text().splitlines()
-    contract = "phenotype,kind,protocol,model,metric,value,ci_low,ci_high,p_value,chance,n_participants"
-    assert header.replace("\t", ",").startswith(f"{contract},")
-    cells = dict(zip(header.split("\t"), line.split("\t"), strict=True))
-    assert (cells["ci_high"], cells["covariates"], cells["n_pretrained"]) == ("n/a", "n/a", "n/a")
-    dictionary = json.loads((tmp_path / "group_probe.json").read_text())
-    assert set(dictionary) == {field.name for field in dataclasses.fields(ScoreRow)} | {"Facts"}
-    assert dictionary["Facts"] == {"Seed": 7}
-    assert read_split_lines(tmp_path / "group_splits.tsv") == [
-        ("age", 0, 3, "01", "test"),
-        ("age", 0, 3, "02", "train"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "have no rows"),
-        ("repetition\tfold\trole\n0\t0\ttest\n", "have no column participant_id"),
-        ("repetition\tfold\tparticipant_id\trole\n0\tx\tsub-01\ttest\n", "Line 2 .* repetition '0' and fold 'x'"),
-    ],
-)
-def test_splits_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "splits.tsv").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_split_lines(tmp_path / "splits.tsv")
-    with pytest.raises(InputError, match=r"splits .*nowhere\.tsv cannot be read"):
-        read_split_lines(tmp_path / "nowhere.tsv")
-
-
-def test_models_stand_in_the_order_given_beside_chance() -> None:
-    bars = [
-        Bar(name="one", value=0.7, low=0.6, high=0.8, note="0.70", is_encoder=False),
-        Bar(name="two", value=0.6, low=float("nan"), high=0.7, note="0.60", is_encoder=True),
-    ]
-    (axes,) = draw_models(bars, label="AUROC", chance=0.5).axes
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["one", "two"]
-    assert axes.get_ylim()[0] > axes.get_ylim()[1]
-    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [0.5, 0.5])
-    assert [text.get_text() for text in axes.texts] == ["0.70", "0.60"]
-
-
-def test_roc_and_confusion_are_drawn_as_they_were_counted() -> None:
-    counts = np.array([[2.0, 1.0], [0.0, 1.5]])
-    roc, confusion = draw_classes(counts, ("a", "b"), ([0, 0.25, 1], [0.5, 0.75, 1])).axes
-    false, hit = roc.lines[1].get_data()
-    np.testing.assert_allclose(false, [0, 0, 0.25, 1])
-    np.testing.assert_allclose(hit, [0, 0.5, 0.75, 1])
-    np.testing.assert_allclose(confusion.images[0].get_array(), [[2 / 3, 1 / 3], [0, 1]])
-    (axes,) = draw_classes(np.array([[1, 1, 0], [0, 1, 0], [0, 0, 2.0]]), ("a", "b", "c")).axes
-    np.testing.assert_allclose(axes.images[0].get_array(), [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]])
-
-
-def test_axes_are_those_of_the_largest_variance() -> None:
-    rng = np.random.default_rng(0)
-    hidden = rng.standard_normal(23)
-    values = np.concatenate([hidden[:, None] + 0.01 * rng.standard_normal((23, 5)), np.ones((23, 1))], axis=1)
-    points, shares = compute_axes(values)
-    assert abs(np.corrcoef(points[:, 0], hidden)[0, 1]) > 0.999
-    assert shares[0] > 0.99
-    assert points[:, 0].std() == pytest.approx(1)
-
-
-def test_map_has_a_panel_for_each_colour() -> None:
-    values = np.random.default_rng(0).standard_normal((7, 5))
-    numbers = np.array([1, 2, np.nan, 4, 5, 6, 7.0])
-    labels = tuple(None if np.isnan(value) else str(value) for value in numbers)
-    colourings = [
-        Colouring(name="site", labels=("A", "B", None, "A", "A", "B", "NA"), numbers=None),
-        Colouring(name="age", labels=labels, numbers=numbers),
-        Colouring(name="sex", labels=("F",) * 7, numbers=None),
-    ]
-    figure = draw_map(*compute_axes(values), colourings)
-    shown = [axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left") + axes.get_title()]
-    assert len(shown) == 3
-    assert [text.get_text() for text in shown[0].get_legend().get_texts()] == ["A", "B", "NA"]
-
-
-def test_figures_never_fail_a_call() -> None:
-    assert render_figure("x", lambda: draw_values(np.arange(7.0), np.arange(7.0), name="age")).startswith("data:image")
-
-    def fail() -> None:
-        raise ValueError("no")
-
-    assert render_figure("x", fail) == ""  # type: ignore[arg-type]
-
-
-def test_names_that_users_gave_have_room_and_no_formulas():
-    name = "price ($) of the very first visit $x_{$ and of the last"
-    classes = (f"{name} 1", f"{name} 2", "_none")
-    bars = [Bar(name=name, value=0.6, low=0.5, high=0.7, note="", is_encoder=True)]
-    colouring = Colouring(name=name, labels=(*classes, None), numbers=None)
-    drawn = {
-        "models": lambda: draw_models(bars, label="r", chance=0),
-        "values": lambda: draw_values(np.arange(3.0), np.arange(3.0), name=name),
-        "classes": lambda: draw_classes(np.eye(3), classes),
-        "map": lambda: draw_map(np.arange(8.0).reshape(4, 2), (0.6, 0.2), [colouring]),
-    }
-    for what, draw in drawn.items():
-        assert render_figure(what, draw), what
-    with use_style():
-        axes = drawn["classes"]().axes[0]
-        legend = drawn["map"]().axes[0].get_legend()
-    labels = [label.get_text() for label in axes.get_yticklabels()]
-    names = [label.get_text() for label in drawn["models"]().axes[0].get_yticklabels()]
-    assert names == ["price ($) of t…d of the last"]
-    assert labels == ["price …last 1", "price …last 2", "_none"]
-    assert legend.get_texts()[0].get_text().strip() == "_none"
 
 
 def test_page_leads_to_the_tables_that_are_there(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bids_semantoks.errors import ResourceError, TrainingStopped
-from bids_semantoks.outputs.training_log import read_training_log
+from bids_semantoks.pretraining.card import read_training_log
 from bids_semantoks.training import distributed
 
 HELPERS = Path(__file__).parents[1] / "helpers"

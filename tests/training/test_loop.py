@@ -19,7 +19,7 @@ from helpers.training_driver import build_training, write_store
 
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingDiverged, TrainingStopped
-from bids_semantoks.outputs.training_log import TrainingLog, read_training_log
+from bids_semantoks.pretraining.card import TrainingLog, read_training_log
 from bids_semantoks.training import loop, progress
 from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.distributed import Ranks

@@ -1,0 +1,65 @@
+"""Features of the group: mean embeddings of participants, and the status of all runs they could come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.files import write_json, write_records
+from bids_semantoks.outputs.sidecars import read_columns
+from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_statuses
+
+
+def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
+    """Build a function that reads the number of windows and the mean embedding (dims,) of a run; worker processes
+    import it by name."""
+
+    def read(paths: OutputPaths) -> tuple[int, NDArray[np.float64]]:
+        """Read the number of windows and the mean embedding."""
+        vectors = read_embedding(paths)
+        return len(vectors), vectors.mean(axis=0, dtype=np.float64)
+
+    return read
+
+
+def write_features(
+    out_dir: Path,
+    *,
+    atlas: str,
+    model: str,
+    description: str,
+    rows: Sequence[tuple[str, int, int, np.ndarray[Any, Any]]],
+) -> Path:
+    """Write mean embeddings as ``OUT_DIR/phenotype/<atlas><model>.tsv`` and return its path.
+
+    `rows` are (participant label, n_runs, n_windows, mean (dims,)).
+    """
+    path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
+    n_dims = len(rows[0][3]) if rows else 0
+    names = [f"dim{d:04d}" for d in range(1, n_dims + 1)]
+    described = read_columns("features")
+    table = [(f"sub-{label}", n_runs, n_windows, *mean.tolist()) for label, n_runs, n_windows, mean in rows]
+    write_records(path, (*described, *names), table)
+    text = f"Mean embedding of each participant. {description}"
+    sidecar = {
+        "Description": text,
+        "participant_id": described.pop("participant_id"),
+        "MeasurementToolMetadata": {"Description": text},
+        **described,
+        **{name: {"Description": f"Dimension {name[3:].lstrip('0')} of the embedding."} for name in names},
+    }
+    write_json(path.with_suffix(".json"), sidecar, only_if_changed=True)
+    return path
+
+
+def write_group_status(out_dir: Path) -> None:
+    """Write ``group_status.tsv``: the status of every run that any call found."""
+    columns = read_columns("group_status")
+    rows = [{**status, "run": stem} for stem, status in read_statuses(out_dir)]
+    path = out_dir / "group_status.tsv"
+    write_records(path, tuple(columns), [[row.get(name) for name in columns] for row in rows])
+    write_json(path.with_suffix(".json"), columns, only_if_changed=True)
