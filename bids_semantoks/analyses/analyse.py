@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from bids_semantoks.analyses.design import ProbePlan, plan_probes
+from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.frames import build_points, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, score_strata
 from bids_semantoks.analyses.probe import Prober
@@ -52,14 +52,15 @@ def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequenc
 def run_call(plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: Atlas) -> None:
     """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any."""
     # Phenotypes first: their tables are there when a long training is stopped.
-    if plan.probes is not None:
-        report_probes(plan.probes, config, encoder, stored, atlas)
+    probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
+    if probes is not None:
+        run_probes(probes, encoder, stored, atlas)
+        LOGGER.info("Probes: %s", draw_group_page(config.out_dir))
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
-    if plan.scaling is not None and plan.probes is not None:
-        own = dataclasses.replace(plan.probes, config=config)
-        LOGGER.info("Scaling: %s", measure_scaling(own, plan.scaling, stored, atlas))
-    if plan.probes is None:
+    if plan.scaling is not None and probes is not None:
+        LOGGER.info("Scaling: %s", measure_scaling(probes, plan.scaling, atlas))
+    if probes is None:
         _draw_block_page(config, encoder)
     elif plan.blocks is not None or plan.scaling is not None:
         draw_group_page(config.out_dir)
@@ -83,38 +84,20 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, page)
 
 
-def report_probes(
-    plan: ProbePlan,
-    config: AppConfig,
-    encoder: RunEncoder,
-    stored: Sequence[StoredRun],
-    atlas: tuple[tuple[str, ...], tuple[str, ...]],
-) -> None:
-    """Run probes, write their tables and the group page; `config` names the encoder pretrained on the way, if any."""
-    run_probes(dataclasses.replace(plan, config=config), encoder, stored, atlas)
-    path = draw_group_page(config.out_dir)
-    LOGGER.info("Probes: %s", path)
-
-
 _FEW: Final = 50
 
 
-def run_probes(
-    plan: ProbePlan,
-    encoder: RunEncoder,
-    stored: Sequence[StoredRun],
-    atlas: tuple[tuple[str, ...], tuple[str, ...]],
-) -> ProbeResults:
+def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: Atlas) -> None:
     """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(one, stored, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
-    prober = Prober(plan, encoder, stored, replicates=replicates)
+    prober = Prober(plan, encoder, replicates=replicates)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_by_twin(encoder, stored, number)
-    phenotypes = adjust_comparisons([prober.probe(name) for name in config.probing.probe])
+    phenotypes = adjust_comparisons([prober.probe(phenotype, design) for phenotype, design in plan.designs])
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False)
@@ -136,7 +119,6 @@ def run_probes(
         warnings=_list_warnings(phenotypes, n_people),
     )
     write_results(found, encoder, replicates)
-    return found
 
 
 def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tuple[str, ...]:

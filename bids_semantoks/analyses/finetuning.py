@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bids_semantoks.analyses.design import Design
-from bids_semantoks.analyses.results import ModelResult
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.outputs.store import read_signals
 from bids_semantoks.pretraining.packing import standardise
-from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable
 from bids_semantoks.statistics.splits import Indices, Split, build_inner_folds
 from bids_semantoks.statistics.targets import Floats, Target
@@ -322,9 +320,6 @@ def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
-NAME: Final = "finetuned"
-
-
 def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
     """Read the signals of all rows at the encoder's repetition time, parcels in its order."""
     order = encoder.frozen.match.order
@@ -345,9 +340,8 @@ def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
     return TuningRuns(signals=tuple(signals), present=np.stack(present), row_of=np.array(row_of))
 
 
-def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> ModelResult:
-    """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights. There is no
-    permutation test, which would take one training per permutation and fold."""
+def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> Predictions:
+    """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights."""
     device = encoder.frozen.device
     LOGGER.info(
         "Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, len(design.splits), epochs, device
@@ -361,13 +355,4 @@ def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> 
         device=device,
         precision=choose_precision(encoder.config.precision, device),
     )
-    predictions = cross_validate_finetuned(tuning, design.splits, name=NAME, groups=design.groups, seed=seed)
-    people = design.rows.participants if design.rows.has_sessions else None
-    return ModelResult(
-        role="finetuned",
-        protocol="finetune",
-        covariates=(),
-        predictions=predictions,
-        scores=compute_scores(predictions, participants=people, seed=seed),
-        permutation=None,
-    )
+    return cross_validate_finetuned(tuning, design.splits, groups=design.groups, seed=seed)

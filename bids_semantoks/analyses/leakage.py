@@ -17,15 +17,13 @@ from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, find_m
 from bids_semantoks.analyses.rows import Rows, compute_motion
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.group_tables import StratumRow
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target, build_class_target
-
-_MIN_GROUPS: Final = 5
-
 
 _MIN_LEAKAGE: Final = 10
 
@@ -39,7 +37,7 @@ def is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
     if not is_class:
         return bool(np.ptp(known) > 0)
     counts = np.unique(known, return_counts=True)[1]
-    return len(counts) >= 2 and int(counts.min()) >= _MIN_GROUPS
+    return len(counts) >= 2 and int(counts.min()) >= MIN_CLASS
 
 
 def build_motion_target(rows: Rows) -> Target | None:
@@ -58,7 +56,7 @@ def build_site_target(plan: ProbePlan, rows: Rows) -> Target | None:
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
     """Predict motion and site from embeddings, as they are and with covariates removed."""
     targets = [("mean_fd", build_motion_target(rows)), (prober.plan.site, build_site_target(prober.plan, rows))]
-    first, *others = prober.find_models(rows)[prober.model]
+    features = prober.find_models(rows)[prober.model]
     found = []
     for name, target in targets:
         if target is None:
@@ -66,7 +64,7 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
         for names in dict.fromkeys(((), prober.asked.covariate)):
             design = _design_leakage(prober, rows, target, names)
             if design is not None:
-                found.append((name, prober.run(first, design, role="leakage", others=others)))
+                found.append((name, prober.run(features, design, role="leakage")))
     return tuple(found)
 
 
@@ -89,7 +87,7 @@ def _drop_rows(target: Target, is_out: NDArray[np.bool_]) -> Target:
 
 def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | None:
     counts = Counter(labels)
-    large = {label for label, count in counts.items() if label is not None and count >= _MIN_GROUPS}
+    large = {label for label, count in counts.items() if label is not None and count >= MIN_CLASS}
     if len(large) < 2:
         return None
     return build_class_target(name, [label if label in large else None for label in labels])

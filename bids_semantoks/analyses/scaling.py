@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -16,10 +15,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.analyses.design import Design, ProbePlan, build_design
+from bids_semantoks.analyses.design import Design, ProbePlan
+from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained
 from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals
 from bids_semantoks.models.initialise import read_encoder_config
 from bids_semantoks.models.parcels import build_layout, match_parcels
@@ -30,7 +31,6 @@ from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stor
 from bids_semantoks.pretraining.plan import read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
 from bids_semantoks.signals.windows import build_windows
-from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.scaling_law import average_gains, choose_share, compute_gain, fit_log_line
 from bids_semantoks.statistics.spans import TableFeatures
@@ -58,15 +58,13 @@ class ScalingJob:
 Pair = tuple[ScalingJob, Predictions, Predictions]
 
 
-def measure_scaling(
-    plan: ProbePlan, scaling: ScalingPlan, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
-) -> Path:
+def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: tuple[tuple[str, ...], tuple[str, ...]]) -> Path:
     """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``.
 
     Finished encoders are not trained again. Raises TrainingStopped when asked to end early; the same call then resumes.
     """
-    config = plan.config
-    designs = _build_designs(plan, stored)
+    config, designs = plan.config, [design for _, design in plan.designs]
+    seed = config.running.random_seed
     started = time.monotonic()
     untrained: dict[int, list[Predictions]] = {}
     trained: list[list[Predictions]] = []
@@ -76,8 +74,8 @@ def measure_scaling(
         if job.seed not in untrained:
             # The very weights that this training started from: what differs is the training alone.
             first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
-            untrained[job.seed] = predict_designs(first, designs, plan)
-        trained.append(predict_designs(encoder, designs, plan))
+            untrained[job.seed] = predict_designs(first, designs, seed=seed)
+        trained.append(predict_designs(encoder, designs, seed=seed))
     rows: list[ScalingRow] = []
     fits = []
     for position, design in enumerate(designs):
@@ -86,19 +84,11 @@ def measure_scaling(
             for job, found in zip(scaling.jobs, trained, strict=True)
         ]
         for metric in _CLASS_METRICS if pairs[0][1].classes else _VALUE_METRICS:
-            own, fit = _compare(design, metric, pairs, scaling.data.name, seed=config.running.random_seed)
+            own, fit = _compare(design, metric, pairs, scaling.data.name, seed=seed)
             rows += own
             fits.append(fit)
     facts = _describe(config, scaling, fits)
     return write_rows(config.out_dir / f"{SCALING_NAME}.tsv", ScalingRow, rows, meanings=SCALING_MEANINGS, facts=facts)
-
-
-def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> list[Design]:
-    designs = []
-    for name in plan.config.probing.probe:
-        rows = plan.build_rows(stored, name)
-        designs.append(build_design(plan, rows, plan.build_phenotype(rows, name)))
-    return designs
 
 
 def _pretrain(config: AppConfig, scaling: ScalingPlan, job: ScalingJob, started: float) -> Path:
@@ -121,23 +111,15 @@ def _load(config: AppConfig, directory: Path, atlas: tuple[tuple[str, ...], tupl
     return build_run_encoder(embedding, *atlas, seed=config.running.random_seed)
 
 
-def predict_designs(encoder: RunEncoder, designs: Sequence[Design], plan: ProbePlan) -> list[Predictions]:
+def predict_designs(encoder: RunEncoder, designs: Sequence[Design], *, seed: int) -> list[Predictions]:
     """Embed all runs once and predict each design by the nested protocol on its splits, out of fold."""
     runs = {run.paths.stem: run for design in designs for own in design.rows.runs for run in own}
     vectors = {stem: embed_signals(encoder, run) for stem, run in runs.items()}
     found = []
     for design in designs:
         means = [np.mean([vectors[run.paths.stem] for run in own], axis=0) for own in design.rows.runs]
-        found.append(
-            cross_validate(
-                TableFeatures(name=encoder.loaded.name, values=np.stack(means)),
-                design.target,
-                design.splits,
-                covariates=design.covariates,
-                groups=design.groups,
-                seed=plan.config.running.random_seed,
-            )
-        )
+        features = TableFeatures(name=encoder.loaded.name, values=np.stack(means))
+        found.append(predict_linear(features, design, seed=seed))
     return found
 
 
@@ -160,8 +142,8 @@ def _compare(
 ) -> tuple[list[ScalingRow], dict[str, Any]]:
     """Score all encoders against their own initial weights: rows of the table, and the line and means through them."""
     tested = set(map(str, design.rows.participants[~np.isnan(design.target.values)]))
-    people = design.rows.participants if design.rows.has_sessions else None
-    gains = [compute_gain(first, second, metric, participants=people, seed=seed) for _, first, second in pairs]
+    units = design.rows.units
+    gains = [compute_gain(first, second, metric, participants=units, seed=seed) for _, first, second in pairs]
     jobs = [job for job, _, _ in pairs]
     rows = [
         ScalingRow(
@@ -304,7 +286,7 @@ def _name_encoder(
 ) -> str:
     """Name the folder so that other people, runs, seeds or recipes never share it."""
     keys = sorted(key for label, key in data.keys if label in people or not label)
-    digest = hashlib.sha256(json.dumps([sorted(people), keys, data.name, settings]).encode()).hexdigest()[:8]
+    digest = hash_text(json.dumps([sorted(people), keys, data.name, settings]))[:8]
     stem = "".join(c for c in Path(config.pretraining.encoder_config).stem if c.isalnum())
     source = "".join(c for c in data.name if c.isalnum()) or "other"
     return f"scaling-{stem}-{source}-{len(people)}-seed{seed}-{digest}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bids_semantoks.analyses import probe
+from bids_semantoks.analyses import predictors, probe
 from bids_semantoks.analyses.design import build_target, check_classes, convert_covariates
 from bids_semantoks.analyses.rows import count_pretrained, describe_pretraining
 from bids_semantoks.bids_names import sorted_naturally
@@ -178,7 +178,7 @@ def test_sessions_are_rows_and_never_straddle_a_split(
             together.append(participants)
         return metrics.compute_scores(predictions, participants=participants, seed=seed)
 
-    monkeypatch.setattr(probe, "cross_validate", cross_validate)
+    monkeypatch.setattr(predictors, "cross_validate", cross_validate)
     monkeypatch.setattr(probe, "compute_scores", compute_scores)
     code, said = group("--probe", "mood", "--baselines", "motion")
     assert code == 0, said
@@ -306,9 +306,9 @@ def test_families_stay_together_where_leakage_is_measured(group: Group, monkeypa
     designs: list[Any] = []
     run = probe.Prober.run
 
-    def remember(self: probe.Prober, features: Any, design: Any, *, role: str, others: Any = ()) -> Any:
+    def remember(self: probe.Prober, features: Any, design: Any, *, role: str, protocol: str = "nested") -> Any:
         designs.extend([design] if role == "leakage" else [])
-        return run(self, features, design, role=role, others=others)
+        return run(self, features, design, role=role, protocol=protocol)
 
     monkeypatch.setattr(probe.Prober, "run", remember)
     code, said = group("--probe", "age", "--baselines", "none", "--group-by", "family")
