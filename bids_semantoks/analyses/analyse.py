@@ -9,10 +9,9 @@ from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.frames import build_points, write_results
-from bids_semantoks.analyses.leakage import measure_leakage, score_strata
+from bids_semantoks.analyses.leakage import measure_leakage, measure_retest, score_strata
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
-from bids_semantoks.analyses.retest import measure_retest
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
