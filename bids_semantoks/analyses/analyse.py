@@ -18,6 +18,7 @@ from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_bl
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder, embed_by_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.pretraining.plan import AtlasLabels
 from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.group_report import GroupPage, write_group_page
@@ -26,7 +27,8 @@ from bids_semantoks.statistics.significance import adjust_holm
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-Atlas = tuple[tuple[str, ...], tuple[str, ...]]
+#: Participants below which the page warns of wide intervals.
+_FEW: Final = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,7 +40,9 @@ class CallPlan:
     scaling: ScalingPlan | None
 
 
-def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: Atlas) -> CallPlan:
+def plan_call(
+    config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: AtlasLabels
+) -> CallPlan:
     """Check everything before any work; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
     return CallPlan(
@@ -48,7 +52,9 @@ def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequenc
     )
 
 
-def run_call(plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: Atlas) -> None:
+def run_call(
+    plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
+) -> None:
     """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any."""
     # Phenotypes first: their tables are there when a long training is stopped.
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
@@ -83,10 +89,7 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, page)
 
 
-_FEW: Final = 50
-
-
-def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: Atlas) -> None:
+def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> None:
     """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)

@@ -186,13 +186,11 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     notes = [f"{int(out.sum())} without a value"] if out.any() else []
     names = tuple(name for name in asked.covariate if name != phenotype.name)
     cells = {name: plan.find_labels(rows, name, phenotype.name) for name in names}
-    lacks = np.array([any(cells[name][i] is None for name in names) for i in range(len(rows.keys))], dtype=bool)
     left_out = plan.find_labels(rows, asked.leave_out, phenotype.name) if asked.leave_out else None
-    if left_out is not None:
-        lacks |= np.array([label is None for label in left_out])
-    if (lacks & ~out).any():
-        needed = ", ".join(filter(None, (*names, asked.leave_out)))
-        notes.append(f"{int((lacks & ~out).sum())} without a value of {needed}")
+    needed = [*cells.values(), *([left_out] if left_out is not None else [])]
+    lacks = np.array([any(texts[i] is None for texts in needed) for i in range(len(rows.keys))], dtype=bool)
+    if n_lacking := int((lacks & ~out).sum()):
+        notes.append(f"{n_lacking} without a value of {', '.join(filter(None, (*names, asked.leave_out)))}")
     usable = ~(out | lacks)
     described = {label for (label, _), text in plan.columns[phenotype.name].values.items() if text is not None}
     if n_others := len(described - set(rows.participants.tolist())):
@@ -264,13 +262,10 @@ def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArra
     columns: dict[str, Sequence[float] | Sequence[str]] = {}
     for name, texts in cells.items():
         known = [text for text, use in zip(texts, usable, strict=True) if use and text is not None]
-        numbers = [parse_number(text) for text in known]
         filled = [text if use and text is not None else known[0] for text, use in zip(texts, usable, strict=True)]
         # Sites may be called 1, 2, 3, and are no quantity for that.
-        if None in numbers or name in _SITE_NAMES:
-            columns[name] = filled
-        else:
-            columns[name] = [float(text) for text in filled]
+        is_text = name in _SITE_NAMES or None in map(parse_number, known)
+        columns[name] = filled if is_text else [float(text) for text in filled]
     return build_covariates(columns)
 
 

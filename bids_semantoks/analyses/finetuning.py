@@ -36,7 +36,16 @@ from bids_semantoks.training.masking import compute_membership, find_absent
 from bids_semantoks.training.schedules import REFERENCE_BATCH, compute_learning_rates
 from bids_semantoks.training.views import cut_views, draw_views
 
+LOGGER = logging.getLogger("bids_semantoks")
+
+
 _TEST_BATCH = 64
+
+
+_INNER_FOLDS = 5
+
+
+_PROGRESS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,15 +247,6 @@ def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[NDAr
             yield order[start : start + size]
 
 
-LOGGER = logging.getLogger("bids_semantoks")
-
-
-_INNER_FOLDS = 5
-
-
-_PROGRESS_SECONDS = 30.0
-
-
 def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None, seed: int) -> Split:
     """Set aside a fifth of the training rows, stratified and by group, for validation if the split has none."""
     if len(split.validation):
@@ -270,12 +270,7 @@ def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None,
 
 
 def cross_validate_finetuned(
-    tuning: Finetuning,
-    splits: Sequence[Split],
-    *,
-    name: str = "finetuned",
-    groups: NDArray[Any] | None = None,
-    seed: int = 0,
+    tuning: Finetuning, splits: Sequence[Split], *, groups: NDArray[Any] | None = None, seed: int = 0
 ) -> Predictions:
     """Predict tested rows with encoders fine-tuned without them, on the same splits as other models.
 
@@ -293,12 +288,9 @@ def cross_validate_finetuned(
         own = compute_seed(seed, split.repetition, split.fold)
         inner = add_validation(split, target, groups=groups, seed=seed + split.repetition)
         # All rates draw alike, so that they are compared on the same windows.
-        trained: list[tuple[float, Tuned]] = []
-        for rate in sorted(tuning.recipe.rates, reverse=True):
-            found = tuning.train(inner, rate=rate, seed=own, reference=split.train)
-            if not trained or found.loss < trained[0][1].loss:
-                trained = [(rate, found)]
-        rate, best = trained[0]
+        rates = sorted(tuning.recipe.rates, reverse=True)
+        trained = ((rate, tuning.train(inner, rate=rate, seed=own, reference=split.train)) for rate in rates)
+        rate, best = min(trained, key=lambda one: one[1].loss)
         scores = finish_outputs(tuning, best, split)
         is_published = len(split.validation) > 0
         rows = (split.train, split.test)
@@ -307,7 +299,7 @@ def cross_validate_finetuned(
         if now - said > _PROGRESS_SECONDS or number == 1:
             said, left = now, (now - started) / number * (len(splits) - number)
             LOGGER.info("Fine-tuned for %d of %d folds, about %.0f s left.", number, len(splits), left)
-    return table.build(name)
+    return table.build("finetuned")
 
 
 def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:

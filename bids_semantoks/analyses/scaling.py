@@ -28,7 +28,7 @@ from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.group_tables import SCALING_MEANINGS, SCALING_NAME, ScalingRow, write_rows
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_signals
-from bids_semantoks.pretraining.plan import read_training_config
+from bids_semantoks.pretraining.plan import AtlasLabels, read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.predictions import Predictions
@@ -77,9 +77,7 @@ class ScalingPlan:
     jobs: tuple[ScalingJob, ...]  # by share, then seed
 
 
-def plan_scaling(
-    config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
-) -> ScalingPlan:
+def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> ScalingPlan:
     """Check shares, data and recipe before any work.
 
     Raises ConfigurationError where a share has fewer than 16 participants or two are equal, a batch does not fit,
@@ -142,9 +140,7 @@ def _name_encoder(
     return f"scaling-{stem}-{source}-{len(people)}-seed{seed}-{digest}"
 
 
-def _find_shared_data(
-    config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
-) -> SharedData:
+def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> SharedData:
     """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset.
 
     Raises ConfigurationError where several are named, or this one again, and InputError where the other study has no
@@ -211,7 +207,7 @@ def _collect(name: str, stored: Sequence[StoredRun], parcels: tuple[str, ...], n
 Pair = tuple[ScalingJob, Predictions, Predictions]
 
 
-def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: tuple[tuple[str, ...], tuple[str, ...]]) -> Path:
+def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -> Path:
     """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``.
 
     Finished encoders are not trained again. Raises TrainingStopped when asked to end early; the same call then resumes.
@@ -259,7 +255,7 @@ def _pretrain(config: AppConfig, scaling: ScalingPlan, job: ScalingJob, started:
     return pretrain_encoder(own, data.stored, data.parcels, data.networks, participants=job.participants)
 
 
-def _load(config: AppConfig, directory: Path, atlas: tuple[tuple[str, ...], tuple[str, ...]]) -> RunEncoder:
+def _load(config: AppConfig, directory: Path, atlas: AtlasLabels) -> RunEncoder:
     embedding = dataclasses.replace(config.embedding, model=str(directory), save_tokens=False)
     return build_run_encoder(embedding, *atlas, seed=config.running.random_seed)
 

@@ -27,6 +27,10 @@ from bids_semantoks.training.packed import SignalView
 LOGGER = logging.getLogger("bids_semantoks")
 
 
+#: Parcels and networks of an atlas, P each.
+AtlasLabels = tuple[tuple[str, ...], tuple[str, ...]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Blueprint:
     """Everything a training depends on."""
@@ -63,7 +67,7 @@ def read_training_config(config: PretrainingConfig) -> TrainingConfig:
 
 
 def describe_data(
-    config: AppConfig, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
+    config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasLabels
 ) -> tuple[EncoderConfig, TrainingData, SignalsFile | None]:
     """Describe the encoder and its training data without reading any signals.
 
