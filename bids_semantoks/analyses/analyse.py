@@ -7,12 +7,11 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from bids_semantoks.analyses.design import ProbePlan, plan_probes
+from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.frames import write_results
-from bids_semantoks.analyses.leakage import measure_leakage, score_strata
+from bids_semantoks.analyses.leakage import measure_leakage, measure_retest, score_strata
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
-from bids_semantoks.analyses.retest import measure_retest
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
@@ -20,6 +19,7 @@ from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder, embed_by_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.pretraining.plan import AtlasLabels
 from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.group_report import GroupPage, write_group_page
@@ -28,7 +28,8 @@ from bids_semantoks.statistics.significance import adjust_holm
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-Atlas = tuple[tuple[str, ...], tuple[str, ...]]
+#: Participants below which the page warns of wide intervals.
+_FEW: Final = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,7 +41,9 @@ class CallPlan:
     scaling: ScalingPlan | None
 
 
-def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: Atlas) -> CallPlan:
+def plan_call(
+    config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: AtlasLabels
+) -> CallPlan:
     """Check everything before any work; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
     return CallPlan(
@@ -50,15 +53,20 @@ def plan_call(config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequenc
     )
 
 
-def run_call(plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: Atlas) -> None:
+def run_call(
+    plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
+) -> None:
     """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any."""
     # Phenotypes first: their tables are there when a long training is stopped.
-    tables = report_probes(plan.probes, config, encoder, stored, atlas) if plan.probes is not None else None
+    probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
+    tables = None
+    if probes is not None:
+        tables = run_probes(probes, encoder, stored, atlas)
+        LOGGER.info("Probes: %s", draw_group_page(config.out_dir, tables))
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
-    if plan.scaling is not None and plan.probes is not None:
-        own = dataclasses.replace(plan.probes, config=config)
-        LOGGER.info("Scaling: %s", measure_scaling(own, plan.scaling, stored, atlas))
+    if plan.scaling is not None and probes is not None:
+        LOGGER.info("Scaling: %s", measure_scaling(probes, plan.scaling, atlas))
     if tables is None:
         _draw_block_page(config, encoder)
     elif plan.blocks is not None or plan.scaling is not None:
@@ -83,38 +91,17 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, page)
 
 
-def report_probes(
-    plan: ProbePlan,
-    config: AppConfig,
-    encoder: RunEncoder,
-    stored: Sequence[StoredRun],
-    atlas: tuple[tuple[str, ...], tuple[str, ...]],
-) -> ProbeTables:
-    """Run probes, write their tables and the group page; `config` names the encoder pretrained on the way, if any."""
-    tables = run_probes(dataclasses.replace(plan, config=config), encoder, stored, atlas)
-    LOGGER.info("Probes: %s", draw_group_page(config.out_dir, tables))
-    return tables
-
-
-_FEW: Final = 50
-
-
-def run_probes(
-    plan: ProbePlan,
-    encoder: RunEncoder,
-    stored: Sequence[StoredRun],
-    atlas: tuple[tuple[str, ...], tuple[str, ...]],
-) -> ProbeTables:
+def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> ProbeTables:
     """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(one, stored, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
-    prober = Prober(plan, encoder, stored, replicates=replicates)
+    prober = Prober(plan, encoder, replicates=replicates)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_by_twin(encoder, stored, number)
-    phenotypes = adjust_comparisons([prober.probe(name) for name in config.probing.probe])
+    phenotypes = adjust_comparisons([prober.probe(phenotype, design) for phenotype, design in plan.designs])
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False)

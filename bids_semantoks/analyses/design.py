@@ -59,9 +59,34 @@ class Design:
     notes: tuple[str, ...]  # who is left out, and why
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ProbePlan:
+    """Phenotypes to be probed, checked before any work."""
+
+    config: AppConfig
+    columns: dict[str, Column]  # phenotypes, covariates, groups and, where present, site and columns to colour by
+    site: str  # column of the site; empty for none
+    # lines of given splits: phenotype (empty for all), repetition, fold, participant, role
+    given: tuple[tuple[str, int, int, str, str], ...]
+    designs: tuple[tuple[Phenotype, Design], ...]  # of all phenotypes, in the order asked for
+    n_runs: int  # that the designs were built from
+
+    def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
+        """Look up a column that groups or corrects, as text, None where missing. Raises InputError for one value per
+        session where the predicted phenotype has one per participant."""
+        column = self.columns[name]
+        if column.has_sessions and not self.columns[phenotype].has_sessions:
+            raise InputError(
+                f"Column {name} of {column.table} has one value a session, but {phenotype} has one a participant.",
+                hint="Give one value a participant in a table of --phenotype.",
+            )
+        return column.find(rows.keys)
+
+
 def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Check everything asked of probes before any work. Raises InputError where a column or table is missing or
-    cannot be predicted, ConfigurationError for an option without effect."""
+    """Check everything asked of probes before any work, and build the designs that all who test phenotypes share.
+    Raises InputError where a column or table is missing or cannot be predicted, ConfigurationError for an option
+    without effect."""
     asked = config.probing
     for option, column in (("--leave-out", asked.leave_out), ("--group-by", asked.group_by)):
         if column in asked.probe:
@@ -77,21 +102,35 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         optional=[*_SITE_NAMES, *COLOUR_NAMES],
     )
     given = read_split_lines(asked.splits) if asked.splits else ()
-    site = next((name for name in (asked.leave_out, *_SITE_NAMES) if name in columns), "")
-    plan = ProbePlan(config=config, columns=columns, site=site or "", given=tuple(given))
-    designs = []
-    for name in asked.probe:
-        rows = plan.build_rows(stored, name)
-        designs.append(build_design(plan, rows, plan.build_phenotype(rows, name)))
-        if config.running.dry_run:
-            LOGGER.info("%s", describe_design(plan, designs[-1]))
-    _check_used(plan, [design.target for design in designs])
+    site = next((name for name in (asked.leave_out, *_SITE_NAMES) if name in columns), None)
+    plan = ProbePlan(config=config, columns=columns, site=site or "", given=tuple(given), designs=(), n_runs=0)
+    plan = _build_designs(plan, stored)
+    _check_used(plan)
     return plan
 
 
-def _check_used(plan: ProbePlan, targets: Sequence[Target]) -> None:
+def revise_plan(plan: ProbePlan, config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
+    """Adopt the configuration that names an encoder pretrained on the way; the designs are built anew only where runs
+    of the plan could not be embedded."""
+    plan = dataclasses.replace(plan, config=config)
+    return plan if len(stored) == plan.n_runs else _build_designs(plan, stored)
+
+
+def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
+    asked, designs = plan.config.probing, []
+    for name in asked.probe:
+        column = plan.columns[name]
+        rows = build_rows(stored, by_session=column.has_sessions)
+        phenotype = build_phenotype(column, rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
+        designs.append((phenotype, build_design(plan, rows, phenotype)))
+        if plan.config.running.dry_run:
+            LOGGER.info("%s", describe_design(plan, designs[-1][1]))
+    return dataclasses.replace(plan, designs=tuple(designs), n_runs=len(stored))
+
+
+def _check_used(plan: ProbePlan) -> None:
     """Refuse options without effect on any phenotype: ConfigurationError."""
-    asked = plan.config.probing
+    asked, targets = plan.config.probing, [design.target for _, design in plan.designs]
     names = ", ".join(target.name for target in targets)
     if asked.n_bins and not any(target.n_bins for target in targets):
         raise ConfigurationError(
@@ -142,26 +181,25 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
 
 def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     """Choose rows, covariates, groups and splits of a phenotype; InputError where they do not fit together."""
-    asked, seed = plan.config.probing, plan.config.running.random_seed
+    asked = plan.config.probing
     out = np.array([label is None for label in phenotype.labels])
     notes = [f"{int(out.sum())} without a value"] if out.any() else []
     names = tuple(name for name in asked.covariate if name != phenotype.name)
     cells = {name: plan.find_labels(rows, name, phenotype.name) for name in names}
-    lacks = np.array([any(cells[name][i] is None for name in names) for i in range(len(rows.keys))], dtype=bool)
     left_out = plan.find_labels(rows, asked.leave_out, phenotype.name) if asked.leave_out else None
-    if left_out is not None:
-        lacks |= np.array([label is None for label in left_out])
-    if (lacks & ~out).any():
-        needed = ", ".join(filter(None, (*names, asked.leave_out)))
-        notes.append(f"{int((lacks & ~out).sum())} without a value of {needed}")
+    needed = [*cells.values(), *([left_out] if left_out is not None else [])]
+    lacks = np.array([any(texts[i] is None for texts in needed) for i in range(len(rows.keys))], dtype=bool)
+    if n_lacking := int((lacks & ~out).sum()):
+        notes.append(f"{n_lacking} without a value of {', '.join(filter(None, (*names, asked.leave_out)))}")
+    usable = ~(out | lacks)
     described = {label for (label, _), text in plan.columns[phenotype.name].values.items() if text is not None}
     if n_others := len(described - set(rows.participants.tolist())):
         notes.append(f"{n_others} more in {phenotype.table}, without runs here")
-    target = build_target(phenotype, out | lacks, n_bins=asked.n_bins)
-    groups = find_groups(plan, rows, phenotype.name)
+    target = build_target(phenotype, ~usable, n_bins=asked.n_bins)
+    groups = _find_groups(plan, rows, phenotype.name)
     if left_out is not None:
         places = np.array([label or "" for label in left_out])
-        check_together(places, rows, asked.leave_out or "", ~(out | lacks))
+        _check_together(places, rows, asked.leave_out or "", usable)
         splits = build_left_out_splits(target.compute_strata(), places)
         _check_classes_left(target, splits, places, asked.leave_out or "")
         check_classes(target, splits)
@@ -169,9 +207,8 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         blocks, unit_groups = places, groups
         groups = places if len(splits) > 2 else groups
     else:
-        splits = build_phenotype_splits(plan, target, rows, groups, seed=seed)
+        splits = _build_phenotype_splits(plan, target, rows, groups)
         blocks, unit_groups = None, groups
-    usable = ~(out | lacks)
     return Design(
         target=target,
         rows=rows,
@@ -212,7 +249,7 @@ def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int
 def _check_classes_left(target: Target, splits: Sequence[Split], places: NDArray[Any], name: str) -> None:
     """Refuse to predict a class that a training part has never seen: InputError."""
     for split in splits if target.classes else ():
-        if missing := find_classes_lacking(target, split):
+        if missing := _find_classes_lacking(target, split):
             raise InputError(
                 f"Without {name} {places[split.test[0]]} nobody of {target.name} {', '.join(missing)} is left to train "
                 "on.",
@@ -225,54 +262,20 @@ def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArra
     columns: dict[str, Sequence[float] | Sequence[str]] = {}
     for name, texts in cells.items():
         known = [text for text, use in zip(texts, usable, strict=True) if use and text is not None]
-        numbers = [parse_number(text) for text in known]
         filled = [text if use and text is not None else known[0] for text, use in zip(texts, usable, strict=True)]
         # Sites may be called 1, 2, 3, and are no quantity for that.
-        if None in numbers or name in _SITE_NAMES:
-            columns[name] = filled
-        else:
-            columns[name] = [float(text) for text in filled]
+        is_text = name in _SITE_NAMES or None in map(parse_number, known)
+        columns[name] = filled if is_text else [float(text) for text in filled]
     return build_covariates(columns)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ProbePlan:
-    """Phenotypes to be probed, checked before any work."""
-
-    config: AppConfig
-    columns: dict[str, Column]  # phenotypes, covariates, groups and, where present, site and columns to colour by
-    site: str  # column of the site; empty for none
-    # lines of given splits: phenotype (empty for all), repetition, fold, participant, role
-    given: tuple[tuple[str, int, int, str, str], ...]
-
-    def build_rows(self, stored: Sequence[StoredRun], name: str) -> Rows:
-        """Collect sessions where a phenotype has one value per session, else participants."""
-        return build_rows(stored, by_session=self.columns[name].has_sessions)
-
-    def build_phenotype(self, rows: Rows, name: str) -> Phenotype:
-        """Convert a phenotype for the rows of `build_rows`."""
-        asked = self.config.probing
-        return build_phenotype(self.columns[name], rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
-
-    def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
-        """Look up a column that groups or corrects, as text, None where missing. Raises InputError for one value per
-        session where the predicted phenotype has one per participant."""
-        column = self.columns[name]
-        if column.has_sessions and not self.columns[phenotype].has_sessions:
-            raise InputError(
-                f"Column {name} of {column.table} has one value a session, but {phenotype} has one a participant.",
-                hint="Give one value a participant in a table of --phenotype.",
-            )
-        return column.find(rows.keys)
-
-
-def find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
+def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
     """Find the group (n,) of each row, None where rows are free; InputError for a participant in several groups."""
     name = plan.config.probing.group_by
     if name is None:
-        return rows.participants if rows.has_sessions else None
+        return rows.units
     groups = name_groups(plan.find_labels(rows, name, phenotype), rows)
-    check_together(groups, rows, name, np.ones(len(groups), dtype=bool))
+    _check_together(groups, rows, name, np.ones(len(groups), dtype=bool))
     return groups
 
 
@@ -283,7 +286,7 @@ def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
     )
 
 
-def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
+def _check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
     """Refuse groups that separate usable sessions of one participant: InputError names the first participant."""
     first: dict[str, str] = {}
     for group, participant in zip(groups[usable], rows.participants[usable], strict=True):
@@ -295,11 +298,11 @@ def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[
             )
 
 
-def build_phenotype_splits(
-    plan: ProbePlan, target: Target, rows: Rows, groups: NDArray[Any] | None, *, seed: int
+def _build_phenotype_splits(
+    plan: ProbePlan, target: Target, rows: Rows, groups: NDArray[Any] | None
 ) -> tuple[Split, ...]:
     """Use the given splits or draw them; InputError where given ones do not fit or there are too few rows."""
-    asked = plan.config.probing
+    asked, seed = plan.config.probing, plan.config.running.random_seed
     strata = target.compute_strata()
     if plan.given:
         lines = [line for line in plan.given if line[0] in ("", target.name)]
@@ -340,7 +343,7 @@ def check_classes(target: Target, splits: Sequence[Split]) -> None:
                 hint="Use fewer --n-bins, or none.",
             )
     for split in splits if target.classes else ():
-        if missing := find_classes_lacking(target, split):
+        if missing := _find_classes_lacking(target, split):
             raise InputError(
                 f"Nobody of {target.name} {', '.join(missing)} is left to train on in repetition {split.repetition}, "
                 f"fold {split.fold}.",
@@ -348,7 +351,7 @@ def check_classes(target: Target, splits: Sequence[Split]) -> None:
             )
 
 
-def find_classes_lacking(target: Target, split: Split) -> list[str]:
+def _find_classes_lacking(target: Target, split: Split) -> list[str]:
     """Find the names of classes that a training part lacks."""
     known = set(target.values[split.train].astype(int).tolist())
     return [name for k, name in enumerate(target.classes) if k not in known]

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bids_semantoks.analyses.design import Design
-from bids_semantoks.analyses.results import ModelResult
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.models.encoder import Encoder
@@ -28,7 +27,6 @@ from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.outputs.store import read_signals
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.records import Floats, Indices
-from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 from bids_semantoks.statistics.targets import Target
@@ -39,7 +37,16 @@ from bids_semantoks.training.masking import compute_membership, find_absent
 from bids_semantoks.training.schedules import REFERENCE_BATCH, compute_learning_rates
 from bids_semantoks.training.views import cut_views, draw_views
 
+LOGGER = logging.getLogger("bids_semantoks")
+
+
 _TEST_BATCH = 64
+
+
+_INNER_FOLDS = 5
+
+
+_PROGRESS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,15 +248,6 @@ def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[NDAr
             yield order[start : start + size]
 
 
-LOGGER = logging.getLogger("bids_semantoks")
-
-
-_INNER_FOLDS = 5
-
-
-_PROGRESS_SECONDS = 30.0
-
-
 def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None, seed: int) -> Split:
     """Set aside a fifth of the training rows, stratified and by group, for validation if the split has none."""
     if len(split.validation):
@@ -273,12 +271,7 @@ def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None,
 
 
 def cross_validate_finetuned(
-    tuning: Finetuning,
-    splits: Sequence[Split],
-    *,
-    name: str = "finetuned",
-    groups: NDArray[Any] | None = None,
-    seed: int = 0,
+    tuning: Finetuning, splits: Sequence[Split], *, groups: NDArray[Any] | None = None, seed: int = 0
 ) -> Predictions:
     """Predict tested rows with encoders fine-tuned without them, on the same splits as other models.
 
@@ -296,12 +289,9 @@ def cross_validate_finetuned(
         own = compute_seed(seed, split.repetition, split.fold)
         inner = add_validation(split, target, groups=groups, seed=seed + split.repetition)
         # All rates draw alike, so that they are compared on the same windows.
-        trained: list[tuple[float, Tuned]] = []
-        for rate in sorted(tuning.recipe.rates, reverse=True):
-            found = tuning.train(inner, rate=rate, seed=own, reference=split.train)
-            if not trained or found.loss < trained[0][1].loss:
-                trained = [(rate, found)]
-        rate, best = trained[0]
+        rates = sorted(tuning.recipe.rates, reverse=True)
+        trained = ((rate, tuning.train(inner, rate=rate, seed=own, reference=split.train)) for rate in rates)
+        rate, best = min(trained, key=lambda one: one[1].loss)
         scores = finish_outputs(tuning, best, split)
         is_published = len(split.validation) > 0
         rows = (split.train, split.test)
@@ -310,7 +300,7 @@ def cross_validate_finetuned(
         if now - said > _PROGRESS_SECONDS or number == 1:
             said, left = now, (now - started) / number * (len(splits) - number)
             LOGGER.info("Fine-tuned for %d of %d folds, about %.0f s left.", number, len(splits), left)
-    return table.build(name)
+    return table.build("finetuned")
 
 
 def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
@@ -321,9 +311,6 @@ def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
         return np.asarray(outputs * deviation + centre)
     odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
-
-
-NAME: Final = "finetuned"
 
 
 def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
@@ -346,9 +333,8 @@ def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
     return TuningRuns(signals=tuple(signals), present=np.stack(present), row_of=np.array(row_of))
 
 
-def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> ModelResult:
-    """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights. There is no
-    permutation test, which would take one training per permutation and fold."""
+def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> Predictions:
+    """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights."""
     device = encoder.frozen.device
     LOGGER.info(
         "Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, len(design.splits), epochs, device
@@ -362,13 +348,4 @@ def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> 
         device=device,
         precision=choose_precision(encoder.config.precision, device),
     )
-    predictions = cross_validate_finetuned(tuning, design.splits, name=NAME, groups=design.groups, seed=seed)
-    people = design.rows.participants if design.rows.has_sessions else None
-    return ModelResult(
-        role="finetuned",
-        protocol="finetune",
-        covariates=(),
-        predictions=predictions,
-        scores=compute_scores(predictions, participants=people, seed=seed),
-        permutation=None,
-    )
+    return cross_validate_finetuned(tuning, design.splits, groups=design.groups, seed=seed)

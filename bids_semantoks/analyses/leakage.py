@@ -1,11 +1,13 @@
-"""Prediction of motion and site from embeddings."""
+"""What embeddings know besides phenotypes: motion, site, and who is scanned again."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -14,22 +16,24 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.design import Design, ProbePlan, convert_covariates, name_groups
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, find_main_metric
-from bids_semantoks.analyses.rows import Rows, compute_motion
+from bids_semantoks.analyses.rows import Rows, compute_motion, iterate_signals, read_embeddings
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
 from bids_semantoks.statistics.metrics import compute_scores
-from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.reliability import RetestScore, compute_retest
 from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target, build_class_target
 
-_MIN_GROUPS: Final = 5
+LOGGER = logging.getLogger("bids_semantoks")
 
 
 _MIN_LEAKAGE: Final = 10
 
 
-def is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
+def _is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
     """Check whether a target (n,) can be predicted in five folds: ten values that vary, or two or more classes
     of five members each, and none with fewer."""
     known = values[~np.isnan(values)]
@@ -38,34 +42,22 @@ def is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
     if not is_class:
         return bool(np.ptp(known) > 0)
     counts = np.unique(known, return_counts=True)[1]
-    return len(counts) >= 2 and int(counts.min()) >= _MIN_GROUPS
-
-
-def build_motion_target(rows: Rows) -> Target | None:
-    """Build a target of mean framewise displacement in mm; None where too little of it is known."""
-    motion = compute_motion(rows)[0]
-    return Target(name="mean_fd", values=motion) if is_splittable(motion, is_class=False) else None
-
-
-def build_site_target(plan: ProbePlan, rows: Rows) -> Target | None:
-    """Build a target of the sites with five or more participants; None without a column or two such sites."""
-    if not plan.site or plan.columns[plan.site].has_sessions:
-        return None
-    return _build_large_classes(plan.site, plan.columns[plan.site].find(rows.keys))
+    return len(counts) >= 2 and int(counts.min()) >= MIN_CLASS
 
 
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
     """Predict motion and site from embeddings, as they are and with covariates removed."""
-    targets = [("mean_fd", build_motion_target(rows)), (prober.plan.site, build_site_target(prober.plan, rows))]
-    first, *others = prober.find_models(rows)[prober.model]
+    columns, site = prober.plan.columns, prober.plan.site
+    targets: list[Target | None] = [Target(name="mean_fd", values=compute_motion(rows)[0])]
+    if site and not columns[site].has_sessions:
+        targets.append(_build_large_classes(site, columns[site].find(rows.keys)))
+    features = prober.find_models(rows)[prober.model]
     found = []
-    for name, target in targets:
-        if target is None:
-            continue
+    for target in filter(None, targets):
         for names in dict.fromkeys(((), prober.asked.covariate)):
             design = _design_leakage(prober, rows, target, names)
             if design is not None:
-                found.append((name, prober.run(first, design, role="leakage", others=others)))
+                found.append((target.name, prober.run(features, design, role="leakage")))
     return tuple(found)
 
 
@@ -88,7 +80,7 @@ def _drop_rows(target: Target, is_out: NDArray[np.bool_]) -> Target:
 
 def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | None:
     counts = Counter(labels)
-    large = {label for label, count in counts.items() if label is not None and count >= _MIN_GROUPS}
+    large = {label for label, count in counts.items() if label is not None and count >= MIN_CLASS}
     if len(large) < 2:
         return None
     return build_class_target(name, [label if label in large else None for label in labels])
@@ -101,7 +93,7 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
     cells = {name: columns[name].find(rows.keys) for name in names}
     usable = np.array([all(texts[i] is not None for texts in cells.values()) for i in range(len(rows.keys))])
     target = _drop_rows(target, ~usable)
-    if not is_splittable(target.values, is_class=bool(target.classes)):
+    if not _is_splittable(target.values, is_class=bool(target.classes)):
         return None
     known: dict[str, Any] = {"n_repeats": prober.asked.n_repeats, "seed": prober.seed}
     groups = _find_families(prober.plan, rows, target)
@@ -125,7 +117,7 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
 
 
 #: Only pairs of one test fold count, and five folds leave fewer people one each.
-_MIN_PEOPLE: Final = 10
+_MIN_STRATUM: Final = 10
 
 
 def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[dict[str, object]]:
@@ -151,8 +143,9 @@ def _score(
     predictions, people = one.models[model].predictions, one.design.rows.participants[inside]
     metric, n_people = find_main_metric(predictions), len(set(people))
     value, low, high = math.nan, math.nan, math.nan
-    if n_people >= _MIN_PEOPLE:
-        part = select_rows(predictions, inside)
+    if n_people >= _MIN_STRATUM:
+        names = ("fold", "truth", "scores", "decisions", "reference")
+        part = dataclasses.replace(predictions, **{name: getattr(predictions, name)[:, inside] for name in names})
         (score,) = compute_scores(part, participants=people, n_bootstrap=1000, seed=seed, metrics=(metric,))
         value, low, high = score.value, score.ci_low, score.ci_high
     return {
@@ -168,11 +161,67 @@ def _score(
     }
 
 
-def select_rows(predictions: Predictions, inside: NDArray[np.bool_]) -> Predictions:
-    """Select rows (n,) with the folds they were tested in."""
-    names = ("fold", "truth", "scores", "decisions", "reference")
-    return dataclasses.replace(predictions, **{name: getattr(predictions, name)[:, inside] for name in names})
-
-
 def _name_times(runs: Sequence[StoredRun]) -> str:
     return " and ".join(sorted({f"{run.sidecar['RepetitionTime']:g} s" for run in runs}))
+
+
+_MIN_PAIRS: Final = 5
+
+
+_CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
+
+
+def _find_pairs(stored: Sequence[StoredRun]) -> dict[str, tuple[Rows, Rows]]:
+    """Pair two scans of each participant, where five or more participants have two.
+
+    ``sessions`` pairs the first two sessions with all their runs, ``runs`` the first two runs of one task in the first
+    session that has two.
+    """
+    people: dict[str, dict[str, list[StoredRun]]] = {}
+    for run in stored:
+        people.setdefault(run.entities["sub"], {}).setdefault(run.entities.get("ses", ""), []).append(run)
+    pairs: dict[str, dict[str, tuple[list[StoredRun], list[StoredRun]]]] = {"sessions": {}, "runs": {}}
+    for label, sessions in sorted(people.items()):
+        named = [runs for session, runs in sorted(sessions.items()) if session]
+        if len(named) > 1:
+            pairs["sessions"][label] = named[0], named[1]
+        twice = [two for _, runs in sorted(sessions.items()) if (two := _find_twice(runs)) is not None]
+        if twice:
+            pairs["runs"][label] = [twice[0][0]], [twice[0][1]]
+    return {
+        between: (_build_rows(found, 0), _build_rows(found, 1))
+        for between, found in pairs.items()
+        if len(found) >= _MIN_PAIRS
+    }
+
+
+def _find_twice(runs: Sequence[StoredRun]) -> tuple[StoredRun, StoredRun] | None:
+    tasks: dict[str, list[StoredRun]] = {}
+    for run in sorted(runs, key=lambda one: one.paths.stem):
+        tasks.setdefault(run.entities.get("task", ""), []).append(run)
+    return next(((found[0], found[1]) for found in tasks.values() if len(found) > 1), None)
+
+
+def _build_rows(found: Mapping[str, tuple[list[StoredRun], list[StoredRun]]], side: int) -> Rows:
+    return Rows(keys=tuple((label, "") for label in found), runs=tuple(tuple(two[side]) for two in found.values()))
+
+
+def measure_retest(
+    stored: Sequence[StoredRun], models: Mapping[str, str], *, seed: int
+) -> list[tuple[str, RetestScore]]:
+    """Measure test-retest reliability of models (name to label in file names) and of connectivity, each between
+    ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
+    readers: dict[str, Callable[[Rows], NDArray[Any]]] = {
+        name: partial(read_embeddings, model=label) for name, label in models.items()
+    }
+    readers |= {kind: partial(_read_connectivity, estimator=kind) for kind in _CONNECTIVITY}
+    found = []
+    for between, (first, second) in _find_pairs(stored).items():
+        LOGGER.info("Comparing two %s of %d participants.", between, len(first.keys))
+        for name, read in readers.items():
+            found.append((between, compute_retest(name, read(first), read(second), seed=seed)))
+    return found
+
+
+def _read_connectivity(rows: Rows, estimator: str) -> NDArray[np.float32]:
+    return np.stack([compute_correlations(compute_covariance(one, estimator)) for one in iterate_signals(rows)])

@@ -3,8 +3,6 @@ Shape letters: V sets of masked networks, N rows of tokens, n rows, D dimensions
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.files import write_array
+from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.models.frozen import MaskingEncoder
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.reports.group_phenotype import name_masked
@@ -87,8 +85,8 @@ class NetworkMasker:
     def _name_cache(self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_]) -> Path | None:
         if self.work_dir is None:
             return None
-        what = json.dumps([encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist()])
-        return self.work_dir / "masked" / f"{hashlib.sha256(what.encode()).hexdigest()}.npy"
+        digest = hash_values([encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist()])
+        return self.work_dir / "masked" / f"{digest}.npy"
 
 
 def _encode(

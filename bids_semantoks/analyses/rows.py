@@ -4,7 +4,6 @@ Shape letters: n rows, T volumes, P parcels, D dimensions of an embedding, m win
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.files import hash_text
 from bids_semantoks.outputs.store import StoredRun, read_embedding, read_signals
 from bids_semantoks.statistics.baselines import (
     CONNECTIVITY,
@@ -46,6 +46,11 @@ class Rows:
     def has_sessions(self) -> bool:
         """Whether rows are sessions."""
         return any(session for _, session in self.keys)
+
+    @property
+    def units(self) -> NDArray[np.str_] | None:
+        """Participant label (n,) of rows that are sessions, which belong together; None where rows are free."""
+        return self.participants if self.has_sessions else None
 
 
 def build_rows(stored: Sequence[StoredRun], *, by_session: bool) -> Rows:
@@ -101,7 +106,14 @@ def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return np.array(motion), np.array(seconds, dtype=np.float64)
 
 
-def build_motion_features(rows: Rows) -> TableFeatures:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EmbeddingFeatures(TableFeatures):
+    """Mean embeddings, which know where those of single windows are."""
+
+    label: str  # of the encoder in names of files
+
+
+def _build_motion_features(rows: Rows) -> TableFeatures:
     """Build the motion baseline: mean framewise displacement (mm), whether it is unknown, seconds of kept data."""
     motion, seconds = compute_motion(rows)
     unknown = np.isnan(motion)
@@ -110,32 +122,27 @@ def build_motion_features(rows: Rows) -> TableFeatures:
 
 
 def build_models(
-    rows: Rows,
-    encoders: Sequence[str],
-    twins: Sequence[str],
-    baselines: Sequence[str],
-    *,
-    n_components: int = 100,
+    rows: Rows, encoders: Sequence[str], twins: Sequence[str], baselines: Sequence[str]
 ) -> dict[str, tuple[Features, ...]]:
     """Build the features of all models except those that depend on the phenotype, by name, the encoder first.
     A name has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
-    models = {encoders[0]: tuple(_read_features(rows, label, encoders[0]) for label in encoders)}
+    models = {encoders[0]: _read_features(rows, encoders[0], encoders)}
     kinds = [kind for kind in CONNECTIVITY if kind in baselines]
-    for one in build_connectivity_features(iterate_signals(rows), kinds, n_components=n_components) if kinds else ():
+    for one in build_connectivity_features(iterate_signals(rows), kinds) if kinds else ():
         models[one.name] = (one,)
     if "parcel_moments" in baselines:
         models["parcel_moments"] = (build_parcel_features(iterate_signals(rows)),)
     if "motion" in baselines:
-        models["motion"] = (build_motion_features(rows),)
+        models["motion"] = (_build_motion_features(rows),)
     if "random" in baselines:
-        models["random"] = tuple(_read_features(rows, label, "random") for label in twins)
+        models["random"] = _read_features(rows, "random", twins)
     if "chance" in baselines:
         models["chance"] = (build_chance(len(rows.keys)),)
     return models
 
 
-def _read_features(rows: Rows, label: str, name: str) -> Features:
-    return TableFeatures(name=name, values=read_embeddings(rows, label))
+def _read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[Features, ...]:
+    return tuple(EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label) for label in labels)
 
 
 def build_site_features(labels: Sequence[str | None]) -> TableFeatures:
@@ -163,13 +170,10 @@ def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | 
     known = encoder.loaded.details.get("participants")
     if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
         return None
-    hashes = set(known["sha256"])
-    salt = known["salt"]
+    hashes, salt = set(known["sha256"]), known["salt"]
     # A file of signals may name people as folders do.
     return {
-        label
-        for label in participants
-        if any(hashlib.sha256(f"{salt}{start}{label}".encode()).hexdigest() in hashes for start in ("", "sub-"))
+        label for label in participants if any(hash_text(f"{salt}{start}{label}") in hashes for start in ("", "sub-"))
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -16,10 +15,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.analyses.design import Design, ProbePlan, build_design
+from bids_semantoks.analyses.design import Design, ProbePlan
+from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained
 from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals
 from bids_semantoks.models.initialise import read_encoder_config
 from bids_semantoks.models.parcels import build_layout, match_parcels
@@ -27,10 +28,9 @@ from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_signals
-from bids_semantoks.pretraining.plan import read_training_config
+from bids_semantoks.pretraining.plan import AtlasLabels, read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
 from bids_semantoks.signals.windows import build_windows
-from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.scaling_law import average_gains, choose_share, compute_gain, fit_log_line
 from bids_semantoks.statistics.spans import TableFeatures
@@ -39,10 +39,12 @@ from bids_semantoks.training.batches import choose_batch_size
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-_CLASS_METRICS: Final = ("auroc", "balanced_accuracy")
+#: Participants of a share.
+_FEWEST: Final = 16
 
 
-_VALUE_METRICS: Final = ("r",)
+#: Name of this dataset as a source of signals.
+_OWN: Final = "own"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,18 +57,163 @@ class ScalingJob:
     encoder: str  # folder below ``OUT_DIR/encoders``
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SharedData:
+    """Signals that shares are drawn from."""
+
+    name: str  # `_OWN`, or that of the other study or file
+    participants: tuple[str, ...]
+    stored: tuple[StoredRun, ...]  # runs; empty for a file
+    parcels: tuple[str, ...]
+    networks: tuple[str, ...]
+    keys: tuple[tuple[str, str], ...]  # participant and checksum of each run; of a file its size and date
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ScalingPlan:
+    """All encoders to be pretrained."""
+
+    data: SharedData
+    jobs: tuple[ScalingJob, ...]  # by share, then seed
+
+
+def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> ScalingPlan:
+    """Check shares, data and recipe before any work.
+
+    Raises ConfigurationError where a share has fewer than 16 participants or two are equal, a batch does not fit,
+    several processes train, or --encoder-name would have no effect; InputError where the other study has no signals;
+    ModelError where an encoder of its atlas does not fit the atlas of this study.
+    """
+    asked = config.probing
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigurationError(
+            "--scaling trains in one process, found several.", hint="Start it without torchrun; shares are small."
+        )
+    given = config.pretraining.encoder_name
+    if given is not None and not config.pretraining.pretrain:
+        raise ConfigurationError(
+            f"--encoder-name {given} would do nothing: --scaling names its encoders by share and seed.",
+            hint="Leave it away.",
+        )
+    data = _find_shared_data(config, chosen, atlas)
+    n_all = len(data.participants)
+    sizes = {share: round(share * n_all) for share in sorted(asked.scaling)}
+    small = [f"{share:g} ({n})" for share, n in sizes.items() if n < _FEWEST]
+    if small:
+        raise ConfigurationError(
+            f"--scaling needs shares with {_FEWEST} participants or more: of {n_all}, found {', '.join(small)}.",
+            hint=f"The smallest share that can be trained on is {_FEWEST / n_all:.2g}."
+            if n_all >= _FEWEST
+            else "Pretrain on another study's signals with -d NAME=OUT_DIR.",
+        )
+    if len(set(sizes.values())) < len(sizes):
+        listed = ", ".join(f"{share:g} ({n})" for share, n in sizes.items())
+        raise ConfigurationError(f"--scaling has shares of the same number of participants: {listed}.")
+    match_parcels(*atlas, build_layout(data.parcels, data.networks))
+    encoder = read_encoder_config(config.pretraining.encoder_config)
+    recipe = read_training_config(config.pretraining)
+    settings = [to_json(encoder), to_json(recipe), config.embedding.precision]
+    choose_batch_size(min(sizes.values()), recipe.batch_size, n_parts=config.pretraining.accumulate)
+    first, jobs = config.running.random_seed, []
+    for share, size in sizes.items():
+        for seed in range(first, first + asked.scaling_seeds):
+            people = choose_share(list(data.participants), size, seed=seed)
+            name = _name_encoder(config, data, people, seed, settings)
+            jobs.append(ScalingJob(share=share, participants=people, seed=seed, encoder=name))
+    LOGGER.info(
+        "Scaling: %d encoders on %s participants of %s.",
+        len(jobs),
+        ", ".join(str(size) for size in sizes.values()),
+        "this dataset" if data.name == _OWN else data.name,
+    )
+    return ScalingPlan(data=data, jobs=tuple(jobs))
+
+
+def _name_encoder(
+    config: AppConfig, data: SharedData, people: frozenset[str], seed: int, settings: Sequence[object]
+) -> str:
+    """Name the folder so that other people, runs, seeds or recipes never share it."""
+    keys = sorted(key for label, key in data.keys if label in people or not label)
+    digest = hash_text(json.dumps([sorted(people), keys, data.name, settings]))[:8]
+    stem = "".join(c for c in Path(config.pretraining.encoder_config).stem if c.isalnum())
+    source = "".join(c for c in data.name if c.isalnum()) or "other"
+    return f"scaling-{stem}-{source}-{len(people)}-seed{seed}-{digest}"
+
+
+def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> SharedData:
+    """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset.
+
+    Raises ConfigurationError where several are named, or this one again, and InputError where the other study has no
+    signals of the same atlas.
+    """
+    file, named = config.pretraining.pretrain_data, config.selection.derivatives
+    if len(named) + (file is not None) > 1:
+        raise ConfigurationError(
+            f"--scaling takes shares of one dataset, found {', '.join([*named, *([str(file)] if file else [])])}.",
+            hint="Give one of -d and --pretrain-data.",
+        )
+    if file is not None:
+        found, status = open_signals(file), file.stat()
+        return SharedData(
+            name=file.name,
+            participants=tuple(sorted(set(found.ids))),
+            stored=(),
+            parcels=found.parcels,
+            networks=found.networks,
+            keys=(("", f"{status.st_size} {status.st_mtime_ns}"),),
+        )
+    if not named:
+        return _collect(_OWN, chosen, *atlas)
+    return _find_study(config, named[0], chosen[0].entities["atlas"])
+
+
+def _find_study(config: AppConfig, given: str, label: str) -> SharedData:
+    name, _, text = given.rpartition("=")
+    out_dir = Path(text)
+    name = name or out_dir.resolve().name
+    if out_dir.resolve() == config.out_dir.resolve():
+        raise ConfigurationError(
+            f"-d {given} is OUT_DIR itself, not another study.", hint="Without -d shares are of its own participants."
+        )
+    if name == _OWN:
+        raise ConfigurationError(
+            f"-d {given} calls another study {_OWN}, which stands for this one.", hint="Give -d NAME=OUT_DIR."
+        )
+    kinds = find_stored_kinds(out_dir) if out_dir.is_dir() else []
+    space = next((space for found, space in kinds if found == label), "")
+    stored = find_stored_runs(out_dir, atlas=label, model="")
+    found = [run for run in stored if run.entities.get("space", "") == space]
+    if not found:
+        listed = ", ".join(f"{one} in {place or 'no space named'}" for one, place in kinds) or "none"
+        raise InputError(
+            f"-d {given} has no signals of atlas {label}, written here, to take shares of: found {listed}.",
+            hint="Give the OUT_DIR of a participant level run with the same atlas.",
+        )
+    rest = [run for run in found if run.entities.get("task", "").startswith("rest")]
+    return _collect(name, rest or found, *read_atlas_table(out_dir, name=label, space=space))
+
+
+def _collect(name: str, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]) -> SharedData:
+    return SharedData(
+        name=name,
+        participants=tuple(sorted({run.entities["sub"] for run in stored})),
+        stored=tuple(stored),
+        parcels=parcels,
+        networks=networks,
+        keys=tuple((run.entities["sub"], run.sidecar["TableSHA256"]) for run in stored),
+    )
+
+
 Pair = tuple[ScalingJob, Predictions, Predictions]
 
 
-def measure_scaling(
-    plan: ProbePlan, scaling: ScalingPlan, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
-) -> Path:
+def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -> Path:
     """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``.
 
     Finished encoders are not trained again. Raises TrainingStopped when asked to end early; the same call then resumes.
     """
-    config = plan.config
-    designs = _build_designs(plan, stored)
+    config, designs = plan.config, [design for _, design in plan.designs]
+    seed = config.running.random_seed
     started = time.monotonic()
     untrained: dict[int, list[Predictions]] = {}
     trained: list[list[Predictions]] = []
@@ -76,8 +223,8 @@ def measure_scaling(
         if job.seed not in untrained:
             # The very weights that this training started from: what differs is the training alone.
             first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
-            untrained[job.seed] = predict_designs(first, designs, plan)
-        trained.append(predict_designs(encoder, designs, plan))
+            untrained[job.seed] = predict_designs(first, designs, seed=seed)
+        trained.append(predict_designs(encoder, designs, seed=seed))
     rows: list[dict[str, object]] = []
     fits = []
     for position, design in enumerate(designs):
@@ -85,20 +232,12 @@ def measure_scaling(
             (job, found[position], untrained[job.seed][position])
             for job, found in zip(scaling.jobs, trained, strict=True)
         ]
-        for metric in _CLASS_METRICS if pairs[0][1].classes else _VALUE_METRICS:
-            own, fit = _compare(design, metric, pairs, scaling.data.name, seed=config.running.random_seed)
+        for metric in ("auroc", "balanced_accuracy") if pairs[0][1].classes else ("r",):
+            own, fit = _compare(design, metric, pairs, scaling.data.name, seed=seed)
             rows += own
             fits.append(fit)
     facts, name = _describe(config, scaling, fits), "group_scaling"
     return write_group_table(config.out_dir, name, build_group_table(name, rows), facts)
-
-
-def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> list[Design]:
-    designs = []
-    for name in plan.config.probing.probe:
-        rows = plan.build_rows(stored, name)
-        designs.append(build_design(plan, rows, plan.build_phenotype(rows, name)))
-    return designs
 
 
 def _pretrain(config: AppConfig, scaling: ScalingPlan, job: ScalingJob, started: float) -> Path:
@@ -116,28 +255,20 @@ def _pretrain(config: AppConfig, scaling: ScalingPlan, job: ScalingJob, started:
     return pretrain_encoder(own, data.stored, data.parcels, data.networks, participants=job.participants)
 
 
-def _load(config: AppConfig, directory: Path, atlas: tuple[tuple[str, ...], tuple[str, ...]]) -> RunEncoder:
+def _load(config: AppConfig, directory: Path, atlas: AtlasLabels) -> RunEncoder:
     embedding = dataclasses.replace(config.embedding, model=str(directory), save_tokens=False)
     return build_run_encoder(embedding, *atlas, seed=config.running.random_seed)
 
 
-def predict_designs(encoder: RunEncoder, designs: Sequence[Design], plan: ProbePlan) -> list[Predictions]:
+def predict_designs(encoder: RunEncoder, designs: Sequence[Design], *, seed: int) -> list[Predictions]:
     """Embed all runs once and predict each design by the nested protocol on its splits, out of fold."""
     runs = {run.paths.stem: run for design in designs for own in design.rows.runs for run in own}
     vectors = {stem: embed_signals(encoder, run) for stem, run in runs.items()}
     found = []
     for design in designs:
         means = [np.mean([vectors[run.paths.stem] for run in own], axis=0) for own in design.rows.runs]
-        found.append(
-            cross_validate(
-                TableFeatures(name=encoder.loaded.name, values=np.stack(means)),
-                design.target,
-                design.splits,
-                covariates=design.covariates,
-                groups=design.groups,
-                seed=plan.config.running.random_seed,
-            )
-        )
+        features = TableFeatures(name=encoder.loaded.name, values=np.stack(means))
+        found.append(predict_linear(features, design, seed=seed))
     return found
 
 
@@ -160,8 +291,8 @@ def _compare(
 ) -> tuple[list[dict[str, object]], dict[str, Any]]:
     """Score all encoders against their own initial weights: rows of the table, and the line and means through them."""
     tested = set(map(str, design.rows.participants[~np.isnan(design.target.values)]))
-    people = design.rows.participants if design.rows.has_sessions else None
-    gains = [compute_gain(first, second, metric, participants=people, seed=seed) for _, first, second in pairs]
+    units = design.rows.units
+    gains = [compute_gain(first, second, metric, participants=units, seed=seed) for _, first, second in pairs]
     jobs = [job for job, _, _ in pairs]
     rows: list[dict[str, object]] = [
         {
@@ -177,7 +308,7 @@ def _compare(
             "gain_low": one.interval[0],
             "gain_high": one.interval[1],
             "n_tested": len(tested),
-            "n_pretrained": len(tested & job.participants) if source == OWN else None,
+            "n_pretrained": len(tested & job.participants) if source == _OWN else None,
             "encoder": job.encoder,
         }
         for job, one in zip(jobs, gains, strict=True)
@@ -211,166 +342,3 @@ def _describe(config: AppConfig, scaling: ScalingPlan, fits: list[dict[str, Any]
         "interval of the mean gain over participants tested; LowOverSeeds and HighOverSeeds: over seeds.",
         "SoftwareVersions": find_versions(),
     }
-
-
-FEWEST: Final = 16
-
-
-OWN: Final = "own"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class SharedData:
-    """Signals that shares are drawn from."""
-
-    name: str  # ``own``, or that of the other study or file
-    participants: tuple[str, ...]
-    stored: tuple[StoredRun, ...]  # runs; empty for a file
-    parcels: tuple[str, ...]
-    networks: tuple[str, ...]
-    keys: tuple[tuple[str, str], ...]  # participant and checksum of each run; of a file its size and date
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ScalingPlan:
-    """All encoders to be pretrained."""
-
-    data: SharedData
-    jobs: tuple[ScalingJob, ...]  # by share, then seed
-
-
-def plan_scaling(
-    config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
-) -> ScalingPlan:
-    """Check shares, data and recipe before any work.
-
-    Raises ConfigurationError where a share has fewer than 16 participants or two are equal, a batch does not fit,
-    several processes train, or --encoder-name would have no effect; InputError where the other study has no signals;
-    ModelError where an encoder of its atlas does not fit the atlas of this study.
-    """
-    asked, n_seeds = config.probing, config.probing.scaling_seeds
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigurationError(
-            "--scaling trains in one process, found several.", hint="Start it without torchrun; shares are small."
-        )
-    given = config.pretraining.encoder_name
-    if given is not None and not config.pretraining.pretrain:
-        raise ConfigurationError(
-            f"--encoder-name {given} would do nothing: --scaling names its encoders by share and seed.",
-            hint="Leave it away.",
-        )
-    data = find_shared_data(config, chosen, atlas)
-    n_all = len(data.participants)
-    sizes = {share: round(share * n_all) for share in sorted(asked.scaling)}
-    small = [f"{share:g} ({n})" for share, n in sizes.items() if n < FEWEST]
-    if small:
-        raise ConfigurationError(
-            f"--scaling needs shares with {FEWEST} participants or more: of {n_all}, found {', '.join(small)}.",
-            hint=f"The smallest share that can be trained on is {FEWEST / n_all:.2g}."
-            if n_all >= FEWEST
-            else "Pretrain on another study's signals with -d NAME=OUT_DIR.",
-        )
-    if len(set(sizes.values())) < len(sizes):
-        listed = ", ".join(f"{share:g} ({n})" for share, n in sizes.items())
-        raise ConfigurationError(f"--scaling has shares of the same number of participants: {listed}.")
-    match_parcels(*atlas, build_layout(data.parcels, data.networks))
-    encoder = read_encoder_config(config.pretraining.encoder_config)
-    recipe = read_training_config(config.pretraining)
-    settings = [to_json(encoder), to_json(recipe), config.embedding.precision]
-    choose_batch_size(min(sizes.values()), recipe.batch_size, n_parts=config.pretraining.accumulate)
-    jobs = []
-    for share, size in sizes.items():
-        for seed in range(config.running.random_seed, config.running.random_seed + n_seeds):
-            people = choose_share(list(data.participants), size, seed=seed)
-            jobs.append(
-                ScalingJob(
-                    share=share,
-                    participants=people,
-                    seed=seed,
-                    encoder=_name_encoder(config, data, people, seed, settings),
-                )
-            )
-    LOGGER.info(
-        "Scaling: %d encoders on %s participants of %s.",
-        len(jobs),
-        ", ".join(str(size) for size in sizes.values()),
-        "this dataset" if data.name == OWN else data.name,
-    )
-    return ScalingPlan(data=data, jobs=tuple(jobs))
-
-
-def _name_encoder(
-    config: AppConfig, data: SharedData, people: frozenset[str], seed: int, settings: Sequence[object]
-) -> str:
-    """Name the folder so that other people, runs, seeds or recipes never share it."""
-    keys = sorted(key for label, key in data.keys if label in people or not label)
-    digest = hashlib.sha256(json.dumps([sorted(people), keys, data.name, settings]).encode()).hexdigest()[:8]
-    stem = "".join(c for c in Path(config.pretraining.encoder_config).stem if c.isalnum())
-    source = "".join(c for c in data.name if c.isalnum()) or "other"
-    return f"scaling-{stem}-{source}-{len(people)}-seed{seed}-{digest}"
-
-
-def find_shared_data(
-    config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
-) -> SharedData:
-    """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset.
-
-    Raises ConfigurationError where several are named, or this one again, and InputError where the other study has no
-    signals of the same atlas.
-    """
-    file, named = config.pretraining.pretrain_data, config.selection.derivatives
-    if len(named) + (file is not None) > 1:
-        raise ConfigurationError(
-            f"--scaling takes shares of one dataset, found {', '.join([*named, *([str(file)] if file else [])])}.",
-            hint="Give one of -d and --pretrain-data.",
-        )
-    if file is not None:
-        found, status = open_signals(file), file.stat()
-        return SharedData(
-            name=file.name,
-            participants=tuple(sorted(set(found.ids))),
-            stored=(),
-            parcels=found.parcels,
-            networks=found.networks,
-            keys=(("", f"{status.st_size} {status.st_mtime_ns}"),),
-        )
-    if not named:
-        return _collect(OWN, chosen, *atlas)
-    return _find_study(config, named[0], chosen[0].entities["atlas"])
-
-
-def _find_study(config: AppConfig, given: str, label: str) -> SharedData:
-    name, _, text = given.rpartition("=")
-    out_dir = Path(text)
-    name = name or out_dir.resolve().name
-    if out_dir.resolve() == config.out_dir.resolve():
-        raise ConfigurationError(
-            f"-d {given} is OUT_DIR itself, not another study.", hint="Without -d shares are of its own participants."
-        )
-    if name == OWN:
-        raise ConfigurationError(
-            f"-d {given} calls another study {OWN}, which stands for this one.", hint="Give -d NAME=OUT_DIR."
-        )
-    kinds = find_stored_kinds(out_dir) if out_dir.is_dir() else []
-    space = next((space for found, space in kinds if found == label), "")
-    stored = find_stored_runs(out_dir, atlas=label, model="")
-    found = [run for run in stored if run.entities.get("space", "") == space]
-    if not found:
-        listed = ", ".join(f"{one} in {place or 'no space named'}" for one, place in kinds) or "none"
-        raise InputError(
-            f"-d {given} has no signals of atlas {label}, written here, to take shares of: found {listed}.",
-            hint="Give the OUT_DIR of a participant level run with the same atlas.",
-        )
-    rest = [run for run in found if run.entities.get("task", "").startswith("rest")]
-    return _collect(name, rest or found, *read_atlas_table(out_dir, name=label, space=space))
-
-
-def _collect(name: str, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]) -> SharedData:
-    return SharedData(
-        name=name,
-        participants=tuple(sorted({run.entities["sub"] for run in stored})),
-        stored=tuple(stored),
-        parcels=parcels,
-        networks=networks,
-        keys=tuple((run.entities["sub"], run.sidecar["TableSHA256"]) for run in stored),
-    )

@@ -35,7 +35,15 @@ from bids_semantoks.statistics.targets import Target, build_class_target
 LOGGER = logging.getLogger("bids_semantoks")
 
 
+#: Types, and blocks of each, without which nothing can be told apart.
 _FEWEST: Final = 2
+
+
+#: Of participants, and of blocks of a type, for five folds.
+_FEWEST_FOR_FOLDS: Final = 5
+
+
+_METRIC: Final = "balanced_accuracy"
 
 
 #: Of a block's time; what was dropped is interpolated, which says nothing of the task.
@@ -107,7 +115,11 @@ def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
         notes.append(f"{len(empty)} runs whose events have no value of {column}")
     if n_timeless:
         notes.append(f"{n_timeless} blocks with n/a for onset or duration")
-    n_cut = sum(_count_cut(events) for _, events in runs)
+    n_cut = sum(
+        later.onset < event.onset + event.duration - 1e-6
+        for _, events in runs
+        for event, later in itertools.pairwise(events)
+    )
     if n_cut:
         notes.append(f"the end of {n_cut} blocks during which another begins")
     LOGGER.info("Blocks of %s: %d runs with events, types %s.", column, len(runs), ", ".join(sorted(counts)))
@@ -122,23 +134,14 @@ def _find_families(config: AppConfig) -> dict[str, str]:
     return {label: text for (label, _), text in column.values.items() if text is not None}
 
 
-def _count_cut(events: Sequence[Event]) -> int:
-    return sum(later.onset < event.onset + event.duration - 1e-6 for event, later in itertools.pairwise(events))
+_Span = tuple[int, int]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _CutRun:
-    """Signals of a run and the blocks that can be seen in them."""
-
-    signals: NDArray[np.float32]  # (T, P) at the repetition time of the encoder
-    present: NDArray[np.bool_]  # (P,) parcels that have a signal
-    events: list[Event]  # those whose blocks are used
-    spans: list[tuple[int, int]]  # first volume and number of volumes of each event
-    n_out: int  # blocks that cannot be seen
-    n_dropped: int  # blocks whose volumes were dropped
-
-
-def _cut_run(run: StoredRun, events: Sequence[Event], model: EncoderConfig) -> _CutRun:
+def _find_blocks(
+    run: StoredRun, events: Sequence[Event], model: EncoderConfig
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], list[tuple[Event, _Span, bool]]]:
+    """Find the blocks of a run: its signals (T, P) at the repetition time of the encoder, which parcels have one (P,),
+    and of each event in reach its first volume and number of volumes, and whether enough of them were kept."""
     n_dummy, source_time = run.sidecar["VolumesDropped"]["Dummy"]["Count"], run.sidecar["RepetitionTime"]
     table = read_signals(run.paths)[1]
     signals, present = standardise(table, repetition_time=source_time, n_dummy=n_dummy, target=model.repetition_time)
@@ -152,42 +155,46 @@ def _cut_run(run: StoredRun, events: Sequence[Event], model: EncoderConfig) -> _
     )
     blocks = [(event, place) for event, place in zip(events, places, strict=True) if place is not None]
     seen = _find_seen(table[n_dummy:], source_time, [place for _, place in blocks], model.repetition_time)
-    kept = [block for block, is_seen in zip(blocks, seen, strict=True) if is_seen]
-    return _CutRun(
-        signals=signals,
-        present=present,
-        events=[event for event, _ in kept],
-        spans=[span for _, span in kept],
-        n_out=len(events) - len(blocks),
-        n_dropped=len(blocks) - len(kept),
-    )
+    return signals, present, [(*block, is_seen) for block, is_seen in zip(blocks, seen, strict=True)]
 
 
-def _embed_cut(
-    cut: _CutRun, encoders: dict[str, RunEncoder], model: EncoderConfig
+def _find_seen(
+    table: NDArray[np.float32], source_time: float, spans: Sequence[_Span], target_time: float
+) -> list[bool]:
+    """Tell which blocks had enough of their volumes kept, by the rows of the table that hold signals."""
+    if not spans:
+        return []
+    kept = np.asarray(~np.isnan(table[:, ~np.isnan(table).all(axis=0)]).any(axis=1))
+    first, length = np.array(spans, dtype=np.float64).T * target_time
+    return [bool(share >= _LEAST_KEPT) for share in compute_kept_share(kept, source_time, first, length)]
+
+
+def _embed_spans(
+    signals: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    spans: Sequence[_Span],
+    encoders: Mapping[str, RunEncoder],
+    model: EncoderConfig,
 ) -> Iterator[tuple[tuple[str, str], NDArray[np.floating[Any]]]]:
     """Yield one row per block, by model and position in the window."""
-    yield (
-        ("parcel_means", ""),
-        np.stack([cut.signals[first : first + length].mean(axis=0) for first, length in cut.spans]),
-    )
+    yield ("parcel_means", ""), np.stack([signals[first : first + n].mean(axis=0) for first, n in spans])
     for position in ("first", "last"):
         is_last = position == "last"
         windows = build_block_windows(
-            cut.signals,
-            cut.present,
-            cut.spans,
+            signals,
+            present,
+            spans,
             window=model.window,
             patch=model.patch,
             repetition_time=model.repetition_time,
             last=is_last,
         )
-        real = find_clip_patches(len(cut.spans), model, last=is_last)
+        real = find_clip_patches(len(spans), model, last=is_last)
         for name, encoder in encoders.items():
             yield (name, position), encoder.frozen.encode(windows, real_patches=real).vectors
 
 
-def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
+def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
     """Embed each block as one patch, all others masked, first and last in the window; also average its parcels. The
     encoders share one architecture. Raises InputError where no block is left."""
     model = next(iter(encoders.values())).loaded.config
@@ -195,11 +202,13 @@ def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
     parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
     n_out = n_dropped = 0
     for run, events in plan.runs:
-        cut = _cut_run(run, events, model)
-        n_out += cut.n_out
-        n_dropped += cut.n_dropped
-        rows += [(event.label, run.entities["sub"], run.paths.stem, event.onset) for event in cut.events]
-        for key, values in _embed_cut(cut, encoders, model) if cut.events else ():
+        signals, present, blocks = _find_blocks(run, events, model)
+        kept = [(event, span) for event, span, is_seen in blocks if is_seen]
+        n_out += len(events) - len(blocks)
+        n_dropped += len(blocks) - len(kept)
+        rows += [(event.label, run.entities["sub"], run.paths.stem, event.onset) for event, _ in kept]
+        spans = [span for _, span in kept]
+        for key, values in _embed_spans(signals, present, spans, encoders, model) if spans else ():
             parts.setdefault(key, []).append(values)
     if not rows:
         raise InputError(
@@ -221,26 +230,6 @@ def embed_blocks(plan: BlockPlan, encoders: dict[str, RunEncoder]) -> Blocks:
         features={key: np.concatenate(found) for key, found in parts.items()},
         notes=tuple(notes),
     )
-
-
-def _find_seen(
-    table: NDArray[np.float32], source_time: float, spans: Sequence[tuple[int, int]], target_time: float
-) -> list[bool]:
-    """Tell which blocks had enough of their volumes kept, by the rows of the table that hold signals."""
-    if not spans:
-        return []
-    kept = np.asarray(~np.isnan(table[:, ~np.isnan(table).all(axis=0)]).any(axis=1))
-    first, length = np.array(spans, dtype=np.float64).T * target_time
-    return [bool(share >= _LEAST_KEPT) for share in compute_kept_share(kept, source_time, first, length)]
-
-
-_FEWEST_PEOPLE: Final = 5
-
-
-_FEWEST_BLOCKS: Final = 5
-
-
-_METRIC: Final = "balanced_accuracy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -287,24 +276,19 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
 def select_types(blocks: Blocks, column: str) -> tuple[Blocks, Target]:
     """Drop types too rare for five folds; InputError where fewer than two types are left."""
     counts = Counter(blocks.labels.tolist())
-    kept = {label for label, count in counts.items() if count >= _FEWEST_BLOCKS}
+    kept = {label for label, count in counts.items() if count >= _FEWEST_FOR_FOLDS}
     if len(kept) < 2:
         listed = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items()))
         raise InputError(
-            f"--task-blocks {column} needs two types with {_FEWEST_BLOCKS} blocks each inside their runs: "
+            f"--task-blocks {column} needs two types with {_FEWEST_FOR_FOLDS} blocks each inside their runs: "
             f"found {listed}."
         )
     inside = np.array([label in kept for label in blocks.labels])
     rare = sorted(set(counts) - kept)
     notes = (*blocks.notes, f"blocks of rare types: {', '.join(rare)}") if rare else blocks.notes
-    chosen = Blocks(
-        labels=blocks.labels[inside],
-        participants=blocks.participants[inside],
-        runs=blocks.runs[inside],
-        onsets=blocks.onsets[inside],
-        features={key: values[inside] for key, values in blocks.features.items()},
-        notes=notes,
-    )
+    columns = {name: getattr(blocks, name)[inside] for name in ("labels", "participants", "runs", "onsets")}
+    features = {key: values[inside] for key, values in blocks.features.items()}
+    chosen = dataclasses.replace(blocks, **columns, features=features, notes=notes)
     return chosen, build_class_target(column, chosen.labels.tolist())
 
 
@@ -317,7 +301,7 @@ def build_designs(
     labels, people = target.values.astype(np.int64), blocks.participants
     groups = np.array([families.get(str(label), f"sub-{label}") for label in people])
     n_groups, column = len(np.unique(groups)), config.probing.group_by
-    if n_groups >= _FEWEST_PEOPLE:
+    if n_groups >= _FEWEST_FOR_FOLDS:
         n_repeats = config.probing.n_repeats
         splits = build_splits(labels, groups=groups, n_repeats=n_repeats, seed=config.running.random_seed)
         widening = math.sqrt(1 + len(labels) / float(np.mean([len(split.train) for split in splits])))

@@ -47,14 +47,25 @@ def standardise(
     return values, present
 
 
+def _standardise_run(
+    source: SignalSource, table: NDArray[np.floating[Any]], *, repetition_time: float, n_dummy: int, target: float
+) -> PackedRun:
+    values, present = standardise(table, repetition_time=repetition_time, n_dummy=n_dummy, target=target)
+    return PackedRun(
+        key=source.key,
+        participant=source.participant,
+        repetition_time=repetition_time,
+        values=values,
+        present=present,
+    )
+
+
 class TableReader:
     """Reads stored runs in any process: `order` (P,) is the atlas position of each encoder parcel, `target` is in
     seconds."""
 
-    def __init__(self, order: tuple[int, ...], parcels: tuple[str, ...], target: float) -> None:
-        self.order = list(order)
-        self.parcels = parcels
-        self.target = target
+    def __init__(self, order: list[int], parcels: tuple[str, ...], target: float) -> None:
+        self.order, self.parcels, self.target = order, parcels, target
 
     def __call__(self, source: SignalSource) -> PackedRun | str:
         """Read one run whose ``where`` is a `StoredRun`; return why if it cannot be trained on."""
@@ -64,21 +75,15 @@ class TableReader:
             parcels, table = read_signals(stored.paths)
             if parcels != self.parcels:
                 return f"{path} has {len(parcels)} parcels that are not the {len(self.parcels)} of the atlas"
-            values, present = standardise(
+            return _standardise_run(
+                source,
                 table[:, self.order],
-                repetition_time=sidecar["RepetitionTime"],
+                repetition_time=float(sidecar["RepetitionTime"]),
                 n_dummy=sidecar["VolumesDropped"]["Dummy"]["Count"],
                 target=self.target,
             )
         except (RunSkipped, OSError, ValueError) as error:
             return f"{path}: {error}"
-        return PackedRun(
-            key=source.key,
-            participant=source.participant,
-            repetition_time=float(sidecar["RepetitionTime"]),
-            values=values,
-            present=present,
-        )
 
 
 def pack_file(
@@ -110,42 +115,33 @@ def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: fl
             try:
                 if problem:
                     raise RunSkipped("no_content", f"{problem}.")
-                values, present = standardise(table, repetition_time=target, n_dummy=0, target=target)
+                run = _standardise_run(source, table, repetition_time=target, n_dummy=0, target=target)
             except RunSkipped as error:
                 LOGGER.warning("Left out of the training: participant %s, row %d: %s", source.participant, row, error)
                 continue
-            yield PackedRun(
-                key=source.key,
-                participant=source.participant,
-                repetition_time=target,
-                values=values,
-                present=present,
-            )
+            yield run
 
 
-Reader = Callable[[SignalSource], PackedRun | str]
-
-
-def pack_missing(
+def pack_tables(
     store: SignalStore,
-    sources: Sequence[SignalSource],
-    build_reader: Callable[..., Reader],
-    arguments: tuple[Any, ...],
+    data: TrainingData,
+    order: Sequence[int],
     *,
+    target: float,
     n_procs: int,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Pack the runs that the store lacks; unreadable runs are left out with a warning.
+    """Pack the stored runs that the store lacks; unreadable runs are left out with a warning.
 
-    `build_reader(*arguments)` is called once per process; the arguments must pickle. Once `is_wanted` returns False,
-    reading
-    stops and what was read is packed.
+    `order` (P,) is the atlas position of each encoder parcel, `target` the repetition time in seconds. Once `is_wanted`
+    returns False, reading stops and what was read is packed.
     """
-    missing = [source for source in sources if source.key not in store]
+    missing = [source for source in data.sources if source.key not in store]
     if not missing:
         return
-    LOGGER.info("Packing %d of %d runs into %s.", len(missing), len(sources), store.directory)
-    results = run_jobs(build_reader, arguments, missing, n_procs=n_procs, is_wanted=is_wanted)
+    LOGGER.info("Packing %d of %d runs into %s.", len(missing), len(data.sources), store.directory)
+    arguments = (list(order), data.parcels, target)
+    results = run_jobs(TableReader, arguments, missing, n_procs=n_procs, is_wanted=is_wanted)
     store.add(_keep_readable(results, missing))
 
 
@@ -159,9 +155,7 @@ def _keep_readable(results: Iterator[tuple[int, Any]], missing: Sequence[SignalS
 
 
 def select_packed(store: SignalStore, sources: Sequence[SignalSource]) -> SignalView:
-    """Select the packed runs among `sources`, sorted by key whatever their order on disk. Raises InputError if there
-    are
-    none."""
+    """Select the packed runs among `sources`, sorted by key whatever their order on disk. InputError for none."""
     keys = sorted({source.key for source in sources if source.key in store})
     if not keys:
         raise InputError(

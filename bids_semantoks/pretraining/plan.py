@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import hash_text, hash_values, read_json
 from bids_semantoks.inputs.hdf5 import SignalsFile, open_signals
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.initialise import read_encoder_config
@@ -25,6 +25,10 @@ from bids_semantoks.training.batches import check_participants, choose_batch_siz
 from bids_semantoks.training.packed import SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
+
+
+#: Parcels and networks of an atlas, P each.
+AtlasLabels = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,45 +43,36 @@ class Blueprint:
     file: SignalsFile | None  # None if the signals are stored tables
     settings: dict[str, Any]  # what must agree for a stopped training to resume
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where the states of a training that goes on are."""
+        return self.directory / "checkpoints"
+
 
 def read_training_config(config: PretrainingConfig) -> TrainingConfig:
-    """Read the training recipe: the file of --training-config, overridden by options. Raises ConfigurationError if the
-    file
-    is unreadable or invalid."""
+    """Read the training recipe: the file of --training-config, overridden by options. Raises ConfigurationError where
+    the file is unreadable or invalid."""
     values: Any = {}
     path = config.training_config
     if path is not None:
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"The training configuration {path} cannot be read: {error}.") from error
         if not isinstance(values, dict):
             raise ConfigurationError(f"The training configuration {path} must be a JSON object, found {values!r:.60}.")
-    given = {
-        "epochs": config.epochs,
-        "batch_size": config.train_batch_size,
-        "learning_rate": config.learning_rate,
-    }
+    given = {"epochs": config.epochs, "batch_size": config.train_batch_size, "learning_rate": config.learning_rate}
     values |= {key: value for key, value in given.items() if value is not None}
     return from_json(TrainingConfig, values, where=f"training configuration {path or ''}".rstrip())
 
 
-def choose_directory(config: AppConfig) -> Path:
-    """Return the encoder's directory, ``OUT_DIR/encoders/<name>``; the name defaults to the stem of the encoder
-    configuration."""
-    asked = config.pretraining
-    name = asked.encoder_name or Path(asked.encoder_config).stem
-    return config.out_dir / "encoders" / name
-
-
 def describe_data(
-    config: AppConfig, stored: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
+    config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasLabels
 ) -> tuple[EncoderConfig, TrainingData, SignalsFile | None]:
     """Describe the encoder and its training data without reading any signals.
 
     The data are the `stored` runs with their `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5
-    file,
-    which is then returned as well. Raises SemantoksError if anything cannot be read.
+    file, which is then returned as well. Raises SemantoksError if anything cannot be read.
     """
     encoder = read_encoder_config(config.pretraining.encoder_config)
     path = config.pretraining.pretrain_data
@@ -93,7 +88,8 @@ def draw_blueprint(
 
     Raises SemantoksError if data and options do not allow a training.
     """
-    recipe = read_training_config(config.pretraining)
+    asked = config.pretraining
+    recipe = read_training_config(asked)
     participants = {source.participant for source in data.sources}
     check_participants(participants)
     n_participants = len(participants)
@@ -112,7 +108,7 @@ def draw_blueprint(
         "precision": config.embedding.precision,
     }
     return Blueprint(
-        directory=choose_directory(config),
+        directory=config.out_dir / "encoders" / (asked.encoder_name or Path(asked.encoder_config).stem),
         encoder=encoder,
         layout=layout,
         recipe=recipe,
@@ -120,11 +116,6 @@ def draw_blueprint(
         file=file,
         settings=settings,
     )
-
-
-def hash_values(values: Any) -> str:
-    """Hash plain JSON values, ignoring the order of keys: SHA-256 in hexadecimal."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,8 +152,7 @@ def describe_stored(
             parcels,
             networks,
         ]
-        key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-        sources.append(SignalSource(key=key, participant=run.entities["sub"], where=run))
+        sources.append(SignalSource(key=hash_values(decisive), participant=run.entities["sub"], where=run))
     facts = {
         "source": "signals written by the participant level",
         "band": _describe_bands([run.sidecar["Settings"] for run in stored]),
@@ -187,8 +177,7 @@ def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFi
     The signals are assumed to have the encoder's repetition time, `target` seconds: the layout does not store any.
     """
     file, status = open_signals(path), path.stat()
-    decisive = [path.name, status.st_size, status.st_mtime_ns, target]
-    stem = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    stem = hash_values([path.name, status.st_size, status.st_mtime_ns, target])
     sources = tuple(
         SignalSource(key=f"{stem}-{row}", participant=label, where=row) for row, label in enumerate(file.ids)
     )
@@ -222,10 +211,7 @@ def build_details(
             "smallest_share_of_parcels_with_signal": round(float(view.present.mean(axis=1).min()), 4),
             "window_in_s": encoder.window * encoder.repetition_time,
         },
-        "participants": {
-            "salt": salt,
-            "sha256": [hashlib.sha256(f"{salt}{label}".encode()).hexdigest() for label in labels],
-        },
+        "participants": {"salt": salt, "sha256": [hash_text(f"{salt}{label}") for label in labels]},
         "software": find_versions(),
     }
 

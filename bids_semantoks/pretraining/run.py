@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,15 @@ import torch
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
-from bids_semantoks.files import write_json
+from bids_semantoks.files import hash_values, read_json, write_json
 from bids_semantoks.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from bids_semantoks.models.frozen import resolve_device
 from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.models.parcels import layout_to_json, match_parcels
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.card import CARD_FILE, LOG_FILE, TrainingLog, read_training_log, write_model_card
-from bids_semantoks.pretraining.packing import TableReader, pack_file, pack_missing, select_packed
-from bids_semantoks.pretraining.plan import (
-    Blueprint,
-    build_details,
-    describe_data,
-    draw_blueprint,
-    find_kernels,
-    hash_values,
-)
+from bids_semantoks.pretraining.packing import pack_file, pack_tables, select_packed
+from bids_semantoks.pretraining.plan import Blueprint, build_details, describe_data, draw_blueprint, find_kernels
 from bids_semantoks.reports.figures_training import write_figures
 from bids_semantoks.runtime.resources import choose_n_procs, record_end
 from bids_semantoks.training.distill import TeacherStudent
@@ -54,41 +46,30 @@ def pretrain_encoder(
     """Pretrain an encoder, resume a stopped training, or find it done; return its directory, to be given to --model.
 
     Trains on the `stored` runs with their atlas (P parcels and networks) unless --pretrain-data names a file,
-    restricted to
-    `participants` if given. Raises TrainingStopped (the same call resumes), TrainingDiverged, or another SemantoksError
-    if
-    data, options or resources do not allow a training.
+    restricted to `participants` if given. Raises TrainingStopped (the same call resumes), TrainingDiverged, or another
+    SemantoksError where data, options or resources do not allow a training.
     """
     with record_end(config.out_dir):
-        return _pretrain(config, stored, (parcels, networks), participants)
-
-
-def _pretrain(
-    config: AppConfig,
-    stored: Sequence[StoredRun],
-    atlas: tuple[tuple[str, ...], tuple[str, ...]],
-    participants: frozenset[str] | None,
-) -> Path:
-    device = choose_device(resolve_device(config.embedding.device))
-    encoder, data, file = describe_data(config, stored, atlas)
-    if participants is not None:
-        sources = tuple(source for source in data.sources if source.participant in participants)
-        data = dataclasses.replace(data, sources=sources)
-    with watch_signals() as request, join_ranks(device) as ranks:
-        plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
-        if config.running.overwrite and ranks.is_first:
-            _clear(plan)
-        ranks.wait()
-        is_done = _is_finished(plan)
-        # Nobody may begin before everybody has looked.
-        ranks.wait()
-        if not is_done:
-            try:
-                _train(config, plan, device, ranks, request)
-            except OSError as error:
-                raise describe_full_disk(error, plan.directory) from error
-        ranks.wait()
-    return plan.directory
+        device = choose_device(resolve_device(config.embedding.device))
+        encoder, data, file = describe_data(config, stored, (parcels, networks))
+        if participants is not None:
+            sources = tuple(source for source in data.sources if source.participant in participants)
+            data = dataclasses.replace(data, sources=sources)
+        with watch_signals() as request, join_ranks(device) as ranks:
+            plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
+            if config.running.overwrite and ranks.is_first:
+                _clear(plan)
+            ranks.wait()
+            is_done = _is_finished(plan)
+            # Nobody may begin before everybody has looked.
+            ranks.wait()
+            if not is_done:
+                try:
+                    _train(config, plan, device, ranks, request)
+                except OSError as error:
+                    raise describe_full_disk(error, plan.directory) from error
+            ranks.wait()
+        return plan.directory
 
 
 def preview_training(
@@ -101,7 +82,7 @@ def preview_training(
     if not config.running.overwrite:
         if _is_finished(plan):
             return
-        read_last_state(_checkpoints(plan), plan.settings)
+        read_last_state(plan.checkpoints, plan.settings)
     n_participants = plan.settings["data"]["participants"]
     LOGGER.info(
         "Would pretrain an encoder on %d runs of %d participants: %d epochs of %d steps, into %s.",
@@ -113,18 +94,14 @@ def preview_training(
     )
 
 
-def _checkpoints(plan: Blueprint) -> Path:
-    return plan.directory / "checkpoints"
-
-
 def _clear(plan: Blueprint) -> None:
     """Make room for a new training, keeping checkpoints of the same settings, which are resumed."""
     if (plan.directory / CONFIG_FILE).exists():
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             (plan.directory / name).unlink(missing_ok=True)
-    marker = _checkpoints(plan) / "settings.json"
-    if not marker.is_file() or json.loads(marker.read_bytes()) != plan.settings:
-        shutil.rmtree(_checkpoints(plan), ignore_errors=True)
+    marker = plan.checkpoints / "settings.json"
+    if not marker.is_file() or read_json(marker) != plan.settings:
+        shutil.rmtree(plan.checkpoints, ignore_errors=True)
 
 
 def _is_finished(plan: Blueprint) -> bool:
@@ -133,7 +110,7 @@ def _is_finished(plan: Blueprint) -> bool:
     if not path.is_file():
         return False
     try:
-        stored = json.loads(path.read_bytes())["details"]["settings"]
+        stored = read_json(path)["details"]["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"{path} is not the configuration of an encoder pretrained here.",
@@ -156,7 +133,7 @@ def _is_finished(plan: Blueprint) -> bool:
             stored["data"]["runs"],
             plan.settings["data"]["runs"],
         )
-    if not (plan.directory / CARD_FILE).exists() and find_states(_checkpoints(plan)):
+    if not (plan.directory / CARD_FILE).exists() and find_states(plan.checkpoints):
         return False  # killed before the last words: going on from the last step writes all again
     LOGGER.info("The encoder %s is finished and not trained again.", plan.directory)
     return True
@@ -178,7 +155,7 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
         ", signals in its memory" if training.feed.is_resident else "",
     )
     if ranks.is_first:
-        write_json(_checkpoints(plan) / "settings.json", plan.settings)
+        write_json(plan.checkpoints / "settings.json", plan.settings)
     training.run(TrainingLog(plan.directory / LOG_FILE, LOG_COLUMNS), request)
     if ranks.is_first:
         details = build_details(plan.data, view, plan.settings, plan.encoder)
@@ -203,7 +180,7 @@ def _build_training(
     course = TrainingPlan(
         recipe=plan.recipe,
         settings=plan.settings,
-        checkpoints=_checkpoints(plan),
+        checkpoints=plan.checkpoints,
         seed=seed,
         precision=config.embedding.precision,
         n_slices=asked.accumulate,
@@ -227,14 +204,16 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
     def is_wanted() -> bool:
         return not request.reason
 
-    root = config.running.work_dir or config.out_dir / "encoders"
-    directory = root / ".signals" / hash_values([layout_to_json(plan.layout), plan.encoder.repetition_time])[:16]
+    root, target = config.running.work_dir or config.out_dir / "encoders", plan.encoder.repetition_time
+    directory = root / ".signals" / hash_values([layout_to_json(plan.layout), target])[:16]
     if ranks.is_first:
-        store = SignalStore(directory, plan.layout.n_parcels)
+        store, data = SignalStore(directory, plan.layout.n_parcels), plan.data
         if plan.file is not None:
-            pack_file(store, plan.data, plan.file, target=plan.encoder.repetition_time, is_wanted=is_wanted)
+            pack_file(store, data, plan.file, target=target, is_wanted=is_wanted)
         else:
-            _pack_tables(config, plan, store, is_wanted)
+            order = match_parcels(data.parcels, data.networks, plan.layout).order.tolist()
+            n_procs = choose_n_procs(config.running, n_jobs=len(data.sources) // 16, model_bytes=0)
+            pack_tables(store, data, order, target=target, n_procs=n_procs, is_wanted=is_wanted)
         plan.directory.mkdir(parents=True, exist_ok=True)
     if ranks.any(bool(request.reason)):
         raise TrainingStopped(
@@ -242,13 +221,6 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
             hint="The same call goes on.",
         )
     return select_packed(SignalStore(directory, plan.layout.n_parcels), plan.data.sources)
-
-
-def _pack_tables(config: AppConfig, plan: Blueprint, store: SignalStore, is_wanted: Callable[[], bool]) -> None:
-    order = match_parcels(plan.data.parcels, plan.data.networks, plan.layout).order.tolist()
-    n_procs = choose_n_procs(config.running, n_jobs=len(plan.data.sources) // 16, model_bytes=0)
-    arguments = (tuple(order), plan.data.parcels, plan.encoder.repetition_time)
-    pack_missing(store, plan.data.sources, TableReader, arguments, n_procs=n_procs, is_wanted=is_wanted)
 
 
 def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:
@@ -267,5 +239,5 @@ def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> 
     )
     sha256 = write_checkpoint(plan.directory, encoder, head=head, details=details)
     write_model_card(plan.directory, name=plan.directory.name, sha256=sha256, details=details, drawn=drawn)
-    shutil.rmtree(_checkpoints(plan), ignore_errors=True)
+    shutil.rmtree(plan.checkpoints, ignore_errors=True)
     LOGGER.info("Wrote the encoder %s, SHA-256 %s.", plan.directory, sha256[:16])

@@ -13,20 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bids_semantoks.analyses import probe
-from bids_semantoks.analyses.design import build_target, check_classes, convert_covariates
+from bids_semantoks.analyses import analyse, design, predictors, probe
 from bids_semantoks.analyses.rows import count_pretrained, describe_pretraining
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
-from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.reports import report, run_figures
 from bids_semantoks.statistics import linear, metrics, splits
 from bids_semantoks.statistics.predictions import Predictions
-from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 N, P, T = 31, 11, 120
 
@@ -178,7 +174,7 @@ def test_sessions_are_rows_and_never_straddle_a_split(
             together.append(participants)
         return metrics.compute_scores(predictions, participants=participants, seed=seed)
 
-    monkeypatch.setattr(probe, "cross_validate", cross_validate)
+    monkeypatch.setattr(predictors, "cross_validate", cross_validate)
     monkeypatch.setattr(probe, "compute_scores", compute_scores)
     code, said = group("--probe", "mood", "--baselines", "motion")
     assert code == 0, said
@@ -306,9 +302,9 @@ def test_families_stay_together_where_leakage_is_measured(group: Group, monkeypa
     designs: list[Any] = []
     run = probe.Prober.run
 
-    def remember(self: probe.Prober, features: Any, design: Any, *, role: str, others: Any = ()) -> Any:
+    def remember(self: probe.Prober, features: Any, design: Any, *, role: str, protocol: str = "nested") -> Any:
         designs.extend([design] if role == "leakage" else [])
-        return run(self, features, design, role=role, others=others)
+        return run(self, features, design, role=role, protocol=protocol)
 
     monkeypatch.setattr(probe.Prober, "run", remember)
     code, said = group("--probe", "age", "--baselines", "none", "--group-by", "family")
@@ -335,26 +331,31 @@ def test_names_are_kept_as_they_were_written(found: tuple[Path, Path], group: Gr
     assert {"mean_fd", "Facts (phenotype)", "axis1"} < set(points[0])
 
 
-def test_sites_by_number_are_no_quantity() -> None:
-    cells = {"site": ("1", "2", "10", "2"), "age": ("20", "31", "42", None)}
-    table = convert_covariates(cells, np.array([True, True, True, False]))
-    np.testing.assert_array_equal(table[:3], [[1, 0, 0, 20], [0, 0, 1, 31], [0, 1, 0, 42]])
+def test_designs_are_built_once_and_anew_only_where_runs_were_lost(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    seen: list[Any] = []
+    build, revise = design.build_design, design.revise_plan
 
+    def remember_design(plan: Any, rows: Any, phenotype: Phenotype) -> Any:
+        built.append(phenotype.name)
+        return build(plan, rows, phenotype)
 
-def test_a_class_that_a_covariate_makes_too_small_is_named() -> None:
-    labels = ("a",) * 6 + ("b",) * 9
-    own = Phenotype(name="group", table="x.tsv", kind="classification", labels=labels, numbers=np.full(15, np.nan))
-    assert build_target(own, np.arange(15) == 0, n_bins=0).classes == ("a", "b")
-    with pytest.raises(InputError, match=r"group has classes with fewer than 5 members .*: 'a' \(4\)"):
-        build_target(own, np.arange(15) < 2, n_bins=0)
+    def remember_plan(*known: Any) -> Any:
+        seen.append(known)
+        return revise(*known)
 
-
-def test_bins_that_nobody_falls_into_are_refused() -> None:
-    target = Target(name="score", values=np.array([0.0] * 30 + list(range(1, 12))), n_bins=4)
-    splits = build_splits(target.compute_strata(), n_repeats=1)
-    with pytest.raises(InputError, match=r"score cannot be cut into 4 bins .* share the value 0"):
-        check_classes(target, splits)
-    check_classes(dataclasses.replace(target, n_bins=0), splits)
+    monkeypatch.setattr(design, "build_design", remember_design)
+    monkeypatch.setattr(analyse, "revise_plan", remember_plan)
+    code, said = group("--probe", "age", "mood", "--baselines", "none", "--n-permutations", "0")
+    assert code == 0, said
+    assert built == ["age", "mood"]
+    ((plan, config, stored),) = seen
+    fewer = revise(plan, config, [run for run in stored if run.entities["sub"] != LABELS[0]])
+    assert built == ["age", "mood", "age", "mood"]
+    assert [len(one.rows.keys) for _, one in plan.designs] == [N, N + 13]
+    assert [len(one.rows.keys) for _, one in fewer.designs] == [N - 1, N + 13 - 2]
 
 
 def test_a_score_that_no_fold_has_is_not_chance(found: tuple[Path, Path], group: Group, tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Ways to predict a phenotype, by protocol; those that need torch import it when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.analyses.design import Design
+from bids_semantoks.analyses.rows import EmbeddingFeatures, read_windows
+from bids_semantoks.config import AppConfig
+from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.spans import Features
+
+#: Predicts the tested rows of a design out of fold from features; the published probe takes `EmbeddingFeatures` only.
+Predict = Callable[[Any, Design], Predictions]
+
+
+def build_predictors(config: AppConfig, encoder: RunEncoder) -> dict[str, Predict]:
+    """Build the ways to predict by protocol: ``nested``, ``paper`` and ``finetune``."""
+    seed = config.running.random_seed
+    return {
+        "nested": partial(predict_linear, seed=seed),
+        "paper": partial(_predict_published, device=str(encoder.frozen.device), seed=seed),
+        "finetune": partial(_predict_finetuned, encoder=encoder, epochs=config.probing.finetune_epochs, seed=seed),
+    }
+
+
+def find_removed(features: Features, design: Design) -> NDArray[np.float64] | None:
+    """Find the covariates (n, c) to remove from features: without them, covariates alone would be nothing at all."""
+    return None if features.name in ("covariates", "site") else design.covariates
+
+
+def predict_linear(features: Features, design: Design, *, seed: int) -> Predictions:
+    """Predict by the linear model, its penalty chosen in inner folds."""
+    removed = find_removed(features, design)
+    return cross_validate(features, design.target, design.splits, covariates=removed, groups=design.groups, seed=seed)
+
+
+def _predict_published(features: EmbeddingFeatures, design: Design, *, device: str, seed: int) -> Predictions:
+    from bids_semantoks.analyses.published_probe import PublishedProbe, WindowTable, cross_validate_published  # noqa: PLC0415
+
+    values, row_of = read_windows(design.rows, features.label)
+    table = WindowTable(name=features.name, values=values, row_of=row_of)
+    return cross_validate_published(PublishedProbe(table, design.target, device=device), design.splits, seed=seed)
+
+
+def _predict_finetuned(_: Features, design: Design, *, encoder: RunEncoder, epochs: int, seed: int) -> Predictions:
+    from bids_semantoks.analyses.finetuning import finetune  # noqa: PLC0415 - most calls do not train
+
+    return finetune(encoder, design, epochs=epochs, seed=seed)
