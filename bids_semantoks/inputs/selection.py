@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import read_json
 
 _LISTED: Final = 12
 
@@ -132,21 +132,12 @@ _LONG_NAMES: Final = {
     "extension": "extension",
     "datatype": "datatype",
 }
-
-
 _FILTER_KEYS: Final = {**_LONG_NAMES, **{key: key for key in _LONG_NAMES.values()}}
-
-
 # Entries that other apps read from the same file; they are no mistake, and none of our business.
 _OTHER_QUERIES: Final = frozenset({"fmap", "sbref", "flair", "t1w", "t2w", "roi", "asl", "m0scan", "dwi", "pet"})
 
-
 _ABSENT: Final = (None, "Query.NONE")
-
-
 _ANY: Final = ("*", "Query.ANY", "Query.REQUIRED")
-
-
 _OPTIONAL: Final = ("Query.OPTIONAL",)
 
 
@@ -175,7 +166,7 @@ def read_filter(path: Path) -> BoldFilter:
     ``*`` any value. InputError if the file is unreadable or malformed."""
     hint = 'Expected a JSON object such as {"bold": {"task": "rest", "session": ["1", "2"]}}.'
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"Filter file {path} cannot be read: {error}.", hint=hint) from error
     bold = content.get("bold", {}) if isinstance(content, dict) else None
