@@ -43,9 +43,8 @@ def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -
     for label in find_participant_labels(root):
         paths = list_func_files(os.path.join(root, f"sub-{label}"))  # noqa: PTH118 - as in list_func_files
         found = {tell_kind(os.path.basename(path), pipeline) for path in paths}  # noqa: PTH119
-        for kind in accepted:
-            if kind in found:
-                return kind
+        if chosen := next((kind for kind in accepted if kind in found), None):
+            return chosen
     return None
 
 
@@ -122,10 +121,10 @@ def find_linked_raw(folder: Path) -> Path | None:
         content = read_json(folder / "dataset_description.json")
     except (OSError, ValueError):
         return None
-    links = content.get("DatasetLinks") if isinstance(content, dict) else None
-    links = links if isinstance(links, dict) else {}
-    sources = content.get("SourceDatasets") if isinstance(content, dict) else None
-    places = [links.get("raw"), *(value for key, value in links.items() if key != "raw")]
+    if not isinstance(content, dict):
+        return None
+    links, sources = content.get("DatasetLinks"), content.get("SourceDatasets")
+    places = [links.get("raw"), *links.values()] if isinstance(links, dict) else []
     places += [one.get("URL") for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
     for place in places:
         if not isinstance(place, str) or ("://" in place and not place.startswith("file://")):

@@ -55,8 +55,7 @@ def recognise_pipeline(description: Description | None) -> Pipeline:
     """Recognise a pipeline by its first GeneratedBy entry (the latest) or else the dataset name; OTHER if unknown."""
     if description is None:
         return OTHER
-    first = description.generators[0][0] if description.generators else description.name
-    name = first.lower().replace("_", "").replace("-", "").replace(" ", "")
+    name = description.latest.lower().replace("_", "").replace("-", "").replace(" ", "")
     return next((one for one in _KNOWN if name.startswith(one.names)), OTHER)
 
 
@@ -69,10 +68,14 @@ class Description:
     generators: tuple[tuple[str, str], ...]  # (name, version), the last pipeline to touch the dataset first
 
     @property
+    def latest(self) -> str:
+        """Name of the first generator listed, or without any of the dataset."""
+        return self.generators[0][0] if self.generators else self.name
+
+    @property
     def is_fmriprep(self) -> bool:
-        """Whether the first generator listed, or without any the dataset name, is fMRIPrep."""
-        first = self.generators[0][0] if self.generators else self.name
-        return first.lower().startswith("fmriprep")
+        """Whether the latest pipeline is fMRIPrep."""
+        return self.latest.lower().startswith("fmriprep")
 
     @property
     def names_fmriprep(self) -> bool:

@@ -272,14 +272,12 @@ def _scan(
     elif database_dir is not None:
         _check_database_dir(dataset, database_dir)
         several = len(dataset.derivatives) > 1
-        folder = database_dir / derivative.name if several else database_dir
-        database = find_database_files(derivative.path, folder, USEFUL_ENDS)
+        own_dir = database_dir / derivative.name if several else database_dir
+        database = find_database_files(derivative.path, own_dir, USEFUL_ENDS)
     for label in participants:
         try:
-            if database is None:
-                paths = list_func_files(str(derivative.path / f"sub-{label}"))
-            else:
-                paths = database.get(label, [])
+            folder = str(derivative.path / f"sub-{label}")
+            paths = list_func_files(folder) if database is None else database.get(label, [])
         except OSError as error:
             raise InputError(f"Folder {error.filename} cannot be listed: {error.strerror}.") from error
         yield from (pair_series if is_table else pair_files)(paths, label, derivative)
