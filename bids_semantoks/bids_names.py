@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,18 +14,16 @@ ENTITY_ORDER: Final = (
     "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi", "space", "cohort", "split", "recording", "chunk",
     "atlas", "seg", "scale", "res", "den", "label", "stat", "desc",
 )
-
-
 # fmt: on
+
 # What a pipeline adds to the name of a run when it resamples or cleans it; all else tells runs apart.
 DERIVED_ENTITIES: Final = frozenset({"space", "cohort", "res", "den", "hemi", "desc"})
-
+# What a table of parcels names besides its run: none of it is in the names of the run's other files.
+TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
 
 _RANK: Final = {key: rank for rank, key in enumerate(ENTITY_ORDER)}
-
-
-_PART: Final = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
-
+# A whole part of a name: nothing but underscores or the ends may stand beside it.
+_ENTITY: Final = re.compile(r"(?<![^_])([a-zA-Z]+)-([a-zA-Z0-9+]+)(?![^_])")
 
 Entities = tuple[tuple[str, str], ...]
 
@@ -35,33 +33,49 @@ class BidsFile:
     """File with the entities parsed from its name."""
 
     path: str  # as found; a string, since Path objects would cost more than the whole search
-    entities: Entities  # BIDS order; an unknown entity stays behind the one it followed
+    entities: Entities  # as `sort_entities` orders them
     suffix: str  # last part of the name, such as bold
     extension: str  # from the first dot, such as .nii.gz
 
     @property
     def source(self) -> frozenset[tuple[str, str]]:
         """Entities that distinguish this run from every other."""
-        return frozenset(pair for pair in self.entities if pair[0] not in DERIVED_ENTITIES)
+        return self.without(DERIVED_ENTITIES)
+
+    def without(self, keys: Collection[str]) -> frozenset[tuple[str, str]]:
+        """Reduce the entities to those with other keys, to compare files by."""
+        return frozenset([pair for pair in self.entities if pair[0] not in keys])
+
+    def entity(self, key: str) -> str | None:
+        """Get the value of an entity by short key, such as ``ses``; None if absent."""
+        return dict(self.entities).get(key)
 
 
 def parse_name(path: str) -> BidsFile | None:
     """Parse a file name or path without touching the disk; None unless it is ``key-value`` parts and a suffix."""
     stem, dot, extension = os.path.basename(path).partition(".")  # noqa: PTH119 - a Path costs ten times as much
-    *parts, suffix = stem.split("_")
-    ranked: list[tuple[int, str, str]] = []
-    rank = 0
-    for part in parts:
-        match = _PART.fullmatch(part)
-        if match is None:
-            return None
-        rank = _RANK.get(match[1], rank)
-        ranked.append((rank, match[1], match[2]))
-    ranked.sort(key=lambda item: item[0])
-    entities = tuple((key, value) for _, key, value in ranked)
-    if len(dict(entities)) != len(entities) or not suffix:
+    parts, _, suffix = stem.rpartition("_")
+    entities = sort_entities(_ENTITY.findall(parts))
+    # Fewer entities than parts: one is something else, or a key comes twice.
+    if not suffix or len(dict(entities)) != stem.count("_"):
         return None
     return BidsFile(path=path, entities=entities, suffix=suffix, extension=dot + extension)
+
+
+def parse_entities(name: str) -> dict[str, str]:
+    """Parse a file name into entities by short key, in the order of the name; suffix and extension may be missing."""
+    return dict(_ENTITY.findall(name.partition(".")[0]))
+
+
+def sort_entities(pairs: Iterable[tuple[str, str]]) -> Entities:
+    """Sort (key, value) pairs in BIDS order; an unknown entity stays behind the one it followed."""
+    ranked: list[tuple[int, tuple[str, str]]] = []
+    rank = 0
+    for pair in pairs:
+        rank = _RANK.get(pair[0], rank)
+        ranked.append((rank, pair))
+    ranked.sort(key=lambda item: item[0])
+    return tuple([pair for _, pair in ranked])
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -81,9 +95,3 @@ def format_label(text: str) -> str:
     if not label:
         raise ValueError(f"no letter or digit in {text!r}")
     return label
-
-
-def parse_entities(name: str) -> dict[str, str]:
-    """Parse a BIDS file name into entities by short key, in order; suffix and extension may be missing."""
-    parts = name.split(".", maxsplit=1)[0].split("_")
-    return dict(part.split("-", 1) for part in parts if "-" in part)

@@ -1,10 +1,18 @@
-"""File names taken apart."""
+"""File names are parsed into entities, suffix and extension."""
 
 from __future__ import annotations
 
 import pytest
 
-from bids_semantoks.bids_names import natural_key, parse_name, sorted_naturally
+from bids_semantoks.bids_names import (
+    ENTITY_ORDER,
+    format_label,
+    natural_key,
+    parse_entities,
+    parse_name,
+    sort_entities,
+    sorted_naturally,
+)
 
 
 def test_parts_of_a_name() -> None:
@@ -13,6 +21,8 @@ def test_parts_of_a_name() -> None:
     assert parsed.entities == (("sub", "01"), ("task", "rest"), ("desc", "confounds"))
     assert (parsed.suffix, parsed.extension) == ("timeseries", ".tsv")
     assert parsed.source == {("sub", "01"), ("task", "rest")}
+    assert parsed.without(("sub", "desc")) == {("task", "rest")}
+    assert (parsed.entity("desc"), parsed.entity("ses")) == ("confounds", None)
 
 
 def test_double_extensions_and_plus_signs() -> None:
@@ -23,7 +33,18 @@ def test_double_extensions_and_plus_signs() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sub-01_taskrest_bold.nii.gz", "sub-01_task-a-b_bold.nii", "sub-01_sub-02_bold.nii", ".x"]
+    "name",
+    [
+        "sub-01_taskrest_bold.nii.gz",
+        "sub-01_task-a-b_bold.nii",
+        "sub-01_task-_bold.nii",
+        "sub-01__bold.nii",
+        "sub-01_sub-02_bold.nii",
+        "sub-01_task-rest_",
+        "_bold.nii",
+        ".x",
+        "",
+    ],
 )
 def test_names_that_are_no_bids_names(name: str) -> None:
     assert parse_name(name) is None
@@ -32,3 +53,30 @@ def test_names_that_are_no_bids_names(name: str) -> None:
 def test_numbers_are_sorted_by_value_and_doubles_dropped() -> None:
     assert sorted_naturally(["10", "9", "a", "9", "009", "a10", "a2", ""]) == ("", "009", "9", "10", "a", "a2", "a10")
     assert natural_key("run-2") < natural_key("run-10")
+
+
+def test_entities_are_sorted_and_unknown_ones_stay_behind_what_they_followed():
+    parsed = parse_name("run-1_foo-x_desc-preproc_sub-01_bar-y_task-rest_bold.json")
+    assert parsed is not None
+    assert [key for key, _ in parsed.entities] == ["sub", "bar", "task", "run", "foo", "desc"]
+    assert sort_entities((key, "1") for key in reversed(ENTITY_ORDER)) == tuple((key, "1") for key in ENTITY_ORDER)
+    assert sort_entities([]) == ()
+
+
+def test_a_name_of_a_suffix_alone_inherits_to_all():
+    parsed = parse_name("/data/bold.json")
+    assert parsed is not None
+    assert (parsed.entities, parsed.suffix, parsed.extension) == ((), "bold", ".json")
+
+
+@pytest.mark.parametrize("end", ["", "_stat-mean", "_timeseries.tsv", "_task_a-b-c_.x_stat-mean"])
+def test_entities_are_read_back_in_the_order_of_the_name(end):
+    found = parse_entities("sub-01_task-rest_space-S_chunk-1_atlas-A" + end)
+    expected = [("sub", "01"), ("task", "rest"), ("space", "S"), ("chunk", "1"), ("atlas", "A")]
+    assert list(found.items()) == expected + [("stat", "mean")] * (end == "_stat-mean")
+
+
+def test_labels_hold_letters_and_digits_only():
+    assert format_label("Brain-Semantoks_2") == "BrainSemantoks2"
+    with pytest.raises(ValueError, match="no letter or digit in '_-'"):
+        format_label("_-")

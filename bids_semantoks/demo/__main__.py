@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bids_semantoks.demo.study import write_parcellated, write_study
@@ -39,13 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.task and not options.parcellated:
         parser.error("--task needs --parcellated")
     started = time.perf_counter()
-    write: Callable[..., None] = write_study
-    if options.parcellated:
-        write = functools.partial(write_parcellated, task=options.task)
     default = 400 if options.parcellated else 24
     number = default if options.participants is None else options.participants
+    study = {"n_participants": number, "seed": options.seed, "short": options.short}
     try:
-        write(options.out_dir, n_participants=number, seed=options.seed, short=options.short)
+        if options.parcellated:
+            write_parcellated(options.out_dir, task=options.task, **study)
+        else:
+            write_study(options.out_dir, **study)
     except SemantoksError as error:
         print(f"bids_semantoks.demo: {error}", file=sys.stderr)
         return error.exit_code

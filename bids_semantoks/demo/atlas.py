@@ -5,6 +5,7 @@ Only the number of parcels, their order and the network sizes match the publishe
 
 from __future__ import annotations
 
+import gzip
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -12,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.demo.files import write_nifti, write_tsv
+from bids_semantoks.files import write_records
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 ATLAS_NAME: Final = "Demo457"
@@ -71,11 +72,14 @@ def build_anatomy() -> Anatomy:
     fissure = cerebrum & ~inner & (x == 0)
     labels = np.zeros(GRID_SHAPE, np.int16)
     cortex, nuclei = cerebrum & ~inner, deep & ~ventricles
-    _fill(labels, cortex & (x < 0), _cortical_order(LEFT_COUNTS, 1))
-    _fill(labels, cortex & (x > 0), _cortical_order(RIGHT_COUNTS, 201))
-    _fill(labels, nuclei & (x > 0), np.arange(401, 426))
-    _fill(labels, nuclei & (x < 0), np.arange(426, 451))
-    _fill(labels, cerebellum, np.arange(451, 458))
+    for region, parcels in (
+        (cortex & (x < 0), _cortical_order(LEFT_COUNTS, 1)),
+        (cortex & (x > 0), _cortical_order(RIGHT_COUNTS, 201)),
+        (nuclei & (x > 0), np.arange(401, 426)),
+        (nuclei & (x < 0), np.arange(426, 451)),
+        (cerebellum, np.arange(451, 458)),
+    ):
+        _divide(labels, np.argwhere(region), parcels)
     csf = (ventricles | fissure) & (labels == 0)
     white_matter = brain & ~csf & (labels == 0)
     edge = _dilate(brain) & ~brain
@@ -85,13 +89,40 @@ def build_anatomy() -> Anatomy:
     return anatomy
 
 
-def write_atlas(folder: Path) -> None:
-    """Write the label image and table of the atlas into an existing folder."""
-    stem = f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg"
-    write_nifti(folder / f"{stem}.nii.gz", build_anatomy().labels, build_affine(), compression=9)
-    parcels, networks = build_table()
-    rows = [(i + 1, parcel, network) for i, (parcel, network) in enumerate(zip(parcels, networks, strict=True))]
-    write_tsv(folder / f"{stem}.tsv", ("index", "label", "network_label"), rows)
+def write_table(path: Path) -> None:
+    """Write the table of parcels, in BIDS form."""
+    rows = [(i + 1, parcel, network) for i, (parcel, network) in enumerate(zip(*build_table(), strict=True))]
+    write_records(path, ("index", "label", "network_label"), rows)
+
+
+def write_image(
+    path: Path,
+    values: NDArray[np.int16] | NDArray[np.uint8],
+    *,
+    slope: float = 1.0,
+    repetition_time: float | None = None,
+) -> None:
+    """Write a gzipped NIfTI-1 image of stored integers (X, Y, Z[, T]) on the demo grid; its bytes depend on these
+    alone. `slope` is the intensity of one stored unit."""
+    from nibabel.nifti1 import Nifti1Header  # noqa: PLC0415 - series without voxels need none
+
+    header = Nifti1Header()
+    header.set_data_dtype(values.dtype)
+    header.set_data_shape(values.shape)
+    header.set_qform(build_affine(), code=4)
+    header.set_sform(build_affine(), code=4)
+    header.set_xyzt_units("mm", "sec" if repetition_time else "unknown")
+    header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, 0.0, 352
+    if repetition_time:
+        header["pixdim"][4] = repetition_time
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No time stamp and no name inside the gzip, or two equal studies would differ.
+    with (
+        path.open("wb") as file,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as zipped,
+    ):
+        zipped.write(header.binaryblock + b"\0\0\0\0")
+        zipped.write(values.tobytes(order="F"))
 
 
 def _ellipsoid(centre: tuple[float, ...], semi_axes: tuple[float, ...]) -> NDArray[np.bool_]:
@@ -117,16 +148,12 @@ def _cortical_order(counts: tuple[int, ...], first: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(starts[n], starts[n] + counts[n]) for n in _BACK_TO_FRONT])
 
 
-def _fill(labels: NDArray[np.int16], region: NDArray[np.bool_], parcels: NDArray[np.int64]) -> None:
-    """Divide a region among parcels by repeated halving across its longest side.
+def _divide(labels: NDArray[np.int16], voxels: NDArray[np.int64], parcels: NDArray[np.int64]) -> None:
+    """Divide voxels (V, 3) among parcels by repeated halving across their longest side.
 
     Halving keeps parcel sizes within one voxel, which nearest-seed blocks would not; comparing only integers makes the
     result the same on every machine.
     """
-    _halve(labels, np.argwhere(region), parcels)
-
-
-def _halve(labels: NDArray[np.int16], voxels: NDArray[np.int64], parcels: NDArray[np.int64]) -> None:
     if len(parcels) == 1:
         labels[tuple(voxels.T)] = parcels[0]
         return
@@ -136,5 +163,5 @@ def _halve(labels: NDArray[np.int16], voxels: NDArray[np.int64], parcels: NDArra
     voxels = voxels[np.lexsort((voxels[:, others[1]], voxels[:, others[0]], voxels[:, longest]))]
     half = len(parcels) // 2
     cut = len(voxels) * half // len(parcels)
-    _halve(labels, voxels[:cut], parcels[:half])
-    _halve(labels, voxels[cut:], parcels[half:])
+    _divide(labels, voxels[:cut], parcels[:half])
+    _divide(labels, voxels[cut:], parcels[half:])

@@ -7,14 +7,12 @@ Networks are balanced to nearly cancel in the global signal, which spreads the e
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.demo.atlas import build_anatomy, build_table
-from bids_semantoks.demo.files import write_tsv
 from bids_semantoks.demo.people import Participant, RunPlan
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.signals.windows import compute_response
@@ -27,8 +25,6 @@ AGE_COUPLING: Final = {
     ("Limbic", "Subcortex"): 0.06,
     ("Default", "Limbic"): -0.06,
 }
-
-
 SEX_COUPLING: Final = {
     ("SomMot", "Cerebellum"): 0.12,
     ("Cont", "DorsAttn"): -0.12,
@@ -36,42 +32,22 @@ SEX_COUPLING: Final = {
     ("Vis", "Limbic"): -0.12,
     ("Default", "Cerebellum"): 0.12,
 }
-
-
 SITE_COUPLING: Final = {"EU": 0.0, "AS": 0.04, "NA": -0.04}
-
 
 # Relative change of the central frequency, per standard deviation of age and for M over F.
 AGE_TEMPO: Final = {"Vis": 0.15, "SomMot": 0.15, "Cont": -0.15, "Default": -0.15}
-
-
 SEX_TEMPO: Final = {"DorsAttn": 0.2, "Subcortex": -0.2}
-
-
 # Seconds behind the other networks, per standard deviation of age.
 AGE_LAG: Final = {"SalVentAttn": 0.5, "Limbic": -0.5}
-
-
 INDIVIDUAL_COUPLING: Final = 0.07
-
-
 CENTRAL_FREQUENCY: Final = 0.07
-
-
 BANDWIDTH: Final = 1.0
-
 
 # Degrees on a circle of networks: neighbours go together, opposites against each other, and all roughly cancel out,
 # which keeps the global signal small.
 _ANGLES: Final = (0, 40, 90, 125, 260, 190, 225, 300, 330)
-
-
 _COMMON_SHARE: Final = 0.6
-
-
 _NETWORK_SHARE: Final = 0.4
-
-
 _HEMISPHERE_SHARE: Final = 0.2
 
 
@@ -185,39 +161,18 @@ def _places() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 MOTION: Final = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-
-
 EXPANSIONS: Final = ("", "_derivative1", "_power2", "_derivative1_power2")
-
-
 PHYSIOLOGY: Final = ("respiration", "pulsation", "vasomotion", "receiver")
-
-
 DRIFT: Final = ("drift_linear", "drift_quadratic")
-
 
 # Aliased by a repetition time of 2 s to 0.17 and 0.16 Hz.
 BREATHING_HZ: Final = 0.328
-
-
 PULSE_HZ: Final = 0.837
-
-
 VOLUME_HZ: Final = 0.0125
-
-
 VASOMOTION_HZ: Final = 0.003
-
-
 RECEIVER_HZ: Final = 0.13
-
-
 _ORDERS: Final = 7
-
-
 _HEAD_RADIUS: Final = 50.0
-
-
 _RMS_RADIUS: Final = 80.0
 
 
@@ -307,13 +262,8 @@ def build_sources(
 
 #: Network that each type of block drives.
 DRIVEN: Final = {"looking": "Vis", "moving": "SomMot"}
-
-
 BLOCK_SECONDS: Final = 20.0
-
-
 _REST_SECONDS: Final = 10.0
-
 
 #: Response over the standard deviation of a parcel's signal.
 _STRENGTH: Final = 0.6
@@ -337,8 +287,3 @@ def compute_activity(blocks: list[tuple[float, float, str]], plan: RunPlan) -> N
         response = _STRENGTH * compute_response(times - onset, duration)
         activity[:, networks == DRIVEN[name]] += response[:, None]
     return activity
-
-
-def write_events(path: Path, blocks: list[tuple[float, float, str]]) -> None:
-    """Write a run's ``*_events.tsv``."""
-    write_tsv(path, ("onset", "duration", "trial_type"), [(f"{on:g}", f"{last:g}", name) for on, last, name in blocks])

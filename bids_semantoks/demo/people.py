@@ -8,30 +8,15 @@ from typing import Final
 import numpy as np
 
 SITES: Final = ("EU", "AS", "NA")
-
-
 SITE_REPETITION_TIMES: Final = {"EU": 2.0, "AS": 0.8, "NA": 2.0}
-
-
 SITE_NOISE: Final = {"EU": 1.0, "AS": 1.2, "NA": 0.9}
-
-
 RUN_SECONDS: Final = 360.0
-
-
 SHORT_RUN_SECONDS: Final = 136.0
-
-
 TOO_SHORT_SECONDS: Final = 60.0
-
-
 N_DUMMY: Final = 3
-
 
 # The peculiar runs come back every 24 participants, so that a large study keeps their share.
 _PERIOD: Final = 24
-
-
 _AGE_MEAN, _AGE_SD = 49.0, 18.0
 
 

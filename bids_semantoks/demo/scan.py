@@ -26,22 +26,13 @@ from bids_semantoks.demo.people import SITE_NOISE, Participant, RunPlan
 
 # Percent of the voxel's mean intensity.
 NEURAL_PERCENT: Final = 1.0
-
-
 NOISE_PERCENT: Final = (0.2, 0.8, 1.8)
-
 
 # Weights of respiration, pulsation, vasomotion and receiver in grey matter, white matter and cerebrospinal fluid.
 _PHYSIOLOGY: Final = ((0.75, 0.2, 0.5, 0.4), (0.6, 0.1, 0.9, 0.1), (0.3, 1.4, 0.3, 0.1))
-
-
 _INTENSITY: Final = (9000.0, 8000.0, 13000.0)
-
-
 # Spread over voxels of the weights of motion, its derivatives and their squares.
 _MOTION_SPREAD: Final = (0.6, 0.12, 0.04, 0.02)
-
-
 _DRIFT_SPREAD: Final = 0.6
 
 
@@ -137,14 +128,8 @@ def _parcel_means(values: NDArray[np.float64], parcel: NDArray[np.int64]) -> NDA
 
 
 HIGH_PASS_SECONDS: Final = 128.0
-
-
 FD_OUTLIER_MM: Final = 0.5
-
-
 DVARS_OUTLIER: Final = 1.5
-
-
 _AXES: Final = {
     "x": ("left-right", "pitch"),
     "y": ("anterior-posterior", "roll"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bids_semantoks.demo.atlas import ATLAS_NAME, SPACE, build_affine, build_anatomy, build_table
-from bids_semantoks.demo.files import write_json, write_nifti, write_series, write_text, write_tsv
+from bids_semantoks.demo.atlas import ATLAS_NAME, SPACE, build_anatomy, build_table, write_image, write_table
 from bids_semantoks.demo.neural import (
     AGE_COUPLING,
     AGE_LAG,
@@ -26,7 +26,6 @@ from bids_semantoks.demo.neural import (
     compute_dynamics,
     draw_blocks,
     simulate_signals,
-    write_events,
 )
 from bids_semantoks.demo.people import (
     SITE_NOISE,
@@ -38,17 +37,15 @@ from bids_semantoks.demo.people import (
 )
 from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simulate_scan
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.records import CANONICAL_NETWORKS
 
+# Standard deviation of what denoising left behind, over the neural signal's.
+RESIDUAL_NOISE: Final = 0.3
 STUDY_NAME: Final = "bids_semantoks demo: a synthetic resting-state study"
-
-
 PHENOTYPES: Final = ("participant_id", "age", "sex", "site", "group")
-
-
+_TRUTH: Final = Path("code") / "truth"
 FMRIPREP_VERSION: Final = "24.1.1"
-
-
 _README: Final = """A synthetic resting-state study
 
 Every number here was made by `python -m bids_semantoks.demo`: there are no people behind it, and the brain it shows is
@@ -60,15 +57,12 @@ def write_study(out_dir: Path, *, n_participants: int = 24, seed: int = 0, short
     """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``, replacing an earlier demo.
 
     Each participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests.
-    Raises ConfigurationError as `start_study` does.
+    Raises ConfigurationError for a folder with other content and for no participants.
     """
-    start_study(out_dir, n_participants)
-    participants = [draw_participant(number, seed) for number in range(1, n_participants + 1)]
+    participants = _start_study(out_dir, n_participants, seed, _describe_raw())
     fmriprep = out_dir / "derivatives" / "fmriprep"
-    write_json(out_dir / "dataset_description.json", _describe_raw())
     write_json(fmriprep / "dataset_description.json", _describe_fmriprep())
     write_text(fmriprep / ".bidsignore", "*_boldref.*\n*_timeseries.*\n")
-    write_phenotypes(out_dir, participants)
     # One thread: the matrices are too small for more to pay, and more could round the last digit otherwise.
     with threadpool_limits(1):
         for participant in participants:
@@ -76,29 +70,27 @@ def write_study(out_dir: Path, *, n_participants: int = 24, seed: int = 0, short
                 scan = simulate_scan(participant, plan)
                 _write_raw(out_dir, participant, plan)
                 _write_run(fmriprep, participant, plan, scan)
-                write_truth(out_dir, participant, plan, scan)
-    write_truth_table(out_dir, participants)
+                _write_truth(out_dir, participant, plan, scan)
+    _write_truth_table(out_dir, participants)
 
 
-def start_study(out_dir: Path, n_participants: int) -> None:
-    """Create the output folder, removing an earlier demo; ConfigurationError for other content or no participants."""
+def _start_study(out_dir: Path, n_participants: int, seed: int, description: dict[str, Any]) -> list[Participant]:
+    """Replace an earlier demo by the description, README and phenotypes of the participants that are drawn."""
     if n_participants < 1:
         raise ConfigurationError(f"--participants must be 1 or more, found {n_participants}.")
     if out_dir.exists() and not out_dir.is_dir():
         raise ConfigurationError(f"OUT_DIR must be a folder, found a file: {out_dir}.")
     if out_dir.is_dir() and any(out_dir.iterdir()):
-        if not (out_dir / "code" / "truth" / "participants.tsv").is_file():
+        if not (out_dir / _TRUTH / "participants.tsv").is_file():
             raise ConfigurationError(
                 f"OUT_DIR is not empty and is no earlier demo: {out_dir}.",
                 hint="Name a new folder; the demo replaces only what it wrote itself.",
             )
         shutil.rmtree(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-
-
-def write_phenotypes(out_dir: Path, participants: list[Participant]) -> None:
-    """Write participants.tsv, its sidecar and the README."""
-    write_tsv(out_dir / "participants.tsv", PHENOTYPES, map(describe_phenotypes, participants))
+    participants = [draw_participant(number, seed) for number in range(1, n_participants + 1)]
+    write_json(out_dir / "dataset_description.json", description)
+    write_text(out_dir / "README", _README)
+    write_records(out_dir / "participants.tsv", PHENOTYPES, [describe_phenotypes(one) for one in participants])
     write_json(
         out_dir / "participants.json",
         {
@@ -108,10 +100,10 @@ def write_phenotypes(out_dir: Path, participants: list[Participant]) -> None:
             "group": {"Description": "Group", "Levels": {"control": "control", "patient": "patient"}},
         },
     )
-    write_text(out_dir / "README", _README)
+    return participants
 
 
-def build_stem(participant: Participant, plan: RunPlan) -> str:
+def _build_stem(participant: Participant, plan: RunPlan) -> str:
     """Join the entities of a run, such as ``sub-002_ses-1_task-rest``."""
     return "_".join(f"{key}-{value}" for key, value in (("sub", participant.label), *plan.entities))
 
@@ -154,9 +146,9 @@ def _describe_fmriprep() -> dict[str, Any]:
 
 def _write_raw(out_dir: Path, participant: Participant, plan: RunPlan) -> None:
     """Write a tiny raw image, only to make the raw root a valid dataset."""
-    stem = _find_func(out_dir, participant, plan) / f"{build_stem(participant, plan)}_bold"
+    stem = _find_func(out_dir, participant, plan) / f"{_build_stem(participant, plan)}_bold"
     empty = np.zeros((2, 2, 2, plan.n_volumes), np.int16, order="F")
-    write_nifti(stem.with_suffix(".nii.gz"), empty, build_affine(), repetition_time=plan.repetition_time)
+    write_image(stem.with_suffix(".nii.gz"), empty, repetition_time=plan.repetition_time)
     acquisition = dict(plan.entities).get("acq")
     encoding = {"PhaseEncodingDirection": "j" if acquisition == "PA" else "j-"} if acquisition else {}
     write_json(
@@ -167,18 +159,15 @@ def _write_raw(out_dir: Path, participant: Participant, plan: RunPlan) -> None:
 
 def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
     """Write the files that fMRIPrep writes for one run."""
-    stem, folder = build_stem(participant, plan), _find_func(fmriprep, participant, plan)
+    stem, folder = _build_stem(participant, plan), _find_func(fmriprep, participant, plan)
     spatial = folder / f"{stem}_space-{SPACE}"
-    affine, brain = build_affine(), build_anatomy().brain.astype(np.uint8)
     slope = float(np.float32(scan.voxels.max() / 8000))
     stored = np.rint(scan.voxels / np.float32(slope)).astype(np.int16)
     reference = np.rint(stored.mean(axis=1, keepdims=True)).astype(np.int16)
-    bold, mask, boldref = (
-        Path(f"{spatial}_{end}.nii.gz") for end in ("desc-preproc_bold", "desc-brain_mask", "boldref")
-    )
-    write_nifti(bold, fill_image(stored), affine, slope=slope, repetition_time=plan.repetition_time)
-    write_nifti(mask, brain, affine)
-    write_nifti(boldref, fill_image(reference)[..., 0], affine, slope=slope)
+    bold = fill_image(stored)
+    write_image(Path(f"{spatial}_desc-preproc_bold.nii.gz"), bold, slope=slope, repetition_time=plan.repetition_time)
+    write_image(Path(f"{spatial}_desc-brain_mask.nii.gz"), build_anatomy().brain.astype(np.uint8))
+    write_image(Path(f"{spatial}_boldref.nii.gz"), fill_image(reference)[..., 0], slope=slope)
     raw = _find_func(Path(), participant, plan) / f"{stem}_bold.nii.gz"
     sources = {
         "Sources": [
@@ -199,12 +188,8 @@ def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Sc
     write_json(Path(f"{spatial}_boldref.json"), {"SkullStripped": False, **sources})
     columns, sidecar = compute_confounds(scan, plan)
     table: NDArray[np.float64] = np.stack(list(columns.values()), axis=1)
-    write_series(folder / f"{stem}_desc-confounds_timeseries.tsv", tuple(columns), table)
+    _write_numbers(folder / f"{stem}_desc-confounds_timeseries.tsv", tuple(columns), table)
     write_json(folder / f"{stem}_desc-confounds_timeseries.json", sidecar)
-
-
-# Standard deviation of what denoising left behind, over the neural signal's.
-RESIDUAL_NOISE: Final = 0.3
 
 
 def write_parcellated(
@@ -213,10 +198,8 @@ def write_parcellated(
     """Write a derivative dataset of parcellated series, one rest run per participant, and the truth in ``code/truth``.
 
     Participants and planted effects are those of `write_study` with the same seed; the truth is their table alone.
-    `short`: runs of 136 s, not 6 min; `task`: also a run with task blocks. ConfigurationError as in `start_study`.
+    `short`: runs of 136 s, not 6 min; `task`: also a run with task blocks. ConfigurationError as in `write_study`.
     """
-    start_study(out_dir, n_participants)
-    participants = [draw_participant(number, seed) for number in range(1, n_participants + 1)]
     description = {
         "Name": STUDY_NAME,
         "BIDSVersion": "1.10.0",
@@ -224,21 +207,17 @@ def write_parcellated(
         "License": "CC0",
         "GeneratedBy": [{"Name": "xcp_d-like", "Description": "Synthetic series by bids_semantoks.demo, not XCP-D"}],
     }
-    write_json(out_dir / "dataset_description.json", description)
-    write_phenotypes(out_dir, participants)
-    parcels, networks = build_table()
-    rows = [(i + 1, parcel, network) for i, (parcel, network) in enumerate(zip(parcels, networks, strict=True))]
+    participants = _start_study(out_dir, n_participants, seed, description)
     atlases = out_dir / "sourcedata" / "atlases"
     write_json(atlases / "dataset_description.json", {**description, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
-    table = atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv"
-    write_tsv(table, ("index", "label", "network_label"), rows)
+    write_table(atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv")
     with threadpool_limits(1):
         for participant in participants:
             plan = plan_runs(participant, short=short)[0]
-            _write_series(out_dir, participant, plan, parcels)
+            _write_series(out_dir, participant, plan)
             if task:
-                _write_task(out_dir, participant, dataclasses.replace(plan, number=7), parcels)
-    write_truth_table(out_dir, participants)
+                _write_task(out_dir, participant, dataclasses.replace(plan, number=7))
+    _write_truth_table(out_dir, participants)
 
 
 def simulate_series(participant: Participant, plan: RunPlan) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -253,7 +232,6 @@ def _write_series(
     out_dir: Path,
     participant: Participant,
     plan: RunPlan,
-    parcels: tuple[str, ...],
     *,
     task: str = "rest",
     activity: NDArray[np.float64] | float = 0.0,
@@ -262,28 +240,35 @@ def _write_series(
     stem = out_dir / f"sub-{participant.label}" / "func" / name
     timing = {"RepetitionTime": plan.repetition_time, "SamplingFrequency": 1.0 / plan.repetition_time}
     write_json(stem.with_suffix(".json"), timing)
-    write_series(stem.with_suffix(".tsv"), parcels, simulate_series(participant, plan) + activity, "%.4f")
+    series = simulate_series(participant, plan) + activity
+    _write_numbers(stem.with_suffix(".tsv"), build_table()[0], series, "%.4f")
 
 
-def _write_task(out_dir: Path, participant: Participant, plan: RunPlan, parcels: tuple[str, ...]) -> None:
+def _write_task(out_dir: Path, participant: Participant, plan: RunPlan) -> None:
     blocks = draw_blocks(participant, plan)
-    _write_series(out_dir, participant, plan, parcels, task="blocks", activity=compute_activity(blocks, plan))
+    _write_series(out_dir, participant, plan, task="blocks", activity=compute_activity(blocks, plan))
     name = f"sub-{participant.label}_task-blocks_events.tsv"
-    write_events(out_dir / f"sub-{participant.label}" / "func" / name, blocks)
+    rows = [(f"{onset:g}", f"{duration:g}", block) for onset, duration, block in blocks]
+    write_records(out_dir / f"sub-{participant.label}" / "func" / name, ("onset", "duration", "trial_type"), rows)
 
 
-TRUTH: Final = Path("code") / "truth"
+def _write_numbers(path: Path, header: Sequence[str], values: NDArray[np.floating[Any]], number: str = "%.10g") -> None:
+    """Write a table of numbers (T, C); NaN becomes n/a."""
+    # One % over the whole table: 27 million numbers take seconds this way and minutes through a table library.
+    row = "\t".join([number] * values.shape[1]) + "\n"
+    text = (row * len(values)) % tuple(values.ravel().tolist())
+    write_text(path, "\t".join(header) + "\n" + text.replace("nan", "n/a"))
 
 
-def write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
+def _write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
     """Write the truth about one run to ``<entities>_truth.npz``.
 
     signals (T, P), confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity,
     parcels (P,), networks, frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy.
     """
-    entities = "_".join(f"{key}-{value}" for key, value in (("sub", participant.label), *plan.entities))
-    write_arrays(
-        out_dir / TRUTH / f"{entities}_truth.npz",
+    path = out_dir / _TRUTH / f"{_build_stem(participant, plan)}_truth.npz"
+    _write_arrays(
+        path,
         {
             "signals": scan.neural.signals.astype(np.float32),
             "confounds": scan.sources.astype(np.float32),
@@ -300,7 +285,7 @@ def write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Sc
     )
 
 
-def write_truth_table(out_dir: Path, participants: list[Participant]) -> None:
+def _write_truth_table(out_dir: Path, participants: list[Participant]) -> None:
     """Write all participants' complete phenotypes and planted values, and the effect sizes."""
     upper = np.triu_indices(len(CANONICAL_NETWORKS), 1)
     pairs = [f"{CANONICAL_NETWORKS[i]}_{CANONICAL_NETWORKS[j]}" for i, j in zip(*upper, strict=True)]
@@ -312,11 +297,11 @@ def write_truth_table(out_dir: Path, participants: list[Participant]) -> None:
         planted = np.concatenate([compute_coupling(person)[upper], *compute_dynamics(person)])
         known = (f"sub-{person.label}", person.age, person.sex, person.site, person.group, f"{person.age_z:.6g}")
         rows.append((*known, *(f"{value:.6g}" for value in planted)))
-    write_tsv(out_dir / TRUTH / "participants.tsv", header, rows)
-    write_json(out_dir / TRUTH / "effects.json", _describe_effects())
+    write_records(out_dir / _TRUTH / "participants.tsv", header, rows)
+    write_json(out_dir / _TRUTH / "effects.json", _describe_effects())
 
 
-def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write an .npz whose bytes depend on the arrays alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:

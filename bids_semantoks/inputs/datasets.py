@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.found import Derivative
 from bids_semantoks.inputs.layouts import load_layout
-from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels
+from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root
 from bids_semantoks.inputs.pipelines import (
     AROMA,
     FMRIPREP,
     NIBABIES,
+    Derivative,
     Description,
     Pipeline,
     read_description,
     recognise_pipeline,
 )
+
+LOG = logging.getLogger(__name__)
 
 CONTENT: Final = {
     "fmriprep": "preprocessed BOLD",
@@ -63,11 +63,9 @@ class Dataset:
         """Name the pipeline recognised for each derivative dataset, one sentence each."""
         sentences = []
         for one in self.derivatives:
-            what = (
-                f"Recognised {one.pipeline} as {one.source.label}"
-                if one.source.label
-                else (f"{one.pipeline} is none of the pipelines that are known, and is read as fMRIPrep's outputs are")
-            )
+            what = f"{one.pipeline} is none of the pipelines that are known, and is read as fMRIPrep's outputs are"
+            if one.source.label:
+                what = f"Recognised {one.pipeline} as {one.source.label}"
             note = f": {one.source.note}" if one.source.note and one.kind == "fmriprep" else ""
             sentences.append(f"{what}{note}.")
         return sentences
@@ -80,7 +78,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
     Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with parcel
     series or denoised images with others.
     """
-    description = check_is_bids(bids_dir) if selection.layout is None else None
+    description = _check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
         inside = bids_dir / "derivatives" / "bids_semantoks"
         raise ConfigurationError(
@@ -91,7 +89,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         return _open_layout(bids_dir, selection, selection.layout)
     if selection.derivatives:
         named = _take_components(
-            tuple(find_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
+            tuple(_open_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
         )
         _check_names(named)
         _check_one_kind(named)
@@ -102,17 +100,11 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
             derivatives=named,
             raw_root=bids_dir if is_raw else find_raw_root(bids_dir),
         )
-    kind = find_root_kind(bids_dir, description, selection.input_type)
+    kind = _find_root_kind(bids_dir, description, selection.input_type)
     if kind != "raw" and description is not None:
-        own = Derivative(
-            name=bids_dir.resolve().name,
-            path=bids_dir,
-            pipeline=description.pipeline(bids_dir),
-            kind=kind,
-            source=recognise_pipeline(description),
-        )
+        own = _build_derivative(bids_dir, description, kind, bids_dir.resolve().name)
         return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=find_raw_root(bids_dir))
-    return Dataset(root=bids_dir, kind="raw", derivatives=(find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
+    return Dataset(root=bids_dir, kind="raw", derivatives=(_find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
 
 
 def _may_be_raw(description: Description | None) -> bool:
@@ -207,10 +199,7 @@ def _check_one_kind(named: tuple[Derivative, ...]) -> None:
         )
 
 
-LOG = logging.getLogger(__name__)
-
-
-def find_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
+def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
     """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
     if the folder is missing or is not a readable derivative dataset."""
     name, equals, rest = text.partition("=")
@@ -238,14 +227,18 @@ def find_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
     if kind is None:
         raise InputError(
             f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) holds "
-            f"{describe_nothing(source, input_type)}.",
+            f"{_describe_nothing(source, input_type)}.",
             hint="Give the folder of an fMRIPrep derivative dataset.",
         )
-    pipeline = description.pipeline(path)
-    return Derivative(name=label or path.resolve().name, path=path, pipeline=pipeline, kind=kind, source=source)
+    return _build_derivative(path, description, kind, label or path.resolve().name)
 
 
-def describe_nothing(source: Pipeline, input_type: str) -> str:
+def _build_derivative(path: Path, description: Description, kind: str, name: str) -> Derivative:
+    pipeline, source = description.pipeline(path), recognise_pipeline(description)
+    return Derivative(name=name, path=path, pipeline=pipeline, kind=kind, source=source)
+
+
+def _describe_nothing(source: Pipeline, input_type: str) -> str:
     """Name the file types a dataset lacks, to complete a message after "holds" or "with"."""
     images, series = f"*{source.image_ends[0]}", "parcellated *_timeseries.tsv"
     if input_type == "auto":
@@ -253,7 +246,7 @@ def describe_nothing(source: Pipeline, input_type: str) -> str:
     return f"no {images if input_type == 'images' else series} (--input-type {input_type})"
 
 
-def find_fmriprep(root: Path, out_dir: Path) -> Derivative:
+def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
     """Find the only fMRIPrep dataset in ``<root>/derivatives``; InputError if there is none or more than one.
     ConfigurationError if OUT_DIR is an fMRIPrep dataset."""
     base = root / "derivatives"
@@ -265,11 +258,10 @@ def find_fmriprep(root: Path, out_dir: Path) -> Derivative:
             continue
         if folder.resolve() == out_dir.resolve():
             _check_is_ours(out_dir, description)
-        elif (source := recognise_pipeline(description)) in (FMRIPREP, NIBABIES) or (
+        elif recognise_pipeline(description) in (FMRIPREP, NIBABIES) or (
             description.names_fmriprep and find_kind(folder) == "fmriprep"
         ):
-            pipeline = description.pipeline(folder)
-            found.append(Derivative(name=folder.name, path=folder, pipeline=pipeline, kind="fmriprep", source=source))
+            found.append(_build_derivative(folder, description, "fmriprep", folder.name))
         else:
             others.append(f"{folder.name} ({description.pipeline(folder)})")
     if len(found) > 1:
@@ -307,7 +299,7 @@ def _try_description(folder: Path) -> Description | None:
         return None
 
 
-def check_is_bids(folder: Path) -> Description | None:
+def _check_is_bids(folder: Path) -> Description | None:
     """Refuse a path that is missing, a file or not BIDS, with InputError; else return its description, None if only
     ``sub-*`` folders suggest BIDS."""
     if not folder.exists():
@@ -326,7 +318,7 @@ def check_is_bids(folder: Path) -> Description | None:
     return description
 
 
-def find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
+def _find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
     """Classify BIDS_DIR as ``raw`` or the kind of a derivative dataset; InputError if that is undecidable or a
     derivative dataset holds nothing readable."""
     if description is None:
@@ -350,47 +342,10 @@ def find_root_kind(folder: Path, description: Description | None, input_type: st
         if kind is None:
             raise InputError(
                 f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with "
-                f"{describe_nothing(source, input_type)} in its sub-*/func folders.",
+                f"{_describe_nothing(source, input_type)} in its sub-*/func folders.",
                 hint="Give the folder of an fMRIPrep derivative dataset.",
             )
         return kind
     # Before BIDS 1.4 nothing but the pipeline's name marks a derivative dataset.
     is_open = not description.dataset_type and bool(description.generators)
     return (find_kind(folder, source, wanted=input_type) if is_open else None) or "raw"
-
-
-def find_raw_root(folder: Path) -> Path | None:
-    """Find the raw root of ``<raw>/derivatives/<pipeline>``, else the one linked in the description, else None."""
-    for parent in folder.resolve().parents:
-        if parent.name == "derivatives":
-            return parent.parent if _is_raw(parent.parent) else find_linked_raw(folder)
-    return find_linked_raw(folder)
-
-
-def _is_raw(folder: Path) -> bool:
-    return (folder / "dataset_description.json").is_file() or (folder / "participants.tsv").is_file()
-
-
-def find_linked_raw(folder: Path) -> Path | None:
-    """Find the first raw dataset on this machine among ``DatasetLinks`` (``raw`` first) and ``SourceDatasets``."""
-    try:
-        content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return None
-    links = content.get("DatasetLinks") if isinstance(content, dict) else None
-    links = links if isinstance(links, dict) else {}
-    sources = content.get("SourceDatasets") if isinstance(content, dict) else None
-    places = [links.get("raw"), *(value for key, value in links.items() if key != "raw")]
-    places += [one.get("URL") for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
-    for place in places:
-        if not isinstance(place, str) or ("://" in place and not place.startswith("file://")):
-            continue
-        path = folder / unquote(place.removeprefix("file://"))
-        if path.resolve() != folder.resolve() and _is_raw(path) and not _is_derivative(path):
-            return path
-    return None
-
-
-def _is_derivative(folder: Path) -> bool:
-    description = read_description(folder)
-    return description is not None and (description.dataset_type == "derivative" or description.is_fmriprep)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, parse_name
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import read_rows
+from bids_semantoks.inputs.names import find_above
 
 _MISSING = ("", "n/a")
 
@@ -25,12 +27,11 @@ class Event:
 
 def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, ...]:
     """List the datasets to search for events tables: BIDS_DIR, the raw one above it, named and nested derivatives."""
-    resolved = bids_dir.resolve()
-    raw = [parent.parent for parent in resolved.parents if parent.name == "derivatives"][:1]
+    resolved, above = bids_dir.resolve(), find_above(bids_dir)
     named = [Path(text.partition("=")[2] or text) for text in derivatives]
-    inside = resolved / "derivatives"
-    own = sorted(path for path in inside.iterdir() if path.is_dir()) if inside.is_dir() else []
-    return tuple(dict.fromkeys([resolved, *raw, *(path.resolve() for path in named if path.is_dir()), *own]))
+    inside = sorted(path for path in (resolved / "derivatives").glob("*") if path.is_dir())
+    raw = [] if above is None else [above]
+    return tuple(dict.fromkeys([resolved, *raw, *(path.resolve() for path in named if path.is_dir()), *inside]))
 
 
 def find_events(entities: Mapping[str, str], roots: Sequence[Path]) -> Path | None:
@@ -57,22 +58,20 @@ def read_events(path: Path, column: str) -> tuple[tuple[Event, ...], int]:
     column or holds onsets or durations that are not seconds.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-            columns = list(rows[0]) if rows else []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = read_rows(path)
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"The events {path} cannot be read: {error}.") from error
-    missing = [name for name in ("onset", "duration", column) if rows and name not in columns]
+    missing = [name for name in ("onset", "duration", column) if rows and name not in rows[0]]
     if missing:
         raise InputError(
-            f"The events {path} have no column {', '.join(missing)}: found {', '.join(map(str, columns))}.",
+            f"The events {path} have no column {', '.join(missing)}: found {', '.join(rows[0])}.",
             hint="Choose another column with --task-blocks."
             if missing == [column]
             else "BIDS wants onset and duration, in seconds, in every table of events.",
         )
     events, n_timeless = [], 0
     for number, row in enumerate(rows, start=2):
-        cells = [(row[name] or "").strip() for name in ("onset", "duration", column)]
+        cells = [row[name].strip() for name in ("onset", "duration", column)]
         if cells[2] in _MISSING:
             continue
         if any(cell in _MISSING for cell in cells):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -14,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import read_records
 
 Lengths = NDArray[np.int64]
 
 #: Atlases in the order in which the encoder reads their parcels, and parcels of each.
 ATLASES: Final = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))
+_PARCELS: Final = Path(__file__).parent.parent / "data" / "encoders" / "parcels457.tsv"
 _GROUP: Final = "timeseries"
 _IDS: Final = "long_subject_id"
 _HINT: Final = (
@@ -133,8 +134,7 @@ def _read_ids(file: Any, path: Path) -> tuple[str, ...]:
 
 def _read_parcels() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read parcel names and networks of the published encoder, in the order of ATLASES."""
-    text = files("bids_semantoks").joinpath("data/encoders/parcels457.tsv").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines()[1:]]
+    _, rows = read_records(_PARCELS)
     return tuple(row[1] for row in rows), tuple(row[2] for row in rows)
 
 

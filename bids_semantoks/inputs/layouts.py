@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 import re
@@ -11,13 +10,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sorted_naturally
+from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sort_entities, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.found import Candidate, Derivative
-from bids_semantoks.inputs.pipelines import Layout, RunPattern
+from bids_semantoks.files import read_json
+from bids_semantoks.inputs.pairing import Candidate
+from bids_semantoks.inputs.pipelines import Derivative, Layout, RunPattern
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
-
+_HINT: Final = "See data/layouts/hcp.json in this package for an example."
 
 _LONG_NAMES: Final = {
     "participant": "sub",
@@ -27,23 +27,14 @@ _LONG_NAMES: Final = {
     "direction": "dir",
     "resolution": "res",
 }
-
-
 _PLACEHOLDER: Final = re.compile(r"\{([a-z]+)\}")
-
-
 _LABEL: Final = "[a-zA-Z0-9]+"
-
-
 # "" stands for a column that nothing reads.
-COLUMNS: Final = (
-    *(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"),
-    *(f"rot_{axis}_deg" for axis in "xyz"),
-    "",
+# fmt: off
+_COLUMNS: Final = (
+    "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "rot_x_deg", "rot_y_deg", "rot_z_deg", "",
 )
-
-
-_HINT: Final = "See data/layouts/hcp.json in this package for an example."
+# fmt: on
 
 
 def load_layout(name_or_file: str) -> Layout:
@@ -58,7 +49,7 @@ def load_layout(name_or_file: str) -> Layout:
             hint=f"Did you mean {near[0]}?" if near else "A JSON file is given by its path.",
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--layout: {path} is not a readable JSON file ({error}).", hint=_HINT) from error
     known = {"name": str, "description": str, "space": str, "denoised": bool, "filtered": bool, "runs": list}
@@ -76,7 +67,7 @@ def load_layout(name_or_file: str) -> Layout:
     )
 
 
-def find_layout_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
+def _find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
     """Yield the entity values (by short key) of each file matching a pattern; values are letters and digits only.
 
     Files come in name order within each folder. `participants` restricts the search; empty means all. Raises InputError
@@ -85,7 +76,7 @@ def find_layout_files(root: Path, pattern: str, participants: Collection[str] = 
     yield from _walk(str(root), pattern.split("/"), {}, frozenset(participants))
 
 
-def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
+def _fill(pattern: str, values: Mapping[str, str]) -> str:
     """Fill a pattern's braces with values by short key."""
     return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
 
@@ -185,8 +176,8 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
         _refuse(f"{where}: {', '.join(odd)} cannot stand in braces: expected BIDS entities that nothing else gives")
     _check_paths(content, where)
     columns = tuple(content.get("columns", ()))
-    if odd := [column for column in columns if column not in COLUMNS]:
-        _refuse(f"{where}: columns {odd!r} are unknown; known are {', '.join(COLUMNS[:-1])}, and '' for any other")
+    if odd := [column for column in columns if column not in _COLUMNS]:
+        _refuse(f"{where}: columns {odd!r} are unknown; known are {', '.join(_COLUMNS[:-1])}, and '' for any other")
     return RunPattern(
         bold=content["bold"],
         mask=content.get("mask", ""),
@@ -207,7 +198,7 @@ def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[st
     for pattern in layout.runs:
         parts = pattern.bold.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
-        found = find_layout_files(derivative.path, "/".join(parts[:n_parts]))
+        found = _find_files(derivative.path, "/".join(parts[:n_parts]))
         labels.update(values["sub"] for values in found)
     return sorted_naturally(labels - _NO_PARTICIPANTS)
 
@@ -216,7 +207,7 @@ def find_layout_candidates(derivative: Derivative, layout: Layout, participants:
     """Yield the images with their masks and confounds; InputError if two images would be the same run."""
     seen: dict[tuple[tuple[str, str], ...], str] = {}
     for pattern in layout.runs:
-        for values in find_layout_files(derivative.path, pattern.bold, participants):
+        for values in _find_files(derivative.path, pattern.bold, participants):
             one = _build_candidate(derivative, layout, pattern, values)
             other = seen.setdefault(one.image.entities, one.image.path)
             if other != one.image.path:
@@ -233,7 +224,7 @@ def _build_candidate(
     root = str(derivative.path)
     named = {**values, **dict(pattern.entities), "space": layout.space}
     paths = {
-        key: os.path.join(root, fill_pattern(text, values)) if text else None  # noqa: PTH118
+        key: os.path.join(root, _fill(text, values)) if text else None  # noqa: PTH118
         for key, text in (("bold", pattern.bold), ("mask", pattern.mask), ("confounds", pattern.confounds))
     }
     bold, confounds = paths["bold"], paths["confounds"]
@@ -243,7 +234,7 @@ def _build_candidate(
     return Candidate(
         image=BidsFile(
             path=bold,
-            entities=tuple((key, named[key]) for key in ENTITY_ORDER if key in named),
+            entities=sort_entities(named.items()),
             suffix="bold",
             extension=".nii.gz" if bold.endswith(".gz") else ".nii",
         ),

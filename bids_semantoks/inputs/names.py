@@ -1,16 +1,16 @@
-"""Folders of a dataset: participants, sessions, and the kind of data in their files."""
+"""Folders of a dataset: participants, sessions, the kind of data in their files, and the raw dataset above it."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
-from bids_semantoks.bids_names import BidsFile, natural_key, parse_name
+from bids_semantoks.bids_names import natural_key, parse_name
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.pipelines import OTHER, Pipeline
+from bids_semantoks.files import read_json
+from bids_semantoks.inputs.pipelines import OTHER, Pipeline, read_description
 
 
 def find_participant_labels(root: Path) -> tuple[str, ...]:
@@ -43,9 +43,8 @@ def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -
     for label in find_participant_labels(root):
         paths = list_func_files(os.path.join(root, f"sub-{label}"))  # noqa: PTH118 - as in list_func_files
         found = {tell_kind(os.path.basename(path), pipeline) for path in paths}  # noqa: PTH119
-        for kind in accepted:
-            if kind in found:
-                return kind
+        if chosen := next((kind for kind in accepted if kind in found), None):
+            return chosen
     return None
 
 
@@ -87,22 +86,13 @@ def list_func_files(participant: str) -> list[str]:
     return sorted(found)
 
 
-SURFACE_ENDS: Final = ("_bold.dtseries.nii", "_bold.func.gii")
-
-
-_CIFTI: Final = ".dtseries.nii"
-
-
-_GIFTI: Final = ".func.gii"
-
-
-# The usual densities of template surfaces come first: atlases are made for them.
-_DENSITIES: Final = ("91k", "32k", "10k", "170k", "59k", "41k", "164k")
+CIFTI: Final = ".dtseries.nii"
+GIFTI: Final = ".func.gii"
 
 
 def is_surface_file(name: str) -> bool:
     """Tell surface series from images by the file ending."""
-    return name.endswith((_CIFTI, _GIFTI))
+    return name.endswith((CIFTI, GIFTI))
 
 
 def is_read(desc: str | None, pipeline: Pipeline) -> bool:
@@ -110,46 +100,41 @@ def is_read(desc: str | None, pipeline: Pipeline) -> bool:
     return desc in pipeline.descs or (desc is None and not pipeline.is_denoised)
 
 
-def find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[tuple[BidsFile, str | None]]:
-    """List a participant's surface series, each with the path of the right hemisphere if its file is the left one.
-
-    The hemisphere is dropped from the entities; the path is None for CIFTI or a missing hemisphere.
-    """
-    found: dict[tuple[frozenset[tuple[str, str]], str], dict[str, BidsFile]] = {}
-    for file in files:
-        keys = dict(file.entities)
-        hemisphere = keys.get("hemi", "")
-        is_whole = file.extension == _CIFTI and not hemisphere
-        is_half = file.extension == _GIFTI and hemisphere in ("L", "R")
-        if file.suffix == "bold" and (is_whole or is_half) and is_read(keys.get("desc"), pipeline):
-            run = frozenset(pair for pair in file.entities if pair[0] not in ("hemi", "desc"))
-            pair = found.setdefault((run, file.extension), {})
-            if hemisphere not in pair or _rank_desc(file, pipeline) < _rank_desc(pair[hemisphere], pipeline):
-                pair[hemisphere] = file
-    whole: list[tuple[BidsFile, str | None]] = []
-    for pair in found.values():
-        first = pair.get("") or pair.get("L") or pair["R"]
-        right = pair.get("R") if "L" in pair else None
-        whole.append((drop_hemisphere(first), right.path if right else None))
-    return whole
+def find_above(folder: Path) -> Path | None:
+    """Find the dataset whose ``derivatives`` hold a folder, however deep; None if there is none."""
+    return next((parent.parent for parent in folder.resolve().parents if parent.name == "derivatives"), None)
 
 
-def drop_hemisphere(file: BidsFile) -> BidsFile:
-    """Drop the hemisphere from a file's entities, since it does not distinguish runs."""
-    if not any(key == "hemi" for key, _ in file.entities):
-        return file
-    return dataclasses.replace(file, entities=tuple(pair for pair in file.entities if pair[0] != "hemi"))
+def find_raw_root(folder: Path) -> Path | None:
+    """Find the raw root of ``<raw>/derivatives/<pipeline>``, else the one linked in the description, else None."""
+    above = find_above(folder)
+    return above if above is not None and _is_raw(above) else find_linked_raw(folder)
 
 
-def rank_density(file: BidsFile) -> tuple[int, int, str]:
-    """Build a sorting key for the files of a run in one space: image, CIFTI, GIFTI; usual densities first."""
-    if not is_surface_file(file.path):
-        return 0, 0, ""
-    density = dict(file.entities).get("den", "")
-    rank = _DENSITIES.index(density) if density in _DENSITIES else len(_DENSITIES)
-    return (_CIFTI, _GIFTI).index(file.extension) + 1, rank, density
+def _is_raw(folder: Path) -> bool:
+    return (folder / "dataset_description.json").is_file() or (folder / "participants.tsv").is_file()
 
 
-def _rank_desc(file: BidsFile, pipeline: Pipeline) -> int:
-    desc = dict(file.entities).get("desc")
-    return pipeline.descs.index(desc) + 1 if desc in pipeline.descs else 0
+def find_linked_raw(folder: Path) -> Path | None:
+    """Find the first raw dataset on this machine among ``DatasetLinks`` (``raw`` first) and ``SourceDatasets``."""
+    try:
+        content = read_json(folder / "dataset_description.json")
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    links, sources = content.get("DatasetLinks"), content.get("SourceDatasets")
+    places = [links.get("raw"), *links.values()] if isinstance(links, dict) else []
+    places += [one.get("URL") for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+    for place in places:
+        if not isinstance(place, str) or ("://" in place and not place.startswith("file://")):
+            continue
+        path = folder / unquote(place.removeprefix("file://"))
+        if path.resolve() != folder.resolve() and _is_raw(path) and not _is_derivative(path):
+            return path
+    return None
+
+
+def _is_derivative(folder: Path) -> bool:
+    description = read_description(folder)
+    return description is not None and (description.dataset_type == "derivative" or description.is_fmriprep)

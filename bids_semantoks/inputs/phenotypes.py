@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,19 +17,18 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.datasets import find_linked_raw
+from bids_semantoks.inputs.names import find_above, find_linked_raw
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 MIN_CLASS: Final = 5
-
-
 MIN_VALUES: Final = 10
-
-
 _MAX_CLASSES: Final = 10
+_KEYS: Final = ("participant_id", "session_id")
+
+#: Participant and session label; the session is empty where a table has none.
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,13 +69,15 @@ def find_columns(
     tables, unsound = [], []
     for table in find_tables(bids_dir, phenotype):
         if table.problem is not None:
-            unsound.append(_pass_over(table, set(names) - set(found)))
+            if table.columns.keys() & (set(names) - found.keys()):
+                raise table.problem
+            unsound.append(table.problem)
             continue
         tables.append(table.name)
         for name, cells in table.columns.items():
             first = known.setdefault(name, table)
-            is_twin = first is not table and {first.path.parent.name} == {table.path.parent.name} == {"phenotype"}
-            if is_twin and name in names and not _is_given(first, phenotype):
+            is_twin = first is not table and first.path.parent.name == table.path.parent.name == "phenotype"
+            if is_twin and name in names and first.path.name != (phenotype and phenotype.name):
                 raise InputError(
                     f"Column {name} is in both {first.path} and {table.path}.", hint="Choose one with --phenotype."
                 )
@@ -99,23 +100,11 @@ def find_columns(
     return found
 
 
-def _pass_over(table: Table, wanted: set[str]) -> InputError:
-    """Return the problem of an unsound table, or raise it if the table has a wanted column."""
-    assert table.problem is not None
-    if wanted & set(table.columns):
-        raise table.problem
-    return table.problem
-
-
 def _tell_unsound(problems: Sequence[InputError], *, is_needed: bool) -> None:
     if problems and is_needed:
         raise problems[0]
     for problem in problems:
         LOGGER.warning("A table is left aside: %s", problem)
-
-
-def _is_given(table: Table, phenotype: Path | None) -> bool:
-    return phenotype is not None and table.path.name == phenotype.name
 
 
 def parse_number(text: str) -> float | None:
@@ -135,6 +124,7 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
     differ only in leading zeros, values are too few, constant or not numbers, or a class is too small.
     """
     labels = _unite_numbers(column.find(keys))
+    numbers = np.full(len(labels), np.nan)
     where = f"Column {column.name} of {column.table}"
     known = [label for label in labels if label is not None]
     _check_keys(column, keys, where)
@@ -154,15 +144,14 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         if kind == "auto":
             _check_spelling(known, where)
         _check_classes(known, where)
-        return _build(column, decided, labels, np.full(len(labels), np.nan))
-    bad = [label for label in known if parse_number(label) is None]
-    if bad:
+    elif bad := [label for label in known if parse_number(label) is None]:
         raise InputError(
             f"{where} holds {len(bad)} cells that are no numbers, such as {bad[0]!r}.",
             hint="Write n/a for missing values, or use --probe-kind classification.",
         )
-    numbers = [np.nan if label is None else parse_number(label) for label in labels]
-    return _build(column, decided, labels, np.array(numbers, dtype=np.float64))
+    else:
+        numbers[:] = [np.nan if label is None else parse_number(label) for label in labels]
+    return Phenotype(name=column.name, table=column.table, kind=decided, labels=labels, numbers=numbers)
 
 
 def _check_keys(column: Column, keys: Sequence[Key], where: str) -> None:
@@ -201,10 +190,6 @@ def _unite_numbers(labels: tuple[str | None, ...]) -> tuple[str | None, ...]:
     return tuple(None if label is None else shortest[numbers[label]] for label in labels)
 
 
-def _build(column: Column, kind: str, labels: tuple[str | None, ...], numbers: NDArray[np.float64]) -> Phenotype:
-    return Phenotype(name=column.name, table=column.table, kind=kind, labels=labels, numbers=numbers)
-
-
 def _decide_kind(known: Sequence[str], where: str) -> str:
     numbers = [number for label in known if (number := parse_number(label)) is not None]
     distinct = set(numbers)
@@ -241,20 +226,12 @@ def _check_spelling(known: Sequence[str], where: str) -> None:
 
 def _check_classes(known: Sequence[str], where: str) -> None:
     counts = Counter(known)
-    small = {name: count for name, count in counts.items() if count < MIN_CLASS}
-    if small:
+    if small := {name: count for name, count in counts.items() if count < MIN_CLASS}:
         shown = ", ".join(f"{name!r} ({small[name]})" for name in sorted_naturally(small)[:5])
         raise InputError(
             f"{where} has {len(small)} of {len(counts)} classes with fewer than {MIN_CLASS} members: {shown}.",
             hint="Write n/a for them, merge them, or use --probe-kind regression for numbers.",
         )
-
-
-#: Participant and session label; the session is empty where a table has none.
-Key = tuple[str, str]
-
-
-_KEYS: Final = ("participant_id", "session_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -272,14 +249,8 @@ class Table:
 
 def find_roots(bids_dir: Path) -> tuple[Path, ...]:
     """List BIDS_DIR, the raw root above ``derivatives/`` and the raw dataset its description links to, if any."""
-    roots = [bids_dir]
-    for parent in bids_dir.resolve().parents:
-        if parent.name == "derivatives":
-            roots.append(parent.parent)
-            break
-    if (linked := find_linked_raw(bids_dir)) is not None:
-        roots.append(linked)
-    return tuple(roots)
+    found = (bids_dir, find_above(bids_dir), find_linked_raw(bids_dir))
+    return tuple(root for root in found if root is not None)
 
 
 def read_phenotype_table(path: Path) -> Table:
@@ -288,19 +259,15 @@ def read_phenotype_table(path: Path) -> Table:
     Cells stay text, so a site called NA is not missing and 01 is not 1. Raises InputError if the file is unreadable,
     lacks participant_id, or repeats a column, participant or session.
     """
-    frame = _read_frame(path)
-    names = [_clean_text(name) for name in frame.iloc[0]] if len(frame) else []
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
+    names, rows = _read_cells(path)
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputError(f"{path} has columns of the same name: {', '.join(twice)}.", hint="Rename one of them.")
     if "participant_id" not in names:
         raise InputError(
             f"{path} has no column participant_id: found {describe_labels(names)}.",
             hint="Expected one row a participant, tab-separated.",
         )
-    cells = {
-        name: tuple(_clean(cell) for cell in frame.iloc[1:, index].tolist()) for index, name in enumerate(names) if name
-    }
+    cells = {name: tuple(row[index] for row in rows) for index, name in enumerate(names) if name}
     participants = [(cell or "").removeprefix("sub-") for cell in cells["participant_id"]]
     sessions = [(cell or "").removeprefix("ses-") for cell in cells.get("session_id", ("",) * len(participants))]
     if "" in participants:
@@ -316,39 +283,32 @@ def read_phenotype_table(path: Path) -> Table:
     )
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
-    separator = "," if path.suffix.lower() == ".csv" else "\t"
+def _read_cells(path: Path) -> tuple[list[str], list[list[str | None]]]:
+    """Read the header and the cells of each row, cleaned; None if missing."""
     try:
-        return pd.read_csv(
-            path,
-            sep=separator,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            na_values=["n/a"],
-            encoding="utf-8-sig",
-            skip_blank_lines=True,
-        )
+        # Other missing values than n/a are text, such as a site called NA.
+        as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": ["n/a"]}
+        separator = "," if path.suffix.lower() == ".csv" else "\t"
+        frame = pd.read_csv(path, sep=separator, header=None, encoding="utf-8-sig", skip_blank_lines=True, **as_text)
     except pd.errors.EmptyDataError:
-        return pd.DataFrame()
+        return [], []
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise InputError(
             f"The table {path} cannot be read: {' '.join(str(error).split())}.", hint="Expected tab-separated UTF-8."
         ) from error
+    header, *rows = frame.to_numpy().tolist()
+    return [_clean(str(name)) for name in header], [
+        [(_clean(cell) or None) if isinstance(cell, str) else None for cell in row] for row in rows
+    ]
 
 
-def _clean(cell: object) -> str | None:
-    return (_clean_text(cell) or None) if isinstance(cell, str) else None
-
-
-def _clean_text(text: object) -> str:
+def _clean(text: str) -> str:
     """Replace line breaks and tabs, which CSV cells may hold but the TSV output may not."""
-    return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", str(text)).strip()
+    return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", text).strip()
 
 
 def _check_unique(keys: Sequence[Key], path: Path) -> None:
-    twice = [key for key, count in Counter(keys).items() if count > 1]
-    if twice:
+    if twice := [key for key, count in Counter(keys).items() if count > 1]:
         shown = ", ".join(f"sub-{sub}{f' ses-{ses}' if ses else ''}" for sub, ses in twice[:5])
         raise InputError(
             f"{path} has {len(twice)} participants or sessions twice: {shown}.", hint="Keep one row of each."
@@ -381,7 +341,6 @@ def find_tables(bids_dir: Path, phenotype: Path | None) -> Iterator[Table]:
 
 
 def _read_anyway(path: Path) -> Table:
-    """Read a table, or on failure its column names and the problem."""
     try:
         return read_phenotype_table(path)
     except InputError as error:
@@ -389,12 +348,13 @@ def _read_anyway(path: Path) -> Table:
 
 
 def _build_unsound(path: Path, problem: InputError) -> Table:
+    """Build a table of column names alone."""
     try:
         first = path.read_bytes().partition(b"\n")[0].decode(errors="replace")
     except OSError:
         first = ""
-    names = {name.strip(): () for name in first.split("\t")}
-    return Table(path=path, name=path.name, has_sessions=False, keys=(), columns=dict(names), problem=problem)
+    columns: dict[str, tuple[str | None, ...]] = {name.strip(): () for name in first.split("\t")}
+    return Table(path=path, name=path.name, has_sessions=False, keys=(), columns=columns, problem=problem)
 
 
 def _find_session_tables(root: Path) -> Iterator[Table]:
@@ -402,14 +362,13 @@ def _find_session_tables(root: Path) -> Iterator[Table]:
     cells: dict[str, dict[Key, str | None]] = {}
     keys: list[Key] = []
     for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
-        frame = _read_frame(path)
-        names = [_clean_text(name) for name in frame.iloc[0]] if len(frame) else []
+        names, rows = _read_cells(path)
         if "session_id" not in names:
             found = f"{path} has no column session_id: found {describe_labels(names)}."
             yield _build_unsound(path, InputError(found, hint="Expected one row a session."))
             continue
-        for row in frame.iloc[1:].itertuples(index=False):
-            texts = dict(zip(names, map(_clean, row), strict=True))
+        for row in rows:
+            texts = dict(zip(names, row, strict=True))
             key = (path.parent.name.removeprefix("sub-"), (texts.get("session_id") or "").removeprefix("ses-"))
             keys.append(key)
             for name, text in texts.items():

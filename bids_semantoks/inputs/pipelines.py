@@ -1,13 +1,13 @@
-"""Known pipelines, recognised by GeneratedBy, and the naming of their files."""
+"""Pipelines, recognised by GeneratedBy, with the naming of their files; and derivative datasets, as they wrote them."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +28,7 @@ class Pipeline:
 
 
 FMRIPREP: Final = Pipeline(label="fMRIPrep", names=("fmriprep",))
-
-
 NIBABIES: Final = Pipeline(label="NiBabies", names=("nibabies",))
-
-
 XCPD: Final = Pipeline(
     label="XCP-D",
     names=("xcpd",),
@@ -42,8 +38,6 @@ XCPD: Final = Pipeline(
     is_denoised=True,
     is_filtered=True,
 )
-
-
 AROMA: Final = Pipeline(
     label="fMRIPost-AROMA",
     names=("fmripostaroma",),
@@ -51,17 +45,9 @@ AROMA: Final = Pipeline(
     note="its images are denoised by ICA-AROMA: no regressor is removed again",
     is_denoised=True,
 )
-
-
 GIGA: Final = Pipeline(label="giga_connectome", names=("gigaconnectome",))
-
-
 OURS: Final = Pipeline(label="bids_semantoks", names=("bidssemantoks",))
-
-
 OTHER: Final = Pipeline(label="", descs=("preproc",))
-
-
 _KNOWN: Final = (FMRIPREP, NIBABIES, XCPD, AROMA, GIGA, OURS)
 
 
@@ -69,8 +55,7 @@ def recognise_pipeline(description: Description | None) -> Pipeline:
     """Recognise a pipeline by its first GeneratedBy entry (the latest) or else the dataset name; OTHER if unknown."""
     if description is None:
         return OTHER
-    first = description.generators[0][0] if description.generators else description.name
-    name = first.lower().replace("_", "").replace("-", "").replace(" ", "")
+    name = description.latest.lower().replace("_", "").replace("-", "").replace(" ", "")
     return next((one for one in _KNOWN if name.startswith(one.names)), OTHER)
 
 
@@ -83,10 +68,14 @@ class Description:
     generators: tuple[tuple[str, str], ...]  # (name, version), the last pipeline to touch the dataset first
 
     @property
+    def latest(self) -> str:
+        """Name of the first generator listed, or without any of the dataset."""
+        return self.generators[0][0] if self.generators else self.name
+
+    @property
     def is_fmriprep(self) -> bool:
-        """Whether the first generator listed, or without any the dataset name, is fMRIPrep."""
-        first = self.generators[0][0] if self.generators else self.name
-        return first.lower().startswith("fmriprep")
+        """Whether the latest pipeline is fMRIPrep."""
+        return self.latest.lower().startswith("fmriprep")
 
     @property
     def names_fmriprep(self) -> bool:
@@ -104,7 +93,7 @@ def read_description(folder: Path) -> Description | None:
     """Read dataset_description.json; None if missing or a dangling link, InputError unless it is a JSON object."""
     path = folder / "dataset_description.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -155,3 +144,21 @@ class Layout:
     is_denoised: bool
     is_filtered: bool  # band-pass
     runs: tuple[RunPattern, ...]  # at least one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Derivative:
+    """Derivative dataset to read."""
+
+    name: str  # given by the user, else the folder name
+    path: Path
+    pipeline: str  # name and version, such as fMRIPrep 24.1.1
+    # fmriprep (BOLD images), parcellated (*_timeseries.tsv), or aroma (components for another dataset's images)
+    kind: str
+    source: Pipeline = OTHER
+    layout: Layout | None = None  # for data outside BIDS
+
+    @property
+    def is_denoised(self) -> bool:
+        """Whether BOLD images are read that this pipeline already denoised."""
+        return self.kind == "fmriprep" and self.source.is_denoised

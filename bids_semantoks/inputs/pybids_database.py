@@ -7,33 +7,26 @@ import os
 import re
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.pairing import USEFUL_ENDS
 
 LOG = logging.getLogger(__name__)
 
-
 _FILE_NAME: Final = "layout_index.sqlite"
+_IGNORED: Final = re.compile(r"/(anat|dwi|fmap|perf|pet|figures|log|logs|code|sourcedata)(/|$)")
 
 
-# All that is never read here, so that a database of thousands of participants stays small.
-_IGNORED: Final = (
-    re.compile(r"/(anat|dwi|fmap|perf|pet|figures|log|logs|code|sourcedata)(/|$)"),
-    re.compile(rf"^(?!.*({'|'.join(map(re.escape, USEFUL_ENDS))})$).*/[^/]*\.[^/]*$"),
-)
-
-
-def find_database_files(root: Path, database_dir: Path) -> dict[str, list[str]]:
-    """Map participant labels to sorted paths from a pybids database, building it first if missing.
+def find_database_files(root: Path, database_dir: Path, ends: Sequence[str]) -> dict[str, list[str]]:
+    """Map participant labels to sorted paths from a pybids database, building it first of the files with these `ends`.
 
     An existing database is trusted, so delete it when files were added. Raises ConfigurationError if the folder is not
     writable or the database belongs to another dataset, InputError if the database is unreadable.
     """
     if not (database_dir / _FILE_NAME).exists():
-        _write_database(root, database_dir)
+        _write_database(root, database_dir, ends)
     by_label: dict[str, list[str]] = defaultdict(list)
     for path in _read_paths(root, database_dir):
         first, _, rest = path.partition(os.sep)
@@ -42,10 +35,12 @@ def find_database_files(root: Path, database_dir: Path) -> dict[str, list[str]]:
     return dict(by_label)
 
 
-def _write_database(root: Path, database_dir: Path) -> None:
+def _write_database(root: Path, database_dir: Path, ends: Sequence[str]) -> None:
     from bids import BIDSLayout, BIDSLayoutIndexer  # noqa: PLC0415 - takes 0.9 s, which only this option is worth
 
-    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=list(_IGNORED))
+    # All that is never read, so that a database of thousands of participants stays small.
+    others = re.compile(rf"^(?!.*({'|'.join(map(re.escape, ends))})$).*/[^/]*\.[^/]*$")
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=[_IGNORED, others])
     LOG.info("Making a pybids database of %s in %s", root, database_dir)
     try:
         database_dir.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, BidsFile, parse_name
+from bids_semantoks.files import read_json
 
 LOG = logging.getLogger(__name__)
 
-
 # What sidecars of tables or images of the same run may name that the table of series does not.
 _NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
-
-
 # XCP-D writes this word for the frequency: one row a volume, however long that lasts.
 _NO_FREQUENCY: Final = "TR"
 
@@ -48,7 +45,7 @@ def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float
             own.append(one)
     for sidecar in (*_sort_nearest(own), *_sort_nearest(of_images)):
         try:
-            content = json.loads(Path(sidecar.path).read_bytes())
+            content = read_json(Path(sidecar.path))
         except (OSError, ValueError) as error:
             is_link = Path(sidecar.path).is_symlink() and not Path(sidecar.path).exists()
             why = "its content is not here, fetch it with `datalad get`" if is_link else error

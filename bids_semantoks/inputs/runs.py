@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bids_semantoks.bids_names import BidsFile, sorted_naturally
+from bids_semantoks.bids_names import DERIVED_ENTITIES, BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
-from bids_semantoks.inputs.found import Candidate, Derivative
 from bids_semantoks.inputs.layouts import find_layout_candidates, find_layout_participants
-from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files, rank_density
-from bids_semantoks.inputs.pairing import find_components, pair_files, pair_series
+from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files
+from bids_semantoks.inputs.pairing import (
+    USEFUL_ENDS,
+    Candidate,
+    find_components,
+    pair_files,
+    pair_series,
+    rank_density,
+)
+from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.pybids_database import find_database_files
 from bids_semantoks.inputs.repetition_time import find_repetition_time, find_root_sidecars
 from bids_semantoks.inputs.selection import (
@@ -90,21 +96,19 @@ def find_runs(
     space, modifiers = choose_space(candidates, selection.space, preferred_spaces)
     finest: dict[tuple[Path, frozenset[tuple[str, str]]], Candidate] = {}
     for one in candidates:
-        if one.entity("space") != space or not all(has_value(one, key, value) for key, value in modifiers):
-            continue
-        key = (one.derivative.path, one.image.source)
-        if key not in finest or _rank(one) < _rank(finest[key]):
-            finest[key] = one
-    chosen = sorted(finest.values(), key=lambda one: (one.order, one.image.path))
+        if one.image.entity("space") == space and all(_value_of(one, key) == value for key, value in modifiers):
+            run = (one.derivative.path, one.image.source)
+            finest[run] = min(finest.get(run, one), one, key=_rank)
+    chosen = sorted(finest.values(), key=lambda one: one.order)
     _check_unique(chosen)
-    check_cohorts(chosen, space)
+    _check_cohorts(chosen, space)
     wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
     elsewhere = _find_elsewhere(candidates, chosen, wanted)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
-    runs = [build_run(one, inherited[one.derivative.path]) for one in (*chosen, *elsewhere)]
-    for number in range(len(chosen), len(runs)):
-        found = elsewhere[number - len(chosen)].image.path
-        runs[number] = replace(runs[number], problem=f"The run has no image in {wanted}, only others such as {found}.")
+    runs = [build_run(one, inherited[one.derivative.path]) for one in chosen]
+    for one in elsewhere:
+        problem = f"The run has no image in {wanted}, only others such as {one.image.path}."
+        runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
     return tuple(runs)
 
 
@@ -131,15 +135,14 @@ def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate]
     missing = {
         one.image.source: one
         for one in candidates
-        if one.image.source not in there
-        and frozenset(pair for pair in one.image.source if pair[0] != "echo") not in there
+        if one.image.source not in there and one.image.without(DERIVED_ENTITIES | {"echo"}) not in there
     }
     if missing:
         names = [
             "_".join(f"{k}-{v}" for k, v in one.image.entities if (k, v) in source) for source, one in missing.items()
         ]
         LOG.warning("No BOLD image in space %s: %s", wanted, describe_labels(names))
-    return sorted(missing.values(), key=lambda one: (one.order, one.image.path))
+    return sorted(missing.values(), key=lambda one: one.order)
 
 
 def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
@@ -160,9 +163,6 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
         columns=candidate.columns,
         partner=None if candidate.partner is None else Path(candidate.partner),
     )
-
-
-_FILES: Final = {"fmriprep": "BOLD images", "parcellated": "tables of series"}
 
 
 def find_candidates(
@@ -188,21 +188,19 @@ def find_candidates(
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     chosen = found
     for what, key, asked in list_asked(selection):
-        there = {value for one in found if (value := one.entity(key)) is not None}
+        there = {value for one in found if (value := one.image.entity(key)) is not None}
         check_known(what, asked, there, f"the selected participants in {where}", key=key)
         if asked:
-            chosen = [one for one in chosen if any(is_same_value(key, one.entity(key) or "", label) for label in asked)]
+            chosen = [
+                one for one in chosen if any(is_same_value(key, one.image.entity(key) or "", label) for label in asked)
+            ]
     if not chosen:
+        named = " and ".join(f"{what} {', '.join(asked)}" for what, _, asked in list_asked(selection) if asked)
         raise InputError(
-            f"No run in {where} has {_describe_asked(selection)} together.",
+            f"No run in {where} has {named} together.",
             hint="Each of them is there, but not in one run.",
         )
     return _apply_filter(chosen, selection.bids_filter_file)
-
-
-def _describe_asked(selection: SelectionConfig) -> str:
-    named = [f"{what} {', '.join(asked)}" for what, _, asked in list_asked(selection) if asked]
-    return " and ".join(named)
 
 
 def _refuse_nothing(dataset: Dataset, where: str, participants: str, kind: str) -> NoReturn:
@@ -237,8 +235,9 @@ def _apply_filter(found: list[Candidate], path: Path | None) -> list[Candidate]:
             for key, value in one.image.entities[1:]:
                 values.setdefault(key, set()).add(value)
         there = "; ".join(f"{key} {', '.join(sorted_naturally(labels))}" for key, labels in values.items())
+        what = "tables of series" if found[0].derivative.kind == "parcellated" else "BOLD images"
         raise InputError(
-            f"Filter file {path} matches none of {len(found)} {_FILES[found[0].derivative.kind]}.",
+            f"Filter file {path} matches none of {len(found)} {what}.",
             hint=f"Entities found: {there}.",
         )
     return kept
@@ -253,9 +252,7 @@ def _attach_components(found: list[Candidate], dataset: Dataset, participants: S
                 paths = list_func_files(str(derivative.path / f"sub-{label}"))
                 components.update(find_components(paths, label))
     return [
-        dataclasses.replace(one, tables=(*one.tables, *components[one.image.source]))
-        if one.image.source in components
-        else one
+        replace(one, tables=(*one.tables, *components[one.image.source])) if one.image.source in components else one
         for one in found
     ]
 
@@ -275,13 +272,12 @@ def _scan(
     elif database_dir is not None:
         _check_database_dir(dataset, database_dir)
         several = len(dataset.derivatives) > 1
-        database = find_database_files(derivative.path, database_dir / derivative.name if several else database_dir)
+        own_dir = database_dir / derivative.name if several else database_dir
+        database = find_database_files(derivative.path, own_dir, USEFUL_ENDS)
     for label in participants:
         try:
-            if database is None:
-                paths = list_func_files(str(derivative.path / f"sub-{label}"))
-            else:
-                paths = database.get(label, [])
+            folder = str(derivative.path / f"sub-{label}")
+            paths = list_func_files(folder) if database is None else database.get(label, [])
         except OSError as error:
             raise InputError(f"Folder {error.filename} cannot be listed: {error.strerror}.") from error
         yield from (pair_series if is_table else pair_files)(paths, label, derivative)
@@ -307,7 +303,7 @@ def choose_space(
     If none is asked for: the first available of `preferred` and DEFAULT_SPACES, else a surface space if it is the only
     one. Raises InputError if the requested space, or every default, is absent.
     """
-    there = _spaces(candidates)
+    there = sorted_naturally(space for one in candidates if (space := one.image.entity("space")))
     if asked is None:
         space = next((name for name in (*preferred, *DEFAULT_SPACES) if name in there), None)
         if space is None and len(there) == 1 and _are_on_surfaces(candidates, there[0]):
@@ -325,7 +321,7 @@ def choose_space(
     modifiers = []
     for part in parts:
         key, _, value = part.partition("-")
-        values = {found for one in candidates if one.entity("space") == name and (found := _value_of(one, key))}
+        values = {found for one in candidates if one.image.entity("space") == name and (found := _value_of(one, key))}
         check_known(f"{key} of space {name}", [value], values, f"--space {asked}")
         modifiers.append((key, value))
     return name, modifiers
@@ -333,17 +329,12 @@ def choose_space(
 
 def _value_of(candidate: Candidate, key: str) -> str | None:
     """Get the value of an entity; without ``res``, an image is on its ``native`` grid."""
-    return candidate.entity(key) or ("native" if key == "res" else None)
+    return candidate.image.entity(key) or ("native" if key == "res" else None)
 
 
-def has_value(candidate: Candidate, key: str, value: str) -> bool:
-    """Tell whether a candidate has this value of an entity; ``native`` matches a name without ``res``."""
-    return _value_of(candidate, key) == value
-
-
-def check_cohorts(chosen: Sequence[Candidate], space: str) -> None:
+def _check_cohorts(chosen: Sequence[Candidate], space: str) -> None:
     """Refuse several cohorts, with InputError: their templates differ, so one atlas cannot fit all."""
-    cohorts = sorted_naturally(cohort for one in chosen if (cohort := one.entity("cohort")))
+    cohorts = sorted_naturally(cohort for one in chosen if (cohort := one.image.entity("cohort")))
     if len(cohorts) > 1:
         raise InputError(
             f"Images in space {space} are of {len(cohorts)} cohorts: {', '.join(cohorts)}; each is another template.",
@@ -352,16 +343,12 @@ def check_cohorts(chosen: Sequence[Candidate], space: str) -> None:
 
 
 def _are_on_surfaces(candidates: Sequence[Candidate], space: str) -> bool:
-    return all(is_surface_file(one.image.path) for one in candidates if one.entity("space") == space)
-
-
-def _spaces(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    return sorted_naturally(space for one in candidates if (space := one.entity("space")))
+    return all(is_surface_file(one.image.path) for one in candidates if one.image.entity("space") == space)
 
 
 def rank_coarseness(candidate: Candidate) -> tuple[int, int, str]:
     """Build a sorting key, finest first; TemplateFlow numbers resolutions from fine to coarse."""
-    res = candidate.entity("res")
+    res = candidate.image.entity("res")
     if res is None or res == "native":
         return 1, 0, ""
     return (0, int(res), "") if res.isdecimal() else (2, 0, res)

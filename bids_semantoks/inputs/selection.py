@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import read_json
 
 _LISTED: Final = 12
 
@@ -103,50 +103,32 @@ def _read_label_file(path: Path) -> list[str]:
     return labels
 
 
-# pybids' names of entities, which filter files use, and the keys of file names.
+# pybids' names of entities, which filter files use, where they differ from the keys of file names.
 _LONG_NAMES: Final = {
     "subject": "sub",
     "session": "ses",
-    "sample": "sample",
-    "task": "task",
     "acquisition": "acq",
     "ceagent": "ce",
     "tracer": "trc",
     "reconstruction": "rec",
     "direction": "dir",
-    "run": "run",
     "modality": "mod",
-    "echo": "echo",
-    "part": "part",
-    "proc": "proc",
-    "hemi": "hemi",
     "hemisphere": "hemi",
-    "space": "space",
-    "cohort": "cohort",
-    "chunk": "chunk",
-    "recording": "recording",
     "resolution": "res",
     "density": "den",
     "description": "desc",
-    "suffix": "suffix",
-    "extension": "extension",
-    "datatype": "datatype",
 }
-
-
-_FILTER_KEYS: Final = {**_LONG_NAMES, **{key: key for key in _LONG_NAMES.values()}}
-
-
+# fmt: off
+_FILTER_KEYS: Final = {
+    "sample", "task", "run", "echo", "part", "proc", "space", "cohort", "chunk", "recording", "suffix", "extension",
+    "datatype", *_LONG_NAMES.values(),
+}
+# fmt: on
 # Entries that other apps read from the same file; they are no mistake, and none of our business.
 _OTHER_QUERIES: Final = frozenset({"fmap", "sbref", "flair", "t1w", "t2w", "roi", "asl", "m0scan", "dwi", "pet"})
 
-
 _ABSENT: Final = (None, "Query.NONE")
-
-
 _ANY: Final = ("*", "Query.ANY", "Query.REQUIRED")
-
-
 _OPTIONAL: Final = ("Query.OPTIONAL",)
 
 
@@ -154,7 +136,6 @@ _OPTIONAL: Final = ("Query.OPTIONAL",)
 class BoldFilter:
     """The ``bold`` entry of a filter file."""
 
-    path: Path
     # (entity key, accepted values); None if the entity must be absent, * for any value
     accepted: tuple[tuple[str, tuple[str | None, ...]], ...]
     warnings: tuple[str, ...]  # one message per ignored entry
@@ -175,7 +156,7 @@ def read_filter(path: Path) -> BoldFilter:
     ``*`` any value. InputError if the file is unreadable or malformed."""
     hint = 'Expected a JSON object such as {"bold": {"task": "rest", "session": ["1", "2"]}}.'
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"Filter file {path} cannot be read: {error}.", hint=hint) from error
     bold = content.get("bold", {}) if isinstance(content, dict) else None
@@ -187,11 +168,11 @@ def read_filter(path: Path) -> BoldFilter:
         warnings.append(f"Filter file {path} has no 'bold' entry: it filters nothing.")
     accepted = []
     for name, value in bold.items():
-        if name in _FILTER_KEYS:
-            accepted.append((_FILTER_KEYS[name], _read_values(path, name, value)))
+        if (key := _LONG_NAMES.get(name, name)) in _FILTER_KEYS:
+            accepted.append((key, _read_values(path, name, value)))
         else:
             warnings.append(f"Filter file {path} has the entity {name!r}, which is not known and was ignored.")
-    return BoldFilter(path=path, accepted=tuple(accepted), warnings=tuple(warnings))
+    return BoldFilter(accepted=tuple(accepted), warnings=tuple(warnings))
 
 
 def _read_values(path: Path, name: str, value: Any) -> tuple[str | None, ...]:

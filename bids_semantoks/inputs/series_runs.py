@@ -11,9 +11,8 @@ from bids_semantoks.bids_names import BidsFile, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.found import Candidate
 from bids_semantoks.inputs.names import list_func_files
-from bids_semantoks.inputs.pairing import run_key
+from bids_semantoks.inputs.pairing import Candidate, run_key
 from bids_semantoks.inputs.repetition_time import find_root_sidecars
 from bids_semantoks.inputs.runs import DEFAULT_SPACES, build_run, choose_space, find_candidates, rank_coarseness
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
@@ -21,11 +20,8 @@ from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
 
-
 # Of several tables of one run and atlas these are taken by themselves, best first.
 _PREFERRED_DESC: Final = (None, "denoised")
-
-
 _ATLAS_FOLDERS: Final = (("sourcedata", "atlases"), ("atlases",))
 
 
@@ -42,18 +38,15 @@ def find_series(
     label = _choose_atlas(candidates, atlas)
     of_atlas = [one for one in candidates if label_of(one.image) == label]
     space, modifiers = _choose_space(of_atlas, selection.space, label)
+    wanted = [("space", space), *modifiers]
     chosen = _choose_tables(
-        [
-            one
-            for one in of_atlas
-            if (one.entity("space") or "") == space and all(one.entity(key) == value for key, value in modifiers)
-        ]
+        [one for one in of_atlas if all((one.image.entity(key) or "") == value for key, value in wanted)]
     )
     there = {run_key(one.image) for one in chosen}
     if missing := {run_key(one.image): one.image for one in candidates if run_key(one.image) not in there}:
-        names = [Path(one.path).name for one in missing.values()]
-        LOG.warning("Left out, having no series of atlas %s in %s: %s", label, space or "no space", _list(names))
-    chosen.sort(key=lambda one: (one.order, one.image.path))
+        listed = describe_labels(Path(one.path).name for one in missing.values())
+        LOG.warning("Left out, having no series of atlas %s in %s: %s", label, space or "no space", listed)
+    chosen.sort(key=lambda one: one.order)
     roots = {one.derivative.path for one in chosen}
     inherited = {path: (*find_root_sidecars(path, "timeseries"), *find_root_sidecars(path)) for path in roots}
     runs = [build_run(one, inherited[one.derivative.path]) for one in chosen]
@@ -121,7 +114,7 @@ def _choose_atlas(candidates: Sequence[Candidate], asked: str) -> str:
 
 def _choose_space(candidates: Sequence[Candidate], asked: str | None, label: str) -> tuple[str, list[tuple[str, str]]]:
     """Choose the requested, the only or a default space; series may have none."""
-    spaces = sorted_naturally(one.entity("space") or "" for one in candidates)
+    spaces = sorted_naturally(one.image.entity("space") or "" for one in candidates)
     if asked is not None:
         return choose_space(candidates, asked, ())
     usual = [space for space in DEFAULT_SPACES if space in spaces]
@@ -145,18 +138,14 @@ def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
             )
         finest = min(map(rank_coarseness, tables))
         left = [one for one in tables if rank_coarseness(one) == finest]
-        desc = next((desc for desc in _PREFERRED_DESC if any(one.entity("desc") == desc for one in left)), "")
-        preferred = [one for one in left if one.entity("desc") == desc] or left
+        desc = next((desc for desc in _PREFERRED_DESC if any(one.image.entity("desc") == desc for one in left)), "")
+        preferred = [one for one in left if one.image.entity("desc") == desc] or left
         if len(preferred) > 1:
-            names = _list([Path(one.image.path).name for one in preferred])
+            names = describe_labels([Path(one.image.path).name for one in preferred])
             raise InputError(
                 f"Several tables hold series of one run and atlas: {names}.",
                 hint='Choose with --bids-filter-file, such as {"bold": {"desc": '
-                f'"{preferred[0].entity("desc") or "denoised"}"}}}}.',
+                f'"{preferred[0].image.entity("desc") or "denoised"}"}}}}.',
             )
         chosen += preferred
     return chosen
-
-
-def _list(names: Sequence[str]) -> str:
-    return describe_labels(names)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.bids_names import format_label, parse_entities
+from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_label, parse_entities
 from bids_semantoks.files import read_table, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import build_uri, describe_differences, describe_files, is_made_alike, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
@@ -284,8 +284,8 @@ def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(path.name.removesuffix("_status.json"), json.loads(path.read_bytes())) for path in found]
 
 
-#: Entities that our names place themselves, after those of the source.
-_OWN = ("space", "cohort", "atlas", "seg", "scale", "res", "den", "stat", "label", "desc")
+#: Entities that our names place themselves, after those of the source; a hemisphere stays with its source.
+_OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
 
 
 def build_stem(run: Run, atlas: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.registry import is_surface_atlas
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
@@ -146,7 +147,8 @@ def redraw_reports(config: AppConfig) -> int:
     Raises InputError when there is nothing to report on or a requested participant is missing.
     """
     out_dir = config.out_dir
-    there = {path.name.split("_")[0][4:] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
+    statuses = (out_dir / "logs" / "runs").glob("sub-*_status.json")
+    there = {label for path in statuses if (label := parse_entities(path.name).get("sub"))}
     if not there:
         raise InputError(
             f"Nothing to report on in {out_dir}: no status of a run in logs/runs.",

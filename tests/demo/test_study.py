@@ -16,6 +16,7 @@ from nilearn.interfaces.fmriprep import load_confounds
 from nilearn.signal import clean
 
 from bids_semantoks.atlases.load import load_atlas
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.demo.atlas import build_anatomy
 from bids_semantoks.demo.people import draw_participant, plan_runs
@@ -137,9 +138,8 @@ def _read_table(stem: str) -> dict[str, np.ndarray]:
 
 def _read_run(stem: str) -> Run:
     spatial = f"{stem}_space-{SPACE}"
-    entities = tuple(tuple(part.split("-", 1)) for part in Path(spatial).name.split("_"))
     return Run(
-        entities=(*entities, ("desc", "preproc")),
+        entities=(*parse_entities(Path(spatial).name).items(), ("desc", "preproc")),
         bold=Path(f"{spatial}_desc-preproc_bold.nii.gz"),
         mask=Path(f"{spatial}_desc-brain_mask.nii.gz"),
         confounds=Path(f"{stem}_desc-confounds_timeseries.tsv"),

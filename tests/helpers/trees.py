@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.inputs.datasets import Dataset, find_dataset
 from bids_semantoks.inputs.runs import find_participants, find_runs
@@ -37,7 +38,7 @@ def write_description(root: Path, content: dict[str, Any]) -> Path:
 def write_files(root: Path, *names: str, folder: str = "") -> None:
     """Touch files by name, each in its participant's (and session's) func folder unless `folder` is given."""
     for name in names:
-        parts = dict(part.split("-", 1) for part in name.split("_") if "-" in part)
+        parts = parse_entities(name)
         place = root / f"sub-{parts['sub']}" / (f"ses-{parts['ses']}" if "ses" in parts else "") / "func"
         place = root / folder if folder else place
         place.mkdir(parents=True, exist_ok=True)

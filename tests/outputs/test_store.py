@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bids_semantoks import bids_names
 from bids_semantoks.files import read_table
 from bids_semantoks.outputs import store
 from bids_semantoks.outputs.sidecars import describe_differences, read_sidecar
@@ -45,17 +44,6 @@ def test_density_takes_the_place_of_resolution():
     assert store.build_stem(build_run(sub="1", task="t", space="fsLR", den="91k"), "A") == (
         "sub-1_task-t_space-fsLR_atlas-A_den-91k"
     )
-
-
-def test_labels_hold_letters_and_digits_only():
-    assert bids_names.format_label("Brain-Semantoks_2") == "BrainSemantoks2"
-    with pytest.raises(ValueError, match="no letter or digit in '_-'"):
-        bids_names.format_label("_-")
-
-
-def test_entities_are_read_back():
-    name = "sub-01_task-rest_space-S_atlas-A_stat-mean_timeseries.tsv"
-    assert bids_names.parse_entities(name) == {"sub": "01", "task": "rest", "space": "S", "atlas": "A", "stat": "mean"}
 
 
 T, P, B, DIMS = 41, 13, 5, 7
