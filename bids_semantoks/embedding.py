@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig, EmbeddingConfig
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import hash_text, hash_values
 from bids_semantoks.models.checkpoints import LoadedEncoder, load_encoder
 from bids_semantoks.models.frozen import FrozenEncoder, resolve_device
 from bids_semantoks.models.initialise import build_encoder
@@ -23,7 +23,6 @@ from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.sidecars import (
     build_embedding_sidecar,
     build_uri,
-    compute_settings_hash,
     describe_differences,
     has_files,
     read_sidecar,
@@ -229,7 +228,7 @@ def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, config: AppCo
 
     Raises ConfigurationError if an embedding was made with other settings, unless --overwrite is set.
     """
-    settings_hash = compute_settings_hash(encoder.settings)
+    settings_hash = hash_values(encoder.settings)
     missing = []
     for run in stored:
         is_complete, differences = find_embedding_state(
@@ -286,7 +285,7 @@ def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
         loaded,
         encoder=build_encoder(loaded.config, loaded.layout, seed).eval(),
         name=name,
-        sha256=hashlib.sha256(f"untrained {seed} {loaded.sha256}".encode()).hexdigest(),
+        sha256=hash_text(f"untrained {seed} {loaded.sha256}"),
         description=f"Random weights (seed {seed}) in the architecture of {loaded.name}, never trained: a baseline.",
         is_random=True,
         head=None,

@@ -9,10 +9,10 @@ from typing import Any
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.files import hash_values
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import (
-    compute_settings_hash,
     describe_differences,
     describe_inputs,
     has_files,
@@ -105,7 +105,7 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         run=run,
         paths=paths,
         inputs=inputs,
-        settings_hash=compute_settings_hash({**settings, **(encoder.settings if encoder else {})}),
+        settings_hash=hash_values({**settings, **(encoder.settings if encoder else {})}),
         needs_signals=not has_signals,
         needs_embedding=not has_embedding,
         differences=tuple(differences),

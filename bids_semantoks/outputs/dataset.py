@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.files import open_atomic, write_json, write_records, write_text
+from bids_semantoks.files import hash_file, open_atomic, read_json, read_records, write_json, write_records, write_text
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.version import __version__
 
@@ -62,7 +60,7 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
     """
     path = out_dir / "dataset_description.json"
     # Sidecars of earlier calls refer to the datasets that those calls read.
-    links = json.loads(path.read_bytes()).get("DatasetLinks", {}) if path.is_file() else {}
+    links = read_json(path).get("DatasetLinks", {}) if path.is_file() else {}
     links |= {name: source.resolve().as_uri() for name, source in sources.items()}
     description: dict[str, Any] = {
         "Name": "Brain-Semantoks embeddings",
@@ -120,7 +118,7 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
 
 
 def _read_parts(directory: Path) -> list[tuple[str, str]]:
-    found = [json.loads(path.read_bytes()) for path in directory.glob("*.json")]
+    found = [read_json(path) for path in directory.glob("*.json")]
     return sorted((part["desc_id"], part["description"]) for part in found)
 
 
@@ -164,7 +162,7 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
         folder = build_atlas_directory(out_dir, volume.space or atlas.space)
         own = _build_atlas_stem(atlas.name, volume.space or atlas.space)
         target = folder / (f"{own}_dseg{suffix}" if is_single else f"{own}_desc-part{part}_dseg{suffix}")
-        if may_be_shared(volume.licence) and not _has_checksum(target, volume.sha256):
+        if may_be_shared(volume.licence) and not (target.is_file() and hash_file(target) == volume.sha256):
             with volume.path.open("rb") as source, open_atomic(target) as file:
                 shutil.copyfileobj(source, file)
         images.append(
@@ -204,16 +202,12 @@ def describe_warp(volume: AtlasVolume) -> dict[str, str]:
     }
 
 
-def _has_checksum(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-
-
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Refuse an atlas whose label already stands for another one in the output dataset: ConfigurationError."""
     path = (
         build_atlas_directory(out_dir, atlas.space) / f"{_build_atlas_stem(atlas.name, atlas.space)}_description.json"
     )
-    stored = json.loads(path.read_bytes()) if path.is_file() else {"SHA256": atlas.sha256}
+    stored = read_json(path) if path.is_file() else {"SHA256": atlas.sha256}
     if stored["SHA256"] != atlas.sha256:
         raise ConfigurationError(
             f"{out_dir} holds signals of another atlas with the label {atlas.name}: its checksum is "
@@ -225,7 +219,7 @@ def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
 def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
     """Read the SHA-256 of a stored atlas, over names, networks and images; `space` may be empty."""
     path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_description.json"
-    return str(json.loads(path.read_bytes())["SHA256"])
+    return str(read_json(path)["SHA256"])
 
 
 def may_be_shared(licence: str) -> bool:
@@ -244,5 +238,5 @@ def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str
     Raises FileNotFoundError if there is no such table.
     """
     path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_dseg.tsv"
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    _, rows = read_records(path)
     return tuple(row[1] for row in rows), tuple("" if row[2] == "n/a" else row[2] for row in rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bids_semantoks.files import hash_values, read_json
 from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__
@@ -80,7 +80,7 @@ def build_signals_sidecar(
         "Warnings": list(signals.warnings),
         "SoftwareVersions": find_versions(),
         "Settings": settings,
-        "SettingsHash": compute_settings_hash(settings),
+        "SettingsHash": hash_values(settings),
         "Inputs": inputs,
     }
 
@@ -122,7 +122,7 @@ def build_embedding_sidecar(
         "MaskedPatches": embedding.n_masked_patches.tolist(),
         "SoftwareVersions": find_versions(),
         "Settings": settings,
-        "SettingsHash": compute_settings_hash(settings),
+        "SettingsHash": hash_values(settings),
         "window": {"Description": "Number of the window, from 1."},
         "onset": {"Description": "Start of the window from the run's first volume.", "Units": "s"},
         "duration": {"Description": "Length of the window, padding included.", "Units": "s"},
@@ -136,11 +136,6 @@ _POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
 
 
 _REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
-
-
-def compute_settings_hash(settings: dict[str, Any]) -> str:
-    """Hash settings (plain JSON values), ignoring their order: SHA-256 in hexadecimal."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -212,7 +207,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     """Read a sidecar; None if absent or not ours. It is written last, so its presence means that its outputs are
     complete."""
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path)
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) and "Settings" in values else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import format_label, parse_entities
-from bids_semantoks.files import read_table, write_array, write_json, write_records, write_table
+from bids_semantoks.files import hash_file, read_json, read_table, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import build_uri, describe_differences, describe_files, is_made_alike, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
@@ -110,7 +108,7 @@ def write_signals(
             "MissingParcels": sidecar["AbsentParcels"],
         },
     )
-    digest = hashlib.sha256(paths.signals.read_bytes()).hexdigest()
+    digest = hash_file(paths.signals)
     sizes = describe_files(files)
     write_json(paths.signals.with_suffix(".json"), {**sidecar, "TableSHA256": digest, "Files": sizes})
     return digest
@@ -219,11 +217,6 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
     write_json(sidecar_path, {**sidecar, "Files": describe_files(files)})
 
 
-def write_status(paths: OutputPaths, status: dict[str, Any]) -> None:
-    """Write the status record of a run."""
-    write_json(paths.status, status)
-
-
 LOGGER = logging.getLogger("bids_semantoks")
 
 
@@ -281,7 +274,7 @@ def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
 def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read the name stem and status record of every run, sorted by name."""
     found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
-    return [(path.name.removesuffix("_status.json"), json.loads(path.read_bytes())) for path in found]
+    return [(path.name.removesuffix("_status.json"), read_json(path)) for path in found]
 
 
 #: Entities that our names place themselves, after those of the source.

@@ -14,6 +14,7 @@ import numpy as np
 
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import hash_values
 from bids_semantoks.inputs.hdf5 import SignalsFile, open_signals
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.initialise import read_encoder_config
@@ -120,11 +121,6 @@ def draw_blueprint(
         file=file,
         settings=settings,
     )
-
-
-def hash_values(values: Any) -> str:
-    """Hash plain JSON values, ignoring the order of keys: SHA-256 in hexadecimal."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

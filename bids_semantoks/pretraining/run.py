@@ -15,7 +15,7 @@ import torch
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
-from bids_semantoks.files import write_json
+from bids_semantoks.files import hash_values, write_json
 from bids_semantoks.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from bids_semantoks.models.frozen import resolve_device
 from bids_semantoks.models.initialise import build_encoder, build_head
@@ -30,7 +30,6 @@ from bids_semantoks.pretraining.plan import (
     describe_data,
     draw_blueprint,
     find_kernels,
-    hash_values,
 )
 from bids_semantoks.reports.figures_training import write_figures
 from bids_semantoks.runtime.resources import choose_n_procs, record_end

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks import bids_names
-from bids_semantoks.files import read_table
+from bids_semantoks.files import read_table, write_json
 from bids_semantoks.outputs import store
 from bids_semantoks.outputs.sidecars import describe_differences, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
@@ -221,7 +221,7 @@ def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
 
 
 def test_status_is_named_after_the_run_and_encoder(paths):
-    store.write_status(paths, {"status": "ok"})
+    write_json(paths.status, {"status": "ok"})
     assert paths.status == Path(paths.out_dir, "logs/runs/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
     assert store.read_statuses(paths.out_dir) == [("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})]
 
