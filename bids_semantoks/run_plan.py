@@ -34,30 +34,27 @@ class Plan:
     dataset: Dataset
     atlas: Atlas
     denoising: Denoising
-    averaged_over: str = ""  # what parcel signals are means of, in words
+    settings: dict[str, Any]  # from `describe_settings`
+    averaged_over: str  # what parcel signals are means of, in words
 
     def source_name(self, run: Run) -> str:
         """Return the name of a run's dataset in BIDS URIs: its key in DatasetLinks."""
         return next(one.name for one in self.dataset.derivatives if one.path == run.dataset)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that decide, together with the inputs, whether signals are up to date."""
-        signals = self.config.signals
-        atlas = {"atlas": self.atlas.name, "atlas_sha256": self.atlas.sha256, "space": self.atlas.space}
-        if transforms := sorted({one.transform.name for one in self.atlas.volumes if one.transform is not None}):
-            atlas["atlas_warped"] = " and ".join(transforms)
-        # Series are taken as they are: options of denoising change nothing about them, so they do not count.
-        found = dict.fromkeys(("denoising", "band_pass", "fd_threshold", "dummy_scans", "min_coverage"))
-        if self.dataset.is_parcellated:
-            return atlas | found
-        return atlas | {
-            "denoising": to_json(self.denoising),
-            "band_pass": list(signals.band_pass) if signals.band_pass else None,
-            "fd_threshold": signals.fd_threshold,
-            "dummy_scans": signals.dummy_scans,
-            "min_coverage": signals.min_coverage,
-        }
+
+def describe_settings(config: SignalsConfig, atlas: Atlas, denoising: Denoising | None) -> dict[str, Any]:
+    """Collect the settings that decide, together with the inputs, whether signals are up to date; None for series,
+    which are taken as they are: options of denoising change nothing about them, so they do not count."""
+    settings = {"atlas": atlas.name, "atlas_sha256": atlas.sha256, "space": atlas.space}
+    if transforms := sorted({one.transform.name for one in atlas.volumes if one.transform is not None}):
+        settings["atlas_warped"] = " and ".join(transforms)
+    return settings | {
+        "denoising": to_json(denoising) if denoising else None,
+        "band_pass": list(config.band_pass) if denoising and config.band_pass else None,
+        "fd_threshold": config.fd_threshold if denoising else None,
+        "dummy_scans": config.dummy_scans if denoising else None,
+        "min_coverage": config.min_coverage if denoising else None,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,12 +91,8 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     )
     has_embedding = True
     if encoder:
-        has_embedding, others = find_embedding_state(
-            paths,
-            settings=encoder.settings,
-            signals_sha256=sidecar["TableSHA256"] if sidecar and has_signals else "",
-            needs_tokens=config.embedding.save_tokens,
-        )
+        sha256 = sidecar["TableSHA256"] if sidecar and has_signals else ""
+        has_embedding, others = find_embedding_state(paths, encoder, sha256)
         differences += others
     return RunJob(
         run=run,

@@ -17,7 +17,7 @@ from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder, embed_by_twin, embed_stored, load_replicates, name_twin
+from bids_semantoks.embedding import RunEncoder, build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
@@ -109,11 +109,11 @@ def run_probes(
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
-        embed_stored(one, stored, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
+        embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
     prober = Prober(plan, encoder, stored, replicates=replicates)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
-            embed_by_twin(encoder, stored, number)
+            embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
     phenotypes = adjust_comparisons([prober.probe(name) for name in config.probing.probe])
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.rows import Rows, read_embeddings
 from bids_semantoks.outputs.group_tables import RetestRow
-from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
 from bids_semantoks.statistics.reliability import compute_retest
 
@@ -77,7 +77,7 @@ def measure_retest(stored: Sequence[StoredRun], models: Mapping[str, str], *, se
 def _read_connectivity(rows: Rows, estimator: str) -> NDArray[np.float32]:
     vectors = []
     for runs in rows.runs:
-        signals = [read_signals(run.paths)[1] for run in runs]
+        signals = [run.read_signals() for run in runs]
         vectors.append(compute_correlations(compute_covariance(signals, estimator)))
     return np.stack(vectors)
 

@@ -23,7 +23,7 @@ from bids_semantoks.inputs.phenotypes import find_columns
 from bids_semantoks.models.frozen import find_clip_patches
 from bids_semantoks.outputs.group_tables import BLOCK_MEANINGS, BLOCKS_NAME, BlockRow, write_rows
 from bids_semantoks.outputs.sidecars import find_versions
-from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 from bids_semantoks.statistics.linear import cross_validate
@@ -139,8 +139,7 @@ class _CutRun:
 
 
 def _cut_run(run: StoredRun, events: Sequence[Event], model: EncoderConfig) -> _CutRun:
-    n_dummy, source_time = run.sidecar["VolumesDropped"]["Dummy"]["Count"], run.sidecar["RepetitionTime"]
-    table = read_signals(run.paths)[1]
+    n_dummy, source_time, table = run.n_dummy, run.repetition_time, run.read_signals()
     signals, present = standardise(table, repetition_time=source_time, n_dummy=n_dummy, target=model.repetition_time)
     places = find_block_volumes(
         [event.onset for event in events],

@@ -78,8 +78,8 @@ def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
 
 def write_signals(
     paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any], *, save_raw: bool
-) -> str:
-    """Write signals, coverage and connectivity of a run, the sidecar last; return the SHA-256 of the table of signals.
+) -> dict[str, Any]:
+    """Write signals, coverage and connectivity of a run, the sidecar last; return what that holds.
 
     `sidecar` must hold ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising.
     """
@@ -108,10 +108,9 @@ def write_signals(
             "MissingParcels": sidecar["AbsentParcels"],
         },
     )
-    digest = hash_file(paths.signals)
-    sizes = describe_files(files)
-    write_json(paths.signals.with_suffix(".json"), {**sidecar, "TableSHA256": digest, "Files": sizes})
-    return digest
+    written = {**sidecar, "TableSHA256": hash_file(paths.signals), "Files": describe_files(files)}
+    write_json(paths.signals_sidecar, written)
+    return written
 
 
 def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -235,6 +234,21 @@ class StoredRun:
     entities: dict[str, str]  # of the source and ours
     paths: OutputPaths
     sidecar: dict[str, Any]  # of the signals
+    settings_hash: str = ""  # over the settings of the embedding that the paths name
+
+    @property
+    def repetition_time(self) -> float:
+        """Seconds."""
+        return float(self.sidecar["RepetitionTime"])
+
+    @property
+    def n_dummy(self) -> int:
+        """Leading dummy volumes."""
+        return int(self.sidecar["VolumesDropped"]["Dummy"]["Count"])
+
+    def read_signals(self) -> NDArray[np.float32]:
+        """Read the cleaned signals (T, P); NaN in dropped volumes and absent parcels."""
+        return read_signals(self.paths)[1]
 
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:

@@ -59,15 +59,15 @@ class TableReader:
     def __call__(self, source: SignalSource) -> PackedRun | str:
         """Read one run whose ``where`` is a `StoredRun`; return why if it cannot be trained on."""
         stored: StoredRun = source.where
-        path, sidecar = stored.paths.signals, stored.sidecar
+        path = stored.paths.signals
         try:
             parcels, table = read_signals(stored.paths)
             if parcels != self.parcels:
                 return f"{path} has {len(parcels)} parcels that are not the {len(self.parcels)} of the atlas"
             values, present = standardise(
                 table[:, self.order],
-                repetition_time=sidecar["RepetitionTime"],
-                n_dummy=sidecar["VolumesDropped"]["Dummy"]["Count"],
+                repetition_time=stored.repetition_time,
+                n_dummy=stored.n_dummy,
                 target=self.target,
             )
         except (RunSkipped, OSError, ValueError) as error:
@@ -75,7 +75,7 @@ class TableReader:
         return PackedRun(
             key=source.key,
             participant=source.participant,
-            repetition_time=float(sidecar["RepetitionTime"]),
+            repetition_time=stored.repetition_time,
             values=values,
             present=present,
         )

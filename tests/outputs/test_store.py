@@ -100,13 +100,14 @@ SIDECAR = {"Settings": {"a": 1}, "Inputs": {"bold": {"size": 5}}, "AbsentParcels
 
 
 def test_signals_round_trip(paths, atlas, signals):
-    digest = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
+    written = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
     parcels, values = store.read_signals(paths)
     assert parcels == atlas.parcels
     np.testing.assert_array_equal(values, signals.values)
     (stored,) = store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
     assert stored.paths == paths
-    assert stored.sidecar["TableSHA256"] == digest
+    assert stored.sidecar == written
+    np.testing.assert_array_equal(stored.read_signals(), signals.values)
     assert stored.entities["space"] == "S"
     raw = read_table(paths.file("stat-mean_desc-raw_timeseries.tsv"))[1]
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
