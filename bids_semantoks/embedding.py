@@ -21,10 +21,9 @@ from bids_semantoks.outputs.sidecars import (
     build_embedding_sidecar,
     build_uri,
     describe_differences,
-    has_files,
     read_sidecar,
 )
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, write_embedding
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, has_files, write_embedding
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.windows import build_windows
@@ -52,19 +51,10 @@ _INHERITED = (
 class RunEncoder:
     """A frozen encoder matched to an atlas, with the settings that determine its embeddings."""
 
-    frozen: FrozenEncoder
+    loaded: LoadedEncoder
+    frozen: FrozenEncoder  # the same encoder on its device
     config: EmbeddingConfig
     seed: int  # of random weights whose name gives none
-
-    @property
-    def loaded(self) -> LoadedEncoder:
-        """The encoder as it was loaded."""
-        return self.frozen.loaded
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What does not match between atlas and encoder."""
-        return self.frozen.match.warnings
 
     @property
     def description(self) -> dict[str, str]:
@@ -131,7 +121,7 @@ def build_run_encoder(
         batch_size=config.batch_size,
         pooling=config.pooling,
     )
-    return RunEncoder(frozen=frozen, config=config, seed=seed)
+    return RunEncoder(loaded=loaded, frozen=frozen, config=config, seed=seed)
 
 
 def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:
@@ -170,7 +160,7 @@ def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
         "Pooling": encoder.config.pooling,
         "Device": str(encoder.frozen.device),
         "Precision": encoder.precision,
-        "Warnings": list(encoder.warnings),
+        "Warnings": list(encoder.frozen.match.warnings),
     }
     sidecar = build_embedding_sidecar(windows, embedding, settings=encoder.settings, facts=facts)
     written = embedding if encoder.config.save_tokens else dataclasses.replace(embedding, tokens=None)
@@ -277,7 +267,8 @@ def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
         batch_size=like.batch_size,
         pooling=like.pooling,
     )
-    return RunEncoder(frozen=frozen, config=dataclasses.replace(encoder.config, save_tokens=False), seed=seed)
+    config = dataclasses.replace(encoder.config, save_tokens=False)
+    return RunEncoder(loaded=untrained, frozen=frozen, config=config, seed=seed)
 
 
 def build_twin(encoder: RunEncoder, number: int = 0) -> RunEncoder:

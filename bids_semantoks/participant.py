@@ -103,11 +103,11 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     for sentence in dataset.describe_recognised():
         LOGGER.info("%s", sentence)
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
-    denoised = dataset.denoised
+    denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
     config = _without_second_denoising(_without_new_database(config), denoised)
     denoising = load_denoising(config.signals.denoise)
     participants = find_participants(dataset, config.selection)
-    if dataset.is_parcellated:
+    if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:
         if denoised is not None:
@@ -115,14 +115,16 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
             denoising = dataclasses.replace(denoising, description=done)
         spaces = find_all_spaces(config.signals.atlas, directory=config.signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-        atlas = _load_atlas(config, runs[0])
+        atlas = _load_atlas(config, runs[0].space, on_surface=is_surface(runs[0].bold))
     encoder = _build_encoder(config, atlas)
     plan = Plan(
         config=config,
         dataset=dataset,
+        is_parcellated=is_parcellated,
+        denoised_by=denoised.pipeline if denoised else "",
         atlas=atlas,
         denoising=denoising,
-        settings=describe_settings(config.signals, atlas, None if dataset.is_parcellated else denoising),
+        settings=describe_settings(config.signals, atlas, None if is_parcellated else denoising),
         averaged_over=runs[0].averaged_over,
     )
     LOGGER.info(
@@ -134,7 +136,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         len(atlas.parcels),
         encoder.loaded.description.rstrip(".") if encoder else "no encoder",
     )
-    for warning in encoder.warnings if encoder else ():
+    for warning in encoder.frozen.match.warnings if encoder else ():
         LOGGER.warning("%s", warning)
     return plan, encoder, [build_job(plan, encoder, run) for run in runs]
 
@@ -145,13 +147,12 @@ def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
     return build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=config.running.random_seed)
 
 
-def _load_atlas(config: AppConfig, run: Run) -> Atlas:
-    signals = config.signals
-    if is_surface(run.bold):
-        return load_surface_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir)
-    check_is_volumetric(signals.atlas, run.space)
-    work_dir = config.running.work_dir
-    return load_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir, work_dir=work_dir)
+def _load_atlas(config: AppConfig, space: str, *, on_surface: bool) -> Atlas:
+    signals, work_dir = config.signals, config.running.work_dir
+    if on_surface:
+        return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
+    check_is_volumetric(signals.atlas, space)
+    return load_atlas(signals.atlas, space=space, directory=signals.atlas_dir, work_dir=work_dir)
 
 
 def _without_new_database(config: AppConfig) -> AppConfig:
@@ -275,11 +276,7 @@ class RunWorker:
 def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
     """Write the methods text of a call; `encoder` is None if only signals are written."""
     signals = describe_signals(
-        {
-            **plan.settings,
-            "averaged_over": plan.averaged_over,
-            "denoised_by": plan.dataset.denoised.pipeline if plan.dataset.denoised else "",
-        },
+        {**plan.settings, "averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
         pipelines=[one.pipeline for one in plan.dataset.derivatives],
         n_parcels=len(plan.atlas.parcels),
         min_time=plan.config.signals.min_time,

@@ -15,11 +15,10 @@ from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import (
     describe_differences,
     describe_inputs,
-    has_files,
     is_made_alike,
     read_sidecar,
 )
-from bids_semantoks.outputs.store import OutputPaths, build_paths
+from bids_semantoks.outputs.store import OutputPaths, build_paths, has_files
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
@@ -32,6 +31,8 @@ class Plan:
 
     config: AppConfig
     dataset: Dataset
+    is_parcellated: bool  # series are read instead of images
+    denoised_by: str  # pipeline that denoised the images before; empty for none
     atlas: Atlas
     denoising: Denoising
     settings: dict[str, Any]  # from `describe_settings`
@@ -62,6 +63,7 @@ class RunJob:
     """One run and what is left to do for it."""
 
     run: Run
+    participant: str  # label
     paths: OutputPaths
     inputs: dict[str, Any]  # from `describe_inputs`
     settings_hash: str  # over the settings of signals and embedding
@@ -69,23 +71,17 @@ class RunJob:
     needs_embedding: bool
     differences: tuple[str, ...]  # settings in which the outputs on disk differ from this call
 
-    @property
-    def participant(self) -> str:
-        """Participant label."""
-        return str(self.run.entity("sub"))
-
 
 def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     """Determine which outputs of a run are missing or out of date; without an encoder, only signals count."""
     config = plan.config
     paths = build_paths(config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else "")
     inputs = describe_inputs(run, with_metadata="compcor" in plan.denoising.strategy)
-    settings = plan.settings
     sidecar = read_sidecar(paths.signals_sidecar)
-    differences = describe_differences(sidecar["Settings"], settings) if sidecar else []
+    differences = describe_differences(sidecar["Settings"], plan.settings) if sidecar else []
     has_signals = (
         sidecar is not None
-        and is_made_alike(sidecar, settings, inputs)
+        and is_made_alike(sidecar, plan.settings, inputs)
         and has_files(paths.directory, sidecar.get("Files", {}))
         and (paths.raw.is_file() or not config.signals.save_raw_signals)
     )
@@ -96,9 +92,10 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         differences += others
     return RunJob(
         run=run,
+        participant=run.entities[0][1],
         paths=paths,
         inputs=inputs,
-        settings_hash=hash_values({**settings, **(encoder.settings if encoder else {})}),
+        settings_hash=hash_values({**plan.settings, **(encoder.settings if encoder else {})}),
         needs_signals=not has_signals,
         needs_embedding=not has_embedding,
         differences=tuple(differences),
@@ -143,7 +140,7 @@ def check_space(plan: Plan, run: Run) -> None:
 def check_is_here(plan: Plan, run: Run) -> None:
     """Refuse a run whose files were never fetched (datalad): RunSkipped no_content."""
     # The coverage of series, which stands in the mask's place, can be done without.
-    mask = None if plan.dataset.is_parcellated else run.mask
+    mask = None if plan.is_parcellated else run.mask
     for path in (run.bold, run.partner, mask, run.confounds):
         if path is not None:
             check_content(path)
@@ -151,7 +148,7 @@ def check_is_here(plan: Plan, run: Run) -> None:
 
 def make_signals(plan: Plan, run: Run) -> ParcelSignals:
     """Extract the signals of a run, or read its series from a parcellated dataset. Raises RunSkipped or RunFailed."""
-    if plan.dataset.is_parcellated:
+    if plan.is_parcellated:
         return read_series(run, plan.atlas, min_time=plan.config.signals.min_time)
     return extract_signals(run, plan.atlas, plan.config.signals, plan.denoising)
 
@@ -166,7 +163,7 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
         return f"refuse, done with other settings: {'; '.join(job.differences)}"
     try:
         check_space(plan, job.run)
-        if job.needs_signals and plan.dataset.is_parcellated:
+        if job.needs_signals and plan.is_parcellated:
             make_signals(plan, job.run)
         elif job.needs_signals:
             check_run(job.run, plan.config.signals, plan.denoising)
@@ -177,6 +174,6 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
     except RunFailed as error:
         return f"fail, {error.reason}: {error}"
     if job.needs_signals:
-        what = "take the series" if plan.dataset.is_parcellated else "extract"
+        what = "take the series" if plan.is_parcellated else "extract"
         return what if plan.config.signals.signals_only else f"{what} and encode"
     return "encode the signals that are there" if job.needs_embedding else "skip, already_done"

@@ -131,14 +131,12 @@ _ATLAS_COLUMNS = {
 }
 
 
-def build_atlas_directory(out_dir: Path, space: str) -> Path:
-    """Return ``OUT_DIR/sourcedata/atlases/tpl-S``, without the last part if the space is empty."""
+def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path:
+    """Return ``OUT_DIR/sourcedata/atlases/tpl-S/tpl-S_atlas-A_<ending>``, without tpl-S if the space is empty."""
     directory = out_dir / "sourcedata" / "atlases"
-    return directory / f"tpl-{space}" if space else directory
-
-
-def _build_atlas_stem(name: str, space: str) -> str:
-    return f"tpl-{space}_atlas-{name}" if space else f"atlas-{name}"
+    if not space:
+        return directory / f"atlas-{name}_{ending}"
+    return directory / f"tpl-{space}" / f"tpl-{space}_atlas-{name}_{ending}"
 
 
 def write_atlas(out_dir: Path, atlas: Atlas) -> None:
@@ -146,28 +144,27 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
 
     An image that merges parts whose licence forbids derivatives is not copied; only its checksum is recorded.
     """
-    directory = build_atlas_directory(out_dir, atlas.space)
-    stem = _build_atlas_stem(atlas.name, atlas.space)
+    table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
     is_single = len(atlas.volumes) == 1
     index = (
         dict(zip(atlas.volumes[0].parcels.tolist(), atlas.volumes[0].values.tolist(), strict=True)) if is_single else {}
     )
     # Beside its only image the table gives that image's values, so that the two can be read together.
     rows = [(index.get(p, p + 1), atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
-    write_records(directory / f"{stem}_dseg.tsv", ("index", "label", "network_label"), rows)
+    write_records(table, ("index", "label", "network_label"), rows)
     images = []
     for part, volume in enumerate(atlas.volumes, start=1):
         suffix = _find_suffix(volume.path)
         # An image that was warped is kept as it was, under the space that it is in.
-        folder = build_atlas_directory(out_dir, volume.space or atlas.space)
-        own = _build_atlas_stem(atlas.name, volume.space or atlas.space)
-        target = folder / (f"{own}_dseg{suffix}" if is_single else f"{own}_desc-part{part}_dseg{suffix}")
-        if may_be_shared(volume.licence) and not (target.is_file() and hash_file(target) == volume.sha256):
+        ending = f"dseg{suffix}" if is_single else f"desc-part{part}_dseg{suffix}"
+        target = _build_atlas_path(out_dir, atlas.name, volume.space or atlas.space, ending)
+        is_shared = may_be_shared(volume.licence)
+        if is_shared and not (target.is_file() and hash_file(target) == volume.sha256):
             with volume.path.open("rb") as source, open_atomic(target) as file:
                 shutil.copyfileobj(source, file)
         images.append(
             {
-                "File": Path(os.path.relpath(target, directory)).as_posix() if may_be_shared(volume.licence) else None,
+                "File": Path(os.path.relpath(target, table.parent)).as_posix() if is_shared else None,
                 "Source": volume.path.name,
                 "SHA256": volume.sha256,
                 **describe_warp(volume),
@@ -179,9 +176,10 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
                 },
             }
         )
-    write_json(directory / f"{stem}_dseg.json", _ATLAS_COLUMNS, only_if_changed=True)
+    write_json(table.with_suffix(".json"), _ATLAS_COLUMNS, only_if_changed=True)
     description = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
-    write_json(directory / f"{stem}_description.json", description, only_if_changed=True)
+    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
+    write_json(path, description, only_if_changed=True)
 
 
 def _find_suffix(path: Path) -> str:
@@ -204,9 +202,7 @@ def describe_warp(volume: AtlasVolume) -> dict[str, str]:
 
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Refuse an atlas whose label already stands for another one in the output dataset: ConfigurationError."""
-    path = (
-        build_atlas_directory(out_dir, atlas.space) / f"{_build_atlas_stem(atlas.name, atlas.space)}_description.json"
-    )
+    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
     stored = read_json(path) if path.is_file() else {"SHA256": atlas.sha256}
     if stored["SHA256"] != atlas.sha256:
         raise ConfigurationError(
@@ -218,7 +214,7 @@ def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
 
 def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
     """Read the SHA-256 of a stored atlas, over names, networks and images; `space` may be empty."""
-    path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_description.json"
+    path = _build_atlas_path(out_dir, name, space, "description.json")
     return str(read_json(path)["SHA256"])
 
 
@@ -226,8 +222,7 @@ def may_be_shared(licence: str) -> bool:
     """Tell from the licences of its parts (separated by semicolons) whether a label image may be copied into a dataset.
 
     False for an image merged from several parts of which one forbids derivatives (CC BY-ND); alone and unchanged, such
-    a
-    part may be shared.
+    a part may be shared.
     """
     return not ("-ND" in licence and ";" in licence)
 
@@ -237,6 +232,5 @@ def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str
 
     Raises FileNotFoundError if there is no such table.
     """
-    path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_dseg.tsv"
-    _, rows = read_records(path)
+    _, rows = read_records(_build_atlas_path(out_dir, name, space, "dseg.tsv"))
     return tuple(row[1] for row in rows), tuple("" if row[2] == "n/a" else row[2] for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,8 @@ def build_signals_sidecar(
     """Build the sidecar of a run's cleaned signals.
 
     `settings` and `inputs` decide whether the output is up to date; ``denoising`` is None in `settings` if the series
-    were
-    used as another pipeline left them. `dataset` is the source's name in BIDS URIs, `min_time` the required seconds of
-    kept data.
+    were used as another pipeline left them. `dataset` is the source's name in BIDS URIs, `min_time` the required
+    seconds of kept data.
     """
     sources = [
         run.bold,
@@ -158,8 +157,7 @@ def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[
 
     Returns size (bytes) and modification time (ns) of each existing file; for the sidecars, which may be several, the
     repetition time they give; None for content that was never fetched or was dropped. `with_metadata` adds the JSON
-    file
-    beside the confounds, from which CompCor components are chosen.
+    file beside the confounds, from which CompCor components are chosen.
     """
     files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
     files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
@@ -214,11 +212,9 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Tell whether outputs were made with the same settings from the same files, so that redoing them would change
-    nothing.
+    """Tell whether outputs were made with the same settings from the same files; False without a sidecar.
 
-    False without a sidecar. `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not
-    count.
+    `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not count.
     """
     stored = sidecar.get("Inputs") if sidecar is not None else None
     if sidecar is None or not isinstance(stored, dict) or not stored.keys() <= inputs.keys():
@@ -226,19 +222,3 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
     if any(value is not None and stored.get(name) != value for name, value in inputs.items()):
         return False
     return not describe_differences(sidecar["Settings"], settings)
-
-
-def describe_files(paths: Iterable[Path]) -> dict[str, int]:
-    """Return the size in bytes of complete outputs by name, so that a damaged or lost one is noticed without reading
-    it."""
-    return {path.name: path.stat().st_size for path in paths}
-
-
-def has_files(directory: Path, described: Mapping[str, int]) -> bool:
-    """Tell whether each output has the size recorded by `describe_files`, and each table its sidecar."""
-    try:
-        is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
-    except OSError:
-        return False
-    tables = (directory / name for name in described if name.endswith(".tsv"))
-    return is_whole and all(table.with_suffix(".json").is_file() for table in tables)

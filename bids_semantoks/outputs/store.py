@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import format_label, parse_entities
 from bids_semantoks.files import hash_file, read_json, read_table, write_array, write_json, write_records, write_table
-from bids_semantoks.outputs.sidecars import build_uri, describe_differences, describe_files, is_made_alike, read_sidecar
+from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike, read_sidecar
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+
+LOGGER = logging.getLogger("bids_semantoks")
+
 
 _SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
 
@@ -108,7 +111,7 @@ def write_signals(
             "MissingParcels": sidecar["AbsentParcels"],
         },
     )
-    written = {**sidecar, "TableSHA256": hash_file(paths.signals), "Files": describe_files(files)}
+    written = {**sidecar, "TableSHA256": hash_file(paths.signals), "Files": _describe_files(files)}
     write_json(paths.signals_sidecar, written)
     return written
 
@@ -117,8 +120,7 @@ def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: M
     """Remove the sidecars of signals that are about to change, and of the embedding made from them.
 
     The tables stay until they are replaced, but do not count as complete without a sidecar. Signals made alike keep
-    theirs,
-    since another process may be reading what it has just written.
+    theirs, since another process may be reading what it has just written.
     """
     if is_made_alike(read_sidecar(paths.signals_sidecar), settings, inputs):
         return
@@ -213,10 +215,22 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
     else:
         # Old ones may belong to other windows.
         paths.tokens.unlink(missing_ok=True)
-    write_json(sidecar_path, {**sidecar, "Files": describe_files(files)})
+    write_json(sidecar_path, {**sidecar, "Files": _describe_files(files)})
 
 
-LOGGER = logging.getLogger("bids_semantoks")
+def _describe_files(paths: Iterable[Path]) -> dict[str, int]:
+    """Size in bytes of complete outputs by name, so that a damaged or lost one is noticed without reading it."""
+    return {path.name: path.stat().st_size for path in paths}
+
+
+def has_files(directory: Path, described: Mapping[str, int]) -> bool:
+    """Tell whether each output has the size recorded in ``Files`` of its sidecar, and each table its sidecar."""
+    try:
+        is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
+    except OSError:
+        return False
+    tables = (directory / name for name in described if name.endswith(".tsv"))
+    return is_whole and all(table.with_suffix(".json").is_file() for table in tables)
 
 
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
