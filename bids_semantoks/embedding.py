@@ -21,9 +21,8 @@ from bids_semantoks.outputs.sidecars import (
     build_embedding_sidecar,
     build_uri,
     describe_differences,
-    read_sidecar,
 )
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, has_files, write_embedding
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, has_files, read_sidecar, write_embedding
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.windows import build_windows

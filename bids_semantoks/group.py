@@ -19,8 +19,7 @@ from bids_semantoks.inputs.selection import check_known, is_same_value, list_ask
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.group_tables import build_mean_reader, write_features, write_group_status
-from bids_semantoks.outputs.sidecars import read_sidecar
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_sidecar
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs

@@ -21,8 +21,8 @@ from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
 from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.sidecars import build_signals_sidecar, read_sidecar
-from bids_semantoks.outputs.store import StoredRun, remove_signals, write_signals
+from bids_semantoks.outputs.sidecars import build_signals_sidecar
+from bids_semantoks.outputs.store import StoredRun, read_sidecar, remove_signals, write_signals
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
 from bids_semantoks.reports.run_figures import draw_embedding, draw_signals

@@ -16,9 +16,8 @@ from bids_semantoks.outputs.sidecars import (
     describe_differences,
     describe_inputs,
     is_made_alike,
-    read_sidecar,
 )
-from bids_semantoks.outputs.store import OutputPaths, build_paths, has_files
+from bids_semantoks.outputs.store import OutputPaths, build_paths, has_files, read_sidecar
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_semantoks.files import hash_values, read_json
+from bids_semantoks.files import hash_values
 from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__
@@ -199,16 +199,6 @@ def find_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
-
-
-def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a sidecar; None if absent or not ours. It is written last, so its presence means that its outputs are
-    complete."""
-    try:
-        values = read_json(path)
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) and "Settings" in values else None
 
 
 def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import format_label, parse_entities
 from bids_semantoks.files import hash_file, read_json, read_table, write_array, write_json, write_records, write_table
-from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike, read_sidecar
+from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -114,6 +114,16 @@ def write_signals(
     written = {**sidecar, "TableSHA256": hash_file(paths.signals), "Files": _describe_files(files)}
     write_json(paths.signals_sidecar, written)
     return written
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Read a sidecar; None if absent or not ours. It is written last, so its presence means that its outputs are
+    complete."""
+    try:
+        values = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) and "Settings" in values else None
 
 
 def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:

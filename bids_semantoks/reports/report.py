@@ -13,8 +13,7 @@ from typing import Any
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.files import write_text
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.outputs.sidecars import read_sidecar
-from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.outputs.store import OutputPaths, read_sidecar
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.reports.figure_files import EMBEDDING_FIGURES, SIGNAL_FIGURES
 from bids_semantoks.reports.pictures import Picture, load_picture

@@ -19,8 +19,8 @@ from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.sidecars import find_versions, read_sidecar
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.sidecars import find_versions
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs, read_sidecar
 from bids_semantoks.records import Atlas
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.report import write_report

@@ -9,7 +9,7 @@ import pytest
 from bids_semantoks import bids_names
 from bids_semantoks.files import read_table, write_json
 from bids_semantoks.outputs import store
-from bids_semantoks.outputs.sidecars import describe_differences, read_sidecar
+from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
 
@@ -123,7 +123,7 @@ def test_sidecar_does_not_outlive_its_table(paths, atlas, signals, monkeypatch, 
     monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     with pytest.raises(OSError, match="killed here"):
         store.write_signals(paths, atlas, signals, SIDECAR | changed, save_raw=False)
-    assert read_sidecar(paths.signals_sidecar) is None
+    assert store.read_sidecar(paths.signals_sidecar) is None
 
 
 @pytest.mark.parametrize("save_raw", [True, False])
