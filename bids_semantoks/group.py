@@ -12,15 +12,14 @@ import numpy as np
 
 from bids_semantoks.bids_names import format_label
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
-from bids_semantoks.embedding import EncoderRecipe, RunEncoder, embed_missing, find_missing
+from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_missing, find_missing
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.selection import check_known, is_same_value, list_asked, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
-from bids_semantoks.outputs.sidecars import read_sidecar
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_sidecar
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
@@ -39,81 +38,62 @@ def run_group(config: AppConfig) -> Tally:
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
-    asked = config.pretraining
-    is_all = not config.probing.probe and config.probing.task_blocks is None
-    if asked.pretrain and asked.pretrain_data and is_all and not find_stored_kinds(config.out_dir):
-        # Nothing is here to be embedded: the encoder is all that was wanted.
-        if config.running.dry_run:
-            return _preview_pretraining(config)
-        _open_outputs(config)
-        _pretrain(config)
-        return Tally(is_silent=read_rank() > 0)
-    atlas, parcels, networks, chosen = choose_stored(config)
+    asked, running = config.pretraining, config.running
+    is_probing = bool(config.probing.probe) or config.probing.task_blocks is not None
+    # With nothing here to be embedded, the encoder is all that is wanted.
+    only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
+    label, atlas, chosen = ("", ((), ()), []) if only_trains else choose_stored(config)
     # Hours of pretraining or embedding must not end at a misspelt column.
-    probe = prepare_probes(config, chosen, (parcels, networks))
-    if config.pretraining.pretrain:
-        if config.running.dry_run:
-            return _preview_pretraining(config, chosen, parcels, networks)
-        _open_outputs(config)
-        config = _pretrain(config, chosen, parcels, networks)
-        if read_rank() > 0:
+    probe = _plan_probes(config, chosen, atlas) if is_probing else None
+    if asked.pretrain:
+        config = _pretrain(config, chosen, atlas)
+        if running.dry_run or only_trains or read_rank() > 0:
             # The other processes helped to train; the first goes on alone.
-            return Tally(is_silent=True)
-    recipe = EncoderRecipe(config=config, parcels=parcels, networks=networks)
-    encoder = recipe.build()
+            return Tally(is_silent=read_rank() > 0 and not running.dry_run)
+    encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
     model = encoder.loaded.name
-    chosen = [dataclasses.replace(run, paths=dataclasses.replace(run.paths, model=model)) for run in chosen]
-    running = config.running
-    missing = find_missing(chosen, encoder, config)
+    chosen = encoder.name_outputs(chosen)
+    # The same call with --overwrite would train anew, which may have taken days.
+    trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
+    hint = trained if asked.pretrain else "Use the former settings or --overwrite."
+    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
     tally = Tally(n_skipped=len(chosen) - len(missing), n_done=len(chosen) - len(missing))
     if running.dry_run:
-        LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), atlas, model)
+        LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), label, model)
         return tally
-    if not config.pretraining.pretrain:
+    if not asked.pretrain:
         _open_outputs(config)
-    write_descriptions(config.out_dir, {model: f"Embedding by the encoder {model}: {encoder.loaded.description}"})
+    write_descriptions(config.out_dir, encoder.description)
     write_stored_methods(config, encoder, chosen)
-    embed_missing(recipe, encoder, missing, tally)
-    done = {job.paths.embedding for job in missing}
+    embed_missing(missing, encoder, atlas, running, tally)
+    done = {run.paths.embedding for run in missing}
     complete = [run for run in chosen if run.paths.embedding not in done or read_sidecar(run.paths.embedding_sidecar)]
     features = build_features(complete, running)
     path = write_features(
-        config.out_dir, atlas=atlas, model=model, description=encoder.loaded.description, rows=features
+        config.out_dir, atlas=label, model=model, description=encoder.loaded.description, rows=features
     )
     write_group_status(config.out_dir)
     LOGGER.info("%d participants, %d runs: %s", len(features), len(complete), path)
     if probe is not None:
-        probe(config, encoder, complete, (parcels, networks))
+        probe(config, encoder, complete, atlas)
     return tally
 
 
 def write_group_methods(config: AppConfig) -> None:
     """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
-    _, parcels, networks, chosen = choose_stored(config)
+    _, atlas, chosen = choose_stored(config)
     check_writable(config.out_dir)
-    encoder = EncoderRecipe(config=config, parcels=parcels, networks=networks).build()
+    encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
     write_stored_methods(config, encoder, chosen)
 
 
-_Probe = Callable[[AppConfig, RunEncoder, Sequence[StoredRun], tuple[tuple[str, ...], tuple[str, ...]]], None]
-
-
-def prepare_probes(
-    config: AppConfig, chosen: Sequence[StoredRun], atlas: tuple[tuple[str, ...], tuple[str, ...]]
-) -> _Probe | None:
-    """Check the requested probes before hours of work; return a function that runs them later, or None if none are
-    requested.
-
-    The function takes configuration, encoder, embedded runs and atlas (parcels, networks). Raises InputError if a
-    phenotype
-    cannot be probed.
-    """
-    asked = config.probing
-    if not asked.probe and asked.task_blocks is None:
-        return None
+def _plan_probes(
+    config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames
+) -> Callable[[AppConfig, RunEncoder, Sequence[StoredRun], AtlasNames], None]:
+    """Check the requested probes and return what runs them; InputError if a phenotype cannot be probed."""
     from bids_semantoks.analyses.analyse import plan_call, run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
-    task_runs = choose_stored(config, prefers_rest=False)[-1] if asked.task_blocks else []
+    task_runs = choose_stored(config, prefers_rest=False)[-1] if config.probing.task_blocks else []
     return functools.partial(run_call, plan_call(config, chosen, task_runs, atlas))
 
 
@@ -124,34 +104,24 @@ def _open_outputs(config: AppConfig) -> None:
         open_log(config.out_dir, to_json(config))
 
 
-def _pretrain(
-    config: AppConfig,
-    chosen: Sequence[StoredRun] = (),
-    parcels: tuple[str, ...] = (),
-    networks: tuple[str, ...] = (),
-) -> AppConfig:
-    """Pretrain an encoder and return the configuration that embeds with it."""
-    from bids_semantoks.pretraining.run import pretrain_encoder  # noqa: PLC0415 - most calls do not train
+def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> AppConfig:
+    """Pretrain an encoder and return the configuration that embeds with it; a dry run only logs what would be
+    trained."""
+    from bids_semantoks.pretraining.run import (  # noqa: PLC0415 - most calls do not train
+        pretrain_encoder,
+        preview_training,
+    )
 
+    if config.running.dry_run:
+        preview_training(config, chosen, *atlas)
+        return config
+    _open_outputs(config)
     if config.embedding.model != EmbeddingConfig().model:
         LOGGER.warning(
             "--model %s is not used: --pretrain embeds with the encoder that it trains.", config.embedding.model
         )
-    path = pretrain_encoder(config, chosen, parcels, networks)
+    path = pretrain_encoder(config, chosen, *atlas)
     return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
-
-
-def _preview_pretraining(
-    config: AppConfig,
-    chosen: Sequence[StoredRun] = (),
-    parcels: tuple[str, ...] = (),
-    networks: tuple[str, ...] = (),
-) -> Tally:
-    """Log what would be trained."""
-    from bids_semantoks.pretraining.run import preview_training  # noqa: PLC0415 - as above
-
-    preview_training(config, chosen, parcels, networks)
-    return Tally()
 
 
 def build_features(
@@ -179,9 +149,7 @@ def build_features(
 
 def find_kind(config: AppConfig) -> tuple[str, str]:
     """Choose the atlas and space labels of the stored signals to work on. Raises InputError if there are no signals,
-    none
-    of
-    the requested kind, or several kinds to choose from."""
+    none of the requested kind, or several kinds to choose from."""
     kinds = find_stored_kinds(config.out_dir)
     if not kinds:
         raise InputError(
@@ -242,16 +210,13 @@ def select_stored(
     return kept
 
 
-def choose_stored(
-    config: AppConfig, *, prefers_rest: bool = True
-) -> tuple[str, tuple[str, ...], tuple[str, ...], list[StoredRun]]:
-    """Choose stored runs made with one atlas in one space: atlas label, parcels (P,), networks (P,), runs sorted by
-    name.
+def choose_stored(config: AppConfig, *, prefers_rest: bool = True) -> tuple[str, AtlasNames, list[StoredRun]]:
+    """Choose stored runs made with one atlas in one space: atlas label, parcels and networks, runs sorted by name.
 
     Raises InputError if there are none, ConfigurationError if runs were made with another atlas of the same label.
     """
     atlas, space = find_kind(config)
-    parcels, networks = read_atlas_table(config.out_dir, name=atlas, space=space)
+    names = read_atlas_table(config.out_dir, name=atlas, space=space)
     found = find_stored_runs(config.out_dir, atlas=atlas, model="")
     stored = [run for run in found if run.entities.get("space", "") == space]
     chosen = select_stored(stored, config.selection, where=str(config.out_dir), prefers_rest=prefers_rest)
@@ -263,4 +228,4 @@ def choose_stored(
             f"{others[0].paths.stem}.",
             hint="Run the participant level on them again with --overwrite, or leave them out.",
         )
-    return atlas, parcels, networks, chosen
+    return atlas, names, chosen

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
-from bids_semantoks.outputs.store import OutputPaths, write_status
+from bids_semantoks.files import write_json
+from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import read_peak_memory
 
@@ -125,7 +126,7 @@ def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
         "config_hash": job.settings_hash,
     }
     try:
-        write_status(job.paths, status)
+        write_json(job.paths.status, status)
     except OSError as error:
         LOGGER.error("Cannot write %s: %s.", job.paths.status, error.strerror or error)
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
-from bids_semantoks.embedding import EncodedRun, RunEncoder, build_run_encoder, encode_run
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
+from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
 from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.sidecars import build_signals_sidecar, read_sidecar
-from bids_semantoks.outputs.store import read_signals, remove_signals, write_signals
+from bids_semantoks.outputs.sidecars import build_signals_sidecar
+from bids_semantoks.outputs.store import StoredRun, read_sidecar, remove_signals, write_signals
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
 from bids_semantoks.reports.run_figures import draw_embedding, draw_signals
@@ -33,6 +35,7 @@ from bids_semantoks.run_plan import (
     check_kept_time,
     check_no_conflict,
     check_space,
+    describe_settings,
     make_signals,
 )
 from bids_semantoks.runtime.logs import open_log
@@ -43,84 +46,9 @@ from bids_semantoks.signals.read_series import read_header
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-class RunWorker:
-    """Processes one run at a time with tools loaded once; loads the encoder if none is given and the plan needs one."""
-
-    def __init__(self, plan: Plan, encoder: RunEncoder | None = None) -> None:
-        self.plan = plan
-        config = plan.config
-        if encoder is None and not config.signals.signals_only:
-            atlas, seed = plan.atlas, config.running.random_seed
-            encoder = build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=seed)
-        self.encoder = encoder
-        self.device = str(encoder.frozen.device) if encoder else "cpu"
-        self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
-        self._signals: ParcelSignals | None = None
-        self._encoded: EncodedRun | None = None
-
-    def __call__(self, job: RunJob) -> Outcome:
-        """Process one run and write its status."""
-        self._signals = self._encoded = None
-        outcome = isolate(functools.partial(self._complete, job), job, device=self.device)
-        if outcome.status == "ok":
-            self._draw(job)
-        return outcome
-
-    def _draw(self, job: RunJob) -> None:
-        """Draw the figures of a run after its outputs are written, so that a failing figure cannot spoil them."""
-        sidecar = read_sidecar(job.paths.signals_sidecar)
-        if self._signals is not None:
-            threshold = self.plan.config.signals.fd_threshold
-            draw_signals(job.paths, self.plan.atlas, self._signals, threshold=threshold, grid=self._grid())
-        if self._encoded is not None and self.encoder is not None and sidecar is not None:
-            rows = self.encoder.token_rows
-            draw_embedding(job.paths, self._encoded.windows, self._encoded.embedding, rows, sidecar)
-
-    def _complete(self, job: RunJob) -> tuple[str, ...]:
-        config = self.plan.config
-        check_space(self.plan, job.run)
-        warnings: tuple[str, ...] = ()
-        sidecar = None if job.needs_signals else read_sidecar(job.paths.signals_sidecar)
-        if sidecar is None:
-            check_is_here(self.plan, job.run)
-            # Should extraction fail, what an older input gave must not pass for this run's.
-            remove_signals(job.paths, settings=self.plan.settings, inputs=job.inputs)
-            warnings, sidecar = self._write_signals(job)
-        else:
-            check_kept_time(sidecar, config.signals)
-            if not job.needs_embedding:
-                raise RunSkipped("already_done", "Complete with the same settings.")
-        if self.encoder:
-            # Read back, so that what is encoded is what the table holds, here as at group level.
-            self._encoded = encode_run(self.encoder, job.paths, read_signals(job.paths)[1], sidecar)
-            warnings += self._encoded.warnings
-        return warnings
-
-    def _write_signals(self, job: RunJob) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Write the signals; return warnings and sidecar, not read back since another process may be replacing it on
-        disk."""
-        plan = self.plan
-        signals = make_signals(plan, job.run)
-        sidecar = build_signals_sidecar(
-            job.run,
-            plan.atlas,
-            signals,
-            settings=plan.settings,
-            inputs=job.inputs,
-            dataset=plan.source_name(job.run),
-            min_time=plan.config.signals.min_time,
-        )
-        save_raw = plan.config.signals.save_raw_signals
-        sha256 = write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=save_raw)
-        self._signals = signals
-        return signals.warnings, {**sidecar, "TableSHA256": sha256}
-
-
 def run_participants(config: AppConfig) -> Tally:
     """Run the participant level and count the outcomes of its runs. Raises SemantoksError, before anything is written,
-    if
-    the
-    call as a whole cannot work."""
+    if the call as a whole cannot work."""
     if config.pretraining.pretrain:
         LOGGER.warning("--pretrain trains at the group level, and does nothing at the participant level.")
     plan, encoder, jobs = build_plan(config)
@@ -164,37 +92,6 @@ def run_participants(config: AppConfig) -> Tally:
     return tally
 
 
-def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
-    """Write the methods text of a call; `encoder` is None if only signals are written."""
-    signals = describe_signals(
-        {
-            **plan.settings,
-            "averaged_over": plan.averaged_over,
-            "denoised_by": plan.dataset.denoised.pipeline if plan.dataset.denoised else "",
-        },
-        pipelines=[one.pipeline for one in plan.dataset.derivatives],
-        n_parcels=len(plan.atlas.parcels),
-        min_time=plan.config.signals.min_time,
-    )
-    write_citation(plan.config.out_dir, build_facts(signals, encoder))
-
-
-def _write_shared_files(plan: Plan, encoder: RunEncoder | None) -> None:
-    out_dir, dataset = plan.config.out_dir, plan.dataset
-    write_dataset(
-        out_dir,
-        sources={one.name: one.path for one in dataset.derivatives},
-        upstream=tuple(one.pipeline for one in dataset.derivatives),
-    )
-    write_atlas(out_dir, plan.atlas)
-    rows = {}
-    if plan.config.signals.save_raw_signals:
-        rows["raw"] = "Signals before denoising."
-    if encoder:
-        rows[encoder.loaded.name] = f"Embedding by the encoder {encoder.loaded.name}: {encoder.loaded.description}"
-    write_descriptions(out_dir, rows)
-
-
 def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
     """Find the runs, resolve atlas and encoder (None for signals only) and determine what is left to do. Writes
     nothing.
@@ -206,24 +103,30 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     for sentence in dataset.describe_recognised():
         LOGGER.info("%s", sentence)
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
-    config = _without_second_denoising(_without_new_database(config), dataset)
-    signals = config.signals
-    denoising = load_denoising(signals.denoise)
-    if dataset.denoised is not None and not dataset.is_parcellated:
-        done = f"{dataset.denoised.pipeline} denoised the images before; no regressors are removed here."
-        denoising = dataclasses.replace(denoising, description=done)
+    denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
+    config = _without_second_denoising(_without_new_database(config), denoised)
+    denoising = load_denoising(config.signals.denoise)
     participants = find_participants(dataset, config.selection)
-    if dataset.is_parcellated:
+    if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:
-        spaces = find_all_spaces(signals.atlas, directory=signals.atlas_dir)
+        if denoised is not None:
+            done = f"{denoised.pipeline} denoised the images before; no regressors are removed here."
+            denoising = dataclasses.replace(denoising, description=done)
+        spaces = find_all_spaces(config.signals.atlas, directory=config.signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-        atlas = _load_atlas(config, runs[0])
-    encoder = None
-    if not signals.signals_only:
-        seed = config.running.random_seed
-        encoder = build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=seed)
-    plan = Plan(config=config, dataset=dataset, atlas=atlas, denoising=denoising, averaged_over=runs[0].averaged_over)
+        atlas = _load_atlas(config, runs[0].space, on_surface=is_surface(runs[0].bold))
+    encoder = _build_encoder(config, atlas)
+    plan = Plan(
+        config=config,
+        dataset=dataset,
+        is_parcellated=is_parcellated,
+        denoised_by=denoised.pipeline if denoised else "",
+        atlas=atlas,
+        denoising=denoising,
+        settings=describe_settings(config.signals, atlas, None if is_parcellated else denoising),
+        averaged_over=runs[0].averaged_over,
+    )
     LOGGER.info(
         "%d runs of %d participants in %s; atlas %s (%d parcels); %s.",
         len(runs),
@@ -233,18 +136,23 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         len(atlas.parcels),
         encoder.loaded.description.rstrip(".") if encoder else "no encoder",
     )
-    for warning in encoder.warnings if encoder else ():
+    for warning in encoder.frozen.match.warnings if encoder else ():
         LOGGER.warning("%s", warning)
     return plan, encoder, [build_job(plan, encoder, run) for run in runs]
 
 
-def _load_atlas(config: AppConfig, run: Run) -> Atlas:
-    signals = config.signals
-    if is_surface(run.bold):
-        return load_surface_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir)
-    check_is_volumetric(signals.atlas, run.space)
-    work_dir = config.running.work_dir
-    return load_atlas(signals.atlas, space=run.space, directory=signals.atlas_dir, work_dir=work_dir)
+def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
+    if config.signals.signals_only:
+        return None
+    return build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=config.running.random_seed)
+
+
+def _load_atlas(config: AppConfig, space: str, *, on_surface: bool) -> Atlas:
+    signals, work_dir = config.signals, config.running.work_dir
+    if on_surface:
+        return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
+    check_is_volumetric(signals.atlas, space)
+    return load_atlas(signals.atlas, space=space, directory=signals.atlas_dir, work_dir=work_dir)
 
 
 def _without_new_database(config: AppConfig) -> AppConfig:
@@ -255,10 +163,10 @@ def _without_new_database(config: AppConfig) -> AppConfig:
     return dataclasses.replace(config, selection=dataclasses.replace(config.selection, bids_database_dir=None))
 
 
-def _without_second_denoising(config: AppConfig, dataset: Dataset) -> AppConfig:
+def _without_second_denoising(config: AppConfig, denoised: Derivative | None) -> AppConfig:
     """Switch off denoising and filtering that the inputs went through already; ConfigurationError if the user requests
     them."""
-    denoised, signals, usual = dataset.denoised, config.signals, SignalsConfig()
+    signals, usual = config.signals, SignalsConfig()
     if denoised is None:
         return config
     where = f"the images in {denoised.path} were denoised by {denoised.pipeline}"
@@ -304,3 +212,85 @@ def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
         except (RunFailed, RunSkipped) as error:
             LOGGER.warning("%s", error)
     raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")
+
+
+class RunWorker:
+    """Processes one run at a time with tools loaded once; loads the encoder if none is given and the plan needs one."""
+
+    def __init__(self, plan: Plan, encoder: RunEncoder | None = None) -> None:
+        self.plan = plan
+        self.encoder = encoder or _build_encoder(plan.config, plan.atlas)
+        self.device = str(self.encoder.frozen.device) if self.encoder else "cpu"
+        self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
+
+    def __call__(self, job: RunJob) -> Outcome:
+        """Process one run and write its status, then draw its figures, so that a failing one cannot spoil outputs."""
+        figures: list[Callable[[], None]] = []
+        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device)
+        for draw in figures if outcome.status == "ok" else ():
+            draw()
+        return outcome
+
+    def _complete(self, job: RunJob, figures: list[Callable[[], None]]) -> tuple[str, ...]:
+        """Write what a run lacks; return warnings, and append what draws its figures."""
+        plan, paths = self.plan, job.paths
+        check_space(plan, job.run)
+        warnings: tuple[str, ...] = ()
+        sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
+        if sidecar is None:
+            check_is_here(plan, job.run)
+            # Should extraction fail, what an older input gave must not pass for this run's.
+            remove_signals(paths, settings=plan.settings, inputs=job.inputs)
+            signals = make_signals(plan, job.run)
+            warnings, sidecar = signals.warnings, self._write_signals(job, signals)
+            threshold = plan.config.signals.fd_threshold
+            figures.append(lambda: draw_signals(paths, plan.atlas, signals, threshold=threshold, grid=self._grid()))
+        else:
+            check_kept_time(sidecar, plan.config.signals)
+            if not job.needs_embedding:
+                raise RunSkipped("already_done", "Complete with the same settings.")
+        if self.encoder:
+            # Read back, so that what is encoded is what the table holds, here as at group level.
+            stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
+            windows, embedding = embed_run(stored, self.encoder)
+            rows = self.encoder.token_rows
+            figures.append(lambda: draw_embedding(paths, windows, embedding, rows, stored.sidecar))
+            warnings += embedding.warnings
+        return warnings
+
+    def _write_signals(self, job: RunJob, signals: ParcelSignals) -> dict[str, Any]:
+        """Write the signals; return the sidecar, not read back since another process may be replacing it on disk."""
+        plan, asked = self.plan, self.plan.config.signals
+        sidecar = build_signals_sidecar(
+            job.run,
+            plan.atlas,
+            signals,
+            settings=plan.settings,
+            inputs=job.inputs,
+            dataset=plan.source_name(job.run),
+            min_time=asked.min_time,
+        )
+        return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals)
+
+
+def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
+    """Write the methods text of a call; `encoder` is None if only signals are written."""
+    signals = describe_signals(
+        {**plan.settings, "averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+        pipelines=[one.pipeline for one in plan.dataset.derivatives],
+        n_parcels=len(plan.atlas.parcels),
+        min_time=plan.config.signals.min_time,
+    )
+    write_citation(plan.config.out_dir, build_facts(signals, encoder))
+
+
+def _write_shared_files(plan: Plan, encoder: RunEncoder | None) -> None:
+    out_dir, dataset = plan.config.out_dir, plan.dataset
+    write_dataset(
+        out_dir,
+        sources={one.name: one.path for one in dataset.derivatives},
+        upstream=tuple(one.pipeline for one in dataset.derivatives),
+    )
+    write_atlas(out_dir, plan.atlas)
+    raw = {"raw": "Signals before denoising."} if plan.config.signals.save_raw_signals else {}
+    write_descriptions(out_dir, raw | (encoder.description if encoder else {}))

@@ -185,6 +185,12 @@ class Embedding:
             )
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the run lacks, for its status."""
+        absent = ", ".join(self.masked_networks)
+        return (f"no signal in network {absent}, its tokens were masked",) if absent else ()
+
+    @property
     def pooled(self) -> NDArray[np.float32]:
         """Mean over windows, (dims,)."""
         pooled: NDArray[np.float32] = self.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -9,17 +9,15 @@ from typing import Any
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.files import hash_values
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import (
-    compute_settings_hash,
     describe_differences,
     describe_inputs,
-    has_files,
     is_made_alike,
-    read_sidecar,
 )
-from bids_semantoks.outputs.store import OutputPaths, build_paths
+from bids_semantoks.outputs.store import OutputPaths, build_paths, has_files, read_sidecar
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
@@ -32,32 +30,31 @@ class Plan:
 
     config: AppConfig
     dataset: Dataset
+    is_parcellated: bool  # series are read instead of images
+    denoised_by: str  # pipeline that denoised the images before; empty for none
     atlas: Atlas
     denoising: Denoising
-    averaged_over: str = ""  # what parcel signals are means of, in words
+    settings: dict[str, Any]  # from `describe_settings`
+    averaged_over: str  # what parcel signals are means of, in words
 
     def source_name(self, run: Run) -> str:
         """Return the name of a run's dataset in BIDS URIs: its key in DatasetLinks."""
         return next(one.name for one in self.dataset.derivatives if one.path == run.dataset)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that decide, together with the inputs, whether signals are up to date."""
-        signals = self.config.signals
-        atlas = {"atlas": self.atlas.name, "atlas_sha256": self.atlas.sha256, "space": self.atlas.space}
-        if transforms := sorted({one.transform.name for one in self.atlas.volumes if one.transform is not None}):
-            atlas["atlas_warped"] = " and ".join(transforms)
-        # Series are taken as they are: options of denoising change nothing about them, so they do not count.
-        found = dict.fromkeys(("denoising", "band_pass", "fd_threshold", "dummy_scans", "min_coverage"))
-        if self.dataset.is_parcellated:
-            return atlas | found
-        return atlas | {
-            "denoising": to_json(self.denoising),
-            "band_pass": list(signals.band_pass) if signals.band_pass else None,
-            "fd_threshold": signals.fd_threshold,
-            "dummy_scans": signals.dummy_scans,
-            "min_coverage": signals.min_coverage,
-        }
+
+def describe_settings(config: SignalsConfig, atlas: Atlas, denoising: Denoising | None) -> dict[str, Any]:
+    """Collect the settings that decide, together with the inputs, whether signals are up to date; None for series,
+    which are taken as they are: options of denoising change nothing about them, so they do not count."""
+    settings = {"atlas": atlas.name, "atlas_sha256": atlas.sha256, "space": atlas.space}
+    if transforms := sorted({one.transform.name for one in atlas.volumes if one.transform is not None}):
+        settings["atlas_warped"] = " and ".join(transforms)
+    return settings | {
+        "denoising": to_json(denoising) if denoising else None,
+        "band_pass": list(config.band_pass) if denoising and config.band_pass else None,
+        "fd_threshold": config.fd_threshold if denoising else None,
+        "dummy_scans": config.dummy_scans if denoising else None,
+        "min_coverage": config.min_coverage if denoising else None,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +62,7 @@ class RunJob:
     """One run and what is left to do for it."""
 
     run: Run
+    participant: str  # label
     paths: OutputPaths
     inputs: dict[str, Any]  # from `describe_inputs`
     settings_hash: str  # over the settings of signals and embedding
@@ -72,40 +70,31 @@ class RunJob:
     needs_embedding: bool
     differences: tuple[str, ...]  # settings in which the outputs on disk differ from this call
 
-    @property
-    def participant(self) -> str:
-        """Participant label."""
-        return str(self.run.entity("sub"))
-
 
 def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     """Determine which outputs of a run are missing or out of date; without an encoder, only signals count."""
     config = plan.config
     paths = build_paths(config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else "")
     inputs = describe_inputs(run, with_metadata="compcor" in plan.denoising.strategy)
-    settings = plan.settings
     sidecar = read_sidecar(paths.signals_sidecar)
-    differences = describe_differences(sidecar["Settings"], settings) if sidecar else []
+    differences = describe_differences(sidecar["Settings"], plan.settings) if sidecar else []
     has_signals = (
         sidecar is not None
-        and is_made_alike(sidecar, settings, inputs)
+        and is_made_alike(sidecar, plan.settings, inputs)
         and has_files(paths.directory, sidecar.get("Files", {}))
         and (paths.raw.is_file() or not config.signals.save_raw_signals)
     )
     has_embedding = True
     if encoder:
-        has_embedding, others = find_embedding_state(
-            paths,
-            settings=encoder.settings,
-            signals_sha256=sidecar["TableSHA256"] if sidecar and has_signals else "",
-            needs_tokens=config.embedding.save_tokens,
-        )
+        sha256 = sidecar["TableSHA256"] if sidecar and has_signals else ""
+        has_embedding, others = find_embedding_state(paths, encoder, sha256)
         differences += others
     return RunJob(
         run=run,
+        participant=run.entities[0][1],
         paths=paths,
         inputs=inputs,
-        settings_hash=compute_settings_hash({**settings, **(encoder.settings if encoder else {})}),
+        settings_hash=hash_values({**plan.settings, **(encoder.settings if encoder else {})}),
         needs_signals=not has_signals,
         needs_embedding=not has_embedding,
         differences=tuple(differences),
@@ -150,7 +139,7 @@ def check_space(plan: Plan, run: Run) -> None:
 def check_is_here(plan: Plan, run: Run) -> None:
     """Refuse a run whose files were never fetched (datalad): RunSkipped no_content."""
     # The coverage of series, which stands in the mask's place, can be done without.
-    mask = None if plan.dataset.is_parcellated else run.mask
+    mask = None if plan.is_parcellated else run.mask
     for path in (run.bold, run.partner, mask, run.confounds):
         if path is not None:
             check_content(path)
@@ -158,7 +147,7 @@ def check_is_here(plan: Plan, run: Run) -> None:
 
 def make_signals(plan: Plan, run: Run) -> ParcelSignals:
     """Extract the signals of a run, or read its series from a parcellated dataset. Raises RunSkipped or RunFailed."""
-    if plan.dataset.is_parcellated:
+    if plan.is_parcellated:
         return read_series(run, plan.atlas, min_time=plan.config.signals.min_time)
     return extract_signals(run, plan.atlas, plan.config.signals, plan.denoising)
 
@@ -173,7 +162,7 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
         return f"refuse, done with other settings: {'; '.join(job.differences)}"
     try:
         check_space(plan, job.run)
-        if job.needs_signals and plan.dataset.is_parcellated:
+        if job.needs_signals and plan.is_parcellated:
             make_signals(plan, job.run)
         elif job.needs_signals:
             check_run(job.run, plan.config.signals, plan.denoising)
@@ -184,6 +173,6 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
     except RunFailed as error:
         return f"fail, {error.reason}: {error}"
     if job.needs_signals:
-        what = "take the series" if plan.dataset.is_parcellated else "extract"
+        what = "take the series" if plan.is_parcellated else "extract"
         return what if plan.config.signals.signals_only else f"{what} and encode"
     return "encode the signals that are there" if job.needs_embedding else "skip, already_done"

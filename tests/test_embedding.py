@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SignalsConfig
-from bids_semantoks.embedding import EncoderRecipe, embed_missing, find_missing
+from bids_semantoks.embedding import build_run_encoder, build_twin, embed_missing, embed_stored, find_missing
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import hash_values
+from bids_semantoks.group import run_group
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.store import find_stored_runs, read_embedding
@@ -32,19 +34,20 @@ def config(study, outputs, tmp_path) -> AppConfig:
 
 def find(config):
     parcels, networks = read_atlas_table(config.out_dir, name="Demo457", space=SPACE)
-    recipe = EncoderRecipe(config=config, parcels=parcels, networks=networks)
-    encoder = recipe.build()
-    stored = list(find_stored_runs(config.out_dir, atlas="Demo457", model="RandomTiny"))
-    assert len(stored) == 6
-    return recipe, encoder, stored, find_missing(stored, encoder, config)
+    encoder = build_run_encoder(config.embedding, parcels, networks, seed=0)
+    stored = encoder.name_outputs(list(find_stored_runs(config.out_dir, atlas="Demo457", model="")))
+    assert [run.paths.model for run in stored] == ["RandomTiny"] * 6
+    missing = find_missing(stored, encoder, overwrite=config.running.overwrite, hint="Do otherwise.")
+    return (parcels, networks), encoder, stored, missing
 
 
 def change(config, stage, **changes):
     return dataclasses.replace(config, **{stage: dataclasses.replace(getattr(config, stage), **changes)})
 
 
-def test_what_is_gone_or_out_of_date_is_embedded_again_and_nothing_else(config):
-    recipe, encoder, stored, missing = find(config)
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_what_is_gone_or_out_of_date_is_embedded_again_and_nothing_else(config, n_procs):
+    atlas, encoder, stored, missing = find(config)
     assert missing == []
     gone, outdated = stored[1].paths, stored[4].paths
     before = {paths: read_embedding(paths) for paths in (gone, outdated)}
@@ -52,10 +55,10 @@ def test_what_is_gone_or_out_of_date_is_embedded_again_and_nothing_else(config):
     sidecar = json.loads(outdated.embedding_sidecar.read_text())
     assert sidecar["SignalsSHA256"] == stored[4].sidecar["TableSHA256"]
     outdated.embedding_sidecar.write_text(json.dumps({**sidecar, "SignalsSHA256": "0" * 64}))
-    missing = find_missing(stored, encoder, config)
-    assert [job.paths for job in missing] == [gone, outdated]
+    missing = find_missing(stored, encoder, overwrite=False, hint="")
+    assert [run.paths for run in missing] == [gone, outdated]
     tally = Tally()
-    embed_missing(recipe, encoder, missing, tally)
+    embed_missing(missing, encoder, atlas, RunningConfig(n_procs=n_procs), tally)
     assert (tally.n_ok, tally.n_failed) == (2, 0)
     for paths, vectors in before.items():
         np.testing.assert_array_equal(read_embedding(paths), vectors)
@@ -64,16 +67,35 @@ def test_what_is_gone_or_out_of_date_is_embedded_again_and_nothing_else(config):
 
 def test_embeddings_without_tokens_are_incomplete_where_tokens_are_asked_for(config):
     _, _, stored, missing = find(change(config, "embedding", save_tokens=True))
-    assert [job.paths for job in missing] == [run.paths for run in stored]
+    assert [one.paths for one in missing] == [run.paths for run in stored]
 
 
 def test_other_settings_are_refused_unless_they_may_overwrite(config):
     other = change(config, "embedding", n_windows=3)
     with pytest.raises(ConfigurationError, match=r"_embedding\.tsv was made with other settings: .*n_windows.*8.*3"):
         find(other)
-    _, _, stored, missing = find(change(other, "running", overwrite=True))
+    _, encoder, stored, missing = find(change(other, "running", overwrite=True))
     assert len(missing) == len(stored)
-    assert len({job.settings_hash for job in missing}) == 1
-    # What was trained for days must not be trained again by the call that the message proposes.
+    assert {run.settings_hash for run in missing} == {hash_values(encoder.settings)}
+
+
+def test_an_encoder_to_compare_with_leaves_no_status_and_is_described(config, caplog):
+    _, encoder, stored, _ = find(config)
+    twin = build_twin(encoder, 1)
+    caplog.set_level("INFO")
+    embed_stored(stored, twin, why="to compare with")
+    embed_stored(stored, twin, why="a second time")
+    assert [record.message for record in caplog.records] == ["Embedding 6 runs to compare with."]
+    paths = [dataclasses.replace(run.paths, model="RandomTinyUntrained2") for run in stored]
+    assert all(path.embedding_sidecar.is_file() and not path.status.exists() for path in paths)
+    assert "desc-RandomTinyUntrained2\tEmbedding by" in (config.out_dir / "descriptions.tsv").read_text()
+    other = dataclasses.replace(twin, config=dataclasses.replace(twin.config, n_windows=3))
+    with pytest.raises(ConfigurationError, match=r"n_windows.*8.*3"):
+        embed_stored(stored, other, why="", overwrite=False)
+
+
+def test_what_was_trained_for_days_is_not_trained_again_by_the_proposed_call(config, monkeypatch):
+    monkeypatch.setattr("bids_semantoks.pretraining.run.pretrain_encoder", lambda *_: "random:tiny")
+    other = change(change(config, "embedding", n_windows=3), "pretraining", pretrain=True)
     with pytest.raises(ConfigurationError, match=r"Embed by --model random:tiny --overwrite, not --pretrain"):
-        find(change(other, "pretraining", pretrain=True))
+        run_group(other)

@@ -224,16 +224,16 @@ import signal
 from bids_semantoks import participant
 from bids_semantoks.cli import main
 
-encode, calls = participant.encode_run, []
+embed, calls = participant.embed_run, []
 
 def hold(*arguments):
     calls.append(arguments)
     if len(calls) == 3:
         print("held", flush=True)
         signal.pause()
-    return encode(*arguments)
+    return embed(*arguments)
 
-participant.encode_run = hold
+participant.embed_run = hold
 # A shell that starts the tests in the background has SIGINT ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main()

@@ -16,7 +16,7 @@ from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder, embed_by_twin, embed_stored, load_replicates, name_twin
+from bids_semantoks.embedding import RunEncoder, build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.plan import AtlasLabels
@@ -96,11 +96,11 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
-        embed_stored(one, stored, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
+        embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
     prober = Prober(plan, encoder, replicates=replicates)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
-            embed_by_twin(encoder, stored, number)
+            embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
     phenotypes = adjust_comparisons([prober.probe(phenotype, design) for phenotype, design in plan.designs])
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:

@@ -24,7 +24,6 @@ from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import PRECISIONS
-from bids_semantoks.outputs.store import read_signals
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable
@@ -321,9 +320,9 @@ def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
     for row, runs in enumerate(rows.runs):
         for run in runs:
             values, is_present = standardise(
-                read_signals(run.paths)[1],
-                repetition_time=run.sidecar["RepetitionTime"],
-                n_dummy=run.sidecar["VolumesDropped"]["Dummy"]["Count"],
+                run.read_signals(),
+                repetition_time=run.repetition_time,
+                n_dummy=run.n_dummy,
                 target=encoder.loaded.config.repetition_time,
             )
             has_signal = (order >= 0) & is_present[order]

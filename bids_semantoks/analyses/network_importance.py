@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.rows import Rows
-from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.embedding import RunEncoder, read_windows
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.models.frozen import MaskingEncoder
-from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked
-from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -76,7 +75,8 @@ class NetworkMasker:
             if path is not None and path.is_file():
                 self._known[key] = np.load(path, allow_pickle=False)
             else:
-                self._known[key] = _encode(run, encoder, masking, hidden)
+                variants = masking.encode_variants(read_windows(run, encoder), hidden)  # (V, B, D)
+                self._known[key] = np.asarray(variants.mean(axis=1))
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_array(path, self._known[key])
@@ -87,18 +87,3 @@ class NetworkMasker:
             return None
         digest = hash_values([encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist()])
         return self.work_dir / "masked" / f"{digest}.npy"
-
-
-def _encode(
-    run: StoredRun, encoder: RunEncoder, masking: MaskingEncoder, hidden: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    model = encoder.loaded.config
-    windows = build_windows(
-        read_signals(run.paths)[1],
-        repetition_time=run.sidecar["RepetitionTime"],
-        n_dummy=run.sidecar["VolumesDropped"]["Dummy"]["Count"],
-        target_repetition_time=model.repetition_time,
-        window=model.window,
-        n_windows=encoder.config.n_windows,
-    )
-    return np.asarray(masking.encode_variants(windows, hidden).mean(axis=1))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_text
-from bids_semantoks.outputs.store import StoredRun, read_embedding, read_signals
+from bids_semantoks.outputs.store import StoredRun, read_embedding
 from bids_semantoks.statistics.baselines import (
     CONNECTIVITY,
     build_chance,
@@ -92,7 +92,7 @@ def _iterate_vectors(runs: Sequence[StoredRun], model: str) -> Iterator[NDArray[
 def iterate_signals(rows: Rows) -> Iterator[list[NDArray[np.float32]]]:
     """Yield the cleaned signals (T, P) of each row's runs; dropped volumes and absent parcels are NaN."""
     for runs in rows.runs:
-        yield [read_signals(run.paths)[1] for run in runs]
+        yield [run.read_signals() for run in runs]
 
 
 def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

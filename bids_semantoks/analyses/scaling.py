@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained, read_windows
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals
@@ -27,10 +27,9 @@ from bids_semantoks.models.parcels import build_layout, match_parcels
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_signals
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.pretraining.plan import AtlasLabels, read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
-from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.scaling_law import average_gains, choose_share, compute_gain, fit_log_line
 from bids_semantoks.statistics.spans import TableFeatures
@@ -274,16 +273,7 @@ def predict_designs(encoder: RunEncoder, designs: Sequence[Design], *, seed: int
 
 def embed_signals(encoder: RunEncoder, run: StoredRun) -> NDArray[np.float64]:
     """Embed a run as for the tables of embeddings, without writing any: mean over windows (D,) for D dimensions."""
-    model = encoder.loaded.config
-    windows = build_windows(
-        read_signals(run.paths)[1],
-        repetition_time=run.sidecar["RepetitionTime"],
-        n_dummy=run.sidecar["VolumesDropped"]["Dummy"]["Count"],
-        target_repetition_time=model.repetition_time,
-        window=model.window,
-        n_windows=encoder.config.n_windows,
-    )
-    return np.asarray(encoder.frozen.encode(windows).vectors.mean(axis=0, dtype=np.float64))
+    return np.asarray(encoder.frozen.encode(read_windows(run, encoder)).vectors.mean(axis=0, dtype=np.float64))
 
 
 def _compare(

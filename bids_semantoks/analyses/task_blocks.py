@@ -23,7 +23,7 @@ from bids_semantoks.inputs.phenotypes import find_columns
 from bids_semantoks.models.frozen import find_clip_patches
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
-from bids_semantoks.outputs.store import StoredRun, read_signals
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 from bids_semantoks.statistics.linear import cross_validate
@@ -142,8 +142,7 @@ def _find_blocks(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], list[tuple[Event, _Span, bool]]]:
     """Find the blocks of a run: its signals (T, P) at the repetition time of the encoder, which parcels have one (P,),
     and of each event in reach its first volume and number of volumes, and whether enough of them were kept."""
-    n_dummy, source_time = run.sidecar["VolumesDropped"]["Dummy"]["Count"], run.sidecar["RepetitionTime"]
-    table = read_signals(run.paths)[1]
+    n_dummy, source_time, table = run.n_dummy, run.repetition_time, run.read_signals()
     signals, present = standardise(table, repetition_time=source_time, n_dummy=n_dummy, target=model.repetition_time)
     places = find_block_volumes(
         [event.onset for event in events],

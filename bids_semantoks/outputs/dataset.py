@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.files import open_atomic, write_json, write_records, write_text
+from bids_semantoks.files import hash_file, open_atomic, read_json, read_records, write_json, write_records, write_text
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.version import __version__
 
@@ -62,7 +60,7 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
     """
     path = out_dir / "dataset_description.json"
     # Sidecars of earlier calls refer to the datasets that those calls read.
-    links = json.loads(path.read_bytes()).get("DatasetLinks", {}) if path.is_file() else {}
+    links = read_json(path).get("DatasetLinks", {}) if path.is_file() else {}
     links |= {name: source.resolve().as_uri() for name, source in sources.items()}
     description: dict[str, Any] = {
         "Name": "Brain-Semantoks embeddings",
@@ -120,7 +118,7 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
 
 
 def _read_parts(directory: Path) -> list[tuple[str, str]]:
-    found = [json.loads(path.read_bytes()) for path in directory.glob("*.json")]
+    found = [read_json(path) for path in directory.glob("*.json")]
     return sorted((part["desc_id"], part["description"]) for part in found)
 
 
@@ -133,14 +131,12 @@ _ATLAS_COLUMNS = {
 }
 
 
-def build_atlas_directory(out_dir: Path, space: str) -> Path:
-    """Return ``OUT_DIR/sourcedata/atlases/tpl-S``, without the last part if the space is empty."""
+def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path:
+    """Return ``OUT_DIR/sourcedata/atlases/tpl-S/tpl-S_atlas-A_<ending>``, without tpl-S if the space is empty."""
     directory = out_dir / "sourcedata" / "atlases"
-    return directory / f"tpl-{space}" if space else directory
-
-
-def _build_atlas_stem(name: str, space: str) -> str:
-    return f"tpl-{space}_atlas-{name}" if space else f"atlas-{name}"
+    if not space:
+        return directory / f"atlas-{name}_{ending}"
+    return directory / f"tpl-{space}" / f"tpl-{space}_atlas-{name}_{ending}"
 
 
 def write_atlas(out_dir: Path, atlas: Atlas) -> None:
@@ -148,28 +144,27 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
 
     An image that merges parts whose licence forbids derivatives is not copied; only its checksum is recorded.
     """
-    directory = build_atlas_directory(out_dir, atlas.space)
-    stem = _build_atlas_stem(atlas.name, atlas.space)
+    table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
     is_single = len(atlas.volumes) == 1
     index = (
         dict(zip(atlas.volumes[0].parcels.tolist(), atlas.volumes[0].values.tolist(), strict=True)) if is_single else {}
     )
     # Beside its only image the table gives that image's values, so that the two can be read together.
     rows = [(index.get(p, p + 1), atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
-    write_records(directory / f"{stem}_dseg.tsv", ("index", "label", "network_label"), rows)
+    write_records(table, ("index", "label", "network_label"), rows)
     images = []
     for part, volume in enumerate(atlas.volumes, start=1):
         suffix = _find_suffix(volume.path)
         # An image that was warped is kept as it was, under the space that it is in.
-        folder = build_atlas_directory(out_dir, volume.space or atlas.space)
-        own = _build_atlas_stem(atlas.name, volume.space or atlas.space)
-        target = folder / (f"{own}_dseg{suffix}" if is_single else f"{own}_desc-part{part}_dseg{suffix}")
-        if may_be_shared(volume.licence) and not _has_checksum(target, volume.sha256):
+        ending = f"dseg{suffix}" if is_single else f"desc-part{part}_dseg{suffix}"
+        target = _build_atlas_path(out_dir, atlas.name, volume.space or atlas.space, ending)
+        is_shared = may_be_shared(volume.licence)
+        if is_shared and not (target.is_file() and hash_file(target) == volume.sha256):
             with volume.path.open("rb") as source, open_atomic(target) as file:
                 shutil.copyfileobj(source, file)
         images.append(
             {
-                "File": Path(os.path.relpath(target, directory)).as_posix() if may_be_shared(volume.licence) else None,
+                "File": Path(os.path.relpath(target, table.parent)).as_posix() if is_shared else None,
                 "Source": volume.path.name,
                 "SHA256": volume.sha256,
                 **describe_warp(volume),
@@ -181,9 +176,10 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
                 },
             }
         )
-    write_json(directory / f"{stem}_dseg.json", _ATLAS_COLUMNS, only_if_changed=True)
+    write_json(table.with_suffix(".json"), _ATLAS_COLUMNS, only_if_changed=True)
     description = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
-    write_json(directory / f"{stem}_description.json", description, only_if_changed=True)
+    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
+    write_json(path, description, only_if_changed=True)
 
 
 def _find_suffix(path: Path) -> str:
@@ -204,16 +200,10 @@ def describe_warp(volume: AtlasVolume) -> dict[str, str]:
     }
 
 
-def _has_checksum(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-
-
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Refuse an atlas whose label already stands for another one in the output dataset: ConfigurationError."""
-    path = (
-        build_atlas_directory(out_dir, atlas.space) / f"{_build_atlas_stem(atlas.name, atlas.space)}_description.json"
-    )
-    stored = json.loads(path.read_bytes()) if path.is_file() else {"SHA256": atlas.sha256}
+    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
+    stored = read_json(path) if path.is_file() else {"SHA256": atlas.sha256}
     if stored["SHA256"] != atlas.sha256:
         raise ConfigurationError(
             f"{out_dir} holds signals of another atlas with the label {atlas.name}: its checksum is "
@@ -224,16 +214,15 @@ def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
 
 def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
     """Read the SHA-256 of a stored atlas, over names, networks and images; `space` may be empty."""
-    path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_description.json"
-    return str(json.loads(path.read_bytes())["SHA256"])
+    path = _build_atlas_path(out_dir, name, space, "description.json")
+    return str(read_json(path)["SHA256"])
 
 
 def may_be_shared(licence: str) -> bool:
     """Tell from the licences of its parts (separated by semicolons) whether a label image may be copied into a dataset.
 
     False for an image merged from several parts of which one forbids derivatives (CC BY-ND); alone and unchanged, such
-    a
-    part may be shared.
+    a part may be shared.
     """
     return not ("-ND" in licence and ";" in licence)
 
@@ -243,6 +232,5 @@ def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str
 
     Raises FileNotFoundError if there is no such table.
     """
-    path = build_atlas_directory(out_dir, space) / f"{_build_atlas_stem(name, space)}_dseg.tsv"
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    _, rows = read_records(_build_atlas_path(out_dir, name, space, "dseg.tsv"))
     return tuple(row[1] for row in rows), tuple("" if row[2] == "n/a" else row[2] for row in rows)

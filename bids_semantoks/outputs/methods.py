@@ -41,9 +41,9 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     """Write the methods text as Markdown with citations by key.
 
     `facts` holds ``versions`` (by package) and what was done: ``signals`` (their settings, ``pipelines``,
-    ``n_parcels``,
-    ``min_time``), ``embedding`` (its settings, ``repetition_time``, ``window_seconds``, ``device``, ``description``,
-    ``is_random``, ``random_seed``), ``pretraining`` (``data``, ``recipe``) and ``probing`` (options by name).
+    ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``, ``window_seconds``, ``device``,
+    ``description``, ``is_random``, ``random_seed``), ``pretraining`` (``data``, ``recipe``) and ``probing``
+    (options by name).
     """
     # Loading it costs 50 ms that calls for help should not pay.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
@@ -224,8 +224,7 @@ def to_markdown(text: str, references: Mapping[str, Reference]) -> str:
 
 def to_html(text: str, references: Mapping[str, Reference]) -> str:
     """Convert Markdown (headings, paragraphs, emphasis, code, links, citations) to an HTML fragment with references;
-    headings
-    move down one level."""
+    headings move down one level."""
     parts = []
     for level, block in _split_blocks(text):
         tag = f"h{level + 1}" if level else "p"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_semantoks.files import read_json
+from bids_semantoks.files import hash_values, read_json
 from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__
@@ -33,9 +32,8 @@ def build_signals_sidecar(
     """Build the sidecar of a run's cleaned signals.
 
     `settings` and `inputs` decide whether the output is up to date; ``denoising`` is None in `settings` if the series
-    were
-    used as another pipeline left them. `dataset` is the source's name in BIDS URIs, `min_time` the required seconds of
-    kept data.
+    were used as another pipeline left them. `dataset` is the source's name in BIDS URIs, `min_time` the required
+    seconds of kept data.
     """
     sources = [
         run.bold,
@@ -82,7 +80,7 @@ def build_signals_sidecar(
         "Warnings": list(signals.warnings),
         "SoftwareVersions": find_versions(),
         "Settings": settings,
-        "SettingsHash": compute_settings_hash(settings),
+        "SettingsHash": hash_values(settings),
         "Inputs": inputs,
     }
 
@@ -124,7 +122,7 @@ def build_embedding_sidecar(
         "MaskedPatches": embedding.n_masked_patches.tolist(),
         "SoftwareVersions": find_versions(),
         "Settings": settings,
-        "SettingsHash": compute_settings_hash(settings),
+        "SettingsHash": hash_values(settings),
         "window": {"Description": "Number of the window, from 1."},
         "onset": {"Description": "Start of the window from the run's first volume.", "Units": "s"},
         "duration": {"Description": "Length of the window, padding included.", "Units": "s"},
@@ -138,11 +136,6 @@ _POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
 
 
 _REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
-
-
-def compute_settings_hash(settings: dict[str, Any]) -> str:
-    """Hash settings (plain JSON values), ignoring their order: SHA-256 in hexadecimal."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -165,8 +158,7 @@ def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[
 
     Returns size (bytes) and modification time (ns) of each existing file; for the sidecars, which may be several, the
     repetition time they give; None for content that was never fetched or was dropped. `with_metadata` adds the JSON
-    file
-    beside the confounds, from which CompCor components are chosen.
+    file beside the confounds, from which CompCor components are chosen.
     """
     files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
     files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
@@ -210,22 +202,10 @@ def find_versions() -> dict[str, str]:
     return versions
 
 
-def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a sidecar; None if absent or not ours. It is written last, so its presence means that its outputs are
-    complete."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) and "Settings" in values else None
-
-
 def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Tell whether outputs were made with the same settings from the same files, so that redoing them would change
-    nothing.
+    """Tell whether outputs were made with the same settings from the same files; False without a sidecar.
 
-    False without a sidecar. `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not
-    count.
+    `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not count.
     """
     stored = sidecar.get("Inputs") if sidecar is not None else None
     if sidecar is None or not isinstance(stored, dict) or not stored.keys() <= inputs.keys():
@@ -233,22 +213,6 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
     if any(value is not None and stored.get(name) != value for name, value in inputs.items()):
         return False
     return not describe_differences(sidecar["Settings"], settings)
-
-
-def describe_files(paths: Iterable[Path]) -> dict[str, int]:
-    """Return the size in bytes of complete outputs by name, so that a damaged or lost one is noticed without reading
-    it."""
-    return {path.name: path.stat().st_size for path in paths}
-
-
-def has_files(directory: Path, described: Mapping[str, int]) -> bool:
-    """Tell whether each output has the size recorded by `describe_files`, and each table its sidecar."""
-    try:
-        is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
-    except OSError:
-        return False
-    tables = (directory / name for name in described if name.endswith(".tsv"))
-    return is_whole and all(table.with_suffix(".json").is_file() for table in tables)
 
 
 def read_columns(table: str) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_label, parse_entities
-from bids_semantoks.files import read_table, write_array, write_json, write_records, write_table
-from bids_semantoks.outputs.sidecars import build_uri, describe_differences, describe_files, is_made_alike, read_sidecar
+from bids_semantoks.files import hash_file, read_json, read_table, write_array, write_json, write_records, write_table
+from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+
+LOGGER = logging.getLogger("bids_semantoks")
+
 
 _SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
 
@@ -80,8 +81,8 @@ def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
 
 def write_signals(
     paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any], *, save_raw: bool
-) -> str:
-    """Write signals, coverage and connectivity of a run, the sidecar last; return the SHA-256 of the table of signals.
+) -> dict[str, Any]:
+    """Write signals, coverage and connectivity of a run, the sidecar last; return what that holds.
 
     `sidecar` must hold ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising.
     """
@@ -110,18 +111,26 @@ def write_signals(
             "MissingParcels": sidecar["AbsentParcels"],
         },
     )
-    digest = hashlib.sha256(paths.signals.read_bytes()).hexdigest()
-    sizes = describe_files(files)
-    write_json(paths.signals.with_suffix(".json"), {**sidecar, "TableSHA256": digest, "Files": sizes})
-    return digest
+    written = {**sidecar, "TableSHA256": hash_file(paths.signals), "Files": _describe_files(files)}
+    write_json(paths.signals_sidecar, written)
+    return written
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Read a sidecar; None if absent or not ours. It is written last, so its presence means that its outputs are
+    complete."""
+    try:
+        values = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) and "Settings" in values else None
 
 
 def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     """Remove the sidecars of signals that are about to change, and of the embedding made from them.
 
     The tables stay until they are replaced, but do not count as complete without a sidecar. Signals made alike keep
-    theirs,
-    since another process may be reading what it has just written.
+    theirs, since another process may be reading what it has just written.
     """
     if is_made_alike(read_sidecar(paths.signals_sidecar), settings, inputs):
         return
@@ -216,15 +225,22 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
     else:
         # Old ones may belong to other windows.
         paths.tokens.unlink(missing_ok=True)
-    write_json(sidecar_path, {**sidecar, "Files": describe_files(files)})
+    write_json(sidecar_path, {**sidecar, "Files": _describe_files(files)})
 
 
-def write_status(paths: OutputPaths, status: dict[str, Any]) -> None:
-    """Write the status record of a run."""
-    write_json(paths.status, status)
+def _describe_files(paths: Iterable[Path]) -> dict[str, int]:
+    """Size in bytes of complete outputs by name, so that a damaged or lost one is noticed without reading it."""
+    return {path.name: path.stat().st_size for path in paths}
 
 
-LOGGER = logging.getLogger("bids_semantoks")
+def has_files(directory: Path, described: Mapping[str, int]) -> bool:
+    """Tell whether each output has the size recorded in ``Files`` of its sidecar, and each table its sidecar."""
+    try:
+        is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
+    except OSError:
+        return False
+    tables = (directory / name for name in described if name.endswith(".tsv"))
+    return is_whole and all(table.with_suffix(".json").is_file() for table in tables)
 
 
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
@@ -242,6 +258,21 @@ class StoredRun:
     entities: dict[str, str]  # of the source and ours
     paths: OutputPaths
     sidecar: dict[str, Any]  # of the signals
+    settings_hash: str = ""  # over the settings of the embedding that the paths name
+
+    @property
+    def repetition_time(self) -> float:
+        """Seconds."""
+        return float(self.sidecar["RepetitionTime"])
+
+    @property
+    def n_dummy(self) -> int:
+        """Leading dummy volumes."""
+        return int(self.sidecar["VolumesDropped"]["Dummy"]["Count"])
+
+    def read_signals(self) -> NDArray[np.float32]:
+        """Read the cleaned signals (T, P); NaN in dropped volumes and absent parcels."""
+        return read_signals(self.paths)[1]
 
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:
@@ -281,7 +312,7 @@ def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
 def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read the name stem and status record of every run, sorted by name."""
     found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
-    return [(path.name.removesuffix("_status.json"), json.loads(path.read_bytes())) for path in found]
+    return [(path.name.removesuffix("_status.json"), read_json(path)) for path in found]
 
 
 #: Entities that our names place themselves, after those of the source; a hemisphere stays with its source.

@@ -70,7 +70,7 @@ class TableReader:
     def __call__(self, source: SignalSource) -> PackedRun | str:
         """Read one run whose ``where`` is a `StoredRun`; return why if it cannot be trained on."""
         stored: StoredRun = source.where
-        path, sidecar = stored.paths.signals, stored.sidecar
+        path = stored.paths.signals
         try:
             parcels, table = read_signals(stored.paths)
             if parcels != self.parcels:
@@ -78,8 +78,8 @@ class TableReader:
             return _standardise_run(
                 source,
                 table[:, self.order],
-                repetition_time=float(sidecar["RepetitionTime"]),
-                n_dummy=sidecar["VolumesDropped"]["Dummy"]["Count"],
+                repetition_time=stored.repetition_time,
+                n_dummy=stored.n_dummy,
                 target=self.target,
             )
         except (RunSkipped, OSError, ValueError) as error:

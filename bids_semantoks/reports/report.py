@@ -14,8 +14,7 @@ from typing import Any, Final
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.files import read_json, write_text
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.outputs.sidecars import read_sidecar
-from bids_semantoks.outputs.store import OutputPaths, read_embedding
+from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_sidecar
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.reports.figures import (
     EMBEDDING_FIGURES,

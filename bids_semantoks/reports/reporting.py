@@ -20,8 +20,8 @@ from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.sidecars import find_versions, read_sidecar
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.sidecars import find_versions
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs, read_sidecar
 from bids_semantoks.records import Atlas
 from bids_semantoks.reports.report import write_report
 from bids_semantoks.reports.run_figures import redraw_embedding, redraw_signals

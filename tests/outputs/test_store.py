@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bids_semantoks.files import read_table
+from bids_semantoks.files import read_table, write_json
 from bids_semantoks.outputs import store
-from bids_semantoks.outputs.sidecars import describe_differences, read_sidecar
+from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
 
@@ -88,13 +88,14 @@ SIDECAR = {"Settings": {"a": 1}, "Inputs": {"bold": {"size": 5}}, "AbsentParcels
 
 
 def test_signals_round_trip(paths, atlas, signals):
-    digest = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
+    written = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
     parcels, values = store.read_signals(paths)
     assert parcels == atlas.parcels
     np.testing.assert_array_equal(values, signals.values)
     (stored,) = store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
     assert stored.paths == paths
-    assert stored.sidecar["TableSHA256"] == digest
+    assert stored.sidecar == written
+    np.testing.assert_array_equal(stored.read_signals(), signals.values)
     assert stored.entities["space"] == "S"
     raw = read_table(paths.file("stat-mean_desc-raw_timeseries.tsv"))[1]
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
@@ -110,7 +111,7 @@ def test_sidecar_does_not_outlive_its_table(paths, atlas, signals, monkeypatch, 
     monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     with pytest.raises(OSError, match="killed here"):
         store.write_signals(paths, atlas, signals, SIDECAR | changed, save_raw=False)
-    assert read_sidecar(paths.signals_sidecar) is None
+    assert store.read_sidecar(paths.signals_sidecar) is None
 
 
 @pytest.mark.parametrize("save_raw", [True, False])
@@ -209,7 +210,7 @@ def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
 
 
 def test_status_is_named_after_the_run_and_encoder(paths):
-    store.write_status(paths, {"status": "ok"})
+    write_json(paths.status, {"status": "ok"})
     assert paths.status == Path(paths.out_dir, "logs/runs/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
     assert store.read_statuses(paths.out_dir) == [("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})]
 
