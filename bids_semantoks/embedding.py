@@ -8,6 +8,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_text, hash_values
@@ -121,6 +124,13 @@ def build_run_encoder(
         pooling=config.pooling,
     )
     return RunEncoder(loaded=loaded, frozen=frozen, config=config, seed=seed)
+
+
+def embed(run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Embed a run in memory, B windows in D dimensions: (B, D), or (V, B, D) once for each set of `hidden` rows of
+    tokens (V, N)."""
+    windows = read_windows(run, encoder)
+    return encoder.frozen.encode(windows).vectors if hidden is None else encoder.frozen.encode_variants(windows, hidden)
 
 
 def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:

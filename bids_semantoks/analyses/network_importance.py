@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.rows import Rows
-from bids_semantoks.embedding import RunEncoder, read_windows
+from bids_semantoks.embedding import RunEncoder, embed
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
-from bids_semantoks.models.frozen import MaskingEncoder
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked
 from bids_semantoks.statistics.spans import Features, TableFeatures
@@ -34,7 +33,7 @@ class NetworkMasker:
     @property
     def networks(self) -> tuple[str, ...]:
         """Networks of the encoder that the atlas has."""
-        return tuple(MaskingEncoder(self.encoders[0].frozen).networks)
+        return tuple(self.encoders[0].frozen.networks)
 
     def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
         """Build features by variant, one per encoder: each network alone, then all without each.
@@ -47,27 +46,25 @@ class NetworkMasker:
         }
 
     def _embed_rows(self, rows: Rows, encoder: RunEncoder) -> NDArray[np.float64]:
-        masking = MaskingEncoder(encoder.frozen)
-        own = np.stack(list(masking.networks.values()))  # (networks, N)
+        networks = encoder.frozen.networks
+        own = np.stack(list(networks.values()))  # (networks, N)
         if len(own) < 2 or own.all(axis=1).any():
             raise ConfigurationError(
                 f"--network-importance needs an encoder with two networks or more, {encoder.loaded.name} has "
-                f"{', '.join(masking.networks)} in one row of tokens.",
+                f"{', '.join(networks)} in one row of tokens.",
                 hint="Leave it away.",
             )
         hidden = np.concatenate([~own, own])  # (V, N)
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)
         LOGGER.info("Masking networks: %d variants of %d runs by %s.", len(hidden), n_runs, encoder.loaded.name)
         table = np.stack(
-            [np.mean([self._embed_run(run, encoder, masking, hidden) for run in runs], axis=0) for runs in rows.runs]
+            [np.mean([self._embed_run(run, encoder, hidden) for run in runs], axis=0) for runs in rows.runs]
         )
         seconds = time.monotonic() - start
         LOGGER.info("Masking networks took %.1f s for %d runs.", seconds, len(self._known) - known)
         return np.asarray(table, dtype=np.float64)
 
-    def _embed_run(
-        self, run: StoredRun, encoder: RunEncoder, masking: MaskingEncoder, hidden: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def _embed_run(self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Embed all variants of a run, mean over windows (V, D), or load them from the cache."""
         key = run.paths.stem, encoder.loaded.name
         if key not in self._known:
@@ -75,8 +72,7 @@ class NetworkMasker:
             if path is not None and path.is_file():
                 self._known[key] = np.load(path, allow_pickle=False)
             else:
-                variants = masking.encode_variants(read_windows(run, encoder), hidden)  # (V, B, D)
-                self._known[key] = np.asarray(variants.mean(axis=1))
+                self._known[key] = np.asarray(embed(run, encoder, hidden).mean(axis=1))
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_array(path, self._known[key])

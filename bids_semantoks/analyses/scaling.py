@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained, read_windows
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained, embed
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals
@@ -262,18 +261,13 @@ def _load(config: AppConfig, directory: Path, atlas: AtlasLabels) -> RunEncoder:
 def predict_designs(encoder: RunEncoder, designs: Sequence[Design], *, seed: int) -> list[Predictions]:
     """Embed all runs once and predict each design by the nested protocol on its splits, out of fold."""
     runs = {run.paths.stem: run for design in designs for own in design.rows.runs for run in own}
-    vectors = {stem: embed_signals(encoder, run) for stem, run in runs.items()}
+    vectors = {stem: embed(run, encoder).mean(axis=0, dtype=np.float64) for stem, run in runs.items()}  # (D,) each
     found = []
     for design in designs:
         means = [np.mean([vectors[run.paths.stem] for run in own], axis=0) for own in design.rows.runs]
         features = TableFeatures(name=encoder.loaded.name, values=np.stack(means))
         found.append(predict_linear(features, design, seed=seed))
     return found
-
-
-def embed_signals(encoder: RunEncoder, run: StoredRun) -> NDArray[np.float64]:
-    """Embed a run as for the tables of embeddings, without writing any: mean over windows (D,) for D dimensions."""
-    return np.asarray(encoder.frozen.encode(read_windows(run, encoder)).vectors.mean(axis=0, dtype=np.float64))
 
 
 def _compare(

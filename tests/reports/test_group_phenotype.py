@@ -14,7 +14,6 @@ import pytest
 from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
-from bids_semantoks.models.frozen import MaskingEncoder
 from bids_semantoks.records import Windows
 from bids_semantoks.reports import report, run_figures
 
@@ -181,7 +180,7 @@ def test_variants_are_what_masked_tokens_give() -> None:
             kept=np.ones(3),
         )  # fmt: skip
 
-    everything, masking = np.ones(P, dtype=bool), MaskingEncoder(encoder.frozen)
+    everything, masking = np.ones(P, dtype=bool), encoder.frozen
     assert tuple(masking.networks) == NETWORKS
     own = np.stack(list(masking.networks.values()))
     variants = masking.encode_variants(build(everything), np.concatenate([np.zeros((1, 3), dtype=bool), own]))
