@@ -36,7 +36,7 @@ def measure(folder: Path, n_volumes: int) -> tuple[float, float]:
     """CPU and wall seconds of all figures of one run."""
     from bids_semantoks.outputs.store import OutputPaths  # noqa: PLC0415
     from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows  # noqa: PLC0415
-    from bids_semantoks.reports.run_figures import draw_embedding, draw_signals  # noqa: PLC0415
+    from bids_semantoks.reports.reporting import draw_embedding, draw_signals  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
     names = tuple(f"parcel{p:03d}" for p in range(N_PARCELS))

@@ -20,11 +20,7 @@ from bids_semantoks.models.initialise import build_encoder
 from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.outcomes import Outcome, Tally, isolate, run_batch
 from bids_semantoks.outputs.dataset import write_descriptions
-from bids_semantoks.outputs.sidecars import (
-    build_embedding_sidecar,
-    build_uri,
-    describe_differences,
-)
+from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, has_files, read_sidecar, write_embedding
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads

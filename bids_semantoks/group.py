@@ -107,10 +107,7 @@ def _open_outputs(config: AppConfig) -> None:
 def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> AppConfig:
     """Pretrain an encoder and return the configuration that embeds with it; a dry run only logs what would be
     trained."""
-    from bids_semantoks.pretraining.run import (  # noqa: PLC0415 - most calls do not train
-        pretrain_encoder,
-        preview_training,
-    )
+    from bids_semantoks.pretraining.run import pretrain_encoder, preview_training  # noqa: PLC0415 - most do not train
 
     if config.running.dry_run:
         preview_training(config, chosen, *atlas)

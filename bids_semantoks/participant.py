@@ -25,8 +25,14 @@ from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
 from bids_semantoks.outputs.store import StoredRun, read_sidecar, remove_signals, write_signals
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
-from bids_semantoks.reports.run_figures import draw_embedding, draw_signals
+from bids_semantoks.reports.reporting import (
+    ReportQueue,
+    build_facts,
+    build_picture_grid,
+    describe_signals,
+    draw_embedding,
+    draw_signals,
+)
 from bids_semantoks.run_plan import (
     Plan,
     RunJob,

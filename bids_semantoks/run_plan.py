@@ -12,11 +12,7 @@ from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.files import hash_values
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.outputs.sidecars import (
-    describe_differences,
-    describe_inputs,
-    is_made_alike,
-)
+from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, is_made_alike
 from bids_semantoks.outputs.store import OutputPaths, build_paths, has_files, read_sidecar
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.denoising import Denoising

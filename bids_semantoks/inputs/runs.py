@@ -18,13 +18,14 @@ from bids_semantoks.inputs.pairing import (
     USEFUL_ENDS,
     Candidate,
     find_components,
+    find_repetition_time,
+    find_root_sidecars,
     pair_files,
     pair_series,
     rank_density,
 )
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.pybids_database import find_database_files
-from bids_semantoks.inputs.repetition_time import find_repetition_time, find_root_sidecars
 from bids_semantoks.inputs.selection import (
     check_known,
     describe_labels,

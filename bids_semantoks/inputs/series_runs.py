@@ -12,8 +12,7 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.inputs.names import list_func_files
-from bids_semantoks.inputs.pairing import Candidate, run_key
-from bids_semantoks.inputs.repetition_time import find_root_sidecars
+from bids_semantoks.inputs.pairing import Candidate, find_root_sidecars, run_key
 from bids_semantoks.inputs.runs import DEFAULT_SPACES, build_run, choose_space, find_candidates, rank_coarseness
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.records import Run

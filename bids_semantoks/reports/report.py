@@ -11,8 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.files import read_json, write_text
+from bids_semantoks.files import read_json, read_rows, write_text
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_sidecar
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
@@ -25,7 +28,6 @@ from bids_semantoks.reports.figures import (
     write_figure,
 )
 from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability
-from bids_semantoks.reports.run_figures import read_coverage
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -254,3 +256,10 @@ def _shorten(stems: Sequence[str]) -> list[str]:
     keys += [key for name in names for key in name if key not in names[0] and key not in keys]
     labels = [" ".join(f"{key}-{name[key]}" for key in dict.fromkeys(keys) if key in name) for name in names]
     return [label or name.get("task", "run") for label, name in zip(labels, names, strict=True)]
+
+
+def read_coverage(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Read coverage (P,), NaN where unknown, and which parcels have a signal (P,)."""
+    rows = read_rows(paths.file("stat-coverage_bold.tsv"))
+    coverage = [float("nan") if row["coverage"] == "n/a" else float(row["coverage"]) for row in rows]
+    return np.array(coverage), np.array([row["present"] == "true" for row in rows], dtype=np.bool_)

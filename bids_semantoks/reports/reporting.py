@@ -17,14 +17,26 @@ from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
+from bids_semantoks.files import read_table
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import find_versions
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, find_stored_kinds, find_stored_runs, read_sidecar
-from bids_semantoks.records import Atlas
-from bids_semantoks.reports.report import write_report
-from bids_semantoks.reports.run_figures import redraw_embedding, redraw_signals
+from bids_semantoks.outputs.store import (
+    OutputPaths,
+    StoredRun,
+    compute_connectivity,
+    find_stored_kinds,
+    find_stored_runs,
+    read_sidecar,
+    read_signals,
+)
+from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
+from bids_semantoks.reports.figures import build_figure_path, write_figure
+from bids_semantoks.reports.figures_embedding import draw_tokens, draw_windows
+from bids_semantoks.reports.figures_networks import draw_connectivity, draw_coverage, sort_by_network
+from bids_semantoks.reports.figures_signals import Volumes, draw_carpet, draw_motion
+from bids_semantoks.reports.report import read_coverage, write_report
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -177,3 +189,94 @@ def _redraw_run(paths: OutputPaths, sidecar: dict[str, Any], entities: Mapping[s
         embedding = read_sidecar(path)
         if embedding is not None:
             redraw_embedding(own, sidecar, embedding)
+
+
+def draw_signals(
+    paths: OutputPaths,
+    atlas: Atlas,
+    signals: ParcelSignals,
+    *,
+    threshold: float | None,
+    grid: NDArray[np.int32] | None,
+) -> None:
+    """Draw the signal figures from memory; `threshold` for scrubbing in mm, `grid` from `build_picture_grid`."""
+    networks = sort_by_network(atlas.networks)
+    volumes = Volumes(
+        kept=signals.kept,
+        n_dummy=signals.n_dummy,
+        motion=signals.framewise_displacement,
+        threshold=threshold,
+        repetition_time=signals.repetition_time,
+    )
+    n_voxels = signals.n_voxels
+    write_figure(_path(paths, "carpet"), lambda: draw_carpet(signals.raw, signals.values, volumes, networks, n_voxels))
+    write_figure(_path(paths, "motion"), lambda: draw_motion(volumes))
+    write_figure(_path(paths, "coverage"), lambda: draw_coverage(signals.coverage, signals.present, networks, grid))
+    write_figure(
+        _path(paths, "connectivity"), lambda: draw_connectivity(compute_connectivity(signals.values), networks)
+    )
+
+
+def draw_embedding(
+    paths: OutputPaths, windows: Windows, embedding: Embedding, names: Sequence[str], signals: dict[str, Any]
+) -> None:
+    """Draw the embedding figures from memory; `names` (N,) label the token rows, `signals` is the signals sidecar."""
+    volumes = read_volumes(signals)
+    write_figure(
+        _path(paths, f"{paths.model}Windows"),
+        lambda: draw_windows(windows.onset, windows.duration, windows.kept, volumes),
+    )
+    tokens = embedding.tokens
+    if tokens is not None:
+        masked = embedding.masked_networks
+        write_figure(_path(paths, f"{paths.model}Tokens"), lambda: draw_tokens(tokens, names, masked))
+
+
+def read_volumes(sidecar: dict[str, Any]) -> Volumes:
+    """Read from a signals sidecar which volumes are kept; motion, absent from sidecars, is NaN."""
+    dropped = sidecar["VolumesDropped"]
+    kept = np.ones(sidecar["VolumesTotal"], dtype=np.bool_)
+    kept[: dropped["Dummy"]["Count"]] = False
+    kept[dropped["Scrubbed"]["Volumes"]] = False
+    return Volumes(
+        kept=kept,
+        n_dummy=dropped["Dummy"]["Count"],
+        motion=np.full(kept.size, np.nan),
+        threshold=dropped["Scrubbed"]["FramewiseDisplacementAboveMillimetres"],
+        repetition_time=sidecar["RepetitionTime"],
+    )
+
+
+def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequence[str]) -> None:
+    """Redraw the signal figures that the run's files allow; `networks` (P,) labels, empty for none.
+
+    Connectivity is always redrawn, carpet and coverage only if missing: those drawn from images show more.
+    """
+    order = sort_by_network(networks)
+    values = read_signals(paths)[1]
+    write_figure(_path(paths, "connectivity"), lambda: draw_connectivity(compute_connectivity(values), order))
+    raw = paths.file("stat-mean_desc-raw_timeseries.tsv")
+    if raw.is_file() and not _path(paths, "carpet").is_file():
+        before = read_table(raw)[1].astype(np.float32)
+        volumes, n_voxels = read_volumes(sidecar), np.ones(values.shape[1], dtype=np.int64)
+        write_figure(_path(paths, "carpet"), lambda: draw_carpet(before, values, volumes, order, n_voxels))
+    if not _path(paths, "coverage").is_file():
+        coverage, present = read_coverage(paths)
+        write_figure(_path(paths, "coverage"), lambda: draw_coverage(coverage, present, order, None))
+
+
+def redraw_embedding(paths: OutputPaths, signals: dict[str, Any], embedding: dict[str, Any]) -> None:
+    """Redraw the embedding figures that the run's files allow, from both sidecars; the token figure needs
+    ``--save-tokens``."""
+    columns, rows = read_table(paths.embedding)
+    onset, kept = rows[:, columns.index("onset")], rows[:, columns.index("kept")]
+    duration, volumes = embedding["WindowDuration"], read_volumes(signals)
+    write_figure(_path(paths, f"{paths.model}Windows"), lambda: draw_windows(onset, duration, kept, volumes))
+    if paths.tokens.is_file() and "TokenRows" in embedding:
+        tokens, names = np.load(paths.tokens), embedding["TokenRows"]
+        masked = embedding["MaskedNetworks"]
+        write_figure(_path(paths, f"{paths.model}Tokens"), lambda: draw_tokens(tokens, names, masked))
+
+
+def _path(paths: OutputPaths, word: str) -> Path:
+    return build_figure_path(paths.out_dir, paths.stem, word)

@@ -14,6 +14,7 @@ import pytest
 from helpers import surface_files as made
 from helpers.transforms import Composite
 
+from bids_semantoks import errors
 from bids_semantoks.atlases import supply
 from bids_semantoks.atlases.load import find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.commands import fetch
@@ -92,7 +93,7 @@ def fetch_from(stock, target, name, space, monkeypatch, lacking, hidden):
         asked.append(f"{server} {file} {path.parent.relative_to(target)} {(sha256 or 'any')[:8]}")
         source = next((one for one in stock.rglob(path.name) if one.name not in lacking), None)
         if source is None:
-            raise supply.AtlasError(f"{file} cannot be fetched.")
+            raise errors.AtlasError(f"{file} cannot be fetched.")
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, path)
 

@@ -15,7 +15,7 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.records import Windows
-from bids_semantoks.reports import report, run_figures
+from bids_semantoks.reports import report, reporting
 
 N, P, T = 23, 11, 110
 
@@ -57,7 +57,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
     (series / "dataset_description.json").write_text(json.dumps(description))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (run_figures, report):
+        for module in (reporting, report):
             patch.setattr(module, "write_figure", lambda *_: False)
         options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "-q"]
         assert call([str(series), str(out), "participant", *options]) == 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bids_semantoks.reports.figures import Picture
 from bids_semantoks.reports.group_report import (
     GroupPage,
     PhenotypePart,
-    Picture,
     Section,
     read_training_picture,
     render_page,
