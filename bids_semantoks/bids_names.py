@@ -14,6 +14,7 @@ ENTITY_ORDER: Final = (
     "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi", "space", "cohort", "split", "recording", "chunk",
     "atlas", "seg", "scale", "res", "den", "label", "stat", "desc",
 )
+
 # fmt: on
 
 # What a pipeline adds to the name of a run when it resamples or cleans it; all else tells runs apart.

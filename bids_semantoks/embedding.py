@@ -27,10 +27,7 @@ from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, l
 from bids_semantoks.signals.windows import build_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 AtlasNames = tuple[tuple[str, ...], tuple[str, ...]]  # parcels and networks, (P,) each
-
 
 #: What the sidecar of an embedding repeats of the sidecar of its signals.
 _INHERITED = (
@@ -43,6 +40,9 @@ _INHERITED = (
     "VolumesDropped",
     "MeanFramewiseDisplacement",
 )
+
+#: Far from the seeds that people choose, so that random weights are compared with others than themselves.
+_TWIN_SEED: Final = 1_000_003
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,10 +240,6 @@ def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, 
         write_descriptions(stored[0].paths.out_dir, encoder.description)
     for run in missing:
         embed_run(run, encoder)
-
-
-#: Far from the seeds that people choose, so that random weights are compared with others than themselves.
-_TWIN_SEED: Final = 1_000_003
 
 
 def name_twin(model: str, number: int = 0) -> str:

@@ -27,7 +27,6 @@ from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 #: Fewer are read sooner than another process starts.
 _RUNS_PER_READER = 300
 

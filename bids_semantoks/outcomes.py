@@ -17,8 +17,6 @@ from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import read_peak_memory
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 _RESOURCE_REASONS = ("out_of_memory", "disk_full")
 
 

@@ -27,7 +27,6 @@ from bids_semantoks.statistics.significance import adjust_holm
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 #: Participants below which the page warns of wide intervals.
 _FEW: Final = 50
 

@@ -30,15 +30,11 @@ from bids_semantoks.statistics.splits import (
 from bids_semantoks.statistics.targets import Target, build_class_target, build_covariates
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 _FORMS: Final = (str, str.upper, str.title)
-
 
 _SITE_NAMES: Final = tuple(
     form(name) for name in ("site", "site_id", "scanner", "scanner_id", "center") for form in _FORMS
 )
-
 
 #: Columns that pictures are coloured by where they are there.
 COLOUR_NAMES: Final = tuple(form(name) for name in ("sex", "gender", "age") for form in _FORMS)

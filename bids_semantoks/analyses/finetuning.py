@@ -37,14 +37,8 @@ from bids_semantoks.training.schedules import REFERENCE_BATCH, compute_learning_
 from bids_semantoks.training.views import cut_views, draw_views
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 _TEST_BATCH = 64
-
-
 _INNER_FOLDS = 5
-
-
 _PROGRESS_SECONDS = 30.0
 
 

@@ -29,6 +29,9 @@ from bids_semantoks.statistics.splits import build_split_table
 
 LOGGER = logging.getLogger("bids_semantoks")
 
+#: What the table of points and its dictionary have already.
+_TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
+
 
 def write_results(
     results: ProbeResults, stored: Sequence[StoredRun], encoder: RunEncoder, replicates: Sequence[RunEncoder] = ()
@@ -228,10 +231,6 @@ def _describe_decisions(predictions: Predictions) -> dict[str, Any]:
         false, hit = (np.round(values, 6).tolist() for values in compute_roc(predictions))
         found["Roc"] = {"False": false, "Hit": hit}
     return found
-
-
-#: What the table of points and its dictionary have already.
-_TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
 
 def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> tuple[pd.DataFrame, tuple[float, float]]:

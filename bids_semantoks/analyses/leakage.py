@@ -28,9 +28,13 @@ from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target, build_class_target
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 _MIN_LEAKAGE: Final = 10
+
+#: Only pairs of one test fold count, and five folds leave fewer people one each.
+_MIN_STRATUM: Final = 10
+
+_MIN_PAIRS: Final = 5
+_CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
 def _is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
@@ -116,10 +120,6 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
     )
 
 
-#: Only pairs of one test fold count, and five folds leave fewer people one each.
-_MIN_STRATUM: Final = 10
-
-
 def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[dict[str, object]]:
     """Score the encoder within sites and within repetition times, each only where there are two or more.
     Returns rows of group_strata.tsv."""
@@ -163,12 +163,6 @@ def _score(
 
 def _name_times(runs: Sequence[StoredRun]) -> str:
     return " and ".join(sorted({f"{run.sidecar['RepetitionTime']:g} s" for run in runs}))
-
-
-_MIN_PAIRS: Final = 5
-
-
-_CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
 def _find_pairs(stored: Sequence[StoredRun]) -> dict[str, tuple[Rows, Rows]]:

@@ -34,10 +34,8 @@ from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 #: Fewer groups that exchange their labels leave too few permutations.
 _MIN_GROUPS: Final = 5
-
 
 #: Roles without a permutation test: masks are compared with each other, and training would be repeated each time.
 _UNTESTED: Final = ("importance", "finetuned")

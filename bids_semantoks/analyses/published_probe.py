@@ -20,9 +20,10 @@ from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.finetune_layers import draw_head
 
 RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-
-
 EPOCHS = 50
+SGD_MOMENTUM = 0.9
+NORM_MOMENTUM = 0.1
+NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -158,15 +159,6 @@ def _group_splits(probe: PublishedProbe, splits: Sequence[Split]) -> list[list[S
     for split in splits:
         groups.setdefault(len(probe.find_windows(split.train)), []).append(split)
     return list(groups.values())
-
-
-SGD_MOMENTUM = 0.9
-
-
-NORM_MOMENTUM = 0.1
-
-
-NORM_EPS = 1e-5
 
 
 def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -24,8 +24,6 @@ from bids_semantoks.statistics.baselines import (
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 _MIN_VOLUMES: Final = 3
 
 

@@ -36,10 +36,8 @@ from bids_semantoks.training.batches import choose_batch_size
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 #: Participants of a share.
 _FEWEST: Final = 16
-
 
 #: Name of this dataset as a source of signals.
 _OWN: Final = "own"

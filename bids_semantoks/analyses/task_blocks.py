@@ -34,20 +34,18 @@ from bids_semantoks.statistics.targets import Target, build_class_target
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 #: Types, and blocks of each, without which nothing can be told apart.
 _FEWEST: Final = 2
-
 
 #: Of participants, and of blocks of a type, for five folds.
 _FEWEST_FOR_FOLDS: Final = 5
 
-
 _METRIC: Final = "balanced_accuracy"
-
 
 #: Of a block's time; what was dropped is interpolated, which says nothing of the task.
 _LEAST_KEPT: Final = 0.5
+
+_Span = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,9 +130,6 @@ def _find_families(config: AppConfig) -> dict[str, str]:
         return {}
     column = find_columns(config.bids_dir, [asked.group_by], phenotype=asked.phenotype)[asked.group_by]
     return {label: text for (label, _), text in column.values.items() if text is not None}
-
-
-_Span = tuple[int, int]
 
 
 def _find_blocks(

@@ -25,9 +25,16 @@ from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 # Whole numbers above are not exact in float32, in which many label images are stored.
 _MAX_LABEL: Final = 1 << 24
 
-
 # Templates differ by a few millimetres; the landmarks of an order of labels by tens.
 _NEAR: Final = 12.0
+
+# Where no cache can be written a process at least lays none twice: that of its runs, and that of its pictures.
+_HERE: Final[dict[str, NDArray[np.int32]]] = {}
+
+_N_HERE: Final = 2
+
+# Coordinates half way between two voxels all go up, however the affines round.
+_TIE = 1e-6
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -102,13 +109,6 @@ def check_landmarks(
                 f"({wanted}): its labels are in another order, or the image is flipped or in another space.",
                 hint=f"Expected is the order that {part.listed_in.name} describes.",
             )
-
-
-# Where no cache can be written a process at least lays none twice: that of its runs, and that of its pictures.
-_HERE: Final[dict[str, NDArray[np.int32]]] = {}
-
-
-_N_HERE: Final = 2
 
 
 def _name_grid(key: str) -> Path | None:
@@ -209,10 +209,6 @@ def _to_step(part: Any) -> NDArray[np.float64] | _Field:
         return np.asarray(part.to_ras(), dtype=np.float64)
     displacements = np.asarray(part.dataobj, dtype=np.float32)
     return _Field(displacements=displacements, to_voxels=np.linalg.inv(np.asarray(part.affine, dtype=np.float64)))
-
-
-# Coordinates half way between two voxels all go up, however the affines round.
-_TIE = 1e-6
 
 
 def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:

@@ -50,12 +50,11 @@ from bids_semantoks.runtime.downloads import check_file
 
 _CORTEX: Final = "CORTEX"
 
-
 # What label files call vertices that belong to no parcel; compared in lower case, letters only.
 _NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
 
-
 _SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
+_SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -319,9 +318,6 @@ def build_surface_volume(part: Part, values: Sequence[int], parcels: Sequence[in
         # An image beside surfaces, as of the cerebellum, is in a space of its own.
         space=part.space,
     )
-
-
-_SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
 
 
 def _find_files(path: Path) -> tuple[Path, ...]:

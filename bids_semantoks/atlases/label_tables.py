@@ -23,14 +23,10 @@ from bids_semantoks.files import hash_values, read_rows
 from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume
 
 _NAME_COLUMNS = ("label", "name")
-
-
 _NETWORK_COLUMNS = ("network_label", "network")
-
 
 # Parcellations call parcels without a network so, too.
 _MISSING = ("", "n/a", "None", "none")
-
 
 # Spellings met in published tables; compared in lower case without spaces, underscores and hyphens.
 _SYNONYMS = {
@@ -54,6 +50,22 @@ _SYNONYMS = {
     "subcortical": "Subcortex",
     "cerebellar": "Cerebellum",
 } | {name.lower(): name for name in CANONICAL_NETWORKS}
+
+LOG = logging.getLogger("bids_semantoks")
+
+# Columns of names in the table of orders, and what to call them. The parcels of both orders are the same, in another
+# order and with other networks; the names of 2018, which TemplateFlow's tables have, were corrected in 2019.
+_ORDERS: Final = {
+    "label_2018": "the 7-network order of 2018",
+    "label_17networks": "the 17-network order",
+    "label_17networks_2018": "the 17-network order of 2018",
+}
+
+_PREFIX: Final = re.compile("^(7|17)Networks_")
+PREFIX: Final = "7Networks_"
+
+# In this order they make the label of an atlas that a path names.
+_NAME_ENTITIES: Final = ("atlas", "seg", "scale", "desc")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,21 +163,6 @@ def name_some(items: Sequence[object]) -> str:
     return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
 
 
-LOG = logging.getLogger("bids_semantoks")
-
-
-# Columns of names in the table of orders, and what to call them. The parcels of both orders are the same, in another
-# order and with other networks; the names of 2018, which TemplateFlow's tables have, were corrected in 2019.
-_ORDERS: Final = {
-    "label_2018": "the 7-network order of 2018",
-    "label_17networks": "the 17-network order",
-    "label_17networks_2018": "the 17-network order of 2018",
-}
-
-
-_PREFIX: Final = re.compile("^(7|17)Networks_")
-
-
 def rename_to_seven_networks(table: LabelTable) -> LabelTable:
     """Rename parcels of another order as in the 7-network order, networks included; rows and image values stay.
 
@@ -209,9 +206,6 @@ def _load_orders() -> dict[str, dict[str, str]]:
     return {column: {row[column]: row["label"] for row in rows} for column in _ORDERS}
 
 
-PREFIX: Final = "7Networks_"
-
-
 def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np.int64]:
     """Find the position (C,) in `parcels` of each column; ValueError, starting with "has columns", for unknown ones.
     Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all numbers from 0 or 1.
@@ -229,10 +223,6 @@ def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np
 def is_numbered(columns: Sequence[str]) -> bool:
     """Tell whether columns are just counted, from 0 or 1, instead of named."""
     return any(list(columns) == [str(i + first) for i in range(len(columns))] for first in (0, 1))
-
-
-# In this order they make the label of an atlas that a path names.
-_NAME_ENTITIES: Final = ("atlas", "seg", "scale", "desc")
 
 
 def build_label(stem: str) -> str:

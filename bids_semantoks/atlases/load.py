@@ -36,11 +36,12 @@ from bids_semantoks.runtime.downloads import find_target
 
 LOG = logging.getLogger("bids_semantoks")
 
-
 #: Spaces of BIDS and fMRIPrep that differ between participants.
 _NATIVE_SPACES: Final = frozenset(
     ("T1w", "T2w", "anat", "bold", "boldref", "func", "individual", "native", "orig", "scanner")
 )
+
+_IMAGE_SUFFIXES: Final = (".nii", ".nii.gz")
 
 
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
@@ -157,9 +158,6 @@ def _warp_image(
         hint=f"Process the data in {spaces} (--space, or fMRIPrep's --output-spaces), or give an atlas that was warped "
         f"to {space or 'their space'}, or bring the transform: {FETCH_HINT}",
     )
-
-
-_IMAGE_SUFFIXES: Final = (".nii", ".nii.gz")
 
 
 def find_images(name_or_path: str | Path) -> dict[str, Part]:

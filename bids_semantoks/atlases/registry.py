@@ -24,6 +24,7 @@ from bids_semantoks.runtime.downloads import (
 )
 
 SURFACE_SUFFIXES: Final = (".dlabel.nii", ".label.gii", ".annot")
+DIRECTORY_VARIABLE: Final = "BIDS_SEMANTOKS_ATLAS_DIR"
 
 
 def is_surface_atlas(path: Path) -> bool:
@@ -176,9 +177,6 @@ def _read_file(content: Mapping[str, Any], space: str) -> LabelFile:
 
 def _expand(ranges: Iterable[tuple[int, int]]) -> tuple[int, ...]:
     return tuple(number for first, last in ranges for number in range(int(first), int(last) + 1))
-
-
-DIRECTORY_VARIABLE: Final = "BIDS_SEMANTOKS_ATLAS_DIR"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

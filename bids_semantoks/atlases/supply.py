@@ -31,6 +31,17 @@ from bids_semantoks.runtime.downloads import (
     find_obstacle,
 )
 
+# Gives the directory to fetch to, laid out like our cache; asked only once something is fetched.
+Target = Callable[[], Path]
+
+FETCH_HINT: Final = (
+    f"`bids_semantoks-fetch DIR` on a machine with network brings all that is needed; then set "
+    f"{DIRECTORY_VARIABLE}=DIR here, or give --atlas-dir DIR."
+)
+
+#: Sets of files that a message names; more are no longer read.
+_N_SETS: Final = 2
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
@@ -52,16 +63,6 @@ class Part:
     def sha256(self) -> str | None:
         """Checksum as published, where known; another file of the same content may have another."""
         return self.file.sha256 if self.path.name == Path(self.file.files[0]).name else None
-
-
-# Gives the directory to fetch to, laid out like our cache; asked only once something is fetched.
-Target = Callable[[], Path]
-
-
-FETCH_HINT: Final = (
-    f"`bids_semantoks-fetch DIR` on a machine with network brings all that is needed; then set "
-    f"{DIRECTORY_VARIABLE}=DIR here, or give --atlas-dir DIR."
-)
 
 
 def find_local_parts(entry: Entry, recipes: Iterable[Recipe], space: str, places: Places) -> tuple[Part, ...] | None:
@@ -150,10 +151,6 @@ def find_transform(source: str, space: str, places: Places, target: Target | Non
         found = target() / TEMPLATEFLOW / name
         download(f"{TEMPLATEFLOW_SERVER}/{name}", found)
     return found
-
-
-#: Sets of files that a message names; more are no longer read.
-_N_SETS: Final = 2
 
 
 def _describe_obstacle(entry: Entry, recipe: Recipe, space: str, places: Places) -> str:

@@ -20,10 +20,7 @@ from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPL
 from bids_semantoks.runtime.logs import Console, open_missing_streams
 
 LOG = logging.getLogger("bids_semantoks")
-
-
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
-
 
 _NEXT = """To use it, here or on a machine without network that sees the directory:
   export {variable}={directory}"""

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from bids_semantoks.errors import ConfigurationError
 
+ConfigT = TypeVar("ConfigT")
+
 
 def option(
     default: Any,
@@ -34,9 +36,6 @@ def check(condition: bool, message: str, hint: str = "") -> None:
     """Raise ConfigurationError with `message` (found and expected) and `hint` (remedy) unless `condition` holds."""
     if not condition:
         raise ConfigurationError(message, hint=hint)
-
-
-ConfigT = TypeVar("ConfigT")
 
 
 def to_json(config: Any) -> dict[str, Any]:

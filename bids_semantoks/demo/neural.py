@@ -49,6 +49,30 @@ _ANGLES: Final = (0, 40, 90, 125, 260, 190, 225, 300, 330)
 _COMMON_SHARE: Final = 0.6
 _NETWORK_SHARE: Final = 0.4
 _HEMISPHERE_SHARE: Final = 0.2
+MOTION: Final = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+EXPANSIONS: Final = ("", "_derivative1", "_power2", "_derivative1_power2")
+PHYSIOLOGY: Final = ("respiration", "pulsation", "vasomotion", "receiver")
+DRIFT: Final = ("drift_linear", "drift_quadratic")
+
+# Aliased by a repetition time of 2 s to 0.17 and 0.16 Hz.
+BREATHING_HZ: Final = 0.328
+
+PULSE_HZ: Final = 0.837
+VOLUME_HZ: Final = 0.0125
+VASOMOTION_HZ: Final = 0.003
+RECEIVER_HZ: Final = 0.13
+_ORDERS: Final = 7
+_HEAD_RADIUS: Final = 50.0
+_RMS_RADIUS: Final = 80.0
+
+#: Network that each type of block drives.
+DRIVEN: Final = {"looking": "Vis", "moving": "SomMot"}
+
+BLOCK_SECONDS: Final = 20.0
+_REST_SECONDS: Final = 10.0
+
+#: Response over the standard deviation of a parcel's signal.
+_STRENGTH: Final = 0.6
 
 
 class NeuralSignals(NamedTuple):
@@ -160,22 +184,6 @@ def _places() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return network, np.array([int("_RH_" in parcel) for parcel in parcels])
 
 
-MOTION: Final = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-EXPANSIONS: Final = ("", "_derivative1", "_power2", "_derivative1_power2")
-PHYSIOLOGY: Final = ("respiration", "pulsation", "vasomotion", "receiver")
-DRIFT: Final = ("drift_linear", "drift_quadratic")
-
-# Aliased by a repetition time of 2 s to 0.17 and 0.16 Hz.
-BREATHING_HZ: Final = 0.328
-PULSE_HZ: Final = 0.837
-VOLUME_HZ: Final = 0.0125
-VASOMOTION_HZ: Final = 0.003
-RECEIVER_HZ: Final = 0.13
-_ORDERS: Final = 7
-_HEAD_RADIUS: Final = 50.0
-_RMS_RADIUS: Final = 80.0
-
-
 def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
     """Simulate motion parameters (T, 6), mm then rad, from drift, breathing and sudden movements."""
     n = plan.n_volumes
@@ -258,15 +266,6 @@ def build_sources(
     ramp = np.linspace(-1, 1, len(parameters))
     drift = np.stack([np.sqrt(3) * ramp, np.sqrt(5) * (1.5 * ramp**2 - 0.5)], axis=1)
     return names + PHYSIOLOGY + DRIFT, np.concatenate([motion, physiology, drift], axis=1)
-
-
-#: Network that each type of block drives.
-DRIVEN: Final = {"looking": "Vis", "moving": "SomMot"}
-BLOCK_SECONDS: Final = 20.0
-_REST_SECONDS: Final = 10.0
-
-#: Response over the standard deviation of a parcel's signal.
-_STRENGTH: Final = 0.6
 
 
 def draw_blocks(participant: Participant, plan: RunPlan) -> list[tuple[float, float, str]]:

@@ -34,6 +34,15 @@ _INTENSITY: Final = (9000.0, 8000.0, 13000.0)
 # Spread over voxels of the weights of motion, its derivatives and their squares.
 _MOTION_SPREAD: Final = (0.6, 0.12, 0.04, 0.02)
 _DRIFT_SPREAD: Final = 0.6
+HIGH_PASS_SECONDS: Final = 128.0
+FD_OUTLIER_MM: Final = 0.5
+DVARS_OUTLIER: Final = 1.5
+
+_AXES: Final = {
+    "x": ("left-right", "pitch"),
+    "y": ("anterior-posterior", "roll"),
+    "z": ("superior-inferior", "yaw"),
+}
 
 
 class Scan(NamedTuple):
@@ -125,16 +134,6 @@ def _parcel_means(values: NDArray[np.float64], parcel: NDArray[np.int64]) -> NDA
     total = np.zeros((n_parcels, values.shape[1]))
     np.add.at(total, parcel[parcel >= 0], values[parcel >= 0])
     return np.asarray(total / np.bincount(parcel[parcel >= 0], minlength=n_parcels)[:, None])
-
-
-HIGH_PASS_SECONDS: Final = 128.0
-FD_OUTLIER_MM: Final = 0.5
-DVARS_OUTLIER: Final = 1.5
-_AXES: Final = {
-    "x": ("left-right", "pitch"),
-    "y": ("anterior-posterior", "roll"),
-    "z": ("superior-inferior", "yaw"),
-}
 
 
 class Components(NamedTuple):

@@ -34,9 +34,12 @@ _LABEL: Final = "[a-zA-Z0-9]+"
 _COLUMNS: Final = (
     "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "rot_x_deg", "rot_y_deg", "rot_z_deg", "",
 )
+
+# Folders that people keep beside those of participants.
+_NO_PARTICIPANTS: Final = frozenset({"derivatives", "code", "sourcedata", "logs"})
+
+
 # fmt: on
-
-
 def load_layout(name_or_file: str) -> Layout:
     """Load and check a layout: ``hcp``, ``ukb`` or a JSON file. ConfigurationError if it does not exist, or has a
     missing, unknown or invalid key."""
@@ -186,10 +189,6 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
         entities=tuple(constant.items()),
         repetition_time=float(time),
     )
-
-
-# Folders that people keep beside those of participants.
-_NO_PARTICIPANTS: Final = frozenset({"derivatives", "code", "sourcedata", "logs"})
 
 
 def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:

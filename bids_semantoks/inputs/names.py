@@ -12,6 +12,9 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_json
 from bids_semantoks.inputs.pipelines import OTHER, Pipeline, read_description
 
+CIFTI: Final = ".dtseries.nii"
+GIFTI: Final = ".func.gii"
+
 
 def find_participant_labels(root: Path) -> tuple[str, ...]:
     """List the labels of the ``sub-*`` folders (not files) in natural order; InputError if unlistable."""
@@ -84,10 +87,6 @@ def list_func_files(participant: str) -> list[str]:
         except (FileNotFoundError, NotADirectoryError):
             continue
     return sorted(found)
-
-
-CIFTI: Final = ".dtseries.nii"
-GIFTI: Final = ".func.gii"
 
 
 def is_surface_file(name: str) -> bool:

@@ -19,45 +19,36 @@ from bids_semantoks.inputs.pipelines import Derivative, Pipeline
 # A name matters by its end: of some 60 files of a participant few do, and only these are parsed.
 _IMAGE_ENDS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
 
-
 _SURFACE_ENDS: Final = (f"_bold{CIFTI}", f"_bold{GIFTI}")
-
-
 _MASK_ENDS: Final = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")
-
 
 # fMRIPrep wrote regressors up to 20.1.
 _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
 
-
 USEFUL_ENDS: Final = (*_IMAGE_ENDS, *_SURFACE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, "bold.json")
-
 
 # Of a pipeline that denoises: its censored volumes, and how much the participant moved.
 _OUTLIERS_END: Final = "_outliers.tsv"
 
-
 _MOTION_END: Final = "_motion.tsv"
-
-
 _AROMA_END: Final = "_desc-aroma_timeseries.tsv"
-
-
 _MIXING_END: Final = "_desc-melodic_mixing.tsv"
-
-
 _METRICS_END: Final = "_desc-aroma_metrics.tsv"
-
 
 # Of a dataset of series: tables, what stands beside them, and sidecars of images, which may say more than the tables'.
 _SERIES_ENDS: Final = ("timeseries.tsv", "timeseries.ptseries.nii", "timeseries.json", "_bold.tsv", "bold.json")
 
-
 # The usual densities of template surfaces come first: atlases are made for them.
 _DENSITIES: Final = ("91k", "32k", "10k", "170k", "59k", "41k", "164k")
 
-
 _Key = frozenset[tuple[str, str]]
+LOG = logging.getLogger(__name__)
+
+# What sidecars of tables or images of the same run may name that the table of series does not.
+_NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
+
+# XCP-D writes this word for the frequency: one row a volume, however long that lasts.
+_NO_FREQUENCY: Final = "TR"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,17 +217,6 @@ def _drop_hemisphere(file: BidsFile) -> BidsFile:
 def _rank_desc(file: BidsFile, pipeline: Pipeline) -> int:
     desc = file.entity("desc")
     return pipeline.descs.index(desc) + 1 if desc in pipeline.descs else 0
-
-
-LOG = logging.getLogger(__name__)
-
-
-# What sidecars of tables or images of the same run may name that the table of series does not.
-_NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
-
-
-# XCP-D writes this word for the frequency: one row a volume, however long that lasts.
-_NO_FREQUENCY: Final = "TR"
 
 
 def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:

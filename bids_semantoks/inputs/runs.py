@@ -37,6 +37,7 @@ from bids_semantoks.inputs.selection import (
 from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
+DEFAULT_SPACES: Final = ("MNI152NLin6Asym", "MNI152NLin2009cAsym", "fsLR")
 
 
 def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str, ...]:
@@ -291,9 +292,6 @@ def _check_database_dir(dataset: Dataset, database_dir: Path) -> None:
                 f"The pybids database {database_dir} lies in the input {root}; nothing is written there.",
                 hint="Choose another --bids-database-dir.",
             )
-
-
-DEFAULT_SPACES: Final = ("MNI152NLin6Asym", "MNI152NLin2009cAsym", "fsLR")
 
 
 def choose_space(

@@ -15,6 +15,36 @@ from bids_semantoks.files import read_json
 
 _LISTED: Final = 12
 
+# pybids' names of entities, which filter files use, where they differ from the keys of file names.
+_LONG_NAMES: Final = {
+    "subject": "sub",
+    "session": "ses",
+    "acquisition": "acq",
+    "ceagent": "ce",
+    "tracer": "trc",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "modality": "mod",
+    "hemisphere": "hemi",
+    "resolution": "res",
+    "density": "den",
+    "description": "desc",
+}
+
+# fmt: off
+_FILTER_KEYS: Final = {
+    "sample", "task", "run", "echo", "part", "proc", "space", "cohort", "chunk", "recording", "suffix", "extension",
+    "datatype", *_LONG_NAMES.values(),
+}
+
+# fmt: on
+# Entries that other apps read from the same file; they are no mistake, and none of our business.
+_OTHER_QUERIES: Final = frozenset({"fmap", "sbref", "flair", "t1w", "t2w", "roi", "asl", "m0scan", "dwi", "pet"})
+
+_ABSENT: Final = (None, "Query.NONE")
+_ANY: Final = ("*", "Query.ANY", "Query.REQUIRED")
+_OPTIONAL: Final = ("Query.OPTIONAL",)
+
 
 def list_asked(selection: SelectionConfig) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """List the requested (name, entity key, bare labels) for each entity of runs; no labels means all."""
@@ -101,35 +131,6 @@ def _read_label_file(path: Path) -> list[str]:
     if not labels:
         raise InputError(f"File of labels {path} holds no label.", hint="Expected one label a line.")
     return labels
-
-
-# pybids' names of entities, which filter files use, where they differ from the keys of file names.
-_LONG_NAMES: Final = {
-    "subject": "sub",
-    "session": "ses",
-    "acquisition": "acq",
-    "ceagent": "ce",
-    "tracer": "trc",
-    "reconstruction": "rec",
-    "direction": "dir",
-    "modality": "mod",
-    "hemisphere": "hemi",
-    "resolution": "res",
-    "density": "den",
-    "description": "desc",
-}
-# fmt: off
-_FILTER_KEYS: Final = {
-    "sample", "task", "run", "echo", "part", "proc", "space", "cohort", "chunk", "recording", "suffix", "extension",
-    "datatype", *_LONG_NAMES.values(),
-}
-# fmt: on
-# Entries that other apps read from the same file; they are no mistake, and none of our business.
-_OTHER_QUERIES: Final = frozenset({"fmap", "sbref", "flair", "t1w", "t2w", "roi", "asl", "m0scan", "dwi", "pet"})
-
-_ABSENT: Final = (None, "Query.NONE")
-_ANY: Final = ("*", "Query.ANY", "Query.REQUIRED")
-_OPTIONAL: Final = ("Query.OPTIONAL",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

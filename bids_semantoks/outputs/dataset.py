@@ -15,7 +15,6 @@ from bids_semantoks.version import __version__
 
 BIDS_VERSION = "1.10.0"
 
-
 _IGNORED = (
     "*.html",
     "figures",
@@ -28,7 +27,6 @@ _IGNORED = (
     "encoders",
     "*.tmp",
 )
-
 
 _README = """# Brain-Semantoks embeddings
 
@@ -51,6 +49,20 @@ numbers.
 `descriptions.tsv`, so that several processes can add to it.
 Each sidecar (`.json`) gives sources, settings, checksums and software versions.
 """
+
+_DESCRIPTION_COLUMNS = {
+    "Description": "What the desc entities in names of files of this dataset mean.",
+    "desc_id": {"Description": "The entity, with desc-."},
+    "description": {"Description": "What files of that name hold."},
+}
+
+_ATLAS_COLUMNS = {
+    "index": {
+        "Description": "Value of the parcel in the image beside this table; its number, from 1, where there is none."
+    },
+    "label": {"Description": "Name of the parcel: the column of time series and connectivity tables."},
+    "network_label": {"Description": "Network of the parcel; n/a for none."},
+}
 
 
 def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple[str, ...]) -> None:
@@ -96,13 +108,6 @@ def _describe_upstream(pipeline: str) -> dict[str, str]:
     return {"Name": name, "Version": version} if has_version else {"Name": pipeline}
 
 
-_DESCRIPTION_COLUMNS = {
-    "Description": "What the desc entities in names of files of this dataset mean.",
-    "desc_id": {"Description": "The entity, with desc-."},
-    "description": {"Description": "What files of that name hold."},
-}
-
-
 def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
     """Add the meaning of desc labels (without ``desc-``) to descriptions.tsv, keeping the rows of other calls."""
     parts = out_dir / "logs" / "descriptions"
@@ -120,15 +125,6 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
 def _read_parts(directory: Path) -> list[tuple[str, str]]:
     found = [read_json(path) for path in directory.glob("*.json")]
     return sorted((part["desc_id"], part["description"]) for part in found)
-
-
-_ATLAS_COLUMNS = {
-    "index": {
-        "Description": "Value of the parcel in the image beside this table; its number, from 1, where there is none."
-    },
-    "label": {"Description": "Name of the parcel: the column of time series and connectivity tables."},
-    "network_label": {"Description": "Network of the parcel; n/a for none."},
-}
 
 
 def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path:

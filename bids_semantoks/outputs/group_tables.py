@@ -27,10 +27,8 @@ _TEXT: Final = frozenset(
     ]
 )
 
-
 #: Columns that a map of the embedding may have besides those described, to colour its points by.
 _ADDED: Final = {"Description": "As in the tables of the dataset, or its sidecars."}
-
 
 #: Roles of the models that are compared with each other.
 COMPARED: Final = ("encoder", "finetuned", "baseline")

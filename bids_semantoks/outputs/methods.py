@@ -14,7 +14,6 @@ from bids_semantoks.files import write_text
 
 _ATLAS_KEYS: Final = {"schaefer": "schaefer2018", "tian": "tian2020", "buckner": "buckner2011"}
 
-
 _COMPONENT_KEYS: Final = {
     "motion": "friston1996",
     "global_signal": "satterthwaite2013",
@@ -22,10 +21,8 @@ _COMPONENT_KEYS: Final = {
     "ica_aroma": "pruim2015",
 }
 
-
 # As the names in GeneratedBy begin, in lower case without separators.
 _PIPELINE_KEYS: Final = {"fmriprep": "esteban2019", "xcpd": "mehta2024", "fmripostaroma": "pruim2015"}
-
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -35,6 +32,18 @@ _PAGE = """<!DOCTYPE html>
 {body}</body>
 </html>
 """
+
+_ENTRY = re.compile(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_FIELD = re.compile(r"^\s*(\w+) = \{(.*)\},?$", re.MULTILINE)
+_CITATION = re.compile(r"\[(@[\w-]+(?:; @[\w-]+)*)\]")
+_TOKEN = re.compile(r"(`[^`]+`|\*[^*\s][^*]*\*|\[@[^\]]+\]|https?://[^\s)]+)")
+_ACCENTS = {'\\"e': "ë", "\\'e": "é", "\\'a": "á", '\\"o': "ö", '\\"u': "ü", '\\"a': "ä"}
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
 
 
 def describe_methods(facts: Mapping[str, Any]) -> str:
@@ -128,28 +137,6 @@ def read_methods(out_dir: Path) -> str:
     if not path.is_file():
         return ""
     return path.read_text(encoding="utf-8").partition("<body>\n")[2].partition("</body>")[0]
-
-
-_ENTRY = re.compile(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", re.MULTILINE | re.DOTALL)
-
-
-_FIELD = re.compile(r"^\s*(\w+) = \{(.*)\},?$", re.MULTILINE)
-
-
-_CITATION = re.compile(r"\[(@[\w-]+(?:; @[\w-]+)*)\]")
-
-
-_TOKEN = re.compile(r"(`[^`]+`|\*[^*\s][^*]*\*|\[@[^\]]+\]|https?://[^\s)]+)")
-
-
-_ACCENTS = {'\\"e': "ë", "\\'e": "é", "\\'a": "á", '\\"o': "ö", '\\"u': "ü", '\\"a': "ä"}
-
-
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,11 @@ from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__
 
+#: What git-annex leaves in the place of an unlocked file, and more bytes than that may take.
+_POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
+
+_REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
+
 
 def build_signals_sidecar(
     run: Run,
@@ -129,13 +134,6 @@ def build_embedding_sidecar(
         "kept": {"Description": "Share of the window's time that is real and neither dummy nor scrubbed."},
         "dim0001": {"Description": "First dimension of the embedding; the others follow."},
     }
-
-
-#: What git-annex leaves in the place of an unlocked file, and more bytes than that may take.
-_POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
-
-
-_REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
 
 
 def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -17,9 +17,11 @@ from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 _SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
+_SIGNALS_ENDING = "_stat-mean_timeseries.json"
+
+#: Entities that our names place themselves, after those of the source; a hemisphere stays with its source.
+_OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,9 +245,6 @@ def has_files(directory: Path, described: Mapping[str, int]) -> bool:
     return is_whole and all(table.with_suffix(".json").is_file() for table in tables)
 
 
-_SIGNALS_ENDING = "_stat-mean_timeseries.json"
-
-
 def _find_sidecars(out_dir: Path) -> list[Path]:
     patterns = (f"sub-*/func/*{_SIGNALS_ENDING}", f"sub-*/ses-*/func/*{_SIGNALS_ENDING}")
     return sorted(path for pattern in patterns for path in out_dir.glob(pattern))
@@ -313,10 +312,6 @@ def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read the name stem and status record of every run, sorted by name."""
     found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
     return [(path.name.removesuffix("_status.json"), read_json(path)) for path in found]
-
-
-#: Entities that our names place themselves, after those of the source; a hemisphere stays with its source.
-_OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
 
 
 def build_stem(run: Run, atlas: str) -> str:

@@ -16,10 +16,7 @@ from bids_semantoks.outputs.sidecars import read_columns
 from bids_semantoks.reports.figures_training import FIGURES
 
 CARD_FILE: Final = "README.md"
-
-
 LOG_FILE: Final = "training_log.tsv"
-
 
 #: Numbers of a model card that are a lowest and a highest, or a first and a last.
 _RANGES: Final = (

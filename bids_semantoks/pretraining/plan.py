@@ -26,7 +26,6 @@ from bids_semantoks.training.packed import SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 #: Parcels and networks of an atlas, P each.
 AtlasLabels = tuple[tuple[str, ...], tuple[str, ...]]
 

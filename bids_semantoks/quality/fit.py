@@ -10,16 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 GREEN, AMBER, RED = "green", "amber", "red"
-
-
 _MIN_SECONDS: Final = 100.0
-
-
 _MIN_COVERAGE: Final = 0.8
-
-
 _USUAL_COVERAGE: Final = 0.9
-
 
 #: What the published encoder was trained on (0.735 s, six minutes, 0.01-0.1 Hz) and evaluated at (up to 3 s).
 PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {

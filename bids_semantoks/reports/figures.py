@@ -26,28 +26,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-
 LOGGER = logging.getLogger("bids_semantoks")
-
 
 #: Colours of Okabe and Ito, which colour-blind readers can tell apart.
 BLUE: Final = "#0072B2"
 
-
 ORANGE: Final = "#D55E00"
-
-
 GREY: Final = "#8a8f98"
-
-
 INK: Final = "#1f2933"
-
-
 LIGHT: Final = "#d9dde3"
-
-
 _LEVELS: Final = 32
-
 
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",
@@ -77,6 +65,47 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.hashsalt": "bids_semantoks",
     "svg.fonttype": "path",
 }
+
+#: Figures of a run's signals and of its embedding, by the word in their names.
+SIGNAL_FIGURES: Final = ("carpet", "motion", "coverage", "connectivity")
+
+EMBEDDING_FIGURES: Final = ("Windows", "Tokens")
+
+_TITLES: Final = {
+    "carpet": "Before and after denoising",
+    "motion": "Motion and dropped volumes",
+    "coverage": "Coverage",
+    "connectivity": "Connectivity",
+    "Windows": "Windows on the time line",
+    "Tokens": "Similarity of tokens",
+    "Stability": "Stability of the embedding",
+}
+
+_CAPTIONS: Final = {
+    "carpet": "Framewise displacement (FD); DVARS and global signal of the parcels before (grey) and after (blue) "
+    "denoising; then every parcel over time, z-scored, ordered by network. Dummy volumes are shaded grey, scrubbed "
+    "ones orange. Bands across all parcels that remain after denoising are a bad sign.",
+    "motion": "Framewise displacement over time, with dropped volumes shaded, and its distribution.",
+    "coverage": "Share of each parcel's voxels or vertices that count and vary. Absent parcels are orange.",
+    "connectivity": "Pearson correlations of the cleaned signals over kept volumes, ordered by network, and their "
+    "distribution. Absent parcels are grey. A median far from 0 hints at global noise that is left.",
+    "Windows": "Windows that the encoder was given. Each bar is one window; hatched parts are padding.",
+    "Tokens": "Cosine similarity of the encoder's output tokens. Networks that look all alike, or windows that do not, "
+    "hint at an input that the encoder does not know.",
+    "Stability": "Cosine similarity of the embeddings of windows: within a run, between runs of this participant, and "
+    "to the runs of others in this dataset that were known when this page was written. An embedding that tells people "
+    "apart is more alike within and between runs than to others.",
+}
+
+_NOT_DRAWN: Final = "It could not be drawn; the log says why."
+
+_WHY_MISSING: Final = {
+    "carpet": "It needs the signals before denoising, which only the participant level has at hand.",
+    "motion": "It needs the confounds, which only the participant level has at hand.",
+    "Tokens": "It needs the tokens of each window: run the participant level, or save them with --save-tokens.",
+}
+
+_SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 
 def shorten_label(text: str, longest: int) -> str:
@@ -157,13 +186,6 @@ def zscore_rows(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return result
 
 
-#: Figures of a run's signals and of its embedding, by the word in their names.
-SIGNAL_FIGURES: Final = ("carpet", "motion", "coverage", "connectivity")
-
-
-EMBEDDING_FIGURES: Final = ("Windows", "Tokens")
-
-
 def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
     """Build ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.svg``; `word` has letters and digits only."""
     return out_dir / f"sub-{parse_entities(stem)['sub']}" / "figures" / f"{stem}_desc-{word}_bold.svg"
@@ -204,47 +226,6 @@ def embed_svg(text: str) -> str:
     """Turn SVG text into a data URI; percent-encoded, it is a third smaller than in base64, and its ids clash with no
     other's."""
     return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
-
-
-_TITLES: Final = {
-    "carpet": "Before and after denoising",
-    "motion": "Motion and dropped volumes",
-    "coverage": "Coverage",
-    "connectivity": "Connectivity",
-    "Windows": "Windows on the time line",
-    "Tokens": "Similarity of tokens",
-    "Stability": "Stability of the embedding",
-}
-
-
-_CAPTIONS: Final = {
-    "carpet": "Framewise displacement (FD); DVARS and global signal of the parcels before (grey) and after (blue) "
-    "denoising; then every parcel over time, z-scored, ordered by network. Dummy volumes are shaded grey, scrubbed "
-    "ones orange. Bands across all parcels that remain after denoising are a bad sign.",
-    "motion": "Framewise displacement over time, with dropped volumes shaded, and its distribution.",
-    "coverage": "Share of each parcel's voxels or vertices that count and vary. Absent parcels are orange.",
-    "connectivity": "Pearson correlations of the cleaned signals over kept volumes, ordered by network, and their "
-    "distribution. Absent parcels are grey. A median far from 0 hints at global noise that is left.",
-    "Windows": "Windows that the encoder was given. Each bar is one window; hatched parts are padding.",
-    "Tokens": "Cosine similarity of the encoder's output tokens. Networks that look all alike, or windows that do not, "
-    "hint at an input that the encoder does not know.",
-    "Stability": "Cosine similarity of the embeddings of windows: within a run, between runs of this participant, and "
-    "to the runs of others in this dataset that were known when this page was written. An embedding that tells people "
-    "apart is more alike within and between runs than to others.",
-}
-
-
-_NOT_DRAWN: Final = "It could not be drawn; the log says why."
-
-
-_WHY_MISSING: Final = {
-    "carpet": "It needs the signals before denoising, which only the participant level has at hand.",
-    "motion": "It needs the confounds, which only the participant level has at hand.",
-    "Tokens": "It needs the tokens of each window: run the participant level, or save them with --save-tokens.",
-}
-
-
-_SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

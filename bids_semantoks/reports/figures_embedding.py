@@ -29,10 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 _MAX_NAMED = 20
-
-
 _MIN_OTHERS = 4
 
 

@@ -28,13 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 NO_NETWORK: Final = "no network"
-
-
 _MAX_NAMED: Final = 20
-
-
 _N_SLICES: Final = 8
 
 

@@ -15,21 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 Floats = NDArray[np.float64]
-
 
 #: Middle of a range, and its ends.
 Interval = tuple[float, float, float]
 
-
 #: Colours of Okabe and Ito in an order in which neighbours differ in brightness, too.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
-
 _MOST_NAMED: Final = 12
-
-
 _LEAST_RANGE: Final = 0.05
 
 

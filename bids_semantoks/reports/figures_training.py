@@ -14,7 +14,6 @@ from bids_semantoks.files import open_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 FIGURES: Final = {
     "training": "Loss and effective rank of the projections over training.",
     "kernels": "Frequency response of the learned kernels of each network, as the mean over kernels.",

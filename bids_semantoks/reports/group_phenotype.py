@@ -35,7 +35,6 @@ MODEL_NAMES: Final = {
     "chance": "chance",
 }
 
-
 METRIC_NAMES: Final = {
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
@@ -46,7 +45,6 @@ METRIC_NAMES: Final = {
     "r_pooled": "pooled r",
     "calibration_slope": "calibration slope",
 }
-
 
 _MOST_LISTED: Final = 8
 

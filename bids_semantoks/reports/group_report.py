@@ -16,7 +16,6 @@ from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 #: Tables that the page leads to where they are there, and what links call them.
 TABLES: Final = {
     "group_probe": "scores",

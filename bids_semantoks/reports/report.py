@@ -31,10 +31,7 @@ from bids_semantoks.reports.figures_embedding import compute_stability, draw_sta
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-
 _MAX_OTHERS: Final = 20
-
 
 #: Space, atlas and encoder of an embedding, as pairs of entity and label.
 _Kind = tuple[tuple[str, str], ...]

@@ -40,14 +40,10 @@ from bids_semantoks.reports.report import read_coverage, write_report
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 # Millimetres from corner to corner around an adult brain in template space: fine enough for small pictures.
 _LOW: Final = (-81.0, -114.0, -75.0)
 
-
 _SHAPE: Final = (55, 65, 55)
-
-
 _STEP: Final = 3.0
 
 

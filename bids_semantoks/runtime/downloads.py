@@ -20,19 +20,25 @@ from bids_semantoks.errors import AtlasError
 from bids_semantoks.files import hash_file, open_atomic, write_text
 
 HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
 _PATIENCE: Final = 5.0  # seconds
-
-
 _OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
 
 # Number of this job in an array, as SLURM, PBS, LSF and Grid Engine give it; the last two set it in all jobs.
 _ARRAYS: Final = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
 
-
 _NO_ARRAY: Final = ("", "0", "undefined")
+CACHE_VARIABLE: Final = "BIDS_SEMANTOKS_CACHE_DIR"
+
+# Below our cache, and below the directory that `bids_semantoks-fetch` fills.
+ATLASES: Final = "atlases"
+
+TEMPLATEFLOW: Final = "templateflow"
+HUB: Final = "huggingface/hub"
+GRIDS: Final = "grids"
+LOG = logging.getLogger("bids_semantoks")
+TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
+_DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
+_BLOCK: Final = 1 << 20
 
 
 def is_offline() -> bool:
@@ -123,22 +129,6 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
 
 
-CACHE_VARIABLE: Final = "BIDS_SEMANTOKS_CACHE_DIR"
-
-
-# Below our cache, and below the directory that `bids_semantoks-fetch` fills.
-ATLASES: Final = "atlases"
-
-
-TEMPLATEFLOW: Final = "templateflow"
-
-
-HUB: Final = "huggingface/hub"
-
-
-GRIDS: Final = "grids"
-
-
 def find_cache() -> Path | None:
     """Return our cache directory, which need not exist; None for a user without a home.
 
@@ -197,18 +187,6 @@ def _find_user_cache(environ: Mapping[str, str]) -> Path | None:
 def _read_variable(environ: Mapping[str, str], name: str) -> Path | None:
     text = environ.get(name, "")
     return Path(text) if text else None
-
-
-LOG = logging.getLogger("bids_semantoks")
-
-
-TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
-
-
-_DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
-
-
-_BLOCK: Final = 1 << 20
 
 
 def find_target(work_dir: Path | None) -> Path:

@@ -18,12 +18,14 @@ from typing import Any, TextIO
 from bids_semantoks.files import write_json
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
-
-
 _CLEAR = "\r\x1b[2K"
-
-
 _STDERR = 2
+
+# These libraries write to the terminal through handlers of their own.
+_SELF_MADE = ("nibabel.global", "nilearn", "huggingface_hub", "matplotlib")
+
+LOGGER = logging.getLogger("bids_semantoks")
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 def silence(stream: TextIO) -> None:
@@ -128,10 +130,6 @@ class Console(logging.Handler):
         return f"\x1b[{colour}m{text}\x1b[0m" if colour and self.has_colours else text
 
 
-# These libraries write to the terminal through handlers of their own.
-_SELF_MADE = ("nibabel.global", "nilearn", "huggingface_hub", "matplotlib")
-
-
 class _Redirect(logging.Filter):
     """Passes a library's records to the root logger and keeps them from the library's own handlers."""
 
@@ -171,12 +169,6 @@ def relay_records(send: Callable[[logging.LogRecord], object]) -> None:
     redirect_libraries()
     logging.getLogger("bids_semantoks").setLevel(logging.DEBUG)
     logging.getLogger().handlers = [Relay(send)]
-
-
-LOGGER = logging.getLogger("bids_semantoks")
-
-
-_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 class LogBuffer(logging.handlers.MemoryHandler):

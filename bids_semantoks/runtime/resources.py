@@ -18,17 +18,22 @@ from bids_semantoks.files import check_writable, write_json
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-
 #: What one process needs besides the encoder's weights, as measured on 2 mm runs.
 _PROCESS_BYTES = 900 * 2**20
-
 
 #: Processes that share a GPU unless more are asked for: each has a context and weights of its own in its memory.
 _GPU_PROCS = 8
 
-
 #: Where libraries keep what they make, by the variable that moves it.
 _CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 def open_work_dir(work_dir: Path | None, out_dir: Path) -> None:
@@ -130,15 +135,6 @@ def record_end(out_dir: Path) -> Iterator[None]:
             # A full disk must not replace the error that is on its way.
             with contextlib.suppress(OSError):
                 write_json(path, {"status": status, "exit_code": code, "message": message})
-
-
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 def count_cpus() -> int:
