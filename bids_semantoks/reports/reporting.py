@@ -151,8 +151,7 @@ def redraw_reports(config: AppConfig) -> int:
     if config.level == "group":
         draw_group_page(out_dir)
         return 1
-    statuses = (out_dir / "logs" / "runs").glob("sub-*_status.json")
-    there = {label for path in statuses if (label := parse_entities(path.name).get("sub"))}
+    there = {parse_entities(path.name)["sub"] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
     if not there:
         raise InputError(
             f"Nothing to report on in {out_dir}: no status of a run in logs/runs.",
