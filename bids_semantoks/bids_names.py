@@ -64,8 +64,12 @@ def parse_name(path: str) -> BidsFile | None:
 
 
 def parse_entities(name: str) -> dict[str, str]:
-    """Parse a file name into entities by short key, in the order of the name; suffix and extension may be missing."""
-    return dict(_ENTITY.findall(name.partition(".")[0]))
+    """Parse a file name into entities by short key, in the order of the name; suffix and extension may be missing.
+
+    Labels may hold any character, unlike those of `parse_name`: people name atlases as they like.
+    """
+    parts = name.partition(".")[0].split("_")
+    return dict(part.split("-", 1) for part in parts if "-" in part)
 
 
 def sort_entities(pairs: Iterable[tuple[str, str]]) -> Entities:

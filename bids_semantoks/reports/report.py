@@ -121,8 +121,7 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
     paths = OutputPaths(out_dir=out_dir, directory=directory, stem=stem, model="")
     sidecar = read_sidecar(paths.signals_sidecar)
     shown = {key: value for key, value in entities.items() if key not in ("sub", "ses")}
-    embeddings = [parse_entities(p.name) for p in directory.glob(f"{stem}_desc-*_embedding.json")]
-    models = sorted(one["desc"] for one in embeddings if "desc" in one)
+    models = sorted(parse_entities(p.name)["desc"] for p in directory.glob(f"{stem}_desc-*_embedding.json"))
     files_there = sorted(p for p in directory.glob(f"{stem}_*") if p.suffix in (".tsv", ".npy"))
     return RunPart(
         stem=stem,

@@ -155,8 +155,7 @@ def redraw_reports(config: AppConfig) -> int:
     Raises InputError when there is nothing to report on or a requested participant is missing.
     """
     out_dir = config.out_dir
-    statuses = (out_dir / "logs" / "runs").glob("sub-*_status.json")
-    there = {label for path in statuses if (label := parse_entities(path.name).get("sub"))}
+    there = {parse_entities(path.name)["sub"] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
     if not there:
         raise InputError(
             f"Nothing to report on in {out_dir}: no status of a run in logs/runs.",
