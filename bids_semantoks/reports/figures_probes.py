@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, shorten_label, start_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 
 #: Middle of a range, and its ends.
 Interval = tuple[float, float, float]

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from bids_semantoks.errors import RunFailed, RunSkipped
-
-Float64 = NDArray[np.float64]
-Bool = NDArray[np.bool_]
+from bids_semantoks.records import Bools, Floats
 
 MIN_FREEDOM: Final = 5
 """Kept volumes that must remain beyond the regressors and the linear trend."""
@@ -25,7 +23,7 @@ _DURATION_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
 
 
-def interpolate_dropped(values: Float64, kept: Bool) -> Float64:
+def interpolate_dropped(values: Floats, kept: Bools) -> Floats:
     """Replace dropped volumes by a cubic spline through the kept ones: values (T, P), kept (T,) -> a new (T, P).
 
     The spline is not-a-knot (a parabola through three volumes, a line through two); before the first and after the last
@@ -68,12 +66,12 @@ def pass_band(band_pass: tuple[float, float] | None, *, repetition_time: float) 
 
 def clean_signals(
     values: NDArray[np.floating],
-    regressors: Float64,
-    kept: Bool,
+    regressors: Floats,
+    kept: Bools,
     *,
     repetition_time: float,
     band_pass: tuple[float, float] | None,
-) -> Float64:
+) -> Floats:
     """Remove linear trend, all outside the pass band, and regressors in one step: (T, P), (T, C) -> (T, P).
 
     Dropped volumes are interpolated first (`interpolate_dropped`) so that they affect no other volume; nilearn's
@@ -101,8 +99,8 @@ def clean_signals(
 
 
 def _clean(
-    signals: Float64, confounds: Float64 | None, repetition_time: float, band: tuple[float | None, float | None]
-) -> Float64:
+    signals: Floats, confounds: Floats | None, repetition_time: float, band: tuple[float | None, float | None]
+) -> Floats:
     """Clean complete signals with nilearn; constant columns come back as exact zeros."""
     from nilearn.signal import clean  # noqa: PLC0415 - who only cuts windows, on a machine for training, has none
 
@@ -113,7 +111,7 @@ def _clean(
     options = {"butterworth__copy": True, "butterworth__padlen": min(_padding(low, high), n_volumes - 1)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cleaned: Float64 = clean(
+        cleaned: Floats = clean(
             signals,
             detrend=True,
             standardize=None,
@@ -133,7 +131,7 @@ def _padding(low: float | None, high: float | None) -> int:
     return 33 if low is not None and high is not None else 18
 
 
-def _varying(regressors: Float64, kept: Bool) -> Float64:
+def _varying(regressors: Floats, kept: Bools) -> Floats:
     """Drop regressors that are constant over kept volumes: scaled to unit variance they would be rounding noise."""
     rows = np.asarray(regressors, dtype=np.float64)[kept]
     if rows.size == 0:
@@ -142,7 +140,7 @@ def _varying(regressors: Float64, kept: Bool) -> Float64:
     return np.asarray(regressors, dtype=np.float64)[:, ~constant]
 
 
-def _check_freedom(kept: Bool, n_regressors: int) -> None:
+def _check_freedom(kept: Bools, n_regressors: int) -> None:
     n_kept, needed = int(kept.sum()), n_regressors + _TREND_TERMS + MIN_FREEDOM
     if n_kept >= needed:
         return
@@ -162,7 +160,7 @@ def _check_freedom(kept: Bool, n_regressors: int) -> None:
 
 
 def estimate_freedom(
-    kept: Bool, n_regressors: int, *, repetition_time: float, band_pass: tuple[float, float] | None
+    kept: Bools, n_regressors: int, *, repetition_time: float, band_pass: tuple[float, float] | None
 ) -> float:
     """Estimate the share (0 to 1) of the degrees of freedom in the pass band that the regressors leave.
 
@@ -175,7 +173,7 @@ def estimate_freedom(
     return max(0.0, 1.0 - n_regressors / available) if available > 0 else 0.0
 
 
-def check_duration(kept: Bool, *, repetition_time: float, min_time: float) -> None:
+def check_duration(kept: Bools, *, repetition_time: float, min_time: float) -> None:
     """Refuse a run with less than `min_time` seconds of data: RunSkipped too_short (whole run) or too_few_kept (kept
     part). At least one volume must be kept even where `min_time` is 0."""
     whole, left = kept.size * repetition_time, int(kept.sum()) * repetition_time

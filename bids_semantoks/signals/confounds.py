@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed, RunSkipped
-from bids_semantoks.records import Run
+from bids_semantoks.records import Floats, Run
 from bids_semantoks.signals.denoising import Denoising
-
-Float64 = NDArray[np.float64]
 
 _MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
 _HEAD_RADIUS: Final = 50.0
@@ -46,7 +44,7 @@ class ConfoundsTable:
             if len(row) != len(self.names):
                 self.refuse(f"has {len(row)} values in row {number}, but {len(self.names)} columns")
         self._index = {name: position for position, name in enumerate(self.names)}
-        self._columns: dict[str, Float64] = {}
+        self._columns: dict[str, Floats] = {}
 
     @property
     def n_rows(self) -> int:
@@ -80,7 +78,7 @@ class ConfoundsTable:
         ]
         return ConfoundsTable(self.path, text="\n".join(lines), hint=self._hint)
 
-    def read_column(self, name: str) -> Float64:
+    def read_column(self, name: str) -> Floats:
         """Read an existing column (T,); NaN for n/a.
         Raises RunFailed bad_confounds with the row of a value that is neither finite nor n/a."""
         if name in self._columns:
@@ -97,7 +95,7 @@ class ConfoundsTable:
         self._columns[name] = values
         return values.copy()
 
-    def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> Float64:
+    def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> Floats:
         """Read an existing column (T,), finite in every kept volume.
 
         n/a in the first volume (derivatives) becomes the value of the first kept volume that has one, or 0 if there is
@@ -176,7 +174,7 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
             named[f"rot_{axis}"] = np.deg2rad(named.pop(f"rot_{axis}_deg"))
     if missing := [name for name in _MOVEMENTS if name not in named]:
         raise RunFailed("bad_confounds", f"The layout names no column {', '.join(missing)} of {path}.")
-    table: dict[str, Float64] = {}
+    table: dict[str, Floats] = {}
     for name in _MOVEMENTS:
         step = np.diff(named[name], prepend=np.nan)
         table |= {name: named[name], f"{name}_derivative1": step}
@@ -195,14 +193,14 @@ def count_cosines(seconds: float) -> int:
     return math.floor(2 * seconds / HIGH_PASS_PERIOD + 1e-9) - 1
 
 
-def build_cosines(n_volumes: int, repetition_time: float) -> dict[str, Float64]:
+def build_cosines(n_volumes: int, repetition_time: float) -> dict[str, Floats]:
     """Build the cosine regressors (T,) of a 128 s high-pass, without the constant; none for a run under 128 s."""
     n_functions = count_cosines(n_volumes * repetition_time) + 1
     phase = np.pi * (np.arange(n_volumes) + 0.5) / n_volumes
     return {f"cosine{order - 1:02d}": np.sqrt(2 / n_volumes) * np.cos(order * phase) for order in range(1, n_functions)}
 
 
-def _read_numbers(path: Path, n_columns: int) -> Float64:
+def _read_numbers(path: Path, n_columns: int) -> Floats:
     rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
     for number, row in enumerate(rows, start=1):
         if len(row) != n_columns:

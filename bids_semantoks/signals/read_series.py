@@ -17,7 +17,7 @@ from bids_semantoks.atlases.label_tables import PREFIX, locate_columns, name_som
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.files import read_json, read_rows
 from bids_semantoks.images.volumes import DAMAGED, check_content, is_surface, load_volumes, one_line
-from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
 from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
 from bids_semantoks.signals.surface_means import load_surface_series
@@ -28,9 +28,6 @@ _MISSING: Final = ("n/a", "", "NA")
 _DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
 # Cheapest first: a series of parcels, then images, of which only headers are read.
 _ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
-
-Float64 = NDArray[np.float64]
-Bool = NDArray[np.bool_]
 
 
 def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
@@ -94,7 +91,7 @@ def _find_repetition_time(run: Run) -> tuple[float, tuple[str, ...]]:
     return time, () if path == run.bold else (note,)
 
 
-def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]]:
+def _insert_censored(run: Run, table: Floats) -> tuple[Floats, tuple[str, ...]]:
     """Reinsert censored volumes that the pipeline left out, as n/a; without them the time axis would be too short."""
     if run.confounds is None:
         return table, ()
@@ -112,7 +109,7 @@ def _insert_censored(run: Run, table: Float64) -> tuple[Float64, tuple[str, ...]
     return whole, (f"{int((~kept).sum())} censored volumes were left out by {run.pipeline} and are n/a.",)
 
 
-def _read_motion(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ...]]:
+def _read_motion(run: Run, n_volumes: int) -> tuple[Floats, tuple[str, ...]]:
     """Read framewise displacement (T,) where a table has it, else NaN with a note; it is not needed for the series."""
     unknown = np.full(n_volumes, np.nan)
     for path in run.tables:
@@ -127,16 +124,16 @@ def _read_motion(run: Run, n_volumes: int) -> tuple[Float64, tuple[str, ...]]:
     return unknown, ()
 
 
-def _judge(values: Float64) -> tuple[Bool, Bool]:
+def _judge(values: Floats) -> tuple[Bools, Bools]:
     """Decide which parcels are present (P,) and which volumes are kept (T,)."""
     missing = np.isnan(values)
     somewhere = ~missing.all(axis=0)
-    kept: Bool = np.asarray(missing[:, somewhere].sum(axis=1) * 2 <= somewhere.sum()) & bool(somewhere.any())
-    present: Bool = np.asarray(somewhere & ~missing[kept].any(axis=0))
+    kept: Bools = np.asarray(missing[:, somewhere].sum(axis=1) * 2 <= somewhere.sum()) & bool(somewhere.any())
+    present: Bools = np.asarray(somewhere & ~missing[kept].any(axis=0))
     return present, kept
 
 
-def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bool) -> tuple[Float64, NDArray[np.int64]]:
+def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bools) -> tuple[Floats, NDArray[np.int64]]:
     """Read coverage and voxel counts (P,) from the dataset's table; default to presence and -1."""
     coverage = present.astype(np.float64)
     n_voxels = np.full(len(parcels), -1, dtype=np.int64)
@@ -159,7 +156,7 @@ def _to_number(text: str, otherwise: float) -> float:
     return number if np.isfinite(number) else otherwise
 
 
-def _find_n_dummy(path: Path, kept: Bool) -> int:
+def _find_n_dummy(path: Path, kept: Bools) -> int:
     """Count leading dummy volumes, which only our own sidecars tell from scrubbed ones; time starts after them."""
     try:
         count = read_json(path.with_suffix(".json"))["VolumesDropped"]["Dummy"]["Count"]
@@ -169,7 +166,7 @@ def _find_n_dummy(path: Path, kept: Bool) -> int:
     return count if is_count and not kept[:count].any() else 0
 
 
-def _describe_absent(atlas: Atlas, present: Bool, partial: Bool) -> tuple[str, ...]:
+def _describe_absent(atlas: Atlas, present: Bools, partial: Bools) -> tuple[str, ...]:
     notes = []
     absent = [name for name, here, some in zip(atlas.parcels, present, partial, strict=True) if not here and not some]
     if absent:
@@ -185,7 +182,7 @@ def _describe_absent(atlas: Atlas, present: Bool, partial: Bool) -> tuple[str, .
     return tuple(notes)
 
 
-def read_columns(path: Path) -> tuple[tuple[str, ...], Float64]:
+def read_columns(path: Path) -> tuple[tuple[str, ...], Floats]:
     """Read a table of series (TSV or ptseries): column names (C,) and values (T, C), NaN for n/a.
     Drops an unnamed first column (row numbers). Raises RunFailed bad_image with row and column of a bad cell."""
     if path.name.endswith(PTSERIES):

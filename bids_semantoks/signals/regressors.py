@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.records import Run
+from bids_semantoks.records import Bools, Floats, Run
 from bids_semantoks.signals.confounds import (
     HIGH_PASS_PERIOD,
     ConfoundsTable,
@@ -23,9 +22,6 @@ from bids_semantoks.signals.confounds import (
 )
 from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, Denoising
 
-Float64 = NDArray[np.float64]
-Bool = NDArray[np.bool_]
-
 _DISPLACEMENT: Final = "framewise_displacement"
 
 
@@ -34,11 +30,11 @@ class Regressors:
     """Regressors of one run and its kept volumes."""
 
     names: tuple[str, ...]  # (C,) columns of the confounds table, in its order
-    values: Float64  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
-    kept: Bool  # (T,) False for dummy and scrubbed volumes
-    stored: Bool  # (T,) False for volumes that the pipeline censored and left out of the image
+    values: Floats  # (T, C) in the table's units, mean not removed; finite where kept, maybe NaN elsewhere
+    kept: Bools  # (T,) False for dummy and scrubbed volumes
+    stored: Bools  # (T,) False for volumes that the pipeline censored and left out of the image
     n_dummy: int
-    framewise_displacement: Float64  # (T,) in mm; NaN where the table has none, as in the first volume
+    framewise_displacement: Floats  # (T,) in mm; NaN where the table has none, as in the first volume
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -113,14 +109,14 @@ def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
     marks = [table.read_column(name) for name in table.names if name.startswith("non_steady_state_outlier")]
     if not marks:
         return 0
-    marked: Bool = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
+    marked: Bools = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
     leading = int(marked.size if marked.all() else np.argmin(marked))
     if marked[leading:].any():
         notes.append(f"{table.path.name} marks non-steady volumes after steady ones; only leading ones are dropped.")
     return leading
 
 
-def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> Float64:
+def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> Floats:
     if fd_threshold is not None:
         table.check_columns([_DISPLACEMENT], "--fd-threshold")
     elif _DISPLACEMENT not in table.names:
@@ -253,7 +249,7 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
 
 
 def _build_without_regressors(
-    kept: Bool, stored: Bool, n_dummy: int, displacement: Float64, notes: list[str]
+    kept: Bools, stored: Bools, n_dummy: int, displacement: Floats, notes: list[str]
 ) -> Regressors:
     return Regressors(
         names=(),
@@ -266,7 +262,7 @@ def _build_without_regressors(
     )
 
 
-def _read_censored(run: Run, n_volumes: int) -> tuple[Bool, Bool, list[str]]:
+def _read_censored(run: Run, n_volumes: int) -> tuple[Bools, Bools, list[str]]:
     """Read which volumes of the run (T,) the pipeline kept, which of them are in the image, and what to say of it."""
     everything = np.ones(n_volumes, dtype=np.bool_)
     if run.confounds is None:
@@ -284,7 +280,7 @@ def _read_censored(run: Run, n_volumes: int) -> tuple[Bool, Bool, list[str]]:
     return kept, kept.copy(), [f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a."]
 
 
-def _read_denoised_displacement(run: Run, n_rows: int) -> Float64 | None:
+def _read_denoised_displacement(run: Run, n_rows: int) -> Floats | None:
     for path in run.tables:
         if run.columns:
             table = load_movement(path, run.columns, repetition_time=run.repetition_time or 1.0)

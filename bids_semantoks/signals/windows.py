@@ -12,11 +12,8 @@ from scipy.signal import butter, sosfiltfilt
 from scipy.special import gammainc
 
 from bids_semantoks.errors import RunSkipped
-from bids_semantoks.records import Windows
+from bids_semantoks.records import Bools, Floats, Windows
 from bids_semantoks.signals.cleaning import interpolate_dropped
-
-Float64 = NDArray[np.float64]
-Bool = NDArray[np.bool_]
 
 _SAME_TR: Final = 1e-6
 _LENGTH_SLACK: Final = 1e-6
@@ -31,7 +28,7 @@ _TAIL: Final = 32.0
 _STEADY: Final = 64.0
 
 
-def resample(values: Float64, source: float, target: float) -> Float64:
+def resample(values: Floats, source: float, target: float) -> Floats:
     """Resample (T, P) between repetition times in seconds; sample k is k * `target` s after the first volume.
 
     Downsampling first applies a zero-phase Butterworth low-pass (order 10, edge 0.8 of the new Nyquist frequency):
@@ -61,10 +58,10 @@ def resample(values: Float64, source: float, target: float) -> Float64:
     return resampled
 
 
-def zscore(values: Float64) -> Float64:
+def zscore(values: Floats) -> Floats:
     """Z-score each parcel of complete signals (T, P): (x - mean) / (sd + 1e-8), ddof 0; a constant gives exactly 0."""
     values = np.asarray(values, dtype=np.float64)
-    scaled: Float64 = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-8)
+    scaled: Floats = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-8)
     # Interpolation leaves rounding noise on a constant, which the small 1e-8 alone would not bring to zero.
     constant = np.ptp(values, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)
     scaled[:, constant] = 0.0
@@ -93,8 +90,8 @@ def build_windows(
     volumes (W). Raises RunSkipped too_few_kept (no volume has signals) or too_short (less than one sample).
     """
     signals = np.asarray(table, dtype=np.float64)[n_dummy:]
-    present: Bool = np.asarray(~np.isnan(signals).all(axis=0))
-    kept: Bool = np.asarray(~np.isnan(signals[:, present]).any(axis=1))
+    present: Bools = np.asarray(~np.isnan(signals).all(axis=0))
+    kept: Bools = np.asarray(~np.isnan(signals[:, present]).any(axis=1))
     if not present.any() or not kept.any():
         raise RunSkipped("too_few_kept", f"None of {len(table)} volumes has signals, no window can be cut.")
     complete = interpolate_dropped(signals[:, present], kept)
@@ -122,8 +119,8 @@ def build_windows(
 
 
 def compute_kept_share(
-    kept: Bool, repetition_time: float, onsets: Float64, duration: float | NDArray[np.float64]
-) -> Float64:
+    kept: Bools, repetition_time: float, onsets: Floats, duration: float | NDArray[np.float64]
+) -> Floats:
     """Compute the share (0 to 1) of each stretch of `duration` s from `onsets` (n,) that kept volumes (T,) cover.
     Volume t lasts from t to t + 1 repetition times."""
     edges = np.arange(kept.size + 1) * repetition_time
