@@ -45,9 +45,9 @@ from bids_semantoks.config import EncoderConfig, TrainingConfig
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
 from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import default_layout
-from bids_semantoks.training.distill import Batch, TeacherStudent, build_optimiser, train_step
+from bids_semantoks.training.distill import TeacherStudent, ViewBatch, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
-from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, find_obstacle
+from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, find_compiler_obstacle
 from bids_semantoks.training.masking import draw_masks
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 from bids_semantoks.training.schedules import Schedules, StepSettings, build_schedules
@@ -419,13 +419,13 @@ def build_our_step(
     module = build_ours(config).to(device)
     optimiser = build_optimiser(module, module.config, fused=device.type == "cuda")
     if device.type == "cuda":
-        obstacle = find_obstacle()
+        obstacle = find_compiler_obstacle()
         print(f"ours runs as it is: {obstacle}" if obstacle else "ours is compiled", flush=True)
         if not obstacle:
             module.compile_encoders()
 
     def run(is_masked: bool) -> None:
-        batch = Batch(views, masks if is_masked else None)
+        batch = ViewBatch(views, masks if is_masked else None)
         train_step(module, optimiser, [batch], build_settings(is_masked=is_masked), dtype=dtype)
 
     return run

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Final
 
 SKIP_REASONS: Final = ("too_short", "too_few_kept", "no_content", "already_done")
+
 FAILURE_REASONS: Final = (
     "no_mask",
     "no_confounds",
@@ -103,3 +105,8 @@ class RunSkipped(SemantoksError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return functools.partial(type(self), hint=self.hint), (self.reason, self.message)
+
+
+def name_some(items: Sequence[object]) -> str:
+    """List at most five items, and how many more there are, for a message."""
+    return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

@@ -143,7 +143,7 @@ def build_features(
     ]
 
 
-def find_kind(config: AppConfig) -> tuple[str, str]:
+def choose_kind(config: AppConfig) -> tuple[str, str]:
     """Choose the atlas and space labels of the stored signals to work on. Raises InputError if there are no signals,
     none of the requested kind, or several kinds to choose from."""
     kinds = find_stored_kinds(config.out_dir)
@@ -211,7 +211,7 @@ def choose_stored(config: AppConfig, *, prefers_rest: bool = True) -> tuple[str,
 
     Raises InputError if there are none, ConfigurationError if runs were made with another atlas of the same label.
     """
-    atlas, space = find_kind(config)
+    atlas, space = choose_kind(config)
     names = read_atlas_table(config.out_dir, name=atlas, space=space)
     found = find_stored_runs(config.out_dir, atlas=atlas, model="")
     stored = [run for run in found if run.entities.get("space", "") == space]

@@ -12,7 +12,7 @@ from bids_semantoks import group
 from bids_semantoks.config import AppConfig, RunningConfig, SelectionConfig, SignalsConfig
 from bids_semantoks.errors import InputError, ResourceError
 from bids_semantoks.files import write_table
-from bids_semantoks.group import find_kind
+from bids_semantoks.group import choose_kind
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
 
 
@@ -24,9 +24,9 @@ def test_space_with_and_without_resolution(tmp_path: Path, space: str) -> None:
         stem.with_suffix(".tsv").touch()
         stem.with_suffix(".json").write_text('{"Settings": {}}')
     arguments = {"bids_dir": tmp_path, "out_dir": tmp_path, "level": "group", "signals": SignalsConfig(atlas="A")}
-    assert find_kind(AppConfig(**arguments, selection=SelectionConfig(space=space))) == ("A", "MNI152NLin6Asym")  # type: ignore[arg-type]
+    assert choose_kind(AppConfig(**arguments, selection=SelectionConfig(space=space))) == ("A", "MNI152NLin6Asym")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="No signals of atlas A in fsLR"):
-        find_kind(AppConfig(**arguments, selection=SelectionConfig(space="fsLR")))  # type: ignore[arg-type]
+        choose_kind(AppConfig(**arguments, selection=SelectionConfig(space="fsLR")))  # type: ignore[arg-type]
 
 
 N_DIMS = 5

@@ -20,7 +20,7 @@ from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.group_tables import ProbeTables, build_group_table, keep_earlier_tables, write_probes
-from bids_semantoks.outputs.sidecars import find_versions, read_columns
+from bids_semantoks.outputs.sidecars import find_versions, read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
@@ -66,7 +66,7 @@ def write_results(
         "SoftwareVersions": find_versions(),
     }
     predictions = list(_list_predictions(results.phenotypes))
-    columns = tuple(read_columns("group_predictions"))
+    columns = tuple(read_column_descriptions("group_predictions"))
     own = [dict(zip(columns, row, strict=True)) for row in predictions if row[1] == results.model]
     points, shares = build_points(results.plan, stored, results.model)
     tables = ProbeTables(

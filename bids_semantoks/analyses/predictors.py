@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design
-from bids_semantoks.analyses.rows import EmbeddingFeatures, read_windows
+from bids_semantoks.analyses.rows import EmbeddingFeatures, read_window_embeddings
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.statistics.linear import cross_validate
@@ -45,7 +45,7 @@ def predict_linear(features: Features, design: Design, *, seed: int) -> Predicti
 def _predict_published(features: EmbeddingFeatures, design: Design, *, device: str, seed: int) -> Predictions:
     from bids_semantoks.analyses.published_probe import PublishedProbe, WindowTable, cross_validate_published  # noqa: PLC0415
 
-    values, row_of = read_windows(design.rows, features.label)
+    values, row_of = read_window_embeddings(design.rows, features.label)
     table = WindowTable(name=features.name, values=values, row_of=row_of)
     return cross_validate_published(PublishedProbe(table, design.target, device=device), design.splits, seed=seed)
 

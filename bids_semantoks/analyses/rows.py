@@ -74,7 +74,7 @@ def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
     )
 
 
-def read_windows(rows: Rows, model: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def read_window_embeddings(rows: Rows, model: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Read the embeddings of all windows (m, D) and the row of each (m,)."""
     parts = [list(_iterate_vectors(runs, model)) for runs in rows.runs]
     counts = [sum(map(len, part)) for part in parts]

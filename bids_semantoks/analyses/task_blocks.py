@@ -246,7 +246,7 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
         encoders["random"] = build_twin(encoder)
     blocks = embed_blocks(plan, encoders)
     blocks, target = select_types(blocks, plan.column)
-    designs, notes = build_designs(blocks, target, config, plan.families)
+    designs, notes = build_block_designs(blocks, target, config, plan.families)
     LOGGER.info("Telling %d blocks apart: %s.", len(blocks.labels), ", ".join(target.classes))
     rows = [row for design in designs for row in score_design(blocks, target, design, model, config)]
     for row in rows:
@@ -286,7 +286,7 @@ def select_types(blocks: Blocks, column: str) -> tuple[Blocks, Target]:
     return chosen, build_class_target(column, chosen.labels.tolist())
 
 
-def build_designs(
+def build_block_designs(
     blocks: Blocks, target: Target, config: AppConfig, families: Mapping[str, str]
 ) -> tuple[list[BlockDesign], list[str]]:
     """Split the blocks across participants (`families` stay together) and within each, noting why a design is missing.

@@ -15,9 +15,9 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from bids_semantoks.atlases.label_tables import LabelTable, name_some
+from bids_semantoks.atlases.label_tables import LabelTable
 from bids_semantoks.atlases.supply import Part
-from bids_semantoks.errors import AtlasError
+from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_file, hash_text, write_array
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
@@ -37,7 +37,7 @@ _N_HERE: Final = 2
 _TIE = 1e-6
 
 
-def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Read a 3-D label image: labels (X, Y, Z), 0 for none, and affine (4, 4), voxel to mm. Raises AtlasError where
     it is damaged or holds anything but labels."""
     try:
@@ -231,7 +231,7 @@ def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64])
     grid = np.zeros(shape, dtype=np.int32)
     warps: dict[Path, Warp] = {}
     for volume in atlas.volumes:
-        image, image_affine = read_labels(volume.path)
+        image, image_affine = read_label_image(volume.path)
         parcels = _build_lookup(volume, image)
         if volume.transform is not None and volume.transform not in warps:
             warps[volume.transform] = load_warp(volume.transform)
@@ -288,7 +288,7 @@ def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> N
 def load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
     """Read and check one image of an atlas; `landmarks` are by index in the table. Raises AtlasError where image,
     table and what is known of the file disagree."""
-    image, affine = read_labels(part.path)
+    image, affine = read_label_image(part.path)
     sha256 = check_file(part.path, part.sha256)
     positions = {value: position for position, value in enumerate(table.values)}
     file = part.file

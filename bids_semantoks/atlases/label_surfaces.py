@@ -21,7 +21,6 @@ from bids_semantoks.atlases.label_tables import (
     build_label,
     find_network,
     load_label_table,
-    name_some,
     rename_to_seven_networks,
 )
 from bids_semantoks.atlases.registry import (
@@ -33,7 +32,7 @@ from bids_semantoks.atlases.registry import (
     is_surface_atlas,
 )
 from bids_semantoks.atlases.supply import Part, find_local_parts
-from bids_semantoks.errors import AtlasError
+from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.images.gifti import find_hemisphere
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
@@ -41,9 +40,9 @@ from bids_semantoks.images.grayordinates import (
     Grayordinates,
     build_hemispheres,
     load_cifti,
+    read_grayordinate_rows,
     read_grayordinates,
     read_label_names,
-    read_rows,
 )
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import check_file
@@ -210,7 +209,7 @@ def _load_dlabel(path: Path) -> tuple[Grayordinates, NDArray[Any], dict[int, str
     grayordinates = read_grayordinates(file.axes[1])
     if grayordinates.size != file.shape[1]:
         raise CiftiError(f"describes {grayordinates.size} grayordinates and holds {file.shape[1]}")
-    values = np.concatenate([block[:, 0].copy() for _, block in read_rows(file)])
+    values = np.concatenate([block[:, 0].copy() for _, block in read_grayordinate_rows(file)])
     return grayordinates, values, read_label_names(file.axes[0])
 
 

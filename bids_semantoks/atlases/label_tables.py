@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.bids_names import format_label, parse_entities
-from bids_semantoks.errors import AtlasError
+from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_values, read_rows
 from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume
 
@@ -156,11 +156,6 @@ def _check_unique(items: list[str], column: str, path: Path) -> None:
     twice = [item for item, count in Counter(items).items() if count > 1]
     if twice:
         raise AtlasError(f"The atlas table {path} has these in its column {column} more than once: {name_some(twice)}.")
-
-
-def name_some(items: Sequence[object]) -> str:
-    """List at most five items, and how many more there are, for a message."""
-    return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
 
 
 def rename_to_seven_networks(table: LabelTable) -> LabelTable:

@@ -12,13 +12,7 @@ from typing import Final
 
 from bids_semantoks.atlases.label_images import load_volume
 from bids_semantoks.atlases.label_surfaces import find_surface_spaces, load_surface_entry, load_surface_files
-from bids_semantoks.atlases.label_tables import (
-    build_atlas,
-    build_label,
-    load_label_table,
-    name_some,
-    rename_to_seven_networks,
-)
+from bids_semantoks.atlases.label_tables import build_atlas, build_label, load_label_table, rename_to_seven_networks
 from bids_semantoks.atlases.registry import (
     LabelFile,
     find_entry,
@@ -29,7 +23,7 @@ from bids_semantoks.atlases.registry import (
 )
 from bids_semantoks.atlases.supply import FETCH_HINT, Part, find_local_parts, find_parts, find_transform, is_in, refuse
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.errors import AtlasError
+from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import read_json
 from bids_semantoks.records import Atlas
 from bids_semantoks.runtime.downloads import find_target

@@ -13,14 +13,13 @@ from bids_semantoks.atlases.label_tables import (
     is_numbered,
     load_label_table,
     locate_columns,
-    name_some,
     rename_columns,
     rename_to_seven_networks,
 )
 from bids_semantoks.atlases.load import find_images
 from bids_semantoks.atlases.registry import find_entry, find_places, find_registered, list_registered, load_entry
 from bids_semantoks.bids_names import format_label
-from bids_semantoks.errors import AtlasError
+from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.records import Atlas
 
 LOG = logging.getLogger(__name__)

@@ -24,9 +24,11 @@ GRID_ORIGIN: Final = (-96.0, -132.0, -78.0)
 
 # Parcels of each cortical network, left and right, in the canonical order (Vis ... Default).
 LEFT_COUNTS: Final = (31, 37, 23, 22, 13, 22, 52)
+
 RIGHT_COUNTS: Final = (30, 40, 23, 25, 13, 30, 39)
 SUBCORTEX_PER_HEMISPHERE: Final = 25
 CEREBELLUM_COUNT: Final = 7
+
 # From the back of the head to the front, so that the networks at least lie where nobody would be surprised.
 _BACK_TO_FRONT: Final = (0, 2, 1, 6, 3, 5, 4)
 
@@ -89,7 +91,7 @@ def build_anatomy() -> Anatomy:
     return anatomy
 
 
-def write_table(path: Path) -> None:
+def write_parcel_table(path: Path) -> None:
     """Write the table of parcels, in BIDS form."""
     rows = [(i + 1, parcel, network) for i, (parcel, network) in enumerate(zip(*build_table(), strict=True))]
     write_records(path, ("index", "label", "network_label"), rows)

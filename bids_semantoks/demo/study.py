@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bids_semantoks.demo.atlas import ATLAS_NAME, SPACE, build_anatomy, build_table, write_image, write_table
+from bids_semantoks.demo.atlas import ATLAS_NAME, SPACE, build_anatomy, build_table, write_image, write_parcel_table
 from bids_semantoks.demo.neural import (
     AGE_COUPLING,
     AGE_LAG,
@@ -210,7 +210,7 @@ def write_parcellated(
     participants = _start_study(out_dir, n_participants, seed, description)
     atlases = out_dir / "sourcedata" / "atlases"
     write_json(atlases / "dataset_description.json", {**description, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
-    write_table(atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv")
+    write_parcel_table(atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv")
     with threadpool_limits(1):
         for participant in participants:
             plan = plan_runs(participant, short=short)[0]

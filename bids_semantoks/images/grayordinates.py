@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 LEFT: Final = "CORTEX_LEFT"
 RIGHT: Final = "CORTEX_RIGHT"
 CEREBELLAR: Final = ("CEREBELLUM_LEFT", "CEREBELLUM_RIGHT", "CEREBELLUM")
-
 _MAX_XML: Final = 1 << 28
 _BLOCK_BYTES: Final = 4 << 20
 _MAP: Final = re.compile(rb"<MatrixIndicesMap\b[^>]*?(?:/>|>.*?</MatrixIndicesMap>)", re.DOTALL)
@@ -152,7 +151,9 @@ def load_cifti(path: Path) -> CiftiFile:
     )
 
 
-def read_rows(file: CiftiFile, wanted: NDArray[np.bool_] | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+def read_grayordinate_rows(
+    file: CiftiFile, wanted: NDArray[np.bool_] | None = None
+) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield (first row, stored numbers in native byte order) in blocks of whole rows, a few MB each.
 
     Blocks without any `wanted` row (rows,) are skipped. Copy a block to keep it: its memory is reused for the next.

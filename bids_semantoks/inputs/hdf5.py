@@ -19,9 +19,11 @@ Lengths = NDArray[np.int64]
 
 #: Atlases in the order in which the encoder reads their parcels, and parcels of each.
 ATLASES: Final = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))
+
 _PARCELS: Final = Path(__file__).parent.parent / "data" / "encoders" / "parcels457.tsv"
 _GROUP: Final = "timeseries"
 _IDS: Final = "long_subject_id"
+
 _HINT: Final = (
     "Expected timeseries/schaefer400, timeseries/tian3 and timeseries/buckner7 [participants, parcels, volumes], "
     "padded with NaN at the end, and long_subject_id [participants]."
@@ -40,7 +42,7 @@ class SignalsFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Block:
+class SignalsBlock:
     """Consecutive runs of a signals file."""
 
     start: int  # row of the first run
@@ -69,7 +71,7 @@ def open_signals(path: Path) -> SignalsFile:
 
 def iterate_blocks(
     source: SignalsFile, *, rows: Collection[int] | None = None, max_bytes: int = 64 * 2**20
-) -> Iterator[Block]:
+) -> Iterator[SignalsBlock]:
     """Yield the runs in file order, block by block, so that memory does not grow with their number.
 
     With `rows`, blocks without any of these rows are skipped. A block is at least one HDF5 chunk, whatever `max_bytes`,
@@ -84,7 +86,7 @@ def iterate_blocks(
         for start in (one for one in starts if one in wanted):
             ids = source.ids[start : start + size]
             runs = list(_read_block(source, tables, start, len(ids)))
-            yield Block(
+            yield SignalsBlock(
                 start=start,
                 ids=ids,
                 signals=tuple(run for run, _ in runs),

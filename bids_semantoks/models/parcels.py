@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.config import EncoderConfig
-from bids_semantoks.errors import ModelError
+from bids_semantoks.errors import ModelError, name_some
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 _PREFIX = "7Networks_"
-_N_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,13 +187,13 @@ def _check_names(parcels: Sequence[str]) -> None:
     foreign = [name for name in parcels if name.startswith("17Networks_")]
     if foreign:
         raise ModelError(
-            f"the atlas has parcels of the 17-network order: {_name_some(foreign)}.",
+            f"the atlas has parcels of the 17-network order: {name_some(foreign)}.",
             hint="The same parcels have another order and other networks there; use the 7-network table.",
         )
     bare = [name.removeprefix(_PREFIX) for name in parcels]
     twice = sorted({name for name in bare if bare.count(name) > 1}) if len(set(bare)) < len(bare) else []
     if twice:
-        raise ModelError(f"the atlas has parcels of the same name (leaving out {_PREFIX}): {_name_some(twice)}.")
+        raise ModelError(f"the atlas has parcels of the same name (leaving out {_PREFIX}): {name_some(twice)}.")
 
 
 def _check_networks(members: dict[str, list[int]], layout: NetworkLayout) -> None:
@@ -236,13 +235,7 @@ def _match_names(label: str, found: Sequence[str], layout: NetworkLayout, wanted
         return None
     raise ModelError(
         f"the parcels of network {label} agree only in part: the atlas lacks "
-        f"{_name_some([name for name in names if name not in position])} and has "
-        f"{_name_some([name for name in position if name not in names])} instead.",
+        f"{name_some([name for name in names if name not in position])} and has "
+        f"{name_some([name for name in position if name not in names])} instead.",
         hint="Rename the parcels that are the same; other parcels cannot take their place.",
     )
-
-
-def _name_some(names: Sequence[str]) -> str:
-    """List the first few names."""
-    rest = len(names) - _N_NAMED
-    return ", ".join(names[:_N_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.files import write_json, write_records
-from bids_semantoks.outputs.sidecars import read_columns
+from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_statuses
 
 
@@ -41,7 +41,7 @@ def write_features(
     path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
     n_dims = len(rows[0][3]) if rows else 0
     names = [f"dim{d:04d}" for d in range(1, n_dims + 1)]
-    described = read_columns("features")
+    described = read_column_descriptions("features")
     table = [(f"sub-{label}", n_runs, n_windows, *mean.tolist()) for label, n_runs, n_windows, mean in rows]
     write_records(path, (*described, *names), table)
     text = f"Mean embedding of each participant. {description}"
@@ -58,7 +58,7 @@ def write_features(
 
 def write_group_status(out_dir: Path) -> None:
     """Write ``group_status.tsv``: the status of every run that any call found."""
-    columns = read_columns("group_status")
+    columns = read_column_descriptions("group_status")
     rows = [{**status, "run": stem} for stem, status in read_statuses(out_dir)]
     path = out_dir / "group_status.tsv"
     write_records(path, tuple(columns), [[row.get(name) for name in columns] for row in rows])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import format_cell, read_json, read_rows, write_json, write_records
-from bids_semantoks.outputs.sidecars import read_columns
+from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.statistics.metrics import name_main_metric
 
 #: Described columns that hold text; the others hold numbers.
@@ -71,7 +71,7 @@ def build_group_table(name: str, rows: Iterable[Mapping[str, object]]) -> pd.Dat
 
 
 def _parse(name: str, rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    described = read_columns(name)
+    described = read_column_descriptions(name)
     columns = [*described, *(column for column in (rows[0] if rows else ()) if column not in described)]
     numbers = described.keys() - _TEXT
     cells = [[_convert(column, row[column], is_text=column not in numbers) for column in columns] for row in rows]
@@ -99,7 +99,7 @@ def write_group_table(out_dir: Path, name: str, table: pd.DataFrame, facts: Mapp
         return path
     cells = table.astype(object).where(table.notna(), None)
     write_records(path, list(table.columns), cells.to_numpy().tolist())
-    described = read_columns(name)
+    described = read_column_descriptions(name)
     sidecar = {column: described.get(column, _ADDED) for column in table.columns}
     more = {} if facts is None else {"Facts": dict(facts)}
     write_json(path.with_suffix(".json"), {**sidecar, **more}, only_if_changed=True)
@@ -126,7 +126,7 @@ def write_probes(
     """Write all tables of probes and return the path of ``group_probe.tsv``; `predictions` are those of all models."""
     path = write_group_table(out_dir, "group_probe", tables.scores, tables.facts)
     for name, rows in (("group_predictions", predictions), ("group_splits", splits)):
-        columns = read_columns(name)
+        columns = read_column_descriptions(name)
         write_records(out_dir / f"{name}.tsv", tuple(columns), list(rows))
         write_json(out_dir / f"{name}.json", columns, only_if_changed=True)
     write_group_table(out_dir, "group_strata", tables.strata)
@@ -197,7 +197,7 @@ def read_split_lines(path: Path) -> list[tuple[str, int, int, str, str]]:
         rows = read_rows(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"The splits {path} cannot be read: {error}.", hint="Expected a group_splits.tsv.") from error
-    columns = tuple(read_columns("group_splits"))
+    columns = tuple(read_column_descriptions("group_splits"))
     missing = [name for name in columns[1:] if rows and name not in rows[0]]
     if missing or not rows:
         found = f"no column {', '.join(missing)}" if rows else "no rows"

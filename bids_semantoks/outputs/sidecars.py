@@ -213,7 +213,7 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
     return not describe_differences(sidecar["Settings"], settings)
 
 
-def read_columns(table: str) -> dict[str, Any]:
+def read_column_descriptions(table: str) -> dict[str, Any]:
     """Read what the sidecar of a table says of its columns, in their order; `table` is a name in ``data/columns``."""
     columns: dict[str, Any] = read_json(Path(str(files("bids_semantoks"))) / "data" / "columns" / f"{table}.json")
     return columns

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.files import read_table, write_json, write_text
-from bids_semantoks.outputs.sidecars import read_columns
+from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.reports.figures_training import FIGURES
 
 CARD_FILE: Final = "README.md"
@@ -42,7 +42,7 @@ class TrainingLog:
             if lines[:1] == [header]:
                 kept += [line for line in lines[1:] if line.partition("\t")[0].isdecimal() and _step(line) <= step]
         write_text(self.path, "\n".join(kept) + "\n")
-        described = read_columns("training_log")
+        described = read_column_descriptions("training_log")
         meanings = {column: described[column] for column in self.columns if column in described}
         write_json(self.path.with_suffix(".json"), meanings, only_if_changed=True)
 

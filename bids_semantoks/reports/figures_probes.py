@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 #: Middle of a range, and its ends.
 Interval = tuple[float, float, float]
 

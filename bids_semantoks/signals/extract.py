@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.atlases.label_tables import name_some
 from bids_semantoks.config import SignalsConfig
-from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
+from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
 from bids_semantoks.images.volumes import Volumes, check_content, is_surface, load_volumes
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_signals, estimate_freedom

@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.atlases.label_tables import PREFIX, locate_columns, name_some
-from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.atlases.label_tables import PREFIX, locate_columns
+from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.files import read_json, read_rows
 from bids_semantoks.images.volumes import DAMAGED, check_content, is_surface, load_volumes, one_line
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run

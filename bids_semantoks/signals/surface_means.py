@@ -29,8 +29,8 @@ from bids_semantoks.images.grayordinates import (
     build_hemispheres,
     load_cifti,
     name_mesh,
+    read_grayordinate_rows,
     read_grayordinates,
-    read_rows,
     read_series_step,
 )
 from bids_semantoks.images.volumes import check_content
@@ -95,7 +95,7 @@ def _extract_cifti(file: CiftiFile, atlas: Atlas) -> ParcelMeans:
     n_used = np.zeros(n_parcels, dtype=np.int64)
     n_broken = 0
     with _damage(path):
-        for start, block in read_rows(file, labels > 0):
+        for start, block in read_grayordinate_rows(file, labels > 0):
             own = labels[start : start + len(block)]
             low, high = block.min(axis=1), block.max(axis=1)
             # A single NaN makes both of them NaN.

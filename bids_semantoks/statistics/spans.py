@@ -57,7 +57,7 @@ class TableFeatures:
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
         """Remove covariates (n, c), centre and scale by the training rows; constant features are dropped."""
-        design_train, design_test = build_designs(train, test, covariates)
+        design_train, design_test = build_covariate_designs(train, test, covariates)
         values_train, values_test = (np.asarray(self.values[rows], dtype=np.float64) for rows in (train, test))
         fit = np.linalg.pinv(design_train) @ values_train
         size = np.abs(values_train).max(axis=0, initial=0.0)
@@ -87,7 +87,7 @@ class KernelFeatures:
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
         """Centre and remove covariates (n, c) by the training rows, as for a table of unscaled features."""
-        designs = build_designs(train, test, covariates)
+        designs = build_covariate_designs(train, test, covariates)
         return rotate_kernel(self.kernel[np.ix_(train, train)], self.kernel[np.ix_(test, train)], designs)
 
 
@@ -106,7 +106,7 @@ def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Flo
     return gram
 
 
-def build_designs(train: Indices, test: Indices, covariates: Floats | None) -> tuple[Floats, Floats]:
+def build_covariate_designs(train: Indices, test: Indices, covariates: Floats | None) -> tuple[Floats, Floats]:
     """Build the regressors to remove, (rows, 1 + c): a constant, and covariates in units of the training rows.
     A covariate that is constant in the training rows becomes 0, as its effect is unknown."""
     constant = np.ones((len(train), 1)), np.ones((len(test), 1))
@@ -173,7 +173,7 @@ class TangentFeatures:
         """Fit reference and components to the training rows; centre, remove covariates (n, c), do not scale."""
         whitening = self.fit_whitening(train)
         first, second = self.compute_vectors(train, whitening), self.compute_vectors(test, whitening)
-        designs = build_designs(train, test, covariates)
+        designs = build_covariate_designs(train, test, covariates)
         return rotate_kernel(first @ first.T, second @ first.T, designs)
 
     def fit_whitening(self, train: Indices) -> Floats:

@@ -45,7 +45,7 @@ class Losses(NamedTuple):
     cosine: Tensor  # mean between one view's teacher and the other's student, class tokens
 
 
-class Batch(NamedTuple):
+class ViewBatch(NamedTuple):
     """Encoder inputs of one batch, or of one accumulated part of it."""
 
     views: Tensor  # (2B, P, W) float32: all first views, then all second ones
@@ -196,7 +196,7 @@ def build_optimiser(module: TeacherStudent, config: TrainingConfig, *, fused: bo
 def train_step(
     wrapped: nn.Module,
     optimiser: torch.optim.Optimizer,
-    parts: Sequence[Batch],
+    parts: Sequence[ViewBatch],
     settings: StepSettings,
     *,
     dtype: torch.dtype | None = None,

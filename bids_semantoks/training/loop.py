@@ -149,7 +149,7 @@ class Pretraining:
 
     def _wrap(self) -> None:
         if self.device.type == "cuda":
-            obstacle = find_obstacle()
+            obstacle = find_compiler_obstacle()
             if obstacle:
                 LOGGER.warning("%s, so the encoder is not compiled and training is slower.", obstacle)
             else:
@@ -261,7 +261,7 @@ def watch_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def find_obstacle() -> str:
+def find_compiler_obstacle() -> str:
     """Describe what keeps `torch.compile` from compiling for a GPU, as the start of a sentence; empty if nothing does.
 
     Triton launches kernels through a small C module, built against the headers of Python at run time.

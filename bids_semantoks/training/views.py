@@ -150,7 +150,7 @@ class ViewCutter:
         shortest = encoder.window - encoder.patch
         self.has_absent = not view.present.all() or int(view.lengths.min()) <= shortest
 
-    def cut(self, batch: batches.Batch, number: int, part: int, *, is_masked: bool) -> distill.Batch:
+    def cut(self, batch: batches.Batch, number: int, part: int, *, is_masked: bool) -> distill.ViewBatch:
         """Draw two views of each run, their masks and absent tokens, fixed by seed, batch `number` and `part`."""
         seed = compute_seed(self.seed, batches.VIEW_STREAM, number, part)
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -171,4 +171,4 @@ class ViewCutter:
         if self.has_absent:
             n_real, present = torch.cat([n for _, n in pair]), batch.present.repeat(2, 1)
             absent = find_absent(n_real, present, rows=self.membership, patch=config.patch, n_patches=config.n_patches)
-        return distill.Batch(views, masks, absent)
+        return distill.ViewBatch(views, masks, absent)

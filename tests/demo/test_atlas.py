@@ -8,7 +8,7 @@ import numpy as np
 
 import bids_semantoks
 from bids_semantoks.atlases.load import load_atlas
-from bids_semantoks.demo.atlas import build_affine, build_anatomy, build_table, write_image, write_table
+from bids_semantoks.demo.atlas import build_affine, build_anatomy, build_table, write_image, write_parcel_table
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 SHIPPED = Path(bids_semantoks.__file__).parent / "data" / "atlases"
@@ -19,7 +19,7 @@ STEM = "tpl-MNI152NLin2009cAsym_atlas-Demo457_dseg"
 
 def test_shipped_atlas_is_what_the_code_makes(tmp_path):
     write_image(tmp_path / f"{STEM}.nii.gz", build_anatomy().labels)
-    write_table(tmp_path / f"{STEM}.tsv")
+    write_parcel_table(tmp_path / f"{STEM}.tsv")
     assert (tmp_path / f"{STEM}.tsv").read_bytes() == (SHIPPED / f"{STEM}.tsv").read_bytes()
     made, shipped = ((folder / f"{STEM}.nii.gz").read_bytes() for folder in (tmp_path, SHIPPED))
     assert gzip.decompress(made) == gzip.decompress(shipped)

@@ -13,7 +13,7 @@ from bids_semantoks.models.checkpoints import assign_tensors
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
 from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.models.parcels import NetworkLayout
-from bids_semantoks.training.distill import Batch, TeacherStudent
+from bids_semantoks.training.distill import TeacherStudent, ViewBatch
 
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
 
@@ -68,7 +68,7 @@ def make_batch(n=5, *, is_masked=True, seed=0):
     views = torch.randn(2 * n, 13, 60, generator=generator)
     masks = torch.rand(2 * n, 3, 3, generator=generator) < 0.6
     masks[:, 0, 0] = True
-    return Batch(views, masks if is_masked else None)
+    return ViewBatch(views, masks if is_masked else None)
 
 
 def copy_parameters(module):

@@ -13,9 +13,9 @@ from nibabel.cifti2 import SeriesAxis
 from bids_semantoks.images.grayordinates import (
     CiftiError,
     load_cifti,
+    read_grayordinate_rows,
     read_grayordinates,
     read_label_names,
-    read_rows,
     read_series_step,
 )
 
@@ -71,7 +71,7 @@ def test_rows_are_the_stored_numbers(tmp_path, dtype, monkeypatch):
     values = made.build_series(len(axis)).round(0)
     path = made.write_dtseries(tmp_path / "a.dtseries.nii", values, axis, dtype=dtype)
     file = load_cifti(path)
-    stored = np.concatenate([block.copy() for _, block in read_rows(file)])
+    stored = np.concatenate([block.copy() for _, block in read_grayordinate_rows(file)])
     assert stored.dtype == np.dtype(dtype)
     np.testing.assert_allclose(stored.T * file.slope + file.intercept, nib.load(path).get_fdata(), rtol=1e-6)
 
@@ -82,7 +82,7 @@ def test_blocks_without_wanted_rows_are_not_read(tmp_path, monkeypatch):
     file = load_cifti(made.write_dtseries(tmp_path / "a.dtseries.nii", made.build_series(len(axis)), axis))
     wanted = np.zeros(len(axis), dtype=bool)
     wanted[[13, 57]] = True
-    assert [start for start, _ in read_rows(file, wanted)] == [10, 50]
+    assert [start for start, _ in read_grayordinate_rows(file, wanted)] == [10, 50]
 
 
 def test_kinds_of_axes_and_names_of_labels(tmp_path):
@@ -117,7 +117,7 @@ def test_a_file_that_ends_early_says_how_far_it_goes(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) - 3 * made.T * 4 - 1])
     with pytest.raises(CiftiError, match=f"ends after {len(axis) - 4} of {len(axis)} rows"):
-        next(read_rows(load_cifti(path)))
+        next(read_grayordinate_rows(load_cifti(path)))
 
 
 def test_what_is_no_cifti_is_refused(tmp_path):
@@ -174,4 +174,4 @@ def test_the_real_grayordinates_are_those_that_nibabel_reads(tmp_path):
     nib.save(nib.Cifti2Image(values, (SeriesAxis(0.0, 0.72, 3), axis)), path)
     file = load_cifti(path)
     check_same_axis(read_grayordinates(file.axes[1]), axis)
-    np.testing.assert_array_equal(np.concatenate([block.copy() for _, block in read_rows(file)]).T, values)
+    np.testing.assert_array_equal(np.concatenate([block.copy() for _, block in read_grayordinate_rows(file)]).T, values)

@@ -30,12 +30,12 @@ def add_compiler(folder, name):
 
 @pytest.mark.parametrize("name", ["gcc", "clang"])
 def test_compiler_and_headers_are_needed(tools, name):
-    assert loop.find_obstacle() == "No C compiler is there"
+    assert loop.find_compiler_obstacle() == "No C compiler is there"
     add_compiler(tools, name)
     assert shutil.which(name) is not None
-    assert loop.find_obstacle() == f"The headers of Python are not in {tools / 'include'} (python3-dev)"
+    assert loop.find_compiler_obstacle() == f"The headers of Python are not in {tools / 'include'} (python3-dev)"
     (tools / "include" / "Python.h").touch()
-    assert loop.find_obstacle() == ""
+    assert loop.find_compiler_obstacle() == ""
 
 
 def test_headers_of_the_python_of_debian(tools, monkeypatch):
@@ -44,20 +44,20 @@ def test_headers_of_the_python_of_debian(tools, monkeypatch):
     folders = {"posix_local": tools / "local", "posix_prefix": tools / "include"}
     monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: "posix_local")
     monkeypatch.setattr(sysconfig, "get_paths", lambda scheme="posix_local": {"include": str(folders[scheme])})
-    assert loop.find_obstacle() == f"The headers of Python are not in {tools / 'include'} (python3-dev)"
+    assert loop.find_compiler_obstacle() == f"The headers of Python are not in {tools / 'include'} (python3-dev)"
     (tools / "include" / "Python.h").touch()
-    assert loop.find_obstacle() == ""
+    assert loop.find_compiler_obstacle() == ""
 
 
 def test_the_compiler_that_cc_names_counts(tools, monkeypatch):
     (tools / "include" / "Python.h").touch()
     add_compiler(tools, "icx")
-    assert loop.find_obstacle() == "No C compiler is there"
+    assert loop.find_compiler_obstacle() == "No C compiler is there"
     monkeypatch.setenv("CC", "icx -O2")
-    assert loop.find_obstacle() == ""
+    assert loop.find_compiler_obstacle() == ""
     add_compiler(tools, "gcc")
     monkeypatch.setenv("CC", "absent")
-    assert loop.find_obstacle() == "No C compiler is there"
+    assert loop.find_compiler_obstacle() == "No C compiler is there"
 
 
 @pytest.mark.parametrize(("device", "is_compiled"), [("cuda", True), ("cpu", False)])

@@ -13,7 +13,7 @@ from helpers.training_models import (
 )
 
 from bids_semantoks.config import TrainingConfig
-from bids_semantoks.training.distill import Batch, build_optimiser, train_step
+from bids_semantoks.training.distill import ViewBatch, build_optimiser, train_step
 from bids_semantoks.training.schedules import StepSettings
 
 N, K, P, W = 3, 3, 13, 60
@@ -56,7 +56,7 @@ class TestParity:
         module = load_parity()
         golden, views, masks = read_golden()
         settings = StepSettings(1e-3, 0.05, float(golden["step_momentum"]), 0.3, True)
-        report = train_step(module, build_optimiser(module, TrainingConfig()), [Batch(views, masks)], settings)
+        report = train_step(module, build_optimiser(module, TrainingConfig()), [ViewBatch(views, masks)], settings)
         assert report.is_done
         assert float(report.losses.total) == pytest.approx(float(golden["step_loss"]), abs=1e-6)
         assert float(report.gradient_norm) == pytest.approx(float(golden["step_grad_norm"]), abs=5e-5)
@@ -75,7 +75,7 @@ class TestParity:
         module = load_parity().double()
         golden, views, masks = read_golden()
         settings = StepSettings(1e-3, 0.05, float(golden["step_momentum"]), 0.3, True)
-        train_step(module, build_optimiser(module, TrainingConfig()), [Batch(views.double(), masks)], settings)
+        train_step(module, build_optimiser(module, TrainingConfig()), [ViewBatch(views.double(), masks)], settings)
         with torch.no_grad():
             student = module.student(torch.from_numpy(golden["x"]).double()).tokens.numpy()
         assert (np.abs(student - golden["after_step_student_tokens"]) > 5e-5).sum() <= 1
@@ -94,7 +94,7 @@ class TestAbsentData:
     def test_against_numpy(self):
         n, batch, absent = 5, make_batch(), hide(5, network=2, patches=2)
         module = build_small().double()
-        batch = Batch(batch.views.double(), batch.masks, absent)
+        batch = ViewBatch(batch.views.double(), batch.masks, absent)
         with torch.no_grad():
             losses = module(*batch, ttr_weight=0.3)
             student = module.student(batch.views, batch.masks | absent).tokens
@@ -165,7 +165,7 @@ class TestRanks:
         for size in sizes:
             rows = [start + i for i in range(size)]
             rows += [n + row for row in rows]
-            shards.append(Batch(*(None if part is None else part[rows] for part in batch)))
+            shards.append(ViewBatch(*(None if part is None else part[rows] for part in batch)))
             start += size
         messages = []
         module = build_small(all_reduce=lambda message: messages.append(message.detach()) or message)
@@ -236,7 +236,7 @@ class TestGradients:
         rows = 13 if changes.get("spatial") == "parcel" else 1 if "spatial" in changes else 3
         masks = torch.rand(10, rows, W // changes.get("patch", 20), generator=torch.Generator().manual_seed(0)) < 0.6
         before = copy_parameters(module)
-        report = train_step(module, optimiser, [Batch(views, masks)], SETTINGS)
+        report = train_step(module, optimiser, [ViewBatch(views, masks)], SETTINGS)
         assert all(value.isfinite() for value in report.losses)
         after = copy_parameters(module)
         for name, value in module.named_parameters():
