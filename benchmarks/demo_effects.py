@@ -114,9 +114,7 @@ def measure(features: NDArray[np.float64], people: Sequence[Participant]) -> tup
 
 
 def _predict(
-    scores: NDArray[np.float64],
-    target: NDArray[np.float64],
-    folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    scores: NDArray[np.float64], target: NDArray[np.float64], folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 ) -> NDArray[np.float64]:
     predicted = np.empty(len(target))
     for train, test in folds:

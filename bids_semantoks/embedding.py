@@ -112,12 +112,7 @@ def build_run_encoder(
     loaded = load_encoder(config.model, atlas=(parcels, networks), seed=seed)
     match = match_parcels(parcels, networks, loaded.layout)
     frozen = FrozenEncoder(
-        loaded,
-        match,
-        device=device,
-        precision=config.precision,
-        batch_size=config.batch_size,
-        pooling=config.pooling,
+        loaded, match, device=device, precision=config.precision, batch_size=config.batch_size, pooling=config.pooling
     )
     return RunEncoder(loaded=loaded, frozen=frozen, config=config, seed=seed)
 

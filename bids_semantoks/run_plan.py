@@ -115,8 +115,7 @@ def check_kept_time(sidecar: Mapping[str, Any], signals: SignalsConfig) -> None:
     # A product of binary fractions may fall short of the same time written in decimals.
     if kept < signals.min_time * (1 - 1e-9):
         raise RunSkipped(
-            "too_few_kept",
-            f"{kept:.0f} s of kept data, less than the {signals.min_time:g} s of --min-time.",
+            "too_few_kept", f"{kept:.0f} s of kept data, less than the {signals.min_time:g} s of --min-time."
         )
 
 

@@ -177,10 +177,7 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
             "FILE": "[[NIPOPPY_DPATH_CONTAINERS]]/[[PIPELINE_NAME]]_[[PIPELINE_VERSION]].sif",
             "URI": f"docker://{IMAGE}:[[PIPELINE_VERSION]]",
         },
-        "CONTAINER_CONFIG": {
-            "ARGS": ["--no-home"],
-            "BIND_PATHS": ["[[ATLAS_DIR]]", "[[MODEL]]"],
-        },
+        "CONTAINER_CONFIG": {"ARGS": ["--no-home"], "BIND_PATHS": ["[[ATLAS_DIR]]", "[[MODEL]]"]},
         "STEPS": [step, group],
         "VARIABLES": {
             "FMRIPREP_VERSION": "Version of fMRIPrep whose output in this dataset is read.",

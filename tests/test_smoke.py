@@ -31,9 +31,7 @@ def test_every_run_is_accounted_for(outputs):
     (short,) = [stem for stem, status in statuses.items() if status["reason"] == "too_short"]
     assert "run-2" in short
     for status in statuses.values():
-        assert set(status) == {
-            *("status", "reason", "message", "seconds", "peak_rss_mb", "device", "config_hash"),
-        }
+        assert set(status) == {*("status", "reason", "message", "seconds", "peak_rss_mb", "device", "config_hash")}
     names = {path.name for path in outputs.rglob("*_embedding.tsv")}
     assert len(names) == N_OK
     assert any("acq-AP" in name for name in names)

@@ -125,10 +125,7 @@ class Finetuning:
         model = TunedEncoder(self.encoder, n_outputs, pooling=self.pooling, seed=seed).to(self.device)
         size = min(recipe.batch_size, len(split.train))
         groups = build_parameter_groups(
-            model,
-            rate=rate * size / REFERENCE_BATCH,
-            layer_decay=recipe.layer_decay,
-            weight_decay=recipe.weight_decay,
+            model, rate=rate * size / REFERENCE_BATCH, layer_decay=recipe.layer_decay, weight_decay=recipe.weight_decay
         )
         optimiser = torch.optim.AdamW(groups)
         peaks = [group["lr"] for group in groups]

@@ -78,10 +78,7 @@ class Prober:
             _add(results, tuned.predictions.model, tuned, results[self.model])
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
         return PhenotypeResult(
-            phenotype=phenotype,
-            design=design,
-            models=results,
-            n_pretrained=count_pretrained(tested, *self.encoders),
+            phenotype=phenotype, design=design, models=results, n_pretrained=count_pretrained(tested, *self.encoders)
         )
 
     def _build_own_models(self, design: Design) -> dict[str, tuple[Features, ...]]:

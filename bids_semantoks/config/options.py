@@ -49,11 +49,7 @@ def from_json(kind: type[ConfigT], values: dict[str, Any], *, where: str = "conf
     Raises ConfigurationError for unknown keys and for values of another type than their field."""
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
-    check(
-        not unknown,
-        f"{where} has unknown keys: {', '.join(unknown)}.",
-        f"Known keys: {', '.join(sorted(hints))}.",
-    )
+    check(not unknown, f"{where} has unknown keys: {', '.join(unknown)}.", f"Known keys: {', '.join(sorted(hints))}.")
     arguments = {key: _from_plain(hints[key], value, f"{where}: {key}") for key, value in values.items()}
     return kind(**arguments)
 

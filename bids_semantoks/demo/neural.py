@@ -139,10 +139,7 @@ def simulate_signals(
 
 
 def colour(
-    white: NDArray[np.float64],
-    repetition_time: float,
-    frequency: NDArray[np.float64],
-    lag: NDArray[np.float64],
+    white: NDArray[np.float64], repetition_time: float, frequency: NDArray[np.float64], lag: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Filter white noise (T, S) to a broad neural bump seen through blood flow, of expected variance 1.
 

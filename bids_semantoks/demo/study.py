@@ -170,10 +170,7 @@ def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Sc
     write_image(Path(f"{spatial}_boldref.nii.gz"), fill_image(reference)[..., 0], slope=slope)
     raw = _find_func(Path(), participant, plan) / f"{stem}_bold.nii.gz"
     sources = {
-        "Sources": [
-            f"bids:raw:{raw.as_posix()}",
-            f"bids:templateflow:tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz",
-        ]
+        "Sources": [f"bids:raw:{raw.as_posix()}", f"bids:templateflow:tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz"]
     }
     timing = {
         "RepetitionTime": plan.repetition_time,

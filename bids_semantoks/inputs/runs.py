@@ -81,11 +81,7 @@ def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
 
 
 def find_runs(
-    dataset: Dataset,
-    selection: SelectionConfig,
-    participants: Sequence[str],
-    *,
-    preferred_spaces: tuple[str, ...] = (),
+    dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, preferred_spaces: tuple[str, ...] = ()
 ) -> tuple[Run, ...]:
     """List the runs to process in one space, in natural order of their entities.
 
@@ -198,10 +194,7 @@ def find_candidates(
             ]
     if not chosen:
         named = " and ".join(f"{what} {', '.join(asked)}" for what, _, asked in list_asked(selection) if asked)
-        raise InputError(
-            f"No run in {where} has {named} together.",
-            hint="Each of them is there, but not in one run.",
-        )
+        raise InputError(f"No run in {where} has {named} together.", hint="Each of them is there, but not in one run.")
     return _apply_filter(chosen, selection.bids_filter_file)
 
 
@@ -238,10 +231,7 @@ def _apply_filter(found: list[Candidate], path: Path | None) -> list[Candidate]:
                 values.setdefault(key, set()).add(value)
         there = "; ".join(f"{key} {', '.join(sorted_naturally(labels))}" for key, labels in values.items())
         what = "tables of series" if found[0].derivative.kind == "parcellated" else "BOLD images"
-        raise InputError(
-            f"Filter file {path} matches none of {len(found)} {what}.",
-            hint=f"Entities found: {there}.",
-        )
+        raise InputError(f"Filter file {path} matches none of {len(found)} {what}.", hint=f"Entities found: {there}.")
     return kept
 
 

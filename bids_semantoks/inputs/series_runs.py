@@ -55,10 +55,7 @@ def find_series(
 
 
 def _ask_raw(
-    runs: Sequence[Run],
-    chosen: Sequence[Candidate],
-    inherited: Mapping[Path, tuple[BidsFile, ...]],
-    root: Path,
+    runs: Sequence[Run], chosen: Sequence[Candidate], inherited: Mapping[Path, tuple[BidsFile, ...]], root: Path
 ) -> list[Run]:
     """Look up in the raw dataset's sidecars the repetition times missing beside the series."""
     at_root = find_root_sidecars(root)

@@ -114,7 +114,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise ModelError(
             f"{path} holds more than tensors and plain values{f' ({found[1]})' if found else ''}: such a file may run "
-            "code when it is opened, so it was refused and nothing in it was executed.",
+            "code when it is opened, so it was refused and nothing in it was executed."
         ) from error
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

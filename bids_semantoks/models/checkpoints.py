@@ -48,11 +48,7 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    directory: Path,
-    encoder: Encoder,
-    *,
-    head: ProjectionHead | None = None,
-    details: Mapping[str, Any] | None = None,
+    directory: Path, encoder: Encoder, *, head: ProjectionHead | None = None, details: Mapping[str, Any] | None = None
 ) -> str:
     """Write an encoder atomically into `directory`, creating it, and return the SHA-256 of the weights file.
 

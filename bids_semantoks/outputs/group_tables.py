@@ -117,11 +117,7 @@ def read_group_table(path: Path) -> pd.DataFrame:
 
 
 def write_probes(
-    out_dir: Path,
-    tables: ProbeTables,
-    *,
-    predictions: Iterable[Sequence[object]],
-    splits: Iterable[Sequence[object]],
+    out_dir: Path, tables: ProbeTables, *, predictions: Iterable[Sequence[object]], splits: Iterable[Sequence[object]]
 ) -> Path:
     """Write all tables of probes and return the path of ``group_probe.tsv``; `predictions` are those of all models."""
     path = write_group_table(out_dir, "group_probe", tables.scores, tables.facts)

@@ -52,11 +52,7 @@ def _standardise_run(
 ) -> PackedRun:
     values, present = standardise(table, repetition_time=repetition_time, n_dummy=n_dummy, target=target)
     return PackedRun(
-        key=source.key,
-        participant=source.participant,
-        repetition_time=repetition_time,
-        values=values,
-        present=present,
+        key=source.key, participant=source.participant, repetition_time=repetition_time, values=values, present=present
     )
 
 

@@ -32,11 +32,7 @@ class FitItem:
     words: str  # reason for the level
 
 
-def judge_fit(
-    signals: Mapping[str, Any],
-    embedding: Mapping[str, Any],
-    coverage: NDArray[np.float64],
-) -> list[FitItem]:
+def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage: NDArray[np.float64]) -> list[FitItem]:
     """Judge repetition time, length, band, coverage and networks of a run by its sidecars.
 
     `coverage` (P,) is the share of each parcel that has data, NaN if unknown. Limits come from the encoder's own

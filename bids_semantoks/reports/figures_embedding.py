@@ -145,11 +145,7 @@ def compute_stability(
     both = compute_cosines(np.vstack([windows, means])) if others else compute_cosines(windows)
     n = windows.shape[0]
     return Stability(
-        cosines=both[:n, :n],
-        runs=runs,
-        labels=tuple(labels),
-        others=both[:n, n:].ravel(),
-        is_centred=is_centred,
+        cosines=both[:n, :n], runs=runs, labels=tuple(labels), others=both[:n, n:].ravel(), is_centred=is_centred
     )
 
 

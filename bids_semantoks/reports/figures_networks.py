@@ -130,10 +130,7 @@ def draw_connectivity(matrix: NDArray[np.float64], networks: NetworkOrder) -> Fi
 
 
 def draw_coverage(
-    coverage: NDArray[np.float64],
-    present: NDArray[np.bool_],
-    networks: NetworkOrder,
-    grid: NDArray[np.int32] | None,
+    coverage: NDArray[np.float64], present: NDArray[np.bool_], networks: NetworkOrder, grid: NDArray[np.int32] | None
 ) -> Figure:
     """Draw the coverage of each parcel on slices (if there is a grid) and by network.
 

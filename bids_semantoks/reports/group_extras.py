@@ -130,14 +130,7 @@ def build_scaling_section(out_dir: Path) -> Section | None:
         short="Scaling",
         sentences=_describe_scaling(facts),
         pictures=[picture],
-        columns=[
-            "phenotype",
-            "participants",
-            "encoders",
-            "score",
-            "gain [over people]",
-            "[over seeds]",
-        ],
+        columns=["phenotype", "participants", "encoders", "score", "gain [over people]", "[over seeds]"],
         lines=_list_scaling(table, facts["Fits"]),
     )
 

@@ -210,8 +210,7 @@ def _build_importance(stored: ProbeTables, encoder: Any) -> Section | None:
                 "adjusted for the number of networks; the adjusted p values are in group_probe.tsv). Networks share "
                 "what they know: one that can be spared may still know much.",
                 data=render_figure(
-                    "networks",
-                    lambda: draw_importance(networks, label=label, chance=encoder.chance, whole=whole),
+                    "networks", lambda: draw_importance(networks, label=label, chance=encoder.chance, whole=whole)
                 ),
             )
         ],

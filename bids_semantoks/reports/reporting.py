@@ -187,12 +187,7 @@ def _redraw_run(paths: OutputPaths, sidecar: dict[str, Any], entities: Mapping[s
 
 
 def draw_signals(
-    paths: OutputPaths,
-    atlas: Atlas,
-    signals: ParcelSignals,
-    *,
-    threshold: float | None,
-    grid: NDArray[np.int32] | None,
+    paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, *, threshold: float | None, grid: NDArray[np.int32] | None
 ) -> None:
     """Draw the signal figures from memory; `threshold` for scrubbing in mm, `grid` from `build_picture_grid`."""
     networks = sort_by_network(atlas.networks)

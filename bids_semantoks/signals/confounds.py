@@ -60,10 +60,7 @@ class ConfoundsTable:
         missing = [name for name in names if name not in self._index]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            self.refuse(
-                f"lacks {', '.join(missing[:5])}{more}, needed for {why}",
-                hint=self._hint,
-            )
+            self.refuse(f"lacks {', '.join(missing[:5])}{more}, needed for {why}", hint=self._hint)
 
     def read_cells(self, name: str) -> tuple[str, ...]:
         """Return the cells (T,) of an existing column as text."""

@@ -134,12 +134,7 @@ def compute_permutation_test(
 
 
 def _predict(
-    features: Features,
-    rows: Indices,
-    codes: Floats,
-    covariates: Floats | None,
-    groups: NDArray[Any] | None,
-    seed: int,
+    features: Features, rows: Indices, codes: Floats, covariates: Floats | None, groups: NDArray[Any] | None, seed: int
 ) -> tuple[Floats, Indices]:
     splitter: Any = KFold(n_splits=5, shuffle=True, random_state=seed)
     if groups is not None:

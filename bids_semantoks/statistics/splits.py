@@ -53,12 +53,7 @@ def compute_strata(values: NDArray[np.float64], *, is_class: bool, n_folds: int 
 
 
 def build_splits(
-    strata: Indices,
-    *,
-    groups: NDArray[Any] | None = None,
-    n_repeats: int = 10,
-    n_folds: int = 5,
-    seed: int = 0,
+    strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, n_folds: int = 5, seed: int = 0
 ) -> tuple[Split, ...]:
     """Divide the rows into stratified folds, repetition r shuffled with seed `seed` + r; rows at -1 are left out.
 

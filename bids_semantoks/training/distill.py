@@ -62,12 +62,7 @@ class TeacherStudent(nn.Module):
     """
 
     def __init__(
-        self,
-        student: Encoder,
-        head: ProjectionHead,
-        config: TrainingConfig,
-        *,
-        all_reduce: AllReduce | None = None,
+        self, student: Encoder, head: ProjectionHead, config: TrainingConfig, *, all_reduce: AllReduce | None = None
     ) -> None:
         super().__init__()
         self.config = config

@@ -78,12 +78,7 @@ def cut_views(signals: Tensor, lengths: Tensor, present: Tensor, starts: Tensor,
 
 
 def augment(
-    views: Tensor,
-    n_real: Tensor,
-    present: Tensor,
-    *,
-    levels: tuple[int, int, int, int],
-    generator: torch.Generator,
+    views: Tensor, n_real: Tensor, present: Tensor, *, levels: tuple[int, int, int, int], generator: torch.Generator
 ) -> Tensor:
     """Zero some parcels, zero a block of volumes, scale and add noise to views (B, P, W); level 0 skips a step.
 

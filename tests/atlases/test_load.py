@@ -363,10 +363,7 @@ def write_entry(folder, **changes):
     content = {
         "name": "Pair",
         "table": "parcels.tsv",
-        "spaces": [
-            {"space": "MNI305", "alternatives": [missing]},
-            {"space": SPACE, "alternatives": [missing, parts]},
-        ],
+        "spaces": [{"space": "MNI305", "alternatives": [missing]}, {"space": SPACE, "alternatives": [missing, parts]}],
     }
     path = folder / "Pair.json"
     path.write_text(json.dumps(content | changes))

@@ -18,10 +18,7 @@ from bids_semantoks.training.distill import TeacherStudent, ViewBatch
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
 
 
-SMALL_LAYOUT = NetworkLayout(
-    network_names=("Vis", "Limbic", "Other"),
-    networks=(0, 0, 1, 0, 1, 2, 2, 0, 1, 2, 2, 2, 2),
-)
+SMALL_LAYOUT = NetworkLayout(network_names=("Vis", "Limbic", "Other"), networks=(0, 0, 1, 0, 1, 2, 2, 0, 1, 2, 2, 2, 2))
 
 
 SMALL_SIZES = {"window": 60, "patch": 20, "width": 32, "head_width": 16, "depth": 2, "head_hidden": 48, "head_out": 24}

@@ -140,10 +140,7 @@ def spell(values: dict[str, Any]) -> None:
     ],
 )
 def test_another_layout_is_refused(
-    tmp_path: Path,
-    values: dict[str, np.ndarray[Any, Any]],
-    damage: Callable[[dict[str, Any]], None],
-    message: str,
+    tmp_path: Path, values: dict[str, np.ndarray[Any, Any]], damage: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     damage(values)
     with pytest.raises(InputError, match=message):
@@ -174,13 +171,7 @@ def test_ids_are_needed(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]])
 )
 @pytest.mark.parametrize("max_bytes", [1, 2**20])
 def test_a_run_with_a_problem_spoils_no_other(
-    tmp_path: Path,
-    atlas: str,
-    place: Any,
-    value: float,
-    row: int,
-    problem: str,
-    max_bytes: int,
+    tmp_path: Path, atlas: str, place: Any, value: float, row: int, problem: str, max_bytes: int
 ) -> None:
     values = make_values()
     values[atlas][place] = value

@@ -8,16 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.trees import (
-    C2009,
-    FMRIPREP,
-    LIN6,
-    runs_of,
-    write_description,
-    write_files,
-    write_fmriprep,
-    write_run,
-)
+from helpers.trees import C2009, FMRIPREP, LIN6, runs_of, write_description, write_files, write_fmriprep, write_run
 
 BOLD = f"sub-01_ses-1_task-rest_space-{C2009}_desc-preproc_bold"
 

@@ -149,10 +149,7 @@ def test_unnamed_networks_keep_the_order_of_their_parcels(content, save):
     ("edit", "message"),
     [
         (lambda k, v: None if k.startswith("teacher") else v, "holds no teacher_encoder, found student_encoder"),
-        (
-            lambda k, v: None if k == "teacher_encoder.norm.bias" else v,
-            r"lacks teacher_encoder\.norm\.bias",
-        ),
+        (lambda k, v: None if k == "teacher_encoder.norm.bias" else v, r"lacks teacher_encoder\.norm\.bias"),
         (
             lambda k, v: v[..., :5] if k == "teacher_encoder.inter_network_transformer.cls_token" else v,
             r"cls_token has shape \(5,\) instead of \(64,\)",

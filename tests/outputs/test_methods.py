@@ -67,22 +67,10 @@ EMBEDDING = {
 PRETRAINING = {"data": {"runs": 31, "participants": 29, "hours": 3.25}, "recipe": {"mask_ratio": [0.65, 0.85]}}
 
 
-PROBING = {
-    "probe": ["age"],
-    "protocol": "nested",
-    "n_repeats": 17,
-    "n_permutations": 213,
-    "baselines": ["pearson"],
-}
+PROBING = {"probe": ["age"], "protocol": "nested", "n_repeats": 17, "n_permutations": 213, "baselines": ["pearson"]}
 
 
-ALL = {
-    "versions": VERSIONS,
-    "signals": SIGNALS,
-    "embedding": EMBEDDING,
-    "pretraining": PRETRAINING,
-    "probing": PROBING,
-}
+ALL = {"versions": VERSIONS, "signals": SIGNALS, "embedding": EMBEDDING, "pretraining": PRETRAINING, "probing": PROBING}
 
 
 def read_own_bibliography():

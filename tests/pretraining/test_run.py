@@ -51,7 +51,7 @@ def test_an_encoder_and_what_belongs_to_it_is_written(trained):
     out, text = trained
     directory = out / "encoders" / "tiny"
     assert {path.name for path in directory.iterdir()} == {
-        *("config.json", "model.safetensors", "training_log.tsv", "training_log.json", "README.md", "figures"),
+        *("config.json", "model.safetensors", "training_log.tsv", "training_log.json", "README.md", "figures")
     }
     assert {path.name for path in (directory / "figures").iterdir()} == {"training.svg", "kernels.svg", "networks.svg"}
     assert "Pretraining tiny on 6 runs of 4 participants: 2 epochs of 2 steps, fp32 on cpu." in text

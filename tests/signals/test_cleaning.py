@@ -326,13 +326,7 @@ def test_zscore_of_a_constant_is_zero_even_after_resampling():
 
 @pytest.mark.parametrize(
     ("n_volumes", "n_windows", "starts"),
-    [
-        (200, 8, [0, 14, 28, 42, 57, 71, 85, 100]),
-        (103, 8, [0, 1, 2, 3]),
-        (100, 8, [0]),
-        (60, 8, [0]),
-        (200, 1, [0]),
-    ],
+    [(200, 8, [0, 14, 28, 42, 57, 71, 85, 100]), (103, 8, [0, 1, 2, 3]), (100, 8, [0]), (60, 8, [0]), (200, 1, [0])],
 )
 def test_window_starts(n_volumes, n_windows, starts):
     found = window_starts(n_volumes, 100, n_windows)

@@ -84,11 +84,7 @@ def test_presets_have_their_names_and_a_description():
 
 def test_options_are_complete_and_never_nilearns_aroma_default():
     assert dict(load_denoising("ica_aroma").options) == {"wm_csf": "basic", "ica_aroma": "basic"}
-    assert dict(load_denoising("compcor").options) == {
-        "motion": "full",
-        "compcor": "anat_combined",
-        "n_compcor": "all",
-    }
+    assert dict(load_denoising("compcor").options) == {"motion": "full", "compcor": "anat_combined", "n_compcor": "all"}
 
 
 def test_unknown_preset_lists_all_and_names_the_nearest():
@@ -215,9 +211,7 @@ def test_values_are_the_tables_and_do_not_depend_on_dropped_volumes():
 
 def test_anatomical_components_per_tissue_of_old_tables(tmp_path):
     own = tmp_path / "mine.json"
-    own.write_text(
-        json.dumps({"strategy": ["compcor", "high_pass"], "compcor": "anat_separated", "n_compcor": 3}),
-    )
+    own.write_text(json.dumps({"strategy": ["compcor", "high_pass"], "compcor": "anat_separated", "n_compcor": 3}))
     chosen = select(find_table("20.2.1"), str(own))
     metadata = json.loads(find_table("20.2.1").with_suffix(".json").read_text())
     masks = [metadata[name]["Mask"] for name in chosen.names if name.startswith("a_comp")]

@@ -286,10 +286,7 @@ class TestModule:
     def test_the_teacher_starts_as_a_copy_with_memory_of_its_own(self):
         small = build_small()
         module = type(small)(small.student, small.student_head, TrainingConfig())
-        for ours, theirs in (
-            (module.student, module.teacher),
-            (module.student_head, module.teacher_head),
-        ):
+        for ours, theirs in ((module.student, module.teacher), (module.student_head, module.teacher_head)):
             for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
                 assert torch.equal(a, b)
                 assert a.data_ptr() != b.data_ptr()
