@@ -78,13 +78,13 @@ class TrainingDiverged(SemantoksError):
     exit_code = 9
 
 
-class RunFailed(SemantoksError):
-    """One run cannot be processed, for a reason among `FAILURE_REASONS`; the other runs continue."""
+class RunError(SemantoksError):
+    """Base of errors that end one run, for one of `reasons`; the other runs continue."""
 
-    exit_code = 7
+    reasons: tuple[str, ...] = ()
 
     def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
-        assert reason in FAILURE_REASONS
+        assert reason in self.reasons
         super().__init__(message, hint=hint)
         self.reason = reason
 
@@ -93,18 +93,18 @@ class RunFailed(SemantoksError):
         return functools.partial(type(self), hint=self.hint), (self.reason, self.message)
 
 
-class RunSkipped(SemantoksError):
-    """One run is skipped, for a reason among `SKIP_REASONS`; not an error."""
+class RunFailed(RunError):
+    """One run cannot be processed."""
+
+    exit_code = 7
+    reasons = FAILURE_REASONS
+
+
+class RunSkipped(RunError):
+    """One run is skipped; not an error."""
 
     exit_code = 0
-
-    def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
-        assert reason in SKIP_REASONS
-        super().__init__(message, hint=hint)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return functools.partial(type(self), hint=self.hint), (self.reason, self.message)
+    reasons = SKIP_REASONS
 
 
 def name_some(items: Sequence[object]) -> str:

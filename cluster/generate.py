@@ -20,7 +20,7 @@ import click
 
 from bids_semantoks import errors as errors_module
 from bids_semantoks.config.command import build_options, find_stages
-from bids_semantoks.errors import SemantoksError
+from bids_semantoks.errors import RunError, SemantoksError
 from bids_semantoks.version import __version__
 
 HERE = Path(__file__).resolve().parent
@@ -58,7 +58,7 @@ def find_exit_codes() -> dict[int, str]:
         if isinstance(kind, type) and issubclass(kind, SemantoksError) and kind is not SemantoksError:
             meaning = (kind.__doc__ or "").strip().splitlines()[0]
             # An error of a single run does not end the call: 7 does, after all runs.
-            if kind.__name__ not in ("RunFailed", "RunSkipped"):
+            if not issubclass(kind, RunError):
                 codes[kind.exit_code] = " ".join(filter(None, (codes.get(kind.exit_code), meaning)))
     return dict(sorted(codes.items()))
 

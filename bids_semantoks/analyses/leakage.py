@@ -124,7 +124,11 @@ def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int
     """Score the encoder within sites and within repetition times, each only where there are two or more.
     Returns rows of group_strata.tsv."""
     rows, predictions = one.design.rows, one.models[model].predictions
-    divisions = {"repetition_time": tuple(_name_times(runs) for runs in rows.runs)}
+    divisions = {
+        "repetition_time": tuple(
+            " and ".join(sorted({f"{run.repetition_time:g} s" for run in runs})) for runs in rows.runs
+        )
+    }
     if plan.site and (not plan.columns[plan.site].has_sessions or rows.has_sessions):
         divisions[plan.site] = tuple(label or "n/a" for label in plan.columns[plan.site].find(rows.keys))
     found = []
@@ -159,10 +163,6 @@ def _score(
         "ci_high": high,
         "n_participants": n_people,
     }
-
-
-def _name_times(runs: Sequence[StoredRun]) -> str:
-    return " and ".join(sorted({f"{run.sidecar['RepetitionTime']:g} s" for run in runs}))
 
 
 def _find_pairs(stored: Sequence[StoredRun]) -> dict[str, tuple[Rows, Rows]]:

@@ -85,7 +85,9 @@ def _load_labels(path: Path, _size: int, _mtime: int) -> SurfaceLabels:
         raise AtlasError(f"The atlas {path} cannot be read: {error}.") from error
     keys = np.rint(np.nan_to_num(values)).astype(np.int64)
     used = {int(key) for key in np.unique(keys)}
-    parcels = {key: name for key, name in names.items() if key in used and not _is_nothing(name)}
+    parcels = {
+        key: name for key, name in names.items() if key in used and re.sub(r"[^a-z]", "", name.lower()) not in _NOTHING
+    }
     if nameless := sorted(key for key in used if key != 0 and not names.get(key, "")):
         raise AtlasError(
             f"The atlas {path} uses keys that its label table does not name: {name_some(nameless)}.",
@@ -236,10 +238,6 @@ def _load_hemisphere(path: Path) -> tuple[Grayordinates, NDArray[Any], dict[int,
     if not side:
         raise ValueError("its name does not tell the hemisphere (hemi-L_, lh. or .L.)")
     return build_hemispheres({side: values.size}), values, names
-
-
-def _is_nothing(name: str) -> bool:
-    return re.sub(r"[^a-z]", "", name.lower()) in _NOTHING
 
 
 def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:

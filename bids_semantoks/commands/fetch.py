@@ -114,10 +114,6 @@ def _bring(source: Path, target: Path) -> Path:
     return target
 
 
-def _describe(path: Path, directory: Path) -> str:
-    return f"  {path.relative_to(directory)}  {path.stat().st_size / 1e6:.1f} MB  SHA-256 {hash_file(path)}"
-
-
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bids_semantoks-fetch",
@@ -151,7 +147,8 @@ def call(arguments: Sequence[str] | None = None) -> int:
         found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
         print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {directory.absolute()}:")
         for path in found:
-            print(_describe(path, directory.absolute()))
+            size = f"{path.stat().st_size / 1e6:.1f} MB"
+            print(f"  {path.relative_to(directory.absolute())}  {size}  SHA-256 {hash_file(path)}")
         print(_NEXT.format(variable=CACHE_VARIABLE, directory=directory.absolute()))
     except SemantoksError as error:
         hint = " HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""

@@ -96,7 +96,7 @@ def find_runs(
     for one in candidates:
         if one.image.entity("space") == space and all(_value_of(one, key) == value for key, value in modifiers):
             run = (one.derivative.path, one.image.source)
-            finest[run] = min(finest.get(run, one), one, key=_rank)
+            finest[run] = min(finest.get(run, one), one, key=lambda it: (rank_density(it.image), rank_coarseness(it)))
     chosen = sorted(finest.values(), key=lambda one: one.order)
     _check_unique(chosen)
     _check_cohorts(chosen, space)
@@ -108,10 +108,6 @@ def find_runs(
         problem = f"The run has no image in {wanted}, only others such as {one.image.path}."
         runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
     return tuple(runs)
-
-
-def _rank(candidate: Candidate) -> tuple[tuple[int, int, str], tuple[int, int, str]]:
-    return rank_density(candidate.image), rank_coarseness(candidate)
 
 
 def _check_unique(chosen: Sequence[Candidate]) -> None:

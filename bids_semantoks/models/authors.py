@@ -62,7 +62,8 @@ def load_authors_checkpoint(path: Path, *, which: str = "teacher") -> AuthorsChe
     state = _live_state(content, path)
     part = state.below(f"{which}_encoder.")
     if not part:
-        raise ModelError(f"{path} holds no {which}_encoder, found {', '.join(_first_words(state)) or 'no tensors'}.")
+        found = sorted({key.split(".")[0] for key in state})[:8]
+        raise ModelError(f"{path} holds no {which}_encoder, found {', '.join(found) or 'no tensors'}.")
     atlas = next((key.split(".")[1] for key in part if key.startswith("network_tokenizers.")), "")
     tokenizers = part.below(f"network_tokenizers.{atlas}.")
     predictor = state.below(f"{which}_predictor.mlp.")
@@ -232,7 +233,3 @@ def _count(state: Mapping[str, Tensor]) -> int:
     """Count the entries of a list from the numbers that the names begin with."""
     numbers = [int(number) for key in state if (number := key.split(".")[0]).isdecimal()]
     return max(numbers, default=-1) + 1
-
-
-def _first_words(state: Mapping[str, Tensor]) -> list[str]:
-    return sorted({key.split(".")[0] for key in state})[:8]

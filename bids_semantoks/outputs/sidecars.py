@@ -50,9 +50,10 @@ def build_signals_sidecar(
     repetition_time = signals.repetition_time
     scrubbed = ~signals.kept
     scrubbed[: signals.n_dummy] = False
+    state = "after denoising" if settings["denoising"] else f"as {run.pipeline} left it, without further denoising"
     motion = signals.framewise_displacement[~np.isnan(signals.framewise_displacement)]
     return {
-        "Description": f"Mean signal of each parcel {_describe_state(run, settings)}, in input units; n/a for dropped "
+        "Description": f"Mean signal of each parcel {state}, in input units; n/a for dropped "
         "volumes and absent parcels.",
         "Sources": [build_uri(path, run.dataset, dataset) for path in sources if path is not None],
         "Pipeline": run.pipeline,
@@ -93,10 +94,6 @@ def build_signals_sidecar(
 def _describe_warps(atlas: Atlas) -> dict[str, Any]:
     warped = [volume for volume in atlas.volumes if volume.transform is not None]
     return {"Warped": [{"Image": one.path.name, **describe_warp(one)} for one in warped]} if warped else {}
-
-
-def _describe_state(run: Run, settings: dict[str, Any]) -> str:
-    return "after denoising" if settings["denoising"] else f"as {run.pipeline} left it, without further denoising"
 
 
 def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, Any]) -> dict[str, Any]:

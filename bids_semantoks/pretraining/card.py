@@ -40,7 +40,8 @@ class TrainingLog:
         if step and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             if lines[:1] == [header]:
-                kept += [line for line in lines[1:] if line.partition("\t")[0].isdecimal() and _step(line) <= step]
+                steps = (line.partition("\t")[0] for line in lines[1:])
+                kept += [line for line, at in zip(lines[1:], steps, strict=True) if at.isdecimal() and int(at) <= step]
         write_text(self.path, "\n".join(kept) + "\n")
         described = read_column_descriptions("training_log")
         meanings = {column: described[column] for column in self.columns if column in described}
@@ -53,10 +54,6 @@ class TrainingLog:
             file.write("".join(lines))
             file.flush()
             os.fsync(file.fileno())
-
-
-def _step(line: str) -> int:
-    return int(line.partition("\t")[0])
 
 
 def _format(value: float | None) -> str:

@@ -108,7 +108,9 @@ def _clean(
     low, high = band
     filtered = low is not None or high is not None
     # copy=True filters all columns at once. Runs shorter than SciPy's default padding get what there is.
-    options = {"butterworth__copy": True, "butterworth__padlen": min(_padding(low, high), n_volumes - 1)}
+    # What SciPy pads by default for a filter of order 5 with these edges.
+    padding = 33 if low is not None and high is not None else 18
+    options = {"butterworth__copy": True, "butterworth__padlen": min(padding, n_volumes - 1)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cleaned: Floats = clean(
@@ -124,11 +126,6 @@ def _clean(
         )
     cleaned[:, np.ptp(signals, axis=0) == 0] = 0.0
     return cleaned
-
-
-def _padding(low: float | None, high: float | None) -> int:
-    """Return the volumes that SciPy pads by default for a Butterworth filter of order 5 with these edges."""
-    return 33 if low is not None and high is not None else 18
 
 
 def _varying(regressors: Floats, kept: Bools) -> Floats:

@@ -82,7 +82,7 @@ def compute_correlations(covariance: Floats) -> NDArray[np.float32]:
 
 def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
     """Compute inner products of correlations, a block of edges at a time to avoid a second table."""
-    rows, columns = np.tril_indices(_count_parcels(packed))
+    rows, columns = np.tril_indices(int(np.sqrt(2 * packed.shape[1])))
     deviation = np.sqrt(packed[:, rows == columns].astype(np.float64))
     gram = np.zeros((len(packed), len(packed)))
     edges = np.flatnonzero(rows != columns)
@@ -91,10 +91,6 @@ def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
         values = packed[:, part] / (deviation[:, rows[part]] * deviation[:, columns[part]])
         gram += compute_gram(np.arctanh(np.clip(values, -0.999999, 0.999999)))
     return gram
-
-
-def _count_parcels(packed: NDArray[np.float32]) -> int:
-    return int(np.sqrt(2 * packed.shape[1]))
 
 
 def build_parcel_features(participants: Iterable[Sequence[NDArray[np.floating[Any]]]]) -> TableFeatures:
