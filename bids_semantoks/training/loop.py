@@ -27,7 +27,7 @@ from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
 from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.packed import SignalView
-from bids_semantoks.training.progress import CollapseWatch, Course, Log, Meter
+from bids_semantoks.training.progress import CollapseWatch, Log, Meter
 from bids_semantoks.training.saved_states import (
     TrainingState,
     describe_full_disk,
@@ -104,7 +104,7 @@ class Pretraining:
         if self.ranks.is_first:
             log.start(self.step)
         self._wrap()
-        meter = Meter(self._describe_course(), log, self._watch)
+        meter = self._build_meter(log)
         with self._explain_errors():
             for slices in self.feed.stream(self.n_batches, self.plan.n_slices):
                 if self.step == self.schedules.n_steps:
@@ -123,8 +123,10 @@ class Pretraining:
                         hint="The same call goes on.",
                     )
 
-    def _describe_course(self) -> Course:
-        return Course(
+    def _build_meter(self, log: Log) -> Meter:
+        return Meter(
+            log=log,
+            watch=self._watch,
             schedules=self.schedules,
             steps_per_epoch=self.order.steps_per_epoch,
             batch_size=self.plan.recipe.batch_size or 0,

@@ -41,9 +41,9 @@ class Log(Protocol):
         """Append rows."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Course:
-    """Facts of a training that its progress reports need."""
+@dataclass(slots=True, kw_only=True)
+class Meter:
+    """Collect, check and report the results of steps."""
 
     schedules: Schedules
     steps_per_epoch: int
@@ -51,13 +51,6 @@ class Course:
     is_first: bool  # whether this process writes
     flush_every: int  # steps whose reports are read together, since reading waits for the device
     describe_last: Callable[[], str]  # describes where the last good checkpoint is
-
-
-@dataclass(slots=True)
-class Meter:
-    """Collect, check and report the results of steps."""
-
-    course: Course
     log: Log
     watch: CollapseWatch
     n_skipped: int = 0
@@ -77,7 +70,7 @@ class Meter:
         values = torch.stack([*report.losses, report.gradient_norm])
         self._waiting.append((step, settings, report.is_done, values))
         self._n_since += 1
-        if len(self._waiting) >= self.course.flush_every:
+        if len(self._waiting) >= self.flush_every:
             self.flush()
 
     def flush(self) -> None:
@@ -90,9 +83,9 @@ class Meter:
             return
         table = torch.stack([entry[-1] for entry in self._waiting]).cpu().tolist()
         now = time.monotonic()
-        rate = self._n_since * self.course.batch_size / max(now - self._since, 1e-9)
+        rate = self._n_since * self.batch_size / max(now - self._since, 1e-9)
         self._since, self._n_since = now, 0
-        every = max(1, self.course.schedules.n_steps // _LOG_ROWS)
+        every = max(1, self.schedules.n_steps // _LOG_ROWS)
         rows, latest = [], None
         for (step, settings, is_done, _), values in zip(self._waiting, table, strict=True):
             self._check(step, values, is_done=is_done)
@@ -101,13 +94,13 @@ class Meter:
                 if step % every == 0:
                     rows.append(latest)
         self._waiting.clear()
-        if self.course.is_first:
+        if self.is_first:
             self.log.append(rows)
             if latest:
                 self._say(latest, now)
 
     def _check(self, step: int, values: list[float], *, is_done: bool) -> None:
-        last = self.course.describe_last
+        last = self.describe_last
         if not is_done:
             if self.n_skipped > _MOST_SKIPPED:
                 raise TrainingDiverged(
@@ -132,12 +125,12 @@ class Meter:
     def _build_row(self, step: int, settings: StepSettings, values: list[float], rate: float) -> dict[str, float]:
         row = dict(zip(_MEASURED, values, strict=True))
         row |= {name: float(value) for name, value in settings._asdict().items()}
-        epoch = step // self.course.steps_per_epoch
+        epoch = step // self.steps_per_epoch
         return row | {"step": step + 1, "epoch": epoch + 1, "participants_per_second": rate}
 
     def _say(self, row: Mapping[str, float], now: float) -> None:
         """Log a line now and then and, in between, move the progress bar of terminals."""
-        n_steps, step = self.course.schedules.n_steps, int(row["step"])
+        n_steps, step = self.schedules.n_steps, int(row["step"])
         is_line = now - self._line_at > _LINE_SECONDS or step == n_steps
         if not is_line and now - self._bar_at < _BAR_SECONDS:
             return
@@ -152,7 +145,7 @@ class Meter:
             "[%s] epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s%s",
             bar.ljust(_BAR_WIDTH, "."),
             row["epoch"],
-            n_steps // self.course.steps_per_epoch,
+            n_steps // self.steps_per_epoch,
             step,
             n_steps,
             row["loss"],

@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +37,6 @@ class TrainingState:
     step: int  # optimiser steps taken, which index the schedules
     n_batches: int  # batches drawn, which index data order and random numbers; exceeds `step` where steps were skipped
     tensors: Mapping[str, Any]  # state dictionaries of module (student and teacher), optimiser and scaler
-    counters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_state(directory: Path, state: TrainingState) -> Path:
@@ -49,7 +48,6 @@ def write_state(directory: Path, state: TrainingState) -> Path:
         "step": state.step,
         "n_batches": state.n_batches,
         "tensors": dict(state.tensors),
-        "counters": dict(state.counters),
     }
     try:
         with open_atomic(path, is_durable=True) as file:
