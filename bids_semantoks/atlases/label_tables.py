@@ -49,7 +49,7 @@ _SYNONYMS = {
     "defaultmode": "Default",
     "subcortical": "Subcortex",
     "cerebellar": "Cerebellum",
-} | {name.lower(): name for name in CANONICAL_NETWORKS}
+} | dict(zip(map(str.lower, CANONICAL_NETWORKS), CANONICAL_NETWORKS, strict=True))
 
 LOG = logging.getLogger("bids_semantoks")
 

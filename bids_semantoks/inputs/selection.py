@@ -83,9 +83,10 @@ def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
 
 def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: str, *, key: str = "") -> None:
     """Refuse unknown labels: InputError listing the available ones and the nearest match."""
-    there = sorted_naturally(known)
-    unknown = [label for label in asked if not any(is_same_value(key, value, label) for value in there)]
+    labels = set(known)
+    unknown = [label for label in asked if not any(is_same_value(key, value, label) for value in labels)]
     if unknown:
+        there = sorted_naturally(labels)
         names = ", ".join(repr(label) for label in unknown)
         raise InputError(
             f"{what[:1].upper()}{what[1:]} {names} not found in {where}: found {describe_labels(there)}.",

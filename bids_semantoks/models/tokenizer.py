@@ -140,9 +140,9 @@ class StructuredBranch(nn.Module):
         self.skip = nn.Parameter(torch.zeros(n_filters, n_parcels))
         self.register_buffer("kernel_norm", torch.ones(n_filters, n_parcels, 1))
         self.projection = nn.Linear(n_parcels * n_filters, n_outputs)
-        left = (config.kernel_length - 1) // 2
-        centre = torch.zeros(config.kernel_length, device="cpu")
-        centre[left] = 1.0
+        length = config.kernel_length
+        centre = torch.zeros(length, device="cpu")
+        centre[(length - 1) // 2] = 1.0
         self.register_buffer("centre", centre, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

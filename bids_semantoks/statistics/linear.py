@@ -165,8 +165,9 @@ def choose_loo_penalties(span: Span, targets: Floats, penalties: Floats = PENALT
     projected = axes.T @ centred
     best = np.full(targets.shape[1], np.inf)
     chosen = np.full(targets.shape[1], penalties[-1])
+    mean = span.mean_eigenvalue
     for penalty in penalties[::-1]:
-        kept = span.eigenvalues / (span.eigenvalues + penalty * span.mean_eigenvalue)
+        kept = span.eigenvalues / (span.eigenvalues + penalty * mean)
         leverage = 1 / len(targets) + (axes**2) @ kept
         residuals = centred - axes @ (kept[:, None] * projected)
         error = ((residuals / (1 - leverage)[:, None]) ** 2).mean(axis=0)
