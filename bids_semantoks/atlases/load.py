@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,9 @@ from bids_semantoks.atlases.label_images import load_volume
 from bids_semantoks.atlases.label_surfaces import find_surface_spaces, load_surface_entry, load_surface_files
 from bids_semantoks.atlases.label_tables import build_atlas, build_label, load_label_table, rename_to_seven_networks
 from bids_semantoks.atlases.registry import (
+    Entry,
     LabelFile,
+    Places,
     find_entry,
     find_places,
     is_surface_atlas,
@@ -43,29 +45,25 @@ def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tupl
     Raises AtlasError for an unknown atlas."""
     if is_surface_atlas(Path(name_or_path)):
         return find_surface_spaces(Path(name_or_path))
-    on_surfaces: tuple[str, ...] = ()
-    if path := find_entry(name_or_path):
-        entry, places = load_entry(path, on_surfaces=True), find_places(directory, beside=path.parent)
-        here = (space for space, some in entry.recipes.items() if find_local_parts(entry, some, space, places))
-        on_surfaces = tuple(here)
+    path = find_entry(name_or_path)
+    if path is None:
+        return tuple(find_images(name_or_path))
+    entry, places = load_entry(path, on_surfaces=True), find_places(directory, beside=path.parent)
+    here = (space for space, recipes in entry.recipes.items() if find_local_parts(entry, recipes, space, places))
+    on_surfaces = tuple(here)
     try:
-        return tuple(dict.fromkeys((*find_atlas_spaces(name_or_path, directory=directory), *on_surfaces)))
+        return tuple(dict.fromkeys((*_find_image_spaces(load_entry(path), places), *on_surfaces)))
     except AtlasError:
         if not on_surfaces:
             raise
         return on_surfaces
 
 
-def find_atlas_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
-    """List the template spaces of an atlas that need no warping: local ones first, then those that can be fetched.
-    Raises AtlasError where the atlas is unknown, or its files are neither here nor published."""
-    path = find_entry(name_or_path)
-    if path is None:
-        return tuple(find_images(name_or_path))
-    entry, places = load_entry(path), find_places(directory, beside=path.parent)
+def _find_image_spaces(entry: Entry, places: Places) -> Iterable[str]:
+    """List the spaces that need no warping: local ones first, then those that can be fetched."""
     own = {space: [one for one in recipes if is_in(one, space)] for space, recipes in entry.recipes.items()}
     here = [space for space, recipes in own.items() if find_local_parts(entry, recipes, space, places)]
-    if spaces := tuple(dict.fromkeys((*here, *entry.find_fetchable_spaces()))):
+    if spaces := dict.fromkeys((*here, *entry.find_fetchable_spaces())):
         return spaces
     raise refuse(entry, entry.recipes, places)
 

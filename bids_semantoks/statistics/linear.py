@@ -18,7 +18,7 @@ from bids_semantoks.statistics.targets import Target
 
 N_INNER_FOLDS = 5
 
-#: Penalties in units of `Span.mean_eigenvalue`: from next to no shrinkage to next to no effect left.
+#: Penalties in units of `compute_mean_eigenvalue`: from next to no shrinkage to next to no effect left.
 PENALTIES = np.logspace(-4, 4, 13)
 
 
@@ -131,10 +131,15 @@ class LinearFit:
         return rows @ self.coefficients + self.intercepts
 
 
+def compute_mean_eigenvalue(span: Span) -> float:
+    """Compute the sum of the eigenvalues over training rows, the unit of penalties; 1 without features."""
+    return float(span.eigenvalues.sum() / len(span.train)) or 1.0
+
+
 def fit_ridge(span: Span, targets: Floats, penalties: Floats) -> LinearFit:
     """Solve ridge regression exactly: targets (n, m), penalties (m,) in units of the mean eigenvalue."""
     means = targets.mean(axis=0)
-    shrunk = span.eigenvalues[:, None] + penalties * span.mean_eigenvalue
+    shrunk = span.eigenvalues[:, None] + penalties * compute_mean_eigenvalue(span)
     return LinearFit(coefficients=span.train.T @ (targets - means) / shrunk, intercepts=means)
 
 
@@ -144,7 +149,7 @@ def compute_fold_errors(span: Span, target: Floats, fold_of: Indices, penalties:
     The errors of left-out rows g are (I - H_gg)^-1 e_g: H is the hat matrix, e the residuals of the fit to all rows.
     """
     axes = span.train / np.sqrt(span.eigenvalues)
-    kept = span.eigenvalues[:, None] / (span.eigenvalues[:, None] + penalties * span.mean_eigenvalue)
+    kept = span.eigenvalues[:, None] / (span.eigenvalues[:, None] + penalties * compute_mean_eigenvalue(span))
     centred = target - target.mean()
     residuals = centred[:, None] - axes @ (kept * (axes.T @ centred)[:, None])  # (n, a)
     errors = np.zeros(len(penalties))
@@ -165,7 +170,7 @@ def choose_loo_penalties(span: Span, targets: Floats, penalties: Floats = PENALT
     projected = axes.T @ centred
     best = np.full(targets.shape[1], np.inf)
     chosen = np.full(targets.shape[1], penalties[-1])
-    mean = span.mean_eigenvalue
+    mean = compute_mean_eigenvalue(span)
     for penalty in penalties[::-1]:
         kept = span.eigenvalues / (span.eigenvalues + penalty * mean)
         leverage = 1 / len(targets) + (axes**2) @ kept
@@ -192,7 +197,7 @@ def fit_logistic(
     length of the slopes. `tolerance` limits the gradient per row, in units of the scaled columns.
     """
     weights = np.ones_like(targets) if weights is None else weights
-    ridge = penalties * span.mean_eigenvalue
+    ridge = penalties * compute_mean_eigenvalue(span)
     share = np.clip((weights * targets).sum(axis=0) / weights.sum(axis=0), 1e-3, 1 - 1e-3)
     slopes = np.zeros((span.train.shape[1], targets.shape[1]))
     offsets = np.log(share / (1 - share))

@@ -26,11 +26,6 @@ class Span:
     test: Floats  # (n_test, r) centred and scaled as `train` was
     eigenvalues: Floats  # (r,) squared lengths of the columns of `train`
 
-    @property
-    def mean_eigenvalue(self) -> float:
-        """Sum of the eigenvalues over training rows, the unit of penalties; 1 without features."""
-        return float(self.eigenvalues.sum() / len(self.train)) or 1.0
-
 
 class Features(Protocol):
     """Features that can be turned into a span of training rows."""

@@ -12,7 +12,7 @@ from helpers.bold_files import AFFINE, LABELS, SHAPE, SPACE, write_atlas
 
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.label_tables import find_network, load_label_table, normalise_network
-from bids_semantoks.atlases.load import find_all_spaces, find_atlas_spaces, load_atlas
+from bids_semantoks.atlases.load import find_all_spaces, load_atlas
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import CANONICAL_NETWORKS
 
@@ -59,7 +59,7 @@ def test_label_image_with_its_table(tmp_path):
     path = write_atlas(tmp_path, rows=rows, name="My1")
     atlas = load_atlas(str(path), space=SPACE, directory=None)
     assert (atlas.name, atlas.space) == ("My1", SPACE)
-    assert find_atlas_spaces(path, directory=None) == (SPACE,)
+    assert find_all_spaces(path, directory=None) == (SPACE,)
     assert atlas.parcels == ("two", "four", "one", "three")
     assert atlas.networks == ("Vis", "", "Default", "Custom")
     grid = build_label_grid(atlas, SHAPE, AFFINE)
@@ -85,9 +85,9 @@ def test_space_from_tpl_entity_and_sidecar(tmp_path):
             shutil.copy(path.with_name(path.name.replace(".nii.gz", suffix)), tmp_path / f"{stem}{suffix}")
         if space == "FromSidecar":
             with pytest.raises(AtlasError, match=r"space of the atlas image .*labels\.nii\.gz is unknown.*space-"):
-                find_atlas_spaces(tmp_path / f"{stem}.nii.gz", directory=None)
+                find_all_spaces(tmp_path / f"{stem}.nii.gz", directory=None)
             (tmp_path / f"{stem}.json").write_text(json.dumps({"Space": space}))
-        assert find_atlas_spaces(tmp_path / f"{stem}.nii.gz", directory=None) == (space,)
+        assert find_all_spaces(tmp_path / f"{stem}.nii.gz", directory=None) == (space,)
 
 
 def test_a_sidecar_that_cannot_be_read_is_named(tmp_path):
@@ -263,7 +263,7 @@ def build_dataset(folder):
 
 def test_atlas_dataset(tmp_path):
     dataset = build_dataset(tmp_path / "dataset")
-    assert find_atlas_spaces(dataset, directory=None) == (SPACE, "MNI305")
+    assert find_all_spaces(dataset, directory=None) == (SPACE, "MNI305")
     atlas = load_atlas(dataset, space="MNI305", directory=None)
     assert atlas.name == "Test"
     assert atlas.volumes[0].path.name == "tpl-MNI305_res-01_atlas-Test_dseg.nii.gz"
@@ -294,15 +294,15 @@ def test_ambiguous_datasets(tmp_path):
     other = image.with_name(f"tpl-{SPACE}_hemi-L_atlas-Test_dseg.nii.gz")
     shutil.copy(image, other)
     with pytest.raises(AtlasError, match=rf"holds 2 images in {SPACE}: .*hemi-L.*Give the path of one"):
-        find_atlas_spaces(dataset, directory=None)
+        find_all_spaces(dataset, directory=None)
     other.rename(image.with_name(f"tpl-{SPACE}_atlas-Second_dseg.nii.gz"))
     with pytest.raises(AtlasError, match="holds 2 atlases: Second, Test"):
-        find_atlas_spaces(dataset, directory=None)
+        find_all_spaces(dataset, directory=None)
 
 
 def test_empty_directory_is_no_atlas(tmp_path):
     with pytest.raises(AtlasError, match=r"holds no \*_dseg\.nii\.gz"):
-        find_atlas_spaces(tmp_path, directory=None)
+        find_all_spaces(tmp_path, directory=None)
 
 
 # Grids
@@ -372,7 +372,7 @@ def write_entry(folder, **changes):
 
 def test_composed_atlas(tmp_path):
     entry = write_entry(tmp_path)
-    assert find_atlas_spaces(entry, directory=None) == (SPACE,)
+    assert find_all_spaces(entry, directory=None) == (SPACE,)
     atlas = load_atlas(entry, space=SPACE, directory=None)
     assert [volume.path.name for volume in atlas.volumes] == ["first.nii.gz", "second.nii.gz"]
     assert atlas.volumes[0].licence == "first.nii.gz: free, from made here"
@@ -412,7 +412,7 @@ def test_directories_are_searched_in_order(tmp_path, monkeypatch):
 
 
 def test_missing_files_are_listed(tmp_path):
-    assert find_atlas_spaces(DEFAULT, directory=tmp_path) == ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+    assert find_all_spaces(DEFAULT, directory=tmp_path) == ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
     with pytest.raises(AtlasError, match="HF_HUB_OFFLINE forbids to fetch it") as caught:
         load_atlas(DEFAULT, space="MNI152NLin2009cAsym", directory=tmp_path)
     text = str(caught.value)
@@ -430,7 +430,7 @@ def test_an_entry_whose_files_nobody_publishes(tmp_path):
     entry = write_entry(tmp_path)
     (tmp_path / "second.nii.gz").unlink()
     with pytest.raises(AtlasError, match=r"absent\.nii\.gz with second\.nii\.gz.*atlas-dir"):
-        find_atlas_spaces(entry, directory=None)
+        find_all_spaces(entry, directory=None)
 
 
 @pytest.mark.parametrize("changes", [{"spaces": [{"space": "A"}]}, {"spaces": 5}, {"name": None, "table": None}])
@@ -459,16 +459,16 @@ def test_entry_that_names_unknown_parcels(tmp_path):
 )
 def test_unknown_atlas(name, words):
     with pytest.raises(AtlasError, match=words):
-        find_atlas_spaces(name, directory=None)
+        find_all_spaces(name, directory=None)
 
 
 def test_other_files_and_directories_are_refused(tmp_path):
     path = tmp_path / "atlas.txt"
     path.write_text("hello")
     with pytest.raises(AtlasError, match=r"atlas\.txt is no atlas"):
-        find_atlas_spaces(path, directory=None)
+        find_all_spaces(path, directory=None)
     with pytest.raises(AtlasError, match=r"absent \(--atlas-dir\) is not a directory"):
-        find_atlas_spaces(DEFAULT, directory=tmp_path / "absent")
+        find_all_spaces(DEFAULT, directory=tmp_path / "absent")
 
 
 # Real atlases
@@ -521,7 +521,8 @@ def test_schaefer_centroids(shared):
 
 def test_without_a_transform_the_other_space_is_refused(shared):
     """Half of the atlas in the space of the data never stands for the whole."""
-    assert find_atlas_spaces(DEFAULT, directory=shared / "atlas") == ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+    spaces = ("MNI152NLin6Asym", "MNI152NLin2009cAsym", "fsLR")
+    assert find_all_spaces(DEFAULT, directory=shared / "atlas") == spaces
     with pytest.raises(AtlasError, match="in the space MNI152NLin6Asym, the data in MNI152NLin2009cAsym") as caught:
         load_real(shared, "MNI152NLin2009cAsym")
     for words in (

@@ -10,6 +10,7 @@ from bids_semantoks.statistics.linear import (
     PENALTIES,
     choose_loo_penalties,
     compute_fold_errors,
+    compute_mean_eigenvalue,
     cross_validate,
     fit_logistic,
     fit_ridge,
@@ -46,7 +47,7 @@ def test_fits_in_the_span_predict_as_scikit_learn_does_on_all_features(d):
     penalties = np.array([1e-3, 0.1, 10.0])
     ridge = fit_ridge(span, np.tile(hidden[TRAIN, None], 3), penalties).predict(span.test)
     logistic = fit_logistic(span, np.tile(labels[TRAIN, None], 3), penalties, tolerance=1e-9).predict(span.test)
-    for column, penalty in enumerate(penalties * span.mean_eigenvalue):
+    for column, penalty in enumerate(penalties * compute_mean_eigenvalue(span)):
         expected = Ridge(alpha=penalty).fit(scaled[TRAIN], hidden[TRAIN]).predict(scaled[TEST])
         np.testing.assert_allclose(ridge[:, column], expected, atol=1e-8)
         model = LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=10000).fit(scaled[TRAIN], labels[TRAIN])
@@ -60,7 +61,7 @@ def test_logistic_weights_leave_rows_out():
     weights = (np.arange(len(TRAIN)) % 4 > 0).astype(float)[:, None]
     found = fit_logistic(span, labels, np.array([0.1]), weights=weights, tolerance=1e-9).predict(span.test)[:, 0]
     kept = weights[:, 0] > 0
-    model = LogisticRegression(C=1 / (0.1 * span.mean_eigenvalue), tol=1e-10, max_iter=10000)
+    model = LogisticRegression(C=1 / (0.1 * compute_mean_eigenvalue(span)), tol=1e-10, max_iter=10000)
     expected = model.fit(span.train[kept], labels[kept, 0]).decision_function(span.test)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -82,7 +83,7 @@ def test_errors_of_left_out_folds_in_closed_form_are_those_of_refitting():
         errors = np.zeros(len(y))
         for fold in range(5):
             kept = fold_of != fold
-            model = Ridge(alpha=PENALTIES[index] * span.mean_eigenvalue).fit(span.train[kept], y[kept])
+            model = Ridge(alpha=PENALTIES[index] * compute_mean_eigenvalue(span)).fit(span.train[kept], y[kept])
             errors[~kept] = y[~kept] - model.predict(span.train[~kept])
         np.testing.assert_allclose(found[index], (errors**2).mean(), rtol=1e-6)
     alone = compute_fold_errors(span, y, np.arange(len(y)))
@@ -153,7 +154,7 @@ def test_the_penalty_of_classes_is_that_of_the_least_log_loss_in_inner_folds():
         train, y = values[split.train], labels[split.train].astype(int)
         scaled = (train - train.mean(axis=0)) / train.std(axis=0)
         fold_of = build_inner_folds(np.arange(len(y)), strata=y, groups=None, n_folds=5, seed=3)
-        unit = features.compute_span(split.train, split.test).mean_eigenvalue
+        unit = compute_mean_eigenvalue(features.compute_span(split.train, split.test))
         odds = np.zeros((len(PENALTIES), len(y)))
         for number, value in enumerate(PENALTIES):
             for fold in range(5):
