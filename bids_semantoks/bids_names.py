@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,11 +41,7 @@ class BidsFile:
     @property
     def source(self) -> frozenset[tuple[str, str]]:
         """Entities that distinguish this run from every other."""
-        return self.without(DERIVED_ENTITIES)
-
-    def without(self, keys: Collection[str]) -> frozenset[tuple[str, str]]:
-        """Reduce the entities to those with other keys, to compare files by."""
-        return frozenset([pair for pair in self.entities if pair[0] not in keys])
+        return frozenset([pair for pair in self.entities if pair[0] not in DERIVED_ENTITIES])
 
     def entity(self, key: str) -> str | None:
         """Get the value of an entity by short key, such as ``ses``; None if absent."""

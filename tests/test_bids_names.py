@@ -21,7 +21,6 @@ def test_parts_of_a_name() -> None:
     assert parsed.entities == (("sub", "01"), ("task", "rest"), ("desc", "confounds"))
     assert (parsed.suffix, parsed.extension) == ("timeseries", ".tsv")
     assert parsed.source == {("sub", "01"), ("task", "rest")}
-    assert parsed.without(("sub", "desc")) == {("task", "rest")}
     assert (parsed.entity("desc"), parsed.entity("ses")) == ("confounds", None)
 
 

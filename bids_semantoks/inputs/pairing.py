@@ -124,22 +124,22 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
     Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI counts if it has no TSV equivalent.
     """
     parsed, own = _parse(paths, (*_SERIES_ENDS, _OUTLIERS_END, _MOTION_END), label)
-    coverages = {one.without(("stat", "desc")): one.path for one in own if one.entity("stat") == "coverage"}
+    coverages = {_drop(one, ("stat", "desc")): one.path for one in own if one.entity("stat") == "coverage"}
     outliers = {run_key(one): one.path for one in own if one.suffix == "outliers"}
     motion = {run_key(one): (one.path,) for one in own if one.suffix == "motion"}
     sidecars = tuple(one for one in parsed if one.suffix in ("timeseries", "bold") and one.extension == ".json")
-    tables = {one.without(("den",)) for one in own if one.extension == ".tsv"}
+    tables = {_drop(one, ("den",)) for one in own if one.extension == ".tsv"}
     return [
         Candidate(
             image=one,
-            mask=coverages.get(one.without(("stat", "desc"))),
+            mask=coverages.get(_drop(one, ("stat", "desc"))),
             confounds=outliers.get(run_key(one)),
             sidecars=sidecars,
             derivative=derivative,
             tables=motion.get(run_key(one), ()),
         )
         for one in own
-        if _is_series(one) and (one.extension == ".tsv" or one.without(("den",)) not in tables)
+        if _is_series(one) and (one.extension == ".tsv" or _drop(one, ("den",)) not in tables)
     ]
 
 
@@ -174,13 +174,17 @@ def _is_series(table: BidsFile) -> bool:
     )
 
 
+def _drop(file: BidsFile, keys: tuple[str, ...]) -> _Key:
+    return frozenset([pair for pair in file.entities if pair[0] not in keys])
+
+
 def _first_of_each(files: list[BidsFile], ends: tuple[str, ...]) -> dict[_Key, BidsFile]:
     """Index files by their entities except desc; on a tie, the ending listed first wins."""
     found: dict[_Key, BidsFile] = {}
     for end in ends:
         for one in files:
             if one.path.endswith(end):
-                found.setdefault(one.without(("desc",)), one)
+                found.setdefault(_drop(one, ("desc",)), one)
     return found
 
 
@@ -196,7 +200,7 @@ def _find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[t
         is_whole = file.extension == CIFTI and not hemisphere
         is_half = file.extension == GIFTI and hemisphere in ("L", "R")
         if file.suffix == "bold" and (is_whole or is_half) and is_read(keys.get("desc"), pipeline):
-            pair = found.setdefault((file.without(("hemi", "desc")), file.extension), {})
+            pair = found.setdefault((_drop(file, ("hemi", "desc")), file.extension), {})
             if hemisphere not in pair or _rank_desc(file, pipeline) < _rank_desc(pair[hemisphere], pipeline):
                 pair[hemisphere] = file
     whole: list[tuple[BidsFile, str | None]] = []
@@ -209,7 +213,7 @@ def _find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[t
 
 def _drop_hemisphere(file: BidsFile) -> BidsFile:
     """Drop the hemisphere from a file's entities, since it does not distinguish runs."""
-    if file.entity("hemi") is None:
+    if not any(key == "hemi" for key, _ in file.entities):
         return file
     return dataclasses.replace(file, entities=tuple(pair for pair in file.entities if pair[0] != "hemi"))
 

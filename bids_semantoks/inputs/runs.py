@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bids_semantoks.bids_names import DERIVED_ENTITIES, BidsFile, sorted_naturally
+from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
@@ -127,9 +127,10 @@ def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate]
     there = {one.image.source for one in chosen}
     # Echoes stay in native space; their optimal combination, which has no echo entity, stands for them.
     missing = {
-        one.image.source: one
+        source: one
         for one in candidates
-        if one.image.source not in there and one.image.without(DERIVED_ENTITIES | {"echo"}) not in there
+        if (source := one.image.source) not in there
+        and frozenset(pair for pair in source if pair[0] != "echo") not in there
     }
     if missing:
         names = [
