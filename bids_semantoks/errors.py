@@ -4,22 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Final
-
-SKIP_REASONS: Final = ("too_short", "too_few_kept", "no_content", "already_done")
-
-FAILURE_REASONS: Final = (
-    "no_mask",
-    "no_confounds",
-    "no_repetition_time",
-    "bad_confounds",
-    "bad_image",
-    "space_mismatch",
-    "low_coverage",
-    "out_of_memory",
-    "disk_full",
-    "internal",
-)
 
 
 class SemantoksError(Exception):
@@ -97,14 +81,25 @@ class RunFailed(RunError):
     """One run cannot be processed."""
 
     exit_code = 7
-    reasons = FAILURE_REASONS
+    reasons = (
+        "no_mask",
+        "no_confounds",
+        "no_repetition_time",
+        "bad_confounds",
+        "bad_image",
+        "space_mismatch",
+        "low_coverage",
+        "out_of_memory",
+        "disk_full",
+        "internal",
+    )
 
 
 class RunSkipped(RunError):
     """One run is skipped; not an error."""
 
     exit_code = 0
-    reasons = SKIP_REASONS
+    reasons = ("too_short", "too_few_kept", "no_content", "already_done")
 
 
 def name_some(items: Sequence[object]) -> str:

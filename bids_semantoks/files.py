@@ -120,22 +120,15 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     return columns, values
 
 
-class _Unquoted(csv.excel_tab):
-    """Tables as BIDS has them."""
-
-    quoting = csv.QUOTE_NONE
-
-
-def read_records(path: Path, *, is_quoted: bool = False) -> tuple[list[str], list[list[str]]]:
+def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
     with empty cells, and a file without a line has an empty header.
 
-    BIDS tables quote nothing, so quotes are text unless `is_quoted`. Raises OSError, and ValueError where the file is
-    not UTF-8.
+    BIDS tables quote nothing, so quotes are text. Raises OSError, ValueError where the file is not UTF-8, and csv.Error
+    where a cell is too long to be one.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        dialect = csv.excel_tab if is_quoted else _Unquoted
-        header, *rows = list(csv.reader(file, dialect)) or [[]]
+        header, *rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
     return header, [row + [""] * (len(header) - len(row)) for row in rows if row]
 
 

@@ -143,8 +143,6 @@ def test_records_are_read_as_text(tmp_path):
     path.write_bytes('\ufeffid\tnote\tage\r\n01\t"a\t7\r\n\r\n02\r\n'.encode())
     assert files.read_records(path) == (["id", "note", "age"], [["01", '"a', "7"], ["02", "", ""]])
     assert files.read_rows(path)[0] == {"id": "01", "note": '"a', "age": "7"}
-    path.write_text('id\tnote\n01\t"a b"\n')
-    assert files.read_records(path, is_quoted=True)[1] == [["01", "a b"]]
     path.write_bytes(b"")
     assert files.read_records(path) == ([], [])
     path.write_bytes(b"id\n\xff\n")

@@ -81,7 +81,12 @@ def write_results(
     kept = keep_earlier_tables(config.out_dir, facts)
     if kept is not None:
         LOGGER.warning("Probes of an earlier call that asked something else are replaced; copies are in %s.", kept)
-    write_probes(config.out_dir, tables, predictions=predictions, splits=_list_splits(results.phenotypes))
+    splits = (
+        (one.phenotype.name, row.repetition, row.fold, f"sub-{row.participant}", row.role)
+        for one in results.phenotypes
+        for row in build_split_table(one.design.splits, one.design.rows.participants.tolist())
+    )
+    write_probes(config.out_dir, tables, predictions=predictions, splits=splits)
     return tables
 
 
@@ -160,12 +165,6 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
                         score,
                         int(n_tests[row]) // predictions.n_seeds,
                     )
-
-
-def _list_splits(results: Sequence[PhenotypeResult]) -> Iterator[tuple[object, ...]]:
-    for one in results:
-        for row in build_split_table(one.design.splits, one.design.rows.participants.tolist()):
-            yield (one.phenotype.name, row.repetition, row.fold, f"sub-{row.participant}", row.role)
 
 
 def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design, ProbePlan, convert_covariates, name_groups
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, find_main_metric
+from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import Rows, compute_motion, iterate_signals, read_embeddings
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
-from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.metrics import compute_scores, name_main_metric
 from bids_semantoks.statistics.reliability import RetestScore, compute_retest
 from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target, build_class_target
@@ -145,7 +145,7 @@ def _score(
     one: PhenotypeResult, model: str, inside: NDArray[np.bool_], *, by: str, level: str, seed: int
 ) -> dict[str, object]:
     predictions, people = one.models[model].predictions, one.design.rows.participants[inside]
-    metric, n_people = find_main_metric(predictions), len(set(people))
+    metric, n_people = name_main_metric(is_class=bool(predictions.classes)), len(set(people))
     value, low, high = math.nan, math.nan, math.nan
     if n_people >= _MIN_STRATUM:
         names = ("fold", "truth", "scores", "decisions", "reference")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.predictors import build_predictors, find_removed
-from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, find_main_metric, find_score
+from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import EmbeddingFeatures, Rows, build_models, build_site_features, count_pretrained
 from bids_semantoks.embedding import RunEncoder, embed, name_twin
 from bids_semantoks.errors import ConfigurationError
@@ -22,7 +22,7 @@ from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
-from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores
+from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores, name_main_metric
 from bids_semantoks.statistics.predictions import stack_seeds
 from bids_semantoks.statistics.significance import (
     PermutationTest,
@@ -145,12 +145,13 @@ class Prober:
 
 def _add(results: dict[str, ModelResult], name: str, result: ModelResult, other: ModelResult | None) -> None:
     """Compare a model with another, if there is one, and add it to the results."""
-    metric = find_main_metric(result.predictions)
+    metric = name_main_metric(is_class=bool(result.predictions.classes))
     if other is not None:
         comparison = compare_models(other.predictions, result.predictions, metric)
         result = dataclasses.replace(result, comparison=comparison)
     results[name] = result
-    score, p = find_score(result, metric), f", p = {result.p_value:.3g}" if result.permutation else ""
+    score = next(one for one in result.scores if one.metric == metric)
+    p = f", p = {result.p_value:.3g}" if result.permutation else ""
     LOGGER.info(
         "%s by %s: %s %.3f [%.3f, %.3f]%s",
         *(result.predictions.target, name, score.metric, score.value, score.ci_low, score.ci_high, p),

@@ -59,13 +59,3 @@ class ProbeResults:
     networks: tuple[str, ...]  # those that were masked
     pretraining: str  # what is known of the people the encoder was pretrained on, in words
     warnings: tuple[str, ...]
-
-
-def find_main_metric(predictions: Predictions) -> str:
-    """Name the metric that models are ordered and compared by: ``auroc`` or ``r``."""
-    return "auroc" if predictions.classes else "r"
-
-
-def find_score(result: ModelResult, metric: str) -> Score:
-    """Find the score of a metric."""
-    return next(score for score in result.scores if score.metric == metric)

@@ -126,16 +126,13 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
         settings["type"] = kind
     default = field.default
     if default not in (None, (), False) and kind is not bool and field.name != "verbose":
-        shown = " ".join(map(_format, default)) if isinstance(default, tuple) else str(default)
+        values = default if isinstance(default, tuple) else (str(default),)
+        shown = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
         settings["help"] = f"{metadata['help']}  [default: {shown}]"
     options = [click.Option(names, **settings)]
     if metadata["off"]:
         options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Switch {flag} off."))
     return options
-
-
-def _format(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _off_name(field: dataclasses.Field[Any]) -> str:

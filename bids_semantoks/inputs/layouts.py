@@ -79,11 +79,6 @@ def _find_files(root: Path, pattern: str, participants: Collection[str] = ()) ->
     yield from _walk(str(root), pattern.split("/"), {}, frozenset(participants))
 
 
-def _fill(pattern: str, values: Mapping[str, str]) -> str:
-    """Fill a pattern's braces with values by short key."""
-    return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
-
-
 def _short(name: str) -> str:
     return _LONG_NAMES.get(name, name)
 
@@ -223,7 +218,7 @@ def _build_candidate(
     root = str(derivative.path)
     named = {**values, **dict(pattern.entities), "space": layout.space}
     paths = {
-        key: os.path.join(root, _fill(text, values)) if text else None  # noqa: PTH118
+        key: os.path.join(root, _PLACEHOLDER.sub(lambda match: values[_short(match[1])], text)) if text else None  # noqa: PTH118
         for key, text in (("bold", pattern.bold), ("mask", pattern.mask), ("confounds", pattern.confounds))
     }
     bold, confounds = paths["bold"], paths["confounds"]

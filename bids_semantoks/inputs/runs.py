@@ -292,7 +292,8 @@ def choose_space(
     there = sorted_naturally(space for one in candidates if (space := one.image.entity("space")))
     if asked is None:
         space = next((name for name in (*preferred, *DEFAULT_SPACES) if name in there), None)
-        if space is None and len(there) == 1 and _are_on_surfaces(candidates, there[0]):
+        own = [one.image.path for one in candidates if one.image.entity("space") in there]
+        if space is None and len(there) == 1 and all(map(is_surface_file, own)):
             space = there[0]
         if space is None:
             wanted = ", ".join(dict.fromkeys((*preferred, *DEFAULT_SPACES)))
@@ -326,10 +327,6 @@ def _check_cohorts(chosen: Sequence[Candidate], space: str) -> None:
             f"Images in space {space} are of {len(cohorts)} cohorts: {', '.join(cohorts)}; each is another template.",
             hint=f"Choose one, such as --space {space}:cohort-{cohorts[0]}, with an OUT_DIR of its own.",
         )
-
-
-def _are_on_surfaces(candidates: Sequence[Candidate], space: str) -> bool:
-    return all(is_surface_file(one.image.path) for one in candidates if one.image.entity("space") == space)
 
 
 def rank_coarseness(candidate: Candidate) -> tuple[int, int, str]:

@@ -59,7 +59,8 @@ class ProbeTables:
     def find_scores(self, phenotype: str, *roles: str) -> list[Any]:
         """Return the row with the main score of each model with one of these roles, in the order of the table."""
         own = self.scores[(self.scores["phenotype"] == phenotype) & self.scores["role"].isin(roles)]
-        return [row for row in own.itertuples() if row.metric == name_main_metric(str(row.kind))]
+        main = own["kind"].map(lambda kind: name_main_metric(is_class=kind == "classification"))
+        return list(own[own["metric"] == main].itertuples())
 
 
 def build_group_table(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:

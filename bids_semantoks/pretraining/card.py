@@ -49,15 +49,12 @@ class TrainingLog:
 
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Append rows (values by column) and sync them to disk; missing values become ``n/a``."""
-        lines = ["\t".join(_format(row.get(column)) for column in self.columns) + "\n" for row in rows]
+        cells = ([row.get(column, math.nan) for column in self.columns] for row in rows)
+        lines = ["\t".join("n/a" if math.isnan(one) else f"{one:.7g}" for one in row) + "\n" for row in cells]
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(lines))
             file.flush()
             os.fsync(file.fileno())
-
-
-def _format(value: float | None) -> str:
-    return "n/a" if value is None or math.isnan(value) else f"{value:.7g}"
 
 
 def read_training_log(path: Path) -> dict[str, NDArray[np.float64]]:

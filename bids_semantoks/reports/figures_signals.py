@@ -112,7 +112,7 @@ def draw_carpet(
     _draw_trace(rows[0], volumes)
     for axes, name, compute in (
         (rows[1], "DVARS", compute_dvars),
-        (rows[2], "global\nsignal", lambda x: _centre(compute_global(x, n_voxels))),
+        (rows[2], "global\nsignal", lambda x: (values := compute_global(x, n_voxels)) - np.nanmean(values)),
     ):
         trace = compute(before)
         axes.plot(times, trace, color=GREY, label="before denoising")
@@ -149,10 +149,6 @@ def _fit_to_kept(axes: Axes, values: NDArray[np.float64]) -> None:
     if values.size and values.max() > values.min():
         margin = 0.08 * (values.max() - values.min())
         axes.set_ylim(min(0.0, values.min() - margin), max(0.0, values.max() + margin))
-
-
-def _centre(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values - np.nanmean(values)
 
 
 def _thin(scores: NDArray[np.float64], step: int) -> NDArray[np.float64]:

@@ -27,13 +27,17 @@ from bids_semantoks.reports.group_report import Section
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 
 
+def _read_extra(out_dir: Path, name: str) -> tuple[DataFrame, dict[str, Any]]:
+    """Read a table, which is empty where the call did not ask for it, and the facts of its sidecar."""
+    table = read_group_table(out_dir / f"{name}.tsv")
+    return table, {} if table.empty else read_json(out_dir / f"{name}.json")["Facts"]
+
+
 def build_block_section(out_dir: Path) -> Section | None:
     """Describe how well types of task blocks can be told apart; None if no blocks were probed."""
-    path = out_dir / "group_task_blocks.tsv"
-    table = read_group_table(path)
+    table, facts = _read_extra(out_dir, "group_task_blocks")
     if table.empty:
         return None
-    facts = read_json(path.with_suffix(".json"))["Facts"]
     types = ", ".join(f"{label} ({count})" for label, count in facts["Types"].items())
     sentences = [
         f"Blocks of {table['column'].iloc[0]}, of {facts['LongestBlock']:g} s at most, each embedded by "
@@ -110,11 +114,9 @@ def _name_block_model(row: Any) -> str:
 
 def build_scaling_section(out_dir: Path) -> Section | None:
     """Describe what encoders gain from more pretraining data; None if no scaling was run."""
-    path = out_dir / "group_scaling.tsv"
-    table = read_group_table(path)
+    table, facts = _read_extra(out_dir, "group_scaling")
     if table.empty:
         return None
-    facts = read_json(path.with_suffix(".json"))["Facts"]
     # Balanced accuracy follows AUROC in the table; one picture a phenotype is enough.
     fits = [fit for fit in facts["Fits"] if fit["Metric"] != "balanced_accuracy"]
     picture = Picture(

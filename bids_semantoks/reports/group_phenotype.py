@@ -67,10 +67,8 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     others = [row.metric for row in _select(stored.scores, phenotype=phenotype, role="encoder")]
     # Pooled correlation falls below chance on noise: it is for the table, beside its dictionary.
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
-    details = [
-        _build_importance(stored, encoder),
-        *(_build_strata(stored, phenotype, by) for by in _list_divisions(stored, phenotype)),
-    ]
+    divisions = dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype))
+    details = [_build_importance(stored, encoder), *(_build_strata(stored, phenotype, by) for by in divisions)]
     header = ["model", METRIC_NAMES[encoder.metric], "p", "encoder minus this", "p (Holm)"]
     return PhenotypePart(
         name=phenotype,
@@ -217,15 +215,11 @@ def _build_importance(stored: ProbeTables, encoder: Any) -> Section | None:
     )
 
 
-def _list_divisions(stored: ProbeTables, phenotype: str) -> list[str]:
-    return list(dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype)))
-
-
 def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
     rows = _select(stored.strata, phenotype=phenotype, by=by)
     name = by.replace("_", " ")
     encoder = stored.find_scores(phenotype, "encoder")[0]
-    label = METRIC_NAMES[name_main_metric(encoder.kind)]
+    label = METRIC_NAMES[name_main_metric(is_class=encoder.kind == "classification")]
     bars = [
         Bar(
             name=f"{row.level} ({row.n_participants})",

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.files import write_text
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.reports.figures import Picture, embed_svg
+from bids_semantoks.reports.report import fill_template, read_template, write_page
 from bids_semantoks.version import __version__
-
-LOGGER = logging.getLogger("bids_semantoks")
 
 #: Tables that the page leads to where they are there, and what links call them.
 TABLES: Final = {
@@ -85,13 +81,8 @@ def read_training_picture(directory: Path) -> Picture | None:
 def write_group_page(out_dir: Path, page: GroupPage) -> Path:
     """Write ``group.html`` and return its path; on any error, log a warning, as the results are on disk already."""
     path = out_dir / "group.html"
-    try:
-        tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
-        write_text(path, render_page(page, methods=read_methods(out_dir), tables=tables), only_if_changed=True)
-    except Exception as error:
-        # Results are on disk already; a page about them must never turn success into failure.
-        LOGGER.debug("Writing %s", path, exc_info=True)
-        LOGGER.warning("The report %s could not be written: %s: %s", path.name, type(error).__name__, error)
+    tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
+    write_page(path, lambda: render_page(page, methods=read_methods(out_dir), tables=tables))
     return path
 
 
@@ -100,13 +91,7 @@ def render_page(page: GroupPage, *, methods: str, tables: Mapping[str, str] = TA
 
     `methods` is an HTML fragment; `tables` maps the stem of each table beside the page to its link text.
     """
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
-
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    data = files("bids_semantoks").joinpath("data")
-    style = data.joinpath("report.html.jinja").read_text(encoding="utf-8")
-    style = style.partition("<style>\n")[2].partition("</style>")[0]
-    text = data.joinpath("group.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
-        page=page, version=__version__, style=style, methods=methods, tables=tables
+    style = read_template("report").partition("<style>\n")[2].partition("</style>")[0]
+    return fill_template(
+        read_template("group"), page=page, version=__version__, style=style, methods=methods, tables=tables
     )

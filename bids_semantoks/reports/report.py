@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -66,9 +66,13 @@ class RunPart:
 
 def write_report(out_dir: Path, participant: str) -> bool:
     """Write ``OUT_DIR/sub-<label>.html`` from the files on disk; on any error, log a warning and return False."""
-    path = out_dir / f"sub-{participant}.html"
+    return write_page(out_dir / f"sub-{participant}.html", lambda: build_page(out_dir, participant))
+
+
+def write_page(path: Path, build: Callable[[], str]) -> bool:
+    """Build and write a page; on any error, log a warning and return False."""
     try:
-        write_text(path, build_page(out_dir, participant), only_if_changed=True)
+        write_text(path, build(), only_if_changed=True)
     except Exception as error:
         # Results are on disk already; a page about them must never turn success into failure.
         LOGGER.debug("Writing %s", path, exc_info=True)
@@ -79,16 +83,13 @@ def write_report(out_dir: Path, participant: str) -> bool:
 
 def build_page(out_dir: Path, participant: str) -> str:
     """Build the participant report as self-contained HTML, drawing the stability figures on the way."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
-
     runs = [_build_run(out_dir, stem, found) for stem, found in _read_statuses(out_dir, participant).items()]
     sessions: dict[str, list[RunPart]] = {}
     for run in sorted(runs, key=lambda run: (run.session, run.stem)):
         sessions.setdefault(run.session, []).append(run)
     statuses = [status for run in runs for status in run.statuses]
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    text = files("bids_semantoks").joinpath("data", "report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
+    return fill_template(
+        read_template("report"),
         participant=participant,
         version=__version__,
         sessions=sessions,
@@ -97,6 +98,19 @@ def build_page(out_dir: Path, participant: str) -> str:
         stability=draw_stabilities(out_dir, participant),
         methods=read_methods(out_dir),
     )
+
+
+def read_template(name: str) -> str:
+    """Read a page template of the package."""
+    return files("bids_semantoks").joinpath("data", f"{name}.html.jinja").read_text(encoding="utf-8")
+
+
+def fill_template(text: str, **values: Any) -> str:
+    """Fill a page template; everything is escaped, and an unknown name is an error."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
+    return environment.from_string(text).render(**values)
 
 
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:

@@ -122,11 +122,8 @@ def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> 
     except errors.EntryNotFoundError as error:
         raise FetchError(f"{repository} has no {name}", is_absent=True) from error
     except failures as error:
-        raise FetchError(f"it cannot be fetched ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
+        raise FetchError(f"it cannot be fetched ({reason})") from error
 
 
 def find_cache() -> Path | None:

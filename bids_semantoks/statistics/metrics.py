@@ -375,6 +375,6 @@ def _bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[flo
     return value, value
 
 
-def name_main_metric(kind: str) -> str:
-    """Return the metric that ranks and compares models: ``auroc`` for ``classification``, else ``r``."""
-    return "auroc" if kind == "classification" else "r"
+def name_main_metric(*, is_class: bool) -> str:
+    """Name the metric that models are ordered and compared by."""
+    return "auroc" if is_class else "r"
