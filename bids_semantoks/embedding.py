@@ -102,11 +102,11 @@ class RunEncoder:
 def build_run_encoder(
     config: EmbeddingConfig, parcels: tuple[str, ...], networks: tuple[str, ...], *, seed: int
 ) -> RunEncoder:
-    """Load an encoder and match it to the P parcels and networks of an atlas; `seed` is for random weights whose name
-    gives none.
+    """Load an encoder and match it to the P parcels and networks of an atlas; `seed` is
+    for random weights whose name gives none.
 
-    Raises ModelError if the encoder is missing, damaged or does not fit the atlas, ResourceError if the device is
-    absent.
+    Raises ModelError if the encoder is missing, damaged or does not fit the
+    atlas, ResourceError if the device is absent.
     """
     device = resolve_device(config.device)
     loaded = load_encoder(config.model, atlas=(parcels, networks), seed=seed)
@@ -118,8 +118,8 @@ def build_run_encoder(
 
 
 def embed(run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Embed a run in memory, B windows in D dimensions: (B, D), or (V, B, D) once for each set of `hidden` rows of
-    tokens (V, N)."""
+    """Embed a run in memory, B windows in D dimensions: (B, D), or (V, B, D) once for
+    each set of `hidden` rows of tokens (V, N)."""
     windows = read_windows(run, encoder)
     return encoder.frozen.encode(windows).vectors if hidden is None else encoder.frozen.encode_variants(windows, hidden)
 
@@ -138,8 +138,8 @@ def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:
 
 
 def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
-    """Embed a run and write its embedding where its paths say; all tokens are returned, but written only with
-    --save-tokens."""
+    """Embed a run and write its embedding where its paths say; all tokens are
+    returned, but written only with --save-tokens."""
     windows = read_windows(run, encoder)
     embedding = encoder.frozen.encode(windows, with_tokens=True)
     loaded, signals = encoder.loaded, run.sidecar

@@ -18,7 +18,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO
 
 from bids_semantoks.errors import ConfigurationError, ResourceError
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file that gets its name only once complete; if the block raises, nothing is left behind.
 
-    `is_durable` waits until the disk has the file: for checkpoints, which a crash of the machine must not empty.
-    Written under a hidden name beside `path` and renamed. Takes no lock, since locks fail on network file systems of
-    clusters.
+    `is_durable` waits until the disk has the file: for checkpoints, which a crash of the machine
+    must not empty. Written under a hidden name beside `path` and renamed. Takes no lock, since locks
+    fail on network file systems of clusters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(6)}.tmp"
@@ -120,12 +120,18 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     return columns, values
 
 
+def split_rows(text: AnyStr) -> list[list[AnyStr]]:
+    """Split the content of a table into its lines and these into their cells, for those who read it strictly."""
+    tab = "\t" if isinstance(text, str) else b"\t"
+    return [line.split(tab) for line in text.splitlines()]
+
+
 def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
     with empty cells, and a file without a line has an empty header.
 
-    BIDS tables quote nothing, so quotes are text. Raises OSError, ValueError where the file is not UTF-8, and csv.Error
-    where a cell is too long to be one.
+    BIDS tables quote nothing, so quotes are text. Raises OSError, ValueError where the file is not UTF-8, and
+    csv.Error where a cell is too long to be one.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         header, *rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
@@ -160,8 +166,8 @@ def hash_values(values: Any) -> str:
 
 
 def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a small table of mixed values as TSV; None, empty text and NaN become ``n/a``, floats get 9 significant
-    digits."""
+    """Write a small table of mixed values as TSV; None, empty text and NaN become
+    ``n/a``, floats get 9 significant digits."""
     lines = ["\t".join(columns), *map(_format_row, rows)]
     write_text(path, "\n".join(lines) + "\n", only_if_changed=True)
 
@@ -188,8 +194,8 @@ def format_cell(value: object) -> str:
 
 
 def check_writable(directory: Path) -> None:
-    """Create a directory if needed and try to write to it: ConfigurationError if not writable, ResourceError if disk is
-    full."""
+    """Create a directory if needed and try to write to it: ConfigurationError if not
+    writable, ResourceError if disk is full."""
     probe = directory / f".{secrets.token_hex(6)}.tmp"
     try:
         directory.mkdir(parents=True, exist_ok=True)

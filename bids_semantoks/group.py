@@ -32,8 +32,8 @@ _RUNS_PER_READER = 300
 
 
 def run_group(config: AppConfig) -> Tally:
-    """Run the group level and count the outcomes of its runs. Raises SemantoksError if the call as a whole cannot
-    work."""
+    """Run the group level and count the outcomes of its runs. Raises
+    SemantoksError if the call as a whole cannot work."""
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
@@ -104,8 +104,8 @@ def _open_outputs(config: AppConfig) -> None:
 
 
 def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> AppConfig:
-    """Pretrain an encoder and return the configuration that embeds with it; a dry run only logs what would be
-    trained."""
+    """Pretrain an encoder and return the configuration that embeds with
+    it; a dry run only logs what would be trained."""
     from bids_semantoks.pretraining.run import pretrain_encoder, preview_training  # noqa: PLC0415 - most do not train
 
     if config.running.dry_run:
@@ -125,8 +125,8 @@ def build_features(
 ) -> list[tuple[str, int, int, np.ndarray[Any, Any]]]:
     """Average embeddings over the windows of a run, then over the runs of a participant.
 
-    Returns (label, n_runs, n_windows, mean (dims,)), sorted by label. Raises ResourceError if a reading process was
-    killed.
+    Returns (label, n_runs, n_windows, mean (dims,)), sorted by label. Raises
+    ResourceError if a reading process was killed.
     """
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
     read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
@@ -178,8 +178,8 @@ def choose_kind(config: AppConfig) -> tuple[str, str]:
 def select_stored(
     stored: Sequence[StoredRun], selection: SelectionConfig, *, where: str, prefers_rest: bool = True
 ) -> list[StoredRun]:
-    """Keep the requested runs in the given order; with `prefers_rest` and no requested task, only resting runs if there
-    are any.
+    """Keep the requested runs in the given order; with `prefers_rest` and no requested
+    task, only resting runs if there are any.
 
     `where` names the dataset in messages. Raises InputError if a label is unknown or no run is left.
     """

@@ -164,8 +164,7 @@ def run_batch(
 
     `build_worker(*arguments)` is called once per process (with several, the arguments must pickle) and returns the
     function that runs one job. With `stop_on_failure`, no job starts after the first failure: jobs in progress finish,
-    the
-    rest are recorded as not tried. `on_done` is called with each job once it is counted.
+    the rest are recorded as not tried. `on_done` is called with each job once it is counted.
     """
     started = time.monotonic()
     waiting, failed = dict(enumerate(jobs)), ""
@@ -188,8 +187,8 @@ def run_batch(
 
 
 def _leave_out(jobs: Collection[Job], failed: str, tally: Tally) -> None:
-    """Record runs that were never tried as failed; their reason is not tallied, since it must not decide the exit
-    code."""
+    """Record runs that were never tried as failed; their reason is not
+    tallied, since it must not decide the exit code."""
     LOGGER.warning("Stopped at the first failure, %d runs were not tried.", len(jobs))
     message = f"Not tried: the call stopped at the failure of {failed} (--stop-on-first-crash)."
     for job in jobs:

@@ -53,8 +53,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 def run_participants(config: AppConfig) -> Tally:
-    """Run the participant level and count the outcomes of its runs. Raises SemantoksError, before anything is written,
-    if the call as a whole cannot work."""
+    """Run the participant level and count the outcomes of its runs. Raises SemantoksError, before anything is
+    written, if the call as a whole cannot work."""
     if config.pretraining.pretrain:
         LOGGER.warning("--pretrain trains at the group level, and does nothing at the participant level.")
     plan, encoder, jobs = build_plan(config)
@@ -99,8 +99,8 @@ def run_participants(config: AppConfig) -> Tally:
 
 
 def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
-    """Find the runs, resolve atlas and encoder (None for signals only) and determine what is left to do. Writes
-    nothing.
+    """Find the runs, resolve atlas and encoder (None for signals only) and
+    determine what is left to do. Writes nothing.
 
     Raises SemantoksError if anything requested is missing or does not fit together.
     """
@@ -170,8 +170,8 @@ def _without_new_database(config: AppConfig) -> AppConfig:
 
 
 def _without_second_denoising(config: AppConfig, denoised: Derivative | None) -> AppConfig:
-    """Switch off denoising and filtering that the inputs went through already; ConfigurationError if the user requests
-    them."""
+    """Switch off denoising and filtering that the inputs went through already;
+    ConfigurationError if the user requests them."""
     signals, usual = config.signals, SignalsConfig()
     if denoised is None:
         return config

@@ -32,8 +32,8 @@ CANONICAL_NETWORKS = (
 class Run:
     """One BOLD acquisition in one space, with its files.
 
-    For a run parcellated by another pipeline, `bold` is the table of its series, `mask` the coverage of its parcels and
-    `confounds` the censored volumes.
+    For a run parcellated by another pipeline, `bold` is the table of its series, `mask` the coverage of its
+    parcels and `confounds` the censored volumes.
     """
 
     entities: tuple[tuple[str, str], ...]  # all of the BOLD file in BIDS order, short keys (sub, ses, task ...)

@@ -164,3 +164,10 @@ def test_json_is_read_with_and_without_a_mark(tmp_path):
     path.write_bytes(b'{"a": \xff}')
     with pytest.raises(ValueError, match="utf-8"):
         files.read_json(path)
+
+
+@pytest.mark.parametrize("kind", [str, str.encode])
+def test_strict_readers_see_every_line_as_it_is(kind):
+    cells = [["a", "b"], ["1"], [""], ["2", '"', "3"]]
+    assert files.split_rows(kind('a\tb\r\n1\n\n2\t"\t3\n')) == [[kind(cell) for cell in row] for row in cells]
+    assert files.split_rows(kind("")) == []

@@ -1,5 +1,5 @@
-"""Targets, covariates, groups and splits of phenotypes, decided and checked before any work.
-Shape letters: n rows (participants or sessions), c covariates."""
+"""Targets, covariates, groups and splits of phenotypes, decided and checked before any work. Shape letters: n rows
+(participants or sessions), c covariates."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class ProbePlan:
 
 
 def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Check everything asked of probes before any work, and build the designs that all who test phenotypes share.
-    Raises InputError where a column or table is missing or cannot be predicted, ConfigurationError for an option
-    without effect."""
+    """Check everything asked of probes before any work, and build the designs that all who test phenotypes
+    share. Raises InputError where a column or table is missing or cannot be predicted,
+    ConfigurationError for an option without effect."""
     asked = config.probing
     for option, column in (("--leave-out", asked.leave_out), ("--group-by", asked.group_by)):
         if column in asked.probe:
@@ -106,8 +106,8 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
 
 
 def revise_plan(plan: ProbePlan, config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Adopt the configuration that names an encoder pretrained on the way; the designs are built anew only where runs
-    of the plan could not be embedded."""
+    """Adopt the configuration that names an encoder pretrained on the way; the designs are built anew only
+    where runs of the plan could not be embedded."""
     plan = dataclasses.replace(plan, config=config)
     return plan if len(stored) == plan.n_runs else _build_designs(plan, stored)
 

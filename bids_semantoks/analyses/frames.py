@@ -234,8 +234,8 @@ def _describe_decisions(predictions: Predictions) -> dict[str, Any]:
 
 def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> tuple[pd.DataFrame, tuple[float, float]]:
     """Project mean embeddings onto two axes, one point per session where anybody has several, else per participant;
-    the second value is the share of variance of each axis.
-    Colours are site, sex, age and probed columns, where present, motion, scan length and session."""
+    the second value is the share of variance of each axis. Colours are site, sex, age and probed columns, where
+    present, motion, scan length and session."""
     sessions = build_rows(stored, by_session=True)
     has_several = len(set(sessions.participants)) < len(sessions.keys)
     rows = sessions if has_several else build_rows(stored, by_session=False)

@@ -121,8 +121,8 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
 
 
 def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[dict[str, object]]:
-    """Score the encoder within sites and within repetition times, each only where there are two or more.
-    Returns rows of group_strata.tsv."""
+    """Score the encoder within sites and within repetition times, each only where there are two
+    or more. Returns rows of group_strata.tsv."""
     rows, predictions = one.design.rows, one.models[model].predictions
     divisions = {
         "repetition_time": tuple(
@@ -168,8 +168,8 @@ def _score(
 def _find_pairs(stored: Sequence[StoredRun]) -> dict[str, tuple[Rows, Rows]]:
     """Pair two scans of each participant, where five or more participants have two.
 
-    ``sessions`` pairs the first two sessions with all their runs, ``runs`` the first two runs of one task in the first
-    session that has two.
+    ``sessions`` pairs the first two sessions with all their runs, ``runs`` the first two runs of
+    one task in the first session that has two.
     """
     people: dict[str, dict[str, list[StoredRun]]] = {}
     for run in stored:

@@ -42,8 +42,8 @@ _UNTESTED: Final = ("importance", "finetuned")
 
 
 class Prober:
-    """Runner of models over phenotypes; features are built once for participants and once for sessions.
-    Scores are averaged over `replicates`, encoders of other seeds with complete embeddings."""
+    """Runner of models over phenotypes; features are built once for participants and once for sessions. Scores are
+    averaged over `replicates`, encoders of other seeds with complete embeddings."""
 
     def __init__(self, plan: ProbePlan, encoder: RunEncoder, *, replicates: Sequence[RunEncoder] = ()) -> None:
         self.plan, self.asked, self.seed = plan, plan.config.probing, plan.config.running.random_seed
@@ -172,8 +172,8 @@ class NetworkMasker:
         return tuple(self.encoders[0].frozen.networks)
 
     def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
-        """Build features by variant, one per encoder: each network alone, then all without each.
-        Raises ConfigurationError where the encoder cannot tell networks apart."""
+        """Build features by variant, one per encoder: each network alone, then all without each. Raises
+        ConfigurationError where the encoder cannot tell networks apart."""
         names = [name_masked(model, network, is_alone=alone) for alone in (True, False) for network in self.networks]
         tables = [self._embed_rows(rows, encoder) for encoder in self.encoders]  # (n, V, D) each
         return {

@@ -228,8 +228,8 @@ class Heads:
         self._descend(normed, error)
 
     def _descend(self, normed: Tensor, error: Tensor) -> None:
-        """Update all heads: outputs x V' + W beta + b, V = W * gamma, with gradient G give dV = G' x and, exactly,
-        W: dV * gamma + sum(G) beta', gamma: sum over outputs of dV * W, beta: W' sum(G), b: sum(G)."""
+        """Update all heads: outputs x V' + W beta + b, V = W * gamma, with gradient G give dV = G' x and, exactly, W:
+        dV * gamma + sum(G) beta', gamma: sum over outputs of dV * W, beta: W' sum(G), b: sum(G)."""
         weight, gamma, beta = self._split(self.parameters)
         weight_gradient, gamma_gradient, beta_gradient = self._split(self.gradient)
         folded = (error.flatten(2).transpose(1, 2) @ normed).reshape_as(weight)  # (R, L, C, D)

@@ -1,5 +1,5 @@
-"""Rows of the tables that probes work on, participants or sessions, and the data stored for each.
-Shape letters: n rows, T volumes, P parcels, D dimensions of an embedding, m windows."""
+"""Rows of the tables that probes work on, participants or sessions, and the data stored for each. Shape letters: n
+rows, T volumes, P parcels, D dimensions of an embedding, m windows."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def _build_motion_features(rows: Rows) -> TableFeatures:
 def build_models(
     rows: Rows, encoders: Sequence[str], twins: Sequence[str], baselines: Sequence[str]
 ) -> dict[str, tuple[Features, ...]]:
-    """Build the features of all models except those that depend on the phenotype, by name, the encoder first.
-    A name has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
+    """Build the features of all models except those that depend on the phenotype, by name, the encoder first. A name
+    has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
     models = {encoders[0]: _read_features(rows, encoders[0], encoders)}
     kinds = [kind for kind in CONNECTIVITY if kind in baselines]
     for one in build_connectivity_features(iterate_signals(rows), kinds) if kinds else ():

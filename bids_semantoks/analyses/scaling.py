@@ -139,8 +139,8 @@ def _name_encoder(
 def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> SharedData:
     """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset.
 
-    Raises ConfigurationError where several are named, or this one again, and InputError where the other study has no
-    signals of the same atlas.
+    Raises ConfigurationError where several are named, or this one again, and InputError where the
+    other study has no signals of the same atlas.
     """
     file, named = config.pretraining.pretrain_data, config.selection.derivatives
     if len(named) + (file is not None) > 1:

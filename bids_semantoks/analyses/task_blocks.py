@@ -1,5 +1,5 @@
-"""Task blocks as rows: found in tables of events, cut from the stored signals, embedded as one patch each.
-Shape letters: n rows (blocks), T volumes, P parcels, D dimensions of an embedding."""
+"""Task blocks as rows: found in tables of events, cut from the stored signals, embedded as one patch each. Shape
+letters: n rows (blocks), T volumes, P parcels, D dimensions of an embedding."""
 
 from __future__ import annotations
 
@@ -72,9 +72,8 @@ class Blocks:
 
 
 def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
-    """Find the events of all runs before any work.
-    Raises InputError where no run has events, a table lacks the column, or fewer than two types have two blocks each.
-    """
+    """Find the events of all runs before any work. Raises InputError where no run has events, a table lacks the column,
+    or fewer than two types have two blocks each."""
     column = config.probing.task_blocks or ""
     roots = find_event_roots(config.bids_dir, config.selection.derivatives)
     runs, lacking = [], []
@@ -238,8 +237,8 @@ class BlockDesign:
 
 
 def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Path:
-    """Embed blocks, tell their types apart and write ``OUT_DIR/group_task_blocks.tsv``.
-    Raises InputError where there are too few blocks of two types for any fold."""
+    """Embed blocks, tell their types apart and write ``OUT_DIR/group_task_blocks.tsv``. Raises InputError where there
+    are too few blocks of two types for any fold."""
     model = encoder.loaded.name
     encoders = {model: encoder}
     if "random" in config.probing.baselines:
@@ -322,8 +321,8 @@ def build_block_designs(
 def score_design(
     blocks: Blocks, target: Target, design: BlockDesign, model: str, config: AppConfig
 ) -> list[dict[str, object]]:
-    """Score all models on the same blocks and folds: rows of group_task_blocks.tsv, the encoder first; differences are
-    from that first row."""
+    """Score all models on the same blocks and folds: rows of group_task_blocks.tsv, the encoder
+    first; differences are from that first row."""
     keys = [(model, "first"), (model, "last"), ("random", "first"), ("random", "last"), ("parcel_means", "")]
     wanted = [key for key in keys if key in blocks.features]
     chance = 1 / len(target.classes)

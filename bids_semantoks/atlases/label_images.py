@@ -38,8 +38,8 @@ _TIE = 1e-6
 
 
 def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Read a 3-D label image: labels (X, Y, Z), 0 for none, and affine (4, 4), voxel to mm. Raises AtlasError where
-    it is damaged or holds anything but labels."""
+    """Read a 3-D label image: labels (X, Y, Z), 0 for none, and affine (4, 4), voxel to mm. Raises AtlasError where it
+    is damaged or holds anything but labels."""
     try:
         image: Any = nib.load(path)
         stored = np.asanyarray(image.dataobj)
@@ -64,8 +64,8 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
 
 
 def check_labels(part: Part, table: LabelTable, present: set[int], values: Sequence[int]) -> None:
-    """Check the labels `present` in an image, of which `values` count. Raises AtlasError where some have no row in
-    the table, none that counts is there, or the image must hold a known set and does not."""
+    """Check the labels `present` in an image, of which `values` count. Raises AtlasError where some have no row in the
+    table, none that counts is there, or the image must hold a known set and does not."""
     if part.file.values is None and present - set(table.values):
         unknown = sorted(present - set(table.values))
         raise AtlasError(

@@ -66,8 +66,8 @@ class SurfaceLabels:
 
 
 def load_surface_labels(path: Path) -> SurfaceLabels:
-    """Read a ``.dlabel.nii``, ``.label.gii`` or ``.annot`` file: keys of the first map, and the names in use.
-    Raises AtlasError if it cannot be read, its hemisphere is unknown, it has no parcels or uses a nameless key."""
+    """Read a ``.dlabel.nii``, ``.label.gii`` or ``.annot`` file: keys of the first map, and the names in use. Raises
+    AtlasError if it cannot be read, its hemisphere is unknown, it has no parcels or uses a nameless key."""
     try:
         status = path.stat()
     except OSError as error:
@@ -99,8 +99,8 @@ def _load_labels(path: Path, _size: int, _mtime: int) -> SurfaceLabels:
 
 
 def _find_partner(path: Path) -> tuple[Path, Path] | None:
-    """Find the left and right file of an atlas with one file per hemisphere; None for a file of all structures.
-    Raises AtlasError if the name lacks the hemisphere or the partner is missing."""
+    """Find the left and right file of an atlas with one file per hemisphere; None for a file of all structures. Raises
+    AtlasError if the name lacks the hemisphere or the partner is missing."""
     if path.name.endswith(".dlabel.nii"):
         return None
     here = find_hemisphere(path.name)
@@ -124,8 +124,8 @@ def _find_partner(path: Path) -> tuple[Path, Path] | None:
 
 
 def find_surface_spaces(path: Path) -> tuple[str, ...]:
-    """Find the template spaces, likeliest first, of a label file by its name, else by the size of its mesh.
-    Raises AtlasError if neither identifies the space, or the file or its other hemisphere is missing or damaged."""
+    """Find the template spaces, likeliest first, of a label file by its name, else by the size of its mesh. Raises
+    AtlasError if neither identifies the space, or the file or its other hemisphere is missing or damaged."""
     path = _find_files(path)[0]
     labels = load_surface_labels(path)
     if path.name.endswith(".dlabel.nii"):
@@ -241,8 +241,8 @@ def _load_hemisphere(path: Path) -> tuple[Grayordinates, NDArray[Any], dict[int,
 
 
 def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:
-    """Load an atlas on surfaces from its registry entry, one volume per label file.
-    Raises AtlasError when files are missing, damaged or not those that the entry names."""
+    """Load an atlas on surfaces from its registry entry, one volume per label file. Raises AtlasError when files are
+    missing, damaged or not those that the entry names."""
     recipes = entry.recipes.get(space, ())
     parts = find_local_parts(entry, recipes, space, find_places(directory, beside=entry.path.parent))
     if parts is None:
@@ -304,8 +304,8 @@ def load_surface_files(path: Path, space: str) -> Atlas:
 
 
 def build_surface_volume(part: Part, values: Sequence[int], parcels: Sequence[int]) -> AtlasVolume:
-    """Build the record of one label file, with checksum; `parcels` are positions in the atlas of `values`.
-    Raises AtlasError if a fetched file has changed since, or is not the published one."""
+    """Build the record of one label file, with checksum; `parcels` are positions in the atlas of `values`. Raises
+    AtlasError if a fetched file has changed since, or is not the published one."""
     return AtlasVolume(
         path=part.path,
         sha256=check_file(part.path, part.sha256),

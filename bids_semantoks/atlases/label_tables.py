@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import logging
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.bids_names import format_label, parse_entities
 from bids_semantoks.errors import AtlasError, name_some
-from bids_semantoks.files import hash_values, read_rows
+from bids_semantoks.files import hash_values, read_rows, split_rows
 from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume
 
 _NAME_COLUMNS = ("label", "name")
@@ -122,10 +121,8 @@ def find_network(parcel: str) -> str:
 
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
-        # Not by our reader of tables, which fills short lines: here they are a mistake.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            lines = [line for line in reader if line]
+        # Not as records, whose short lines are filled: here they are a mistake.
+        lines = [line for line in split_rows(path.read_text(encoding="utf-8-sig")) if line != [""]]
     except (OSError, UnicodeDecodeError) as error:
         raise AtlasError(f"The atlas table {path} cannot be read: {error}.") from error
     if not lines:
@@ -161,8 +158,8 @@ def _check_unique(items: list[str], column: str, path: Path) -> None:
 def rename_to_seven_networks(table: LabelTable) -> LabelTable:
     """Rename parcels of another order as in the 7-network order, networks included; rows and image values stay.
 
-    Only a table with all 400 names of one order, possibly among other parcels, is renamed: in a smaller parcellation
-    the same names mean other parcels.
+    Only a table with all 400 names of one order, possibly among other parcels, is renamed: in a smaller
+    parcellation the same names mean other parcels.
     """
     column, parcels = _rename(table.parcels)
     if not column:
@@ -202,9 +199,9 @@ def _load_orders() -> dict[str, dict[str, str]]:
 
 
 def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np.int64]:
-    """Find the position (C,) in `parcels` of each column; ValueError, starting with "has columns", for unknown ones.
-    Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all numbers from 0 or 1.
-    """
+    """Find the position (C,) in `parcels` of each column; ValueError, starting with "has columns",
+    for unknown ones. Accepts names with or without ``7Networks_``, Schaefer-400 names in
+    17-network order, and all numbers from 0 or 1."""
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
     bare = [name.removeprefix(PREFIX) for name in rename_columns(columns)]
     unknown = [name for name, own in zip(columns, bare, strict=True) if own not in position]

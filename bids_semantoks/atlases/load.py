@@ -41,8 +41,8 @@ _IMAGE_SUFFIXES: Final = (".nii", ".nii.gz")
 
 
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
-    """Find the template spaces of an atlas, preferred first: images, then surfaces whose files are here.
-    Raises AtlasError for an unknown atlas."""
+    """Find the template spaces of an atlas, preferred first: images, then surfaces whose files are
+    here. Raises AtlasError for an unknown atlas."""
     if is_surface_atlas(Path(name_or_path)):
         return find_surface_spaces(Path(name_or_path))
     path = find_entry(name_or_path)

@@ -194,8 +194,8 @@ class Places:
 
 
 def find_places(directory: Path | None, *, beside: Path | None = None) -> Places:
-    """Find the directories that may hold atlas files: `directory` (--atlas-dir), BIDS_SEMANTOKS_ATLAS_DIR, the
-    cache, `beside` and TemplateFlow's. Raises AtlasError where `directory` is not a directory."""
+    """Find the directories that may hold atlas files: `directory` (--atlas-dir), BIDS_SEMANTOKS_ATLAS_DIR, the cache,
+    `beside` and TemplateFlow's. Raises AtlasError where `directory` is not a directory."""
     if directory is not None and not directory.is_dir():
         raise AtlasError(f"The atlas directory {directory} (--atlas-dir) is not a directory.")
     variable, cache = os.environ.get(DIRECTORY_VARIABLE), find_cache()
@@ -220,8 +220,8 @@ def find_file(file: LabelFile, places: Places) -> Path | None:
 
 
 def find_archived(path: str, places: Places) -> Path | None:
-    """Find a file of TemplateFlow's archive by its path below the root; None where it is missing, or only announced
-    by TemplateFlow's client (empty, or a link without content)."""
+    """Find a file of TemplateFlow's archive by its path below the root; None where it is missing, or only announced by
+    TemplateFlow's client (empty, or a link without content)."""
     given = (sub for one in places.given for sub in (one / path.rsplit("/", 1)[-1], one / path))
     fetched = (one / TEMPLATEFLOW / path for one in places.given)
     return next(filter(is_there, (*given, *fetched, *(root / path for root in places.templateflow))), None)

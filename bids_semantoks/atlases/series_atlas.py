@@ -30,10 +30,10 @@ def load_series_atlas(
 ) -> Atlas:
     """Load parcels and networks of the atlas `label` of series with the header `columns`, without images.
 
-    The first that holds all columns wins: the atlas `asked` for (label, registry entry or path; empty for none), the
-    dataset's own `tables` (best first), a registry table, else the columns themselves where their names give the
-    network. Raises AtlasError when the atlas asked for is missing, damaged or has other parcels, or nothing gives the
-    networks.
+    The first that holds all columns wins: the atlas `asked` for (label, registry entry or path; empty for
+    none), the dataset's own `tables` (best first), a registry table, else the columns themselves where
+    their names give the network. Raises AtlasError when the atlas asked for is missing, damaged or has
+    other parcels, or nothing gives the networks.
     """
     if (renamed := rename_columns(columns)) != tuple(columns):
         LOG.info("The columns of the series get the names of Schaefer's 7-network order, such as %s.", renamed[0])

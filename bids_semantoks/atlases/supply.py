@@ -97,8 +97,8 @@ def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint
 
 
 def fetch_labels(entry: Entry, space: str, places: Places, target: Path) -> tuple[Part, ...]:
-    """Find the label files of the whole atlas on surfaces, fetching missing ones into `target`. Raises AtlasError
-    when the entry has none for this space, or one is missing and cannot be fetched."""
+    """Find the label files of the whole atlas on surfaces, fetching missing ones into `target`. Raises AtlasError when
+    the entry has none for this space, or one is missing and cannot be fetched."""
     if space not in entry.recipes:
         known = ", ".join(entry.recipes) or "no surface"
         raise AtlasError(f"The atlas {entry.path.stem} is known on {known}, not on surfaces in {space}.")
@@ -108,8 +108,8 @@ def fetch_labels(entry: Entry, space: str, places: Places, target: Path) -> tupl
 def _collect_parts(
     entry: Entry, recipe: Recipe, space: str, places: Places, target: Target | None = None
 ) -> tuple[Part, ...] | None:
-    """Collect the files and transforms of a recipe, fetching what is missing if there is a target; None if any is
-    missing, AtlasError if a fetch fails."""
+    """Collect the files and transforms of a recipe, fetching what is missing if there is a target; None if any
+    is missing, AtlasError if a fetch fails."""
     parts = []
     for file in recipe:
         path = find_file(file, places)
@@ -171,8 +171,8 @@ def _describe_obstacle(entry: Entry, recipe: Recipe, space: str, places: Places)
 def refuse(
     entry: Entry, spaces: Iterable[str], places: Places, obstacles: Sequence[str] = (), *, hint: str = FETCH_HINT
 ) -> AtlasError:
-    """Build the AtlasError for an atlas whose files are missing from `places` in all of `spaces`. `obstacles` are
-    the reasons why they were not fetched; `hint` is used only with these."""
+    """Build the AtlasError for an atlas whose files are missing from `places` in all of `spaces`. `obstacles` are the
+    reasons why they were not fetched; `hint` is used only with these."""
     recipes = {space: entry.find_recipes(space) for space in spaces}
     needed = "; ".join(f"for {space}: {_describe_all(some, space)}" for space, some in recipes.items())
     whole = [space for space, some in entry.recipes.items() if any(is_in(one, space) for one in some)]

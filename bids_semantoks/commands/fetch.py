@@ -30,8 +30,7 @@ def fetch(directory: Path, *, atlases: Sequence[str], spaces: Sequence[str], mod
     """Fetch atlases for each space, and models (ORG/NAME on the Hugging Face hub); return every file that they need.
 
     Files are placed below ``atlases``, ``templateflow`` and ``huggingface/hub`` of `directory`. Raises SemantoksError
-    if
-    something is unknown, unavailable or damaged; files fetched before that stay.
+    if something is unknown, unavailable or damaged; files fetched before that stay.
     """
     before = find_cache()
     directory = directory.absolute()
@@ -147,8 +146,8 @@ def call(arguments: Sequence[str] | None = None) -> int:
         found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
         print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {directory.absolute()}:")
         for path in found:
-            size = f"{path.stat().st_size / 1e6:.1f} MB"
-            print(f"  {path.relative_to(directory.absolute())}  {size}  SHA-256 {hash_file(path)}")
+            name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
+            print(f"  {name}  {size:.1f} MB  SHA-256 {hash_file(path)}")
         print(_NEXT.format(variable=CACHE_VARIABLE, directory=directory.absolute()))
     except SemantoksError as error:
         hint = " HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""

@@ -90,8 +90,8 @@ def find_stages() -> Iterator[tuple[str, type[Any]]]:
 
 
 def build_options() -> list[tuple[str, list[click.Option]]]:
-    """Build the click options of every stage, as (title, options); the title is the docstring of the stage's
-    dataclass."""
+    """Build the click options of every stage, as (title, options); the
+    title is the docstring of the stage's dataclass."""
     sections = []
     for _, stage in find_stages():
         hints = typing.get_type_hints(stage)
@@ -143,8 +143,7 @@ def _expand_lists(arguments: Sequence[str], params: Sequence[click.Parameter]) -
     """Repeat the flag of a list option before each value, as click needs it: ``--x_y a b`` becomes ``--x-y a --x-y b``.
 
     Flags may be spelt with underscores, as in other BIDS Apps. Raises click.UsageError if a list option has no value,
-    since
-    click would take the next flag as its value.
+    since click would take the next flag as its value.
     """
     flags = {name for param in params if param.multiple for name in param.opts}
     expanded: list[str] = []

@@ -45,8 +45,8 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[ConfigT], values: dict[str, Any], *, where: str = "configuration") -> ConfigT:
-    """Build the dataclass `kind` from JSON values; missing fields keep their defaults, `where` names the source.
-    Raises ConfigurationError for unknown keys and for values of another type than their field."""
+    """Build the dataclass `kind` from JSON values; missing fields keep their defaults, `where` names the source. Raises
+    ConfigurationError for unknown keys and for values of another type than their field."""
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     check(not unknown, f"{where} has unknown keys: {', '.join(unknown)}.", f"Known keys: {', '.join(sorted(hints))}.")

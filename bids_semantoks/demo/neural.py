@@ -143,8 +143,8 @@ def colour(
 ) -> NDArray[np.float64]:
     """Filter white noise (T, S) to a broad neural bump seen through blood flow, of expected variance 1.
 
-    `frequency` (Hz) and `lag` (s) are (S,). The response is the difference of gamma densities (shapes 6 and 16,
-    scale 1 s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40: (1 + i w)^-6 - (1 + i w)^-16 / 6.
+    `frequency` (Hz) and `lag` (s) are (S,). The response is the difference of gamma densities (shapes 6 and 16, scale 1
+    s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40: (1 + i w)^-6 - (1 + i w)^-16 / 6.
     """
     f = np.fft.rfftfreq(len(white), repetition_time)[:, None]
     omega = 2 * np.pi * f

@@ -80,8 +80,8 @@ def draw_participant(number: int, seed: int) -> Participant:
 def plan_runs(participant: Participant, *, short: bool = False) -> tuple[RunPlan, ...]:
     """Plan a participant's runs; `short` runs of 136 s have just one high-pass regressor.
 
-    In every 24: every third from the 1st has dummy scans, every sixth from the 2nd two sessions, the 3rd AP and
-    PA runs, the 4th a second run cut off at 60 s, the 5th heavy motion.
+    In every 24: every third from the 1st has dummy scans, every sixth from the 2nd two sessions, the 3rd AP and PA
+    runs, the 4th a second run cut off at 60 s, the 5th heavy motion.
     """
     turn = (participant.number - 1) % _PERIOD
     seconds = SHORT_RUN_SECONDS if short else RUN_SECONDS

@@ -56,8 +56,8 @@ an ellipsoid. What was planted in each participant lies in code/truth.
 def write_study(out_dir: Path, *, n_participants: int = 24, seed: int = 0, short: bool = False) -> None:
     """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``, replacing an earlier demo.
 
-    Each participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests.
-    Raises ConfigurationError for a folder with other content and for no participants.
+    Each participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests. Raises
+    ConfigurationError for a folder with other content and for no participants.
     """
     participants = _start_study(out_dir, n_participants, seed, _describe_raw())
     fmriprep = out_dir / "derivatives" / "fmriprep"
@@ -260,8 +260,8 @@ def _write_numbers(path: Path, header: Sequence[str], values: NDArray[np.floatin
 def _write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
     """Write the truth about one run to ``<entities>_truth.npz``.
 
-    signals (T, P), confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity,
-    parcels (P,), networks, frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy.
+    signals (T, P), confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity, parcels
+    (P,), networks, frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy.
     """
     path = out_dir / _TRUTH / f"{_build_stem(participant, plan)}_truth.npz"
     _write_arrays(

@@ -1,5 +1,5 @@
-"""GIFTI time series of one hemisphere, streamed volume by volume.
-nibabel loads all volumes at once and takes half as much time again."""
+"""GIFTI time series of one hemisphere, streamed volume by volume. nibabel loads all volumes
+at once and takes half as much time again."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def load_gifti_header(path: Path) -> GiftiHeader:
 
 
 def read_volumes(path: Path) -> Iterator[NDArray[Any]]:
-    """Yield the volumes (V,) of a ``.func.gii`` file in order, in native byte order. Raises GiftiError where the
-    file is damaged or its arrays differ in size, OSError where it cannot be read."""
+    """Yield the volumes (V,) of a ``.func.gii`` file in order, in native byte order. Raises GiftiError where the file
+    is damaged or its arrays differ in size, OSError where it cannot be read."""
     reader = _Reader(path)
     n_volumes = 0
     with path.open("rb") as file:

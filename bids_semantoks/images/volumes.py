@@ -73,8 +73,8 @@ def check_content(path: Path) -> None:
 
 
 def load_volumes(path: Path) -> Volumes:
-    """Read the header of a 4-D NIfTI file. Raises RunFailed bad_image where it is damaged, not 4-D or not of real
-    numbers, RunSkipped no_content."""
+    """Read the header of a 4-D NIfTI file. Raises RunFailed bad_image where it is damaged, not 4-D or
+    not of real numbers, RunSkipped no_content."""
     check_content(path)
     try:
         image = nib.load(path)
@@ -240,8 +240,8 @@ def _open(volumes: Volumes) -> _Readable:
 
 
 class _Inflater:
-    """A gzip file read once from start to end, checksums verified.
-    Unlike the gzip modules it tells trailing bytes, as failed transfers leave them, from a truncated file."""
+    """A gzip file read once from start to end, checksums verified. Unlike the gzip modules it tells trailing bytes, as
+    failed transfers leave them, from a truncated file."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw

@@ -75,8 +75,8 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
     """Identify BIDS_DIR and the derivative datasets to read (at least one); OUT_DIR never counts as an input.
 
     Raises InputError if BIDS_DIR is missing, empty or not BIDS, or if it offers no derivative dataset or several.
-    Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with parcel
-    series or denoised images with others.
+    Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with
+    parcel series or denoised images with others.
     """
     description = _check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
@@ -300,8 +300,8 @@ def _try_description(folder: Path) -> Description | None:
 
 
 def _check_is_bids(folder: Path) -> Description | None:
-    """Refuse a path that is missing, a file or not BIDS, with InputError; else return its description, None if only
-    ``sub-*`` folders suggest BIDS."""
+    """Refuse a path that is missing, a file or not BIDS, with InputError; else return its description,
+    None if only ``sub-*`` folders suggest BIDS."""
     if not folder.exists():
         raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the mounts).")
     if not folder.is_dir():

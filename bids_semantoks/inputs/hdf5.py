@@ -53,8 +53,8 @@ class SignalsBlock:
 
 
 def open_signals(path: Path) -> SignalsFile:
-    """Check the layout of an HDF5 file and read its participants and parcels. InputError if it is unreadable, lacks a
-    dataset or has one of another shape."""
+    """Check the layout of an HDF5 file and read its participants and parcels. InputError if it is unreadable,
+    lacks a dataset or has one of another shape."""
     with _open(path) as file:
         shapes = [_check_shape(file, path, name, n_parcels) for name, n_parcels in ATLASES]
         ids = _read_ids(file, path)

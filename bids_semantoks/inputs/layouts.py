@@ -41,8 +41,8 @@ _NO_PARTICIPANTS: Final = frozenset({"derivatives", "code", "sourcedata", "logs"
 
 # fmt: on
 def load_layout(name_or_file: str) -> Layout:
-    """Load and check a layout: ``hcp``, ``ukb`` or a JSON file. ConfigurationError if it does not exist, or has a
-    missing, unknown or invalid key."""
+    """Load and check a layout: ``hcp``, ``ukb`` or a JSON file. ConfigurationError if it does not exist,
+    or has a missing, unknown or invalid key."""
     shipped = sorted(path.stem for path in _FOLDER.glob("*.json"))
     path = _FOLDER / f"{name_or_file}.json" if name_or_file in shipped else Path(name_or_file)
     if not path.is_file():
@@ -73,8 +73,8 @@ def load_layout(name_or_file: str) -> Layout:
 def _find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
     """Yield the entity values (by short key) of each file matching a pattern; values are letters and digits only.
 
-    Files come in name order within each folder. `participants` restricts the search; empty means all. Raises InputError
-    if a folder cannot be listed.
+    Files come in name order within each folder. `participants` restricts the search; empty means all. Raises
+    InputError if a folder cannot be listed.
     """
     yield from _walk(str(root), pattern.split("/"), {}, frozenset(participants))
 

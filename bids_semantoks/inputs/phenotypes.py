@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import split_rows
 from bids_semantoks.inputs.names import find_above, find_linked_raw
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 
@@ -353,7 +354,7 @@ def _build_unsound(path: Path, problem: InputError) -> Table:
         first = path.read_bytes().partition(b"\n")[0].decode(errors="replace")
     except OSError:
         first = ""
-    columns: dict[str, tuple[str | None, ...]] = {name.strip(): () for name in first.split("\t")}
+    columns: dict[str, tuple[str | None, ...]] = {name.strip(): () for name in (split_rows(first) or [[""]])[0]}
     return Table(path=path, name=path.name, has_sessions=False, keys=(), columns=columns, problem=problem)
 
 

@@ -85,10 +85,10 @@ def find_runs(
 ) -> tuple[Run, ...]:
     """List the runs to process in one space, in natural order of their entities.
 
-    `preferred_spaces` (the atlas's, best first) precede the defaults if the selection names no space. The finest
-    resolution wins: numbered ``res`` ascending, then the native grid (no ``res``), then other labels. Runs without an
-    image in this space come last, with a problem. Raises InputError if nothing is selected, or if two datasets hold the
-    same run.
+    `preferred_spaces` (the atlas's, best first) precede the defaults if the selection names no space. The
+    finest resolution wins: numbered ``res`` ascending, then the native grid (no ``res``), then other
+    labels. Runs without an image in this space come last, with a problem. Raises InputError if nothing is
+    selected, or if two datasets hold the same run.
     """
     candidates = find_candidates(dataset, selection, participants)
     space, modifiers = choose_space(candidates, selection.space, preferred_spaces)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import read_json
+from bids_semantoks.files import read_json, split_rows
 
 _LISTED: Final = 12
 
@@ -118,17 +118,17 @@ def describe_nearest(asked: Iterable[str], known: Sequence[str]) -> str:
 
 def _read_label_file(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"File of labels {path} cannot be read: {error}.", hint="Expected @FILE with one label a line."
         ) from error
-    header = lines[0].split("\t") if lines else []
+    header, *rows = split_rows(text) or [[]]
     if "participant_id" in header:
         column = header.index("participant_id")
-        labels = [cells[column] for line in lines[1:] if len(cells := line.split("\t")) > column and cells[column]]
+        labels = [cells[column] for cells in rows if len(cells) > column and cells[column]]
     else:
-        labels = [label for line in lines for label in line.partition("#")[0].replace(",", " ").split()]
+        labels = [label for line in text.splitlines() for label in line.partition("#")[0].replace(",", " ").split()]
     if not labels:
         raise InputError(f"File of labels {path} holds no label.", hint="Expected one label a line.")
     return labels

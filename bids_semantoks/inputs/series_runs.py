@@ -29,9 +29,9 @@ def find_series(
 ) -> tuple[str, tuple[Run, ...]]:
     """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order.
 
-    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one
-    atlas. In the runs, `bold` is the table. Raises InputError if nothing is selected or the atlas, space or cleaning is
-    ambiguous.
+    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the
+    dataset has only one atlas. In the runs, `bold` is the table. Raises InputError if nothing is
+    selected or the atlas, space or cleaning is ambiguous.
     """
     candidates = find_candidates(dataset, selection, participants, kind="parcellated")
     label = _choose_atlas(candidates, atlas)

@@ -1,7 +1,7 @@
 """The encoder: a class token and the tokens of all networks and patches, through transformer blocks.
 
-Legend: B batch, P parcels, N networks (rows of tokens), K patches in a window, W volumes in a window,
-S = 1 + N*K tokens, D width, A attention heads.
+Legend: B batch, P parcels, N networks (rows of tokens), K patches in a window, W volumes in a window, S = 1
++ N*K tokens, D width, A attention heads.
 """
 
 from __future__ import annotations

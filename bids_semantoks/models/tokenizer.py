@@ -1,7 +1,7 @@
 """Turn windows into tokens, one per network and patch, by convolutions over the network's parcels.
 
-Legend: B batch, P parcels (P_n of a network), N networks (rows of tokens), K patches in a window,
-W volumes in a window, V volumes in a patch, D width, M = B*K patches.
+Legend: B batch, P parcels (P_n of a network), N networks (rows of tokens), K patches in a window, W volumes in a
+window, V volumes in a patch, D width, M = B*K patches.
 """
 
 from __future__ import annotations

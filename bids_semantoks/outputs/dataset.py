@@ -217,8 +217,8 @@ def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
 def may_be_shared(licence: str) -> bool:
     """Tell from the licences of its parts (separated by semicolons) whether a label image may be copied into a dataset.
 
-    False for an image merged from several parts of which one forbids derivatives (CC BY-ND); alone and unchanged, such
-    a part may be shared.
+    False for an image merged from several parts of which one forbids derivatives (CC BY-ND); alone
+    and unchanged, such a part may be shared.
     """
     return not ("-ND" in licence and ";" in licence)
 

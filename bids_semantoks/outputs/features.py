@@ -15,8 +15,8 @@ from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_statu
 
 
 def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
-    """Build a function that reads the number of windows and the mean embedding (dims,) of a run; worker processes
-    import it by name."""
+    """Build a function that reads the number of windows and the mean embedding (dims,) of a
+    run; worker processes import it by name."""
 
     def read(paths: OutputPaths) -> tuple[int, NDArray[np.float64]]:
         """Read the number of windows and the mean embedding."""

@@ -133,8 +133,8 @@ def write_probes(
 
 
 def read_probes(out_dir: Path) -> ProbeTables:
-    """Read the results of the last call that probed. Raises InputError if there are none or another version wrote
-    them."""
+    """Read the results of the last call that probed. Raises InputError if
+    there are none or another version wrote them."""
     path = out_dir / "group_probe.json"
     if not path.is_file():
         raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Probe first with --probe COLUMN.")

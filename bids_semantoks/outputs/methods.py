@@ -49,10 +49,10 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 def describe_methods(facts: Mapping[str, Any]) -> str:
     """Write the methods text as Markdown with citations by key.
 
-    `facts` holds ``versions`` (by package) and what was done: ``signals`` (their settings, ``pipelines``,
-    ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``, ``window_seconds``, ``device``,
-    ``description``, ``is_random``, ``random_seed``), ``pretraining`` (``data``, ``recipe``) and ``probing``
-    (options by name).
+    `facts` holds ``versions`` (by package) and what was done: ``signals`` (their settings,
+    ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``,
+    ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``), ``pretraining``
+    (``data``, ``recipe``) and ``probing`` (options by name).
     """
     # Loading it costs 50 ms that calls for help should not pay.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
@@ -115,8 +115,8 @@ def _to_plain(value: Any) -> str:
 
 
 def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> str:
-    """Write the methods text as ``logs/CITATION.{md,html,tex,bib}`` and return it as HTML; `facts` as in
-    `describe_methods`."""
+    """Write the methods text as ``logs/CITATION.{md,html,tex,bib}`` and return it
+    as HTML; `facts` as in `describe_methods`."""
     text = describe_methods(facts)
     references = read_bibliography(_read("references.bib"))
     body = to_html(text, references)
@@ -210,8 +210,8 @@ def to_markdown(text: str, references: Mapping[str, Reference]) -> str:
 
 
 def to_html(text: str, references: Mapping[str, Reference]) -> str:
-    """Convert Markdown (headings, paragraphs, emphasis, code, links, citations) to an HTML fragment with references;
-    headings move down one level."""
+    """Convert Markdown (headings, paragraphs, emphasis, code, links, citations) to an HTML fragment with
+    references; headings move down one level."""
     parts = []
     for level, block in _split_blocks(text):
         tag = f"h{level + 1}" if level else "p"

@@ -36,9 +36,9 @@ def build_signals_sidecar(
 ) -> dict[str, Any]:
     """Build the sidecar of a run's cleaned signals.
 
-    `settings` and `inputs` decide whether the output is up to date; ``denoising`` is None in `settings` if the series
-    were used as another pipeline left them. `dataset` is the source's name in BIDS URIs, `min_time` the required
-    seconds of kept data.
+    `settings` and `inputs` decide whether the output is up to date; ``denoising`` is None in `settings` if
+    the series were used as another pipeline left them. `dataset` is the source's name in BIDS URIs,
+    `min_time` the required seconds of kept data.
     """
     sources = [
         run.bold,
@@ -113,8 +113,8 @@ def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, An
 def build_embedding_sidecar(
     windows: Windows, embedding: Embedding, *, settings: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Build the sidecar of a run's embedding from `settings`, which decide whether it is up to date, and further
-    `facts`."""
+    """Build the sidecar of a run's embedding from `settings`, which decide
+    whether it is up to date, and further `facts`."""
     return {
         "Description": "One row a window: the embedding of parcel signals by a frozen Brain-Semantoks encoder.",
         **facts,

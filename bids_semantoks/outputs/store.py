@@ -119,8 +119,8 @@ def write_signals(
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a sidecar; None if absent or not ours. It is written last, so its presence means that its outputs are
-    complete."""
+    """Read a sidecar; None if absent or not ours. It is written last, so its
+    presence means that its outputs are complete."""
     try:
         values = read_json(path)
     except (OSError, ValueError):

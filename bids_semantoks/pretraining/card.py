@@ -26,8 +26,8 @@ _RANGES: Final = (
 
 
 class TrainingLog:
-    """Table of a training, one row every few steps; the first column is ``step``. Resuming drops rows after the
-    checkpoint."""
+    """Table of a training, one row every few steps; the first column is ``step``.
+    Resuming drops rows after the checkpoint."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path

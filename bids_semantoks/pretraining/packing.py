@@ -27,9 +27,9 @@ def standardise(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Resample a run's table to `target` and z-score it for training, by the same steps as windows.
 
-    `table` (T, P) is NaN in dropped rows and absent parcels, its first `n_dummy` rows are dummy volumes; times are in
-    seconds. Returns values (T', P), zero in absent parcels, and which parcels are present (P,). Raises RunSkipped
-    too_few_kept, no_content or too_short.
+    `table` (T, P) is NaN in dropped rows and absent parcels, its first `n_dummy` rows are dummy volumes; times are
+    in seconds. Returns values (T', P), zero in absent parcels, and which parcels are present (P,). Raises
+    RunSkipped too_few_kept, no_content or too_short.
     """
     signals = np.asarray(table, dtype=np.float64)[n_dummy:]
     present: NDArray[np.bool_] = np.asarray(~np.isnan(signals).all(axis=0))
@@ -57,8 +57,8 @@ def _standardise_run(
 
 
 class TableReader:
-    """Reads stored runs in any process: `order` (P,) is the atlas position of each encoder parcel, `target` is in
-    seconds."""
+    """Reads stored runs in any process: `order` (P,) is the atlas position of
+    each encoder parcel, `target` is in seconds."""
 
     def __init__(self, order: list[int], parcels: tuple[str, ...], target: float) -> None:
         self.order, self.parcels, self.target = order, parcels, target
@@ -92,8 +92,8 @@ def pack_file(
 ) -> None:
     """Pack the participants of an HDF5 file, described by `describe_file`, block by block.
 
-    `target` is the repetition time in seconds. Once `is_wanted` returns False, reading stops and what was read is
-    packed.
+    `target` is the repetition time in seconds. Once `is_wanted` returns False,
+    reading stops and what was read is packed.
     """
     by_row = {source.where: source for source in data.sources if source.key not in store}
     if not by_row:

@@ -49,8 +49,8 @@ class Blueprint:
 
 
 def read_training_config(config: PretrainingConfig) -> TrainingConfig:
-    """Read the training recipe: the file of --training-config, overridden by options. Raises ConfigurationError where
-    the file is unreadable or invalid."""
+    """Read the training recipe: the file of --training-config, overridden by options. Raises ConfigurationError
+    where the file is unreadable or invalid."""
     values: Any = {}
     path = config.training_config
     if path is not None:
@@ -187,8 +187,8 @@ def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFi
 def build_details(
     data: TrainingData, view: SignalView, settings: Mapping[str, Any], encoder: EncoderConfig
 ) -> dict[str, Any]:
-    """Build ``details`` of config.json: settings, data, recipe, limits, participants (salted SHA-256) and software
-    versions."""
+    """Build ``details`` of config.json: settings, data, recipe, limits,
+    participants (salted SHA-256) and software versions."""
     labels = sorted(set(view.participants))
     # A salt that is known but differs between encoders: labels can be looked up, lists cannot be joined.
     salt = settings["data"]["sha256"][:32]

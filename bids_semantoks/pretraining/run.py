@@ -75,8 +75,8 @@ def pretrain_encoder(
 def preview_training(
     config: AppConfig, stored: Sequence[StoredRun], parcels: tuple[str, ...], networks: tuple[str, ...]
 ) -> None:
-    """Check a training and log what it would be, without writing. Raises SemantoksError if data or options do not allow
-    it."""
+    """Check a training and log what it would be, without writing. Raises
+    SemantoksError if data or options do not allow it."""
     encoder, data, file = describe_data(config, stored, (parcels, networks))
     plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate)
     if not config.running.overwrite:
@@ -198,8 +198,8 @@ def _build_training(
 
 
 def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest) -> SignalView:
-    """Pack missing signals in the first rank, then open the store in all. TrainingStopped if a stop was requested
-    meanwhile."""
+    """Pack missing signals in the first rank, then open the store in all.
+    TrainingStopped if a stop was requested meanwhile."""
 
     def is_wanted() -> bool:
         return not request.reason
@@ -224,8 +224,8 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
 
 
 def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:
-    """Write the teacher, its figures and model card; config.json is the last file of the weights and makes them an
-    encoder."""
+    """Write the teacher, its figures and model card; config.json is the last file
+    of the weights and makes them an encoder."""
     encoder, head = module.teacher.cpu(), module.teacher_head.cpu()
     details["n_parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
     names = plan.layout.network_names

@@ -35,9 +35,8 @@ class FitItem:
 def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage: NDArray[np.float64]) -> list[FitItem]:
     """Judge repetition time, length, band, coverage and networks of a run by its sidecars.
 
-    `coverage` (P,) is the share of each parcel that has data, NaN if unknown. Limits come from the encoder's own
-    training,
-    else from `PUBLISHED_LIMITS`.
+    `coverage` (P,) is the share of each parcel that has data, NaN if unknown. Limits come from the encoder's
+    own training, else from `PUBLISHED_LIMITS`.
     """
     own = embedding.get("Model", {}).get("Limits") or {}
     limits = {**PUBLISHED_LIMITS, **own}

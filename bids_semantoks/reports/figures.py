@@ -109,8 +109,8 @@ _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 
 def shorten_label(text: str, longest: int) -> str:
-    """Shorten a label to `longest` characters (at least 3) with an ellipsis in the middle: names often differ at the
-    end."""
+    """Shorten a label to `longest` characters (at least 3) with an ellipsis in
+    the middle: names often differ at the end."""
     if len(text) <= longest:
         return text
     n_last = (longest - 1) // 2
@@ -192,8 +192,8 @@ def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
-    """Draw and write a figure; on any error, log a warning and return False. An outdated figure of that name is
-    removed."""
+    """Draw and write a figure; on any error, log a warning and return False. An
+    outdated figure of that name is removed."""
     try:
         path.unlink(missing_ok=True)
         with use_style():
@@ -223,8 +223,8 @@ def render_figure(name: str, draw: Callable[[], Figure]) -> str:
 
 
 def embed_svg(text: str) -> str:
-    """Turn SVG text into a data URI; percent-encoded, it is a third smaller than in base64, and its ids clash with no
-    other's."""
+    """Turn SVG text into a data URI; percent-encoded, it is a third smaller than in
+    base64, and its ids clash with no other's."""
     return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
 
 

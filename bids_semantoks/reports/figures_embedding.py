@@ -34,8 +34,8 @@ _MIN_OTHERS = 4
 
 
 def draw_windows(onset: NDArray[np.float64], duration: float, kept: NDArray[np.float64], volumes: Volumes) -> Figure:
-    """Draw where in the run the windows lie: `onset` (B,) and `duration` in s, `kept` (B,) share that is real and
-    kept."""
+    """Draw where in the run the windows lie: `onset` (B,) and `duration`
+    in s, `kept` (B,) share that is real and kept."""
     figure = start_figure(10, 0.9 + 0.24 * max(onset.size, 2))
     axes = figure.subplots(gridspec_kw=build_margins(figure, left=0.6, right=0.3, top=0.25, bottom=0.5))
     end = max(volumes.end, float((onset + duration).max()))

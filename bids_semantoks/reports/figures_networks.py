@@ -43,8 +43,8 @@ class NetworkOrder:
 
 
 def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
-    """Sort parcels by network label (empty for none): canonical networks, then others by name, then parcels without
-    one."""
+    """Sort parcels by network label (empty for none): canonical networks, then
+    others by name, then parcels without one."""
     labels = [label or NO_NETWORK for label in networks]
     there = set(labels)
     names = [name for name in CANONICAL_NETWORKS if name in there]
@@ -106,8 +106,8 @@ def mark_networks(axes: Axes, networks: NetworkOrder, *, vertical: bool = True, 
 
 
 def draw_connectivity(matrix: NDArray[np.float64], networks: NetworkOrder) -> Figure:
-    """Draw the correlation matrix, ordered by network, and the distribution of its values: (P, P), NaN for absent
-    parcels."""
+    """Draw the correlation matrix, ordered by network, and the distribution of
+    its values: (P, P), NaN for absent parcels."""
     figure = start_figure(10, 5.4)
     margins = build_margins(figure, left=1.1, right=0.15, top=0.3, bottom=0.5)
     left, right = figure.subplots(1, 2, gridspec_kw={**margins, "width_ratios": [1.9, 1], "wspace": 0.36})
@@ -134,8 +134,8 @@ def draw_coverage(
 ) -> Figure:
     """Draw the coverage of each parcel on slices (if there is a grid) and by network.
 
-    `coverage` (P,) in [0, 1], NaN where unknown; `present` (P,) bool; `grid` (X, Y, Z), RAS+, of parcel position + 1,
-    0 elsewhere.
+    `coverage` (P,) in [0, 1], NaN where unknown; `present` (P,) bool; `grid` (X, Y, Z),
+    RAS+, of parcel position + 1, 0 elsewhere.
     """
     from matplotlib.patches import Patch  # noqa: PLC0415 - loading it takes a third of a second
 

@@ -150,8 +150,8 @@ class RetestBar:
 
 
 def draw_importance(networks: Sequence[NetworkScore], *, label: str, chance: float, whole: float) -> Figure:
-    """Draw the score of each network alone and the loss without it, with lines at `chance` and at the score of all
-    networks."""
+    """Draw the score of each network alone and the loss without it, with lines at
+    `chance` and at the score of all networks."""
     figure, (left, right) = _start_pair(len(networks))
     left.axvline(chance, color=GREY, linewidth=1, linestyle="--")
     left.axvline(whole, color=INK, linewidth=1)
@@ -279,8 +279,8 @@ class Colouring:
 
 
 def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colouring]) -> Figure:
-    """Draw the points (n, 2) once per colouring, two panels per row; `shares` (2,) of variance go into the axis
-    labels."""
+    """Draw the points (n, 2) once per colouring, two panels per row;
+    `shares` (2,) of variance go into the axis labels."""
     n_lines = (len(colourings) + 1) // 2
     figure = start_figure(9.0, 0.5 + 3.4 * n_lines)
     margins = build_margins(figure, left=0.6, right=1.4, top=0.3, bottom=0.55)

@@ -69,8 +69,8 @@ def mark_dropped(axes: Axes, volumes: Volumes) -> None:
 def compute_dvars(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Compute DVARS over parcels, the RMS change from the previous volume: (T, P) -> (T,), in input units.
 
-    NaN for the first volume and where either volume is dropped. Source, there over voxels: Power et al. (2012),
-    doi:10.1016/j.neuroimage.2011.10.018.
+    NaN for the first volume and where either volume is dropped. Source, there over voxels: Power et al.
+    (2012), doi:10.1016/j.neuroimage.2011.10.018.
     """
     present = ~np.isnan(values).all(axis=0)
     change = np.diff(values[:, present].astype(np.float64), axis=0)

@@ -33,8 +33,8 @@ def write_figures(
     """Write the figures of an encoder directory; return the keys of `FIGURES` drawn.
 
     `log` holds the columns of the training log. `kernels` maps a network to its taps (n_kernels, L),
-    `repetition_time` seconds apart (empty if the tokenizer has no structured kernels); `embeddings` (N, D) and `names`
-    (N,) are per network.
+    `repetition_time` seconds apart (empty if the tokenizer has no structured kernels); `embeddings`
+    (N, D) and `names` (N,) are per network.
     """
     drawn = {"training": _draw_training(log)}
     if kernels:

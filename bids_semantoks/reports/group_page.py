@@ -33,8 +33,8 @@ _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept da
 
 
 def redraw_group_page(config: AppConfig) -> int:
-    """Redraw the group report from the output directory alone and return the number of pages written; InputError when
-    nothing was probed."""
+    """Redraw the group report from the output directory alone and return the number of pages
+    written; InputError when nothing was probed."""
     draw_group_page(config.out_dir, read_probes(config.out_dir))
     return 1
 

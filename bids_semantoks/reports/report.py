@@ -251,8 +251,8 @@ def _find_embeddings(out_dir: Path, participant: str) -> list[tuple[_Kind, Outpu
 
 
 def _find_others(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
-    """Find the embeddings of a sample of other participants, spread evenly over the dataset: reading all takes too
-    long."""
+    """Find the embeddings of a sample of other participants, spread evenly over
+    the dataset: reading all takes too long."""
     labels = sorted(path.name[4:] for path in out_dir.iterdir() if path.name.startswith("sub-") and path.is_dir())
     labels = [label for label in labels if label != participant]
     step = max(1, -(-len(labels) // _MAX_OTHERS))

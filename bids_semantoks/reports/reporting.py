@@ -256,8 +256,8 @@ def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequen
 
 
 def redraw_embedding(paths: OutputPaths, signals: dict[str, Any], embedding: dict[str, Any]) -> None:
-    """Redraw the embedding figures that the run's files allow, from both sidecars; the token figure needs
-    ``--save-tokens``."""
+    """Redraw the embedding figures that the run's files allow, from both sidecars;
+    the token figure needs ``--save-tokens``."""
     columns, rows = read_table(paths.embedding)
     onset, kept = rows[:, columns.index("onset")], rows[:, columns.index("kept")]
     duration, volumes = embedding["WindowDuration"], read_volumes(signals)

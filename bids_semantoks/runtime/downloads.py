@@ -42,8 +42,8 @@ _BLOCK: Final = 1 << 20
 
 
 def is_offline() -> bool:
-    """Tell whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads now, rather than when a library was
-    imported."""
+    """Tell whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads now,
+    rather than when a library was imported."""
     return any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
 
 
@@ -58,8 +58,8 @@ def find_array_job() -> str:
 
 
 def can_connect(address: str) -> bool:
-    """Tell within 5 s whether a server answers (libraries try for half a minute); True if a proxy is set, which alone
-    knows."""
+    """Tell within 5 s whether a server answers (libraries try for half a minute);
+    True if a proxy is set, which alone knows."""
     parts = urlsplit(address)
     if parts.scheme in getproxies() or "all" in getproxies():
         return True
@@ -78,8 +78,8 @@ def _can_connect_once(server: str) -> bool:
 
 
 def find_obstacle(address: str) -> str:
-    """Return in half a sentence why this process cannot download from an address (scheme included); empty if nothing is
-    known.
+    """Return in half a sentence why this process cannot download from an address
+    (scheme included); empty if nothing is known.
 
     Each server is tried once per process; ``file:`` needs no network.
     """
@@ -97,8 +97,8 @@ def find_obstacle(address: str) -> str:
 
 
 class FetchError(Exception):
-    """A Hugging Face file could not be fetched; the reason is half a sentence, `is_absent` if the server has no such
-    file."""
+    """A Hugging Face file could not be fetched; the reason is half a sentence,
+    `is_absent` if the server has no such file."""
 
     def __init__(self, reason: str, *, is_absent: bool = False) -> None:
         super().__init__(reason)
@@ -106,8 +106,8 @@ class FetchError(Exception):
 
 
 def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
-    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by default the hub client's. Raises
-    FetchError."""
+    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by
+    default the hub client's. Raises FetchError."""
     # Imported late: it is needed by few calls, and its constants read the environment.
     from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
 
@@ -138,9 +138,8 @@ def find_cache() -> Path | None:
 
 
 def find_templateflow_homes() -> list[Path]:
-    """List directories that may hold TemplateFlow's archive: TEMPLATEFLOW_HOME or its client's default, then that in
-    our
-    cache."""
+    """List directories that may hold TemplateFlow's archive: TEMPLATEFLOW_HOME or its
+    client's default, then that in our cache."""
     base, cache = _find_user_cache(os.environ), find_cache()
     own = _read_variable(os.environ, "TEMPLATEFLOW_HOME") or (base / "templateflow" if base else None)
     return [path for path in (own, cache / TEMPLATEFLOW if cache else None) if path]
@@ -283,8 +282,8 @@ def _name_record(path: Path) -> Path:
 
 
 def check_file(path: Path, published: str | None = None) -> str:
-    """Compute the SHA-256 of a file. Raises AtlasError if it has changed since it was fetched, or is not that of the
-    published file (None: any passes)."""
+    """Compute the SHA-256 of a file. Raises AtlasError if it has changed since it was fetched, or is not that
+    of the published file (None: any passes)."""
     sha256 = hash_file(path)
     record = _name_record(path)
     try:

@@ -39,8 +39,7 @@ def silence(stream: TextIO) -> None:
 
 def open_missing_streams() -> None:
     """Open standard streams that were closed at start (``2>&-``) on the null device; otherwise the next file opened
-    would
-    get their descriptor, and everything that libraries print."""
+    would get their descriptor, and everything that libraries print."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -53,8 +52,7 @@ class Console(logging.Handler):
     """Log handler for stderr, from `level` up.
 
     On a terminal, records marked ``is_progress`` overwrite each other on the last line; those marked ``is_fleeting``
-    appear
-    nowhere else. A warning is shown once however many runs it concerns; the log file has every occurrence.
+    appear nowhere else. A warning is shown once however many runs it concerns; the log file has every occurrence.
     """
 
     def __init__(self, level: int) -> None:
@@ -88,8 +86,8 @@ class Console(logging.Handler):
             self._write(f"{text}\n")
 
     def finish(self, *, has_log: bool = True) -> None:
-        """Clear the progress line and report how many repeated warnings were held back (and are in the log, if
-        `has_log`)."""
+        """Clear the progress line and report how many repeated warnings were held
+        back (and are in the log, if `has_log`)."""
         if self.status:
             self._write(_CLEAR)
             self.status = ""
@@ -188,8 +186,8 @@ class LogFile(logging.FileHandler):
 
 
 def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
-    """Open the log of this call in ``OUT_DIR/logs/<run id>``, with its configuration beside it, and return that
-    folder."""
+    """Open the log of this call in ``OUT_DIR/logs/<run id>``, with its
+    configuration beside it, and return that folder."""
     now = datetime.datetime.now(datetime.UTC)
     directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{secrets.token_hex(3)}"
     directory.mkdir(parents=True)

@@ -39,8 +39,7 @@ def run_jobs(
 
     `build_worker(*arguments)` is called once per process and returns the function that runs one job; arguments and jobs
     must pickle. Once `is_wanted` returns False, jobs in progress finish and no other starts. The result is a
-    `WorkerDied` if
-    the process ended, and another process takes over. Exceptions of a worker are raised here.
+    `WorkerDied` if the process ended, and another process takes over. Exceptions of a worker are raised here.
     """
     if n_procs <= 1:
         worker = build_worker(*arguments)

@@ -39,10 +39,9 @@ _THREAD_VARIABLES = (
 def open_work_dir(work_dir: Path | None, out_dir: Path) -> None:
     """Direct temporary files and caches of this process and its children to a writable directory, created if needed.
 
-    Without `work_dir` the system's choice stays, or ``OUT_DIR/.work`` if it has none: a container may have a read-only
-    root
-    and a user without home. Raises ConfigurationError if the directory is not writable, ResourceError if the disk is
-    full.
+    Without `work_dir` the system's choice stays, or ``OUT_DIR/.work`` if it has none: a container may
+    have a read-only root and a user without home. Raises ConfigurationError if the directory is not
+    writable, ResourceError if the disk is full.
     """
     if work_dir is None and not _has_temporary_place():
         work_dir = out_dir / ".work"
@@ -96,8 +95,8 @@ def choose_n_threads(running: RunningConfig, *, n_procs: int) -> int:
 
 
 def find_record(out_dir: Path) -> Path | None:
-    """Return the path of the record, ``logs/launch-<rdzv id>.json``; None without torchrun and in all ranks but the
-    first."""
+    """Return the path of the record, ``logs/launch-<rdzv id>.json``; None without
+    torchrun and in all ranks but the first."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
     if not launch or read_rank() > 0:
         return None
@@ -156,8 +155,8 @@ def count_threads() -> int:
 
 
 def read_peak_memory() -> int:
-    """Return the peak memory of this program in bytes, from /proc if possible: getrusage starts at the size of the
-    parent."""
+    """Return the peak memory of this program in bytes, from /proc if possible:
+    getrusage starts at the size of the parent."""
     with contextlib.suppress(OSError, LookupError, ValueError):
         text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return 1024 * int(text.partition("VmHWM:")[2].split()[0])

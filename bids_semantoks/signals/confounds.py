@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.files import split_rows
 from bids_semantoks.records import Floats, Run
 from bids_semantoks.signals.denoising import Denoising
 
@@ -23,23 +24,23 @@ _MISSING: Final = frozenset({"n/a", "", "nan", "NaN"})
 
 
 class ConfoundsTable:
-    """A TSV of confounds with a header; columns are checked when read. `text` replaces the content of the file.
-    Raises RunFailed bad_confounds without a header of unique names, RunSkipped no_content (datalad)."""
+    """A TSV of confounds with a header; columns are checked when read. `text` replaces the content of the file. Raises
+    RunFailed bad_confounds without a header of unique names, RunSkipped no_content (datalad)."""
 
     def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
         self.path = path
         self._hint = hint or "Choose another --denoise preset, or let fMRIPrep write these columns."
         # Empty lines at the end, which editors leave, hold no volume.
-        lines = (read_text(path) if text is None else text).rstrip("\r\n").splitlines()
-        if not lines:
+        rows = split_rows((read_text(path) if text is None else text).rstrip("\r\n"))
+        if not rows:
             self.refuse("is empty")
-        self.names = tuple(lines[0].split("\t"))
+        self.names = tuple(rows[0])
         if all(_is_number(name) for name in self.names):
             self.refuse("has no header: its first line holds numbers only", hint="Is it from fMRIPrep before 1.2?")
         twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
             self.refuse(f"has columns twice: {', '.join(twice[:5])}")
-        self._rows = [line.split("\t") for line in lines[1:]]
+        self._rows = rows[1:]
         for number, row in enumerate(self._rows, start=1):
             if len(row) != len(self.names):
                 self.refuse(f"has {len(row)} values in row {number}, but {len(self.names)} columns")
@@ -76,8 +77,8 @@ class ConfoundsTable:
         return ConfoundsTable(self.path, text="\n".join(lines), hint=self._hint)
 
     def read_column(self, name: str) -> Floats:
-        """Read an existing column (T,); NaN for n/a.
-        Raises RunFailed bad_confounds with the row of a value that is neither finite nor n/a."""
+        """Read an existing column (T,); NaN for n/a. Raises RunFailed bad_confounds with the row
+        of a value that is neither finite nor n/a."""
         if name in self._columns:
             return self._columns[name].copy()
         position = self._index[name]
@@ -159,10 +160,10 @@ def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) ->
 def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: float) -> ConfoundsTable:
     """Load headerless movement regressors and derive the columns that fMRIPrep would write.
 
-    One row per volume, separated by white space. `columns`: trans_* in mm, rot_* in radians or rot_*_deg in degrees,
-    empty to ignore a column. Adds first derivatives, squares, cosines of a 128 s high-pass, and framewise displacement
-    in mm on a 50 mm sphere (Power et al. 2012, NeuroImage 59:2142-2154). Raises RunFailed bad_confounds, RunSkipped
-    no_content.
+    One row per volume, separated by white space. `columns`: trans_* in mm, rot_* in radians or rot_*_deg in
+    degrees, empty to ignore a column. Adds first derivatives, squares, cosines of a 128 s high-pass, and
+    framewise displacement in mm on a 50 mm sphere (Power et al. 2012, NeuroImage 59:2142-2154). Raises
+    RunFailed bad_confounds, RunSkipped no_content.
     """
     values = _read_numbers(path, len(columns))
     named = {name: values[:, position] for position, name in enumerate(columns) if name}
@@ -238,7 +239,7 @@ def _add_components(table: ConfoundsTable, paths: tuple[Path, ...]) -> Confounds
 
 def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
     """List the columns of the headerless mixing matrix that ICA-AROMA classified as motion."""
-    lines = [line.split("\t") for line in read_text(path).splitlines()]
+    lines = split_rows(read_text(path))
     if not lines or "classification" not in lines[0]:
         raise RunFailed("bad_confounds", f"{path} has no column classification.")
     column = lines[0].index("classification")

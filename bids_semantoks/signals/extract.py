@@ -26,8 +26,8 @@ _LITTLE_FREEDOM = 0.3
 def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regressors:
     """Check a run without reading its voxels; return its regressors and kept volumes.
 
-    Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_mask, no_repetition_time, no_confounds,
-    bad_confounds or bad_image.
+    Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_mask, no_repetition_time,
+    no_confounds, bad_confounds or bad_image.
     """
     series, _ = _open_run(run)
     repetition_time = _find_repetition_time(run, series.repetition_time)

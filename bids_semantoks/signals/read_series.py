@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import PREFIX, locate_columns
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
-from bids_semantoks.files import read_json, read_rows
+from bids_semantoks.files import read_json, read_rows, split_rows
 from bids_semantoks.images.volumes import DAMAGED, check_content, is_surface, load_volumes, one_line
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
@@ -183,13 +183,13 @@ def _describe_absent(atlas: Atlas, present: Bools, partial: Bools) -> tuple[str,
 
 
 def read_columns(path: Path) -> tuple[tuple[str, ...], Floats]:
-    """Read a table of series (TSV or ptseries): column names (C,) and values (T, C), NaN for n/a.
-    Drops an unnamed first column (row numbers). Raises RunFailed bad_image with row and column of a bad cell."""
+    """Read a table of series (TSV or ptseries): column names (C,) and values (T, C), NaN for n/a. Drops an unnamed
+    first column (row numbers). Raises RunFailed bad_image with row and column of a bad cell."""
     if path.name.endswith(PTSERIES):
         return load_parcel_series(path)[:2]
     header, _, body = _read_bytes(path).partition(b"\n")
     columns, has_index = _split_header(header, path)
-    rows = [line.split(b"\t") for line in body.splitlines()]
+    rows = split_rows(body)
     n_fields = len(columns) + has_index
     for number, row in enumerate(rows, start=1):
         if len(row) != n_fields:
@@ -208,8 +208,8 @@ def read_columns(path: Path) -> tuple[tuple[str, ...], Floats]:
 
 
 def read_header(path: Path) -> tuple[str, ...]:
-    """Read the parcel names (C,) of a table of series (TSV or ptseries).
-    Raises RunSkipped no_content; RunFailed bad_image without a readable header of unique names."""
+    """Read the parcel names (C,) of a table of series (TSV or ptseries). Raises RunSkipped no_content; RunFailed
+    bad_image without a readable header of unique names."""
     check_content(path)
     if path.name.endswith(PTSERIES):
         return load_parcel_series(path)[0]
@@ -227,7 +227,7 @@ def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
 
 def _split_header(line: bytes, path: Path) -> tuple[tuple[str, ...], bool]:
     try:
-        columns = tuple(name.strip() for name in line.decode().rstrip("\r\n").split("\t"))
+        columns = tuple(name.strip() for name in (split_rows(line.decode()) or [[""]])[0])
     except UnicodeDecodeError:
         refuse_table(path, "is no text in UTF-8")
     has_index = columns[0] == "" and len(columns) > 1
@@ -258,8 +258,8 @@ def _refuse_cell(path: Path, columns: Sequence[str], rows: list[list[bytes]], *,
 
 
 def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], float | None]:
-    """Load a ``*.ptseries.nii``: parcel names (C,), values (T, C) with NaN where missing, and seconds per volume.
-    The time is None for a series not in seconds. Raises RunSkipped no_content, RunFailed bad_image."""
+    """Load a ``*.ptseries.nii``: parcel names (C,), values (T, C) with NaN where missing, and seconds per volume. The
+    time is None for a series not in seconds. Raises RunSkipped no_content, RunFailed bad_image."""
     check_content(path)
     try:
         image: Any = nib.load(path)
@@ -282,8 +282,8 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
 
 
 def find_header_time(run: Run) -> tuple[float, Path] | None:
-    """Find the repetition time (s) of a run of parcel series in a header of its CIFTI or NIfTI files, and that file;
-    None where there is none."""
+    """Find the repetition time (s) of a run of parcel series in a header of its CIFTI or NIfTI files,
+    and that file; None where there is none."""
     source = re.sub(f"{_DERIVED}$", "", run.bold.name)
     of_run = re.compile(re.escape(source) + _DERIVED)
     siblings = sorted(path for path in run.bold.parent.iterdir() if of_run.fullmatch(path.name) and path != run.bold)

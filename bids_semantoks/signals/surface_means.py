@@ -59,8 +59,8 @@ class SurfaceSeries:
 
 
 def load_surface_series(run: Run) -> SurfaceSeries:
-    """Read the header of a run: a CIFTI series or a GIFTI pair.
-    Raises RunSkipped no_content; RunFailed bad_image for a damaged or wrong file, or a missing hemisphere."""
+    """Read the header of a run: a CIFTI series or a GIFTI pair. Raises RunSkipped no_content; RunFailed bad_image for a
+    damaged or wrong file, or a missing hemisphere."""
     if not run.bold.name.endswith(".dtseries.nii"):
         pair = _load_pair(run)
         n_volumes = pair[0][2].n_volumes
@@ -76,10 +76,10 @@ def load_surface_series(run: Run) -> SurfaceSeries:
 def extract_surface_means(series: SurfaceSeries, atlas: Atlas) -> ParcelMeans:
     """Average the grayordinates of each parcel that vary in time: (T, P), with the counts used and in the atlas.
 
-    Grayordinates match by structure and vertex or voxel, whatever their order in the files; images in the atlas label
-    CIFTI voxels by coordinates. Constant, not always finite or missing ones (medial wall) count in no volume. Raises
-    AtlasError (damaged label file), RunSkipped no_content, RunFailed bad_image, space_mismatch (mesh or grid differs)
-    or low_coverage (no overlap).
+    Grayordinates match by structure and vertex or voxel, whatever their order in the files; images in the atlas
+    label CIFTI voxels by coordinates. Constant, not always finite or missing ones (medial wall) count in no
+    volume. Raises AtlasError (damaged label file), RunSkipped no_content, RunFailed bad_image, space_mismatch
+    (mesh or grid differs) or low_coverage (no overlap).
     """
     return _extract_pair(series, atlas) if series.cifti is None else _extract_cifti(series.cifti, atlas)
 
@@ -246,10 +246,10 @@ def label_file(atlas: Atlas, file: CiftiFile) -> Labels:
 def label_grayordinates(atlas: Atlas, grayordinates: Grayordinates, path: Path) -> Labels:
     """Find the parcel of each grayordinate of a run: labels (G,), n_atlas (P,), missing.
 
-    `labels` is the position of the parcel plus 1, 0 for none; where files of the atlas overlap the first wins.
-    `n_atlas` counts the grayordinates of each parcel, including those that the run lacks; `missing` names structures
-    with parcels that the run lacks. Raises RunFailed space_mismatch, or bad_image where the run lacks a hemisphere of
-    the atlas.
+    `labels` is the position of the parcel plus 1, 0 for none; where files of the atlas overlap the first
+    wins. `n_atlas` counts the grayordinates of each parcel, including those that the run lacks; `missing`
+    names structures with parcels that the run lacks. Raises RunFailed space_mismatch, or bad_image where
+    the run lacks a hemisphere of the atlas.
     """
     labels = np.zeros(grayordinates.size, dtype=np.int64)
     n_atlas = np.zeros(len(atlas.parcels), dtype=np.int64)

@@ -1,5 +1,5 @@
-"""Mean of each parcel's voxels in every volume, summed while the file is inflated.
-T volumes, P parcels, V voxels that lie in a parcel and in the brain mask, Q parcels with such voxels."""
+"""Mean of each parcel's voxels in every volume, summed while the file is inflated. T volumes, P parcels, V voxels that
+lie in a parcel and in the brain mask, Q parcels with such voxels."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ParcelMeans:
 def scale_sums(
     path: Path, sums: NDArray[Any], n_used: NDArray[np.int64], slope: float, intercept: float
 ) -> NDArray[np.float64]:
-    """Turn sums (T, parcels with n_used > 0) into means (T, P) in the image's units; NaN for the other parcels.
-    Raises RunFailed bad_image where one is not finite."""
+    """Turn sums (T, parcels with n_used > 0) into means (T, P) in the image's units; NaN for the other parcels. Raises
+    RunFailed bad_image where one is not finite."""
     present = n_used > 0
     values = np.full((len(sums), n_used.size), np.nan)
     values[:, present] = sums / n_used[present] * slope + intercept

@@ -144,8 +144,8 @@ def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.
 
 
 def find_block_times(duration: float) -> tuple[float, float] | None:
-    """Find the first and last second after onset with a response above a tenth of a long block's plateau; None where
-    a block is too brief to get there."""
+    """Find the first and last second after onset with a response above a tenth of a long block's plateau; None
+    where a block is too brief to get there."""
     shorter = min(duration, _STEADY)
     times = np.arange(0, shorter + _TAIL, _STEP)
     above = np.flatnonzero(compute_response(times, shorter) > THRESHOLD)
@@ -163,9 +163,9 @@ def find_block_volumes(
 ) -> list[tuple[int, int] | None]:
     """Find the first volume and the number of volumes of each block; no volume belongs to two blocks.
 
-    `onsets` (ascending) and `durations` are in seconds from the run's first volume; volume 0 here is at `start` on that
-    clock. A block is cut to its first `longest` volumes. None where a block is too brief, or its response starts
-    outside these volumes.
+    `onsets` (ascending) and `durations` are in seconds from the run's first volume; volume 0 here is at
+    `start` on that clock. A block is cut to its first `longest` volumes. None where a block is too brief, or
+    its response starts outside these volumes.
     """
     spans: list[tuple[float, float] | None] = []
     for onset, duration in zip(onsets, durations, strict=True):

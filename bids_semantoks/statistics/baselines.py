@@ -1,5 +1,5 @@
-"""Baselines that an encoder has to beat: connectivity, parcel means and variances, motion, covariates, chance.
-Shape letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of a symmetric matrix."""
+"""Baselines that an encoder has to beat: connectivity, parcel means and variances, motion, covariates, chance. Shape
+letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of a symmetric matrix."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def build_connectivity_features(
 ) -> tuple[Features, ...]:
     """Build connectivity features of some `CONNECTIVITY` kinds from runs (T, P), reading one participant at a time.
 
-    Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457 parcels.
-    Raises ValueError for an unknown kind.
+    Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457
+    parcels. Raises ValueError for an unknown kind.
     """
     unknown = set(kinds) - set(CONNECTIVITY)
     if unknown:

@@ -1,5 +1,5 @@
-"""Scores of out-of-fold predictions with intervals; each is the mean over repetitions of the score within one.
-Shape letters: n rows, R repetitions, F folds, B bootstrap samples."""
+"""Scores of out-of-fold predictions with intervals; each is the mean over repetitions of the score within one. Shape
+letters: n rows, R repetitions, F folds, B bootstrap samples."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def compute_scores(
 ) -> tuple[Score, ...]:
     """Score predictions by `metrics`, by default all of their kind, with 95 % bootstrap intervals.
 
-    Participants (n,), by default rows, are drawn with replacement while predictions are held fixed. Intervals are then
-    widened by sqrt(1 + n / n_train): models of different folds share most training rows, so errors of all rows move
-    together (the correction of Nadeau and Bengio, Machine Learning 52, 2003, for one round of folds). This errs on the
-    wide side for large effects.
+    Participants (n,), by default rows, are drawn with replacement while predictions are held fixed. Intervals are
+    then widened by sqrt(1 + n / n_train): models of different folds share most training rows, so errors of all rows
+    move together (the correction of Nadeau and Bengio, Machine Learning 52, 2003, for one round of folds). This
+    errs on the wide side for large effects.
     """
     weights = draw_weights(predictions.tested, participants, n_bootstrap=n_bootstrap, seed=seed)
     widening = np.sqrt(1 + predictions.tested.sum() / np.nanmean(predictions.n_train))
@@ -264,8 +264,8 @@ def _correlate(total: Floats) -> Floats:
 
 
 def _regress(total: Floats) -> Floats:
-    """Slope of truth over prediction: 1 is calibrated, less is overconfident.
-    NaN where predictions vary by less than a hundredth of the truth: the slope would be arbitrary."""
+    """Slope of truth over prediction: 1 is calibrated, less is overconfident. NaN where predictions vary by less than a
+    hundredth of the truth: the slope would be arbitrary."""
     truth, predicted, both = total
     return np.asarray(np.where(predicted <= 1e-4 * truth, np.nan, _divide(both, predicted)))
 
@@ -344,10 +344,10 @@ def average_participants(
 ) -> MeanScore:
     """Average one score per participant, skipping NaN, and test the mean against `reference` by Student's t.
 
-    `widening` multiplies the standard error: models share most training rows, for which sqrt(1 + n_test_all / n_train)
-    corrects with one round of folds (Nadeau and Bengio, Machine Learning 52, 2003). Where all scores are equal, p is
-    that of a sign test and, at one of the scale's `limits`, the interval is exact (Clopper and Pearson, Biometrika 26,
-    1934). Intervals are cut to `limits`.
+    `widening` multiplies the standard error: models share most training rows, for which sqrt(1 + n_test_all /
+    n_train) corrects with one round of folds (Nadeau and Bengio, Machine Learning 52, 2003). Where all scores are
+    equal, p is that of a sign test and, at one of the scale's `limits`, the interval is exact (Clopper and Pearson,
+    Biometrika 26, 1934). Intervals are cut to `limits`.
     """
     known = scores[~np.isnan(scores)]
     n = len(known)

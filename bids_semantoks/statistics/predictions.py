@@ -1,5 +1,5 @@
-"""Out-of-fold predictions: the records that models, scores and tables share.
-Shape letters: n rows, R repetitions, F folds of a repetition, K classes."""
+"""Out-of-fold predictions: the records that models, scores and tables share. Shape letters: n rows, R
+repetitions, F folds of a repetition, K classes."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Predictions:
         return np.asarray((self.fold >= 0).any(axis=0))
 
     def average(self) -> tuple[Floats, Floats, Indices]:
-        """Average rows over repetitions: truth (n,), scores (n, K or 1), number of tests (n,) over all encoders.
-        Truth is NaN where never tested; of bins the most frequent, the lowest of ties."""
+        """Average rows over repetitions: truth (n,), scores (n, K or 1), number of tests (n,) over all encoders. Truth
+        is NaN where never tested; of bins the most frequent, the lowest of ties."""
         tests = self.fold >= 0
         n_tests = tests.sum(axis=0)
         total = np.where(tests[:, :, None], self.scores, 0).sum(axis=0)

@@ -38,8 +38,8 @@ def compute_retest(
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> RetestScore:
-    """Compare features (n, d) of two runs of the same participants in the same order.
-    Raises ValueError for fewer than two participants or tables of different shapes."""
+    """Compare features (n, d) of two runs of the same participants in the same order. Raises ValueError for fewer than
+    two participants or tables of different shapes."""
     if first.shape != second.shape or len(first) < 2:
         raise ValueError(
             f"{name}: two tables of two or more participants are needed, found {first.shape} and {second.shape}"
@@ -87,8 +87,8 @@ def compute_hits(first: NDArray[np.floating[Any]], second: NDArray[np.floating[A
 
 
 def compute_icc(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
-    """Compute ICC(2,1), absolute agreement, of each feature (n, d): (d,); NaN where constant.
-    Shrout and Fleiss, Psychological Bulletin 86, 1979."""
+    """Compute ICC(2,1), absolute agreement, of each feature (n, d): (d,); NaN where constant. Shrout and
+    Fleiss, Psychological Bulletin 86, 1979."""
     blocks = range(0, first.shape[1], _BLOCK)
     return np.concatenate([_compute_icc(*(table[:, i : i + _BLOCK] for table in (first, second))) for i in blocks])
 

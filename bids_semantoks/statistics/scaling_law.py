@@ -1,5 +1,5 @@
-"""Growth of scores with the number of participants an encoder was pretrained on.
-Shape letters: n encoders, m rows, B bootstrap samples."""
+"""Growth of scores with the number of participants an encoder was pretrained on. Shape letters:
+n encoders, m rows, B bootstrap samples."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Features as coordinates in the span of the training rows, to which everything is fitted.
-Shape letters: n rows (participants or sessions), d features, r columns of the span, c covariates."""
+"""Features as coordinates in the span of the training rows, to which everything is fitted. Shape letters: n rows
+(participants or sessions), d features, r columns of the span, c covariates."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Flo
 
 
 def build_covariate_designs(train: Indices, test: Indices, covariates: Floats | None) -> tuple[Floats, Floats]:
-    """Build the regressors to remove, (rows, 1 + c): a constant, and covariates in units of the training rows.
-    A covariate that is constant in the training rows becomes 0, as its effect is unknown."""
+    """Build the regressors to remove, (rows, 1 + c): a constant, and covariates in units of the training rows. A
+    covariate that is constant in the training rows becomes 0, as its effect is unknown."""
     constant = np.ones((len(train), 1)), np.ones((len(test), 1))
     if covariates is None:
         return constant

@@ -210,8 +210,8 @@ def read_split_table(
     """Convert a table of splits back to positions, renumbered from 0, and check it.
 
     Where a fold lists only test rows, everyone else trains; rows with stratum -1 (phenotype missing) are dropped.
-    Raises InputError for an unknown participant or role, two roles, a participant tested twice in a repetition, an
-    empty part, or a group with two roles.
+    Raises InputError for an unknown participant or role, two roles, a participant tested twice in a repetition,
+    an empty part, or a group with two roles.
     """
     roles = _collect_roles(table, participants)
     # Numbers may start anywhere and have gaps; a repetition that does not exist has no score.

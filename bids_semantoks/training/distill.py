@@ -56,9 +56,9 @@ class ViewBatch(NamedTuple):
 class TeacherStudent(nn.Module):
     """Student and teacher, each an encoder with a head; the module to wrap and call for several ranks.
 
-    The teacher starts as a copy of the student. `all_reduce` sums a vector over ranks and, in the backward pass, the
-    gradients of all ranks (None: one process); gradients must then be averaged over ranks, as DistributedDataParallel
-    does.
+    The teacher starts as a copy of the student. `all_reduce` sums a vector over ranks and, in the
+    backward pass, the gradients of all ranks (None: one process); gradients must then be averaged
+    over ranks, as DistributedDataParallel does.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ INITIAL_DEVIATION = 2e-5
 class TunedEncoder(nn.Module):
     """Copy of an encoder, with BatchNorm and a linear layer on its embedding.
 
-    `pooling` is ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``; `seed` draws the first weights of
-    the head.
+    `pooling` is ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``;
+    `seed` draws the first weights of the head.
     """
 
     def __init__(self, encoder: Encoder, n_outputs: int, *, pooling: str, seed: int) -> None:

@@ -52,9 +52,9 @@ _COMPILERS: Final = ("gcc", "clang")
 class Pretraining:
     """One training, from its beginning or its last checkpoint to its end.
 
-    `module` holds the initial weights on the CPU; `plan.recipe.batch_size` must be set. Raises ConfigurationError where
-    the last checkpoint is from another training or the batch exceeds the data, InputError for fewer than two
-    participants.
+    `module` holds the initial weights on the CPU; `plan.recipe.batch_size` must be set. Raises
+    ConfigurationError where the last checkpoint is from another training or the batch exceeds the data,
+    InputError for fewer than two participants.
     """
 
     def __init__(

@@ -91,8 +91,8 @@ def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups
 def find_absent(n_real: Tensor, present: Tensor, *, rows: Tensor, patch: int, n_patches: int) -> Tensor:
     """Find tokens without data, (B, N, K): rows that a run lacks and patches that lie entirely past its end.
 
-    n_real (B,) counts volumes that are not padding, present (B, P) marks parcels with a signal, rows (N, P) is from
-    `compute_membership`.
+    n_real (B,) counts volumes that are not padding, present (B, P) marks parcels with a signal,
+    rows (N, P) is from `compute_membership`.
     """
     lacking = (present.to(rows.dtype) @ rows.T) == 0  # (B, N)
     first = patch * torch.arange(n_patches, device=n_real.device)

@@ -81,8 +81,8 @@ class SignalStore:
     def add(self, runs: Iterable[PackedRun], *, segment_bytes: int = _SEGMENT_BYTES) -> int:
         """Pack runs one by one, holding one in memory at a time, and count them; leave out those already packed.
 
-        Segments close at `segment_bytes`. Raises ValueError where values are not finite or misshaped, OSError when the
-        disk is full.
+        Segments close at `segment_bytes`. Raises ValueError where values are not finite or
+        misshaped, OSError when the disk is full.
         """
         n_packed, pending = 0, iter(runs)
         while n_added := self._add_segment(pending, segment_bytes):

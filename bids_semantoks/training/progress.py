@@ -76,8 +76,8 @@ class Meter:
     def flush(self) -> None:
         """Check, log and report the collected steps.
 
-        Raises TrainingDiverged where a value is not finite, projections have collapsed or float16 overflows again and
-        again.
+        Raises TrainingDiverged where a value is not finite, projections have
+        collapsed or float16 overflows again and again.
         """
         if not self._waiting:
             return
