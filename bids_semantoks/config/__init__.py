@@ -1,13 +1,6 @@
 """Frozen configuration of every stage; the command line is generated from these fields."""
 
-from bids_semantoks.config.call import (
-    AppConfig,
-    EmbeddingConfig,
-    RunningConfig,
-    SelectionConfig,
-    SignalsConfig,
-    parse_memory,
-)
+from bids_semantoks.config.call import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, SignalsConfig
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
 from bids_semantoks.config.options import from_json, to_json
 from bids_semantoks.config.recipes import EncoderConfig, TrainingConfig
@@ -23,6 +16,5 @@ __all__ = [
     "SignalsConfig",
     "TrainingConfig",
     "from_json",
-    "parse_memory",
     "to_json",
 ]

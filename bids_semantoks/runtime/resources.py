@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bids_semantoks.config import RunningConfig, parse_memory
+from bids_semantoks.config.call import RunningConfig, parse_memory
 from bids_semantoks.errors import SemantoksError, TrainingStopped
 from bids_semantoks.files import check_writable, write_json
 

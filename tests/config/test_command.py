@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
-from bids_semantoks.config import AppConfig, EncoderConfig, SignalsConfig, command, from_json, parse_memory, to_json
+from bids_semantoks.config import AppConfig, EncoderConfig, SignalsConfig, command, from_json, to_json
+from bids_semantoks.config.call import parse_memory
 from bids_semantoks.errors import ConfigurationError
 
 
