@@ -14,7 +14,7 @@ PROBES := --probe age sex --n-repeats 2 --n-permutations 50
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check docs format validate bench clean image image-test cluster-test
+.PHONY: help setup demo test check docs format validate frozen bench clean image image-test cluster-test
 
 help:
 	@echo "make demo    make a synthetic study, run participant and group on it, probe age and sex, pretrain a tiny encoder"
@@ -22,6 +22,7 @@ help:
 	@echo "make check   linters, types, import contracts, docstrings"
 	@echo "make docs    the documentation as a site in docs/_build"
 	@echo "make format  put the code into its format"
+	@echo "make frozen  compare every output with that of an earlier commit (BASE=COMMIT)"
 	@echo "make bench   speed and memory against peers"
 	@echo "make image   the container image (ENGINE=docker or podman, TORCH_INDEX=URL, VARIANT=cuda, ASSETS=assets)"
 	@echo "make image-test    image and Singularity definition without a daemon (root, buildah, debootstrap)"
@@ -75,6 +76,10 @@ format: $(STAMP)
 
 validate: demo
 	$(BIN)/bids-validator-deno $(DEMO_OUT)
+
+# What may differ and why stands in tests/frozen/normalise.py.
+frozen: $(STAMP)
+	$(BIN)/python tests/frozen/compare.py $(or $(BASE),HEAD)
 
 bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

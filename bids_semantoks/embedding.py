@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_text, hash_values
-from bids_semantoks.models.checkpoints import LoadedEncoder, load_encoder
-from bids_semantoks.models.frozen import FrozenEncoder, resolve_device
-from bids_semantoks.models.initialise import build_encoder
 from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.outcomes import Outcome, Tally, isolate, run_batch
 from bids_semantoks.outputs.dataset import write_descriptions
@@ -25,6 +22,10 @@ from bids_semantoks.outputs.store import OutputPaths, StoredRun, has_files, read
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.windows import build_windows
+
+if TYPE_CHECKING:
+    from bids_semantoks.models.checkpoints import LoadedEncoder
+    from bids_semantoks.models.frozen import FrozenEncoder
 
 LOGGER = logging.getLogger("bids_semantoks")
 AtlasNames = tuple[tuple[str, ...], tuple[str, ...]]  # parcels and networks, (P,) each
@@ -108,6 +109,9 @@ def build_run_encoder(
     Raises ModelError if the encoder is missing, damaged or does not fit the
     atlas, ResourceError if the device is absent.
     """
+    from bids_semantoks.models.checkpoints import load_encoder
+    from bids_semantoks.models.frozen import FrozenEncoder, resolve_device
+
     device = resolve_device(config.device)
     loaded = load_encoder(config.model, atlas=(parcels, networks), seed=seed)
     match = match_parcels(parcels, networks, loaded.layout)
@@ -244,6 +248,8 @@ def name_twin(model: str, number: int = 0) -> str:
 
 def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
     """Build an encoder like another one, but with the random weights that training with `seed` starts from."""
+    from bids_semantoks.models.initialise import build_encoder
+
     loaded, like = encoder.loaded, encoder.frozen
     untrained = dataclasses.replace(
         loaded,
@@ -255,7 +261,7 @@ def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
         head=None,
         details={},
     )
-    frozen = FrozenEncoder(
+    frozen = type(like)(
         untrained,
         dataclasses.replace(like.match, warnings=()),
         device=like.device,

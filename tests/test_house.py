@@ -62,6 +62,21 @@ def test_a_participant_call_does_not_wait_for_what_it_does_not_need(study, tmp_p
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     before, after = map(set, json.loads(done.stdout.splitlines()[-1]))
-    assert before.isdisjoint({"nilearn", "matplotlib", "bids", "templateflow"})
+    assert before.isdisjoint({"nilearn", "matplotlib", "bids", "templateflow", "pandas", "sklearn", "torch"})
     assert "nilearn.signal" in after
-    assert after.isdisjoint({"nilearn.interfaces", "nilearn.connectome", "nilearn.maskers", "bids", "templateflow"})
+    assert after.isdisjoint(
+        {"nilearn.interfaces", "nilearn.connectome", "nilearn.maskers", "bids", "templateflow", "torch"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern"),
+    [
+        ("reads a table by hand", r"csv\.\w*[rR]eader\(|split\(b?\"\\t\"\)"),
+        ("writes through a temporary name", r"\.tmp\"\)|\.tmp\"$|os\.replace\((?!Path\(folder\))"),
+        ("computes a checksum of a file by hand", r"file_digest|sha256\(path\.read_bytes"),
+    ],
+)
+def test_what_has_one_place_has_no_other(what, pattern):
+    found = [path for path in (ROOT / "bids_semantoks").rglob("*.py") if path.name != "files.py"]
+    assert [str(path) for path in found if re.search(pattern, path.read_text(), re.MULTILINE)] == [], what
