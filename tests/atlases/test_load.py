@@ -382,6 +382,16 @@ def test_composed_atlas(tmp_path):
     np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), expected)
 
 
+def test_a_recipe_that_needs_warping_makes_no_space_of_an_atlas(tmp_path):
+    entry = write_entry(tmp_path)
+    content = json.loads(entry.read_text())
+    (parts,) = (own["alternatives"][-1] for own in content["spaces"] if own["space"] == SPACE)
+    foreign = [{**part, "space": SPACE} for part in parts]
+    content["spaces"].append({"space": "MNI152NLin2009cAsym", "alternatives": [foreign]})
+    entry.write_text(json.dumps(content))
+    assert find_all_spaces(entry, directory=None) == (SPACE,)
+
+
 def test_surfaces_of_an_entry_count_where_its_images_are_missing(tmp_path):
     entry = write_entry(tmp_path)
     part = {"files": ["own.dlabel.nii"], "values": [[1, 2]], "parcels": [[1, 2]], "licence": "x", "source": "y"}

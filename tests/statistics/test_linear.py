@@ -38,6 +38,15 @@ def standardise(values):
     return (values - values[TRAIN].mean(axis=0)) / values[TRAIN].std(axis=0)
 
 
+def test_penalties_are_in_units_of_the_variance_of_the_features():
+    values, _ = make_data(D)
+    span = TableFeatures(name="x", values=values).compute_span(TRAIN, TEST)
+    # Every column has variance 1, so that the squares of all add up to D a row.
+    assert compute_mean_eigenvalue(span) == pytest.approx(D)
+    empty = TableFeatures(name="none", values=values[:, :0]).compute_span(TRAIN, TEST)
+    assert compute_mean_eigenvalue(empty) == 1
+
+
 @pytest.mark.parametrize("d", [D, 97])
 def test_fits_in_the_span_predict_as_scikit_learn_does_on_all_features(d):
     values, hidden = make_data(d)
