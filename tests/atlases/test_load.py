@@ -389,7 +389,8 @@ def test_a_recipe_that_needs_warping_makes_no_space_of_an_atlas(tmp_path):
     foreign = [{**part, "space": SPACE} for part in parts]
     content["spaces"].append({"space": "MNI152NLin2009cAsym", "alternatives": [foreign]})
     entry.write_text(json.dumps(content))
-    assert find_all_spaces(entry, directory=None) == (SPACE,)
+    (tmp_path / f"tpl-MNI152NLin2009cAsym_from-{SPACE}_mode-image_xfm.h5").write_bytes(b"here")
+    assert find_all_spaces(entry, directory=tmp_path) == (SPACE,)
 
 
 def test_surfaces_of_an_entry_count_where_its_images_are_missing(tmp_path):
