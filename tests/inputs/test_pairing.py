@@ -1,4 +1,4 @@
-"""Repetition times are inherited, and impossible ones are not taken."""
+"""Repetition times are inherited, and impossible ones are ignored."""
 
 from __future__ import annotations
 
