@@ -1,4 +1,4 @@
-"""Group level: embed runs that lack an embedding, then write one row of features per participant; never opens BOLD."""
+"""Group level: choose stored runs, pretrain, embed, average by participant, analyse and report; never opens BOLD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Determine, count, record and report the outcome of each run."""
+"""Run a batch of jobs, and determine, count, record and report the outcome of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left to do for each run, and what prevents it."""
+"""Which outputs of each run are missing or out of date, and what prevents making them."""
 
 from __future__ import annotations
 

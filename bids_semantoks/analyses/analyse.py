@@ -1,4 +1,4 @@
-"""Everything one call asks of embeddings (phenotypes, task blocks, scaling): checked first, then done."""
+"""The analyses that one call requests (phenotypes, task blocks, scaling): all checked first, then run."""
 
 from __future__ import annotations
 

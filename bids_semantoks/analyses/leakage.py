@@ -1,4 +1,4 @@
-"""What embeddings know besides phenotypes: motion, site, and who is scanned again."""
+"""Leakage of motion and site into embeddings, scores within sites and repetition times, and test-retest reliability."""
 
 from __future__ import annotations
 

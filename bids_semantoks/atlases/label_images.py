@@ -1,4 +1,4 @@
-"""Label images: reading, and checks of their labels and where these lie."""
+"""Label images of an atlas: read and checked, warped, and resampled onto the grid of a run; grids are cached."""
 
 from __future__ import annotations
 

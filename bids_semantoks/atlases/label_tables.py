@@ -1,4 +1,4 @@
-"""Atlas tables: image value, name and network of each parcel (P parcels)."""
+"""Atlas tables: image value, name and network of each parcel (P parcels), and the spellings and orders of names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a registered atlas in the space of the data: local ones first, then downloads, or why not."""
+"""Files of a registered atlas in the space of the data: local ones first, then downloads, else the reason why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which vertices and voxels files on surfaces describe, and CIFTI-2 files: axes, and numbers in blocks of rows."""
+"""CIFTI-2 files, axes and numbers in blocks of rows, and the vertices and voxels that files on surfaces describe."""
 
 from __future__ import annotations
 

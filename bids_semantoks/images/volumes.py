@@ -1,4 +1,4 @@
-"""Content, header, grid and mask of a run's images, before its voxels are read."""
+"""NIfTI images of a run: header, grid and mask, and the volumes in blocks that are inflated ahead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layouts: small JSON files that locate the images, masks and confounds of data outside BIDS."""
+"""Layouts: JSON files that locate the images, masks and confounds of data outside BIDS, and how to search by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Pair each BOLD image or series table with its other files, by strict equality of shared entities."""
+"""Pair each BOLD image or series table with its other files, by strict equality of shared entities; and find its
+repetition time in the sidecars that it inherits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phenotypes: text columns of tables, converted explicitly to classes or numbers."""
+"""Phenotypes: tables found and read as text, their columns converted explicitly to classes or numbers."""
 
 from __future__ import annotations
 

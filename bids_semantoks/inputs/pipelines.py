@@ -1,4 +1,4 @@
-"""Pipelines, recognised by GeneratedBy, with the naming of their files; and derivative datasets, as they wrote them."""
+"""Pipelines, recognised by GeneratedBy, with the names that they give to files; the derivative datasets they wrote."""
 
 from __future__ import annotations
 

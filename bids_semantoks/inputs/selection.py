@@ -1,4 +1,4 @@
-"""Labels requested by the user, and messages that suggest the nearest match."""
+"""Labels and filters requested by the user, and messages that suggest the nearest match."""
 
 from __future__ import annotations
 

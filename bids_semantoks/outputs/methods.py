@@ -1,4 +1,4 @@
-"""Methods text for papers, generated from what was actually done."""
+"""Methods text for papers, generated from what was actually done, with its references, as Markdown, HTML and LaTeX."""
 
 from __future__ import annotations
 

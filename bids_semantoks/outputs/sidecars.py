@@ -1,4 +1,4 @@
-"""Build the sidecars of signals and embeddings."""
+"""Build the sidecars of signals and embeddings, and compare them with those of earlier calls."""
 
 from __future__ import annotations
 

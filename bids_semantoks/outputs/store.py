@@ -1,4 +1,4 @@
-"""Write the signals, embedding and status of each run."""
+"""Paths of a run's signals, embedding and status; write them and read them back."""
 
 from __future__ import annotations
 

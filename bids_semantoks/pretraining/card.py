@@ -1,4 +1,4 @@
-"""What a training leaves beside its encoder: the table of its course and the model card."""
+"""Files that a training leaves beside its encoder: the training log and the model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder a call would train, with its recipe and data, settled before anything is written."""
+"""The encoder that a call would train, with its recipe and data, settled before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all figures share: style, margins, colours and scales, their files, and their place on a page.
+"""Shared by all figures: style, margins, colours and scales, their files, and their place on a page.
 
 Shape letters: T volumes, P parcels.
 """

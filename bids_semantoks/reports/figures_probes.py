@@ -1,4 +1,4 @@
-"""Figures of the group: models, predictions, networks, test-retest, scaling, and the embedding in two dimensions."""
+"""Figures of the group: models, predictions, networks, test-retest, scaling, and the map of the embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the group report from the tables in the output dataset alone."""
+"""Build the group report from the tables in the output dataset alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The methods text of a call, and the participant reports, each written when the participant's last run is done."""
+"""The facts of the methods text, the figures of each run, and each participant's report once the last run is done;
+and the same redrawn from the output directory."""
 
 from __future__ import annotations
 

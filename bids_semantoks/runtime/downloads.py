@@ -1,4 +1,4 @@
-"""Whether this process may use the network, and whether a server answers."""
+"""Downloads: whether this process may use the network, where our caches are, and how files are fetched and checked."""
 
 from __future__ import annotations
 

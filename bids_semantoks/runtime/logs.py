@@ -1,4 +1,4 @@
-"""Terminal output: one progress line on a terminal, plain lines elsewhere."""
+"""Logs of a call: the terminal with its one progress line, the log file, and records of libraries and workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of processes and threads, and the location of temporary files."""
+"""Processes, threads and memory that a call may use, where its temporary files go, and the record of its launch."""
 
 from __future__ import annotations
 

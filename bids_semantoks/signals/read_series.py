@@ -1,4 +1,4 @@
-"""Series already parcellated and denoised by another pipeline, used unchanged."""
+"""Series already parcellated and denoised by another pipeline (TSV or CIFTI), used unchanged."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Permutation p values from one fixed split, all permutations solved at once. Shape letters: n rows, m
-columns (real labels first, then permutations)."""
+"""Permutation p values from one fixed split, all permutations solved at once, and comparisons of two models. Shape
+letters: n rows, m columns (real labels first, then permutations)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pretraining loop: trains batch by batch, with checkpoints and a log table, until done, stopped or diverged."""
+"""The pretraining loop: trains batch by batch, with checkpoints and a training log, until done, stopped or diverged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of pretraining: a table for files, lines for people, and an error where training diverged."""
+"""Progress of pretraining: rows for the training log, lines for people, and an error where training diverged."""
 
 from __future__ import annotations
 
