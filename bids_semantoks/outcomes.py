@@ -21,7 +21,7 @@ _RESOURCE_REASONS = ("out_of_memory", "disk_full")
 
 
 class Job(Protocol):
-    """What a batch needs to know about a job."""
+    """The part of a job that a batch needs."""
 
     @property
     def paths(self) -> OutputPaths:

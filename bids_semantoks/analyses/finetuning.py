@@ -142,7 +142,7 @@ class Finetuning:
                 self._step(model, optimiser, split.train[batch], targets, generator)
             loss = self._validate(model, split.validation, targets)
             if best is None or loss < best[0]:
-                # Cloned: the state that a module hands out is the state that it goes on training.
+                # Cloned, since state_dict shares memory with the parameters that training goes on changing.
                 best = loss, epoch, {key: value.detach().clone() for key, value in model.state_dict().items()}
         assert best is not None
         model.load_state_dict(best[2])

@@ -51,7 +51,7 @@ class PublishedProbe:
         self, table: WindowTable, target: Target, *, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         self.table, self.target = table, target
-        # Heads do not see a shift, and a small mean keeps single precision exact.
+        # BatchNorm removes any shift, and a small mean keeps single precision exact.
         shift = table.values.mean(axis=0, dtype=np.float64)
         self.windows = torch.as_tensor(table.values - shift).to(device=device, dtype=dtype)
         self.shift = torch.as_tensor(shift).to(self.windows)

@@ -22,18 +22,18 @@ from bids_semantoks.files import hash_file, hash_text, write_array
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 
-# Whole numbers above are not exact in float32, in which many label images are stored.
+# Larger integers are not exact in float32, in which many label images are stored.
 _MAX_LABEL: Final = 1 << 24
 
 # Templates differ by a few millimetres; the landmarks of an order of labels by tens.
 _NEAR: Final = 12.0
 
-# Where no cache can be written a process at least lays none twice: that of its runs, and that of its pictures.
+# Even without a writable cache a process resamples neither of its grids twice: that of its runs, that of its pictures.
 _HERE: Final[dict[str, NDArray[np.int32]]] = {}
 
 _N_HERE: Final = 2
 
-# Coordinates half way between two voxels all go up, however the affines round.
+# Coordinates half way between two voxels are always rounded up, however the affines round.
 _TIE = 1e-6
 
 
@@ -65,7 +65,7 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
 
 def check_labels(part: Part, table: LabelTable, present: set[int], values: Sequence[int]) -> None:
     """Check the labels `present` in an image, of which `values` count. Raises AtlasError where some have no row in the
-    table, none that counts is there, or the image must hold a known set and does not."""
+    table, none of `values` is present, or the image must hold a known set and holds another."""
     if part.file.values is None and present - set(table.values):
         unknown = sorted(present - set(table.values))
         raise AtlasError(
@@ -192,7 +192,7 @@ def load_warp(path: Path) -> Warp:
 
     try:
         parts = ITKCompositeH5.from_filename(path)
-        # ITK keeps a stack: what was put on it last is applied first.
+        # ITK keeps a stack: the last transform pushed is applied first.
         steps = tuple(_to_step(part) for part in reversed(parts))
     except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
         raise AtlasError(
@@ -286,8 +286,8 @@ def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> N
 
 
 def load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
-    """Read and check one image of an atlas; `landmarks` are by index in the table. Raises AtlasError where image,
-    table and what is known of the file disagree."""
+    """Read and check one image of an atlas; `landmarks` are by index in the table. Raises AtlasError where the
+    image contradicts its table or the landmarks."""
     image, affine = read_label_image(part.path)
     sha256 = check_file(part.path, part.sha256)
     positions = {value: position for position, value in enumerate(table.values)}

@@ -49,7 +49,7 @@ from bids_semantoks.runtime.downloads import check_file
 
 _CORTEX: Final = "CORTEX"
 
-# What label files call vertices that belong to no parcel; compared in lower case, letters only.
+# Names for vertices without a parcel in label files; compared in lower case, letters only.
 _NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
 
 _SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
@@ -312,7 +312,7 @@ def build_surface_volume(part: Part, values: Sequence[int], parcels: Sequence[in
         values=np.asarray(values, dtype=np.int64),
         parcels=np.asarray(parcels, dtype=np.int64),
         licence=part.licence,
-        # An image beside surfaces, as of the cerebellum, is in a space of its own.
+        # An image that accompanies surfaces, such as the cerebellum's, has its own space.
         space=part.space,
     )
 

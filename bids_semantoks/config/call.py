@@ -1,4 +1,4 @@
-"""The configuration of a call, one dataclass per stage in the order of --help; the group level has group.py."""
+"""The configuration of a call, one dataclass per stage in the order of --help; group-level stages are in group.py."""
 
 from __future__ import annotations
 

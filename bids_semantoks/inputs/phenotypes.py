@@ -139,7 +139,7 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         raise InputError(f"{where} is constant: all {len(known)} values are {known[0]!r}.", hint="Nothing to predict.")
     decided = _decide_kind(known, where) if kind == "auto" else kind
     if n_bins and decided == "classification" and len(set(known)) > n_bins:
-        # Bins are cut from numbers, few or many; text stays what it is.
+        # Only numbers, few or many, are cut into bins; text stays classes.
         decided = "classification" if None in map(parse_number, known) else "regression"
     if decided == "classification":
         if kind == "auto":
@@ -287,7 +287,7 @@ def read_phenotype_table(path: Path) -> Table:
 def _read_cells(path: Path) -> tuple[list[str], list[list[str | None]]]:
     """Read the header and the cells of each row, cleaned; None if missing."""
     try:
-        # Other missing values than n/a are text, such as a site called NA.
+        # Only n/a is missing: a site called NA is text.
         as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": ["n/a"]}
         separator = "," if path.suffix.lower() == ".csv" else "\t"
         frame = pd.read_csv(path, sep=separator, header=None, encoding="utf-8-sig", skip_blank_lines=True, **as_text)

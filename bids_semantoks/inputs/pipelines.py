@@ -139,7 +139,7 @@ class RunPattern:
 class Layout:
     """Layout of a dataset outside BIDS."""
 
-    name: str  # stands for the pipeline in messages and sidecars
+    name: str  # as written in messages and sidecars
     space: str  # template space of the images
     is_denoised: bool
     is_filtered: bool  # band-pass

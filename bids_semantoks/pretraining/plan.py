@@ -44,7 +44,7 @@ class Blueprint:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the states of a training that goes on are."""
+        """Directory of the checkpoints from which a stopped training resumes."""
         return self.directory / "checkpoints"
 
 

@@ -23,7 +23,7 @@ HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstr
 _PATIENCE: Final = 5.0  # seconds
 _OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
-# Number of this job in an array, as SLURM, PBS, LSF and Grid Engine give it; the last two set it in all jobs.
+# Variables with the number of this job in an array (SLURM, PBS, LSF, Grid Engine); the last two set it in all jobs.
 _ARRAYS: Final = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
 
 _NO_ARRAY: Final = ("", "0", "undefined")
@@ -108,7 +108,7 @@ class FetchError(Exception):
 def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
     """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by
     default the hub client's. Raises FetchError."""
-    # Imported late: it is needed by few calls, and its constants read the environment.
+    # Imported late: few calls need it, and its constants are read from the environment.
     from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
 
     # The bases are the errors of the HTTP library, which differs between versions, and OSError.
@@ -204,7 +204,7 @@ def _make_temporary(work_dir: Path | None) -> Path:
 
 
 def _remove(path: Path, owner: int) -> None:
-    # Worker processes inherit this duty by fork, but not the right to it.
+    # Forked workers inherit this handler but must not remove the files of their parent.
     if os.getpid() == owner:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -259,7 +259,7 @@ def _copy(address: str, file: BinaryIO) -> None:
     if parts.scheme == "file":
         file.write(Path(url2pathname(parts.path)).read_bytes())
     else:
-        # As it is stored: a server may offer a compressed file as an encoded one.
+        # As stored: a server may declare a compressed file to be encoded in transit.
         headers = {"User-Agent": "bids_semantoks", "Accept-Encoding": "identity"}
         pooch.HTTPDownloader(chunk_size=_BLOCK, timeout=_DOWNLOAD_PATIENCE, headers=headers)(address, file, None)
     if not file.tell():
@@ -267,7 +267,7 @@ def _copy(address: str, file: BinaryIO) -> None:
 
 
 def _find_cause(error: BaseException) -> BaseException | str:
-    """Find what the system or the protocol said, below what the library of requests made of it."""
+    """Find the error of the system or protocol below the wrappers of the requests library."""
     if not hasattr(error, "request"):
         return error
     while cause := error.__cause__ or error.__context__:

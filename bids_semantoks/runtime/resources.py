@@ -18,13 +18,13 @@ from bids_semantoks.files import check_writable, write_json
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: What one process needs besides the encoder's weights, as measured on 2 mm runs.
+#: Memory of one process besides the encoder's weights, measured on 2 mm runs.
 _PROCESS_BYTES = 900 * 2**20
 
-#: Processes that share a GPU unless more are asked for: each has a context and weights of its own in its memory.
+#: Processes that share a GPU unless more are requested: each keeps its own context and weights in GPU memory.
 _GPU_PROCS = 8
 
-#: Where libraries keep what they make, by the variable that moves it.
+#: Cache folders of libraries, by the variable that moves them.
 _CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
 
 _THREAD_VARIABLES = (
@@ -95,8 +95,8 @@ def choose_n_threads(running: RunningConfig, *, n_procs: int) -> int:
 
 
 def find_record(out_dir: Path) -> Path | None:
-    """Return the path of the record, ``logs/launch-<rdzv id>.json``; None without
-    torchrun and in all ranks but the first."""
+    """Return the path of the launch record, ``logs/launch-<rdzv id>.json``; None without torchrun and in all ranks but
+    the first."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
     if not launch or read_rank() > 0:
         return None
@@ -126,12 +126,12 @@ def record_end(out_dir: Path) -> Iterator[None]:
         status, code, message = "failed", 1, f"{type(error).__name__}: {error}"
         raise
     except BaseException:
-        # Interrupted: the launch is over, and what it would have come to is not known.
+        # Interrupted: the outcome of the launch is unknown, so nothing is recorded.
         path = None
         raise
     finally:
         if path is not None:
-            # A full disk must not replace the error that is on its way.
+            # A full disk must not mask the error that is being raised.
             with contextlib.suppress(OSError):
                 write_json(path, {"status": status, "exit_code": code, "message": message})
 
@@ -187,5 +187,5 @@ def limit_threads(n_threads: int) -> None:
     """Limit the threads of numerical libraries that this process or its children load from now on."""
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(n_threads)
-    # Threads that wait in a spin take the CPUs from whoever they wait for when a machine is busy.
+    # On a busy machine, threads that spin while waiting take the CPUs from the threads they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -42,10 +42,10 @@ LOGGER = logging.getLogger("bids_semantoks")
 _CHECKPOINT_SECONDS: Final = 120.0
 _CUDA_FLUSH: Final = 20
 
-#: How libraries say that memory does not suffice where they raise no error of its own kind.
+#: Phrases for exhausted memory in messages of libraries that raise only a general error.
 _MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
 
-#: Those that Triton looks for where CC names none.
+#: Compilers that Triton looks for where CC names none.
 _COMPILERS: Final = ("gcc", "clang")
 
 
@@ -206,7 +206,7 @@ class Pretraining:
         size, n_ranks = self.plan.recipe.batch_size or 0, self.ranks.size
         n_parts = self.plan.n_slices * n_ranks
         at_once = size // n_parts
-        # Only what the next call would take: a batch must be cut into equal parts.
+        # Only a size that the next call accepts: a batch must be cut into equal parts.
         more = [n for n in range(2 * self.plan.n_slices, size // n_ranks + 1) if size % (n * n_ranks) == 0]
         hints = [f"--accumulate {more[0]}"] if more else []
         if at_once // 2 * n_parts > 1:
@@ -272,7 +272,7 @@ def find_compiler_obstacle() -> str:
     if not any(map(shutil.which, asked or _COMPILERS)):
         return "No C compiler is there"
     scheme = sysconfig.get_default_scheme()
-    # Debian's own scheme is for what is installed beside the system; its headers are elsewhere, as Triton knows.
+    # Debian's default scheme describes local installations; the headers are elsewhere, as Triton knows.
     folder = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
     if not (folder / "Python.h").is_file():
         return f"The headers of Python are not in {folder} (python3-dev)"
