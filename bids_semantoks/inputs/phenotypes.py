@@ -57,6 +57,19 @@ class Phenotype:
     numbers: NDArray[np.float64]  # (n,) NaN if missing, all NaN for classification
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Table:
+    """Table of phenotypes, as text."""
+
+    path: Path  # for sub-*_sessions.tsv, the dataset root
+    name: str  # for messages
+    has_sessions: bool  # whether rows are sessions
+    keys: tuple[Key, ...]  # one per row
+    columns: dict[str, tuple[str | None, ...]]  # cells by column; None if missing
+    # why the table is unusable (it then has no cells); raised only if one of its columns is requested
+    problem: InputError | None = None
+
+
 def find_columns(
     bids_dir: Path, names: Sequence[str], *, phenotype: Path | None = None, optional: Sequence[str] = ()
 ) -> dict[str, Column]:
@@ -233,19 +246,6 @@ def _check_classes(known: Sequence[str], where: str) -> None:
             f"{where} has {len(small)} of {len(counts)} classes with fewer than {MIN_CLASS} members: {shown}.",
             hint="Write n/a for them, merge them, or use --probe-kind regression for numbers.",
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Table:
-    """Table of phenotypes, as text."""
-
-    path: Path  # for sub-*_sessions.tsv, the dataset root
-    name: str  # for messages
-    has_sessions: bool  # whether rows are sessions
-    keys: tuple[Key, ...]  # one per row
-    columns: dict[str, tuple[str | None, ...]]  # cells by column; None if missing
-    # why the table is unusable (it then has no cells); raised only if one of its columns is requested
-    problem: InputError | None = None
 
 
 def find_roots(bids_dir: Path) -> tuple[Path, ...]:

@@ -96,36 +96,6 @@ def find_obstacle(address: str) -> str:
     return ""
 
 
-class FetchError(Exception):
-    """A Hugging Face file could not be fetched; the reason is half a sentence,
-    `is_absent` if the server has no such file."""
-
-    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
-        super().__init__(reason)
-        self.is_absent = is_absent
-
-
-def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
-    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by
-    default the hub client's. Raises FetchError."""
-    # Imported late: few calls need it, and its constants are read from the environment.
-    from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
-
-    # The bases are the errors of the HTTP library, which differs between versions, and OSError.
-    failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__mro__[1:2], OSError, ValueError)
-    if obstacle := find_obstacle(constants.ENDPOINT):
-        raise FetchError(obstacle)
-    try:
-        return Path(hf_hub_download(repository, name, cache_dir=cache))
-    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
-        raise FetchError("the network cannot be reached") from error
-    except errors.EntryNotFoundError as error:
-        raise FetchError(f"{repository} has no {name}", is_absent=True) from error
-    except failures as error:
-        reason = str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
-        raise FetchError(f"it cannot be fetched ({reason})") from error
-
-
 def find_cache() -> Path | None:
     """Return our cache directory, which need not exist; None for a user without a home.
 
@@ -304,3 +274,33 @@ def check_file(path: Path, published: str | None = None) -> str:
             "--atlas PATH.",
         )
     return sha256
+
+
+class FetchError(Exception):
+    """A Hugging Face file could not be fetched; the reason is half a sentence,
+    `is_absent` if the server has no such file."""
+
+    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
+        super().__init__(reason)
+        self.is_absent = is_absent
+
+
+def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
+    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by
+    default the hub client's. Raises FetchError."""
+    # Imported late: few calls need it, and its constants are read from the environment.
+    from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
+
+    # The bases are the errors of the HTTP library, which differs between versions, and OSError.
+    failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__mro__[1:2], OSError, ValueError)
+    if obstacle := find_obstacle(constants.ENDPOINT):
+        raise FetchError(obstacle)
+    try:
+        return Path(hf_hub_download(repository, name, cache_dir=cache))
+    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
+        raise FetchError("the network cannot be reached") from error
+    except errors.EntryNotFoundError as error:
+        raise FetchError(f"{repository} has no {name}", is_absent=True) from error
+    except failures as error:
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
+        raise FetchError(f"it cannot be fetched ({reason})") from error

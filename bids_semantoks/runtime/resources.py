@@ -94,13 +94,59 @@ def choose_n_threads(running: RunningConfig, *, n_procs: int) -> int:
     return running.omp_nthreads or max(1, min(count_threads(), count_cpus() // n_procs))
 
 
-def find_record(out_dir: Path) -> Path | None:
-    """Return the path of the launch record, ``logs/launch-<rdzv id>.json``; None without torchrun and in all ranks but
-    the first."""
-    launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if not launch or read_rank() > 0:
-        return None
-    return out_dir / "logs" / f"launch-{re.sub(r'[^A-Za-z0-9_.-]', '_', launch)}.json"
+def count_cpus() -> int:
+    """Count the usable CPUs: the minimum of affinity mask, cgroup quota and SLURM_CPUS_PER_TASK."""
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdecimal():
+        counts.append(int(slurm))
+    counts += _read_cgroup_quota(Path("/sys/fs/cgroup"))
+    return max(1, min(counts))
+
+
+def count_threads() -> int:
+    """Count the threads that one process may use: the usable CPUs, or OMP_NUM_THREADS if smaller."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    # OpenMP allows a list, one number for each level of nesting.
+    first = asked.partition(",")[0].strip()
+    return max(1, min(count_cpus(), int(first))) if first.isdecimal() else count_cpus()
+
+
+def read_peak_memory() -> int:
+    """Return the peak memory of this program in bytes, from /proc if possible:
+    getrusage starts at the size of the parent."""
+    with contextlib.suppress(OSError, LookupError, ValueError):
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 1024 * int(text.partition("VmHWM:")[2].split()[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _read_cgroup_quota(root: Path) -> list[int]:
+    """Read the CPU quota of cgroup v2 or v1, rounded up; empty if there is none."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return []
+    return [-(-int(quota) // int(period))] if quota.isdecimal() and int(quota) > 0 else []
+
+
+def limit_threads(n_threads: int) -> None:
+    """Limit the threads of numerical libraries that this process or its children load from now on."""
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = str(n_threads)
+    # On a busy machine, threads that spin while waiting take the CPUs from the threads they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def read_rank() -> int:
+    """Return the rank of this process under torchrun; 0 without it."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
 
 
 @contextlib.contextmanager
@@ -136,56 +182,10 @@ def record_end(out_dir: Path) -> Iterator[None]:
                 write_json(path, {"status": status, "exit_code": code, "message": message})
 
 
-def count_cpus() -> int:
-    """Count the usable CPUs: the minimum of affinity mask, cgroup quota and SLURM_CPUS_PER_TASK."""
-    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if slurm.isdecimal():
-        counts.append(int(slurm))
-    counts += _read_cgroup_quota(Path("/sys/fs/cgroup"))
-    return max(1, min(counts))
-
-
-def count_threads() -> int:
-    """Count the threads that one process may use: the usable CPUs, or OMP_NUM_THREADS if smaller."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    # OpenMP allows a list, one number for each level of nesting.
-    first = asked.partition(",")[0].strip()
-    return max(1, min(count_cpus(), int(first))) if first.isdecimal() else count_cpus()
-
-
-def read_peak_memory() -> int:
-    """Return the peak memory of this program in bytes, from /proc if possible:
-    getrusage starts at the size of the parent."""
-    with contextlib.suppress(OSError, LookupError, ValueError):
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return 1024 * int(text.partition("VmHWM:")[2].split()[0])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def read_rank() -> int:
-    """Return the rank of this process under torchrun; 0 without it."""
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
-
-
-def _read_cgroup_quota(root: Path) -> list[int]:
-    """Read the CPU quota of cgroup v2 or v1, rounded up; empty if there is none."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return []
-    return [-(-int(quota) // int(period))] if quota.isdecimal() and int(quota) > 0 else []
-
-
-def limit_threads(n_threads: int) -> None:
-    """Limit the threads of numerical libraries that this process or its children load from now on."""
-    for variable in _THREAD_VARIABLES:
-        os.environ[variable] = str(n_threads)
-    # On a busy machine, threads that spin while waiting take the CPUs from the threads they wait for.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+def find_record(out_dir: Path) -> Path | None:
+    """Return the path of the launch record, ``logs/launch-<rdzv id>.json``; None without torchrun and in all ranks but
+    the first."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if not launch or read_rank() > 0:
+        return None
+    return out_dir / "logs" / f"launch-{re.sub(r'[^A-Za-z0-9_.-]', '_', launch)}.json"

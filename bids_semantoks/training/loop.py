@@ -49,6 +49,20 @@ _MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
 _COMPILERS: Final = ("gcc", "clang")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingPlan:
+    """How to train."""
+
+    recipe: TrainingConfig  # with the chosen batch size
+    settings: Mapping[str, Any]  # plain values that must agree when a training is resumed
+    checkpoints: Path  # directory
+    seed: int = 0
+    precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
+    n_slices: int = 1  # parts of a batch that each process accumulates
+    max_seconds: float = math.inf  # of the call, after which it saves and stops
+    checkpoint_every: int | None = None  # epochs; None: at the end of an epoch, once two minutes have passed
+
+
 class Pretraining:
     """One training, from its beginning or its last checkpoint to its end.
 
@@ -213,20 +227,6 @@ class Pretraining:
             hints.append(f"--train-batch-size {at_once // 2 * n_parts}")
         hint = f"Use {', or '.join(hints)}." if hints else "Use a smaller --encoder-config, or a larger device."
         return ResourceError(f"{at_once} participants at once do not fit into the memory of {self.device}.", hint=hint)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TrainingPlan:
-    """How to train."""
-
-    recipe: TrainingConfig  # with the chosen batch size
-    settings: Mapping[str, Any]  # plain values that must agree when a training is resumed
-    checkpoints: Path  # directory
-    seed: int = 0
-    precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
-    n_slices: int = 1  # parts of a batch that each process accumulates
-    max_seconds: float = math.inf  # of the call, after which it saves and stops
-    checkpoint_every: int | None = None  # epochs; None: at the end of an epoch, once two minutes have passed
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
