@@ -82,6 +82,21 @@ def test_what_has_one_place_has_no_other(what, pattern):
     assert [str(path) for path in found if re.search(pattern, path.read_text(), re.MULTILINE)] == [], what
 
 
+def test_tests_mirror_the_tree():
+    rooms = [room.name for room in (ROOT / "bids_semantoks").iterdir() if (room / "__init__.py").is_file()]
+    tests = [test for room in rooms for test in (ROOT / "tests" / room).glob("test_*.py")]
+    modules = [test.stem.removeprefix("test_").replace("main", "__main__") for test in tests]
+    places = [
+        ROOT / "bids_semantoks" / test.parent.name / f"{one}.py" for test, one in zip(tests, modules, strict=True)
+    ]
+    assert [str(place) for place in places if not place.is_file()] == []
+
+
+def test_a_file_is_one_sitting():
+    files = (ROOT / "bids_semantoks").rglob("*.py")
+    assert [str(path) for path in files if len(path.read_text().splitlines()) > 400] == []
+
+
 # A machine for training has torch and NumPy but nothing of BIDS: everything that trains must start there.
 
 
