@@ -237,8 +237,8 @@ class BlockDesign:
 
 
 def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Path:
-    """Embed blocks, classify their types and write ``OUT_DIR/group_task_blocks.tsv``. Raises InputError where there
-    are too few blocks of two types for any fold."""
+    """Embed blocks, classify their types and write ``OUT_DIR/group_task_blocks.tsv``. Raises InputError where there are
+    too few blocks of two types for any fold."""
     model = encoder.loaded.name
     encoders = {model: encoder}
     if "random" in config.probing.baselines:

@@ -1,5 +1,5 @@
-"""The facts of the methods text, the figures of each run, and each participant's report once the last run is done;
-and the same redrawn from the output directory."""
+"""The facts of the methods text, the figures of each run, and each participant's report once the last run is done; and
+the same redrawn from the output directory."""
 
 from __future__ import annotations
 

@@ -183,8 +183,8 @@ def record_end(out_dir: Path) -> Iterator[None]:
 
 
 def find_record(out_dir: Path) -> Path | None:
-    """Return the path of the launch record, ``logs/launch-<rdzv id>.json``; None without torchrun and in all ranks but
-    the first."""
+    """Return the path of the launch record, ``logs/launch-<rdzv id>.json``; None without
+    torchrun and in all ranks but the first."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
     if not launch or read_rank() > 0:
         return None

@@ -1,5 +1,5 @@
-"""Resample, z-score and window parcel signals, at equal distances or one window per task block. T volumes, P parcels,
-B windows, W volumes of a window."""
+"""Resample, z-score and window parcel signals, at equal distances or one window per task block. T volumes, P
+parcels, B windows, W volumes of a window."""
 
 from __future__ import annotations
 
