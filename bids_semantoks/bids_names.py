@@ -17,9 +17,9 @@ ENTITY_ORDER: Final = (
 
 # fmt: on
 
-# What a pipeline adds to the name of a run when it resamples or cleans it; all else tells runs apart.
+# Entities that a pipeline adds when it resamples or cleans a run; all others distinguish runs.
 DERIVED_ENTITIES: Final = frozenset({"space", "cohort", "res", "den", "hemi", "desc"})
-# What a table of parcels names besides its run: none of it is in the names of the run's other files.
+# Entities of a table of parcels that the names of the run's other files lack.
 TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
 
 _RANK: Final = {key: rank for rank, key in enumerate(ENTITY_ORDER)}
@@ -53,7 +53,7 @@ def parse_name(path: str) -> BidsFile | None:
     stem, dot, extension = os.path.basename(path).partition(".")  # noqa: PTH119 - a Path costs ten times as much
     parts, _, suffix = stem.rpartition("_")
     entities = sort_entities(_ENTITY.findall(parts))
-    # Fewer entities than parts: one is something else, or a key comes twice.
+    # Fewer entities than parts: one part is not an entity, or a key is repeated.
     if not suffix or len(dict(entities)) != stem.count("_"):
         return None
     return BidsFile(path=path, entities=entities, suffix=suffix, extension=dot + extension)

@@ -33,7 +33,7 @@ def _start_logging(config: AppConfig) -> None:
     LOGGER.setLevel(logging.DEBUG)
     LOGGER.propagate = False
     LOGGER.handlers = [console, LogBuffer()]
-    # What libraries say belongs in the log file; what concerns users we say ourselves.
+    # Messages of libraries go to the log file only; those for users are our own.
     redirect_libraries()
     logging.getLogger().addHandler(LogBuffer())
 
@@ -44,7 +44,7 @@ def _stop_logging() -> None:
         handler.close()
     root = logging.getLogger()
     for handler in list(root.handlers):
-        # Others may have put theirs there, such as test runners.
+        # Handlers of others, such as test runners, stay.
         if type(handler).__module__.startswith("bids_semantoks"):
             root.removeHandler(handler)
             handler.close()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("bids_semantoks")
 AtlasNames = tuple[tuple[str, ...], tuple[str, ...]]  # parcels and networks, (P,) each
 
-#: What the sidecar of an embedding repeats of the sidecar of its signals.
+#: Keys that the sidecar of an embedding copies from that of its signals.
 _INHERITED = (
     "Atlas",
     "AbsentParcels",
@@ -42,7 +42,7 @@ _INHERITED = (
     "MeanFramewiseDisplacement",
 )
 
-#: Far from the seeds that people choose, so that random weights are compared with others than themselves.
+#: Far from the seeds that users choose, so that a random encoder is never compared with itself.
 _TWIN_SEED: Final = 1_000_003
 
 

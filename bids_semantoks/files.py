@@ -51,7 +51,7 @@ def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
 
 def write_text(path: Path, text: str, *, only_if_changed: bool = False) -> None:
     """Write a UTF-8 file atomically; `only_if_changed` leaves an identical file alone, so that jobs can share it."""
-    # A path that is no valid text comes as surrogates, and goes back as the bytes it was.
+    # Paths that are not valid UTF-8 arrive as surrogates and are written back as the original bytes.
     content = text.encode(errors="surrogateescape")
     if only_if_changed and path.is_file() and path.read_bytes() == content:
         return
@@ -67,7 +67,7 @@ def write_json(path: Path, values: dict[str, Any], *, only_if_changed: bool = Fa
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
     """Write an array without objects as ``.npy``, atomically."""
-    # Into a file NumPy writes through C's own buffer, and does not notice when that finds the disk full at the end.
+    # Given a file, NumPy writes through C's own buffer and misses a full disk at the end.
     import numpy as np
 
     content = io.BytesIO()
@@ -186,10 +186,10 @@ def format_cell(value: object) -> str:
     """Format a cell as `write_records` does."""
     if value is None or value == "":
         return "n/a"
-    # NumPy's numbers are registered as such.
+    # NumPy's scalars are registered with numbers.
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return "n/a" if math.isnan(value) else f"{value:.9g}"
-    # What would end a cell or a line; other spaces stay, for names are looked up as they were written.
+    # Only characters that would end a cell or line: other spaces stay, since names are looked up as written.
     return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", str(value)).strip()
 
 

@@ -1,4 +1,4 @@
-"""Group level: embed runs that lack an embedding, then write one row of features per participant; never opens BOLD."""
+"""Group level: choose stored runs, pretrain, embed, average by participant, analyse and report; never opens BOLD."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Fewer are read sooner than another process starts.
+#: Fewer runs are read faster than another process starts.
 _RUNS_PER_READER = 300
 
 
@@ -39,7 +39,7 @@ def run_group(config: AppConfig) -> Tally:
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     asked, running = config.pretraining, config.running
     is_probing = bool(config.probing.probe) or config.probing.task_blocks is not None
-    # With nothing here to be embedded, the encoder is all that is wanted.
+    # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
     label, atlas, chosen = ("", ((), ()), []) if only_trains else choose_stored(config)
     # Hours of pretraining or embedding must not end at a misspelt column.
@@ -47,12 +47,12 @@ def run_group(config: AppConfig) -> Tally:
     if asked.pretrain:
         config = _pretrain(config, chosen, atlas)
         if running.dry_run or only_trains or read_rank() > 0:
-            # The other processes helped to train; the first goes on alone.
+            # The other ranks only helped to train; the first goes on alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
     model = encoder.loaded.name
     chosen = encoder.name_outputs(chosen)
-    # The same call with --overwrite would train anew, which may have taken days.
+    # Adding --overwrite to the same call would repeat a training of days.
     trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
     hint = trained if asked.pretrain else "Use the former settings or --overwrite."
     missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
@@ -155,13 +155,13 @@ def choose_kind(config: AppConfig) -> tuple[str, str]:
     listed = ", ".join(f"atlas {atlas} in {space or 'no space named'}" for atlas, space in kinds)
     wanted = format_label(config.signals.atlas.rsplit("/", 1)[-1].split(".", 1)[0])
     fitting = [kind for kind in kinds if kind[0] == wanted or f"atlas{kind[0]}" in wanted]
-    # A table given by path may be named as its owner likes; signals carry the label of the series they were made from.
+    # A table given by path may have any name; signals carry the label of the series they were made from.
     is_open = config.signals.atlas == type(config.signals)().atlas or config.signals.atlas.endswith(".tsv")
     if not fitting and is_open and len({a for a, _ in kinds}) == 1:
         fitting = kinds
         LOGGER.info("Using atlas %s, the only one in %s.", kinds[0][0], config.out_dir)
     if config.selection.space is not None:
-        # Outputs of a participant call name the space; which resolution or cohort it took stands beside it.
+        # Outputs name the space alone; resolution and cohort are separate entities.
         asked = config.selection.space.removeprefix("space-").partition(":")[0]
         fitting = [kind for kind in fitting if kind[1] == asked]
     if not fitting:

@@ -1,4 +1,4 @@
-"""Determine, count, record and report the outcome of each run."""
+"""Run a batch of jobs, and determine, count, record and report the outcome of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RESOURCE_REASONS = ("out_of_memory", "disk_full")
 
 
 class Job(Protocol):
-    """What a batch needs to know about a job."""
+    """The part of a job that a batch needs."""
 
     @property
     def paths(self) -> OutputPaths:

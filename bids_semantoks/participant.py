@@ -196,7 +196,7 @@ def _without_second_denoising(config: AppConfig, denoised: Derivative | None) ->
 def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, ...]) -> tuple[tuple[Run, ...], Atlas]:
     """Find the tables of a parcellated dataset and the atlas of their parcels."""
     LOGGER.info("The series are used as they are: no denoising, filter or scrubbing here.")
-    # The default names the atlas to extract; here the dataset has its own.
+    # The default is an atlas for extraction; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
     label, runs = find_series(dataset, config.selection, participants, atlas=asked)
     atlas = load_series_atlas(
@@ -245,7 +245,7 @@ class RunWorker:
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
         if sidecar is None:
             check_is_here(plan, job.run)
-            # Should extraction fail, what an older input gave must not pass for this run's.
+            # If extraction fails, outputs of an older input must not pass for this run's.
             remove_signals(paths, settings=plan.settings, inputs=job.inputs)
             signals = make_signals(plan, job.run)
             warnings, sidecar = signals.warnings, self._write_signals(job, signals)
@@ -256,7 +256,7 @@ class RunWorker:
             if not job.needs_embedding:
                 raise RunSkipped("already_done", "Complete with the same settings.")
         if self.encoder:
-            # Read back, so that what is encoded is what the table holds, here as at group level.
+            # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
             windows, embedding = embed_run(stored, self.encoder)
             rows = self.encoder.token_rows

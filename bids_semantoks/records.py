@@ -67,7 +67,7 @@ class Run:
 
     @property
     def averaged_over(self) -> str:
-        """What a parcel's signal is the mean of, in words for sidecars; empty for series that came parcellated."""
+        """Units that a parcel's signal averages, in words for sidecars; empty for series that came parcellated."""
         if self.bold.name.endswith((".tsv", ".ptseries.nii")):
             return ""
         if self.bold.name.endswith(".dtseries.nii"):
@@ -187,7 +187,7 @@ class Embedding:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the run lacks, for its status."""
+        """Shortcomings of the run, for its status."""
         absent = ", ".join(self.masked_networks)
         return (f"no signal in network {absent}, its tokens were masked",) if absent else ()
 

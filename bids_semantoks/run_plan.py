@@ -1,4 +1,4 @@
-"""What is left to do for each run, and what prevents it."""
+"""Which outputs of each run are missing or out of date, and what prevents making them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bids_semantoks.signals.read_series import read_series
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What all runs of a call share."""
+    """Everything that all runs of a call share."""
 
     config: AppConfig
     dataset: Dataset
@@ -133,7 +133,7 @@ def check_space(plan: Plan, run: Run) -> None:
 
 def check_is_here(plan: Plan, run: Run) -> None:
     """Refuse a run whose files were never fetched (datalad): RunSkipped no_content."""
-    # The coverage of series, which stands in the mask's place, can be done without.
+    # For series, `mask` is the table of coverage, which is optional.
     mask = None if plan.is_parcellated else run.mask
     for path in (run.bold, run.partner, mask, run.confounds):
         if path is not None:

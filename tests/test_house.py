@@ -80,3 +80,45 @@ def test_a_participant_call_does_not_wait_for_what_it_does_not_need(study, tmp_p
 def test_what_has_one_place_has_no_other(what, pattern):
     found = [path for path in (ROOT / "bids_semantoks").rglob("*.py") if path.name != "files.py"]
     assert [str(path) for path in found if re.search(pattern, path.read_text(), re.MULTILINE)] == [], what
+
+
+def test_tests_mirror_the_tree():
+    rooms = [room.name for room in (ROOT / "bids_semantoks").iterdir() if (room / "__init__.py").is_file()]
+    tests = [test for room in rooms for test in (ROOT / "tests" / room).glob("test_*.py")]
+    modules = [test.stem.removeprefix("test_").replace("main", "__main__") for test in tests]
+    places = [
+        ROOT / "bids_semantoks" / test.parent.name / f"{one}.py" for test, one in zip(tests, modules, strict=True)
+    ]
+    assert [str(place) for place in places if not place.is_file()] == []
+
+
+def test_a_file_is_one_sitting():
+    files = (ROOT / "bids_semantoks").rglob("*.py")
+    assert [str(path) for path in files if len(path.read_text().splitlines()) > 400] == []
+
+
+# A machine for training has torch and NumPy but nothing of BIDS: everything that trains must start there.
+
+
+START = """
+import importlib, pkgutil, runpy, sys
+for absent in ("bids", "nibabel", "nilearn", "templateflow", "pandas", "click"):
+    sys.modules[absent] = None
+import bids_semantoks.models, bids_semantoks.training
+for package in (bids_semantoks.models, bids_semantoks.training):
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+for script in ("bench_pretrain", "bench_packing", "compare_pretraining"):
+    sys.argv = [script, "--help"]
+    try:
+        runpy.run_path(f"benchmarks/{script}.py", run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0, script
+"""
+
+
+def test_all_starts_without_what_speaks_bids():
+    command = [sys.executable, "-c", START]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("usage:") == 3

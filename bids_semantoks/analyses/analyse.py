@@ -1,4 +1,4 @@
-"""Everything one call asks of embeddings (phenotypes, task blocks, scaling): checked first, then done."""
+"""The analyses that one call requests (phenotypes, task blocks, scaling): all checked first, then run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bids_semantoks.statistics.significance import adjust_holm
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Participants below which the page warns of wide intervals.
+#: Below this number of participants the page warns of wide intervals.
 _FEW: Final = 50
 
 
@@ -56,7 +56,7 @@ def run_call(
     plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
 ) -> None:
     """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any."""
-    # Phenotypes first: their tables are there when a long training is stopped.
+    # Phenotypes first: their tables survive when a long training is stopped.
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
@@ -132,14 +132,14 @@ def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tupl
 
 
 def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
-    """Adjust p values of comparisons (Holm): with each baseline over phenotypes, with masks over networks as well."""
+    """Adjust p values of comparisons (Holm): with each baseline over phenotypes, with masks also over networks."""
     adjusted = [dict(one.models) for one in results]
     families: dict[str, list[tuple[dict[str, ModelResult], str, float]]] = {}
     for models in adjusted:
         for name, result in models.items():
             if result.comparison is not None:
                 is_masked = result.role == "importance"
-                # What is lost without a network, and what one knows alone, are two questions.
+                # The loss without a network and the score of one alone are two questions.
                 family = f"masked{' only ' in name}" if is_masked else name
                 families.setdefault(family, []).append((models, name, result.comparison.p_value))
     for members in families.values():

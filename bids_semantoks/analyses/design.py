@@ -36,7 +36,7 @@ _SITE_NAMES: Final = tuple(
     form(name) for name in ("site", "site_id", "scanner", "scanner_id", "center") for form in _FORMS
 )
 
-#: Columns that pictures are coloured by where they are there.
+#: Columns that colour the map of the embedding, where present.
 COLOUR_NAMES: Final = tuple(form(name) for name in ("sex", "gender", "age") for form in _FORMS)
 
 
@@ -80,7 +80,7 @@ class ProbePlan:
 
 
 def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Check everything asked of probes before any work, and build the designs that all who test phenotypes
+    """Check everything asked of probes before any work, and build the designs that all tests of phenotypes
     share. Raises InputError where a column or table is missing or cannot be predicted,
     ConfigurationError for an option without effect."""
     asked = config.probing
@@ -199,7 +199,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         splits = build_left_out_splits(target.compute_strata(), places)
         _check_classes_left(target, splits, places, asked.leave_out or "")
         check_classes(target, splits)
-        # Of two places one trains: nothing is left to keep apart there but what belongs together anyway.
+        # With two places a single one trains, so inner folds can only be grouped by the units that belong together.
         blocks, unit_groups = places, groups
         groups = places if len(splits) > 2 else groups
     else:
@@ -259,7 +259,7 @@ def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArra
     for name, texts in cells.items():
         known = [text for text, use in zip(texts, usable, strict=True) if use and text is not None]
         filled = [text if use and text is not None else known[0] for text, use in zip(texts, usable, strict=True)]
-        # Sites may be called 1, 2, 3, and are no quantity for that.
+        # Sites named 1, 2, 3 are still not a quantity.
         is_text = name in _SITE_NAMES or None in map(parse_number, known)
         columns[name] = filled if is_text else [float(text) for text in filled]
     return build_covariates(columns)
@@ -320,7 +320,7 @@ def _build_phenotype_splits(
     try:
         splits = build(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
     except InputError as error:
-        # Splits know numbers alone; of several phenotypes the user must know which.
+        # Splits see only numbers; with several phenotypes the user needs the name.
         raise InputError(f"{target.name} cannot be divided: {error.message}", hint=error.hint) from error
     if groups is not None:
         check_groups(splits, groups)

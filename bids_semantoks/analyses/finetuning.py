@@ -81,6 +81,57 @@ class Tuned:
     loss: tuple[float, ...]  # of validation rows: (1 - balanced accuracy, cross-entropy), or (mean absolute error,)
 
 
+def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> Predictions:
+    """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights."""
+    device = encoder.frozen.device
+    LOGGER.info(
+        "Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, len(design.splits), epochs, device
+    )
+    tuning = Finetuning(
+        encoder.loaded.encoder,
+        read_tuning_runs(design.rows, encoder),
+        design.target,
+        FinetuneRecipe(epochs=epochs, n_windows=encoder.config.n_windows),
+        pooling=encoder.config.pooling,
+        device=device,
+        precision=choose_precision(encoder.config.precision, device),
+    )
+    return cross_validate_finetuned(tuning, design.splits, groups=design.groups, seed=seed)
+
+
+def cross_validate_finetuned(
+    tuning: Finetuning, splits: Sequence[Split], *, groups: NDArray[Any] | None = None, seed: int = 0
+) -> Predictions:
+    """Predict tested rows with encoders fine-tuned without them, on the same splits as other models.
+
+    Where a split lacks validation rows, a fifth of its training rows validates; rows with the same entry in `groups`
+    (n,) stay together. `penalty` holds the chosen learning rate; decisions weigh classes as the linear model on the
+    same splits does. Raises ValueError where a row with a known target has no run.
+    """
+    target = tuning.target
+    lacking = [row for row in np.flatnonzero(~np.isnan(target.values)) if not len(tuning.runs_of[row])]
+    if lacking:
+        raise ValueError(f"row {lacking[0]} has no run")
+    table = PredictionTable(target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
+    started = said = time.monotonic()
+    for number, split in enumerate(splits, start=1):
+        own = compute_seed(seed, split.repetition, split.fold)
+        inner = add_validation(split, target, groups=groups, seed=seed + split.repetition)
+        # All rates draw alike, so that they are compared on the same windows.
+        rates = sorted(tuning.recipe.rates, reverse=True)
+        trained = ((rate, tuning.train(inner, rate=rate, seed=own, reference=split.train)) for rate in rates)
+        rate, best = min(trained, key=lambda one: one[1].loss)
+        scores = finish_outputs(tuning, best, split)
+        is_published = len(split.validation) > 0
+        rows = (split.train, split.test)
+        table.add((split.repetition, split.fold), rows, scores, rate, weighs_classes_alike=not is_published)
+        now = time.monotonic()
+        if now - said > _PROGRESS_SECONDS or number == 1:
+            said, left = now, (now - started) / number * (len(splits) - number)
+            LOGGER.info("Fine-tuned for %d of %d folds, about %.0f s left.", number, len(splits), left)
+    return table.build("finetuned")
+
+
 class Finetuning:
     """Train and test on the splits of one phenotype; the encoder is copied and never changed.
 
@@ -142,7 +193,7 @@ class Finetuning:
                 self._step(model, optimiser, split.train[batch], targets, generator)
             loss = self._validate(model, split.validation, targets)
             if best is None or loss < best[0]:
-                # Cloned: the state that a module hands out is the state that it goes on training.
+                # Cloned, since state_dict shares memory with the parameters that training goes on changing.
                 best = loss, epoch, {key: value.detach().clone() for key, value in model.state_dict().items()}
         assert best is not None
         model.load_state_dict(best[2])
@@ -260,39 +311,6 @@ def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None,
     )
 
 
-def cross_validate_finetuned(
-    tuning: Finetuning, splits: Sequence[Split], *, groups: NDArray[Any] | None = None, seed: int = 0
-) -> Predictions:
-    """Predict tested rows with encoders fine-tuned without them, on the same splits as other models.
-
-    Where a split lacks validation rows, a fifth of its training rows validates; rows with the same entry in `groups`
-    (n,) stay together. `penalty` holds the chosen learning rate; decisions weigh classes as the linear model on the
-    same splits does. Raises ValueError where a row with a known target has no run.
-    """
-    target = tuning.target
-    lacking = [row for row in np.flatnonzero(~np.isnan(target.values)) if not len(tuning.runs_of[row])]
-    if lacking:
-        raise ValueError(f"row {lacking[0]} has no run")
-    table = PredictionTable(target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
-    started = said = time.monotonic()
-    for number, split in enumerate(splits, start=1):
-        own = compute_seed(seed, split.repetition, split.fold)
-        inner = add_validation(split, target, groups=groups, seed=seed + split.repetition)
-        # All rates draw alike, so that they are compared on the same windows.
-        rates = sorted(tuning.recipe.rates, reverse=True)
-        trained = ((rate, tuning.train(inner, rate=rate, seed=own, reference=split.train)) for rate in rates)
-        rate, best = min(trained, key=lambda one: one[1].loss)
-        scores = finish_outputs(tuning, best, split)
-        is_published = len(split.validation) > 0
-        rows = (split.train, split.test)
-        table.add((split.repetition, split.fold), rows, scores, rate, weighs_classes_alike=not is_published)
-        now = time.monotonic()
-        if now - said > _PROGRESS_SECONDS or number == 1:
-            said, left = now, (now - started) / number * (len(splits) - number)
-            LOGGER.info("Fine-tuned for %d of %d folds, about %.0f s left.", number, len(splits), left)
-    return table.build("finetuned")
-
-
 def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
     """Turn the outputs of tested rows into class probabilities, or into values in their own units: (n_test, C)."""
     outputs = tuning.predict(tuned.model, split.test)
@@ -321,21 +339,3 @@ def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
             present.append(has_signal)
             row_of.append(row)
     return TuningRuns(signals=tuple(signals), present=np.stack(present), row_of=np.array(row_of))
-
-
-def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> Predictions:
-    """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights."""
-    device = encoder.frozen.device
-    LOGGER.info(
-        "Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, len(design.splits), epochs, device
-    )
-    tuning = Finetuning(
-        encoder.loaded.encoder,
-        read_tuning_runs(design.rows, encoder),
-        design.target,
-        FinetuneRecipe(epochs=epochs, n_windows=encoder.config.n_windows),
-        pooling=encoder.config.pooling,
-        device=device,
-        precision=choose_precision(encoder.config.precision, device),
-    )
-    return cross_validate_finetuned(tuning, design.splits, groups=design.groups, seed=seed)

@@ -29,7 +29,7 @@ from bids_semantoks.statistics.splits import build_split_table
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: What the table of points and its dictionary have already.
+#: Columns that the table of points and its sidecar already have.
 _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
 

@@ -1,4 +1,4 @@
-"""What embeddings know besides phenotypes: motion, site, and who is scanned again."""
+"""Leakage of motion and site into embeddings, scores within sites and repetition times, and test-retest reliability."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bids_semantoks.statistics.targets import Target, build_class_target
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_LEAKAGE: Final = 10
 
-#: Only pairs of one test fold count, and five folds leave fewer people one each.
+#: Only pairs within one test fold count: with fewer people, five folds would hold one each.
 _MIN_STRATUM: Final = 10
 
 _MIN_PAIRS: Final = 5
@@ -104,7 +104,7 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
     try:
         splits = build_splits(target.compute_strata(), groups=groups, **known)
     except InputError:
-        # Too few families of a site: better told by folds that may split a family than not at all.
+        # Too few families per site: folds that may split a family are better than no measurement.
         groups = None
         splits = build_splits(target.compute_strata(), **known)
     return Design(

@@ -17,7 +17,7 @@ from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features
 
-#: Predicts the tested rows of a design out of fold from features; the published probe takes `EmbeddingFeatures` only.
+#: Predicts the tested rows of a design out of fold; the published probe accepts only `EmbeddingFeatures`.
 Predict = Callable[[Any, Design], Predictions]
 
 
@@ -32,7 +32,7 @@ def build_predictors(config: AppConfig, encoder: RunEncoder) -> dict[str, Predic
 
 
 def find_removed(features: Features, design: Design) -> NDArray[np.float64] | None:
-    """Find the covariates (n, c) to remove from features: without them, covariates alone would be nothing at all."""
+    """Find the covariates (n, c) to remove from features: baselines of covariates or site alone keep them."""
     return None if features.name in ("covariates", "site") else design.covariates
 
 

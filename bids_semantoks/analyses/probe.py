@@ -34,7 +34,7 @@ from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Fewer groups that exchange their labels leave too few permutations.
+#: With fewer groups whose labels can be exchanged there are too few permutations.
 _MIN_GROUPS: Final = 5
 
 #: Roles without a permutation test: masks are compared with each other, and training would be repeated each time.
@@ -85,7 +85,7 @@ class Prober:
         """Build the models that depend on the phenotype: covariates alone, site alone."""
         models: dict[str, tuple[Features, ...]] = {}
         site, name = self.plan.site, design.target.name
-        # A site that is left out is new to every model.
+        # A site that is left out is unseen by every model, so site alone predicts nothing.
         is_known = bool(site) and site not in (name, self.asked.leave_out)
         if is_known and "site" in self.baselines:
             column = self.plan.columns[site]
@@ -139,7 +139,7 @@ class Prober:
             blocks=design.blocks,
             seed=self.seed,
         )
-        # Where no labels could be exchanged there is nothing to compare with.
+        # Without exchangeable labels there is no null distribution to compare with.
         return test if np.ptp(np.append(test.null, test.value)) > 0 else None
 
 

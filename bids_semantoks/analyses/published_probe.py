@@ -41,6 +41,48 @@ class WindowTable:
             raise ValueError(f"{self.name}: windows must be finite")
 
 
+def cross_validate_published(
+    probe: PublishedProbe,
+    splits: Sequence[Split],
+    *,
+    rates: Sequence[float] = RATES,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+) -> Predictions:
+    """Predict tested rows by the published protocol; splits are from `build_published_splits`, with validation rows.
+
+    Repetitions train together on a GPU, where a step costs the same for one and for ten, and one by one on a CPU, whose
+    caches hold one. Repetition r draws weights and batches with `seed` + r. Decisions are for the most probable class;
+    `penalty` holds the chosen rate. Raises ValueError where a split lacks validation rows or a row has no window.
+    """
+    rates = sorted(rates, reverse=True)
+    for split in splits:
+        if not len(split.validation):
+            raise ValueError(f"repetition {split.repetition} has no validation rows to choose a learning rate by")
+        lacking = np.setdiff1d(np.concatenate([split.train, split.validation, split.test]), probe.table.row_of)
+        if len(lacking):
+            raise ValueError(f"row {lacking[0]} has no window")
+    table = PredictionTable(probe.target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
+    for group in _group_splits(probe, splits):
+        heads = probe.train(group, rates=rates, epochs=epochs, seed=seed)
+        for index, split in enumerate(group):
+            rate = probe.select(heads, split, index)
+            scores = probe.test(heads, split, index, rate)
+            where, rows = (split.repetition, split.fold), (split.train, split.test)
+            table.add(where, rows, scores, rates[rate], weighs_classes_alike=False)
+    return table.build(probe.table.name)
+
+
+def _group_splits(probe: PublishedProbe, splits: Sequence[Split]) -> list[list[Split]]:
+    """Group splits that can train together: all of a size on a GPU, each alone on a CPU."""
+    if probe.windows.device.type == "cpu":
+        return [[split] for split in splits]
+    groups: dict[int, list[Split]] = {}
+    for split in splits:
+        groups.setdefault(len(probe.find_windows(split.train)), []).append(split)
+    return list(groups.values())
+
+
 class PublishedProbe:
     """Train, select and test heads over the splits of one phenotype.
 
@@ -51,7 +93,7 @@ class PublishedProbe:
         self, table: WindowTable, target: Target, *, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         self.table, self.target = table, target
-        # Heads do not see a shift, and a small mean keeps single precision exact.
+        # BatchNorm removes any shift, and a small mean keeps single precision exact.
         shift = table.values.mean(axis=0, dtype=np.float64)
         self.windows = torch.as_tensor(table.values - shift).to(device=device, dtype=dtype)
         self.shift = torch.as_tensor(shift).to(self.windows)
@@ -117,48 +159,6 @@ class PublishedProbe:
             return np.asarray(odds / odds.sum(axis=1, keepdims=True))
         _, (centre, deviation) = self.compute_targets(split)
         return np.asarray(mean * deviation + centre)
-
-
-def cross_validate_published(
-    probe: PublishedProbe,
-    splits: Sequence[Split],
-    *,
-    rates: Sequence[float] = RATES,
-    epochs: int = EPOCHS,
-    seed: int = 0,
-) -> Predictions:
-    """Predict tested rows by the published protocol; splits are from `build_published_splits`, with validation rows.
-
-    Repetitions train together on a GPU, where a step costs the same for one and for ten, and one by one on a CPU, whose
-    caches hold one. Repetition r draws weights and batches with `seed` + r. Decisions are for the most probable class;
-    `penalty` holds the chosen rate. Raises ValueError where a split lacks validation rows or a row has no window.
-    """
-    rates = sorted(rates, reverse=True)
-    for split in splits:
-        if not len(split.validation):
-            raise ValueError(f"repetition {split.repetition} has no validation rows to choose a learning rate by")
-        lacking = np.setdiff1d(np.concatenate([split.train, split.validation, split.test]), probe.table.row_of)
-        if len(lacking):
-            raise ValueError(f"row {lacking[0]} has no window")
-    table = PredictionTable(probe.target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
-    for group in _group_splits(probe, splits):
-        heads = probe.train(group, rates=rates, epochs=epochs, seed=seed)
-        for index, split in enumerate(group):
-            rate = probe.select(heads, split, index)
-            scores = probe.test(heads, split, index, rate)
-            where, rows = (split.repetition, split.fold), (split.train, split.test)
-            table.add(where, rows, scores, rates[rate], weighs_classes_alike=False)
-    return table.build(probe.table.name)
-
-
-def _group_splits(probe: PublishedProbe, splits: Sequence[Split]) -> list[list[Split]]:
-    """Group splits that can train together: all of a size on a GPU, each alone on a CPU."""
-    if probe.windows.device.type == "cpu":
-        return [[split] for split in splits]
-    groups: dict[int, list[Split]] = {}
-    for split in splits:
-        groups.setdefault(len(probe.find_windows(split.train)), []).append(split)
-    return list(groups.values())
 
 
 def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:

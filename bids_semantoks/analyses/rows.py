@@ -106,7 +106,7 @@ def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EmbeddingFeatures(TableFeatures):
-    """Mean embeddings, which know where those of single windows are."""
+    """Mean embeddings, with the way to read those of single windows."""
 
     label: str  # of the encoder in names of files
 
@@ -169,7 +169,7 @@ def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | 
     if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
         return None
     hashes, salt = set(known["sha256"]), known["salt"]
-    # A file of signals may name people as folders do.
+    # A file of signals may label participants with ``sub-``, as folders do.
     return {
         label for label in participants if any(hash_text(f"{salt}{start}{label}") in hashes for start in ("", "sub-"))
     }

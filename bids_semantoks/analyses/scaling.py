@@ -36,7 +36,7 @@ from bids_semantoks.training.batches import choose_batch_size
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Participants of a share.
+#: Least number of participants in a share.
 _FEWEST: Final = 16
 
 #: Name of this dataset as a source of signals.
@@ -217,7 +217,7 @@ def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -
         LOGGER.info("Scaling, encoder %d of %d: %s.", number, len(scaling.jobs), job.encoder)
         encoder = _load(config, _pretrain(config, scaling, job, started), atlas)
         if job.seed not in untrained:
-            # The very weights that this training started from: what differs is the training alone.
+            # The very weights that this training started from, so that only the training differs.
             first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
             untrained[job.seed] = predict_designs(first, designs, seed=seed)
         trained.append(predict_designs(encoder, designs, seed=seed))
@@ -240,7 +240,7 @@ def _pretrain(config: AppConfig, scaling: ScalingPlan, job: ScalingJob, started:
     asked = config.pretraining
     left = asked.max_hours
     if left is not None:
-        # The limit is that of all trainings together; one that starts too late still saves before it ends.
+        # The time limit holds for all trainings together; one that starts too late still saves before it ends.
         left = max(left - (time.monotonic() - started) / 3600, 1e-6)
     own = dataclasses.replace(
         config,

@@ -34,15 +34,15 @@ from bids_semantoks.statistics.targets import Target, build_class_target
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Types, and blocks of each, without which nothing can be told apart.
+#: Least number of types, and of blocks of each, for a classification.
 _FEWEST: Final = 2
 
-#: Of participants, and of blocks of a type, for five folds.
+#: Least number of participants, and of blocks of a type, for five folds.
 _FEWEST_FOR_FOLDS: Final = 5
 
 _METRIC: Final = "balanced_accuracy"
 
-#: Of a block's time; what was dropped is interpolated, which says nothing of the task.
+#: Least kept share of a block's time: dropped volumes are interpolated, which carries no signal of the task.
 _LEAST_KEPT: Final = 0.5
 
 _Span = tuple[int, int]
@@ -227,7 +227,7 @@ def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BlockDesign:
-    """Splits for telling blocks apart."""
+    """Splits for classifying blocks."""
 
     name: str  # ``across`` or ``within``
     splits: tuple[Split, ...]  # the same for all models
@@ -237,8 +237,8 @@ class BlockDesign:
 
 
 def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Path:
-    """Embed blocks, tell their types apart and write ``OUT_DIR/group_task_blocks.tsv``. Raises InputError where there
-    are too few blocks of two types for any fold."""
+    """Embed blocks, classify their types and write ``OUT_DIR/group_task_blocks.tsv``. Raises InputError where there are
+    too few blocks of two types for any fold."""
     model = encoder.loaded.name
     encoders = {model: encoder}
     if "random" in config.probing.baselines:

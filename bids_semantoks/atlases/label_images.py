@@ -1,4 +1,4 @@
-"""Label images: reading, and checks of their labels and where these lie."""
+"""Label images of an atlas: read and checked, warped, and resampled onto the grid of a run; grids are cached."""
 
 from __future__ import annotations
 
@@ -22,19 +22,46 @@ from bids_semantoks.files import hash_file, hash_text, write_array
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 
-# Whole numbers above are not exact in float32, in which many label images are stored.
+# Larger integers are not exact in float32, in which many label images are stored.
 _MAX_LABEL: Final = 1 << 24
 
 # Templates differ by a few millimetres; the landmarks of an order of labels by tens.
 _NEAR: Final = 12.0
 
-# Where no cache can be written a process at least lays none twice: that of its runs, and that of its pictures.
+# Even without a writable cache a process resamples neither of its grids twice: that of its runs, that of its pictures.
 _HERE: Final[dict[str, NDArray[np.int32]]] = {}
 
 _N_HERE: Final = 2
 
-# Coordinates half way between two voxels all go up, however the affines round.
+# Coordinates half way between two voxels are always rounded up, however the affines round.
 _TIE = 1e-6
+
+
+def load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
+    """Read and check one image of an atlas; `landmarks` are by index in the table. Raises AtlasError where the
+    image contradicts its table or the landmarks."""
+    image, affine = read_label_image(part.path)
+    sha256 = check_file(part.path, part.sha256)
+    positions = {value: position for position, value in enumerate(table.values)}
+    file = part.file
+    values, indices = (table.values, table.values) if file.values is None else (file.values, file.indices)
+    unlisted = sorted(set(indices) - set(positions))
+    if unlisted:
+        raise AtlasError(f"{part.listed_in} names the parcels {name_some(unlisted)}, which {table.path} does not list.")
+    present = set(np.unique(image).tolist()) - {0}
+    check_labels(part, table, present, values)
+    lookup = dict(zip(values, indices, strict=True))
+    check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
+    return AtlasVolume(
+        path=part.path,
+        sha256=sha256,
+        values=np.asarray(values, dtype=np.int64),
+        parcels=np.asarray([positions[index] for index in indices], dtype=np.int64),
+        licence=part.licence,
+        space=part.space,
+        transform=part.transform,
+        transform_sha256=hash_file(part.transform) if part.transform is not None else "",
+    )
 
 
 def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -65,7 +92,7 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
 
 def check_labels(part: Part, table: LabelTable, present: set[int], values: Sequence[int]) -> None:
     """Check the labels `present` in an image, of which `values` count. Raises AtlasError where some have no row in the
-    table, none that counts is there, or the image must hold a known set and does not."""
+    table, none of `values` is present, or the image must hold a known set and holds another."""
     if part.file.values is None and present - set(table.values):
         unknown = sorted(present - set(table.values))
         raise AtlasError(
@@ -109,6 +136,86 @@ def check_landmarks(
                 f"({wanted}): its labels are in another order, or the image is flipped or in another space.",
                 hint=f"Expected is the order that {part.listed_in.name} describes.",
             )
+
+
+def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Resample an atlas onto a grid by nearest neighbour -> (X, Y, Z): position of the parcel plus 1, 0 for none.
+
+    `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas' images may differ from the grid and
+    each other in voxels and field of view; where they overlap the first wins. The grid of a warped atlas is cached and
+    read-only. Raises AtlasError where no voxel of the grid lies in a parcel.
+    """
+    if not any(volume.transform for volume in atlas.volumes):
+        return _lay(atlas, shape, affine)
+    key = hash_text(repr((atlas.sha256, shape, np.round(affine, 6).tolist())))
+    if (grid := read_grid(key, shape)) is None:
+        grid = _lay(atlas, shape, affine)
+        keep_grid(key, grid)
+    return grid
+
+
+def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
+    grid = np.zeros(shape, dtype=np.int32)
+    warps: dict[Path, Warp] = {}
+    for volume in atlas.volumes:
+        image, image_affine = read_label_image(volume.path)
+        parcels = _build_lookup(volume, image)
+        if volume.transform is not None and volume.transform not in warps:
+            warps[volume.transform] = load_warp(volume.transform)
+        warp = warps[volume.transform] if volume.transform is not None else None
+        to_image = np.asarray(np.linalg.inv(image_affine), dtype=np.float64)
+        # One slab after the other: coordinates of a whole grid would take more memory than the images.
+        for x, slab in enumerate(grid):
+            if warp is None:
+                labels = _sample_slab(parcels, to_image @ affine, x, slab.shape)
+            else:
+                labels = _sample_warped(parcels, to_image, affine, warp, (x, *slab.shape))
+            np.copyto(slab, labels, where=slab == 0)
+    if not grid.any():
+        raise AtlasError(
+            f"The atlas {atlas.name} covers nothing of a grid of {shape} voxels: no parcel lies in its field of view.",
+            hint=f"Are the affines of the data and of {atlas.volumes[0].path} both in {atlas.space}?",
+        )
+    return grid
+
+
+def _build_lookup(volume: AtlasVolume, image: NDArray[np.int64]) -> NDArray[np.int32]:
+    lookup = np.zeros(max(int(image.max()), int(volume.values.max())) + 1, dtype=np.int32)
+    lookup[volume.values] = volume.parcels + 1
+    return np.ascontiguousarray(lookup[image])
+
+
+def _sample_slab(
+    parcels: NDArray[np.int32], to_image: NDArray[np.float64], x: int, shape: tuple[int, ...]
+) -> NDArray[np.int32]:
+    y, z = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
+    return _look_up(parcels, [(row[1] * y + (row[0] * x + row[3])) + row[2] * z for row in to_image[:3]])
+
+
+def _sample_warped(
+    parcels: NDArray[np.int32],
+    to_image: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    warp: Warp,
+    slab: tuple[int, ...],
+) -> NDArray[np.int32]:
+    voxels = np.indices((1, *slab[1:]), dtype=np.float64).reshape(3, -1) + np.array([[slab[0]], [0], [0]])
+    points = map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T, warp).T
+    return _look_up(parcels, list(to_image[:3, :3] @ points + to_image[:3, 3:])).reshape(slab[1:])
+
+
+def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> NDArray[np.int32]:
+    """Look up labels at voxel coordinates; 0 outside the image."""
+    inside = np.ones(voxels[0].shape, dtype=np.bool_)
+    index = np.zeros(voxels[0].shape)
+    for axis, size in zip(voxels, parcels.shape, strict=True):
+        nearest = np.floor(axis + (0.5 + _TIE))
+        inside &= (nearest >= 0) & (nearest < size)
+        index = index * size + nearest
+    index[~inside] = 0
+    found = parcels.ravel()[index.astype(np.intp)]
+    found[~inside] = 0
+    return found
 
 
 def _name_grid(key: str) -> Path | None:
@@ -192,7 +299,7 @@ def load_warp(path: Path) -> Warp:
 
     try:
         parts = ITKCompositeH5.from_filename(path)
-        # ITK keeps a stack: what was put on it last is applied first.
+        # ITK keeps a stack: the last transform pushed is applied first.
         steps = tuple(_to_step(part) for part in reversed(parts))
     except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
         raise AtlasError(
@@ -209,110 +316,3 @@ def _to_step(part: Any) -> NDArray[np.float64] | _Field:
         return np.asarray(part.to_ras(), dtype=np.float64)
     displacements = np.asarray(part.dataobj, dtype=np.float32)
     return _Field(displacements=displacements, to_voxels=np.linalg.inv(np.asarray(part.affine, dtype=np.float64)))
-
-
-def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Resample an atlas onto a grid by nearest neighbour -> (X, Y, Z): position of the parcel plus 1, 0 for none.
-
-    `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas' images may differ from the grid and
-    each other in voxels and field of view; where they overlap the first wins. The grid of a warped atlas is cached and
-    read-only. Raises AtlasError where no voxel of the grid lies in a parcel.
-    """
-    if not any(volume.transform for volume in atlas.volumes):
-        return _lay(atlas, shape, affine)
-    key = hash_text(repr((atlas.sha256, shape, np.round(affine, 6).tolist())))
-    if (grid := read_grid(key, shape)) is None:
-        grid = _lay(atlas, shape, affine)
-        keep_grid(key, grid)
-    return grid
-
-
-def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
-    grid = np.zeros(shape, dtype=np.int32)
-    warps: dict[Path, Warp] = {}
-    for volume in atlas.volumes:
-        image, image_affine = read_label_image(volume.path)
-        parcels = _build_lookup(volume, image)
-        if volume.transform is not None and volume.transform not in warps:
-            warps[volume.transform] = load_warp(volume.transform)
-        warp = warps[volume.transform] if volume.transform is not None else None
-        to_image = np.asarray(np.linalg.inv(image_affine), dtype=np.float64)
-        # One slab after the other: coordinates of a whole grid would take more memory than the images.
-        for x, slab in enumerate(grid):
-            if warp is None:
-                labels = _sample_slab(parcels, to_image @ affine, x, slab.shape)
-            else:
-                labels = _sample_warped(parcels, to_image, affine, warp, (x, *slab.shape))
-            np.copyto(slab, labels, where=slab == 0)
-    if not grid.any():
-        raise AtlasError(
-            f"The atlas {atlas.name} covers nothing of a grid of {shape} voxels: no parcel lies in its field of view.",
-            hint=f"Are the affines of the data and of {atlas.volumes[0].path} both in {atlas.space}?",
-        )
-    return grid
-
-
-def _sample_slab(
-    parcels: NDArray[np.int32], to_image: NDArray[np.float64], x: int, shape: tuple[int, ...]
-) -> NDArray[np.int32]:
-    y, z = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
-    return _look_up(parcels, [(row[1] * y + (row[0] * x + row[3])) + row[2] * z for row in to_image[:3]])
-
-
-def _sample_warped(
-    parcels: NDArray[np.int32],
-    to_image: NDArray[np.float64],
-    affine: NDArray[np.float64],
-    warp: Warp,
-    slab: tuple[int, ...],
-) -> NDArray[np.int32]:
-    voxels = np.indices((1, *slab[1:]), dtype=np.float64).reshape(3, -1) + np.array([[slab[0]], [0], [0]])
-    points = map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T, warp).T
-    return _look_up(parcels, list(to_image[:3, :3] @ points + to_image[:3, 3:])).reshape(slab[1:])
-
-
-def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> NDArray[np.int32]:
-    """Look up labels at voxel coordinates; 0 outside the image."""
-    inside = np.ones(voxels[0].shape, dtype=np.bool_)
-    index = np.zeros(voxels[0].shape)
-    for axis, size in zip(voxels, parcels.shape, strict=True):
-        nearest = np.floor(axis + (0.5 + _TIE))
-        inside &= (nearest >= 0) & (nearest < size)
-        index = index * size + nearest
-    index[~inside] = 0
-    found = parcels.ravel()[index.astype(np.intp)]
-    found[~inside] = 0
-    return found
-
-
-def load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
-    """Read and check one image of an atlas; `landmarks` are by index in the table. Raises AtlasError where image,
-    table and what is known of the file disagree."""
-    image, affine = read_label_image(part.path)
-    sha256 = check_file(part.path, part.sha256)
-    positions = {value: position for position, value in enumerate(table.values)}
-    file = part.file
-    values, indices = (table.values, table.values) if file.values is None else (file.values, file.indices)
-    unlisted = sorted(set(indices) - set(positions))
-    if unlisted:
-        raise AtlasError(f"{part.listed_in} names the parcels {name_some(unlisted)}, which {table.path} does not list.")
-    present = set(np.unique(image).tolist()) - {0}
-    check_labels(part, table, present, values)
-    lookup = dict(zip(values, indices, strict=True))
-    check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
-    return AtlasVolume(
-        path=part.path,
-        sha256=sha256,
-        values=np.asarray(values, dtype=np.int64),
-        parcels=np.asarray([positions[index] for index in indices], dtype=np.int64),
-        licence=part.licence,
-        space=part.space,
-        transform=part.transform,
-        transform_sha256=hash_file(part.transform) if part.transform is not None else "",
-    )
-
-
-def _build_lookup(volume: AtlasVolume, image: NDArray[np.int64]) -> NDArray[np.int32]:
-    lookup = np.zeros(max(int(image.max()), int(volume.values.max())) + 1, dtype=np.int32)
-    lookup[volume.values] = volume.parcels + 1
-    return np.ascontiguousarray(lookup[image])

@@ -49,7 +49,7 @@ from bids_semantoks.runtime.downloads import check_file
 
 _CORTEX: Final = "CORTEX"
 
-# What label files call vertices that belong to no parcel; compared in lower case, letters only.
+# Names for vertices without a parcel in label files; compared in lower case, letters only.
 _NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
 
 _SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
@@ -63,6 +63,83 @@ class SurfaceLabels:
     grayordinates: Grayordinates
     keys: NDArray[np.int64]  # (G,) label keys
     names: dict[int, str]  # of the keys that are parcels
+
+
+def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:
+    """Load an atlas on surfaces from its registry entry, one volume per label file. Raises AtlasError when files are
+    missing, damaged or not those that the entry names."""
+    recipes = entry.recipes.get(space, ())
+    parts = find_local_parts(entry, recipes, space, find_places(directory, beside=entry.path.parent))
+    if parts is None:
+        needed = "; or ".join(" with ".join(file.files[0] for file in recipe) for recipe in recipes)
+        origins = ", ".join(sorted({file.source for recipe in recipes for file in recipe}))
+        known = ", ".join(entry.recipes) or "no surface"
+        raise AtlasError(
+            f"The label files of the atlas {entry.name} for surfaces in {space} are not found: {needed}."
+            if needed
+            else f"The atlas {entry.name} is known on {known}, the data lie on surfaces in {space}.",
+            hint=f"`bids_semantoks-fetch DIR --atlas {entry.name} --space {space}` on a machine with network "
+            f"brings them from {origins}; give DIR with --atlas-dir or in {DIRECTORY_VARIABLE}."
+            if needed
+            else "Give a label file with --atlas: a .dlabel.nii, or one of a pair of .label.gii or .annot files.",
+        )
+    table = load_label_table(entry.table)
+    return build_atlas(entry.name, space, table, tuple(_load_part(part, table) for part in parts))
+
+
+def _load_part(part: Part, table: LabelTable) -> AtlasVolume:
+    position = {index: i for i, index in enumerate(table.values)}
+    values, indices = part.file.values or (), part.file.indices
+    if not set(indices) <= set(position):
+        raise AtlasError(
+            f"The atlas description {part.listed_in} pairs {part.path.name} with parcels that its table lacks."
+        )
+    if not _read_used(part.path) & set(values):
+        raise AtlasError(f"The atlas file {part.path} holds none of the {len(values)} labels that are expected of it.")
+    return build_surface_volume(part, values, [position[index] for index in indices])
+
+
+def _read_used(path: Path) -> set[int]:
+    if is_surface_atlas(path):
+        return {int(key) for key in load_surface_labels(path).names}
+    try:
+        image: Any = nib.load(path)
+        return {int(value) for value in np.unique(np.rint(np.asanyarray(image.dataobj))) if value != 0}
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        raise AtlasError(f"The atlas image {path} cannot be read: {error}.") from error
+
+
+def load_surface_files(path: Path, space: str) -> Atlas:
+    """Load an atlas from a label file and, where it covers one hemisphere, its partner; parcels in the order of the
+    table beside them, else of the files. Raises AtlasError if the files are damaged or in another space."""
+    files = _find_files(path)
+    spaces = find_surface_spaces(path)
+    if space not in spaces:
+        raise AtlasError(
+            f"The atlas {path} is in the space {' or '.join(spaces)}, the data in {space}.",
+            hint=f"Process the data in {' or '.join(spaces)} (--space), or give an atlas in {space}.",
+        )
+    table, parcels = _build_table(files, _find_table(files))
+    volumes = []
+    for file, own in zip(files, parcels, strict=True):
+        part = Part(path=file, file=LabelFile(files=(file.name,)), listed_in=table.path)
+        volumes.append(build_surface_volume(part, list(own), list(own.values())))
+    name = build_label(_SIDE.sub("", f"{_stem(files[0])}.").strip("._"))
+    return build_atlas(name, space, rename_to_seven_networks(table), tuple(volumes))
+
+
+def build_surface_volume(part: Part, values: Sequence[int], parcels: Sequence[int]) -> AtlasVolume:
+    """Build the record of one label file, with checksum; `parcels` are positions in the atlas of `values`. Raises
+    AtlasError if a fetched file has changed since, or is not the published one."""
+    return AtlasVolume(
+        path=part.path,
+        sha256=check_file(part.path, part.sha256),
+        values=np.asarray(values, dtype=np.int64),
+        parcels=np.asarray(parcels, dtype=np.int64),
+        licence=part.licence,
+        # An image that accompanies surfaces, such as the cerebellum's, has its own space.
+        space=part.space,
+    )
 
 
 def load_surface_labels(path: Path) -> SurfaceLabels:
@@ -238,83 +315,6 @@ def _load_hemisphere(path: Path) -> tuple[Grayordinates, NDArray[Any], dict[int,
     if not side:
         raise ValueError("its name does not tell the hemisphere (hemi-L_, lh. or .L.)")
     return build_hemispheres({side: values.size}), values, names
-
-
-def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:
-    """Load an atlas on surfaces from its registry entry, one volume per label file. Raises AtlasError when files are
-    missing, damaged or not those that the entry names."""
-    recipes = entry.recipes.get(space, ())
-    parts = find_local_parts(entry, recipes, space, find_places(directory, beside=entry.path.parent))
-    if parts is None:
-        needed = "; or ".join(" with ".join(file.files[0] for file in recipe) for recipe in recipes)
-        origins = ", ".join(sorted({file.source for recipe in recipes for file in recipe}))
-        known = ", ".join(entry.recipes) or "no surface"
-        raise AtlasError(
-            f"The label files of the atlas {entry.name} for surfaces in {space} are not found: {needed}."
-            if needed
-            else f"The atlas {entry.name} is known on {known}, the data lie on surfaces in {space}.",
-            hint=f"`bids_semantoks-fetch DIR --atlas {entry.name} --space {space}` on a machine with network "
-            f"brings them from {origins}; give DIR with --atlas-dir or in {DIRECTORY_VARIABLE}."
-            if needed
-            else "Give a label file with --atlas: a .dlabel.nii, or one of a pair of .label.gii or .annot files.",
-        )
-    table = load_label_table(entry.table)
-    return build_atlas(entry.name, space, table, tuple(_load_part(part, table) for part in parts))
-
-
-def _load_part(part: Part, table: LabelTable) -> AtlasVolume:
-    position = {index: i for i, index in enumerate(table.values)}
-    values, indices = part.file.values or (), part.file.indices
-    if not set(indices) <= set(position):
-        raise AtlasError(
-            f"The atlas description {part.listed_in} pairs {part.path.name} with parcels that its table lacks."
-        )
-    if not _read_used(part.path) & set(values):
-        raise AtlasError(f"The atlas file {part.path} holds none of the {len(values)} labels that are expected of it.")
-    return build_surface_volume(part, values, [position[index] for index in indices])
-
-
-def _read_used(path: Path) -> set[int]:
-    if is_surface_atlas(path):
-        return {int(key) for key in load_surface_labels(path).names}
-    try:
-        image: Any = nib.load(path)
-        return {int(value) for value in np.unique(np.rint(np.asanyarray(image.dataobj))) if value != 0}
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise AtlasError(f"The atlas image {path} cannot be read: {error}.") from error
-
-
-def load_surface_files(path: Path, space: str) -> Atlas:
-    """Load an atlas from a label file and, where it covers one hemisphere, its partner; parcels in the order of the
-    table beside them, else of the files. Raises AtlasError if the files are damaged or in another space."""
-    files = _find_files(path)
-    spaces = find_surface_spaces(path)
-    if space not in spaces:
-        raise AtlasError(
-            f"The atlas {path} is in the space {' or '.join(spaces)}, the data in {space}.",
-            hint=f"Process the data in {' or '.join(spaces)} (--space), or give an atlas in {space}.",
-        )
-    table, parcels = _build_table(files, _find_table(files))
-    volumes = []
-    for file, own in zip(files, parcels, strict=True):
-        part = Part(path=file, file=LabelFile(files=(file.name,)), listed_in=table.path)
-        volumes.append(build_surface_volume(part, list(own), list(own.values())))
-    name = build_label(_SIDE.sub("", f"{_stem(files[0])}.").strip("._"))
-    return build_atlas(name, space, rename_to_seven_networks(table), tuple(volumes))
-
-
-def build_surface_volume(part: Part, values: Sequence[int], parcels: Sequence[int]) -> AtlasVolume:
-    """Build the record of one label file, with checksum; `parcels` are positions in the atlas of `values`. Raises
-    AtlasError if a fetched file has changed since, or is not the published one."""
-    return AtlasVolume(
-        path=part.path,
-        sha256=check_file(part.path, part.sha256),
-        values=np.asarray(values, dtype=np.int64),
-        parcels=np.asarray(parcels, dtype=np.int64),
-        licence=part.licence,
-        # An image beside surfaces, as of the cerebellum, is in a space of its own.
-        space=part.space,
-    )
 
 
 def _find_files(path: Path) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""Atlas tables: image value, name and network of each parcel (P parcels)."""
+"""Atlas tables: image value, name and network of each parcel (P parcels), and the spellings and orders of names."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume
 _NAME_COLUMNS = ("label", "name")
 _NETWORK_COLUMNS = ("network_label", "network")
 
-# Parcellations call parcels without a network so, too.
+# Some parcellations also use these names for parcels without a network.
 _MISSING = ("", "n/a", "None", "none")
 
-# Spellings met in published tables; compared in lower case without spaces, underscores and hyphens.
+# Spellings in published tables; compared in lower case without spaces, underscores and hyphens.
 _SYNONYMS = {
     "visual": "Vis",
     "somatomotor": "SomMot",
@@ -63,7 +63,7 @@ _ORDERS: Final = {
 _PREFIX: Final = re.compile("^(7|17)Networks_")
 PREFIX: Final = "7Networks_"
 
-# In this order they make the label of an atlas that a path names.
+# Joined in this order, they form the label of an atlas given by path.
 _NAME_ENTITIES: Final = ("atlas", "seg", "scale", "desc")
 
 
@@ -121,7 +121,7 @@ def find_network(parcel: str) -> str:
 
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
-        # Not as records, whose short lines are filled: here they are a mistake.
+        # Not by read_records, which fills short rows: here they are an error.
         lines = [line for line in split_rows(path.read_text(encoding="utf-8-sig")) if line != [""]]
     except (OSError, UnicodeDecodeError) as error:
         raise AtlasError(f"The atlas table {path} cannot be read: {error}.") from error
@@ -220,7 +220,7 @@ def is_numbered(columns: Sequence[str]) -> bool:
 def build_label(stem: str) -> str:
     """Build the label of an atlas from the atlas-, seg-, scale- and desc- values of a file stem without hemisphere.
     Without any of these the stem itself is used; only letters and digits are kept."""
-    # Names of one's own may hold further dots.
+    # Names chosen by users may contain further dots.
     entities = parse_entities(stem.replace(".", ""))
     text = "".join(entities.get(key, "") for key in _NAME_ENTITIES) or stem.removesuffix("_dseg")
     try:

@@ -265,5 +265,5 @@ def _stem(path: Path) -> str:
 
 
 def _entities(path: Path) -> dict[str, str]:
-    # Names of one's own may hold further dots.
+    # Names chosen by users may contain further dots.
     return parse_entities(_stem(path).replace(".", ""))

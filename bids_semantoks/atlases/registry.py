@@ -57,7 +57,7 @@ class LabelFile:
 
     @property
     def address(self) -> str:
-        """The URL that the file is published at; empty when nobody does."""
+        """The URL at which the file is published; empty if it is not."""
         if self.repository:
             return f"{HUB_SERVER}/{self.repository}/resolve/main/{self.files[0]}"
         return self.url or (f"{TEMPLATEFLOW_SERVER}/{self.templateflow}" if self.templateflow else "")
@@ -213,7 +213,7 @@ def find_file(file: LabelFile, places: Places) -> Path | None:
             return path
     if file.templateflow and (found := find_archived(file.templateflow, places)):
         return found
-    # Caches are no directories of the user's: they are asked when all places are.
+    # Caches are not the user's choice, so they are searched only together with all other places.
     if file.repository and places.others:
         return find_hub_file(file.repository, file.files[0])
     return None
@@ -236,7 +236,7 @@ def is_there(path: Path) -> bool:
 
 
 def _has_other_mesh(path: Path, n_vertices: int) -> bool:
-    """Tell the annotation of another mesh by its first number; what is not known is left to the reader."""
+    """Detect the annotation of another mesh by its first number; other files are left to their reader to judge."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         return path.suffix == ".annot" and int.from_bytes(file.read(4), "big") != n_vertices
     return False

@@ -97,7 +97,7 @@ def _find_table(asked: str, label: str, directory: Path | None) -> Path:
             hint="Give the path of one table.",
         )
     if entry := find_entry(asked):
-        # Series need no images, which may be anywhere or nowhere; their folder, once given, has to be there.
+        # Series need no images, wherever these are, but a folder that was named must exist.
         find_places(directory)
         return load_entry(entry).table
     return next(iter(find_images(asked).values())).listed_in

@@ -1,4 +1,4 @@
-"""Files of a registered atlas in the space of the data: local ones first, then downloads, or why not."""
+"""Files of a registered atlas in the space of the data: local ones first, then downloads, else the reason why not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bids_semantoks.runtime.downloads import (
     find_obstacle,
 )
 
-# Gives the directory to fetch to, laid out like our cache; asked only once something is fetched.
+# Returns the directory to fetch to, laid out like our cache; called only when something is fetched.
 Target = Callable[[], Path]
 
 FETCH_HINT: Final = (
@@ -39,7 +39,7 @@ FETCH_HINT: Final = (
     f"{DIRECTORY_VARIABLE}=DIR here, or give --atlas-dir DIR."
 )
 
-#: Sets of files that a message names; more are no longer read.
+#: Most sets of files that a message lists: nobody reads more.
 _N_SETS: Final = 2
 
 
@@ -85,7 +85,7 @@ def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint
         return parts
     obstacles: dict[str, None] = {}
     for recipe in recipes:
-        # Half of an atlas is of no use: nothing is fetched where the rest cannot be had.
+        # Half an atlas is useless: nothing is fetched if the rest is unavailable.
         reason = _describe_obstacle(entry, recipe, space, places)
         try:
             if not reason and (parts := _collect_parts(entry, recipe, space, places, target)):

@@ -74,7 +74,7 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     hint = "Try again where there is a network, or put them there."
     files = []
     for part in find_parts(load_entry(path), space, places, lambda: directory, hint=hint):
-        # What comes with the program need not be copied.
+        # Files of the package itself need not be copied.
         if part.path.parent != path.parent:
             files.append(_bring(part.path, directory / ATLASES / part.path.name))
         if part.transform is not None:

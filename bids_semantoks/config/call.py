@@ -1,4 +1,4 @@
-"""What a call can ask, in the order of --help; the stages of the group level are in group.py."""
+"""The configuration of a call, one dataclass per stage in the order of --help; group-level stages are in group.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dataclass fields that are also command-line options, and the check of their values."""
+"""Dataclass fields that are also command-line options, the check of their values, and their JSON form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Architecture of an encoder."""
+"""Architecture of an encoder and recipe of its pretraining."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ RIGHT_COUNTS: Final = (30, 40, 23, 25, 13, 30, 39)
 SUBCORTEX_PER_HEMISPHERE: Final = 25
 CEREBELLUM_COUNT: Final = 7
 
-# From the back of the head to the front, so that the networks at least lie where nobody would be surprised.
+# From the back of the head to the front, so that networks lie roughly where they do in real brains.
 _BACK_TO_FRONT: Final = (0, 2, 1, 6, 3, 5, 4)
 
 

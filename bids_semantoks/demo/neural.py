@@ -95,7 +95,7 @@ def compute_coupling(participant: Participant) -> NDArray[np.float64]:
     np.fill_diagonal(coupling, 1.0)
     values, vectors = np.linalg.eigh(coupling)
     coupling = (vectors * np.maximum(values, 0.02)) @ vectors.T
-    # Networks trade off against each other: what all have in common would be taken for the global signal.
+    # Networks trade off against each other: a shared component would be removed with the global signal.
     share = np.bincount(build_anatomy().labels.ravel(), minlength=len(_places()[0]) + 1)[1:]
     weight = np.bincount(_places()[0], weights=share) / share.sum()
     for _ in range(3):
@@ -126,7 +126,7 @@ def simulate_signals(
     frequency, lag = compute_dynamics(participant)
     network, hemisphere = _places()
     n_networks, n_parcels = len(coupling), len(network)
-    # The ends of a circular filter meet; 40 s more, cut off again, keep them apart.
+    # The filter is circular: 40 s of padding, cut off again, keep its ends from meeting.
     length = n_volumes + int(np.ceil(40.0 / repetition_time))
     driven = rng.standard_normal((length, n_networks)) @ _take_root(coupling)
     sides = rng.standard_normal((length, n_networks * 2))

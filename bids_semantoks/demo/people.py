@@ -15,7 +15,7 @@ SHORT_RUN_SECONDS: Final = 136.0
 TOO_SHORT_SECONDS: Final = 60.0
 N_DUMMY: Final = 3
 
-# The peculiar runs come back every 24 participants, so that a large study keeps their share.
+# Special runs recur every 24 participants, so that a large study keeps their share.
 _PERIOD: Final = 24
 _AGE_MEAN, _AGE_SD = 49.0, 18.0
 

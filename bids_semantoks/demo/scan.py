@@ -1,4 +1,4 @@
-"""From the neural signal to the voxels of a scan, with every confound mixed in by known weights."""
+"""From the neural signal to the voxels of a scan, every confound mixed in by known weights, and its confounds table."""
 
 from __future__ import annotations
 

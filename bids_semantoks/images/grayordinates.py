@@ -1,4 +1,4 @@
-"""Which vertices and voxels files on surfaces describe, and CIFTI-2 files: axes, and numbers in blocks of rows."""
+"""CIFTI-2 files, axes and numbers in blocks of rows, and the vertices and voxels that files on surfaces describe."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ class CiftiFile:
 
     @property
     def kinds(self) -> tuple[str, str]:
-        """What dimensions 0 and 1 map to: SERIES, BRAIN_MODELS, PARCELS, LABELS or SCALARS."""
+        """Kinds of dimensions 0 and 1: SERIES, BRAIN_MODELS, PARCELS, LABELS or SCALARS."""
         along, down = (axis.indices_map_to_data_type.removeprefix("CIFTI_INDEX_TYPE_") for axis in self.axes)
         return along, down
 
     def check_kinds(self, along: str, down: str) -> None:
-        """Check what dimensions 0 (`along`) and 1 (`down`) map to; CiftiError otherwise."""
+        """Check the kinds of dimensions 0 (`along`) and 1 (`down`); CiftiError otherwise."""
         if self.kinds != (along, down):
             raise CiftiError(f"maps {' x '.join(self.kinds)}; {along} x {down} is expected")
 

@@ -1,4 +1,4 @@
-"""Content, header, grid and mask of a run's images, before its voxels are read."""
+"""NIfTI images of a run: header, grid and mask, and the volumes in blocks that are inflated ahead."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bids_semantoks.errors import RunFailed, RunSkipped
 _MAX_OFFSET = 1 << 28
 _SAME_AFFINE = 1e-3
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-# Small enough to stay in a core's cache between inflating and summing, large enough to hide the cost of a step.
+# Small enough to stay in a core's cache between inflating and summing, large enough to hide the overhead per block.
 _BLOCK_BYTES = 4 << 20
 _BLOCKS_AHEAD = 2
 _READ_BYTES = 1 << 18
@@ -40,7 +40,7 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
     AttributeError,  # an image class without affine, such as a time-series CIFTI
     cast(type[Exception], IsalError),  # typed as an instance by its stub
 )
-"""What reading a damaged image raises."""
+"""Errors that reading a damaged image raises."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -107,7 +107,7 @@ def load_volumes(path: Path) -> Volumes:
         slope=slope,
         intercept=intercept,
         offset=int(image.dataobj.offset),
-        # The header's float32 is no decimal fraction: 0.8 s are 0.80000001.
+        # The header holds float32, in which 0.8 s are 0.80000001.
         repetition_time=round(step, 6) if np.isfinite(step) and round(step, 6) > 0 else None,
     )
 
@@ -199,7 +199,7 @@ def _fill(file: _Readable, target: memoryview, n_bytes: int) -> _Filled:
 
 
 def _drain(file: _Readable) -> _Filled:
-    # The checksum stands at the end of the compressed file and is compared only when that is reached.
+    # The checksum is at the end of the compressed file, and is compared only there.
     target = memoryview(bytearray(_READ_BYTES))
     try:
         while file.readinto(target):
@@ -240,8 +240,8 @@ def _open(volumes: Volumes) -> _Readable:
 
 
 class _Inflater:
-    """A gzip file read once from start to end, checksums verified. Unlike the gzip modules it tells trailing bytes, as
-    failed transfers leave them, from a truncated file."""
+    """A gzip file read once from start to end, checksums verified. Unlike the gzip modules it distinguishes trailing
+    bytes, as failed transfers leave them, from a truncated file."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw

@@ -128,7 +128,7 @@ def _read_ids(file: Any, path: Path) -> tuple[str, ...]:
         _refuse(path, f"has no dataset {_IDS}: found {', '.join(file)}")
     if table.ndim != 1:
         _refuse(path, f"has {_IDS} of shape {table.shape}, expected (participants,)")
-    # Labels that are no UTF-8 stay apart and can be printed.
+    # Labels that are not UTF-8 stay distinct and printable.
     return tuple(
         one.decode(errors="backslashreplace") if isinstance(one, bytes) else str(one) for one in table[:].tolist()
     )
@@ -159,7 +159,7 @@ def _read_block(
     names = [name for name, _ in ATLASES]
     measured = [_measure(part) for part in parts]
     for i in range(n_runs):
-        # An atlas may be absent from a run altogether; those that are there must agree.
+        # A run may lack an atlas altogether; those present must agree.
         found = {name: int(lengths[i]) for name, (lengths, _) in zip(names, measured, strict=True) if lengths[i]}
         problem = ""
         for name, part, (_, is_broken) in zip(names, parts, measured, strict=True):

@@ -1,4 +1,4 @@
-"""Layouts: small JSON files that locate the images, masks and confounds of data outside BIDS."""
+"""Layouts: JSON files that locate the images, masks and confounds of data outside BIDS, and how to search by them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _LONG_NAMES: Final = {
 }
 _PLACEHOLDER: Final = re.compile(r"\{([a-z]+)\}")
 _LABEL: Final = "[a-zA-Z0-9]+"
-# "" stands for a column that nothing reads.
+# "" marks a column that is not read.
 # fmt: off
 _COLUMNS: Final = (
     "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "rot_x_deg", "rot_y_deg", "rot_z_deg", "",
 )
 
-# Folders that people keep beside those of participants.
+# Folders often found beside those of participants.
 _NO_PARTICIPANTS: Final = frozenset({"derivatives", "code", "sourcedata", "logs"})
 
 
@@ -233,7 +233,7 @@ def _build_candidate(
             extension=".nii.gz" if bold.endswith(".gz") else ".nii",
         ),
         mask=mask,
-        # Of denoised images confounds would be censored volumes; movement regressors tell how much a person moved.
+        # For denoised images, confounds would be read as censored volumes; movement regressors measure motion.
         confounds=None if layout.is_denoised else confounds,
         sidecars=(),
         derivative=derivative,

@@ -1,4 +1,5 @@
-"""Pair each BOLD image or series table with its other files, by strict equality of shared entities."""
+"""Pair each BOLD image or series table with its other files, by strict equality of shared entities; and find its
+repetition time in the sidecars that it inherits."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from bids_semantoks.files import read_json
 from bids_semantoks.inputs.names import CIFTI, GIFTI, is_read, is_surface_file
 from bids_semantoks.inputs.pipelines import Derivative, Pipeline
 
-# A name matters by its end: of some 60 files of a participant few do, and only these are parsed.
+# Only names with these endings are parsed: few of some 60 files of a participant.
 _IMAGE_ENDS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
 
 _SURFACE_ENDS: Final = (f"_bold{CIFTI}", f"_bold{GIFTI}")
@@ -27,7 +28,7 @@ _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regr
 
 USEFUL_ENDS: Final = (*_IMAGE_ENDS, *_SURFACE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, "bold.json")
 
-# Of a pipeline that denoises: its censored volumes, and how much the participant moved.
+# From a pipeline that denoises: censored volumes, and motion.
 _OUTLIERS_END: Final = "_outliers.tsv"
 
 _MOTION_END: Final = "_motion.tsv"
@@ -35,7 +36,7 @@ _AROMA_END: Final = "_desc-aroma_timeseries.tsv"
 _MIXING_END: Final = "_desc-melodic_mixing.tsv"
 _METRICS_END: Final = "_desc-aroma_metrics.tsv"
 
-# Of a dataset of series: tables, what stands beside them, and sidecars of images, which may say more than the tables'.
+# In a dataset of series: tables, their companions, and sidecars of images, which may say more than the tables'.
 _SERIES_ENDS: Final = ("timeseries.tsv", "timeseries.ptseries.nii", "timeseries.json", "_bold.tsv", "bold.json")
 
 # The usual densities of template surfaces come first: atlases are made for them.
@@ -44,10 +45,10 @@ _DENSITIES: Final = ("91k", "32k", "10k", "170k", "59k", "41k", "164k")
 _Key = frozenset[tuple[str, str]]
 LOG = logging.getLogger(__name__)
 
-# What sidecars of tables or images of the same run may name that the table of series does not.
+# Entities that sidecars of the same run may have although its table of series lacks them.
 _NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
 
-# XCP-D writes this word for the frequency: one row a volume, however long that lasts.
+# XCP-D writes this word as the frequency: one row per volume, whatever its duration.
 _NO_FREQUENCY: Final = "TR"
 
 
@@ -86,7 +87,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     confounds = _first_of_each(own, (_OUTLIERS_END,) if is_denoised else _CONFOUND_ENDS)
     motion = _first_of_each(own, (_MOTION_END,)) if is_denoised else {}
     sidecars = [one for one in parsed if one.suffix == "bold" and one.extension == ".json"]
-    # A pair of hemispheres is one run, so what stands beside one of them is that run's.
+    # A pair of hemispheres is one run, so files that name one of them are that run's.
     own_sidecars = tuple(map(_drop_hemisphere, sidecars))
     found: list[tuple[BidsFile, str | None, str | None]]
     found = [(image, masks[key].path if key in masks else None, None) for key, image in images.items()]

@@ -1,4 +1,4 @@
-"""Phenotypes: text columns of tables, converted explicitly to classes or numbers."""
+"""Phenotypes: tables found and read as text, their columns converted explicitly to classes or numbers."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ class Phenotype:
     kind: str  # classification or regression
     labels: tuple[str | None, ...]  # (n,) text; None if missing
     numbers: NDArray[np.float64]  # (n,) NaN if missing, all NaN for classification
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Table:
+    """Table of phenotypes, as text."""
+
+    path: Path  # for sub-*_sessions.tsv, the dataset root
+    name: str  # for messages
+    has_sessions: bool  # whether rows are sessions
+    keys: tuple[Key, ...]  # one per row
+    columns: dict[str, tuple[str | None, ...]]  # cells by column; None if missing
+    # why the table is unusable (it then has no cells); raised only if one of its columns is requested
+    problem: InputError | None = None
 
 
 def find_columns(
@@ -139,7 +152,7 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         raise InputError(f"{where} is constant: all {len(known)} values are {known[0]!r}.", hint="Nothing to predict.")
     decided = _decide_kind(known, where) if kind == "auto" else kind
     if n_bins and decided == "classification" and len(set(known)) > n_bins:
-        # Bins are cut from numbers, few or many; text stays what it is.
+        # Only numbers, few or many, are cut into bins; text stays classes.
         decided = "classification" if None in map(parse_number, known) else "regression"
     if decided == "classification":
         if kind == "auto":
@@ -235,19 +248,6 @@ def _check_classes(known: Sequence[str], where: str) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Table:
-    """Table of phenotypes, as text."""
-
-    path: Path  # for sub-*_sessions.tsv, the dataset root
-    name: str  # for messages
-    has_sessions: bool  # whether rows are sessions
-    keys: tuple[Key, ...]  # one per row
-    columns: dict[str, tuple[str | None, ...]]  # cells by column; None if missing
-    # why the table is unusable (it then has no cells); raised only if one of its columns is requested
-    problem: InputError | None = None
-
-
 def find_roots(bids_dir: Path) -> tuple[Path, ...]:
     """List BIDS_DIR, the raw root above ``derivatives/`` and the raw dataset its description links to, if any."""
     found = (bids_dir, find_above(bids_dir), find_linked_raw(bids_dir))
@@ -287,7 +287,7 @@ def read_phenotype_table(path: Path) -> Table:
 def _read_cells(path: Path) -> tuple[list[str], list[list[str | None]]]:
     """Read the header and the cells of each row, cleaned; None if missing."""
     try:
-        # Other missing values than n/a are text, such as a site called NA.
+        # Only n/a is missing: a site called NA is text.
         as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": ["n/a"]}
         separator = "," if path.suffix.lower() == ".csv" else "\t"
         frame = pd.read_csv(path, sep=separator, header=None, encoding="utf-8-sig", skip_blank_lines=True, **as_text)

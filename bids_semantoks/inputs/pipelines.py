@@ -1,4 +1,4 @@
-"""Pipelines, recognised by GeneratedBy, with the naming of their files; and derivative datasets, as they wrote them."""
+"""Pipelines, recognised by GeneratedBy, with the names that they give to files; the derivative datasets they wrote."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class RunPattern:
 class Layout:
     """Layout of a dataset outside BIDS."""
 
-    name: str  # stands for the pipeline in messages and sidecars
+    name: str  # as written in messages and sidecars
     space: str  # template space of the images
     is_denoised: bool
     is_filtered: bool  # band-pass

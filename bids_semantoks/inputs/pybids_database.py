@@ -38,7 +38,7 @@ def find_database_files(root: Path, database_dir: Path, ends: Sequence[str]) -> 
 def _write_database(root: Path, database_dir: Path, ends: Sequence[str]) -> None:
     from bids import BIDSLayout, BIDSLayoutIndexer  # noqa: PLC0415 - takes 0.9 s, which only this option is worth
 
-    # All that is never read, so that a database of thousands of participants stays small.
+    # Everything that is never read is left out, so that a database of thousands of participants stays small.
     others = re.compile(rf"^(?!.*({'|'.join(map(re.escape, ends))})$).*/[^/]*\.[^/]*$")
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=[_IGNORED, others])
     LOG.info("Making a pybids database of %s in %s", root, database_dir)
@@ -53,7 +53,7 @@ def _write_database(root: Path, database_dir: Path, ends: Sequence[str]) -> None
                 database_path=folder,
             )
             layout.session.close()
-            # Renamed when complete: pybids would take a half-made database for the whole dataset.
+            # Renamed when complete: pybids would mistake a partial database for the whole dataset.
             os.replace(Path(folder) / _FILE_NAME, database_dir / _FILE_NAME)  # noqa: PTH105
     except OSError as error:
         raise ConfigurationError(f"No pybids database can be made in {database_dir}: {error}.") from error

@@ -125,7 +125,7 @@ def _check_unique(chosen: Sequence[Candidate]) -> None:
 def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], wanted: str) -> list[Candidate]:
     """List one image of each run that has none in this space, so that no run disappears silently."""
     there = {one.image.source for one in chosen}
-    # Echoes stay in native space; their optimal combination, which has no echo entity, stands for them.
+    # Echoes stay in native space and are represented by their optimal combination, which has no echo entity.
     missing = {
         source: one
         for one in candidates

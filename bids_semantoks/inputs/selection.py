@@ -1,4 +1,4 @@
-"""Labels requested by the user, and messages that suggest the nearest match."""
+"""Labels and filters requested by the user, and messages that suggest the nearest match."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FILTER_KEYS: Final = {
 }
 
 # fmt: on
-# Entries that other apps read from the same file; they are no mistake, and none of our business.
+# Entries that other apps read from the same file: valid, and ignored here.
 _OTHER_QUERIES: Final = frozenset({"fmap", "sbref", "flair", "t1w", "t2w", "roi", "asl", "m0scan", "dwi", "pet"})
 
 _ABSENT: Final = (None, "Query.NONE")
@@ -106,7 +106,7 @@ def describe_labels(labels: Iterable[str]) -> str:
 def describe_nearest(asked: Iterable[str], known: Sequence[str]) -> str:
     """Suggest the nearest known labels as a question; empty if nothing is known."""
     folded = {label.lower(): label for label in reversed(known)}
-    # A number without its leading zeros is the likeliest slip.
+    # A number without its leading zeros is the most likely mistake.
     numbers = {int(label): label for label in reversed(known) if label.isdecimal()}
     nearest = [
         numbers[int(label)] if label.isdecimal() and int(label) in numbers else folded[match]

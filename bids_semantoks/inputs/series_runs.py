@@ -19,7 +19,7 @@ from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
 
-# Of several tables of one run and atlas these are taken by themselves, best first.
+# Preferred without asking among several tables of one run and atlas, best first.
 _PREFERRED_DESC: Final = (None, "denoised")
 _ATLAS_FOLDERS: Final = (("sourcedata", "atlases"), ("atlases",))
 

@@ -1,4 +1,4 @@
-"""Read and write our checkpoints: config.json beside model.safetensors.
+"""Load encoders by path or name, and read and write our checkpoints: config.json beside model.safetensors.
 
 The weights file repeats architecture and layout: its checksum covers them, and an edited config.json is noticed.
 """

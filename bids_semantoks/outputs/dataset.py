@@ -92,7 +92,7 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
 
 def _describe_generator() -> dict[str, Any]:
     generator: dict[str, Any] = {"Name": "bids_semantoks", "Version": __version__}
-    # Apptainer says itself which image it runs; an image of ours says so when it is built.
+    # Apptainer names the image that it runs; our own images set this variable when built.
     image = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER") or ""
     kind = os.environ.get("BIDS_SEMANTOKS_CONTAINER_TYPE") or ("apptainer" if image else "")
     if kind:
@@ -115,7 +115,7 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
         write_json(parts / f"{label}.json", {"desc_id": f"desc-{label}", "description": text}, only_if_changed=True)
     path = out_dir / "descriptions.tsv"
     written = None
-    # Whoever writes the table last looks again afterwards, so that no row of another process is lost.
+    # The last writer checks the table again afterwards, so that no row of another process is lost.
     while (known := _read_parts(parts)) != written:
         write_records(path, ("desc_id", "description"), known)
         written = known
@@ -145,13 +145,13 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     index = (
         dict(zip(atlas.volumes[0].parcels.tolist(), atlas.volumes[0].values.tolist(), strict=True)) if is_single else {}
     )
-    # Beside its only image the table gives that image's values, so that the two can be read together.
+    # With a single image the table has that image's values, so that the two can be read together.
     rows = [(index.get(p, p + 1), atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
     write_records(table, ("index", "label", "network_label"), rows)
     images = []
     for part, volume in enumerate(atlas.volumes, start=1):
         suffix = _find_suffix(volume.path)
-        # An image that was warped is kept as it was, under the space that it is in.
+        # An image that was warped is stored unchanged, under its original space.
         ending = f"dseg{suffix}" if is_single else f"desc-part{part}_dseg{suffix}"
         target = _build_atlas_path(out_dir, atlas.name, volume.space or atlas.space, ending)
         is_shared = may_be_shared(volume.licence)
@@ -197,7 +197,7 @@ def describe_warp(volume: AtlasVolume) -> dict[str, str]:
 
 
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
-    """Refuse an atlas whose label already stands for another one in the output dataset: ConfigurationError."""
+    """Refuse an atlas whose label already names another one in the output dataset: ConfigurationError."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
     stored = read_json(path) if path.is_file() else {"SHA256": atlas.sha256}
     if stored["SHA256"] != atlas.sha256:

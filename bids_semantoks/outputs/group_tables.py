@@ -140,7 +140,7 @@ def read_probes(out_dir: Path) -> ProbeTables:
         raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Probe first with --probe COLUMN.")
     facts = read_json(path).get("Facts", {})
     missing = [name for name in ("Encoder", "Overview", "Phenotypes", "Pretraining", "Warnings") if name not in facts]
-    # What the page draws of classes.
+    # Curves and confusion matrices, for the page.
     missing += [
         f"who of {name} was taken for whom"
         for name, found in facts.get("Phenotypes", {}).items()

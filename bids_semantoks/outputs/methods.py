@@ -1,4 +1,4 @@
-"""Methods text for papers, generated from what was actually done."""
+"""Methods text for papers, generated from what was actually done, with its references, as Markdown, HTML and LaTeX."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COMPONENT_KEYS: Final = {
     "ica_aroma": "pruim2015",
 }
 
-# As the names in GeneratedBy begin, in lower case without separators.
+# Beginnings of names in GeneratedBy, in lower case without separators.
 _PIPELINE_KEYS: Final = {"fmriprep": "esteban2019", "xcpd": "mehta2024", "fmripostaroma": "pruim2015"}
 
 _PAGE = """<!DOCTYPE html>

@@ -1,4 +1,4 @@
-"""Build the sidecars of signals and embeddings."""
+"""Build the sidecars of signals and embeddings, and compare them with those of earlier calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__
 
-#: What git-annex leaves in the place of an unlocked file, and more bytes than that may take.
+#: Start of the pointer that git-annex leaves in place of an unlocked file, and more bytes than a pointer has.
 _POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
 
 _REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
@@ -175,7 +175,7 @@ def _lacks_content(path: Path) -> bool:
     """Detect the broken link or pointer file that datalad leaves for a file without content."""
     if path.is_symlink() and not path.exists():
         return True
-    # A file that cannot be read is for its run to say.
+    # An unreadable file is reported with its run.
     with contextlib.suppress(OSError):
         return path.is_file() and path.stat().st_size < _POINTER_BYTES and path.read_bytes().startswith(_POINTER)
     return False
@@ -211,6 +211,6 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
 
 
 def read_column_descriptions(table: str) -> dict[str, Any]:
-    """Read what the sidecar of a table says of its columns, in their order; `table` is a name in ``data/columns``."""
+    """Read the column descriptions for a table's sidecar, in order; `table` is a name in ``data/columns``."""
     columns: dict[str, Any] = read_json(Path(str(files("bids_semantoks"))) / "data" / "columns" / f"{table}.json")
     return columns

@@ -1,4 +1,4 @@
-"""Write the signals, embedding and status of each run."""
+"""Paths of a run's signals, embedding and status; write them and read them back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 _SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
 
-#: Entities that our names place themselves, after those of the source; a hemisphere stays with its source.
+#: Entities that `build_stem` places itself or drops, after those of the source; a hemisphere stays with the source.
 _OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
 
 
@@ -208,8 +208,8 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
     """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``."""
     sidecar_path = paths.embedding.with_suffix(".json")
     there = read_sidecar(sidecar_path)
-    # An old sidecar would vouch for new tables if this process died between them. One like ours stays, since it may be
-    # another process' that does the same run.
+    # An old sidecar would vouch for new tables if this process died in between. One like ours stays: another process
+    # may have written it for the same run.
     if there and (
         there.get("SignalsSHA256") != sidecar["SignalsSHA256"]
         or describe_differences(there["Settings"], sidecar["Settings"])

@@ -1,4 +1,4 @@
-"""What a training leaves beside its encoder: the table of its course and the model card."""
+"""Files that a training leaves beside its encoder: the training log and the model card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bids_semantoks.reports.figures_training import FIGURES
 CARD_FILE: Final = "README.md"
 LOG_FILE: Final = "training_log.tsv"
 
-#: Numbers of a model card that are a lowest and a highest, or a first and a last.
+#: Entries of a model card that are ranges: lowest and highest, or first and last.
 _RANGES: Final = (
     *("mask_ratio", "weight_decay", "momentum", "band"),
     *("repetition_time_of_the_sources_in_s", "length_of_the_runs_in_s"),

@@ -1,4 +1,4 @@
-"""The encoder a call would train, with its recipe and data, settled before anything is written."""
+"""The encoder that a call would train, with its recipe and data, settled before anything is written."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Blueprint:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the states of a training that goes on are."""
+        """Directory of the checkpoints from which a stopped training resumes."""
         return self.directory / "checkpoints"
 
 

@@ -61,7 +61,7 @@ def pretrain_encoder(
                 _clear(plan)
             ranks.wait()
             is_done = _is_finished(plan)
-            # Nobody may begin before everybody has looked.
+            # No rank may begin to write before all have checked.
             ranks.wait()
             if not is_done:
                 try:
@@ -190,7 +190,7 @@ def _build_training(
     try:
         return Pretraining(module, view, course, device=device, ranks=ranks)
     except torch.OutOfMemoryError as error:
-        # No batch is there yet that could be smaller.
+        # The batch size does not matter yet, so the hint must not suggest a smaller one.
         raise ResourceError(
             f"The encoder {plan.directory.name} does not fit into the free memory of {device}.",
             hint="Wait until the device is free, or choose another (--device) or a smaller --encoder-config.",

@@ -14,7 +14,7 @@ _MIN_SECONDS: Final = 100.0
 _MIN_COVERAGE: Final = 0.8
 _USUAL_COVERAGE: Final = 0.9
 
-#: What the published encoder was trained on (0.735 s, six minutes, 0.01-0.1 Hz) and evaluated at (up to 3 s).
+#: Training data of the published encoder (0.735 s, six minutes, 0.01-0.1 Hz) and its evaluation (up to 3 s).
 PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {
     "repetition_time_of_the_sources_in_s": [0.735, 3.0],
     "length_of_the_runs_in_s": [200.0, 360.0],

@@ -1,4 +1,4 @@
-"""What all figures share: style, margins, colours and scales, their files, and their place on a page.
+"""Shared by all figures: style, margins, colours and scales, their files, and their place on a page.
 
 Shape letters: T volumes, P parcels.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Colours of Okabe and Ito, which colour-blind readers can tell apart.
+#: Colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE: Final = "#0072B2"
 
 ORANGE: Final = "#D55E00"
@@ -55,7 +55,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.fontsize": 8,
-    # A dollar in the name of a column is a dollar.
+    # Dollar signs in column names must not start mathematics.
     "text.parse_math": False,
     # Found automatically, the place of a title costs as much as drawing all ticks.
     "axes.titley": 1.0,
@@ -122,7 +122,7 @@ def use_style() -> Iterator[None]:
     """Apply the style of the reports while the context lasts."""
     import matplotlib as mpl  # noqa: PLC0415 - loading it takes a third of a second
 
-    # Asking for one font only; its absence would otherwise be said once a figure.
+    # One font only, or matplotlib would report each missing one in every figure.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with mpl.rc_context(_STYLE):
         yield

@@ -89,7 +89,7 @@ def mark_networks(axes: Axes, networks: NetworkOrder, *, vertical: bool = True, 
         [(-0.005, a), (-0.03, b)] if vertical else [(a, -0.005), (b, -0.03)]
         for a, b in zip(centres, places, strict=True)
     ]
-    # Arrows of annotations would take as long as all letters of a figure.
+    # Annotation arrows would take as long to draw as all letters of a figure.
     axes.add_collection(
         LineCollection(pointers, colors=GREY, linewidths=0.5, transform=across, clip_on=False), autolim=False
     )

@@ -1,4 +1,4 @@
-"""Figures of the group: models, predictions, networks, test-retest, scaling, and the embedding in two dimensions."""
+"""Figures of the group: models, predictions, networks, test-retest, scaling, and the map of the embedding."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Middle of a range, and its ends.
+#: Estimate, lower and upper end.
 Interval = tuple[float, float, float]
 
-#: Colours of Okabe and Ito in an order in which neighbours differ in brightness, too.
+#: Colours of Okabe and Ito, ordered so that neighbours also differ in brightness.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
 _MOST_NAMED: Final = 12
@@ -256,7 +256,7 @@ def _draw_gains(axes: Axes, panel: ScalingPanel) -> None:
     sizes, means, low, high = panel.shares.T
     reach = np.nan_to_num(np.stack([means - low, high - means])).clip(min=0)
     axes.errorbar(sizes, means, yerr=reach, fmt="D", color=ORANGE, markersize=5, elinewidth=1.6, capsize=3)
-    # Differences that mean nothing shall not fill the picture.
+    # Negligible differences must not fill the axis.
     low_end, high_end = axes.get_ylim()
     axes.set_ylim(min(low_end, -_LEAST_RANGE), max(high_end, _LEAST_RANGE))
     axes.set_xscale("log")

@@ -123,7 +123,7 @@ def draw_carpet(
     rows[1].legend(loc="lower right", bbox_to_anchor=(1, 0.9), ncols=2, borderaxespad=0)
     step = -(-before.shape[0] // _MAX_COLUMNS)
     steady = before.copy()
-    # Dummy volumes are so bright that beside them nothing else would be seen.
+    # Dummy volumes are so bright that they would hide everything else.
     steady[: volumes.n_dummy] = np.nan
     for axes, title, values in ((rows[3], "before denoising", steady), (rows[4], "after denoising", after)):
         scores = zscore_rows(values)[networks.order]

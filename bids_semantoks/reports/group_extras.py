@@ -117,7 +117,7 @@ def build_scaling_section(out_dir: Path) -> Section | None:
     table, facts = _read_extra(out_dir, "group_scaling")
     if table.empty:
         return None
-    # Balanced accuracy follows AUROC in the table; one picture a phenotype is enough.
+    # Balanced accuracy follows AUROC in the table; one figure per phenotype is enough.
     fits = [fit for fit in facts["Fits"] if fit["Metric"] != "balanced_accuracy"]
     picture = Picture(
         title="Gain over random weights",

@@ -1,4 +1,4 @@
-"""Builds the group report from the tables in the output dataset alone."""
+"""Build the group report from the tables in the output dataset alone."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
     """Count the runs without an embedding by reason (from ``group_status.tsv``): one overview line, or none."""
     path = out_dir / "group_status.tsv"
     rows = read_rows(path) if path.is_file() else []
-    # Signals have a status without an encoder, which is what a run has that never came to be embedded.
+    # A status without an encoder belongs to the signals: all that a run has if it was never embedded.
     own = [row for row in rows if "_desc-" not in row["run"] or row["run"].endswith(f"_desc-{model}")]
     counts = Counter(
         (row["status"], row["reason"]) for row in own if row["status"] != "ok" and row["reason"] != "already_done"
@@ -87,7 +87,7 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
         what = "motion (mean framewise displacement)" if row.phenotype == "mean_fd" else row.phenotype
         verdict = "is visible in" if row.ci_low > row.chance and not row.p_value > 0.05 else "is not seen in"
         sentences.append(f"{what[:1].upper()}{what[1:]} {verdict} the embeddings{removed}: {describe_level(row)}.")
-        # Both scales are brought to 0 for chance and 1 for perfect, so that one axis serves.
+        # Both metrics are rescaled to 0 for chance and 1 for perfect, so that they share one axis.
         factor, shift = (2, -1) if row.metric == "auroc" else (1, 0)
         p = "" if math.isnan(row.p_value) else f"  p {format_p(row.p_value)}"
         bars.append(
@@ -223,8 +223,8 @@ def build_training_section(stored: ProbeTables, out_dir: Path) -> Section | None
     )
 
 
-#: What follows the phenotypes, in this order; each is drawn from files in the output dataset, and left out when it
-#: gives None.
+#: Sections after the phenotypes, in this order, each built from files in the output dataset; those that return None are
+#: left out.
 SECTIONS: tuple[Callable[[ProbeTables, Path], Section | None], ...] = (
     build_leakage_section,
     build_retest_section,

@@ -22,7 +22,7 @@ from bids_semantoks.reports.figures_probes import (
 from bids_semantoks.reports.group_report import PhenotypePart, Section
 from bids_semantoks.statistics.metrics import name_main_metric
 
-#: Models and metrics in words that readers know.
+#: Models and metrics as readers know them.
 MODEL_NAMES: Final = {
     "pearson": "Pearson connectivity",
     "ledoit_wolf": "Ledoit-Wolf connectivity",
@@ -65,7 +65,7 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     ordered = sorted(rows, key=lambda row: -np.nan_to_num(row.value, nan=-9))
     encoder = next(row for row in rows if row.role == "encoder")
     others = [row.metric for row in _select(stored.scores, phenotype=phenotype, role="encoder")]
-    # Pooled correlation falls below chance on noise: it is for the table, beside its dictionary.
+    # Pooled correlation falls below chance on noise, so it stays in the table, whose sidecar explains it.
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     divisions = dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype))
     details = [_build_importance(stored, encoder), *(_build_strata(stored, phenotype, by) for by in divisions)]

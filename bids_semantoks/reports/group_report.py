@@ -12,7 +12,7 @@ from bids_semantoks.reports.figures import Picture, embed_svg
 from bids_semantoks.reports.report import fill_template, read_template, write_page
 from bids_semantoks.version import __version__
 
-#: Tables that the page leads to where they are there, and what links call them.
+#: Tables that the page links to, where they exist, and the texts of the links.
 TABLES: Final = {
     "group_probe": "scores",
     "group_predictions": "predictions",

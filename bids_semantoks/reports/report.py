@@ -1,5 +1,5 @@
-"""The participant report in a single HTML file: status, figures, methods and links of all runs, and how stable the
-embeddings of the participant are beside those of others."""
+"""The participant report, a single HTML file: status, figures, methods and links of all runs, and how stable the
+participant's embeddings are compared with those of others."""
 
 from __future__ import annotations
 

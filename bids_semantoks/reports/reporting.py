@@ -1,4 +1,5 @@
-"""The methods text of a call, and the participant reports, each written when the participant's last run is done."""
+"""The facts of the methods text, the figures of each run, and each participant's report once the last run is done; and
+the same redrawn from the output directory."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
         **encoder.settings,
         "repetition_time": loaded.config.repetition_time,
         "window_seconds": loaded.config.window * loaded.config.repetition_time,
-        # Which of several GPUs it was says nothing, and would differ between jobs that share the text.
+        # The number of the GPU is meaningless, and would differ between jobs that share the text.
         "device": encoder.frozen.device.type.replace("cuda", "a GPU").replace("cpu", "the CPU"),
         "description": loaded.description,
         "is_random": loaded.is_random,
@@ -115,7 +116,7 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
         min_time=first.get("MinimumTime", config.signals.min_time),
     )
     probing = to_json(config).get("probing") or {}
-    # Where a table lay on one machine is nothing for a manuscript.
+    # A path on one machine does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
     is_asked = bool(probing.get("probe") or probing.get("task_blocks"))
     facts = build_facts(signals, encoder, probing=probing if is_asked else None)

@@ -1,4 +1,4 @@
-"""Whether this process may use the network, and whether a server answers."""
+"""Downloads: whether this process may use the network, where our caches are, and how files are fetched and checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstr
 _PATIENCE: Final = 5.0  # seconds
 _OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
-# Number of this job in an array, as SLURM, PBS, LSF and Grid Engine give it; the last two set it in all jobs.
+# Variables with the number of this job in an array (SLURM, PBS, LSF, Grid Engine); the last two set it in all jobs.
 _ARRAYS: Final = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
 
 _NO_ARRAY: Final = ("", "0", "undefined")
@@ -94,36 +94,6 @@ def find_obstacle(address: str) -> str:
     if not _can_connect_once(f"{parts.scheme}://{parts.netloc}"):
         return f"the network cannot be reached ({parts.netloc})"
     return ""
-
-
-class FetchError(Exception):
-    """A Hugging Face file could not be fetched; the reason is half a sentence,
-    `is_absent` if the server has no such file."""
-
-    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
-        super().__init__(reason)
-        self.is_absent = is_absent
-
-
-def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
-    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by
-    default the hub client's. Raises FetchError."""
-    # Imported late: it is needed by few calls, and its constants read the environment.
-    from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
-
-    # The bases are the errors of the HTTP library, which differs between versions, and OSError.
-    failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__mro__[1:2], OSError, ValueError)
-    if obstacle := find_obstacle(constants.ENDPOINT):
-        raise FetchError(obstacle)
-    try:
-        return Path(hf_hub_download(repository, name, cache_dir=cache))
-    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
-        raise FetchError("the network cannot be reached") from error
-    except errors.EntryNotFoundError as error:
-        raise FetchError(f"{repository} has no {name}", is_absent=True) from error
-    except failures as error:
-        reason = str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
-        raise FetchError(f"it cannot be fetched ({reason})") from error
 
 
 def find_cache() -> Path | None:
@@ -204,7 +174,7 @@ def _make_temporary(work_dir: Path | None) -> Path:
 
 
 def _remove(path: Path, owner: int) -> None:
-    # Worker processes inherit this duty by fork, but not the right to it.
+    # Forked workers inherit this handler but must not remove the files of their parent.
     if os.getpid() == owner:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -259,7 +229,7 @@ def _copy(address: str, file: BinaryIO) -> None:
     if parts.scheme == "file":
         file.write(Path(url2pathname(parts.path)).read_bytes())
     else:
-        # As it is stored: a server may offer a compressed file as an encoded one.
+        # As stored: a server may declare a compressed file to be encoded in transit.
         headers = {"User-Agent": "bids_semantoks", "Accept-Encoding": "identity"}
         pooch.HTTPDownloader(chunk_size=_BLOCK, timeout=_DOWNLOAD_PATIENCE, headers=headers)(address, file, None)
     if not file.tell():
@@ -267,7 +237,7 @@ def _copy(address: str, file: BinaryIO) -> None:
 
 
 def _find_cause(error: BaseException) -> BaseException | str:
-    """Find what the system or the protocol said, below what the library of requests made of it."""
+    """Find the error of the system or protocol below the wrappers of the requests library."""
     if not hasattr(error, "request"):
         return error
     while cause := error.__cause__ or error.__context__:
@@ -304,3 +274,33 @@ def check_file(path: Path, published: str | None = None) -> str:
             "--atlas PATH.",
         )
     return sha256
+
+
+class FetchError(Exception):
+    """A Hugging Face file could not be fetched; the reason is half a sentence,
+    `is_absent` if the server has no such file."""
+
+    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
+        super().__init__(reason)
+        self.is_absent = is_absent
+
+
+def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
+    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by
+    default the hub client's. Raises FetchError."""
+    # Imported late: few calls need it, and its constants are read from the environment.
+    from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
+
+    # The bases are the errors of the HTTP library, which differs between versions, and OSError.
+    failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__mro__[1:2], OSError, ValueError)
+    if obstacle := find_obstacle(constants.ENDPOINT):
+        raise FetchError(obstacle)
+    try:
+        return Path(hf_hub_download(repository, name, cache_dir=cache))
+    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
+        raise FetchError("the network cannot be reached") from error
+    except errors.EntryNotFoundError as error:
+        raise FetchError(f"{repository} has no {name}", is_absent=True) from error
+    except failures as error:
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
+        raise FetchError(f"it cannot be fetched ({reason})") from error

@@ -1,4 +1,4 @@
-"""Terminal output: one progress line on a terminal, plain lines elsewhere."""
+"""Logs of a call: the terminal with its one progress line, the log file, and records of libraries and workers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 def silence(stream: TextIO) -> None:
-    """Redirect a standard stream that nobody reads any more to the null device."""
-    # A stream without a file behind it, as in tests, has nothing to be turned elsewhere.
+    """Redirect a standard stream without a reader to the null device."""
+    # A stream without a file descriptor, as in tests, cannot be redirected.
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -67,7 +67,7 @@ class Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
         if getattr(record, "is_said", False):
-            # The command line says it itself, whatever the level.
+            # The command line prints it itself, whatever the level.
             return
         text = record.getMessage()
         if record.levelno == logging.WARNING and self._is_repeated(getattr(record, "once", text)):
@@ -103,11 +103,11 @@ class Console(logging.Handler):
             self.stream.write(text)
             self.stream.flush()
         except OSError:
-            # Whoever read this is gone (`2>&1 | head`, a lost terminal): no reason to stop, the log file holds it all.
+            # The reader is gone (`2>&1 | head`, a lost terminal): go on, since the log file has everything.
             silence(self.stream)
 
     def _is_repeated(self, text: str) -> bool:
-        # Runs, numbers and lists of names differ from run to run, what the user should know does not.
+        # Warnings that differ only in runs, numbers and lists of names count as the same.
         kind = re.sub(r"\S*sub-\S*|\d+(\.\d+)?", "#", text.partition(": ")[0])
         if kind in self.seen:
             self.n_repeated += 1
@@ -119,7 +119,7 @@ class Console(logging.Handler):
         width = shutil.get_terminal_size().columns - 1
         if len(text) <= width:
             return text
-        # The end says how long it will take; the middle is the long name of a run.
+        # Cut the middle, a long run name: the end has the estimated time.
         half = max(1, (width - 3) // 2)
         return f"{text[:half]}...{text[-half:]}"
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, cast
 
 from bids_semantoks.runtime.logs import relay_records
 
-#: A process that reads from a file system that hangs would never end by itself.
+#: A process that reads from a hanging file system would never end by itself.
 _SECONDS_TO_LEAVE: Final = 10.0
 
 
@@ -61,8 +61,8 @@ def run_jobs(
 class _Crew:
     """Worker processes and the job that each is running.
 
-    Each has a pipe of its own for jobs, log records and answers: one killed as it answers leaves no lock or half an
-    answer to the others, and records arrive before the answer that follows them.
+    Each has a pipe of its own for jobs, log records and answers: one killed while answering leaves neither a lock nor
+    half an answer to the others, and records arrive before the answer that follows them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Numbers of processes and threads, and the location of temporary files."""
+"""Processes, threads and memory that a call may use, where its temporary files go, and the record of its launch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bids_semantoks.files import check_writable, write_json
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: What one process needs besides the encoder's weights, as measured on 2 mm runs.
+#: Memory of one process besides the encoder's weights, measured on 2 mm runs.
 _PROCESS_BYTES = 900 * 2**20
 
-#: Processes that share a GPU unless more are asked for: each has a context and weights of its own in its memory.
+#: Processes that share a GPU unless more are requested: each keeps its own context and weights in GPU memory.
 _GPU_PROCS = 8
 
-#: Where libraries keep what they make, by the variable that moves it.
+#: Cache folders of libraries, by the variable that moves them.
 _CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
 
 _THREAD_VARIABLES = (
@@ -94,48 +94,6 @@ def choose_n_threads(running: RunningConfig, *, n_procs: int) -> int:
     return running.omp_nthreads or max(1, min(count_threads(), count_cpus() // n_procs))
 
 
-def find_record(out_dir: Path) -> Path | None:
-    """Return the path of the record, ``logs/launch-<rdzv id>.json``; None without
-    torchrun and in all ranks but the first."""
-    launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if not launch or read_rank() > 0:
-        return None
-    return out_dir / "logs" / f"launch-{re.sub(r'[^A-Za-z0-9_.-]', '_', launch)}.json"
-
-
-@contextlib.contextmanager
-def record_end(out_dir: Path) -> Iterator[None]:
-    """Record how the enclosed block ended: status, exit code and message.
-
-    The record of an earlier launch of the same name is removed; a process that is killed or interrupted leaves none.
-    """
-    path = find_record(out_dir)
-    if path is None:
-        yield
-        return
-    with contextlib.suppress(OSError):
-        path.unlink()
-    status, code, message = "ok", 0, ""
-    try:
-        yield
-    except SemantoksError as error:
-        status = "stopped" if isinstance(error, TrainingStopped) else "failed"
-        code, message = error.exit_code, str(error)
-        raise
-    except Exception as error:
-        status, code, message = "failed", 1, f"{type(error).__name__}: {error}"
-        raise
-    except BaseException:
-        # Interrupted: the launch is over, and what it would have come to is not known.
-        path = None
-        raise
-    finally:
-        if path is not None:
-            # A full disk must not replace the error that is on its way.
-            with contextlib.suppress(OSError):
-                write_json(path, {"status": status, "exit_code": code, "message": message})
-
-
 def count_cpus() -> int:
     """Count the usable CPUs: the minimum of affinity mask, cgroup quota and SLURM_CPUS_PER_TASK."""
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
@@ -164,12 +122,6 @@ def read_peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def read_rank() -> int:
-    """Return the rank of this process under torchrun; 0 without it."""
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
-
-
 def _read_cgroup_quota(root: Path) -> list[int]:
     """Read the CPU quota of cgroup v2 or v1, rounded up; empty if there is none."""
     try:
@@ -187,5 +139,53 @@ def limit_threads(n_threads: int) -> None:
     """Limit the threads of numerical libraries that this process or its children load from now on."""
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(n_threads)
-    # Threads that wait in a spin take the CPUs from whoever they wait for when a machine is busy.
+    # On a busy machine, threads that spin while waiting take the CPUs from the threads they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def read_rank() -> int:
+    """Return the rank of this process under torchrun; 0 without it."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
+
+
+@contextlib.contextmanager
+def record_end(out_dir: Path) -> Iterator[None]:
+    """Record how the enclosed block ended: status, exit code and message.
+
+    The record of an earlier launch of the same name is removed; a process that is killed or interrupted leaves none.
+    """
+    path = find_record(out_dir)
+    if path is None:
+        yield
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
+    status, code, message = "ok", 0, ""
+    try:
+        yield
+    except SemantoksError as error:
+        status = "stopped" if isinstance(error, TrainingStopped) else "failed"
+        code, message = error.exit_code, str(error)
+        raise
+    except Exception as error:
+        status, code, message = "failed", 1, f"{type(error).__name__}: {error}"
+        raise
+    except BaseException:
+        # Interrupted: the outcome of the launch is unknown, so nothing is recorded.
+        path = None
+        raise
+    finally:
+        if path is not None:
+            # A full disk must not mask the error that is being raised.
+            with contextlib.suppress(OSError):
+                write_json(path, {"status": status, "exit_code": code, "message": message})
+
+
+def find_record(out_dir: Path) -> Path | None:
+    """Return the path of the launch record, ``logs/launch-<rdzv id>.json``; None without
+    torchrun and in all ranks but the first."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if not launch or read_rank() > 0:
+        return None
+    return out_dir / "logs" / f"launch-{re.sub(r'[^A-Za-z0-9_.-]', '_', launch)}.json"

@@ -108,7 +108,7 @@ def _clean(
     low, high = band
     filtered = low is not None or high is not None
     # copy=True filters all columns at once. Runs shorter than SciPy's default padding get what there is.
-    # What SciPy pads by default for a filter of order 5 with these edges.
+    # SciPy's default padding for a filter of order 5 with these edges.
     padding = 33 if low is not None and high is not None else 18
     options = {"butterworth__copy": True, "butterworth__padlen": min(padding, n_volumes - 1)}
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A confounds table read as text, so that errors can name row and column."""
+"""Confounds of a run, read as text so that errors can name row and column: tables, movement files, ICA-AROMA."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ COMPCOR: Final[dict[str, tuple[tuple[tuple[str, str], ...], ...]]] = {
     "temporal_anat_combined": (_TEMPORAL, _COMBINED),
     "temporal_anat_separated": (_TEMPORAL, _TISSUES),
 }
-# Every option with the component that reads it, its default (not always nilearn's) and what it may be.
+# Every option with the component that reads it, its default (not always nilearn's) and its allowed values.
 _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "motion": ("motion", "full", tuple(MODELS)),
     "wm_csf": ("wm_csf", "basic", tuple(MODELS)),

@@ -19,7 +19,7 @@ from bids_semantoks.signals.surface_means import SurfaceSeries, extract_surface_
 from bids_semantoks.signals.volume_means import ParcelMeans, extract_means
 
 _SAME_REPETITION_TIME = 1e-3
-#: Share of the pass band's variance below which the user is told.
+#: Share of the pass band's degrees of freedom below which a warning is given.
 _LITTLE_FREEDOM = 0.3
 
 
@@ -53,7 +53,7 @@ def _select_volumes(
         # The image may be shorter than its run.
         regressors = select_volumes(run, n_volumes=n_volumes, dummy_scans=dummy_scans, fd_threshold=fd_threshold)
     else:
-        # A stub of a run has odd confounds, or none, and these are not what is wrong with it.
+        # An aborted run has odd confounds or none, but its length is the reason to report.
         whole = np.ones(n_volumes, dtype=np.bool_)
         check_duration(whole, repetition_time=repetition_time, min_time=config.min_time)
         regressors = select_regressors(
@@ -81,7 +81,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         )
     series, mask = _open_run(run)
     repetition_time = _find_repetition_time(run, series.repetition_time)
-    # Short and scrubbed runs are told before seconds are spent on their voxels.
+    # Short and scrubbed runs are refused before seconds are spent on their voxels.
     regressors = _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
     if isinstance(series, Volumes):
         means, unit, place = extract_means(series, mask, atlas), "voxel", "voxels in the brain mask of"

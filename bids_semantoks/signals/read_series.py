@@ -1,4 +1,4 @@
-"""Series already parcellated and denoised by another pipeline, used unchanged."""
+"""Series already parcellated and denoised by another pipeline (TSV or CIFTI), used unchanged."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from bids_semantoks.signals.surface_means import load_surface_series
 
 PTSERIES: Final = ".ptseries.nii"
 _MISSING: Final = ("n/a", "", "NA")
-# What follows the entities of a run in the names of its derivatives.
+# Derived entities, which follow those of the run in file names.
 _DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
-# Cheapest first: a series of parcels, then images, of which only headers are read.
+# Cheapest first: series of parcels, then images, whose headers alone are read.
 _ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
 
 
@@ -275,7 +275,7 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
         twice = sorted({name for name in columns if columns.count(name) > 1})
         raise RunFailed("bad_image", f"{path} has parcels twice: {name_some(twice)}.")
     values[np.isinf(values)] = np.nan
-    # Pipelines write zeros for parcels without data, which n/a stands for in their tables.
+    # Parcels without data are zeros here, but n/a in the same pipelines' tables.
     values[:, (values == 0).all(axis=0)] = np.nan
     step = float(axes[0].step)
     return columns, values, step if axes[0].unit == "SECOND" and step > 0 else None

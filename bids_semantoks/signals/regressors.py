@@ -263,7 +263,7 @@ def _build_without_regressors(
 
 
 def _read_censored(run: Run, n_volumes: int) -> tuple[Bools, Bools, list[str]]:
-    """Read which volumes of the run (T,) the pipeline kept, which of them are in the image, and what to say of it."""
+    """Read which volumes of the run (T,) the pipeline kept, which of them are in the image, and a note."""
     everything = np.ones(n_volumes, dtype=np.bool_)
     if run.confounds is None:
         return everything.copy(), everything, []

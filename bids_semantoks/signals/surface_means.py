@@ -40,7 +40,7 @@ from bids_semantoks.signals.volume_means import ParcelMeans, scale_sums
 Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
 
 _SAME_AFFINE: Final = 1e-3
-# Coordinates half way between two voxels all go up, however the affines round.
+# Coordinates half way between two voxels are always rounded up, however the affines round.
 _TIE: Final = 1e-6
 # Reading and labelling 91,282 grayordinates takes as long as averaging a short run, and is the same for all of a study.
 _KEPT: Final[dict[tuple[str, Any, int], Labels]] = {}
@@ -98,13 +98,13 @@ def _extract_cifti(file: CiftiFile, atlas: Atlas) -> ParcelMeans:
         for start, block in read_grayordinate_rows(file, labels > 0):
             own = labels[start : start + len(block)]
             low, high = block.min(axis=1), block.max(axis=1)
-            # A single NaN makes both of them NaN.
+            # A single NaN makes both extremes NaN.
             finite = np.isfinite(low) & np.isfinite(high)
             rows = np.flatnonzero((own > 0) & finite & (high > low))
             n_broken += int(((own > 0) & ~finite).sum())
             n_used += np.bincount(own[rows], minlength=n_parcels + 1)[1:]
             shape = (n_parcels, len(block))
-            # Rows left out have no entry: a zero would turn their NaN into a NaN of the sum.
+            # Excluded rows have no entry: a zero weight would still turn their NaN into a NaN of the sum.
             totals += csr_matrix((np.ones(rows.size), (own[rows] - 1, rows)), shape=shape) @ block
     scale = (file.slope, file.intercept)
     return _build_means(totals.T, n_used, n_atlas, (path, n_broken, missing), scale)

@@ -1,4 +1,5 @@
-"""Resample, z-score and window parcel signals. T volumes, P parcels, B windows, W volumes of a window."""
+"""Resample, z-score and window parcel signals, at equal distances or one window per task block. T volumes, P
+parcels, B windows, W volumes of a window."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _LENGTH_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
 _ANTI_ALIAS_ORDER: Final = 10
 _ANTI_ALIAS_EDGE: Final = 0.8
-#: Share of a lasting response above which a volume belongs to a block.
+#: Share of a long block's plateau above which a volume belongs to the block.
 THRESHOLD: Final = 0.1
 _STEP: Final = 0.05
 _TAIL: Final = 32.0
@@ -178,7 +179,7 @@ def find_block_volumes(
             continue
         first = int(np.ceil(span[0] / repetition_time - 1e-9))
         end = int(np.floor(span[1] / repetition_time + 1e-9)) + 1
-        # The response to a block outlasts it: the next one's volumes are the next one's.
+        # The response outlasts its block, but volumes of the next block belong to the next.
         later = [other[0] for other in spans[number + 1 :] if other is not None]
         if later:
             end = min(end, int(np.ceil(min(later) / repetition_time - 1e-9)))

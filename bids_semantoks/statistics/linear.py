@@ -18,7 +18,7 @@ from bids_semantoks.statistics.targets import Target
 
 N_INNER_FOLDS = 5
 
-#: Penalties in units of `compute_mean_eigenvalue`: from next to no shrinkage to next to no effect left.
+#: Penalties in units of `compute_mean_eigenvalue`: from almost no shrinkage to almost no effect.
 PENALTIES = np.logspace(-4, 4, 13)
 
 

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from bids_semantoks.records import Floats
 from bids_semantoks.statistics.predictions import Predictions
 
-#: What intervals are cut to.
+#: Range of each metric, to which intervals are clipped.
 RANGES = {"r2": (-np.inf, 1.0), "mae": (0.0, np.inf), "r": (-1.0, 1.0), "r_pooled": (-1.0, 1.0)}
 
 Scorer = Callable[[Floats], Floats]
@@ -66,7 +66,7 @@ def compute_scores(
             low, high = _bound_extreme(predictions, value, participants)
         if metric in ("r", "r_pooled") and abs(value) > 1 - 1e-9 and high - low < 1e-9:
             low, high = _bound_line(predictions, value, participants)
-        # Drawing some twice makes calibration look worse than it is, so that all samples may lie above the value.
+        # Repeated rows inflate calibration errors, so that all bootstrap samples may lie above the estimate.
         low, high = np.fmin(low, value), np.fmax(high, value)
         floor, ceiling = RANGES.get(metric, (-np.inf, np.inf) if metric == "calibration_slope" else (0.0, 1.0))
         scores.append(
@@ -257,7 +257,7 @@ def _sum_products(weights: Floats, truth: Floats, predicted: Floats) -> Floats:
 
 
 def _correlate(total: Floats) -> Floats:
-    """Correlation; 0 where predictions do not vary, since they say nothing."""
+    """Correlation; 0 where predictions do not vary, since they carry no information."""
     truth, predicted, both = total
     r = _divide(both, np.sqrt(np.maximum(truth * predicted, 0)))
     return np.asarray(np.where(predicted <= 1e-12 * truth, np.where(truth > 0, 0.0, np.nan), r))

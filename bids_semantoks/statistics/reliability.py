@@ -49,7 +49,7 @@ def compute_retest(
     sample = hits[rng.integers(0, len(hits), size=(n_bootstrap, len(hits)))].mean(axis=1)
     low, high = np.quantile(sample, (0.025, 0.975))
     if low == high and low in (0.0, 1.0):
-        # No sample of people who all are, or are not, recognised can differ: the exact interval of such a share.
+        # If all or none are recognised, bootstrap samples cannot differ: use the exact interval of such a share.
         reach = 0.025 ** (1 / len(hits))
         low, high = (reach, 1.0) if low else (0.0, 1 - reach)
     icc = compute_icc(first, second)

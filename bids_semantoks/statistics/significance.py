@@ -1,5 +1,5 @@
-"""Permutation p values from one fixed split, all permutations solved at once. Shape letters: n rows, m
-columns (real labels first, then permutations)."""
+"""Permutation p values from one fixed split, all permutations solved at once, and comparisons of two models. Shape
+letters: n rows, m columns (real labels first, then permutations)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,41 @@ class PermutationTest:
     value: float  # for the real labels
     null: Floats  # (n_permutations,)
     p_value: float  # (1 + number of permutations at least as good) / (1 + n_permutations)
+
+
+def compute_permutation_test(
+    features: Features,
+    target: Target,
+    *,
+    n_permutations: int = 200,
+    covariates: Floats | None = None,
+    groups: NDArray[Any] | None = None,
+    blocks: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> PermutationTest:
+    """Compare the score of the real labels with scores of permuted ones under the same, simpler procedure.
+
+    One 5-fold split, drawn without the labels so that all their orders are alike; ridge on values or on +-1 for each
+    class; the penalty chosen per training part and permutation by closed-form leave-one-out; scored within test folds.
+    Bins are cut over all rows, since the test permutes them; rows without a value are dropped. Groups (n,) stay on one
+    side and exchange labels as units, within a block (n,) only. Covariates (n, c) are removed as in `cross_validate`.
+    """
+    rows = np.flatnonzero(~np.isnan(target.values))
+    columns = permute_values(
+        target.compute_labels(rows)[rows],
+        n_permutations=n_permutations,
+        blocks=None if blocks is None else blocks[rows],
+        units=None if groups is None else groups[rows],
+        seed=seed,
+    )
+    n_classes = len(target.class_names) if target.is_class else 0
+    classes = [1] if n_classes == 2 else list(range(n_classes))
+    codes = [np.where(columns == k, 1.0, -1.0) for k in classes] or [columns]
+    stacked = np.concatenate(codes, axis=1)
+    predicted, fold_of = _predict(features, rows, stacked, covariates, groups, seed)
+    measure = _compute_aurocs if target.is_class else _compute_correlations
+    scores = measure(predicted, stacked, fold_of).reshape(len(codes), -1).mean(axis=0)
+    return _build_test("auroc" if target.is_class else "r", float(scores[0]), scores[1:])
 
 
 def average_tests(tests: Sequence[PermutationTest]) -> PermutationTest:
@@ -96,41 +131,6 @@ def _pad(members: list[Indices]) -> Indices:
     """Pad units of one value to the same number of rows by repeating their first row."""
     width = max(map(len, members))
     return np.stack([np.concatenate([rows, np.repeat(rows[:1], width - len(rows))]) for rows in members])
-
-
-def compute_permutation_test(
-    features: Features,
-    target: Target,
-    *,
-    n_permutations: int = 200,
-    covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
-    blocks: NDArray[Any] | None = None,
-    seed: int = 0,
-) -> PermutationTest:
-    """Compare the score of the real labels with scores of permuted ones under the same, simpler procedure.
-
-    One 5-fold split, drawn without the labels so that all their orders are alike; ridge on values or on +-1 for each
-    class; the penalty chosen per training part and permutation by closed-form leave-one-out; scored within test folds.
-    Bins are cut over all rows, since the test permutes them; rows without a value are dropped. Groups (n,) stay on one
-    side and exchange labels as units, within a block (n,) only. Covariates (n, c) are removed as in `cross_validate`.
-    """
-    rows = np.flatnonzero(~np.isnan(target.values))
-    columns = permute_values(
-        target.compute_labels(rows)[rows],
-        n_permutations=n_permutations,
-        blocks=None if blocks is None else blocks[rows],
-        units=None if groups is None else groups[rows],
-        seed=seed,
-    )
-    n_classes = len(target.class_names) if target.is_class else 0
-    classes = [1] if n_classes == 2 else list(range(n_classes))
-    codes = [np.where(columns == k, 1.0, -1.0) for k in classes] or [columns]
-    stacked = np.concatenate(codes, axis=1)
-    predicted, fold_of = _predict(features, rows, stacked, covariates, groups, seed)
-    measure = _compute_aurocs if target.is_class else _compute_correlations
-    scores = measure(predicted, stacked, fold_of).reshape(len(codes), -1).mean(axis=0)
-    return _build_test("auroc" if target.is_class else "r", float(scores[0]), scores[1:])
 
 
 def _predict(

@@ -126,7 +126,7 @@ def rotate_table(train: Floats, test: Floats) -> Span:
 
 def rotate_kernel(train: Floats, test: Floats, designs: tuple[Floats, Floats]) -> Span:
     """Remove regressors from inner products with training rows, then rotate to principal axes of the training rows.
-    Products are (n_train, n_train) and (n_test, n_train), regressors those of `build_designs`."""
+    Products are (n_train, n_train) and (n_test, n_train), regressors those of `build_covariate_designs`."""
     design_train, design_test = designs
     inverse = np.linalg.pinv(design_train)  # (1 + c, n_train)
     fitted = inverse @ train

@@ -179,7 +179,7 @@ class SplitRow(NamedTuple):
 def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
     """Refuse splits in which a group has two roles: InputError names the first group, repetition and fold."""
     for split in splits:
-        # Validation rows choose a rate, or train as well: tested ones must not know them either.
+        # Validation rows choose a rate or also train, so groups must not span them and tested rows either.
         for first, second in itertools.combinations(ROLES, 2):
             shared = np.intersect1d(groups[getattr(split, first)], groups[getattr(split, second)])
             if len(shared):

@@ -1,4 +1,4 @@
-"""The pretraining loop: trains batch by batch, with checkpoints and a log table, until done, stopped or diverged."""
+"""The pretraining loop: trains batch by batch, with checkpoints and a training log, until done, stopped or diverged."""
 
 from __future__ import annotations
 
@@ -42,11 +42,25 @@ LOGGER = logging.getLogger("bids_semantoks")
 _CHECKPOINT_SECONDS: Final = 120.0
 _CUDA_FLUSH: Final = 20
 
-#: How libraries say that memory does not suffice where they raise no error of its own kind.
+#: Phrases for exhausted memory in messages of libraries that raise only a general error.
 _MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
 
-#: Those that Triton looks for where CC names none.
+#: Compilers that Triton looks for where CC names none.
 _COMPILERS: Final = ("gcc", "clang")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingPlan:
+    """How to train."""
+
+    recipe: TrainingConfig  # with the chosen batch size
+    settings: Mapping[str, Any]  # plain values that must agree when a training is resumed
+    checkpoints: Path  # directory
+    seed: int = 0
+    precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
+    n_slices: int = 1  # parts of a batch that each process accumulates
+    max_seconds: float = math.inf  # of the call, after which it saves and stops
+    checkpoint_every: int | None = None  # epochs; None: at the end of an epoch, once two minutes have passed
 
 
 class Pretraining:
@@ -206,27 +220,13 @@ class Pretraining:
         size, n_ranks = self.plan.recipe.batch_size or 0, self.ranks.size
         n_parts = self.plan.n_slices * n_ranks
         at_once = size // n_parts
-        # Only what the next call would take: a batch must be cut into equal parts.
+        # Only a size that the next call accepts: a batch must be cut into equal parts.
         more = [n for n in range(2 * self.plan.n_slices, size // n_ranks + 1) if size % (n * n_ranks) == 0]
         hints = [f"--accumulate {more[0]}"] if more else []
         if at_once // 2 * n_parts > 1:
             hints.append(f"--train-batch-size {at_once // 2 * n_parts}")
         hint = f"Use {', or '.join(hints)}." if hints else "Use a smaller --encoder-config, or a larger device."
         return ResourceError(f"{at_once} participants at once do not fit into the memory of {self.device}.", hint=hint)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TrainingPlan:
-    """How to train."""
-
-    recipe: TrainingConfig  # with the chosen batch size
-    settings: Mapping[str, Any]  # plain values that must agree when a training is resumed
-    checkpoints: Path  # directory
-    seed: int = 0
-    precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
-    n_slices: int = 1  # parts of a batch that each process accumulates
-    max_seconds: float = math.inf  # of the call, after which it saves and stops
-    checkpoint_every: int | None = None  # epochs; None: at the end of an epoch, once two minutes have passed
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -272,7 +272,7 @@ def find_compiler_obstacle() -> str:
     if not any(map(shutil.which, asked or _COMPILERS)):
         return "No C compiler is there"
     scheme = sysconfig.get_default_scheme()
-    # Debian's own scheme is for what is installed beside the system; its headers are elsewhere, as Triton knows.
+    # Debian's default scheme describes local installations; the headers are elsewhere, as Triton knows.
     folder = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
     if not (folder / "Python.h").is_file():
         return f"The headers of Python are not in {folder} (python3-dev)"

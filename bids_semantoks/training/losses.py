@@ -119,7 +119,7 @@ def compute_spread(sums: SpreadSums) -> tuple[Tensor, Tensor]:
     mean = sums.total / sums.n_rows
     covariance = sums.covariance / sums.n_rows - torch.outer(mean, mean)
     trace = covariance.diagonal().sum().clamp(min=0)
-    # Rounding leaves about 1e-7 of the uncentred covariance where there is no spread at all.
+    # Without any spread, rounding leaves about 1e-7 of the uncentred covariance.
     squared = covariance.square().sum().clamp(min=1e-12)
     return trace.square() / squared, (trace / len(mean)).sqrt()
 

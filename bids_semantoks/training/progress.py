@@ -1,4 +1,4 @@
-"""Progress of pretraining: a table for files, lines for people, and an error where training diverged."""
+"""Progress of pretraining: rows for the training log, lines for people, and an error where training diverged."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Meter:
     def add(self, report: StepReport, step: int, settings: StepSettings) -> None:
         """Add the report of one step, still on the device; `step` counts the steps done before."""
         if not self._began[0]:
-            # The first step pays for what is made once, and says nothing of the others.
+            # The first step includes one-off costs, so it does not predict the others.
             self._began = (time.monotonic(), step + 1)
         self.n_skipped = 0 if report.is_done else self.n_skipped + 1
         values = torch.stack([*report.losses, report.gradient_norm])

@@ -22,7 +22,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 FORMAT: Final = "bids_semantoks training 1"
 _KEPT: Final = 2
 
-#: What readers raise at files that are cut, overwritten or no checkpoints.
+#: Errors that readers raise for files that are truncated, overwritten or not checkpoints.
 _DAMAGES: Final = (
     *(OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError),
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -55,7 +55,7 @@ def write_state(directory: Path, state: TrainingState) -> Path:
     except OSError as error:
         raise describe_full_disk(error, path) from error
     except RuntimeError as error:
-        # torch's writer swallows what the file said.
+        # torch's writer hides the error of the file.
         raise ResourceError(
             f"The checkpoint {path} cannot be written: {error}.", hint="Make room; the same call goes on."
         ) from error

@@ -1,4 +1,4 @@
-"""Atlases warped between template spaces, against ITK's conventions written out one voxel at a time."""
+"""Atlases on the grid of a run, or warped between spaces, against ITK's conventions written out voxel by voxel."""
 
 from __future__ import annotations
 
@@ -191,3 +191,52 @@ def test_parts_of_two_spaces_meet_in_the_space_of_the_data(shared, tmp_path):
     assert whole.sha256 != atlas.sha256
     free = ~np.isin(grid, range(1, 451))
     np.testing.assert_array_equal(grid[free] - 450, np.where(expected[free] > 0, expected[free], -450))
+
+
+# Grids
+
+
+def lay_brute_force(labels, labels_affine, shape, affine):
+    """One voxel after the other: the nearest label, positions half way going up."""
+    grid = np.zeros(shape, dtype=int)
+    for index in np.ndindex(shape):
+        world = affine @ [*index, 1.0]
+        nearest = np.floor(np.linalg.solve(labels_affine, world)[:3] + 0.5 + 1e-6).astype(int)
+        if (nearest >= 0).all() and (nearest < labels.shape).all():
+            grid[index] = labels[tuple(nearest)]
+    return grid
+
+
+@pytest.mark.parametrize("case", ["flipped", "shifted", "finer", "coarser", "rotated", "permuted"])
+def test_grid_by_affine(tmp_path, case):
+    labels_affine = AFFINE.copy()
+    shape, affine = (6, 9, 8), AFFINE.copy()
+    angle = np.deg2rad(25)
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0, 0], [np.sin(angle), np.cos(angle), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    )
+    if case == "flipped":
+        labels_affine = AFFINE @ np.diag([-1.0, 1, -1, 1])
+        labels_affine[:3, 3] += [8, 0, 15]
+    elif case == "shifted":
+        affine[:3, 3] += [3.0, -2.0, 1.5]
+    elif case == "finer":
+        affine = AFFINE @ np.diag([0.5, 0.7, 0.4, 1])
+    elif case == "coarser":
+        affine = AFFINE @ np.diag([1.5, 1.3, 1.1, 1])
+    elif case == "rotated":
+        affine = turn @ AFFINE
+    else:
+        affine = AFFINE @ np.eye(4)[:, [1, 2, 0, 3]]
+    atlas = load_atlas(write_atlas(tmp_path, LABELS, labels_affine), space=SPACE, directory=None)
+    expected = lay_brute_force(LABELS, labels_affine, shape, affine)
+    assert set(np.unique(expected)) == {0, 1, 2, 3, 4}
+    np.testing.assert_array_equal(build_label_grid(atlas, shape, affine), expected)
+
+
+def test_covering_nothing(tmp_path):
+    atlas = load_atlas(write_atlas(tmp_path), space=SPACE, directory=None)
+    far = AFFINE.copy()
+    far[1, 3] += 400
+    with pytest.raises(AtlasError, match=r"Test covers nothing of a grid of \(5, 7, 6\)"):
+        build_label_grid(atlas, SHAPE, far)

@@ -1,4 +1,4 @@
-"""Schaefer's parcels under the names and in the order of 7 networks."""
+"""Tables of parcels and their networks, and Schaefer's parcels under the names and in the order of 7 networks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ import pytest
 from helpers.bold_files import SPACE
 
 from bids_semantoks.atlases.label_images import build_label_grid
-from bids_semantoks.atlases.label_tables import build_label, load_label_table, rename_to_seven_networks
+from bids_semantoks.atlases.label_tables import (
+    build_label,
+    find_network,
+    load_label_table,
+    normalise_network,
+    rename_to_seven_networks,
+)
 from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.atlases.registry import find_registry
+from bids_semantoks.errors import AtlasError
 from bids_semantoks.models.parcels import default_layout, match_parcels
+from bids_semantoks.records import CANONICAL_NETWORKS
 
 STEM = "Schaefer2018_400Parcels_{}Networks_order_FSLMNI152_2mm"
 
@@ -97,3 +105,66 @@ def test_other_tables_keep_their_names(shared, tmp_path):
 )
 def test_labels_hold_letters_and_digits(stem, label):
     assert build_label(stem) == label
+
+
+# Tables
+
+
+def write_any(folder, text):
+    path = folder / "table.tsv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"table\.tsv is empty"),
+        ("index\tcolor\n1\tred\n", "has the columns index, color; index and label are needed"),
+        ("index\tlabel\n", "lists no parcel"),
+        ("index\tlabel\n1\ta\n1\tb\n", "column index more than once: 1"),
+        ("index\tlabel\n1\ta\n2\ta\n", "column label more than once: a"),
+        ("index\tlabel\none\ta\n", "index 'one'"),
+        ("index\tlabel\n1.5\ta\n", r"index '1\.5'"),
+        ("index\tlabel\n-1\ta\n", "index '-1'"),
+        ("index\tlabel\n1\ta\tb\n", r"Line 2 .* has 3 fields, its header 2"),
+    ],
+)
+def test_bad_tables(tmp_path, text, words):
+    with pytest.raises(AtlasError, match=words):
+        load_label_table(write_any(tmp_path, text))
+
+
+def test_columns_of_templateflow_and_background(tmp_path):
+    text = "index\tname\tcolor\n0\tBackground\t#0\n7\t7Networks_LH_Vis_1\t#1\n"
+    text += "3.0\t7Networks_RH_Default_PFC_2\t#2\n9\tNA\t#3\n"
+    table = load_label_table(write_any(tmp_path, text))
+    assert table.values == (7, 3, 9)
+    assert table.parcels == ("7Networks_LH_Vis_1", "7Networks_RH_Default_PFC_2", "NA")
+    assert table.networks == ("Vis", "Default", "")
+
+
+def test_network_column_goes_before_names(tmp_path):
+    table = load_label_table(write_any(tmp_path, "index\tlabel\tnetwork\n1\t7Networks_LH_Vis_1\tn/a\n2\tb\tVisual\n"))
+    assert table.networks == ("", "Vis")
+
+
+@pytest.mark.parametrize("network", CANONICAL_NETWORKS)
+def test_canonical_networks_are_found(network):
+    assert normalise_network(network) == network
+    assert normalise_network(f" {network.lower()} ") == network
+    assert find_network(f"7Networks_RH_{network}_PFC_3") == network
+    assert find_network(f"LH_{network}_1") == network
+
+
+@pytest.mark.parametrize(
+    ("parcel", "network"), [("17Networks_LH_VisCent_ExStr_1", ""), ("HIP-head-m-rh", ""), ("LH_Hippocampus", "")]
+)
+def test_names_without_a_network(parcel, network):
+    assert find_network(parcel) == network
+
+
+def test_spellings_of_networks():
+    assert normalise_network("Dorsal Attention") == "DorsAttn"
+    assert normalise_network("default_mode") == "Default"
+    assert normalise_network("VisCent") == "VisCent"

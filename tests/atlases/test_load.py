@@ -1,4 +1,4 @@
-"""Atlases by name, path and dataset; their tables; and how they lie on a run's grid."""
+"""Atlases by name, path and dataset, and files of the registry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from helpers.bold_files import AFFINE, LABELS, SHAPE, SPACE, write_atlas
 
 from bids_semantoks.atlases.label_images import build_label_grid
-from bids_semantoks.atlases.label_tables import find_network, load_label_table, normalise_network
 from bids_semantoks.atlases.load import find_all_spaces, load_atlas
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.records import CANONICAL_NETWORKS
@@ -38,17 +37,6 @@ def no_atlas_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("BIDS_SEMANTOKS_CACHE_DIR", "TEMPLATEFLOW_HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / "no" / name))
-
-
-def lay_brute_force(labels, labels_affine, shape, affine):
-    """One voxel after the other: the nearest label, positions half way going up."""
-    grid = np.zeros(shape, dtype=int)
-    for index in np.ndindex(shape):
-        world = affine @ [*index, 1.0]
-        nearest = np.floor(np.linalg.solve(labels_affine, world)[:3] + 0.5 + 1e-6).astype(int)
-        if (nearest >= 0).all() and (nearest < labels.shape).all():
-            grid[index] = labels[tuple(nearest)]
-    return grid
 
 
 # Label images by path
@@ -177,69 +165,6 @@ def test_checksum_depends_on_names_networks_and_image(tmp_path):
     assert len(set(sums.values())) == 5
 
 
-# Tables
-
-
-def write_table(folder, text):
-    path = folder / "table.tsv"
-    path.write_text(text)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", r"table\.tsv is empty"),
-        ("index\tcolor\n1\tred\n", "has the columns index, color; index and label are needed"),
-        ("index\tlabel\n", "lists no parcel"),
-        ("index\tlabel\n1\ta\n1\tb\n", "column index more than once: 1"),
-        ("index\tlabel\n1\ta\n2\ta\n", "column label more than once: a"),
-        ("index\tlabel\none\ta\n", "index 'one'"),
-        ("index\tlabel\n1.5\ta\n", r"index '1\.5'"),
-        ("index\tlabel\n-1\ta\n", "index '-1'"),
-        ("index\tlabel\n1\ta\tb\n", r"Line 2 .* has 3 fields, its header 2"),
-    ],
-)
-def test_bad_tables(tmp_path, text, words):
-    with pytest.raises(AtlasError, match=words):
-        load_label_table(write_table(tmp_path, text))
-
-
-def test_columns_of_templateflow_and_background(tmp_path):
-    text = "index\tname\tcolor\n0\tBackground\t#0\n7\t7Networks_LH_Vis_1\t#1\n"
-    text += "3.0\t7Networks_RH_Default_PFC_2\t#2\n9\tNA\t#3\n"
-    table = load_label_table(write_table(tmp_path, text))
-    assert table.values == (7, 3, 9)
-    assert table.parcels == ("7Networks_LH_Vis_1", "7Networks_RH_Default_PFC_2", "NA")
-    assert table.networks == ("Vis", "Default", "")
-
-
-def test_network_column_goes_before_names(tmp_path):
-    table = load_label_table(write_table(tmp_path, "index\tlabel\tnetwork\n1\t7Networks_LH_Vis_1\tn/a\n2\tb\tVisual\n"))
-    assert table.networks == ("", "Vis")
-
-
-@pytest.mark.parametrize("network", CANONICAL_NETWORKS)
-def test_canonical_networks_are_found(network):
-    assert normalise_network(network) == network
-    assert normalise_network(f" {network.lower()} ") == network
-    assert find_network(f"7Networks_RH_{network}_PFC_3") == network
-    assert find_network(f"LH_{network}_1") == network
-
-
-@pytest.mark.parametrize(
-    ("parcel", "network"), [("17Networks_LH_VisCent_ExStr_1", ""), ("HIP-head-m-rh", ""), ("LH_Hippocampus", "")]
-)
-def test_names_without_a_network(parcel, network):
-    assert find_network(parcel) == network
-
-
-def test_spellings_of_networks():
-    assert normalise_network("Dorsal Attention") == "DorsAttn"
-    assert normalise_network("default_mode") == "Default"
-    assert normalise_network("VisCent") == "VisCent"
-
-
 # Atlas datasets
 
 
@@ -303,44 +228,6 @@ def test_ambiguous_datasets(tmp_path):
 def test_empty_directory_is_no_atlas(tmp_path):
     with pytest.raises(AtlasError, match=r"holds no \*_dseg\.nii\.gz"):
         find_all_spaces(tmp_path, directory=None)
-
-
-# Grids
-
-
-@pytest.mark.parametrize("case", ["flipped", "shifted", "finer", "coarser", "rotated", "permuted"])
-def test_grid_by_affine(tmp_path, case):
-    labels_affine = AFFINE.copy()
-    shape, affine = (6, 9, 8), AFFINE.copy()
-    angle = np.deg2rad(25)
-    turn = np.array(
-        [[np.cos(angle), -np.sin(angle), 0, 0], [np.sin(angle), np.cos(angle), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-    )
-    if case == "flipped":
-        labels_affine = AFFINE @ np.diag([-1.0, 1, -1, 1])
-        labels_affine[:3, 3] += [8, 0, 15]
-    elif case == "shifted":
-        affine[:3, 3] += [3.0, -2.0, 1.5]
-    elif case == "finer":
-        affine = AFFINE @ np.diag([0.5, 0.7, 0.4, 1])
-    elif case == "coarser":
-        affine = AFFINE @ np.diag([1.5, 1.3, 1.1, 1])
-    elif case == "rotated":
-        affine = turn @ AFFINE
-    else:
-        affine = AFFINE @ np.eye(4)[:, [1, 2, 0, 3]]
-    atlas = load_atlas(write_atlas(tmp_path, LABELS, labels_affine), space=SPACE, directory=None)
-    expected = lay_brute_force(LABELS, labels_affine, shape, affine)
-    assert set(np.unique(expected)) == {0, 1, 2, 3, 4}
-    np.testing.assert_array_equal(build_label_grid(atlas, shape, affine), expected)
-
-
-def test_covering_nothing(tmp_path):
-    atlas = load_atlas(write_atlas(tmp_path), space=SPACE, directory=None)
-    far = AFFINE.copy()
-    far[1, 3] += 400
-    with pytest.raises(AtlasError, match=r"Test covers nothing of a grid of \(5, 7, 6\)"):
-        build_label_grid(atlas, SHAPE, far)
 
 
 # The registry

@@ -1,9 +1,17 @@
-"""Files of atlases are taken from the place that the user wants most, and only when they have content."""
+"""Files of atlases come from the place that the user prefers, only when they have content; presets and checksums."""
 
+import importlib.util
 import json
+import re
+import zipfile
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+from helpers.bold_files import AFFINE, LABELS, SPACE, write_atlas
 
+from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
 from bids_semantoks.atlases.registry import (
     LabelFile,
     Places,
@@ -16,7 +24,9 @@ from bids_semantoks.atlases.registry import (
     is_there,
     load_entry,
 )
+from bids_semantoks.atlases.supply import name_transform
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.models.parcels import default_layout, match_parcels
 
 ARCHIVED = "tpl-Own/tpl-Own_atlas-A_dseg.nii.gz"
 
@@ -30,6 +40,17 @@ FILE = LabelFile(
     space="Own",
     templateflow=ARCHIVED,
 )
+
+
+DEFAULT = "Schaefer400Tian3Buckner7"
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch, tmp_path):
+    monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("BIDS_SEMANTOKS_CACHE_DIR", "TEMPLATEFLOW_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "no" / name))
 
 
 def write(path, content="x"):
@@ -127,3 +148,80 @@ def test_only_names_are_registered(tmp_path, monkeypatch):
     assert find_registered(path) is None
     assert find_entry(path) == path
     assert find_entry(tmp_path) is find_entry(tmp_path / "Other.json") is find_entry("../atlases/Demo457") is None
+
+
+# Presets
+
+
+def test_cortex_alone_masks_subcortex_and_cerebellum(shared):
+    atlas = load_atlas("Schaefer400", space=SPACE, directory=shared / "atlas")
+    match = match_parcels(atlas.parcels, atlas.networks, default_layout())
+    assert match.warnings == ("The atlas has no parcels of Subcortex, Cerebellum: the encoder sees them as masked.",)
+    assert match.order.tolist() == [*range(400), *[-1] * 57]
+
+
+def test_hundred_parcels(tmp_path):
+    entry = load_entry(find_registry() / "Schaefer100.json")
+    labels = np.zeros((11, 10, 7), np.int16)
+    labels.ravel()[:100] = np.arange(1, 101)
+    nib.Nifti1Image(labels, AFFINE).to_filename(tmp_path / entry.recipes[SPACE][0][0].files[0])
+    atlas = load_atlas("Schaefer100", space=SPACE, directory=tmp_path)
+    assert len(atlas.parcels) == 100
+    assert set(atlas.networks) == {"Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default"}
+    assert atlas.parcels[50] == "7Networks_RH_Vis_1"
+
+
+def test_table_like_gordons(tmp_path):
+    rows = [(1, "L_Default_1", "Default"), (2, "L_SMhand_1", "SMhand"), (3, "R_CinguloOperc_2", "CinguloOperc")]
+    path = write_atlas(tmp_path, LABELS, rows=[*rows, (4, "R_None_3", "None")], name="Gordon333")
+    atlas = load_atlas(path, space=SPACE, directory=None)
+    assert atlas.networks == ("Default", "SomMot", "SalVentAttn", "")
+    rows[2] = (3, "R_Retro_1", "RetrosplenialTemporal")
+    path = write_atlas(tmp_path, LABELS, rows=[*rows, (4, "R_FP_3", "FrontoParietal")], name="Gordon333")
+    assert load_atlas(path, space=SPACE, directory=None).networks[2:] == ("RetrosplenialTemporal", "Cont")
+
+
+# What the registry says
+
+
+def test_files_of_templateflow_bear_the_names_that_its_client_lists():
+    """The client's own list of the archive, read without importing the client."""
+    client = importlib.util.find_spec("templateflow")
+    if client is None or client.origin is None:
+        pytest.skip("needs the client of TemplateFlow")
+    with zipfile.ZipFile(Path(client.origin).parent / "conf" / "templateflow-skel.zip") as archive:
+        listed = set(archive.namelist())
+    entries = [load_entry(path) for path in sorted(find_registry().glob("*.json"))]
+    parts = [part for one in entries for some in one.recipes.values() for recipe in some for part in recipe]
+    wanted = {part.templateflow for part in parts if part.templateflow}
+    wanted.add(name_transform("MNI152NLin6Asym", "MNI152NLin2009cAsym"))
+    assert len(wanted) == 5
+    assert wanted <= listed
+
+
+def test_checksums_are_those_of_the_files(shared):
+    from hashlib import sha256  # noqa: PLC0415
+
+    entry = load_entry(find_registry() / f"{DEFAULT}.json")
+    parts = {part.files[0]: part for some in entry.recipes.values() for recipe in some for part in recipe}
+    known = {name: part.sha256 for name, part in parts.items() if part.sha256}
+    assert len(known) == 3
+    for name, expected in known.items():
+        assert sha256((shared / "atlas" / name).read_bytes()).hexdigest() == expected
+    assert all(re.match("https://", part.address) for part in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("space", "name"), [(SPACE, "atl-Buckner7_space-MNI_dseg.nii.gz"), ("fsLR", "atl-Buckner7_space-MNI_dseg.nii.gz")]
+)
+def test_a_file_that_is_not_the_published_one_is_refused(shared, tmp_path, space, name):
+    for path in (shared / "atlas").iterdir():
+        if path.name != name:
+            (tmp_path / path.name).symlink_to(path)
+    image = nib.load(shared / "atlas" / name)
+    labels = np.asarray(image.dataobj).copy()
+    labels[tuple(np.argwhere(labels == 1)[0])] = 2
+    nib.Nifti1Image(labels, image.affine).to_filename(tmp_path / name)
+    load = load_atlas if space == SPACE else load_surface_atlas
+    with pytest.raises(AtlasError, match=r"expected 2de7a64d.*not the file that is published as atl-Buckner7"):
+        load(DEFAULT, space=space, directory=tmp_path)

@@ -1,10 +1,10 @@
-"""Parcel means against a NumPy oracle, damaged files, coverage, and real data with a known answer."""
+"""Whole runs: coverage, refused runs, real data with a known answer, and images that another pipeline denoised."""
 
 from __future__ import annotations
 
 import gzip
-import threading
-import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -27,8 +27,8 @@ from helpers.bold_files import (
 from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
-from bids_semantoks.images import volumes as volumes_module
 from bids_semantoks.images.volumes import load_volumes
+from bids_semantoks.records import Atlas, ParcelSignals
 from bids_semantoks.signals.cleaning import clean_signals
 from bids_semantoks.signals.denoising import Denoising, load_denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
@@ -54,292 +54,6 @@ def mask(tmp_path):
 @pytest.fixture
 def bold(tmp_path):
     return write_bold(tmp_path / "bold.nii.gz", build_series("i2"))
-
-
-# Means
-
-
-def average(bold, mask, atlas):
-    return extract_means(load_volumes(bold), mask, atlas)
-
-
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("endian", ["<", ">"])
-@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
-def test_means_of_every_type(tmp_path, atlas, dtype, endian, suffix):
-    stored = build_series(dtype)
-    inside = np.random.default_rng(1).random(SHAPE) < 0.7
-    bold = write_bold(tmp_path / f"bold{suffix}", stored, slope=0.25, intercept=-3.0, endian=endian)
-    means = average(bold, write_mask(tmp_path / "mask.nii.gz", inside), atlas)
-    expected, n_used = compute_means(stored, inside=inside, slope=0.25, intercept=-3.0)
-    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
-    np.testing.assert_array_equal(means.n_used, n_used)
-    np.testing.assert_array_equal(means.n_voxels, [30] * P)
-    assert means.warnings == ()
-
-
-def test_means_of_nifti2(tmp_path, atlas, mask):
-    stored = build_series("u2")
-    bold = write_bold(tmp_path / "bold.nii.gz", stored, header_class=nib.Nifti2Header, slope=2.0)
-    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored, slope=2.0)[0], rtol=1e-13)
-
-
-def test_integer_sums_are_exact(tmp_path, atlas, mask):
-    stored = build_series("i4")
-    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
-    sums = stored[LABELS == 1].sum(axis=0, dtype=np.int64)
-    np.testing.assert_array_equal(means.values[:, 0], sums / 30)
-
-
-def test_slope_of_zero_means_none(tmp_path, atlas, mask):
-    stored = build_series("i2")
-    bold = write_bold(tmp_path / "bold.nii", stored)
-    content = bytearray(bold.read_bytes())
-    content[112:116] = np.float32(0).tobytes()
-    bold.write_bytes(content)
-    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
-
-
-@pytest.mark.parametrize("per_block", [1, 3, 5, 40, 41])
-def test_block_size_changes_nothing(tmp_path, atlas, mask, monkeypatch, per_block):
-    stored = build_series("f4")
-    bold = write_bold(tmp_path / "bold.nii.gz", stored)
-    expected = average(bold, mask, atlas).values
-    monkeypatch.setattr(volumes_module, "_BLOCK_BYTES", per_block * stored[..., 0].nbytes)
-    monkeypatch.setattr(volumes_module, "_READ_BYTES", 100)
-    np.testing.assert_array_equal(average(bold, mask, atlas).values, expected)
-    np.testing.assert_allclose(expected, compute_means(stored)[0], rtol=1e-13)
-
-
-@pytest.mark.parametrize("dtype", ["i2", "i8", "f4", "f8"])
-@pytest.mark.parametrize("constant", [0, 1234])
-def test_constant_voxels_are_left_out(tmp_path, atlas, mask, dtype, constant):
-    stored = build_series(dtype) % 100
-    stored[:, :, ::2, :] = constant
-    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
-    expected, n_used = compute_means(stored)
-    assert n_used.min() < 30
-    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
-    np.testing.assert_array_equal(means.n_used, n_used)
-    np.testing.assert_allclose(means.coverage, n_used / 30)
-
-
-def test_voxel_that_changes_once_counts(tmp_path, atlas, mask):
-    stored = np.zeros((*SHAPE, T), dtype=np.int16)
-    x, y, z = np.argwhere(LABELS == 2)[3]
-    stored[x, y, z, T - 1] = 7
-    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
-    np.testing.assert_array_equal(means.n_used, [0, 1, 0, 0])
-    assert means.values[T - 1, 1] == 7
-    assert np.isnan(means.values[:, [0, 2, 3]]).all()
-
-
-@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("when", [slice(None), slice(0, 1), slice(17, 18), slice(T - 1, T)])
-def test_voxels_that_are_not_finite_are_left_out(tmp_path, atlas, mask, broken, when):
-    stored = build_series("f4")
-    stored[:, 2:4, 1, when] = broken
-    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
-    expected, n_used = compute_means(stored)
-    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
-    np.testing.assert_array_equal(means.n_used, n_used)
-    assert means.warnings == (
-        f"{120 - n_used.sum()} voxels in parcels are NaN or infinite in some volume and were left out.",
-    )
-
-
-def test_a_parcel_of_nothing_but_nan_is_absent(tmp_path, atlas, mask):
-    stored = build_series("f8")
-    stored[LABELS == 3, :20] = np.nan
-    means = average(write_bold(tmp_path / "bold.nii.gz", stored), mask, atlas)
-    expected, _ = compute_means(stored)
-    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
-    np.testing.assert_array_equal(np.isnan(means.values).all(axis=0), [False, False, True, False])
-
-
-def test_memory_does_not_grow_with_volumes(tmp_path, atlas, mask, monkeypatch):
-    monkeypatch.setattr(volumes_module, "_BLOCK_BYTES", 1 << 12)
-    peaks = []
-    for n_volumes in (200, 2000):
-        series = build_series("f8", shape=(*SHAPE, n_volumes))
-        bold = write_bold(tmp_path / "bold.nii.gz", series)
-        tracemalloc.start()
-        average(bold, mask, atlas)
-        peaks.append(tracemalloc.get_traced_memory()[1] - 3 * n_volumes * P * 8)
-        tracemalloc.stop()
-    assert peaks[1] < peaks[0] + series.nbytes // 10
-
-
-def test_no_thread_is_left_behind(tmp_path, bold, atlas, mask):
-    average(bold, mask, atlas)
-    bold.write_bytes(bold.read_bytes()[:-500])
-    with pytest.raises(RunFailed, match="damaged"):
-        average(bold, mask, atlas)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("inflate")]
-
-
-# Damaged and unsuitable images
-
-
-@pytest.mark.parametrize("n_whole", [0, 1, 17, 40])
-def test_truncated_file_says_how_many_volumes_there_were(tmp_path, atlas, mask, n_whole):
-    stored = build_series("i2")
-    size = 352 + n_whole * stored[..., 0].nbytes + 200
-    path = write_bold(tmp_path / "whole.nii", stored)
-    (tmp_path / "cut.nii").write_bytes(path.read_bytes()[:size])
-    with gzip.open(tmp_path / "cut.nii.gz", "wb") as file:
-        file.write(path.read_bytes()[:size])
-    for name in ("cut.nii", "cut.nii.gz"):
-        with pytest.raises(RunFailed, match=rf"{name} is damaged: {n_whole} of 41 volumes") as caught:
-            average(tmp_path / name, mask, atlas)
-        assert caught.value.reason == "bad_image"
-
-
-def test_truncated_compression(tmp_path, bold, atlas, mask):
-    content = bold.read_bytes()
-    bold.write_bytes(content[: len(content) // 2])
-    with pytest.raises(RunFailed, match=r"(19|20) of 41 volumes .*end-of-stream"):
-        average(bold, mask, atlas)
-
-
-@pytest.mark.parametrize(("n_bytes", "words"), [(4, "end-of-stream"), (8, "end-of-stream")])
-def test_missing_checksum(bold, atlas, mask, n_bytes, words):
-    bold.write_bytes(bold.read_bytes()[:-n_bytes])
-    with pytest.raises(RunFailed, match=words):
-        average(bold, mask, atlas)
-
-
-def test_wrong_checksum(bold, atlas, mask):
-    content = bytearray(bold.read_bytes())
-    content[-8] ^= 255
-    bold.write_bytes(content)
-    with pytest.raises(RunFailed, match="Incorrect checksum"):
-        average(bold, mask, atlas)
-
-
-def test_flipped_bits(bold, atlas, mask):
-    content = bytearray(bold.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
-    bold.write_bytes(content)
-    with pytest.raises(RunFailed, match=r"bold\.nii\.gz is damaged") as caught:
-        average(bold, mask, atlas)
-    assert caught.value.reason == "bad_image"
-
-
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_bytes_behind_the_volumes_are_accepted(tmp_path, atlas, mask, suffix):
-    stored = build_series("i2")
-    bold = write_bold(tmp_path / f"bold{suffix}", stored, tail=b"x" * 999)
-    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
-
-
-@pytest.mark.parametrize("garbage", [bytes(600), b"not gzip at all" * 40, b"xyz"])
-def test_bytes_behind_the_compressed_file_are_accepted(tmp_path, atlas, mask, garbage):
-    stored = build_series("i2")
-    bold = write_bold(tmp_path / "bold.nii.gz", stored)
-    bold.write_bytes(bold.read_bytes() + garbage)
-    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
-
-
-def test_several_gzip_members(tmp_path, atlas, mask):
-    stored = build_series("i2")
-    content = write_bold(tmp_path / "bold.nii", stored).read_bytes()
-    bold = tmp_path / "bold.nii.gz"
-    bold.write_bytes(b"".join(gzip.compress(content[n : n + 5000]) for n in range(0, len(content), 5000)))
-    np.testing.assert_allclose(average(bold, mask, atlas).values, compute_means(stored)[0], rtol=1e-13)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"hello", b"hello world " * 500, gzip.compress(b"hello world " * 500)],
-    ids=["empty", "short", "text", "gzipped"],  # bytes as names would hold the hour that gzip writes
-)
-def test_garbage_is_no_image(tmp_path, atlas, mask, content):
-    bold = tmp_path / "bold.nii.gz"
-    bold.write_bytes(content)
-    with pytest.raises(RunFailed, match=r"The header of .*bold.nii.gz cannot be read") as caught:
-        average(bold, mask, atlas)
-    assert caught.value.reason == "bad_image"
-
-
-@pytest.mark.parametrize(
-    ("offset", "value"),
-    [
-        (70, np.int16(999)),  # a type that does not exist
-        (42, np.int16(-5)),  # a negative size
-        (108, np.float32(1e12)),  # volumes far behind the end of the file
-    ],
-)
-def test_wrong_header(tmp_path, atlas, mask, offset, value):
-    bold = write_bold(tmp_path / "bold.nii", build_series("i2"))
-    content = bytearray(bold.read_bytes())
-    content[offset : offset + value.nbytes] = value.tobytes()
-    bold.write_bytes(content)
-    with pytest.raises(RunFailed, match=r"bold\.nii") as caught:
-        average(bold, mask, atlas)
-    assert caught.value.reason == "bad_image"
-
-
-def test_three_dimensions(tmp_path, atlas, mask):
-    bold = write_bold(tmp_path / "bold.nii.gz", build_series("i2")[..., 0])
-    with pytest.raises(RunFailed, match=r"shape \(5, 7, 6\); a 4-D image is expected"):
-        average(bold, mask, atlas)
-
-
-def test_complex_numbers(tmp_path, atlas, mask):
-    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4").astype(np.complex64))
-    with pytest.raises(RunFailed, match="complex64"):
-        average(bold, mask, atlas)
-
-
-@pytest.mark.parametrize(
-    ("fill", "words"), [(0, "are 0 in all volumes"), (5, "are constant"), (np.nan, "are NaN or infinite")]
-)
-def test_nothing_varies(tmp_path, atlas, mask, fill, words):
-    bold = write_bold(tmp_path / "bold.nii.gz", np.full((*SHAPE, T), fill, dtype=np.float32))
-    with pytest.raises(RunFailed, match=rf"All 120 voxels .* {words}") as caught:
-        average(bold, mask, atlas)
-    assert caught.value.reason == "bad_image"
-
-
-# Masks
-
-
-def test_mask_of_another_shape(tmp_path, bold, atlas):
-    mask = write_mask(tmp_path / "other.nii.gz", np.ones((5, 7, 8)))
-    with pytest.raises(RunFailed, match=r"\(5, 7, 6\).*\(5, 7, 8\)") as caught:
-        average(bold, mask, atlas)
-    assert caught.value.reason == "space_mismatch"
-
-
-def test_mask_with_another_affine(tmp_path, bold, atlas):
-    moved = AFFINE.copy()
-    moved[0, 3] += 0.01
-    with pytest.raises(RunFailed, match="differ in their affines"):
-        average(bold, write_mask(tmp_path / "moved.nii.gz", affine=moved), atlas)
-    moved[0, 3] -= 0.0098
-    assert average(bold, write_mask(tmp_path / "near.nii.gz", affine=moved), atlas).n_used.sum() == 120
-
-
-def test_empty_and_damaged_masks(tmp_path, bold, atlas):
-    mask = write_mask(tmp_path / "mask.nii.gz", np.zeros(SHAPE))
-    with pytest.raises(RunFailed, match=r"mask .*mask.nii.gz is empty") as caught:
-        average(bold, mask, atlas)
-    assert caught.value.reason == "low_coverage"
-    mask.write_bytes(mask.read_bytes()[:-30])
-    with pytest.raises(RunFailed, match=r"mask\.nii\.gz cannot be read") as caught:
-        average(bold, mask, atlas)
-    assert caught.value.reason == "bad_image"
-
-
-def test_mask_beside_the_atlas(tmp_path, bold, atlas):
-    mask = write_mask(tmp_path / "mask.nii.gz", LABELS == 0)
-    with pytest.raises(RunFailed, match="No voxel of the atlas Test lies in the brain mask") as caught:
-        average(bold, mask, atlas)
-    assert caught.value.reason == "low_coverage"
-
-
-# Whole runs
 
 
 def test_signals_of_a_run(tmp_path, bold, atlas, mask):
@@ -439,7 +153,7 @@ def test_content_that_was_not_fetched(tmp_path, bold, mask, which, kind):
 def test_links_with_content_are_read(tmp_path, bold, mask, atlas):
     link = tmp_path / "link_bold.nii.gz"
     link.symlink_to(bold)
-    assert average(link, mask, atlas).n_used.sum() == 120
+    assert extract_means(load_volumes(link), mask, atlas).n_used.sum() == 120
 
 
 def test_short_run_is_told_before_it_is_read(tmp_path, bold, mask):
@@ -514,3 +228,133 @@ def test_regressors_that_leave_little_of_the_pass_band_are_told(tmp_path, bold, 
     told = [note for note in signals.warnings if "of the variance in the pass band" in note]
     assert len(told) == (share is not None)
     assert all(note.startswith(f"12 regressors leave about {share}") for note in told)
+
+
+# Denoised images: nothing is removed twice, and what was censored stays so
+
+
+CENSORED = [0, 5, 6, 29]
+
+
+def write_column(path: Path, name: str, values: Any) -> Path:
+    path.write_text(f"{name}\n" + "\n".join("n/a" if np.isnan(x) else f"{x:g}" for x in values) + "\n")
+    return path
+
+
+def write_outliers(folder: Path, n_volumes: int, censored: list[int] = CENSORED) -> Path:
+    marks = np.zeros(n_volumes)
+    marks[censored] = 1
+    return write_column(folder / "sub-01_task-rest_outliers.tsv", "framewise_displacement", marks)
+
+
+def extract(bold: Path, atlas: Atlas, mask: Path | None = None, *, config: Any = None, **fields: Any) -> ParcelSignals:
+    run = build_run(bold, mask, is_denoised=True, pipeline="xcp_d 0.10.6", **fields)  # type: ignore[arg-type]
+    options = {"denoise": "none", "band_pass": None, "min_time": 0.0} | (config or {})
+    return extract_signals(run, atlas, SignalsConfig(**options), NONE)
+
+
+def test_nothing_but_a_line_is_removed(tmp_path: Path, atlas: Atlas) -> None:
+    stored = build_series("f4")
+    signals = extract(write_bold(tmp_path / "bold.nii.gz", stored), atlas, write_mask(tmp_path / "mask.nii.gz"))
+    means, _ = compute_means(stored)
+    expected = clean_signals(means, np.zeros((T, 0)), np.ones(T, bool), repetition_time=2.0, band_pass=None)
+    np.testing.assert_allclose(signals.values, expected, rtol=1e-4, atol=1e-5)
+    assert signals.regressors == ()
+    assert signals.kept.all()
+    assert signals.warnings == ("No table of motion: framewise displacement is unknown.",)
+
+
+def test_the_header_says_how_long_a_volume_lasts(tmp_path: Path, atlas: Atlas) -> None:
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"), step=0.8)
+    signals = extract(bold, atlas, repetition_time=None)
+    assert signals.repetition_time == 0.8
+    assert signals.warnings[0] == ("No sidecar states the repetition time of bold.nii.gz: 0.8 s is from its header.")
+
+
+def test_without_a_mask_voxels_that_never_change_are_outside(tmp_path: Path, atlas: Atlas) -> None:
+    stored = build_series("f4")
+    inside = np.random.default_rng(4).uniform(size=SHAPE) > 0.3
+    stored[~inside] = 0
+    bold = write_bold(tmp_path / "bold.nii.gz", stored)
+    expected = extract(bold, atlas, write_mask(tmp_path / "mask.nii.gz", inside))
+    found = extract(bold, atlas)
+    np.testing.assert_array_equal(found.values, expected.values)
+    np.testing.assert_array_equal(found.coverage, expected.coverage)
+    assert (found.coverage < 1).all()
+
+
+def test_censored_and_interpolated_volumes_are_dropped(tmp_path: Path, atlas: Atlas) -> None:
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"))
+    signals = extract(bold, atlas, confounds=write_outliers(tmp_path, T))
+    assert np.flatnonzero(~signals.kept).tolist() == CENSORED
+    assert np.isnan(signals.values[CENSORED]).all()
+    assert "4 volumes that xcp_d 0.10.6 censored and interpolated are n/a." in signals.warnings
+
+
+def test_volumes_that_were_left_out_are_put_back(tmp_path: Path, atlas: Atlas) -> None:
+    whole = build_series("f4", shape=(*SHAPE, T + 4))
+    kept = np.ones(T + 4, dtype=bool)
+    kept[CENSORED] = False
+    bold = write_bold(tmp_path / "bold.nii.gz", whole[..., kept])
+    motion = write_column(tmp_path / "motion.tsv", "framewise_displacement", [np.nan, *np.linspace(0.1, 0.5, T + 3)])
+    signals = extract(bold, atlas, confounds=write_outliers(tmp_path, T + 4), tables=(motion,))
+    assert signals.values.shape == (T + 4, P)
+    np.testing.assert_array_equal(signals.kept, kept)
+    means, _ = compute_means(whole)
+    np.testing.assert_allclose(signals.raw[kept], means[kept], rtol=1e-5)
+    assert np.isnan(signals.raw[~kept]).all()
+    expected = clean_signals(means, np.zeros((T + 4, 0)), kept, repetition_time=2.0, band_pass=None)
+    np.testing.assert_allclose(signals.values, expected, rtol=1e-3, atol=1e-4)
+    assert "4 censored volumes were left out by xcp_d 0.10.6 and are n/a." in signals.warnings
+    assert np.nanmax(signals.framewise_displacement) == pytest.approx(0.5)
+
+
+def test_more_may_be_scrubbed_where_motion_is_known(tmp_path: Path, atlas: Atlas) -> None:
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"))
+    motion = write_column(tmp_path / "motion.tsv", "framewise_displacement", [np.nan, *np.linspace(0.1, 0.5, T - 1)])
+    files = {"confounds": write_outliers(tmp_path, T), "tables": (motion,)}
+    signals = extract(bold, atlas, config={"fd_threshold": 0.45, "dummy_scans": "3"}, **files)
+    expected = np.r_[np.nan, np.linspace(0.1, 0.5, T - 1)] <= 0.45
+    expected[[0, 1, 2, *CENSORED]] = False
+    np.testing.assert_array_equal(signals.kept, expected)
+    assert signals.n_dummy == 3
+    with pytest.raises(
+        RunFailed, match=r"no table of framewise_displacement beside .*--fd-threshold needs one"
+    ) as caught:
+        extract(bold, atlas, config={"fd_threshold": 0.45})
+    assert caught.value.reason == "no_confounds"
+
+
+def test_movement_of_a_layout_tells_displacement(tmp_path: Path, atlas: Atlas) -> None:
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"))
+    path = tmp_path / "mcf.par"
+    path.write_text("\n".join(f"0 0 0 {0.2 * number:g} 0 0" for number in range(T)) + "\n")
+    columns = ("rot_x", "rot_y", "rot_z", "trans_x", "trans_y", "trans_z")
+    signals = extract(bold, atlas, tables=(path,), columns=columns)
+    np.testing.assert_allclose(signals.framewise_displacement[1:], 0.2, rtol=1e-9)
+
+
+def test_tables_of_another_length(tmp_path: Path, atlas: Atlas) -> None:
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"))
+    with pytest.raises(RunFailed, match=rf"keeps {T + 5} of {T + 9} volumes, but bold\.nii\.gz has {T}: neither"):
+        extract(bold, atlas, confounds=write_outliers(tmp_path, T + 9))
+    motion = write_column(tmp_path / "motion.tsv", "framewise_displacement", np.zeros(T - 2))
+    with pytest.raises(RunFailed, match=rf"motion\.tsv has {T - 2} rows, but the run has {T} volumes"):
+        extract(bold, atlas, tables=(motion,))
+
+
+def test_a_table_that_was_not_fetched(tmp_path: Path, atlas: Atlas) -> None:
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"))
+    table = tmp_path / "outliers.tsv"
+    table.symlink_to("../.git/annex/objects/x")
+    with pytest.raises(RunSkipped, match=r"outliers\.tsv is not here.*datalad get") as caught:
+        extract(bold, atlas, confounds=table)
+    assert caught.value.reason == "no_content"
+
+
+def test_uncompressed_images_give_the_same(tmp_path: Path, atlas: Atlas) -> None:
+    bold = write_bold(tmp_path / "bold.nii.gz", build_series("f4"))
+    plain = tmp_path / "plain.nii"
+    plain.write_bytes(gzip.decompress(bold.read_bytes()))
+    assert nib.load(plain).shape == (*SHAPE, T)
+    np.testing.assert_array_equal(extract(bold, atlas).values, extract(plain, atlas).values)

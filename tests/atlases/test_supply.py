@@ -1,6 +1,6 @@
 """What each atlas of the registry answers in each space: from local files, without any, and when it is fetched.
 
-The answers are in ``answers.json``.
+The answers are in ``answers.json``. Also the authors' combined file, and what a refusal says.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from helpers import surface_files as made
+from helpers.bold_files import SPACE
 from helpers.transforms import Composite
 
 from bids_semantoks import errors
 from bids_semantoks.atlases import supply
+from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.load import find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.commands import fetch
-from bids_semantoks.errors import SemantoksError
+from bids_semantoks.errors import AtlasError, SemantoksError
 from bids_semantoks.runtime import downloads
+
+DEFAULT = "Schaefer400Tian3Buckner7"
+
 
 ATLASES = ("Schaefer400Tian3Buckner7", "Schaefer400Tian3", "Schaefer400", "Schaefer100")
 
@@ -49,7 +55,7 @@ def stock(shared, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def places(tmp_path, monkeypatch):
     monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -152,3 +158,61 @@ def test_each_atlas_answers_in_each_space_as_it_did(name, space, stock, tmp_path
     expected = json.loads(ANSWERS.read_text())[f"{name} {space}"]
     found = answer(name, space, stock, tmp_path, places, monkeypatch)
     assert found == expected
+
+
+# The authors' file
+
+
+def write_combined(shared, folder, change=None):
+    whole = load_atlas(DEFAULT, space=SPACE, directory=shared / "atlas")
+    reference = nib.load(whole.volumes[0].path)
+    grid = build_label_grid(whole, reference.shape, reference.affine)
+    grid = grid if change is None else change(grid)
+    folder.mkdir(exist_ok=True)
+    path = folder / "schaefer400_tian50_buckner7_MNI152_2mm.nii.gz"
+    nib.Nifti1Image(grid.astype(np.int16), reference.affine).to_filename(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda grid: np.where(grid == 457, 0, grid), r"must hold the labels 1 to 457, it lacks 457"),
+        (lambda grid: np.where(grid == 3, 458, grid), r"it lacks 3, it also holds 458"),
+        (lambda grid: np.where((grid > 0) & (grid <= 450), (grid + 49) % 450 + 1, grid), "labels are in another order"),
+        (lambda grid: grid[::-1], "the image is flipped"),
+    ],
+)
+def test_another_file_under_the_authors_name_is_refused(shared, tmp_path, change, words):
+    write_combined(shared, tmp_path, change)
+    with pytest.raises(AtlasError, match=words):
+        load_atlas(DEFAULT, space=SPACE, directory=tmp_path)
+
+
+def test_the_authors_file_in_the_hubs_cache_counts(shared, tmp_path, monkeypatch):
+    root = tmp_path / "hub" / "models--SamGijsen--Brain-Semantoks"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text("abc")
+    (root / "snapshots").mkdir()
+    path = write_combined(shared, root / "snapshots" / "abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert load_atlas(DEFAULT, space=SPACE, directory=None).volumes[0].path == path
+    # What the user names wins as a whole.
+    given = load_atlas(DEFAULT, space=SPACE, directory=shared / "atlas")
+    assert [volume.path.parent for volume in given.volumes] == [shared / "atlas"] * 2
+
+
+def test_no_transform_is_asked_for_into_a_space_of_each_participant():
+    with pytest.raises(AtlasError, match=r"data are in T1w, each participant's own space") as caught:
+        load_atlas("Schaefer400", space="T1w", directory=None)
+    assert "Choose data in MNI152NLin6Asym or MNI152NLin2009cAsym with --space" in str(caught.value)
+    assert "from-" not in str(caught.value)
+
+
+def test_a_missing_atlas_names_few_of_the_sets_that_would_do():
+    with pytest.raises(AtlasError, match=r"Needed are, for MNI152NLin6Asym: schaefer400_tian50") as caught:
+        load_atlas("Schaefer400Tian3Buckner7", space=SPACE, directory=None)
+    text = str(caught.value)
+    needed = text[text.index("Needed") : text.index("They were not fetched")]
+    assert needed.count(", or ") == 1
+    assert "(or 2 other sets)" in needed
