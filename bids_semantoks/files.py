@@ -1,21 +1,18 @@
 """The one reader and writer of TSV and JSON; a partial file never carries a final name.
 
-NumPy is imported where it is used: the log file, which also belongs to --help, does not wait for it.
+What is slow to load is imported where it is used: the log file, which also belongs to --help, does not wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import hashlib
 import io
 import json
 import math
 import numbers
 import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO
@@ -36,7 +33,7 @@ def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
     fail on network file systems of clusters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{secrets.token_hex(6)}.tmp"
+    temporary = path.parent / f".{os.urandom(6).hex()}.tmp"
     try:
         with temporary.open("xb") as file:
             yield file
@@ -133,6 +130,8 @@ def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
     BIDS tables quote nothing, so quotes are text. Raises OSError, ValueError where the file is not UTF-8, and
     csv.Error where a cell is too long to be one.
     """
+    import csv
+
     with path.open(encoding="utf-8-sig", newline="") as file:
         header, *rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
     return header, [row + [""] * (len(header) - len(row)) for row in rows if row]
@@ -151,12 +150,16 @@ def read_json(path: Path) -> Any:
 
 def hash_file(path: Path) -> str:
     """Compute the SHA-256 of a file."""
+    import hashlib
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_text(text: str) -> str:
     """Compute the SHA-256 of a text in UTF-8."""
+    import hashlib
+
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -196,7 +199,7 @@ def format_cell(value: object) -> str:
 def check_writable(directory: Path) -> None:
     """Create a directory if needed and try to write to it: ConfigurationError if not
     writable, ResourceError if disk is full."""
-    probe = directory / f".{secrets.token_hex(6)}.tmp"
+    probe = directory / f".{os.urandom(6).hex()}.tmp"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x" * 4096)

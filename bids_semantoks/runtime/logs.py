@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-import logging.handlers
 import os
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Callable
@@ -169,11 +167,16 @@ def relay_records(send: Callable[[logging.LogRecord], object]) -> None:
     logging.getLogger().handlers = [Relay(send)]
 
 
-class LogBuffer(logging.handlers.MemoryHandler):
+class LogBuffer(logging.Handler):
     """Holds records until `open_log` gives them a file."""
 
     def __init__(self) -> None:
-        super().__init__(capacity=1_000_000, flushLevel=logging.CRITICAL + 1)
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hold a record."""
+        self.records.append(record)
 
 
 class LogFile(logging.FileHandler):
@@ -189,7 +192,7 @@ def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
     """Open the log of this call in ``OUT_DIR/logs/<run id>``, with its
     configuration beside it, and return that folder."""
     now = datetime.datetime.now(datetime.UTC)
-    directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{secrets.token_hex(3)}"
+    directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{os.urandom(3).hex()}"
     directory.mkdir(parents=True)
     write_json(directory / "config.json", config)
     file_handler = LogFile(directory / "bids_semantoks.log", encoding="utf-8")
@@ -197,8 +200,8 @@ def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
     for logger in (LOGGER, logging.getLogger()):
         for handler in list(logger.handlers):
             if isinstance(handler, LogBuffer):
-                handler.setTarget(file_handler)
-                handler.flush()
+                for record in handler.records:
+                    file_handler.handle(record)
                 logger.removeHandler(handler)
         logger.addHandler(file_handler)
     return directory
