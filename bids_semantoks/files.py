@@ -18,7 +18,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO
+from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Literal
 
 from bids_semantoks.errors import ConfigurationError, ResourceError
 
@@ -126,21 +126,21 @@ def split_rows(text: AnyStr) -> list[list[AnyStr]]:
     return [line.split(tab) for line in text.splitlines()]
 
 
-def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_records(path: Path, *, quoting: Literal[0, 3] = csv.QUOTE_NONE) -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
     with empty cells, and a file without a line has an empty header.
 
-    BIDS tables quote nothing, so quotes are text. Raises OSError, ValueError where the file is not UTF-8, and
-    csv.Error where a cell is too long to be one.
+    BIDS tables quote nothing, so quotes are text unless `quoting` says otherwise. Raises OSError, ValueError where
+    the file is not UTF-8, and csv.Error where a cell is too long to be one.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header, *rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
+        header, *rows = list(csv.reader(file, delimiter="\t", quoting=quoting)) or [[]]
     return header, [row + [""] * (len(header) - len(row)) for row in rows if row]
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path, *, quoting: Literal[0, 3] = csv.QUOTE_NONE) -> list[dict[str, str]]:
     """Read a table of mixed values as one dictionary of text cells a row; errors as `read_records`."""
-    header, rows = read_records(path)
+    header, rows = read_records(path, quoting=quoting)
     return [dict(zip(header, row, strict=False)) for row in rows]
 
 

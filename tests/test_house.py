@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -80,3 +81,15 @@ def test_a_participant_call_does_not_wait_for_what_it_does_not_need(study, tmp_p
 def test_what_has_one_place_has_no_other(what, pattern):
     found = [path for path in (ROOT / "bids_semantoks").rglob("*.py") if path.name != "files.py"]
     assert [str(path) for path in found if re.search(pattern, path.read_text(), re.MULTILINE)] == [], what
+
+
+def test_what_scripts_and_pages_import_is_there():
+    """Neither ruff nor mypy reads Python within shell scripts and pages."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    paths = [ROOT / name for name in tracked if not name.endswith(".py")]
+    texts = [path.read_text(errors="ignore") for path in paths if path.is_file()]
+    found = [pair for text in texts for pair in re.findall(r"from (bids_semantoks[\w.]*) import ([\w, ]+)", text)]
+    assert found
+    for module, names in found:
+        there = dir(importlib.import_module(module))
+        assert set(names.replace(" ", "").split(",")) <= set(there), module

@@ -72,8 +72,8 @@ done
 if test "$VARIANT" = cuda; then
     say "what torch.compile needs on a GPU"
     buildah run "$container" -- python -c "if True:
-        from bids_semantoks.training.compiler import find_obstacle
-        print(find_obstacle() or 'all there')" | grep "all there"
+        from bids_semantoks.training.loop import find_compiler_obstacle
+        print(find_compiler_obstacle() or 'all there')" | grep "all there"
 fi
 
 say "the demo study, and a native run to compare with"
