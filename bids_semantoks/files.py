@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO
+from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Literal
 
 from bids_semantoks.errors import ConfigurationError, ResourceError
 
@@ -119,27 +119,30 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
 
 def split_rows(text: AnyStr) -> list[list[AnyStr]]:
     """Split the content of a table into its lines and these into their cells, for those who read it strictly."""
-    tab = "\t" if isinstance(text, str) else b"\t"
-    return [line.split(tab) for line in text.splitlines()]
+    if isinstance(text, bytes):
+        return [line.split(b"\t") for line in text.splitlines()]
+    # Other ends of lines that Unicode knows may stand in a cell.
+    return [line.rstrip("\n").split("\t") for line in io.StringIO(text, newline=None)]
 
 
-def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_records(path: Path, *, is_quoted: bool = False) -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
     with empty cells, and a file without a line has an empty header.
 
-    BIDS tables quote nothing, so quotes are text. Raises OSError, ValueError where the file is not UTF-8, and
-    csv.Error where a cell is too long to be one.
+    BIDS tables quote nothing, so quotes are text unless the table `is_quoted`, as those of other programs. Raises
+    OSError, ValueError where the file is not UTF-8, and csv.Error where a cell is too long to be one.
     """
     import csv
 
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header, *rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
+        header, *rows = list(csv.reader(file, delimiter="\t", quoting=quoting)) or [[]]
     return header, [row + [""] * (len(header) - len(row)) for row in rows if row]
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path, *, is_quoted: bool = False) -> list[dict[str, str]]:
     """Read a table of mixed values as one dictionary of text cells a row; errors as `read_records`."""
-    header, rows = read_records(path)
+    header, rows = read_records(path, is_quoted=is_quoted)
     return [dict(zip(header, row, strict=False)) for row in rows]
 
 

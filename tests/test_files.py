@@ -171,3 +171,4 @@ def test_strict_readers_see_every_line_as_it_is(kind):
     cells = [["a", "b"], ["1"], [""], ["2", '"', "3"]]
     assert files.split_rows(kind('a\tb\r\n1\n\n2\t"\t3\n')) == [[kind(cell) for cell in row] for row in cells]
     assert files.split_rows(kind("")) == []
+    assert len(files.split_rows(kind("one\u2028line\x0b"))) == 1 or kind is not str

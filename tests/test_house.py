@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -122,3 +123,16 @@ def test_all_starts_without_what_speaks_bids():
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=240)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("usage:") == 3
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="asks git which files are the project's")
+def test_what_scripts_and_pages_import_is_there():
+    """Neither ruff nor mypy reads Python within shell scripts and pages."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    paths = [ROOT / name for name in tracked if not name.endswith(".py")]
+    texts = [path.read_text(errors="ignore") for path in paths if path.is_file()]
+    found = [pair for text in texts for pair in re.findall(r"from (bids_semantoks[\w.]*) import ([\w, ]+)", text)]
+    assert found
+    for module, names in found:
+        there = dir(importlib.import_module(module))
+        assert set(names.replace(" ", "").split(",")) <= set(there), module

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-import secrets
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class SignalStore:
         first = next(runs, None)
         if first is None:
             return 0
-        path = self.directory / f"{secrets.token_hex(8)}.f16"
+        path = self.directory / f"{os.urandom(8).hex()}.f16"
         index = path.with_suffix(".json")
         rows: list[tuple[Any, ...]] = []
         try:

@@ -150,6 +150,13 @@ def test_a_table_of_another_version_is_refused(tmp_path: Path, old: str, new: st
         read_group_table(path)
 
 
+def test_splits_that_a_program_quoted(tmp_path: Path) -> None:
+    columns, cells = ("phenotype", "repetition", "fold", "participant_id", "role"), ("age", "1", "2", "sub-01", "test")
+    lines = ["\t".join(f'"{text}"' for text in line) for line in (columns, cells)]
+    (tmp_path / "splits.tsv").write_text("\n".join(lines))
+    assert read_split_lines(tmp_path / "splits.tsv") == [("age", 1, 2, "01", "test")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
