@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.reports.figures import Picture, embed_svg
-from bids_semantoks.reports.report import fill_template, read_template, write_page
+from bids_semantoks.reports.figures import Picture, embed_svg, fill_template, read_template, write_page
 from bids_semantoks.version import __version__
 
 #: Tables that the page links to, where they exist, and the texts of the links.
@@ -92,6 +91,4 @@ def render_page(page: GroupPage, *, methods: str, tables: Mapping[str, str] = TA
     `methods` is an HTML fragment; `tables` maps the stem of each table beside the page to its link text.
     """
     style = read_template("report").partition("<style>\n")[2].partition("</style>")[0]
-    return fill_template(
-        read_template("group"), page=page, version=__version__, style=style, methods=methods, tables=tables
-    )
+    return fill_template("group", page=page, version=__version__, style=style, methods=methods, tables=tables)

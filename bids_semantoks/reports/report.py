@@ -4,10 +4,8 @@ participant's embeddings are compared with those of others."""
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.files import read_json, read_rows, write_text
+from bids_semantoks.files import read_json, read_rows
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_sidecar
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
@@ -24,13 +22,14 @@ from bids_semantoks.reports.figures import (
     SIGNAL_FIGURES,
     Picture,
     build_figure_path,
+    fill_template,
     load_picture,
     write_figure,
+    write_page,
 )
 from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability
 from bids_semantoks.version import __version__
 
-LOGGER = logging.getLogger("bids_semantoks")
 _MAX_OTHERS: Final = 20
 
 #: Space, atlas and encoder of an embedding, as pairs of entity and label.
@@ -69,18 +68,6 @@ def write_report(out_dir: Path, participant: str) -> bool:
     return write_page(out_dir / f"sub-{participant}.html", lambda: build_page(out_dir, participant))
 
 
-def write_page(path: Path, build: Callable[[], str]) -> bool:
-    """Build and write a page; on any error, log a warning and return False."""
-    try:
-        write_text(path, build(), only_if_changed=True)
-    except Exception as error:
-        # Results are on disk already; a page about them must never turn success into failure.
-        LOGGER.debug("Writing %s", path, exc_info=True)
-        LOGGER.warning("The report %s could not be written: %s: %s", path.name, type(error).__name__, error)
-        return False
-    return True
-
-
 def build_page(out_dir: Path, participant: str) -> str:
     """Build the participant report as self-contained HTML, drawing the stability figures on the way."""
     runs = [_build_run(out_dir, stem, found) for stem, found in _read_statuses(out_dir, participant).items()]
@@ -89,7 +76,7 @@ def build_page(out_dir: Path, participant: str) -> str:
         sessions.setdefault(run.session, []).append(run)
     statuses = [status for run in runs for status in run.statuses]
     return fill_template(
-        read_template("report"),
+        "report",
         participant=participant,
         version=__version__,
         sessions=sessions,
@@ -98,19 +85,6 @@ def build_page(out_dir: Path, participant: str) -> str:
         stability=draw_stabilities(out_dir, participant),
         methods=read_methods(out_dir),
     )
-
-
-def read_template(name: str) -> str:
-    """Read a page template of the package."""
-    return files("bids_semantoks").joinpath("data", f"{name}.html.jinja").read_text(encoding="utf-8")
-
-
-def fill_template(text: str, **values: Any) -> str:
-    """Fill a page template; everything is escaped, and an unknown name is an error."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
-
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    return environment.from_string(text).render(**values)
 
 
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:
