@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.files import open_atomic, write_text
 
 if TYPE_CHECKING:
@@ -189,7 +188,8 @@ def zscore_rows(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
     """Build ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.svg``; `word` has letters and digits only."""
-    return out_dir / f"sub-{parse_entities(stem)['sub']}" / "figures" / f"{stem}_desc-{word}_bold.svg"
+    # A stem begins with its participant, as the folder is named.
+    return out_dir / stem.partition("_")[0] / "figures" / f"{stem}_desc-{word}_bold.svg"
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
