@@ -111,7 +111,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
     config = _without_second_denoising(_without_new_database(config), denoised)
-    denoising = load_denoising(config.signals.denoise)
+    denoising = load_denoising(config.signals.denoise, config.signals.band_pass)
     participants = find_participants(dataset, config.selection)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)

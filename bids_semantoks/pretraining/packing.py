@@ -15,7 +15,7 @@ from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.signals.cleaning import interpolate_dropped
+from bids_semantoks.signals.gaps import fill_gaps
 from bids_semantoks.signals.windows import resample, zscore
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 
@@ -38,7 +38,7 @@ def standardise(
         raise RunSkipped("too_few_kept", f"None of {len(table)} volumes has signals in all present parcels.")
     if not np.isfinite(signals[kept][:, present]).all():
         raise RunSkipped("no_content", "The table holds infinite values.")
-    complete = interpolate_dropped(signals[:, present], kept)
+    complete = fill_gaps(signals[:, present], kept)
     resampled = resample(complete, repetition_time, target)
     if not len(resampled):
         raise RunSkipped("too_short", f"{len(complete)} volumes give no sample of {target:g} s.")

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.files import split_rows
 from bids_semantoks.records import Floats, Run
-from bids_semantoks.signals.denoising import Denoising
+from bids_semantoks.signals.denoising import HIGH_PASS_PERIOD, Denoising
 
 _MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
 _HEAD_RADIUS: Final = 50.0
-HIGH_PASS_PERIOD: Final = 128.0  # s
 _COMPONENT: Final = "aroma_motion_"
 _MISSING: Final = frozenset({"n/a", "", "nan", "NaN"})
 

@@ -12,15 +12,8 @@ import numpy as np
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Bools, Floats, Run
-from bids_semantoks.signals.confounds import (
-    HIGH_PASS_PERIOD,
-    ConfoundsTable,
-    count_cosines,
-    load_movement,
-    read_censored,
-    read_text,
-)
-from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, Denoising
+from bids_semantoks.signals.confounds import ConfoundsTable, count_cosines, load_movement, read_censored, read_text
+from bids_semantoks.signals.denoising import BASES, COMPCOR, HIGH_PASS_PERIOD, MODELS, Denoising
 
 _DISPLACEMENT: Final = "framewise_displacement"
 

@@ -14,7 +14,7 @@ from scipy.special import gammainc
 
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.records import Bools, Floats, Windows
-from bids_semantoks.signals.cleaning import interpolate_dropped
+from bids_semantoks.signals.gaps import fill_gaps
 
 _SAME_TR: Final = 1e-6
 _LENGTH_SLACK: Final = 1e-6
@@ -95,7 +95,7 @@ def build_windows(
     kept: Bools = np.asarray(~np.isnan(signals[:, present]).any(axis=1))
     if not present.any() or not kept.any():
         raise RunSkipped("too_few_kept", f"None of {len(table)} volumes has signals, no window can be cut.")
-    complete = interpolate_dropped(signals[:, present], kept)
+    complete = fill_gaps(signals[:, present], kept)
     resampled = resample(complete, repetition_time, target_repetition_time)
     if len(resampled) == 0:
         raise RunSkipped(
