@@ -15,7 +15,7 @@ from bids_semantoks.signals.gaps import fill_gaps
 MIN_FREEDOM: Final = 5
 """Kept volumes that must remain beyond the regressors and the linear trend."""
 
-CLEANING: Final = "edges reflected; gaps up to 3 volumes by spline, longer ones by Lomb-Scargle spectrum"
+CLEANING: Final = "ends reflected; gaps by spline, by Lomb-Scargle spectrum where one exceeds 3 volumes"
 """Stands in the settings of outputs, since it decides their numbers."""
 
 _TREND_TERMS: Final = 2

@@ -9,7 +9,7 @@ from scipy.interpolate import CubicSpline
 
 from bids_semantoks.records import Bools, Floats
 
-#: Volumes of the longest gap that a cubic spline fills, as nilearn's does; across longer ones it runs away.
+#: Volumes of the longest gap that a cubic spline bridges, as nilearn's does; across longer ones it runs away.
 SPLINE_VOLUMES: Final = 3
 
 _OVERSAMPLING: Final = 8
@@ -19,8 +19,8 @@ _COLUMNS: Final = 64  # at once: the spectrum of 64 columns of 1,200 volumes tak
 def fill_gaps(values: Floats, kept: Bools) -> Floats:
     """Replace dropped volumes by estimates from the kept ones: values (T, P), kept (T,) -> a new (T, P).
 
-    Gaps of up to 3 volumes get a cubic spline (not-a-knot) through the kept volumes, longer ones the least-squares
-    spectrum of all that is known (Power et al., 2014, NeuroImage 84, 320-341, with frequencies oversampled 8 times):
+    Where no gap is longer than 3 volumes, a cubic spline (not-a-knot) goes through the kept ones, else all gaps come
+    from their least-squares spectrum (Power et al., 2014, NeuroImage 84, 320-341; frequencies oversampled 8 times):
     see `benchmarks/bench_signals.py`. Before the first and after the last kept volume the nearest kept one is repeated.
     Kept volumes stay the same bit for bit, dropped rows are never read, and columns with NaN in a kept row become all
     NaN. Raises ValueError where no volume is kept, or the lengths differ.
@@ -39,25 +39,19 @@ def fill_gaps(values: Floats, kept: Bools) -> Floats:
     if is_known.all() or absent.all():
         return filled
     inside = filled[first : last + 1, ~absent]
-    is_long = _find_long_gaps(is_known)
-    short = np.flatnonzero(~is_known & ~is_long)
-    if short.size:
-        inside[short] = CubicSpline(np.flatnonzero(is_known), inside[is_known])(short)
-    if is_long.any():
+    if _find_longest_gap(is_known) <= SPLINE_VOLUMES:
+        inside[~is_known] = CubicSpline(np.flatnonzero(is_known), inside[is_known])(np.flatnonzero(~is_known))
+    else:
         for start in range(0, inside.shape[1], _COLUMNS):
             part = inside[:, start : start + _COLUMNS]
-            part[is_long] = _estimate_from_spectrum(part, ~is_long)[is_long]
+            part[~is_known] = _estimate_from_spectrum(part, is_known)[~is_known]
     filled[first : last + 1, ~absent] = inside
     return filled
 
 
-def _find_long_gaps(is_known: Bools) -> Bools:
-    """Mark the volumes of gaps that are too long for a spline."""
-    edges = np.flatnonzero(np.diff(is_known.astype(np.int8)))
-    is_long = np.zeros_like(is_known)
-    for before, end in zip(edges[::2], edges[1::2], strict=True):
-        is_long[before + 1 : end + 1] = end - before > SPLINE_VOLUMES
-    return is_long
+def _find_longest_gap(is_known: Bools) -> int:
+    """Find the length of the longest gap between two known volumes."""
+    return int(np.diff(np.flatnonzero(is_known)).max()) - 1
 
 
 def _estimate_from_spectrum(values: Floats, is_known: Bools) -> Floats:
