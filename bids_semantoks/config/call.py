@@ -77,7 +77,8 @@ class SignalsConfig:
     )
     denoise: str = option(
         "simple",
-        "Denoising preset (none, simple, simple+gsr, 24p, 36p, compcor, ica_aroma) or a JSON file.",
+        "Denoising preset (none, simple, simple+gsr, 24p, 36p, compcor, acompcor, ica_aroma, ica_aroma_aggr) "
+        "or a JSON file.",
         metavar="NAME_OR_FILE",
     )
     band_pass: tuple[float, float] | None = option(

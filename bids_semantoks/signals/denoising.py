@@ -13,7 +13,7 @@ from bids_semantoks.files import read_json
 HIGH_PASS_PERIOD: Final = 128.0
 """Period (s) of the high-pass that fMRIPrep's cosines amount to."""
 
-PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "ica_aroma")
+PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "acompcor", "ica_aroma", "ica_aroma_aggr")
 
 _PRESET_FOLDER: Final = Path(__file__).parent.parent / "data" / "denoise"
 MODELS: Final = {
@@ -40,6 +40,8 @@ COMPCOR: Final[dict[str, tuple[tuple[tuple[str, str], ...], ...]]] = {
     "temporal_anat_combined": (_TEMPORAL, _COMBINED),
     "temporal_anat_separated": (_TEMPORAL, _TISSUES),
 }
+#: Columns of noise components by ICA-AROMA; the orthogonal ones share no variance with components kept as signal.
+AROMA: Final = {"basic": "aroma_motion_", "orthogonal": "aroma_orth_motion_"}
 # Every option with the component that reads it, its default (not always nilearn's) and its allowed values.
 _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "motion": ("motion", "full", tuple(MODELS)),
@@ -47,7 +49,7 @@ _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "global_signal": ("global_signal", "basic", tuple(MODELS)),
     "compcor": ("compcor", "anat_combined", tuple(COMPCOR)),
     "n_compcor": ("compcor", "all", ("all",)),
-    "ica_aroma": ("ica_aroma", "basic", ("basic",)),
+    "ica_aroma": ("ica_aroma", "basic", ("basic", "orthogonal")),
 }
 _COMPONENTS: Final = ("motion", "wm_csf", "global_signal", "compcor", "ica_aroma", "high_pass")
 _ELSEWHERE: Final = {
