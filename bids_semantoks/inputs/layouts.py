@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import os
 import re
@@ -18,6 +19,7 @@ from bids_semantoks.inputs.pipelines import Derivative, Layout, RunPattern
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
 _HINT: Final = "See data/layouts/hcp.json in this package for an example."
+LOG = logging.getLogger(__name__)
 
 _LONG_NAMES: Final = {
     "participant": "sub",
@@ -147,7 +149,7 @@ def _check_keys(content: Any, known: Mapping[str, type], needed: Collection[str]
 def _check_paths(content: Mapping[str, Any], where: str) -> None:
     bold = content["bold"]
     placed = {_short(name) for name in _PLACEHOLDER.findall(bold)}
-    for name in ("bold", "mask", "confounds"):
+    for name in ("bold", "mask", "confounds", "warp"):
         pattern = content.get(name, "")
         if {"", ".", ".."} & set(pattern.split("/")) and (pattern or name == "bold"):
             _refuse(f"{where}: {name} must be a path below BIDS_DIR, found {pattern!r}")
@@ -159,6 +161,7 @@ def _check_paths(content: Mapping[str, Any], where: str) -> None:
 
 def _read_pattern(content: Any, where: str) -> RunPattern:
     known = {"bold": str, "repetition_time": object, "mask": str, "confounds": str, "columns": list, "entities": dict}
+    known |= {"warp": str, "fallback": bool}
     _check_keys(content, known, ("bold", "repetition_time"), where)
     time = content["repetition_time"]
     if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time < math.inf:
@@ -183,33 +186,70 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
         columns=columns,
         entities=tuple(constant.items()),
         repetition_time=float(time),
+        warp=content.get("warp", ""),
+        is_fallback=content.get("fallback", False),
     )
 
 
 def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:
-    """List the labels whose folder (or first file) exists, in natural order."""
+    """List the labels whose folder (or first file) exists, in natural order; warn of archives not unpacked."""
     labels: set[str] = set()
     for pattern in layout.runs:
         parts = pattern.bold.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
-        found = _find_files(derivative.path, "/".join(parts[:n_parts]))
+        # Of a fallback the run itself must be there: `{participant}/...` alone would match any folder.
+        found = _find_files(derivative.path, "/".join(parts if pattern.is_fallback else parts[:n_parts]))
         labels.update(values["sub"] for values in found)
-    return sorted_naturally(labels - _NO_PARTICIPANTS)
+    labels -= _NO_PARTICIPANTS
+    if labels and (hint := describe_archives(derivative, layout)):
+        LOG.warning("Not everything in %s can be read. %s", derivative.path, hint)
+    return sorted_naturally(labels)
+
+
+def describe_archives(derivative: Derivative, layout: Layout) -> str:
+    """Say which archives are named like a folder of the layout that is not there; empty if none."""
+    firsts = {pattern.bold.split("/")[0] for pattern in layout.runs if "/" in pattern.bold}
+    packed = sorted(
+        {
+            name.removesuffix(".zip")
+            for first in firsts
+            for values in _find_files(derivative.path, f"{first}.zip")
+            for name in (_fill(f"{first}.zip", values),)
+            if not any((derivative.path / there).exists() for there in (name.removesuffix(".zip"), values["sub"]))
+        }
+    )
+    if not packed:
+        return ""
+    return f"{len(packed)} archives are packed: unpack them, such as with `unzip {packed[0]}.zip -d {packed[0]}`."
 
 
 def find_layout_candidates(derivative: Derivative, layout: Layout, participants: Sequence[str]) -> Iterator[Candidate]:
     """Yield the images with their masks and confounds; InputError if two images would be the same run."""
     seen: dict[tuple[tuple[str, str], ...], str] = {}
+    passed_over: list[str] = []
     for pattern in layout.runs:
         for values in _find_files(derivative.path, pattern.bold, participants):
             one = _build_candidate(derivative, layout, pattern, values)
             other = seen.setdefault(one.image.entities, one.image.path)
+            if other != one.image.path and pattern.is_fallback:
+                passed_over.append(one.image.path)
+                continue
             if other != one.image.path:
                 raise InputError(
                     f"The layout {layout.name} gives two images the same entities: {other} and {one.image.path}.",
                     hint="Name what tells them apart, in braces or under entities.",
                 )
             yield one
+    if passed_over:
+        LOG.info(
+            "%d images are not read, because the layout prefers another of the same run, such as %s.",
+            len(passed_over),
+            passed_over[0],
+        )
+
+
+def _fill(pattern: str, values: Mapping[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
 
 
 def _build_candidate(
@@ -218,8 +258,9 @@ def _build_candidate(
     root = str(derivative.path)
     named = {**values, **dict(pattern.entities), "space": layout.space}
     paths = {
-        key: os.path.join(root, _PLACEHOLDER.sub(lambda match: values[_short(match[1])], text)) if text else None  # noqa: PTH118
-        for key, text in (("bold", pattern.bold), ("mask", pattern.mask), ("confounds", pattern.confounds))
+        key: os.path.join(root, _fill(text, values)) if text else None  # noqa: PTH118
+        for key in ("bold", "mask", "confounds", "warp")
+        for text in (getattr(pattern, key),)
     }
     bold, confounds = paths["bold"], paths["confounds"]
     mask = paths["mask"] if paths["mask"] and os.path.lexists(paths["mask"]) else None
@@ -240,4 +281,5 @@ def _build_candidate(
         tables=(confounds,) if layout.is_denoised and confounds else (),
         columns=pattern.columns if confounds else (),
         repetition_time=pattern.repetition_time,
+        warp=paths["warp"],
     )
