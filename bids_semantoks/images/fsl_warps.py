@@ -69,21 +69,23 @@ def load_fsl_warp(path: Path) -> FslWarp:
     coefficients or no place in standard space, RunSkipped no_content."""
     check_content(path)
     try:
-        image: Any = nib.load(path)
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise RunFailed("bad_image", f"The warp {path} holds a {type(image).__name__}; a NIfTI image is expected.")
         header, shape = image.header, tuple(image.shape)
         intent = int(header["intent_code"])
         is_placed = bool(header["sform_code"] or header["qform_code"])
         zooms = tuple(float(size) for size in header.get_zooms()[:3])
         affine = np.asarray(image.affine, dtype=np.float64)
         field = np.asarray(image.dataobj, dtype=np.float32)
-    except (*DAMAGED, KeyError) as error:
+    except DAMAGED as error:
         raise RunFailed("bad_image", f"The warp {path} cannot be read: {one_line(error)}") from error
     if intent in _COEFFICIENTS:
         raise RunFailed(
             "bad_image",
             f"The warp {path} holds coefficients (intent code {intent}) instead of a field.",
-            hint="Turn it into a field with fnirtfileutils (--in, --ref, --out, --withaff), or warp the run with applywarp, "
-            "which reads both.",
+            hint="Turn it into a field with fnirtfileutils (--in, --ref, --out, --withaff), or warp the run with "
+            "applywarp, which reads both.",
         )
     if len(shape) != 4 or shape[3] != 3 or min(zooms) <= 0 or not np.isfinite(affine).all():
         raise RunFailed("bad_image", f"The warp {path} has the shape {shape}; a field of (x, y, z, 3) is expected.")
@@ -93,9 +95,7 @@ def load_fsl_warp(path: Path) -> FslWarp:
             f"The warp {path} has neither sform nor qform, so its place in standard space is unknown.",
             hint="Copy the header of the standard image that it was made with (fslcpgeom -d).",
         )
-    return FslWarp(
-        path=path, field=field, affine=affine, zooms=zooms, is_absolute=_is_absolute(field, affine, zooms)
-    )
+    return FslWarp(path=path, field=field, affine=affine, zooms=zooms, is_absolute=_is_absolute(field, affine, zooms))
 
 
 def _is_absolute(field: NDArray[np.float32], affine: NDArray[np.float64], zooms: tuple[float, ...]) -> bool:

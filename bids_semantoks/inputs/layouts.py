@@ -72,7 +72,7 @@ def load_layout(name_or_file: str) -> Layout:
     )
 
 
-def _find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
+def find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
     """Yield the entity values (by short key) of each file matching a pattern; values are letters and digits only.
 
     Files come in name order within each folder. `participants` restricts the search; empty means all. Raises
@@ -192,35 +192,15 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
 
 
 def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:
-    """List the labels whose folder (or first file) exists, in natural order; warn of archives not unpacked."""
+    """List the labels whose folder (or first file) exists, in natural order."""
     labels: set[str] = set()
     for pattern in layout.runs:
         parts = pattern.bold.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
         # Of a fallback the run itself must be there: `{participant}/...` alone would match any folder.
-        found = _find_files(derivative.path, "/".join(parts if pattern.is_fallback else parts[:n_parts]))
+        found = find_files(derivative.path, "/".join(parts if pattern.is_fallback else parts[:n_parts]))
         labels.update(values["sub"] for values in found)
-    labels -= _NO_PARTICIPANTS
-    if labels and (hint := describe_archives(derivative, layout)):
-        LOG.warning("Not everything in %s can be read. %s", derivative.path, hint)
-    return sorted_naturally(labels)
-
-
-def describe_archives(derivative: Derivative, layout: Layout) -> str:
-    """Say which archives are named like a folder of the layout that is not there; empty if none."""
-    firsts = {pattern.bold.split("/")[0] for pattern in layout.runs if "/" in pattern.bold}
-    packed = sorted(
-        {
-            name.removesuffix(".zip")
-            for first in firsts
-            for values in _find_files(derivative.path, f"{first}.zip")
-            for name in (_fill(f"{first}.zip", values),)
-            if not any((derivative.path / there).exists() for there in (name.removesuffix(".zip"), values["sub"]))
-        }
-    )
-    if not packed:
-        return ""
-    return f"{len(packed)} archives are packed: unpack them, such as with `unzip {packed[0]}.zip -d {packed[0]}`."
+    return sorted_naturally(labels - _NO_PARTICIPANTS)
 
 
 def find_layout_candidates(derivative: Derivative, layout: Layout, participants: Sequence[str]) -> Iterator[Candidate]:
@@ -228,7 +208,7 @@ def find_layout_candidates(derivative: Derivative, layout: Layout, participants:
     seen: dict[tuple[tuple[str, str], ...], str] = {}
     passed_over: list[str] = []
     for pattern in layout.runs:
-        for values in _find_files(derivative.path, pattern.bold, participants):
+        for values in find_files(derivative.path, pattern.bold, participants):
             one = _build_candidate(derivative, layout, pattern, values)
             other = seen.setdefault(one.image.entities, one.image.path)
             if other != one.image.path and pattern.is_fallback:
@@ -248,7 +228,8 @@ def find_layout_candidates(derivative: Derivative, layout: Layout, participants:
         )
 
 
-def _fill(pattern: str, values: Mapping[str, str]) -> str:
+def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
+    """Replace the entities in braces by their values (by short key)."""
     return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
 
 
@@ -258,7 +239,7 @@ def _build_candidate(
     root = str(derivative.path)
     named = {**values, **dict(pattern.entities), "space": layout.space}
     paths = {
-        key: os.path.join(root, _fill(text, values)) if text else None  # noqa: PTH118
+        key: os.path.join(root, fill_pattern(text, values)) if text else None  # noqa: PTH118
         for key in ("bold", "mask", "confounds", "warp")
         for text in (getattr(pattern, key),)
     }

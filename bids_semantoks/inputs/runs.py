@@ -12,7 +12,8 @@ from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
-from bids_semantoks.inputs.layouts import describe_archives, find_layout_candidates, find_layout_participants
+from bids_semantoks.inputs.layout_archives import describe_archives
+from bids_semantoks.inputs.layouts import find_layout_candidates, find_layout_participants
 from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files
 from bids_semantoks.inputs.pairing import (
     USEFUL_ENDS,
@@ -55,6 +56,9 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
             known.update(find_layout_participants(one, one.layout) if one.layout else ())
         if not known:
             _refuse_no_participant(dataset, where)
+        for one in dataset.derivatives:
+            if one.layout and (packed := describe_archives(one, one.layout)):
+                LOG.warning("Not everything in %s can be read. %s", one.path, packed)
         check_known("participant", asked, known, where)
         chosen = set(asked) or known
     left = sorted_naturally(chosen - excluded)

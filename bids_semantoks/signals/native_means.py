@@ -60,9 +60,13 @@ def _build_shares(places: NDArray[np.float64], shape: tuple[int, int, int]) -> t
     """Build the matrix (S, V) that interpolates at places (S, 3), and find its native voxels (V,), Fortran order."""
     positions, weights = find_neighbours(places, shape)
     is_used = weights > 0
-    rows = np.broadcast_to(np.arange(len(places)), positions.shape)
-    voxels, columns = np.unique(positions[is_used], return_inverse=True)
-    return csr_array((weights[is_used], (rows[is_used], columns)), shape=(len(places), voxels.size)), voxels
+    rows, positions = np.broadcast_to(np.arange(len(places)), positions.shape)[is_used], positions[is_used]
+    # A mark for each voxel is much faster than sorting a million positions.
+    is_seen = np.zeros(np.prod(shape), dtype=np.bool_)
+    is_seen[positions] = True
+    columns = (np.cumsum(is_seen) - 1)[positions]
+    voxels = np.flatnonzero(is_seen)
+    return csr_array((weights[is_used], (rows, columns)), shape=(len(places), voxels.size)), voxels
 
 
 def _sum_usable(

@@ -32,7 +32,7 @@ def to_fsl(shape, size, affine):
 def map_voxels():
     """Where each standard voxel lies in the native image (X, Y, Z, 3): smooth, not linear, at the edges outside."""
     x, y, z = np.indices(STANDARD, dtype=float)
-    places = np.stack(
+    return np.stack(
         [
             -0.6 + 0.95 * x + 0.4 * np.sin(y / 3),
             0.3 + 0.6 * y + 0.3 * np.cos(x / 4) + 0.02 * z,
@@ -40,7 +40,6 @@ def map_voxels():
         ],
         axis=-1,
     )
-    return places
 
 
 def write_warp(path, places, *, native_affine, standard_affine, is_absolute, intent=0, code=4):

@@ -54,9 +54,7 @@ def test_rotated_headers_do_not_matter(tmp_path):
     native = turn @ build_affine(NATIVE_SIZE, is_positive=True)
     standard = build_affine(STANDARD_SIZE, is_positive=False)
     places = map_voxels()
-    path = write_warp(
-        tmp_path / "w.nii.gz", places, native_affine=native, standard_affine=standard, is_absolute=False
-    )
+    path = write_warp(tmp_path / "w.nii.gz", places, native_affine=native, standard_affine=standard, is_absolute=False)
     bold, _ = write_native_run(tmp_path, np.ones((10, 8, 7, 4), "i2"), affine=native)
     voxels = np.argwhere(np.ones(places.shape[:3]))
     found = load_fsl_warp(path).locate(voxels, load_volumes(bold))

@@ -115,7 +115,9 @@ def test_uk_biobank_as_downloaded(tmp_path: Path) -> None:
         (("sub", "2000022"), ("ses", "2"), ("task", "rest")),
         (("sub", "3000033"), ("task", "rest")),
     ]
-    for run, folder in zip(runs, ("1000011_20227_2_0", "1000011_20227_3_0", "2000022_20227_2_0", "3000033")):
+    for run, folder in zip(
+        runs, ("1000011_20227_2_0", "1000011_20227_3_0", "2000022_20227_2_0", "3000033"), strict=True
+    ):
         ica = root / folder / "fMRI/rfMRI.ica"
         assert (run.bold, run.mask) == (ica / "filtered_func_data_clean.nii.gz", ica / "mask.nii.gz")
         # Also where it is missing, so that the run is refused by its name.
@@ -137,19 +139,6 @@ def test_the_result_of_applywarp_comes_before_the_native_run(
         assert run.bold.name == f"filtered_func_data_clean{end}.nii.gz"
         assert (run.warp, run.mask) == (None, None)
         assert "prefers another of the same run" in caplog.text
-
-
-def test_packed_archives_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = touch(tmp_path / "ukb", "1000011_20227_2_0.zip", "2000022_20227_2_0.zip", "1000011_20263_2_0.zip")
-    with pytest.raises(InputError, match=r"2 archives are packed: .*unzip 1000011_20227_2_0\.zip -d 1000011_20227_2_0`"):
-        runs_of(root, layout="ukb")
-    touch(root, "1000011_20227_2_0/fMRI/rfMRI.ica/filtered_func_data_clean.nii.gz")
-    assert len(runs_of(root, layout="ukb")) == 1
-    assert "1 archives are packed: unpack them, such as with `unzip 2000022_20227_2_0.zip" in caplog.text
-    touch(root, "2000022/fMRI/rfMRI.ica/filtered_func_data_clean.nii.gz")
-    caplog.clear()
-    assert len(runs_of(root, layout="ukb")) == 2
-    assert "packed" not in caplog.text
 
 
 def test_a_layout_of_ones_own(tmp_path: Path) -> None:

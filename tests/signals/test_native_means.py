@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,8 +35,7 @@ LABELS[1:-1, 1:-1] = 1 + np.arange(STANDARD[2]) * P // STANDARD[2]
 def build_case(folder, volumes, *, positive=(False, False), is_absolute=False, inside=None, labels=LABELS):
     """Write a run with its warp and the atlas on the standard grid."""
     native, standard = (
-        build_affine(size, is_positive=sign)
-        for size, sign in zip((NATIVE_SIZE, STANDARD_SIZE), positive, strict=True)
+        build_affine(size, is_positive=sign) for size, sign in zip((NATIVE_SIZE, STANDARD_SIZE), positive, strict=True)
     )
     bold, mask = write_native_run(folder, volumes, affine=native, inside=inside)
     warp = write_warp(
@@ -127,15 +127,13 @@ def test_an_atlas_on_another_grid_is_laid_onto_that_of_the_warp(tmp_path):
 
 def test_scaled_integers(tmp_path):
     volumes, mask, warp, atlas = build_case(tmp_path, build_volumes())
-    from dataclasses import replace  # noqa: PLC0415
-
     plain = extract_native_means(volumes, mask, warp, atlas).values
     scaled = extract_native_means(replace(volumes, slope=0.5, intercept=-7.0), mask, warp, atlas).values
     np.testing.assert_allclose(scaled, plain * 0.5 - 7, rtol=1e-12)
 
 
 def test_what_lies_outside_is_refused(tmp_path):
-    volumes, mask, warp, atlas = build_case(tmp_path, build_volumes())
+    volumes, mask, warp, _ = build_case(tmp_path, build_volumes())
     far = build_affine(STANDARD_SIZE, is_positive=False, origin=(900, 900, 900))
     outside = load_atlas(write_atlas(tmp_path / "far", LABELS, far), space=SPACE, directory=None)
     with pytest.raises(AtlasError, match=r"warp\.nii\.gz: The atlas Test covers nothing"):
