@@ -124,7 +124,9 @@ def check_warp(bold: Path, mask: Path | None, warp: Path) -> None:
     check_content(warp)
     if mask is not None and warp.is_file():
         return
-    lacking = f"its warp to standard space, {warp}," if not warp.is_file() else "its brain mask"
+    # The folder stands in the command: repeated paths would hide it.
+    field = os.path.relpath(warp, bold.parent)
+    lacking = f"its warp to standard space, {field}," if not warp.is_file() else "its brain mask"
     raise RunFailed(
         "space_mismatch" if not warp.is_file() else "no_mask",
         f"{bold.name} is in native space and {lacking} is missing.",

@@ -110,7 +110,7 @@ def test_a_missing_warp_or_mask_names_the_way_out(tmp_path):
     with pytest.raises(RunFailed, match="native space and its warp") as refused:
         check_warp(bold, mask, warp)
     assert refused.value.reason == "space_mismatch"
-    assert str(warp) in refused.value.message
+    assert "clean.nii.gz is in native space and its warp to standard space, reg/w.nii.gz, is" in refused.value.message
     assert line in str(refused.value)
     warp.parent.mkdir(parents=True)
     warp.touch()
