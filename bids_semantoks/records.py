@@ -134,6 +134,7 @@ class ParcelSignals:
     regressors: tuple[str, ...]  # confounds that were removed
     framewise_displacement: NDArray[np.float64]  # (T,) mm; NaN where the table has none
     warnings: tuple[str, ...] = ()
+    temporal_snr: NDArray[np.float64] | None = None  # (P,) before denoising; None for series of another pipeline
     resampling: str = ""  # how native volumes were interpolated; empty if they were not
 
     def __post_init__(self) -> None:

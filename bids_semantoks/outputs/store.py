@@ -143,16 +143,18 @@ def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: M
 def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> Path:
     path = paths.file("stat-coverage_bold.tsv")
     present = signals.present
+    temporal_snr = np.full(present.size, np.nan) if signals.temporal_snr is None else signals.temporal_snr
     rows = [
         (
             atlas.parcels[p],
             signals.coverage[p],
+            None if np.isnan(temporal_snr[p]) else round(float(temporal_snr[p]), 3),
             int(signals.n_voxels[p]) if signals.n_voxels[p] >= 0 else None,
             "true" if present[p] else "false",
         )
         for p in range(len(atlas.parcels))
     ]
-    write_records(path, ("label", "coverage", "n_voxels", "present"), rows)
+    write_records(path, ("label", "coverage", "tsnr", "n_voxels", "present"), rows)
     described = _describe_coverage(sidecar.get("AveragedOver") or "")
     write_json(
         path.with_suffix(".json"),
@@ -160,6 +162,11 @@ def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, si
             **{key: sidecar[key] for key in _SHARED_KEYS if key in sidecar},
             "label": {"Description": "Parcel name."},
             "coverage": {"Description": described[0]},
+            "tsnr": {
+                "Description": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over "
+                "standard deviation around a line, in kept volumes. A mean over many voxels has a higher one than each "
+                "of them. n/a where the mean was removed before."
+            },
             "n_voxels": {"Description": described[1]},
             "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
         },

@@ -73,6 +73,7 @@ def signals():
         repetition_time=2.0,
         regressors=("csf",),
         framewise_displacement=np.full(T, 0.1),
+        temporal_snr=np.where(np.arange(P) == 3, np.nan, 50.12345),
     )
 
 
@@ -100,7 +101,8 @@ def test_signals_round_trip(paths, atlas, signals):
     raw = read_table(paths.file("stat-mean_desc-raw_timeseries.tsv"))[1]
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
     coverage = paths.file("stat-coverage_bold.tsv").read_text().splitlines()
-    assert coverage[4].split("\t") == ["p3", "0.25", "3", "false"]
+    assert coverage[1].split("\t") == ["p0", "0", "50.123", "0", "true"]
+    assert coverage[4].split("\t") == ["p3", "0.25", "n/a", "3", "false"]
     assert list(store.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
     assert store.find_stored_kinds(paths.out_dir) == [("A", "S")]
 
