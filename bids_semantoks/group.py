@@ -12,14 +12,14 @@ import numpy as np
 
 from bids_semantoks.bids_names import format_label
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
-from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_missing, find_missing
+from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_missing, find_embedding_state, find_missing
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.selection import check_known, is_same_value, list_asked, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_sidecar
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
@@ -66,7 +66,11 @@ def run_group(config: AppConfig) -> Tally:
     write_stored_methods(config, encoder, chosen)
     embed_missing(missing, encoder, atlas, running, tally)
     done = {run.paths.embedding for run in missing}
-    complete = [run for run in chosen if run.paths.embedding not in done or read_sidecar(run.paths.embedding_sidecar)]
+    complete = [
+        run
+        for run in chosen
+        if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
+    ]
     features = build_features(complete, running)
     path = write_features(
         config.out_dir, atlas=label, model=model, description=encoder.loaded.description, rows=features

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import write_json, write_records
+from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_statuses
+
+LOGGER = logging.getLogger("bids_semantoks")
 
 
 def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
@@ -54,6 +57,28 @@ def write_features(
     }
     write_json(path.with_suffix(".json"), sidecar, only_if_changed=True)
     return path
+
+
+def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Collection[str]) -> None:
+    """Remove participants (labels without ``sub-``) from the features of an encoder, or the table if nobody is left."""
+    path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
+    if not path.is_file():
+        return
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    gone = {f"sub-{label}" for label in participants}
+    left = [line for line in lines if line.partition("\t")[0] not in gone]
+    if len(left) == len(lines):
+        return
+    LOGGER.warning(
+        "%d participants were removed from %s, since embeddings that it averaged are gone; run the group level again.",
+        len(lines) - len(left),
+        path,
+    )
+    if left:
+        write_text(path, "\n".join([header, *left]) + "\n")
+    else:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def write_group_status(out_dir: Path) -> None:
