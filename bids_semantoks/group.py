@@ -12,7 +12,14 @@ import numpy as np
 
 from bids_semantoks.bids_names import format_label
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
-from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_missing, find_embedding_state, find_missing
+from bids_semantoks.embedding import (
+    AtlasNames,
+    RunEncoder,
+    build_run_encoder,
+    embed_missing,
+    find_embedding_state,
+    find_missing,
+)
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.selection import check_known, is_same_value, list_asked, read_labels
@@ -20,10 +27,12 @@ from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.quality.limits import check_settings, leave_out
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
+from bids_semantoks.signals.denoising import load_denoising
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -41,7 +50,7 @@ def run_group(config: AppConfig) -> Tally:
     is_probing = bool(config.probing.probe) or config.probing.task_blocks is not None
     # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
-    label, atlas, chosen = ("", ((), ()), []) if only_trains else choose_stored(config)
+    label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)
     # Hours of pretraining or embedding must not end at a misspelt column.
     probe = _plan_probes(config, chosen, atlas) if is_probing else None
     if asked.pretrain:
@@ -56,7 +65,8 @@ def run_group(config: AppConfig) -> Tally:
     trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
     hint = trained if asked.pretrain else "Use the former settings or --overwrite."
     missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
-    tally = Tally(n_skipped=len(chosen) - len(missing), n_done=len(chosen) - len(missing))
+    n_done = len(chosen) - len(missing)
+    tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done)
     if running.dry_run:
         LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), label, model)
         return tally
@@ -75,7 +85,7 @@ def run_group(config: AppConfig) -> Tally:
     path = write_features(
         config.out_dir, atlas=label, model=model, description=encoder.loaded.description, rows=features
     )
-    write_group_status(config.out_dir)
+    write_group_status(config.out_dir, used=[run.paths.stem for run in complete], left_out=left_out)
     LOGGER.info("%d participants, %d runs: %s", len(features), len(complete), path)
     if probe is not None:
         probe(config, encoder, complete, atlas)
@@ -84,7 +94,7 @@ def run_group(config: AppConfig) -> Tally:
 
 def write_group_methods(config: AppConfig) -> None:
     """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
-    _, atlas, chosen = choose_stored(config)
+    _, atlas, chosen, _ = choose_stored(config)
     check_writable(config.out_dir)
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
     write_stored_methods(config, encoder, chosen)
@@ -96,7 +106,7 @@ def _plan_probes(
     """Check the requested probes and return what runs them; InputError if a phenotype cannot be probed."""
     from bids_semantoks.analyses.analyse import plan_call, run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
-    task_runs = choose_stored(config, prefers_rest=False)[-1] if config.probing.task_blocks else []
+    task_runs = choose_stored(config, prefers_rest=False)[2] if config.probing.task_blocks else []
     return functools.partial(run_call, plan_call(config, chosen, task_runs, atlas))
 
 
@@ -210,10 +220,14 @@ def select_stored(
     return kept
 
 
-def choose_stored(config: AppConfig, *, prefers_rest: bool = True) -> tuple[str, AtlasNames, list[StoredRun]]:
-    """Choose stored runs made with one atlas in one space: atlas label, parcels and networks, runs sorted by name.
+def choose_stored(
+    config: AppConfig, *, prefers_rest: bool = True
+) -> tuple[str, AtlasNames, list[StoredRun], dict[str, tuple[str, str]]]:
+    """Choose stored runs made with one atlas in one space: atlas label, parcels and networks, runs sorted by name, and
+    reason and message by stem of those that the limits of this call leave out.
 
-    Raises InputError if there are none, ConfigurationError if runs were made with another atlas of the same label.
+    Raises InputError if none is left, ConfigurationError if runs were made with another atlas of the same label or
+    with other settings than this call gives.
     """
     atlas, space = choose_kind(config)
     names = read_atlas_table(config.out_dir, name=atlas, space=space)
@@ -228,4 +242,12 @@ def choose_stored(config: AppConfig, *, prefers_rest: bool = True) -> tuple[str,
             f"{others[0].paths.stem}.",
             hint="Run the participant level on them again with --overwrite, or leave them out.",
         )
-    return atlas, names, chosen
+    check_settings(config, chosen, to_json(load_denoising(config.signals.denoise)))
+    kept, left_out = leave_out(config, chosen)
+    if not kept:
+        raise InputError(
+            f"The limits of this call leave out all {len(chosen)} runs, such as {chosen[0].paths.stem}: "
+            f"{left_out[chosen[0].paths.stem][1]}",
+            hint="Lower --min-time or --min-coverage.",
+        )
+    return atlas, names, kept, left_out

@@ -25,7 +25,15 @@ from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_
 from bids_semantoks.outputs.features import remove_features
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
-from bids_semantoks.outputs.store import StoredRun, find_encoders, read_sidecar, remove_outputs, remove_signals, write_signals
+from bids_semantoks.outputs.store import (
+    StoredRun,
+    find_encoders,
+    read_sidecar,
+    remove_outputs,
+    remove_signals,
+    write_signals,
+)
+from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.reporting import (
     ReportQueue,
@@ -40,7 +48,6 @@ from bids_semantoks.run_plan import (
     RunJob,
     build_job,
     check_is_here,
-    check_kept_time,
     check_no_conflict,
     check_space,
     describe_settings,
@@ -100,16 +107,21 @@ def run_participants(config: AppConfig) -> Tally:
         tally=tally,
         on_done=lambda job: reports.finish(job.participant),
     )
-    # A run that was never tried, or whose worker was killed, cleared nothing away itself.
-    for job in todo if tally.n_failed else ():
+    if tally.n_failed:
+        _clear_failed(plan, encoder, todo)
+    _remove_features(plan, former)
+    reports.write_rest()
+    return tally
+
+
+def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
+    """Clear away what a run that was never tried, or whose worker was killed, did not."""
+    for job in jobs:
         with contextlib.suppress(RunSkipped, RunFailed):
             check_space(plan, job.run)
             _clear(plan, job)
             if encoder and (sidecar := read_sidecar(job.paths.signals_sidecar)):
                 encoder.clear(job.paths, sidecar)
-    _remove_features(plan, former)
-    reports.write_rest()
-    return tally
 
 
 def _clear(plan: Plan, job: RunJob) -> None:
@@ -302,7 +314,7 @@ class RunWorker:
     def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
         """Skip a stored run that is too short for this call; with --overwrite, what was made of it goes."""
         try:
-            check_kept_time(sidecar, self.plan.config.signals)
+            check_kept_time(sidecar, self.plan.config.signals.min_time)
         except RunSkipped:
             if self.plan.config.running.overwrite:
                 remove_outputs(job.paths)

@@ -211,6 +211,11 @@ class AppConfig:
     pretraining: PretrainingConfig = PretrainingConfig()
     probing: ProbingConfig = ProbingConfig()
     running: RunningConfig = RunningConfig()
+    given: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # fields set on the command line
+
+    def is_given(self, stage: SignalsConfig, name: str) -> bool:
+        """Tell whether the user set an option of a stage: on the command line, or to something else than its default."""
+        return name in self.given or getattr(stage, name) != getattr(type(stage)(), name)
 
     def __post_init__(self) -> None:
         check(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,28 @@ def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Coll
         path.unlink(missing_ok=True)
 
 
-def write_group_status(out_dir: Path) -> None:
-    """Write ``group_status.tsv``: the status of every run that any call found."""
+def write_group_status(
+    out_dir: Path, *, used: Collection[str] = (), left_out: Mapping[str, tuple[str, str]] | None = None
+) -> None:
+    """Write ``group_status.tsv``: the status of every run that any call found, by the limits of this one.
+
+    `used` are the stems of runs in the features, `left_out` reason and message of those it left out.
+    """
     columns = read_column_descriptions("group_status")
-    rows = [{**status, "run": stem} for stem, status in read_statuses(out_dir)]
+    rows, out, chosen = [], left_out or {}, set(used)
+    for name, status in read_statuses(out_dir):
+        stem, now = name.partition("_desc-")[0], {}
+        if stem in out:
+            now = {"status": "skipped", "reason": out[stem][0], "message": out[stem][1]}
+        elif stem in chosen and status.get("reason") == "too_few_kept":
+            now = {"status": "ok", "reason": "", "message": ""}
+        rows.append({**status, **now, "run": name})
+    known = {row["run"].partition("_desc-")[0] for row in rows}
+    rows += [
+        {"run": stem, "status": "skipped", "reason": reason, "message": message}
+        for stem, (reason, message) in out.items()
+        if stem not in known
+    ]
     path = out_dir / "group_status.tsv"
     write_records(path, tuple(columns), [[row.get(name) for name in columns] for row in rows])
     write_json(path.with_suffix(".json"), columns, only_if_changed=True)

@@ -183,7 +183,9 @@ def find_encoders(paths: OutputPaths) -> set[str]:
 
 def _find_embedded(paths: OutputPaths) -> list[Path]:
     """Find the files of embeddings by any encoder, sidecars first."""
-    patterns = [f"{glob.escape(paths.stem)}_desc-*_{ending}" for ending in ("embedding.json", "embedding.tsv", "tokens.npy")]
+    patterns = [
+        f"{glob.escape(paths.stem)}_desc-*_{ending}" for ending in ("embedding.json", "embedding.tsv", "tokens.npy")
+    ]
     return [path for pattern in patterns for path in sorted(paths.directory.glob(pattern))]
 
 

@@ -256,10 +256,10 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
     if fd_threshold is not None:
         if table is None:
             there = ", ".join(path.name for path in run.tables)
+            lack = f"{there} lacks" if there else "No motion table with"
             raise RunFailed(
-                "bad_confounds" if run.tables else "no_confounds",
-                f"{f'{there} lacks' if there else 'No motion table with'} {_DISPLACEMENT} beside {run.bold}, needed for "
-                "--fd-threshold.",
+                "bad_confounds" if there else "no_confounds",
+                f"{lack} {_DISPLACEMENT} beside {run.bold}, needed for --fd-threshold.",
                 hint=_NO_SCRUBBING,
             )
         kept = _scrub(displacement, kept, fd_threshold, table, notes)
