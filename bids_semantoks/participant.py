@@ -17,6 +17,7 @@ from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, Run
 from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
+from bids_semantoks.inputs.listed import warn_of_missing
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
@@ -162,6 +163,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     config = _without_second_denoising(_without_new_database(config), denoised)
     denoising = load_denoising(config.signals.denoise)
     participants = find_participants(dataset, config.selection)
+    warn_of_missing(dataset, config.selection, participants)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:

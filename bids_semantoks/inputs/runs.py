@@ -30,6 +30,7 @@ from bids_semantoks.inputs.selection import (
     check_known,
     describe_labels,
     is_same_value,
+    keep_known,
     list_asked,
     read_filter,
     read_labels,
@@ -55,8 +56,7 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
             known.update(find_layout_participants(one, one.layout) if one.layout else ())
         if not known:
             _refuse_no_participant(dataset, where)
-        check_known("participant", asked, known, where)
-        chosen = set(asked) or known
+        chosen = set(keep_known(asked, known, where, is_lenient=selection.ignore_missing_participants)) or known
     left = sorted_naturally(chosen - excluded)
     if not left:
         raise InputError(

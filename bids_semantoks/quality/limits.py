@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import ConfigurationError, RunSkipped
 from bids_semantoks.files import read_records
+from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.sidecars import describe_differences
-from bids_semantoks.outputs.store import OutputPaths, StoredRun
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_statuses
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -107,3 +110,15 @@ def check_settings(config: AppConfig, stored: Sequence[StoredRun], denoising: Ma
                 f"{'; '.join(differences)}.",
                 hint="Use the former settings, or run the participant level again with --overwrite.",
             )
+
+
+def warn_of_lost(out_dir: Path, known: Collection[str], *, atlas: str, space: str) -> None:
+    """Count the participants that the participant level found but who have no signals, by the reason of their runs."""
+    lost: dict[str, set[str]] = {}
+    for stem, status in read_statuses(out_dir):
+        found = parse_entities(stem)
+        is_ours = found.get("atlas") == atlas and found.get("space", "") == space
+        if is_ours and found["sub"] not in known and status["reason"] not in ("", "already_done"):
+            lost.setdefault(status["reason"], set()).add(found["sub"])
+    for reason, labels in sorted(lost.items()):
+        LOGGER.warning("Participants without signals, %s: %s", reason, describe_labels(labels))
