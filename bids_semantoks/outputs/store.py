@@ -16,6 +16,7 @@ from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_l
 from bids_semantoks.files import hash_file, read_json, read_table, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+from bids_semantoks.statistics.weights import weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
 _SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
@@ -330,6 +331,11 @@ class StoredRun:
         """Leading dummy volumes."""
         return int(self.sidecar["VolumesDropped"]["Dummy"]["Count"])
 
+    @property
+    def kept_seconds(self) -> float:
+        """Seconds of kept data."""
+        return float(self.sidecar["VolumesKept"]) * self.repetition_time
+
     def read_signals(self) -> NDArray[np.float32]:
         """Read the cleaned signals (T, P); NaN in dropped volumes and absent parcels."""
         return read_signals(self.paths)[1]
@@ -367,6 +373,14 @@ def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
     columns, values = read_table(paths.embedding)
     first = columns.index("dim0001")
     return values[:, first:].astype(np.float32)
+
+
+def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
+    """Read the mean embedding (dims,) of a run over the windows that count (`weigh_windows`), and their number."""
+    columns, values = read_table(paths.embedding)
+    weights = weigh_windows(values[:, columns.index("kept")], min_kept)
+    vectors = values[:, columns.index("dim0001") :].astype(np.float32)
+    return int((weights > 0).sum()), weights @ vectors
 
 
 def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -21,6 +21,7 @@ from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.files import read_table
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import (
@@ -93,10 +94,12 @@ def build_facts(
     """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written."""
     details = dict(encoder.loaded.details) if encoder else {}
     has_recipe = {"data", "recipe"} <= set(details)
+    is_weighted = encoder is not None and (probing or {}).get("protocol") != "paper"
+    min_kept = encoder.config.min_kept if encoder and is_weighted else None
     return {
         "versions": find_versions(),
         "signals": signals,
-        "embedding": describe_encoder(encoder) if encoder else None,
+        "embedding": describe_encoder(encoder) | {"weights": describe_weights(min_kept)} if encoder else None,
         "pretraining": {"data": details["data"], "recipe": details["recipe"]} if has_recipe else None,
         "probing": probing,
     }

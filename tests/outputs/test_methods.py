@@ -57,6 +57,7 @@ EMBEDDING = {
     "precision": "bf16",
     "repetition_time": 2.0,
     "window_seconds": 200.0,
+    "weights": "All weigh alike.",
     "device": "a GPU",
     "description": "An encoder of ours",
     "is_random": False,
