@@ -144,6 +144,7 @@ class Layout:
     is_denoised: bool
     is_filtered: bool  # band-pass
     runs: tuple[RunPattern, ...]  # at least one
+    is_shipped: bool = False  # with this package
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -16,18 +13,14 @@ from numpy.typing import NDArray
 from bids_semantoks.atlases.label_tables import PREFIX, locate_columns
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.files import read_json, read_rows, split_rows
-from bids_semantoks.images.volumes import DAMAGED, check_content, is_surface, load_volumes, one_line
+from bids_semantoks.images.volumes import DAMAGED, check_content, one_line
+from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
 from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
-from bids_semantoks.signals.surface_means import load_surface_series
 
 PTSERIES: Final = ".ptseries.nii"
 _MISSING: Final = ("n/a", "", "NA")
-# Derived entities, which follow those of the run in file names.
-_DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
-# Cheapest first: series of parcels, then images, whose headers alone are read.
-_ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
 
 
 def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
@@ -40,7 +33,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     columns that the atlas lacks), bad_confounds or low_coverage (no complete parcel).
     """
     check_content(run.bold)
-    repetition_time, time_notes = _find_repetition_time(run)
+    repetition_time, time_notes = decide_repetition_time(run)
     columns, table = read_columns(run.bold)
     try:
         positions = locate_columns(columns, atlas.parcels)
@@ -73,22 +66,6 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         framewise_displacement=displacement,
         warnings=(*time_notes, *notes, *motion_notes, *_describe_absent(atlas, present, partial)),
     )
-
-
-def _find_repetition_time(run: Run) -> tuple[float, tuple[str, ...]]:
-    """Return the repetition time (s) from the sidecars, else from a header of the run's files with a note saying so."""
-    if run.repetition_time is not None:
-        return run.repetition_time, ()
-    if (found := find_header_time(run)) is None:
-        raise RunFailed(
-            "no_repetition_time",
-            f"No sidecar gives the RepetitionTime or SamplingFrequency of {run.bold}, nor does the header of an image "
-            "of its run beside it.",
-            hint="Write one of them, in seconds or Hz, to the JSON file beside the table.",
-        )
-    time, path = found
-    note = f"No sidecar states the repetition time of {run.bold.name}: {time:g} s is from the header of {path.name}."
-    return time, () if path == run.bold else (note,)
 
 
 def _insert_censored(run: Run, table: Floats) -> tuple[Floats, tuple[str, ...]]:
@@ -186,7 +163,7 @@ def read_columns(path: Path) -> tuple[tuple[str, ...], Floats]:
     """Read a table of series (TSV or ptseries): column names (C,) and values (T, C), NaN for n/a. Drops an unnamed
     first column (row numbers). Raises RunFailed bad_image with row and column of a bad cell."""
     if path.name.endswith(PTSERIES):
-        return load_parcel_series(path)[:2]
+        return load_parcel_series(path)
     header, _, body = _read_bytes(path).partition(b"\n")
     columns, has_index = _split_header(header, path)
     rows = split_rows(body)
@@ -257,9 +234,9 @@ def _refuse_cell(path: Path, columns: Sequence[str], rows: list[list[bytes]], *,
     raise AssertionError("a cell was refused before")
 
 
-def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], float | None]:
-    """Load a ``*.ptseries.nii``: parcel names (C,), values (T, C) with NaN where missing, and seconds per volume. The
-    time is None for a series not in seconds. Raises RunSkipped no_content, RunFailed bad_image."""
+def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Load a ``*.ptseries.nii``: parcel names (C,) and values (T, C) with NaN where missing. Raises RunSkipped
+    no_content, RunFailed bad_image."""
     check_content(path)
     try:
         image: Any = nib.load(path)
@@ -277,29 +254,4 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
     values[np.isinf(values)] = np.nan
     # Parcels without data are zeros here, but n/a in the same pipelines' tables.
     values[:, (values == 0).all(axis=0)] = np.nan
-    step = float(axes[0].step)
-    return columns, values, step if axes[0].unit == "SECOND" and step > 0 else None
-
-
-def find_header_time(run: Run) -> tuple[float, Path] | None:
-    """Find the repetition time (s) of a run of parcel series in a header of its CIFTI or NIfTI files,
-    and that file; None where there is none."""
-    source = re.sub(f"{_DERIVED}$", "", run.bold.name)
-    of_run = re.compile(re.escape(source) + _DERIVED)
-    siblings = sorted(path for path in run.bold.parent.iterdir() if of_run.fullmatch(path.name) and path != run.bold)
-    for end in _ENDS:
-        for path in (run.bold, *siblings):
-            if path.name.endswith(end) and (time := _read_time(run, path)):
-                return time, path
-    return None
-
-
-def _read_time(run: Run, path: Path) -> float | None:
-    # A file that is damaged or was never fetched says nothing; the series are read without it.
-    with contextlib.suppress(RunFailed, RunSkipped):
-        if path.name.endswith(PTSERIES):
-            return load_parcel_series(path)[2]
-        if is_surface(path):
-            return load_surface_series(dataclasses.replace(run, bold=path)).repetition_time
-        return load_volumes(path).repetition_time
-    return None
+    return columns, values

@@ -128,7 +128,7 @@ def test_atlas_covering_nothing_names_the_run(tmp_path, bold, mask):
     ("changes", "reason", "words"),
     [
         ({"mask": None}, "no_mask", "no brain mask"),
-        ({"repetition_time": None}, "no_repetition_time", "its header says 2 s"),
+        ({"repetition_time": 2000.0}, "no_repetition_time", "2000 s .* the header of .* 2 s"),
     ],
 )
 def test_what_a_run_lacks(bold, mask, changes, reason, words):

@@ -18,7 +18,7 @@ from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.signals import surface_means
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.extract import check_run, extract_signals
+from bids_semantoks.signals.extract import extract_signals
 
 P = len(made.NAMES)
 
@@ -318,15 +318,16 @@ def test_signals_of_surfaces_are_cleaned_like_those_of_volumes(tmp_path):
     assert signals.repetition_time == 2.0
 
 
-def test_the_repetition_time_must_be_in_the_sidecar(tmp_path):
+def test_the_header_of_cifti_gives_the_repetition_time(tmp_path):
     bold = made.write_dtseries(tmp_path / "b.dtseries.nii", made.build_series(len(made.build_axis())), step=0.72)
-    config, denoising = SignalsConfig(min_time=0), load_denoising("none")
-    with pytest.raises(RunFailed, match=r"No sidecar gives .* its header says 0\.72 s") as caught:
-        check_run(made.build_run(bold, repetition_time=None), config, denoising)
-    assert caught.value.reason == "no_repetition_time"
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii"))
-    notes = extract_signals(made.build_run(bold), atlas, SignalsConfig(min_time=0, denoise="none"), denoising).warnings
-    assert any("gives a repetition time of 2 s, its header 0.72 s" in note for note in notes)
+    config, denoising = SignalsConfig(min_time=0, denoise="none"), load_denoising("none")
+    signals = extract_signals(made.build_run(bold, repetition_time=None), atlas, config, denoising)
+    assert signals.repetition_time == 0.72
+    assert "No sidecar states the repetition time of b.dtseries.nii: 0.72 s is from its header." in signals.warnings
+    signals = extract_signals(made.build_run(bold), atlas, config, denoising)
+    assert signals.repetition_time == 2.0
+    assert any("2 s, the header of" in note and "0.72 s; the former is used" in note for note in signals.warnings)
 
 
 _GROWTH = """
