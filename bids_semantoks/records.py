@@ -134,6 +134,7 @@ class ParcelSignals:
     regressors: tuple[str, ...]  # confounds that were removed
     framewise_displacement: NDArray[np.float64]  # (T,) mm; NaN where the table has none
     warnings: tuple[str, ...] = ()
+    n_padding: int = 0  # volumes at the end without data, among the dropped
 
     def __post_init__(self) -> None:
         n_volumes, n_parcels = self.values.shape

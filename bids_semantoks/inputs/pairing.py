@@ -75,7 +75,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     images = _first_of_each(own, image_ends)
     masks = _first_of_each(own, _MASK_ENDS)
     confounds = _first_of_each(own, (_OUTLIERS_END,) if is_denoised else _CONFOUND_ENDS)
-    motion = _first_of_each(own, (_MOTION_END,)) if is_denoised else {}
+    motion = _find_motion(own) if is_denoised else {}
     sidecars = [one for one in parsed if one.suffix == "bold" and one.extension.endswith(".json")]
     # A pair of hemispheres is one run, so files that name one of them are that run's.
     own_sidecars = tuple(map(_drop_hemisphere, sidecars))
@@ -89,7 +89,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
             confounds=confounds[run].path if run in confounds else None,
             sidecars=own_sidecars,
             derivative=derivative,
-            tables=(motion[run].path,) if run in motion else (),
+            tables=motion.get(run, ()),
             partner=partner,
         )
         for image, mask, partner in found
@@ -115,9 +115,11 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
     Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI counts if it has no TSV equivalent.
     """
     parsed, own = _parse(paths, (*_SERIES_ENDS, _OUTLIERS_END, _MOTION_END), label)
-    coverages = {_drop(one, ("stat", "desc")): one.path for one in own if one.entity("stat") == "coverage"}
+    coverages = {
+        _drop(one, ("stat", "desc")): one.path for one in own if "coverage" in (one.entity("stat"), one.suffix)
+    }
     outliers = {run_key(one): one.path for one in own if one.suffix == "outliers"}
-    motion = {run_key(one): (one.path,) for one in own if one.suffix == "motion"}
+    motion = _find_motion(own)
     sidecars = tuple(one for one in parsed if one.suffix in ("timeseries", "bold") and one.extension.endswith(".json"))
     tables = {_drop(one, ("den",)) for one in own if one.extension == ".tsv"}
     return [
@@ -134,9 +136,18 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
     ]
 
 
+def _find_motion(files: Iterable[BidsFile]) -> dict[_Key, tuple[str]]:
+    """Map each run to its table of motion: as measured, where another one was filtered."""
+    found: dict[_Key, tuple[str]] = {}
+    for one in files:
+        if one.suffix == "motion" and (one.entity("desc") is None or run_key(one) not in found):
+            found[run_key(one)] = (one.path,)
+    return found
+
+
 def run_key(table: BidsFile) -> _Key:
     """Reduce the entities of a table, or of another file of its run, to those of the run."""
-    return frozenset(pair for pair in table.source if pair[0] not in TABLE_ENTITIES)
+    return frozenset([pair for pair in table.source if pair[0] not in TABLE_ENTITIES])
 
 
 def rank_density(file: BidsFile) -> tuple[int, int, str]:

@@ -46,6 +46,7 @@ class StatedTime:
     value: float | None = None  # s; None where none states a usable time
     source: str = ""  # what states it, in words for messages
     problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used
+    is_absent: bool = False  # the sidecar that decides was not fetched
 
 
 def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:
@@ -69,7 +70,8 @@ def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: 
 
     The nearest sidecar whose entities the image all has, and that states RepetitionTime or SamplingFrequency, decides:
     its value counts also where it cannot be right, see `decide_repetition_time`. One that is unreadable or states no
-    positive number is named and passed over. The ``*_bold.json`` of the run's images follow its own.
+    positive number is named and passed over; one that was not fetched ends the search. The ``*_bold.json`` of the run's
+    images follow its own.
     """
     pairs = set(image.entities)
     own: list[BidsFile] = []
@@ -86,6 +88,10 @@ def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: 
     for sidecar in (*_sort_nearest(own), *_sort_nearest(of_images)):
         try:
             found = _read_stated(Path(sidecar.path))
+        except RunSkipped:
+            why = "its content is not here, fetch it with `datalad get`"
+            problems.append(f"The sidecar {sidecar.path} cannot be used: {why}.")
+            return StatedTime(problems=tuple(problems), is_absent=True)
         except ValueError as error:
             problems.append(f"The sidecar {sidecar.path} cannot be used: {error}.")
             continue
@@ -106,12 +112,11 @@ def _sort_nearest(sidecars: list[BidsFile]) -> list[BidsFile]:
 
 
 def _read_stated(path: Path) -> float | None:
-    """Read the time (s) that a sidecar states; None where it states none, ValueError where it cannot be used."""
+    """Read the time (s) that a sidecar states; None where it states none. Raises ValueError where it cannot be used,
+    RunSkipped where it was not fetched."""
     try:
         check_content(path)
         content = read_json(path)
-    except RunSkipped as error:
-        raise ValueError("its content is not here, fetch it with `datalad get`") from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
     except ValueError as error:
@@ -193,11 +198,13 @@ def decide_repetition_time(run: Run, in_header: float | None = None) -> tuple[fl
     if stated is not None:
         sources.append((stated, run.time_source or "the sidecar"))
     if header is not None:
-        sources.append((header[0], f"the header of {header[1]}"))
+        # A second path as long as the first would only fill the message.
+        is_second = stated is not None and not run.is_default_time
+        sources.append((header[0], f"the header of {header[1].name if is_second else header[1]}"))
     if run.is_default_time:
         sources.reverse()
     time = sources[0][0]
-    _check_plausible(run, sources)
+    _check_plausible(sources)
     notes = list(run.time_problems)
     if len(sources) > 1 and abs(sources[0][0] - sources[1][0]) > _SAME:
         (first, here), (second, there) = sources
@@ -215,7 +222,7 @@ def _name_sidecar(name: str) -> str:
     return f"{name.partition('.')[0]}.json"
 
 
-def _check_plausible(run: Run, sources: list[tuple[float, str]]) -> None:
+def _check_plausible(sources: list[tuple[float, str]]) -> None:
     """Refuse the first time if it is above 20 s, or another source a thousand times it or a thousandth."""
     time, source = sources[0]
     others = sources[1:]
@@ -227,7 +234,7 @@ def _check_plausible(run: Run, sources: list[tuple[float, str]]) -> None:
     limit = f" More than {LONGEST:g} s cannot be right." if time > LONGEST else ""
     raise RunFailed(
         "no_repetition_time",
-        f"{source[0].upper()}{source[1:]} gives a repetition time of {time:g} s for {run.bold}{told}.{limit}",
+        f"{source[0].upper()}{source[1:]} gives a repetition time of {time:g} s{told}.{limit}",
         hint=_MILLISECONDS,
     )
 

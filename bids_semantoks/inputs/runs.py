@@ -102,10 +102,10 @@ def find_runs(
     elsewhere = _find_elsewhere(candidates, chosen, wanted)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
     runs = [build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen]
-    for run, one in zip(runs, chosen, strict=True):
+    for number, one in enumerate(chosen):
         layout = one.derivative.layout
         if layout is not None and not layout.is_shipped and one.repetition_time is not None:
-            check_layout_time(run, layout.name, one.repetition_time)
+            check_layout_time(runs[number], layout.name, one.repetition_time)
     for one in elsewhere:
         problem = f"The run has no image in {wanted}, only others such as {one.image.path}."
         runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
@@ -171,7 +171,7 @@ def _state_time(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: P
     stated = find_stated_time(image, (*candidate.sidecars, *inherited))
     if stated.value is None and layout is not None:
         return replace(stated, source=f"the layout {layout.name}")
-    if stated.value is None and raw_root is not None:
+    if stated.value is None and not stated.is_absent and raw_root is not None:
         sidecars = find_raw_sidecars(raw_root, image.entity("sub") or "")
         raw = find_stated_time(image, sidecars, are_raw=True)
         return replace(raw, problems=(*stated.problems, *raw.problems))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
 from bids_semantoks.images.volumes import Volumes, check_content, is_surface, load_volumes
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_signals, estimate_freedom
+from bids_semantoks.signals.cleaning import (
+    MIN_VOLUMES,
+    check_duration,
+    clean_signals,
+    drop_constant,
+    drop_empty,
+    estimate_freedom,
+)
 from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.regressors import Regressors, select_regressors, select_volumes
@@ -98,6 +106,12 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         )
     raw = np.full((regressors.stored.size, len(atlas.parcels)), np.nan)
     raw[np.ix_(regressors.stored, present)] = means.values[:, present]
+    gone, n_padding, empty_notes = drop_empty(raw, regressors.kept, regressors.stored)
+    regressors = replace(regressors, kept=regressors.kept & ~gone)
+    check_duration(regressors.kept, repetition_time=repetition_time, min_time=config.min_time)
+    constant_notes = drop_constant(raw, regressors.kept, atlas.parcels)
+    if np.isnan(raw).all():
+        raise RunFailed("bad_image", f"No parcel of {run.bold} varies over its {regressors.kept.sum()} kept volumes.")
     cleaned = clean_signals(
         raw, regressors.values, regressors.kept, repetition_time=repetition_time, band_pass=config.band_pass
     )
@@ -105,6 +119,8 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         *time_notes,
         *regressors.warnings,
         *means.warnings,
+        *empty_notes,
+        *constant_notes,
         *_describe_absent(atlas, means, present, config.min_coverage, unit),
         *_describe_freedom(regressors, repetition_time, config.band_pass),
     )
@@ -112,6 +128,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         values=cleaned.astype(np.float32),
         raw=raw.astype(np.float32),
         kept=regressors.kept,
+        n_padding=n_padding,
         n_dummy=regressors.n_dummy,
         coverage=coverage,
         n_voxels=means.n_voxels,
