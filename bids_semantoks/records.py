@@ -52,6 +52,7 @@ class Run:
     time_source: str = ""  # what states `repetition_time`, in words
     time_problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used for it
     is_default_time: bool = False  # `repetition_time` is that of a shipped layout, which headers overrule
+    warp: Path | None = None  # FSL's field to the space of the run if `bold` is in native space; may not exist
 
     def __post_init__(self) -> None:
         if not self.entities or self.entities[0][0] != "sub":
@@ -77,6 +78,8 @@ class Run:
             return "grayordinates holding data"
         if self.bold.name.endswith(".func.gii"):
             return "vertices holding data"
+        if self.warp is not None:
+            return "voxels inside the native brain mask"
         is_without_mask = self.is_denoised and self.mask is None
         return "voxels holding data" if is_without_mask else "voxels inside the brain mask"
 
@@ -135,6 +138,7 @@ class ParcelSignals:
     framewise_displacement: NDArray[np.float64]  # (T,) mm; NaN where the table has none
     warnings: tuple[str, ...] = ()
     n_padding: int = 0  # volumes at the end without data, among the dropped
+    resampling: str = ""  # how native volumes were interpolated; empty if they were not
 
     def __post_init__(self) -> None:
         n_volumes, n_parcels = self.values.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from bids_semantoks.inputs.repetition_time import LONGEST
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
 _HINT: Final = "See data/layouts/hcp.json in this package for an example."
+LOG = logging.getLogger(__name__)
 
 _LONG_NAMES: Final = {
     "participant": "sub",
@@ -71,7 +73,7 @@ def load_layout(name_or_file: str) -> Layout:
     )
 
 
-def _find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
+def find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
     """Yield the entity values (by short key) of each file matching a pattern; values are letters and digits only.
 
     Files come in name order within each folder. `participants` restricts the search; empty means all. Raises
@@ -148,7 +150,7 @@ def _check_keys(content: Any, known: Mapping[str, type], needed: Collection[str]
 def _check_paths(content: Mapping[str, Any], where: str) -> None:
     bold = content["bold"]
     placed = {_short(name) for name in _PLACEHOLDER.findall(bold)}
-    for name in ("bold", "mask", "confounds"):
+    for name in ("bold", "mask", "confounds", "warp"):
         pattern = content.get(name, "")
         if {"", ".", ".."} & set(pattern.split("/")) and (pattern or name == "bold"):
             _refuse(f"{where}: {name} must be a path below BIDS_DIR, found {pattern!r}")
@@ -160,6 +162,7 @@ def _check_paths(content: Mapping[str, Any], where: str) -> None:
 
 def _read_pattern(content: Any, where: str) -> RunPattern:
     known = {"bold": str, "repetition_time": object, "mask": str, "confounds": str, "columns": list, "entities": dict}
+    known |= {"warp": str, "fallback": bool}
     _check_keys(content, known, ("bold", "repetition_time"), where)
     time = content["repetition_time"]
     if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time <= LONGEST:
@@ -184,6 +187,8 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
         columns=columns,
         entities=tuple(constant.items()),
         repetition_time=float(time),
+        warp=content.get("warp", ""),
+        is_fallback=content.get("fallback", False),
     )
 
 
@@ -193,7 +198,8 @@ def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[st
     for pattern in layout.runs:
         parts = pattern.bold.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
-        found = _find_files(derivative.path, "/".join(parts[:n_parts]))
+        # Of a fallback the run itself must be there: `{participant}/...` alone would match any folder.
+        found = find_files(derivative.path, "/".join(parts if pattern.is_fallback else parts[:n_parts]))
         labels.update(values["sub"] for values in found)
     return sorted_naturally(labels - _NO_PARTICIPANTS)
 
@@ -201,16 +207,31 @@ def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[st
 def find_layout_candidates(derivative: Derivative, layout: Layout, participants: Sequence[str]) -> Iterator[Candidate]:
     """Yield the images with their masks and confounds; InputError if two images would be the same run."""
     seen: dict[tuple[tuple[str, str], ...], str] = {}
+    passed_over: list[str] = []
     for pattern in layout.runs:
-        for values in _find_files(derivative.path, pattern.bold, participants):
+        for values in find_files(derivative.path, pattern.bold, participants):
             one = _build_candidate(derivative, layout, pattern, values)
             other = seen.setdefault(one.image.entities, one.image.path)
+            if other != one.image.path and pattern.is_fallback:
+                passed_over.append(one.image.path)
+                continue
             if other != one.image.path:
                 raise InputError(
                     f"The layout {layout.name} gives two images the same entities: {other} and {one.image.path}.",
                     hint="Name what tells them apart, in braces or under entities.",
                 )
             yield one
+    if passed_over:
+        LOG.info(
+            "%d images are not read, because the layout prefers another of the same run, such as %s.",
+            len(passed_over),
+            passed_over[0],
+        )
+
+
+def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
+    """Replace the entities in braces by their values (by short key)."""
+    return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
 
 
 def _build_candidate(
@@ -219,8 +240,9 @@ def _build_candidate(
     root = str(derivative.path)
     named = {**values, **dict(pattern.entities), "space": layout.space}
     paths = {
-        key: os.path.join(root, _PLACEHOLDER.sub(lambda match: values[_short(match[1])], text)) if text else None  # noqa: PTH118
-        for key, text in (("bold", pattern.bold), ("mask", pattern.mask), ("confounds", pattern.confounds))
+        key: os.path.join(root, fill_pattern(text, values)) if text else None  # noqa: PTH118
+        for key in ("bold", "mask", "confounds", "warp")
+        for text in (getattr(pattern, key),)
     }
     bold, confounds = paths["bold"], paths["confounds"]
     mask = paths["mask"] if paths["mask"] and os.path.lexists(paths["mask"]) else None
@@ -241,6 +263,7 @@ def _build_candidate(
         tables=(confounds,) if layout.is_denoised and confounds else (),
         columns=pattern.columns if confounds else (),
         repetition_time=pattern.repetition_time,
+        warp=paths["warp"],
     )
 
 

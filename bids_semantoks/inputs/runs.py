@@ -12,6 +12,7 @@ from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
+from bids_semantoks.inputs.layout_archives import describe_archives
 from bids_semantoks.inputs.layouts import find_layout_candidates, find_layout_participants
 from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files
 from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, find_components, pair_files, pair_series, rank_density
@@ -53,6 +54,9 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
             known.update(find_layout_participants(one, one.layout) if one.layout else ())
         if not known:
             _refuse_no_participant(dataset, where)
+        for one in dataset.derivatives:
+            if one.layout and (packed := describe_archives(one, one.layout)):
+                LOG.warning("Not everything in %s can be read. %s", one.path, packed)
         check_known("participant", asked, known, where)
         chosen = set(asked) or known
     left = sorted_naturally(chosen - excluded)
@@ -69,8 +73,10 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
 def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
     first = dataset.derivatives[0]
     if first.layout is not None:
-        patterns = " or ".join(one.bold for one in first.layout.runs)
-        raise InputError(f"{where} holds no participant in the layout {first.layout.name}: expected {patterns}.")
+        raise InputError(
+            f"{where} holds no participant in the layout {first.layout.name}: expected {first.layout.expected}.",
+            hint=describe_archives(first, first.layout),
+        )
     zipped = sorted(path.name for path in first.path.glob("sub-*.zip"))
     raise InputError(
         f"{where} holds no participant: expected folders named sub-*.",
@@ -162,6 +168,7 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Pat
         tables=tuple(map(Path, candidate.tables)),
         columns=candidate.columns,
         partner=None if candidate.partner is None else Path(candidate.partner),
+        warp=None if candidate.warp is None else Path(candidate.warp),
     )
 
 
@@ -217,8 +224,7 @@ def _refuse_nothing(dataset: Dataset, where: str, participants: str, kind: str) 
     whom = f"for one of {participants}"
     layout = dataset.derivatives[0].layout
     if layout is not None:
-        patterns = " or ".join(one.bold for one in layout.runs)
-        raise InputError(f"No BOLD image of the layout {layout.name} in {where}: expected {patterns} {whom}.")
+        raise InputError(f"No BOLD image of the layout {layout.name} in {where}: expected {layout.expected} {whom}.")
     if kind == "parcellated":
         raise InputError(
             f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",
