@@ -230,6 +230,7 @@ def read_volumes(sidecar: dict[str, Any]) -> Volumes:
     kept = np.ones(sidecar["VolumesTotal"], dtype=np.bool_)
     kept[: dropped["Dummy"]["Count"]] = False
     kept[dropped["Scrubbed"]["Volumes"]] = False
+    kept[kept.size - dropped.get("Padding", {}).get("Count", 0) :] = False
     return Volumes(
         kept=kept,
         n_dummy=dropped["Dummy"]["Count"],
