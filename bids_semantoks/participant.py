@@ -284,7 +284,8 @@ class RunWorker:
     def __call__(self, job: RunJob) -> Outcome:
         """Process one run and write its status, then draw its figures, so that a failing one cannot spoil outputs."""
         figures: list[Callable[[], None]] = []
-        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device)
+        note = " ".join(job.run.time_problems)
+        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note)
         for draw in figures if outcome.status == "ok" else ():
             draw()
         return outcome

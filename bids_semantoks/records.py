@@ -40,7 +40,7 @@ class Run:
     bold: Path
     mask: Path | None  # shares every entity with `bold`, as does `confounds`
     confounds: Path | None
-    repetition_time: float | None  # seconds; None if no sidecar gives it
+    repetition_time: float | None  # seconds, as a sidecar or layout states it; None if none does
     pipeline: str  # name and version
     dataset: Path  # root of the derivative dataset that holds `bold`
     recognised: str = ""  # pipeline in our terms, such as XCP-D; empty if unknown
@@ -49,6 +49,9 @@ class Run:
     columns: tuple[str, ...] = ()  # of `confounds` if it is a file of movement regressors without a header
     problem: str = ""  # why this image cannot be used in this call; empty if it can
     partner: Path | None = None  # right hemisphere if `bold` is the left
+    time_source: str = ""  # what states `repetition_time`, in words
+    time_problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used for it
+    is_default_time: bool = False  # `repetition_time` is that of a shipped layout, which headers overrule
     warp: Path | None = None  # FSL's field to the space of the run if `bold` is in native space; may not exist
 
     def __post_init__(self) -> None:
@@ -134,7 +137,8 @@ class ParcelSignals:
     regressors: tuple[str, ...]  # confounds that were removed
     framewise_displacement: NDArray[np.float64]  # (T,) mm; NaN where the table has none
     warnings: tuple[str, ...] = ()
-    temporal_snr: NDArray[np.float64] | None = None  # (P,) before denoising; None for series of another pipeline
+    temporal_snr: NDArray[np.float64] | None = None  # (P,) before denoising; NaN or None where unknown
+    n_padding: int = 0  # volumes at the end without data, among the dropped
     resampling: str = ""  # how native volumes were interpolated; empty if they were not
 
     def __post_init__(self) -> None:

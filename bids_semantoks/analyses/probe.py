@@ -195,8 +195,8 @@ class NetworkMasker:
         LOGGER.info("Masking networks: %d variants of %d runs by %s.", len(hidden), n_runs, encoder.loaded.name)
         table = []
         for runs, weights in zip(rows.runs, rows.weights, strict=True):
-            own = [self._embed_run(run, encoder, hidden, rows.min_kept) for run in runs]
-            table.append(np.average(own, axis=0, weights=weights))
+            variants = [self._embed_run(run, encoder, hidden, rows.min_kept) for run in runs]  # (V, D) each
+            table.append(np.average(variants, axis=0, weights=weights))
         seconds = time.monotonic() - start
         LOGGER.info("Masking networks took %.1f s for %d runs.", seconds, len(self._known) - known)
         return np.asarray(table, dtype=np.float64)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sort_entities, sorted_naturally
+from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, Entities, sort_entities, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import read_json
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.pipelines import Derivative, Layout, RunPattern
+from bids_semantoks.inputs.repetition_time import LONGEST
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
 _HINT: Final = "See data/layouts/hcp.json in this package for an example."
@@ -64,6 +64,7 @@ def load_layout(name_or_file: str) -> Layout:
     if not re.fullmatch(_LABEL, content["space"]):
         _refuse(f"{path}: space must be a label of letters and digits, found {content['space']!r}")
     return Layout(
+        is_shipped=name_or_file in shipped,
         name=content["name"],
         space=content["space"],
         is_denoised=content.get("denoised", False),
@@ -164,8 +165,8 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
     known |= {"warp": str, "fallback": bool}
     _check_keys(content, known, ("bold", "repetition_time"), where)
     time = content["repetition_time"]
-    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time < math.inf:
-        _refuse(f"{where}: repetition_time must be a positive number of seconds, found {time!r}")
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time <= LONGEST:
+        _refuse(f"{where}: repetition_time must be a positive number of seconds, {LONGEST:g} at most, found {time!r}")
     constant = {_short(key): value for key, value in content.get("entities", {}).items()}
     for key, value in constant.items():
         if key not in ENTITY_ORDER or not isinstance(value, str) or not re.fullmatch(_LABEL, value):
@@ -257,10 +258,21 @@ def _build_candidate(
         mask=mask,
         # For denoised images, confounds would be read as censored volumes; movement regressors measure motion.
         confounds=None if layout.is_denoised else confounds,
-        sidecars=(),
+        sidecars=_find_sidecars(bold, sort_entities(named.items())),
         derivative=derivative,
         tables=(confounds,) if layout.is_denoised and confounds else (),
         columns=pattern.columns if confounds else (),
         repetition_time=pattern.repetition_time,
         warp=paths["warp"],
+    )
+
+
+def _find_sidecars(bold: str, entities: Entities) -> tuple[BidsFile, ...]:
+    """List the JSON files with the name of an image, which may state its repetition time."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", bold)
+    paths = dict.fromkeys(f"{one}.json" for one in (stem, stem.removesuffix(".dtseries")))
+    return tuple(
+        BidsFile(path=path, entities=entities, suffix="bold", extension=".json")
+        for path in paths
+        if os.path.lexists(path)
     )

@@ -146,6 +146,7 @@ class Layout:
     is_denoised: bool
     is_filtered: bool  # band-pass
     runs: tuple[RunPattern, ...]  # at least one
+    is_shipped: bool = False  # with this package
 
     @property
     def expected(self) -> str:

@@ -15,18 +15,16 @@ from bids_semantoks.inputs.datasets import CONTENT, Dataset
 from bids_semantoks.inputs.layout_archives import describe_archives
 from bids_semantoks.inputs.layouts import find_layout_candidates, find_layout_participants
 from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files
-from bids_semantoks.inputs.pairing import (
-    USEFUL_ENDS,
-    Candidate,
-    find_components,
-    find_repetition_time,
-    find_root_sidecars,
-    pair_files,
-    pair_series,
-    rank_density,
-)
+from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, find_components, pair_files, pair_series, rank_density
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.pybids_database import find_database_files
+from bids_semantoks.inputs.repetition_time import (
+    StatedTime,
+    check_layout_time,
+    find_raw_sidecars,
+    find_root_sidecars,
+    find_stated_time,
+)
 from bids_semantoks.inputs.selection import (
     check_known,
     describe_labels,
@@ -109,7 +107,11 @@ def find_runs(
     wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
     elsewhere = _find_elsewhere(candidates, chosen, wanted)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
-    runs = [build_run(one, inherited[one.derivative.path]) for one in chosen]
+    runs = [build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen]
+    for number, one in enumerate(chosen):
+        layout = one.derivative.layout
+        if layout is not None and not layout.is_shipped and one.repetition_time is not None:
+            check_layout_time(runs[number], layout.name, one.repetition_time)
     for one in elsewhere:
         problem = f"The run has no image in {wanted}, only others such as {one.image.path}."
         runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
@@ -146,16 +148,19 @@ def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate]
     return sorted(missing.values(), key=lambda one: one.order)
 
 
-def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
-    """Build a run's record from its files and the sidecars inherited from the dataset root."""
+def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Path | None = None) -> Run:
+    """Build a run's record from its files, the sidecars that it inherits, and those of the raw dataset."""
     image, derivative = candidate.image, candidate.derivative
-    time = candidate.repetition_time
+    stated = _state_time(candidate, inherited, raw_root)
     return Run(
         entities=image.entities,
         bold=Path(image.path),
         mask=None if candidate.mask is None else Path(candidate.mask),
         confounds=None if candidate.confounds is None else Path(candidate.confounds),
-        repetition_time=time or find_repetition_time(image, (*candidate.sidecars, *inherited)),
+        repetition_time=stated.value or candidate.repetition_time,
+        time_source=stated.source,
+        time_problems=stated.problems,
+        is_default_time=not stated.value and derivative.layout is not None and derivative.layout.is_shipped,
         pipeline=derivative.pipeline,
         dataset=derivative.path,
         recognised=derivative.source.label,
@@ -165,6 +170,19 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
         partner=None if candidate.partner is None else Path(candidate.partner),
         warp=None if candidate.warp is None else Path(candidate.warp),
     )
+
+
+def _state_time(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Path | None) -> StatedTime:
+    """Find what the sidecars beside an image state, else those of the raw dataset, else the layout."""
+    image, layout = candidate.image, candidate.derivative.layout
+    stated = find_stated_time(image, (*candidate.sidecars, *inherited))
+    if stated.value is None and layout is not None:
+        return replace(stated, source=f"the layout {layout.name}")
+    if stated.value is None and not stated.is_absent and raw_root is not None:
+        sidecars = find_raw_sidecars(raw_root, image.entity("sub") or "")
+        raw = find_stated_time(image, sidecars, are_raw=True)
+        return replace(raw, problems=(*stated.problems, *raw.problems))
+    return stated
 
 
 def find_candidates(

@@ -16,6 +16,7 @@ from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_l
 from bids_semantoks.files import hash_file, read_json, read_table, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+from bids_semantoks.statistics.connectivity import compute_connectivity
 from bids_semantoks.statistics.weights import weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -249,23 +250,6 @@ def _describe_coverage(averaged_over: str) -> tuple[str, str]:
     )
 
 
-def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels.
-
-    Dropped rows and absent columns of `values` are NaN.
-    """
-    absent = np.isnan(values).all(axis=0)
-    kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
-    centred = kept - kept.mean(axis=0)
-    norm = np.sqrt((centred**2).sum(axis=0))
-    # A constant parcel has no correlation, not even with itself.
-    norm[norm == 0] = np.nan
-    unit = centred / norm
-    matrix = np.full((values.shape[1],) * 2, np.nan)
-    matrix[np.ix_(~absent, ~absent)] = np.clip(unit.T @ unit, -1.0, 1.0)
-    return matrix
-
-
 def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
     """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``."""
     remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
@@ -336,9 +320,15 @@ class StoredRun:
         """Seconds of kept data."""
         return float(self.sidecar["VolumesKept"]) * self.repetition_time
 
+    @property
+    def n_padding(self) -> int:
+        """Volumes at the end that were no data."""
+        return int(self.sidecar.get("VolumesDropped", {}).get("Padding", {}).get("Count", 0))
+
     def read_signals(self) -> NDArray[np.float32]:
-        """Read the cleaned signals (T, P); NaN in dropped volumes and absent parcels."""
-        return read_signals(self.paths)[1]
+        """Read the cleaned signals (T, P) without padding; NaN in dropped volumes and absent parcels."""
+        values = read_signals(self.paths)[1]
+        return values[: len(values) - self.n_padding]
 
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:

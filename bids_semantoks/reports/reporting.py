@@ -27,7 +27,6 @@ from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import (
     OutputPaths,
     StoredRun,
-    compute_connectivity,
     find_stored_kinds,
     find_stored_runs,
     read_sidecar,
@@ -39,6 +38,7 @@ from bids_semantoks.reports.figures_embedding import draw_tokens, draw_windows
 from bids_semantoks.reports.figures_networks import draw_connectivity, draw_coverage, sort_by_network
 from bids_semantoks.reports.figures_signals import Volumes, draw_carpet, draw_motion
 from bids_semantoks.reports.report import read_coverage, write_report
+from bids_semantoks.statistics.connectivity import compute_connectivity
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -237,6 +237,7 @@ def read_volumes(sidecar: dict[str, Any]) -> Volumes:
     kept = np.ones(sidecar["VolumesTotal"], dtype=np.bool_)
     kept[: dropped["Dummy"]["Count"]] = False
     kept[dropped["Scrubbed"]["Volumes"]] = False
+    kept[kept.size - dropped.get("Padding", {}).get("Count", 0) :] = False
     return Volumes(
         kept=kept,
         n_dummy=dropped["Dummy"]["Count"],

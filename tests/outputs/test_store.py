@@ -97,6 +97,8 @@ def test_signals_round_trip(paths, atlas, signals):
     assert stored.paths == paths
     assert stored.sidecar == written
     np.testing.assert_array_equal(stored.read_signals(), signals.values)
+    padded = dataclasses.replace(stored, sidecar={**SIDECAR, "VolumesDropped": {"Padding": {"Count": 4}}})
+    np.testing.assert_array_equal(padded.read_signals(), signals.values[:-4])
     assert stored.entities["space"] == "S"
     raw = read_table(paths.file("stat-mean_desc-raw_timeseries.tsv"))[1]
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
@@ -142,23 +144,6 @@ def test_a_run_whose_sidecar_is_damaged_is_left_out_with_a_word(paths, atlas, si
     assert not caplog.records
     assert list(store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")) == []
     assert f"The run of {paths.signals_sidecar} is left out" in caplog.text
-
-
-def test_connectivity_uses_kept_rows_and_present_parcels(signals):
-    matrix = store.compute_connectivity(signals.values)
-    kept = signals.values[signals.kept].astype(np.float64)
-    others = [p for p in range(P) if p != 3]
-    np.testing.assert_allclose(matrix[np.ix_(others, others)], np.corrcoef(kept[:, others].T), atol=1e-12)
-    assert np.isnan(matrix[3]).all()
-    assert np.isnan(matrix[:, 3]).all()
-
-
-def test_constant_parcel_has_no_correlation(signals):
-    values = signals.values.copy()
-    values[signals.kept, 5] = 2.0
-    matrix = store.compute_connectivity(values)
-    assert np.isnan(matrix[5]).all()
-    assert not np.isnan(matrix[0, 1])
 
 
 @pytest.fixture
