@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+#: Endings of the files of series that came parcellated.
+SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")
+
 CANONICAL_NETWORKS = (
     "Vis",
     "SomMot",
@@ -49,6 +52,7 @@ class Run:
     columns: tuple[str, ...] = ()  # of `confounds` if it is a file of movement regressors without a header
     problem: str = ""  # why this image cannot be used in this call; empty if it can
     partner: Path | None = None  # right hemisphere if `bold` is the left
+    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
 
     def __post_init__(self) -> None:
         if not self.entities or self.entities[0][0] != "sub":
@@ -68,7 +72,7 @@ class Run:
     @property
     def averaged_over(self) -> str:
         """Units that a parcel's signal averages, in words for sidecars; empty for series that came parcellated."""
-        if self.bold.name.endswith((".tsv", ".ptseries.nii")):
+        if self.bold.name.endswith(SERIES_ENDS):
             return ""
         if self.bold.name.endswith(".dtseries.nii"):
             return "grayordinates holding data"

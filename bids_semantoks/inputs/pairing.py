@@ -65,6 +65,7 @@ class Candidate:
     partner: str | None = None  # right hemisphere if image is the left
     columns: tuple[str, ...] = ()  # of motion regressors without a header
     repetition_time: float | None = None  # s, overrides the sidecars
+    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
 
     @property
     def order(self) -> tuple[tuple[tuple[tuple[int, int, str], ...], ...], str]:
