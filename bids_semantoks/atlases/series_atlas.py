@@ -58,8 +58,8 @@ def load_series_atlas(
     if not any(networks):
         problem = f"Nothing tells the networks of the parcels of atlas {label}: {name_some(list(columns))}."
         if is_numbered(columns):
-            problem = f"The series of atlas {label} have {len(columns)} columns without names of parcels, which "
-            problem += f"no table of as many rows describes{_describe_entry(label)}."
+            problem = f"The series of atlas {label} have {len(columns)} columns without names of parcels, and no "
+            problem += f"table of as many rows in order is known{_describe_entry(label)}."
         listed = f" The columns do not fit {', '.join(map(str, tables))}." if tables else ""
         raise AtlasError(
             problem + listed, hint=_suggest_table(label) or (_HINT if is_numbered(columns) else _TABLE_HINT)
@@ -173,7 +173,7 @@ def _find_fitting(tables: Sequence[LabelTable], columns: Sequence[str]) -> Label
 
 
 def _check_fits(table: LabelTable, columns: Sequence[str]) -> None:
-    positions = locate_columns(columns, table.parcels, str(table.path))
+    positions = locate_columns(columns, table.parcels, table.path.name)
     in_order = is_numbered(columns) and positions.tolist() == list(range(len(table.parcels)))
     if in_order and list(table.values) != sorted(table.values):
-        raise ValueError(f"has numbered columns without names of parcels, whose order {table.path} does not give")
+        raise ValueError(f"has numbered columns without names of parcels, whose order {table.path.name} does not give")

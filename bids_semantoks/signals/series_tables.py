@@ -21,7 +21,7 @@ PTSERIES: Final = ".ptseries.nii"
 _NPY: Final = ".npy"
 _MISSING: Final = ("n/a", "", "NA")
 #: What a table whose rows fit the parcels probably is; continues the sentence on its columns.
-TRANSPOSED: Final = '; as many as its rows: a layout states "volumes": "columns" if these are the volumes'
+TRANSPOSED: Final = '; its rows are as many: state "volumes": "columns" in the layout if each is a parcel'
 
 # Leading columns of row names and of time, as pandas, R and AFNI write them.
 _ROW_NAMES: Final = frozenset({"", "file", "sub-brick", "volume", "time", "timepoint", "frame", "index"})
@@ -162,11 +162,11 @@ def _read_numbers(columns: Sequence[str], rows: Sequence[Sequence[str]], skip: i
 def _load_array(path: Path) -> Floats:
     try:
         values = np.load(path, allow_pickle=False)
-        table = np.asarray(values, dtype=np.float64)
+        table = np.asarray(values if np.isrealobj(values) else [], dtype=np.float64)
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise RunFailed("bad_image", f"{path} cannot be read as an array of numbers ({error}).") from error
-    if table.ndim != 2 or not table.size or np.iscomplexobj(values):
-        refuse_table(path, f"has the shape {values.shape}, expected volumes x parcels")
+    if table.ndim != 2 or not table.size:
+        refuse_table(path, f"has the shape {values.shape} of {values.dtype}, expected numbers, volumes x parcels")
     if np.isinf(table).any():
         refuse_table(path, "holds infinite values")
     return table

@@ -467,7 +467,7 @@ def test_numbered_columns_take_the_table_of_the_dataset(tmp_path: Path) -> None:
     assert load(columns, tables=(table,)).parcels == PARCELS
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
-    with pytest.raises(AtlasError, match="Nothing tells the networks"):
+    with pytest.raises(AtlasError, match="atlas A have 13 columns without names of parcels, and no table of as many"):
         load(columns, tables=(table,))
 
 
