@@ -104,9 +104,7 @@ def test_series_that_would_be_misread_are_refused(tmp_path: Path) -> None:
     np.savetxt(root / "a.txt", SERIES)
     assert call([str(root), str(tmp_path / "out"), *arguments]) == 7
     (message,) = (status["message"] for _, status in read_statuses(tmp_path / "out") if status["status"] == "failed")
-    assert (
-        "b.txt has 70 columns without names of parcels, the atlas Demo457 has 457 parcels; its rows" in message
-    )
+    assert "b.txt has 70 columns without names of parcels, the atlas Demo457 has 457 parcels; its rows" in message
     assert list(find_values(tmp_path / "out")) == ["sub-a_task-rest_atlas-Demo457"]
 
 
