@@ -131,7 +131,8 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         atlas=atlas,
         denoising=denoising,
         settings=describe_settings(config.signals, atlas, None if is_parcellated else denoising),
-        averaged_over=runs[0].averaged_over,
+        # Runs in native space are the exception that the methods text must name.
+        averaged_over=next((run for run in runs if run.warp), runs[0]).averaged_over,
     )
     LOGGER.info(
         "%d runs of %d participants in %s; atlas %s (%d parcels); %s.",

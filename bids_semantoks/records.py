@@ -53,6 +53,7 @@ class Run:
     problem: str = ""  # why this image cannot be used in this call; empty if it can
     partner: Path | None = None  # right hemisphere if `bold` is the left
     volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
+    warp: Path | None = None  # FSL's field to the space of the run if `bold` is in native space; may not exist
 
     def __post_init__(self) -> None:
         if not self.entities or self.entities[0][0] != "sub":
@@ -78,6 +79,8 @@ class Run:
             return "grayordinates holding data"
         if self.bold.name.endswith(".func.gii"):
             return "vertices holding data"
+        if self.warp is not None:
+            return "voxels inside the native brain mask"
         is_without_mask = self.is_denoised and self.mask is None
         return "voxels holding data" if is_without_mask else "voxels inside the brain mask"
 
@@ -135,6 +138,7 @@ class ParcelSignals:
     regressors: tuple[str, ...]  # confounds that were removed
     framewise_displacement: NDArray[np.float64]  # (T,) mm; NaN where the table has none
     warnings: tuple[str, ...] = ()
+    resampling: str = ""  # how native volumes were interpolated; empty if they were not
 
     def __post_init__(self) -> None:
         n_volumes, n_parcels = self.values.shape

@@ -51,6 +51,7 @@ class Volumes:
     shape: tuple[int, int, int]  # voxels along x, y, z
     n_volumes: int  # as the header promises
     affine: NDArray[np.float64]  # (4, 4) voxel to mm
+    zooms: tuple[float, ...]  # voxel size along x, y, z in mm, as the header gives it beside the affine
     dtype: np.dtype[Any]  # of the stored numbers, with their byte order
     slope: float  # value = slope * stored + intercept
     intercept: float
@@ -103,6 +104,7 @@ def load_volumes(path: Path) -> Volumes:
         shape=(shape[0], shape[1], shape[2]),
         n_volumes=shape[3],
         affine=affine,
+        zooms=tuple(float(size) for size in header.get_zooms()[:3]),
         dtype=dtype,
         slope=slope,
         intercept=intercept,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import logging
 import math
 import os
 import re
@@ -23,6 +24,7 @@ from bids_semantoks.records import SERIES_ENDS
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
 _HINT: Final = "See data/layouts/hcp.json in this package for an example."
+LOG = logging.getLogger(__name__)
 
 _LONG_NAMES: Final = {
     "participant": "sub",
@@ -37,7 +39,7 @@ _LABEL: Final = "[a-zA-Z0-9]+"
 _IMAGE_ENDS: Final = (".nii", ".nii.gz")
 # Images and tables of series are told apart by the key, so that a text of numbers is never read as an image.
 _KINDS: Final = {"bold": "fmriprep", "series": "parcellated"}
-_PATHS: Final = ("mask", "confounds")
+_PATHS: Final = ("mask", "confounds", "warp")
 # "" marks a column that is not read.
 # fmt: off
 _COLUMNS: Final = (
@@ -207,8 +209,9 @@ def _read_time(content: Mapping[str, Any], where: str) -> float | None:
 def _read_pattern(content: Any, where: str, layout: Mapping[str, Any]) -> RunPattern:
     """Read one of the runs of a layout, whose own keys they share unless they have them too."""
     shared = {"repetition_time": object, "entities": dict, "space": str, "denoised": bool, "filtered": bool}
+    shared |= {"fallback": bool}
     key = "series" if isinstance(content, dict) and "series" in content else "bold"
-    own = {"volumes": str} if key == "series" else {"mask": object, "confounds": object, "columns": list}
+    own = {"volumes": str} if key == "series" else dict.fromkeys(_PATHS, object) | {"columns": list}
     _check_keys(content, {key: object} | own | shared, (key,), where)
     constant = {_short(name): value for name, value in content.get("entities", {}).items()}
     for name, value in constant.items():
@@ -242,6 +245,8 @@ def _read_pattern(content: Any, where: str, layout: Mapping[str, Any]) -> RunPat
         is_filtered=content.get("filtered", layout.get("filtered", False)),
         volumes=content.get("volumes", ""),
         repetition_time=_read_time(content, where),
+        warp=others["warp"],
+        is_fallback=content.get("fallback", False),
     )
 
 
@@ -269,16 +274,19 @@ def has_files(root: Path, layout: Layout) -> bool:
 def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:
     """List the labels whose folder (or first file) exists, in natural order."""
     labels: set[str] = set()
-    for pattern in dict.fromkeys(path for one in layout.runs for path in one.bold):
+    for pattern, is_fallback in dict.fromkeys((path, one.is_fallback) for one in layout.runs for path in one.bold):
         parts = pattern.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
-        labels.update(values["sub"] for _, values in find_files(derivative.path, "/".join(parts[:n_parts])))
+        # Of a fallback the run itself must be there: `{participant}/...` alone would match any folder.
+        found = find_files(derivative.path, "/".join(parts if is_fallback else parts[:n_parts]))
+        labels.update(values["sub"] for _, values in found)
     return sorted_naturally(labels - _NO_PARTICIPANTS)
 
 
 def find_layout_candidates(derivative: Derivative, layout: Layout, participants: Sequence[str]) -> Iterator[Candidate]:
     """Yield the images or series with their other files; InputError if two of them would be the same run."""
     seen: dict[tuple[tuple[str, str], ...], str] = {}
+    passed_over: list[str] = []
     for pattern in layout.runs:
         better: set[frozenset[tuple[str, str]]] = set()
         for alternative in pattern.bold:
@@ -288,6 +296,9 @@ def find_layout_candidates(derivative: Derivative, layout: Layout, participants:
                     continue
                 one = _build_candidate(derivative, pattern, path, values)
                 other = seen.setdefault(one.image.entities, one.image.path)
+                if other != one.image.path and pattern.is_fallback:
+                    passed_over.append(one.image.path)
+                    continue
                 if other != one.image.path:
                     raise InputError(
                         f"The layout {layout.name} gives two files the same entities: {other} and {one.image.path}.",
@@ -295,12 +306,23 @@ def find_layout_candidates(derivative: Derivative, layout: Layout, participants:
                     )
                 yield one
             better.update(frozenset(values.items()) for _, values in found)
+    if passed_over:
+        LOG.info(
+            "%d images are not read, because the layout prefers another of the same run, such as %s.",
+            len(passed_over),
+            passed_over[0],
+        )
+
+
+def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
+    """Replace the entities in braces by their values (by short key)."""
+    return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
 
 
 def _find_companion(root: Path, patterns: Sequence[str], values: Mapping[str, str]) -> str | None:
     """Find the first alternative that exists; InputError if a wildcard matches several files."""
     for pattern in patterns:
-        text = _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
+        text = fill_pattern(pattern, values)
         if "*" not in text:
             found = [text] if os.path.lexists(os.path.join(root, text)) else []  # noqa: PTH118
         else:
@@ -317,7 +339,8 @@ def _find_companion(root: Path, patterns: Sequence[str], values: Mapping[str, st
 
 def _build_candidate(derivative: Derivative, pattern: RunPattern, path: str, values: Mapping[str, str]) -> Candidate:
     named = {**values, **dict(pattern.entities), **({"space": pattern.space} if pattern.space else {})}
-    mask, confounds = (_find_companion(derivative.path, some, values) for some in (pattern.mask, pattern.confounds))
+    others = (pattern.mask, pattern.confounds, pattern.warp)
+    mask, confounds, warp = (_find_companion(derivative.path, some, values) for some in others)
     folder, _, name = path.rpartition(os.sep)
     is_series = pattern.kind == "parcellated"
     ends = SERIES_ENDS if is_series else (".dtseries.nii", ".nii.gz", ".nii")
@@ -340,4 +363,6 @@ def _build_candidate(derivative: Derivative, pattern: RunPattern, path: str, val
         columns=pattern.columns if confounds else (),
         repetition_time=pattern.repetition_time,
         volumes=pattern.volumes if is_series else "rows",
+        # Named even where it is missing, so that the run is refused by its name.
+        warp=warp or (os.path.join(derivative.path, fill_pattern(pattern.warp[0], values)) if pattern.warp else None),  # noqa: PTH118
     )

@@ -66,6 +66,7 @@ class Candidate:
     columns: tuple[str, ...] = ()  # of motion regressors without a header
     repetition_time: float | None = None  # s, overrides the sidecars
     volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
+    warp: str | None = None  # field to the template space if image is in native space
 
     @property
     def order(self) -> tuple[tuple[tuple[tuple[int, int, str], ...], ...], str]:

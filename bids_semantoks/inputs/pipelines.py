@@ -138,6 +138,8 @@ class RunPattern:
     is_filtered: bool
     volumes: str  # of tables of series: rows or columns; empty if unstated
     repetition_time: float | None  # s; None if the runs' own files state it
+    warp: tuple[str, ...]  # FSL's field to the template space if bold is in native space; may use the entities of bold
+    is_fallback: bool  # read only where no pattern above gives the run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

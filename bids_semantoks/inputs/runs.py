@@ -12,6 +12,7 @@ from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
+from bids_semantoks.inputs.layout_archives import describe_archives
 from bids_semantoks.inputs.layout_hints import describe_nearest_files
 from bids_semantoks.inputs.layouts import find_layout_candidates, find_layout_participants
 from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files
@@ -56,6 +57,9 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
             known.update(find_layout_participants(one, one.layout) if one.layout else ())
         if not known:
             _refuse_no_participant(dataset, where)
+        for one in dataset.derivatives:
+            if one.layout and (packed := describe_archives(one, one.layout)):
+                LOG.warning("Not everything in %s can be read. %s", one.path, packed)
         check_known("participant", asked, known, where)
         chosen = set(asked) or known
     left = sorted_naturally(chosen - excluded)
@@ -73,7 +77,10 @@ def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
     first = dataset.derivatives[0]
     if first.layout is not None:
         expected, hint = describe_nearest_files(first.path, first.layout)
-        raise InputError(f"{where} holds no participant in the layout {first.layout.name}: {expected}.", hint=hint)
+        raise InputError(
+            f"{where} holds no participant in the layout {first.layout.name}: {expected}.",
+            hint=describe_archives(first, first.layout) or hint,
+        )
     zipped = sorted(path.name for path in first.path.glob("sub-*.zip"))
     raise InputError(
         f"{where} holds no participant: expected folders named sub-*.",
@@ -159,6 +166,7 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
         columns=candidate.columns,
         partner=None if candidate.partner is None else Path(candidate.partner),
         volumes=candidate.volumes,
+        warp=None if candidate.warp is None else Path(candidate.warp),
     )
 
 

@@ -44,6 +44,7 @@ def build_signals_sidecar(
         run.bold,
         run.partner,
         run.mask,
+        run.warp,
         run.confounds,
         *(path for path in run.tables if path.is_relative_to(run.dataset)),
     ]
@@ -68,6 +69,7 @@ def build_signals_sidecar(
             **_describe_warps(atlas),
         },
         "AveragedOver": run.averaged_over or None,
+        **({"Resampling": signals.resampling} if signals.resampling else {}),
         "AbsentParcels": [name for name, there in zip(atlas.parcels, signals.present, strict=True) if not there],
         "Denoising": _describe_denoising(run, signals, settings),
         "VolumesTotal": int(signals.kept.size),
@@ -156,6 +158,7 @@ def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[
     file beside the confounds, from which CompCor components are chosen.
     """
     files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
+    files["warp"] = run.warp
     files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
     if with_metadata and run.confounds is not None:
         files["confounds_metadata"] = run.confounds.with_suffix(".json")

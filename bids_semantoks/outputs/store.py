@@ -179,7 +179,7 @@ def _describe_coverage(averaged_over: str) -> tuple[str, str]:
         inside = "lie in the brain mask and " if "mask" in where else ""
         return (
             f"Share of the parcel's voxels that {inside}vary in time.",
-            "Voxels of the parcel on the grid of the BOLD image.",
+            f"Voxels of the parcel on the grid of the {'warp' if 'native' in where else 'BOLD image'}.",
         )
     return (
         f"Share of the parcel's {unit} that are in the file and vary in time.",

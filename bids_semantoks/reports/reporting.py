@@ -104,7 +104,8 @@ def build_facts(
 
 def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
     """Write the methods text of a call on stored signals (at least one run)."""
-    first = stored[0].sidecar
+    # Runs in native space are the exception that the text must name.
+    first = next((run.sidecar for run in stored if "Resampling" in run.sidecar), stored[0].sidecar)
     signals = describe_signals(
         {
             **first["Settings"],

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
+from bids_semantoks.images.fsl_warps import check_warp
 from bids_semantoks.images.volumes import Volumes, check_content, is_surface, load_volumes
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_signals, estimate_freedom
 from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
+from bids_semantoks.signals.native_means import extract_native_means
 from bids_semantoks.signals.regressors import Regressors, select_regressors, select_volumes
 from bids_semantoks.signals.surface_means import SurfaceSeries, extract_surface_means, load_surface_series
 from bids_semantoks.signals.volume_means import ParcelMeans, extract_means
@@ -83,10 +85,13 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
     repetition_time = _find_repetition_time(run, series.repetition_time)
     # Short and scrubbed runs are refused before seconds are spent on their voxels.
     regressors = _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
-    if isinstance(series, Volumes):
-        means, unit, place = extract_means(series, mask, atlas), "voxel", "voxels in the brain mask of"
-    else:
+    unit, place = "voxel", "voxels in the brain mask of"
+    if not isinstance(series, Volumes):
         means, unit, place = extract_surface_means(series, atlas), "vertex or voxel", "grayordinates with data in"
+    elif run.warp is not None and mask is not None:
+        means = extract_native_means(series, mask, run.warp, atlas)
+    else:
+        means = extract_means(series, mask, atlas)
     coverage = means.coverage
     present = (means.n_used > 0) & (coverage >= config.min_coverage)
     if not present.any():
@@ -119,6 +124,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         regressors=regressors.names,
         framewise_displacement=regressors.framewise_displacement,
         warnings=notes,
+        resampling=means.resampling,
     )
 
 
@@ -137,6 +143,8 @@ def _describe_freedom(
 
 
 def _find_mask(run: Run) -> Path | None:
+    if run.warp is not None:
+        check_warp(run.bold, run.mask, run.warp)
     # Pipelines that denoise set voxels outside the brain to zero, and some write no mask; surfaces have no outside.
     if run.mask is None and (run.is_denoised or is_surface(run.bold)):
         return None

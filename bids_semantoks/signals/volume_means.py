@@ -3,6 +3,7 @@ lie in a parcel and in the brain mask, Q parcels with such voxels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class ParcelMeans:
     n_used: NDArray[np.int64]  # (P,) voxels that lie in the mask, vary in time and are finite
     n_voxels: NDArray[np.int64]  # (P,) all voxels of a parcel on the run's grid
     warnings: tuple[str, ...]
+    resampling: str = ""  # how volumes were interpolated, in one sentence; empty if they were not
 
     @property
     def coverage(self) -> NDArray[np.float64]:
@@ -78,7 +80,7 @@ def _sum_usable(
     volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]
 ) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[str, ...]]:
     """Sum the voxels that count: totals (T, Q), which voxels (V,) count, and warnings."""
-    first = _sum_volumes(volumes, voxels, parcels)
+    first = _sum_parcels(volumes, voxels, parcels)
     constant = ~first.varies & first.always_finite
     usable = first.varies & first.always_finite
     n_broken = int((~first.always_finite).sum())
@@ -94,14 +96,14 @@ def _sum_usable(
         return totals, usable, notes
     if not (constant & (first.start != 0)).any() and not (first.ever_finite & ~first.always_finite).any():
         return first.totals, usable, notes
-    again = _sum_volumes(volumes, voxels[usable], parcels[usable])
+    again = _sum_parcels(volumes, voxels[usable], parcels[usable])
     totals = np.zeros_like(first.totals)
     totals[:, np.isin(parcels[starts], parcels[usable])] = again.totals
     return totals, usable, notes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Pass:
+class VoxelSums:
     """One pass over the file: sums (T, Q) of finite values, and the first value and flags of each voxel (V,)."""
 
     totals: NDArray[Any]
@@ -111,13 +113,28 @@ class _Pass:
     always_finite: NDArray[np.bool_]
 
 
-def _sum_volumes(volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]) -> _Pass:
+def _sum_parcels(volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]) -> VoxelSums:
     starts = _starts(parcels)
+    # 2**63 is far beyond any sum of 32-bit voxels, but not of 64-bit ones.
+    exact = np.dtype(np.float64 if volumes.dtype.kind == "f" or volumes.dtype.itemsize == 8 else np.int64)
+    totals = np.empty((volumes.n_volumes, starts.size), dtype=exact)
+
+    def add_up(values: NDArray[Any], out: NDArray[Any]) -> None:
+        np.add.reduceat(values, starts, dtype=exact, out=out)
+
+    return sum_volumes(volumes, voxels, totals, add_up)
+
+
+def sum_volumes(
+    volumes: Volumes,
+    voxels: NDArray[np.intp],
+    totals: NDArray[Any],
+    add_up: Callable[[NDArray[Any], NDArray[Any]], None],
+) -> VoxelSums:
+    """Stream a file once. `add_up` writes the sums of one volume's voxels (V,), 0 where not finite, into a row of
+    `totals` (T, Q); `voxels` are positions in Fortran order."""
     native = volumes.dtype.newbyteorder("=")
     is_real = volumes.dtype.kind == "f"
-    # 2**63 is far beyond any sum of 32-bit voxels, but not of 64-bit ones.
-    exact = np.dtype(np.float64 if is_real or volumes.dtype.itemsize == 8 else np.int64)
-    totals = np.empty((volumes.n_volumes, starts.size), dtype=exact)
     stored = np.empty(voxels.size, dtype=volumes.dtype)
     varies, ever_finite = np.zeros((2, voxels.size), dtype=np.bool_)
     always_finite = np.ones(voxels.size, dtype=np.bool_)
@@ -141,9 +158,9 @@ def _sum_volumes(volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np
                 if not finite.all():
                     always_finite &= finite
                     values = np.where(finite, values, 0)
-            np.add.reduceat(values, starts, dtype=exact, out=totals[volume])
+            add_up(values, totals[volume])
             volume += 1
-    return _Pass(
+    return VoxelSums(
         totals=totals,
         start=start,
         varies=varies,
