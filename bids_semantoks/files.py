@@ -125,6 +125,18 @@ def split_rows(text: AnyStr) -> list[list[AnyStr]]:
     return [line.rstrip("\n").split("\t") for line in io.StringIO(text, newline=None)]
 
 
+def read_cells(lines: Sequence[str]) -> list[list[str]]:
+    """Split lines, none of them empty, into cells, which may be quoted, at the separator of the first line: semicolons,
+    else commas, else white space."""
+    import csv
+
+    first = lines[0] if lines else ""
+    separator = next((one for one in ";," if one in first), "")
+    if separator:
+        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    return [[cell.strip("\"'") for cell in line.split()] for line in lines]
+
+
 def read_records(path: Path, *, is_quoted: bool = False) -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
     with empty cells, and a file without a line has an empty header.

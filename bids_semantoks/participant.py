@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
-from bids_semantoks.atlases.series_atlas import load_series_atlas
+from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
@@ -47,7 +47,7 @@ from bids_semantoks.run_plan import (
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.read_series import read_header
+from bids_semantoks.signals.series_tables import read_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -110,7 +110,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         LOGGER.info("%s", sentence)
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
-    config = _without_second_denoising(_without_new_database(config), denoised)
+    config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
     denoising = load_denoising(config.signals.denoise)
     participants = find_participants(dataset, config.selection)
     if is_parcellated:
@@ -170,6 +170,14 @@ def _without_new_database(config: AppConfig) -> AppConfig:
     return dataclasses.replace(config, selection=dataclasses.replace(config.selection, bids_database_dir=None))
 
 
+def _with_atlas_of_layout(config: AppConfig, dataset: Dataset) -> AppConfig:
+    """Take the atlas that a layout names, unless the user asks for another than the default."""
+    layout = dataset.derivatives[0].layout
+    if layout is None or not layout.atlas or config.signals.atlas != SignalsConfig().atlas:
+        return config
+    return dataclasses.replace(config, signals=dataclasses.replace(config.signals, atlas=layout.atlas))
+
+
 def _without_second_denoising(config: AppConfig, denoised: Derivative | None) -> AppConfig:
     """Switch off denoising and filtering that the inputs went through already;
     ConfigurationError if the user requests them."""
@@ -200,9 +208,12 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
     # The default is an atlas for extraction; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
     label, runs = find_series(dataset, config.selection, participants, atlas=asked)
+    columns = _read_first_header(runs)
+    if not label:
+        asked, label = name_series_atlas(columns, asked, SignalsConfig().atlas)
     atlas = load_series_atlas(
         label,
-        _read_first_header(runs),
+        columns,
         space=runs[0].space,
         asked=asked,
         tables=find_atlas_tables(dataset, label, runs[0].space),
@@ -215,7 +226,7 @@ def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
     """Read the first readable header; the other tables are reported with their runs."""
     for run in runs:
         try:
-            return read_header(run.bold)
+            return read_header(run.bold, volumes=run.volumes)
         except (RunFailed, RunSkipped) as error:
             LOGGER.warning("%s", error)
     raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")

@@ -29,12 +29,14 @@ _LONG_NAMES: Final = {
     "resolution": "res",
     "density": "den",
     "description": "desc",
+    "segmentation": "seg",
+    "statistic": "stat",
 }
 
 # fmt: off
 _FILTER_KEYS: Final = {
     "sample", "task", "run", "echo", "part", "proc", "space", "cohort", "chunk", "recording", "suffix", "extension",
-    "datatype", *_LONG_NAMES.values(),
+    "datatype", "atlas", "scale", "label", *_LONG_NAMES.values(),
 }
 
 # fmt: on
