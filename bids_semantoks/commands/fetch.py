@@ -85,7 +85,7 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
 
 
 def _fetch_weights(directory: Path, repository: str) -> list[Path]:
-    from bids_semantoks.models.checkpoints import OUR_FILES, is_repository, load_from_hub
+    from bids_semantoks.models.hub import OUR_FILES, is_repository, load_from_hub
 
     if not is_repository(repository):
         raise ModelError(f"{repository} cannot be fetched: ORG/NAME of the Hugging Face hub is expected.")

@@ -37,7 +37,7 @@ def claim(directory: Path, ranks: Ranks, request: StopRequest) -> Iterator[None]
     if ranks.any(bool(other)):
         raise ConfigurationError(
             f"The encoder {directory} is being trained by {other or 'another call'}.",
-            hint=f"Wait for it, or choose another --encoder-name. Only if that call is dead, delete {CLAIM_FILE} there.",
+            hint=f"Wait for it or choose another --encoder-name. Only if that call is dead, delete {CLAIM_FILE} there.",
         )
     if not ranks.is_first:
         yield
@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_alive(path: Path, found: dict[str, Any]) -> bool:
     """Tell whether the holder of a claim still lives: ask this machine, else wait for a sign of life."""
     if found.get("host") == socket.gethostname() and found.get("space") == _read_space() != "":
-        return _read_start(found["process"]) == found["since"]
+        return _read_start(found["process"]) == str(found["since"])
     # The clock of another machine may be wrong: only whether the time of the file changes counts.
     before, until = _read_time(path), time.monotonic() + _PATIENCE
     while time.monotonic() < until:

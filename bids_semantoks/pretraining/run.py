@@ -15,10 +15,12 @@ import torch
 from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
 from bids_semantoks.files import hash_values, read_json, write_json
-from bids_semantoks.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from bids_semantoks.models.checkpoints import write_checkpoint
 from bids_semantoks.models.frozen import resolve_device
+from bids_semantoks.models.hub import CONFIG_FILE
 from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.models.parcels import layout_to_json, match_parcels
+from bids_semantoks.models.weight_files import WEIGHTS_FILE
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.card import CARD_FILE, LOG_FILE, TrainingLog, read_training_log, write_model_card
 from bids_semantoks.pretraining.claim import claim

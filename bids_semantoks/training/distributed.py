@@ -8,9 +8,11 @@ import os
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopped
 from bids_semantoks.runtime.launch import read_launch
@@ -94,10 +96,10 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             distributed.destroy_process_group()
 
 
-def _meet(rank: int, size: int) -> distributed.Store:
+def _meet(rank: int, size: int) -> Any:
     """Wait until all processes have found the store of the first one; ResourceError where they do not."""
     try:
-        store, _, _ = next(distributed.rendezvous("env://", rank, size, timeout=_JOINING))
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=_JOINING))
     except (distributed.DistNetworkError, distributed.DistStoreError, TimeoutError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):

@@ -76,7 +76,7 @@ def build_half_answering_worker():
     def work(job):
         if job == "half":
             # The length of a message, then less than it: what is in the pipe when the kernel kills the writer.
-            for descriptor in map(int, os.listdir("/proc/self/fd")):
+            for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
                 with contextlib.suppress(OSError):
                     if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                         os.write(descriptor, struct.pack("!i", 1000) + b"x" * 10)
