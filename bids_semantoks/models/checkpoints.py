@@ -90,6 +90,10 @@ def _read_config(path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str,
     if not _is_ours(values):
         found = values.get("format") if isinstance(values, dict) else values
         raise ModelError(f"{path} describes no encoder: expected format {FORMAT!r}, found {_brief(repr(found))}.")
+    return _parse(values, path)
+
+
+def _parse(values: Mapping[str, Any], path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]:
     try:
         config = from_json(EncoderConfig, values["encoder"], where=str(path))
         return config, layout_from_json(values["layout"]), values["details"]
@@ -266,11 +270,7 @@ def _describe_ours(file: WeightFile) -> tuple[EncoderConfig, NetworkLayout, Mapp
         return _read_config(path) if is_described and _is_ours(_try_json(path)) else None
     if not is_described:
         LOGGER.warning("%s has no %s beside it: what it was trained on is not known.", file.path, CONFIG_FILE)
-        return (
-            from_json(EncoderConfig, file.notes["encoder"], where=str(file.path)),
-            layout_from_json(file.notes["layout"]),
-            {},
-        )
+        return _parse({"details": {}, **file.notes}, file.path)
     described = _read_config(path)
     for key, value in (("encoder", to_json(described[0])), ("layout", layout_to_json(described[1]))):
         if file.notes.get(key) != value:

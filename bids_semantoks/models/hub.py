@@ -46,7 +46,7 @@ def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
         name = name or name_repository(inside[0].name.removeprefix("models--").replace("--", "/", 1))
     if path.parent.name == "snapshots":
         return directory, name
-    repositories = [one for one in sorted(path.glob("models--*")) if one.is_dir()]
+    repositories = [one for one in sorted((*path.glob("models--*"), *path.glob("hub/models--*"))) if one.is_dir()]
     if len(repositories) == 1:
         return resolve_cache(repositories[0], name)
     if repositories:

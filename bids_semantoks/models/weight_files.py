@@ -135,7 +135,8 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as content:
             notes = json.loads((content.metadata() or {}).get("bids_semantoks", "{}"))
-            return {key: content.get_tensor(key) for key in content.keys()}, notes  # noqa: SIM118
+            tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+            return tensors, notes if isinstance(notes, dict) else {}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path} is damaged or truncated: {_brief(error)}.", hint=_AGAIN) from error
 
@@ -164,7 +165,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_list_harmless()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S{1,100})", str(error))
+        found = re.search(r"GLOBAL (\S{1,60})", str(error))
         raise ModelError(
             f"{path} holds more than tensors and plain values{f' ({found[1]})' if found else ''}: such a file may run "
             "code when it is opened, so it was refused and nothing in it was executed.",

@@ -343,6 +343,6 @@ def _explain_refusal(repository: str, error: BaseException | None, server: str) 
         return FetchError(f"the server is busy or out of order ({code})", hint=_LATER)
     if isinstance(error, errors.FileMetadataError) or (code is not None and 200 <= code < 400):
         return FetchError(f"{server} answers with a page that is not the hub's", hint=_PORTAL)
-    reason = textwrap.shorten(str(error or "no answer"), 150, placeholder=" ...").rstrip(".") or type(error).__name__
+    reason = textwrap.shorten(str(error or "no answer"), 100, placeholder=" ...").rstrip(".") or type(error).__name__
     is_local = isinstance(error, OSError) and error.errno is not None  # a full disk, a folder that is not writable
     return FetchError(f"it cannot be fetched ({reason})" if is_local else f"the network cannot be reached ({reason})")
