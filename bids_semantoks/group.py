@@ -21,6 +21,7 @@ from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table
 from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_sidecar
 from bids_semantoks.reports.reporting import write_stored_methods
+from bids_semantoks.runtime.launch import check_launch
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
@@ -38,6 +39,8 @@ def run_group(config: AppConfig) -> Tally:
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     asked, running = config.pretraining, config.running
+    if asked.pretrain or config.probing.scaling:
+        check_launch()
     is_probing = bool(config.probing.probe) or config.probing.task_blocks is not None
     # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
