@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
@@ -16,14 +17,24 @@ from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, Run
 from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
+from bids_semantoks.inputs.listed import warn_of_missing
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
 from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
+from bids_semantoks.outputs.features import remove_features
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
-from bids_semantoks.outputs.store import StoredRun, read_sidecar, remove_signals, write_signals
+from bids_semantoks.outputs.store import (
+    StoredRun,
+    find_encoders,
+    read_sidecar,
+    remove_outputs,
+    remove_signals,
+    write_signals,
+)
+from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.reporting import (
     ReportQueue,
@@ -38,7 +49,6 @@ from bids_semantoks.run_plan import (
     RunJob,
     build_job,
     check_is_here,
-    check_kept_time,
     check_no_conflict,
     check_space,
     describe_settings,
@@ -67,6 +77,7 @@ def run_participants(config: AppConfig) -> Tally:
     write_methods(plan, encoder)
     _write_shared_files(plan, encoder)
     tally = Tally()
+    former = _find_features(jobs)
     done = [job for job in jobs if not (job.needs_signals or job.needs_embedding)]
     todo = [job for job in jobs if job.needs_signals or job.needs_embedding]
     reports = ReportQueue(config.out_dir, (job.participant for job in todo))
@@ -76,6 +87,9 @@ def run_participants(config: AppConfig) -> Tally:
         tally.add(outcome)
         if outcome.reason != "already_done":
             report_outcome(job, outcome, progress="[done]")
+            # Its page still calls it complete.
+            reports.expect(job.participant)
+            reports.finish(job.participant)
     if tally.n_done:
         LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_done)
     reports.write_absent(job.participant for job in done if not reports.left[job.participant])
@@ -94,8 +108,44 @@ def run_participants(config: AppConfig) -> Tally:
         tally=tally,
         on_done=lambda job: reports.finish(job.participant),
     )
+    if tally.n_failed:
+        _clear_failed(plan, encoder, todo)
+    _remove_features(plan, former)
     reports.write_rest()
     return tally
+
+
+def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
+    """Clear away what a run that was never tried, or whose worker was killed, did not."""
+    for job in jobs:
+        with contextlib.suppress(RunSkipped, RunFailed):
+            check_space(plan, job.run)
+            _clear(plan, job)
+            if encoder and (sidecar := read_sidecar(job.paths.signals_sidecar)):
+                encoder.clear(job.paths, sidecar)
+
+
+def _clear(plan: Plan, job: RunJob) -> None:
+    """Remove outputs of other settings or of an older input, which must not pass for what this run is now, however it
+    ends. Those of a run whose files were dropped since stay, as they cannot be made again: RunSkipped no_content."""
+    check_is_here(plan, job.run)
+    remove_signals(job.paths, settings=plan.settings, inputs=job.inputs)
+
+
+def _find_features(jobs: Sequence[RunJob]) -> list[tuple[RunJob, set[str]]]:
+    """Find the encoders that embedded each run before, whose features its participant may be in."""
+    there = any((jobs[0].paths.out_dir / "phenotype").glob("*.tsv")) if jobs else False
+    return [(job, labels) for job in jobs if there and (labels := find_encoders(job.paths))]
+
+
+def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> None:
+    """Remove participants from features that were averaged over an embedding that is gone."""
+    stale: dict[str, set[str]] = {}
+    for job, labels in former:
+        for label in labels - find_encoders(job.paths):
+            stale.setdefault(label, set()).add(job.participant)
+    for model, participants in sorted(stale.items()):
+        remove_features(plan.config.out_dir, atlas=plan.atlas.name, model=model, participants=participants)
 
 
 def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
@@ -113,6 +163,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
     denoising = load_denoising(config.signals.denoise)
     participants = find_participants(dataset, config.selection)
+    warn_of_missing(dataset, config.selection, participants)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:
@@ -257,15 +308,13 @@ class RunWorker:
         warnings: tuple[str, ...] = ()
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
         if sidecar is None:
-            check_is_here(plan, job.run)
-            # If extraction fails, outputs of an older input must not pass for this run's.
-            remove_signals(paths, settings=plan.settings, inputs=job.inputs)
+            _clear(plan, job)
             signals = make_signals(plan, job.run)
             warnings, sidecar = signals.warnings, self._write_signals(job, signals)
             threshold = plan.config.signals.fd_threshold
             figures.append(lambda: draw_signals(paths, plan.atlas, signals, threshold=threshold, grid=self._grid()))
         else:
-            check_kept_time(sidecar, plan.config.signals)
+            self._check_kept_time(job, sidecar)
             if not job.needs_embedding:
                 raise RunSkipped("already_done", "Complete with the same settings.")
         if self.encoder:
@@ -276,6 +325,15 @@ class RunWorker:
             figures.append(lambda: draw_embedding(paths, windows, embedding, rows, stored.sidecar))
             warnings += embedding.warnings
         return warnings
+
+    def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
+        """Skip a stored run that is too short for this call; with --overwrite, what was made of it goes."""
+        try:
+            check_kept_time(sidecar, self.plan.config.signals.min_time)
+        except RunSkipped:
+            if self.plan.config.running.overwrite:
+                remove_outputs(job.paths)
+            raise
 
     def _write_signals(self, job: RunJob, signals: ParcelSignals) -> dict[str, Any]:
         """Write the signals; return the sidecar, not read back since another process may be replacing it on disk."""

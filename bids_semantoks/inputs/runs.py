@@ -30,6 +30,7 @@ from bids_semantoks.inputs.selection import (
     check_known,
     describe_labels,
     is_same_value,
+    keep_known,
     list_asked,
     read_filter,
     read_labels,
@@ -58,8 +59,7 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
         for one in dataset.derivatives:
             if one.layout and (packed := describe_archives(one, one.layout)):
                 LOG.warning("Not everything in %s can be read. %s", one.path, packed)
-        check_known("participant", asked, known, where)
-        chosen = set(asked) or known
+        chosen = set(keep_known(asked, known, where, is_lenient=selection.ignore_missing_participants)) or known
     left = sorted_naturally(chosen - excluded)
     if not left:
         raise InputError(
