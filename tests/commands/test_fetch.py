@@ -18,11 +18,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import surface_files as made
+from helpers.pins import forget
 from helpers.transforms import Composite
 from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks import errors
-from bids_semantoks.atlases import supply
+from bids_semantoks.atlases import supply, transforms
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
 from bids_semantoks.atlases.registry import load_entry
@@ -110,6 +111,8 @@ def write_registry(tmp_path, address, monkeypatch, **changes):
     monkeypatch.setattr("bids_semantoks.atlases.registry.find_registry", lambda: registry)
     monkeypatch.setattr(supply, "TEMPLATEFLOW_SERVER", address)
     Composite(shape=(21, 21, 21), size=2.0).write(served / XFM)
+    monkeypatch.setattr(transforms, "TEMPLATEFLOW_SERVER", address)
+    forget(monkeypatch)
     return registry
 
 
@@ -283,7 +286,7 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
     assert warped["TransformSHA256"] == hashlib.sha256((fetched / "templateflow" / XFM).read_bytes()).hexdigest()
     assert sidecar["Settings"]["atlas_warped"] == XFM.split("/")[1]
     page = next(out.glob("sub-*.html")).read_text()
-    assert f"atl-Buckner7_space-MNI_dseg.nii.gz from {SPACE}" in page
+    assert f"atl-Buckner7_space-MNI_dseg.nii from {SPACE}" in page
     assert XFM.split("/")[1] in (out / "logs" / "CITATION.md").read_text()
     atlases = out / "sourcedata" / "atlases"
     kept = json.loads(next((atlases / f"tpl-{OTHER}").glob("*_description.json")).read_text())["Images"][1]
