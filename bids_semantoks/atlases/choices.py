@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -55,7 +56,7 @@ def choose_in_dataset(directory: Path, choice: str) -> list[Path]:
     listed = f"{len(labels)} atlas{'es' if len(labels) > 1 else ''}: {name_some(labels)}"
     raise AtlasError(
         f"The atlas dataset {directory} holds {listed}{f'; none is {choice}' if choice else ''}.",
-        hint=f"Choose one: --atlas {directory}:{labels[0]}.",
+        hint=f"Choose one: --atlas {shlex.quote(f'{directory}:{labels[0]}')}.",
     )
 
 

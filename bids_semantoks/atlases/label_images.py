@@ -103,10 +103,12 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
 
 def _round_labels(stored: NDArray[Any], path: Path) -> NDArray[np.int64]:
     """Turn stored numbers into labels: NaN, and one negative number that stands alone (usually -1), are background."""
-    values = np.nan_to_num(stored, nan=0.0, posinf=np.inf, neginf=-np.inf) if stored.dtype.kind == "f" else stored
-    finite = np.where(np.isfinite(values), values, -2.0) if values.dtype.kind == "f" else values
-    labels = np.rint(finite).astype(np.int64)
-    if np.unique(negative := labels[labels < 0]).size == 1 and np.isfinite(values).all():
+    finite = stored
+    if stored.dtype.kind == "f":
+        # Infinities are no labels, which a half is not either.
+        finite = np.nan_to_num(stored, nan=0.0, posinf=0.5, neginf=0.5)
+    labels: NDArray[np.int64] = np.rint(finite).astype(np.int64)
+    if np.unique(negative := labels[labels < 0]).size == 1:
         LOG.info("%s has %d voxels of %d, taken as background.", path.name, negative.size, negative[0])
         finite, labels = np.where(labels < 0, 0, finite), np.maximum(labels, 0)
     is_wrong = (np.abs(finite - labels) > _NOISE) | (labels < 0) | (labels > _MAX_LABEL)

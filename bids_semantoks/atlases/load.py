@@ -25,7 +25,7 @@ from bids_semantoks.atlases.registry import (
     load_entry,
 )
 from bids_semantoks.atlases.supply import FETCH_HINT, Part, find_local_parts, find_parts, is_in, log_unused, refuse
-from bids_semantoks.atlases.transforms import find_transform, join_cohort, split_cohort
+from bids_semantoks.atlases.transforms import describe_absence, find_transform, join_cohort, split_cohort
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import read_json
@@ -154,20 +154,21 @@ def _warp_image(
     name: str, images: Mapping[str, Part], space: str, directory: Path | None, work_dir: Path | None
 ) -> Part:
     """Find the first image with a transform to a space, or fetch the transform."""
-    reason = "no space is named for them"
+    absent: list[str] = []
+    failures: list[str] = []
     for own, image in images.items() if space else ():
         try:
             transform = find_transform(own, space, find_places(directory), lambda: find_target(work_dir))
         except AtlasError as error:
-            reason = error.message.rstrip(".")
+            (absent if describe_absence(own, space) else failures).append(error.message)
             continue
         return dataclasses.replace(image, space=own, transform=transform)
     spaces = " or ".join(images)
     raise AtlasError(
         f"The atlas {name} is in the space {spaces}, the data in {space or 'none named'}. "
-        f"There is no transform between them: {reason}.",
+        + (failures or absent or ["Name the space of the data."])[0],
         hint=f"Process the data in {spaces} (--space, or fMRIPrep's --output-spaces), or give an atlas that was warped "
-        f"to {space or 'their space'}, or bring the transform: {FETCH_HINT}",
+        f"to {space or 'their space'}{f', or bring the transform: {FETCH_HINT}' if failures else '.'}",
     )
 
 

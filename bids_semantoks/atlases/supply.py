@@ -103,6 +103,8 @@ def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint
     recipes = entry.find_recipes(space)
     if parts := find_local_parts(entry, recipes, space, places):
         return parts
+    # Those that a transform can take there; if none, all, and the reason is said.
+    recipes = _find_possible(entry, recipes, space, places)
     obstacles: dict[str, None] = {}
     for recipe in recipes:
         # Half an atlas is useless: nothing is fetched if the rest is unavailable.
@@ -209,7 +211,7 @@ def refuse(
 ) -> AtlasError:
     """Build the AtlasError for an atlas whose files are missing from `places` in all of `spaces`. `obstacles` are the
     reasons why they were not fetched; `hint` is used only with these."""
-    recipes = {space: entry.find_recipes(space) for space in spaces}
+    recipes = {space: _find_possible(entry, entry.find_recipes(space), space, places) for space in spaces}
     whole = [space for space, some in entry.recipes.items() if any(is_in(one, space) for one in some)]
     foreign = [space for space, some in recipes.items() if not any(is_in(one, space) for one in some)]
     own = " or ".join(whole or entry.recipes)
@@ -224,8 +226,7 @@ def refuse(
         and all(absent)
     ):
         return AtlasError(
-            f"The atlas {entry.name} is in the space {own}, the data in {foreign[0] or 'none named'}. "
-            f"{'; '.join(dict.fromkeys(absent))}.",
+            f"The atlas {entry.name} is in the space {own}, the data in {foreign[0] or 'none named'}. {absent[0]}.",
             hint=f"Give an atlas in {foreign[0] or 'their space'} with --atlas PATH, or your own transform, named like "
             f"TemplateFlow's ({Path(name_transform('SPACE', foreign[0] or 'SPACE')).name}) in --atlas-dir.{others}",
         )
@@ -244,6 +245,11 @@ def refuse(
         + (f" They were not fetched: {reasons}." if obstacles else ""),
         hint=(hint if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.") + others,
     )
+
+
+def _find_possible(entry: Entry, recipes: tuple[Recipe, ...], space: str, places: Places) -> tuple[Recipe, ...]:
+    """Find the recipes whose transforms exist somewhere; all of them where there is none."""
+    return tuple(one for one in recipes if not _find_absent(entry, one, space, places)) or recipes
 
 
 def _find_absent(entry: Entry, recipe: Recipe, space: str, places: Places) -> str:

@@ -57,11 +57,11 @@ def _explain(path: Path, entry: Entry, space: str) -> tuple[str, bool]:
             return f"for data in {other}", False
     if path.name.endswith("_xfm.h5"):
         return "a transform to another space", False
-    for registered in list_registered():
+    for registered in (entry.path, *list_registered()):
         for on_surfaces in (False, True):
             some = load_entry(registered, on_surfaces=on_surfaces).recipes.values()
             if any(path.name in _names(file) for recipes in some for file in _list_files(recipes)):
-                return f"of {'surfaces' if on_surfaces else 'images'} of the atlas {registered.stem}", False
+                return f"for {'data on surfaces' if on_surfaces else 'images'} and {registered.stem}", False
     if near := difflib.get_close_matches(path.name, own, n=1, cutoff=_CLOSE):
         return f"not a known name; {near[0]} is expected", True
     return f"not a file of {entry.name}", False

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
-import gzip
-import hashlib
 import logging
 import os
 import re
 import shutil
 import socket
 import tempfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, url2pathname
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.files import hash_file, open_atomic, write_text
+from bids_semantoks.files import hash_content, hash_file, open_atomic, write_text
 
 HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 _PATIENCE: Final = 5.0  # seconds
@@ -214,7 +210,7 @@ class Pin:
         that was compressed or unpacked since counts as the published one where the SHA-256 of its content is known."""
         if self.size and path.stat().st_size != self.size:
             return f"has {path.stat().st_size} bytes, expected {self.size}"
-        if self.md5 and (found := _hash_md5(path)) != self.md5:
+        if self.md5 and (found := hash_file(path, "md5")) != self.md5:
             return f"has the MD5 {found}, expected {self.md5}"
         if self.sha256 and not {found := hash_file(path), hash_content(path)} & set(self.sha256):
             return f"has the SHA-256 {found}, expected {self.sha256[0]}"
@@ -222,21 +218,6 @@ class Pin:
 
 
 UNKNOWN: Final = Pin()
-
-
-def _hash_md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def hash_content(path: Path) -> str:
-    """Compute the SHA-256 of the uncompressed bytes of a file; empty if it is compressed and damaged."""
-    with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            return hash_file(path)
-    with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-    return ""
 
 
 def download(address: str, target: Path, *, pin: Pin = UNKNOWN) -> None:

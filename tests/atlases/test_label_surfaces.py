@@ -11,11 +11,12 @@ import pytest
 from helpers import surface_files as made
 from helpers.pins import forget
 
-from bids_semantoks.atlases.label_surfaces import build_surface_volume, load_surface_labels
+from bids_semantoks.atlases.label_surfaces import build_surface_volume
 from bids_semantoks.atlases.label_tables import LabelTable, build_atlas, load_label_table
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_surface_atlas
 from bids_semantoks.atlases.registry import LabelFile
 from bids_semantoks.atlases.supply import Part
+from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.outputs.dataset import may_be_shared
 from bids_semantoks.records import CANONICAL_NETWORKS

@@ -124,6 +124,42 @@ def test_images_that_hold_no_labels(tmp_path, labels, words):
         load_atlas(path, space=SPACE, directory=None)
 
 
+def test_background_and_noise_are_no_labels(tmp_path, caplog):
+    """NaN, -1 and what single precision or scaled integers leave around a whole number."""
+    noise = np.random.default_rng(0).uniform(-0.009, 0.009, SHAPE)
+    background = LABELS == 0
+    expected = load_atlas(write_atlas(tmp_path / "plain"), space=SPACE, directory=None)
+    for name, labels in {
+        "nan": np.where(background, np.nan, LABELS),
+        "minus": np.where(background, -1, LABELS),
+        "float": np.where(background, -1.0, LABELS) + noise,
+        "noise": LABELS + noise,
+        "tiny": np.where(background, -1e-12, LABELS),
+    }.items():
+        table = [(n, f"p{n}", "Vis") for n in range(1, 5)]
+        path = write_atlas(tmp_path / name, rows=table)
+        nib.Nifti1Image(labels, AFFINE).to_filename(path)
+        atlas = load_atlas(path, space=SPACE, directory=None)
+        np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), LABELS)
+        assert len(atlas.parcels) == len(expected.parcels)
+
+
+@pytest.mark.parametrize("wrong", [np.inf, 2.4, -3.0])
+def test_a_value_that_is_no_label_is_named_with_its_voxel(tmp_path, wrong):
+    labels = np.where(LABELS == 0, -1.0, LABELS)
+    labels[2, 3, 1] = wrong
+    path = write_atlas(tmp_path, rows=[(n, f"p{n}", "Vis") for n in range(1, 5)])
+    nib.Nifti1Image(labels, AFFINE).to_filename(path)
+    words = (
+        r"not labels .*in voxel \("
+        if wrong == -3
+        else rf"1 values that are not labels .* such as {wrong:g} in voxel \(2, 3, 1\)"
+    )
+    with pytest.raises(AtlasError, match=words) as caught:
+        load_atlas(path, space=SPACE, directory=None)
+    assert "probability" not in str(caught.value)
+
+
 def test_fourth_axis_of_one_is_dropped(tmp_path):
     atlas = load_atlas(write_atlas(tmp_path, LABELS[..., None]), space=SPACE, directory=None)
     np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), LABELS)

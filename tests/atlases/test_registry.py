@@ -26,8 +26,8 @@ from bids_semantoks.atlases.registry import (
 )
 from bids_semantoks.atlases.transforms import name_transform
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.files import hash_content
 from bids_semantoks.models.parcels import default_layout, match_parcels
-from bids_semantoks.runtime.downloads import hash_content
 
 ARCHIVED = "tpl-Own/tpl-Own_atlas-A_dseg.nii.gz"
 
@@ -229,3 +229,33 @@ def test_a_file_that_is_not_the_published_one_is_refused(shared, tmp_path, space
     load = load_atlas if space == SPACE else load_surface_atlas
     with pytest.raises(AtlasError, match=r"expected 30103f76.*not the file that is published as atl-Buckner7"):
         load(DEFAULT, space=space, directory=tmp_path)
+
+
+def test_every_address_is_one_that_its_repository_has():
+    """The paths of the repositories lie beside this file; those of TemplateFlow are tested above."""
+    listed = set(Path(__file__).with_name("published.txt").read_text().splitlines())
+    found = set()
+    for path in sorted(find_registry().glob("*.json")):
+        for on_surfaces in (False, True):
+            for recipes in load_entry(path, on_surfaces=on_surfaces).recipes.values():
+                for part in (one for recipe in recipes for one in recipe if one.url):
+                    owner, name, _, place = part.url.removeprefix("https://raw.githubusercontent.com/").split("/", 3)
+                    assert f"{owner}/{name} {place}" in listed
+                    assert place.endswith(f"/{part.files[0].removeprefix('fsaverage/label/')}")
+                    found.add(place)
+    assert len(found) == 15
+
+
+def test_a_file_counts_wherever_it_lies_in_a_given_directory(tmp_path):
+    file = LabelFile(files=("a/lh.own.annot", "lh.own.annot"))
+    image = LabelFile(files=("own.nii",))
+    for path in ("sub-01/anat/own.nii", ".git/own.nii", "x/y/own.nii.gz", "z/a/lh.own.annot", "deep/1/2/3/4/own.nii"):
+        write(tmp_path / path)
+    places = find_places(tmp_path)
+    assert find_file(file, places) == tmp_path / "z/a/lh.own.annot"
+    assert find_file(image, places) == tmp_path / "x/y/own.nii.gz"
+    write(tmp_path / "x/own.nii.gz", "")
+    write(tmp_path / "x/own.nii")
+    assert find_file(image, find_places(tmp_path)) == tmp_path / "x/own.nii"
+    archived = write(tmp_path / "flow" / "tpl-Own_atlas-A_dseg.nii.gz")
+    assert find_archived(ARCHIVED, find_places(tmp_path)) == archived

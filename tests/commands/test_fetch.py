@@ -249,6 +249,39 @@ def test_the_place_that_cannot_be_written_is_named(tmp_path, server, online, mon
         assert f"bids_semantoks-fetch: error: {below} cannot be written: [Errno 20]" in capsys.readouterr().err
 
 
+def test_every_alternative_is_tried_and_each_failure_named(tmp_path, server, online, monkeypatch, capsys):
+    served, address, _ = server
+    registry = write_registry(tmp_path, address, monkeypatch)
+    made.write_dlabel(served / "less.dlabel.nii")
+    content = json.loads((registry / "Pair.json").read_text())
+    parts = content["spaces"][0]["alternatives"][0]
+    common = {"licence": "free", "source": "made here"}
+    gone = [{**parts[0], "files": [f"gone{n}.nii"], "url": f"{address}/gone{n}.nii"} for n in (1, 2)]
+    content["spaces"][0]["alternatives"] = [[gone[0], parts[1]], [gone[1], parts[1]]]
+    surface = {"values": [[1, 1]], "parcels": [[1, 1]]} | common
+    whole = surface | {"files": ["gone.dlabel.nii"], "url": f"{address}/gone.dlabel.nii", "parcels": [[2, 2]]}
+    less = surface | {"files": ["less.dlabel.nii"], "url": f"{address}/less.dlabel.nii"}
+    content["surfaces"] = [{"space": "fsLR", "alternatives": [[less, whole], [less]]}]
+    (registry / "Pair.json").write_text(json.dumps(content))
+    call = [str(tmp_path / "to"), "--atlas", "Pair", "--model", "none", "--space"]
+    assert fetch_module.call([*call, OTHER]) == 6
+    error = capsys.readouterr().err
+    assert "gone1.nii cannot be fetched: the server answers 404" in error
+    assert "gone2.nii cannot be fetched: the server answers 404" in error
+    # The rest of the atlas, where not all of it can be had, is said to be that.
+    assert fetch_module.call([*call, "fsLR"]) == 0
+    error = capsys.readouterr().err
+    assert "gone.dlabel.nii cannot be fetched: the server answers 404" in error
+    assert "1 parcels of Pair are masked: gone.dlabel.nii is not found" in error
+    content["surfaces"][0]["alternatives"] = [[whole], [whole | {"files": ["x.dlabel.nii"]}]]
+    (registry / "Pair.json").write_text(json.dumps(content))
+    assert fetch_module.call([*call, "fsLR"]) == 6
+    assert "No label file of the atlas Pair for fsLR can be fetched: gone.dlabel" in capsys.readouterr().err
+    content["spaces"][0]["alternatives"].append(parts)
+    (registry / "Pair.json").write_text(json.dumps(content))
+    assert fetch_module.call([*call, OTHER]) == 0
+
+
 def can_unshare():
     return shutil.which("unshare") and subprocess.run(["unshare", "-n", "true"], check=False).returncode == 0
 

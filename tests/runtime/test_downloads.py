@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.files import hash_content
 from bids_semantoks.runtime import downloads
 from bids_semantoks.runtime.downloads import (
     Pin,
@@ -26,7 +27,6 @@ from bids_semantoks.runtime.downloads import (
     find_hub_file,
     find_obstacle,
     find_templateflow_homes,
-    hash_content,
     is_offline,
 )
 
