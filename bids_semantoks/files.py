@@ -171,12 +171,28 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
-def hash_file(path: Path) -> str:
-    """Compute the SHA-256 of a file."""
+def hash_file(path: Path, kind: str = "sha256") -> str:
+    """Compute the SHA-256 (or MD5) of a file."""
     import hashlib
 
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def hash_content(path: Path) -> str:
+    """Compute the SHA-256 of the uncompressed bytes of a file; empty if it is compressed and damaged."""
+    import gzip
+    import hashlib
+    import zlib
+
+    with path.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            return hash_file(path)
+    try:
+        with gzip.open(path) as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except (OSError, EOFError, zlib.error):
+        return ""
 
 
 def hash_text(text: str) -> str:

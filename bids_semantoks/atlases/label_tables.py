@@ -15,10 +15,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.identity import Layer, identify, identify_by_files
 from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.bids_names import format_label, parse_entities
 from bids_semantoks.errors import AtlasError, name_some
-from bids_semantoks.files import hash_values, read_rows, split_rows
+from bids_semantoks.files import read_rows, split_rows
 from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume
 
 _NAME_COLUMNS = ("label", "name")
@@ -238,17 +239,17 @@ def build_label(stem: str) -> str:
         return "Atlas"
 
 
-def build_atlas(name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...] = ()) -> Atlas:
-    """Build the record of an atlas, with a joint checksum of names, networks and files, wherever these lie."""
-    labels = [
-        [v.sha256, v.values.tolist(), v.parcels.tolist(), *([v.transform_sha256] if v.transform else [])]
-        for v in volumes
-    ]
+def build_atlas(
+    name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...] = (), layers: Sequence[Layer] = ()
+) -> Atlas:
+    """Build the record of an atlas with its checksum, from its table and the layers of its files."""
+    by_files = identify_by_files(table.parcels, table.networks, volumes)
     return Atlas(
         name=name,
         space=space,
         parcels=table.parcels,
         networks=table.networks,
         volumes=volumes,
-        sha256=hash_values({"parcels": table.parcels, "networks": table.networks, "volumes": labels}),
+        sha256=identify(table.parcels, table.networks, space, layers) if volumes else by_files[0],
+        former_sha256=tuple(by_files),
     )
