@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import PREFIX, locate_columns
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
-from bids_semantoks.files import read_json, read_rows, split_rows
+from bids_semantoks.files import TextTable, decode_text, is_missing, parse_table, read_json, read_rows
 from bids_semantoks.images.volumes import DAMAGED, check_content, is_surface, load_volumes, one_line
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration
@@ -23,7 +23,6 @@ from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
 from bids_semantoks.signals.surface_means import load_surface_series
 
 PTSERIES: Final = ".ptseries.nii"
-_MISSING: Final = ("n/a", "", "NA")
 # Derived entities, which follow those of the run in file names.
 _DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
 # Cheapest first: series of parcels, then images, whose headers alone are read.
@@ -140,7 +139,11 @@ def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bools) ->
     if path is None or not path.exists():
         return coverage, n_voxels
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
-    for row in read_rows(path):
+    try:
+        rows = read_rows(path)
+    except (OSError, ValueError) as error:
+        raise RunFailed("bad_image", f"The table of coverage {path} {error}.") from error
+    for row in rows:
         parcel = position.get(next(iter(row.values()), "").removeprefix(PREFIX))
         if parcel is not None and "coverage" in row:
             coverage[parcel] = _to_number(row["coverage"], coverage[parcel])
@@ -187,24 +190,20 @@ def read_columns(path: Path) -> tuple[tuple[str, ...], Floats]:
     first column (row numbers). Raises RunFailed bad_image with row and column of a bad cell."""
     if path.name.endswith(PTSERIES):
         return load_parcel_series(path)[:2]
-    header, _, body = _read_bytes(path).partition(b"\n")
-    columns, has_index = _split_header(header, path)
-    rows = split_rows(body)
-    n_fields = len(columns) + has_index
-    for number, row in enumerate(rows, start=1):
-        if len(row) != n_fields:
-            refuse_table(path, f"has {len(row)} fields in row {number}, but {n_fields} columns")
+    table = _parse(_read_bytes(path), path)
+    values = np.array([[_parse_cell(cell) for cell in row] for row in table.rows], dtype=np.float64)
+    for row, column in np.argwhere(np.isinf(values))[:1]:
+        where = f"in row {row + 1} of column {table.names[column]}"
+        refuse_table(path, f"has {table.rows[row][column].strip()!r} {where}, expected a number or n/a")
+    return tuple(table.names), values.reshape(len(table.rows), len(table.names))
+
+
+def _parse_cell(text: str) -> float:
+    """Parse a number, NaN where missing; infinity for anything else."""
     try:
-        cells = np.array(rows, dtype=np.bytes_).reshape(len(rows), n_fields)[:, int(has_index) :]
-        cells = cells.astype(f"S{max(cells.itemsize, len('nan'))}")
-        for missing in _MISSING:
-            cells[cells == missing.encode()] = b"nan"
-        values = cells.astype(np.float64)
+        return float(text)
     except ValueError:
-        values = np.full((len(rows), len(columns)), np.inf)
-    if np.isinf(values).any():
-        _refuse_cell(path, columns, rows, skip=int(has_index))
-    return columns, values
+        return np.nan if is_missing(text) else np.inf
 
 
 def read_header(path: Path) -> tuple[str, ...]:
@@ -213,48 +212,38 @@ def read_header(path: Path) -> tuple[str, ...]:
     check_content(path)
     if path.name.endswith(PTSERIES):
         return load_parcel_series(path)[0]
-    return _split_header(_read_bytes(path, first_line=True), path)[0]
+    return tuple(_parse(_read_bytes(path, first_line=True), path).names)
 
 
 def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.readline() if first_line else file.read()
+            content = file.readline() if first_line else b""
+            # In UTF-16, an end of line is two bytes.
+            return content if first_line and b"\0" not in content else content + file.read()
     except OSError as error:
         raise RunFailed("bad_image", f"{path} cannot be read ({error.strerror}).") from error
-    return content.removeprefix(b"\xef\xbb\xbf")
 
 
-def _split_header(line: bytes, path: Path) -> tuple[tuple[str, ...], bool]:
+def _parse(content: bytes, path: Path) -> TextTable:
     try:
-        columns = tuple(name.strip() for name in (split_rows(line.decode()) or [[""]])[0])
-    except UnicodeDecodeError:
-        refuse_table(path, "is no text in UTF-8")
-    has_index = columns[0] == "" and len(columns) > 1
-    columns = columns[1:] if has_index else columns
-    if columns == ("",):
+        table = parse_table(decode_text(content))
+    except ValueError as error:
+        refuse_table(path, str(error))
+    columns = table.names
+    if not columns:
         refuse_table(path, "has no header of parcel names")
+    # Whole numbers may be labels of parcels.
+    if np.isfinite([_parse_cell(name) for name in columns]).all() and not all(map(str.isdecimal, columns)):
+        refuse_table(path, "has no header: its first line holds numbers only")
     if len(set(columns)) < len(columns):
         refuse_table(path, f"has columns twice: {name_some(sorted({c for c in columns if columns.count(c) > 1}))}")
-    return columns, has_index
+    return table
 
 
 def refuse_table(path: Path, problem: str) -> NoReturn:
     """Raise RunFailed bad_image; `problem` continues the sentence after the path."""
     raise RunFailed("bad_image", f"The table of series {path} {problem}.")
-
-
-def _refuse_cell(path: Path, columns: Sequence[str], rows: list[list[bytes]], *, skip: int) -> NoReturn:
-    for number, row in enumerate(rows, start=1):
-        for column, cell in zip(columns, row[skip:], strict=True):
-            text = cell.decode(errors="replace").strip()
-            try:
-                is_good = text in _MISSING or not np.isinf(float(text))
-            except ValueError:
-                is_good = False
-            if not is_good:
-                refuse_table(path, f"has {text!r} in row {number} of column {column}, expected a number or n/a")
-    raise AssertionError("a cell was refused before")
 
 
 def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], float | None]:

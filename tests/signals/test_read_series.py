@@ -343,7 +343,7 @@ def damage(path: Path, line: int, old: str, new: str) -> None:
     [
         (7, "fast", rf"has 'fast' in row 7 of column {PARCELS[2]}, expected a number or n/a"),
         (9, "inf", rf"has 'inf' in row 9 of column {PARCELS[2]}"),
-        (11, "0.1\t0.2", "has 14 fields in row 11, but 13 columns"),
+        (11, "0.1\t0.2", "has 14 values in row 11 \\(line 12\\), but 13 columns"),
         (0, PARCELS[5], f"has columns twice: {PARCELS[5]}"),
         (0, "Heart", r"has columns \(1 of 13\) of parcels Heart, which the atlas A lacks"),
     ],
@@ -504,3 +504,20 @@ def test_a_part_of_the_17_network_order_is_not_guessed(tmp_path: Path) -> None:
     names = ("17Networks_LH_VisCent_ExStr_1", "17Networks_LH_DefaultC_PHC_2")
     with pytest.raises(AtlasError, match="networks of the parcels of atlas A: 17Networks_LH_VisCent_ExStr_1, 17Netw"):
         load_series_atlas("A", names, space="", asked="", tables=[], directory=None)
+
+
+@pytest.mark.parametrize("text", ["A\tB\t\n1\tNaN\t\n2\t3\t\n", "\tA\tB\n0\t1\t\n1\t2\t3\n", "A\tB\r1\tNA\r2\t3"])
+def test_series_that_other_programs_saved_again(tmp_path, text):
+    path = tmp_path / "sub-01_task-rest_atlas-A_timeseries.tsv"
+    path.write_bytes(text.encode("utf-16"))
+    columns, values = read_columns(path)
+    assert columns == read_header(path) == ("A", "B")
+    np.testing.assert_array_equal(values, [[1, np.nan], [2, 3]])
+
+
+def test_series_without_a_header_say_so(tmp_path):
+    path = tmp_path / "sub-01_task-rest_atlas-A_timeseries.tsv"
+    path.write_text("0.5\t-1.25\t0.5\n1\t2\t3\n")
+    for read_one in (read_columns, read_header):
+        with pytest.raises(RunFailed, match="has no header: its first line holds numbers only"):
+            read_one(path)
