@@ -118,7 +118,7 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         retest=tuple(measure_retest(stored, {prober.model: prober.model, **twins}, seed=seed)),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
-        warnings=_list_warnings(phenotypes, n_people),
+        warnings=(*_list_warnings(phenotypes, n_people), *plan.warnings),
     )
     return write_results(found, stored, encoder, replicates)
 

@@ -6,16 +6,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.columns import check_columns, convert_covariates, describe_kinds
 from bids_semantoks.analyses.rows import Rows, build_rows
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, build_phenotype, find_columns, parse_number
+from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, build_phenotype, find_columns, is_category
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.splits import (
@@ -27,7 +28,7 @@ from bids_semantoks.statistics.splits import (
     check_groups,
     read_split_table,
 )
-from bids_semantoks.statistics.targets import Target, build_class_target, build_covariates
+from bids_semantoks.statistics.targets import Target, build_class_target
 
 LOGGER = logging.getLogger("bids_semantoks")
 _FORMS: Final = (str, str.upper, str.title)
@@ -53,6 +54,13 @@ class Design:
     blocks: NDArray[Any] | None  # (n,) labels are permuted within a block
     unit_groups: NDArray[Any] | None  # (n,) rows that exchange their labels together in permutations
     notes: tuple[str, ...]  # who is left out, and why
+    # of the phenotype, the covariates and the column of groups: ``number`` or ``category, 3 levels``
+    kinds: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def covariate_kinds(self) -> str:
+        """Covariates with their kinds, in words."""
+        return ", ".join(f"{name} ({self.kinds[name]})" for name in self.covariate_names) or "none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,6 +74,8 @@ class ProbePlan:
     given: tuple[tuple[str, int, int, str, str], ...]
     designs: tuple[tuple[Phenotype, Design], ...]  # of all phenotypes, in the order asked for
     n_runs: int  # that the designs were built from
+    categories: frozenset[str] = frozenset()  # columns beside phenotypes that are used as categories
+    warnings: tuple[str, ...] = ()  # about the columns asked for
 
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
         """Look up a column that groups or corrects, as text, None where missing. Raises InputError for one value per
@@ -91,15 +101,27 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
                 hint="Choose another column, or probe it in a call of its own.",
             )
     extra = [*asked.covariate, *filter(None, (asked.group_by, asked.leave_out))]
+    keys = sorted({(run.entities["sub"], run.entities.get("ses", "")) for run in stored})
     columns = find_columns(
         config.bids_dir,
         list(dict.fromkeys([*asked.probe, *extra])),
         phenotype=asked.phenotype,
         optional=[*_SITE_NAMES, *COLOUR_NAMES],
+        id_column=asked.id_column,
+        keys=keys,
     )
     given = read_split_lines(asked.splits) if asked.splits else ()
     site = next((name for name in (asked.leave_out, *_SITE_NAMES) if name in columns), None)
-    plan = ProbePlan(config=config, columns=columns, site=site or "", given=tuple(given), designs=(), n_runs=0)
+    plan = ProbePlan(
+        config=config,
+        columns=columns,
+        site=site or "",
+        given=tuple(given),
+        designs=(),
+        n_runs=0,
+        categories=frozenset(name for name in extra if name not in asked.covariate or is_category(columns[name], keys)),
+        warnings=check_columns(columns, keys, asked),
+    )
     plan = _build_designs(plan, stored)
     _check_used(plan)
     return plan
@@ -121,6 +143,8 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
         designs.append((phenotype, build_design(plan, rows, phenotype)))
         if plan.config.running.dry_run:
             LOGGER.info("%s", describe_design(plan, designs[-1][1]))
+    kinds = {name: kind for _, design in designs for name, kind in design.kinds.items()}
+    LOGGER.info("Columns are used as: %s.", "; ".join(f"{name} ({kind})" for name, kind in kinds.items()))
     return dataclasses.replace(plan, designs=tuple(designs), n_runs=len(stored))
 
 
@@ -148,10 +172,11 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
     """Describe what would be probed in one sentence, for a dry run."""
     asked, target = plan.config.probing, design.target
     known = ~np.isnan(target.values)
-    kind = "a value"
+    kind = design.kinds[target.name]
     if target.is_class:
         counts = np.bincount(target.compute_labels(known)[known].astype(int))
-        kind = ", ".join(f"{name} {count}" for name, count in zip(target.class_names, counts.tolist(), strict=True))
+        listed = ", ".join(f"{name} {count}" for name, count in zip(target.class_names, counts.tolist(), strict=True))
+        kind = f"{kind}: {listed}"
     what = "sessions" if design.rows.has_sessions else "participants"
     n_repeats = len({split.repetition for split in design.splits})
     baselines = [
@@ -166,7 +191,7 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
         f"out: {'; '.join(design.notes) or 'nobody'}",
         f"{len(design.splits)} splits in {n_repeats} repetition{'s' if n_repeats > 1 else ''}",
         f"protocol {asked.protocol}",
-        f"covariates removed: {', '.join(design.covariate_names) or 'none'}",
+        f"covariates removed: {design.covariate_kinds}",
         f"baselines: {', '.join(baselines) or 'none'}",
         f"{asked.n_permutations} permutations",
         *([f"{1 + len(asked.replicates)} encoders averaged"] if asked.replicates else []),
@@ -183,6 +208,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     names = tuple(name for name in asked.covariate if name != phenotype.name)
     cells = {name: plan.find_labels(rows, name, phenotype.name) for name in names}
     left_out = plan.find_labels(rows, asked.leave_out, phenotype.name) if asked.leave_out else None
+    others = {name: plan.find_labels(rows, name, phenotype.name) for name in (asked.group_by, asked.leave_out) if name}
     needed = [*cells.values(), *([left_out] if left_out is not None else [])]
     lacks = np.array([any(texts[i] is None for texts in needed) for i in range(len(rows.keys))], dtype=bool)
     if n_lacking := int((lacks & ~out).sum()):
@@ -209,12 +235,13 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         target=target,
         rows=rows,
         splits=splits,
-        covariates=convert_covariates(cells, usable) if names else None,
+        covariates=convert_covariates(cells, usable, plan.categories) if names else None,
         covariate_names=names,
         groups=groups,
         blocks=blocks,
         unit_groups=unit_groups,
         notes=tuple(notes),
+        kinds=describe_kinds(phenotype, cells | others, usable, plan.categories, n_bins=asked.n_bins),
     )
 
 
@@ -251,18 +278,6 @@ def _check_classes_left(target: Target, splits: Sequence[Split], places: NDArray
                 "on.",
                 hint=f"Leave out those of {name} {places[split.test[0]]}, or choose another column for --leave-out.",
             )
-
-
-def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Convert covariates to (n, c), text and sites to indicators; unusable rows get the first known value."""
-    columns: dict[str, Sequence[float] | Sequence[str]] = {}
-    for name, texts in cells.items():
-        known = [text for text, use in zip(texts, usable, strict=True) if use and text is not None]
-        filled = [text if use and text is not None else known[0] for text, use in zip(texts, usable, strict=True)]
-        # Sites named 1, 2, 3 are still not a quantity.
-        is_text = name in _SITE_NAMES or None in map(parse_number, known)
-        columns[name] = filled if is_text else [float(text) for text in filled]
-    return build_covariates(columns)
 
 
 def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
