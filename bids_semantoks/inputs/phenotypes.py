@@ -153,17 +153,17 @@ def _build_column(table: Table, name: str, own: Sequence[Key], keys: Collection[
                 (by_sidecar if spell(cell) in declared else by_word)[cell] += 1
     where, warnings = f"Column {name} of {table.name}", []
     if by_sidecar and is_wanted:
-        LOGGER.info("%s: missing according to %s: %s.", where, table.sidecar, _list_counts(by_sidecar))
+        LOGGER.info("%s has values missing according to %s: %s.", where, table.sidecar, _list_counts(by_sidecar))
     if by_word:
         warnings.append(
-            f"{where}: read as missing: {_list_counts(by_word)}. A label that is written so must be among the Levels "
-            f"of {name} in {table.sidecar}."
+            f"{where} has cells read as missing: {_list_counts(by_word)}. If one is a label, list it as Levels of "
+            f"{name} in {table.sidecar}."
         )
     known = [text for key, text in values.items() if text is not None and (key in here or not here)]
     if suspects := find_suspects(known, levels):
         warnings.append(
-            f"{where}: kept as values, but may mean missing: {_list_counts(suspects)}. Write n/a instead, or list them "
-            f"as MissingValues (or, if they are values, as Levels) of {name} in {table.sidecar}."
+            f"{where} has values that often mean missing, kept as they are: {_list_counts(suspects)}. If they are "
+            f"missing, write n/a, or list them as MissingValues of {name} in {table.sidecar}; if not, as Levels."
         )
     for warning in warnings if is_wanted else ():
         LOGGER.warning("%s", warning)

@@ -52,7 +52,7 @@ def test_words_for_missing_are_counted_unless_the_sidecar_lists_them(
     write_column(tmp_path, sites)
     column = find_columns(tmp_path, ["x"], keys=KEYS)["x"]
     assert column.find(KEYS[:9]) == (None, "01", "1", None, None, None, None, None, None)
-    assert "read as missing: 'NA' (2), 'None' (1), 'nan' (1)" in caplog.text
+    assert "has cells read as missing: 'NA' (2), 'None' (1), 'nan' (1)" in caplog.text
     assert column.warnings == (caplog.records[-1].message,)
     write_sidecar(tmp_path, {"Levels": {"NA": "North America", "01": "Oslo"}})
     column = find_columns(tmp_path, ["x"], keys=KEYS)["x"]
@@ -70,7 +70,7 @@ def test_codes_that_may_mean_missing_are_named_and_those_of_the_sidecar_are_miss
     write_column(tmp_path, values)
     column = find_columns(tmp_path, ["x"], keys=KEYS)["x"]
     (warning,) = column.warnings
-    assert "may mean missing: '-9999' (2), '-999.0' (1), '999' (1)" in warning
+    assert "often mean missing, kept as they are: '-9999' (2), '-999.0' (1), '999' (1)" in warning
     assert "MissingValues" in warning
     assert "participants.json" in warning
     assert warning in caplog.text
