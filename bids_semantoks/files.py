@@ -157,13 +157,15 @@ def decode_text(content: bytes) -> str:
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             return content.decode(encoding)
+    # Files of DOS end with this character.
+    content = content.removesuffix(b"\x1a")
     is_binary = re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", content) is not None
     if not is_binary:
         # Five bytes mean nothing in Windows-1252; Latin-1 has them all.
         for encoding in ("utf-8", "cp1252", "latin-1"):
             with contextlib.suppress(UnicodeDecodeError):
                 return content.decode(encoding)
-    raise ValueError("is not text: it holds bytes that occur in spreadsheets, archives and images only")
+    raise ValueError("is not text: it holds bytes of a spreadsheet, an archive or UTF-16 without its mark")
 
 
 def read_text(path: Path) -> str:

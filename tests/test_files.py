@@ -197,6 +197,10 @@ def test_what_is_not_text_is_refused(content):
         files.decode_text(content)
 
 
+def test_the_last_character_of_dos_is_passed_over():
+    assert files.decode_text(b"a\n1\n\x1a") == "a\n1\n"
+
+
 def test_words_for_missing_are_one_list():
     assert all(map(files.is_missing, ["n/a", "N/A", "NA", "NaN", "nan", "", " ", "None", "null", "NULL", "#N/A", "."]))
     assert not any(map(files.is_missing, ["none", "unknown", "0", "-9999", "North", "nana"]))

@@ -17,13 +17,21 @@ from bids_semantoks.statistics.targets import build_covariates
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def check_columns(columns: Mapping[str, Column], keys: Sequence[Key], asked: ProbingConfig) -> tuple[str, ...]:
-    """Return what the page must say of the columns asked for. Raises InputError where covariates, groups or places to
-    leave out hold numbers and a few cells of text."""
+def check_columns(
+    columns: Mapping[str, Column], keys: Sequence[Key], asked: ProbingConfig, *, site: str
+) -> tuple[str, ...]:
+    """Return what the page must say of the columns asked for and of the `site` that was found.
+
+    Raises InputError where covariates, groups or places to leave out hold numbers and a few cells of text.
+    """
     extra = [*asked.covariate, *filter(None, (asked.group_by, asked.leave_out))]
     warnings: list[str] = []
-    for name in dict.fromkeys((*asked.probe, *extra)):
+    for name in dict.fromkeys((*asked.probe, *extra, *filter(None, (site,)))):
         warnings += columns[name].warnings
+        if name not in (*asked.probe, *extra):
+            # Columns asked for have warned when they were read.
+            for warning in columns[name].warnings:
+                LOGGER.warning("%s", warning)
         if name in extra:
             check_cells(columns[name], keys)
         if name in asked.covariate and (codes := find_codes(columns[name], keys)):

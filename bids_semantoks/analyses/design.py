@@ -120,7 +120,7 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         designs=(),
         n_runs=0,
         categories=frozenset(name for name in extra if name not in asked.covariate or is_category(columns[name], keys)),
-        warnings=check_columns(columns, keys, asked),
+        warnings=check_columns(columns, keys, asked, site=site or ""),
     )
     plan = _build_designs(plan, stored)
     _check_used(plan)

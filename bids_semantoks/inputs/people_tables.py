@@ -164,7 +164,7 @@ def _read_cells(path: Path) -> TextTable:
         raise InputError(f"The table {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise InputError(
-            f"The table {path} {error}.", hint="Expected a row for each participant, with tabs."
+            f"The table {path} {error}.", hint="Expected tab-separated text with one row per participant."
         ) from error
     if twice := sorted(name for name, count in Counter(table.names).items() if count > 1):
         raise InputError(f"{path} has columns of the same name: {', '.join(twice)}.", hint="Rename one of them.")
@@ -283,6 +283,6 @@ def _group_forms(labels: Collection[str]) -> dict[str, list[str]]:
 
 def _simplify(label: str) -> str:
     """Reduce a label to what spreadsheets, databases and archives leave of it."""
-    text = re.sub(r"^(\d+)\.0+$", r"\1", label.strip().casefold())
+    text = re.sub(r"^(\d+)\.0+$", r"\1", label.strip(" \"'").casefold())
     text = re.sub(r"^(sub|ses)[-_ ]|^sub(?=\d)", "", text)
     return re.sub(r"[\W_]", "", text).lstrip("0") or "0"
