@@ -179,12 +179,13 @@ def is_missing(text: str) -> bool:
     return text.strip() == "None" or text.strip().casefold() in _MISSING
 
 
-def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False) -> TextTable:
+def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False, has_header: bool = True) -> TextTable:
     """Parse a table with a header as people and programs write it.
 
     A row is a line, so a lone quote is text, while quotes around a cell are taken off. Columns without a name are
-    skipped (row numbers of pandas and R, tabs at the ends of lines), and so are empty lines. `is_padded` also fills
-    short rows and skips rows of empty cells. ValueError, which goes on after the path, for a row of another length.
+    skipped (row numbers of pandas and R, tabs at the ends of lines), and so are empty lines. Without a header, columns
+    are numbered from 0. `is_padded` also fills short rows and skips rows of empty cells. ValueError, which goes on
+    after the path, for a row of another length.
     """
     lines = _split_lines(text, delimiter)
     while lines and not any(map(str.strip, lines[0][1])):
@@ -192,6 +193,9 @@ def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False) ->
     if not lines:
         return TextTable([], [], [])
     (_, header), *body = lines
+    if not has_header:
+        width = max(i for i, cell in enumerate(header, start=1) if cell.strip())
+        header, body = [str(number) for number in range(width)], lines
     while body and not "".join(body[-1][1]).strip() and len(body[-1][1]) < 2:
         body.pop()
     # In a table of one column, an empty line is a row.

@@ -76,14 +76,15 @@ class Tally:
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
 
 
-def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str) -> Outcome:
-    """Run one job, turn whatever goes wrong into an outcome, and write its status; `work` returns warnings.
+def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "") -> Outcome:
+    """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` where all went well;
+    `work` returns warnings.
 
     Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
     """
     started = time.monotonic()
     try:
-        outcome = Outcome(status="ok", warnings=work())
+        outcome = Outcome(status="ok", message=note, warnings=work())
     except RunSkipped as error:
         outcome = Outcome(status="skipped", reason=error.reason, message=str(error))
     except RunFailed as error:

@@ -131,7 +131,8 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         atlas=atlas,
         denoising=denoising,
         settings=describe_settings(config.signals, atlas, None if is_parcellated else denoising),
-        averaged_over=runs[0].averaged_over,
+        # Runs in native space are the exception that the methods text must name.
+        averaged_over=next((run for run in runs if run.warp), runs[0]).averaged_over,
     )
     LOGGER.info(
         "%d runs of %d participants in %s; atlas %s (%d parcels); %s.",
@@ -232,7 +233,8 @@ class RunWorker:
     def __call__(self, job: RunJob) -> Outcome:
         """Process one run and write its status, then draw its figures, so that a failing one cannot spoil outputs."""
         figures: list[Callable[[], None]] = []
-        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device)
+        note = " ".join(job.run.time_problems)
+        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note)
         for draw in figures if outcome.status == "ok" else ():
             draw()
         return outcome

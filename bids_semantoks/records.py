@@ -40,7 +40,7 @@ class Run:
     bold: Path
     mask: Path | None  # shares every entity with `bold`, as does `confounds`
     confounds: Path | None
-    repetition_time: float | None  # seconds; None if no sidecar gives it
+    repetition_time: float | None  # seconds, as a sidecar or layout states it; None if none does
     pipeline: str  # name and version
     dataset: Path  # root of the derivative dataset that holds `bold`
     recognised: str = ""  # pipeline in our terms, such as XCP-D; empty if unknown
@@ -49,6 +49,10 @@ class Run:
     columns: tuple[str, ...] = ()  # of `confounds` if it is a file of movement regressors without a header
     problem: str = ""  # why this image cannot be used in this call; empty if it can
     partner: Path | None = None  # right hemisphere if `bold` is the left
+    time_source: str = ""  # what states `repetition_time`, in words
+    time_problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used for it
+    is_default_time: bool = False  # `repetition_time` is that of a shipped layout, which headers overrule
+    warp: Path | None = None  # FSL's field to the space of the run if `bold` is in native space; may not exist
 
     def __post_init__(self) -> None:
         if not self.entities or self.entities[0][0] != "sub":
@@ -74,6 +78,8 @@ class Run:
             return "grayordinates holding data"
         if self.bold.name.endswith(".func.gii"):
             return "vertices holding data"
+        if self.warp is not None:
+            return "voxels inside the native brain mask"
         is_without_mask = self.is_denoised and self.mask is None
         return "voxels holding data" if is_without_mask else "voxels inside the brain mask"
 
@@ -131,6 +137,8 @@ class ParcelSignals:
     regressors: tuple[str, ...]  # confounds that were removed
     framewise_displacement: NDArray[np.float64]  # (T,) mm; NaN where the table has none
     warnings: tuple[str, ...] = ()
+    n_padding: int = 0  # volumes at the end without data, among the dropped
+    resampling: str = ""  # how native volumes were interpolated; empty if they were not
 
     def __post_init__(self) -> None:
         n_volumes, n_parcels = self.values.shape

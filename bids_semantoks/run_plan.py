@@ -135,7 +135,7 @@ def check_is_here(plan: Plan, run: Run) -> None:
     """Refuse a run whose files were never fetched (datalad): RunSkipped no_content."""
     # For series, `mask` is the table of coverage, which is optional.
     mask = None if plan.is_parcellated else run.mask
-    for path in (run.bold, run.partner, mask, run.confounds):
+    for path in (run.bold, run.partner, mask, run.confounds, run.warp):
         if path is not None:
             check_content(path)
 

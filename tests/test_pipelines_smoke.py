@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers.fsl_files import build_affine, write_native_run
 
 from bids_semantoks.files import read_table
 from bids_semantoks.outputs.store import read_statuses
@@ -122,6 +123,59 @@ def test_hcp_with_24_parameters_and_without_more(files: dict[str, Path], tmp_pat
     assert len([name for name in sidecar["Denoising"]["Regressors"] if "cosine" not in name]) == 24
     assert sidecar["RecognizedAs"] == "the layout HCP minimal preprocessing"
     assert [status["status"] for _, status in read_statuses(out)] == ["ok"]
+
+
+def test_uk_biobank_as_downloaded_equals_the_same_run_warped_before(
+    files: dict[str, Path], tmp_path: Path, app: App
+) -> None:
+    layout = json.loads((Path(__file__).parents[1] / "bids_semantoks" / "data" / "layouts" / "ukb.json").read_text())
+    runs = [{**run, "repetition_time": 2.0} for run in layout["runs"]]
+    (tmp_path / "own.json").write_text(json.dumps({**layout, "space": SPACE, "runs": runs}))
+    call = ("--layout", str(tmp_path / "own.json"), "--signals-only")
+    image: Any = nib.load(files["bold"])
+    inside = np.asarray(nib.load(files["mask"]).dataobj) > 0
+    values = image.get_fdata(dtype=np.float32) * inside[..., None]
+    # Native space: the same voxels stored from right to left, 3 voxels further, with another affine.
+    native = np.pad(values, ((3, 0), (0, 0), (0, 0), (0, 0)))[::-1]
+    zooms = image.header.get_zooms()[:3]
+    affine = build_affine(zooms, is_positive=np.linalg.det(image.affine) < 0, origin=(77, -5, 3))
+    ica = tmp_path / "ukb/1000011_20227_2_0/fMRI/rfMRI.ica"
+    write_native_run(ica, native, affine=affine, inside=native.any(axis=-1), zooms=zooms)
+    code, text = app(tmp_path / "ukb", tmp_path / "refused", *call)
+    assert code == 7
+    assert "is in native space and its warp to standard space" in text
+    assert f"cd {ica} && applywarp --in=filtered_func_data_clean --ref=$FSLDIR/data/standard/MNI152_T1_2mm" in text
+    field = np.zeros((*values.shape[:3], 3), dtype=np.float32)
+    # FSL counts the x of one of both images from the other end, and so in the same direction.
+    field[..., 0] = 3 * zooms[0] * (np.linalg.det(affine) > 0)
+    (ica / "reg").mkdir()
+    (ica / "mc").mkdir()
+    np.savetxt(ica / "mc/prefiltered_func_data_mcf.par", np.zeros((values.shape[-1], 6)))
+    warp = nib.Nifti1Image(field, image.affine)
+    warp.set_sform(image.affine, 4)
+    warp.to_filename(ica / "reg/example_func2standard_warp.nii.gz")
+    code, text = app(tmp_path / "ukb", tmp_path / "native", *call)
+    assert code == 0, text
+    nib.Nifti1Image(values, image.affine).to_filename(ica / "filtered_func_data_clean_standard.nii.gz")
+    code, text = app(tmp_path / "ukb", tmp_path / "warped", *call)
+    assert code == 0, text
+    assert "1 images are not read, because the layout prefers another of the same run" in text
+    tables = [next((tmp_path / out).rglob("*_stat-mean_timeseries.tsv")) for out in ("native", "warped")]
+    assert tables[0].name.startswith(f"sub-1000011_ses-2_task-rest_space-{SPACE}_atlas-Demo457_stat-mean")
+    (names, ours), (_, theirs) = map(read_table, tables)
+    assert len(names) == 457
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    sidecar, other = (json.loads(path.with_suffix(".json").read_text()) for path in tables)
+    assert "the field holds relative displacements" in sidecar["Resampling"]
+    assert "Resampling" not in other
+    assert sidecar["AveragedOver"] == "voxels inside the native brain mask"
+    assert any(uri.endswith("rfMRI.ica/reg/example_func2standard_warp.nii.gz") for uri in sidecar["Sources"])
+    assert set(sidecar["Inputs"]) == {*other["Inputs"], "mask", "warp"}
+    coverage = json.loads(next((tmp_path / "native").rglob("*_stat-coverage_bold.json")).read_text())
+    assert coverage["n_voxels"]["Description"] == "Voxels of the parcel on the grid of the warp."
+    said = "Runs in native space were not resampled as images"
+    assert said in (tmp_path / "native/logs/CITATION.md").read_text()
+    assert said not in (tmp_path / "warped/logs/CITATION.md").read_text()
 
 
 def test_a_dataset_without_content_says_so_for_each_run(study: Path, tmp_path: Path, app: App) -> None:

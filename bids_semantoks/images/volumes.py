@@ -51,11 +51,12 @@ class Volumes:
     shape: tuple[int, int, int]  # voxels along x, y, z
     n_volumes: int  # as the header promises
     affine: NDArray[np.float64]  # (4, 4) voxel to mm
+    zooms: tuple[float, ...]  # voxel size along x, y, z in mm, as the header gives it beside the affine
     dtype: np.dtype[Any]  # of the stored numbers, with their byte order
     slope: float  # value = slope * stored + intercept
     intercept: float
     offset: int  # bytes before the first volume
-    repetition_time: float | None  # in seconds; None where the header has none
+    repetition_time: float | None  # in seconds; None where the header states none
 
 
 def is_surface(path: Path) -> bool:
@@ -97,19 +98,29 @@ def load_volumes(path: Path) -> Volumes:
         raise RunFailed(
             "bad_image", f"The header of {path} puts the volumes {image.dataobj.offset} bytes into the file."
         )
-    step = float(header.get_zooms()[3]) * _SECONDS.get(header.get_xyzt_units()[1], 1.0)
     return Volumes(
         path=path,
         shape=(shape[0], shape[1], shape[2]),
         n_volumes=shape[3],
         affine=affine,
+        zooms=tuple(float(size) for size in header.get_zooms()[:3]),
         dtype=dtype,
         slope=slope,
         intercept=intercept,
         offset=int(image.dataobj.offset),
-        # The header holds float32, in which 0.8 s are 0.80000001.
-        repetition_time=round(step, 6) if np.isfinite(step) and round(step, 6) > 0 else None,
+        repetition_time=_read_step(header),
     )
+
+
+def _read_step(header: Any) -> float | None:
+    """Read the seconds per volume; None without a unit of time, and for 0 and 1, which stand where no time is known."""
+    step = float(header.get_zooms()[3])
+    try:
+        seconds = step * _SECONDS.get(header.get_xyzt_units()[1], np.nan)
+    except KeyError:
+        return None
+    # The header holds float32, in which 0.8 s are 0.80000001.
+    return round(seconds, 6) if step != 1 and np.isfinite(seconds) and round(seconds, 6) > 0 else None
 
 
 def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import math
+import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sort_entities, sorted_naturally
+from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, Entities, sort_entities, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import read_json
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.pipelines import Derivative, Layout, RunPattern
+from bids_semantoks.inputs.repetition_time import LONGEST
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
 _HINT: Final = "See data/layouts/hcp.json in this package for an example."
+LOG = logging.getLogger(__name__)
 
 _LONG_NAMES: Final = {
     "participant": "sub",
@@ -62,6 +64,7 @@ def load_layout(name_or_file: str) -> Layout:
     if not re.fullmatch(_LABEL, content["space"]):
         _refuse(f"{path}: space must be a label of letters and digits, found {content['space']!r}")
     return Layout(
+        is_shipped=name_or_file in shipped,
         name=content["name"],
         space=content["space"],
         is_denoised=content.get("denoised", False),
@@ -70,7 +73,7 @@ def load_layout(name_or_file: str) -> Layout:
     )
 
 
-def _find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
+def find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
     """Yield the entity values (by short key) of each file matching a pattern; values are letters and digits only.
 
     Files come in name order within each folder. `participants` restricts the search; empty means all. Raises
@@ -147,7 +150,7 @@ def _check_keys(content: Any, known: Mapping[str, type], needed: Collection[str]
 def _check_paths(content: Mapping[str, Any], where: str) -> None:
     bold = content["bold"]
     placed = {_short(name) for name in _PLACEHOLDER.findall(bold)}
-    for name in ("bold", "mask", "confounds"):
+    for name in ("bold", "mask", "confounds", "warp"):
         pattern = content.get(name, "")
         if {"", ".", ".."} & set(pattern.split("/")) and (pattern or name == "bold"):
             _refuse(f"{where}: {name} must be a path below BIDS_DIR, found {pattern!r}")
@@ -159,10 +162,11 @@ def _check_paths(content: Mapping[str, Any], where: str) -> None:
 
 def _read_pattern(content: Any, where: str) -> RunPattern:
     known = {"bold": str, "repetition_time": object, "mask": str, "confounds": str, "columns": list, "entities": dict}
+    known |= {"warp": str, "fallback": bool}
     _check_keys(content, known, ("bold", "repetition_time"), where)
     time = content["repetition_time"]
-    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time < math.inf:
-        _refuse(f"{where}: repetition_time must be a positive number of seconds, found {time!r}")
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time <= LONGEST:
+        _refuse(f"{where}: repetition_time must be a positive number of seconds, {LONGEST:g} at most, found {time!r}")
     constant = {_short(key): value for key, value in content.get("entities", {}).items()}
     for key, value in constant.items():
         if key not in ENTITY_ORDER or not isinstance(value, str) or not re.fullmatch(_LABEL, value):
@@ -183,6 +187,8 @@ def _read_pattern(content: Any, where: str) -> RunPattern:
         columns=columns,
         entities=tuple(constant.items()),
         repetition_time=float(time),
+        warp=content.get("warp", ""),
+        is_fallback=content.get("fallback", False),
     )
 
 
@@ -192,7 +198,8 @@ def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[st
     for pattern in layout.runs:
         parts = pattern.bold.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
-        found = _find_files(derivative.path, "/".join(parts[:n_parts]))
+        # Of a fallback the run itself must be there: `{participant}/...` alone would match any folder.
+        found = find_files(derivative.path, "/".join(parts if pattern.is_fallback else parts[:n_parts]))
         labels.update(values["sub"] for values in found)
     return sorted_naturally(labels - _NO_PARTICIPANTS)
 
@@ -200,16 +207,31 @@ def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[st
 def find_layout_candidates(derivative: Derivative, layout: Layout, participants: Sequence[str]) -> Iterator[Candidate]:
     """Yield the images with their masks and confounds; InputError if two images would be the same run."""
     seen: dict[tuple[tuple[str, str], ...], str] = {}
+    passed_over: list[str] = []
     for pattern in layout.runs:
-        for values in _find_files(derivative.path, pattern.bold, participants):
+        for values in find_files(derivative.path, pattern.bold, participants):
             one = _build_candidate(derivative, layout, pattern, values)
             other = seen.setdefault(one.image.entities, one.image.path)
+            if other != one.image.path and pattern.is_fallback:
+                passed_over.append(one.image.path)
+                continue
             if other != one.image.path:
                 raise InputError(
                     f"The layout {layout.name} gives two images the same entities: {other} and {one.image.path}.",
                     hint="Name what tells them apart, in braces or under entities.",
                 )
             yield one
+    if passed_over:
+        LOG.info(
+            "%d images are not read, because the layout prefers another of the same run, such as %s.",
+            len(passed_over),
+            passed_over[0],
+        )
+
+
+def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
+    """Replace the entities in braces by their values (by short key)."""
+    return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
 
 
 def _build_candidate(
@@ -218,8 +240,9 @@ def _build_candidate(
     root = str(derivative.path)
     named = {**values, **dict(pattern.entities), "space": layout.space}
     paths = {
-        key: os.path.join(root, _PLACEHOLDER.sub(lambda match: values[_short(match[1])], text)) if text else None  # noqa: PTH118
-        for key, text in (("bold", pattern.bold), ("mask", pattern.mask), ("confounds", pattern.confounds))
+        key: os.path.join(root, fill_pattern(text, values)) if text else None  # noqa: PTH118
+        for key in ("bold", "mask", "confounds", "warp")
+        for text in (getattr(pattern, key),)
     }
     bold, confounds = paths["bold"], paths["confounds"]
     mask = paths["mask"] if paths["mask"] and os.path.lexists(paths["mask"]) else None
@@ -235,9 +258,21 @@ def _build_candidate(
         mask=mask,
         # For denoised images, confounds would be read as censored volumes; movement regressors measure motion.
         confounds=None if layout.is_denoised else confounds,
-        sidecars=(),
+        sidecars=_find_sidecars(bold, sort_entities(named.items())),
         derivative=derivative,
         tables=(confounds,) if layout.is_denoised and confounds else (),
         columns=pattern.columns if confounds else (),
         repetition_time=pattern.repetition_time,
+        warp=paths["warp"],
+    )
+
+
+def _find_sidecars(bold: str, entities: Entities) -> tuple[BidsFile, ...]:
+    """List the JSON files with the name of an image, which may state its repetition time."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", bold)
+    paths = dict.fromkeys(f"{one}.json" for one in (stem, stem.removesuffix(".dtseries")))
+    return tuple(
+        BidsFile(path=path, entities=entities, suffix="bold", extension=".json")
+        for path in paths
+        if os.path.lexists(path)
     )

@@ -133,6 +133,8 @@ class RunPattern:
     columns: tuple[str, ...]  # of motion regressors without a header; empty for an fMRIPrep table
     entities: tuple[tuple[str, str], ...]  # shared by all these runs
     repetition_time: float  # s
+    warp: str = ""  # FSL's field to the template space if bold is in native space; may use the entities of bold
+    is_fallback: bool = False  # read only where no pattern above gives the run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +146,12 @@ class Layout:
     is_denoised: bool
     is_filtered: bool  # band-pass
     runs: tuple[RunPattern, ...]  # at least one
+    is_shipped: bool = False  # with this package
+
+    @property
+    def expected(self) -> str:
+        """Paths to name where nothing is found; alternatives of the same folder are left out."""
+        return " or ".join(one.bold for one in self.runs if one.warp or not one.is_fallback)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,8 +11,8 @@ from bids_semantoks.bids_names import BidsFile, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.names import list_func_files
-from bids_semantoks.inputs.pairing import Candidate, find_root_sidecars, run_key
+from bids_semantoks.inputs.pairing import Candidate, run_key
+from bids_semantoks.inputs.repetition_time import find_root_sidecars
 from bids_semantoks.inputs.runs import DEFAULT_SPACES, build_run, choose_space, find_candidates, rank_coarseness
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.records import Run
@@ -48,26 +48,7 @@ def find_series(
     chosen.sort(key=lambda one: one.order)
     roots = {one.derivative.path for one in chosen}
     inherited = {path: (*find_root_sidecars(path, "timeseries"), *find_root_sidecars(path)) for path in roots}
-    runs = [build_run(one, inherited[one.derivative.path]) for one in chosen]
-    if dataset.raw_root is not None and any(run.repetition_time is None for run in runs):
-        runs = _ask_raw(runs, chosen, inherited, dataset.raw_root)
-    return label, tuple(runs)
-
-
-def _ask_raw(
-    runs: Sequence[Run], chosen: Sequence[Candidate], inherited: Mapping[Path, tuple[BidsFile, ...]], root: Path
-) -> list[Run]:
-    """Look up in the raw dataset's sidecars the repetition times missing beside the series."""
-    at_root = find_root_sidecars(root)
-    asked = []
-    for run, one in zip(runs, chosen, strict=True):
-        if run.repetition_time is not None:
-            asked.append(run)
-            continue
-        paths = list_func_files(str(root / f"sub-{run.entity('sub')}"))
-        parsed = [file for path in paths if path.endswith("_bold.json") and (file := parse_name(path)) is not None]
-        asked.append(build_run(one, (*inherited[one.derivative.path], *parsed, *at_root)))
-    return asked
+    return label, tuple(build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen)
 
 
 def label_of(table: BidsFile, *, with_desc: bool = False) -> str:

@@ -44,12 +44,14 @@ def build_signals_sidecar(
         run.bold,
         run.partner,
         run.mask,
+        run.warp,
         run.confounds,
         *(path for path in run.tables if path.is_relative_to(run.dataset)),
     ]
     repetition_time = signals.repetition_time
     scrubbed = ~signals.kept
     scrubbed[: signals.n_dummy] = False
+    scrubbed[scrubbed.size - signals.n_padding :] = False
     state = "after denoising" if settings["denoising"] else f"as {run.pipeline} left it, without further denoising"
     motion = signals.framewise_displacement[~np.isnan(signals.framewise_displacement)]
     return {
@@ -68,6 +70,7 @@ def build_signals_sidecar(
             **_describe_warps(atlas),
         },
         "AveragedOver": run.averaged_over or None,
+        **({"Resampling": signals.resampling} if signals.resampling else {}),
         "AbsentParcels": [name for name, there in zip(atlas.parcels, signals.present, strict=True) if not there],
         "Denoising": _describe_denoising(run, signals, settings),
         "VolumesTotal": int(signals.kept.size),
@@ -79,6 +82,7 @@ def build_signals_sidecar(
                 "FramewiseDisplacementAboveMillimetres": settings["fd_threshold"],
                 "Volumes": np.flatnonzero(scrubbed).tolist(),
             },
+            **({"Padding": {"Count": signals.n_padding}} if signals.n_padding else {}),
         },
         "MinimumTime": min_time,
         "MeanFramewiseDisplacement": round(float(motion.mean()), 6) if motion.size else None,
@@ -156,6 +160,7 @@ def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[
     file beside the confounds, from which CompCor components are chosen.
     """
     files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
+    files["warp"] = run.warp
     files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
     if with_metadata and run.confounds is not None:
         files["confounds_metadata"] = run.confounds.with_suffix(".json")

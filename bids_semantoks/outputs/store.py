@@ -179,7 +179,7 @@ def _describe_coverage(averaged_over: str) -> tuple[str, str]:
         inside = "lie in the brain mask and " if "mask" in where else ""
         return (
             f"Share of the parcel's voxels that {inside}vary in time.",
-            "Voxels of the parcel on the grid of the BOLD image.",
+            f"Voxels of the parcel on the grid of the {'warp' if 'native' in where else 'BOLD image'}.",
         )
     return (
         f"Share of the parcel's {unit} that are in the file and vary in time.",
@@ -269,9 +269,15 @@ class StoredRun:
         """Leading dummy volumes."""
         return int(self.sidecar["VolumesDropped"]["Dummy"]["Count"])
 
+    @property
+    def n_padding(self) -> int:
+        """Volumes at the end that were no data."""
+        return int(self.sidecar.get("VolumesDropped", {}).get("Padding", {}).get("Count", 0))
+
     def read_signals(self) -> NDArray[np.float32]:
-        """Read the cleaned signals (T, P); NaN in dropped volumes and absent parcels."""
-        return read_signals(self.paths)[1]
+        """Read the cleaned signals (T, P) without padding; NaN in dropped volumes and absent parcels."""
+        values = read_signals(self.paths)[1]
+        return values[: len(values) - self.n_padding]
 
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:

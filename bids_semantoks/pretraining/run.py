@@ -220,7 +220,10 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
             f"Pretraining was stopped by {request.reason or 'another process'} when the signals were packed.",
             hint="The same call goes on.",
         )
-    return select_packed(SignalStore(directory, plan.layout.n_parcels), plan.data.sources)
+    # Stored signals were held against --min-time when they were made.
+    min_time = config.signals.min_time if plan.file is not None else 0.0
+    store = SignalStore(directory, plan.layout.n_parcels)
+    return select_packed(store, plan.data.sources, min_time=min_time, target=target)
 
 
 def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:

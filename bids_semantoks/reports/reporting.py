@@ -104,7 +104,8 @@ def build_facts(
 
 def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
     """Write the methods text of a call on stored signals (at least one run)."""
-    first = stored[0].sidecar
+    # Runs in native space are the exception that the text must name.
+    first = next((run.sidecar for run in stored if "Resampling" in run.sidecar), stored[0].sidecar)
     signals = describe_signals(
         {
             **first["Settings"],
@@ -229,6 +230,7 @@ def read_volumes(sidecar: dict[str, Any]) -> Volumes:
     kept = np.ones(sidecar["VolumesTotal"], dtype=np.bool_)
     kept[: dropped["Dummy"]["Count"]] = False
     kept[dropped["Scrubbed"]["Volumes"]] = False
+    kept[kept.size - dropped.get("Padding", {}).get("Count", 0) :] = False
     return Volumes(
         kept=kept,
         n_dummy=dropped["Dummy"]["Count"],

@@ -138,8 +138,13 @@ def _refuse_content(path: Path) -> NoReturn:
 def read_censored(path: Path) -> tuple[ConfoundsTable, NDArray[np.bool_]]:
     """Read a pipeline's table of censored volumes; return it and which volumes of the run (T,) were kept."""
     table = ConfoundsTable(path)
-    column = "framewise_displacement" if "framewise_displacement" in table.names else table.names[0]
-    return table, np.asarray(table.read_column(column) == 0)
+    # XCP-D's exact_* mark which of the good volumes a matrix of an exact time takes.
+    flags = [name for name in table.names if not name.startswith("exact_")]
+    if "framewise_displacement" in flags:
+        flags = ["framewise_displacement"]
+    if not flags:
+        table.refuse("has no column framewise_displacement that marks censored volumes")
+    return table, np.asarray(np.all([table.read_column(name) == 0 for name in flags], axis=0))
 
 
 def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) -> ConfoundsTable | Path | None:

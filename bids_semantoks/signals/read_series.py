@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import re
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -16,17 +14,13 @@ from numpy.typing import NDArray
 from bids_semantoks.atlases.label_tables import PREFIX, locate_columns
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.files import TextTable, decode_text, is_missing, parse_table, read_json, read_rows
-from bids_semantoks.images.volumes import DAMAGED, check_content, is_surface, load_volumes, one_line
+from bids_semantoks.images.volumes import DAMAGED, check_content, one_line
+from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
-from bids_semantoks.signals.cleaning import check_duration
+from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty
 from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
-from bids_semantoks.signals.surface_means import load_surface_series
 
 PTSERIES: Final = ".ptseries.nii"
-# Derived entities, which follow those of the run in file names.
-_DERIVED: Final = r"_(?:space|cohort|atlas|seg|scale|res|den|stat|desc)-.*"
-# Cheapest first: series of parcels, then images, whose headers alone are read.
-_ENDS: Final = (PTSERIES, "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
 
 
 def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
@@ -39,18 +33,23 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     columns that the atlas lacks), bad_confounds or low_coverage (no complete parcel).
     """
     check_content(run.bold)
-    repetition_time, time_notes = _find_repetition_time(run)
+    repetition_time, time_notes = decide_repetition_time(run)
     columns, table = read_columns(run.bold)
-    try:
-        positions = locate_columns(columns, atlas.parcels)
-    except ValueError as error:
-        refuse_table(run.bold, f"{error}, which the atlas {atlas.name} lacks")
+    positions, name_notes = _locate_columns(run.bold, columns, atlas)
     table, notes = _insert_censored(run, table)
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
+    everything = np.ones(len(values), dtype=np.bool_)
+    _, n_padding, empty_notes = drop_empty(values, everything, ~everything)
     displacement, motion_notes = _read_motion(run, len(values))
     present, kept = _judge(values)
     check_duration(kept, repetition_time=repetition_time, min_time=min_time)
+    silent = np.isnan(values).all(axis=0)
+    constant_notes = drop_constant(values, kept, atlas.parcels)
+    constant = np.isnan(values).all(axis=0) & ~silent
+    if np.isnan(values).all():
+        refuse_table(run.bold, f"holds no parcel that varies over its {kept.sum()} kept volumes")
+    present, kept = _judge(values)
     if not present.any():
         raise RunFailed(
             "low_coverage", f"No parcel in {run.bold} has a value in each of the {kept.sum()} kept volumes."
@@ -65,47 +64,56 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         raw=signals,
         kept=kept,
         n_dummy=_find_n_dummy(run.bold, kept),
+        n_padding=max(n_padding, _find_n_padding(run.bold, kept)),
         coverage=coverage,
         n_voxels=n_voxels,
         repetition_time=repetition_time,
         regressors=(),
         framewise_displacement=displacement,
-        warnings=(*time_notes, *notes, *motion_notes, *_describe_absent(atlas, present, partial)),
+        warnings=(
+            *(*time_notes, *name_notes, *notes, *empty_notes, *motion_notes, *constant_notes),
+            *_describe_absent(atlas, present | constant, partial),
+        ),
     )
 
 
-def _find_repetition_time(run: Run) -> tuple[float, tuple[str, ...]]:
-    """Return the repetition time (s) from the sidecars, else from a header of the run's files with a note saying so."""
-    if run.repetition_time is not None:
-        return run.repetition_time, ()
-    if (found := find_header_time(run)) is None:
-        raise RunFailed(
-            "no_repetition_time",
-            f"No sidecar gives the RepetitionTime or SamplingFrequency of {run.bold}, nor does the header of an image "
-            "of its run beside it.",
-            hint="Write one of them, in seconds or Hz, to the JSON file beside the table.",
+def _locate_columns(path: Path, columns: tuple[str, ...], atlas: Atlas) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Find the position of each column among the parcels; without names, columns are in the order of the atlas."""
+    nameless = not path.name.endswith(PTSERIES) and not _has_names(decode_text(_read_bytes(path, first_line=True)))
+    if nameless and len(columns) != len(atlas.parcels):
+        refuse_table(
+            path,
+            f"has no header: its first line holds numbers only, {len(columns)} of them, and the atlas {atlas.name} has "
+            f"{len(atlas.parcels)} parcels",
         )
-    time, path = found
-    note = f"No sidecar states the repetition time of {run.bold.name}: {time:g} s is from the header of {path.name}."
-    return time, () if path == run.bold else (note,)
+    try:
+        positions = locate_columns(columns, atlas.parcels)
+    except ValueError as error:
+        refuse_table(path, f"{error}, which the atlas {atlas.name} lacks")
+    note = f"{path.name} has no header: its columns are in the order of the parcels of the atlas {atlas.name}."
+    return positions, (note,) if nameless else ()
 
 
 def _insert_censored(run: Run, table: Floats) -> tuple[Floats, tuple[str, ...]]:
-    """Reinsert censored volumes that the pipeline left out, as n/a; without them the time axis would be too short."""
+    """Set censored volumes to n/a, in place where the pipeline interpolated them; those that it left out are put back,
+    since the time axis would be too short without them."""
     if run.confounds is None:
         return table, ()
-    _, kept = read_censored(run.confounds)
+    confounds, kept = read_censored(run.confounds)
+    n_censored = int((~kept).sum())
     if kept.size == len(table):
-        return table, ()
-    if int(kept.sum()) != len(table):
-        note = (
-            f"{run.confounds.name} keeps {int(kept.sum())} of {kept.size} volumes, but {run.bold.name} has "
-            f"{len(table)}; its rows are taken for consecutive volumes."
+        table[~kept] = np.nan
+        note = f"{n_censored} volumes that {run.pipeline} censored and interpolated are n/a."
+        return table, (note,) if n_censored else ()
+    n_kept = kept.size - n_censored
+    if n_kept != len(table):
+        confounds.refuse(
+            f"keeps {n_kept} of {kept.size} volumes, but {run.bold.name} has {len(table)}: neither fits",
+            hint="Are both tables from one call of the pipeline?",
         )
-        return table, (note,)
     whole = np.full((kept.size, table.shape[1]), np.nan)
     whole[kept] = table
-    return whole, (f"{int((~kept).sum())} censored volumes were left out by {run.pipeline} and are n/a.",)
+    return whole, (f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a.",)
 
 
 def _read_motion(run: Run, n_volumes: int) -> tuple[Floats, tuple[str, ...]]:
@@ -161,12 +169,22 @@ def _to_number(text: str, otherwise: float) -> float:
 
 def _find_n_dummy(path: Path, kept: Bools) -> int:
     """Count leading dummy volumes, which only our own sidecars tell from scrubbed ones; time starts after them."""
+    count = _read_dropped(path, "Dummy", kept.size)
+    return count if not kept[:count].any() else 0
+
+
+def _find_n_padding(path: Path, kept: Bools) -> int:
+    """Count the volumes at the end that our own sidecar says held no data."""
+    count = _read_dropped(path, "Padding", kept.size)
+    return count if not kept[kept.size - count :].any() else 0
+
+
+def _read_dropped(path: Path, kind: str, n_volumes: int) -> int:
     try:
-        count = read_json(path.with_suffix(".json"))["VolumesDropped"]["Dummy"]["Count"]
+        count = read_json(path.with_suffix(".json"))["VolumesDropped"][kind]["Count"]
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-    is_count = isinstance(count, int) and 0 < count <= kept.size
-    return count if is_count and not kept[:count].any() else 0
+    return count if isinstance(count, int) and 0 < count <= n_volumes else 0
 
 
 def _describe_absent(atlas: Atlas, present: Bools, partial: Bools) -> tuple[str, ...]:
@@ -187,9 +205,10 @@ def _describe_absent(atlas: Atlas, present: Bools, partial: Bools) -> tuple[str,
 
 def read_columns(path: Path) -> tuple[tuple[str, ...], Floats]:
     """Read a table of series (TSV or ptseries): column names (C,) and values (T, C), NaN for n/a. Drops an unnamed
-    first column (row numbers). Raises RunFailed bad_image with row and column of a bad cell."""
+    first column (row numbers); without a header, columns are named by their number from 0. Raises RunFailed bad_image
+    with row and column of a bad cell."""
     if path.name.endswith(PTSERIES):
-        return load_parcel_series(path)[:2]
+        return load_parcel_series(path)
     table = _parse(_read_bytes(path), path)
     values = np.array([[_parse_cell(cell) for cell in row] for row in table.rows], dtype=np.float64)
     for row, column in np.argwhere(np.isinf(values))[:1]:
@@ -227,18 +246,25 @@ def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
 
 def _parse(content: bytes, path: Path) -> TextTable:
     try:
-        table = parse_table(decode_text(content))
+        text = decode_text(content)
+        table = parse_table(text, has_header=_has_names(text))
     except ValueError as error:
         refuse_table(path, str(error))
     columns = table.names
     if not columns:
         refuse_table(path, "has no header of parcel names")
-    # Whole numbers may be labels of parcels.
-    if np.isfinite([_parse_cell(name) for name in columns]).all() and not all(map(str.isdecimal, columns)):
-        refuse_table(path, "has no header: its first line holds numbers only")
     if len(set(columns)) < len(columns):
         refuse_table(path, f"has columns twice: {name_some(sorted({c for c in columns if columns.count(c) > 1}))}")
     return table
+
+
+def _has_names(text: str) -> bool:
+    """Tell names, which may be ascending whole numbers, from the first row of a table without a header."""
+    first = text.lstrip("\r\n").splitlines()[:1]
+    cells = parse_table("".join(first)).names
+    if all(cell.isdecimal() for cell in cells):
+        return all(int(one) < int(other) for one, other in itertools.pairwise(cells))
+    return any(np.isinf(_parse_cell(cell)) for cell in cells) or all(map(is_missing, cells))
 
 
 def refuse_table(path: Path, problem: str) -> NoReturn:
@@ -246,9 +272,9 @@ def refuse_table(path: Path, problem: str) -> NoReturn:
     raise RunFailed("bad_image", f"The table of series {path} {problem}.")
 
 
-def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], float | None]:
-    """Load a ``*.ptseries.nii``: parcel names (C,), values (T, C) with NaN where missing, and seconds per volume. The
-    time is None for a series not in seconds. Raises RunSkipped no_content, RunFailed bad_image."""
+def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Load a ``*.ptseries.nii``: parcel names (C,) and values (T, C) with NaN where missing. Raises RunSkipped
+    no_content, RunFailed bad_image."""
     check_content(path)
     try:
         image: Any = nib.load(path)
@@ -266,29 +292,4 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
     values[np.isinf(values)] = np.nan
     # Parcels without data are zeros here, but n/a in the same pipelines' tables.
     values[:, (values == 0).all(axis=0)] = np.nan
-    step = float(axes[0].step)
-    return columns, values, step if axes[0].unit == "SECOND" and step > 0 else None
-
-
-def find_header_time(run: Run) -> tuple[float, Path] | None:
-    """Find the repetition time (s) of a run of parcel series in a header of its CIFTI or NIfTI files,
-    and that file; None where there is none."""
-    source = re.sub(f"{_DERIVED}$", "", run.bold.name)
-    of_run = re.compile(re.escape(source) + _DERIVED)
-    siblings = sorted(path for path in run.bold.parent.iterdir() if of_run.fullmatch(path.name) and path != run.bold)
-    for end in _ENDS:
-        for path in (run.bold, *siblings):
-            if path.name.endswith(end) and (time := _read_time(run, path)):
-                return time, path
-    return None
-
-
-def _read_time(run: Run, path: Path) -> float | None:
-    # A file that is damaged or was never fetched says nothing; the series are read without it.
-    with contextlib.suppress(RunFailed, RunSkipped):
-        if path.name.endswith(PTSERIES):
-            return load_parcel_series(path)[2]
-        if is_surface(path):
-            return load_surface_series(dataclasses.replace(run, bold=path)).repetition_time
-        return load_volumes(path).repetition_time
-    return None
+    return columns, values

@@ -102,6 +102,45 @@ def test_uk_biobank_comes_denoised(tmp_path: Path) -> None:
     assert "denoised, which is not done again" in open_dataset(root, layout="ukb").describe_recognised()[0]
 
 
+def test_uk_biobank_as_downloaded(tmp_path: Path) -> None:
+    root = tmp_path / "ukb"
+    for folder in ("1000011_20227_2_0", "1000011_20227_3_0", "2000022_20227_2_0", "3000033"):
+        ica = f"{folder}/fMRI/rfMRI.ica"
+        touch(root, f"{ica}/filtered_func_data_clean.nii.gz", f"{ica}/filtered_func_data.nii.gz", f"{ica}/mask.nii.gz")
+    touch(root, "1000011_20227_2_0/fMRI/rfMRI.ica/reg/example_func2standard_warp.nii.gz", "notes/x.txt")
+    runs = runs_of(root, layout="ukb")
+    assert [run.entities[:-1] for run in runs] == [
+        (("sub", "1000011"), ("ses", "2"), ("task", "rest")),
+        (("sub", "1000011"), ("ses", "3"), ("task", "rest")),
+        (("sub", "2000022"), ("ses", "2"), ("task", "rest")),
+        (("sub", "3000033"), ("task", "rest")),
+    ]
+    for run, folder in zip(
+        runs, ("1000011_20227_2_0", "1000011_20227_3_0", "2000022_20227_2_0", "3000033"), strict=True
+    ):
+        ica = root / folder / "fMRI/rfMRI.ica"
+        assert (run.bold, run.mask) == (ica / "filtered_func_data_clean.nii.gz", ica / "mask.nii.gz")
+        # Also where it is missing, so that the run is refused by its name.
+        assert run.warp == ica / "reg/example_func2standard_warp.nii.gz"
+        assert (run.space, run.averaged_over) == ("MNI152NLin6Asym", "voxels inside the native brain mask")
+
+
+@pytest.mark.parametrize("folder", ["1000011_20227_2_0", "1000011"])
+def test_the_result_of_applywarp_comes_before_the_native_run(
+    tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ica = f"{folder}/fMRI/rfMRI.ica"
+    root = touch(tmp_path / "ukb", f"{ica}/filtered_func_data_clean.nii.gz", f"{ica}/mask.nii.gz")
+    for end in ("_standard", "_stand"):
+        touch(root, f"{ica}/filtered_func_data_clean{end}.nii.gz")
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            (run,) = runs_of(root, layout="ukb")
+        assert run.bold.name == f"filtered_func_data_clean{end}.nii.gz"
+        assert (run.warp, run.mask) == (None, None)
+        assert "prefers another of the same run" in caplog.text
+
+
 def test_a_layout_of_ones_own(tmp_path: Path) -> None:
     root = touch(
         tmp_path / "lab", "data/s01/visit2/rest_AP.nii", "data/s01/visit10/rest_AP.nii", "data/s01/mask.nii.gz"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.trees import C2009, LIN6, RAW, open_dataset, write_description, write_files, write_fmriprep
+from helpers.trees import C2009, LIN6, RAW, open_dataset, runs_of, write_description, write_files, write_fmriprep
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
@@ -133,9 +133,25 @@ def test_the_raw_dataset_says_how_long_a_row_lasts(tmp_path: Path) -> None:
     }
 
 
-def test_motion_of_the_run_is_paired(tmp_path: Path) -> None:
-    first = series_of(write_xcpd(tmp_path / "xcp_d"))[1][0]
-    assert [path.name for path in first.tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
+def test_motion_of_the_run_is_paired_as_measured(tmp_path: Path) -> None:
+    root = write_xcpd(tmp_path / "xcp_d")
+    write_files(root, *(f"sub-{run}_desc-filtered_motion.tsv" for run in ("01_ses-1_task-rest_run-1", "11_task-rest")))
+    write_table(root, f"sub-11_task-rest_space-{C2009}_seg-{FOUR_S}_stat-mean")
+    runs = series_of(root)[1]
+    assert [path.name for path in runs[0].tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
+    assert [path.name for path in runs[-1].tables] == ["sub-11_task-rest_desc-filtered_motion.tsv"]
+    images = runs_of(root, input_type="images")
+    assert [path.name for path in images[0].tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
+
+
+def test_coverage_of_early_xcpd(tmp_path: Path) -> None:
+    root = write_description(tmp_path / "xcp_d", XCPD)
+    stem = f"sub-01_task-rest_space-{C2009}_atlas-Gordon"
+    write_table(root, stem, RepetitionTime=2.0)
+    write_files(root, f"{stem}_coverage.tsv")
+    (run,) = series_of(root)[1]
+    assert run.mask is not None
+    assert run.mask.name == f"{stem}_coverage.tsv"
 
 
 @pytest.mark.parametrize("frequency", [0, -1, "fast", None, True])

@@ -110,6 +110,7 @@ def test_what_was_done_is_said():
     ("change", "phrase"),
     [
         ({"fd_threshold": None}, "No volumes were scrubbed"),
+        ({"averaged_over": "voxels inside the native brain mask"}, "where the run's FNIRT field places it"),
         ({"dummy_scans": "0"}, "No initial volumes were dropped"),
         ({"dummy_scans": "auto"}, "marked as not in steady state"),
         ({"min_time": 0.0}, "No run was left out for being short"),

@@ -96,6 +96,8 @@ def test_signals_round_trip(paths, atlas, signals):
     assert stored.paths == paths
     assert stored.sidecar == written
     np.testing.assert_array_equal(stored.read_signals(), signals.values)
+    padded = dataclasses.replace(stored, sidecar={**SIDECAR, "VolumesDropped": {"Padding": {"Count": 4}}})
+    np.testing.assert_array_equal(padded.read_signals(), signals.values[:-4])
     assert stored.entities["space"] == "S"
     raw = read_table(paths.file("stat-mean_desc-raw_timeseries.tsv"))[1]
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)

@@ -375,6 +375,7 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
             values[1, :, 105:] = np.nan
             values[2] = np.nan
             values[3, 2, 50] = np.nan if name == "tian3" else 0.5
+            values[4, :, 80:] = 0
             file[f"timeseries/{name}"] = values
         file["long_subject_id"] = [b"a", b"b", b"c", b"d", b"a"]
     out = tmp_path / "out"
@@ -387,6 +388,7 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
     assert "Left out of the training: participant c, row 2" in text
     log = max(out.glob("logs/*/bids_semantoks.log")).read_text()
     assert "participant d, row 3: NaN before the end of the run: timeseries/tian3, parcel 2, volume 50 of 110" in log
+    assert "Participant a, row 4: 30 volumes at the end hold no data" in text
     assert "on 3 runs of 2 participants: 2 epochs of 1 steps" in text
     details = json.loads((out / "encoders" / "tiny" / "config.json").read_text())["details"]
     assert details["data"]["participants"] == 2

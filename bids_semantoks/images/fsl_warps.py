@@ -1,0 +1,160 @@
+"""Warp fields of FSL: where each voxel of the standard grid lies in a run's native volumes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.volumes import DAMAGED, Volumes, check_content, one_line
+
+# NIfTI intent codes of FSL's spline and DCT coefficients (of FNIRT and of TOPUP). The code of a field says nothing
+# about its convention, and tools that copy a header leave others there.
+_COEFFICIENTS: Final = frozenset({2007, 2008, 2009, 2016, 2017})
+
+# A voxel's coordinate is a float32 sum in the field's file: this share of a voxel beyond the image is still inside.
+_ROUNDING: Final = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FslWarp:
+    """A field on the grid of the standard image. FSL's millimetres are voxel number times voxel size, with x counted
+    from the other end where the affine has a positive determinant, whatever its origin and rotation."""
+
+    path: Path
+    field: NDArray[np.float32]  # (X, Y, Z, 3) FSL's mm
+    affine: NDArray[np.float64]  # (4, 4) voxel to mm of the standard space
+    zooms: tuple[float, ...]  # voxel size (3,), mm
+    is_absolute: bool  # the field holds places in the native image, not displacements
+
+    def locate(self, voxels: NDArray[np.intp], volumes: Volumes) -> NDArray[np.float64]:
+        """Find voxels (n, 3) of the standard grid in native volumes: voxel coordinates (n, 3), also beyond the image
+        and NaN where the field is not finite."""
+        places = self.field[tuple(voxels.T)].astype(np.float64)
+        if not self.is_absolute:
+            places += _mirror(voxels, self.field.shape, self.affine) * self.zooms
+        return _mirror(places / volumes.zooms, volumes.shape, volumes.affine)
+
+    def describe(self) -> str:
+        """Describe in one sentence what was done, for sidecars."""
+        grid = " x ".join(map(str, self.field.shape[:3]))
+        kind = "absolute coordinates" if self.is_absolute else "relative displacements"
+        return (
+            f"Each voxel of the standard grid ({grid}) was interpolated trilinearly in the native volumes where "
+            f"{self.path.name} places it; the field holds {kind} in FSL's millimetres."
+        )
+
+
+def _mirror(voxels: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count x from the other end where FSL does; the same step leads there and back."""
+    mirrored = voxels.astype(np.float64)
+    if _is_mirrored(affine):
+        mirrored[:, 0] = shape[0] - 1 - mirrored[:, 0]
+    return mirrored
+
+
+def _is_mirrored(affine: NDArray[np.float64]) -> bool:
+    return bool(np.linalg.det(affine[:3, :3]) > 0)
+
+
+def load_fsl_warp(path: Path) -> FslWarp:
+    """Read a field as convertwarp and fnirt --fout write it. Raises RunFailed bad_image where it is damaged, holds
+    coefficients or no place in standard space, RunSkipped no_content."""
+    check_content(path)
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise RunFailed("bad_image", f"The warp {path} holds a {type(image).__name__}; a NIfTI image is expected.")
+        header, shape = image.header, tuple(image.shape)
+        intent = int(header["intent_code"])
+        is_placed = bool(header["sform_code"] or header["qform_code"])
+        zooms = tuple(float(size) for size in header.get_zooms()[:3])
+        affine = np.asarray(image.affine, dtype=np.float64)
+        field = np.asarray(image.dataobj, dtype=np.float32)
+    except DAMAGED as error:
+        raise RunFailed("bad_image", f"The warp {path} cannot be read: {one_line(error)}") from error
+    if intent in _COEFFICIENTS:
+        raise RunFailed(
+            "bad_image",
+            f"The warp {path} holds coefficients (intent code {intent}) instead of a field.",
+            hint="Turn it into a field with fnirtfileutils (--in, --ref, --out, --withaff), or warp the run with "
+            "applywarp, which reads both.",
+        )
+    if len(shape) != 4 or shape[3] != 3 or min(zooms) <= 0 or not np.isfinite(affine).all():
+        raise RunFailed("bad_image", f"The warp {path} has the shape {shape}; a field of (x, y, z, 3) is expected.")
+    if not is_placed:
+        raise RunFailed(
+            "bad_image",
+            f"The warp {path} has neither sform nor qform, so its place in standard space is unknown.",
+            hint="Copy the header of the standard image that it was made with (fslcpgeom -d).",
+        )
+    return FslWarp(path=path, field=field, affine=affine, zooms=zooms, is_absolute=_is_absolute(field, affine, zooms))
+
+
+def _is_absolute(field: NDArray[np.float32], affine: NDArray[np.float64], zooms: tuple[float, ...]) -> bool:
+    """Tell places from displacements as FSL does: displacements spread less than the places that they lead to."""
+    spread = np.zeros(2)
+    for axis, size in enumerate(zooms):
+        stored = np.moveaxis(field[..., axis], axis, 2).astype(np.float64)
+        grid = np.arange(field.shape[axis]) * size
+        grid = grid[::-1] if axis == 0 and _is_mirrored(affine) else grid
+        spread += np.nanstd(stored), np.nanstd(stored - grid)
+    return bool(spread[0] > spread[1])
+
+
+def describe_applywarp(bold: Path, warp: Path) -> str:
+    """Write the commands that take a run to FSL's standard grid of 2 mm."""
+    stem = bold.name.removesuffix(".gz").removesuffix(".nii")
+    field = os.path.relpath(warp, bold.parent).removesuffix(".gz").removesuffix(".nii")
+    return (
+        f"cd {shlex.quote(str(bold.parent))} && applywarp --in={stem} --ref=$FSLDIR/data/standard/MNI152_T1_2mm "
+        f"--warp={field} --out={stem}_stand"
+    )
+
+
+def check_warp(bold: Path, mask: Path | None, warp: Path) -> None:
+    """Refuse a run in native space that lacks its warp (RunFailed space_mismatch) or brain mask (no_mask)."""
+    check_content(warp)
+    if mask is not None and warp.is_file():
+        return
+    # The folder stands in the command: repeated paths would hide it.
+    field = os.path.relpath(warp, bold.parent)
+    lacking = f"its warp to standard space, {field}," if not warp.is_file() else "its brain mask"
+    raise RunFailed(
+        "space_mismatch" if not warp.is_file() else "no_mask",
+        f"{bold.name} is in native space and {lacking} is missing.",
+        hint=f"Unpack the whole archive, or warp the run: {describe_applywarp(bold, warp)}",
+    )
+
+
+def find_neighbours(
+    places: NDArray[np.float64], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Find the eight voxels around each place (n, 3 voxel coordinates, inside the image) and their trilinear weights:
+    positions (8, n) in Fortran order, and weights (8, n)."""
+    last = np.asarray(shape) - 1
+    clipped = np.clip(places, 0, last)
+    low = np.floor(clipped).astype(np.intp)
+    share = clipped - low
+    positions, weights = [], []
+    for corner in np.ndindex(2, 2, 2):
+        at = np.minimum(low + corner, last)
+        positions.append(np.ravel_multi_index(tuple(at.T), shape, order="F"))
+        weights.append(np.where(corner, share, 1 - share).prod(axis=1))
+    return np.stack(positions), np.stack(weights)
+
+
+def is_inside(places: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell which places (n, 3 voxel coordinates) lie between voxels of a mask's image and nearest to one inside it."""
+    last = np.asarray(inside.shape) - 1
+    found = np.asarray(((places >= -_ROUNDING) & (places <= last + _ROUNDING)).all(axis=1))
+    nearest = np.floor(np.clip(places[found], 0, last) + 0.5).astype(np.intp)
+    found[found] = inside[tuple(nearest.T)]
+    return found
