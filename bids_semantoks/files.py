@@ -144,6 +144,18 @@ def split_rows(text: AnyStr) -> list[list[AnyStr]]:
     return [line.rstrip("\n").split("\t") for line in io.StringIO(text, newline=None)]
 
 
+def read_cells(lines: Sequence[str]) -> list[list[str]]:
+    """Split lines, none of them empty, into cells, which may be quoted, at the separator of the first line: semicolons,
+    else commas, else white space."""
+    import csv
+
+    first = lines[0] if lines else ""
+    separator = next((one for one in ";," if one in first), "")
+    if separator:
+        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    return [[cell.strip("\"'") for cell in line.split()] for line in lines]
+
+
 class TextTable(NamedTuple):
     """A table of mixed values as text."""
 
@@ -179,23 +191,19 @@ def is_missing(text: str) -> bool:
     return text.strip() == "None" or text.strip().casefold() in _MISSING
 
 
-def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False, has_header: bool = True) -> TextTable:
+def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False) -> TextTable:
     """Parse a table with a header as people and programs write it.
 
     A row is a line, so a lone quote is text, while quotes around a cell are taken off. Columns without a name are
-    skipped (row numbers of pandas and R, tabs at the ends of lines), and so are empty lines. Without a header, columns
-    are numbered from 0. `is_padded` also fills short rows and skips rows of empty cells. ValueError, which goes on
-    after the path, for a row of another length.
+    skipped (row numbers of pandas and R, tabs at the ends of lines), and so are empty lines. `is_padded` also fills
+    short rows and skips rows of empty cells. ValueError, which goes on after the path, for a row of another length.
     """
-    lines = _split_lines(text, delimiter)
+    lines = split_lines(text, delimiter)
     while lines and not any(map(str.strip, lines[0][1])):
         lines.pop(0)
     if not lines:
         return TextTable([], [], [])
     (_, header), *body = lines
-    if not has_header:
-        width = max(i for i, cell in enumerate(header, start=1) if cell.strip())
-        header, body = [str(number) for number in range(width)], lines
     while body and not "".join(body[-1][1]).strip() and len(body[-1][1]) < 2:
         body.pop()
     # In a table of one column, an empty line is a row.
@@ -218,8 +226,15 @@ def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False, ha
     return table
 
 
-def _split_lines(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Split a table into the cells of each line, with the number of the line."""
+def find_delimiter(text: str) -> str:
+    """Find what separates the cells of a table that other programs wrote: a tab, or else the more frequent of comma and
+    semicolon in its first line; a tab for a single column."""
+    first = next(filter(None, io.StringIO(text.lstrip("\r\n"), newline=None)), "")
+    return "\t" if "\t" in first else max("\t,;", key=first.count)
+
+
+def split_lines(text: str, delimiter: str = "\t") -> list[tuple[int, list[str]]]:
+    """Split a table into the cells of each line, with the number of the line; quotes around a cell are taken off."""
     import csv
 
     if delimiter != "\t" and '"' in text:

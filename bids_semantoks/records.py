@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+#: Endings of the files of series that came parcellated.
+SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")
+
 CANONICAL_NETWORKS = (
     "Vis",
     "SomMot",
@@ -52,6 +55,7 @@ class Run:
     time_source: str = ""  # what states `repetition_time`, in words
     time_problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used for it
     is_default_time: bool = False  # `repetition_time` is that of a shipped layout, which headers overrule
+    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
     warp: Path | None = None  # FSL's field to the space of the run if `bold` is in native space; may not exist
 
     def __post_init__(self) -> None:
@@ -72,7 +76,7 @@ class Run:
     @property
     def averaged_over(self) -> str:
         """Units that a parcel's signal averages, in words for sidecars; empty for series that came parcellated."""
-        if self.bold.name.endswith((".tsv", ".ptseries.nii")):
+        if self.bold.name.endswith(SERIES_ENDS):
             return ""
         if self.bold.name.endswith(".dtseries.nii"):
             return "grayordinates holding data"

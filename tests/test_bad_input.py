@@ -495,6 +495,15 @@ def test_group_with_unknown_selection(study, outputs, tmp_path, app):
     code, text = app(study, tmp_path / "out", "--participant-label", "999", level="group")
     assert code == 3
     assert "'999'" in text
+    code, text = app(
+        study, tmp_path / "out", "--participant-label", "999", "001", "--ignore-missing-participants", level="group"
+    )
+    assert code == 0
+    assert "1 of 2 requested participants" in text
+    assert "--ignore-missing-participants" not in text
+    assert app(study, tmp_path / "out", "--exclude-participant-label", "999", level="group")[0] == 3
+    lenient = ("--ignore-missing-participants", "--exclude-participant-label", "999")
+    assert app(study, tmp_path / "out", *lenient, level="group")[0] == 0
     code, text = app(study, tmp_path / "out", "--space", "fsLR", level="group")
     assert code == 3
     assert "MNI152NLin2009cAsym" in text

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.config import ProbingConfig
+from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.missing_codes import parse_number
 from bids_semantoks.inputs.people_tables import Key
 from bids_semantoks.inputs.phenotypes import Column, Phenotype, check_cells, find_codes
@@ -74,3 +77,22 @@ def convert_covariates(
         is_text = name in categories or None in map(parse_number, known)
         columns[name] = filled if is_text else [float(text) for text in filled]
     return build_covariates(columns)
+
+
+def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
+    """Name the group (n,) of each row; a participant without one forms a group alone."""
+    return np.array(
+        [label if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
+    )
+
+
+def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
+    """Refuse groups that separate usable sessions of one participant: InputError names the first participant."""
+    first: dict[str, str] = {}
+    for group, participant in zip(groups[usable], rows.participants[usable], strict=True):
+        if first.setdefault(str(participant), str(group)) != str(group):
+            raise InputError(
+                f"Sessions of sub-{participant} have different values of {name}: {first[str(participant)]} and "
+                f"{group}.",
+                hint="Choose a column with one value a participant.",
+            )

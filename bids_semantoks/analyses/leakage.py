@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.analyses.columns import convert_covariates
-from bids_semantoks.analyses.design import Design, ProbePlan, name_groups
+from bids_semantoks.analyses.columns import convert_covariates, name_groups
+from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import Rows, compute_motion, iterate_signals, read_embeddings

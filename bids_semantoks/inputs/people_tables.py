@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bids_semantoks.errors import InputError, name_some
-from bids_semantoks.files import TextTable, is_missing, parse_table, read_json, read_text
+from bids_semantoks.files import TextTable, find_delimiter, is_missing, parse_table, read_json, read_text
 from bids_semantoks.inputs.names import find_above, find_linked_raw
 from bids_semantoks.inputs.selection import describe_labels
 
@@ -97,7 +97,7 @@ def _build_unsound(path: Path, problem: InputError) -> Table:
     names: list[str] = []
     try:
         first = read_text(path).lstrip("\r\n").splitlines()[:1]
-        names = parse_table("".join(first), delimiter=_find_delimiter("".join(first))).names
+        names = parse_table("".join(first), delimiter=find_delimiter("".join(first))).names
     except (OSError, ValueError):
         pass
     return Table(
@@ -159,7 +159,7 @@ def _read_cells(path: Path) -> TextTable:
     """Read a table separated by tabs, or by commas or semicolons where its header has no tab."""
     try:
         text = read_text(path)
-        table = parse_table(text, delimiter=_find_delimiter(text), is_padded=True)
+        table = parse_table(text, delimiter=find_delimiter(text), is_padded=True)
     except OSError as error:
         raise InputError(f"The table {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -169,12 +169,6 @@ def _read_cells(path: Path) -> TextTable:
     if twice := sorted(name for name, count in Counter(table.names).items() if count > 1):
         raise InputError(f"{path} has columns of the same name: {', '.join(twice)}.", hint="Rename one of them.")
     return table
-
-
-def _find_delimiter(text: str) -> str:
-    header = text.lstrip("\r\n").splitlines()[:1] or [""]
-    # The first of equals, so that a table of one column has none.
-    return max("\t,;", key=lambda mark: (mark == "\t" and mark in header[0], header[0].count(mark)))
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:

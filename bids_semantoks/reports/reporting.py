@@ -132,6 +132,10 @@ class ReportQueue:
         self.left = Counter(participants)
         self.started: set[str] = set()
 
+    def expect(self, participant: str) -> None:
+        """Plan one more run; label without ``sub-``."""
+        self.left[participant] += 1
+
     def finish(self, participant: str) -> None:
         """Count one run as done and write the report after the last one; label without ``sub-``."""
         self.left[participant] -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -161,7 +162,7 @@ def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) ->
 
 
 def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: float) -> ConfoundsTable:
-    """Load headerless movement regressors and derive the columns that fMRIPrep would write.
+    """Load movement regressors, whose header does not count, and derive the columns that fMRIPrep would write.
 
     One row per volume, separated by white space. `columns`: trans_* in mm, rot_* in radians or rot_*_deg in
     degrees, empty to ignore a column. Adds first derivatives, squares, cosines of a 128 s high-pass, and
@@ -203,6 +204,9 @@ def build_cosines(n_volumes: int, repetition_time: float) -> dict[str, Floats]:
 
 def _read_numbers(path: Path, n_columns: int) -> Floats:
     rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    # The layout names the columns; a header, as abcd-hcp-pipeline writes it, may name them as well.
+    if rows and all(re.fullmatch(r"(?!nan|inf)[A-Za-z]\w*", cell, re.IGNORECASE) for cell in rows[0]):
+        del rows[0]
     if not rows:
         raise RunFailed("bad_confounds", f"{path} is empty.")
     for number, row in enumerate(rows, start=1):

@@ -1,26 +1,22 @@
-"""Series already parcellated and denoised by another pipeline (TSV or CIFTI), used unchanged."""
+"""Series already parcellated and denoised by another pipeline, used unchanged."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.atlases.label_tables import PREFIX, locate_columns
+from bids_semantoks.atlases.label_tables import PREFIX, is_numbered, locate_columns
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
-from bids_semantoks.files import TextTable, decode_text, is_missing, parse_table, read_json, read_rows
-from bids_semantoks.images.volumes import DAMAGED, check_content, one_line
+from bids_semantoks.files import read_json, read_rows
+from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty
 from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
-
-PTSERIES: Final = ".ptseries.nii"
+from bids_semantoks.signals.series_tables import TRANSPOSED, read_columns, refuse_table
 
 
 def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
@@ -34,8 +30,17 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     """
     check_content(run.bold)
     repetition_time, time_notes = decide_repetition_time(run)
-    columns, table = read_columns(run.bold)
-    positions, name_notes = _locate_columns(run.bold, columns, atlas)
+    columns, table = read_columns(run.bold, volumes=run.volumes)
+    try:
+        positions = locate_columns(columns, atlas.parcels, f"the atlas {atlas.name}")
+    except ValueError as error:
+        turned = len(table) == len(atlas.parcels) != len(columns) and run.volumes != "columns"
+        refuse_table(run.bold, f"{error}{TRANSPOSED if turned else ''}")
+    name_notes: list[str] = []
+    if is_numbered(columns) and not is_numbered(atlas.parcels):
+        name_notes.append(
+            f"The columns of {run.bold.name} are only numbered: they are in the order of the atlas' parcels."
+        )
     table, notes = _insert_censored(run, table)
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
@@ -75,23 +80,6 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
             *_describe_absent(atlas, present | constant, partial),
         ),
     )
-
-
-def _locate_columns(path: Path, columns: tuple[str, ...], atlas: Atlas) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Find the position of each column among the parcels; without names, columns are in the order of the atlas."""
-    nameless = not path.name.endswith(PTSERIES) and not _has_names(decode_text(_read_bytes(path, first_line=True)))
-    if nameless and len(columns) != len(atlas.parcels):
-        refuse_table(
-            path,
-            f"has no header: its first line holds numbers only, {len(columns)} of them, and the atlas {atlas.name} has "
-            f"{len(atlas.parcels)} parcels",
-        )
-    try:
-        positions = locate_columns(columns, atlas.parcels)
-    except ValueError as error:
-        refuse_table(path, f"{error}, which the atlas {atlas.name} lacks")
-    note = f"{path.name} has no header: its columns are in the order of the parcels of the atlas {atlas.name}."
-    return positions, (note,) if nameless else ()
 
 
 def _insert_censored(run: Run, table: Floats) -> tuple[Floats, tuple[str, ...]]:
@@ -201,95 +189,3 @@ def _describe_absent(atlas: Atlas, present: Bools, partial: Bools) -> tuple[str,
             f"{name_some(gaps)}."
         )
     return tuple(notes)
-
-
-def read_columns(path: Path) -> tuple[tuple[str, ...], Floats]:
-    """Read a table of series (TSV or ptseries): column names (C,) and values (T, C), NaN for n/a. Drops an unnamed
-    first column (row numbers); without a header, columns are named by their number from 0. Raises RunFailed bad_image
-    with row and column of a bad cell."""
-    if path.name.endswith(PTSERIES):
-        return load_parcel_series(path)
-    table = _parse(_read_bytes(path), path)
-    values = np.array([[_parse_cell(cell) for cell in row] for row in table.rows], dtype=np.float64)
-    for row, column in np.argwhere(np.isinf(values))[:1]:
-        where = f"in row {row + 1} of column {table.names[column]}"
-        refuse_table(path, f"has {table.rows[row][column].strip()!r} {where}, expected a number or n/a")
-    return tuple(table.names), values.reshape(len(table.rows), len(table.names))
-
-
-def _parse_cell(text: str) -> float:
-    """Parse a number, NaN where missing; infinity for anything else."""
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan if is_missing(text) else np.inf
-
-
-def read_header(path: Path) -> tuple[str, ...]:
-    """Read the parcel names (C,) of a table of series (TSV or ptseries). Raises RunSkipped no_content; RunFailed
-    bad_image without a readable header of unique names."""
-    check_content(path)
-    if path.name.endswith(PTSERIES):
-        return load_parcel_series(path)[0]
-    return tuple(_parse(_read_bytes(path, first_line=True), path).names)
-
-
-def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.readline() if first_line else b""
-            # In UTF-16, an end of line is two bytes.
-            return content if first_line and b"\0" not in content else content + file.read()
-    except OSError as error:
-        raise RunFailed("bad_image", f"{path} cannot be read ({error.strerror}).") from error
-
-
-def _parse(content: bytes, path: Path) -> TextTable:
-    try:
-        text = decode_text(content)
-        table = parse_table(text, has_header=_has_names(text))
-    except ValueError as error:
-        refuse_table(path, str(error))
-    columns = table.names
-    if not columns:
-        refuse_table(path, "has no header of parcel names")
-    if len(set(columns)) < len(columns):
-        refuse_table(path, f"has columns twice: {name_some(sorted({c for c in columns if columns.count(c) > 1}))}")
-    return table
-
-
-def _has_names(text: str) -> bool:
-    """Tell names, which may be ascending whole numbers, from the first row of a table without a header."""
-    first = text.lstrip("\r\n").splitlines()[:1]
-    cells = parse_table("".join(first)).names
-    if all(cell.isdecimal() for cell in cells):
-        return all(int(one) < int(other) for one, other in itertools.pairwise(cells))
-    return any(np.isinf(_parse_cell(cell)) for cell in cells) or all(map(is_missing, cells))
-
-
-def refuse_table(path: Path, problem: str) -> NoReturn:
-    """Raise RunFailed bad_image; `problem` continues the sentence after the path."""
-    raise RunFailed("bad_image", f"The table of series {path} {problem}.")
-
-
-def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Load a ``*.ptseries.nii``: parcel names (C,) and values (T, C) with NaN where missing. Raises RunSkipped
-    no_content, RunFailed bad_image."""
-    check_content(path)
-    try:
-        image: Any = nib.load(path)
-        axes = [image.header.get_axis(number) for number in range(image.ndim)]
-        values = np.asarray(image.get_fdata(dtype=np.float64))
-    except DAMAGED as error:
-        raise RunFailed("bad_image", f"{path} cannot be read as CIFTI: {one_line(error)}") from error
-    kinds = [type(axis).__name__ for axis in axes]
-    if kinds != ["SeriesAxis", "ParcelsAxis"]:
-        raise RunFailed("bad_image", f"{path} has the axes {', '.join(kinds)}; a series of parcels is expected.")
-    columns = tuple(str(name) for name in axes[1].name)
-    if len(set(columns)) < len(columns):
-        twice = sorted({name for name in columns if columns.count(name) > 1})
-        raise RunFailed("bad_image", f"{path} has parcels twice: {name_some(twice)}.")
-    values[np.isinf(values)] = np.nan
-    # Parcels without data are zeros here, but n/a in the same pipelines' tables.
-    values[:, (values == 0).all(axis=0)] = np.nan
-    return columns, values

@@ -385,7 +385,7 @@ def test_more_may_be_scrubbed_where_motion_is_known(tmp_path: Path, atlas: Atlas
     np.testing.assert_array_equal(signals.kept, expected)
     assert signals.n_dummy == 3
     with pytest.raises(
-        RunFailed, match=r"no table of framewise_displacement beside .*--fd-threshold needs one"
+        RunFailed, match=r"No motion table with framewise_displacement beside .*--fd-threshold"
     ) as caught:
         extract(bold, atlas, config={"fd_threshold": 0.45})
     assert caught.value.reason == "no_confounds"
