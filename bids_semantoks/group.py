@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bids_semantoks.bids_names import format_label
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import (
     AtlasNames,
@@ -37,6 +37,7 @@ from bids_semantoks.outputs.features import (
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
 from bids_semantoks.reports.reporting import write_stored_methods
+from bids_semantoks.runtime.launch import check_launch
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
@@ -59,6 +60,8 @@ def run_group(config: AppConfig) -> Tally:
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     asked, running = config.pretraining, config.running
+    if asked.pretrain or config.probing.scaling:
+        check_launch()
     is_probing = bool(config.probing.probe) or config.probing.task_blocks is not None
     # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
@@ -181,6 +184,16 @@ def build_features(
     return rows
 
 
+def _label_atlas(name_or_path: str) -> list[str]:
+    """List the labels that the participant level may have given an atlas: that of its name, file or table, that of a
+    chosen atlas (``DIR:NAME``), and that of a file with the map chosen from it (``FILE.dlabel.nii:MAP``). The files
+    need not be here."""
+    path, _, choice = name_or_path.partition(":")
+    stem = path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
+    texts = [stem, choice, choice.replace("atlas-", "").replace("scale-", "").replace("seg-", ""), stem + choice]
+    return [re.sub(r"[^A-Za-z0-9]", "", text) for text in texts if text]
+
+
 def choose_kind(config: AppConfig) -> tuple[str, str]:
     """Choose the atlas and space labels of the stored signals to work on. Raises InputError if there are no signals,
     none of the requested kind, or several kinds to choose from."""
@@ -191,8 +204,8 @@ def choose_kind(config: AppConfig) -> tuple[str, str]:
             hint="Run the participant level first.",
         )
     listed = ", ".join(f"atlas {atlas} in {space or 'no space named'}" for atlas, space in kinds)
-    wanted = format_label(config.signals.atlas.rsplit("/", 1)[-1].split(".", 1)[0])
-    fitting = [kind for kind in kinds if kind[0] == wanted or f"atlas{kind[0]}" in wanted]
+    wanted = _label_atlas(config.signals.atlas)
+    fitting = [kind for kind in kinds if kind[0] in wanted or any(f"atlas{kind[0]}" in one for one in wanted)]
     # A table given by path may have any name; signals carry the label of the series they were made from.
     is_open = config.signals.atlas == type(config.signals)().atlas or config.signals.atlas.endswith(".tsv")
     if not fitting and is_open and len({a for a, _ in kinds}) == 1:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
-from bids_semantoks.atlases.series_atlas import load_series_atlas
+from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
@@ -22,7 +22,13 @@ from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
-from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
+from bids_semantoks.outputs.dataset import (
+    check_same_atlas,
+    keep_identity,
+    write_atlas,
+    write_dataset,
+    write_descriptions,
+)
 from bids_semantoks.outputs.features import remove_features
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
@@ -57,7 +63,7 @@ from bids_semantoks.run_plan import (
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.read_series import read_header
+from bids_semantoks.signals.series_tables import read_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -160,7 +166,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         LOGGER.info("%s", sentence)
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
-    config = _without_second_denoising(_without_new_database(config), denoised)
+    config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
     denoising = load_denoising(config.signals.denoise, config.signals.band_pass)
     participants = find_participants(dataset, config.selection)
     warn_of_missing(dataset, config.selection, participants)
@@ -172,7 +178,8 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
             denoising = dataclasses.replace(denoising, description=done)
         spaces = find_all_spaces(config.signals.atlas, directory=config.signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-        atlas = _load_atlas(config, runs[0].space, on_surface=is_surface(runs[0].bold))
+        atlas = _load_atlas(config, runs[0])
+    atlas = keep_identity(config.out_dir, atlas)
     encoder = _build_encoder(config, atlas)
     plan = Plan(
         config=config,
@@ -205,12 +212,13 @@ def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
     return build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=config.running.random_seed)
 
 
-def _load_atlas(config: AppConfig, space: str, *, on_surface: bool) -> Atlas:
-    signals, work_dir = config.signals, config.running.work_dir
-    if on_surface:
+def _load_atlas(config: AppConfig, run: Run) -> Atlas:
+    signals, work_dir, space = config.signals, config.running.work_dir, run.space
+    if is_surface(run.bold):
         return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
     check_is_volumetric(signals.atlas, space)
-    return load_atlas(signals.atlas, space=space, directory=signals.atlas_dir, work_dir=work_dir)
+    cohort = run.entity("cohort") or ""
+    return load_atlas(signals.atlas, space=space, cohort=cohort, directory=signals.atlas_dir, work_dir=work_dir)
 
 
 def _without_new_database(config: AppConfig) -> AppConfig:
@@ -219,6 +227,14 @@ def _without_new_database(config: AppConfig) -> AppConfig:
     if not config.running.dry_run or folder is None or folder.exists():
         return config
     return dataclasses.replace(config, selection=dataclasses.replace(config.selection, bids_database_dir=None))
+
+
+def _with_atlas_of_layout(config: AppConfig, dataset: Dataset) -> AppConfig:
+    """Take the atlas that a layout names, unless the user asks for another than the default."""
+    layout = dataset.derivatives[0].layout
+    if layout is None or not layout.atlas or config.signals.atlas != SignalsConfig().atlas:
+        return config
+    return dataclasses.replace(config, signals=dataclasses.replace(config.signals, atlas=layout.atlas))
 
 
 def _without_second_denoising(config: AppConfig, denoised: Derivative | None) -> AppConfig:
@@ -251,9 +267,12 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
     # The default is an atlas for extraction; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
     label, runs = find_series(dataset, config.selection, participants, atlas=asked)
+    columns = _read_first_header(runs)
+    if not label:
+        asked, label = name_series_atlas(columns, asked, SignalsConfig().atlas)
     atlas = load_series_atlas(
         label,
-        _read_first_header(runs),
+        columns,
         space=runs[0].space,
         asked=asked,
         tables=find_atlas_tables(dataset, label, runs[0].space),
@@ -266,7 +285,7 @@ def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
     """Read the first readable header; the other tables are reported with their runs."""
     for run in runs:
         try:
-            return read_header(run.bold)
+            return read_header(run.bold, volumes=run.volumes)
         except (RunFailed, RunSkipped) as error:
             LOGGER.warning("%s", error)
     raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")

@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+#: Endings of the files of series that came parcellated.
+SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")
+
 CANONICAL_NETWORKS = (
     "Vis",
     "SomMot",
@@ -52,6 +55,7 @@ class Run:
     time_source: str = ""  # what states `repetition_time`, in words
     time_problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used for it
     is_default_time: bool = False  # `repetition_time` is that of a shipped layout, which headers overrule
+    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
     warp: Path | None = None  # FSL's field to the space of the run if `bold` is in native space; may not exist
 
     def __post_init__(self) -> None:
@@ -72,7 +76,7 @@ class Run:
     @property
     def averaged_over(self) -> str:
         """Units that a parcel's signal averages, in words for sidecars; empty for series that came parcellated."""
-        if self.bold.name.endswith((".tsv", ".ptseries.nii")):
+        if self.bold.name.endswith(SERIES_ENDS):
             return ""
         if self.bold.name.endswith(".dtseries.nii"):
             return "grayordinates holding data"
@@ -89,13 +93,16 @@ class AtlasVolume:
     """One label image of an atlas; an atlas may be composed of several."""
 
     path: Path
-    sha256: str
+    sha256: str  # of the file
     values: NDArray[np.int64]  # (n,) image values that count
     parcels: NDArray[np.int64]  # (n,) index into `Atlas.parcels` of each value
     licence: str = ""  # one line on licence and source
     space: str = ""  # template space of the image, if not the atlas'
     transform: Path | None = None  # maps points of the atlas' space to `space`; None if they are the same
     transform_sha256: str = ""
+    map_index: int = 0  # of the map to read, in a surface file of several
+    # other files of the same labels, in outputs that identify an atlas by its files
+    other_sha256: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.shape != self.parcels.shape or self.values.ndim != 1:
@@ -113,7 +120,8 @@ class Atlas:
     parcels: tuple[str, ...]  # (P,) in output order
     networks: tuple[str, ...]  # (P,) label; empty for a parcel without network
     volumes: tuple[AtlasVolume, ...]  # the first wins where they overlap; empty for parcellated series
-    sha256: str  # over names, networks and images
+    sha256: str  # over names, networks, space, and what the images hold in each voxel
+    former_sha256: tuple[str, ...] = ()  # by which outputs of versions before 0.2 know it: over files, not voxels
 
     def __post_init__(self) -> None:
         if len(self.parcels) != len(self.networks):

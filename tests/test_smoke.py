@@ -396,6 +396,21 @@ def test_a_run_that_is_not_tried_has_no_tables_of_before(own_study, tmp_path, ap
     assert list(out.glob("sub-*/func/*")) == []
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_an_embedding_that_fails_now_leaves_none_of_other_settings(study, outputs, tmp_path, app, stops):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    for path in (out / "sub-001").rglob("*_stat-mean_timeseries.tsv"):
+        path.write_text("x\ny\n")
+    more = ("--participant-label", "001", "003", "--n-windows", "3", "--overwrite")
+    code, text = app(study, out, *more, *(["--stop-on-first-crash"] if stops else []), level="group")
+    assert code == 7, text
+    assert not list((out / "sub-001").rglob("*_embedding.*"))
+    assert bool(list((out / "sub-003").rglob("*_embedding.tsv"))) != stops
+    rows = (out / "phenotype" / "Demo457RandomTiny.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == ([] if stops else ["sub-003"])
+
+
 def test_extras_of_other_settings_do_not_stay(study, tmp_path, app):
     out = tmp_path / "out"
     assert app(study, out, *SELECT, "--save-tokens", "--save-raw-signals")[0] == 0

@@ -66,7 +66,7 @@ class SelectionConfig:
     )
     layout: str | None = option(
         None,
-        "Read data that are no BIDS: hcp, ukb, or a JSON file that says which file is which.",
+        "Read data outside BIDS: abcc, hcp, hcp-7t, hcp-fix, hcp-lifespan, ukb, or a JSON file that locates the files.",
         metavar="NAME_OR_FILE",
     )
     bids_database_dir: Path | None = option(

@@ -55,6 +55,7 @@ class Candidate:
     partner: str | None = None  # right hemisphere if image is the left
     columns: tuple[str, ...] = ()  # of motion regressors without a header
     repetition_time: float | None = None  # s, of a layout
+    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
     warp: str | None = None  # field to the template space if image is in native space
 
     @property

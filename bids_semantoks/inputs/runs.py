@@ -13,6 +13,7 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
 from bids_semantoks.inputs.layout_archives import describe_archives
+from bids_semantoks.inputs.layout_hints import describe_nearest_files
 from bids_semantoks.inputs.layouts import find_layout_candidates, find_layout_participants
 from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files
 from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, find_components, pair_files, pair_series, rank_density
@@ -73,9 +74,10 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
 def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
     first = dataset.derivatives[0]
     if first.layout is not None:
+        expected, hint = describe_nearest_files(first.path, first.layout)
         raise InputError(
-            f"{where} holds no participant in the layout {first.layout.name}: expected {first.layout.expected}.",
-            hint=describe_archives(first, first.layout),
+            f"{where} holds no participant in the layout {first.layout.name}: {expected}.",
+            hint=describe_archives(first, first.layout) or hint,
         )
     zipped = sorted(path.name for path in first.path.glob("sub-*.zip"))
     raise InputError(
@@ -168,6 +170,7 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Pat
         tables=tuple(map(Path, candidate.tables)),
         columns=candidate.columns,
         partner=None if candidate.partner is None else Path(candidate.partner),
+        volumes=candidate.volumes,
         warp=None if candidate.warp is None else Path(candidate.warp),
     )
 
@@ -203,7 +206,7 @@ def find_candidates(
     folder = selection.bids_database_dir
     stale = f" (if they are new, delete the database {folder}, which is believed as it is)" if folder else ""
     if not found:
-        _refuse_nothing(dataset, where, f"{describe_labels(participants)} participants at least{stale}", kind)
+        _refuse_nothing(dataset, where, participants, kind, stale)
     if silent := set(participants) - {one.image.entities[0][1] for one in found}:
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     chosen = found
@@ -220,11 +223,12 @@ def find_candidates(
     return _apply_filter(chosen, selection.bids_filter_file)
 
 
-def _refuse_nothing(dataset: Dataset, where: str, participants: str, kind: str) -> NoReturn:
-    whom = f"for one of {participants}"
+def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str, stale: str) -> NoReturn:
+    whom = f"for one of {describe_labels(participants)} participants at least{stale}"
     layout = dataset.derivatives[0].layout
     if layout is not None:
-        raise InputError(f"No BOLD image of the layout {layout.name} in {where}: expected {layout.expected} {whom}.")
+        expected, hint = describe_nearest_files(dataset.root, layout, participants)
+        raise InputError(f"Nothing of the layout {layout.name} {whom} in {where}: {expected}.", hint=hint)
     if kind == "parcellated":
         raise InputError(
             f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",

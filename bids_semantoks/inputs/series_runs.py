@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.bids_names import BidsFile, parse_name, sorted_naturally
+from bids_semantoks.bids_names import SCHAEFER, BidsFile, name_schaefer, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.datasets import Dataset
@@ -29,9 +29,9 @@ def find_series(
 ) -> tuple[str, tuple[Run, ...]]:
     """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order.
 
-    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the
-    dataset has only one atlas. In the runs, `bold` is the table. Raises InputError if nothing is
-    selected or the atlas, space or cleaning is ambiguous.
+    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one
+    atlas. The label is empty for series of a layout that names none. In the runs, `bold` is the table. Raises
+    InputError if nothing is selected or the atlas, space or cleaning is ambiguous.
     """
     candidates = find_candidates(dataset, selection, participants, kind="parcellated")
     label = _choose_atlas(candidates, atlas)
@@ -54,12 +54,17 @@ def find_series(
 def label_of(table: BidsFile, *, with_desc: bool = False) -> str:
     """Join atlas, segmentation and scale into a label; `with_desc` appends the description, as TemplateFlow does."""
     values = dict(table.entities)
-    keys = ("atlas", "seg", "scale", "desc") if with_desc else ("atlas", "seg", "scale")
-    return "".join(values.get(key, "") for key in keys)
+    label = "".join(values.get(key, "") for key in ("atlas", "seg", "scale"))
+    described = label + values.get("desc", "")
+    # Up to 0.5, giga_connectome wrote the number of parcels as desc, before the cleaning.
+    sized = SCHAEFER.match(described) if not SCHAEFER.fullmatch(label) else None
+    return described if with_desc else sized[0] if sized else label
 
 
 def find_atlas_tables(dataset: Dataset, label: str, space: str) -> tuple[Path, ...]:
     """List the ``*_dseg.tsv`` of an atlas below ``sourcedata/atlases`` and ``atlases``, those in this space first."""
+    if not label:
+        return ()
     found: list[tuple[bool, str]] = []
     for derivative in dataset.derivatives:
         for parts in _ATLAS_FOLDERS:
@@ -76,16 +81,19 @@ def _choose_atlas(candidates: Sequence[Candidate], asked: str) -> str:
     wanted = {asked, asked.removeprefix("atlas-").removeprefix("seg-")}
     if (name := parse_name(asked)) is not None:
         wanted |= {label_of(name), label_of(name, with_desc=True)}
-    chosen = [label for label in labels if label in wanted]
+    names = {name_schaefer(one) for one in wanted}
+    chosen = [label for label in labels if label in wanted] or [one for one in labels if name_schaefer(one) in names]
     if len(chosen) == 1:
         return chosen[0]
     if len(labels) == 1:
         return labels[0]
     where = candidates[0].derivative.path
+    # The parcels of the encoder make a better example than the first in the list.
+    example = next((one for one in labels if name_schaefer(one) == "Schaefer400"), labels[0])
     raise InputError(
         f"{where} holds series of {len(labels)} atlases: {', '.join(labels)}; expected one"
         f"{f', and --atlas {asked} names none of them' if asked else ''}.",
-        hint=f"Choose with --atlas, such as --atlas {labels[0]}. {describe_nearest([asked], labels) if asked else ''}",
+        hint=f"Choose with --atlas, such as --atlas {example}. {describe_nearest([asked], labels) if asked else ''}",
     )
 
 

@@ -10,14 +10,16 @@ import re
 import shutil
 import socket
 import tempfile
+import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, url2pathname
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.files import hash_file, open_atomic, write_text
+from bids_semantoks.files import hash_content, hash_file, open_atomic, write_text
 
 HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 _PATIENCE: Final = 5.0  # seconds
@@ -39,6 +41,15 @@ LOG = logging.getLogger("bids_semantoks")
 TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
 _DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
 _BLOCK: Final = 1 << 20
+
+# What to do where the hub refuses.
+_TERMS: Final = "Log in at {page}, accept its terms, and set HF_TOKEN to a token of that account (hf auth login)."
+_LOGIN: Final = "Check the name; for a private repository set HF_TOKEN (hf auth login)."
+_LATER: Final = "Try again later, or give the path of a file that you have to --model."
+_PORTAL: Final = (
+    "A login page or a proxy may stand between (log in in a browser, check HTTPS_PROXY and HF_ENDPOINT); or give the "
+    "path of a file that you have to --model."
+)
 
 
 def is_offline() -> bool:
@@ -110,9 +121,15 @@ def find_cache() -> Path | None:
 def find_templateflow_homes() -> list[Path]:
     """List directories that may hold TemplateFlow's archive: TEMPLATEFLOW_HOME or its
     client's default, then that in our cache."""
-    base, cache = _find_user_cache(os.environ), find_cache()
-    own = _read_variable(os.environ, "TEMPLATEFLOW_HOME") or (base / "templateflow" if base else None)
+    own, cache = _read_variable(os.environ, "TEMPLATEFLOW_HOME") or _find_templateflow_cache(), find_cache()
     return [path for path in (own, cache / TEMPLATEFLOW if cache else None) if path]
+
+
+def _find_templateflow_cache() -> Path | None:
+    # Where its client looks, which differs between systems: ~/Library/Caches on a Mac.
+    from platformdirs import user_cache_dir  # noqa: PLC0415
+
+    return Path(user_cache_dir("templateflow")) if _find_user_cache(os.environ) else None
 
 
 def find_hub_caches() -> list[Path]:
@@ -130,15 +147,24 @@ def find_hub_caches() -> list[Path]:
 def find_hub_file(repository: str, name: str) -> Path | None:
     """Find a file of a hub repository (ORG/NAME), main revision, in the local caches; None if absent."""
     for cache in find_hub_caches():
-        folder = cache / f"models--{repository.replace('/', '--')}"
-        try:
-            revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            continue
-        path = folder / "snapshots" / revision / name
-        if revision and path.is_file():
-            return path
+        snapshot = find_snapshot(cache / f"models--{repository.replace('/', '--')}")
+        if snapshot is not None and (snapshot / name).is_file():
+            return snapshot / name
     return None
+
+
+def find_snapshot(folder: Path) -> Path | None:
+    """Find the files of a repository in its folder of a cache: the main revision, or the only one; None if absent."""
+    try:
+        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        revision = ""
+    if revision:
+        path = folder / "snapshots" / revision
+        return path if path.is_dir() else None
+    # A copied cache may lack its refs.
+    found = [path for path in (folder / "snapshots").glob("*/") if not path.name.startswith(".")]
+    return found[0] if len(found) == 1 else None
 
 
 def _find_user_cache(environ: Mapping[str, str]) -> Path | None:
@@ -189,9 +215,33 @@ def is_writable(folder: Path) -> bool:
         return False
 
 
-def download(address: str, target: Path, *, sha256: str | None = None) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pin:
+    """What is known of a published file; empty where nothing is."""
+
+    sha256: tuple[str, ...] = ()  # of the file as published, and of its uncompressed bytes
+    labels: str = ""  # SHA-256 of what it holds, as `identity.hash_labels` computes it
+    md5: str = ""
+    size: int = 0  # bytes
+
+    def find_fault(self, path: Path) -> str:
+        """Describe how a file differs from the published one; empty where it does not, or nothing is known. A file
+        that was compressed or unpacked since counts as the published one where the SHA-256 of its content is known."""
+        if self.size and path.stat().st_size != self.size:
+            return f"has {path.stat().st_size} bytes, expected {self.size}"
+        if self.md5 and (found := hash_file(path, "md5")) != self.md5:
+            return f"has the MD5 {found}, expected {self.md5}"
+        if self.sha256 and not {found := hash_file(path), hash_content(path)} & set(self.sha256):
+            return f"has the SHA-256 {found}, expected {self.sha256[0]}"
+        return ""
+
+
+UNKNOWN: Final = Pin()
+
+
+def download(address: str, target: Path, *, pin: Pin = UNKNOWN) -> None:
     """Download a URL (https, http, file) to `target`, whole or not at all, and record its checksum beside it. Raises
-    AtlasError where downloads are forbidden or fail, bytes are missing, or the checksum is not `sha256`."""
+    AtlasError where downloads are forbidden or fail, bytes are missing, or the file is not that of the pin."""
     if obstacle := find_obstacle(address):
         raise AtlasError(f"{target.name} is not here, and {obstacle}.")
     LOG.info("Fetching %s ...", address)
@@ -200,23 +250,23 @@ def download(address: str, target: Path, *, sha256: str | None = None) -> None:
             _copy(address, file)
             file.flush()
             partial = Path(file.name)
-            found = hash_file(partial)
-            if sha256 is not None and found != sha256:
+            if fault := pin.find_fault(partial):
                 raise AtlasError(
-                    f"{address} has the SHA-256 {found}, expected {sha256}: the file was damaged on its way or "
-                    "replaced.",
+                    f"{address} {fault}: the file was damaged on its way or replaced.",
                     hint="Try again; if it was replaced, fetch the file by hand and give its directory with "
                     "--atlas-dir.",
                 )
             partial.chmod(0o644)
-            write_text(_name_record(target), f"{found}  {target.name}\n")
+            write_text(_name_record(target), f"{hash_file(partial)}  {target.name}\n")
             _name_record(target).chmod(0o644)
     except (OSError, ValueError) as error:
         if (answer := getattr(error, "response", None)) is not None:
-            reason = f"{address} cannot be fetched: the server answers {answer.status_code} {answer.reason}."
+            place = urlsplit(address).netloc
+            why = f": the server answers {answer.status_code} {answer.reason} ({place})"
         else:
-            reason = f"{address} cannot be fetched to {target.parent}: {_find_cause(error)}."
-        raise AtlasError(reason) from error
+            why = f" to {target.parent}: {_find_cause(error)}"
+        # The whole address, which is long, is in the log.
+        raise AtlasError(f"{target.name} cannot be fetched{why}.") from error
 
 
 def _copy(address: str, file: BinaryIO) -> None:
@@ -251,9 +301,8 @@ def _name_record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def check_file(path: Path, published: str | None = None) -> str:
-    """Compute the SHA-256 of a file. Raises AtlasError if it has changed since it was fetched, or is not that
-    of the published file (None: any passes)."""
+def check_file(path: Path) -> str:
+    """Compute the SHA-256 of a file. Raises AtlasError if it has changed since it was fetched."""
     sha256 = hash_file(path)
     record = _name_record(path)
     try:
@@ -266,22 +315,16 @@ def check_file(path: Path, published: str | None = None) -> str:
             f"{path} has the SHA-256 {sha256}, but {recorded[0]} when it was fetched ({record.name}).",
             hint="It is damaged or was replaced: delete both files and fetch it again (bids_semantoks-fetch).",
         )
-    if published is not None and sha256 != published:
-        raise AtlasError(
-            f"{path} has the SHA-256 {sha256}, expected {published}: it is not the file that is published as "
-            f"{path.name}.",
-            hint="It is damaged or was changed: fetch it again (bids_semantoks-fetch), or give a file of your own with "
-            "--atlas PATH.",
-        )
     return sha256
 
 
 class FetchError(Exception):
-    """A Hugging Face file could not be fetched; the reason is half a sentence,
+    """A Hugging Face file could not be fetched; the reason is half a sentence, `hint` what to do about it,
     `is_absent` if the server has no such file."""
 
-    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
+    def __init__(self, reason: str, *, hint: str = "", is_absent: bool = False) -> None:
         super().__init__(reason)
+        self.hint = hint
         self.is_absent = is_absent
 
 
@@ -297,10 +340,32 @@ def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> 
         raise FetchError(obstacle)
     try:
         return Path(hf_hub_download(repository, name, cache_dir=cache))
-    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
-        raise FetchError("the network cannot be reached") from error
+    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but hides what the server answered
+        raise _explain_refusal(repository, error.__cause__, constants.ENDPOINT) from error
     except errors.EntryNotFoundError as error:
         raise FetchError(f"{repository} has no {name}", is_absent=True) from error
     except failures as error:
-        reason = str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
-        raise FetchError(f"it cannot be fetched ({reason})") from error
+        raise _explain_refusal(repository, error, constants.ENDPOINT) from error
+
+
+def _explain_refusal(repository: str, error: BaseException | None, server: str) -> FetchError:
+    """Explain in half a sentence and a hint why the hub did not give a file; None means that nobody answered."""
+    from huggingface_hub import errors  # noqa: PLC0415 - as above
+
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    page = f"{server}/{repository}"
+    if isinstance(error, errors.GatedRepoError):
+        return FetchError(f"access to it is restricted (gated, {code})", hint=_TERMS.format(page=page))
+    if isinstance(error, errors.RepositoryNotFoundError) or code in (401, 404):
+        return FetchError(f"{server} has no such repository, or a private one ({code})", hint=_LOGIN)
+    if code == 403:
+        return FetchError(f"{server} denies access to it (403)", hint=_TERMS.format(page=page))
+    if code == 429:
+        return FetchError("the server limits the rate of requests (429)", hint=f"Wait some minutes. {_LATER}")
+    if code is not None and code >= 500:
+        return FetchError(f"the server is busy or out of order ({code})", hint=_LATER)
+    if isinstance(error, errors.FileMetadataError) or (code is not None and 200 <= code < 400):
+        return FetchError(f"{server} answers with a page that is not the hub's", hint=_PORTAL)
+    reason = textwrap.shorten(str(error or "no answer"), 100, placeholder=" ...").rstrip(".") or type(error).__name__
+    is_local = isinstance(error, OSError) and error.errno is not None  # a full disk, a folder that is not writable
+    return FetchError(f"it cannot be fetched ({reason})" if is_local else f"the network cannot be reached ({reason})")

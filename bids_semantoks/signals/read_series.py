@@ -1,27 +1,22 @@
-"""Series already parcellated and denoised by another pipeline (TSV or CIFTI), used unchanged."""
+"""Series already parcellated and denoised by another pipeline, used unchanged."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.atlases.label_tables import PREFIX, locate_columns
+from bids_semantoks.atlases.label_tables import PREFIX, is_numbered, locate_columns
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
-from bids_semantoks.files import read_json, read_rows, split_rows
-from bids_semantoks.images.volumes import DAMAGED, check_content, one_line
+from bids_semantoks.files import read_json, read_rows
+from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty
 from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
-
-PTSERIES: Final = ".ptseries.nii"
-_MISSING: Final = ("n/a", "", "NA")
+from bids_semantoks.signals.series_tables import TRANSPOSED, read_columns, refuse_table
 
 
 def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
@@ -35,8 +30,17 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     """
     check_content(run.bold)
     repetition_time, time_notes = decide_repetition_time(run)
-    columns, table = read_columns(run.bold)
-    positions, name_notes = _locate_columns(run.bold, columns, atlas)
+    columns, table = read_columns(run.bold, volumes=run.volumes)
+    try:
+        positions = locate_columns(columns, atlas.parcels, f"the atlas {atlas.name}")
+    except ValueError as error:
+        turned = len(table) == len(atlas.parcels) != len(columns) and run.volumes != "columns"
+        refuse_table(run.bold, f"{error}{TRANSPOSED if turned else ''}")
+    name_notes: list[str] = []
+    if is_numbered(columns) and not is_numbered(atlas.parcels):
+        name_notes.append(
+            f"The columns of {run.bold.name} are only numbered: they are in the order of the atlas' parcels."
+        )
     table, notes = _insert_censored(run, table)
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
@@ -77,23 +81,6 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
             *_describe_absent(atlas, present | constant, partial),
         ),
     )
-
-
-def _locate_columns(path: Path, columns: tuple[str, ...], atlas: Atlas) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Find the position of each column among the parcels; without names, columns are in the order of the atlas."""
-    nameless = not path.name.endswith(PTSERIES) and not _has_names(_read_bytes(path, first_line=True))
-    if nameless and len(columns) != len(atlas.parcels):
-        refuse_table(
-            path,
-            f"has no header: its first line holds numbers only, {len(columns)} of them, and the atlas {atlas.name} has "
-            f"{len(atlas.parcels)} parcels",
-        )
-    try:
-        positions = locate_columns(columns, atlas.parcels)
-    except ValueError as error:
-        refuse_table(path, f"{error}, which the atlas {atlas.name} lacks")
-    note = f"{path.name} has no header: its columns are in the order of the parcels of the atlas {atlas.name}."
-    return positions, (note,) if nameless else ()
 
 
 def _insert_censored(run: Run, table: Floats) -> tuple[Floats, tuple[str, ...]]:
@@ -152,7 +139,11 @@ def _read_coverage(
     if path is None or not path.exists():
         return coverage, n_voxels, temporal_snr
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
-    for row in read_rows(path):
+    try:
+        rows = read_rows(path)
+    except (OSError, ValueError) as error:
+        raise RunFailed("bad_image", f"The table of coverage {path} {error}.") from error
+    for row in rows:
         parcel = position.get(next(iter(row.values()), "").removeprefix(PREFIX))
         if parcel is not None and "coverage" in row:
             coverage[parcel] = _to_number(row["coverage"], coverage[parcel])
@@ -203,122 +194,3 @@ def _describe_absent(atlas: Atlas, present: Bools, partial: Bools) -> tuple[str,
             f"{name_some(gaps)}."
         )
     return tuple(notes)
-
-
-def read_columns(path: Path) -> tuple[tuple[str, ...], Floats]:
-    """Read a table of series (TSV or ptseries): column names (C,) and values (T, C), NaN for n/a. Drops an unnamed
-    first column (row numbers); without a header, columns are named by their number from 0. Raises RunFailed bad_image
-    with row and column of a bad cell."""
-    if path.name.endswith(PTSERIES):
-        return load_parcel_series(path)
-    content = _read_bytes(path)
-    header, _, body = content.partition(b"\n")
-    columns, has_index = _split_header(header, path)
-    body = body if _has_names(header) else content
-    rows = split_rows(body)
-    n_fields = len(columns) + has_index
-    for number, row in enumerate(rows, start=1):
-        if len(row) != n_fields:
-            refuse_table(path, f"has {len(row)} fields in row {number}, but {n_fields} columns")
-    try:
-        cells = np.array(rows, dtype=np.bytes_).reshape(len(rows), n_fields)[:, int(has_index) :]
-        cells = cells.astype(f"S{max(cells.itemsize, len('nan'))}")
-        for missing in _MISSING:
-            cells[cells == missing.encode()] = b"nan"
-        values = cells.astype(np.float64)
-    except ValueError:
-        values = np.full((len(rows), len(columns)), np.inf)
-    if np.isinf(values).any():
-        _refuse_cell(path, columns, rows, skip=int(has_index))
-    return columns, values
-
-
-def read_header(path: Path) -> tuple[str, ...]:
-    """Read the parcel names (C,) of a table of series (TSV or ptseries). Raises RunSkipped no_content; RunFailed
-    bad_image without a readable header of unique names."""
-    check_content(path)
-    if path.name.endswith(PTSERIES):
-        return load_parcel_series(path)[0]
-    return _split_header(_read_bytes(path, first_line=True), path)[0]
-
-
-def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.readline() if first_line else file.read()
-    except OSError as error:
-        raise RunFailed("bad_image", f"{path} cannot be read ({error.strerror}).") from error
-    return content.removeprefix(b"\xef\xbb\xbf")
-
-
-def _split_header(line: bytes, path: Path) -> tuple[tuple[str, ...], bool]:
-    try:
-        columns = tuple(name.strip() for name in (split_rows(line.decode()) or [[""]])[0])
-    except UnicodeDecodeError:
-        refuse_table(path, "is no text in UTF-8")
-    if not _has_names(line):
-        return tuple(str(number) for number in range(len(columns))), False
-    has_index = columns[0] == "" and len(columns) > 1
-    columns = columns[1:] if has_index else columns
-    if columns == ("",):
-        refuse_table(path, "has no header of parcel names")
-    if len(set(columns)) < len(columns):
-        refuse_table(path, f"has columns twice: {name_some(sorted({c for c in columns if columns.count(c) > 1}))}")
-    return columns, has_index
-
-
-def _has_names(line: bytes) -> bool:
-    """Tell names, which may be ascending whole numbers, from the first row of a table without a header."""
-    cells = [cell.decode(errors="replace").strip() for cell in (split_rows(line) or [[b""]])[0]]
-    cells = cells[1:] if cells[0] == "" and len(cells) > 1 else cells
-    if all(cell.isdecimal() for cell in cells):
-        return all(int(one) < int(other) for one, other in itertools.pairwise(cells))
-    return not all(_is_value(cell) for cell in cells) or all(cell in _MISSING for cell in cells)
-
-
-def _is_value(text: str) -> bool:
-    try:
-        return text in _MISSING or np.isfinite(float(text))
-    except ValueError:
-        return text.lower() == "nan"
-
-
-def refuse_table(path: Path, problem: str) -> NoReturn:
-    """Raise RunFailed bad_image; `problem` continues the sentence after the path."""
-    raise RunFailed("bad_image", f"The table of series {path} {problem}.")
-
-
-def _refuse_cell(path: Path, columns: Sequence[str], rows: list[list[bytes]], *, skip: int) -> NoReturn:
-    for number, row in enumerate(rows, start=1):
-        for column, cell in zip(columns, row[skip:], strict=True):
-            text = cell.decode(errors="replace").strip()
-            try:
-                is_good = text in _MISSING or not np.isinf(float(text))
-            except ValueError:
-                is_good = False
-            if not is_good:
-                refuse_table(path, f"has {text!r} in row {number} of column {column}, expected a number or n/a")
-    raise AssertionError("a cell was refused before")
-
-
-def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Load a ``*.ptseries.nii``: parcel names (C,) and values (T, C) with NaN where missing. Raises RunSkipped
-    no_content, RunFailed bad_image."""
-    check_content(path)
-    try:
-        image: Any = nib.load(path)
-        axes = [image.header.get_axis(number) for number in range(image.ndim)]
-        values = np.asarray(image.get_fdata(dtype=np.float64))
-    except DAMAGED as error:
-        raise RunFailed("bad_image", f"{path} cannot be read as CIFTI: {one_line(error)}") from error
-    kinds = [type(axis).__name__ for axis in axes]
-    if kinds != ["SeriesAxis", "ParcelsAxis"]:
-        raise RunFailed("bad_image", f"{path} has the axes {', '.join(kinds)}; a series of parcels is expected.")
-    columns = tuple(str(name) for name in axes[1].name)
-    if len(set(columns)) < len(columns):
-        twice = sorted({name for name in columns if columns.count(name) > 1})
-        raise RunFailed("bad_image", f"{path} has parcels twice: {name_some(twice)}.")
-    values[np.isinf(values)] = np.nan
-    # Parcels without data are zeros here, but n/a in the same pipelines' tables.
-    values[:, (values == 0).all(axis=0)] = np.nan
-    return columns, values

@@ -304,3 +304,34 @@ def test_parcellated_cifti_counts_where_there_is_no_table(tmp_path: Path) -> Non
         f"sub-01_{stem}_den-91k_stat-mean_timeseries.ptseries.nii",
         f"sub-02_{stem}_stat-mean_timeseries.tsv",
     ]
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.6"])
+def test_the_seven_resolutions_of_giga_connectome(tmp_path: Path, version: str) -> None:
+    root = write_description(tmp_path / "giga", GIGA)
+    stems = {
+        "0.5": "atlas-Schaefer2018_desc-{}Parcels7Networks",
+        "0.6": "seg-Schaefer2018{}Parcels7Networks_desc-simple",
+    }
+    for n_parcels in (100, 200, 300, 400, 500, 600, 800):
+        write_table(root, f"sub-1_task-rest_{stems[version].format(n_parcels)}", RepetitionTime=2)
+    for asked in ("Schaefer2018400Parcels7Networks", "Schaefer400"):
+        label, runs = series_of(root, asked)
+        assert (label, len(runs)) == ("Schaefer2018400Parcels7Networks", 1)
+        assert "400Parcels" in runs[0].bold.name
+    table = "tpl-MNI152NLin6Asym_atlas-Schaefer2018_desc-200Parcels7Networks_dseg.tsv"
+    assert series_of(root, table)[0] == "Schaefer2018200Parcels7Networks"
+    with pytest.raises(InputError, match="series of 7 atlases: Schaefer2018100Parcels7Networks, ") as caught:
+        series_of(root)
+    assert "such as --atlas Schaefer2018400Parcels7Networks" in caught.value.hint
+
+
+@pytest.mark.parametrize("key", ["seg", "segmentation"])
+def test_a_filter_file_chooses_a_segmentation(tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_description(tmp_path / "giga", GIGA)
+    for label in ("A", "B"):
+        write_table(root, f"sub-1_task-rest_seg-{label}", RepetitionTime=2)
+    chosen = tmp_path / "filter.json"
+    chosen.write_text(json.dumps({"bold": {key: "B"}}))
+    assert series_of(root, bids_filter_file=chosen)[0] == "B"
+    assert "not known" not in caplog.text

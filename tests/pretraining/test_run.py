@@ -17,7 +17,10 @@ import torch
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_table, write_table
 from bids_semantoks.pretraining.card import read_training_log
+from bids_semantoks.pretraining.claim import claim
 from bids_semantoks.pretraining.packing import TableReader, standardise
+from bids_semantoks.training.distributed import Ranks
+from bids_semantoks.training.loop import StopRequest
 
 OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
 
@@ -413,3 +416,26 @@ def test_two_processes_speak_with_one_voice(out, study):
     assert result.stderr.count("bids_semantoks: 6 ok, 0 skipped, 0 failed") == 1
     assert len(list((out / "logs").glob("*Z_*"))) == 2  # the participant level's and this
     assert read_training_log(out / "encoders" / "tiny" / "training_log.tsv")["step"].tolist() == [1, 2, 3, 4]
+
+
+def test_an_encoder_in_training_is_left_alone_but_a_finished_one_can_be_used(out, trained, pretrain):
+    directory = out / "encoders" / "tiny"
+    with claim(directory, Ranks(), StopRequest()):
+        for arguments in ((), ("--overwrite",)):
+            code, text = pretrain(out, *arguments)
+            assert code == 4
+            assert "is being trained by process" in text
+        assert [path.name for path in directory.iterdir()] == [".training.json"]
+        shutil.copytree(trained[0] / "encoders" / "tiny", directory, dirs_exist_ok=True)
+        code, text = pretrain(out)
+        assert code == 0, text
+
+
+def test_tasks_that_would_each_train_are_refused_and_other_levels_go_on(out, pretrain, app, study, monkeypatch):
+    for name, value in (("SLURM_JOB_ID", "77"), ("SLURM_NTASKS", "2"), ("SLURM_PROCID", "1")):
+        monkeypatch.setenv(name, value)
+    code, text = pretrain(out)
+    assert code == 4
+    assert "SLURM_NTASKS=2" in text
+    assert not (out / "encoders").exists()
+    assert app(study, out, "--signals-only", level="participant")[0] == 0

@@ -15,7 +15,8 @@ from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.atlases.series_atlas import load_series_atlas
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.read_series import load_parcel_series, read_columns, read_header, read_series
+from bids_semantoks.signals.read_series import read_series
+from bids_semantoks.signals.series_tables import load_parcel_series, read_columns, read_header
 
 T = 41
 
@@ -296,14 +297,14 @@ def test_a_table_without_header_is_in_the_order_of_the_atlas(
     named = read_parcellated_signals(write_parcellated_signals(tmp_path, values_parcellated_signals)).values
     path = write_parcellated_signals(tmp_path, values_parcellated_signals)
     path.write_text(path.read_text().partition("\n")[2])
-    assert read_header(path) == tuple(map(str, range(P)))
+    assert read_header(path) == tuple(map(str, range(1, P + 1)))
     signals = read_parcellated_signals(path)
     np.testing.assert_array_equal(signals.values, named)
     assert signals.warnings == (
-        f"{path.name} has no header: its columns are in the order of the parcels of the atlas A.",
+        f"The columns of {path.name} are only numbered: they are in the order of the atlas' parcels.",
     )
     path.write_text("\n".join(line.partition("\t")[2] for line in path.read_text().splitlines()))
-    with pytest.raises(RunFailed, match=r"has no header: its first line holds numbers only, 12 of them, and .* 13 "):
+    with pytest.raises(RunFailed, match=r"12 .* 13 "):
         read_parcellated_signals(path)
 
 
@@ -325,7 +326,7 @@ def test_numbers_that_are_names(tmp_path: Path, line: bytes, has_names: bool) ->
     path = tmp_path / "a.tsv"
     path.write_bytes(line + b"\n" + line.replace(b"a", b"7") + b"\n")
     columns = line.strip(b"\r").decode().split("\t")
-    expected = [name for name in columns if name] if has_names else [str(i) for i in range(len(columns))]
+    expected = [name for name in columns if name] if has_names else [str(i + 1) for i in range(len(columns))]
     assert list(read_header(path)) == expected
 
 
@@ -479,7 +480,7 @@ def test_no_complete_parcel_is_low_coverage(tmp_path: Path, values_parcellated_s
 def test_numbered_columns_must_be_all_of_them() -> None:
     assert locate_columns([str(i) for i in range(P)], PARCELS).tolist() == list(range(P))
     assert locate_columns([str(i + 1) for i in range(P)], PARCELS).tolist() == list(range(P))
-    with pytest.raises(ValueError, match=r"has columns \(12 of 12\) of parcels 0, 1, 2, 3, 4 and 7 more"):
+    with pytest.raises(ValueError, match=r"has 12 columns without names of parcels, the atlas has 13 parcels"):
         locate_columns([str(i) for i in range(P - 1)], PARCELS)
 
 
@@ -567,7 +568,7 @@ def test_numbered_columns_take_the_table_of_the_dataset(tmp_path: Path) -> None:
     assert load(columns, tables=(table,)).parcels == PARCELS
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
-    with pytest.raises(AtlasError, match="Nothing tells the networks"):
+    with pytest.raises(AtlasError, match="atlas A have 13 columns without names of parcels, and no table of as many"):
         load(columns, tables=(table,))
 
 
@@ -605,3 +606,12 @@ def test_a_part_of_the_17_network_order_is_not_guessed(tmp_path: Path) -> None:
     names = ("17Networks_LH_VisCent_ExStr_1", "17Networks_LH_DefaultC_PHC_2")
     with pytest.raises(AtlasError, match="networks of the parcels of atlas A: 17Networks_LH_VisCent_ExStr_1, 17Netw"):
         load_series_atlas("A", names, space="", asked="", tables=[], directory=None)
+
+
+@pytest.mark.parametrize("text", ["A\tB\t\n1\tNaN\t\n2\t3\t\n", "\tA\tB\n0\t1\t\n1\t2\t3\n", "A\tB\r1\tNA\r2\t3"])
+def test_series_that_other_programs_saved_again(tmp_path, text):
+    path = tmp_path / "sub-01_task-rest_atlas-A_timeseries.tsv"
+    path.write_bytes(text.encode("utf-16"))
+    columns, values = read_columns(path)
+    assert columns == read_header(path) == ("A", "B")
+    np.testing.assert_array_equal(values, [[1, np.nan], [2, 3]])
