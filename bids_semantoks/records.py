@@ -48,6 +48,8 @@ class Run:
     tables: tuple[Path, ...] = ()  # components of ICA-AROMA, or motion of a run that came denoised
     columns: tuple[str, ...] = ()  # of `confounds` if it is a file of movement regressors without a header
     problem: str = ""  # why this image cannot be used in this call; empty if it can
+    reason: str = "space_mismatch"  # code of the problem
+    missing: tuple[tuple[str, str], ...] = ()  # (mask or confounds, what was looked for and the nearest file)
     partner: Path | None = None  # right hemisphere if `bold` is the left
 
     def __post_init__(self) -> None:
@@ -59,6 +61,10 @@ class Run:
     def entity(self, key: str) -> str | None:
         """Return the value of an entity by its short key, such as ``ses``; None if the run lacks it."""
         return dict(self.entities).get(key)
+
+    def describe_missing(self, what: str) -> str:
+        """Describe which mask or confounds were looked for, to complete a message; empty if unknown."""
+        return dict(self.missing).get(what, "")
 
     @property
     def space(self) -> str:

@@ -55,6 +55,11 @@ class SelectionConfig:
         "pipelines and the series of those that denoise.",
         choices=("auto", "images", "series"),
     )
+    combined_runs: str = option(
+        "parts",
+        "What to read where XCP-D wrote runs and also their concatenation (--combine-runs): the runs, or the whole.",
+        choices=("parts", "whole"),
+    )
     layout: str | None = option(
         None,
         "Read data that are no BIDS: hcp, ukb, or a JSON file that says which file is which.",

@@ -66,6 +66,11 @@ def is_same_value(key: str, value: str, asked: str) -> bool:
     return key in ("run", "echo", "chunk") and value.isdecimal() and asked.isdecimal() and int(value) == int(asked)
 
 
+def is_among(key: str, value: str, asked: Iterable[str]) -> bool:
+    """Tell whether an entity's value is one of those requested."""
+    return any(is_same_value(key, value, label) for label in asked)
+
+
 def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
     """Strip the prefix from labels and drop repeats; InputError for an empty label or a bad ``@FILE``.
 

@@ -161,7 +161,10 @@ def test_only_preprocessed_volumes_count(root: Path) -> None:
         folder="sub-01/func",
     )
     write_files(root, f"sub-02_task-rest_space-{C2009}_desc-preproc_bold.nii.gz", folder="sub-01/func")
-    assert names_of(runs_of(root)) == [f"sub-01_task-rest_space-{C2009}_desc-preproc_bold.nii.gz"]
+    read, other = runs_of(root)
+    assert read.bold.name == f"sub-01_task-rest_space-{C2009}_desc-preproc_bold.nii.gz"
+    assert (other.reason, other.entity("sub")) == ("unreadable_name", "01")
+    assert "names the participant 02, but lies in the folder sub-01" in other.problem
 
 
 def test_uncompressed_images(root: Path) -> None:
@@ -173,7 +176,8 @@ def test_uncompressed_images(root: Path) -> None:
         f"{stem}_desc-brain_mask.nii",
     )
     write_files(root, f"{stem}_desc-preproc_bold.nii.gz")
-    assert names_of(runs_of(root)) == [f"{stem}_desc-preproc_bold.nii.gz"]
+    with pytest.raises(InputError, match=rf"Two files would be one run: .*/{stem}_desc-preproc_bold.nii and .*nii.gz"):
+        runs_of(root)
 
 
 def test_links_without_content_still_make_a_run(root: Path) -> None:
