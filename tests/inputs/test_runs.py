@@ -15,7 +15,6 @@ from helpers.trees import (
     C2009,
     FMRIPREP,
     LIN6,
-    names_of,
     open_dataset,
     runs_of,
     write_description,
