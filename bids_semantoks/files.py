@@ -130,13 +130,16 @@ def read_records(path: Path, *, is_quoted: bool = False) -> tuple[list[str], lis
     with empty cells, and a file without a line has an empty header.
 
     BIDS tables quote nothing, so quotes are text unless the table `is_quoted`, as those of other programs. Raises
-    OSError, ValueError where the file is not UTF-8, and csv.Error where a cell is too long to be one.
+    OSError, and ValueError where the file is not UTF-8 or a cell is too long to be one.
     """
     import csv
 
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header, *rows = list(csv.reader(file, delimiter="\t", quoting=quoting)) or [[]]
+        try:
+            header, *rows = list(csv.reader(file, delimiter="\t", quoting=quoting)) or [[]]
+        except csv.Error as error:
+            raise ValueError(f"{path.name} is not a table: {error}") from error
     return header, [row + [""] * (len(header) - len(row)) for row in rows if row]
 
 
@@ -148,7 +151,14 @@ def read_rows(path: Path, *, is_quoted: bool = False) -> list[dict[str, str]]:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises OSError, and ValueError where it is not UTF-8 or not JSON."""
-    return json.loads(path.read_text(encoding="utf-8-sig"))
+    content = path.read_bytes()
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        # Windows programs write it and call it Unicode.
+        is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        found = "UTF-16" if is_utf16 else f"not UTF-8 (byte {error.start})"
+        raise ValueError(f"its text is {found}; save it as UTF-8") from error
 
 
 def hash_file(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import nibabel as nib
+import numpy as np
 
 from bids_semantoks.inputs.companions import drop
 from bids_semantoks.inputs.names import GIFTI
@@ -36,7 +37,9 @@ def attach_parts(candidates: Sequence[Candidate]) -> list[Candidate]:
         if one.image.entity("run") is None:
             left_out = _COMBINED if one.image.entity("dir") is None else _COMBINED[:1]
             parts = [part for part in by_key[_key(one, left_out)] if part.image.source != one.image.source]
-        found.append(replace(one, parts=tuple(parts)) if len(parts) > 1 else one)
+        # XCP-D concatenates a single run too, if that has run-.
+        n_least = 1 if one.derivative.source == XCPD else 2
+        found.append(replace(one, parts=tuple(parts)) if len(parts) >= n_least else one)
     return found
 
 
@@ -50,7 +53,7 @@ def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candi
 
     A concatenation is as long as its parts together; where that cannot be counted, what XCP-D wrote is one.
     """
-    wholes = [one for one in chosen if one.parts and _is_sum(one)]
+    wholes = [one for one in chosen if one.parts and (_is_copy(one) if len(one.parts) == 1 else _is_sum(one))]
     if not wholes:
         return list(chosen)
     if asked == "whole":
@@ -62,6 +65,22 @@ def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candi
     names = [Path(one.image.path).name for one in chosen if one.image.path in left_out]
     LOG.warning("Left out %s (--combined-runs %s): %s", what, instead, describe_labels(names))
     return [one for one in chosen if one.image.path not in left_out]
+
+
+def _is_copy(whole: Candidate) -> bool:
+    """Tell whether a run repeats the values of its only part: all of a table, the first volume of an image."""
+    first, second = whole.image.path, whole.parts[0].image.path
+    try:
+        if first.endswith(".tsv"):
+            return Path(first).read_bytes() == Path(second).read_bytes()
+        images: list[Any] = [nib.load(path) for path in (first, second)]
+        if images[0].shape != images[1].shape or first.endswith(GIFTI):
+            return False
+        volume = 0 if isinstance(images[0], nib.Cifti2Image) else (..., 0)
+        return np.array_equal(*(np.asarray(image.dataobj[volume]) for image in images), equal_nan=True)
+    except Exception as error:  # noqa: BLE001 - a damaged file is reported with its run
+        LOG.debug("Cannot compare %s and %s: %s", first, second, error)
+        return False
 
 
 def _is_sum(whole: Candidate) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.layouts import load_layout
-from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root
+from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root, split_named
 from bids_semantoks.inputs.pipelines import (
     AROMA,
     FMRIPREP,
@@ -202,9 +202,7 @@ def _check_one_kind(named: tuple[Derivative, ...]) -> None:
 def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
     """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
     if the folder is missing or is not a readable derivative dataset."""
-    name, equals, rest = text.partition("=")
-    path = Path(rest) if equals and not Path(text).exists() else Path(text)
-    label = name if path != Path(text) else ""
+    label, path = split_named(text)
     if not path.exists() and (root / "derivatives" / path).is_dir():
         path = root / "derivatives" / path
     if not path.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from bids_semantoks.bids_names import DERIVED_ENTITIES, parse_name
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_rows
-from bids_semantoks.inputs.names import find_above
+from bids_semantoks.inputs.names import find_above, split_named
 
 _MISSING = ("", "n/a")
 
@@ -28,7 +27,7 @@ class Event:
 def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, ...]:
     """List the datasets to search for events tables: BIDS_DIR, the raw one above it, named and nested derivatives."""
     resolved, above = bids_dir.resolve(), find_above(bids_dir)
-    named = [Path(text.partition("=")[2] or text) for text in derivatives]
+    named = [split_named(text)[1] for text in derivatives]
     inside = sorted(path for path in (resolved / "derivatives").glob("*") if path.is_dir())
     raw = [] if above is None else [above]
     return tuple(dict.fromkeys([resolved, *raw, *(path.resolve() for path in named if path.is_dir()), *inside]))
@@ -59,7 +58,7 @@ def read_events(path: Path, column: str) -> tuple[tuple[Event, ...], int]:
     """
     try:
         rows = read_rows(path)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"The events {path} cannot be read: {error}.") from error
     missing = [name for name in ("onset", "duration", column) if rows and name not in rows[0]]
     if missing:

@@ -17,6 +17,14 @@ CIFTI: Final = ".dtseries.nii"
 GIFTI: Final = ".func.gii"
 
 
+def split_named(text: str) -> tuple[str, Path]:
+    """Split the ``NAME=PATH`` of a ``-d`` option; the name is empty for a mere path, which may hold ``=`` itself."""
+    name, equals, rest = text.partition("=")
+    if not equals or Path(text).exists():
+        return "", Path(text)
+    return name, Path(rest)
+
+
 def find_participant_labels(root: Path) -> tuple[str, ...]:
     """List the labels of the ``sub-*`` folders (not files) in natural order; InputError if unlistable."""
     try:

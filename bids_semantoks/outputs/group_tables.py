@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import shutil
@@ -193,7 +192,7 @@ def read_split_lines(path: Path) -> list[tuple[str, int, int, str, str]]:
     try:
         # People write these too, and some programs quote all text.
         rows = read_rows(path, is_quoted=True)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"The splits {path} cannot be read: {error}.", hint="Expected a group_splits.tsv.") from error
     columns = tuple(read_column_descriptions("group_splits"))
     missing = [name for name in columns[1:] if rows and name not in rows[0]]
