@@ -157,8 +157,8 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         # Windows programs write it and call it Unicode.
         is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-        found = "UTF-16" if is_utf16 else f"not UTF-8 (byte {error.start})"
-        raise ValueError(f"its text is {found}; save it as UTF-8") from error
+        found = "UTF-16" if is_utf16 else f"damaged or in another encoding at byte {error.start}"
+        raise ValueError(f"its text is {found}, expected utf-8") from error
 
 
 def hash_file(path: Path) -> str:

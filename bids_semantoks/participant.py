@@ -15,6 +15,7 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
+from bids_semantoks.inputs.content import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
@@ -94,6 +95,8 @@ def run_participants(config: AppConfig) -> Tally:
         tally=tally,
         on_done=lambda job: reports.finish(job.participant),
     )
+    if tally.absent:
+        LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
     reports.write_rest()
     return tally
 

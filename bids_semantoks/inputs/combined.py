@@ -77,7 +77,8 @@ def _is_copy(whole: Candidate) -> bool:
         if images[0].shape != images[1].shape or first.endswith(GIFTI):
             return False
         volume = 0 if isinstance(images[0], nib.Cifti2Image) else (..., 0)
-        return np.array_equal(*(np.asarray(image.dataobj[volume]) for image in images), equal_nan=True)
+        values = [np.asarray(image.dataobj[volume]) for image in images]
+        return np.array_equal(values[0], values[1], equal_nan=True)
     except Exception as error:  # noqa: BLE001 - a damaged file is reported with its run
         LOG.debug("Cannot compare %s and %s: %s", first, second, error)
         return False

@@ -188,7 +188,11 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
     Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI counts if it has no TSV equivalent.
     """
     parsed, own = _parse(paths, _SERIES_ENDS, label)
-    coverages = build_pool([one for one in own if one.entity("stat") == "coverage"], (("bold", None),), _coverage_key)
+    coverages = build_pool(
+        [one for one in own if one.entity("stat") == "coverage" and one.extension == ".tsv"],
+        (("bold", None),),
+        _coverage_key,
+    )
     outliers = build_pool(own, _OUTLIERS, run_key)
     motion = build_pool(own, _MOTION, run_key)
     sidecars = [one for one in parsed if one.suffix in ("timeseries", "bold") and _is_json(one)]
