@@ -155,6 +155,9 @@ class BoldFilter:
             "extension": image.extension,
             "datatype": "func",
         }
+        # A filter may spell a cohort as some files do.
+        if any(key == "space" and any(one and "+" in one for one in asked) for key, asked in self.accepted):
+            values["space"] = "+".join(filter(None, (values.get("space"), values.get("cohort")))) or None
         return all(_accepts_value(key, values.get(key), accepted) for key, accepted in self.accepted)
 
 
