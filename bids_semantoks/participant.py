@@ -124,7 +124,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
             denoising = dataclasses.replace(denoising, description=done)
         spaces = find_all_spaces(config.signals.atlas, directory=config.signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-        atlas = _load_atlas(config, runs[0].space, on_surface=is_surface(runs[0].bold))
+        atlas = _load_atlas(config, runs[0].space, on_surface=is_surface(runs[0].bold) and not runs[0].problem)
     encoder = _build_encoder(config, atlas)
     plan = Plan(
         config=config,

@@ -15,7 +15,16 @@ from typing import Final
 from bids_semantoks.bids_names import BidsFile, explain_name, format_label, parse_entities, parse_name
 from bids_semantoks.files import read_json
 from bids_semantoks.inputs.companions import run_key
-from bids_semantoks.inputs.names import CIFTI, GIFTI, VOLUMES, is_series, is_surface_series, is_volume_series
+from bids_semantoks.inputs.names import (
+    CIFTI,
+    GIFTI,
+    VOLUMES,
+    find_participant_labels,
+    is_series,
+    is_surface_series,
+    is_volume_series,
+    list_func_files,
+)
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.pipelines import Derivative
 
@@ -78,6 +87,15 @@ def find_unread(
             _strip(path), UnreadRun(path=path, label=label, why=why, is_other_kind=is_other, derivative=derivative)
         )
     return list(unread.values())
+
+
+def describe_first_unread(derivative: Derivative) -> str:
+    """Describe the first file of a dataset that looks like a run but is not read; empty without one."""
+    for label in find_participant_labels(derivative.path):
+        paths = list_func_files(str(derivative.path / f"sub-{label}"))
+        for one in find_unread(paths, label, derivative, ()):
+            return f"The first file that looks like a run is {Path(one.path).name}: {one.why}. "
+    return ""
 
 
 def _is_other_kind(file: BidsFile, derivative: Derivative) -> bool:

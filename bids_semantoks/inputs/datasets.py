@@ -9,6 +9,7 @@ from typing import Final
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.accounting import describe_first_unread
 from bids_semantoks.inputs.layouts import load_layout
 from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root, split_named
 from bids_semantoks.inputs.pipelines import (
@@ -226,7 +227,8 @@ def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
         raise InputError(
             f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) holds "
             f"{_describe_nothing(source, input_type)}.",
-            hint="Give the folder of an fMRIPrep derivative dataset.",
+            hint=f"{describe_first_unread(_build_derivative(path, description, 'fmriprep', label))}Give the folder of "
+            "an fMRIPrep derivative dataset.",
         )
     return _build_derivative(path, description, kind, label or path.resolve().name)
 
@@ -341,7 +343,8 @@ def _find_root_kind(folder: Path, description: Description | None, input_type: s
             raise InputError(
                 f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with "
                 f"{_describe_nothing(source, input_type)} in its sub-*/func folders.",
-                hint="Give the folder of an fMRIPrep derivative dataset.",
+                hint=f"{describe_first_unread(_build_derivative(folder, description, 'fmriprep', ''))}"
+                "Give the folder of an fMRIPrep derivative dataset.",
             )
         return kind
     # Before BIDS 1.4 nothing but the pipeline's name marks a derivative dataset.

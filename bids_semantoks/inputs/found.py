@@ -54,6 +54,9 @@ def find_candidates(
     heard = {one.image.entities[0][1] for one in found} | {one.label for one in unread}
     if silent := set(participants) - heard:
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
+    odd = {label for one in found for _, label in one.image.entities if not label.replace("+", "").isalnum()}
+    if odd:
+        LOG.warning("Labels with other characters than BIDS allows stay so in the outputs: %s", describe_labels(odd))
     chosen, left = _select(found, unread, selection, where)
     return _apply_filter(chosen, left, selection.bids_filter_file)
 

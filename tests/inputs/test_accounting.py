@@ -12,6 +12,7 @@ from helpers import mock_datasets
 from helpers.trees import C2009, FMRIPREP, LIN6, runs_of, write_description, write_files, write_run
 
 from bids_semantoks.cli import call
+from bids_semantoks.errors import InputError
 
 LISTS = Path(__file__).parents[1] / "data" / "names"
 
@@ -167,3 +168,19 @@ def test_an_unreadable_name_fails_its_run_and_no_other(own_study, tmp_path, app)
     assert json.loads(status.read_text())["reason"] == "unreadable_name"
     code, text = app(own_study, out, "--participant-label", "001", "--signals-only", "--dry-run")
     assert "fail, unreadable_name" in text
+
+
+def test_a_dataset_in_which_no_name_can_be_read_says_why(tmp_path):
+    root = write_description(tmp_path / "abcd", {**FMRIPREP, "GeneratedBy": [{"Name": "abcd-hcp-pipeline"}]})
+    name = "sub-01_ses-1_task-rest_bold_desc-filtered_timeseries.dtseries.nii"
+    write_files(root, name)
+    with pytest.raises(InputError, match=f"looks like a run is {name}: 'bold' stands inside the name"):
+        runs_of(root)
+
+
+def test_runs_of_which_none_can_be_read_fail_one_by_one(tmp_path, app):
+    root = write_description(tmp_path / "prep", FMRIPREP)
+    write_files(root, "sub-01_task-rest_run-1_run-1_space-fsLR_den-91k_bold.dtseries.nii")
+    code, text = app(root, tmp_path / "out", "--signals-only")
+    assert code == 7, text
+    assert "unreadable_name" in text
