@@ -24,7 +24,9 @@ def describe_absent_content(runs: Sequence[Run]) -> str:
     for run in runs:
         absent.setdefault(run.dataset, []).extend(_find_absent(run))
     first = next((path for paths in absent.values() for path in paths), runs[0].bold)
-    what = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    what = f"1 run skipped, no_content: the content of {first.name} is not here."
+    if len(runs) > 1:
+        what = f"{len(runs)} runs skipped, no_content: their content is not here (the log lists them)."
     roots = list(absent)
     if len(roots) == 1:
         command = (
@@ -32,7 +34,7 @@ def describe_absent_content(runs: Sequence[Run]) -> str:
         )
     else:
         command = f"datalad get {' '.join(f'{shlex.quote(str(root))}/sub-*/' for root in roots)}"
-    return f"{what} skipped, no_content: the content of {first.name} and its like is not here. Fetch it: {command}"
+    return f"{what} Fetch it: {command}"
 
 
 def _find_absent(run: Run) -> Iterator[Path]:
