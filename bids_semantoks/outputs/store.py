@@ -220,8 +220,8 @@ def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, si
             "coverage": {"Description": described[0]},
             "tsnr": {
                 "Description": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over "
-                "standard deviation around a line, in kept volumes. A mean over many voxels has a higher one than each "
-                "of them. n/a where the mean was removed before."
+                "standard deviation around a line, in kept volumes. The mean of a parcel has a higher one "
+                "than its parts. n/a where the mean was removed before."
             },
             "n_voxels": {"Description": described[1]},
             "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
