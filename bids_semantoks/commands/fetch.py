@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
 from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
+from bids_semantoks.escaping import show_hidden
 from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
 from bids_semantoks.runtime.logs import Console, open_missing_streams
@@ -151,7 +152,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
         print(_NEXT.format(variable=CACHE_VARIABLE, directory=directory.absolute()))
     except SemantoksError as error:
         hint = " HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
-        print(f"bids_semantoks-fetch: error: {error}{hint}", file=sys.stderr)
+        print(f"bids_semantoks-fetch: error: {show_hidden(str(error))}{hint}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"bids_semantoks-fetch: error: {directory} cannot be written: {error}.", file=sys.stderr)

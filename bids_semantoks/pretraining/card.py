@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.escaping import escape_markdown
 from bids_semantoks.files import read_table, write_json, write_text
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.reports.figures_training import FIGURES
@@ -70,7 +71,7 @@ def write_model_card(
     ``n_parameters``) and the `drawn` figures (keys of `FIGURES`)."""
     data, limits, recipe = details["data"], details["limits"], details["recipe"]
     lines = [
-        f"# Encoder {name}",
+        f"# Encoder {escape_markdown(name)}",
         "",
         "A network tokenizer and transformer in the design of Brain-Semantoks (arXiv 2512.11582), pretrained by "
         "self-distillation on parcel signals with bids_semantoks.",
@@ -110,7 +111,11 @@ def write_model_card(
 
 
 def _list(values: Mapping[str, Any]) -> list[str]:
-    return [f"- {key.replace('_', ' ')}: {_describe(key, value)}" for key, value in values.items() if value is not None]
+    return [
+        f"- {escape_markdown(key.replace('_', ' '))}: {escape_markdown(_describe(key, value))}"
+        for key, value in values.items()
+        if value is not None
+    ]
 
 
 def _describe(key: str, value: Any) -> str:

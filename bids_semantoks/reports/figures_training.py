@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import open_atomic
+from bids_semantoks.files import write_text
+from bids_semantoks.reports.figures import render_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,8 +56,10 @@ def _start_figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - as above
 
-    with mpl.rc_context({"svg.hashsalt": "bids_semantoks", "svg.fonttype": "none"}), open_atomic(path) as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    # Dollar signs in names of networks must not start mathematics.
+    style: dict[Any, Any] = {"svg.hashsalt": "bids_semantoks", "svg.fonttype": "none", "text.parse_math": False}
+    with mpl.rc_context(style):
+        write_text(path, render_svg(figure))
 
 
 def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:

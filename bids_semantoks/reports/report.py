@@ -4,6 +4,8 @@ participant's embeddings are compared with those of others."""
 from __future__ import annotations
 
 import functools
+import os
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +122,10 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
         warnings=sidecar["Warnings"] if sidecar else [],
         pictures=[load_picture(out_dir, stem, word, word) for word in SIGNAL_FIGURES] if sidecar else [],
         encoders=[_build_encoder(paths, model, sidecar) for model in models] if sidecar else [],
-        links=[(p.name.removeprefix(f"{stem}_"), p.relative_to(out_dir).as_posix()) for p in files_there],
+        links=[
+            (p.name.removeprefix(f"{stem}_"), urllib.parse.quote(os.fsencode(p.relative_to(out_dir))))
+            for p in files_there
+        ],
     )
 
 
