@@ -111,7 +111,8 @@ _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 def shorten_label(text: str, longest: int) -> str:
     """Shorten a label to `longest` characters (at least 3) with an ellipsis in
-    the middle: names often differ at the end."""
+    the middle: names often differ at the end. Fonts have no letters for what `replace_hidden` replaces."""
+    text = replace_hidden(text)
     if len(text) <= longest:
         return text
     n_last = (longest - 1) // 2

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.files import write_text
-from bids_semantoks.reports.figures import render_svg
+from bids_semantoks.reports.figures import render_svg, shorten_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_t
     for i, (name, taps) in enumerate(kernels.items()):
         response = np.abs(np.fft.rfft(taps, 256, axis=-1))
         mean = response.mean(axis=0)
-        axes.plot(frequencies, mean / mean.max(), label=name, color=f"C{i % 10}", linestyle="-" if i < 10 else "--")
+        axes.plot(frequencies, mean / mean.max(), label=shorten_label(name, 28), color=f"C{i % 10}", linestyle="-" if i < 10 else "--")
     axes.set_xlabel("frequency (Hz)")
     axes.set_ylabel("gain, relative to the largest")
     axes.set_ylim(0, 1.05)
@@ -111,6 +111,7 @@ def _draw_networks(embeddings: NDArray[np.floating[Any]], names: Sequence[str]) 
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     image = axes.imshow(unit @ unit.T, vmin=-1, vmax=1, cmap="RdBu_r")
     if len(names) <= 40:
+        names = [shorten_label(name, 28) for name in names]
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axes.set_yticks(range(len(names)), names)
     figure.colorbar(image, ax=axes, label="cosine similarity")
