@@ -23,6 +23,8 @@ DERIVED_ENTITIES: Final = frozenset({"space", "cohort", "res", "den", "hemi", "d
 TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
 
 _RANK: Final = {key: rank for rank, key in enumerate(ENTITY_ORDER)}
+# Labels of Schaefer's parcels in 7 networks: giga_connectome's and TemplateFlow's, and those with seg- and scale-.
+SCHAEFER: Final = re.compile(r"Schaefer2018(?:(\d+)Parcels7Networks|7Networks(\d+)Parcels|7n(\d+))")
 # A whole part of a name: nothing but underscores or the ends may stand beside it.
 _ENTITY: Final = re.compile(r"(?<![^_])([a-zA-Z]+)-([a-zA-Z0-9+]+)(?![^_])")
 
@@ -96,3 +98,9 @@ def format_label(text: str) -> str:
     if not label:
         raise ValueError(f"no letter or digit in {text!r}")
     return label
+
+
+def name_schaefer(label: str) -> str:
+    """Reduce another pipeline's label of Schaefer's parcels in 7 networks to ours, such as Schaefer400; others stay."""
+    found = SCHAEFER.fullmatch(label)
+    return f"Schaefer{''.join(filter(None, found.groups()))}" if found else label

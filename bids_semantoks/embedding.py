@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +18,14 @@ from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.outcomes import Outcome, Tally, isolate, run_batch
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, has_files, read_sidecar, write_embedding
+from bids_semantoks.outputs.store import (
+    OutputPaths,
+    StoredRun,
+    has_files,
+    read_sidecar,
+    remove_embedding,
+    write_embedding,
+)
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.windows import build_windows
@@ -91,6 +98,10 @@ class RunEncoder:
         """Size of the weights in bytes."""
         return sum(weight.numel() * weight.element_size() for weight in self.loaded.encoder.parameters())
 
+    def clear(self, paths: OutputPaths, signals: Mapping[str, Any]) -> None:
+        """Remove an embedding of other settings or signals, whose sidecar is `signals`."""
+        remove_embedding(paths, settings=self.settings, signals_sha256=signals["TableSHA256"])
+
     def name_outputs(self, stored: Sequence[StoredRun]) -> list[StoredRun]:
         """Let the paths of runs name this encoder."""
         name, settings_hash = self.loaded.name, hash_values(self.settings)
@@ -144,6 +155,7 @@ def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:
 def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
     """Embed a run and write its embedding where its paths say; all tokens are
     returned, but written only with --save-tokens."""
+    encoder.clear(run.paths, run.sidecar)
     windows = read_windows(run, encoder)
     embedding = encoder.frozen.encode(windows, with_tokens=True)
     loaded, signals = encoder.loaded, run.sidecar
@@ -219,6 +231,9 @@ def embed_missing(
         stop_on_failure=running.stop_on_first_crash,
         tally=tally,
     )
+    # A run that was never tried, or whose worker was killed, cleared nothing away itself.
+    for run in missing if tally.n_failed else ():
+        encoder.clear(run.paths, run.sidecar)
 
 
 def _load_worker(config: EmbeddingConfig, atlas: AtlasNames, seed: int) -> Callable[[StoredRun], Outcome]:

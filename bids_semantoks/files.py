@@ -128,7 +128,27 @@ def split_rows(text: AnyStr) -> list[list[AnyStr]]:
     return [line.rstrip("\n").split("\t") for line in io.StringIO(text, newline=None)]
 
 
-def read_records(path: Path, *, is_quoted: bool = False) -> tuple[list[str], list[list[str]]]:
+def read_cells(lines: Sequence[str]) -> list[list[str]]:
+    """Split lines, none of them empty, into cells, which may be quoted, at the separator of the first line: semicolons,
+    else commas, else white space."""
+    import csv
+
+    first = lines[0] if lines else ""
+    separator = next((one for one in ";," if one in first), "")
+    if separator:
+        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    return [[cell.strip("\"'") for cell in line.split()] for line in lines]
+
+
+def find_delimiter(path: Path) -> str:
+    """Find what separates the cells of a table that other programs wrote: a tab, or a comma or semicolon if its first
+    line has no tab. Raises OSError, and ValueError where the file is not UTF-8."""
+    with path.open(encoding="utf-8-sig") as file:
+        first = file.readline()
+    return "\t" if "\t" in first else max(",;", key=first.count)
+
+
+def read_records(path: Path, *, is_quoted: bool = False, delimiter: str = "\t") -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
     with empty cells, and a file without a line has an empty header.
 
@@ -139,13 +159,13 @@ def read_records(path: Path, *, is_quoted: bool = False) -> tuple[list[str], lis
 
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header, *rows = list(csv.reader(file, delimiter="\t", quoting=quoting)) or [[]]
+        header, *rows = list(csv.reader(file, delimiter=delimiter, quoting=quoting)) or [[]]
     return header, [row + [""] * (len(header) - len(row)) for row in rows if row]
 
 
-def read_rows(path: Path, *, is_quoted: bool = False) -> list[dict[str, str]]:
+def read_rows(path: Path, *, is_quoted: bool = False, delimiter: str = "\t") -> list[dict[str, str]]:
     """Read a table of mixed values as one dictionary of text cells a row; errors as `read_records`."""
-    header, rows = read_records(path, is_quoted=is_quoted)
+    header, rows = read_records(path, is_quoted=is_quoted, delimiter=delimiter)
     return [dict(zip(header, row, strict=False)) for row in rows]
 
 

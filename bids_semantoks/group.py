@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bids_semantoks.bids_names import format_label
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
-from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_missing, find_missing
+from bids_semantoks.embedding import (
+    AtlasNames,
+    RunEncoder,
+    build_run_encoder,
+    embed_missing,
+    find_embedding_state,
+    find_missing,
+)
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import check_writable
-from bids_semantoks.inputs.selection import check_known, is_same_value, list_asked, read_labels
+from bids_semantoks.inputs.listed import warn_of_missing_outputs
+from bids_semantoks.inputs.selection import check_known, is_same_value, keep_known, list_asked, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
-from bids_semantoks.outputs.features import build_mean_reader, write_features, write_group_status
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs, read_sidecar
+from bids_semantoks.outputs.features import (
+    FeatureRow,
+    build_mean_reader,
+    describe_sessions,
+    keep_first_sessions,
+    write_features,
+    write_group_status,
+)
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
 from bids_semantoks.reports.reporting import write_stored_methods
+from bids_semantoks.runtime.launch import check_launch
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
+from bids_semantoks.signals.denoising import load_denoising
+
+if TYPE_CHECKING:
+    from bids_semantoks.analyses.analyse import CallPlan
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -38,12 +58,14 @@ def run_group(config: AppConfig) -> Tally:
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     asked, running = config.pretraining, config.running
+    if asked.pretrain or config.probing.scaling:
+        check_launch()
     is_probing = bool(config.probing.probe) or config.probing.task_blocks is not None
     # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
-    label, atlas, chosen = ("", ((), ()), []) if only_trains else choose_stored(config)
+    label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)
     # Hours of pretraining or embedding must not end at a misspelt column.
-    probe = _plan_probes(config, chosen, atlas) if is_probing else None
+    probes = _plan_probes(config, chosen, atlas) if is_probing else None
     if asked.pretrain:
         config = _pretrain(config, chosen, atlas)
         if running.dry_run or only_trains or read_rank() > 0:
@@ -56,7 +78,9 @@ def run_group(config: AppConfig) -> Tally:
     trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
     hint = trained if asked.pretrain else "Use the former settings or --overwrite."
     missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
-    tally = Tally(n_skipped=len(chosen) - len(missing), n_done=len(chosen) - len(missing))
+    n_done = len(chosen) - len(missing)
+    n_refused = probes.n_refused if probes is not None else 0
+    tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done, n_refused=n_refused)
     if running.dry_run:
         LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), label, model)
         return tally
@@ -66,34 +90,45 @@ def run_group(config: AppConfig) -> Tally:
     write_stored_methods(config, encoder, chosen)
     embed_missing(missing, encoder, atlas, running, tally)
     done = {run.paths.embedding for run in missing}
-    complete = [run for run in chosen if run.paths.embedding not in done or read_sidecar(run.paths.embedding_sidecar)]
-    features = build_features(complete, running)
-    path = write_features(
-        config.out_dir, atlas=label, model=model, description=encoder.loaded.description, rows=features
-    )
-    write_group_status(config.out_dir)
-    LOGGER.info("%d participants, %d runs: %s", len(features), len(complete), path)
-    if probe is not None:
-        probe(config, encoder, complete, atlas)
+    complete = [
+        run
+        for run in chosen
+        if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
+    ]
+    _write_features(config, encoder, label, complete)
+    write_group_status(config.out_dir, used=[run.paths.stem for run in complete], left_out=left_out)
+    if probes is not None:
+        from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
+
+        tally.n_refused = run_call(probes, config, encoder, complete, atlas)
     return tally
+
+
+def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:
+    how = config.selection.sessions
+    if sentence := describe_sessions(complete, how):
+        LOGGER.info("Features: %s.", sentence)
+    used = keep_first_sessions(complete) if how == "first" else complete
+    rows = build_features(used, config.running, by_session=how == "each")
+    loaded = encoder.loaded
+    path = write_features(config.out_dir, atlas=label, model=loaded.name, description=loaded.description, rows=rows)
+    LOGGER.info("%d participants, %d runs: %s", len({row[0] for row in rows}), len(used), path)
 
 
 def write_group_methods(config: AppConfig) -> None:
     """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
-    _, atlas, chosen = choose_stored(config)
+    _, atlas, chosen, _ = choose_stored(config)
     check_writable(config.out_dir)
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
     write_stored_methods(config, encoder, chosen)
 
 
-def _plan_probes(
-    config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames
-) -> Callable[[AppConfig, RunEncoder, Sequence[StoredRun], AtlasNames], None]:
-    """Check the requested probes and return what runs them; InputError if a phenotype cannot be probed."""
-    from bids_semantoks.analyses.analyse import plan_call, run_call  # noqa: PLC0415 - scikit-learn is slow to load
+def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
+    """Check the requested probes; InputError if a column is not there or no phenotype can be probed."""
+    from bids_semantoks.analyses.analyse import plan_call  # noqa: PLC0415 - scikit-learn is slow to load
 
-    task_runs = choose_stored(config, prefers_rest=False)[-1] if config.probing.task_blocks else []
-    return functools.partial(run_call, plan_call(config, chosen, task_runs, atlas))
+    task_runs = choose_stored(config, prefers_rest=False)[2] if config.probing.task_blocks else []
+    return plan_call(config, chosen, task_runs, atlas)
 
 
 def _open_outputs(config: AppConfig) -> None:
@@ -121,12 +156,11 @@ def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames)
 
 
 def build_features(
-    stored: Sequence[StoredRun], running: RunningConfig
-) -> list[tuple[str, int, int, np.ndarray[Any, Any]]]:
-    """Average embeddings over the windows of a run, then over the runs of a participant.
+    stored: Sequence[StoredRun], running: RunningConfig, *, by_session: bool = False
+) -> list[FeatureRow]:
+    """Average embeddings over the windows of a run, then over the runs of a participant or session.
 
-    Returns (label, n_runs, n_windows, mean (dims,)), sorted by label. Raises
-    ResourceError if a reading process was killed.
+    Returns rows sorted by label. Raises ResourceError if a reading process was killed.
     """
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
     read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
@@ -134,12 +168,13 @@ def build_features(
         if isinstance(result, WorkerDied):
             raise ResourceError(f"Reading {stored[i].paths.embedding}: {result}.", hint="Use a smaller --n-procs.")
         read[i] = result
-    by_participant: dict[str, list[tuple[int, np.ndarray[Any, Any]]]] = {}
+    by_row: dict[tuple[str, str], list[tuple[int, np.ndarray[Any, Any]]]] = {}
     for i, run in enumerate(stored):
-        by_participant.setdefault(run.entities["sub"], []).append(read[i])
+        session = run.entities.get("ses", "") if by_session else ""
+        by_row.setdefault((run.entities["sub"], session), []).append(read[i])
     return [
-        (participant, len(runs), sum(n for n, _ in runs), np.mean([mean for _, mean in runs], axis=0))
-        for participant, runs in sorted(by_participant.items())
+        (participant, len(runs), sum(n for n, _ in runs), np.mean([mean for _, mean in runs], axis=0), session)
+        for (participant, session), runs in sorted(by_row.items())
     ]
 
 
@@ -184,7 +219,9 @@ def select_stored(
     `where` names the dataset in messages. Raises InputError if a label is unknown or no run is left.
     """
     kept = list(stored)
-    asked = ("participant", "sub", read_labels(selection.participant_label, "sub-"))
+    known, is_lenient = {run.entities["sub"] for run in stored}, selection.ignore_missing_participants
+    labels = keep_known(read_labels(selection.participant_label, "sub-"), known, where, is_lenient=is_lenient)
+    asked = ("participant", "sub", labels)
     for what, key, labels in (asked, *list_asked(selection)):
         check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
         if labels:
@@ -192,7 +229,7 @@ def select_stored(
                 run for run in kept if any(is_same_value(key, run.entities.get(key, ""), label) for label in labels)
             ]
     excluded = read_labels(selection.exclude_participant_label, "sub-")
-    check_known("participant", excluded, {run.entities["sub"] for run in stored}, where, key="sub")
+    excluded = keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True)
     kept = [run for run in kept if run.entities["sub"] not in excluded]
     if not kept:
         raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
@@ -206,15 +243,23 @@ def select_stored(
     return kept
 
 
-def choose_stored(config: AppConfig, *, prefers_rest: bool = True) -> tuple[str, AtlasNames, list[StoredRun]]:
-    """Choose stored runs made with one atlas in one space: atlas label, parcels and networks, runs sorted by name.
+def choose_stored(
+    config: AppConfig, *, prefers_rest: bool = True
+) -> tuple[str, AtlasNames, list[StoredRun], dict[str, tuple[str, str]]]:
+    """Choose stored runs made with one atlas in one space: atlas label, parcels and networks, runs sorted by name, and
+    reason and message by stem of those that the limits of this call leave out.
 
-    Raises InputError if there are none, ConfigurationError if runs were made with another atlas of the same label.
+    Raises InputError if none is left, ConfigurationError if runs were made with another atlas of the same label or
+    with other settings than this call gives.
     """
     atlas, space = choose_kind(config)
     names = read_atlas_table(config.out_dir, name=atlas, space=space)
     found = find_stored_runs(config.out_dir, atlas=atlas, model="")
     stored = [run for run in found if run.entities.get("space", "") == space]
+    if not config.selection.participant_label:
+        known = {run.entities["sub"] for run in stored}
+        warn_of_lost(config.out_dir, known, atlas=atlas, space=space)
+        warn_of_missing_outputs(config.bids_dir, config.out_dir, known)
     chosen = select_stored(stored, config.selection, where=str(config.out_dir), prefers_rest=prefers_rest)
     sha256 = read_atlas_checksum(config.out_dir, name=atlas, space=space)
     others = [run for run in chosen if run.sidecar["Atlas"]["SHA256"] != sha256]
@@ -224,4 +269,12 @@ def choose_stored(config: AppConfig, *, prefers_rest: bool = True) -> tuple[str,
             f"{others[0].paths.stem}.",
             hint="Run the participant level on them again with --overwrite, or leave them out.",
         )
-    return atlas, names, chosen
+    check_settings(config, chosen, to_json(load_denoising(config.signals.denoise)))
+    kept, left_out = leave_out(config, chosen)
+    if not kept:
+        raise InputError(
+            f"The limits of this call leave out all {len(chosen)} runs, such as {chosen[0].paths.stem}: "
+            f"{left_out[chosen[0].paths.stem][1]}",
+            hint="Lower --min-time or --min-coverage.",
+        )
+    return atlas, names, kept, left_out

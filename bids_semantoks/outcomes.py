@@ -52,6 +52,7 @@ class Tally:
     n_skipped: int = 0
     n_failed: int = 0
     n_done: int = 0  # skipped runs that are complete from an earlier call
+    n_refused: int = 0  # phenotypes that could not be probed, beside others that were
     reasons: set[str] = dataclasses.field(default_factory=set)  # codes of the failed runs
     is_silent: bool = False  # another process reports for this one
 
@@ -67,23 +68,24 @@ class Tally:
             self.reasons.add(outcome.reason)
 
     def exit_code(self, *, ignore_failed: bool) -> int:
-        """Return the exit code: 0, 5 if runs failed only for lack of resources, else 7.
+        """Return the exit code: 0, 5 if runs failed only for lack of resources, else 7, also for a phenotype refused.
 
         With `ignore_failed`, failed runs are accepted as long as one run is complete.
         """
         if not self.n_failed or (ignore_failed and self.n_ok + self.n_done):
-            return 0
+            return 7 if self.n_refused else 0
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
 
 
-def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str) -> Outcome:
-    """Run one job, turn whatever goes wrong into an outcome, and write its status; `work` returns warnings.
+def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "") -> Outcome:
+    """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` where all went well;
+    `work` returns warnings.
 
     Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
     """
     started = time.monotonic()
     try:
-        outcome = Outcome(status="ok", warnings=work())
+        outcome = Outcome(status="ok", message=note, warnings=work())
     except RunSkipped as error:
         outcome = Outcome(status="skipped", reason=error.reason, message=str(error))
     except RunFailed as error:

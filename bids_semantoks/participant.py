@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
-from bids_semantoks.atlases.series_atlas import load_series_atlas
+from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
+from bids_semantoks.inputs.listed import warn_of_missing
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
 from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
+from bids_semantoks.outputs.features import remove_features
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
-from bids_semantoks.outputs.store import StoredRun, read_sidecar, remove_signals, write_signals
+from bids_semantoks.outputs.store import (
+    StoredRun,
+    find_encoders,
+    read_sidecar,
+    remove_outputs,
+    remove_signals,
+    write_signals,
+)
+from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.reporting import (
     ReportQueue,
@@ -38,7 +49,6 @@ from bids_semantoks.run_plan import (
     RunJob,
     build_job,
     check_is_here,
-    check_kept_time,
     check_no_conflict,
     check_space,
     describe_settings,
@@ -47,7 +57,7 @@ from bids_semantoks.run_plan import (
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.read_series import read_header
+from bids_semantoks.signals.series_tables import read_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -67,6 +77,7 @@ def run_participants(config: AppConfig) -> Tally:
     write_methods(plan, encoder)
     _write_shared_files(plan, encoder)
     tally = Tally()
+    former = _find_features(jobs)
     done = [job for job in jobs if not (job.needs_signals or job.needs_embedding)]
     todo = [job for job in jobs if job.needs_signals or job.needs_embedding]
     reports = ReportQueue(config.out_dir, (job.participant for job in todo))
@@ -76,6 +87,9 @@ def run_participants(config: AppConfig) -> Tally:
         tally.add(outcome)
         if outcome.reason != "already_done":
             report_outcome(job, outcome, progress="[done]")
+            # Its page still calls it complete.
+            reports.expect(job.participant)
+            reports.finish(job.participant)
     if tally.n_done:
         LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_done)
     reports.write_absent(job.participant for job in done if not reports.left[job.participant])
@@ -94,8 +108,44 @@ def run_participants(config: AppConfig) -> Tally:
         tally=tally,
         on_done=lambda job: reports.finish(job.participant),
     )
+    if tally.n_failed:
+        _clear_failed(plan, encoder, todo)
+    _remove_features(plan, former)
     reports.write_rest()
     return tally
+
+
+def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
+    """Clear away what a run that was never tried, or whose worker was killed, did not."""
+    for job in jobs:
+        with contextlib.suppress(RunSkipped, RunFailed):
+            check_space(plan, job.run)
+            _clear(plan, job)
+            if encoder and (sidecar := read_sidecar(job.paths.signals_sidecar)):
+                encoder.clear(job.paths, sidecar)
+
+
+def _clear(plan: Plan, job: RunJob) -> None:
+    """Remove outputs of other settings or of an older input, which must not pass for what this run is now, however it
+    ends. Those of a run whose files were dropped since stay, as they cannot be made again: RunSkipped no_content."""
+    check_is_here(plan, job.run)
+    remove_signals(job.paths, settings=plan.settings, inputs=job.inputs)
+
+
+def _find_features(jobs: Sequence[RunJob]) -> list[tuple[RunJob, set[str]]]:
+    """Find the encoders that embedded each run before, whose features its participant may be in."""
+    there = any((jobs[0].paths.out_dir / "phenotype").glob("*.tsv")) if jobs else False
+    return [(job, labels) for job in jobs if there and (labels := find_encoders(job.paths))]
+
+
+def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> None:
+    """Remove participants from features that were averaged over an embedding that is gone."""
+    stale: dict[str, set[str]] = {}
+    for job, labels in former:
+        for label in labels - find_encoders(job.paths):
+            stale.setdefault(label, set()).add(job.participant)
+    for model, participants in sorted(stale.items()):
+        remove_features(plan.config.out_dir, atlas=plan.atlas.name, model=model, participants=participants)
 
 
 def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
@@ -110,9 +160,10 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
         LOGGER.info("%s", sentence)
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
-    config = _without_second_denoising(_without_new_database(config), denoised)
+    config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
     denoising = load_denoising(config.signals.denoise)
     participants = find_participants(dataset, config.selection)
+    warn_of_missing(dataset, config.selection, participants)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:
@@ -170,6 +221,14 @@ def _without_new_database(config: AppConfig) -> AppConfig:
     return dataclasses.replace(config, selection=dataclasses.replace(config.selection, bids_database_dir=None))
 
 
+def _with_atlas_of_layout(config: AppConfig, dataset: Dataset) -> AppConfig:
+    """Take the atlas that a layout names, unless the user asks for another than the default."""
+    layout = dataset.derivatives[0].layout
+    if layout is None or not layout.atlas or config.signals.atlas != SignalsConfig().atlas:
+        return config
+    return dataclasses.replace(config, signals=dataclasses.replace(config.signals, atlas=layout.atlas))
+
+
 def _without_second_denoising(config: AppConfig, denoised: Derivative | None) -> AppConfig:
     """Switch off denoising and filtering that the inputs went through already;
     ConfigurationError if the user requests them."""
@@ -200,9 +259,12 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
     # The default is an atlas for extraction; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
     label, runs = find_series(dataset, config.selection, participants, atlas=asked)
+    columns = _read_first_header(runs)
+    if not label:
+        asked, label = name_series_atlas(columns, asked, SignalsConfig().atlas)
     atlas = load_series_atlas(
         label,
-        _read_first_header(runs),
+        columns,
         space=runs[0].space,
         asked=asked,
         tables=find_atlas_tables(dataset, label, runs[0].space),
@@ -215,7 +277,7 @@ def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
     """Read the first readable header; the other tables are reported with their runs."""
     for run in runs:
         try:
-            return read_header(run.bold)
+            return read_header(run.bold, volumes=run.volumes)
         except (RunFailed, RunSkipped) as error:
             LOGGER.warning("%s", error)
     raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")
@@ -233,7 +295,8 @@ class RunWorker:
     def __call__(self, job: RunJob) -> Outcome:
         """Process one run and write its status, then draw its figures, so that a failing one cannot spoil outputs."""
         figures: list[Callable[[], None]] = []
-        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device)
+        note = " ".join(job.run.time_problems)
+        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note)
         for draw in figures if outcome.status == "ok" else ():
             draw()
         return outcome
@@ -245,15 +308,13 @@ class RunWorker:
         warnings: tuple[str, ...] = ()
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
         if sidecar is None:
-            check_is_here(plan, job.run)
-            # If extraction fails, outputs of an older input must not pass for this run's.
-            remove_signals(paths, settings=plan.settings, inputs=job.inputs)
+            _clear(plan, job)
             signals = make_signals(plan, job.run)
             warnings, sidecar = signals.warnings, self._write_signals(job, signals)
             threshold = plan.config.signals.fd_threshold
             figures.append(lambda: draw_signals(paths, plan.atlas, signals, threshold=threshold, grid=self._grid()))
         else:
-            check_kept_time(sidecar, plan.config.signals)
+            self._check_kept_time(job, sidecar)
             if not job.needs_embedding:
                 raise RunSkipped("already_done", "Complete with the same settings.")
         if self.encoder:
@@ -264,6 +325,15 @@ class RunWorker:
             figures.append(lambda: draw_embedding(paths, windows, embedding, rows, stored.sidecar))
             warnings += embedding.warnings
         return warnings
+
+    def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
+        """Skip a stored run that is too short for this call; with --overwrite, what was made of it goes."""
+        try:
+            check_kept_time(sidecar, self.plan.config.signals.min_time)
+        except RunSkipped:
+            if self.plan.config.running.overwrite:
+                remove_outputs(job.paths)
+            raise
 
     def _write_signals(self, job: RunJob, signals: ParcelSignals) -> dict[str, Any]:
         """Write the signals; return the sidecar, not read back since another process may be replacing it on disk."""

@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+#: Endings of the files of series that came parcellated.
+SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")
+
 CANONICAL_NETWORKS = (
     "Vis",
     "SomMot",
@@ -40,7 +43,7 @@ class Run:
     bold: Path
     mask: Path | None  # shares every entity with `bold`, as does `confounds`
     confounds: Path | None
-    repetition_time: float | None  # seconds; None if no sidecar gives it
+    repetition_time: float | None  # seconds, as a sidecar or layout states it; None if none does
     pipeline: str  # name and version
     dataset: Path  # root of the derivative dataset that holds `bold`
     recognised: str = ""  # pipeline in our terms, such as XCP-D; empty if unknown
@@ -49,6 +52,10 @@ class Run:
     columns: tuple[str, ...] = ()  # of `confounds` if it is a file of movement regressors without a header
     problem: str = ""  # why this image cannot be used in this call; empty if it can
     partner: Path | None = None  # right hemisphere if `bold` is the left
+    time_source: str = ""  # what states `repetition_time`, in words
+    time_problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used for it
+    is_default_time: bool = False  # `repetition_time` is that of a shipped layout, which headers overrule
+    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
     warp: Path | None = None  # FSL's field to the space of the run if `bold` is in native space; may not exist
 
     def __post_init__(self) -> None:
@@ -69,7 +76,7 @@ class Run:
     @property
     def averaged_over(self) -> str:
         """Units that a parcel's signal averages, in words for sidecars; empty for series that came parcellated."""
-        if self.bold.name.endswith((".tsv", ".ptseries.nii")):
+        if self.bold.name.endswith(SERIES_ENDS):
             return ""
         if self.bold.name.endswith(".dtseries.nii"):
             return "grayordinates holding data"
@@ -134,6 +141,7 @@ class ParcelSignals:
     regressors: tuple[str, ...]  # confounds that were removed
     framewise_displacement: NDArray[np.float64]  # (T,) mm; NaN where the table has none
     warnings: tuple[str, ...] = ()
+    n_padding: int = 0  # volumes at the end without data, among the dropped
     resampling: str = ""  # how native volumes were interpolated; empty if they were not
 
     def __post_init__(self) -> None:

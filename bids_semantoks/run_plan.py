@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
@@ -14,6 +13,7 @@ from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, is_made_alike
 from bids_semantoks.outputs.store import OutputPaths, build_paths, has_files, read_sidecar
+from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
@@ -109,16 +109,6 @@ def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:
         )
 
 
-def check_kept_time(sidecar: Mapping[str, Any], signals: SignalsConfig) -> None:
-    """Refuse stored signals with less kept data than --min-time: RunSkipped too_few_kept."""
-    kept = sidecar["VolumesKept"] * sidecar["RepetitionTime"]
-    # A product of binary fractions may fall short of the same time written in decimals.
-    if kept < signals.min_time * (1 - 1e-9):
-        raise RunSkipped(
-            "too_few_kept", f"{kept:.0f} s of kept data, less than the {signals.min_time:g} s of --min-time."
-        )
-
-
 def check_space(plan: Plan, run: Run) -> None:
     """Refuse a run without a usable image in the space of the call: RunFailed space_mismatch."""
     if run.problem or run.space != plan.atlas.space:
@@ -162,7 +152,7 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
         elif job.needs_signals:
             check_run(job.run, plan.config.signals, plan.denoising)
         elif sidecar := read_sidecar(job.paths.signals_sidecar):
-            check_kept_time(sidecar, plan.config.signals)
+            check_kept_time(sidecar, plan.config.signals.min_time)
     except RunSkipped as error:
         return f"skip, {error.reason}: {error}"
     except RunFailed as error:

@@ -122,18 +122,28 @@ def test_filter_that_matches_nothing(study, tmp_path, app):
 # Files that belong to a run
 
 
-@pytest.mark.parametrize(
-    ("ending", "reason"),
-    [("brain_mask.nii.gz", "no_mask"), ("timeseries.tsv", "no_confounds"), ("preproc_bold.json", "no_repetition_time")],
-)
+@pytest.mark.parametrize(("ending", "reason"), [("brain_mask.nii.gz", "no_mask"), ("timeseries.tsv", "no_confounds")])
 def test_missing_companion(two_runs, tmp_path, app, ending, reason):
     find_file(two_runs, ending).unlink()
     check_one_bad_run(app, two_runs, tmp_path / "out", reason)
 
 
-def test_sidecar_without_repetition_time(two_runs, tmp_path, app):
-    find_file(two_runs, "preproc_bold.json").write_text('{"TaskName": "rest"}')
-    check_one_bad_run(app, two_runs, tmp_path / "out", "no_repetition_time", "RepetitionTime")
+def test_milliseconds_are_no_repetition_time(two_runs, tmp_path, app):
+    find_file(two_runs, "preproc_bold.json").write_text('{"RepetitionTime": 2000}')
+    check_one_bad_run(app, two_runs, tmp_path / "out", "no_repetition_time", "2000 s, the header of", "milliseconds")
+
+
+def test_a_sidecar_that_cannot_be_used_is_in_the_status(two_runs, tmp_path, app):
+    path = find_file(two_runs, "preproc_bold.json")
+    path.write_text('{"RepetitionTime": "fast"}')
+    code, text = app(two_runs, tmp_path / "out", *SELECT, "--signals-only")
+    assert code == 0, text
+    problem = f"The sidecar {path} cannot be used: RepetitionTime must be a positive number of seconds, found 'fast'."
+    assert problem in text
+    messages = {stem[4:7]: record["message"] for stem, record in read_statuses(tmp_path / "out")}
+    assert messages == {GOOD: "", BAD: problem}
+    (sidecar,) = (tmp_path / "out" / f"sub-{BAD}").rglob("*_stat-mean_timeseries.json")
+    assert json.loads(sidecar.read_text())["RepetitionTime"] == 2.0
 
 
 def test_datalad_link_without_content(two_runs, tmp_path, app):
@@ -485,6 +495,15 @@ def test_group_with_unknown_selection(study, outputs, tmp_path, app):
     code, text = app(study, tmp_path / "out", "--participant-label", "999", level="group")
     assert code == 3
     assert "'999'" in text
+    code, text = app(
+        study, tmp_path / "out", "--participant-label", "999", "001", "--ignore-missing-participants", level="group"
+    )
+    assert code == 0
+    assert "1 of 2 requested participants" in text
+    assert "--ignore-missing-participants" not in text
+    assert app(study, tmp_path / "out", "--exclude-participant-label", "999", level="group")[0] == 3
+    lenient = ("--ignore-missing-participants", "--exclude-participant-label", "999")
+    assert app(study, tmp_path / "out", *lenient, level="group")[0] == 0
     code, text = app(study, tmp_path / "out", "--space", "fsLR", level="group")
     assert code == 3
     assert "MNI152NLin2009cAsym" in text

@@ -7,6 +7,7 @@ import pytest
 from bids_semantoks.bids_names import (
     ENTITY_ORDER,
     format_label,
+    name_schaefer,
     natural_key,
     parse_entities,
     parse_name,
@@ -82,3 +83,10 @@ def test_labels_hold_letters_and_digits_only():
     assert format_label("Brain-Semantoks_2") == "BrainSemantoks2"
     with pytest.raises(ValueError, match="no letter or digit in '_-'"):
         format_label("_-")
+
+
+def test_other_labels_of_schaefers_parcels_in_seven_networks():
+    assert name_schaefer("Schaefer2018400Parcels7Networks") == "Schaefer400"
+    assert name_schaefer("Schaefer20187Networks100Parcels") == "Schaefer100"
+    for other in ("Schaefer2018400Parcels17Networks", "Schaefer400", "MIST", "xSchaefer2018400Parcels7Networks"):
+        assert name_schaefer(other) == other

@@ -372,6 +372,45 @@ def test_a_lost_sidecar_is_made_again(study, outputs, tmp_path, app, ending):
     assert sidecar.read_bytes() == whole
 
 
+@pytest.mark.parametrize("limit", [("--fd-threshold", "0.001"), ("--min-time", "9999")], ids=["scrubbed", "too short"])
+def test_a_run_that_is_skipped_now_has_no_tables_of_before(study, outputs, tmp_path, app, limit):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    assert app(study, out, level="group")[0] == 0
+    features = out / "phenotype" / "Demo457RandomTiny.tsv"
+    before = features.read_text().splitlines()
+    code, text = app(study, out, *SELECT, *limit, "--overwrite")
+    assert code == 0, text
+    assert "too_few_kept" in text
+    assert "1 participants whose embeddings are gone" in text
+    assert [path for path in (out / "sub-001").rglob("*") if path.is_file()] == []
+    assert "too_few_kept" in (out / "sub-001.html").read_text()
+    assert features.read_text().splitlines() == [line for line in before if not line.startswith("sub-001\t")]
+
+
+def test_a_run_that_is_not_tried_has_no_tables_of_before(own_study, tmp_path, app):
+    out, both = tmp_path / "out", ("--participant-label", "001", "003")
+    assert app(own_study, out, *both)[0] == 0
+    find_one(own_study / "derivatives" / "fmriprep" / "sub-001", "confounds_timeseries.tsv").write_text("")
+    assert app(own_study, out, *both, "--denoise", "24p", "--overwrite", "--stop-on-first-crash")[0] == 7
+    assert list(out.glob("sub-*/func/*")) == []
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_an_embedding_that_fails_now_leaves_none_of_other_settings(study, outputs, tmp_path, app, stops):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    for path in (out / "sub-001").rglob("*_stat-mean_timeseries.tsv"):
+        path.write_text("x\ny\n")
+    more = ("--participant-label", "001", "003", "--n-windows", "3", "--overwrite")
+    code, text = app(study, out, *more, *(["--stop-on-first-crash"] if stops else []), level="group")
+    assert code == 7, text
+    assert not list((out / "sub-001").rglob("*_embedding.*"))
+    assert bool(list((out / "sub-003").rglob("*_embedding.tsv"))) != stops
+    rows = (out / "phenotype" / "Demo457RandomTiny.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == ([] if stops else ["sub-003"])
+
+
 def test_extras_of_other_settings_do_not_stay(study, tmp_path, app):
     out = tmp_path / "out"
     assert app(study, out, *SELECT, "--save-tokens", "--save-raw-signals")[0] == 0

@@ -39,6 +39,11 @@ class CallPlan:
     blocks: BlockPlan | None
     scaling: ScalingPlan | None
 
+    @property
+    def n_refused(self) -> int:
+        """Phenotypes that cannot be probed."""
+        return len(self.probes.refused) if self.probes is not None else 0
+
 
 def plan_call(
     config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: AtlasLabels
@@ -54,8 +59,9 @@ def plan_call(
 
 def run_call(
     plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
-) -> None:
-    """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any."""
+) -> int:
+    """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any.
+    Returns how many phenotypes were refused."""
     # Phenotypes first: their tables survive when a long training is stopped.
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
@@ -70,6 +76,7 @@ def run_call(
         _draw_block_page(config, encoder)
     elif plan.blocks is not None or plan.scaling is not None:
         draw_group_page(config.out_dir, tables)
+    return len(probes.refused) if probes is not None else 0
 
 
 def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
@@ -118,7 +125,10 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         retest=tuple(measure_retest(stored, {prober.model: prober.model, **twins}, seed=seed)),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
-        warnings=_list_warnings(phenotypes, n_people),
+        warnings=(
+            *_list_warnings(phenotypes, n_people),
+            *(f"{name} was not probed: {why}" for name, why in plan.refused.items()),
+        ),
     )
     return write_results(found, stored, encoder, replicates)
 

@@ -16,6 +16,7 @@ from bids_semantoks.analyses.rows import Rows, build_rows
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, build_phenotype, find_columns, parse_number
+from bids_semantoks.outputs.features import describe_sessions, keep_first_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.splits import (
@@ -66,15 +67,16 @@ class ProbePlan:
     given: tuple[tuple[str, int, int, str, str], ...]
     designs: tuple[tuple[Phenotype, Design], ...]  # of all phenotypes, in the order asked for
     n_runs: int  # that the designs were built from
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
 
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
         """Look up a column that groups or corrects, as text, None where missing. Raises InputError for one value per
         session where the predicted phenotype has one per participant."""
         column = self.columns[name]
-        if column.has_sessions and not self.columns[phenotype].has_sessions:
+        if column.has_sessions and not rows.has_sessions:
             raise InputError(
                 f"Column {name} of {column.table} has one value a session, but {phenotype} has one a participant.",
-                hint="Give one value a participant in a table of --phenotype.",
+                hint="Give one value a participant in a table of --phenotype, or use --sessions each.",
             )
         return column.find(rows.keys)
 
@@ -97,7 +99,8 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         phenotype=asked.phenotype,
         optional=[*_SITE_NAMES, *COLOUR_NAMES],
     )
-    given = read_split_lines(asked.splits) if asked.splits else ()
+    here = {run.entities["sub"] for run in stored}
+    given = read_split_lines(asked.splits, here) if asked.splits else ()
     site = next((name for name in (asked.leave_out, *_SITE_NAMES) if name in columns), None)
     plan = ProbePlan(config=config, columns=columns, site=site or "", given=tuple(given), designs=(), n_runs=0)
     plan = _build_designs(plan, stored)
@@ -113,15 +116,42 @@ def revise_plan(plan: ProbePlan, config: AppConfig, stored: Sequence[StoredRun])
 
 
 def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
-    asked, designs = plan.config.probing, []
+    asked, how, designs = plan.config.probing, plan.config.selection.sessions, []
+    errors: dict[str, InputError] = {}
     for name in asked.probe:
         column = plan.columns[name]
-        rows = build_rows(stored, by_session=column.has_sessions)
-        phenotype = build_phenotype(column, rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
-        designs.append((phenotype, build_design(plan, rows, phenotype)))
+        chosen = keep_first_sessions(stored) if how == "first" else stored
+        rows = build_rows(chosen, by_session=column.has_sessions or how == "each")
+        try:
+            phenotype = build_phenotype(column, rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
+            designs.append((phenotype, build_design(plan, rows, phenotype)))
+        except InputError as error:
+            errors[name] = error
+            continue
+        if how == "first" or not column.has_sessions:
+            _tell(name, describe_sessions(stored, how))
+        _tell(name, describe_people(designs[-1][1]))
         if plan.config.running.dry_run:
             LOGGER.info("%s", describe_design(plan, designs[-1][1]))
-    return dataclasses.replace(plan, designs=tuple(designs), n_runs=len(stored))
+    if not designs:
+        raise next(iter(errors.values()))
+    refused = {name: str(why) for name, why in errors.items()}
+    for name, message in refused.items():
+        LOGGER.error("%s cannot be probed, the others are: %s", name, message)
+    return dataclasses.replace(plan, designs=tuple(designs), n_runs=len(stored), refused=refused)
+
+
+def _tell(name: str, sentence: str) -> None:
+    if sentence:
+        LOGGER.info("%s: %s.", name, sentence)
+
+
+def describe_people(design: Design) -> str:
+    """Describe how many rows a phenotype is predicted in, and who is left out why."""
+    what = "sessions" if design.rows.has_sessions else "participants"
+    n_known = int((~np.isnan(design.target.values)).sum())
+    out = "; ".join(design.notes) or "nobody"
+    return f"{n_known} of {len(design.rows.keys)} {what} with features are used; left out: {out}"
 
 
 def _check_used(plan: ProbePlan) -> None:
@@ -204,6 +234,8 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         groups = places if len(splits) > 2 else groups
     else:
         splits = _build_phenotype_splits(plan, target, rows, groups)
+        if plan.given:
+            notes += _describe_given(plan, target, rows, splits)
         blocks, unit_groups = None, groups
     return Design(
         target=target,
@@ -326,6 +358,18 @@ def _build_phenotype_splits(
         check_groups(splits, groups)
     check_classes(target, splits)
     return splits
+
+
+def _describe_given(plan: ProbePlan, target: Target, rows: Rows, splits: Sequence[Split]) -> list[str]:
+    """Count the people of given splits who are not here, and the people here whom they do not name."""
+    named = {line[3] for line in plan.given if line[0] in ("", target.name)}
+    used = np.unique(np.concatenate([part for one in splits for part in (one.train, one.validation, one.test)]))
+    n_absent = len(named - set(rows.participants.tolist()))
+    n_unused = int((~np.isnan(target.values)).sum()) - len(used)
+    return [
+        *([f"{n_absent} of the given splits are not here"] if n_absent else []),
+        *([f"{n_unused} are not in the given splits"] if n_unused else []),
+    ]
 
 
 def check_classes(target: Target, splits: Sequence[Split]) -> None:

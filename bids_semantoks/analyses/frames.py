@@ -147,14 +147,15 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
             if result.role == "importance":
                 continue
             truth, scores, n_tests = predictions.average()
+            decided = predictions.decide()
             classes = predictions.classes
             shown = [(1, classes[1])] if len(classes) == 2 else list(enumerate(classes or [""]))
             for row in np.flatnonzero(predictions.tested):
                 names = _name_row(*one.design.rows.keys[row])
                 for index, name in shown:
-                    what: tuple[object, object] = (float(truth[row]), float(scores[row, 0]))
+                    what: tuple[object, object] = (float(truth[row]), float(decided[row]))
                     if classes:
-                        what = classes[int(truth[row])], classes[int(scores[row].argmax())]
+                        what = classes[int(truth[row])], classes[int(decided[row])]
                     score = float(scores[row, index])
                     yield (
                         one.phenotype.name,

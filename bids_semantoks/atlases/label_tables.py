@@ -198,23 +198,32 @@ def _load_orders() -> dict[str, dict[str, str]]:
     return {column: {row[column]: row["label"] for row in rows} for column in _ORDERS}
 
 
-def locate_columns(columns: Sequence[str], parcels: Sequence[str]) -> NDArray[np.int64]:
-    """Find the position (C,) in `parcels` of each column; ValueError, starting with "has columns",
-    for unknown ones. Accepts names with or without ``7Networks_``, Schaefer-400 names in
-    17-network order, and all numbers from 0 or 1."""
+def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = "the atlas") -> NDArray[np.int64]:
+    """Find the position (C,) in `parcels` of each column; ValueError, which says what the table "has" that its atlas
+    (`where`) lacks. Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all
+    numbers from 0 or 1."""
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
     bare = [name.removeprefix(PREFIX) for name in rename_columns(columns)]
     unknown = [name for name, own in zip(columns, bare, strict=True) if own not in position]
     if not unknown:
         return np.array([position[name] for name in bare], dtype=np.int64)
-    if is_numbered(columns) and len(columns) == len(parcels):
-        return np.arange(len(parcels), dtype=np.int64)
-    raise ValueError(f"has columns ({len(unknown)} of {len(columns)}) of parcels {name_some(unknown)}")
+    if not is_numbered(columns):
+        names = name_some(unknown)
+        raise ValueError(f"has columns ({len(unknown)} of {len(columns)}) of parcels {names}, which {where} lacks")
+    if len(columns) != len(parcels):
+        raise ValueError(f"has {len(columns)} columns without names of parcels, {where} has {len(parcels)} parcels")
+    return np.arange(len(parcels), dtype=np.int64)
 
 
 def is_numbered(columns: Sequence[str]) -> bool:
-    """Tell whether columns are just counted, from 0 or 1, instead of named."""
-    return any(list(columns) == [str(i + first) for i in range(len(columns))] for first in (0, 1))
+    """Tell whether columns are just counted, from 0 or 1 and with any word in front (``Mean_1``), instead of named."""
+    found = [re.fullmatch(r"(.*?)(\d+)", column) for column in columns]
+    numbers = [int(one[2]) for one in found if one]
+    return (
+        len(numbers) == len(columns) > 0
+        and len({one[1] for one in found if one}) == 1
+        and any(numbers == list(range(first, first + len(columns))) for first in (0, 1))
+    )
 
 
 def build_label(stem: str) -> str:

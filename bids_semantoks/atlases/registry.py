@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from bids_semantoks.bids_names import name_schaefer
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.files import read_json
 from bids_semantoks.runtime.downloads import (
@@ -109,8 +110,9 @@ def list_registered() -> list[Path]:
 
 
 def find_registered(name: str | Path) -> Path | None:
-    """Find the entry of the registry that has a name; None for a path or an unknown name."""
-    entry = find_registry() / f"{name}.json"
+    """Find the entry of the registry that has a name, or another pipeline's label of the same atlas; None for a path
+    or an unknown name."""
+    entry = find_registry() / f"{name_schaefer(str(name))}.json"
     return entry if re.fullmatch(r"\w+", str(name)) and entry.is_file() else None
 
 

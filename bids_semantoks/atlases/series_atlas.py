@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from bids_semantoks.atlases.label_tables import (
     LabelTable,
     build_atlas,
+    build_label,
     find_network,
     is_numbered,
     load_label_table,
@@ -18,11 +21,16 @@ from bids_semantoks.atlases.label_tables import (
 )
 from bids_semantoks.atlases.load import find_images
 from bids_semantoks.atlases.registry import find_entry, find_places, find_registered, list_registered, load_entry
-from bids_semantoks.bids_names import format_label
+from bids_semantoks.bids_names import format_label, name_schaefer
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.records import Atlas
 
 LOG = logging.getLogger(__name__)
+_TABLE_HINT: Final = "Give a table with the columns index, label and network_label: --atlas TABLE.tsv."
+_HINT: Final = (
+    "Give the table of their atlas: --atlas TABLE.tsv (index, label, network_label, one row a column); if the rows of "
+    'the series are parcels, write "volumes": "columns" in their layout.'
+)
 
 
 def load_series_atlas(
@@ -40,21 +48,56 @@ def load_series_atlas(
         columns = renamed
     table = _load_asked(label, columns, asked, directory)
     table = table or _find_fitting([_load_table(path) for path in tables], columns)
+    if table is None and is_numbered(columns) and (entry := find_registered(label)):
+        table = _find_fitting([_load_table(load_entry(entry).table)], columns)
     table = table or _find_registered(columns)
     if table is not None:
         LOG.info("Parcels and networks of atlas %s are those of %s.", label, table.path)
         return build_atlas(format_label(label), space, table)
     networks = tuple(map(find_network, columns))
     if not any(networks):
+        problem = f"Nothing tells the networks of the parcels of atlas {label}: {name_some(list(columns))}."
+        if is_numbered(columns):
+            problem = f"The series of atlas {label} have {len(columns)} columns without names of parcels, and no "
+            problem += f"table of as many rows in order is known{_describe_entry(label)}."
         listed = f" The columns do not fit {', '.join(map(str, tables))}." if tables else ""
         raise AtlasError(
-            f"Nothing tells the networks of the parcels of atlas {label}: {name_some(list(columns))}.{listed}",
-            hint="Give a table with the columns index, label and network_label: --atlas TABLE.tsv.",
+            problem + listed, hint=_suggest_table(label) or (_HINT if is_numbered(columns) else _TABLE_HINT)
         )
     if unknown := [name for name, network in zip(columns, networks, strict=True) if not network]:
         LOG.warning("%d parcels of atlas %s belong to no network: %s", len(unknown), label, name_some(unknown))
     named = LabelTable(path=Path(), values=(), parcels=tuple(columns), networks=networks)
     return build_atlas(format_label(label), space, named)
+
+
+def name_series_atlas(columns: Sequence[str], asked: str, default: str) -> tuple[str, str]:
+    """Name the atlas of series that a layout does not name: the one to load, as it is asked for, and its label.
+
+    Without an atlas `asked` for it is the `default` for numbered columns, else the smallest of the registry that has
+    all their names; else there is none to load, and the columns themselves must give the networks.
+    """
+    if not asked and is_numbered(columns):
+        asked = default
+    if not asked:
+        entry = _find_entry(rename_columns(columns))
+        return ("", "Series") if entry is None else (entry.stem, entry.stem)
+    entry = find_entry(asked)
+    return asked, entry.stem if entry else build_label(Path(asked).name.partition(".")[0])
+
+
+def _describe_entry(label: str) -> str:
+    entry = find_registered(label)
+    return f" ({entry.stem} has {len(_load_table(load_entry(entry).table).parcels)} parcels)" if entry else ""
+
+
+def _suggest_table(label: str) -> str:
+    """Name the table of Schaefer's parcels in a number that the registry lacks; empty for another atlas."""
+    name = name_schaefer(label)
+    if name == label or find_registered(label):
+        return ""
+    known = " and ".join(one.stem for one in list_registered() if re.fullmatch(r"Schaefer\d+", one.stem))
+    table = f"tpl-MNI152NLin6Asym_atlas-Schaefer2018_desc-{name.removeprefix('Schaefer')}Parcels7Networks_dseg.tsv"
+    return f"Tables of {known} come with this program; give that of {name}, such as TemplateFlow's: --atlas {table}."
 
 
 def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path | None) -> LabelTable | None:
@@ -71,9 +114,10 @@ def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path 
         if entry and asked == label:
             return None
         raise AtlasError(
-            f"The atlas {asked} does not fit the series of atlas {label}: their table {error}, "
-            f"which {table.path} lacks.",
-            hint=f"Give the table of atlas {label}; or read the images, where there are any (--input-type images).",
+            f"The atlas {asked} does not fit the series of atlas {label}: their table {error}.",
+            hint=_HINT
+            if is_numbered(columns)
+            else f"Give the table of atlas {label}; or read the images, where there are any (--input-type images).",
         ) from error
     return table
 
@@ -104,11 +148,17 @@ def _find_table(asked: str, label: str, directory: Path | None) -> Path:
 
 
 def _find_registered(columns: Sequence[str]) -> LabelTable | None:
-    """Find the smallest table of the registry that has all the columns by name."""
+    entry = _find_entry(columns)
+    return _load_table(load_entry(entry).table) if entry else None
+
+
+def _find_entry(columns: Sequence[str]) -> Path | None:
+    """Find the smallest atlas of the registry that has all the columns by name."""
     if is_numbered(columns):
         return None
-    tables = [_load_table(load_entry(entry).table) for entry in list_registered()]
-    return _find_fitting(sorted(tables, key=lambda table: len(table.parcels)), columns)
+    tables = {entry: _load_table(load_entry(entry).table) for entry in list_registered()}
+    entries = sorted(tables, key=lambda entry: len(tables[entry].parcels))
+    return next((entry for entry in entries if _find_fitting([tables[entry]], columns)), None)
 
 
 def _find_fitting(tables: Sequence[LabelTable], columns: Sequence[str]) -> LabelTable | None:
@@ -116,13 +166,14 @@ def _find_fitting(tables: Sequence[LabelTable], columns: Sequence[str]) -> Label
         try:
             _check_fits(table, columns)
         except ValueError as error:
-            LOG.debug("The series' table %s, which %s lacks.", error, table.path)
+            LOG.debug("The series' table %s.", error)
             continue
         return table
     return None
 
 
 def _check_fits(table: LabelTable, columns: Sequence[str]) -> None:
-    locate_columns(columns, table.parcels)
-    if is_numbered(columns) and list(table.values) != sorted(table.values):
-        raise ValueError("has columns that are numbered, not named,")
+    positions = locate_columns(columns, table.parcels, table.path.name)
+    in_order = is_numbered(columns) and positions.tolist() == list(range(len(table.parcels)))
+    if in_order and list(table.values) != sorted(table.values):
+        raise ValueError(f"has numbered columns without names of parcels, whose order {table.path.name} does not give")

@@ -86,12 +86,15 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
 
 
 def _fetch_weights(directory: Path, repository: str) -> list[Path]:
-    from bids_semantoks.models.checkpoints import OUR_FILES, is_repository, load_from_hub
+    from bids_semantoks.models.hub import OUR_FILES, is_repository, load_from_hub
+    from bids_semantoks.models.weight_files import AUTHORS_FILE
 
     if not is_repository(repository):
         raise ModelError(f"{repository} cannot be fetched: ORG/NAME of the Hugging Face hub is expected.")
     path = load_from_hub(repository, cache=directory / HUB)
     files = [path.parent / one for one in OUR_FILES] if path.name in OUR_FILES else [path]
+    if path.name not in (*OUR_FILES, AUTHORS_FILE):  # other names, perhaps shards, found in a cache
+        files = [one for one in sorted(path.parent.iterdir()) if one.is_file() and not one.name.startswith(".")]
     folder = directory / HUB / f"models--{repository.replace('/', '--')}"
     if folder in path.parents:
         return files

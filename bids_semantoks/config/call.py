@@ -22,7 +22,16 @@ class SelectionConfig:
         aliases=("--participant_label",),
     )
     exclude_participant_label: tuple[str, ...] = option((), "Participants to leave out.", metavar="LABEL...")
+    ignore_missing_participants: bool = option(
+        False, "Go on with the other participants where requested labels are not found, and name those."
+    )
     session_id: tuple[str, ...] = option((), "Sessions to process.", metavar="LABEL...", aliases=("--session-label",))
+    sessions: str = option(
+        "mean",
+        "Features of participants with several sessions (group level): the first session, the mean over all, or each "
+        "session by itself; sessions of a participant are never on both sides of a split.",
+        choices=("first", "mean", "each"),
+    )
     task_id: tuple[str, ...] = option((), "Tasks to process.", metavar="LABEL...", aliases=("-t", "--task-label"))
     run_id: tuple[str, ...] = option((), "Runs to process.", metavar="LABEL...")
     echo_id: tuple[str, ...] = option(
@@ -57,7 +66,7 @@ class SelectionConfig:
     )
     layout: str | None = option(
         None,
-        "Read data that are no BIDS: hcp, ukb, or a JSON file that says which file is which.",
+        "Read data outside BIDS: abcc, hcp, hcp-7t, hcp-fix, hcp-lifespan, ukb, or a JSON file that locates the files.",
         metavar="NAME_OR_FILE",
     )
     bids_database_dir: Path | None = option(
@@ -211,6 +220,12 @@ class AppConfig:
     pretraining: PretrainingConfig = PretrainingConfig()
     probing: ProbingConfig = ProbingConfig()
     running: RunningConfig = RunningConfig()
+    # fields set on the command line
+    given: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+
+    def is_given(self, stage: SignalsConfig, name: str) -> bool:
+        """Tell whether an option of a stage is on the command line, or differs from its default."""
+        return name in self.given or getattr(stage, name) != getattr(type(stage)(), name)
 
     def __post_init__(self) -> None:
         check(

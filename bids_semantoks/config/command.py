@@ -193,7 +193,7 @@ def _build_config(context: click.Context) -> AppConfig:
             elif field.name in given:
                 section[field.name] = json.loads(json.dumps(params[field.name], default=str))
         values[stage_name] = section
-    return from_json(AppConfig, values)
+    return from_json(AppConfig, {**values, "given": sorted(given)})
 
 
 def _read_config_file(path: Path) -> dict[str, Any]:

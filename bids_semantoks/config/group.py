@@ -47,7 +47,7 @@ class PretrainingConfig:
         metavar="EPOCHS",
     )
     pretrain_data: Path | None = option(
-        None, "Pretrain on the participants of this HDF5 file instead of OUT_DIR's.", metavar="FILE.h5"
+        None, "Pretrain on this HDF5 file, with a volume every 2 s, instead of OUT_DIR's signals.", metavar="FILE.h5"
     )
 
     def __post_init__(self) -> None:

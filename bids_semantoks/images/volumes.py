@@ -56,7 +56,7 @@ class Volumes:
     slope: float  # value = slope * stored + intercept
     intercept: float
     offset: int  # bytes before the first volume
-    repetition_time: float | None  # in seconds; None where the header has none
+    repetition_time: float | None  # in seconds; None where the header states none
 
 
 def is_surface(path: Path) -> bool:
@@ -98,7 +98,6 @@ def load_volumes(path: Path) -> Volumes:
         raise RunFailed(
             "bad_image", f"The header of {path} puts the volumes {image.dataobj.offset} bytes into the file."
         )
-    step = float(header.get_zooms()[3]) * _SECONDS.get(header.get_xyzt_units()[1], 1.0)
     return Volumes(
         path=path,
         shape=(shape[0], shape[1], shape[2]),
@@ -109,9 +108,19 @@ def load_volumes(path: Path) -> Volumes:
         slope=slope,
         intercept=intercept,
         offset=int(image.dataobj.offset),
-        # The header holds float32, in which 0.8 s are 0.80000001.
-        repetition_time=round(step, 6) if np.isfinite(step) and round(step, 6) > 0 else None,
+        repetition_time=_read_step(header),
     )
+
+
+def _read_step(header: Any) -> float | None:
+    """Read the seconds per volume; None without a unit of time, and for 0 and 1, which stand where no time is known."""
+    step = float(header.get_zooms()[3])
+    try:
+        seconds = step * _SECONDS.get(header.get_xyzt_units()[1], np.nan)
+    except KeyError:
+        return None
+    # The header holds float32, in which 0.8 s are 0.80000001.
+    return round(seconds, 6) if step != 1 and np.isfinite(seconds) and round(seconds, 6) > 0 else None
 
 
 def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.layouts import load_layout
+from bids_semantoks.inputs.layouts import choose_runs, load_layout
 from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root
 from bids_semantoks.inputs.pipelines import (
     AROMA,
@@ -54,7 +54,8 @@ class Dataset:
         """Summarise the inputs in one line, the first of the log."""
         listed = "; ".join(f"{one.pipeline} ({CONTENT[one.kind]}) in {one.path}" for one in self.derivatives)
         if self.kind == "layout":
-            return f"Found data in the layout {self.derivatives[0].pipeline} in {self.root}"
+            what = CONTENT["parcellated"] if self.is_parcellated else "data"
+            return f"Found {what} in the layout {self.derivatives[0].pipeline} in {self.root}"
         if self.kind == "raw":
             return f"Found a raw BIDS dataset in {self.root}, with derivatives of {listed}"
         return f"Found a derivative dataset of {listed}"
@@ -113,25 +114,27 @@ def _may_be_raw(description: Description | None) -> bool:
 
 def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) -> Dataset:
     """Open BIDS_DIR as described by a layout file instead of by BIDS."""
-    if selection.derivatives or selection.input_type == "series":
+    if selection.derivatives:
         raise ConfigurationError(
-            f"--layout {name_or_file} says which file of BIDS_DIR is which, all of them images.",
-            hint="Leave --derivatives and --input-type away.",
+            f"--layout {name_or_file} says which file of BIDS_DIR is which; --derivatives contradicts it.",
+            hint="Remove --derivatives.",
         )
     layout = load_layout(name_or_file)
     if not bids_dir.is_dir():
         raise InputError(
             f"BIDS_DIR {bids_dir} is not a directory.", hint="Check the path (in a container: the mounts)."
         )
-    done = ("denoised", "denoised and filtered")[layout.is_filtered]
+    layout = choose_runs(bids_dir, layout, selection.input_type)
+    first = layout.runs[0]
+    done = ("denoised", "denoised and filtered")[first.is_filtered]
     source = Pipeline(
         label=f"the layout {layout.name}",
-        note=f"its images are {done}, which is not done again" if layout.is_denoised else "",
-        is_denoised=layout.is_denoised,
-        is_filtered=layout.is_filtered,
+        note=f"its images are {done}, which is not done again" if first.is_denoised else "",
+        is_denoised=first.is_denoised,
+        is_filtered=first.is_filtered,
     )
     own = Derivative(
-        name=bids_dir.resolve().name, path=bids_dir, pipeline=layout.name, kind="fmriprep", source=source, layout=layout
+        name=bids_dir.resolve().name, path=bids_dir, pipeline=layout.name, kind=first.kind, source=source, layout=layout
     )
     return Dataset(root=bids_dir, kind="layout", derivatives=(own,), raw_root=None)
 

@@ -1,5 +1,5 @@
 """Parcel signals of many participants in one HDF5 file, as laid out by the published model's authors.
-``timeseries/<atlas>``: (participants, P parcels, T volumes), NaN-padded at the end; ``long_subject_id``: labels."""
+``timeseries/<atlas>``: (participants, P parcels, T volumes every 2 s), NaN-padded; ``long_subject_id``: labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IDS: Final = "long_subject_id"
 
 _HINT: Final = (
     "Expected timeseries/schaefer400, timeseries/tian3 and timeseries/buckner7 [participants, parcels, volumes], "
-    "padded with NaN at the end, and long_subject_id [participants]."
+    "one volume every 2 s, padded with NaN at the end, and long_subject_id [participants]."
 )
 
 

@@ -1,21 +1,26 @@
-"""Layouts: JSON files that locate the images, masks and confounds of data outside BIDS, and how to search by them."""
+"""Layouts: JSON files that locate the images, masks, confounds and series of data outside BIDS, and how to search by
+them."""
 
 from __future__ import annotations
 
 import difflib
+import glob
 import logging
-import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sort_entities, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import read_json
+from bids_semantoks.inputs.names import is_surface_file
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.pipelines import Derivative, Layout, RunPattern
+from bids_semantoks.inputs.repetition_time import LONGEST
+from bids_semantoks.records import SERIES_ENDS
 
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "layouts"
 _HINT: Final = "See data/layouts/hcp.json in this package for an example."
@@ -31,6 +36,10 @@ _LONG_NAMES: Final = {
 }
 _PLACEHOLDER: Final = re.compile(r"\{([a-z]+)\}")
 _LABEL: Final = "[a-zA-Z0-9]+"
+_IMAGE_ENDS: Final = (".nii", ".nii.gz")
+# Images and tables of series are told apart by the key, so that a text of numbers is never read as an image.
+_KINDS: Final = {"bold": "fmriprep", "series": "parcellated"}
+_PATHS: Final = ("mask", "confounds", "warp")
 # "" marks a column that is not read.
 # fmt: off
 _COLUMNS: Final = (
@@ -43,9 +52,9 @@ _NO_PARTICIPANTS: Final = frozenset({"derivatives", "code", "sourcedata", "logs"
 
 # fmt: on
 def load_layout(name_or_file: str) -> Layout:
-    """Load and check a layout: ``hcp``, ``ukb`` or a JSON file. ConfigurationError if it does not exist,
+    """Load and check a layout: a shipped one by its name, or a JSON file. ConfigurationError if it does not exist,
     or has a missing, unknown or invalid key."""
-    shipped = sorted(path.stem for path in _FOLDER.glob("*.json"))
+    shipped = list_layouts()
     path = _FOLDER / f"{name_or_file}.json" if name_or_file in shipped else Path(name_or_file)
     if not path.is_file():
         near = difflib.get_close_matches(name_or_file.lower(), shipped, n=1)
@@ -57,23 +66,32 @@ def load_layout(name_or_file: str) -> Layout:
         content = read_json(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--layout: {path} is not a readable JSON file ({error}).", hint=_HINT) from error
-    known = {"name": str, "description": str, "space": str, "denoised": bool, "filtered": bool, "runs": list}
-    _check_keys(content, known, ("name", "space", "runs"), str(path))
+    known = {"name": str, "description": str, "space": str, "atlas": str, "denoised": bool, "filtered": bool}
+    _check_keys(content, known | {"runs": list}, ("name", "runs"), str(path))
     if not content["runs"]:
         _refuse(f"{path} has no runs")
-    if not re.fullmatch(_LABEL, content["space"]):
-        _refuse(f"{path}: space must be a label of letters and digits, found {content['space']!r}")
+    runs = tuple(_read_pattern(one, f"{path}: runs[{number}]", content) for number, one in enumerate(content["runs"]))
     return Layout(
+        is_shipped=name_or_file in shipped,
         name=content["name"],
-        space=content["space"],
-        is_denoised=content.get("denoised", False),
-        is_filtered=content.get("filtered", False),
-        runs=tuple(_read_pattern(one, f"{path}: runs[{number}]") for number, one in enumerate(content["runs"])),
+        atlas=_find_beside(path, content.get("atlas", "")),
+        runs=runs,
     )
 
 
-def find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[dict[str, str]]:
-    """Yield the entity values (by short key) of each file matching a pattern; values are letters and digits only.
+def list_layouts() -> list[str]:
+    """List the names of the shipped layouts."""
+    return sorted(path.stem for path in _FOLDER.glob("*.json"))
+
+
+def _find_beside(layout: Path, atlas: str) -> str:
+    """Resolve the path of an atlas from the folder of the layout file; a name stays."""
+    beside = layout.parent / atlas
+    return str(beside) if Path(atlas).suffix and beside.exists() else atlas
+
+
+def find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield path and entity values (by short key) of each file matching a pattern; values are letters and digits only.
 
     Files come in name order within each folder. `participants` restricts the search; empty means all. Raises
     InputError if a folder cannot be listed.
@@ -87,16 +105,17 @@ def _short(name: str) -> str:
 
 def _walk(
     folder: str, parts: list[str], values: dict[str, str], participants: frozenset[str]
-) -> Iterator[dict[str, str]]:
+) -> Iterator[tuple[str, dict[str, str]]]:
     part, rest = parts[0], parts[1:]
-    if not _PLACEHOLDER.search(part):
+    if not _PLACEHOLDER.search(part) and "*" not in part:
         path = os.path.join(folder, part)  # noqa: PTH118 - paths cost more than the search
         if rest:
             yield from _walk(path, rest, values, participants)
         elif os.path.lexists(path):
-            yield dict(values)
+            yield path, dict(values)
         return
-    expression = _compile(part, values)
+    expression = compile_part(part, values)
+    wanted = {*participants, ""}  # a folder above those of participants names none
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries)
@@ -106,16 +125,16 @@ def _walk(
         raise InputError(f"Folder {folder} cannot be listed: {error.strerror}.") from error
     for name in names:
         match = expression.fullmatch(name)
-        if match is None or (participants and match.groupdict().get("sub", values.get("sub")) not in participants):
+        if match is None or (participants and match.groupdict().get("sub", values.get("sub", "")) not in wanted):
             continue
-        found = {**values, **match.groupdict()}
+        found, path = {**values, **match.groupdict()}, os.path.join(folder, name)  # noqa: PTH118
         if rest:
-            yield from _walk(os.path.join(folder, name), rest, found, participants)  # noqa: PTH118
+            yield from _walk(path, rest, found, participants)
         else:
-            yield found
+            yield path, found
 
 
-def _compile(part: str, values: Mapping[str, str]) -> re.Pattern[str]:
+def compile_part(part: str, values: Mapping[str, str]) -> re.Pattern[str]:
     """Compile a path component into a regular expression, with the known values filled in."""
     pieces, end, seen = [], 0, set()
     for match in _PLACEHOLDER.finditer(part):
@@ -127,7 +146,7 @@ def _compile(part: str, values: Mapping[str, str]) -> re.Pattern[str]:
             pieces.append(f"(?P={key})" if key in seen else f"(?P<{key}>{_LABEL})")
             seen.add(key)
         end = match.end()
-    return re.compile("".join(pieces) + re.escape(part[end:]))
+    return re.compile(("".join(pieces) + re.escape(part[end:])).replace(r"\*", ".*"))
 
 
 def _refuse(problem: str) -> NoReturn:
@@ -146,80 +165,152 @@ def _check_keys(content: Any, known: Mapping[str, type], needed: Collection[str]
             _refuse(f"{where}: {key} must be a JSON {known[key].__name__}, found {value!r}")
 
 
-def _check_paths(content: Mapping[str, Any], where: str) -> None:
-    bold = content["bold"]
-    placed = {_short(name) for name in _PLACEHOLDER.findall(bold)}
-    for name in ("bold", "mask", "confounds", "warp"):
-        pattern = content.get(name, "")
-        if {"", ".", ".."} & set(pattern.split("/")) and (pattern or name == "bold"):
-            _refuse(f"{where}: {name} must be a path below BIDS_DIR, found {pattern!r}")
-        if unbound := sorted({_short(one) for one in _PLACEHOLDER.findall(pattern)} - placed):
-            _refuse(f"{where}: {name} has {', '.join(unbound)} in braces, which bold has not")
-    if not bold.endswith((".nii", ".nii.gz")):
-        _refuse(f"{where}: bold must be a NIfTI image (.nii or .nii.gz), found {bold!r}")
+def _read_paths(content: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    """Read one path, or a list of alternatives, below BIDS_DIR."""
+    value = content.get(name, [])
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or not all(isinstance(one, str) for one in paths):
+        _refuse(f"{where}: {name} must be a path or a list of paths, found {value!r}")
+    for path in paths:
+        if {"", ".", ".."} & set(path.split("/")):
+            _refuse(f"{where}: {name} must be a path below BIDS_DIR, found {path!r}")
+    return tuple(paths)
 
 
-def _read_pattern(content: Any, where: str) -> RunPattern:
-    known = {"bold": str, "repetition_time": object, "mask": str, "confounds": str, "columns": list, "entities": dict}
-    known |= {"warp": str, "fallback": bool}
-    _check_keys(content, known, ("bold", "repetition_time"), where)
-    time = content["repetition_time"]
-    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time < math.inf:
-        _refuse(f"{where}: repetition_time must be a positive number of seconds, found {time!r}")
-    constant = {_short(key): value for key, value in content.get("entities", {}).items()}
-    for key, value in constant.items():
-        if key not in ENTITY_ORDER or not isinstance(value, str) or not re.fullmatch(_LABEL, value):
-            _refuse(f"{where}: entities must be BIDS entities and labels of letters and digits, found {key}: {value!r}")
-    placed = {_short(name) for name in _PLACEHOLDER.findall(content["bold"])}
+def _find_placed(path: str) -> set[str]:
+    return {_short(name) for name in _PLACEHOLDER.findall(path)}
+
+
+def _check_placed(files: Sequence[str], key: str, constant: Collection[str], where: str) -> None:
+    """Refuse entities in braces that cannot stand there, or that differ between alternatives."""
+    placed = _find_placed(files[0])
+    # Tables of series exist for several atlases; the space and the cleaning of images are the layout's.
+    given = {"space", "desc"} if key == "series" else {"space", "desc", "atlas"}
     if "sub" not in placed:
-        _refuse(f"{where}: bold {content['bold']!r} needs {{participant}}")
-    if odd := sorted((placed - set(ENTITY_ORDER)) | (placed & set(constant)) | (placed & {"space", "desc", "atlas"})):
+        _refuse(f"{where}: {key} {files[0]!r} needs {{participant}}")
+    if odd := sorted((placed - set(ENTITY_ORDER)) | (placed & set(constant)) | (placed & given)):
         _refuse(f"{where}: {', '.join(odd)} cannot stand in braces: expected BIDS entities that nothing else gives")
-    _check_paths(content, where)
+    for path in files:
+        if _find_placed(path) != placed:
+            _refuse(f"{where}: the alternatives of {key} must have the same entities in braces, found {path!r}")
+        if key == "series" and not path.endswith(SERIES_ENDS):
+            hint = "; of a .mat file export the series as text or .npy" if path.endswith(".mat") else ""
+            _refuse(f"{where}: series must end in one of {', '.join(SERIES_ENDS)}, found {path!r}{hint}")
+        if key == "bold" and not path.endswith((*_IMAGE_ENDS, ".dtseries.nii")):
+            _refuse(f"{where}: bold must be an image (.nii, .nii.gz, .dtseries.nii), found {path!r}")
+        if key == "bold" and path.endswith(".ptseries.nii"):
+            _refuse(f"{where}: {path!r} holds series of parcels: name it under series instead of bold")
+
+
+def _read_time(content: Mapping[str, Any], where: str) -> float | None:
+    time = content.get("repetition_time")
+    if time is None:
+        return None
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time <= LONGEST:
+        _refuse(f"{where}: repetition_time must be a positive number of seconds, {LONGEST:g} at most, found {time!r}")
+    return float(time)
+
+
+def _read_pattern(content: Any, where: str, layout: Mapping[str, Any]) -> RunPattern:
+    """Read one of the runs of a layout, whose own keys they share unless they have them too."""
+    shared = {"repetition_time": object, "entities": dict, "space": str, "denoised": bool, "filtered": bool}
+    shared |= {"fallback": bool}
+    key = "series" if isinstance(content, dict) and "series" in content else "bold"
+    own = {"volumes": str} if key == "series" else dict.fromkeys(_PATHS, object) | {"columns": list}
+    _check_keys(content, {key: object} | own | shared, (key,), where)
+    constant = {_short(name): value for name, value in content.get("entities", {}).items()}
+    for name, value in constant.items():
+        if name not in ENTITY_ORDER or not isinstance(value, str) or not re.fullmatch(_LABEL, value):
+            _refuse(
+                f"{where}: entities must be BIDS entities and labels of letters and digits, found {name}: {value!r}"
+            )
+    files = _read_paths(content, key, where) or _refuse(f"{where} has no path under {key}")
+    _check_placed(files, key, constant, where)
+    others = {name: _read_paths(content, name, where) for name in _PATHS}
+    for name, paths in others.items():
+        if unbound := sorted(set().union(*map(_find_placed, paths)) - _find_placed(files[0])):
+            _refuse(f"{where}: {name} has {', '.join(unbound)} in braces, which bold has not")
     columns = tuple(content.get("columns", ()))
     if odd := [column for column in columns if column not in _COLUMNS]:
         _refuse(f"{where}: columns {odd!r} are unknown; known are {', '.join(_COLUMNS[:-1])}, and '' for any other")
+    if content.get("volumes", "rows") not in ("rows", "columns"):
+        _refuse(f"{where}: volumes must be rows or columns, found {content['volumes']!r}")
+    space = content.get("space", layout.get("space", ""))
+    if not re.fullmatch(_LABEL, space) and (space or key == "bold"):
+        _refuse(f"{where}: space must be a label of letters and digits, found {space!r}")
     return RunPattern(
-        bold=content["bold"],
-        mask=content.get("mask", ""),
-        confounds=content.get("confounds", ""),
+        kind=_KINDS[key],
+        bold=files,
+        mask=others["mask"],
+        confounds=others["confounds"],
         columns=columns,
         entities=tuple(constant.items()),
-        repetition_time=float(time),
-        warp=content.get("warp", ""),
+        space=space,
+        is_denoised=content.get("denoised", layout.get("denoised", False)),
+        is_filtered=content.get("filtered", layout.get("filtered", False)),
+        volumes=content.get("volumes", ""),
+        repetition_time=_read_time(content, where),
+        warp=others["warp"],
         is_fallback=content.get("fallback", False),
     )
+
+
+def choose_runs(root: Path, layout: Layout, input_type: str) -> Layout:
+    """Choose what a call reads of a layout that has images and series, or images that are denoised and others: the
+    first kind listed of which a file is there. ConfigurationError if the layout has none of the type asked for."""
+    wanted = {"images": ("fmriprep",), "series": ("parcellated",)}.get(input_type, tuple(_KINDS.values()))
+    groups: dict[tuple[str, bool, bool], list[RunPattern]] = {}
+    for one in layout.runs:
+        if one.kind in wanted:
+            groups.setdefault((one.kind, one.is_denoised, one.is_filtered), []).append(one)
+    if not groups:
+        raise ConfigurationError(
+            f"--input-type {input_type}: the layout {layout.name} names no {input_type}.", hint="Remove the option."
+        )
+    choices = [replace(layout, runs=tuple(runs)) for runs in groups.values()]
+    return next((one for one in choices if has_files(root, one)), choices[0])
+
+
+def has_files(root: Path, layout: Layout) -> bool:
+    """Tell whether a file of a layout is there."""
+    return any(next(find_files(root, path), None) for one in layout.runs for path in one.bold)
 
 
 def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:
     """List the labels whose folder (or first file) exists, in natural order."""
     labels: set[str] = set()
-    for pattern in layout.runs:
-        parts = pattern.bold.split("/")
+    for pattern, is_fallback in dict.fromkeys((path, one.is_fallback) for one in layout.runs for path in one.bold):
+        parts = pattern.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
         # Of a fallback the run itself must be there: `{participant}/...` alone would match any folder.
-        found = find_files(derivative.path, "/".join(parts if pattern.is_fallback else parts[:n_parts]))
-        labels.update(values["sub"] for values in found)
+        found = find_files(derivative.path, "/".join(parts if is_fallback else parts[:n_parts]))
+        labels.update(values["sub"] for _, values in found)
     return sorted_naturally(labels - _NO_PARTICIPANTS)
 
 
 def find_layout_candidates(derivative: Derivative, layout: Layout, participants: Sequence[str]) -> Iterator[Candidate]:
-    """Yield the images with their masks and confounds; InputError if two images would be the same run."""
+    """Yield the images or series with their other files; InputError if two of them would be the same run."""
     seen: dict[tuple[tuple[str, str], ...], str] = {}
     passed_over: list[str] = []
     for pattern in layout.runs:
-        for values in find_files(derivative.path, pattern.bold, participants):
-            one = _build_candidate(derivative, layout, pattern, values)
-            other = seen.setdefault(one.image.entities, one.image.path)
-            if other != one.image.path and pattern.is_fallback:
-                passed_over.append(one.image.path)
-                continue
-            if other != one.image.path:
-                raise InputError(
-                    f"The layout {layout.name} gives two images the same entities: {other} and {one.image.path}.",
-                    hint="Name what tells them apart, in braces or under entities.",
-                )
-            yield one
+        better: set[frozenset[tuple[str, str]]] = set()
+        for alternative in pattern.bold:
+            found = list(find_files(derivative.path, alternative, participants))
+            for path, values in found:
+                if frozenset(values.items()) in better:
+                    continue
+                one = _build_candidate(derivative, pattern, path, values)
+                other = seen.setdefault(one.image.entities, one.image.path)
+                if other != one.image.path and pattern.is_fallback:
+                    passed_over.append(one.image.path)
+                    continue
+                if other != one.image.path:
+                    raise InputError(
+                        f"The layout {layout.name} gives two files the same entities: {other} and {one.image.path}.",
+                        hint="Name what tells them apart, in braces or under entities.",
+                    )
+                yield one
+            better.update(frozenset(values.items()) for _, values in found)
     if passed_over:
         LOG.info(
             "%d images are not read, because the layout prefers another of the same run, such as %s.",
@@ -233,34 +324,56 @@ def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values[_short(match[1])], pattern)
 
 
-def _build_candidate(
-    derivative: Derivative, layout: Layout, pattern: RunPattern, values: Mapping[str, str]
-) -> Candidate:
-    root = str(derivative.path)
-    named = {**values, **dict(pattern.entities), "space": layout.space}
-    paths = {
-        key: os.path.join(root, fill_pattern(text, values)) if text else None  # noqa: PTH118
-        for key in ("bold", "mask", "confounds", "warp")
-        for text in (getattr(pattern, key),)
-    }
-    bold, confounds = paths["bold"], paths["confounds"]
-    mask = paths["mask"] if paths["mask"] and os.path.lexists(paths["mask"]) else None
-    confounds = confounds if confounds and os.path.lexists(confounds) else None
-    assert bold is not None
+def _find_companion(root: Path, patterns: Sequence[str], values: Mapping[str, str]) -> str | None:
+    """Find the first alternative that exists; InputError if a wildcard matches several files."""
+    for pattern in patterns:
+        text = fill_pattern(pattern, values)
+        if "*" not in text:
+            found = [text] if os.path.lexists(os.path.join(root, text)) else []  # noqa: PTH118
+        else:
+            found = sorted(glob.glob(re.sub(r"([\[?])", r"[\1]", text), root_dir=root))  # noqa: PTH207
+        if len(found) > 1:
+            raise InputError(
+                f"The layout's {pattern} matches {len(found)} files in {root}: {found[0]} and {found[1]}.",
+                hint="Write the alternatives as a list, best first.",
+            )
+        if found:
+            return os.path.join(root, found[0])  # noqa: PTH118
+    return None
+
+
+def _build_candidate(derivative: Derivative, pattern: RunPattern, path: str, values: Mapping[str, str]) -> Candidate:
+    named = {**values, **dict(pattern.entities), **({"space": pattern.space} if pattern.space else {})}
+    others = (pattern.mask, pattern.confounds, pattern.warp)
+    mask, confounds, warp = (_find_companion(derivative.path, some, values) for some in others)
+    is_series = pattern.kind == "parcellated"
+    ends = SERIES_ENDS if is_series else (".dtseries.nii", ".nii.gz", ".nii")
+    extension = next(end for end in ends if path.endswith(end))
+    image = BidsFile(
+        path=path,
+        entities=sort_entities(named.items()),
+        suffix="timeseries" if is_series else "bold",
+        extension=extension,
+    )
     return Candidate(
-        image=BidsFile(
-            path=bold,
-            entities=sort_entities(named.items()),
-            suffix="bold",
-            extension=".nii.gz" if bold.endswith(".gz") else ".nii",
-        ),
-        mask=mask,
+        image=image,
+        mask=None if is_surface_file(path) else mask,
         # For denoised images, confounds would be read as censored volumes; movement regressors measure motion.
-        confounds=None if layout.is_denoised else confounds,
-        sidecars=(),
+        confounds=None if pattern.is_denoised else confounds,
+        sidecars=_find_sidecars(image),
         derivative=derivative,
-        tables=(confounds,) if layout.is_denoised and confounds else (),
+        tables=(confounds,) if pattern.is_denoised and confounds else (),
         columns=pattern.columns if confounds else (),
         repetition_time=pattern.repetition_time,
-        warp=paths["warp"],
+        volumes=pattern.volumes if is_series else "rows",
+        # Named even where it is missing, so that the run is refused by its name.
+        warp=warp or (os.path.join(derivative.path, fill_pattern(pattern.warp[0], values)) if pattern.warp else None),  # noqa: PTH118
     )
+
+
+def _find_sidecars(image: BidsFile) -> tuple[BidsFile, ...]:
+    """List the JSON files with the name of an image or table, which may state its repetition time."""
+    stem = image.path.removesuffix(image.extension)
+    stems = (f"{stem}.dtseries", stem) if image.extension == ".dtseries.nii" else (stem,)
+    paths = [f"{one}.json" for one in stems]
+    return tuple(replace(image, path=path, extension=".json") for path in paths if os.path.lexists(path))

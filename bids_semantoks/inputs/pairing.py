@@ -1,19 +1,13 @@
-"""Pair each BOLD image or series table with its other files, by strict equality of shared entities; and find its
-repetition time in the sidecars that it inherits."""
+"""Pair each BOLD image or series table with its other files, by strict equality of shared entities."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, BidsFile, natural_key, parse_name
-from bids_semantoks.files import read_json
+from bids_semantoks.bids_names import TABLE_ENTITIES, BidsFile, natural_key, parse_name
 from bids_semantoks.inputs.names import CIFTI, GIFTI, is_read, is_surface_file
 from bids_semantoks.inputs.pipelines import Derivative, Pipeline
 
@@ -26,7 +20,7 @@ _MASK_ENDS: Final = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")
 # fMRIPrep wrote regressors up to 20.1.
 _CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
 
-USEFUL_ENDS: Final = (*_IMAGE_ENDS, *_SURFACE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, "bold.json")
+USEFUL_ENDS: Final = (*_IMAGE_ENDS, *_SURFACE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, "bold.json", "bold.dtseries.json")
 
 # From a pipeline that denoises: censored volumes, and motion.
 _OUTLIERS_END: Final = "_outliers.tsv"
@@ -37,19 +31,15 @@ _MIXING_END: Final = "_desc-melodic_mixing.tsv"
 _METRICS_END: Final = "_desc-aroma_metrics.tsv"
 
 # In a dataset of series: tables, their companions, and sidecars of images, which may say more than the tables'.
-_SERIES_ENDS: Final = ("timeseries.tsv", "timeseries.ptseries.nii", "timeseries.json", "_bold.tsv", "bold.json")
+_SERIES_ENDS: Final = (
+    *("timeseries.tsv", "timeseries.ptseries.nii", "_bold.tsv", "_coverage.tsv"),
+    *("timeseries.json", "timeseries.ptseries.json", "bold.json", "bold.dtseries.json"),
+)
 
 # The usual densities of template surfaces come first: atlases are made for them.
 _DENSITIES: Final = ("91k", "32k", "10k", "170k", "59k", "41k", "164k")
 
 _Key = frozenset[tuple[str, str]]
-LOG = logging.getLogger(__name__)
-
-# Entities that sidecars of the same run may have although its table of series lacks them.
-_NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
-
-# XCP-D writes this word as the frequency: one row per volume, whatever its duration.
-_NO_FREQUENCY: Final = "TR"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +54,8 @@ class Candidate:
     tables: tuple[str, ...] = ()  # of the run: ICA-AROMA components, or motion
     partner: str | None = None  # right hemisphere if image is the left
     columns: tuple[str, ...] = ()  # of motion regressors without a header
-    repetition_time: float | None = None  # s, overrides the sidecars
+    repetition_time: float | None = None  # s, of a layout
+    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
     warp: str | None = None  # field to the template space if image is in native space
 
     @property
@@ -86,8 +77,8 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     images = _first_of_each(own, image_ends)
     masks = _first_of_each(own, _MASK_ENDS)
     confounds = _first_of_each(own, (_OUTLIERS_END,) if is_denoised else _CONFOUND_ENDS)
-    motion = _first_of_each(own, (_MOTION_END,)) if is_denoised else {}
-    sidecars = [one for one in parsed if one.suffix == "bold" and one.extension == ".json"]
+    motion = _find_motion(own) if is_denoised else {}
+    sidecars = [one for one in parsed if one.suffix == "bold" and one.extension.endswith(".json")]
     # A pair of hemispheres is one run, so files that name one of them are that run's.
     own_sidecars = tuple(map(_drop_hemisphere, sidecars))
     found: list[tuple[BidsFile, str | None, str | None]]
@@ -100,7 +91,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
             confounds=confounds[run].path if run in confounds else None,
             sidecars=own_sidecars,
             derivative=derivative,
-            tables=(motion[run].path,) if run in motion else (),
+            tables=motion.get(run, ()),
             partner=partner,
         )
         for image, mask, partner in found
@@ -126,10 +117,12 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
     Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI counts if it has no TSV equivalent.
     """
     parsed, own = _parse(paths, (*_SERIES_ENDS, _OUTLIERS_END, _MOTION_END), label)
-    coverages = {_drop(one, ("stat", "desc")): one.path for one in own if one.entity("stat") == "coverage"}
+    coverages = {
+        _drop(one, ("stat", "desc")): one.path for one in own if "coverage" in (one.entity("stat"), one.suffix)
+    }
     outliers = {run_key(one): one.path for one in own if one.suffix == "outliers"}
-    motion = {run_key(one): (one.path,) for one in own if one.suffix == "motion"}
-    sidecars = tuple(one for one in parsed if one.suffix in ("timeseries", "bold") and one.extension == ".json")
+    motion = _find_motion(own)
+    sidecars = tuple(one for one in parsed if one.suffix in ("timeseries", "bold") and one.extension.endswith(".json"))
     tables = {_drop(one, ("den",)) for one in own if one.extension == ".tsv"}
     return [
         Candidate(
@@ -145,9 +138,18 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
     ]
 
 
+def _find_motion(files: Iterable[BidsFile]) -> dict[_Key, tuple[str]]:
+    """Map each run to its table of motion: as measured, where another one was filtered."""
+    found: dict[_Key, tuple[str]] = {}
+    for one in files:
+        if one.suffix == "motion" and (one.entity("desc") is None or run_key(one) not in found):
+            found[run_key(one)] = (one.path,)
+    return found
+
+
 def run_key(table: BidsFile) -> _Key:
     """Reduce the entities of a table, or of another file of its run, to those of the run."""
-    return frozenset(pair for pair in table.source if pair[0] not in TABLE_ENTITIES)
+    return frozenset([pair for pair in table.source if pair[0] not in TABLE_ENTITIES])
 
 
 def rank_density(file: BidsFile) -> tuple[int, int, str]:
@@ -223,55 +225,3 @@ def _drop_hemisphere(file: BidsFile) -> BidsFile:
 def _rank_desc(file: BidsFile, pipeline: Pipeline) -> int:
     desc = file.entity("desc")
     return pipeline.descs.index(desc) + 1 if desc in pipeline.descs else 0
-
-
-def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:
-    """List the ``*_<suffix>.json`` at the dataset root."""
-    with os.scandir(root) as entries:
-        paths = sorted(entry.path for entry in entries if entry.name.endswith(f"{suffix}.json"))
-    parsed = (parse_name(path) for path in paths)
-    return tuple(one for one in parsed if one is not None and one.suffix == suffix)
-
-
-def find_repetition_time(image: BidsFile, sidecars: Iterable[BidsFile]) -> float | None:
-    """Find the repetition time in s; None if no sidecar states it, or the deciding one is unreadable or not positive.
-
-    The nearest sidecar whose entities the image all has, and that states RepetitionTime or SamplingFrequency, decides.
-    For a series table, the ``*_bold.json`` of its run's images, wherever they are, follow its own sidecars.
-    """
-    pairs = set(image.entities)
-    own: list[BidsFile] = []
-    of_images: list[BidsFile] = []
-    for one in sidecars:
-        if one.suffix != image.suffix:
-            if pairs.issuperset(pair for pair in one.entities if pair[0] not in _NOT_OF_RUN):
-                of_images.append(one)
-        elif pairs.issuperset(one.entities) and image.path.startswith(one.path.rpartition(os.sep)[0] + os.sep):
-            own.append(one)
-    for sidecar in (*_sort_nearest(own), *_sort_nearest(of_images)):
-        try:
-            content = read_json(Path(sidecar.path))
-        except (OSError, ValueError) as error:
-            is_link = Path(sidecar.path).is_symlink() and not Path(sidecar.path).exists()
-            why = "its content is not here, fetch it with `datalad get`" if is_link else error
-            LOG.warning("Sidecar %s cannot be read: %s", sidecar.path, why)
-            return None
-        if isinstance(content, dict) and "RepetitionTime" in content:
-            return _check_positive(content["RepetitionTime"], "RepetitionTime", sidecar.path)
-        if isinstance(content, dict) and content.get("SamplingFrequency", _NO_FREQUENCY) != _NO_FREQUENCY:
-            frequency = _check_positive(content["SamplingFrequency"], "SamplingFrequency", sidecar.path)
-            return None if frequency is None else 1.0 / frequency
-    return None
-
-
-def _sort_nearest(sidecars: list[BidsFile]) -> list[BidsFile]:
-    """Sort by nearness of the folder, then by number of entities, most first."""
-    return sorted(sidecars, key=lambda one: (-one.path.count(os.sep), -len(one.entities), one.path))
-
-
-def _check_positive(value: object, key: str, path: str) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
-        return float(value)
-    unit = "seconds" if key == "RepetitionTime" else "Hz"
-    LOG.warning("Sidecar %s: %s must be a positive number of %s, found %r", path, key, unit, value)
-    return None

@@ -125,16 +125,21 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPattern:
-    """Paths of one kind of run, relative to BIDS_DIR."""
+    """Paths of one kind of run, relative to BIDS_DIR: the first that exists is read, and * stands for any text."""
 
-    bold: str  # path with {participant} and other entities in braces
-    mask: str  # may use the entities of bold; empty if absent
-    confounds: str  # may use the entities of bold; empty if absent
+    kind: str  # fmriprep for images, parcellated for series, as of a derivative dataset
+    bold: tuple[str, ...]  # the images or tables of series, with {participant} and other entities in braces
+    mask: tuple[str, ...]  # may use the entities of bold; empty if absent
+    confounds: tuple[str, ...]  # may use the entities of bold; empty if absent
     columns: tuple[str, ...]  # of motion regressors without a header; empty for an fMRIPrep table
     entities: tuple[tuple[str, str], ...]  # shared by all these runs
-    repetition_time: float  # s
-    warp: str = ""  # FSL's field to the template space if bold is in native space; may use the entities of bold
-    is_fallback: bool = False  # read only where no pattern above gives the run
+    space: str  # template space; empty for series of an unknown one
+    is_denoised: bool  # these and is_filtered (band-pass) are the same for all runs of a call
+    is_filtered: bool
+    volumes: str  # of tables of series: rows or columns; empty if unstated
+    repetition_time: float | None  # s; None if the runs' own files state it
+    warp: tuple[str, ...]  # FSL's field to the template space if bold is in native space; may use the entities of bold
+    is_fallback: bool  # read only where no pattern above gives the run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,15 +147,9 @@ class Layout:
     """Layout of a dataset outside BIDS."""
 
     name: str  # as written in messages and sidecars
-    space: str  # template space of the images
-    is_denoised: bool
-    is_filtered: bool  # band-pass
+    atlas: str  # name or path of the atlas of its series, or for its images; empty if unstated
     runs: tuple[RunPattern, ...]  # at least one
-
-    @property
-    def expected(self) -> str:
-        """Paths to name where nothing is found; alternatives of the same folder are left out."""
-        return " or ".join(one.bold for one in self.runs if one.warp or not one.is_fallback)
+    is_shipped: bool = False  # with this package
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,24 +13,24 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
 from bids_semantoks.inputs.layout_archives import describe_archives
+from bids_semantoks.inputs.layout_hints import describe_nearest_files
 from bids_semantoks.inputs.layouts import find_layout_candidates, find_layout_participants
 from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files
-from bids_semantoks.inputs.pairing import (
-    USEFUL_ENDS,
-    Candidate,
-    find_components,
-    find_repetition_time,
-    find_root_sidecars,
-    pair_files,
-    pair_series,
-    rank_density,
-)
+from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, find_components, pair_files, pair_series, rank_density
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.pybids_database import find_database_files
+from bids_semantoks.inputs.repetition_time import (
+    StatedTime,
+    check_layout_time,
+    find_raw_sidecars,
+    find_root_sidecars,
+    find_stated_time,
+)
 from bids_semantoks.inputs.selection import (
     check_known,
     describe_labels,
     is_same_value,
+    keep_known,
     list_asked,
     read_filter,
     read_labels,
@@ -59,8 +59,7 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
         for one in dataset.derivatives:
             if one.layout and (packed := describe_archives(one, one.layout)):
                 LOG.warning("Not everything in %s can be read. %s", one.path, packed)
-        check_known("participant", asked, known, where)
-        chosen = set(asked) or known
+        chosen = set(keep_known(asked, known, where, is_lenient=selection.ignore_missing_participants)) or known
     left = sorted_naturally(chosen - excluded)
     if not left:
         raise InputError(
@@ -75,9 +74,10 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
 def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
     first = dataset.derivatives[0]
     if first.layout is not None:
+        expected, hint = describe_nearest_files(first.path, first.layout)
         raise InputError(
-            f"{where} holds no participant in the layout {first.layout.name}: expected {first.layout.expected}.",
-            hint=describe_archives(first, first.layout),
+            f"{where} holds no participant in the layout {first.layout.name}: {expected}.",
+            hint=describe_archives(first, first.layout) or hint,
         )
     zipped = sorted(path.name for path in first.path.glob("sub-*.zip"))
     raise InputError(
@@ -109,7 +109,11 @@ def find_runs(
     wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
     elsewhere = _find_elsewhere(candidates, chosen, wanted)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
-    runs = [build_run(one, inherited[one.derivative.path]) for one in chosen]
+    runs = [build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen]
+    for number, one in enumerate(chosen):
+        layout = one.derivative.layout
+        if layout is not None and not layout.is_shipped and one.repetition_time is not None:
+            check_layout_time(runs[number], layout.name, one.repetition_time)
     for one in elsewhere:
         problem = f"The run has no image in {wanted}, only others such as {one.image.path}."
         runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
@@ -146,16 +150,19 @@ def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate]
     return sorted(missing.values(), key=lambda one: one.order)
 
 
-def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
-    """Build a run's record from its files and the sidecars inherited from the dataset root."""
+def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Path | None = None) -> Run:
+    """Build a run's record from its files, the sidecars that it inherits, and those of the raw dataset."""
     image, derivative = candidate.image, candidate.derivative
-    time = candidate.repetition_time
+    stated = _state_time(candidate, inherited, raw_root)
     return Run(
         entities=image.entities,
         bold=Path(image.path),
         mask=None if candidate.mask is None else Path(candidate.mask),
         confounds=None if candidate.confounds is None else Path(candidate.confounds),
-        repetition_time=time or find_repetition_time(image, (*candidate.sidecars, *inherited)),
+        repetition_time=stated.value or candidate.repetition_time,
+        time_source=stated.source,
+        time_problems=stated.problems,
+        is_default_time=not stated.value and derivative.layout is not None and derivative.layout.is_shipped,
         pipeline=derivative.pipeline,
         dataset=derivative.path,
         recognised=derivative.source.label,
@@ -163,8 +170,22 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile]) -> Run:
         tables=tuple(map(Path, candidate.tables)),
         columns=candidate.columns,
         partner=None if candidate.partner is None else Path(candidate.partner),
+        volumes=candidate.volumes,
         warp=None if candidate.warp is None else Path(candidate.warp),
     )
+
+
+def _state_time(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Path | None) -> StatedTime:
+    """Find what the sidecars beside an image state, else those of the raw dataset, else the layout."""
+    image, layout = candidate.image, candidate.derivative.layout
+    stated = find_stated_time(image, (*candidate.sidecars, *inherited))
+    if stated.value is None and layout is not None:
+        return replace(stated, source=f"the layout {layout.name}")
+    if stated.value is None and not stated.is_absent and raw_root is not None:
+        sidecars = find_raw_sidecars(raw_root, image.entity("sub") or "")
+        raw = find_stated_time(image, sidecars, are_raw=True)
+        return replace(raw, problems=(*stated.problems, *raw.problems))
+    return stated
 
 
 def find_candidates(
@@ -185,7 +206,7 @@ def find_candidates(
     folder = selection.bids_database_dir
     stale = f" (if they are new, delete the database {folder}, which is believed as it is)" if folder else ""
     if not found:
-        _refuse_nothing(dataset, where, f"{describe_labels(participants)} participants at least{stale}", kind)
+        _refuse_nothing(dataset, where, participants, kind, stale)
     if silent := set(participants) - {one.image.entities[0][1] for one in found}:
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     chosen = found
@@ -202,11 +223,12 @@ def find_candidates(
     return _apply_filter(chosen, selection.bids_filter_file)
 
 
-def _refuse_nothing(dataset: Dataset, where: str, participants: str, kind: str) -> NoReturn:
-    whom = f"for one of {participants}"
+def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str, stale: str) -> NoReturn:
+    whom = f"for one of {describe_labels(participants)} participants at least{stale}"
     layout = dataset.derivatives[0].layout
     if layout is not None:
-        raise InputError(f"No BOLD image of the layout {layout.name} in {where}: expected {layout.expected} {whom}.")
+        expected, hint = describe_nearest_files(dataset.root, layout, participants)
+        raise InputError(f"Nothing of the layout {layout.name} {whom} in {where}: {expected}.", hint=hint)
     if kind == "parcellated":
         raise InputError(
             f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",

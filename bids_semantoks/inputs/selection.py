@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_json, split_rows
 
+LOGGER = logging.getLogger("bids_semantoks")
 _LISTED: Final = 12
 
 # pybids' names of entities, which filter files use, where they differ from the keys of file names.
@@ -29,12 +31,14 @@ _LONG_NAMES: Final = {
     "resolution": "res",
     "density": "den",
     "description": "desc",
+    "segmentation": "seg",
+    "statistic": "stat",
 }
 
 # fmt: off
 _FILTER_KEYS: Final = {
     "sample", "task", "run", "echo", "part", "proc", "space", "cohort", "chunk", "recording", "suffix", "extension",
-    "datatype", *_LONG_NAMES.values(),
+    "datatype", "atlas", "scale", "label", *_LONG_NAMES.values(),
 }
 
 # fmt: on
@@ -92,6 +96,27 @@ def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: st
             f"{what[:1].upper()}{what[1:]} {names} not found in {where}: found {describe_labels(there)}.",
             hint=describe_nearest(unknown, there),
         )
+
+
+def keep_known(
+    asked: Sequence[str], known: Collection[str], where: str, *, is_lenient: bool, is_excluded: bool = False
+) -> tuple[str, ...]:
+    """Refuse unknown participants as `check_known`; with `is_lenient` (--ignore-missing-participants) name them, and
+    return the known ones. InputError if that is nobody, unless they were to be excluded."""
+    left = tuple(label for label in asked if label in known)
+    if len(left) == len(asked):
+        return left
+    if not is_lenient or not (left or is_excluded):
+        check_known("participant", asked, known, where)
+    unknown = [label for label in asked if label not in known]
+    LOGGER.warning(
+        "%d of %d requested participants are not in %s and are ignored: %s",
+        len(unknown),
+        len(asked),
+        where,
+        describe_labels(unknown),
+    )
+    return left
 
 
 def describe_labels(labels: Iterable[str]) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.bids_names import BidsFile, parse_name, sorted_naturally
+from bids_semantoks.bids_names import SCHAEFER, BidsFile, name_schaefer, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.names import list_func_files
-from bids_semantoks.inputs.pairing import Candidate, find_root_sidecars, run_key
+from bids_semantoks.inputs.pairing import Candidate, run_key
+from bids_semantoks.inputs.repetition_time import find_root_sidecars
 from bids_semantoks.inputs.runs import DEFAULT_SPACES, build_run, choose_space, find_candidates, rank_coarseness
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.records import Run
@@ -29,9 +29,9 @@ def find_series(
 ) -> tuple[str, tuple[Run, ...]]:
     """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order.
 
-    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the
-    dataset has only one atlas. In the runs, `bold` is the table. Raises InputError if nothing is
-    selected or the atlas, space or cleaning is ambiguous.
+    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one
+    atlas. The label is empty for series of a layout that names none. In the runs, `bold` is the table. Raises
+    InputError if nothing is selected or the atlas, space or cleaning is ambiguous.
     """
     candidates = find_candidates(dataset, selection, participants, kind="parcellated")
     label = _choose_atlas(candidates, atlas)
@@ -48,37 +48,23 @@ def find_series(
     chosen.sort(key=lambda one: one.order)
     roots = {one.derivative.path for one in chosen}
     inherited = {path: (*find_root_sidecars(path, "timeseries"), *find_root_sidecars(path)) for path in roots}
-    runs = [build_run(one, inherited[one.derivative.path]) for one in chosen]
-    if dataset.raw_root is not None and any(run.repetition_time is None for run in runs):
-        runs = _ask_raw(runs, chosen, inherited, dataset.raw_root)
-    return label, tuple(runs)
-
-
-def _ask_raw(
-    runs: Sequence[Run], chosen: Sequence[Candidate], inherited: Mapping[Path, tuple[BidsFile, ...]], root: Path
-) -> list[Run]:
-    """Look up in the raw dataset's sidecars the repetition times missing beside the series."""
-    at_root = find_root_sidecars(root)
-    asked = []
-    for run, one in zip(runs, chosen, strict=True):
-        if run.repetition_time is not None:
-            asked.append(run)
-            continue
-        paths = list_func_files(str(root / f"sub-{run.entity('sub')}"))
-        parsed = [file for path in paths if path.endswith("_bold.json") and (file := parse_name(path)) is not None]
-        asked.append(build_run(one, (*inherited[one.derivative.path], *parsed, *at_root)))
-    return asked
+    return label, tuple(build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen)
 
 
 def label_of(table: BidsFile, *, with_desc: bool = False) -> str:
     """Join atlas, segmentation and scale into a label; `with_desc` appends the description, as TemplateFlow does."""
     values = dict(table.entities)
-    keys = ("atlas", "seg", "scale", "desc") if with_desc else ("atlas", "seg", "scale")
-    return "".join(values.get(key, "") for key in keys)
+    label = "".join(values.get(key, "") for key in ("atlas", "seg", "scale"))
+    described = label + values.get("desc", "")
+    # Up to 0.5, giga_connectome wrote the number of parcels as desc, before the cleaning.
+    sized = SCHAEFER.match(described) if not SCHAEFER.fullmatch(label) else None
+    return described if with_desc else sized[0] if sized else label
 
 
 def find_atlas_tables(dataset: Dataset, label: str, space: str) -> tuple[Path, ...]:
     """List the ``*_dseg.tsv`` of an atlas below ``sourcedata/atlases`` and ``atlases``, those in this space first."""
+    if not label:
+        return ()
     found: list[tuple[bool, str]] = []
     for derivative in dataset.derivatives:
         for parts in _ATLAS_FOLDERS:
@@ -95,16 +81,19 @@ def _choose_atlas(candidates: Sequence[Candidate], asked: str) -> str:
     wanted = {asked, asked.removeprefix("atlas-").removeprefix("seg-")}
     if (name := parse_name(asked)) is not None:
         wanted |= {label_of(name), label_of(name, with_desc=True)}
-    chosen = [label for label in labels if label in wanted]
+    names = {name_schaefer(one) for one in wanted}
+    chosen = [label for label in labels if label in wanted] or [one for one in labels if name_schaefer(one) in names]
     if len(chosen) == 1:
         return chosen[0]
     if len(labels) == 1:
         return labels[0]
     where = candidates[0].derivative.path
+    # The parcels of the encoder make a better example than the first in the list.
+    example = next((one for one in labels if name_schaefer(one) == "Schaefer400"), labels[0])
     raise InputError(
         f"{where} holds series of {len(labels)} atlases: {', '.join(labels)}; expected one"
         f"{f', and --atlas {asked} names none of them' if asked else ''}.",
-        hint=f"Choose with --atlas, such as --atlas {labels[0]}. {describe_nearest([asked], labels) if asked else ''}",
+        hint=f"Choose with --atlas, such as --atlas {example}. {describe_nearest([asked], labels) if asked else ''}",
     )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
+import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,14 @@ from bids_semantoks.errors import ConfigurationError, ModelError
 from bids_semantoks.models.encoder import compute_temporal_positions
 from bids_semantoks.models.initialise import compute_kernel_norm
 from bids_semantoks.models.parcels import NetworkLayout, default_layout
+from bids_semantoks.models.weight_files import WeightFile, find_part, list_names, read_weights
 from bids_semantoks.records import CANONICAL_NETWORKS
 
 DEFAULT_PATCH = 20
-_AGAIN = "Copy or download the file again."
+_LIVE_ATLAS = "schaefer400"
+
+#: Of numbers up to 1 in bfloat16; a file may have been stored in it before, whatever its type is now.
+_ROUNDING = 4e-3
 _TRANSFORMER = "inter_network_transformer."
 
 
@@ -42,36 +44,44 @@ class _State(dict[str, Tensor]):
     """Tensors by the authors' names; a missing one raises ModelError with its name."""
 
     path: Path
+    prefix: str
 
     def __missing__(self, key: str) -> Tensor:
-        raise ModelError(f"{self.path} lacks {key}, which every checkpoint of the authors holds.")
+        raise ModelError(f"{self.path} lacks {self.prefix}{key}, which every checkpoint of the authors holds.")
 
     def below(self, prefix: str) -> _State:
-        part = _State({key.removeprefix(prefix): value for key, value in self.items() if key.startswith(prefix)})
-        part.path = self.path
-        return part
+        part = {key.removeprefix(prefix): value for key, value in self.items() if key.startswith(prefix)}
+        return _name_state(part, self.path, f"{self.prefix}{prefix}")
 
 
-def load_authors_checkpoint(path: Path, *, which: str = "teacher") -> AuthorsCheckpoint:
-    """Read the teacher or student of an authors' ``.pth`` checkpoint without executing anything in it.
+def _name_state(tensors: Mapping[str, Tensor], path: Path, prefix: str) -> _State:
+    state = _State(tensors)
+    state.path, state.prefix = path, prefix
+    return state
+
+
+def load_authors_checkpoint(path: Path, *, which: str = "teacher", file: WeightFile | None = None) -> AuthorsCheckpoint:
+    """Read the teacher or student of an authors' checkpoint, from `file` if it was read, executing nothing in it.
 
     The file stores each tokenizer once per atlas; only the first copy is used. Raises ModelError where the file is
     damaged, holds code, lacks tensors or has networks we cannot label.
     """
-    content = load_tensors(path)
-    state = _live_state(content, path)
-    part = state.below(f"{which}_encoder.")
-    if not part:
-        found = sorted({key.split(".")[0] for key in state})[:8]
-        raise ModelError(f"{path} holds no {which}_encoder, found {', '.join(found) or 'no tensors'}.")
-    atlas = next((key.split(".")[1] for key in part if key.startswith("network_tokenizers.")), "")
+    file = file or read_weights(path)
+    found = find_part(file, "network_tokenizers.", r"mlp\.0\.weight", which=which)
+    if found is None:
+        raise ModelError(f"{path} holds no {which}_encoder, found {list_names(file)}.")
+    part = _name_state(found.encoder, path, found.prefix)
+    atlases = [key.split(".")[1] for key in part if key.startswith("network_tokenizers.")]
+    # The first of the authors' files; other programs sort the names.
+    atlas = _LIVE_ATLAS if _LIVE_ATLAS in atlases else atlases[0]
     tokenizers = part.below(f"network_tokenizers.{atlas}.")
-    predictor = state.below(f"{which}_predictor.mlp.")
+    predictor = _name_state(found.head, path, found.head_prefix).below("mlp.")
     n_networks = _count(tokenizers)
     layout = _derive_layout([tokenizers[f"{n}.branches.0.weight"].shape[1] for n in range(n_networks)], path)
-    config = _derive_config(part, tokenizers, predictor, _stated_patch(content), path)
-    names = {ours: f"{which}_encoder.{theirs}" for ours, theirs in _pair_names(atlas, n_networks, config.depth)}
-    encoder = {ours: state[theirs] for ours, theirs in names.items()}
+    config = _derive_config(part, tokenizers, predictor, _stated_patch(file.values), path)
+    pairs = dict(_pair_names(atlas, n_networks, config.depth))
+    names = {ours: f"{found.prefix}{theirs}" for ours, theirs in pairs.items()}
+    encoder = {ours: part[theirs] for ours, theirs in pairs.items()}
     for ours in ("class_token", "mask_token"):
         encoder[ours] = encoder[ours].reshape(-1)
     for n in range(n_networks):
@@ -84,60 +94,16 @@ def load_authors_checkpoint(path: Path, *, which: str = "teacher") -> AuthorsChe
     for i in range(config.head_layers if predictor else 0):
         for kind in ("weight", "bias"):
             head[f"layers.{i}.{kind}"] = predictor[f"{2 * i}.{kind}"]
-            names[f"layers.{i}.{kind}"] = f"{which}_predictor.mlp.{2 * i}.{kind}"
-    epoch = content.get("epoch")
+            names[f"layers.{i}.{kind}"] = f"{predictor.prefix}{2 * i}.{kind}"
+    epoch = file.values.get("epoch")
     return AuthorsCheckpoint(
         config=config,
         layout=layout,
         encoder=encoder,
         head=head,
         names=names,
-        epoch=epoch if isinstance(epoch, int) else None,
+        epoch=int(epoch) if isinstance(epoch, numbers.Integral) else None,
     )
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a ``torch.save`` file of tensors and plain values; ModelError where it is damaged or could run code."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        is_zip = zipfile.is_zipfile(path)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    if start.startswith(b"PK") and not is_zip:
-        raise ModelError(f"{path} is truncated: it begins as a checkpoint but its end is missing.", hint=_AGAIN)
-    if not is_zip and not start.startswith(b"\x80"):
-        raise ModelError(f"{path} is no checkpoint: it {'is empty' if not start else f'begins with {start!r}'}.")
-    try:
-        # Mapped, so that the student, the dead copies and the optimizer are never read.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        raise ModelError(
-            f"{path} holds more than tensors and plain values{f' ({found[1]})' if found else ''}: such a file may run "
-            "code when it is opened, so it was refused and nothing in it was executed."
-        ) from error
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
-        detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ModelError(f"{path} is damaged or no checkpoint: {detail}.", hint=_AGAIN) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} is no checkpoint: it holds a {type(content).__name__} instead of a dictionary.")
-    return content
-
-
-def _live_state(content: Mapping[str, Any], path: Path) -> _State:
-    """Select the model's tensors and strip the prefixes that wrappers add to every name."""
-    state = content.get("model_state_dict")
-    if not isinstance(state, dict):
-        raise ModelError(
-            f"{path} is no checkpoint of the authors: it has no model_state_dict, found {', '.join(map(str, content))}."
-        )
-    tensors = _State({str(key): value for key, value in state.items() if isinstance(value, Tensor)})
-    tensors.path = path
-    for prefix in ("module.", "_orig_mod."):
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            tensors = tensors.below(prefix)
-    return tensors
 
 
 def _derive_layout(counts: list[int], path: Path) -> NetworkLayout:
@@ -146,8 +112,8 @@ def _derive_layout(counts: list[int], path: Path) -> NetworkLayout:
         return default_layout()
     if len(counts) != len(CANONICAL_NETWORKS):
         raise ModelError(
-            f"{path} has {len(counts)} networks of {', '.join(map(str, counts))} parcels; the labels are known only "
-            f"for the {len(CANONICAL_NETWORKS)} networks {', '.join(CANONICAL_NETWORKS)}."
+            f"{path} has {len(counts)} networks of {', '.join(map(str, counts[:20]))} parcels; the labels are known "
+            f"only for the {len(CANONICAL_NETWORKS)} networks {', '.join(CANONICAL_NETWORKS)}."
         )
     return NetworkLayout(
         network_names=CANONICAL_NETWORKS, networks=tuple(int(n) for n in np.repeat(np.arange(len(counts)), counts))
@@ -184,7 +150,7 @@ def _derive_config(part: _State, tokenizers: _State, predictor: _State, patch: i
     except ConfigurationError as error:
         raise ModelError(f"{path} has tensors of an encoder that cannot be: {error}") from error
     ours = torch.from_numpy(compute_temporal_positions(config.n_patches, width))
-    if positions.shape != ours.shape or not torch.allclose(positions, ours, atol=1e-4):
+    if positions.shape != ours.shape or not torch.allclose(positions, ours, atol=_ROUNDING):
         raise ModelError(f"{path} has another table of temporal positions than the published model.")
     return config
 
@@ -194,7 +160,7 @@ def _stated_patch(content: Mapping[str, Any]) -> int:
     stated: Any = content.get("config")
     for key in ("data", "patch_size"):
         stated = stated.get(key) if isinstance(stated, dict) else None
-    return stated if isinstance(stated, int) and stated > 0 else DEFAULT_PATCH
+    return int(stated) if isinstance(stated, numbers.Integral) and int(stated) > 0 else DEFAULT_PATCH
 
 
 def _pair_names(atlas: str, n_networks: int, depth: int) -> Iterator[tuple[str, str]]:

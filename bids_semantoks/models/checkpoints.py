@@ -7,44 +7,51 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from bids_semantoks.config import EncoderConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
-from bids_semantoks.files import hash_file, hash_text, open_atomic, read_json
+from bids_semantoks.files import hash_text, open_atomic, read_json
 from bids_semantoks.models.authors import load_authors_checkpoint
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
+from bids_semantoks.models.hub import (
+    AUTHORS_REPOSITORY,
+    CONFIG_FILE,
+    OUR_FILES,
+    is_repository,
+    label_encoder,
+    load_from_hub,
+    name_repository,
+    resolve_cache,
+)
 from bids_semantoks.models.initialise import ENCODER_NAMES, build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import NetworkLayout, build_layout, default_layout, layout_from_json, layout_to_json
-from bids_semantoks.runtime.downloads import FetchError, fetch_hub_file, find_hub_file
+from bids_semantoks.models.weight_files import (
+    AUTHORS_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_SUFFIXES,
+    WeightFile,
+    check_content,
+    choose_file,
+    find_part,
+    is_part,
+    read_weights,
+)
 
 FORMAT = "bids_semantoks encoder 1"
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-_N_NAMED = 4
+_N_NAMED = 2
 _RANDOM = re.compile(r"random:(\w+)(?::(\d+))?")
-AUTHORS_REPOSITORY = "SamGijsen/Brain-Semantoks"
-AUTHORS_FILE = "brainsemantoks_ckpt_epoch_100.pth"
-OUR_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".json", ".safetensors")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Checkpoint:
-    """Contents of one of our checkpoints."""
-
-    encoder: Encoder  # on the CPU, in training mode
-    head: ProjectionHead | None
-    details: Mapping[str, Any]  # notes of the writer: data, participants, limits
+LOGGER = logging.getLogger("bids_semantoks")
 
 
 def write_checkpoint(
@@ -74,49 +81,34 @@ def write_checkpoint(
     return hashlib.sha256(weights).hexdigest()
 
 
-def read_checkpoint(directory: Path) -> Checkpoint:
-    """Read one of our checkpoints; ModelError where a file is missing or damaged, or the two do not belong together."""
-    config_path, path = directory / CONFIG_FILE, directory / WEIGHTS_FILE
-    for file in (config_path, path):
-        if not file.is_file():
-            raise ModelError(f"{directory} holds no complete encoder: {file.name} is missing.")
-    config, layout, details = _read_config(config_path)
-    try:
-        with safe_open(path, framework="pt") as content:
-            essence = json.loads((content.metadata() or {}).get("bids_semantoks", "{}"))
-            tensors: dict[str, Tensor] = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged or truncated: {error}.", hint="Copy or download it again.") from error
-    for key, value in (("encoder", to_json(config)), ("layout", layout_to_json(layout))):
-        if essence.get(key) != value:
-            raise ModelError(
-                f"{config_path} does not belong to {path.name}: the weights were written with another {key}.",
-                hint="Copy both files again; neither may be edited.",
-            )
-    encoder = Encoder(config, layout)
-    assign_tensors(encoder, _below(tensors, "encoder."), path)
-    head_state = _below(tensors, "head.")
-    head = ProjectionHead(config) if head_state else None
-    if head is not None:
-        assign_tensors(head, head_state, path)
-    return Checkpoint(encoder=encoder, head=head, details=details)
-
-
 def _read_config(path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]:
     try:
         values = read_json(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged: {error}.") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        check_content(path)
+        raise ModelError(f"{path} is damaged: {_brief(error)}.") from error
+    if not _is_ours(values):
         found = values.get("format") if isinstance(values, dict) else values
-        raise ModelError(f"{path} describes no encoder: expected format {FORMAT!r}, found {found!r}.")
+        raise ModelError(f"{path} describes no encoder: expected format {FORMAT!r}, found {_brief(repr(found))}.")
+    return _parse(values, path)
+
+
+def _parse(values: Mapping[str, Any], path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]:
     try:
         config = from_json(EncoderConfig, values["encoder"], where=str(path))
         return config, layout_from_json(values["layout"]), values["details"]
     except (ConfigurationError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} is damaged: {error}.") from error
+        raise ModelError(f"{path} is damaged: {_brief(error)}.") from error
     except KeyError as error:
         raise ModelError(f"{path} is damaged: it lacks {error}.") from error
+
+
+def _is_ours(values: object) -> bool:
+    return isinstance(values, dict) and values.get("format") == FORMAT
+
+
+def _brief(error: object) -> str:
+    return textwrap.shorten(str(error), 250, placeholder=" ...").rstrip(".")
 
 
 def assign_tensors(
@@ -135,23 +127,25 @@ def assign_tensors(
     ]
     problems += [f"{key} is unknown" for key in state if key not in expected]
     problems += [
+        f"{names.get(key, key)} holds {str(value.dtype).removeprefix('torch.')}"
+        for key, value in state.items()
+        if key in expected and not value.is_floating_point()
+    ]
+    problems += [
         f"{names.get(key, key)} holds values that are not finite"
         for key, value in state.items()
         if key in expected and not bool(value.isfinite().all())
     ]
     if problems:
         rest = f" and {len(problems) - _N_NAMED} more" if len(problems) > _N_NAMED else ""
-        raise ModelError(f"{path} does not hold this encoder: {'; '.join(problems[:_N_NAMED])}{rest}.")
+        listed = "; ".join(problem[:150] for problem in problems[:_N_NAMED])
+        raise ModelError(f"{path} does not hold this encoder: {listed}{rest}.")
     module.load_state_dict({key: value.to(torch.float32, copy=True) for key, value in state.items()}, assign=True)
 
 
 def canonical_json(values: Any) -> str:
     """Serialise JSON values so that equal values give equal text: keys sorted, no spaces."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -182,12 +176,12 @@ def load_encoder(
     if text.partition(":")[0] == "random":
         return _build_random(text, atlas, seed)
     path = Path(text).expanduser()
+    if path.is_symlink() and not path.exists():
+        check_content(path)
     if path.exists():
         return _load_path(path)
     if is_repository(text):
-        file = load_from_hub(text)
-        name = "BrainSemantoks" if text == AUTHORS_REPOSITORY else _label(text.split("/")[1])
-        return _load_ours(file.parent, name) if file.name == WEIGHTS_FILE else _load_authors(file, name)
+        return _load_path(load_from_hub(text), name_repository(text))
     raise ModelError(
         f"no encoder {text!r}: there is no such file or directory.",
         hint=f"Known besides paths: ORG/NAME of the Hugging Face hub, such as {AUTHORS_REPOSITORY}, and "
@@ -215,34 +209,90 @@ def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, 
     )
 
 
-def _load_path(path: Path) -> LoadedEncoder:
+def _load_path(path: Path, name: str = "") -> LoadedEncoder:
     if path.is_dir():
-        if (path / AUTHORS_FILE).exists():
-            return _load_authors(path / AUTHORS_FILE, "BrainSemantoks")
-        if not any((path / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE)):
-            raise ModelError(f"{path} holds no encoder: expected {CONFIG_FILE} and {WEIGHTS_FILE}, or {AUTHORS_FILE}.")
-        return _load_ours(path, _label(path.resolve().name))
-    if path.name in (CONFIG_FILE, WEIGHTS_FILE):
-        return _load_ours(path.parent, _label(path.resolve().parent.name))
-    return _load_authors(path, "BrainSemantoks" if path.name == AUTHORS_FILE else _label(path.stem))
+        path, name = resolve_cache(path, name)
+        if (path / WEIGHTS_FILE).is_file() != (path / CONFIG_FILE).is_file() and not (path / AUTHORS_FILE).exists():
+            _check_complete(path)
+        return _load_file(choose_file(path), name or label_encoder(path.resolve().name))
+    if path.name == CONFIG_FILE:
+        return _load_file(choose_file(path.parent), name or label_encoder(path.resolve().parent.name))
+    usual = "BrainSemantoks" if path.name == AUTHORS_FILE else ""
+    stem = path.resolve().parent.name if is_part(path) else path.stem
+    return _load_file(path, name or usual or label_encoder(stem))
 
 
-def _load_ours(directory: Path, name: str) -> LoadedEncoder:
-    content = read_checkpoint(directory)
+def _check_complete(directory: Path) -> None:
+    """Raise ModelError where a folder holds only one of our two files, and nothing else that could be read."""
+    missing = next(name for name in OUR_FILES if not (directory / name).is_file())
+    check_content(directory / missing)
+    others = missing == WEIGHTS_FILE and any(one.name.endswith(WEIGHTS_SUFFIXES) for one in directory.iterdir())
+    if not others and not (missing == WEIGHTS_FILE and (directory / f"{WEIGHTS_FILE}.index.json").exists()):
+        raise ModelError(f"{directory} holds no complete encoder: {missing} is missing.")
+
+
+def _load_file(path: Path, name: str) -> LoadedEncoder:
+    """Load an encoder of ours, described beside the file or in it, or one of the authors'."""
+    file = read_weights(path)
+    described = _describe_ours(file)
+    if described is None:
+        return _load_authors(file, name)
+    config, layout, details = described
+    encoder, part = Encoder(config, layout), find_part(file, "class_token", r"layers\.0\.weight")
+    assign_tensors(encoder, part.encoder if part else {}, path)
+    head = ProjectionHead(config) if part and part.head else None
+    if head is not None and part is not None:
+        assign_tensors(head, part.head, path)
+    # Our own files repeat what describes them; of others the checksum must cover it, too.
+    essence = canonical_json({"encoder": to_json(config), "layout": layout_to_json(layout)})
     return LoadedEncoder(
-        encoder=content.encoder.eval(),
-        config=content.encoder.config,
-        layout=content.encoder.layout,
+        encoder=encoder.eval(),
+        config=config,
+        layout=layout,
         name=name,
-        sha256=hash_file(directory / WEIGHTS_FILE),
-        description=f"Encoder trained with bids_semantoks, read from {directory.resolve().name}.",
-        head=None if content.head is None else content.head.eval(),
-        details=content.details,
+        sha256=file.sha256 if file.notes else hash_text(f"{file.sha256} {essence}"),
+        description=f"Encoder trained with bids_semantoks, read from {path.parent.resolve().name}.",
+        head=None if head is None else head.eval(),
+        details=details,
     )
 
 
-def _load_authors(path: Path, name: str) -> LoadedEncoder:
-    content = load_authors_checkpoint(path)
+def _describe_ours(file: WeightFile) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]] | None:
+    """Read architecture, layout and details of an encoder of ours; None for a file that is not ours."""
+    path = file.path.parent / CONFIG_FILE
+    if str(file.values.get("format")).startswith("bids_semantoks training"):
+        raise ModelError(
+            f"{file.path} is the saved state of a training that has not ended.",
+            hint="The same call with --pretrain goes on and writes the encoder.",
+        )
+    is_described = path.is_file() and (file.path.name == WEIGHTS_FILE or _is_ours(_try_json(path)))
+    if not file.notes:
+        return _read_config(path) if is_described and _is_ours(_try_json(path)) else None
+    if not is_described:
+        LOGGER.warning("%s has no %s beside it: what it was trained on is not known.", file.path, CONFIG_FILE)
+        return _parse({"details": {}, **file.notes}, file.path)
+    described = _read_config(path)
+    for key, value in (("encoder", to_json(described[0])), ("layout", layout_to_json(described[1]))):
+        if file.notes.get(key) != value:
+            raise ModelError(
+                f"{path} does not belong to {file.path.name}: the weights were written with another {key}.",
+                hint="Copy both files again; neither may be edited.",
+            )
+    return described
+
+
+def _try_json(path: Path) -> object:
+    """Read a file that may describe an encoder; None where it is not JSON, ModelError where it is a pointer."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        check_content(path)
+        return None
+
+
+def _load_authors(file: WeightFile, name: str) -> LoadedEncoder:
+    path = file.path
+    content = load_authors_checkpoint(path, file=file)
     encoder = Encoder(content.config, content.layout)
     head = ProjectionHead(content.config) if content.head else None
     assign_tensors(encoder, content.encoder, path, content.names)
@@ -254,46 +304,7 @@ def _load_authors(path: Path, name: str) -> LoadedEncoder:
         config=content.config,
         layout=content.layout,
         name=name,
-        sha256=hash_file(path),
+        sha256=file.sha256,
         description=f"Teacher encoder of {path.name}, a checkpoint of the Brain-Semantoks authors{epoch}.",
         head=None if head is None else head.eval(),
-    )
-
-
-def _label(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]", "", text) or "Encoder"
-
-
-def is_repository(text: str) -> bool:
-    """Tell whether a model name has the form ORG/NAME and does not look like a file."""
-    is_file = text.endswith(_FILE_SUFFIXES)
-    return bool(_REPOSITORY.fullmatch(text)) and not is_file and ".." not in text and "--" not in text
-
-
-def load_from_hub(repository: str, *, cache: Path | None = None) -> Path:
-    """Find a repository's weights file (ours or the authors'), downloading it only if no local cache holds it.
-
-    Downloads go to `cache`, by default the hub client's. Raises ModelError where they fail or hold no checkpoint.
-    """
-    layouts = ((AUTHORS_FILE,),) if repository == AUTHORS_REPOSITORY else (OUR_FILES, (AUTHORS_FILE,))
-    for names in layouts:
-        found = [find_hub_file(repository, name) for name in names]
-        if all(found) and found[-1] is not None:
-            return found[-1]
-    for names in layouts:
-        try:
-            return [fetch_hub_file(repository, name, cache=cache) for name in names][-1]
-        except FetchError as error:
-            if not error.is_absent:
-                raise _unreachable(repository, str(error)) from error
-    raise ModelError(
-        f"the repository {repository} holds no encoder: expected {' and '.join(OUR_FILES)}, or {AUTHORS_FILE}."
-    )
-
-
-def _unreachable(repository: str, reason: str) -> ModelError:
-    return ModelError(
-        f"the encoder {repository} is neither a path nor in a Hugging Face cache ({AUTHORS_FILE}), and {reason}.",
-        hint=f"Fetch it beforehand on a machine with network, `bids_semantoks-fetch DIR --model {repository}`, and set "
-        "BIDS_SEMANTOKS_CACHE_DIR here to the same directory; or give the path of the file to --model.",
     )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import write_json, write_records
+from bids_semantoks.bids_names import natural_key
+from bids_semantoks.errors import name_some
+from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.outputs.sidecars import read_column_descriptions
-from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_statuses
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_embedding, read_statuses
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+#: Participant label, n_runs, n_windows, mean (dims,), session label (empty for all of the participant's)
+FeatureRow = tuple[str, int, int, NDArray[np.float64], str]
 
 
 def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
@@ -26,25 +34,49 @@ def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64
     return read
 
 
-def write_features(
-    out_dir: Path,
-    *,
-    atlas: str,
-    model: str,
-    description: str,
-    rows: Sequence[tuple[str, int, int, np.ndarray[Any, Any]]],
-) -> Path:
-    """Write mean embeddings as ``OUT_DIR/phenotype/<atlas><model>.tsv`` and return its path.
+def keep_first_sessions(stored: Sequence[StoredRun]) -> list[StoredRun]:
+    """Keep the runs of the first session of each participant, in natural order of labels."""
+    first: dict[str, str] = {}
+    for run in stored:
+        label, session = run.entities["sub"], run.entities.get("ses", "")
+        first[label] = min(first.get(label, session), session, key=natural_key)
+    return [run for run in stored if run.entities.get("ses", "") == first[run.entities["sub"]]]
 
-    `rows` are (participant label, n_runs, n_windows, mean (dims,)).
-    """
+
+def describe_sessions(stored: Sequence[StoredRun], how: str) -> str:
+    """Describe what --sessions does to participants with several sessions; empty if nobody has."""
+    found: dict[str, set[str]] = {}
+    for run in stored:
+        found.setdefault(run.entities["sub"], set()).add(run.entities.get("ses", ""))
+    several = [sessions for sessions in found.values() if len(sessions) > 1]
+    if not several:
+        return ""
+    first = Counter(min(sessions, key=natural_key) for sessions in several)
+    listed = name_some([f"ses-{label} of {count}" for label, count in first.most_common()])
+    done = {"first": f"only the first counts ({listed})", "mean": "embeddings are averaged", "each": "each is a row"}
+    return (
+        f"{len(several)} of {len(found)} participants have several sessions ({sum(map(len, several))} in all): "
+        f"{done[how]} (--sessions {how})"
+    )
+
+
+def write_features(out_dir: Path, *, atlas: str, model: str, description: str, rows: Sequence[FeatureRow]) -> Path:
+    """Write mean embeddings as ``OUT_DIR/phenotype/<atlas><model>.tsv``, with ``session_id`` where rows are sessions,
+    and return its path."""
     path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
     n_dims = len(rows[0][3]) if rows else 0
     names = [f"dim{d:04d}" for d in range(1, n_dims + 1)]
     described = read_column_descriptions("features")
-    table = [(f"sub-{label}", n_runs, n_windows, *mean.tolist()) for label, n_runs, n_windows, mean in rows]
+    has_sessions = any(session for *_, session in rows)
+    if has_sessions:
+        columns = list(described.items())
+        described = dict([columns[0], ("session_id", {"Description": "Session label, with ses-."}), *columns[1:]])
+    table = [
+        (f"sub-{label}", *([f"ses-{session}" if session else ""] if has_sessions else []), *counts, *mean.tolist())
+        for label, *counts, mean, session in rows
+    ]
     write_records(path, (*described, *names), table)
-    text = f"Mean embedding of each participant. {description}"
+    text = f"Mean embedding of each {'session' if has_sessions else 'participant'}. {description}"
     sidecar = {
         "Description": text,
         "participant_id": described.pop("participant_id"),
@@ -56,10 +88,50 @@ def write_features(
     return path
 
 
-def write_group_status(out_dir: Path) -> None:
-    """Write ``group_status.tsv``: the status of every run that any call found."""
+def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Collection[str]) -> None:
+    """Remove participants (labels without ``sub-``) from the features of an encoder, or the table if nobody is left."""
+    path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
+    if not path.is_file():
+        return
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    gone = {f"sub-{label}" for label in participants}
+    left = [line for line in lines if line.partition("\t")[0] not in gone]
+    if len(left) == len(lines):
+        return
+    LOGGER.warning(
+        "Removed from %s: %d participants whose embeddings are gone; run the group level again.",
+        path,
+        len(lines) - len(left),
+    )
+    if left:
+        write_text(path, "\n".join([header, *left]) + "\n")
+    else:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def write_group_status(
+    out_dir: Path, *, used: Collection[str] = (), left_out: Mapping[str, tuple[str, str]] | None = None
+) -> None:
+    """Write ``group_status.tsv``: the status of every run that any call found, by the limits of this one.
+
+    `used` are the stems of runs in the features, `left_out` reason and message of those it left out.
+    """
     columns = read_column_descriptions("group_status")
-    rows = [{**status, "run": stem} for stem, status in read_statuses(out_dir)]
+    rows, out, chosen = [], left_out or {}, set(used)
+    for name, status in read_statuses(out_dir):
+        stem, now = name.partition("_desc-")[0], {}
+        if stem in out:
+            now = {"status": "skipped", "reason": out[stem][0], "message": out[stem][1]}
+        elif stem in chosen and status.get("reason") == "too_few_kept":
+            now = {"status": "ok", "reason": "", "message": ""}
+        rows.append({**status, **now, "run": name})
+    known = {row["run"].partition("_desc-")[0] for row in rows}
+    rows += [
+        {"run": stem, "status": "skipped", "reason": reason, "message": message}
+        for stem, (reason, message) in out.items()
+        if stem not in known
+    ]
     path = out_dir / "group_status.tsv"
     write_records(path, tuple(columns), [[row.get(name) for name in columns] for row in rows])
     write_json(path.with_suffix(".json"), columns, only_if_changed=True)

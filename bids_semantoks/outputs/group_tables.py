@@ -6,7 +6,8 @@ import csv
 import dataclasses
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import pandas as pd
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import format_cell, read_json, read_rows, write_json, write_records
+from bids_semantoks.files import find_delimiter, format_cell, read_json, read_rows, write_json, write_records
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.statistics.metrics import name_main_metric
 
@@ -29,6 +30,13 @@ _TEXT: Final = frozenset(
 
 #: Columns that a map of the embedding may have besides those described, to colour its points by.
 _ADDED: Final = {"Description": "As in the tables of the dataset, or its sidecars."}
+
+#: What splits made elsewhere call the roles, in lower case.
+_ROLE_NAMES: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 #: Roles of the models that are compared with each other.
 COMPARED: Final = ("encoder", "finetuned", "baseline")
@@ -184,30 +192,41 @@ def keep_earlier_tables(out_dir: Path, facts: Mapping[str, Any]) -> Path | None:
     return folder
 
 
-def read_split_lines(path: Path) -> list[tuple[str, int, int, str, str]]:
+def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tuple[str, int, int, str, str]]:
     """Read splits as (phenotype or empty, repetition, fold, participant label without ``sub-``, role).
 
-    The TSV, from here or elsewhere, needs repetition, fold, participant_id and role, and phenotype if splits differ
-    between phenotypes. Raises InputError if it cannot be read or a column is missing or invalid.
+    The table (TSV or CSV), from here or elsewhere, needs repetition, fold, participant_id and role, and phenotype if
+    splits differ between phenotypes. A label that differs from one of `participants` only in zeros in front becomes
+    that one. Raises InputError if it cannot be read or a column is missing or invalid.
     """
     try:
         # People write these too, and some programs quote all text.
-        rows = read_rows(path, is_quoted=True)
+        rows = read_rows(path, is_quoted=True, delimiter=find_delimiter(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"The splits {path} cannot be read: {error}.", hint="Expected a group_splits.tsv.") from error
+    rows = [{name.strip().lower(): cell for name, cell in row.items()} for row in rows]
     columns = tuple(read_column_descriptions("group_splits"))
     missing = [name for name in columns[1:] if rows and name not in rows[0]]
     if missing or not rows:
         found = f"no column {', '.join(missing)}" if rows else "no rows"
         raise InputError(f"The splits {path} have {found}.", hint=f"Expected {', '.join(columns)}.")
     lines = []
+    counts = Counter(label.lstrip("0") for label in participants)
+    without_zeros = {bare: label for label in participants if counts[bare := label.lstrip("0")] == 1}
     for number, row in enumerate(rows, start=2):
-        repetition, fold = row["repetition"], row["fold"]
-        if not (repetition.isdecimal() and fold.isdecimal()):
+        repetition, fold = _parse_whole(row["repetition"]), _parse_whole(row["fold"])
+        if repetition is None or fold is None:
             raise InputError(
-                f"Line {number} of the splits {path} has repetition {repetition!r} and fold {fold!r}, "
+                f"Line {number} of the splits {path} has repetition {row['repetition']!r} and fold {row['fold']!r}, "
                 "expected whole numbers."
             )
-        label = row["participant_id"].removeprefix("sub-")
-        lines.append((row.get("phenotype", ""), int(repetition), int(fold), label, row["role"]))
+        label, role = row["participant_id"].strip().removeprefix("sub-"), row["role"].strip().lower()
+        label = label if label in participants else without_zeros.get(label.lstrip("0"), label)
+        lines.append((row.get("phenotype", ""), repetition, fold, label, _ROLE_NAMES.get(role, row["role"])))
     return lines
+
+
+def _parse_whole(text: str) -> int | None:
+    """Parse a whole number, also as programs with floating columns write it (2.0); None for anything else."""
+    whole, _, decimals = text.strip().partition(".")
+    return int(whole) if whole.isdecimal() and not decimals.strip("0") else None

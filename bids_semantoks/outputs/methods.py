@@ -23,8 +23,29 @@ _COMPONENT_KEYS: Final = {
     "ica_aroma": "pruim2015",
 }
 
-# Beginnings of names in GeneratedBy, in lower case without separators.
-_PIPELINE_KEYS: Final = {"fmriprep": "esteban2019", "xcpd": "mehta2024", "fmripostaroma": "pruim2015"}
+_FIX_KEYS: Final = ("salimikhorshidi2014", "griffanti2014")
+
+# Beginnings of names in GeneratedBy and of layouts, in lower case without separators, and what each is cited by.
+_PIPELINE_KEYS: Final = {
+    "fmriprep": ("esteban2019",),
+    "xcpd": ("mehta2024",),
+    "fmripostaroma": ("pruim2015",),
+    "fmriposttedana": ("dupre2021",),
+    "nibabies": ("nibabies", "esteban2019"),
+    "gigaconnectome": ("wang2025",),
+    "hcp": ("glasser2013",),
+    "humanconnectome": ("glasser2013",),
+    "hcplifespan": _FIX_KEYS,  # cleaned by FIX, as are the runs at 7 T and of UK Biobank
+    "hcp7t": _FIX_KEYS,
+    "ukb": ("alfaroalmagro2018", *_FIX_KEYS),
+    "ukbiobank": ("alfaroalmagro2018", *_FIX_KEYS),
+    "abcd": ("feczko2021", "glasser2013"),
+    "abcc": ("feczko2021", "glasser2013"),
+    "dcan": ("feczko2021", "glasser2013"),
+    "cpac": ("craddock2013",),
+    "halfpipe": ("waller2022",),
+    "tedana": ("dupre2021",),
+}
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -105,7 +126,12 @@ def _read(name: str) -> str:
 
 def _find_pipeline_keys(signals: Mapping[str, Any]) -> list[str]:
     names = [re.sub(r"[\s_-]", "", name).lower() for name in signals.get("pipelines", ())]
-    return [key for start, key in _PIPELINE_KEYS.items() if any(name.startswith(start) for name in names)]
+    keys = [
+        key for start, own in _PIPELINE_KEYS.items() if any(name.startswith(start) for name in names) for key in own
+    ]
+    if any("icafix" in name or "fslfix" in name or name.startswith("fix") for name in names):
+        keys += _FIX_KEYS
+    return list(dict.fromkeys(keys))
 
 
 def _find_denoising_keys(signals: Mapping[str, Any]) -> list[str]:

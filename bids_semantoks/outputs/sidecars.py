@@ -51,6 +51,7 @@ def build_signals_sidecar(
     repetition_time = signals.repetition_time
     scrubbed = ~signals.kept
     scrubbed[: signals.n_dummy] = False
+    scrubbed[scrubbed.size - signals.n_padding :] = False
     state = "after denoising" if settings["denoising"] else f"as {run.pipeline} left it, without further denoising"
     motion = signals.framewise_displacement[~np.isnan(signals.framewise_displacement)]
     return {
@@ -81,6 +82,7 @@ def build_signals_sidecar(
                 "FramewiseDisplacementAboveMillimetres": settings["fd_threshold"],
                 "Volumes": np.flatnonzero(scrubbed).tolist(),
             },
+            **({"Padding": {"Count": signals.n_padding}} if signals.n_padding else {}),
         },
         "MinimumTime": min_time,
         "MeanFramewiseDisplacement": round(float(motion.mean()), 6) if motion.size else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ class OutputPaths:
     def raw(self) -> Path:
         """Table of signals before denoising."""
         return self.file("stat-mean_desc-raw_timeseries.tsv")
+
+    @property
+    def coverage(self) -> Path:
+        """Table of the share of each parcel that has data."""
+        return self.file("stat-coverage_bold.tsv")
+
+    @property
+    def connectivity(self) -> Path:
+        """Table of correlations between parcels."""
+        return self.file("stat-pearsoncorrelation_relmat.tsv")
 
     @property
     def embedding(self) -> Path:
@@ -99,7 +110,7 @@ def write_signals(
     else:
         paths.raw.unlink(missing_ok=True)
     files.append(_write_coverage(paths, atlas, signals, sidecar))
-    matrix = paths.file("stat-pearsoncorrelation_relmat.tsv")
+    matrix = paths.connectivity
     write_table(matrix, atlas.parcels, compute_connectivity(signals.values), index="Node")
     files.append(matrix)
     write_json(
@@ -129,19 +140,62 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """Remove the sidecars of signals that are about to change, and of the embedding made from them.
+    """Remove all outputs of a run whose signals were made with other settings or from other files.
 
-    The tables stay until they are replaced, but do not count as complete without a sidecar. Signals made alike keep
-    theirs, since another process may be reading what it has just written.
+    Signals made alike stay, since another process may be reading what it has just written. Without a sidecar of the
+    signals it may still be writing: then only what a sidecar of its own dates earlier is removed.
     """
-    if is_made_alike(read_sidecar(paths.signals_sidecar), settings, inputs):
+    sidecar = read_sidecar(paths.signals_sidecar)
+    if is_made_alike(sidecar, settings, inputs):
         return
-    for path in (paths.signals, paths.raw, paths.embedding):
-        path.with_suffix(".json").unlink(missing_ok=True)
+    if sidecar is not None:
+        remove_outputs(paths)
+        return
+    for path in (paths.raw, paths.coverage, paths.connectivity):
+        own = read_sidecar(path.with_suffix(".json"))
+        if own is not None and not is_made_alike({"Inputs": inputs, **own}, settings, inputs):
+            _remove(path.with_suffix(".json"), path)
+    _remove(*_find_embedded(paths))
+
+
+def remove_outputs(paths: OutputPaths) -> None:
+    """Remove everything made of a run and atlas: sidecar and tables of the signals, embeddings by any encoder, figures
+    and statuses, so that nothing of an earlier call passes for what a run is now."""
+    tables = (paths.signals, paths.raw, paths.coverage, paths.connectivity)
+    stem, logs = glob.escape(paths.stem), paths.status.parent
+    figures = paths.out_dir / paths.stem.partition("_")[0] / "figures"
+    _remove(
+        # The sidecar goes first: without it nothing counts as complete.
+        *(path.with_suffix(".json") for path in tables),
+        *tables,
+        *_find_embedded(paths),
+        *figures.glob(f"{stem}_desc-*"),
+        *logs.glob(f"{stem}_status.json"),
+        *logs.glob(f"{stem}_desc-*_status.json"),
+    )
+
+
+def find_encoders(paths: OutputPaths) -> set[str]:
+    """Find the labels of the encoders that embedded a run."""
+    found = paths.directory.glob(f"{glob.escape(paths.stem)}_desc-*_embedding.json")
+    return {parse_entities(path.name)["desc"] for path in found}
+
+
+def _find_embedded(paths: OutputPaths) -> list[Path]:
+    """Find the files of embeddings by any encoder, sidecars first."""
+    patterns = [
+        f"{glob.escape(paths.stem)}_desc-*_{ending}" for ending in ("embedding.json", "embedding.tsv", "tokens.npy")
+    ]
+    return [path for pattern in patterns for path in sorted(paths.directory.glob(pattern))]
+
+
+def _remove(*found: Path) -> None:
+    for path in found:
+        path.unlink(missing_ok=True)
 
 
 def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> Path:
-    path = paths.file("stat-coverage_bold.tsv")
+    path = paths.coverage
     present = signals.present
     rows = [
         (
@@ -206,15 +260,7 @@ def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float6
 
 def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
     """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``."""
-    sidecar_path = paths.embedding.with_suffix(".json")
-    there = read_sidecar(sidecar_path)
-    # An old sidecar would vouch for new tables if this process died in between. One like ours stays: another process
-    # may have written it for the same run.
-    if there and (
-        there.get("SignalsSHA256") != sidecar["SignalsSHA256"]
-        or describe_differences(there["Settings"], sidecar["Settings"])
-    ):
-        sidecar_path.unlink(missing_ok=True)
+    remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
     n_windows, n_dims = embedding.vectors.shape
     duration = np.full(n_windows, windows.duration)
     meta = np.stack([np.arange(1.0, n_windows + 1), windows.onset, duration, windows.kept], axis=1)
@@ -227,7 +273,15 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
     else:
         # Old ones may belong to other windows.
         paths.tokens.unlink(missing_ok=True)
-    write_json(sidecar_path, {**sidecar, "Files": _describe_files(files)})
+    write_json(paths.embedding_sidecar, {**sidecar, "Files": _describe_files(files)})
+
+
+def remove_embedding(paths: OutputPaths, *, settings: Mapping[str, Any], signals_sha256: str) -> None:
+    """Remove an embedding of other signals or settings, sidecar first: it must not pass for one that cannot be made.
+    One made alike stays, since another process may have written it for the same run."""
+    there = read_sidecar(paths.embedding_sidecar)
+    if there and (there.get("SignalsSHA256") != signals_sha256 or describe_differences(there["Settings"], settings)):
+        _remove(paths.embedding_sidecar, paths.embedding, paths.tokens)
 
 
 def _describe_files(paths: Iterable[Path]) -> dict[str, int]:
@@ -269,9 +323,15 @@ class StoredRun:
         """Leading dummy volumes."""
         return int(self.sidecar["VolumesDropped"]["Dummy"]["Count"])
 
+    @property
+    def n_padding(self) -> int:
+        """Volumes at the end that were no data."""
+        return int(self.sidecar.get("VolumesDropped", {}).get("Padding", {}).get("Count", 0))
+
     def read_signals(self) -> NDArray[np.float32]:
-        """Read the cleaned signals (T, P); NaN in dropped volumes and absent parcels."""
-        return read_signals(self.paths)[1]
+        """Read the cleaned signals (T, P) without padding; NaN in dropped volumes and absent parcels."""
+        values = read_signals(self.paths)[1]
+        return values[: len(values) - self.n_padding]
 
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:

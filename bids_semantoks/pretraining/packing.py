@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.errors import InputError, RunSkipped
+from bids_semantoks.errors import InputError, RunSkipped, name_some
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.signals.cleaning import interpolate_dropped
-from bids_semantoks.signals.windows import resample, zscore
+from bids_semantoks.signals.cleaning import count_padding, interpolate_dropped
+from bids_semantoks.signals.windows import resample, select_signals, zscore
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -31,14 +31,8 @@ def standardise(
     in seconds. Returns values (T', P), zero in absent parcels, and which parcels are present (P,). Raises
     RunSkipped too_few_kept, no_content or too_short.
     """
-    signals = np.asarray(table, dtype=np.float64)[n_dummy:]
-    present: NDArray[np.bool_] = np.asarray(~np.isnan(signals).all(axis=0))
-    kept = np.asarray(~np.isnan(signals[:, present]).any(axis=1))
-    if not present.any() or not kept.any():
-        raise RunSkipped("too_few_kept", f"None of {len(table)} volumes has signals in all present parcels.")
-    if not np.isfinite(signals[kept][:, present]).all():
-        raise RunSkipped("no_content", "The table holds infinite values.")
-    complete = interpolate_dropped(signals[:, present], kept)
+    signals, present, kept = select_signals(table, n_dummy)
+    complete = interpolate_dropped(signals, kept)
     resampled = resample(complete, repetition_time, target)
     if not len(resampled):
         raise RunSkipped("too_short", f"{len(complete)} volumes give no sample of {target:g} s.")
@@ -73,7 +67,7 @@ class TableReader:
                 return f"{path} has {len(parcels)} parcels that are not the {len(self.parcels)} of the atlas"
             return _standardise_run(
                 source,
-                table[:, self.order],
+                table[: len(table) - stored.n_padding, self.order],
                 repetition_time=stored.repetition_time,
                 n_dummy=stored.n_dummy,
                 target=self.target,
@@ -111,6 +105,13 @@ def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: fl
             try:
                 if problem:
                     raise RunSkipped("no_content", f"{problem}.")
+                if n_padding := count_padding(table):
+                    LOGGER.warning(
+                        "Participant %s, row %d: %d volumes at the end hold no data, the same numbers in each, and are "
+                        "cut off.",
+                        *(source.participant, row, n_padding),
+                        extra={"once": "padding in HDF5"},
+                    )
                 run = _standardise_run(source, table, repetition_time=target, n_dummy=0, target=target)
             except RunSkipped as error:
                 LOGGER.warning("Left out of the training: participant %s, row %d: %s", source.participant, row, error)
@@ -150,9 +151,21 @@ def _keep_readable(results: Iterator[tuple[int, Any]], missing: Sequence[SignalS
         LOGGER.warning("Left out of the training: %s.", str(reason).rstrip("."))
 
 
-def select_packed(store: SignalStore, sources: Sequence[SignalSource]) -> SignalView:
-    """Select the packed runs among `sources`, sorted by key whatever their order on disk. InputError for none."""
+def select_packed(
+    store: SignalStore, sources: Sequence[SignalSource], *, min_time: float = 0.0, target: float = 1.0
+) -> SignalView:
+    """Select the packed runs among `sources`, sorted by key whatever their order on disk; those with less than
+    `min_time` seconds, at `target` seconds per volume, are left out with a warning. InputError for none."""
     keys = sorted({source.key for source in sources if source.key in store})
+    if keys:
+        view = store.select(keys)
+        long = view.lengths * target >= min_time * (1 - 1e-9)
+        if short := [view.participants[i] for i in np.flatnonzero(~long)]:
+            LOGGER.warning(
+                "Left out of the training: %d of %d runs with less than --min-time %g s, of participants %s.",
+                *(len(short), len(keys), min_time, name_some(short)),
+            )
+        keys = [key for key, here in zip(keys, long, strict=True) if here]
     if not keys:
         raise InputError(
             f"None of {len(sources)} runs has signals to train on.", hint="The warnings above say why for each."

@@ -15,12 +15,15 @@ import torch
 from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
 from bids_semantoks.files import hash_values, read_json, write_json
-from bids_semantoks.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from bids_semantoks.models.checkpoints import write_checkpoint
 from bids_semantoks.models.frozen import resolve_device
+from bids_semantoks.models.hub import CONFIG_FILE
 from bids_semantoks.models.initialise import build_encoder, build_head
 from bids_semantoks.models.parcels import layout_to_json, match_parcels
+from bids_semantoks.models.weight_files import WEIGHTS_FILE
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.card import CARD_FILE, LOG_FILE, TrainingLog, read_training_log, write_model_card
+from bids_semantoks.pretraining.claim import claim
 from bids_semantoks.pretraining.packing import pack_file, pack_tables, select_packed
 from bids_semantoks.pretraining.plan import Blueprint, build_details, describe_data, draw_blueprint, find_kernels
 from bids_semantoks.reports.figures_training import write_figures
@@ -57,15 +60,13 @@ def pretrain_encoder(
             data = dataclasses.replace(data, sources=sources)
         with watch_signals() as request, join_ranks(device) as ranks:
             plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
-            if config.running.overwrite and ranks.is_first:
-                _clear(plan)
-            ranks.wait()
-            is_done = _is_finished(plan)
+            is_done = not config.running.overwrite and _is_finished(plan)
             # No rank may begin to write before all have checked.
             ranks.wait()
             if not is_done:
                 try:
-                    _train(config, plan, device, ranks, request)
+                    with claim(plan.directory, ranks, request):
+                        _train_anew(config, plan, device, ranks, request)
                 except OSError as error:
                     raise describe_full_disk(error, plan.directory) from error
             ranks.wait()
@@ -92,6 +93,17 @@ def preview_training(
         n_participants // (plan.recipe.batch_size or 1),
         plan.directory,
     )
+
+
+def _train_anew(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Ranks, request: StopRequest) -> None:
+    """Train, unless another call has finished the same encoder while this one waited for it."""
+    if config.running.overwrite and ranks.is_first:
+        _clear(plan)
+    ranks.wait()
+    is_done = _is_finished(plan)
+    ranks.wait()
+    if not is_done:
+        _train(config, plan, device, ranks, request)
 
 
 def _clear(plan: Blueprint) -> None:
@@ -220,7 +232,10 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
             f"Pretraining was stopped by {request.reason or 'another process'} when the signals were packed.",
             hint="The same call goes on.",
         )
-    return select_packed(SignalStore(directory, plan.layout.n_parcels), plan.data.sources)
+    # Stored signals were held against --min-time when they were made.
+    min_time = config.signals.min_time if plan.file is not None else 0.0
+    store = SignalStore(directory, plan.layout.n_parcels)
+    return select_packed(store, plan.data.sources, min_time=min_time, target=target)
 
 
 def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> None:

@@ -196,6 +196,8 @@ def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str
 
 def draw_stabilities(out_dir: Path, participant: str) -> list[tuple[str, Picture]]:
     """Draw a participant's embedding stability; return (space, atlas and encoder in words; picture) per combination."""
+    for old in (out_dir / f"sub-{participant}" / "figures").glob("*Stability_bold.svg"):
+        old.unlink(missing_ok=True)
     own = _find_embeddings(out_dir, participant)
     kinds = sorted({kind for kind, _ in own})
     others = _find_others(out_dir, participant) if kinds else []

@@ -132,6 +132,10 @@ class ReportQueue:
         self.left = Counter(participants)
         self.started: set[str] = set()
 
+    def expect(self, participant: str) -> None:
+        """Plan one more run; label without ``sub-``."""
+        self.left[participant] += 1
+
     def finish(self, participant: str) -> None:
         """Count one run as done and write the report after the last one; label without ``sub-``."""
         self.left[participant] -= 1
@@ -230,6 +234,7 @@ def read_volumes(sidecar: dict[str, Any]) -> Volumes:
     kept = np.ones(sidecar["VolumesTotal"], dtype=np.bool_)
     kept[: dropped["Dummy"]["Count"]] = False
     kept[dropped["Scrubbed"]["Volumes"]] = False
+    kept[kept.size - dropped.get("Padding", {}).get("Count", 0) :] = False
     return Volumes(
         kept=kept,
         n_dummy=dropped["Dummy"]["Count"],

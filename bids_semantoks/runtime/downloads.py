@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -39,6 +40,15 @@ LOG = logging.getLogger("bids_semantoks")
 TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
 _DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
 _BLOCK: Final = 1 << 20
+
+# What to do where the hub refuses.
+_TERMS: Final = "Log in at {page}, accept its terms, and set HF_TOKEN to a token of that account (hf auth login)."
+_LOGIN: Final = "Check the name; for a private repository set HF_TOKEN (hf auth login)."
+_LATER: Final = "Try again later, or give the path of a file that you have to --model."
+_PORTAL: Final = (
+    "A login page or a proxy may stand between (log in in a browser, check HTTPS_PROXY and HF_ENDPOINT); or give the "
+    "path of a file that you have to --model."
+)
 
 
 def is_offline() -> bool:
@@ -130,15 +140,24 @@ def find_hub_caches() -> list[Path]:
 def find_hub_file(repository: str, name: str) -> Path | None:
     """Find a file of a hub repository (ORG/NAME), main revision, in the local caches; None if absent."""
     for cache in find_hub_caches():
-        folder = cache / f"models--{repository.replace('/', '--')}"
-        try:
-            revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            continue
-        path = folder / "snapshots" / revision / name
-        if revision and path.is_file():
-            return path
+        snapshot = find_snapshot(cache / f"models--{repository.replace('/', '--')}")
+        if snapshot is not None and (snapshot / name).is_file():
+            return snapshot / name
     return None
+
+
+def find_snapshot(folder: Path) -> Path | None:
+    """Find the files of a repository in its folder of a cache: the main revision, or the only one; None if absent."""
+    try:
+        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        revision = ""
+    if revision:
+        path = folder / "snapshots" / revision
+        return path if path.is_dir() else None
+    # A copied cache may lack its refs.
+    found = [path for path in (folder / "snapshots").glob("*/") if not path.name.startswith(".")]
+    return found[0] if len(found) == 1 else None
 
 
 def _find_user_cache(environ: Mapping[str, str]) -> Path | None:
@@ -277,11 +296,12 @@ def check_file(path: Path, published: str | None = None) -> str:
 
 
 class FetchError(Exception):
-    """A Hugging Face file could not be fetched; the reason is half a sentence,
+    """A Hugging Face file could not be fetched; the reason is half a sentence, `hint` what to do about it,
     `is_absent` if the server has no such file."""
 
-    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
+    def __init__(self, reason: str, *, hint: str = "", is_absent: bool = False) -> None:
         super().__init__(reason)
+        self.hint = hint
         self.is_absent = is_absent
 
 
@@ -297,10 +317,32 @@ def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> 
         raise FetchError(obstacle)
     try:
         return Path(hf_hub_download(repository, name, cache_dir=cache))
-    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but means that no connection was made
-        raise FetchError("the network cannot be reached") from error
+    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but hides what the server answered
+        raise _explain_refusal(repository, error.__cause__, constants.ENDPOINT) from error
     except errors.EntryNotFoundError as error:
         raise FetchError(f"{repository} has no {name}", is_absent=True) from error
     except failures as error:
-        reason = str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
-        raise FetchError(f"it cannot be fetched ({reason})") from error
+        raise _explain_refusal(repository, error, constants.ENDPOINT) from error
+
+
+def _explain_refusal(repository: str, error: BaseException | None, server: str) -> FetchError:
+    """Explain in half a sentence and a hint why the hub did not give a file; None means that nobody answered."""
+    from huggingface_hub import errors  # noqa: PLC0415 - as above
+
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    page = f"{server}/{repository}"
+    if isinstance(error, errors.GatedRepoError):
+        return FetchError(f"access to it is restricted (gated, {code})", hint=_TERMS.format(page=page))
+    if isinstance(error, errors.RepositoryNotFoundError) or code in (401, 404):
+        return FetchError(f"{server} has no such repository, or a private one ({code})", hint=_LOGIN)
+    if code == 403:
+        return FetchError(f"{server} denies access to it (403)", hint=_TERMS.format(page=page))
+    if code == 429:
+        return FetchError("the server limits the rate of requests (429)", hint=f"Wait some minutes. {_LATER}")
+    if code is not None and code >= 500:
+        return FetchError(f"the server is busy or out of order ({code})", hint=_LATER)
+    if isinstance(error, errors.FileMetadataError) or (code is not None and 200 <= code < 400):
+        return FetchError(f"{server} answers with a page that is not the hub's", hint=_PORTAL)
+    reason = textwrap.shorten(str(error or "no answer"), 100, placeholder=" ...").rstrip(".") or type(error).__name__
+    is_local = isinstance(error, OSError) and error.errno is not None  # a full disk, a folder that is not writable
+    return FetchError(f"it cannot be fetched ({reason})" if is_local else f"the network cannot be reached ({reason})")

@@ -100,7 +100,7 @@ class _Crew:
         i = self.waiting.popleft()
         self.busy[connection] = (process, i)
         # A process that died meanwhile is noticed when its answer is awaited.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.send(self.jobs[i])
 
     def collect(self) -> Iterator[tuple[int, Any]]:
@@ -109,7 +109,7 @@ class _Crew:
             process, i = self.busy.pop(connection)
             try:
                 answer = connection.recv()
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # killed before, or in the middle of, its answer
                 process.join()
                 yield i, WorkerDied(process.exitcode)
                 self.start()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.records import Bools, Floats
 
 MIN_FREEDOM: Final = 5
@@ -21,6 +22,83 @@ MIN_VOLUMES: Final = _TREND_TERMS + MIN_FREEDOM
 
 _DURATION_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
+
+
+def count_padding(values: NDArray[np.floating]) -> int:
+    """Count the volumes at the end of (T, P) that hold no data, since they repeat one volume in all parcels.
+
+    The first of them is itself padding where all its parcels hold the same number, as zeros do; else it is the last
+    real volume. Volumes of NaN alone are passed over, and 0 is returned for values that never vary.
+    """
+    n_volumes = len(values)
+    last: NDArray[np.floating] = np.empty(0)
+    places: list[int] = []
+    for place in range(n_volumes - 1, -1, -1):
+        row = values[place]
+        if np.isnan(row).all():
+            continue
+        if not places:
+            last = row
+        elif not np.array_equal(row, last, equal_nan=True):
+            break
+        places.append(place)
+    else:
+        return 0
+    known = last[~np.isnan(last)]
+    is_flat = not known.any() or (len(places) > 1 and np.ptp(known) == 0)
+    first = places[-1] if is_flat else ([n_volumes, *places])[-2]
+    return n_volumes - first
+
+
+def find_empty_volumes(values: NDArray[np.floating]) -> Bools:
+    """Find the volumes (T,) of (T, P) without data: padding at the end, and zeros in all parcels."""
+    varying = values[:, find_varying(values, np.ones(len(values), dtype=np.bool_))]
+    known = ~np.isnan(varying).all(axis=1)
+    is_zero = known & ~(np.nan_to_num(varying) != 0).any(axis=1)
+    empty: Bools = is_zero & (varying.shape[1] > 0)
+    if n_padding := count_padding(varying):
+        empty[-n_padding:] = known[-n_padding:]
+    return empty
+
+
+def drop_empty(values: Floats, kept: Bools, expected: Bools) -> tuple[Bools, int, tuple[str, ...]]:
+    """Set volumes without data to NaN, in place: values (T, P). Return which volumes (T,) are gone, how many of them
+    end the run, and warnings. Volumes of NaN count where data are `expected` (T,); none is gone where nothing varies
+    over the `kept` volumes (T,)."""
+    missing = np.isnan(values).all(axis=1)
+    empty = find_empty_volumes(values) & find_varying(values, kept).any()
+    values[empty] = np.nan
+    gone: Bools = empty | (missing & expected)
+    with_data = np.flatnonzero(~missing & ~empty)
+    end = int(with_data[-1]) + 1 if with_data.size else 0
+    after = np.flatnonzero(gone[end:])
+    n_padding = len(values) - end - int(after[0]) if after.size else 0
+    notes = []
+    if n_end := int(empty[end:].sum()):
+        notes.append(f"{n_end} volumes at the end hold no data, the same numbers in each, and are n/a.")
+    if inside := np.flatnonzero(empty[:end]).tolist():
+        notes.append(f"{len(inside)} volumes are 0 in all parcels and are n/a: {name_some(inside)} (the first is 0).")
+    return gone, n_padding, tuple(notes)
+
+
+def drop_constant(values: Floats, kept: Bools, names: Sequence[str]) -> tuple[str, ...]:
+    """Set parcels that do not vary over the kept volumes to NaN, in place: values (T, P); return warnings with their
+    `names` (P,)."""
+    constant = ~find_varying(values, kept) & ~np.isnan(values).all(axis=0)
+    values[:, constant] = np.nan
+    if not constant.any():
+        return ()
+    listed = name_some([name for name, here in zip(names, constant, strict=True) if here])
+    return (f"{int(constant.sum())} of {constant.size} parcels do not vary and are absent: {listed}.",)
+
+
+def find_varying(values: NDArray[np.floating], kept: Bools) -> Bools:
+    """Find the columns (C,) of (T, C) that vary over the kept rows, NaN aside, by more than rounding noise."""
+    rows = np.asarray(values, dtype=np.float64)[kept]
+    missing = np.isnan(rows)
+    high = np.where(missing, -np.inf, rows).max(axis=0, initial=-np.inf)
+    low = np.where(missing, np.inf, rows).min(axis=0, initial=np.inf)
+    return np.asarray(high - low > _CONSTANT * np.maximum(np.abs(high), np.abs(low)))
 
 
 def interpolate_dropped(values: Floats, kept: Bools) -> Floats:
@@ -59,7 +137,7 @@ def pass_band(band_pass: tuple[float, float] | None, *, repetition_time: float) 
             "no_repetition_time",
             f"A repetition time of {repetition_time:g} s reaches up to {nyquist:g} Hz, "
             f"but --band-pass starts at {low:g} Hz: nothing would remain.",
-            hint="Is RepetitionTime in the sidecar given in milliseconds? It must be in seconds.",
+            hint="Is the repetition time given in milliseconds? It must be in seconds.",
         )
     return (low or None), (high if 0 < high < nyquist else None)
 
@@ -130,11 +208,7 @@ def _clean(
 
 def _varying(regressors: Floats, kept: Bools) -> Floats:
     """Drop regressors that are constant over kept volumes: scaled to unit variance they would be rounding noise."""
-    rows = np.asarray(regressors, dtype=np.float64)[kept]
-    if rows.size == 0:
-        return np.asarray(regressors, dtype=np.float64)[:, :0]
-    constant = np.ptp(rows, axis=0) <= _CONSTANT * np.abs(rows).max(axis=0)
-    return np.asarray(regressors, dtype=np.float64)[:, ~constant]
+    return np.asarray(regressors, dtype=np.float64)[:, find_varying(regressors, kept)]
 
 
 def _check_freedom(kept: Bools, n_regressors: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,8 +141,13 @@ def _refuse_content(path: Path) -> NoReturn:
 def read_censored(path: Path) -> tuple[ConfoundsTable, NDArray[np.bool_]]:
     """Read a pipeline's table of censored volumes; return it and which volumes of the run (T,) were kept."""
     table = ConfoundsTable(path)
-    column = "framewise_displacement" if "framewise_displacement" in table.names else table.names[0]
-    return table, np.asarray(table.read_column(column) == 0)
+    # XCP-D's exact_* mark which of the good volumes a matrix of an exact time takes.
+    flags = [name for name in table.names if not name.startswith("exact_")]
+    if "framewise_displacement" in flags:
+        flags = ["framewise_displacement"]
+    if not flags:
+        table.refuse("has no column framewise_displacement that marks censored volumes")
+    return table, np.asarray(np.all([table.read_column(name) == 0 for name in flags], axis=0))
 
 
 def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) -> ConfoundsTable | Path | None:
@@ -158,7 +164,7 @@ def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) ->
 
 
 def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: float) -> ConfoundsTable:
-    """Load headerless movement regressors and derive the columns that fMRIPrep would write.
+    """Load movement regressors, whose header does not count, and derive the columns that fMRIPrep would write.
 
     One row per volume, separated by white space. `columns`: trans_* in mm, rot_* in radians or rot_*_deg in
     degrees, empty to ignore a column. Adds first derivatives, squares, cosines of a 128 s high-pass, and
@@ -200,6 +206,9 @@ def build_cosines(n_volumes: int, repetition_time: float) -> dict[str, Floats]:
 
 def _read_numbers(path: Path, n_columns: int) -> Floats:
     rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    # The layout names the columns; a header, as abcd-hcp-pipeline writes it, may name them as well.
+    if rows and all(re.fullmatch(r"(?!nan|inf)[A-Za-z]\w*", cell, re.IGNORECASE) for cell in rows[0]):
+        del rows[0]
     for number, row in enumerate(rows, start=1):
         if len(row) != n_columns:
             raise RunFailed(

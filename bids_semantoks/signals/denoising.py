@@ -25,7 +25,7 @@ BASES: Final = {
     "global_signal": ("global_signal",),
 }
 # Each kind of CompCor needs components of every group; a group lists how columns may begin and, for those of several
-# masks, the mask (fMRIPrep up to 23.0 calls all anatomical components a_comp_cor_*, later those of one tissue w_ or
+# masks, the mask (fMRIPrep before 21.0 calls all anatomical components a_comp_cor_*, later those of one tissue w_ or
 # c_comp_cor_*).
 _TISSUES: Final = (("a", "CSF"), ("a", "WM"), ("w", ""), ("c", ""))
 _COMBINED: Final = (("a", "combined"),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,16 @@ from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
 from bids_semantoks.images.fsl_warps import check_warp
 from bids_semantoks.images.volumes import Volumes, check_content, is_surface, load_volumes
+from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.cleaning import MIN_VOLUMES, check_duration, clean_signals, estimate_freedom
+from bids_semantoks.signals.cleaning import (
+    MIN_VOLUMES,
+    check_duration,
+    clean_signals,
+    drop_constant,
+    drop_empty,
+    estimate_freedom,
+)
 from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.native_means import extract_native_means
@@ -20,7 +29,6 @@ from bids_semantoks.signals.regressors import Regressors, select_regressors, sel
 from bids_semantoks.signals.surface_means import SurfaceSeries, extract_surface_means, load_surface_series
 from bids_semantoks.signals.volume_means import ParcelMeans, extract_means
 
-_SAME_REPETITION_TIME = 1e-3
 #: Share of the pass band's degrees of freedom below which a warning is given.
 _LITTLE_FREEDOM = 0.3
 
@@ -32,7 +40,7 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
     no_confounds, bad_confounds or bad_image.
     """
     series, _ = _open_run(run)
-    repetition_time = _find_repetition_time(run, series.repetition_time)
+    repetition_time, _ = decide_repetition_time(run, series.repetition_time)
     return _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
 
 
@@ -82,7 +90,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
             hint=f"Choose the data with --space {atlas.space}, or an atlas in the space of the data.",
         )
     series, mask = _open_run(run)
-    repetition_time = _find_repetition_time(run, series.repetition_time)
+    repetition_time, time_notes = decide_repetition_time(run, series.repetition_time)
     # Short and scrubbed runs are refused before seconds are spent on their voxels.
     regressors = _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
     unit, place = "voxel", "voxels in the brain mask of"
@@ -103,13 +111,21 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         )
     raw = np.full((regressors.stored.size, len(atlas.parcels)), np.nan)
     raw[np.ix_(regressors.stored, present)] = means.values[:, present]
+    gone, n_padding, empty_notes = drop_empty(raw, regressors.kept, regressors.stored)
+    regressors = replace(regressors, kept=regressors.kept & ~gone)
+    check_duration(regressors.kept, repetition_time=repetition_time, min_time=config.min_time)
+    constant_notes = drop_constant(raw, regressors.kept, atlas.parcels)
+    if np.isnan(raw).all():
+        raise RunFailed("bad_image", f"No parcel of {run.bold} varies over its {regressors.kept.sum()} kept volumes.")
     cleaned = clean_signals(
         raw, regressors.values, regressors.kept, repetition_time=repetition_time, band_pass=config.band_pass
     )
     notes = (
-        *_compare_repetition_times(run, repetition_time, series.repetition_time),
+        *time_notes,
         *regressors.warnings,
         *means.warnings,
+        *empty_notes,
+        *constant_notes,
         *_describe_absent(atlas, means, present, config.min_coverage, unit),
         *_describe_freedom(regressors, repetition_time, config.band_pass),
     )
@@ -117,6 +133,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         values=cleaned.astype(np.float32),
         raw=raw.astype(np.float32),
         kept=regressors.kept,
+        n_padding=n_padding,
         n_dummy=regressors.n_dummy,
         coverage=coverage,
         n_voxels=means.n_voxels,
@@ -156,32 +173,6 @@ def _find_mask(run: Run) -> Path | None:
         )
     check_content(run.mask)
     return run.mask
-
-
-def _find_repetition_time(run: Run, in_header: float | None) -> float:
-    if run.repetition_time is None and run.is_denoised and in_header:
-        # Pipelines that denoise state it less often than fMRIPrep, and keep the header.
-        return in_header
-    if run.repetition_time is None:
-        check_content(run.bold.with_name(f"{run.bold.name.partition('.')[0]}.json"))
-        known = f"; its header says {in_header:g} s" if in_header else ""
-        raise RunFailed(
-            "no_repetition_time",
-            f"No sidecar gives a usable RepetitionTime (a positive number of seconds) for {run.bold}{known}.",
-            hint="Write it in seconds to the JSON file beside the image.",
-        )
-    return run.repetition_time
-
-
-def _compare_repetition_times(run: Run, repetition_time: float, in_header: float | None) -> tuple[str, ...]:
-    if run.repetition_time is None:
-        return (f"No sidecar states the repetition time of {run.bold.name}: {repetition_time:g} s is from its header.",)
-    if in_header is None or abs(in_header - repetition_time) <= _SAME_REPETITION_TIME:
-        return ()
-    return (
-        f"The sidecar of {run.bold.name} gives a repetition time of {repetition_time:g} s, "
-        f"its header {in_header:g} s; the sidecar's is used.",
-    )
 
 
 def _describe_absent(

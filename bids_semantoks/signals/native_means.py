@@ -18,14 +18,22 @@ from bids_semantoks.errors import AtlasError, RunFailed
 from bids_semantoks.images.fsl_warps import find_neighbours, is_inside, load_fsl_warp
 from bids_semantoks.images.volumes import Volumes, load_mask
 from bids_semantoks.records import Atlas
-from bids_semantoks.signals.volume_means import ParcelMeans, VoxelSums, scale_sums, sum_volumes
+from bids_semantoks.signals.volume_means import (
+    ParcelMeans,
+    VoxelSums,
+    describe_lost,
+    find_lost,
+    scale_sums,
+    sum_volumes,
+)
 
 
 def extract_native_means(volumes: Volumes, mask: Path, warp_path: Path, atlas: Atlas) -> ParcelMeans:
     """Average each parcel over its voxels of the warp's standard grid: native 4-D image -> (T, P).
 
     A standard voxel counts where it lies inside the native image and mask, one of its native neighbours varies in time
-    and all are finite. The file is streamed in blocks, a second time only if a voxel that does not count entered a sum.
+    and all are finite but in lost volumes. The file is streamed in blocks, again only if a voxel that does not count
+    entered a sum, or a volume is lost.
     Raises AtlasError where the atlas covers nothing of the standard grid, RunSkipped no_content, RunFailed bad_image,
     space_mismatch (image and mask) or low_coverage (no voxel of a parcel lies in the mask).
     """
@@ -45,15 +53,11 @@ def extract_native_means(volumes: Volumes, mask: Path, warp_path: Path, atlas: A
         )
     parcels = parcels[here]
     shares, voxels = _build_shares(places[here], volumes.shape)
-    sums, usable, notes = _sum_usable(volumes, voxels, shares, parcels, len(atlas.parcels))
+    sums, usable, lost, notes = _sum_usable(volumes, voxels, shares, parcels, len(atlas.parcels))
     n_used = np.bincount(parcels[usable], minlength=len(atlas.parcels))
-    return ParcelMeans(
-        values=scale_sums(volumes.path, sums[:, n_used > 0], n_used, volumes.slope, volumes.intercept),
-        n_used=n_used,
-        n_voxels=n_voxels,
-        warnings=notes,
-        resampling=warp.describe(),
-    )
+    values = scale_sums(volumes.path, sums[:, n_used > 0], n_used, volumes.slope, volumes.intercept)
+    values[lost] = np.nan
+    return ParcelMeans(values=values, n_used=n_used, n_voxels=n_voxels, warnings=notes, resampling=warp.describe())
 
 
 def _build_shares(places: NDArray[np.float64], shape: tuple[int, int, int]) -> tuple[Any, NDArray[np.intp]]:
@@ -71,9 +75,11 @@ def _build_shares(places: NDArray[np.float64], shape: tuple[int, int, int]) -> t
 
 def _sum_usable(
     volumes: Volumes, voxels: NDArray[np.intp], shares: Any, parcels: NDArray[np.int32], n_parcels: int
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], tuple[str, ...]]:
-    """Sum the standard voxels that count: sums (T, P), which of them count (S,), and warnings."""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], tuple[str, ...]]:
+    """Sum the standard voxels that count: sums (T, P), which count (S,), which volumes are lost (T,), and warnings."""
     sums, found = _stream(volumes, voxels, shares, parcels, n_parcels)
+    if (lost := find_lost(found.n_finite)).any():
+        sums, found = _stream(volumes, voxels, shares, parcels, n_parcels, lost)
     broken = shares @ ~found.always_finite > 0
     usable = (shares @ found.varies > 0) & ~broken
     if not usable.any():
@@ -81,14 +87,19 @@ def _sum_usable(
         raise RunFailed("bad_image", f"All {usable.size} voxels of {volumes.path} in parcels and mask are {what}.")
     # Most of what does not count is 0 in all volumes, and in no sum.
     if broken.any() or np.any(shares[~usable] @ found.start):
-        sums, _ = _stream(volumes, voxels, shares[usable], parcels[usable], n_parcels)
+        sums, _ = _stream(volumes, voxels, shares[usable], parcels[usable], n_parcels, lost)
     n_broken = int(broken.sum())
     notes = (f"{n_broken} voxels in parcels lie next to NaN or infinite values and were left out.",) if n_broken else ()
-    return sums, usable, notes
+    return sums, usable, lost, (*notes, *describe_lost(lost))
 
 
 def _stream(
-    volumes: Volumes, voxels: NDArray[np.intp], shares: Any, parcels: NDArray[np.int32], n_parcels: int
+    volumes: Volumes,
+    voxels: NDArray[np.intp],
+    shares: Any,
+    parcels: NDArray[np.int32],
+    n_parcels: int,
+    lost: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], VoxelSums]:
     n_standard = parcels.size
     members = csr_array((np.ones(n_standard), (parcels, np.arange(n_standard))), shape=(n_parcels, n_standard))
@@ -97,5 +108,5 @@ def _stream(
     def add_up(values: NDArray[Any], out: NDArray[Any]) -> None:
         out[:] = weights @ values
 
-    found = sum_volumes(volumes, voxels, np.empty((volumes.n_volumes, n_parcels)), add_up)
+    found = sum_volumes(volumes, voxels, np.empty((volumes.n_volumes, n_parcels)), add_up, lost)
     return found.totals, found

@@ -23,6 +23,7 @@ from bids_semantoks.signals.confounds import (
 from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, Denoising
 
 _DISPLACEMENT: Final = "framewise_displacement"
+_NO_SCRUBBING: Final = "Remove --fd-threshold, or supply this column."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -88,7 +89,7 @@ def select_regressors(
     displacement = _read_displacement(table, fd_threshold, notes)
     kept = np.arange(n_volumes) >= n_dummy
     if fd_threshold is not None:
-        kept &= ~(displacement > fd_threshold)
+        kept = _scrub(displacement, kept, fd_threshold, table, notes)
     names = _choose_columns(table, denoising, (n_volumes - n_steady) * repetition_time, notes)
     values = np.zeros((n_volumes, len(names)))
     for position, name in enumerate(names):
@@ -117,12 +118,29 @@ def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
 
 
 def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> Floats:
+    if _DISPLACEMENT in table.names:
+        return table.read_column(_DISPLACEMENT)
     if fd_threshold is not None:
-        table.check_columns([_DISPLACEMENT], "--fd-threshold")
-    elif _DISPLACEMENT not in table.names:
-        notes.append(f"{table.path.name} has no {_DISPLACEMENT}: motion is unknown.")
-        return np.full(table.n_rows, np.nan)
-    return table.read_column(_DISPLACEMENT)
+        table.refuse(f"lacks {_DISPLACEMENT}, needed for --fd-threshold", hint=_NO_SCRUBBING)
+    notes.append(f"{table.path.name} has no {_DISPLACEMENT}: motion is unknown.")
+    return np.full(table.n_rows, np.nan)
+
+
+def _scrub(displacement: Floats, kept: Bools, threshold: float, table: ConfoundsTable, notes: list[str]) -> Bools:
+    """Drop the volumes (T,) above a threshold (mm); RunFailed bad_confounds where no kept volume has a value."""
+    unknown = kept & np.isnan(displacement)
+    if kept.any() and unknown[kept].all():
+        table.refuse(
+            f"has no value of {_DISPLACEMENT} in any of {int(kept.sum())} volumes, needed for --fd-threshold",
+            hint=_NO_SCRUBBING,
+        )
+    # Only the first volume has nothing to be compared with.
+    if gaps := (np.flatnonzero(unknown[1:]) + 2).tolist():
+        notes.append(
+            f"{table.path.name} has n/a in {len(gaps)} later rows of {_DISPLACEMENT} (first in row {gaps[0]}): these "
+            "volumes are not scrubbed."
+        )
+    return np.asarray(kept & ~(displacement > threshold))
 
 
 def _choose_columns(
@@ -233,17 +251,19 @@ def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: 
     kept, stored, notes = _read_censored(run, n_volumes)
     n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), kept.size)
     kept[:n_dummy] = False
-    displacement = _read_denoised_displacement(run, kept.size)
+    table = _find_motion_table(run, kept.size)
+    displacement = np.full(kept.size, np.nan) if table is None else table.read_column(_DISPLACEMENT)
     if fd_threshold is not None:
-        if displacement is None:
+        if table is None:
+            there = ", ".join(path.name for path in run.tables)
+            lack = f"{there} lacks" if there else "No motion table with"
             raise RunFailed(
-                "no_confounds",
-                f"There is no table of framewise_displacement beside {run.bold}, but --fd-threshold needs one.",
-                hint="Leave --fd-threshold away.",
+                "bad_confounds" if there else "no_confounds",
+                f"{lack} {_DISPLACEMENT} beside {run.bold}, needed for --fd-threshold.",
+                hint=_NO_SCRUBBING,
             )
-        kept &= ~(displacement > fd_threshold)
-    if displacement is None:
-        displacement = np.full(kept.size, np.nan)
+        kept = _scrub(displacement, kept, fd_threshold, table, notes)
+    if table is None:
         notes.append("No table of motion: framewise displacement is unknown.")
     return _build_without_regressors(kept, stored, n_dummy, displacement, notes)
 
@@ -280,7 +300,8 @@ def _read_censored(run: Run, n_volumes: int) -> tuple[Bools, Bools, list[str]]:
     return kept, kept.copy(), [f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a."]
 
 
-def _read_denoised_displacement(run: Run, n_rows: int) -> Floats | None:
+def _find_motion_table(run: Run, n_rows: int) -> ConfoundsTable | None:
+    """Find the table of framewise displacement of a denoised run."""
     for path in run.tables:
         if run.columns:
             table = load_movement(path, run.columns, repetition_time=run.repetition_time or 1.0)
@@ -289,5 +310,5 @@ def _read_denoised_displacement(run: Run, n_rows: int) -> Floats | None:
         if _DISPLACEMENT in table.names:
             if table.n_rows != n_rows:
                 table.refuse(f"has {table.n_rows} rows, but the run has {n_rows} volumes")
-            return table.read_column(_DISPLACEMENT)
+            return table
     return None

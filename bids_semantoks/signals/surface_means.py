@@ -35,7 +35,7 @@ from bids_semantoks.images.grayordinates import (
 )
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.records import Atlas, AtlasVolume, Run
-from bids_semantoks.signals.volume_means import ParcelMeans, scale_sums
+from bids_semantoks.signals.volume_means import ParcelMeans, describe_lost, find_lost, scale_sums
 
 Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
 
@@ -91,23 +91,40 @@ def _extract_cifti(file: CiftiFile, atlas: Atlas) -> ParcelMeans:
         file.check_complete()
     _check_labelled(labels, atlas, path)
     n_parcels = len(atlas.parcels)
+    with _damage(path):
+        totals, n_used, (n_broken, n_finite) = _sum_rows(file, labels, n_parcels, np.zeros(file.shape[0], np.bool_))
+        if (lost := find_lost(n_finite)).any():
+            totals, n_used, (n_broken, _) = _sum_rows(file, labels, n_parcels, lost)
+    scale = (file.slope, file.intercept)
+    return _build_means(totals, n_used, n_atlas, (path, n_broken, missing), scale, lost)
+
+
+def _sum_rows(
+    file: CiftiFile, labels: NDArray[np.int64], n_parcels: int, lost: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, NDArray[np.int64]]]:
+    """Sum the grayordinates that count over all volumes but the `lost`: sums (T, P), numbers used (P,); how many are
+    broken, and the finite values of each volume (T,)."""
     totals = np.zeros((n_parcels, file.shape[0]))
     n_used = np.zeros(n_parcels, dtype=np.int64)
+    n_finite = np.zeros(file.shape[0], dtype=np.int64)
     n_broken = 0
-    with _damage(path):
-        for start, block in read_grayordinate_rows(file, labels > 0):
-            own = labels[start : start + len(block)]
-            low, high = block.min(axis=1), block.max(axis=1)
-            # A single NaN makes both extremes NaN.
-            finite = np.isfinite(low) & np.isfinite(high)
-            rows = np.flatnonzero((own > 0) & finite & (high > low))
-            n_broken += int(((own > 0) & ~finite).sum())
-            n_used += np.bincount(own[rows], minlength=n_parcels + 1)[1:]
-            shape = (n_parcels, len(block))
-            # Excluded rows have no entry: a zero weight would still turn their NaN into a NaN of the sum.
-            totals += csr_matrix((np.ones(rows.size), (own[rows] - 1, rows)), shape=shape) @ block
-    scale = (file.slope, file.intercept)
-    return _build_means(totals.T, n_used, n_atlas, (path, n_broken, missing), scale)
+    whole = slice(None) if not lost.any() else ~lost
+    for start, stored in read_grayordinate_rows(file, labels > 0):
+        block = stored[:, whole]
+        own = labels[start : start + len(block)]
+        low, high = block.min(axis=1), block.max(axis=1)
+        # A single NaN makes both extremes NaN.
+        finite = np.isfinite(low) & np.isfinite(high)
+        rows = np.flatnonzero((own > 0) & finite & (high > low))
+        broken = np.flatnonzero((own > 0) & ~finite)
+        n_broken += broken.size
+        n_finite += int(((own > 0) & finite).sum())
+        n_finite[whole] += np.isfinite(block[broken]).sum(axis=0)
+        n_used += np.bincount(own[rows], minlength=n_parcels + 1)[1:]
+        shape = (n_parcels, len(block))
+        # Excluded rows have no entry: a zero weight would still turn their NaN into a NaN of the sum.
+        totals[:, whole] += csr_matrix((np.ones(rows.size), (own[rows] - 1, rows)), shape=shape) @ block
+    return totals.T, n_used, (n_broken, n_finite)
 
 
 def _extract_pair(series: SurfaceSeries, atlas: Atlas) -> ParcelMeans:
@@ -115,36 +132,60 @@ def _extract_pair(series: SurfaceSeries, atlas: Atlas) -> ParcelMeans:
     labels, n_atlas, missing = label_grayordinates(atlas, grayordinates, series.path)
     _check_labelled(labels, atlas, series.path)
     n_parcels = len(atlas.parcels)
-    totals = np.zeros((series.n_volumes, n_parcels))
-    n_used = np.zeros(n_parcels, dtype=np.int64)
-    n_broken = 0
-    for (_, path, _), model in zip(series.pair, grayordinates.models, strict=True):
-        own = labels[model.place]
+    sides = [(path, labels[model.place]) for (_, path, _), model in zip(series.pair, grayordinates.models, strict=True)]
+    shape = (series.n_volumes, n_parcels)
+    totals, n_used, (n_broken, n_finite) = _sum_hemispheres(sides, shape, np.zeros(series.n_volumes, np.bool_))
+    if (lost := find_lost(n_finite)).any():
+        totals, n_used, (n_broken, _) = _sum_hemispheres(sides, shape, lost)
+    return _build_means(totals, n_used, n_atlas, (series.path, n_broken, missing), (1.0, 0.0), lost)
+
+
+def _sum_hemispheres(
+    sides: Sequence[tuple[Path, NDArray[np.int64]]], shape: tuple[int, int], lost: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, NDArray[np.int64]]]:
+    """Sum the vertices of both files, each with its labels (V,), as `_sum_rows` does."""
+    totals, n_used = np.zeros(shape), np.zeros(shape[1], dtype=np.int64)
+    n_broken, n_finite = 0, np.zeros(shape[0], dtype=np.int64)
+    for path, own in sides:
         with _damage(path):
-            usable, broken = _sum_hemisphere(path, own, totals)
+            usable, broken = _sum_hemisphere(path, own, totals, (lost, n_finite))
         n_broken += broken
-        n_used += np.bincount(own[usable], minlength=n_parcels + 1)[1:]
-    return _build_means(totals, n_used, n_atlas, (series.path, n_broken, missing), (1.0, 0.0))
+        n_used += np.bincount(own[usable], minlength=shape[1] + 1)[1:]
+    return totals, n_used, (n_broken, n_finite)
 
 
-def _sum_hemisphere(path: Path, labels: NDArray[np.int64], totals: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
-    """Add the sums of one hemisphere to `totals` (T, P); return the vertices used and how many were not finite."""
+def _sum_hemisphere(
+    path: Path,
+    labels: NDArray[np.int64],
+    totals: NDArray[np.float64],
+    counts: tuple[NDArray[np.bool_], NDArray[np.int64]],
+) -> tuple[NDArray[np.intp], int]:
+    """Add the sums of one hemisphere to `totals` (T, P); return the vertices used and how many were not finite.
+
+    `counts` are the lost volumes (T,), and the numbers of finite values (T,), to which the hemisphere's are added.
+    """
     vertices = np.flatnonzero(labels)
-    sums, usable, is_exact = _sum_vertices(path, labels, vertices, totals.shape)
+    lost, n_finite = counts
+    sums, usable, is_exact = _sum_vertices(path, labels, vertices, totals.shape, (lost, n_finite))
     n_broken = int((~usable[1]).sum())
     used = vertices[usable[0]]
     if not is_exact:
         # A vertex that is constant, or now and then not finite, is in these sums and cannot be taken out of them.
-        sums = _sum_vertices(path, labels, used, totals.shape)[0]
+        sums = _sum_vertices(path, labels, used, totals.shape, (lost, np.zeros_like(n_finite)))[0]
     totals += sums
     return used, n_broken
 
 
 def _sum_vertices(
-    path: Path, labels: NDArray[np.int64], vertices: NDArray[np.intp], shape: tuple[int, ...]
+    path: Path,
+    labels: NDArray[np.int64],
+    vertices: NDArray[np.intp],
+    shape: tuple[int, ...],
+    counts: tuple[NDArray[np.bool_], NDArray[np.int64]],
 ) -> tuple[NDArray[np.float64], tuple[NDArray[np.bool_], NDArray[np.bool_]], bool]:
     """Sum vertices by parcel (T, P); return also which are usable, which are finite, and whether the sums are exact.
     Sums are inexact where unusable vertices contributed."""
+    lost, n_finite = counts
     vertices = vertices[np.argsort(labels[vertices], kind="stable")]
     own = labels[vertices]
     starts = np.flatnonzero(np.diff(own, prepend=-1))
@@ -153,9 +194,12 @@ def _sum_vertices(
     varies = np.zeros(vertices.size, dtype=np.bool_)
     first = np.empty(0)
     for number, volume in enumerate(read_volumes(path)):
+        if lost[number]:
+            continue
         values = volume[vertices]
-        first = values.copy() if number == 0 else first
+        first = first if first.size else values.copy()
         finite = np.isfinite(values)
+        n_finite[number] += finite.sum()
         varies |= values != first
         always &= finite
         ever |= finite
@@ -173,6 +217,7 @@ def _build_means(
     n_atlas: NDArray[np.int64],
     facts: tuple[Path, int, Sequence[str]],
     scale: tuple[float, float],
+    lost: NDArray[np.bool_],
 ) -> ParcelMeans:
     path, n_broken, missing = facts
     present = n_used > 0
@@ -180,7 +225,8 @@ def _build_means(
         what = "are NaN or infinite" if n_broken else "are constant"
         raise RunFailed("bad_image", f"All grayordinates of {path} in parcels {what}.")
     values = scale_sums(path, totals[:, present], n_used, *scale)
-    notes = []
+    values[lost] = np.nan
+    notes = [*describe_lost(lost)]
     if n_broken:
         notes.append(f"{n_broken} grayordinates in parcels are NaN or infinite and were left out.")
     if missing:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_images import build_label_grid
-from bids_semantoks.errors import AtlasError, RunFailed
+from bids_semantoks.errors import AtlasError, RunFailed, name_some
 from bids_semantoks.images.volumes import Volumes, load_mask, read_blocks
 from bids_semantoks.records import Atlas
 
@@ -21,7 +21,7 @@ from bids_semantoks.records import Atlas
 class ParcelMeans:
     """Mean signals of one run's parcels."""
 
-    values: NDArray[np.float64]  # (T, P) in the image's units; NaN columns for parcels without a usable voxel
+    values: NDArray[np.float64]  # (T, P) in the image's units; NaN for lost volumes and parcels without a usable voxel
     n_used: NDArray[np.int64]  # (P,) voxels that lie in the mask, vary in time and are finite
     n_voxels: NDArray[np.int64]  # (P,) all voxels of a parcel on the run's grid
     warnings: tuple[str, ...]
@@ -50,8 +50,9 @@ def extract_means(volumes: Volumes, mask: Path | None, atlas: Atlas) -> ParcelMe
     """Average the voxels of each parcel that lie in the brain mask and vary in time: 4-D image -> (T, P).
 
     The file is streamed in blocks. Sums are exact for integers of up to 32 bits, float64 otherwise; voxels that are
-    constant or ever NaN or infinite count in no volume. The file is read a second time only if such a voxel entered a
-    sum of real numbers, from which it cannot be removed exactly. `mask` may be None for an image that is constant
+    constant or ever NaN or infinite count in no volume. A volume in which half of the voxels that are finite elsewhere
+    are not is lost, lest it cost them all. The file is read a second time only if such a voxel entered a sum of real
+    numbers, from which it cannot be removed exactly. `mask` may be None for an image that is constant
     outside the brain. Raises AtlasError where the atlas covers nothing of the image, RunSkipped no_content, RunFailed
     bad_image, space_mismatch (image and mask) or low_coverage (no voxel of a parcel lies in the mask).
     """
@@ -69,18 +70,34 @@ def extract_means(volumes: Volumes, mask: Path | None, atlas: Atlas) -> ParcelMe
     # Sorted by parcel, a parcel's voxels are one slice and their sums one pass over memory.
     voxels = voxels[np.argsort(labels[voxels], kind="stable")]
     parcels = labels[voxels] - 1
-    totals, usable, notes = _sum_usable(volumes, voxels, parcels)
+    totals, usable, lost, notes = _sum_usable(volumes, voxels, parcels)
     n_used = np.bincount(parcels[usable], minlength=n_parcels)
     sums = totals[:, n_used[np.unique(parcels)] > 0]
     values = scale_sums(volumes.path, sums, n_used, volumes.slope, volumes.intercept)
+    values[lost] = np.nan
     return ParcelMeans(values=values, n_used=n_used, n_voxels=n_voxels, warnings=notes)
+
+
+def find_lost(n_finite: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Find the volumes (T,) with less than half of the finite values (T,) that the best volume has."""
+    return np.asarray(n_finite * 2 < n_finite.max(initial=0))
+
+
+def describe_lost(lost: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Name the volumes (T,) that are lost, in a warning."""
+    if not lost.any():
+        return ()
+    listed = name_some(np.flatnonzero(lost).tolist())
+    return (f"{int(lost.sum())} volumes hold NaN or infinity and are n/a: {listed} (the first is 0).",)
 
 
 def _sum_usable(
     volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]
-) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[str, ...]]:
-    """Sum the voxels that count: totals (T, Q), which voxels (V,) count, and warnings."""
+) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], tuple[str, ...]]:
+    """Sum the voxels that count: totals (T, Q), which voxels (V,) count, which volumes (T,) are lost, and warnings."""
     first = _sum_parcels(volumes, voxels, parcels)
+    if (lost := find_lost(first.n_finite)).any():
+        first = _sum_parcels(volumes, voxels, parcels, lost)
     constant = ~first.varies & first.always_finite
     usable = first.varies & first.always_finite
     n_broken = int((~first.always_finite).sum())
@@ -90,30 +107,35 @@ def _sum_usable(
             what = "are 0 in all volumes"
         raise RunFailed("bad_image", f"All {voxels.size} voxels of {volumes.path} in parcels and mask {what}.")
     notes = (f"{n_broken} voxels in parcels are NaN or infinite in some volume and were left out.",) if n_broken else ()
+    notes = (*notes, *describe_lost(lost))
     starts = _starts(parcels)
     if volumes.dtype.kind != "f" and first.totals.dtype.kind == "i":
         totals = first.totals - np.add.reduceat(np.where(constant, first.start, 0), starts, dtype=np.int64)
-        return totals, usable, notes
+        return totals, usable, lost, notes
     if not (constant & (first.start != 0)).any() and not (first.ever_finite & ~first.always_finite).any():
-        return first.totals, usable, notes
-    again = _sum_parcels(volumes, voxels[usable], parcels[usable])
+        return first.totals, usable, lost, notes
+    again = _sum_parcels(volumes, voxels[usable], parcels[usable], lost)
     totals = np.zeros_like(first.totals)
     totals[:, np.isin(parcels[starts], parcels[usable])] = again.totals
-    return totals, usable, notes
+    return totals, usable, lost, notes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class VoxelSums:
-    """One pass over the file: sums (T, Q) of finite values, and the first value and flags of each voxel (V,)."""
+    """One pass over the file: sums (T, Q) and counts (T,) of finite values; first value and flags of voxels (V,)."""
 
     totals: NDArray[Any]
     start: NDArray[Any]
     varies: NDArray[np.bool_]
     ever_finite: NDArray[np.bool_]
     always_finite: NDArray[np.bool_]
+    n_finite: NDArray[np.int64]
 
 
-def _sum_parcels(volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]) -> VoxelSums:
+def _sum_parcels(
+    volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32], lost: NDArray[np.bool_] | None = None
+) -> VoxelSums:
+    """Sum all volumes but the `lost` (T,), whose sums are 0."""
     starts = _starts(parcels)
     # 2**63 is far beyond any sum of 32-bit voxels, but not of 64-bit ones.
     exact = np.dtype(np.float64 if volumes.dtype.kind == "f" or volumes.dtype.itemsize == 8 else np.int64)
@@ -122,7 +144,7 @@ def _sum_parcels(volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np
     def add_up(values: NDArray[Any], out: NDArray[Any]) -> None:
         np.add.reduceat(values, starts, dtype=exact, out=out)
 
-    return sum_volumes(volumes, voxels, totals, add_up)
+    return sum_volumes(volumes, voxels, totals, add_up, lost)
 
 
 def sum_volumes(
@@ -130,9 +152,10 @@ def sum_volumes(
     voxels: NDArray[np.intp],
     totals: NDArray[Any],
     add_up: Callable[[NDArray[Any], NDArray[Any]], None],
+    lost: NDArray[np.bool_] | None = None,
 ) -> VoxelSums:
     """Stream a file once. `add_up` writes the sums of one volume's voxels (V,), 0 where not finite, into a row of
-    `totals` (T, Q); `voxels` are positions in Fortran order."""
+    `totals` (T, Q); `voxels` are positions in Fortran order. `lost` volumes (T,) are skipped, their sums are 0."""
     native = volumes.dtype.newbyteorder("=")
     is_real = volumes.dtype.kind == "f"
     stored = np.empty(voxels.size, dtype=volumes.dtype)
@@ -140,13 +163,18 @@ def sum_volumes(
     always_finite = np.ones(voxels.size, dtype=np.bool_)
     steady = np.arange(voxels.size)
     start = np.empty(0, dtype=native)
-    volume = 0
+    n_finite = np.full(volumes.n_volumes, voxels.size)
+    volume = -1
     for block in read_blocks(volumes):
         for row in block:
+            volume += 1
+            if lost is not None and lost[volume]:
+                totals[volume] = 0
+                continue
             # Indices are in range by construction; without clip numpy would buffer the output.
             np.take(row, voxels, out=stored, mode="clip")
             values = stored.astype(native, copy=False)
-            if volume == 0:
+            if not start.size:
                 start = values.copy()
             # Nearly all voxels have changed after two volumes; the others alone are compared from then on.
             changed = values[steady] != start[steady]
@@ -156,16 +184,17 @@ def sum_volumes(
                 finite = np.isfinite(values)
                 ever_finite |= finite
                 if not finite.all():
+                    n_finite[volume] = finite.sum()
                     always_finite &= finite
                     values = np.where(finite, values, 0)
             add_up(values, totals[volume])
-            volume += 1
     return VoxelSums(
         totals=totals,
         start=start,
         varies=varies,
         ever_finite=ever_finite if is_real else always_finite,
         always_finite=always_finite,
+        n_finite=n_finite,
     )
 
 

@@ -14,7 +14,7 @@ from scipy.special import gammainc
 
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.records import Bools, Floats, Windows
-from bids_semantoks.signals.cleaning import interpolate_dropped
+from bids_semantoks.signals.cleaning import count_padding, find_varying, interpolate_dropped
 
 _SAME_TR: Final = 1e-6
 _LENGTH_SLACK: Final = 1e-6
@@ -75,6 +75,26 @@ def window_starts(n_volumes: int, window: int, n_windows: int) -> NDArray[np.int
     return np.unique(starts)
 
 
+def select_signals(table: NDArray[np.floating], n_dummy: int) -> tuple[Floats, Bools, Bools]:
+    """Select what a stored table (T, P) holds: the parcels that vary (T', present), over the volumes between dummies
+    and padding; which parcels are present (P,), and which volumes have signals in all of them (T',).
+
+    Raises RunSkipped too_few_kept where no volume has signals or no parcel varies, no_content for infinite values.
+    """
+    signals = np.asarray(table, dtype=np.float64)[n_dummy:]
+    signals = signals[: len(signals) - count_padding(signals)]
+    present: Bools = np.asarray(~np.isnan(signals).all(axis=0))
+    kept: Bools = np.asarray(~np.isnan(signals[:, present]).any(axis=1))
+    if not present.any() or not kept.any():
+        raise RunSkipped("too_few_kept", f"None of {len(table)} volumes has signals in all present parcels.")
+    if np.isinf(signals[kept]).any():
+        raise RunSkipped("no_content", "The table holds infinite values.")
+    present &= find_varying(signals, kept)
+    if not present.any():
+        raise RunSkipped("too_few_kept", f"No parcel varies over the {int(kept.sum())} volumes with signals.")
+    return signals[:, present], present, kept
+
+
 def build_windows(
     table: NDArray[np.floating],
     *,
@@ -86,16 +106,12 @@ def build_windows(
 ) -> Windows:
     """Cut the encoder's windows (B, W, P) from cleaned signals (T, P), NaN in dropped volumes and absent parcels.
 
-    Removes leading dummies, interpolates dropped volumes, resamples and z-scores over the run, then cuts; a run shorter
-    than a window is zero-padded at the end, equal starts are given once. Repetition times are in seconds, `window` in
-    volumes (W). Raises RunSkipped too_few_kept (no volume has signals) or too_short (less than one sample).
+    Removes dummies and padding, interpolates dropped volumes, resamples and z-scores over the run, then cuts; a run
+    shorter than a window is zero-padded at the end, equal starts are given once. Repetition times are in seconds,
+    `window` in volumes (W). Raises RunSkipped too_short (less than one sample), or as `select_signals`.
     """
-    signals = np.asarray(table, dtype=np.float64)[n_dummy:]
-    present: Bools = np.asarray(~np.isnan(signals).all(axis=0))
-    kept: Bools = np.asarray(~np.isnan(signals[:, present]).any(axis=1))
-    if not present.any() or not kept.any():
-        raise RunSkipped("too_few_kept", f"None of {len(table)} volumes has signals, no window can be cut.")
-    complete = interpolate_dropped(signals[:, present], kept)
+    signals, present, kept = select_signals(table, n_dummy)
+    complete = interpolate_dropped(signals, kept)
     resampled = resample(complete, repetition_time, target_repetition_time)
     if len(resampled) == 0:
         raise RunSkipped(

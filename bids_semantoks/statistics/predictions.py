@@ -57,6 +57,16 @@ class Predictions:
             truth = np.where(tests, self.truth, -np.inf).max(axis=0)
         return np.where(n_tests > 0, truth, np.nan), scores, n_tests
 
+    def decide(self) -> Floats:
+        """Find the class (n,) decided for in most repetitions, of ties the one with the highest mean score; of values
+        their mean. NaN where never tested."""
+        _, scores, n_tests = self.average()
+        if not self.classes:
+            return scores[:, 0]
+        votes = np.stack([(self.decisions == k).sum(axis=0) for k in range(len(self.classes))], axis=1)
+        tied = np.where(votes == votes.max(axis=1, keepdims=True), scores, -1.0)
+        return np.where(n_tests > 0, tied.argmax(axis=1), np.nan)
+
 
 def stack_seeds(parts: Sequence[Predictions]) -> Predictions:
     """Stack predictions of several encoders as repetitions of one model, so that scores become means over encoders.

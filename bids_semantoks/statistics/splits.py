@@ -209,9 +209,9 @@ def read_split_table(
 ) -> tuple[Split, ...]:
     """Convert a table of splits back to positions, renumbered from 0, and check it.
 
-    Where a fold lists only test rows, everyone else trains; rows with stratum -1 (phenotype missing) are dropped.
-    Raises InputError for an unknown participant or role, two roles, a participant tested twice in a repetition,
-    an empty part, or a group with two roles.
+    Where a fold lists only test rows, everyone else trains; rows with stratum -1 (phenotype missing) are dropped, and
+    so are participants who are not here. Raises InputError for an unknown role, two roles, a participant tested twice
+    in a repetition, an empty part, nobody who is here, or a group with two roles.
     """
     roles = _collect_roles(table, participants)
     # Numbers may start anywhere and have gaps; a repetition that does not exist has no score.
@@ -242,11 +242,6 @@ def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> di
     tested: dict[tuple[int, str], int] = {}
     for row in table:
         where = f"repetition {row.repetition}, fold {row.fold} of the given splits"
-        if row.participant not in known:
-            raise InputError(
-                f"Participant {row.participant} in {where} is not among the {len(known)} participants here.",
-                hint="Splits belong to one set of participants.",
-            )
         if row.role not in ROLES:
             raise InputError(f"Role {row.role!r} in {where} is none of {', '.join(ROLES)}.")
         former = roles.setdefault((row.repetition, row.fold), {}).setdefault(row.participant, row.role)
@@ -256,6 +251,13 @@ def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> di
             raise InputError(f"Participant {row.participant} is tested twice in repetition {row.repetition}.")
     if not roles:
         raise InputError("The given splits have no rows.", hint="Expected repetition, fold, participant, role.")
+    named = {name for role_of in roles.values() for name in role_of}
+    if not named & known:
+        raise InputError(
+            f"The given splits name none of the {len(known)} participants here: they name {len(named)}, such as "
+            f"{min(named)}, and here is {min(known, default='nobody')}.",
+            hint="Labels must be those of the sub-* folders.",
+        )
     return roles
 
 

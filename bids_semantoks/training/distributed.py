@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopped
+from bids_semantoks.runtime.launch import read_launch
 
 # The first process packs the signals while the others wait; that may take hours.
 _PATIENCE = datetime.timedelta(hours=24)
 
-_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+# All start together; who is not there by then has failed, or was never started.
+_JOINING = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,34 +51,36 @@ class Ranks:
         self.any(False)
 
 
-def read_ranks() -> tuple[int, int, int]:
-    """Read rank, number of processes and rank on this machine from the environment, as torchrun sets it."""
-    return tuple(int(os.environ.get(name) or default) for name, default in _VARIABLES)  # type: ignore[return-value]
-
-
 def choose_device(device: torch.device) -> torch.device:
     """Give each process of a machine its own GPU; ResourceError where the machine has fewer GPUs than processes."""
-    _, size, local_rank = read_ranks()
-    if device.type != "cuda" or size == 1:
+    launch = read_launch()
+    if device.type != "cuda" or launch.size == 1:
         return device
-    if local_rank >= torch.cuda.device_count():
+    # In all processes alike, so that none waits for one that has failed.
+    if launch.local_size > torch.cuda.device_count():
         raise ResourceError(
-            f"Process {local_rank} of this machine has no GPU: {torch.cuda.device_count()} are there.",
-            hint="Start no more processes than GPUs (torchrun --nproc-per-node).",
+            f"{launch.local_size} processes on this machine, but only {torch.cuda.device_count()} GPUs are visible.",
+            hint="Start no more processes than GPUs (torchrun --nproc-per-node), each of which sees all of them.",
         )
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", launch.local_rank)
 
 
 @contextlib.contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, and leave them at the end; a single process joins nothing."""
-    rank, size, _ = read_ranks()
+    """Join the processes that torchrun started, and leave them at the end; a single process joins nothing.
+
+    Raises ResourceError where they do not find each other.
+    """
+    launch = read_launch()
+    rank, size = launch.rank, launch.size
     if size == 1:
         yield Ranks()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    store = _meet(rank, size)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     is_alone = False
     try:
         yield Ranks(rank=rank, size=size, control=distributed.new_group(backend="gloo", timeout=_PATIENCE))
@@ -87,6 +94,26 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
         # it; when it just ends, torchrun ends them.
         if not (is_alone and device.type == "cuda"):
             distributed.destroy_process_group()
+
+
+def _meet(rank: int, size: int) -> Any:
+    """Wait until all processes have found the store of the first one; ResourceError where they do not."""
+    try:
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=_JOINING))
+    except (distributed.DistNetworkError, distributed.DistStoreError, TimeoutError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+            raise ResourceError(
+                f"The port of {place} (MASTER_PORT) is in use on this machine.",
+                hint="Choose another port, or start the processes with torchrun --standalone, which finds a free one.",
+            ) from error
+        reason = textwrap.shorten(str(error), 150, placeholder=" ...").rstrip(".")
+        raise ResourceError(
+            f"Process {rank} of {size} did not meet the others at {place} (MASTER_ADDR, MASTER_PORT): {reason}.",
+            hint="Check that all were started and that their machines reach this address.",
+        ) from error
+    store.set_timeout(_PATIENCE)
+    return store
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -305,14 +305,14 @@ def test_order_does_not_depend_on_the_file_system(root_selection: Path, monkeypa
 # --- content that is not here ---
 
 
-def test_a_sidecar_without_content_is_named(root_selection: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+def test_a_sidecar_without_content_is_named(root_selection: Path) -> None:
     sidecar = next(root_selection.rglob("*acq-fast_dir-AP*_bold.json"))
     sidecar.unlink()
     sidecar.symlink_to("../../.git/annex/objects/Xx/Yy/MD5E-s21--0.json")
     (run,) = runs_of(root_selection, direction_id=("AP",), acquisition_id=("fast",))
     assert run.repetition_time is None
-    assert f"Sidecar {sidecar} cannot be read: its content is not here, fetch it with `datalad get`" in caplog.text
+    (problem,) = run.time_problems
+    assert f"{sidecar} cannot be used: its content is not here, fetch it with `datalad get`" in problem
 
 
 def test_zipped_results_are_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.trees import C2009, LIN6, RAW, open_dataset, write_description, write_files, write_fmriprep
+from helpers.trees import C2009, LIN6, RAW, open_dataset, runs_of, write_description, write_files, write_fmriprep
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
@@ -133,9 +133,25 @@ def test_the_raw_dataset_says_how_long_a_row_lasts(tmp_path: Path) -> None:
     }
 
 
-def test_motion_of_the_run_is_paired(tmp_path: Path) -> None:
-    first = series_of(write_xcpd(tmp_path / "xcp_d"))[1][0]
-    assert [path.name for path in first.tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
+def test_motion_of_the_run_is_paired_as_measured(tmp_path: Path) -> None:
+    root = write_xcpd(tmp_path / "xcp_d")
+    write_files(root, *(f"sub-{run}_desc-filtered_motion.tsv" for run in ("01_ses-1_task-rest_run-1", "11_task-rest")))
+    write_table(root, f"sub-11_task-rest_space-{C2009}_seg-{FOUR_S}_stat-mean")
+    runs = series_of(root)[1]
+    assert [path.name for path in runs[0].tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
+    assert [path.name for path in runs[-1].tables] == ["sub-11_task-rest_desc-filtered_motion.tsv"]
+    images = runs_of(root, input_type="images")
+    assert [path.name for path in images[0].tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
+
+
+def test_coverage_of_early_xcpd(tmp_path: Path) -> None:
+    root = write_description(tmp_path / "xcp_d", XCPD)
+    stem = f"sub-01_task-rest_space-{C2009}_atlas-Gordon"
+    write_table(root, stem, RepetitionTime=2.0)
+    write_files(root, f"{stem}_coverage.tsv")
+    (run,) = series_of(root)[1]
+    assert run.mask is not None
+    assert run.mask.name == f"{stem}_coverage.tsv"
 
 
 @pytest.mark.parametrize("frequency", [0, -1, "fast", None, True])
@@ -288,3 +304,34 @@ def test_parcellated_cifti_counts_where_there_is_no_table(tmp_path: Path) -> Non
         f"sub-01_{stem}_den-91k_stat-mean_timeseries.ptseries.nii",
         f"sub-02_{stem}_stat-mean_timeseries.tsv",
     ]
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.6"])
+def test_the_seven_resolutions_of_giga_connectome(tmp_path: Path, version: str) -> None:
+    root = write_description(tmp_path / "giga", GIGA)
+    stems = {
+        "0.5": "atlas-Schaefer2018_desc-{}Parcels7Networks",
+        "0.6": "seg-Schaefer2018{}Parcels7Networks_desc-simple",
+    }
+    for n_parcels in (100, 200, 300, 400, 500, 600, 800):
+        write_table(root, f"sub-1_task-rest_{stems[version].format(n_parcels)}", RepetitionTime=2)
+    for asked in ("Schaefer2018400Parcels7Networks", "Schaefer400"):
+        label, runs = series_of(root, asked)
+        assert (label, len(runs)) == ("Schaefer2018400Parcels7Networks", 1)
+        assert "400Parcels" in runs[0].bold.name
+    table = "tpl-MNI152NLin6Asym_atlas-Schaefer2018_desc-200Parcels7Networks_dseg.tsv"
+    assert series_of(root, table)[0] == "Schaefer2018200Parcels7Networks"
+    with pytest.raises(InputError, match="series of 7 atlases: Schaefer2018100Parcels7Networks, ") as caught:
+        series_of(root)
+    assert "such as --atlas Schaefer2018400Parcels7Networks" in caught.value.hint
+
+
+@pytest.mark.parametrize("key", ["seg", "segmentation"])
+def test_a_filter_file_chooses_a_segmentation(tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_description(tmp_path / "giga", GIGA)
+    for label in ("A", "B"):
+        write_table(root, f"sub-1_task-rest_seg-{label}", RepetitionTime=2)
+    chosen = tmp_path / "filter.json"
+    chosen.write_text(json.dumps({"bold": {key: "B"}}))
+    assert series_of(root, bids_filter_file=chosen)[0] == "B"
+    assert "not known" not in caplog.text

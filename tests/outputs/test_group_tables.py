@@ -179,3 +179,27 @@ def test_main_scores_are_found_by_role(tmp_path: Path) -> None:
     assert [row.model for row in tables.find_scores("age", *COMPARED)] == ["Tiny", "pearson"]
     assert [row.role for row in tables.find_scores("age", "leakage")] == ["leakage"]
     assert tables.find_scores("sex", "baseline") == []
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_splits_of_other_programs_are_read(tmp_path: Path, separator: str, quote: str) -> None:
+    rows = [
+        ("Role", "Fold", "participant_id", "repetition"),
+        ("Test", "0.0", "sub-01", "1"),
+        ("val", "2.", "02", "1.00"),
+    ]
+    rows += [("TRAINING", "3", " sub-03 ", "1"), ("held", "3", "04", "1")]
+    text = "\r\n".join(separator.join(f"{quote}{cell}{quote}" for cell in row) for row in rows)
+    (tmp_path / "splits.txt").write_text(text, encoding="utf-8-sig")
+    assert read_split_lines(tmp_path / "splits.txt") == [
+        ("", 1, 0, "01", "test"),
+        ("", 1, 2, "02", "validation"),
+        ("", 1, 3, "03", "train"),
+        ("", 1, 3, "04", "held"),
+    ]
+    found = read_split_lines(tmp_path / "splits.txt", ["1", "01", "002", "00004", "4"])
+    assert [line[3] for line in found] == ["01", "002", "03", "04"]
+    (tmp_path / "splits.txt").write_text(text.replace("0.0", "0.5"))
+    with pytest.raises(InputError, match=r"Line 2 .* fold '0.5', expected whole numbers"):
+        read_split_lines(tmp_path / "splits.txt")

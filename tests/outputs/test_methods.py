@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bids_semantoks.config import EmbeddingConfig, RunningConfig, SignalsConfig
+from bids_semantoks.outputs import methods
 from bids_semantoks.outputs.methods import (
     describe_methods,
     find_keys,
@@ -82,8 +82,9 @@ def test_every_key_is_in_the_bibliography_and_every_entry_leads_somewhere():
     source = (ROOT / "boilerplate" / "references.bib").read_text(encoding="utf-8")
     assert len(references) == source.count("\n@") + source.startswith("@")
     template = (ROOT / "boilerplate" / "methods.md.jinja").read_text(encoding="utf-8")
-    code = (ROOT / "bids_semantoks" / "outputs" / "methods.py").read_text(encoding="utf-8")
-    used = set(find_keys(template)) | set(re.findall(r'": "([a-z]+\d{4})"', code))
+    tables = (methods._ATLAS_KEYS, methods._COMPONENT_KEYS)
+    used = {key for table in tables for key in table.values()} | set(find_keys(template))
+    used |= {key for keys in methods._PIPELINE_KEYS.values() for key in keys}
     assert used == set(references)
     for reference in references.values():
         assert reference.fields.get("doi", "").startswith("10.") or reference.fields.get("url", "").startswith(
@@ -284,3 +285,41 @@ def test_the_installed_wheel_of_the_sdist_has_the_text(tmp_path):
     )
     assert called.stdout.startswith("# Methods")
     assert "[@gijsen2026]" in called.stdout
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "keys"),
+    [
+        ("NiBabies 24.1.0", "nibabies; @esteban2019"),
+        ("giga_connectome 0.6.0", "wang2025"),
+        ("giga-connectome", "wang2025"),
+        ("HCP minimal preprocessing", "glasser2013"),
+        ("HCP ICA-FIX", "glasser2013; @salimikhorshidi2014; @griffanti2014"),
+        ("HCP Lifespan", "glasser2013; @salimikhorshidi2014; @griffanti2014"),
+        ("UK Biobank", "alfaroalmagro2018; @salimikhorshidi2014; @griffanti2014"),
+        ("abcd-hcp-pipeline", "feczko2021; @glasser2013"),
+        ("C-PAC 1.8.7", "craddock2013"),
+        ("HALFpipe 1.2.2", "waller2022"),
+        ("tedana 24.0.2", "dupre2021"),
+    ],
+)
+def test_each_pipeline_is_cited(pipeline, keys):
+    text = describe_methods({"versions": VERSIONS, "signals": {**SIGNALS, "pipelines": [pipeline]}})
+    assert f"taken from {pipeline} [@{keys}] in the space" in text
+
+
+def test_dois_are_those_of_their_works():
+    """Copied from the works' own pages or bibliographies."""
+    dois = {key: one.fields.get("doi") for key, one in read_own_bibliography().items()}
+    for key, doi in {
+        "wang2025": "10.21105/joss.07061",
+        "glasser2013": "10.1016/j.neuroimage.2013.04.127",
+        "salimikhorshidi2014": "10.1016/j.neuroimage.2013.11.046",
+        "griffanti2014": "10.1016/j.neuroimage.2014.03.034",
+        "alfaroalmagro2018": "10.1016/j.neuroimage.2017.10.034",
+        "craddock2013": "10.3389/conf.fninf.2013.09.00042",
+        "waller2022": "10.1002/hbm.25829",
+        "dupre2021": "10.21105/joss.03669",
+        "feczko2021": "10.1101/2021.07.09.451638",
+    }.items():
+        assert dois[key] == doi

@@ -96,6 +96,8 @@ def test_signals_round_trip(paths, atlas, signals):
     assert stored.paths == paths
     assert stored.sidecar == written
     np.testing.assert_array_equal(stored.read_signals(), signals.values)
+    padded = dataclasses.replace(stored, sidecar={**SIDECAR, "VolumesDropped": {"Padding": {"Count": 4}}})
+    np.testing.assert_array_equal(padded.read_signals(), signals.values[:-4])
     assert stored.entities["space"] == "S"
     raw = read_table(paths.file("stat-mean_desc-raw_timeseries.tsv"))[1]
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
@@ -198,8 +200,38 @@ def test_sidecar_of_another_embedding_goes_first(paths, windows, embedding, monk
     monkeypatch.setattr(store, "write_table", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     with pytest.raises(OSError, match="killed here"):
         store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR | changed)
-    assert paths.embedding_sidecar.is_file() == stays
-    assert paths.tokens.is_file()
+    for path in (paths.embedding_sidecar, paths.embedding, paths.tokens):
+        assert path.is_file() == stays
+
+
+@pytest.mark.parametrize("is_written", [True, False], ids=["signals complete", "signals half written"])
+def test_nothing_of_an_earlier_call_outlives_other_signals(paths, atlas, signals, windows, embedding, is_written):
+    def write(**changed):
+        one = dataclasses.replace(paths, **changed)
+        store.write_signals(one, atlas, signals, SIDECAR, save_raw=True)
+        store.write_embedding(one, windows, embedding, EMBEDDING_SIDECAR)
+        store.write_embedding(dataclasses.replace(one, model="Other"), windows, embedding, EMBEDDING_SIDECAR)
+        figure = one.out_dir / "sub-01" / "figures" / f"{one.stem}_desc-carpet_bold.svg"
+        for path in (one.status, figure):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+        return {path for path in one.out_dir.rglob(f"{one.stem}_*") if path.is_file()}
+
+    write()
+    neighbour = write(stem=f"{paths.stem}_res-2") | write(stem=f"{paths.stem}x")
+    if not is_written:
+        paths.signals_sidecar.unlink()
+    store.remove_signals(paths, settings=SIDECAR["Settings"], inputs=SIDECAR["Inputs"])
+    assert paths.raw.with_suffix(".json").is_file()
+    assert paths.embedding.is_file() == is_written
+    store.remove_signals(paths, settings={"a": 2}, inputs=SIDECAR["Inputs"])
+    left = {path for path in paths.out_dir.rglob("*") if path.is_file()} - neighbour
+    # Without its sidecar, another process may be writing the table.
+    assert {path for path in left if path.suffix != ".svg" and "status" not in path.name} == (
+        set() if is_written else {paths.signals}
+    )
+    assert bool(left) != is_written
+    assert all(path.is_file() for path in neighbour)
 
 
 def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):

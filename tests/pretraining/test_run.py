@@ -17,7 +17,10 @@ import torch
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_table, write_table
 from bids_semantoks.pretraining.card import read_training_log
+from bids_semantoks.pretraining.claim import claim
 from bids_semantoks.pretraining.packing import TableReader, standardise
+from bids_semantoks.training.distributed import Ranks
+from bids_semantoks.training.loop import StopRequest
 
 OPTIONS = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "2", "--device", "cpu")
 
@@ -375,6 +378,7 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
             values[1, :, 105:] = np.nan
             values[2] = np.nan
             values[3, 2, 50] = np.nan if name == "tian3" else 0.5
+            values[4, :, 80:] = 0
             file[f"timeseries/{name}"] = values
         file["long_subject_id"] = [b"a", b"b", b"c", b"d", b"a"]
     out = tmp_path / "out"
@@ -387,6 +391,7 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
     assert "Left out of the training: participant c, row 2" in text
     log = max(out.glob("logs/*/bids_semantoks.log")).read_text()
     assert "participant d, row 3: NaN before the end of the run: timeseries/tian3, parcel 2, volume 50 of 110" in log
+    assert "Participant a, row 4: 30 volumes at the end hold no data" in text
     assert "on 3 runs of 2 participants: 2 epochs of 1 steps" in text
     details = json.loads((out / "encoders" / "tiny" / "config.json").read_text())["details"]
     assert details["data"]["participants"] == 2
@@ -411,3 +416,26 @@ def test_two_processes_speak_with_one_voice(out, study):
     assert result.stderr.count("bids_semantoks: 6 ok, 0 skipped, 0 failed") == 1
     assert len(list((out / "logs").glob("*Z_*"))) == 2  # the participant level's and this
     assert read_training_log(out / "encoders" / "tiny" / "training_log.tsv")["step"].tolist() == [1, 2, 3, 4]
+
+
+def test_an_encoder_in_training_is_left_alone_but_a_finished_one_can_be_used(out, trained, pretrain):
+    directory = out / "encoders" / "tiny"
+    with claim(directory, Ranks(), StopRequest()):
+        for arguments in ((), ("--overwrite",)):
+            code, text = pretrain(out, *arguments)
+            assert code == 4
+            assert "is being trained by process" in text
+        assert [path.name for path in directory.iterdir()] == [".training.json"]
+        shutil.copytree(trained[0] / "encoders" / "tiny", directory, dirs_exist_ok=True)
+        code, text = pretrain(out)
+        assert code == 0, text
+
+
+def test_tasks_that_would_each_train_are_refused_and_other_levels_go_on(out, pretrain, app, study, monkeypatch):
+    for name, value in (("SLURM_JOB_ID", "77"), ("SLURM_NTASKS", "2"), ("SLURM_PROCID", "1")):
+        monkeypatch.setenv(name, value)
+    code, text = pretrain(out)
+    assert code == 4
+    assert "SLURM_NTASKS=2" in text
+    assert not (out / "encoders").exists()
+    assert app(study, out, "--signals-only", level="participant")[0] == 0

@@ -1,8 +1,11 @@
 """Jobs are done in one or several processes, and a process that dies costs one job."""
 
+import contextlib
 import logging
 import os
 import signal
+import stat
+import struct
 import subprocess
 import sys
 import time
@@ -67,6 +70,27 @@ def test_a_process_killed_as_it_answers_costs_one_job_and_none_of_its_log(caplog
             assert f"did {jobs[i]}" in caplog.messages
     assert [isinstance(results[i], processes.WorkerDied) for i in range(5)] == [job == "answer" for job in jobs]
     assert sorted(caplog.messages) == sorted(f"did {job}" for job in jobs)
+
+
+def build_half_answering_worker():
+    def work(job):
+        if job == "half":
+            # The length of a message, then less than it: what is in the pipe when the kernel kills the writer.
+            for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+                with contextlib.suppress(OSError):
+                    if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                        os.write(descriptor, struct.pack("!i", 1000) + b"x" * 10)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return job
+
+    return work
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_process_killed_in_the_middle_of_its_answer_costs_one_job():
+    results = dict(processes.run_jobs(build_half_answering_worker, (), [1, "half", 2], n_procs=2))
+    assert isinstance(results[1], processes.WorkerDied)
+    assert (results[0], results[2]) == (1, 2)
 
 
 @pytest.mark.parametrize("n_procs", [1, 2])

@@ -116,6 +116,14 @@ def test_damaged_movement(tmp_path: Path, text: str, message: str) -> None:
         load_movement(path, COLUMNS, repetition_time=2.0)
 
 
+def test_a_header_of_movement_regressors_does_not_count(tmp_path: Path, movement: np.ndarray[Any, Any]) -> None:
+    path = write(tmp_path, movement)
+    bare = load_movement(path, COLUMNS, repetition_time=2.0)
+    path.write_text("X\tY\tZ\tRotX\tRotY\tRotZ\tXDt\tYDt\n" + path.read_text())
+    named = load_movement(path, COLUMNS, repetition_time=2.0)
+    assert (named.n_rows, named.read_cells("rot_z")) == (T, bare.read_cells("rot_z"))
+
+
 def test_columns_that_the_layout_does_not_name(tmp_path: Path) -> None:
     path = write(tmp_path, np.ones((4, 5)))
     with pytest.raises(RunFailed, match="names no column rot_z of"):

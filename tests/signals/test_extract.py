@@ -128,7 +128,7 @@ def test_atlas_covering_nothing_names_the_run(tmp_path, bold, mask):
     ("changes", "reason", "words"),
     [
         ({"mask": None}, "no_mask", "no brain mask"),
-        ({"repetition_time": None}, "no_repetition_time", "its header says 2 s"),
+        ({"repetition_time": 2000.0}, "no_repetition_time", r"2000 s, the header of bold\.nii\.gz 2 s"),
     ],
 )
 def test_what_a_run_lacks(bold, mask, changes, reason, words):
@@ -182,6 +182,72 @@ def test_some_volumes_are_too_short_without_any_limit(tmp_path, mask, n_volumes)
         with pytest.raises(RunSkipped, match=rf"some_bold\.nii\.gz has {n_volumes} volumes; at least 7") as caught:
             check_run(build_run(bold, mask, confounds=confounds), config, load_denoising(denoise))
         assert caught.value.reason == "too_short"
+
+
+# Volumes without data
+
+
+@pytest.mark.parametrize("fill", [0, 30000, None], ids=["zeros", "another number", "the last volume"])
+def test_padding_at_the_end_is_dropped(tmp_path, mask, atlas, fill):
+    stored = build_series("i2")
+    stored[..., 33:] = stored[..., 32:33] if fill is None else fill
+    run = build_run(write_bold(tmp_path / "bold.nii.gz", stored), mask)
+    signals = extract_signals(run, atlas, CONFIG, NONE)
+    expected = extract_signals(
+        build_run(write_bold(tmp_path / "cut.nii.gz", stored[..., :33]), mask), atlas, CONFIG, NONE
+    )
+    assert np.flatnonzero(~signals.kept).tolist() == list(range(33, T))
+    assert signals.n_padding == T - 33
+    # What is dropped at the end is interpolated for the trend, so that it is another line.
+    np.testing.assert_allclose(signals.raw[:33], expected.raw, rtol=1e-6)
+    assert np.isnan(signals.values[33:]).all()
+    assert "8 volumes at the end hold no data, the same numbers in each, and are n/a." in signals.warnings
+    config = SignalsConfig(denoise="none", band_pass=None, min_time=68.0)
+    with pytest.raises(RunSkipped, match="33 of 41 volumes are kept") as skipped:
+        extract_signals(run, atlas, config, NONE)
+    assert skipped.value.reason == "too_few_kept"
+
+
+@pytest.mark.parametrize("lost", [[30], [0, 7], [39, 40]], ids=["inside", "the first", "at the end"])
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_volumes_of_nan_are_lost_and_spoil_no_other(tmp_path, mask, atlas, lost, share):
+    stored = build_series("f4")
+    whole = extract_signals(build_run(write_bold(tmp_path / "whole.nii", stored), mask), atlas, CONFIG, NONE)
+    broken = np.random.default_rng(2).uniform(size=SHAPE) < share
+    for volume in lost:
+        stored[broken, volume] = np.nan
+    signals = extract_signals(build_run(write_bold(tmp_path / "bold.nii", stored), mask), atlas, CONFIG, NONE)
+    assert np.flatnonzero(~signals.kept).tolist() == lost
+    np.testing.assert_allclose(signals.raw[signals.kept], whole.raw[signals.kept], rtol=1e-6)
+    assert np.isnan(signals.raw[lost]).all()
+    assert signals.coverage.tolist() == [1.0] * P
+    assert signals.n_padding == (2 if lost == [39, 40] else 0)
+    named = ", ".join(map(str, lost))
+    assert f"{len(lost)} volumes hold NaN or infinity and are n/a: {named} (the first is 0)." in signals.warnings
+
+
+def test_a_volume_of_zeros_is_lost(tmp_path, mask, atlas):
+    stored = build_series("i2")
+    stored[..., 12] = 0
+    signals = extract_signals(build_run(write_bold(tmp_path / "bold.nii.gz", stored), mask), atlas, CONFIG, NONE)
+    assert np.flatnonzero(~signals.kept).tolist() == [12]
+    assert "1 volumes are 0 in all parcels and are n/a: 12 (the first is 0)." in signals.warnings
+
+
+def test_a_parcel_that_varies_in_dropped_volumes_only_is_absent(tmp_path, mask, atlas):
+    stored = build_series("i2")
+    stored[LABELS == 3] = 500
+    stored[LABELS == 3, 0] = 0
+    run = build_run(write_bold(tmp_path / "bold.nii.gz", stored), mask)
+    config = SignalsConfig(denoise="none", band_pass=None, min_time=0.0, dummy_scans="1")
+    signals = extract_signals(run, atlas, config, NONE)
+    assert signals.present.tolist() == [True, True, False, True]
+    assert "1 of 4 parcels do not vary and are absent: p3." in signals.warnings
+    stored[:] = 500
+    stored[..., 0] = 0
+    with pytest.raises(RunFailed, match=r"No parcel of .* varies over its 40 kept volumes") as failed:
+        extract_signals(build_run(write_bold(tmp_path / "bold.nii.gz", stored), mask), atlas, config, NONE)
+    assert failed.value.reason == "bad_image"
 
 
 # Real data
@@ -319,7 +385,7 @@ def test_more_may_be_scrubbed_where_motion_is_known(tmp_path: Path, atlas: Atlas
     np.testing.assert_array_equal(signals.kept, expected)
     assert signals.n_dummy == 3
     with pytest.raises(
-        RunFailed, match=r"no table of framewise_displacement beside .*--fd-threshold needs one"
+        RunFailed, match=r"No motion table with framewise_displacement beside .*--fd-threshold"
     ) as caught:
         extract(bold, atlas, config={"fd_threshold": 0.45})
     assert caught.value.reason == "no_confounds"

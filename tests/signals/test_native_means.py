@@ -110,6 +110,19 @@ def test_voxels_next_to_nan_are_left_out_and_counted(tmp_path):
     assert (n_all - means.n_used).sum() > 5
 
 
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_a_volume_of_nan_is_lost_and_spoils_no_other(tmp_path, share):
+    volumes = build_volumes("f4")
+    whole = extract_native_means(*build_case(tmp_path / "whole", volumes))
+    volumes[np.random.default_rng(3).uniform(size=NATIVE) < share, 2] = np.nan
+    means = extract_native_means(*build_case(tmp_path / "broken", volumes))
+    kept = np.arange(T) != 2
+    np.testing.assert_allclose(means.values[kept], whole.values[kept], rtol=1e-6)
+    assert np.isnan(means.values[2]).all()
+    np.testing.assert_array_equal(means.n_used, whole.n_used)
+    assert means.warnings == ("1 volumes hold NaN or infinity and are n/a: 2 (the first is 0).",)
+
+
 def test_an_atlas_on_another_grid_is_laid_onto_that_of_the_warp(tmp_path):
     volumes, mask, warp, _ = build_case(tmp_path, build_volumes())
     standard = build_affine(STANDARD_SIZE, is_positive=False)

@@ -15,7 +15,8 @@ from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.atlases.series_atlas import load_series_atlas
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.signals.read_series import load_parcel_series, read_columns, read_header, read_series
+from bids_semantoks.signals.read_series import read_series
+from bids_semantoks.signals.series_tables import load_parcel_series, read_columns, read_header
 
 T = 41
 
@@ -216,21 +217,117 @@ def test_censored_volumes_are_put_back(tmp_path: Path, values_parcellated_signal
     assert signals.warnings == ("6 censored volumes were left out by xcp_d 0.10.6 and are n/a.",)
 
 
-def test_outliers_of_an_uncensored_table_change_nothing(
+def test_censored_volumes_that_were_interpolated_are_dropped(
     tmp_path: Path, values_parcellated_signals: np.ndarray[Any, Any]
 ) -> None:
-    outliers = tmp_path / "sub-01_task-rest_outliers.tsv"
-    outliers.write_text("framewise_displacement\n" + "1\n0\n" * 20 + "0\n")
-    signals = read_parcellated_signals(
-        write_parcellated_signals(tmp_path, values_parcellated_signals), outliers=outliers
+    path, outliers = write_parcellated_signals(tmp_path, values_parcellated_signals), tmp_path / "outliers.tsv"
+    bad = np.isin(np.arange(T), [0, 1, 20, 40]).astype(int)
+    # What exact_30 leaves out is good all the same.
+    rows = [f"{int(t % 2)}\t{flag}" for t, flag in enumerate(bad)]
+    outliers.write_text("\n".join(["exact_30\tframewise_displacement", *rows]) + "\n")
+    signals = read_parcellated_signals(path, outliers=outliers, min_time=37 * 2.5)
+    assert np.flatnonzero(~signals.kept).tolist() == [0, 1, 20, 40]
+    assert np.isnan(signals.values[[0, 1, 20, 40]]).all()
+    np.testing.assert_allclose(signals.values[signals.kept], values_parcellated_signals[bad == 0], rtol=1e-6)
+    assert (signals.n_dummy, signals.n_padding) == (0, 0)
+    assert signals.warnings == ("4 volumes that xcp_d 0.10.6 censored and interpolated are n/a.",)
+    with pytest.raises(RunSkipped, match="37 of 41 volumes are kept") as skipped:
+        read_parcellated_signals(path, outliers=outliers, min_time=38 * 2.5)
+    assert skipped.value.reason == "too_few_kept"
+    outliers.write_text("framewise_displacement\n" + "0\n" * T)
+    assert read_parcellated_signals(path, outliers=outliers).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("framewise_displacement\n" + "1\n0\n" * 30, "keeps 30 of 60 volumes, but .*tsv has 41: neither fits"),
+        ("framewise_displacement\n" + "0\n" * 40, "keeps 40 of 40 volumes, but .*tsv has 41: neither fits"),
+        ("exact_30\n" + "0\n" * T, "has no column framewise_displacement"),
+    ],
+)
+def test_outliers_of_another_length_fail(
+    tmp_path: Path, values_parcellated_signals: np.ndarray[Any, Any], content: str, message: str
+) -> None:
+    outliers = tmp_path / "outliers.tsv"
+    outliers.write_text(content)
+    with pytest.raises(RunFailed, match=message) as failed:
+        read_parcellated_signals(write_parcellated_signals(tmp_path, values_parcellated_signals), outliers=outliers)
+    assert failed.value.reason == "bad_confounds"
+
+
+@pytest.mark.parametrize(
+    ("fill", "first"), [(0.0, 33), (-1.0, 33), (None, 33)], ids=["zeros", "another number", "the last volume"]
+)
+def test_padding_at_the_end_is_dropped(
+    tmp_path: Path, values_parcellated_signals: np.ndarray[Any, Any], fill: float | None, first: int
+) -> None:
+    values_parcellated_signals[first:] = values_parcellated_signals[first - 1] if fill is None else fill
+    path = write_parcellated_signals(tmp_path, values_parcellated_signals)
+    signals = read_parcellated_signals(path, min_time=33 * 2.5)
+    assert np.flatnonzero(~signals.kept).tolist() == list(range(first, T))
+    assert np.isnan(signals.values[first:]).all()
+    assert signals.n_padding == T - first
+    assert signals.present.all()
+    assert signals.warnings == ("8 volumes at the end hold no data, the same numbers in each, and are n/a.",)
+    with pytest.raises(RunSkipped, match="33 of 41 volumes are kept"):
+        read_parcellated_signals(path, min_time=34 * 2.5)
+
+
+def test_what_does_not_vary_is_no_signal(tmp_path: Path, values_parcellated_signals: np.ndarray[Any, Any]) -> None:
+    values_parcellated_signals[11] = 0
+    values_parcellated_signals[:, [2, 5]] = 0, 7.5
+    signals = read_parcellated_signals(write_parcellated_signals(tmp_path, values_parcellated_signals))
+    assert np.flatnonzero(~signals.kept).tolist() == [11]
+    assert np.flatnonzero(~signals.present).tolist() == [2, 5]
+    assert signals.warnings == (
+        "1 volumes are 0 in all parcels and are n/a: 11 (the first is 0).",
+        f"2 of 13 parcels do not vary and are absent: {PARCELS[2]}, {PARCELS[5]}.",
     )
-    assert signals.kept.all()
-    outliers.write_text("framewise_displacement\n" + "1\n0\n" * 30)
-    signals = read_parcellated_signals(
-        write_parcellated_signals(tmp_path, values_parcellated_signals), outliers=outliers
+    for number in (0.0, 7.5):
+        values_parcellated_signals[:] = number
+        with pytest.raises(RunFailed, match="no parcel that varies over its 41 kept volumes") as failed:
+            read_parcellated_signals(write_parcellated_signals(tmp_path, values_parcellated_signals))
+        assert failed.value.reason == "bad_image"
+
+
+def test_a_table_without_header_is_in_the_order_of_the_atlas(
+    tmp_path: Path, values_parcellated_signals: np.ndarray[Any, Any]
+) -> None:
+    named = read_parcellated_signals(write_parcellated_signals(tmp_path, values_parcellated_signals)).values
+    path = write_parcellated_signals(tmp_path, values_parcellated_signals)
+    path.write_text(path.read_text().partition("\n")[2])
+    assert read_header(path) == tuple(map(str, range(1, P + 1)))
+    signals = read_parcellated_signals(path)
+    np.testing.assert_array_equal(signals.values, named)
+    assert signals.warnings == (
+        f"The columns of {path.name} are only numbered: they are in the order of the atlas' parcels.",
     )
-    assert signals.kept.size == T
-    assert "keeps 30 of 60 volumes, but" in signals.warnings[0]
+    path.write_text("\n".join(line.partition("\t")[2] for line in path.read_text().splitlines()))
+    with pytest.raises(RunFailed, match=r"12 .* 13 "):
+        read_parcellated_signals(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "has_names"),
+    [
+        (b"0\t1\t2", True),
+        (b"1\t2\t5\t9", True),
+        (b"812\t799\t805", False),
+        (b"3\t3\t3", False),
+        (b"-0.5\t1e-3\t2", False),
+        (b"n/a\tn/a\t0.25\r", False),
+        (b"\ta\tb", True),
+        (b"LH_Vis_1\tLH_Vis_2", True),
+        (b"\t1\t2", True),
+    ],
+)
+def test_numbers_that_are_names(tmp_path: Path, line: bytes, has_names: bool) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(line + b"\n" + line.replace(b"a", b"7") + b"\n")
+    columns = line.strip(b"\r").decode().split("\t")
+    expected = [name for name in columns if name] if has_names else [str(i + 1) for i in range(len(columns))]
+    assert list(read_header(path)) == expected
 
 
 @pytest.mark.parametrize("column", ["label", "Node"])
@@ -263,6 +360,11 @@ def test_dummies_of_our_own_sidecar_are_told_from_scrubbed(
     assert read_parcellated_signals(path).n_dummy == 0
     path.with_suffix(".json").write_text(json.dumps({"VolumesDropped": []}))
     assert read_parcellated_signals(path).n_dummy == 0
+    values_parcellated_signals[38:] = np.nan
+    path = write_parcellated_signals(tmp_path, values_parcellated_signals)
+    path.with_suffix(".json").write_text(json.dumps({"VolumesDropped": {"Padding": {"Count": 2}}}))
+    signals = read_parcellated_signals(path)
+    assert (signals.n_dummy, signals.n_padding) == (0, 2)
 
 
 def test_short_runs_are_skipped(tmp_path: Path, values_parcellated_signals: np.ndarray[Any, Any]) -> None:
@@ -378,7 +480,7 @@ def test_no_complete_parcel_is_low_coverage(tmp_path: Path, values_parcellated_s
 def test_numbered_columns_must_be_all_of_them() -> None:
     assert locate_columns([str(i) for i in range(P)], PARCELS).tolist() == list(range(P))
     assert locate_columns([str(i + 1) for i in range(P)], PARCELS).tolist() == list(range(P))
-    with pytest.raises(ValueError, match=r"has columns \(12 of 12\) of parcels 0, 1, 2, 3, 4 and 7 more"):
+    with pytest.raises(ValueError, match=r"has 12 columns without names of parcels, the atlas has 13 parcels"):
         locate_columns([str(i) for i in range(P - 1)], PARCELS)
 
 
@@ -466,7 +568,7 @@ def test_numbered_columns_take_the_table_of_the_dataset(tmp_path: Path) -> None:
     assert load(columns, tables=(table,)).parcels == PARCELS
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
-    with pytest.raises(AtlasError, match="Nothing tells the networks"):
+    with pytest.raises(AtlasError, match="atlas A have 13 columns without names of parcels, and no table of as many"):
         load(columns, tables=(table,))
 
 

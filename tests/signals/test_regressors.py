@@ -212,6 +212,21 @@ def test_displacement_above_threshold_is_scrubbed_and_unknown_kept(tmp_path):
     assert 5 < chosen.kept.sum() < N_ROWS - 5
     edit(path, 7, "framewise_displacement", "0.5")
     assert select(path, "24p", n_volumes=N_ROWS, fd_threshold=0.5).kept[6]
+    edit(path, 8, "framewise_displacement", "n/a")
+    gap = select(path, "24p", n_volumes=N_ROWS, fd_threshold=0.5)
+    assert gap.kept[7]
+    assert any("in 1 later rows of framewise_displacement (first in row 8)" in note for note in gap.warnings)
+
+
+@pytest.mark.parametrize("first", ["n/a", "0.1"])
+def test_scrubbing_needs_displacement_of_a_kept_volume(tmp_path, first):
+    path = make_table(tmp_path)
+    for row in range(1, N_ROWS + 1):
+        edit(path, row, "framewise_displacement", first if row == 1 else "n/a")
+    assert select(path, n_volumes=N_ROWS).kept.all()
+    with pytest.raises(RunFailed, match=r"no value of framewise_displacement in any of \d+ volumes") as error:
+        select(path, n_volumes=N_ROWS, fd_threshold=0.5, dummy_scans="1")
+    assert error.value.reason == "bad_confounds"
 
 
 def test_dummies_auto_and_by_number():

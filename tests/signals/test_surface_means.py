@@ -18,7 +18,7 @@ from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.signals import surface_means
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.extract import check_run, extract_signals
+from bids_semantoks.signals.extract import extract_signals
 
 P = len(made.NAMES)
 
@@ -318,15 +318,41 @@ def test_signals_of_surfaces_are_cleaned_like_those_of_volumes(tmp_path):
     assert signals.repetition_time == 2.0
 
 
-def test_the_repetition_time_must_be_in_the_sidecar(tmp_path):
+@pytest.mark.parametrize("lost", [[17], [0, 40]])
+@pytest.mark.parametrize("share", [1.0, 0.8])
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_volumes_of_nan_are_lost_and_spoil_no_other(tmp_path, lost, share, is_pair):
+    kept = ~np.isin(np.arange(made.T), lost)
+    axis = keys_of_meshes()[0] if is_pair else made.build_axis()
+    atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii", axis))
+
+    def write(folder, values):
+        if not is_pair:
+            return made.build_run(made.write_dtseries(tmp_path / folder / "b.dtseries.nii", values))
+        bold, partner = write_pair(tmp_path / folder, values[:, : made.N_LEFT], values[:, made.N_LEFT :])
+        return made.build_run(bold, partner=partner)
+
+    values = made.build_series(len(axis)).astype("f4")
+    whole = average(write("whole", values), atlas)
+    values[np.ix_(lost, np.random.default_rng(5).uniform(size=len(axis)) < share)] = np.nan
+    broken = average(write("broken", values), atlas)
+    np.testing.assert_allclose(broken.values[kept], whole.values[kept], rtol=1e-6)
+    assert np.isnan(broken.values[~kept]).all()
+    np.testing.assert_array_equal(broken.n_used, whole.n_used)
+    named = ", ".join(map(str, lost))
+    assert f"{len(lost)} volumes hold NaN or infinity and are n/a: {named} (the first is 0)." in broken.warnings
+
+
+def test_the_header_of_cifti_gives_the_repetition_time(tmp_path):
     bold = made.write_dtseries(tmp_path / "b.dtseries.nii", made.build_series(len(made.build_axis())), step=0.72)
-    config, denoising = SignalsConfig(min_time=0), load_denoising("none")
-    with pytest.raises(RunFailed, match=r"No sidecar gives .* its header says 0\.72 s") as caught:
-        check_run(made.build_run(bold, repetition_time=None), config, denoising)
-    assert caught.value.reason == "no_repetition_time"
     atlas = build_atlas(made.write_dlabel(tmp_path / "a.dlabel.nii"))
-    notes = extract_signals(made.build_run(bold), atlas, SignalsConfig(min_time=0, denoise="none"), denoising).warnings
-    assert any("gives a repetition time of 2 s, its header 0.72 s" in note for note in notes)
+    config, denoising = SignalsConfig(min_time=0, denoise="none"), load_denoising("none")
+    signals = extract_signals(made.build_run(bold, repetition_time=None), atlas, config, denoising)
+    assert signals.repetition_time == 0.72
+    assert "No sidecar states the repetition time of b.dtseries.nii: 0.72 s is from its header." in signals.warnings
+    signals = extract_signals(made.build_run(bold), atlas, config, denoising)
+    assert signals.repetition_time == 2.0
+    assert any("2 s, the header of" in note and "0.72 s; the former is used" in note for note in signals.warnings)
 
 
 _GROWTH = """

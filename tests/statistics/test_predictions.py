@@ -1,5 +1,7 @@
 """Predictions are entered fold by fold, averaged over repetitions, and stacked over encoders."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,22 @@ def test_encoders_that_were_tested_on_other_splits_are_refused():
     second.fold[1, 1] = 1
     with pytest.raises(ValueError, match="encoders beside m were not tested on the same folds of y"):
         stack_seeds([first, second])
+
+
+def test_rows_have_the_class_that_most_repetitions_decided_for():
+    target = Target(name="y", values=np.array([0, 0, 0, 1, 1, 0.0]), classes=("a", "b"))
+    table = PredictionTable(target, (3, 1))
+    # Three of four to train on are a, so b is decided for from a probability of a quarter on.
+    for repetition, chance in enumerate([(0.3, 0.2), (0.3, 0.4), (0.1, 0.1)]):
+        scores = np.array([[1 - one, one] for one in chance])
+        table.add((repetition, 0), (np.arange(4), np.array([4, 5])), scores, 1.0)
+    made = table.build("m")
+    assert made.decisions[:, 4:].tolist() == [[1, 0], [1, 1], [0, 0]]
+    assert made.decide()[4:].tolist() == [1, 0]
+    assert np.isnan(made.decide()[:4]).all()
+    # One against one: the more probable of the two.
+    tied = dataclasses.replace(
+        made, **{name: getattr(made, name)[:2] for name in ("fold", "truth", "scores", "decisions")}
+    )
+    assert tied.decide()[5] == 0
+    np.testing.assert_array_equal(make_values().decide(), make_values().average()[1][:, 0])

@@ -97,7 +97,8 @@ def test_sessions_of_a_participant_share_the_role():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(0, 0, "p99", "test")], "Participant p99 in repetition 0, fold 0 .* not among the 47"),
+        ([(0, 0, "p99", "test")], "name none of the 47 participants here: they name 1, such as p99, and here is p00"),
+        ([(0, 0, "p99", "test"), (0, 0, "p01", "train")], "Nobody is left in test of repetition 0, fold 0"),
         ([(0, 0, "p01", "tset")], "Role 'tset'"),
         ([(0, 0, "p01", "test"), (0, 0, "p01", "train")], "p01 is both test and train"),
         ([(2, 0, "p01", "test"), (2, 1, "p01", "test")], "p01 is tested twice in repetition 2"),
@@ -108,6 +109,16 @@ def test_sessions_of_a_participant_share_the_role():
 def test_bad_tables_are_refused(rows, message):
     with pytest.raises(InputError, match=message):
         read_split_table([SplitRow(*row) for row in rows], NAMES)
+
+
+def test_people_who_are_not_here_are_passed_over():
+    here = [SplitRow(0, 0, "p01", "test"), SplitRow(0, 0, "p02", "train")]
+    absent = [SplitRow(0, 0, "p98", "train"), SplitRow(0, 0, "p99", "test")]
+    (split,) = read_split_table([*absent, *here], NAMES)
+    assert (split.test.tolist(), split.train.tolist()) == ([1], [2])
+    # Those who train are named, if not here, so the others do not.
+    with pytest.raises(InputError, match="Nobody is left in train"):
+        read_split_table([here[0], absent[0]], NAMES)
 
 
 def test_a_table_that_splits_a_family_is_refused():

@@ -1,5 +1,6 @@
 """Two processes learn what one learns from the joined batch; neither waits for ever."""
 
+import datetime
 import json
 import os
 import random
@@ -171,8 +172,12 @@ def test_a_signal_to_one_process_stops_all(tmp_path):
 def test_a_process_that_fails_alone_does_not_wait_for_the_others(monkeypatch, device, error, n_shut):
     """Shutting NCCL down takes all processes, and those that go on would never come."""
     shut, joined = [], []
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setattr(torch.cuda, "set_device", joined.append)
+    monkeypatch.setattr(distributed, "_meet", lambda rank, size: None)
     library = distributed.distributed
     monkeypatch.setattr(library, "init_process_group", lambda backend, **_: joined.append(backend))
     monkeypatch.setattr(library, "new_group", lambda **_: None)
@@ -191,3 +196,50 @@ def test_a_process_that_fails_alone_does_not_wait_for_the_others(monkeypatch, de
             train()
     assert len(shut) == n_shut
     assert joined[-1] == ("nccl" if device.startswith("cuda") else "gloo")
+
+
+MEET = """
+import sys
+import torch
+from bids_semantoks.errors import SemantoksError
+from bids_semantoks.training.distributed import join_ranks
+try:
+    with join_ranks(torch.device("cpu")):
+        pass
+except SemantoksError as error:
+    sys.exit(f"{error.exit_code} {error}")
+"""
+
+
+def test_a_port_in_use_is_said(monkeypatch):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = str(server.getsockname()[1])
+        environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(HELPERS.parents[1])}
+        command = [sys.executable, "-c", MEET]
+        done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    assert f"5 The port of 127.0.0.1:{port} (MASTER_PORT) is in use" in done.stderr
+
+
+def test_processes_that_never_come_are_said(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setattr(distributed, "_JOINING", datetime.timedelta(seconds=1))
+    with pytest.raises(ResourceError, match="Process 0 of 2 did not meet the others"):
+        distributed._meet(0, 2)
+
+
+def test_fewer_gpus_than_processes_end_all_of_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(ResourceError, match="2 processes on this machine, but only 1 GPUs"):
+            distributed.choose_device(torch.device("cuda"))
+        assert distributed.choose_device(torch.device("cpu")).type == "cpu"

@@ -1,0 +1,47 @@
+"""Participants that a dataset lists and that nothing was made of, so that nobody is missed without a word."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from bids_semantoks.config import SelectionConfig
+from bids_semantoks.files import read_rows
+from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.inputs.names import find_above, find_linked_raw, find_participant_labels
+from bids_semantoks.inputs.selection import describe_labels, read_labels
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+def warn_of_missing(dataset: Dataset, selection: SelectionConfig, participants: Collection[str]) -> None:
+    """Name participants of the dataset or its raw root who have no derivatives, unless some were selected."""
+    if selection.participant_label or dataset.kind == "layout":
+        return
+    known = {*participants, *read_labels(selection.exclude_participant_label, "sub-")}
+    where = " and ".join(str(one.path) for one in dataset.derivatives)
+    _warn((dataset.root, dataset.raw_root), known, f"derivatives in {where}")
+
+
+def warn_of_missing_outputs(bids_dir: Path, out_dir: Path, known: Collection[str]) -> None:
+    """Name participants of a dataset, or of the raw one that it was made from, who have no stored signals."""
+    _warn((bids_dir, find_above(bids_dir), find_linked_raw(bids_dir)), known, f"signals in {out_dir}")
+
+
+def _warn(roots: Iterable[Path | None], known: Collection[str], what: str) -> None:
+    for root in dict.fromkeys(roots):
+        if root is not None and root.is_dir() and (absent := find_listed(root) - set(known)):
+            LOGGER.warning("Participants of %s without %s: %s", root, what, describe_labels(absent))
+
+
+def find_listed(root: Path) -> set[str]:
+    """Find the labels of the ``sub-*`` folders of a dataset and of its participants.tsv, if that can be read."""
+    labels = set(find_participant_labels(root))
+    try:
+        rows = read_rows(root / "participants.tsv")
+    except (OSError, ValueError, csv.Error):
+        # Who needs the table is told what is wrong with it.
+        return labels
+    return labels | {row.get("participant_id", "").strip().removeprefix("sub-") for row in rows} - {"", "n/a"}

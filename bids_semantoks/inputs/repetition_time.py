@@ -1,0 +1,252 @@
+"""The repetition time of a run, by one order for images, surfaces, series of parcels and layouts: its own sidecar, the
+sidecar of its image, the raw dataset, a CIFTI header, a NIfTI header, the number of a shipped layout."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, BidsFile, parse_name
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.files import read_json
+from bids_semantoks.images.grayordinates import CiftiError, load_cifti, read_series_step
+from bids_semantoks.images.volumes import check_content, load_volumes
+from bids_semantoks.inputs.names import list_func_files
+from bids_semantoks.records import Run
+
+#: Seconds; what is longer is a number of milliseconds.
+LONGEST: Final = 20.0
+
+# Entities that sidecars of the same run may have although its table of series, or its image, lacks them.
+_NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
+# XCP-D writes this word as the frequency: one row per volume, whatever its duration.
+_NO_FREQUENCY: Final = "TR"
+_SIDECAR_ENDS: Final = ("json", "dtseries.json", "ptseries.json", "func.json")
+_CIFTI_ENDS: Final = (".ptseries.nii", ".dtseries.nii")
+# CIFTI before NIfTI, and the cheapest first: headers alone are read.
+_HEADER_ENDS: Final = (".ptseries.nii", "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
+_SAME: Final = 1e-3
+_SAME_SHARE: Final = 0.01
+# Numbers this far apart are one time in seconds and in milliseconds.
+_THOUSAND: Final = (500.0, 2000.0)
+# A time this short may be a thousandth of the true one, so that other sources are asked too.
+_SHORT: Final = LONGEST / _THOUSAND[0]
+_MILLISECONDS: Final = "Is RepetitionTime given in milliseconds? It must be in seconds."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatedTime:
+    """What the sidecars of a run state."""
+
+    value: float | None = None  # s; None where none states a usable time
+    source: str = ""  # what states it, in words for messages
+    problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used
+    is_absent: bool = False  # the sidecar that decides was not fetched
+
+
+def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:
+    """List the ``*_<suffix>.json`` at the dataset root."""
+    ends = tuple(f"{suffix}.{end}" for end in _SIDECAR_ENDS)
+    with os.scandir(root) as entries:
+        paths = sorted(entry.path for entry in entries if entry.name.endswith(ends))
+    parsed = (parse_name(path) for path in paths)
+    return tuple(one for one in parsed if one is not None and one.suffix == suffix)
+
+
+def find_raw_sidecars(root: Path, label: str) -> tuple[BidsFile, ...]:
+    """List the ``*_bold.json`` that the raw dataset has for a participant, those at its root included."""
+    paths = list_func_files(str(root / f"sub-{label}"))
+    parsed = (parse_name(path) for path in paths if path.endswith("_bold.json"))
+    return (*(one for one in parsed if one is not None), *find_root_sidecars(root))
+
+
+def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: bool = False) -> StatedTime:
+    """Find the repetition time (s) that the sidecars of an image or table state, or those of the raw dataset.
+
+    The nearest sidecar whose entities the image all has, and that states RepetitionTime or SamplingFrequency, decides:
+    its value counts also where it cannot be right, see `decide_repetition_time`. One that is unreadable or states no
+    positive number is named and passed over; one that was not fetched ends the search. The ``*_bold.json`` of the run's
+    images follow its own.
+    """
+    pairs = set(image.entities)
+    own: list[BidsFile] = []
+    of_images: list[BidsFile] = []
+    for one in sidecars:
+        if not _is_beside(one.path, pairs):
+            continue
+        is_above = not are_raw and image.path.startswith(one.path.rpartition(os.sep)[0] + os.sep)
+        if one.suffix == image.suffix and is_above and pairs.issuperset(one.entities):
+            own.append(one)
+        elif one.suffix == "bold" and pairs.issuperset(pair for pair in one.entities if pair[0] not in _NOT_OF_RUN):
+            of_images.append(one)
+    problems: list[str] = []
+    for sidecar in (*_sort_nearest(own), *_sort_nearest(of_images)):
+        try:
+            found = _read_stated(Path(sidecar.path))
+        except RunSkipped:
+            why = "its content is not here, fetch it with `datalad get`"
+            problems.append(f"The sidecar {sidecar.path} cannot be used: {why}.")
+            return StatedTime(problems=tuple(problems), is_absent=True)
+        except ValueError as error:
+            problems.append(f"The sidecar {sidecar.path} cannot be used: {error}.")
+            continue
+        if found is not None:
+            return StatedTime(value=found, source=f"the sidecar {sidecar.path}", problems=tuple(problems))
+    return StatedTime(problems=tuple(problems))
+
+
+def _is_beside(path: str, pairs: set[tuple[str, str]]) -> bool:
+    """Tell whether the folders of a sidecar are those of a run, or above them."""
+    folders = path.rsplit(os.sep, 4)[1:-1]
+    return all(tuple(one.split("-", 1)) in pairs for one in folders if one.startswith(("sub-", "ses-")))
+
+
+def _sort_nearest(sidecars: list[BidsFile]) -> list[BidsFile]:
+    """Sort by nearness of the folder, then by number of entities, most first."""
+    return sorted(sidecars, key=lambda one: (-one.path.count(os.sep), -len(one.entities), one.path))
+
+
+def _read_stated(path: Path) -> float | None:
+    """Read the time (s) that a sidecar states; None where it states none. Raises ValueError where it cannot be used,
+    RunSkipped where it was not fetched."""
+    try:
+        check_content(path)
+        content = read_json(path)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise ValueError(f"it is not readable JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    if "RepetitionTime" in content:
+        return _check_positive(content["RepetitionTime"], "RepetitionTime", "seconds")
+    if content.get("SamplingFrequency", _NO_FREQUENCY) == _NO_FREQUENCY:
+        return None
+    return 1.0 / _check_positive(content["SamplingFrequency"], "SamplingFrequency", "Hz")
+
+
+def _check_positive(value: object, key: str, unit: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        return float(value)
+    raise ValueError(f"{key} must be a positive number of {unit}, found {value!r}")
+
+
+def read_header_time(path: Path) -> float | None:
+    """Read the seconds per volume in the header of a CIFTI or NIfTI series; None where it states none, or cannot be
+    read: a damaged file is reported with its run."""
+    with contextlib.suppress(RunFailed, RunSkipped, CiftiError, OSError):
+        if path.name.endswith(_CIFTI_ENDS):
+            check_content(path)
+            file = load_cifti(path)
+            return read_series_step(file.axes[0]) if file.kinds[0] == "SERIES" else None
+        if path.name.endswith((".nii", ".nii.gz")):
+            return load_volumes(path).repetition_time
+    return None
+
+
+def _find_header_time(run: Run) -> tuple[float, Path] | None:
+    """Find the time (s) in the header of a run's file, else of another image of the run beside it."""
+    if (time := read_header_time(run.bold)) is not None:
+        return time, run.bold
+    own = _key(run.entities)
+    siblings = [
+        path
+        for path in sorted(run.bold.parent.iterdir())
+        if path != run.bold
+        and path.name.endswith(_HEADER_ENDS)
+        and (parsed := parse_name(path.name)) is not None
+        and _key(parsed.entities) == own
+    ]
+    for end in _HEADER_ENDS:
+        for path in siblings:
+            if path.name.endswith(end) and (time := read_header_time(path)) is not None:
+                return time, path
+    return None
+
+
+def _key(entities: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    return frozenset(pair for pair in entities if pair[0] not in DERIVED_ENTITIES | TABLE_ENTITIES)
+
+
+def decide_repetition_time(run: Run, in_header: float | None = None) -> tuple[float, tuple[str, ...]]:
+    """Decide on the repetition time (s) of a run; return it with notes on sources that differ or could not be used.
+
+    `in_header` is what the header of `run.bold` states, where the caller has opened it. Raises RunFailed
+    no_repetition_time where nothing states a time, or what does is above 20 s or a thousand times another source;
+    RunSkipped no_content where the run's own sidecar was not fetched and no other states the time.
+    """
+    stated = run.repetition_time
+    if stated is None:
+        check_content(run.bold.with_name(_name_sidecar(run.bold.name)))
+    header = (in_header, run.bold) if in_header is not None else None
+    if header is None and (stated is None or run.is_default_time or stated < _SHORT):
+        header = _find_header_time(run)
+    if header is None and stated is None:
+        why = f" {' '.join(run.time_problems)}" if run.time_problems else ""
+        raise RunFailed(
+            "no_repetition_time",
+            f"No sidecar gives the RepetitionTime or SamplingFrequency of {run.bold}, nor does the header of an image "
+            f"of the run state it with a unit.{why}",
+            hint=f"Write RepetitionTime, in seconds, to {_name_sidecar(run.bold.name)} beside it.",
+        )
+    sources = []
+    if stated is not None:
+        sources.append((stated, run.time_source or "the sidecar"))
+    if header is not None:
+        # A second path as long as the first would only fill the message.
+        is_second = stated is not None and not run.is_default_time
+        sources.append((header[0], f"the header of {header[1].name if is_second else header[1]}"))
+    if run.is_default_time:
+        sources.reverse()
+    time = sources[0][0]
+    _check_plausible(sources)
+    notes = list(run.time_problems)
+    if len(sources) > 1 and abs(sources[0][0] - sources[1][0]) > _SAME:
+        (first, here), (second, there) = sources
+        notes.append(
+            f"{here[0].upper()}{here[1:]} gives a repetition time of {first:g} s, {there} {second:g} s; the former is "
+            "used."
+        )
+    elif stated is None and header is not None and not run.bold.name.endswith(_CIFTI_ENDS[0]):
+        place = "its header" if header[1] == run.bold else f"the header of {header[1].name}"
+        notes.append(f"No sidecar states the repetition time of {run.bold.name}: {time:g} s is from {place}.")
+    return time, tuple(notes)
+
+
+def _name_sidecar(name: str) -> str:
+    return f"{name.partition('.')[0]}.json"
+
+
+def _check_plausible(sources: list[tuple[float, str]]) -> None:
+    """Refuse the first time if it is above 20 s, or another source a thousand times it or a thousandth."""
+    time, source = sources[0]
+    others = sources[1:]
+    low, high = _THOUSAND
+    apart = [one for one, _ in others if one <= LONGEST and (low <= time / one <= high or low <= one / time <= high)]
+    if time <= LONGEST and not apart:
+        return
+    told = "".join(f", {there} {one:g} s" for one, there in others)
+    limit = f" More than {LONGEST:g} s cannot be right." if time > LONGEST else ""
+    raise RunFailed(
+        "no_repetition_time",
+        f"{source[0].upper()}{source[1:]} gives a repetition time of {time:g} s{told}.{limit}",
+        hint=_MILLISECONDS,
+    )
+
+
+def check_layout_time(run: Run, layout: str, time: float) -> None:
+    """Refuse the `time` (s) of a user's own layout where it differs by more than 1 % from what a sidecar or the header
+    of a run states: ConfigurationError."""
+    stated = None if run.is_default_time else run.repetition_time
+    in_header = read_header_time(run.bold)
+    for other, source in ((stated, run.time_source), (in_header, f"the header of {run.bold}")):
+        if other is not None and abs(time - other) > _SAME_SHARE * other:
+            raise ConfigurationError(
+                f"The layout {layout} gives a repetition time of {time:g} s, {source} {other:g} s.",
+                hint="Correct repetition_time in the layout file, in seconds, or what differs from it.",
+            )

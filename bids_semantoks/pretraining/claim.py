@@ -1,0 +1,143 @@
+"""One training of an encoder at a time: a sign of life in its folder, without locks, which fail on network disks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import read_json
+from bids_semantoks.training.distributed import Ranks
+from bids_semantoks.training.loop import StopRequest
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+CLAIM_FILE: Final = ".training.json"
+_BEAT: Final = 10.0  # seconds between signs of life
+_PATIENCE: Final = 60.0  # seconds without one after which a training on another machine counts as dead
+_POLL: Final = 0.5
+
+
+@contextlib.contextmanager
+def claim(directory: Path, ranks: Ranks, request: StopRequest) -> Iterator[None]:
+    """Hold the folder of an encoder while its training writes to it; collective.
+
+    Raises ConfigurationError in all ranks where another call trains there. A crashed call on this machine is noticed at
+    once, one on another machine within a minute. A call whose claim was taken over meanwhile is asked to stop.
+    """
+    other = _take(directory / CLAIM_FILE, request) if ranks.is_first else ""
+    if ranks.any(bool(other)):
+        raise ConfigurationError(
+            f"The encoder {directory} is being trained by {other or 'another call'}.",
+            hint=f"Wait for it or choose another --encoder-name. Only if that call is dead, delete {CLAIM_FILE} there.",
+        )
+    if not ranks.is_first:
+        yield
+        return
+    path, has_ended = directory / CLAIM_FILE, threading.Event()
+    beating = threading.Thread(target=_beat, args=(path, request, has_ended), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        beating.join()
+        with contextlib.suppress(OSError):
+            if _read(path) == _identify_call(request):
+                path.unlink()
+            directory.rmdir()  # only if nothing was written
+
+
+def _take(path: Path, request: StopRequest) -> str:
+    """Create the claim; return who holds it where somebody does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while not request.reason:
+        try:
+            # Only one caller can create it, also on network disks; its content is for the others.
+            with path.open("x", encoding="utf-8") as file:
+                json.dump(_identify_call(request), file)
+            return ""
+        except FileExistsError:
+            if _is_alive(path, _read(path)):
+                holder = _read(path)
+                return f"process {holder.get('process', '?')} on {holder.get('host', 'another machine')}"
+            if path.exists():
+                LOGGER.info("The last call that trained %s was killed; its training goes on.", path.parent.name)
+                path.unlink(missing_ok=True)
+        except OSError:
+            path.unlink(missing_ok=True)  # it may have been created before the disk was full
+            raise
+    return ""
+
+
+def _identify_call(request: StopRequest) -> dict[str, Any]:
+    process = os.getpid()
+    known = {"host": socket.gethostname(), "process": process, "call": str(request.started)}
+    return known | {"space": _read_space(), "since": _read_start(process)}
+
+
+def _read_space() -> str:
+    """Read which name space process numbers belong to: a container has its own; empty where /proc does not tell."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _read_start(process: int) -> str:
+    """Read when a process was started, which tells it from a later one of its number; empty for none, or a dead one."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = text.rpartition(")")[2].split()  # after the name, which may hold blanks
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_alive(path: Path, found: dict[str, Any]) -> bool:
+    """Tell whether the holder of a claim still lives: ask this machine, else wait for a sign of life."""
+    if found.get("host") == socket.gethostname() and found.get("space") == _read_space() != "":
+        return _read_start(found["process"]) == str(found["since"])
+    # The clock of another machine may be wrong: only whether the time of the file changes counts.
+    before, until = _read_time(path), time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        time.sleep(_POLL)
+        now = _read_time(path)
+        if now != before:
+            return now is not None
+    return False
+
+
+def _read_time(path: Path) -> int | None:
+    # Opened, since a network disk may answer from memory otherwise.
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None
+
+
+def _beat(path: Path, request: StopRequest, has_ended: threading.Event) -> None:
+    while not has_ended.wait(_BEAT):
+        found = _read(path)
+        if found and found != _identify_call(request):
+            request.reason = request.reason or "another call, which trains the same encoder"
+            return
+        with contextlib.suppress(OSError):
+            os.utime(path)

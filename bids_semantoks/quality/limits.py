@@ -1,0 +1,124 @@
+"""Limits of a call on runs that are stored: which are left out, and settings that signals on disk cannot follow."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bids_semantoks.bids_names import parse_entities
+from bids_semantoks.config import AppConfig
+from bids_semantoks.errors import ConfigurationError, RunSkipped
+from bids_semantoks.files import read_records
+from bids_semantoks.inputs.selection import describe_labels
+from bids_semantoks.outputs.sidecars import describe_differences
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_statuses
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+def check_kept_time(sidecar: Mapping[str, Any], min_time: float) -> None:
+    """Refuse stored signals with less kept data than --min-time (s): RunSkipped too_few_kept."""
+    kept = sidecar["VolumesKept"] * sidecar["RepetitionTime"]
+    # A product of binary fractions may fall short of the same time written in decimals.
+    if kept < min_time * (1 - 1e-9):
+        raise RunSkipped("too_few_kept", f"{kept:.0f} s of kept data, less than the {min_time:g} s of --min-time.")
+
+
+def leave_out(config: AppConfig, stored: Sequence[StoredRun]) -> tuple[list[StoredRun], dict[str, tuple[str, str]]]:
+    """Divide stored runs by the --min-time and --min-coverage of this call: the runs that meet them, and the reason and
+    message of each other run by stem. An option that is not given leaves the limits of the participant level."""
+    kept: list[StoredRun] = []
+    left: dict[str, tuple[str, str]] = {}
+    for run in stored:
+        if problem := _find_problem(config, run):
+            left[run.paths.stem] = problem
+        else:
+            kept.append(run)
+    if left:
+        reasons = Counter(reason for reason, _ in left.values())
+        LOGGER.warning(
+            "%d of %d stored runs are left out (%s), the first is %s: %s",
+            len(left),
+            len(stored),
+            ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())),
+            *next((stem, message) for stem, (_, message) in left.items()),
+        )
+    return kept, left
+
+
+def _find_problem(config: AppConfig, run: StoredRun) -> tuple[str, str] | None:
+    signals = config.signals
+    if config.is_given(signals, "min_time"):
+        try:
+            check_kept_time(run.sidecar, signals.min_time)
+        except RunSkipped as error:
+            return error.reason, str(error)
+    # The table is only read where its limit was laxer.
+    former = run.sidecar["Settings"].get("min_coverage")
+    if config.is_given(signals, "min_coverage") and (former is None or former < signals.min_coverage):
+        try:
+            below = _find_below(run.paths, signals.min_coverage)
+        except (OSError, ValueError) as error:
+            return "low_coverage", f"{run.paths.coverage} cannot be read ({error}), which --min-coverage needs."
+        if below:
+            return "low_coverage", (
+                f"{len(below)} of {run.sidecar['Atlas']['Parcels']} parcels with signals have less than the "
+                f"{signals.min_coverage:g} of --min-coverage, the lowest {min(below):.2f}."
+            )
+    return None
+
+
+def _find_below(paths: OutputPaths, limit: float) -> list[float]:
+    """Read the coverage of the parcels that have signals though it is below a limit."""
+    header, rows = read_records(paths.coverage)
+    coverage, present = header.index("coverage"), header.index("present")
+    found = [float(row[coverage]) for row in rows if row[present] == "true"]
+    # The table has 9 digits.
+    return [value for value in found if value < limit * (1 - 1e-8)]
+
+
+def check_settings(config: AppConfig, stored: Sequence[StoredRun], denoising: Mapping[str, Any]) -> None:
+    """Refuse options of a call that stored signals were made without, since only the participant level can make them
+    again: ConfigurationError. `denoising` is that of --denoise, in JSON; options that are not given do not count."""
+    signals = config.signals
+    wanted = {
+        "denoising": dict(denoising),
+        "band_pass": list(signals.band_pass) if signals.band_pass else None,
+        "fd_threshold": signals.fd_threshold,
+        "dummy_scans": signals.dummy_scans,
+        # A stricter one leaves runs out; a laxer one would bring parcels that are not stored.
+        "min_coverage": signals.min_coverage,
+    }
+    names = {"denoising": "denoise"}
+    wanted = {key: value for key, value in wanted.items() if config.is_given(signals, names.get(key, key))}
+    for run in stored:
+        found = run.sidecar["Settings"]
+        # Series are used as they are, whatever these options say; so are images that came denoised.
+        if found.get("denoising") is None:
+            continue
+        own = {key: found.get(key) for key in wanted}
+        if "DenoisedBy" in run.sidecar["Denoising"]:
+            own |= {key: wanted[key] for key in ("denoising", "band_pass") if key in wanted}
+        if "min_coverage" in own and (own["min_coverage"] or 0.0) < signals.min_coverage:
+            own["min_coverage"] = signals.min_coverage
+        if differences := describe_differences(own, wanted):
+            raise ConfigurationError(
+                f"The signals of {run.paths.stem} in {run.paths.out_dir} were made with other settings: "
+                f"{'; '.join(differences)}.",
+                hint="Use the former settings, or run the participant level again with --overwrite.",
+            )
+
+
+def warn_of_lost(out_dir: Path, known: Collection[str], *, atlas: str, space: str) -> None:
+    """Count the participants that the participant level found but who have no signals, by the reason of their runs."""
+    lost: dict[str, set[str]] = {}
+    for stem, status in read_statuses(out_dir):
+        found = parse_entities(stem)
+        is_ours = found.get("atlas") == atlas and found.get("space", "") == space
+        if is_ours and found["sub"] not in known and status["reason"] not in ("", "already_done"):
+            lost.setdefault(status["reason"], set()).add(found["sub"])
+    for reason, labels in sorted(lost.items()):
+        LOGGER.warning("Participants without signals, %s: %s", reason, describe_labels(labels))

@@ -1,0 +1,110 @@
+"""Limits of a group call hold for runs that were stored before, and settings that cannot be applied are refused."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bids_semantoks.config import AppConfig, SignalsConfig
+from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import write_records
+from bids_semantoks.outputs.store import OutputPaths, StoredRun
+from bids_semantoks.quality.limits import check_settings, leave_out
+
+FORMER = {"denoising": {"name": "simple"}, "band_pass": [0.01, 0.1], "fd_threshold": 0.5, "dummy_scans": "auto"}
+
+
+def build_config(*, given: tuple[str, ...] = (), **signals: object) -> AppConfig:
+    arguments = {"bids_dir": Path("in"), "out_dir": Path("out"), "level": "group", "given": given}
+    return AppConfig(**arguments, signals=SignalsConfig(**signals))  # type: ignore[arg-type]
+
+
+def build_run(folder: Path, label: str, n_kept: int, coverage: float, **settings: object) -> StoredRun:
+    paths = OutputPaths(out_dir=folder, directory=folder, stem=f"sub-{label}_task-rest_atlas-A", model="M")
+    cells = [("p1", 1.0, 9, "true"), ("p2", coverage, 9, "true"), ("p3", 0.0, 9, "false")]
+    write_records(paths.coverage, ("label", "coverage", "n_voxels", "present"), cells)
+    sidecar = {
+        **{"VolumesKept": n_kept, "RepetitionTime": 0.72, "Atlas": {"Parcels": 3}, "Denoising": {}},
+        "Settings": FORMER | {"min_coverage": 0.5} | settings,
+    }
+    return StoredRun(entities={"sub": label}, paths=paths, sidecar=sidecar)
+
+
+def test_limits_that_are_given_leave_runs_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runs = [
+        build_run(tmp_path, "01", 150, 0.9),
+        build_run(tmp_path, "02", 100, 0.9),
+        build_run(tmp_path, "03", 150, 0.6),
+    ]
+    # The participant level may have had a lower limit, which holds until another is given.
+    assert leave_out(build_config(), runs) == (runs, {})
+    kept, left = leave_out(build_config(given=("min_time",)), runs)
+    assert (kept, {stem[:6]: reason for stem, (reason, _) in left.items()}) == (
+        [runs[0], runs[2]],
+        {"sub-02": "too_few_kept"},
+    )
+    assert "72 s of kept data, less than the 100 s" in caplog.text
+    assert leave_out(build_config(min_time=108.0), runs)[0] == [runs[0], runs[2]]
+    kept, left = leave_out(build_config(min_coverage=0.9), runs)
+    assert (kept, [stem[:6] for stem in left]) == (runs[:2], ["sub-03"])
+    assert (
+        "1 of 3 parcels with signals have less than the 0.9 of --min-coverage, the lowest 0.60"
+        in left[next(iter(left))][1]
+    )
+    runs[0].paths.coverage.unlink()
+    assert leave_out(build_config(min_coverage=0.9), runs)[0] == runs[1:2]
+
+
+@pytest.mark.parametrize(
+    ("signals", "said"),
+    [
+        ({"fd_threshold": 0.3}, r"fd_threshold \(there 0.5, now 0.3\)"),
+        ({"min_coverage": 0.3}, r"min_coverage \(there 0.5, now 0.3\)"),
+        ({"band_pass": None}, "band_pass"),
+        ({"dummy_scans": "4"}, "dummy_scans"),
+        ({"denoise": "36p"}, "denoising"),
+    ],
+)
+def test_settings_that_signals_were_not_made_with_are_refused(
+    tmp_path: Path, signals: dict[str, object], said: str
+) -> None:
+    denoising = {"name": signals.get("denoise", "simple")}
+    run = build_run(tmp_path, "01", 150, 0.9)
+    with pytest.raises(ConfigurationError, match=rf"other settings: {said}"):
+        check_settings(build_config(**signals), [run], denoising)
+    check_settings(build_config(fd_threshold=0.5, min_coverage=0.8), [run], denoising)
+    check_settings(build_config(), [build_run(tmp_path, "02", 150, 0.9, fd_threshold=None)], denoising)
+    series = build_run(tmp_path, "03", 150, 0.9, denoising=None)
+    check_settings(build_config(**signals), [series], denoising)
+
+
+def test_the_group_level_holds_them(study, outputs, tmp_path, app):
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    code, text = app(study, out, "--fd-threshold", "0.5", level="group")
+    assert code == 4
+    assert "fd_threshold (there null, now 0.5)" in text
+    code, text = app(study, out, "--min-time", "9999", level="group")
+    assert code == 3
+    assert "leave out all" in text
+
+    def read(name: str) -> list[dict[str, str]]:
+        with (out / name).open(newline="") as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+
+    assert app(study, out, level="group")[0] == 0
+    before = {row["participant_id"] for row in read("phenotype/Demo457RandomTiny.tsv")}
+    lost = max(before)
+    sidecar = next((out / lost).rglob("*_stat-mean_timeseries.json"))
+    for path in (out / lost).rglob("*_stat-mean_timeseries.json"):
+        path.write_text(path.read_text().replace('"VolumesKept": ', '"VolumesKept": 5, "Former": '))
+    code, text = app(study, out, "--min-time", "100", level="group")
+    assert code == 0
+    assert "runs are left out (too_few_kept" in text
+    assert {row["participant_id"] for row in read("phenotype/Demo457RandomTiny.tsv")} == before - {lost}
+    stem = sidecar.name.removesuffix("_stat-mean_timeseries.json")
+    (status,) = [row for row in read("group_status.tsv") if row["run"].startswith(f"{stem}_")]
+    assert (status["status"], status["reason"]) == ("skipped", "too_few_kept")
