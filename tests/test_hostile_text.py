@@ -291,22 +291,24 @@ def test_an_encoder_of_hostile_networks_has_its_card(tmp_path: Path, kind: str) 
     text = HOSTILE[kind].encode("utf-8", "ignore").decode()
     data = {f"source {text}": f"x {text}", "parcels": [f"y {text}"]}
     details = {"data": data, "limits": data, "recipe": data, "participants": {"sha256": []}, "n_parameters": 7}
-    write_model_card(tmp_path, name=text, sha256="0" * 64, details=details, drawn=())
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    folder = tmp_path / re.sub(r"[/\x00]", "", text)
+    write_model_card(folder, name=text, sha256="0" * 64, details=details, drawn=())
+    card = (folder / "README.md").read_text(encoding="utf-8")
     assert not re.search(
         r"<[a-z/!]|(?<!\\)\[@|(?<!!)(?<!\\)\[|^#+ (?!Encoder|Data|Recipe|Intended|Limits|Figures)", card
     )
+    assert all(line.count("`") % 2 == 0 for line in card.splitlines())
     assert not set(card) & set("\x1b\x00\x9b\u202e")
 
 
 def test_an_encoder_of_hostile_networks_has_its_figures(tmp_path: Path) -> None:
     # Half a character and a newline, which a table cannot hold but JSON can.
-    names = tuple(f"{name} {' '.join(HOSTILE.values())}" for name in ("Vis", "Som")), HOSTILE["controls"]
+    names = (HOSTILE["controls"], HOSTILE["lines"], " ".join(HOSTILE.values()))
     write_figures(
         tmp_path,
         log={"step": np.arange(3.0), "loss": np.arange(3.0)},
         kernels={name: np.ones((2, 5)) for name in names},
-        embeddings=np.eye(2),
+        embeddings=np.eye(3),
         names=names,
         repetition_time=2.0,
     )

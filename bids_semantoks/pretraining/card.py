@@ -77,7 +77,8 @@ def write_model_card(
         "self-distillation on parcel signals with bids_semantoks.",
         "",
         f"- Weights: `model.safetensors`, SHA-256 `{sha256}` (teacher, {details['n_parameters']:,} parameters)",
-        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {directory.name}` (path of this directory)",
+        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {escape_markdown(directory.name)}` (path of this "
+        "directory)",
         "- Licence: not stated by the software. The weights derive from the data below; their terms of use decide "
         "whether and how the weights may be shared.",
         "",

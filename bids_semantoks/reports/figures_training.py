@@ -96,7 +96,13 @@ def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_t
     for i, (name, taps) in enumerate(kernels.items()):
         response = np.abs(np.fft.rfft(taps, 256, axis=-1))
         mean = response.mean(axis=0)
-        axes.plot(frequencies, mean / mean.max(), label=shorten_label(name, 28), color=f"C{i % 10}", linestyle="-" if i < 10 else "--")
+        axes.plot(
+            frequencies,
+            mean / mean.max(),
+            label=shorten_label(name, 28),
+            color=f"C{i % 10}",
+            linestyle="-" if i < 10 else "--",
+        )
     axes.set_xlabel("frequency (Hz)")
     axes.set_ylabel("gain, relative to the largest")
     axes.set_ylim(0, 1.05)

@@ -92,12 +92,16 @@ def build_facts(
 ) -> dict[str, Any]:
     """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written."""
     details = dict(encoder.loaded.details) if encoder else {}
-    has_recipe = {"data", "recipe"} <= set(details)
+    data, recipe = details.get("data"), details.get("recipe")
+    # The details of a checkpoint are whatever its author wrote.
+    has_recipe = (
+        isinstance(recipe, dict) and isinstance(data, dict) and {"runs", "participants", "hours"} <= data.keys()
+    )
     return {
         "versions": find_versions(),
         "signals": signals,
         "embedding": describe_encoder(encoder) if encoder else None,
-        "pretraining": {"data": details["data"], "recipe": details["recipe"]} if has_recipe else None,
+        "pretraining": {"data": data, "recipe": recipe} if has_recipe else None,
         "probing": probing,
     }
 
