@@ -148,6 +148,7 @@ def build_facts(text: str) -> dict[str, Any]:
             "window_seconds": 200.0,
             "device": "the CPU",
             "description": f"E {text}",
+            "weights": f"w {text}",
             "is_random": False,
             "random_seed": 0,
         },
