@@ -5,6 +5,7 @@ What is slow to load is imported where it is used: the log file, which also belo
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import io
@@ -15,13 +16,31 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, NamedTuple
 
 from bids_semantoks.errors import ConfigurationError, ResourceError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+#: What programs write where a value is missing, in lower case: BIDS, R, pandas, spreadsheets, databases and statistics
+#: programs. The one list, for every table.
+_MISSING: Final = frozenset(
+    {
+        *("", "n/a", "na", "n.a.", "nan", "-nan", "+nan", "<na>", "null", "#n/a", "#na", "#n/a n/a", "nat", "."),
+        *("1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "1.#nan", "-1.#nan"),
+    }
+)
+
+# UTF-32 first: the mark of UTF-16 begins its own.
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 @contextlib.contextmanager
@@ -140,33 +159,125 @@ def read_cells(lines: Sequence[str]) -> list[list[str]]:
     return [[cell.strip("\"'") for cell in line.split()] for line in lines]
 
 
-def find_delimiter(path: Path) -> str:
-    """Find what separates the cells of a table that other programs wrote: a tab, or a comma or semicolon if its first
-    line has no tab. Raises OSError, and ValueError where the file is not UTF-8."""
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline()
-    return "\t" if "\t" in first else max(",;", key=first.count)
+class TextTable(NamedTuple):
+    """A table of mixed values as text."""
+
+    names: list[str]  # (C,) columns that have a name
+    rows: list[list[str]]  # (R, C) cells
+    lines: list[int]  # (R,) line of each row in the file, from 1
 
 
-def read_records(path: Path, *, is_quoted: bool = False, delimiter: str = "\t") -> tuple[list[str], list[list[str]]]:
-    """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
-    with empty cells, and a file without a line has an empty header.
+def decode_text(content: bytes) -> str:
+    """Decode UTF-8, UTF-16 and UTF-32 with their marks, or else Windows-1252; ValueError for what is not text."""
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content.decode(encoding)
+    # Files of DOS end with this character.
+    content = content.removesuffix(b"\x1a")
+    is_binary = re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", content) is not None
+    if not is_binary:
+        # Five bytes mean nothing in Windows-1252; Latin-1 has them all.
+        for encoding in ("utf-8", "cp1252", "latin-1"):
+            with contextlib.suppress(UnicodeDecodeError):
+                return content.decode(encoding)
+    raise ValueError("is not text: it holds bytes of a spreadsheet, an archive or UTF-16 without its mark")
 
-    BIDS tables quote nothing, so quotes are text unless the table `is_quoted`, as those of other programs. Raises
-    OSError, ValueError where the file is not UTF-8, and csv.Error where a cell is too long to be one.
+
+def read_text(path: Path) -> str:
+    """Read a text that people or other programs wrote; OSError, and ValueError as `decode_text`."""
+    return decode_text(path.read_bytes())
+
+
+def is_missing(text: str) -> bool:
+    """Tell whether a cell says that its value is missing: ``n/a``, nothing, or what other programs write instead."""
+    # R and Python write None and NA; "none" may be an answer.
+    return text.strip() == "None" or text.strip().casefold() in _MISSING
+
+
+def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False) -> TextTable:
+    """Parse a table with a header as people and programs write it.
+
+    A row is a line, so a lone quote is text, while quotes around a cell are taken off. Columns without a name are
+    skipped (row numbers of pandas and R, tabs at the ends of lines), and so are empty lines. `is_padded` also fills
+    short rows and skips rows of empty cells. ValueError, which goes on after the path, for a row of another length.
     """
+    lines = split_lines(text, delimiter)
+    while lines and not any(map(str.strip, lines[0][1])):
+        lines.pop(0)
+    if not lines:
+        return TextTable([], [], [])
+    (_, header), *body = lines
+    while body and not "".join(body[-1][1]).strip() and len(body[-1][1]) < 2:
+        body.pop()
+    # In a table of one column, an empty line is a row.
+    if len(header) > 1:
+        body = [(number, cells) for number, cells in body if len(cells) > 1 or "".join(cells).strip()]
+    # R writes row names, in quotes, without a name for their column.
+    is_from_r = re.search(r'^"1"', text, re.MULTILINE) and all(len(cells) == len(header) + 1 for _, cells in body)
+    shift = int(bool(is_from_r) and [cells[0] for _, cells in body] == [str(i + 1) for i in range(len(body))])
+    names = {i + shift: name.strip() for i, name in enumerate(header) if name.strip()}
+    table = TextTable(list(names.values()), [], [])
+    for row, (number, cells) in enumerate(body, start=1):
+        if is_padded and not any(map(str.strip, cells)):
+            continue
+        n_lacking = max(names) + 1 - len(cells)
+        if any(map(str.strip, cells[len(header) + shift :])) or (n_lacking > 0 and not is_padded):
+            raise ValueError(f"has {len(cells)} values in row {row} (line {number}), but {len(header)} columns")
+        whole = [*cells, *[""] * n_lacking] if n_lacking > 0 else cells
+        table.rows.append([whole[i] for i in names])
+        table.lines.append(number)
+    return table
+
+
+def find_delimiter(text: str) -> str:
+    """Find what separates the cells of a table that other programs wrote: a tab, or else the more frequent of comma and
+    semicolon in its first line; a tab for a single column."""
+    first = next(filter(None, io.StringIO(text.lstrip("\r\n"), newline=None)), "")
+    return "\t" if "\t" in first else max("\t,;", key=first.count)
+
+
+def split_lines(text: str, delimiter: str = "\t") -> list[tuple[int, list[str]]]:
+    """Split a table into the cells of each line, with the number of the line; quotes around a cell are taken off."""
     import csv
 
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header, *rows = list(csv.reader(file, delimiter=delimiter, quoting=quoting)) or [[]]
-    return header, [row + [""] * (len(header) - len(row)) for row in rows if row]
+    if delimiter != "\t" and '"' in text:
+        # Quoted cells of a CSV may hold ends of lines, unless a quote is never closed.
+        with contextlib.suppress(csv.Error):
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            found = [(reader.line_num, cells) for cells in reader]
+            if len({len(cells) for _, cells in found if cells}) == 1:
+                return found
+    # Other ends of lines that Unicode knows may stand in a cell.
+    lines = [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
+    width = lines[0].count(delimiter) + 1 if lines else 0
+    return [(number, _split_line(line, delimiter, width)) for number, line in enumerate(lines, start=1)]
 
 
-def read_rows(path: Path, *, is_quoted: bool = False, delimiter: str = "\t") -> list[dict[str, str]]:
+def _split_line(line: str, delimiter: str, width: int) -> list[str]:
+    import csv
+
+    cells = line.split(delimiter)
+    if '"' not in line:
+        return cells
+    with contextlib.suppress(csv.Error):
+        (parsed,) = csv.reader([line], delimiter=delimiter, strict=True)
+        if len(parsed) == len(cells) or len(cells) != width:
+            return parsed
+    return [cell[1:-1].replace('""', '"') if re.fullmatch('".*"', cell) else cell for cell in cells]
+
+
+def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
+    with empty cells, and a file without a line has an empty header. Raises OSError, and ValueError, which goes on after
+    the path, as `parse_table`."""
+    names, rows, _ = parse_table(read_text(path), is_padded=True)
+    return names, rows
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a table of mixed values as one dictionary of text cells a row; errors as `read_records`."""
-    header, rows = read_records(path, is_quoted=is_quoted, delimiter=delimiter)
-    return [dict(zip(header, row, strict=False)) for row in rows]
+    header, rows = read_records(path)
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def read_json(path: Path) -> Any:
@@ -174,12 +285,28 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
-def hash_file(path: Path) -> str:
-    """Compute the SHA-256 of a file."""
+def hash_file(path: Path, kind: str = "sha256") -> str:
+    """Compute the SHA-256 (or MD5) of a file."""
     import hashlib
 
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def hash_content(path: Path) -> str:
+    """Compute the SHA-256 of the uncompressed bytes of a file; empty if it is compressed and damaged."""
+    import gzip
+    import hashlib
+    import zlib
+
+    with path.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            return hash_file(path)
+    try:
+        with gzip.open(path) as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except (OSError, EOFError, zlib.error):
+        return ""
 
 
 def hash_text(text: str) -> str:

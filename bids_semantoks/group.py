@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bids_semantoks.bids_names import format_label
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import (
     AtlasNames,
@@ -178,6 +178,16 @@ def build_features(
     ]
 
 
+def _label_atlas(name_or_path: str) -> list[str]:
+    """List the labels that the participant level may have given an atlas: that of its name, file or table, that of a
+    chosen atlas (``DIR:NAME``), and that of a file with the map chosen from it (``FILE.dlabel.nii:MAP``). The files
+    need not be here."""
+    path, _, choice = name_or_path.partition(":")
+    stem = path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
+    texts = [stem, choice, choice.replace("atlas-", "").replace("scale-", "").replace("seg-", ""), stem + choice]
+    return [re.sub(r"[^A-Za-z0-9]", "", text) for text in texts if text]
+
+
 def choose_kind(config: AppConfig) -> tuple[str, str]:
     """Choose the atlas and space labels of the stored signals to work on. Raises InputError if there are no signals,
     none of the requested kind, or several kinds to choose from."""
@@ -188,8 +198,8 @@ def choose_kind(config: AppConfig) -> tuple[str, str]:
             hint="Run the participant level first.",
         )
     listed = ", ".join(f"atlas {atlas} in {space or 'no space named'}" for atlas, space in kinds)
-    wanted = format_label(config.signals.atlas.rsplit("/", 1)[-1].split(".", 1)[0])
-    fitting = [kind for kind in kinds if kind[0] == wanted or f"atlas{kind[0]}" in wanted]
+    wanted = _label_atlas(config.signals.atlas)
+    fitting = [kind for kind in kinds if kind[0] in wanted or any(f"atlas{kind[0]}" in one for one in wanted)]
     # A table given by path may have any name; signals carry the label of the series they were made from.
     is_open = config.signals.atlas == type(config.signals)().atlas or config.signals.atlas.endswith(".tsv")
     if not fitting and is_open and len({a for a, _ in kinds}) == 1:

@@ -22,7 +22,13 @@ from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
-from bids_semantoks.outputs.dataset import check_same_atlas, write_atlas, write_dataset, write_descriptions
+from bids_semantoks.outputs.dataset import (
+    check_same_atlas,
+    keep_identity,
+    write_atlas,
+    write_dataset,
+    write_descriptions,
+)
 from bids_semantoks.outputs.features import remove_features
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
@@ -172,7 +178,8 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
             denoising = dataclasses.replace(denoising, description=done)
         spaces = find_all_spaces(config.signals.atlas, directory=config.signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-        atlas = _load_atlas(config, runs[0].space, on_surface=is_surface(runs[0].bold))
+        atlas = _load_atlas(config, runs[0])
+    atlas = keep_identity(config.out_dir, atlas)
     encoder = _build_encoder(config, atlas)
     plan = Plan(
         config=config,
@@ -205,12 +212,13 @@ def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
     return build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=config.running.random_seed)
 
 
-def _load_atlas(config: AppConfig, space: str, *, on_surface: bool) -> Atlas:
-    signals, work_dir = config.signals, config.running.work_dir
-    if on_surface:
+def _load_atlas(config: AppConfig, run: Run) -> Atlas:
+    signals, work_dir, space = config.signals, config.running.work_dir, run.space
+    if is_surface(run.bold):
         return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
     check_is_volumetric(signals.atlas, space)
-    return load_atlas(signals.atlas, space=space, directory=signals.atlas_dir, work_dir=work_dir)
+    cohort = run.entity("cohort") or ""
+    return load_atlas(signals.atlas, space=space, cohort=cohort, directory=signals.atlas_dir, work_dir=work_dir)
 
 
 def _without_new_database(config: AppConfig) -> AppConfig:

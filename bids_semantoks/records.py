@@ -93,13 +93,16 @@ class AtlasVolume:
     """One label image of an atlas; an atlas may be composed of several."""
 
     path: Path
-    sha256: str
+    sha256: str  # of the file
     values: NDArray[np.int64]  # (n,) image values that count
     parcels: NDArray[np.int64]  # (n,) index into `Atlas.parcels` of each value
     licence: str = ""  # one line on licence and source
     space: str = ""  # template space of the image, if not the atlas'
     transform: Path | None = None  # maps points of the atlas' space to `space`; None if they are the same
     transform_sha256: str = ""
+    map_index: int = 0  # of the map to read, in a surface file of several
+    # other files of the same labels, in outputs that identify an atlas by its files
+    other_sha256: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.shape != self.parcels.shape or self.values.ndim != 1:
@@ -117,7 +120,8 @@ class Atlas:
     parcels: tuple[str, ...]  # (P,) in output order
     networks: tuple[str, ...]  # (P,) label; empty for a parcel without network
     volumes: tuple[AtlasVolume, ...]  # the first wins where they overlap; empty for parcellated series
-    sha256: str  # over names, networks and images
+    sha256: str  # over names, networks, space, and what the images hold in each voxel
+    former_sha256: tuple[str, ...] = ()  # by which outputs of versions before 0.2 know it: over files, not voxels
 
     def __post_init__(self) -> None:
         if len(self.parcels) != len(self.networks):

@@ -145,9 +145,65 @@ def test_records_are_read_as_text(tmp_path):
     assert files.read_rows(path)[0] == {"id": "01", "note": '"a', "age": "7"}
     path.write_bytes(b"")
     assert files.read_records(path) == ([], [])
-    path.write_bytes(b"id\n\xff\n")
-    with pytest.raises(ValueError, match="utf-8"):
+    path.write_bytes(b"id\n\x00\xff\n")
+    with pytest.raises(ValueError, match="is not text"):
         files.read_records(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a\tb\n1\t2\n3\t4\n", [["1", "2"], ["3", "4"]]),
+        ("\ta\tb\n0\t1\t2\n1\t3\t4\n", [["1", "2"], ["3", "4"]]),  # pandas with its index
+        ('"a"\t"b"\n"1"\t1\t2\n"2"\t3\t4\n', [["1", "2"], ["3", "4"]]),  # R with row names
+        ("a\tb\t\n1\t2\t\n3\t4\t\n", [["1", "2"], ["3", "4"]]),
+        ("a\tb\n0\t2\t\n1\t4\t\n", [["0", "2"], ["1", "4"]]),  # tabs below the header alone
+        ("a\tb\r1\t2\r3\t4", [["1", "2"], ["3", "4"]]),
+        ("\n a \tb\r\n\r\n1\t2\r\n\r\n", [["1", "2"]]),
+        ('a\tb\n"x\t5" y\n1\t"2\n3\t""\n', [['"x', '5" y'], ["1", '"2'], ["3", ""]]),
+        ('a\tb\n"x\ty"\t"say ""no"""\n', [["x\ty", 'say "no"']]),
+        ("a\tb\nx\u2028y\t\x0b1\n", [["x\u2028y", "\x0b1"]]),
+    ],
+)
+def test_a_row_is_a_line_however_a_program_writes_it(text, rows):
+    table = files.parse_table(text)
+    assert (table.names, table.rows) == (["a", "b"], rows)
+
+
+def test_rows_of_another_length_are_named_and_lines_are_counted():
+    with pytest.raises(ValueError, match=r"has 1 values in row 2 \(line 4\), but 2 columns"):
+        files.parse_table("a\tb\n1\t2\n\n3\n")
+    with pytest.raises(ValueError, match=r"has 3 values in row 1 \(line 2\), but 2 columns"):
+        files.parse_table("a\tb\n1\t2\t3\n", is_padded=True)
+    assert files.parse_table("a\tb\n\t\n3\n", is_padded=True) == (["a", "b"], [["3", ""]], [3])
+    # An empty line is a row of a table of one column, but not at its end.
+    assert files.parse_table("a\n1\n\n2\n\n") == (["a"], [["1"], [""], ["2"]], [2, 3, 4])
+    assert files.parse_table(" \n") == ([], [], [])
+
+
+def test_quoted_cells_of_a_csv_hold_ends_of_lines_unless_a_quote_is_left_open():
+    assert files.parse_table('a,b\n"x\ny",2\n', delimiter=",").rows == [["x\ny", "2"]]
+    assert files.parse_table('a,b\n"x,2\n3,"y\n', delimiter=",").rows == [['"x', "2"], ["3", '"y']]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+def test_encodings_of_other_programs_are_read(encoding):
+    assert files.decode_text("größe\t5 µm\n".encode(encoding)) == "größe\t5 µm\n"
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04\x14\x00", b"\x1f\x8b\x08", "größe".encode("utf-16-le")])
+def test_what_is_not_text_is_refused(content):
+    with pytest.raises(ValueError, match="is not text"):
+        files.decode_text(content)
+
+
+def test_the_last_character_of_dos_is_passed_over():
+    assert files.decode_text(b"a\n1\n\x1a") == "a\n1\n"
+
+
+def test_words_for_missing_are_one_list():
+    assert all(map(files.is_missing, ["n/a", "N/A", "NA", "NaN", "nan", "", " ", "None", "null", "NULL", "#N/A", "."]))
+    assert not any(map(files.is_missing, ["none", "unknown", "0", "-9999", "North", "nana"]))
 
 
 def test_hashes_are_sha256(tmp_path):

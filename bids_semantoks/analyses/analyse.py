@@ -128,6 +128,7 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         warnings=(
             *_list_warnings(phenotypes, n_people),
             *(f"{name} was not probed: {why}" for name, why in plan.refused.items()),
+            *plan.warnings,
         ),
     )
     return write_results(found, stored, encoder, replicates)

@@ -6,16 +6,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.columns import (
+    check_columns,
+    check_together,
+    convert_covariates,
+    describe_kinds,
+    name_groups,
+)
 from bids_semantoks.analyses.rows import Rows, build_rows
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, build_phenotype, find_columns, parse_number
+from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, build_phenotype, find_columns, is_category
 from bids_semantoks.outputs.features import describe_sessions, keep_first_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
@@ -28,7 +35,7 @@ from bids_semantoks.statistics.splits import (
     check_groups,
     read_split_table,
 )
-from bids_semantoks.statistics.targets import Target, build_class_target, build_covariates
+from bids_semantoks.statistics.targets import Target, build_class_target
 
 LOGGER = logging.getLogger("bids_semantoks")
 _FORMS: Final = (str, str.upper, str.title)
@@ -54,6 +61,13 @@ class Design:
     blocks: NDArray[Any] | None  # (n,) labels are permuted within a block
     unit_groups: NDArray[Any] | None  # (n,) rows that exchange their labels together in permutations
     notes: tuple[str, ...]  # who is left out, and why
+    # of the phenotype, the covariates and the column of groups: ``number`` or ``category, 3 levels``
+    kinds: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def covariate_kinds(self) -> str:
+        """Covariates with their kinds, in words."""
+        return ", ".join(f"{name} ({self.kinds[name]})" for name in self.covariate_names) or "none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,6 +81,8 @@ class ProbePlan:
     given: tuple[tuple[str, int, int, str, str], ...]
     designs: tuple[tuple[Phenotype, Design], ...]  # of all phenotypes, in the order asked for
     n_runs: int  # that the designs were built from
+    categories: frozenset[str] = frozenset()  # columns beside phenotypes that are used as categories
+    warnings: tuple[str, ...] = ()  # about the columns asked for
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
 
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
@@ -93,16 +109,28 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
                 hint="Choose another column, or probe it in a call of its own.",
             )
     extra = [*asked.covariate, *filter(None, (asked.group_by, asked.leave_out))]
+    keys = sorted({(run.entities["sub"], run.entities.get("ses", "")) for run in stored})
     columns = find_columns(
         config.bids_dir,
         list(dict.fromkeys([*asked.probe, *extra])),
         phenotype=asked.phenotype,
         optional=[*_SITE_NAMES, *COLOUR_NAMES],
+        id_column=asked.id_column,
+        keys=keys,
     )
     here = {run.entities["sub"] for run in stored}
     given = read_split_lines(asked.splits, here) if asked.splits else ()
     site = next((name for name in (asked.leave_out, *_SITE_NAMES) if name in columns), None)
-    plan = ProbePlan(config=config, columns=columns, site=site or "", given=tuple(given), designs=(), n_runs=0)
+    plan = ProbePlan(
+        config=config,
+        columns=columns,
+        site=site or "",
+        given=tuple(given),
+        designs=(),
+        n_runs=0,
+        categories=frozenset(name for name in extra if name not in asked.covariate or is_category(columns[name], keys)),
+        warnings=check_columns(columns, keys, asked, site=site or ""),
+    )
     plan = _build_designs(plan, stored)
     _check_used(plan)
     return plan
@@ -133,6 +161,8 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
         _tell(name, describe_people(designs[-1][1]))
         if plan.config.running.dry_run:
             LOGGER.info("%s", describe_design(plan, designs[-1][1]))
+    kinds = {name: kind for _, design in designs for name, kind in design.kinds.items()}
+    LOGGER.info("Columns are used as: %s.", "; ".join(f"{name} ({kind})" for name, kind in kinds.items()))
     if not designs:
         raise next(iter(errors.values()))
     refused = {name: str(why) for name, why in errors.items()}
@@ -178,10 +208,11 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
     """Describe what would be probed in one sentence, for a dry run."""
     asked, target = plan.config.probing, design.target
     known = ~np.isnan(target.values)
-    kind = "a value"
+    kind = design.kinds[target.name]
     if target.is_class:
         counts = np.bincount(target.compute_labels(known)[known].astype(int))
-        kind = ", ".join(f"{name} {count}" for name, count in zip(target.class_names, counts.tolist(), strict=True))
+        listed = ", ".join(f"{name} {count}" for name, count in zip(target.class_names, counts.tolist(), strict=True))
+        kind = f"{kind}: {listed}"
     what = "sessions" if design.rows.has_sessions else "participants"
     n_repeats = len({split.repetition for split in design.splits})
     baselines = [
@@ -196,7 +227,7 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
         f"out: {'; '.join(design.notes) or 'nobody'}",
         f"{len(design.splits)} splits in {n_repeats} repetition{'s' if n_repeats > 1 else ''}",
         f"protocol {asked.protocol}",
-        f"covariates removed: {', '.join(design.covariate_names) or 'none'}",
+        f"covariates removed: {design.covariate_kinds}",
         f"baselines: {', '.join(baselines) or 'none'}",
         f"{asked.n_permutations} permutations",
         *([f"{1 + len(asked.replicates)} encoders averaged"] if asked.replicates else []),
@@ -213,6 +244,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     names = tuple(name for name in asked.covariate if name != phenotype.name)
     cells = {name: plan.find_labels(rows, name, phenotype.name) for name in names}
     left_out = plan.find_labels(rows, asked.leave_out, phenotype.name) if asked.leave_out else None
+    others = {name: plan.find_labels(rows, name, phenotype.name) for name in (asked.group_by, asked.leave_out) if name}
     needed = [*cells.values(), *([left_out] if left_out is not None else [])]
     lacks = np.array([any(texts[i] is None for texts in needed) for i in range(len(rows.keys))], dtype=bool)
     if n_lacking := int((lacks & ~out).sum()):
@@ -225,7 +257,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     groups = _find_groups(plan, rows, phenotype.name)
     if left_out is not None:
         places = np.array([label or "" for label in left_out])
-        _check_together(places, rows, asked.leave_out or "", usable)
+        check_together(places, rows, asked.leave_out or "", usable)
         splits = build_left_out_splits(target.compute_strata(), places)
         _check_classes_left(target, splits, places, asked.leave_out or "")
         check_classes(target, splits)
@@ -241,12 +273,13 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         target=target,
         rows=rows,
         splits=splits,
-        covariates=convert_covariates(cells, usable) if names else None,
+        covariates=convert_covariates(cells, usable, plan.categories) if names else None,
         covariate_names=names,
         groups=groups,
         blocks=blocks,
         unit_groups=unit_groups,
         notes=tuple(notes),
+        kinds=describe_kinds(phenotype, cells | others, usable, plan.categories, n_bins=asked.n_bins),
     )
 
 
@@ -285,45 +318,14 @@ def _check_classes_left(target: Target, splits: Sequence[Split], places: NDArray
             )
 
 
-def convert_covariates(cells: Mapping[str, Sequence[str | None]], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Convert covariates to (n, c), text and sites to indicators; unusable rows get the first known value."""
-    columns: dict[str, Sequence[float] | Sequence[str]] = {}
-    for name, texts in cells.items():
-        known = [text for text, use in zip(texts, usable, strict=True) if use and text is not None]
-        filled = [text if use and text is not None else known[0] for text, use in zip(texts, usable, strict=True)]
-        # Sites named 1, 2, 3 are still not a quantity.
-        is_text = name in _SITE_NAMES or None in map(parse_number, known)
-        columns[name] = filled if is_text else [float(text) for text in filled]
-    return build_covariates(columns)
-
-
 def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
     """Find the group (n,) of each row, None where rows are free; InputError for a participant in several groups."""
     name = plan.config.probing.group_by
     if name is None:
         return rows.units
     groups = name_groups(plan.find_labels(rows, name, phenotype), rows)
-    _check_together(groups, rows, name, np.ones(len(groups), dtype=bool))
+    check_together(groups, rows, name, np.ones(len(groups), dtype=bool))
     return groups
-
-
-def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
-    """Name the group (n,) of each row; a participant without one forms a group alone."""
-    return np.array(
-        [label if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
-    )
-
-
-def _check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
-    """Refuse groups that separate usable sessions of one participant: InputError names the first participant."""
-    first: dict[str, str] = {}
-    for group, participant in zip(groups[usable], rows.participants[usable], strict=True):
-        if first.setdefault(str(participant), str(group)) != str(group):
-            raise InputError(
-                f"Sessions of sub-{participant} have different values of {name}: {first[str(participant)]} and "
-                f"{group}.",
-                hint="Choose a column with one value a participant.",
-            )
 
 
 def _build_phenotype_splits(

@@ -203,6 +203,7 @@ def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
         ("in", f"{int(known.sum())} {rows}" + (f" of {n_people} participants" if design.rows.has_sessions else "")),
         ("out", "; ".join(design.notes) or "nobody"),
         ("from", one.phenotype.table),
+        ("used as", design.kinds[one.phenotype.name]),
     ]
     if target.classes:
         counts = Counter(target.values[known].astype(int).tolist())
@@ -217,7 +218,9 @@ def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
     facts.append(
         ("splits", f"{repeats} × {folds} folds" if folds > 1 else f"{repeats} repetition{'s' if repeats > 1 else ''}")
     )
-    facts.append(("covariates removed", ", ".join(design.covariate_names) or "none"))
+    facts.append(("covariates removed", design.covariate_kinds))
+    own = (one.phenotype.name, *design.covariate_names)
+    facts += [(f"kept together by {name}", kind) for name, kind in design.kinds.items() if name not in own]
     predictions = next(iter(one.models.values())).predictions
     return {"Classes": list(predictions.classes), "Facts": dict(facts), **_describe_decisions(predictions)}
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.analyses.design import Design, ProbePlan, convert_covariates, name_groups
+from bids_semantoks.analyses.columns import convert_covariates, name_groups
+from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import Rows, compute_motion, iterate_signals, read_embeddings
@@ -111,7 +112,7 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
         target=target,
         rows=rows,
         splits=splits,
-        covariates=convert_covariates(cells, usable) if names else None,
+        covariates=convert_covariates(cells, usable, prober.plan.categories) if names else None,
         covariate_names=tuple(names),
         groups=groups,
         blocks=None,

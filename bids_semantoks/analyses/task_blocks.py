@@ -19,7 +19,7 @@ from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder, build_twin
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
-from bids_semantoks.inputs.phenotypes import find_columns
+from bids_semantoks.inputs.phenotypes import check_cells, find_columns
 from bids_semantoks.models.frozen import find_clip_patches
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
@@ -120,14 +120,19 @@ def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
     if n_cut:
         notes.append(f"the end of {n_cut} blocks during which another begins")
     LOGGER.info("Blocks of %s: %d runs with events, types %s.", column, len(runs), ", ".join(sorted(counts)))
-    return BlockPlan(column=column, runs=tuple(runs), notes=tuple(notes), families=_find_families(config))
+    return BlockPlan(column=column, runs=tuple(runs), notes=tuple(notes), families=_find_families(config, stored))
 
 
-def _find_families(config: AppConfig) -> dict[str, str]:
+def _find_families(config: AppConfig, stored: Sequence[StoredRun]) -> dict[str, str]:
     asked = config.probing
     if asked.group_by is None:
         return {}
-    column = find_columns(config.bids_dir, [asked.group_by], phenotype=asked.phenotype)[asked.group_by]
+    keys = [(run.entities["sub"], "") for run in stored]
+    found = find_columns(
+        config.bids_dir, [asked.group_by], phenotype=asked.phenotype, id_column=asked.id_column, keys=keys
+    )
+    column = found[asked.group_by]
+    check_cells(column, keys)
     return {label: text for (label, _), text in column.values.items() if text is not None}
 
 

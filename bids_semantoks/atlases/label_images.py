@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,21 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from bids_semantoks.atlases.identity import Layer, build_grid_layer, hash_labels, look_up
 from bids_semantoks.atlases.label_tables import LabelTable
-from bids_semantoks.atlases.supply import Part
+from bids_semantoks.atlases.supply import Part, check_published
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_file, hash_text, write_array
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 
+LOG = logging.getLogger("bids_semantoks")
+
 # Larger integers are not exact in float32, in which many label images are stored.
 _MAX_LABEL: Final = 1 << 24
+
+# Scaled integers and resaved images miss whole numbers by up to this; means of two labels miss them by more.
+_NOISE: Final = 0.01
 
 # Templates differ by a few millimetres; the landmarks of an order of labels by tens.
 _NEAR: Final = 12.0
@@ -37,11 +44,14 @@ _N_HERE: Final = 2
 _TIE = 1e-6
 
 
-def load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]]) -> AtlasVolume:
-    """Read and check one image of an atlas; `landmarks` are by index in the table. Raises AtlasError where the
-    image contradicts its table or the landmarks."""
+def load_volume(
+    part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]], *, space: str
+) -> tuple[AtlasVolume, Layer]:
+    """Read and check one image of an atlas for data in `space`; `landmarks` are by index in the table. Raises
+    AtlasError where the image contradicts its table or the landmarks."""
+    sha256 = check_file(part.path)
     image, affine = read_label_image(part.path)
-    sha256 = check_file(part.path, part.sha256)
+    check_published(part, sha256, hash_labels(image, affine))
     positions = {value: position for position, value in enumerate(table.values)}
     file = part.file
     values, indices = (table.values, table.values) if file.values is None else (file.values, file.indices)
@@ -52,7 +62,7 @@ def load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[flo
     check_labels(part, table, present, values)
     lookup = dict(zip(values, indices, strict=True))
     check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
-    return AtlasVolume(
+    volume = AtlasVolume(
         path=part.path,
         sha256=sha256,
         values=np.asarray(values, dtype=np.int64),
@@ -61,7 +71,9 @@ def load_volume(part: Part, table: LabelTable, landmarks: Mapping[int, tuple[flo
         space=part.space,
         transform=part.transform,
         transform_sha256=hash_file(part.transform) if part.transform is not None else "",
+        other_sha256=tuple(one for one in part.pin.sha256 if one != sha256),
     )
+    return volume, build_grid_layer(image, affine, volume, space)
 
 
 def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -76,18 +88,38 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
         raise AtlasError(f"The atlas image {path} cannot be read: {error}") from error
     if stored.ndim > 3 and set(stored.shape[3:]) == {1}:
         stored = stored.reshape(stored.shape[:3])
+    if stored.ndim > 3:
+        raise AtlasError(
+            f"The atlas image {path} has the shape {stored.shape}: a probability map, or several label maps.",
+            hint="Give a 3-D image of labels; turn probability maps into labels first.",
+        )
     if stored.ndim != 3 or is_singular:
         raise AtlasError(
             f"The atlas image {path} has the shape {stored.shape}{' and a singular affine' if is_singular else ''}; "
             "a 3-D image of labels is expected."
         )
-    labels = np.rint(stored).astype(np.int64) if stored.dtype.kind == "f" else stored.astype(np.int64)
-    if not np.array_equal(labels, stored) or labels.min() < 0 or labels.max() > _MAX_LABEL:
+    return _round_labels(stored, path), affine
+
+
+def _round_labels(stored: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    """Turn stored numbers into labels: NaN, and one negative number that stands alone (usually -1), are background."""
+    finite = stored
+    if stored.dtype.kind == "f":
+        # Infinities are no labels, which a half is not either.
+        finite = np.nan_to_num(stored, nan=0.0, posinf=0.5, neginf=0.5)
+    labels: NDArray[np.int64] = np.rint(finite).astype(np.int64)
+    if np.unique(negative := labels[labels < 0]).size == 1:
+        LOG.info("%s has %d voxels of %d, taken as background.", path.name, negative.size, negative[0])
+        finite, labels = np.where(labels < 0, 0, finite), np.maximum(labels, 0)
+    is_wrong = (np.abs(finite - labels) > _NOISE) | (labels < 0) | (labels > _MAX_LABEL)
+    if is_wrong.any():
+        voxel = tuple(map(int, np.argwhere(is_wrong)[0]))
         raise AtlasError(
-            f"The atlas image {path} holds values that are no labels (whole numbers from 0 to {_MAX_LABEL}).",
-            hint="Probability maps must be turned into labels first.",
+            f"The atlas image {path} holds {np.count_nonzero(is_wrong)} values that are not labels (whole numbers from "
+            f"0 to {_MAX_LABEL}), such as {stored[voxel]:g} in voxel {voxel}.",
+            hint="An image that was resampled must be resampled by nearest neighbour.",
         )
-    return labels, affine
+    return labels
 
 
 def check_labels(part: Part, table: LabelTable, present: set[int], values: Sequence[int]) -> None:
@@ -159,7 +191,7 @@ def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64])
     warps: dict[Path, Warp] = {}
     for volume in atlas.volumes:
         image, image_affine = read_label_image(volume.path)
-        parcels = _build_lookup(volume, image)
+        parcels = np.ascontiguousarray(look_up(image, volume))
         if volume.transform is not None and volume.transform not in warps:
             warps[volume.transform] = load_warp(volume.transform)
         warp = warps[volume.transform] if volume.transform is not None else None
@@ -177,12 +209,6 @@ def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64])
             hint=f"Are the affines of the data and of {atlas.volumes[0].path} both in {atlas.space}?",
         )
     return grid
-
-
-def _build_lookup(volume: AtlasVolume, image: NDArray[np.int64]) -> NDArray[np.int32]:
-    lookup = np.zeros(max(int(image.max()), int(volume.values.max())) + 1, dtype=np.int32)
-    lookup[volume.values] = volume.parcels + 1
-    return np.ascontiguousarray(lookup[image])
 
 
 def _sample_slab(

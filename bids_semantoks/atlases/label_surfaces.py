@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-from xml.parsers.expat import ExpatError
+from typing import Final
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from numpy.typing import NDArray
 
+from bids_semantoks.atlases.identity import Layer, build_grid_layer, describe_grid, hash_labels, look_up
+from bids_semantoks.atlases.label_images import read_label_image
 from bids_semantoks.atlases.label_tables import (
     LabelTable,
     build_atlas,
@@ -31,51 +27,36 @@ from bids_semantoks.atlases.registry import (
     find_places,
     is_surface_atlas,
 )
-from bids_semantoks.atlases.supply import Part, find_local_parts
+from bids_semantoks.atlases.supply import Part, check_published, find_local_parts, log_unused, warn_of_masked
+from bids_semantoks.atlases.surface_labels import SurfaceLabels, choose_map, list_maps, load_surface_labels
+from bids_semantoks.atlases.unused import describe_unused
+from bids_semantoks.bids_names import format_label
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.images.gifti import find_hemisphere
-from bids_semantoks.images.grayordinates import (
-    CEREBELLAR,
-    CiftiError,
-    Grayordinates,
-    build_hemispheres,
-    load_cifti,
-    read_grayordinate_rows,
-    read_grayordinates,
-    read_label_names,
-)
+from bids_semantoks.images.grayordinates import CEREBELLAR
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import check_file
 
 _CORTEX: Final = "CORTEX"
 
-# Names for vertices without a parcel in label files; compared in lower case, letters only.
-_NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
 
 _SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
 _SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SurfaceLabels:
-    """Labels of the grayordinates of one file."""
-
-    grayordinates: Grayordinates
-    keys: NDArray[np.int64]  # (G,) label keys
-    names: dict[int, str]  # of the keys that are parcels
-
-
 def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:
     """Load an atlas on surfaces from its registry entry, one volume per label file. Raises AtlasError when files are
     missing, damaged or not those that the entry names."""
-    recipes = entry.recipes.get(space, ())
-    parts = find_local_parts(entry, recipes, space, find_places(directory, beside=entry.path.parent))
+    recipes, places = entry.recipes.get(space, ()), find_places(directory, beside=entry.path.parent)
+    parts = find_local_parts(entry, recipes, space, places)
     if parts is None:
         needed = "; or ".join(" with ".join(file.files[0] for file in recipe) for recipe in recipes)
         origins = ", ".join(sorted({file.source for recipe in recipes for file in recipe}))
         known = ", ".join(entry.recipes) or "no surface"
+        unused = describe_unused(entry, space, places, is_strict=True)
         raise AtlasError(
             f"The label files of the atlas {entry.name} for surfaces in {space} are not found: {needed}."
+            + (f" Not used: {unused}." if unused else "")
             if needed
             else f"The atlas {entry.name} is known on {known}, the data lie on surfaces in {space}.",
             hint=f"`bids_semantoks-fetch DIR --atlas {entry.name} --space {space}` on a machine with network "
@@ -83,11 +64,18 @@ def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atla
             if needed
             else "Give a label file with --atlas: a .dlabel.nii, or one of a pair of .label.gii or .annot files.",
         )
+    warn_of_masked(entry, parts)
+    log_unused(entry, space, places, parts)
     table = load_label_table(entry.table)
-    return build_atlas(entry.name, space, table, tuple(_load_part(part, table) for part in parts))
+    loaded = [_load_part(part, table) for part in parts]
+    return build_atlas(entry.name, space, table, *_unzip(loaded))
 
 
-def _load_part(part: Part, table: LabelTable) -> AtlasVolume:
+def _unzip(loaded: Sequence[tuple[AtlasVolume, list[Layer]]]) -> tuple[tuple[AtlasVolume, ...], list[Layer]]:
+    return tuple(volume for volume, _ in loaded), [layer for _, layers in loaded for layer in layers]
+
+
+def _load_part(part: Part, table: LabelTable) -> tuple[AtlasVolume, list[Layer]]:
     position = {index: i for i, index in enumerate(table.values)}
     values, indices = part.file.values or (), part.file.indices
     if not set(indices) <= set(position):
@@ -102,77 +90,77 @@ def _load_part(part: Part, table: LabelTable) -> AtlasVolume:
 def _read_used(path: Path) -> set[int]:
     if is_surface_atlas(path):
         return {int(key) for key in load_surface_labels(path).names}
-    try:
-        image: Any = nib.load(path)
-        return {int(value) for value in np.unique(np.rint(np.asanyarray(image.dataobj))) if value != 0}
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise AtlasError(f"The atlas image {path} cannot be read: {error}.") from error
+    return set(np.unique(read_label_image(path)[0]).tolist()) - {0}
 
 
-def load_surface_files(path: Path, space: str) -> Atlas:
+def load_surface_files(path: Path, space: str, choice: str = "") -> Atlas:
     """Load an atlas from a label file and, where it covers one hemisphere, its partner; parcels in the order of the
-    table beside them, else of the files. Raises AtlasError if the files are damaged or in another space."""
+    table beside them, else of the files. `choice` names one of several maps. Raises AtlasError if the files are damaged
+    or in another space, or hold several maps and none is chosen."""
     files = _find_files(path)
-    spaces = find_surface_spaces(path)
+    spaces = find_surface_spaces(path, choice)
     if space not in spaces:
         raise AtlasError(
             f"The atlas {path} is in the space {' or '.join(spaces)}, the data in {space}.",
             hint=f"Process the data in {' or '.join(spaces)} (--space), or give an atlas in {space}.",
         )
-    table, parcels = _build_table(files, _find_table(files))
-    volumes = []
-    for file, own in zip(files, parcels, strict=True):
+    maps = [choose_map(file, choice) for file in files]
+    table, parcels = _build_table([load_surface_labels(*one) for one in zip(files, maps, strict=True)], files)
+    loaded = []
+    for file, own, map_index in zip(files, parcels, maps, strict=True):
         part = Part(path=file, file=LabelFile(files=(file.name,)), listed_in=table.path)
-        volumes.append(build_surface_volume(part, list(own), list(own.values())))
+        loaded.append(build_surface_volume(part, list(own), list(own.values()), map_index))
     name = build_label(_SIDE.sub("", f"{_stem(files[0])}.").strip("._"))
-    return build_atlas(name, space, rename_to_seven_networks(table), tuple(volumes))
+    if len(names := list_maps(files[0])) > 1:
+        # Two maps of one file are two atlases.
+        name = format_label(name + (names[maps[0]] or str(maps[0] + 1)))
+    return build_atlas(name, space, rename_to_seven_networks(table), *_unzip(loaded))
 
 
-def build_surface_volume(part: Part, values: Sequence[int], parcels: Sequence[int]) -> AtlasVolume:
-    """Build the record of one label file, with checksum; `parcels` are positions in the atlas of `values`. Raises
-    AtlasError if a fetched file has changed since, or is not the published one."""
-    return AtlasVolume(
+def build_surface_volume(
+    part: Part, values: Sequence[int], parcels: Sequence[int], map_index: int = 0
+) -> tuple[AtlasVolume, list[Layer]]:
+    """Build the record of one label file, with checksum, and its layers; `parcels` are positions in the atlas of
+    `values`. Raises AtlasError if a fetched file has changed since, or is not the published one."""
+    sha256 = check_file(part.path)
+    if on_surfaces := is_surface_atlas(part.path):
+        surface = load_surface_labels(part.path, map_index)
+        check_published(part, sha256, hash_labels(surface.keys))
+    else:
+        image = read_label_image(part.path)
+        check_published(part, sha256, hash_labels(*image))
+    volume = AtlasVolume(
         path=part.path,
-        sha256=check_file(part.path, part.sha256),
+        sha256=sha256,
         values=np.asarray(values, dtype=np.int64),
         parcels=np.asarray(parcels, dtype=np.int64),
         licence=part.licence,
         # An image that accompanies surfaces, such as the cerebellum's, has its own space.
         space=part.space,
+        map_index=map_index,
+        other_sha256=tuple(one for one in part.pin.sha256 if one != sha256),
     )
+    return volume, _build_layers(surface, volume) if on_surfaces else [build_grid_layer(*image, volume, "")]
 
 
-def load_surface_labels(path: Path) -> SurfaceLabels:
-    """Read a ``.dlabel.nii``, ``.label.gii`` or ``.annot`` file: keys of the first map, and the names in use. Raises
-    AtlasError if it cannot be read, its hemisphere is unknown, it has no parcels or uses a nameless key."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise AtlasError(f"The atlas {path} cannot be read: {error.strerror}.") from error
-    # Every run needs it again, and reading takes as long as a short run.
-    return _load_labels(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=4)
-def _load_labels(path: Path, _size: int, _mtime: int) -> SurfaceLabels:
-    load = _load_dlabel if path.name.endswith(".dlabel.nii") else _load_hemisphere
-    try:
-        grayordinates, values, names = load(path)
-    except (CiftiError, ImageFileError, ExpatError, OSError, ValueError, IndexError, EOFError) as error:
-        raise AtlasError(f"The atlas {path} cannot be read: {error}.") from error
-    keys = np.rint(np.nan_to_num(values)).astype(np.int64)
-    used = {int(key) for key in np.unique(keys)}
-    parcels = {
-        key: name for key, name in names.items() if key in used and re.sub(r"[^a-z]", "", name.lower()) not in _NOTHING
-    }
-    if nameless := sorted(key for key in used if key != 0 and not names.get(key, "")):
-        raise AtlasError(
-            f"The atlas {path} uses keys that its label table does not name: {name_some(nameless)}.",
-            hint="Give each key a name (wb_command -cifti-label-import, -metric-label-import).",
-        )
-    if not parcels:
-        raise AtlasError(f"The atlas {path} holds no parcel: all {keys.size} grayordinates are without a label.")
-    return SurfaceLabels(grayordinates=grayordinates, keys=keys, names=parcels)
+def _build_layers(labels: SurfaceLabels, volume: AtlasVolume) -> list[Layer]:
+    """Build the layers of a label file: the mesh of each hemisphere, the labelled voxels of each other structure."""
+    keys, grid = look_up(labels.keys, volume), labels.grayordinates
+    layers = []
+    for model in grid.models:
+        own = keys[model.place]
+        if not own.any():
+            continue
+        if model.n_vertices:
+            mesh = np.zeros(model.n_vertices, dtype=np.int32)
+            mesh[model.indices] = own
+            layers.append(Layer((model.structure, model.n_vertices), mesh))
+            continue
+        place = (model.structure, *describe_grid(grid.shape, grid.affine))
+        rows = np.column_stack([model.indices, own])[own > 0]
+        # Every structure has voxels of its own, so that none is merged with another; their order says nothing.
+        layers.append(Layer(place, rows[np.lexsort(rows.T)].astype(np.int32)))
+    return layers
 
 
 def _find_partner(path: Path) -> tuple[Path, Path] | None:
@@ -200,11 +188,11 @@ def _find_partner(path: Path) -> tuple[Path, Path] | None:
     return (path, partner) if here.endswith("LEFT") else (partner, path)
 
 
-def find_surface_spaces(path: Path) -> tuple[str, ...]:
+def find_surface_spaces(path: Path, choice: str = "") -> tuple[str, ...]:
     """Find the template spaces, likeliest first, of a label file by its name, else by the size of its mesh. Raises
     AtlasError if neither identifies the space, or the file or its other hemisphere is missing or damaged."""
     path = _find_files(path)[0]
-    labels = load_surface_labels(path)
+    labels = load_surface_labels(path, choose_map(path, choice))
     if path.name.endswith(".dlabel.nii"):
         return ("fsLR",)
     size = labels.grayordinates.models[0].n_vertices
@@ -220,14 +208,14 @@ def find_surface_spaces(path: Path) -> tuple[str, ...]:
     return _SPACES[size]
 
 
-def _build_table(paths: tuple[Path, ...], table: Path | None) -> tuple[LabelTable, list[dict[int, int]]]:
+def _build_table(files: Sequence[SurfaceLabels], paths: Sequence[Path]) -> tuple[LabelTable, list[dict[int, int]]]:
     """List the parcels of label files, and per file the position of the parcel of each key that the table lists.
 
-    `paths` is one file of all structures, or left and right. Parcels are in the order of `table`, else of the keys;
+    One file of all structures, or left and right. Parcels are in the order of a table beside them, else of the keys;
     values count from 1. Without a table, networks come from the names (``7Networks_LH_Vis_1``), those of voxels from
     the structure. Raises AtlasError for an unreadable file, a repeated name, or a table that lists none of the parcels.
     """
-    files = [load_surface_labels(path) for path in paths]
+    table = _find_table(paths)
     names = [[labels.names[key] for key in sorted(labels.names)] for labels in files]
     flat = [name for some in names for name in some]
     if len(set(flat)) < len(flat):
@@ -280,41 +268,6 @@ def _find_networks(labels: SurfaceLabels, names: list[str]) -> list[str]:
         else:
             networks.append("Cerebellum" if structures <= set(CEREBELLAR) else "Subcortex")
     return networks
-
-
-def _load_dlabel(path: Path) -> tuple[Grayordinates, NDArray[Any], dict[int, str]]:
-    file = load_cifti(path)
-    file.check_kinds("LABELS", "BRAIN_MODELS")
-    grayordinates = read_grayordinates(file.axes[1])
-    if grayordinates.size != file.shape[1]:
-        raise CiftiError(f"describes {grayordinates.size} grayordinates and holds {file.shape[1]}")
-    values = np.concatenate([block[:, 0].copy() for _, block in read_grayordinate_rows(file)])
-    return grayordinates, values, read_label_names(file.axes[0])
-
-
-def _load_hemisphere(path: Path) -> tuple[Grayordinates, NDArray[Any], dict[int, str]]:
-    if path.name.endswith(".annot"):
-        values, _, listed = nib.freesurfer.read_annot(path)
-        names = {key: name.decode(errors="replace") for key, name in enumerate(listed)}
-        # nibabel gives -1 to vertices whose colour is in no row of the table.
-        values = np.where(values < 0, len(listed), values)
-        names[len(listed)] = "unknown"
-        side = find_hemisphere(path.name)
-    else:
-        image: Any = nib.load(path)
-        values = np.asarray(image.darrays[0].data).ravel()
-        names = {
-            int(key): " ".join((name or "").split()) for key, name in image.labeltable.get_labels_as_dict().items()
-        }
-        primary = image.darrays[0].meta.get("AnatomicalStructurePrimary") or image.meta.get(
-            "AnatomicalStructurePrimary"
-        )
-        side = find_hemisphere(path.name) or {"CortexLeft": "CORTEX_LEFT", "CortexRight": "CORTEX_RIGHT"}.get(
-            str(primary), ""
-        )
-    if not side:
-        raise ValueError("its name does not tell the hemisphere (hemi-L_, lh. or .L.)")
-    return build_hemispheres({side: values.size}), values, names
 
 
 def _find_files(path: Path) -> tuple[Path, ...]:

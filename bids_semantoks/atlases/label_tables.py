@@ -15,17 +15,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.atlases.identity import Layer, identify, identify_by_files
 from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.bids_names import format_label, parse_entities
 from bids_semantoks.errors import AtlasError, name_some
-from bids_semantoks.files import hash_values, read_rows, split_rows
+from bids_semantoks.files import is_missing, parse_table, read_rows, read_text
 from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume
 
 _NAME_COLUMNS = ("label", "name")
 _NETWORK_COLUMNS = ("network_label", "network")
-
-# Some parcellations also use these names for parcels without a network.
-_MISSING = ("", "n/a", "None", "none")
 
 # Spellings in published tables; compared in lower case without spaces, underscores and hyphens.
 _SYNONYMS = {
@@ -108,7 +106,8 @@ def load_label_table(path: Path) -> LabelTable:
 def normalise_network(label: str) -> str:
     """Return the canonical label of a network (`CANONICAL_NETWORKS`), itself if unknown, empty for ``n/a``."""
     label = label.strip()
-    if label in _MISSING:
+    # Some parcellations also use this name for parcels without a network.
+    if label == "none" or is_missing(label):
         return ""
     return _SYNONYMS.get(re.sub(r"[\s_-]", "", label).lower(), label)
 
@@ -121,21 +120,15 @@ def find_network(parcel: str) -> str:
 
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
-        # Not by read_records, which fills short rows: here they are an error.
-        lines = [line for line in split_rows(path.read_text(encoding="utf-8-sig")) if line != [""]]
-    except (OSError, UnicodeDecodeError) as error:
-        raise AtlasError(f"The atlas table {path} cannot be read: {error}.") from error
-    if not lines:
+        columns, rows, _ = parse_table(read_text(path))
+    except OSError as error:
+        raise AtlasError(f"The atlas table {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise AtlasError(f"The atlas table {path} {error}.", hint="Fields are separated by tabs.") from error
+    if not columns:
         raise AtlasError(f"The atlas table {path} is empty.")
-    columns = [column.strip() for column in lines[0]]
-    uneven = next((n for n, line in enumerate(lines, 1) if len(line) != len(columns)), None)
-    if uneven is not None:
-        raise AtlasError(
-            f"Line {uneven} of the atlas table {path} has {len(lines[uneven - 1])} fields, its header {len(columns)}.",
-            hint="Fields are separated by tabs.",
-        )
     # Runs of white space would not survive the tables that we write, so names are made of single blanks at once.
-    cells = ([" ".join(cell.split()) for cell in line] for line in lines[1:])
+    cells = ([" ".join(cell.split()) for cell in line] for line in rows)
     return columns, [dict(zip(columns, line, strict=True)) for line in cells]
 
 
@@ -238,17 +231,17 @@ def build_label(stem: str) -> str:
         return "Atlas"
 
 
-def build_atlas(name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...] = ()) -> Atlas:
-    """Build the record of an atlas, with a joint checksum of names, networks and files, wherever these lie."""
-    labels = [
-        [v.sha256, v.values.tolist(), v.parcels.tolist(), *([v.transform_sha256] if v.transform else [])]
-        for v in volumes
-    ]
+def build_atlas(
+    name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...] = (), layers: Sequence[Layer] = ()
+) -> Atlas:
+    """Build the record of an atlas with its checksum, from its table and the layers of its files."""
+    by_files = identify_by_files(table.parcels, table.networks, volumes)
     return Atlas(
         name=name,
         space=space,
         parcels=table.parcels,
         networks=table.networks,
         volumes=volumes,
-        sha256=hash_values({"parcels": table.parcels, "networks": table.networks, "volumes": labels}),
+        sha256=identify(table.parcels, table.networks, space, layers) if volumes else by_files[0],
+        former_sha256=tuple(by_files),
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from bids_semantoks.atlases.choices import choose_in_dataset, split_choice
 from bids_semantoks.atlases.label_images import load_volume
 from bids_semantoks.atlases.label_surfaces import find_surface_spaces, load_surface_entry, load_surface_files
 from bids_semantoks.atlases.label_tables import build_atlas, build_label, load_label_table, rename_to_seven_networks
@@ -23,7 +24,8 @@ from bids_semantoks.atlases.registry import (
     list_registered,
     load_entry,
 )
-from bids_semantoks.atlases.supply import FETCH_HINT, Part, find_local_parts, find_parts, find_transform, is_in, refuse
+from bids_semantoks.atlases.supply import FETCH_HINT, Part, find_local_parts, find_parts, is_in, log_unused, refuse
+from bids_semantoks.atlases.transforms import describe_absence, find_transform, join_cohort, split_cohort
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import read_json
@@ -43,11 +45,14 @@ _IMAGE_SUFFIXES: Final = (".nii", ".nii.gz")
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
     """Find the template spaces of an atlas, preferred first: images, then surfaces whose files are
     here. Raises AtlasError for an unknown atlas."""
-    if is_surface_atlas(Path(name_or_path)):
-        return find_surface_spaces(Path(name_or_path))
-    path = find_entry(name_or_path)
+    chosen, choice = split_choice(name_or_path)
+    if is_surface_atlas(Path(chosen)):
+        return find_surface_spaces(Path(chosen), choice)
+    path = find_entry(chosen)
     if path is None:
-        return tuple(find_images(name_or_path))
+        spaces = (*find_images(name_or_path), *_find_dataset_surfaces(name_or_path))
+        # Runs name template and cohort in two entities or in one.
+        return tuple(dict.fromkeys(one for space in spaces for one in (split_cohort(space)[0], space)))
     entry, places = load_entry(path, on_surfaces=True), find_places(directory, beside=path.parent)
     here = (space for space, recipes in entry.recipes.items() if find_local_parts(entry, recipes, space, places))
     on_surfaces = tuple(here)
@@ -75,36 +80,45 @@ def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path 
     entries are searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR and our cache. Raises AtlasError if the atlas is
     missing, damaged or lacks surfaces of this space.
     """
-    entry, path = find_entry(name_or_path), Path(name_or_path)
-    if entry is not None:
+    chosen, choice = split_choice(name_or_path)
+    if entry := find_entry(chosen):
         return load_surface_entry(load_entry(entry, on_surfaces=True), space, directory)
+    path = _find_dataset_surfaces(name_or_path).get(space)
+    if path is not None:
+        return load_surface_files(path, space)
+    path = Path(chosen)
     if not is_surface_atlas(path) or not path.is_file():
         raise AtlasError(
             f"The data in {space} lie on surfaces, the atlas {name_or_path} "
             f"{'is made of images' if path.exists() else 'is not there'}.",
             hint="Give a .dlabel.nii file, or one of a pair of .label.gii or .annot files; or read volumes (--space).",
         )
-    return load_surface_files(path, space)
+    return load_surface_files(path, space, choice)
 
 
 def check_is_volumetric(name_or_path: str | Path, space: str) -> None:
     """Raise AtlasError for a surface label file where the data are images."""
-    if is_surface_atlas(Path(name_or_path)):
+    if is_surface_atlas(Path(split_choice(name_or_path)[0])):
         raise AtlasError(
             f"The atlas {name_or_path} lies on surfaces, the data in {space or 'native space'} are images.",
             hint="Choose data on surfaces (--space), or an atlas of images (.nii.gz).",
         )
 
 
-def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None, work_dir: Path | None = None) -> Atlas:
+def load_atlas(
+    name_or_path: str | Path, *, space: str, directory: Path | None, work_dir: Path | None = None, cohort: str = ""
+) -> Atlas:
     """Load the parcels of an atlas and check its images, fetching what is not here.
 
-    `name_or_path` is a registry name, or the path of a label image, a registry entry (``.json``) or an atlas dataset.
-    Files of registry entries are searched in `directory` first; fetched files go to a temporary directory, in
-    `work_dir` if given, when the cache is not writable. Raises AtlasError where the atlas is neither found nor fetched,
-    has neither this space nor a transform to it, is damaged, or its table and image disagree.
+    `name_or_path` is a registry name, or the path of a label image, a registry entry (``.json``) or an atlas dataset,
+    of which ``:NAME`` chooses one of several atlases. `cohort` is that of the data's template, where `space` does not
+    name it as well (``MNIInfant+1``). Files of registry entries are searched in `directory` first; fetched files go to
+    a temporary directory, in `work_dir` if given, when the cache is not writable. Raises AtlasError where the atlas is
+    neither found nor fetched, has neither this space nor a transform to it, is damaged, or its table and image
+    disagree.
     """
     landmarks: Mapping[int, tuple[float, ...]] = {}
+    own = join_cohort(space, cohort)
     if path := find_entry(name_or_path):
         entry, places = load_entry(path), find_places(directory, beside=path.parent)
         name, table_path, landmarks = entry.name, entry.table, entry.landmarks
@@ -114,51 +128,63 @@ def load_atlas(name_or_path: str | Path, *, space: str, directory: Path | None, 
                 hint=f"Choose data in {' or '.join(entry.recipes)} with --space, or have fMRIPrep write them "
                 "(--output-spaces).",
             )
-        parts = find_parts(entry, space, places, lambda: find_target(work_dir))
+        parts = find_parts(entry, own, places, lambda: find_target(work_dir))
+        log_unused(entry, own, places, parts)
     else:
         images = find_images(name_or_path)
+        if not images:
+            raise AtlasError(f"The atlas {name_or_path} lies on surfaces, the data in {own} are images.")
         name = _label(next(iter(images.values())).path)
-        parts = (images[space] if space in images else _warp_image(name, images, space, directory, work_dir),)
+        parts = (images[own] if own in images else _warp_image(name, images, own, directory, work_dir),)
         table_path = parts[0].listed_in
     table = rename_to_seven_networks(load_label_table(table_path))
-    volumes = tuple(load_volume(part, table, landmarks) for part in parts)
+    loaded = [load_volume(part, table, landmarks, space=own) for part in parts]
+    volumes = tuple(volume for volume, _ in loaded)
     for volume in volumes:
         if volume.transform is not None:
             LOG.info(
                 "%s is in %s and is laid onto %s with %s.",
-                *(volume.path.name, volume.space, space, volume.transform.name),
+                *(volume.path.name, volume.space, own, volume.transform.name),
             )
-    return build_atlas(name, space, table, volumes)
+    atlas = build_atlas(name, own, table, volumes, [layer for _, layer in loaded])
+    return dataclasses.replace(atlas, space=space)
 
 
 def _warp_image(
     name: str, images: Mapping[str, Part], space: str, directory: Path | None, work_dir: Path | None
 ) -> Part:
     """Find the first image with a transform to a space, or fetch the transform."""
-    reason = "no space is named for them"
+    absent: list[str] = []
+    failures: list[str] = []
     for own, image in images.items() if space else ():
         try:
             transform = find_transform(own, space, find_places(directory), lambda: find_target(work_dir))
         except AtlasError as error:
-            reason = error.message.rstrip(".")
+            (absent if describe_absence(own, space) else failures).append(error.message)
             continue
         return dataclasses.replace(image, space=own, transform=transform)
     spaces = " or ".join(images)
     raise AtlasError(
         f"The atlas {name} is in the space {spaces}, the data in {space or 'none named'}. "
-        f"There is no transform between them: {reason}.",
+        + (failures or absent or ["Name the space of the data."])[0],
         hint=f"Process the data in {spaces} (--space, or fMRIPrep's --output-spaces), or give an atlas that was warped "
-        f"to {space or 'their space'}, or bring the transform: {FETCH_HINT}",
+        f"to {space or 'their space'}{f', or bring the transform: {FETCH_HINT}' if failures else '.'}",
     )
 
 
 def find_images(name_or_path: str | Path) -> dict[str, Part]:
-    """Find the label images of an atlas dataset (directory), or one by its path, with their tables, by template space.
-    Raises AtlasError when no atlas or several match."""
-    path = Path(name_or_path)
+    """Find the label images of an atlas dataset (directory), or one by its path, with their tables, by template space;
+    empty for a dataset of surfaces. Raises AtlasError when no atlas or several match."""
+    chosen, choice = split_choice(name_or_path)
+    path = Path(chosen)
     if path.is_dir():
-        return _find_dataset(path)
+        return _find_dataset(path, choice)
     if path.is_file() and path.name.endswith(_IMAGE_SUFFIXES):
+        if choice:
+            raise AtlasError(
+                f"The atlas image {path} has no maps to choose from ({choice}).",
+                hint="Only .dlabel.nii and .label.gii files hold several maps.",
+            )
         return {_find_space(path): _describe_image(path, _find_root(path))}
     if path.exists():
         raise AtlasError(f"{path} is no atlas: a .nii or .nii.gz label image or a directory is expected.")
@@ -170,22 +196,12 @@ def find_images(name_or_path: str | Path) -> dict[str, Part]:
     )
 
 
-def _find_dataset(directory: Path) -> dict[str, Part]:
-    images = sorted(p for p in directory.rglob("*_dseg.nii*") if p.name.endswith(_IMAGE_SUFFIXES) and p.is_file())
-    if not images:
-        raise AtlasError(
-            f"The directory {directory} holds no *_dseg.nii.gz.",
-            hint="Give an atlas dataset (BEP038) or a label image.",
-        )
-    labels = sorted({_label(image) for image in images})
-    if len(labels) > 1:
-        raise AtlasError(
-            f"The atlas dataset {directory} holds {len(labels)} atlases: {name_some(labels)}.",
-            hint="Give the path of one image.",
-        )
+def _find_dataset(directory: Path, choice: str) -> dict[str, Part]:
+    files = choose_in_dataset(directory, choice)
     by_space: dict[str, list[Path]] = {}
-    for image in images:
-        by_space.setdefault(_find_space(image), []).append(image)
+    for image in files:
+        if not is_surface_atlas(image):
+            by_space.setdefault(_find_space(image), []).append(image)
     for space, found in by_space.items():
         others = {tuple(sorted((_entities(p) | {"res": ""}).items())) for p in found}
         if len(others) > 1:
@@ -196,6 +212,20 @@ def _find_dataset(directory: Path) -> dict[str, Part]:
             )
     # Names sort res-01 before res-02: the finest wins.
     return {space: _describe_image(found[0], directory) for space, found in by_space.items()}
+
+
+def _find_dataset_surfaces(name_or_path: str | Path) -> dict[str, Path]:
+    """Find the label files on surfaces of an atlas dataset (directory), one for each space; empty for anything else."""
+    chosen, choice = split_choice(name_or_path)
+    if not Path(chosen).is_dir():
+        return {}
+    files = [path for path in choose_in_dataset(Path(chosen), choice) if is_surface_atlas(path)]
+    found: dict[str, Path] = {}
+    for path in files:
+        entities = _entities(path)
+        if space := entities.get("space") or entities.get("tpl"):
+            found.setdefault(space, path)
+    return found
 
 
 def _describe_image(image: Path, root: Path) -> Part:
@@ -237,6 +267,7 @@ def _find_space(image: Path) -> str:
     entities = _entities(image)
     sidecar = image.with_name(f"{_stem(image)}.json")
     space = entities.get("space") or entities.get("tpl") or _read_field(sidecar, ("Space", "SpatialReference"))
+    space = join_cohort(space, entities.get("cohort"))
     if not space:
         raise AtlasError(
             f"The template space of the atlas image {image} is unknown.",
@@ -261,7 +292,7 @@ def _label(image: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    return re.sub(r"\.(nii|nii\.gz|tsv|json)$", "", path.name)
+    return re.sub(r"(\.dlabel|\.label)?\.(nii|nii\.gz|gii|tsv|json)$", "", path.name)
 
 
 def _entities(path: Path) -> dict[str, str]:

@@ -19,6 +19,8 @@ from bids_semantoks.runtime.downloads import (
     HUB_SERVER,
     TEMPLATEFLOW,
     TEMPLATEFLOW_SERVER,
+    UNKNOWN,
+    Pin,
     find_cache,
     find_hub_file,
     find_templateflow_homes,
@@ -26,6 +28,7 @@ from bids_semantoks.runtime.downloads import (
 
 SURFACE_SUFFIXES: Final = (".dlabel.nii", ".label.gii", ".annot")
 DIRECTORY_VARIABLE: Final = "BIDS_SEMANTOKS_ATLAS_DIR"
+_DEPTH: Final = 5  # levels of a given directory, as in DIR/atlas-A/tpl-S/cohort-1/anat
 
 
 def is_surface_atlas(path: Path) -> bool:
@@ -48,13 +51,13 @@ class LabelFile:
     templateflow: str = ""  # path in TemplateFlow's archive; empty if not there
     repository: str = ""  # Hugging Face repository of the first of files; empty if not there
     url: str = ""  # address of the first of files; empty if not published by itself
-    sha256: str | None = None  # checksum of the first of files; None: recorded at the first fetch
+    pin: Pin = UNKNOWN  # of the first of files; what is unknown is recorded at the first fetch
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names that the file may have, best first."""
+        """All names that the file may have, best first; an image may have been compressed or unpacked since."""
         archived = (self.templateflow.rsplit("/", 1)[-1],) if self.templateflow else ()
-        return tuple(dict.fromkeys((*self.files, *archived)))
+        return tuple(dict.fromkeys(one for name in (*self.files, *archived) for one in (name, _respell(name)) if one))
 
     @property
     def address(self) -> str:
@@ -62,6 +65,13 @@ class LabelFile:
         if self.repository:
             return f"{HUB_SERVER}/{self.repository}/resolve/main/{self.files[0]}"
         return self.url or (f"{TEMPLATEFLOW_SERVER}/{self.templateflow}" if self.templateflow else "")
+
+
+def _respell(name: str) -> str:
+    """Name an image as it is called once it is compressed or unpacked; empty for files that are read in one form."""
+    if name.endswith(SURFACE_SUFFIXES):
+        return ""
+    return name.removesuffix(".gz") if name.endswith(".nii.gz") else f"{name}.gz" if name.endswith(".nii") else ""
 
 
 Recipe = tuple[LabelFile, ...]
@@ -160,7 +170,7 @@ def _read_file(content: Mapping[str, Any], space: str) -> LabelFile:
     names = tuple(map(str, content["files"]))
     if len(values) != len(indices) or not values or not names:
         raise ValueError(f"{len(values)} values but {len(indices)} parcels for {', '.join(names) or 'no file'}")
-    sha256 = content.get("sha256")
+    sums = [*(content.get(key) for key in ("sha256", "sha256_uncompressed")), *content.get("sha256_before", ())]
     return LabelFile(
         files=names,
         values=values,
@@ -173,7 +183,12 @@ def _read_file(content: Mapping[str, Any], space: str) -> LabelFile:
         templateflow=str(content.get("templateflow", "")),
         repository=str(content.get("huggingface", "")),
         url=str(content.get("url", "")),
-        sha256=None if sha256 is None else str(sha256),
+        pin=Pin(
+            sha256=tuple(str(one) for one in sums if one),
+            labels=str(content.get("sha256_labels", "")),
+            md5=str(content.get("md5", "")),
+            size=int(content.get("size", 0)),
+        ),
     )
 
 
@@ -188,10 +203,19 @@ class Places:
     given: tuple[Path, ...]  # named by the user, first choice first
     others: tuple[Path, ...]  # the cache, and the folder of the entry
     templateflow: tuple[Path, ...]  # roots of TemplateFlow's archive
+    # by given directory: what lies anywhere in it, by file name
+    contents: Mapping[Path, Mapping[str, tuple[Path, ...]]] = field(default_factory=dict, compare=False)
+
+    def find_inside(self, name: str) -> list[Path]:
+        """Find a file (name, or the end of its path) anywhere in the given directories, nearest to their top first."""
+        last = name.rsplit("/", 1)[-1]
+        found = [path for one in self.given for path in self.contents.get(one, {}).get(last, ())]
+        return [path for path in found if path.as_posix().endswith(f"/{name}")]
 
     def narrow(self) -> list[Places]:
         """Return the first given place alone, the first two, ..., all places: what the user named wins as a whole."""
-        narrower = [Places(given=self.given[:n], others=(), templateflow=()) for n in range(1, len(self.given) + 1)]
+        firsts = [self.given[:n] for n in range(1, len(self.given) + 1)]
+        narrower = [Places(given=some, others=(), templateflow=(), contents=self.contents) for some in firsts]
         return [*narrower, self]
 
 
@@ -203,15 +227,37 @@ def find_places(directory: Path | None, *, beside: Path | None = None) -> Places
     variable, cache = os.environ.get(DIRECTORY_VARIABLE), find_cache()
     others = (*((cache / ATLASES,) if cache else ()), *((beside,) if beside else ()))
     given = (*((directory,) if directory is not None else ()), *((Path(variable),) if variable else ()))
-    return Places(given=given, others=others, templateflow=tuple(find_templateflow_homes()))
+    contents = {one: list_contents(one) for one in given}
+    return Places(given=given, others=others, templateflow=tuple(find_templateflow_homes()), contents=contents)
+
+
+def list_contents(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """List the visible files at most four folders down by name, those nearest to the top first. Folders of participants
+    are left out, so that a dataset that holds an atlas is not searched as a whole."""
+    found: dict[str, list[Path]] = {}
+    level = [folder]
+    for _ in range(_DEPTH):
+        deeper: list[Path] = []
+        for one in level:
+            with contextlib.suppress(OSError), os.scandir(one) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.startswith((".", "sub-")):
+                        continue
+                    if entry.is_dir():
+                        deeper.append(one / entry.name)
+                    else:
+                        found.setdefault(entry.name, []).append(one / entry.name)
+        level = deeper
+    return {name: tuple(paths) for name, paths in found.items()}
 
 
 def find_file(file: LabelFile, places: Places) -> Path | None:
     """Find a label file without using the network; None where it is missing. In a given directory the layout that
     `bids_semantoks-fetch` writes is searched as well."""
     folders = [*(sub for one in places.given for sub in (one, one / ATLASES)), *places.others]
-    for path in (folder / name for folder in folders for name in file.names):
-        if is_there(path) and not (file.n_vertices and _has_other_mesh(path, file.n_vertices)):
+    inside = (path for name in file.names for path in places.find_inside(name))
+    for path in (*(folder / name for folder in folders for name in file.names), *inside):
+        if is_there(path) and not (file.n_vertices and has_other_mesh(path, file.n_vertices)):
             return path
     if file.templateflow and (found := find_archived(file.templateflow, places)):
         return found
@@ -226,7 +272,8 @@ def find_archived(path: str, places: Places) -> Path | None:
     TemplateFlow's client (empty, or a link without content)."""
     given = (sub for one in places.given for sub in (one / path.rsplit("/", 1)[-1], one / path))
     fetched = (one / TEMPLATEFLOW / path for one in places.given)
-    return next(filter(is_there, (*given, *fetched, *(root / path for root in places.templateflow))), None)
+    inside = places.find_inside(path.rsplit("/", 1)[-1])
+    return next(filter(is_there, (*given, *fetched, *inside, *(root / path for root in places.templateflow))), None)
 
 
 def is_there(path: Path) -> bool:
@@ -237,7 +284,7 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def _has_other_mesh(path: Path, n_vertices: int) -> bool:
+def has_other_mesh(path: Path, n_vertices: int) -> bool:
     """Detect the annotation of another mesh by its first number; other files are left to their reader to judge."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         return path.suffix == ".annot" and int.from_bytes(file.read(4), "big") != n_vertices

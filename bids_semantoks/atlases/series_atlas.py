@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from bids_semantoks.atlases.choices import split_choice
 from bids_semantoks.atlases.label_tables import (
     LabelTable,
     build_atlas,
@@ -105,7 +106,11 @@ def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path 
     if not asked:
         return None
     entry = find_registered(asked)
-    if not entry and not Path(asked).exists() and asked.removeprefix("atlas-").removeprefix("seg-") == label:
+    if (
+        not entry
+        and not Path(split_choice(asked)[0]).exists()
+        and asked.removeprefix("atlas-").removeprefix("seg-") == label
+    ):
         return None
     table = _load_table(load_entry(entry).table if entry else _find_table(asked, label, directory))
     try:
@@ -127,10 +132,11 @@ def _load_table(path: Path) -> LabelTable:
 
 
 def _find_table(asked: str, label: str, directory: Path | None) -> Path:
-    path = Path(asked)
+    chosen, choice = split_choice(asked)
+    path = Path(chosen)
     if path.is_file() and path.suffix == ".tsv":
         return path
-    if path.is_dir():
+    if path.is_dir() and not choice:
         found = sorted(path.rglob("*_dseg.tsv"))
         named = [one for one in found if f"-{label}_" in one.name]
         if len(named or found) == 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,29 +15,31 @@ from bids_semantoks.atlases.registry import (
     LabelFile,
     Places,
     Recipe,
-    find_archived,
     find_file,
     list_registered,
     load_entry,
 )
+from bids_semantoks.atlases.transforms import Target, describe_absence, find_transform, name_transform
+from bids_semantoks.atlases.unused import describe_unused
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.runtime.downloads import (
     ATLASES,
     HUB,
     TEMPLATEFLOW,
     TEMPLATEFLOW_SERVER,
+    UNKNOWN,
     FetchError,
+    Pin,
     download,
     fetch_hub_file,
     find_obstacle,
 )
 
-# Returns the directory to fetch to, laid out like our cache; called only when something is fetched.
-Target = Callable[[], Path]
+LOG = logging.getLogger("bids_semantoks")
 
 FETCH_HINT: Final = (
-    f"`bids_semantoks-fetch DIR` on a machine with network brings all that is needed; then set "
-    f"{DIRECTORY_VARIABLE}=DIR here, or give --atlas-dir DIR."
+    f"`bids_semantoks-fetch DIR` on a machine with network brings them; then give --atlas-dir DIR here, or set "
+    f"{DIRECTORY_VARIABLE}=DIR."
 )
 
 #: Most sets of files that a message lists: nobody reads more.
@@ -60,9 +63,26 @@ class Part:
         return f"{self.path.name}: {self.file.licence or 'n/a'}{source}"
 
     @property
-    def sha256(self) -> str | None:
-        """Checksum as published, where known; another file of the same content may have another."""
-        return self.file.sha256 if self.path.name == Path(self.file.files[0]).name else None
+    def pin(self) -> Pin:
+        """What is known of the published file; nothing under a name that others gave it."""
+        first = Path(self.file.files[0]).name
+        return self.file.pin if self.path.name.removesuffix(".gz") == first.removesuffix(".gz") else UNKNOWN
+
+
+def check_published(part: Part, sha256: str, labels: str) -> None:
+    """Refuse a file of this SHA-256 whose `labels` have this hash, with AtlasError, if it is not the published file:
+    neither its bytes, compressed or not, nor its labels are."""
+    pin = part.pin
+    # MD5 and size are compared after a download only: others may have compressed the file anew.
+    fault = Pin(sha256=pin.sha256).find_fault(part.path) if sha256 not in pin.sha256 else ""
+    if fault and pin.labels == labels:
+        LOG.info("%s is not the published file byte for byte, but has the same labels.", part.path)
+    elif fault:
+        raise AtlasError(
+            f"{part.path} {fault}, and other labels: it is not the file that is published as {part.path.name}.",
+            hint="It is damaged or was changed: fetch it again (bids_semantoks-fetch), or give a file of your own with "
+            "--atlas PATH.",
+        )
 
 
 def find_local_parts(entry: Entry, recipes: Iterable[Recipe], space: str, places: Places) -> tuple[Part, ...] | None:
@@ -83,6 +103,8 @@ def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint
     recipes = entry.find_recipes(space)
     if parts := find_local_parts(entry, recipes, space, places):
         return parts
+    # Those that a transform can take there; if none, all, and the reason is said.
+    recipes = _find_possible(entry, recipes, space, places)
     obstacles: dict[str, None] = {}
     for recipe in recipes:
         # Half an atlas is useless: nothing is fetched if the rest is unavailable.
@@ -97,12 +119,46 @@ def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint
 
 
 def fetch_labels(entry: Entry, space: str, places: Places, target: Path) -> tuple[Part, ...]:
-    """Find the label files of the whole atlas on surfaces, fetching missing ones into `target`. Raises AtlasError when
-    the entry has none for this space, or one is missing and cannot be fetched."""
+    """Find the label files of an atlas on surfaces, fetching missing ones into `target`, from the first recipe that is
+    available: those that cover more go first. Raises AtlasError, with all failures, when none is, or none is known."""
     if space not in entry.recipes:
         known = ", ".join(entry.recipes) or "no surface"
         raise AtlasError(f"The atlas {entry.path.stem} is known on {known}, not on surfaces in {space}.")
-    return _collect_parts(entry, entry.recipes[space][0], space, places, lambda: target) or ()
+    failures: dict[str, None] = {}
+    for recipe in entry.recipes[space]:
+        try:
+            parts = _collect_parts(entry, recipe, space, places, lambda: target)
+        except AtlasError as error:
+            failures[error.message.rstrip(".")] = None
+            continue
+        if parts:
+            for failure in failures:
+                LOG.warning("%s.", failure)
+            warn_of_masked(entry, parts)
+            return parts
+    raise AtlasError(
+        f"No label file of the atlas {entry.name} for {space} can be fetched: {'; '.join(failures)}.",
+        hint=f"Fetch them elsewhere, or put them in {target / ATLASES}.",
+    )
+
+
+def log_unused(entry: Entry, space: str, places: Places, parts: Sequence[Part]) -> None:
+    """Name the label files in the user's directories that are not used, and why."""
+    used = [path for part in parts for path in (part.path, part.transform) if path is not None]
+    if unused := describe_unused(entry, space, places, used):
+        LOG.info("Not used of %s: %s.", " and ".join(map(str, places.given)), unused)
+
+
+def warn_of_masked(entry: Entry, parts: Sequence[Part]) -> None:
+    """Say which files an atlas on surfaces lacks, where not all of its parcels have one."""
+    here = {index for part in parts for index in part.file.indices}
+    best = next((recipe for recipes in entry.recipes.values() for recipe in recipes if parts[0].file in recipe), ())
+    lacking = [file for file in best if not set(file.indices) <= here]
+    if n_masked := len({index for file in lacking for index in file.indices} - here):
+        LOG.warning(
+            "%d parcels of %s are masked: %s not found.",
+            *(n_masked, entry.name, " and ".join(f"{one.files[0]} is" for one in lacking)),
+        )
 
 
 def _collect_parts(
@@ -131,41 +187,23 @@ def _fetch_file(file: LabelFile, target: Path) -> Path:
         except FetchError as error:
             raise AtlasError(f"{file.files[0]} of {file.repository} is not here, and {error}.") from error
     path = target / ATLASES / file.files[0] if file.url else target / TEMPLATEFLOW / file.templateflow
-    download(file.address, path, sha256=file.sha256)
+    download(file.address, path, pin=file.pin)
     return path
-
-
-def name_transform(source: str, target: str) -> str:
-    """Return the path of an image transform in TemplateFlow's archive; it maps points from `target` to `source`."""
-    return f"tpl-{target}/tpl-{target}_from-{source}_mode-image_xfm.h5"
-
-
-def find_transform(source: str, space: str, places: Places, target: Target | None = None) -> Path | None:
-    """Find the transform of images from template space `source` to `space`, or fetch it if there is a target. Raises
-    AtlasError where TemplateFlow has none or the download fails."""
-    name = name_transform(source, space)
-    found = find_archived(name, places)
-    if found is None and target is not None:
-        if obstacle := find_obstacle(TEMPLATEFLOW_SERVER):
-            raise AtlasError(f"{Path(name).name} is not here, and {obstacle}.")
-        found = target() / TEMPLATEFLOW / name
-        download(f"{TEMPLATEFLOW_SERVER}/{name}", found)
-    return found
 
 
 def _describe_obstacle(entry: Entry, recipe: Recipe, space: str, places: Places) -> str:
     """Describe what keeps the images and transforms of a recipe from being fetched; empty when it is worth a try."""
+    if absent := _find_absent(entry, recipe, space, places):
+        return absent
     for file in recipe:
         is_here = find_file(file, places) is not None
         if not is_here and not file.address:
-            return f"nobody publishes {file.names[0]} alone"
+            return f"{file.names[0]} is not available as a separate download"
         # Without the name, which is listed among what is needed: the reason is the same for most of them.
         if not is_here and (obstacle := find_obstacle(file.address)):
             return obstacle
-        is_lacking = entry.is_warped(file, space) and not find_transform(file.space, space, places)
-        if is_lacking and (obstacle := find_obstacle(TEMPLATEFLOW_SERVER)):
-            return obstacle
-    return ""
+    is_lacking = any(entry.is_warped(file, space) and not find_transform(file.space, space, places) for file in recipe)
+    return find_obstacle(TEMPLATEFLOW_SERVER) if is_lacking else ""
 
 
 def refuse(
@@ -173,28 +211,55 @@ def refuse(
 ) -> AtlasError:
     """Build the AtlasError for an atlas whose files are missing from `places` in all of `spaces`. `obstacles` are the
     reasons why they were not fetched; `hint` is used only with these."""
-    recipes = {space: entry.find_recipes(space) for space in spaces}
-    needed = "; ".join(f"for {space}: {_describe_all(some, space)}" for space, some in recipes.items())
+    recipes = {space: _find_possible(entry, entry.find_recipes(space), space, places) for space in spaces}
     whole = [space for space, some in entry.recipes.items() if any(is_in(one, space) for one in some)]
     foreign = [space for space, some in recipes.items() if not any(is_in(one, space) for one in some)]
     own = " or ".join(whole or entry.recipes)
-    searched = ", ".join(map(str, (*places.given, *places.others, *places.templateflow)))
-    sources = {one.source for some in recipes.values() for recipe in some for one in recipe}
+    reasons = "; ".join(dict.fromkeys(one.rstrip(".") for one in obstacles))
     smaller = _find_smaller(entry, recipes, places)
+    others = (f" Or process the data in {own} (--space)." if foreign else "") + (
+        f" Or take less of it, which is here: --atlas {' or '.join(smaller)}." if smaller else ""
+    )
+    if (
+        foreign
+        and (absent := [_find_absent(entry, one, foreign[0], places) for one in recipes[foreign[0]]])
+        and all(absent)
+    ):
+        return AtlasError(
+            f"The atlas {entry.name} is in the space {own}, the data in {foreign[0] or 'none named'}. {absent[0]}.",
+            hint=f"Give an atlas in {foreign[0] or 'their space'} with --atlas PATH, or your own transform, named like "
+            f"TemplateFlow's ({Path(name_transform('SPACE', foreign[0] or 'SPACE')).name}) in --atlas-dir.{others}",
+        )
+    searched = " and ".join([*map(str, places.given), "the caches of this user"])
     lacking = (
         f"The atlas {entry.name} is in the space {own}, the data in {foreign[0] or 'none named'}, and what takes it "
         f"there is not found in {searched}."
         if foreign
         else f"The images of the atlas {entry.name} are not found in {searched}."
     )
-    reasons = "; ".join(dict.fromkeys(one.rstrip(".") for one in obstacles))
+    needed = "; ".join(f"for {space}: {_describe_all(some, space)}" for space, some in recipes.items())
+    unused = describe_unused(entry, next(iter(recipes), ""), places, is_strict=True)
     return AtlasError(
-        f"{lacking} Needed are, {needed}." + (f" They were not fetched: {reasons}." if obstacles else ""),
-        hint=(hint if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.")
-        + f" The files come from {', '.join(sorted(sources))}; transforms from https://www.templateflow.org."
-        + (f" Or process the data in {own} (--space)." if foreign else "")
-        + (f" Or take less of it, which is here: --atlas {' or '.join(smaller)}." if smaller else ""),
+        f"{lacking} Needed are, {needed}."
+        + (f" Not used: {unused}." if unused else "")
+        + (f" They were not fetched: {reasons}." if obstacles else ""),
+        hint=(hint if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.") + others,
     )
+
+
+def _find_possible(entry: Entry, recipes: tuple[Recipe, ...], space: str, places: Places) -> tuple[Recipe, ...]:
+    """Find the recipes whose transforms exist somewhere; all of them where there is none."""
+    return tuple(one for one in recipes if not _find_absent(entry, one, space, places)) or recipes
+
+
+def _find_absent(entry: Entry, recipe: Recipe, space: str, places: Places) -> str:
+    """Say which transform that a recipe needs exists nowhere; empty where all exist."""
+    absent = (
+        describe_absence(file.space, space)
+        for file in recipe
+        if entry.is_warped(file, space) and not find_transform(file.space, space, places)
+    )
+    return next(filter(None, absent), "")
 
 
 def is_in(recipe: Recipe, space: str) -> bool:

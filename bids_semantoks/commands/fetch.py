@@ -60,6 +60,7 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
     from bids_semantoks.atlases.registry import find_places, find_registered, list_registered, load_entry
     from bids_semantoks.atlases.supply import fetch_labels, find_parts
+    from bids_semantoks.atlases.transforms import join_cohort, name_transform
 
     path = find_registered(name)
     if path is None:
@@ -69,17 +70,18 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     places = dataclasses.replace(places, given=(directory, *places.given, *((before,) if before else ())))
     if space.startswith(("fsLR", "fsaverage")):
         parts = fetch_labels(load_entry(path, on_surfaces=True), space, places, directory)
-        files = [_bring(part.path, directory / ATLASES / part.file.files[0]) for part in parts]
+        names = [Path(part.file.files[0]).with_name(part.path.name) for part in parts]
+        files = [_bring(part.path, directory / ATLASES / name) for part, name in zip(parts, names, strict=True)]
         load_surface_atlas(name, space=space, directory=directory)
         return files
     hint = "Try again where there is a network, or put them there."
-    files = []
+    files, space = [], join_cohort(space, None)
     for part in find_parts(load_entry(path), space, places, lambda: directory, hint=hint):
         # Files of the package itself need not be copied.
         if part.path.parent != path.parent:
             files.append(_bring(part.path, directory / ATLASES / part.path.name))
         if part.transform is not None:
-            relative = Path(TEMPLATEFLOW) / f"tpl-{space}" / part.transform.name
+            relative = Path(TEMPLATEFLOW) / name_transform(part.space, space)
             files.append(_bring(part.transform, directory / relative))
     load_atlas(name, space=space, directory=directory)
     return files

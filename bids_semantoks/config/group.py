@@ -75,6 +75,12 @@ class ProbingConfig:
         "Table of phenotypes to look in first: a path, or one below BIDS_DIR or the raw dataset above it.",
         metavar="FILE",
     )
+    id_column: str | None = option(
+        None,
+        "Column of participants in the table of --phenotype, and in tables without participant_id (eid, record_id, "
+        "src_subject_id, ...).",
+        metavar="NAME",
+    )
     protocol: str = option(
         "nested",
         "Nested cross-validation, or the published evaluation (BatchNorm and a linear layer, trained by SGD).",
@@ -174,7 +180,7 @@ class ProbingConfig:
             # Blocks need no phenotype, and follow these; their p values come from participants, not permutations.
             alone = ["task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"])]
             # Families are kept together there, too, and may stand in a table of their own.
-            alone += ["group_by", "phenotype"] if self.group_by is not None else []
+            alone += ["group_by", "phenotype", "id_column"] if self.group_by is not None else []
             given = [name for name in given if name not in alone]
         check(
             bool(self.probe) or not given,

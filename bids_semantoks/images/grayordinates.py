@@ -264,9 +264,10 @@ def read_grayordinates(axis: Cifti2MatrixIndicesMap) -> Grayordinates:
     return grayordinates
 
 
-def read_label_names(axis: Cifti2MatrixIndicesMap) -> dict[int, str]:
-    """Read the name of each key in the first map of a ``LABELS`` axis."""
-    table = next((one.label_table for one in axis.named_maps), None)
+def read_label_names(axis: Cifti2MatrixIndicesMap, map_index: int = 0) -> dict[int, str]:
+    """Read the name of each key in a map of a ``LABELS`` axis."""
+    tables = [one.label_table for one in axis.named_maps]
+    table = tables[map_index] if map_index < len(tables) else None
     return {key: " ".join((label.label or "").split()) for key, label in (table or {}).items()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +9,8 @@ from pathlib import Path
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, parse_name
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import read_rows
+from bids_semantoks.files import is_missing, parse_table, read_text
 from bids_semantoks.inputs.names import find_above
-
-_MISSING = ("", "n/a")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,23 +55,25 @@ def read_events(path: Path, column: str) -> tuple[tuple[Event, ...], int]:
     column or holds onsets or durations that are not seconds.
     """
     try:
-        rows = read_rows(path)
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"The events {path} cannot be read: {error}.") from error
-    missing = [name for name in ("onset", "duration", column) if rows and name not in rows[0]]
+        names, rows, lines = parse_table(read_text(path), is_padded=True)
+    except OSError as error:
+        raise InputError(f"The events {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"The table of events {path} {error}.") from error
+    missing = [name for name in ("onset", "duration", column) if rows and name not in names]
     if missing:
         raise InputError(
-            f"The events {path} have no column {', '.join(missing)}: found {', '.join(rows[0])}.",
+            f"The events {path} have no column {', '.join(missing)}: found {', '.join(names)}.",
             hint="Choose another column with --task-blocks."
             if missing == [column]
             else "BIDS wants onset and duration, in seconds, in every table of events.",
         )
     events, n_timeless = [], 0
-    for number, row in enumerate(rows, start=2):
-        cells = [row[name].strip() for name in ("onset", "duration", column)]
-        if cells[2] in _MISSING:
+    for number, row in zip(lines, rows, strict=True):
+        cells = [row[names.index(name)].strip() for name in ("onset", "duration", column)]
+        if is_missing(cells[2]):
             continue
-        if any(cell in _MISSING for cell in cells):
+        if any(map(is_missing, cells)):
             n_timeless += 1
             continue
         try:

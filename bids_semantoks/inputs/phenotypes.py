@@ -1,24 +1,23 @@
-"""Phenotypes: tables found and read as text, their columns converted explicitly to classes or numbers."""
+"""Columns of people found by name, and their conversion to classes or numbers."""
 
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NoReturn
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import sorted_naturally
-from bids_semantoks.errors import InputError
-from bids_semantoks.files import split_rows
-from bids_semantoks.inputs.names import find_above, find_linked_raw
+from bids_semantoks.errors import InputError, name_some
+from bids_semantoks.files import is_missing
+from bids_semantoks.inputs.missing_codes import find_suspects, parse_number, read_levels, spell
+from bids_semantoks.inputs.people_tables import Key, Table, find_roots, find_tables, match_keys
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -26,10 +25,12 @@ LOGGER = logging.getLogger("bids_semantoks")
 MIN_CLASS: Final = 5
 MIN_VALUES: Final = 10
 _MAX_CLASSES: Final = 10
-_KEYS: Final = ("participant_id", "session_id")
 
-#: Participant and session label; the session is empty where a table has none.
-Key = tuple[str, str]
+# Words in names of columns whose numbers are codes of a place or a machine.
+_PLACE: Final = re.compile(
+    r"(site|scanner|cent(er|re)|batch|serial|deviceserial|manufacturer|vendor|institution|institute|hospital|station|device)"
+    r"s?(id|no|num|nr|number|code|name)?"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,10 +41,19 @@ class Column:
     table: str  # name in messages
     has_sessions: bool  # whether values differ by session
     values: dict[Key, str | None]  # text; None if missing
+    lines: dict[Key, int] = field(default_factory=dict)  # of the rows in their file
+    sidecar: str = ""  # JSON file that may describe the column
+    levels: frozenset[str] = frozenset()  # that the sidecar describes, numbers spelt alike
+    warnings: tuple[str, ...] = ()  # what may mean missing, or is read as missing
 
     def find(self, keys: Sequence[Key]) -> tuple[str | None, ...]:
         """Look up (participant, session) pairs; None if missing."""
         return tuple(self.values.get((sub, ses if self.has_sessions else "")) for sub, ses in keys)
+
+    def find_known(self, keys: Collection[Key]) -> dict[Key, str]:
+        """Find the values of the rows of `keys`, each once."""
+        own = dict.fromkeys(keys if self.has_sessions else ((sub, "") for sub, _ in keys))
+        return {key: text for key in own if (text := self.values.get(key)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,47 +67,41 @@ class Phenotype:
     numbers: NDArray[np.float64]  # (n,) NaN if missing, all NaN for classification
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Table:
-    """Table of phenotypes, as text."""
-
-    path: Path  # for sub-*_sessions.tsv, the dataset root
-    name: str  # for messages
-    has_sessions: bool  # whether rows are sessions
-    keys: tuple[Key, ...]  # one per row
-    columns: dict[str, tuple[str | None, ...]]  # cells by column; None if missing
-    # why the table is unusable (it then has no cells); raised only if one of its columns is requested
-    problem: InputError | None = None
-
-
 def find_columns(
-    bids_dir: Path, names: Sequence[str], *, phenotype: Path | None = None, optional: Sequence[str] = ()
+    bids_dir: Path,
+    names: Sequence[str],
+    *,
+    phenotype: Path | None = None,
+    optional: Sequence[str] = (),
+    id_column: str | None = None,
+    keys: Collection[Key] = (),
 ) -> dict[str, Column]:
     """Find columns by name, each in the first table that has it; `optional` ones may be missing.
 
-    Raises InputError, with the nearest match, for a missing column; also if no table exists, if two files of
-    ``phenotype/`` hold the column and `phenotype` does not choose, or if a table that is needed is unsound.
+    Values are named by `keys`, participants and sessions of the data, where labels differ in spelling only. Raises
+    InputError, with the nearest match, for a missing column; also if no table exists, if two files of ``phenotype/``
+    hold the column and `phenotype` does not choose, or if a table that is needed is unsound.
     """
     found: dict[str, Column] = {}
     known: dict[str, Table] = {}
-    tables, unsound = [], []
-    for table in find_tables(bids_dir, phenotype):
+    tables, unsound, id_columns = [], [], set()
+    labels = {sub for sub, _ in keys}
+    for table in find_tables(bids_dir, phenotype, id_column=id_column, participants=labels):
         if table.problem is not None:
             if table.columns.keys() & (set(names) - found.keys()):
                 raise table.problem
             unsound.append(table.problem)
             continue
         tables.append(table.name)
-        for name, cells in table.columns.items():
+        id_columns.add(table.id_column)
+        for name in table.columns:
             first = known.setdefault(name, table)
             is_twin = first is not table and first.path.parent.name == table.path.parent.name == "phenotype"
             if is_twin and name in names and first.path.name != (phenotype and phenotype.name):
                 raise InputError(
                     f"Column {name} is in both {first.path} and {table.path}.", hint="Choose one with --phenotype."
                 )
-            if first is table and name in (*names, *optional):
-                values = dict(zip(table.keys, cells, strict=True))
-                found[name] = Column(name=name, table=table.name, has_sessions=table.has_sessions, values=values)
+        found |= _build_columns(table, [name for name in (*names, *optional) if known.get(name) is table], names, keys)
     unknown = [name for name in names if name not in found]
     _tell_unsound(unsound, is_needed=bool(unknown))
     roots = " and ".join(map(str, find_roots(bids_dir)))
@@ -111,7 +115,72 @@ def find_columns(
             f"Column {', '.join(unknown)} not found in {', '.join(tables)} of {roots}: found {describe_labels(known)}.",
             hint=describe_nearest(unknown, sorted_naturally(known)),
         )
+    if id_column and id_column not in id_columns:
+        raise InputError(
+            f"--id-column {id_column} would do nothing: every table of {', '.join(tables)} has participant_id.",
+            hint="Remove the option, or give the table that has this column by --phenotype.",
+        )
     return found
+
+
+def _build_columns(
+    table: Table, names: Sequence[str], wanted: Collection[str], keys: Collection[Key]
+) -> dict[str, Column]:
+    """Build columns of a table; InputError if its labels cannot be told apart and one of the columns is `wanted`."""
+    if not names:
+        return {}
+    try:
+        own = match_keys(table, keys)
+    except InputError:
+        if set(names) & set(wanted):
+            raise
+        return {}
+    return {name: _build_column(table, name, own, keys, is_wanted=name in wanted) for name in dict.fromkeys(names)}
+
+
+def _build_column(table: Table, name: str, own: Sequence[Key], keys: Collection[Key], *, is_wanted: bool) -> Column:
+    """Build a column from the cells of the rows `own`; only one that `is_wanted` warns."""
+    levels, declared = read_levels(table.described.get(name))
+    here = set(keys) if table.has_sessions else {(sub, "") for sub, _ in keys}
+    values: dict[Key, str | None] = {}
+    by_sidecar: Counter[str] = Counter()
+    by_word: Counter[str] = Counter()
+    for key, cell in zip(own, table.columns[name], strict=True):
+        values[key] = cell
+        if cell is None or spell(cell) in declared or (is_missing(cell) and spell(cell) not in levels):
+            values[key] = None
+            if cell not in (None, "", "n/a") and (key in here or not here):
+                (by_sidecar if spell(cell) in declared else by_word)[cell] += 1
+    where, warnings = f"Column {name} of {table.name}", []
+    if by_sidecar and is_wanted:
+        LOGGER.info("%s has values missing according to %s: %s.", where, table.sidecar, _list_counts(by_sidecar))
+    if by_word:
+        warnings.append(
+            f"{where} has cells read as missing: {_list_counts(by_word)}. If one is a label, list it as Levels of "
+            f"{name} in {table.sidecar}."
+        )
+    known = [text for key, text in values.items() if text is not None and (key in here or not here)]
+    if suspects := find_suspects(known, levels):
+        warnings.append(
+            f"{where} has values that often mean missing, kept as they are: {_list_counts(suspects)}. If they are "
+            f"missing, write n/a, or list them as MissingValues of {name} in {table.sidecar}; if not, as Levels."
+        )
+    for warning in warnings if is_wanted else ():
+        LOGGER.warning("%s", warning)
+    return Column(
+        name=name,
+        table=table.name,
+        has_sessions=table.has_sessions,
+        values=values,
+        lines=dict(zip(own, table.lines, strict=False)),
+        sidecar=table.sidecar,
+        levels=levels,
+        warnings=tuple(warnings),
+    )
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+    return name_some([f"{label!r} ({counts[label]})" for label in sorted(counts, key=lambda one: (-counts[one], one))])
 
 
 def _tell_unsound(problems: Sequence[InputError], *, is_needed: bool) -> None:
@@ -119,15 +188,6 @@ def _tell_unsound(problems: Sequence[InputError], *, is_needed: bool) -> None:
         raise problems[0]
     for problem in problems:
         LOGGER.warning("A table is left aside: %s", problem)
-
-
-def parse_number(text: str) -> float | None:
-    """Parse a finite number; None for anything else, including 1_000, which float() accepts."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and "_" not in text else None
 
 
 def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", n_bins: int = 0) -> Phenotype:
@@ -150,7 +210,9 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         )
     if len(set(known)) == 1:
         raise InputError(f"{where} is constant: all {len(known)} values are {known[0]!r}.", hint="Nothing to predict.")
-    decided = _decide_kind(known, where) if kind == "auto" else kind
+    if kind == "auto":
+        check_cells(column, keys)
+    decided = _decide_kind(column, known) if kind == "auto" else kind
     if n_bins and decided == "classification" and len(set(known)) > n_bins:
         # Only numbers, few or many, are cut into bins; text stays classes.
         decided = "classification" if None in map(parse_number, known) else "regression"
@@ -158,11 +220,8 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
         if kind == "auto":
             _check_spelling(known, where)
         _check_classes(known, where)
-    elif bad := [label for label in known if parse_number(label) is None]:
-        raise InputError(
-            f"{where} holds {len(bad)} cells that are no numbers, such as {bad[0]!r}.",
-            hint="Write n/a for missing values, or use --probe-kind classification.",
-        )
+    elif None in map(parse_number, known):
+        _refuse_cells(column, keys, "holds {} cells that are not numbers")
     else:
         numbers[:] = [np.nan if label is None else parse_number(label) for label in labels]
     return Phenotype(name=column.name, table=column.table, kind=decided, labels=labels, numbers=numbers)
@@ -175,15 +234,7 @@ def _check_keys(column: Column, keys: Sequence[Key], where: str) -> None:
         raise InputError(
             f"{where} describes none of the participants with features: it has {describe_labels(described)}, features "
             f"have {describe_labels(wanted)}.",
-            hint="participant_id must be the labels of sub-* folders, with the same zeros in front.",
-        )
-    bare = {label.lstrip("0"): label for label in sorted(described - wanted)}
-    alike = [(label, bare[label.lstrip("0")]) for label in sorted(wanted - described) if label.lstrip("0") in bare]
-    if alike:
-        shown = ", ".join(f"{other} for {label}" for label, other in alike[:5])
-        raise InputError(
-            f"{where} has other zeros in front of {len(alike)} participants than their folders: {shown}.",
-            hint="participant_id is text: keep the zeros where a spreadsheet took them away.",
+            hint="The labels must be those of the sub-* folders; --id-column names another column that has them.",
         )
     sessions, scanned = {ses for _, ses in column.values}, {ses for _, ses in keys}
     if column.has_sessions and not sessions & scanned:
@@ -204,20 +255,79 @@ def _unite_numbers(labels: tuple[str | None, ...]) -> tuple[str | None, ...]:
     return tuple(None if label is None else shortest[numbers[label]] for label in labels)
 
 
-def _decide_kind(known: Sequence[str], where: str) -> str:
-    numbers = [number for label in known if (number := parse_number(label)) is not None]
-    distinct = set(numbers)
-    if len(numbers) < len(known):
-        if len(numbers) >= len(known) / 2 and len(distinct) > _MAX_CLASSES:
-            bad = next(label for label in known if parse_number(label) is None)
-            raise InputError(
-                f"{where} holds numbers, but also {len(known) - len(numbers)} cells that are none, such as {bad!r}.",
-                hint="Write n/a for missing values, or say what it is with --probe-kind.",
-            )
+def check_cells(column: Column, keys: Sequence[Key]) -> None:
+    """Refuse a column of numbers with a few cells of text, which as categories would each be a level: InputError names
+    the cells. Not so where the sidecar describes all levels, or numbers are few and text is frequent."""
+    known = list(column.find_known(keys).values())
+    numbers = [number for text in known if (number := parse_number(text)) is not None]
+    texts = Counter(text for text in known if parse_number(text) is None)
+    if not texts or len(numbers) < len(known) / 2 or _is_described(column, known):
+        return
+    is_rare = len(numbers) >= 0.9 * len(known) and max(texts.values()) < MIN_CLASS and not names_place(column.name)
+    if len(set(numbers)) > _MAX_CLASSES or is_rare:
+        _refuse_cells(column, keys, "holds numbers, but also {} cells that are not")
+
+
+def _refuse_cells(column: Column, keys: Sequence[Key], problem: str) -> NoReturn:
+    """Refuse the cells of a column that are not numbers, by line, participant and value."""
+    bad = {key: text for key, text in column.find_known(keys).items() if parse_number(text) is None}
+    shown = [
+        f"{text!r} of sub-{key[0]}{f' ses-{key[1]}' if key[1] else ''}"
+        + (f" (row {column.lines[key]})" if key in column.lines else "")
+        for key, text in bad.items()
+    ]
+    raise InputError(
+        f"Column {column.name} of {column.table} {problem.format(len(bad))}: {name_some(shown)}.",
+        hint="Write n/a for missing values. For a phenotype of classes use --probe-kind classification; otherwise list "
+        f"all its labels as Levels in {column.sidecar or 'a JSON file beside the table'}.",
+    )
+
+
+def names_place(name: str) -> bool:
+    """Tell whether a column is named as one of sites or scanners, whose numbers are codes."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    return any(_PLACE.fullmatch(word.lower()) for word in words)
+
+
+def _is_described(column: Column, known: Sequence[str]) -> bool:
+    """Tell whether the sidecar lists all values as levels."""
+    return bool(column.levels) and column.levels.issuperset(map(spell, known))
+
+
+def is_category(column: Column, keys: Sequence[Key]) -> bool:
+    """Tell whether a covariate is a category: text, levels that the sidecar describes, or whole numbers of a place."""
+    known = list(column.find_known(keys).values())
+    if not known or None in map(parse_number, known) or _is_described(column, known):
+        return bool(known)
+    return names_place(column.name) and all(map(float.is_integer, map(float, known)))
+
+
+def find_codes(column: Column, keys: Sequence[Key]) -> str:
+    """Warn of a covariate that is used as a number although it has three to ten whole numbers, each often; else
+    return empty text."""
+    distinct = Counter(column.find_known(keys).values())
+    if is_category(column, keys) or len(distinct) < 3 or not _has_few_numbers(list(distinct.elements())):
+        return ""
+    return (
+        f"Column {column.name} of {column.table} is used as a number, and has only the values "
+        f"{', '.join(sorted_naturally(distinct))}. If these are codes, as of sites, list them as Levels of "
+        f"{column.name} in {column.sidecar}."
+    )
+
+
+def _has_few_numbers(known: Sequence[str]) -> bool:
+    """Tell whether numbers are whole and few: two, or up to ten with five values each on average."""
+    distinct = set(map(parse_number, known)) - {None}
+    is_whole = all(number == int(number) for number in distinct if number is not None)
+    return is_whole and (len(distinct) == 2 or (len(distinct) <= _MAX_CLASSES and len(known) >= 5 * len(distinct)))
+
+
+def _decide_kind(column: Column, known: Sequence[str]) -> str:
+    numbers = list(map(parse_number, known))
+    if None in numbers or _has_few_numbers(known):
         return "classification"
-    is_whole = all(number == int(number) for number in distinct)
-    is_few = len(distinct) == 2 or (len(distinct) <= _MAX_CLASSES and len(known) >= 5 * len(distinct))
-    return "classification" if is_whole and is_few else "regression"
+    is_code = names_place(column.name) and all(number is not None and number.is_integer() for number in numbers)
+    return "classification" if is_code else "regression"
 
 
 def _check_spelling(known: Sequence[str], where: str) -> None:
@@ -246,135 +356,3 @@ def _check_classes(known: Sequence[str], where: str) -> None:
             f"{where} has {len(small)} of {len(counts)} classes with fewer than {MIN_CLASS} members: {shown}.",
             hint="Write n/a for them, merge them, or use --probe-kind regression for numbers.",
         )
-
-
-def find_roots(bids_dir: Path) -> tuple[Path, ...]:
-    """List BIDS_DIR, the raw root above ``derivatives/`` and the raw dataset its description links to, if any."""
-    found = (bids_dir, find_above(bids_dir), find_linked_raw(bids_dir))
-    return tuple(root for root in found if root is not None)
-
-
-def read_phenotype_table(path: Path) -> Table:
-    """Read a TSV or CSV with ``participant_id`` and optional ``session_id``; labels lose ``sub-`` and ``ses-``.
-
-    Cells stay text, so a site called NA is not missing and 01 is not 1. Raises InputError if the file is unreadable,
-    lacks participant_id, or repeats a column, participant or session.
-    """
-    names, rows = _read_cells(path)
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise InputError(f"{path} has columns of the same name: {', '.join(twice)}.", hint="Rename one of them.")
-    if "participant_id" not in names:
-        raise InputError(
-            f"{path} has no column participant_id: found {describe_labels(names)}.",
-            hint="Expected one row a participant, tab-separated.",
-        )
-    cells = {name: tuple(row[index] for row in rows) for index, name in enumerate(names) if name}
-    participants = [(cell or "").removeprefix("sub-") for cell in cells["participant_id"]]
-    sessions = [(cell or "").removeprefix("ses-") for cell in cells.get("session_id", ("",) * len(participants))]
-    if "" in participants:
-        raise InputError(f"{path} has no participant_id in row {participants.index('') + 2}.", hint="Fill it in.")
-    keys = tuple(zip(participants, sessions, strict=True))
-    _check_unique(keys, path)
-    return Table(
-        path=path,
-        name=path.name,
-        has_sessions=any(sessions),
-        keys=keys,
-        columns={name: values for name, values in cells.items() if name not in _KEYS},
-    )
-
-
-def _read_cells(path: Path) -> tuple[list[str], list[list[str | None]]]:
-    """Read the header and the cells of each row, cleaned; None if missing."""
-    try:
-        # Only n/a is missing: a site called NA is text.
-        as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": ["n/a"]}
-        separator = "," if path.suffix.lower() == ".csv" else "\t"
-        frame = pd.read_csv(path, sep=separator, header=None, encoding="utf-8-sig", skip_blank_lines=True, **as_text)
-    except pd.errors.EmptyDataError:
-        return [], []
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(
-            f"The table {path} cannot be read: {' '.join(str(error).split())}.", hint="Expected tab-separated UTF-8."
-        ) from error
-    header, *rows = frame.to_numpy().tolist()
-    return [_clean(str(name)) for name in header], [
-        [(_clean(cell) or None) if isinstance(cell, str) else None for cell in row] for row in rows
-    ]
-
-
-def _clean(text: str) -> str:
-    """Replace line breaks and tabs, which CSV cells may hold but the TSV output may not."""
-    return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", text).strip()
-
-
-def _check_unique(keys: Sequence[Key], path: Path) -> None:
-    if twice := [key for key, count in Counter(keys).items() if count > 1]:
-        shown = ", ".join(f"sub-{sub}{f' ses-{ses}' if ses else ''}" for sub, ses in twice[:5])
-        raise InputError(
-            f"{path} has {len(twice)} participants or sessions twice: {shown}.", hint="Keep one row of each."
-        )
-
-
-def find_tables(bids_dir: Path, phenotype: Path | None) -> Iterator[Table]:
-    """Yield phenotype tables lazily: `phenotype`, then participants, sessions and ``phenotype/*.tsv`` of each root.
-
-    `phenotype` may be relative to a root or its ``phenotype`` folder; InputError if it is missing or unsound. Any other
-    unsound table is yielded with its problem, since most calls need only one table.
-    """
-    roots = find_roots(bids_dir)
-    if phenotype is not None:
-        places = [phenotype, *(root / folder / phenotype for root in roots for folder in ("", "phenotype"))]
-        there = [place for place in places if place.is_file()]
-        if not there:
-            raise InputError(
-                f"--phenotype {phenotype} is no file: looked for {', '.join(map(str, dict.fromkeys(places)))}.",
-                hint="Give a table with a participant_id column.",
-            )
-        yield read_phenotype_table(there[0])
-    for root in roots:
-        for path in (root / "participants.tsv", root / "sessions.tsv"):
-            if path.is_file():
-                yield _read_anyway(path)
-        yield from _find_session_tables(root)
-        for path in sorted((root / "phenotype").glob("*.tsv")):
-            yield _read_anyway(path)
-
-
-def _read_anyway(path: Path) -> Table:
-    try:
-        return read_phenotype_table(path)
-    except InputError as error:
-        return _build_unsound(path, error)
-
-
-def _build_unsound(path: Path, problem: InputError) -> Table:
-    """Build a table of column names alone."""
-    try:
-        first = path.read_bytes().partition(b"\n")[0].decode(errors="replace")
-    except OSError:
-        first = ""
-    columns: dict[str, tuple[str | None, ...]] = {name.strip(): () for name in (split_rows(first) or [[""]])[0]}
-    return Table(path=path, name=path.name, has_sessions=False, keys=(), columns=columns, problem=problem)
-
-
-def _find_session_tables(root: Path) -> Iterator[Table]:
-    """Merge the session tables of all participants; one without ``session_id`` is yielded as unsound."""
-    cells: dict[str, dict[Key, str | None]] = {}
-    keys: list[Key] = []
-    for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
-        names, rows = _read_cells(path)
-        if "session_id" not in names:
-            found = f"{path} has no column session_id: found {describe_labels(names)}."
-            yield _build_unsound(path, InputError(found, hint="Expected one row a session."))
-            continue
-        for row in rows:
-            texts = dict(zip(names, row, strict=True))
-            key = (path.parent.name.removeprefix("sub-"), (texts.get("session_id") or "").removeprefix("ses-"))
-            keys.append(key)
-            for name, text in texts.items():
-                cells.setdefault(name, {})[key] = text
-    if keys:
-        _check_unique(keys, root / "sub-*_sessions.tsv")
-        columns = {name: tuple(found.get(key) for key in keys) for name, found in cells.items() if name not in _KEYS}
-        yield Table(path=root, name="sub-*_sessions.tsv", has_sessions=True, keys=tuple(keys), columns=columns)

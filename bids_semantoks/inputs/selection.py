@@ -12,7 +12,7 @@ from typing import Any, Final
 from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import read_json, split_rows
+from bids_semantoks.files import parse_table, read_json, read_text
 
 LOGGER = logging.getLogger("bids_semantoks")
 _LISTED: Final = 12
@@ -143,15 +143,15 @@ def describe_nearest(asked: Iterable[str], known: Sequence[str]) -> str:
 
 def _read_label_file(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+        header, rows, _ = parse_table(text, is_padded=True)
+    except (OSError, ValueError) as error:
         raise InputError(
             f"File of labels {path} cannot be read: {error}.", hint="Expected @FILE with one label a line."
         ) from error
-    header, *rows = split_rows(text) or [[]]
     if "participant_id" in header:
         column = header.index("participant_id")
-        labels = [cells[column] for cells in rows if len(cells) > column and cells[column]]
+        labels = [cells[column] for cells in rows if cells[column]]
     else:
         labels = [label for line in text.splitlines() for label in line.partition("#")[0].replace(",", " ").split()]
     if not labels:

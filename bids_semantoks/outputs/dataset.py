@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
@@ -138,8 +139,11 @@ def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path
 def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Write the atlas as used: its table, its label images unchanged, checksums and a licence per part.
 
-    An image that merges parts whose licence forbids derivatives is not copied; only its checksum is recorded.
+    An image that merges parts whose licence forbids derivatives is not copied; only its checksum is recorded. What an
+    earlier call wrote of the same atlas stays, also where its files were others.
     """
+    if _is_written(out_dir, atlas):
+        return
     table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
     is_single = len(atlas.volumes) == 1
     index = (
@@ -178,6 +182,19 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     write_json(path, description, only_if_changed=True)
 
 
+def _is_written(out_dir: Path, atlas: Atlas) -> bool:
+    """Tell whether an atlas is stored completely and undamaged."""
+    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
+    table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
+    if not path.is_file() or not table.is_file() or not table.with_suffix(".json").is_file():
+        return False
+    stored = read_json(path)
+    copies = {path.parent / one["File"]: one["SHA256"] for one in stored["Images"] if one["File"]}
+    return stored["SHA256"] == atlas.sha256 and all(
+        copy.is_file() and hash_file(copy) == sha256 for copy, sha256 in copies.items()
+    )
+
+
 def _find_suffix(path: Path) -> str:
     """Return the extension, which may have two parts."""
     last = "".join(path.suffixes[-2:])
@@ -194,6 +211,13 @@ def describe_warp(volume: AtlasVolume) -> dict[str, str]:
         "TransformSHA256": volume.transform_sha256,
         "Interpolation": "nearest neighbour, once, on the grid of each run",
     }
+
+
+def keep_identity(out_dir: Path, atlas: Atlas) -> Atlas:
+    """Let a study of an earlier version go on: where the outputs know this atlas by a former checksum, use that one."""
+    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
+    stored = read_json(path)["SHA256"] if path.is_file() else ""
+    return dataclasses.replace(atlas, sha256=stored) if stored in atlas.former_sha256 else atlas
 
 
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:

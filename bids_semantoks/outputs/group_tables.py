@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import shutil
@@ -15,7 +14,16 @@ from typing import Any, Final
 import pandas as pd
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import find_delimiter, format_cell, read_json, read_rows, write_json, write_records
+from bids_semantoks.files import (
+    find_delimiter,
+    format_cell,
+    parse_table,
+    read_json,
+    read_rows,
+    read_text,
+    write_json,
+    write_records,
+)
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.statistics.metrics import name_main_metric
 
@@ -200,11 +208,13 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
     that one. Raises InputError if it cannot be read or a column is missing or invalid.
     """
     try:
-        # People write these too, and some programs quote all text.
-        rows = read_rows(path, is_quoted=True, delimiter=find_delimiter(path))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_text(path)
+        names, cells, numbers = parse_table(text, delimiter=find_delimiter(text), is_padded=True)
+    except ValueError as error:
+        raise InputError(f"The table of splits {path} {error}.", hint="Expected a group_splits.tsv.") from error
+    except OSError as error:
         raise InputError(f"The splits {path} cannot be read: {error}.", hint="Expected a group_splits.tsv.") from error
-    rows = [{name.strip().lower(): cell for name, cell in row.items()} for row in rows]
+    rows = [dict(zip(map(str.lower, names), row, strict=True)) for row in cells]
     columns = tuple(read_column_descriptions("group_splits"))
     missing = [name for name in columns[1:] if rows and name not in rows[0]]
     if missing or not rows:
@@ -213,7 +223,7 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
     lines = []
     counts = Counter(label.lstrip("0") for label in participants)
     without_zeros = {bare: label for label in participants if counts[bare := label.lstrip("0")] == 1}
-    for number, row in enumerate(rows, start=2):
+    for number, row in zip(numbers, rows, strict=True):
         repetition, fold = _parse_whole(row["repetition"]), _parse_whole(row["fold"])
         if repetition is None or fold is None:
             raise InputError(

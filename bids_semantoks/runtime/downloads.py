@@ -12,13 +12,14 @@ import socket
 import tempfile
 import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, url2pathname
 
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.files import hash_file, open_atomic, write_text
+from bids_semantoks.files import hash_content, hash_file, open_atomic, write_text
 
 HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 _PATIENCE: Final = 5.0  # seconds
@@ -120,9 +121,15 @@ def find_cache() -> Path | None:
 def find_templateflow_homes() -> list[Path]:
     """List directories that may hold TemplateFlow's archive: TEMPLATEFLOW_HOME or its
     client's default, then that in our cache."""
-    base, cache = _find_user_cache(os.environ), find_cache()
-    own = _read_variable(os.environ, "TEMPLATEFLOW_HOME") or (base / "templateflow" if base else None)
+    own, cache = _read_variable(os.environ, "TEMPLATEFLOW_HOME") or _find_templateflow_cache(), find_cache()
     return [path for path in (own, cache / TEMPLATEFLOW if cache else None) if path]
+
+
+def _find_templateflow_cache() -> Path | None:
+    # Where its client looks, which differs between systems: ~/Library/Caches on a Mac.
+    from platformdirs import user_cache_dir  # noqa: PLC0415
+
+    return Path(user_cache_dir("templateflow")) if _find_user_cache(os.environ) else None
 
 
 def find_hub_caches() -> list[Path]:
@@ -208,9 +215,33 @@ def is_writable(folder: Path) -> bool:
         return False
 
 
-def download(address: str, target: Path, *, sha256: str | None = None) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pin:
+    """What is known of a published file; empty where nothing is."""
+
+    sha256: tuple[str, ...] = ()  # of the file as published, and of its uncompressed bytes
+    labels: str = ""  # SHA-256 of what it holds, as `identity.hash_labels` computes it
+    md5: str = ""
+    size: int = 0  # bytes
+
+    def find_fault(self, path: Path) -> str:
+        """Describe how a file differs from the published one; empty where it does not, or nothing is known. A file
+        that was compressed or unpacked since counts as the published one where the SHA-256 of its content is known."""
+        if self.size and path.stat().st_size != self.size:
+            return f"has {path.stat().st_size} bytes, expected {self.size}"
+        if self.md5 and (found := hash_file(path, "md5")) != self.md5:
+            return f"has the MD5 {found}, expected {self.md5}"
+        if self.sha256 and not {found := hash_file(path), hash_content(path)} & set(self.sha256):
+            return f"has the SHA-256 {found}, expected {self.sha256[0]}"
+        return ""
+
+
+UNKNOWN: Final = Pin()
+
+
+def download(address: str, target: Path, *, pin: Pin = UNKNOWN) -> None:
     """Download a URL (https, http, file) to `target`, whole or not at all, and record its checksum beside it. Raises
-    AtlasError where downloads are forbidden or fail, bytes are missing, or the checksum is not `sha256`."""
+    AtlasError where downloads are forbidden or fail, bytes are missing, or the file is not that of the pin."""
     if obstacle := find_obstacle(address):
         raise AtlasError(f"{target.name} is not here, and {obstacle}.")
     LOG.info("Fetching %s ...", address)
@@ -219,23 +250,23 @@ def download(address: str, target: Path, *, sha256: str | None = None) -> None:
             _copy(address, file)
             file.flush()
             partial = Path(file.name)
-            found = hash_file(partial)
-            if sha256 is not None and found != sha256:
+            if fault := pin.find_fault(partial):
                 raise AtlasError(
-                    f"{address} has the SHA-256 {found}, expected {sha256}: the file was damaged on its way or "
-                    "replaced.",
+                    f"{address} {fault}: the file was damaged on its way or replaced.",
                     hint="Try again; if it was replaced, fetch the file by hand and give its directory with "
                     "--atlas-dir.",
                 )
             partial.chmod(0o644)
-            write_text(_name_record(target), f"{found}  {target.name}\n")
+            write_text(_name_record(target), f"{hash_file(partial)}  {target.name}\n")
             _name_record(target).chmod(0o644)
     except (OSError, ValueError) as error:
         if (answer := getattr(error, "response", None)) is not None:
-            reason = f"{address} cannot be fetched: the server answers {answer.status_code} {answer.reason}."
+            place = urlsplit(address).netloc
+            why = f": the server answers {answer.status_code} {answer.reason} ({place})"
         else:
-            reason = f"{address} cannot be fetched to {target.parent}: {_find_cause(error)}."
-        raise AtlasError(reason) from error
+            why = f" to {target.parent}: {_find_cause(error)}"
+        # The whole address, which is long, is in the log.
+        raise AtlasError(f"{target.name} cannot be fetched{why}.") from error
 
 
 def _copy(address: str, file: BinaryIO) -> None:
@@ -270,9 +301,8 @@ def _name_record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def check_file(path: Path, published: str | None = None) -> str:
-    """Compute the SHA-256 of a file. Raises AtlasError if it has changed since it was fetched, or is not that
-    of the published file (None: any passes)."""
+def check_file(path: Path) -> str:
+    """Compute the SHA-256 of a file. Raises AtlasError if it has changed since it was fetched."""
     sha256 = hash_file(path)
     record = _name_record(path)
     try:
@@ -284,13 +314,6 @@ def check_file(path: Path, published: str | None = None) -> str:
         raise AtlasError(
             f"{path} has the SHA-256 {sha256}, but {recorded[0]} when it was fetched ({record.name}).",
             hint="It is damaged or was replaced: delete both files and fetch it again (bids_semantoks-fetch).",
-        )
-    if published is not None and sha256 != published:
-        raise AtlasError(
-            f"{path} has the SHA-256 {sha256}, expected {published}: it is not the file that is published as "
-            f"{path.name}.",
-            hint="It is damaged or was changed: fetch it again (bids_semantoks-fetch), or give a file of your own with "
-            "--atlas PATH.",
         )
     return sha256
 

@@ -12,8 +12,9 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks import files
 from bids_semantoks.errors import RunFailed, RunSkipped
-from bids_semantoks.files import split_rows
+from bids_semantoks.files import is_missing, parse_table
 from bids_semantoks.records import Floats, Run
 from bids_semantoks.signals.denoising import Denoising
 
@@ -21,7 +22,6 @@ _MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis
 _HEAD_RADIUS: Final = 50.0
 HIGH_PASS_PERIOD: Final = 128.0  # s
 _COMPONENT: Final = "aroma_motion_"
-_MISSING: Final = frozenset({"n/a", "", "nan", "NaN"})
 
 
 class ConfoundsTable:
@@ -31,20 +31,18 @@ class ConfoundsTable:
     def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
         self.path = path
         self._hint = hint or "Choose another --denoise preset, or let fMRIPrep write these columns."
-        # Empty lines at the end, which editors leave, hold no volume.
-        rows = split_rows((read_text(path) if text is None else text).rstrip("\r\n"))
-        if not rows:
+        try:
+            names, self._rows, _ = parse_table(read_text(path) if text is None else text)
+        except ValueError as error:
+            self.refuse(str(error))
+        if not names:
             self.refuse("is empty")
-        self.names = tuple(rows[0])
+        self.names = tuple(names)
         if all(_is_number(name) for name in self.names):
             self.refuse("has no header: its first line holds numbers only", hint="Is it from fMRIPrep before 1.2?")
         twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
             self.refuse(f"has columns twice: {', '.join(twice[:5])}")
-        self._rows = rows[1:]
-        for number, row in enumerate(self._rows, start=1):
-            if len(row) != len(self.names):
-                self.refuse(f"has {len(row)} values in row {number}, but {len(self.names)} columns")
         self._index = {name: position for position, name in enumerate(self.names)}
         self._columns: dict[str, Floats] = {}
 
@@ -86,7 +84,7 @@ class ConfoundsTable:
         values = np.full(self.n_rows, np.nan)
         for number, row in enumerate(self._rows):
             cell = row[position]
-            if cell in _MISSING:
+            if is_missing(cell):
                 continue
             if not _is_number(cell):
                 self.refuse(f"has {cell!r} in row {number + 1} of column {name}, expected a number or n/a")
@@ -118,13 +116,13 @@ def _is_number(cell: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file of a run; RunFailed bad_confounds, RunSkipped no_content (datalad link or pointer)."""
+    """Read a text file of a run; RunFailed bad_confounds, RunSkipped no_content (datalad link or pointer)."""
     if path.is_symlink() and not path.exists():
         _refuse_content(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RunFailed("bad_confounds", f"{path} is not text in UTF-8 ({error}).") from error
+        text = files.read_text(path)
+    except ValueError as error:
+        raise RunFailed("bad_confounds", f"{path} {error}.") from error
     except OSError as error:
         raise RunFailed("bad_confounds", f"{path} cannot be read ({error.strerror}).") from error
     if text.startswith("/annex/objects/"):
@@ -209,18 +207,18 @@ def _read_numbers(path: Path, n_columns: int) -> Floats:
     # The layout names the columns; a header, as abcd-hcp-pipeline writes it, may name them as well.
     if rows and all(re.fullmatch(r"(?!nan|inf)[A-Za-z]\w*", cell, re.IGNORECASE) for cell in rows[0]):
         del rows[0]
+    if not rows:
+        raise RunFailed("bad_confounds", f"{path} is empty.")
     for number, row in enumerate(rows, start=1):
         if len(row) != n_columns:
             raise RunFailed(
                 "bad_confounds", f"{path} has {len(row)} values in row {number}, but the layout names {n_columns}."
             )
-    try:
-        values = np.array(rows, dtype=np.float64).reshape(len(rows), n_columns)
-    except ValueError as error:
-        raise RunFailed("bad_confounds", f"{path} holds something that is no number ({error}).") from error
-    if not rows or not np.isfinite(values).all():
-        raise RunFailed("bad_confounds", f"{path} {'holds NaN or infinity' if rows else 'is empty'}.")
-    return values
+        for column, cell in enumerate(row, start=1):
+            if not _is_number(cell):
+                problem = f"has {cell!r} in row {number}, column {column}, expected a number"
+                raise RunFailed("bad_confounds", f"{path} {problem}.")
+    return np.array(rows, dtype=np.float64)
 
 
 def _add_components(table: ConfoundsTable, paths: tuple[Path, ...]) -> ConfoundsTable:
@@ -248,11 +246,10 @@ def _add_components(table: ConfoundsTable, paths: tuple[Path, ...]) -> Confounds
 
 def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
     """List the columns of the headerless mixing matrix that ICA-AROMA classified as motion."""
-    lines = split_rows(read_text(path))
-    if not lines or "classification" not in lines[0]:
-        raise RunFailed("bad_confounds", f"{path} has no column classification.")
-    column = lines[0].index("classification")
-    classes = [row[column] if len(row) > column else "" for row in lines[1:]]
+    table = ConfoundsTable(path)
+    if "classification" not in table.names:
+        table.refuse("has no column classification")
+    classes = [cell.strip() for cell in table.read_cells("classification")]
     if len(classes) != len(mixing.names):
         raise RunFailed(
             "bad_confounds", f"{path} has {len(classes)} components, but {mixing.path} {len(mixing.names)} columns."

@@ -135,7 +135,11 @@ def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bools) ->
     if path is None or not path.exists():
         return coverage, n_voxels
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
-    for row in read_rows(path):
+    try:
+        rows = read_rows(path)
+    except (OSError, ValueError) as error:
+        raise RunFailed("bad_image", f"The table of coverage {path} {error}.") from error
+    for row in rows:
         parcel = position.get(next(iter(row.values()), "").removeprefix(PREFIX))
         if parcel is not None and "coverage" in row:
             coverage[parcel] = _to_number(row["coverage"], coverage[parcel])

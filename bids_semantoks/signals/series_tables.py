@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import is_numbered
 from bids_semantoks.errors import RunFailed, name_some
-from bids_semantoks.files import read_cells, split_rows
+from bids_semantoks.files import decode_text, is_missing, read_cells, split_lines
 from bids_semantoks.images.volumes import DAMAGED, check_content, one_line
 from bids_semantoks.records import Floats
 
 PTSERIES: Final = ".ptseries.nii"
 _NPY: Final = ".npy"
-_MISSING: Final = ("n/a", "", "NA")
 #: What a table whose rows fit the parcels probably is; continues the sentence on its columns.
 TRANSPOSED: Final = '; its rows are as many: state "volumes": "columns" in the layout if each is a parcel'
 
@@ -57,30 +56,31 @@ def read_header(path: Path, *, volumes: str = "rows") -> tuple[str, ...]:
     readable header of unique names."""
     check_content(path)
     if path.name.endswith(".tsv") and volumes == "rows":
-        return _read_names(split_rows(_decode(_read_bytes(path, first_line=True), path)), path)[0]
+        return _read_names(_split_table(_decode(_read_bytes(path, first_line=True), path)), path)[0]
     return read_columns(path, volumes=volumes)[0]
 
 
 def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.readline() if first_line else file.read()
+            content = file.readline() if first_line else b""
+            # In UTF-16, an end of line is two bytes.
+            return content if first_line and b"\0" not in content else content + file.read()
     except OSError as error:
         raise RunFailed("bad_image", f"{path} cannot be read ({error.strerror}).") from error
-    return content.removeprefix(b"\xef\xbb\xbf")
 
 
 def _decode(content: bytes, path: Path) -> str:
     try:
-        return content.decode()
-    except UnicodeDecodeError:
-        refuse_table(path, "is no text in UTF-8")
+        return decode_text(content)
+    except ValueError as error:
+        refuse_table(path, str(error))
 
 
 def _read_cells(path: Path) -> list[list[str]]:
     """Read the cells of a text table, all rows of the same length, the header first if there is one."""
     text = _decode(_read_bytes(path), path)
-    rows = split_rows(text) if path.suffix == ".tsv" else _split_text(text)
+    rows = _split_table(text) if path.suffix == ".tsv" else _split_text(text)
     if not rows or rows == [[""]]:
         refuse_table(path, "has no header of parcel names")
     if len(rows) > 1 and len(rows[0]) == len(rows[1]) - 1:
@@ -91,6 +91,14 @@ def _read_cells(path: Path) -> list[list[str]]:
     for number, row in enumerate(rows[1:], start=1):
         if len(row) != len(rows[0]):
             refuse_table(path, f"has {len(row)} fields in row {number}, but {len(rows[0])} columns")
+    return rows
+
+
+def _split_table(text: str) -> list[list[str]]:
+    """Split a table at its tabs, without empty lines at the ends and without tabs at the ends of all lines."""
+    rows = [cells for _, cells in split_lines(text.strip("\r\n"))]
+    while rows and len(rows[0]) > 1 and not any(row[-1].strip() for row in rows):
+        rows = [row[:-1] for row in rows]
     return rows
 
 
@@ -136,8 +144,13 @@ def _to_float(cell: str) -> float | None:
         return None
 
 
+def _to_value(cell: str) -> float:
+    number = _to_float(cell)
+    return (np.nan if is_missing(cell) else np.inf) if number is None else number
+
+
 def _is_number(cell: str) -> bool:
-    return cell in _MISSING or _to_float(cell) is not None
+    return is_missing(cell) or _to_float(cell) is not None
 
 
 def _number(n_columns: int) -> tuple[str, ...]:
@@ -149,11 +162,12 @@ def _read_numbers(columns: Sequence[str], rows: Sequence[Sequence[str]], skip: i
         # Bytes take a quarter of the memory and two thirds of the time of text.
         cells = np.array([row[skip:] for row in rows], dtype=np.bytes_).reshape(len(rows), len(columns))
         cells = cells.astype(f"S{max(cells.itemsize, len('nan'))}")
-        for missing in _MISSING:
-            cells[cells == missing.encode()] = b"nan"
+        for missing in (b"n/a", b"", b"NA"):
+            cells[cells == missing] = b"nan"
         values = cells.astype(np.float64)
     except ValueError:
-        values = np.full((len(rows), len(columns)), np.inf)
+        # Slower, with all words for missing; what is not a number becomes infinite, and is refused.
+        values = np.array([[_to_value(cell) for cell in row[skip:]] for row in rows])
     if np.isinf(values).any():
         _refuse_cell(path, columns, rows, skip=skip)
     return values
@@ -180,8 +194,7 @@ def refuse_table(path: Path, problem: str) -> NoReturn:
 def _refuse_cell(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]], *, skip: int) -> NoReturn:
     for number, row in enumerate(rows, start=1):
         for column, cell in zip(columns, row[skip:], strict=True):
-            value = _to_float(text := cell.strip())
-            if text not in _MISSING and (value is None or np.isinf(value)):
+            if np.isinf(_to_value(text := cell.strip())):
                 refuse_table(path, f"has {text!r} in row {number} of column {column}, expected a number or n/a")
     raise AssertionError("a cell was refused before")
 

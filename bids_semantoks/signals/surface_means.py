@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from bids_semantoks.atlases.label_surfaces import load_surface_labels
+from bids_semantoks.atlases.identity import look_up
+from bids_semantoks.atlases.label_images import read_label_image
 from bids_semantoks.atlases.registry import is_surface_atlas
+from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.images.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
 from bids_semantoks.images.grayordinates import (
@@ -304,10 +305,8 @@ def label_grayordinates(atlas: Atlas, grayordinates: Grayordinates, path: Path) 
         if not is_surface_atlas(volume.path):
             _label_by_coordinates(labels, volume, atlas, grayordinates)
             continue
-        file = load_surface_labels(volume.path)
-        lookup = np.zeros(max(int(file.keys.max()), int(volume.values.max())) + 1, dtype=np.int64)
-        lookup[volume.values] = volume.parcels + 1
-        found = lookup[np.where(file.keys < 0, 0, file.keys)]
+        file = load_surface_labels(volume.path, volume.map_index)
+        found = look_up(file.keys, volume).astype(np.int64)
         for model in file.grayordinates.models:
             own = found[model.place]
             if not own.any():
@@ -374,11 +373,9 @@ def _label_by_coordinates(
     labels: NDArray[np.int64], volume: AtlasVolume, atlas: Atlas, grayordinates: Grayordinates
 ) -> None:
     """Label voxels that have no label yet, in place, by the voxel of an atlas image nearest to their centre."""
-    image: Any = nib.load(volume.path)
-    stored = np.rint(np.asanyarray(image.dataobj)).astype(np.int64).reshape(image.shape[:3])
-    to_image = np.linalg.inv(image.affine) @ grayordinates.affine
-    lookup = np.zeros(max(int(stored.max()), int(volume.values.max())) + 1, dtype=np.int64)
-    lookup[volume.values] = volume.parcels + 1
+    labels_of_image, affine = read_label_image(volume.path)
+    stored = look_up(labels_of_image, volume)
+    to_image = np.linalg.inv(affine) @ grayordinates.affine
     is_cerebellar = np.array([False, *(network == "Cerebellum" for network in atlas.networks)])
     for model in grayordinates.models:
         if model.n_vertices:
@@ -386,7 +383,7 @@ def _label_by_coordinates(
         nearest = np.floor(model.indices @ to_image[:3, :3].T + to_image[:3, 3] + 0.5 + _TIE).astype(np.int64)
         inside = ((nearest >= 0) & (nearest < stored.shape)).all(axis=1)
         found = np.zeros(len(nearest), dtype=np.int64)
-        found[inside] = lookup[stored[tuple(nearest[inside].T)]]
+        found[inside] = stored[tuple(nearest[inside].T)]
         if model.structure not in CEREBELLAR:
             # At its border an image of the cerebellum reaches into what CIFTI knows to be the brain stem.
             found[is_cerebellar[found]] = 0

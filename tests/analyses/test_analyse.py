@@ -354,10 +354,41 @@ def test_covariates_are_removed_and_stand_alone(found: tuple[Path, Path], group:
     assert alone["covariates"] == "n/a"
     leaks = {row["covariates"] for row in select(out, phenotype="site")}
     assert leaks == {"n/a", "sex, age"}
+    facts = json.loads((out / "group_probe.json").read_text())["Facts"]["Phenotypes"]["age"]["Facts"]
+    assert (facts["used as"], facts["covariates removed"]) == ("number", "sex (category, 2 levels)")
+    assert "sex (category, 2 levels)" in (out / "group.html").read_text()
     assert (
         "1 without a value; 1 without a value of sex; 1 more in participants.tsv, without runs here"
         in (out / "group.html").read_text()
     )
+
+
+def test_codes_and_labels_of_an_exported_table_are_named(
+    found: tuple[Path, Path], group: Group, tmp_path: Path
+) -> None:
+    out, table = found[1], tmp_path / "export.csv"
+    rows = [(label.lstrip("0"), 20 + i, i // 2 if i > 5 else -9, -9999 if i < 3 else 100 + i) for i, label in
+            enumerate(LABELS)]  # fmt: skip
+    lines = ["eid,years,kin,iq", *(",".join(map(str, row)) for row in rows)]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-16")
+    asked = ("--probe", "years", "--covariate", "iq", "--phenotype", str(table), "--baselines", "none")
+    code, said = group(*asked)
+    assert code == 3
+    assert "--id-column eid" in said
+    code, said = group(*asked, "--id-column", "eid", "--group-by", "kin")
+    assert code == 0, said
+    written = json.loads((out / "group_probe.json").read_text())["Facts"]
+    assert written["Phenotypes"]["years"]["Facts"]["covariates removed"] == "iq (number)"
+    assert "category" in written["Phenotypes"]["years"]["Facts"]["kept together by kin"]
+    for name, code_count in (("iq", "'-9999' (3)"), ("kin", "'-9' (6)")):
+        (warning,) = (one for one in written["Warnings"] if f"Column {name} of export.csv" in one)
+        assert code_count in warning
+        assert warning in said
+    table.write_text("\n".join([*lines[:5], lines[5].replace(",104", ",<70"), *lines[6:]]) + "\n")
+    for option in ("--covariate", "--group-by", "--leave-out"):
+        code, said = group("--probe", "years", option, "iq", *asked[4:], "--id-column", "eid")
+        assert code == 3
+        assert f"'<70' of sub-{LABELS[4]} (row 6)" in said
 
 
 def test_small_sites_neither_hide_leakage_nor_are_scored(

@@ -7,17 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bids_semantoks.analyses.design import build_target, check_classes, convert_covariates
+from bids_semantoks.analyses.design import build_target, check_classes
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target
-
-
-def test_sites_by_number_are_no_quantity() -> None:
-    cells = {"site": ("1", "2", "10", "2"), "age": ("20", "31", "42", None)}
-    table = convert_covariates(cells, np.array([True, True, True, False]))
-    np.testing.assert_array_equal(table[:3], [[1, 0, 0, 20], [0, 0, 1, 31], [0, 1, 0, 42]])
 
 
 def test_a_class_that_a_covariate_makes_too_small_is_named() -> None:

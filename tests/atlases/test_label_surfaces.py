@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import surface_files as made
+from helpers.pins import forget
 
-from bids_semantoks.atlases.label_surfaces import build_surface_volume, load_surface_labels
+from bids_semantoks.atlases.label_surfaces import build_surface_volume
 from bids_semantoks.atlases.label_tables import LabelTable, build_atlas, load_label_table
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_surface_atlas
 from bids_semantoks.atlases.registry import LabelFile
 from bids_semantoks.atlases.supply import Part
+from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.outputs.dataset import may_be_shared
 from bids_semantoks.records import CANONICAL_NETWORKS
@@ -141,7 +143,8 @@ def test_files_that_the_default_atlas_lacks_are_named(tmp_path):
         load_surface_atlas("Schaefer400", space="fsaverage5", directory=tmp_path)
 
 
-def test_annotations_of_the_registry_are_told_apart_by_their_mesh(tmp_path):
+def test_annotations_of_the_registry_are_told_apart_by_their_mesh(tmp_path, monkeypatch):
+    forget(monkeypatch)
     for n, folder in ((163842, "."), (10242, "fsaverage5/label")):
         for side, letter in (("lh", "LH"), ("rh", "RH")):
             keys = np.arange(n) % 201
@@ -183,17 +186,18 @@ def describe(path, **known):
 
 
 def build(path, table, *, name="Own", space="fsLR", values=(4, 7), parcels=(2, 0)):
-    return build_atlas(name, space, table, (build_surface_volume(describe(path), values, parcels),))
+    volume, layers = build_surface_volume(describe(path), values, parcels)
+    return build_atlas(name, space, table, (volume,), layers)
 
 
 def test_a_file_is_known_by_its_content(tmp_path):
     path = tmp_path / "lh.own.annot"
-    path.write_bytes(b"labels")
-    volume = build_surface_volume(describe(path, licence="free", source="here"), [4, 7, 9], [2, 0, 1])
-    assert volume.sha256 == hashlib.sha256(b"labels").hexdigest()
+    made.write_annot(path, np.arange(50) % 10, ["unknown", *"abcdefghi"])
+    volume, _ = build_surface_volume(describe(path, licence="free", source="here"), [4, 7, 9], [2, 0, 1])
+    assert volume.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (volume.values.tolist(), volume.parcels.tolist()) == ([4, 7, 9], [2, 0, 1])
     assert volume.licence == "lh.own.annot: free, from here"
-    assert build_surface_volume(describe(path), [4], [0]).licence == "lh.own.annot: n/a"
+    assert build_surface_volume(describe(path), [4], [0])[0].licence == "lh.own.annot: n/a"
 
 
 def test_a_file_that_changed_since_it_was_fetched_is_refused(tmp_path):
@@ -207,12 +211,15 @@ def test_a_file_that_changed_since_it_was_fetched_is_refused(tmp_path):
 
 
 def test_the_checksum_of_an_atlas_is_of_what_it_means_and_not_of_where_it_lies(tmp_path, table):
-    path, other = tmp_path / "own.annot", tmp_path / "moved.annot"
-    for one in (path, other):
-        one.write_bytes(b"labels")
+    path, other = tmp_path / "lh.own.annot", tmp_path / "lh.moved.annot"
+    keys = np.arange(50) % 10
+    made.write_annot(path, keys, ["unknown", *"abcdefghi"])
+    # Other names of the keys, another file: the same atlas.
+    made.write_annot(other, keys, ["unknown", *"ABCDEFGHI"])
+    assert path.read_bytes() != other.read_bytes()
     atlas = build(path, table)
     assert (atlas.name, atlas.space, atlas.parcels, atlas.networks) == ("Own", "fsLR", table.parcels, table.networks)
     assert build(other, table, name="Moved").sha256 == atlas.sha256
-    other.write_bytes(b"other labels")
+    made.write_annot(other, np.roll(keys, 1), ["unknown", *"abcdefghi"])
     changed = [build(other, table), build(path, table, values=(4, 8)), build(path, table, parcels=(2, 1))]
     assert len({atlas.sha256, *(one.sha256 for one in changed)}) == 4

@@ -112,16 +112,52 @@ def test_image_with_none_of_the_labels(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (LABELS + 0.5, "no labels"),
-        (LABELS.astype(np.int32) * 10**8, "no labels"),
-        (-LABELS, "no labels"),
-        (np.stack([LABELS, LABELS], axis=-1), r"shape \(5, 7, 6, 2\)"),
+        (LABELS + 0.5, "not labels"),
+        (LABELS.astype(np.int32) * 10**8, "not labels"),
+        (-LABELS, "not labels"),
+        (np.stack([LABELS, LABELS], axis=-1), r"shape \(5, 7, 6, 2\): a probability map"),
     ],
 )
 def test_images_that_hold_no_labels(tmp_path, labels, words):
     path = write_atlas(tmp_path, labels, rows=[(1, "one", "Vis")])
     with pytest.raises(AtlasError, match=words):
         load_atlas(path, space=SPACE, directory=None)
+
+
+def test_background_and_noise_are_no_labels(tmp_path, caplog):
+    """NaN, -1 and what single precision or scaled integers leave around a whole number."""
+    noise = np.random.default_rng(0).uniform(-0.009, 0.009, SHAPE)
+    background = LABELS == 0
+    expected = load_atlas(write_atlas(tmp_path / "plain"), space=SPACE, directory=None)
+    for name, labels in {
+        "nan": np.where(background, np.nan, LABELS),
+        "minus": np.where(background, -1, LABELS),
+        "float": np.where(background, -1.0, LABELS) + noise,
+        "noise": LABELS + noise,
+        "tiny": np.where(background, -1e-12, LABELS),
+    }.items():
+        table = [(n, f"p{n}", "Vis") for n in range(1, 5)]
+        path = write_atlas(tmp_path / name, rows=table)
+        nib.Nifti1Image(labels, AFFINE).to_filename(path)
+        atlas = load_atlas(path, space=SPACE, directory=None)
+        np.testing.assert_array_equal(build_label_grid(atlas, SHAPE, AFFINE), LABELS)
+        assert len(atlas.parcels) == len(expected.parcels)
+
+
+@pytest.mark.parametrize("wrong", [np.inf, 2.4, -3.0])
+def test_a_value_that_is_no_label_is_named_with_its_voxel(tmp_path, wrong):
+    labels = np.where(LABELS == 0, -1.0, LABELS)
+    labels[2, 3, 1] = wrong
+    path = write_atlas(tmp_path, rows=[(n, f"p{n}", "Vis") for n in range(1, 5)])
+    nib.Nifti1Image(labels, AFFINE).to_filename(path)
+    words = (
+        r"not labels .*in voxel \("
+        if wrong == -3
+        else rf"1 values that are not labels .* such as {wrong:g} in voxel \(2, 3, 1\)"
+    )
+    with pytest.raises(AtlasError, match=words) as caught:
+        load_atlas(path, space=SPACE, directory=None)
+    assert "probability" not in str(caught.value)
 
 
 def test_fourth_axis_of_one_is_dropped(tmp_path):
@@ -316,10 +352,9 @@ def test_missing_files_are_listed(tmp_path):
     text = str(caught.value)
     for words in (
         str(tmp_path),
-        "atl-Buckner7_space-MNI_dseg.nii.gz with tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5",
+        "atl-Buckner7_space-MNI_dseg.nii with tpl-MNI152NLin2009cAsym_from-MNI152NLin6Asym_mode-image_xfm.h5",
         "--atlas-dir",
         "bids_semantoks-fetch",
-        "https://",
     ):
         assert words in text
 

@@ -24,8 +24,9 @@ from bids_semantoks.atlases.registry import (
     is_there,
     load_entry,
 )
-from bids_semantoks.atlases.supply import name_transform
+from bids_semantoks.atlases.transforms import name_transform
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.files import hash_content
 from bids_semantoks.models.parcels import default_layout, match_parcels
 
 ARCHIVED = "tpl-Own/tpl-Own_atlas-A_dseg.nii.gz"
@@ -204,24 +205,57 @@ def test_checksums_are_those_of_the_files(shared):
 
     entry = load_entry(find_registry() / f"{DEFAULT}.json")
     parts = {part.files[0]: part for some in entry.recipes.values() for recipe in some for part in recipe}
-    known = {name: part.sha256 for name, part in parts.items() if part.sha256}
-    assert len(known) == 3
-    for name, expected in known.items():
-        assert sha256((shared / "atlas" / name).read_bytes()).hexdigest() == expected
+    # All but the authors' own file, and those of TemplateFlow, whose MD5 and size are known.
+    assert sum(not part.pin.sha256 and not (part.pin.md5 and part.pin.size) for part in parts.values()) == 1
+    here = {name: part.pin for name, part in parts.items() if (shared / "atlas" / name).is_file()}
+    assert len(here) == 5
+    for name, pin in here.items():
+        assert sha256((shared / "atlas" / name).read_bytes()).hexdigest() == pin.sha256[0]
+        assert name.endswith((".dlabel.nii", ".nii")) or hash_content(shared / "atlas" / name) == pin.sha256[1]
     assert all(re.match("https://", part.address) for part in parts.values())
 
 
 @pytest.mark.parametrize(
-    ("space", "name"), [(SPACE, "atl-Buckner7_space-MNI_dseg.nii.gz"), ("fsLR", "atl-Buckner7_space-MNI_dseg.nii.gz")]
+    ("space", "name"), [(SPACE, "atl-Buckner7_space-MNI_dseg.nii.gz"), ("fsLR", "atl-Buckner7_space-MNI_dseg.nii")]
 )
 def test_a_file_that_is_not_the_published_one_is_refused(shared, tmp_path, space, name):
     for path in (shared / "atlas").iterdir():
-        if path.name != name:
+        if path.name.removesuffix(".gz") != name.removesuffix(".gz"):
             (tmp_path / path.name).symlink_to(path)
     image = nib.load(shared / "atlas" / name)
     labels = np.asarray(image.dataobj).copy()
     labels[tuple(np.argwhere(labels == 1)[0])] = 2
     nib.Nifti1Image(labels, image.affine).to_filename(tmp_path / name)
     load = load_atlas if space == SPACE else load_surface_atlas
-    with pytest.raises(AtlasError, match=r"expected 2de7a64d.*not the file that is published as atl-Buckner7"):
+    with pytest.raises(AtlasError, match=r"expected 30103f76.*not the file that is published as atl-Buckner7"):
         load(DEFAULT, space=space, directory=tmp_path)
+
+
+def test_every_address_is_one_that_its_repository_has():
+    """The paths of the repositories lie beside this file; those of TemplateFlow are tested above."""
+    listed = set(Path(__file__).with_name("published.txt").read_text().splitlines())
+    found = set()
+    for path in sorted(find_registry().glob("*.json")):
+        for on_surfaces in (False, True):
+            for recipes in load_entry(path, on_surfaces=on_surfaces).recipes.values():
+                for part in (one for recipe in recipes for one in recipe if one.url):
+                    owner, name, _, place = part.url.removeprefix("https://raw.githubusercontent.com/").split("/", 3)
+                    assert f"{owner}/{name} {place}" in listed
+                    assert place.endswith(f"/{part.files[0].removeprefix('fsaverage/label/')}")
+                    found.add(place)
+    assert len(found) == 15
+
+
+def test_a_file_counts_wherever_it_lies_in_a_given_directory(tmp_path):
+    file = LabelFile(files=("a/lh.own.annot", "lh.own.annot"))
+    image = LabelFile(files=("own.nii",))
+    for path in ("sub-01/anat/own.nii", ".git/own.nii", "x/y/own.nii.gz", "z/a/lh.own.annot", "deep/1/2/3/4/own.nii"):
+        write(tmp_path / path)
+    places = find_places(tmp_path)
+    assert find_file(file, places) == tmp_path / "z/a/lh.own.annot"
+    assert find_file(image, places) == tmp_path / "x/y/own.nii.gz"
+    write(tmp_path / "x/own.nii.gz", "")
+    write(tmp_path / "x/own.nii")
+    assert find_file(image, find_places(tmp_path)) == tmp_path / "x/own.nii"
+    archived = write(tmp_path / "flow" / "tpl-Own_atlas-A_dseg.nii.gz")
+    assert find_archived(ARCHIVED, find_places(tmp_path)) == archived

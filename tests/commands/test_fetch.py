@@ -18,11 +18,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import surface_files as made
+from helpers.pins import forget
 from helpers.transforms import Composite
 from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks import errors
-from bids_semantoks.atlases import supply
+from bids_semantoks.atlases import supply, transforms
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
 from bids_semantoks.atlases.registry import load_entry
@@ -110,6 +111,8 @@ def write_registry(tmp_path, address, monkeypatch, **changes):
     monkeypatch.setattr("bids_semantoks.atlases.registry.find_registry", lambda: registry)
     monkeypatch.setattr(supply, "TEMPLATEFLOW_SERVER", address)
     Composite(shape=(21, 21, 21), size=2.0).write(served / XFM)
+    monkeypatch.setattr(transforms, "TEMPLATEFLOW_SERVER", address)
+    forget(monkeypatch)
     return registry
 
 
@@ -246,6 +249,39 @@ def test_the_place_that_cannot_be_written_is_named(tmp_path, server, online, mon
         assert f"bids_semantoks-fetch: error: {below} cannot be written: [Errno 20]" in capsys.readouterr().err
 
 
+def test_every_alternative_is_tried_and_each_failure_named(tmp_path, server, online, monkeypatch, capsys):
+    served, address, _ = server
+    registry = write_registry(tmp_path, address, monkeypatch)
+    made.write_dlabel(served / "less.dlabel.nii")
+    content = json.loads((registry / "Pair.json").read_text())
+    parts = content["spaces"][0]["alternatives"][0]
+    common = {"licence": "free", "source": "made here"}
+    gone = [{**parts[0], "files": [f"gone{n}.nii"], "url": f"{address}/gone{n}.nii"} for n in (1, 2)]
+    content["spaces"][0]["alternatives"] = [[gone[0], parts[1]], [gone[1], parts[1]]]
+    surface = {"values": [[1, 1]], "parcels": [[1, 1]]} | common
+    whole = surface | {"files": ["gone.dlabel.nii"], "url": f"{address}/gone.dlabel.nii", "parcels": [[2, 2]]}
+    less = surface | {"files": ["less.dlabel.nii"], "url": f"{address}/less.dlabel.nii"}
+    content["surfaces"] = [{"space": "fsLR", "alternatives": [[less, whole], [less]]}]
+    (registry / "Pair.json").write_text(json.dumps(content))
+    call = [str(tmp_path / "to"), "--atlas", "Pair", "--model", "none", "--space"]
+    assert fetch_module.call([*call, OTHER]) == 6
+    error = capsys.readouterr().err
+    assert "gone1.nii cannot be fetched: the server answers 404" in error
+    assert "gone2.nii cannot be fetched: the server answers 404" in error
+    # The rest of the atlas, where not all of it can be had, is said to be that.
+    assert fetch_module.call([*call, "fsLR"]) == 0
+    error = capsys.readouterr().err
+    assert "gone.dlabel.nii cannot be fetched: the server answers 404" in error
+    assert "1 parcels of Pair are masked: gone.dlabel.nii is not found" in error
+    content["surfaces"][0]["alternatives"] = [[whole], [whole | {"files": ["x.dlabel.nii"]}]]
+    (registry / "Pair.json").write_text(json.dumps(content))
+    assert fetch_module.call([*call, "fsLR"]) == 6
+    assert "No label file of the atlas Pair for fsLR can be fetched: gone.dlabel" in capsys.readouterr().err
+    content["spaces"][0]["alternatives"].append(parts)
+    (registry / "Pair.json").write_text(json.dumps(content))
+    assert fetch_module.call([*call, OTHER]) == 0
+
+
 def can_unshare():
     return shutil.which("unshare") and subprocess.run(["unshare", "-n", "true"], check=False).returncode == 0
 
@@ -283,7 +319,7 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
     assert warped["TransformSHA256"] == hashlib.sha256((fetched / "templateflow" / XFM).read_bytes()).hexdigest()
     assert sidecar["Settings"]["atlas_warped"] == XFM.split("/")[1]
     page = next(out.glob("sub-*.html")).read_text()
-    assert f"atl-Buckner7_space-MNI_dseg.nii.gz from {SPACE}" in page
+    assert f"atl-Buckner7_space-MNI_dseg.nii from {SPACE}" in page
     assert XFM.split("/")[1] in (out / "logs" / "CITATION.md").read_text()
     atlases = out / "sourcedata" / "atlases"
     kept = json.loads(next((atlases / f"tpl-{OTHER}").glob("*_description.json")).read_text())["Images"][1]

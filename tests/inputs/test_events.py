@@ -21,12 +21,20 @@ def test_the_nearest_events_are_found_and_read(tmp_path):
     (raw / "task-rest_events.tsv").write_text("x")
     assert find_events(entities, roots) == common.resolve()
     own = raw / "sub-01" / "ses-1" / "func" / "sub-01_ses-1_task-nback_run-2_events.tsv"
-    own.write_text("onset\tduration\ttrial_type\n30\t5.5\tNA\n2.5\t20\tlook\nn/a\t1\tlook\n7\t1\tn/a\n")
+    lines = [
+        "onset\tduration\ttrial_type",
+        '30\t5.5\t"go left"\t',
+        "8\t1\tNaN",
+        "2.5\t20\tlook",
+        "n/a\t1\tlook",
+        "7\t1\tn/a",
+    ]
+    own.write_bytes("\r\n".join(lines).encode("utf-16"))
     (own.parent / "sub-01_ses-1_task-nback_run-3_events.tsv").write_text("x")
     assert find_events(entities, roots) == own.resolve()
     events, n_timeless = read_events(own, "trial_type")
     assert n_timeless == 1
-    assert [(one.onset, one.duration, one.label) for one in events] == [(2.5, 20.0, "look"), (30.0, 5.5, "NA")]
+    assert [(one.onset, one.duration, one.label) for one in events] == [(2.5, 20.0, "look"), (30.0, 5.5, "go left")]
     own.write_text("duration\ttrial_type\n5\ta\n")
     with pytest.raises(InputError, match="no column onset: found duration, trial_type") as error:
         read_events(own, "trial_type")

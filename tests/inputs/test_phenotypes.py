@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,15 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.phenotypes import build_phenotype, find_columns, parse_number, read_phenotype_table
+from bids_semantoks.inputs.missing_codes import parse_number
+from bids_semantoks.inputs.phenotypes import (
+    build_phenotype,
+    check_cells,
+    find_codes,
+    find_columns,
+    is_category,
+    names_place,
+)
 
 LABELS = [f"{i:02d}" for i in range(1, 24)]
 
@@ -32,15 +41,59 @@ def read(root: Path, name: str = "x", **options: object) -> object:
     return build_phenotype(find_columns(root, [name])[name], KEYS, **options)  # type: ignore[arg-type]
 
 
-def test_text_stays_text_and_only_na_is_missing(tmp_path: Path) -> None:
-    sites = ["NA", "01", "1", "nan", "n/a", ""]
+def write_sidecar(root: Path, entry: object, *, name: str = "x") -> None:
+    (root / "participants.json").write_text(json.dumps({name: entry}), encoding="utf-8")
+
+
+def test_words_for_missing_are_counted_unless_the_sidecar_lists_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sites = ["NA", "01", "1", "nan", "n/a", "", "None", "NA"]
     write_column(tmp_path, sites)
-    column = find_columns(tmp_path, ["x"])["x"]
-    assert column.find(KEYS[:7]) == ("NA", "01", "1", "nan", None, None, None)
+    column = find_columns(tmp_path, ["x"], keys=KEYS)["x"]
+    assert column.find(KEYS[:9]) == (None, "01", "1", None, None, None, None, None, None)
+    assert "has cells read as missing: 'NA' (2), 'None' (1), 'nan' (1)" in caplog.text
+    assert column.warnings == (caplog.records[-1].message,)
+    write_sidecar(tmp_path, {"Levels": {"NA": "North America", "01": "Oslo"}})
+    column = find_columns(tmp_path, ["x"], keys=KEYS)["x"]
+    assert column.find(KEYS[:4]) == ("NA", "01", "1", None)
     assert parse_number("nan") is None
     assert parse_number("inf") is None
     assert parse_number("1_0") is None
     assert parse_number("-2.5e1") == -25
+
+
+def test_codes_that_may_mean_missing_are_named_and_those_of_the_sidecar_are_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = [*range(95, 114), -9999, -999.0, -9999, 999]
+    write_column(tmp_path, values)
+    column = find_columns(tmp_path, ["x"], keys=KEYS)["x"]
+    (warning,) = column.warnings
+    assert "often mean missing, kept as they are: '-9999' (2), '-999.0' (1), '999' (1)" in warning
+    assert "MissingValues" in warning
+    assert "participants.json" in warning
+    assert warning in caplog.text
+    assert column.find(KEYS)[19] == "-9999"
+    for entry in (
+        {"MissingValues": [-9999, "-999", 999]},
+        {"Annotations": {"MissingValues": ["-9999", "-999", "999"]}},
+        {"Levels": {"-9999": "missing", "-999": "Not available (lost)", "999": {"Description": "Refused"}}},
+    ):
+        write_sidecar(tmp_path, entry)
+        column = find_columns(tmp_path, ["x"], keys=KEYS)["x"]
+        assert column.warnings == ()
+        assert column.find(KEYS)[18:] == ("113", None, None, None, None)
+    # People who are not here are not counted.
+    write_sidecar(tmp_path, {})
+    assert find_columns(tmp_path, ["x"], keys=KEYS[:19])["x"].warnings == ()
+
+
+def test_an_unreadable_sidecar_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_column(tmp_path, range(23))
+    (tmp_path / "participants.json").write_text("{", encoding="utf-8")
+    assert find_columns(tmp_path, ["x"])["x"].find(KEYS[:1]) == ("0",)
+    assert "participants.json cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -70,7 +123,8 @@ def test_kind_can_be_told(tmp_path: Path) -> None:
     assert read(tmp_path, n_bins=2).kind == "classification"  # type: ignore[attr-defined]
     write_column(tmp_path, ["a", "b"] * 11)
     with pytest.raises(
-        InputError, match=r"Column x of participants\.tsv holds 22 cells that are no numbers, such as 'a'"
+        InputError,
+        match=r"Column x of participants\.tsv holds 22 cells that are not numbers: 'a' of sub-01 \(row 2\), 'b'",
     ):
         read(tmp_path, kind="regression")
 
@@ -99,7 +153,8 @@ def test_classes_that_differ_in_case_alone_are_taken_when_that_is_told(tmp_path:
         ([1.5, 2.5] * 4 + ["n/a"] * 15, "has values for 8 of 23 participants"),
         (["True", "TRUE", "false"] * 7, "upper and lower case alone: 'TRUE' and 'True'"),
         ([f"{number},5" for number in range(23)], "holds numbers with commas, such as '0,5'"),
-        ([*range(20, 42), "NA"], "holds numbers, but also 1 cells that are none, such as 'NA'"),
+        ([*range(20, 42), "<70"], r"holds numbers, but also 1 cells that are not: '<70' of sub-23 \(row 24\)"),
+        ([1] * 11 + [2] * 11 + ["x"], r"holds numbers, but also 1 cells that are not: 'x' of sub-23 \(row 24\)"),
     ],
 )
 def test_columns_that_cannot_be_predicted(tmp_path: Path, values: list[object], message: str) -> None:
@@ -135,6 +190,7 @@ def test_a_table_that_nobody_asks_for_may_be_unsound(tmp_path: Path, caplog: pyt
     write_tsv(tmp_path / "sub-01" / "sub-01_sessions.tsv", ("session", "mood"), [("1", "2")])
     assert find_columns(tmp_path, ["age"])["age"].find([("03", "")]) == ("2",)
     assert "meds.tsv has 1 participants or sessions twice: sub-01" in caplog.text
+    assert "sub-01_sessions.tsv has no column session_id" in caplog.text
     for wanted, message in (("drug", "meds.tsv has 1 participants"), ("mood", "has no column session_id")):
         with pytest.raises(InputError, match=message):
             find_columns(tmp_path, ["age", wanted])
@@ -150,17 +206,6 @@ def test_participants_that_match_nobody(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_zeros_that_a_spreadsheet_took_away_are_missed(tmp_path: Path) -> None:
-    rows = [(f"sub-{number}", number) for number in range(1, 24)]
-    write_tsv(tmp_path / "participants.tsv", ("participant_id", "x"), rows)
-    column = find_columns(tmp_path, ["x"])["x"]
-    keys = [(f"{number:02d}", "") for number in range(1, 24)]
-    with pytest.raises(InputError, match=r"other zeros in front of 9 participants than their folders: 1 for 01, 2 for"):
-        build_phenotype(column, keys)
-    # Labels that are not among the data matter only where they could be meant.
-    assert None not in build_phenotype(column, keys[9:]).labels
-
-
 def test_sessions_that_match_none(tmp_path: Path) -> None:
     rows = [(f"sub-{number}", f"ses-0{s}", number + s) for number in range(1, 18) for s in (1, 2)]
     write_tsv(tmp_path / "sessions.tsv", ("participant_id", "session_id", "x"), rows)
@@ -170,18 +215,6 @@ def test_sessions_that_match_none(tmp_path: Path) -> None:
         build_phenotype(column, keys)
     with pytest.raises(InputError, match=r"none of the sessions with features: .*, features have none\."):
         build_phenotype(column, [(number, "") for number, _ in keys])
-
-
-def test_duplicates(tmp_path: Path) -> None:
-    path = write_tsv(tmp_path / "a.tsv", ("participant_id", "x"), [("sub-01", 1), ("01", 2)])
-    with pytest.raises(InputError, match="1 participants or sessions twice: sub-01"):
-        read_phenotype_table(path)
-    path = write_tsv(tmp_path / "b.tsv", ("participant_id", "x", "x"), [("sub-01", 1, 2)])
-    with pytest.raises(InputError, match="columns of the same name: x"):
-        read_phenotype_table(path)
-    path = write_tsv(tmp_path / "c.tsv", ("id", "x"), [("sub-01", 1)])
-    with pytest.raises(InputError, match=r"no column participant_id: found 2 \(id, x\)"):
-        read_phenotype_table(path)
 
 
 def test_unknown_column_names_the_nearest(tmp_path: Path) -> None:
@@ -220,9 +253,116 @@ def test_sessions_have_values_of_their_own(tmp_path: Path) -> None:
     assert columns["age"].find([("02", "a")]) == ("1",)
 
 
-def test_csv_and_byte_order_mark(tmp_path: Path) -> None:
-    path = tmp_path / "x.csv"
-    path.write_bytes(b"\xef\xbb\xbfparticipant_id,score\r\nsub-01,3\r\n")
-    table = read_phenotype_table(path)
-    assert table.columns == {"score": ("3",)}
-    assert table.keys == (("01", ""),)
+def test_one_bad_table_of_sessions_does_not_end_the_search(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for label, content in (("01", b"\x00\x01"), ("02", b"session_id\tx\n1\t2\n1\t3\n"), ("03", b"session_id\ny\tz\n")):
+        (tmp_path / f"sub-{label}").mkdir()
+        (tmp_path / f"sub-{label}" / f"sub-{label}_sessions.tsv").write_bytes(content)
+    write_tsv(tmp_path / "phenotype" / "a.tsv", ("participant_id", "age"), [("sub-01", 30)])
+    assert find_columns(tmp_path, ["age"])["age"].find(KEYS[:1]) == ("30",)
+    assert caplog.text.count("A table is left aside") == 3
+    assert "has 2 values in row 1 (line 2), but 1 columns" in caplog.text
+
+
+def test_text_in_a_column_of_numbers_is_refused_where_it_would_be_a_level(tmp_path: Path) -> None:
+    write_column(tmp_path, [*range(100, 122), "?"])
+    with pytest.raises(
+        InputError, match=r"x of participants\.tsv holds numbers, but also 1 .*'\?' of sub-23 \(row 24\)"
+    ):
+        check_cells(find_columns(tmp_path, ["x"])["x"], KEYS)
+    # Nobody here has the cell; or text is as frequent as numbers; or the sidecar says that all are levels.
+    check_cells(find_columns(tmp_path, ["x"])["x"], KEYS[:22])
+    write_column(tmp_path, [*range(10), *"abcdefghijklm"])
+    check_cells(find_columns(tmp_path, ["x"])["x"], KEYS)
+    write_column(tmp_path, [*[1, 2] * 11, "x"])
+    write_sidecar(tmp_path, {"Levels": {"1": "one", "2": "two", "x": "other"}})
+    check_cells(find_columns(tmp_path, ["x"])["x"], KEYS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("site", "SITE_ID", "siteID", "site_id_l", "scanner", "ScannerModel", "mri_info_deviceserialnumber"),
+        *("acq_center", "assessment_centre", "StationName", "batch2"),
+    ],
+)
+def test_columns_of_places_are_known_by_name(name: str) -> None:
+    assert names_place(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["composite", "age_centered", "opposite_score", "website", "age", "iq", "percent", "54"]
+)
+def test_other_columns_are_not_places(name: str) -> None:
+    assert not names_place(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "levels", "category"),
+    [
+        ("site_id_l", [1, 2, 3, 4] * 5, [], True),
+        ("distance_to_site", [1.5, 2, 3, 4] * 5, [], False),
+        ("54-2.0", [11025, 11026, 11027] * 7, [], False),
+        ("54-2.0", [11025, 11026, 11027] * 7, ["11025", "11026", "11027"], True),
+        ("iq", range(90, 110), ["-9999"], False),
+        ("hand", ["l", "r"] * 10, [], True),
+    ],
+)
+def test_codes_are_categories_or_warned_of(
+    tmp_path: Path, name: str, values: Sequence[object], levels: list[str], *, category: bool
+) -> None:
+    write_column(tmp_path, values, name=name)
+    write_sidecar(tmp_path, {"Levels": dict.fromkeys(levels, "a place")}, name=name)
+    column = find_columns(tmp_path, [name])[name]
+    assert is_category(column, KEYS) is category
+    warning = find_codes(column, KEYS)
+    assert ("used as a number, and has only the values 11025, 11026, 11027" in warning) == (
+        not category and name == "54-2.0"
+    )
+
+
+def test_codes_of_many_sites_are_classes(tmp_path: Path) -> None:
+    labels = [f"{i:03d}" for i in range(72)]
+    rows = [(f"sub-{label}", i % 12 + 1) for i, label in enumerate(labels)]
+    write_tsv(tmp_path / "participants.tsv", ("participant_id", "SITE_ID"), rows)
+    keys = [(label, "") for label in labels]
+    assert build_phenotype(find_columns(tmp_path, ["SITE_ID"])["SITE_ID"], keys).kind == "classification"
+
+
+def test_rows_are_matched_to_the_labels_of_the_data(tmp_path: Path) -> None:
+    rows = [("1", 31), ("sub-002", 32), ("NDAR_INV3", 33), ("4.0", 34), ("9", 39)]
+    write_tsv(tmp_path / "participants.tsv", ("participant_id", "age"), rows)
+    keys = [("001", ""), ("02", ""), ("NDARINV3", ""), ("0004", ""), ("05", "")]
+    found = find_columns(tmp_path, ["age"], keys=keys)["age"]
+    assert found.find(keys) == ("31", "32", "33", "34", None)
+    sessions = [("sub-1", f"ses-{ses}", ses) for ses in (1, 2)]
+    write_tsv(tmp_path / "sessions.tsv", ("participant_id", "session_id", "mood"), sessions)
+    keys = [("01", "01"), ("01", "02")]
+    assert find_columns(tmp_path, ["mood"], keys=keys)["mood"].find(keys) == ("1", "2")
+
+
+def test_labels_that_could_be_two_people_are_refused(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "participants.tsv", ("participant_id", "age"), [("1", 31), ("01", 32)])
+    with pytest.raises(InputError, match=r"has the labels 01, 1 and the data 001"):
+        find_columns(tmp_path, ["age"], keys=[("001", "")])
+    # A label that is there as it is stays itself.
+    assert find_columns(tmp_path, ["age"], keys=[("01", "")])["age"].find([("01", "")]) == ("32",)
+    # Colours of the map are no reason to end a call.
+    write_tsv(tmp_path / "phenotype" / "a.tsv", ("participant_id", "iq"), [("001", 100)])
+    assert set(find_columns(tmp_path, ["iq"], optional=["age"], keys=[("001", "")])) == {"iq"}
+
+
+def test_another_column_of_participants_is_named_and_used(tmp_path: Path) -> None:
+    rows = [(i, f"{1000 + i}", f"NDAR_INV{i}", i * 2) for i in range(1, 4)]
+    table = write_tsv(tmp_path / "redcap.tsv", ("event", "record_id", "key", "score"), rows)
+    keys = [(str(1000 + i), "") for i in range(1, 4)]
+    with pytest.raises(InputError, match=r"no column participant_id: .* --id-column record_id"):
+        find_columns(tmp_path, ["score"], phenotype=table, keys=keys)
+    with pytest.raises(InputError, match=r"--id-column key\."):
+        find_columns(tmp_path, ["score"], phenotype=table, keys=[("NDARINV1", ""), ("NDARINV2", "")])
+    found = find_columns(tmp_path, ["score"], phenotype=table, id_column="record_id", keys=keys)["score"]
+    assert found.find(keys) == ("2", "4", "6")
+    with pytest.raises(InputError, match=r"no column eid or participant_id"):
+        find_columns(tmp_path, ["score"], phenotype=table, id_column="eid", keys=keys)
+    write_column(tmp_path, range(23), name="age")
+    with pytest.raises(InputError, match="--id-column eid would do nothing"):
+        find_columns(tmp_path, ["age"], id_column="eid")

@@ -151,7 +151,7 @@ def test_a_dry_run_says_what_would_be_probed(group: Group) -> None:
     code, said = group("--probe", "age", "--baselines", "pearson", "site", "--network-importance", "--dry-run")
     assert code == 0
     line = next(line for line in said.splitlines() if "Would probe age" in line)
-    for part in ("(a value)", "participants.tsv: 23 participants", "10 splits in 2 repetitions", "out: nobody",
+    for part in ("(number)", "participants.tsv: 23 participants", "10 splits in 2 repetitions", "out: nobody",
                  "baselines: pearson, site", "9 permutations", "networks masked one by one"):  # fmt: skip
         assert part in line
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import logging
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from bids_semantoks.errors import AtlasError
+from bids_semantoks.files import hash_content
 from bids_semantoks.runtime import downloads
 from bids_semantoks.runtime.downloads import (
+    Pin,
     can_connect,
     check_file,
     download,
@@ -202,7 +205,7 @@ def test_a_file_comes_whole_with_its_checksum(tmp_path, server, caplog, capfd):
     before = os.umask(0o077)
     try:
         with caplog.at_level(logging.INFO):
-            download(f"{server}/file", target, sha256=sha256)
+            download(f"{server}/file", target, pin=Pin(sha256=(sha256,)))
     finally:
         os.umask(before)
     assert target.read_bytes() == CONTENT
@@ -212,29 +215,29 @@ def test_a_file_comes_whole_with_its_checksum(tmp_path, server, caplog, capfd):
     assert sorted(target.parent.iterdir()) == [target, record]
     assert [one.getMessage() for one in caplog.records] == [f"Fetching {server}/file ..."]
     assert capfd.readouterr() == ("", "")
-    assert check_file(target) == check_file(target, sha256) == sha256
+    assert check_file(target) == sha256
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("absent", "{server}/absent cannot be fetched: the server answers 404 Not Found."),
-        ("short", "{server}/short cannot be fetched to {folder}: 2303900 of 2304000 bytes came."),
-        ("empty", "{server}/empty cannot be fetched to {folder}: it is empty."),
+        ("absent", "file cannot be fetched: the server answers 404 Not Found ({place})."),
+        ("short", "file cannot be fetched to {folder}: 2303900 of 2304000 bytes came."),
+        ("empty", "file cannot be fetched to {folder}: it is empty."),
     ],
 )
 def test_what_does_not_come_whole_leaves_nothing(tmp_path, server, path, words):
     folder = tmp_path / "to"
     with pytest.raises(AtlasError) as caught:
         download(f"{server}/{path}", folder / "file")
-    assert str(caught.value) == words.format(server=server, folder=folder)
+    assert str(caught.value) == words.format(place=server.split("/")[-1], folder=folder)
     assert not list(folder.iterdir())
 
 
 def test_a_server_that_is_gone_and_a_folder_that_cannot_be(tmp_path, server, monkeypatch):
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "a" / "b"
-    with pytest.raises(AtlasError, match=rf"/file cannot be fetched to {below}: \[Errno 20\] Not a directory: "):
+    with pytest.raises(AtlasError, match=rf"c cannot be fetched to {below}: \[Errno 20\] Not a directory: "):
         download(f"{server}/file", below / "c")
     monkeypatch.setattr(downloads, "find_obstacle", lambda address: "")
     with socket.socket() as closed:
@@ -242,7 +245,7 @@ def test_a_server_that_is_gone_and_a_folder_that_cannot_be(tmp_path, server, mon
         address = f"http://127.0.0.1:{closed.getsockname()[1]}/file"
         with pytest.raises(AtlasError) as caught:
             download(address, tmp_path / "c")
-    assert str(caught.value) == f"{address} cannot be fetched to {tmp_path}: [Errno 111] Connection refused."
+    assert str(caught.value) == f"c cannot be fetched to {tmp_path}: [Errno 111] Connection refused."
 
 
 def test_a_file_on_this_machine_is_copied_and_another_than_expected_is_not(tmp_path, monkeypatch):
@@ -252,24 +255,56 @@ def test_a_file_on_this_machine_is_copied_and_another_than_expected_is_not(tmp_p
     download(source.as_uri(), tmp_path / "to" / "c")
     assert (tmp_path / "to" / "c").read_bytes() == CONTENT
     with pytest.raises(AtlasError, match=r"a%20b.nii.gz has the SHA-256 [0-9a-f]{64}, expected 00: the file was dam"):
-        download(source.as_uri(), tmp_path / "to" / "d", sha256="00")
+        download(source.as_uri(), tmp_path / "to" / "d", pin=Pin(sha256=("00",)))
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["c", "c.sha256"]
     with pytest.raises(AtlasError, match="e is not here, and HF_HUB_OFFLINE forbids to fetch it"):
         download("https://localhost/e", tmp_path / "to" / "e")
 
 
-def test_a_file_is_compared_with_its_record_and_with_what_is_published(tmp_path):
+@pytest.mark.parametrize(
+    ("pin", "words"),
+    [
+        ({"size": len(CONTENT) + 1}, f"has {len(CONTENT)} bytes, expected {len(CONTENT) + 1}"),
+        ({"size": len(CONTENT), "md5": "0" * 32}, f"has the MD5 {hashlib.md5(CONTENT).hexdigest()}, expected 000"),
+        ({"sha256": ("00", "11")}, "expected 00"),
+    ],
+)
+def test_a_truncated_or_replaced_download_is_refused(tmp_path, pin, words):
+    source = tmp_path / "a"
+    source.write_bytes(CONTENT)
+    with pytest.raises(AtlasError, match=words):
+        download(source.as_uri(), tmp_path / "to" / "a", pin=Pin(**pin))
+    assert not list((tmp_path / "to").iterdir())
+    download(source.as_uri(), tmp_path / "a2", pin=Pin(size=len(CONTENT), md5=hashlib.md5(CONTENT).hexdigest()))
+
+
+def test_compression_does_not_change_what_a_file_is(tmp_path):
+    plain, packed, cut = (tmp_path / name for name in ("a.nii", "a.nii.gz", "cut.nii.gz"))
+    plain.write_bytes(CONTENT)
+    packed.write_bytes(gzip.compress(CONTENT, mtime=7))
+    cut.write_bytes(packed.read_bytes()[:-30])
+    pin = Pin(sha256=(hashlib.sha256(CONTENT).hexdigest(),))
+    assert [pin.find_fault(path) for path in (plain, packed)] == ["", ""]
+    assert "expected" in pin.find_fault(cut)
+    assert hash_content(cut) == ""
+
+
+def test_templateflows_own_place_depends_on_the_system(tmp_path, monkeypatch):
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: f"/Users/ada/Library/Caches/{name}")
+    monkeypatch.delenv("TEMPLATEFLOW_HOME", raising=False)
+    assert find_templateflow_homes()[0] == Path("/Users/ada/Library/Caches/templateflow")
+
+
+def test_a_file_is_compared_with_its_record(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x")
     sha256 = hashlib.sha256(b"x").hexdigest()
-    with pytest.raises(AtlasError, match=f"has the SHA-256 {sha256}, expected 00: it is not the file that is publish"):
-        check_file(path, "00")
     record = tmp_path / "a.sha256"
     for text in ("", "no record", sha256):
         record.write_text(text)
-        assert check_file(path, sha256) == sha256
+        assert check_file(path) == sha256
     record.write_bytes(b"\xff\xfe")
     assert check_file(path) == sha256
     record.write_text(f"{'0' * 64}  a\n")
     with pytest.raises(AtlasError, match=rf"but {'0' * 64} when it was fetched \(a.sha256\)"):
-        check_file(path, "00")
+        check_file(path)

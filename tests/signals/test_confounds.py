@@ -10,7 +10,7 @@ import pytest
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
-from bids_semantoks.signals.confounds import build_cosines, load_movement, open_confounds
+from bids_semantoks.signals.confounds import ConfoundsTable, build_cosines, load_movement, open_confounds
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.regressors import Regressors, select_regressors
 
@@ -107,7 +107,11 @@ def test_cosines_are_those_of_fmriprep(shared: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1 2 3\n", r"3 values in row 1, but the layout names 8"), ("", "is empty"), ("1 2 3 4 5 6 7 x\n", "no number")],
+    [
+        ("1 2 3\n", r"3 values in row 1, but the layout names 8"),
+        ("", "is empty"),
+        ("1 2 3 4 5 6 7 x\n", "has 'x' in row 1, column 8"),
+    ],
 )
 def test_damaged_movement(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "Movement_Regressors.txt"
@@ -185,3 +189,21 @@ def test_components_that_do_not_fit(tmp_path: Path, fmriprep: Path) -> None:
         select(make_run(own, own), "ica_aroma")
     with pytest.raises(RunFailed, match=r"lacks aroma_motion_\* columns, .*-d fmriprep=PATH -d aroma=PATH"):
         select(make_run(fmriprep), "ica_aroma")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-8", "\tcsf\trot_x\n0\tn/a\t1\n1\t2\t3\n"),
+        ("utf-8-sig", "csf\trot_x\t\r\nNaN\t1\t\r\n2\t3\t\r\n"),
+        ("utf-16", '"csf"\t"rot_x"\n"1"\tNA\t1\n"2"\t2\t3\n'),
+        ("ascii", "csf\trot_x\r#N/A\t1\r2\t3\r"),
+    ],
+)
+def test_confounds_that_other_programs_saved_again(tmp_path: Path, encoding: str, text: str) -> None:
+    path = tmp_path / "desc-confounds_timeseries.tsv"
+    path.write_bytes(text.encode(encoding))
+    table = ConfoundsTable(path)
+    assert table.names == ("csf", "rot_x")
+    np.testing.assert_array_equal(table.read_column("csf"), [np.nan, 2])
+    np.testing.assert_array_equal(table.read_column("rot_x"), [1, 3])

@@ -606,3 +606,12 @@ def test_a_part_of_the_17_network_order_is_not_guessed(tmp_path: Path) -> None:
     names = ("17Networks_LH_VisCent_ExStr_1", "17Networks_LH_DefaultC_PHC_2")
     with pytest.raises(AtlasError, match="networks of the parcels of atlas A: 17Networks_LH_VisCent_ExStr_1, 17Netw"):
         load_series_atlas("A", names, space="", asked="", tables=[], directory=None)
+
+
+@pytest.mark.parametrize("text", ["A\tB\t\n1\tNaN\t\n2\t3\t\n", "\tA\tB\n0\t1\t\n1\t2\t3\n", "A\tB\r1\tNA\r2\t3"])
+def test_series_that_other_programs_saved_again(tmp_path, text):
+    path = tmp_path / "sub-01_task-rest_atlas-A_timeseries.tsv"
+    path.write_bytes(text.encode("utf-16"))
+    columns, values = read_columns(path)
+    assert columns == read_header(path) == ("A", "B")
+    np.testing.assert_array_equal(values, [[1, np.nan], [2, 3]])

@@ -1,0 +1,77 @@
+"""Choosing a parcellation: a map of a file (``FILE.dlabel.nii:MAP``), an atlas of a dataset (``DIR:NAME``)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.atlases.label_tables import build_label
+from bids_semantoks.bids_names import natural_key
+from bids_semantoks.errors import AtlasError, name_some
+
+_ENDING: Final = re.compile(r"_dseg\.(nii|nii\.gz|dlabel\.nii|label\.gii)$")
+_SIDE: Final = re.compile(r"_hemi-[LR](?=_)")
+
+
+def split_choice(name_or_path: str | Path) -> tuple[str, str]:
+    """Split ``PATH:CHOICE`` into a path that exists and the choice; the choice of a path or name alone is empty."""
+    text = str(name_or_path)
+    if not Path(text).exists():
+        for colon in re.finditer(":", text):
+            if colon.start() and Path(text[: colon.start()]).exists():
+                return text[: colon.start()], text[colon.end() :].strip()
+    return text, ""
+
+
+def choose(names: Sequence[str], choice: str) -> list[int]:
+    """Find the positions of the names meant: equal, else equal but for case and punctuation, else by number."""
+    exact = [n for n, name in enumerate(names) if name == choice]
+    loose = [n for n, name in enumerate(names) if _simplify(name) == _simplify(choice) != ""]
+    number = int(choice) - 1 if choice.isdecimal() else -1
+    return exact or loose or ([number] if 0 <= number < len(names) else [])
+
+
+def _simplify(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()
+
+
+def choose_in_dataset(directory: Path, choice: str) -> list[Path]:
+    """List the label files of one atlas of a dataset (BEP038), sorted. Raises AtlasError where the dataset holds none,
+    or several and none of them is chosen."""
+    paths = sorted(path for path in directory.rglob("*") if _ENDING.search(path.name) and path.name[0] != ".")
+    files = [path for path in paths if path.is_file()]
+    if not files:
+        raise _refuse_empty(directory, paths)
+    by_label: dict[str, list[Path]] = {}
+    for path in files:
+        by_label.setdefault(build_label(_SIDE.sub("", _ENDING.sub("_dseg", path.name))), []).append(path)
+    labels = sorted(by_label, key=natural_key)
+    # Also by the entities themselves, such as atlas-4S_scale-156.
+    found = choose(labels, choice) or choose(labels, build_label(choice)) if choice else list(range(len(labels)))
+    if len(found) == 1:
+        return by_label[labels[found[0]]]
+    listed = f"{len(labels)} atlas{'es' if len(labels) > 1 else ''}: {name_some(labels)}"
+    raise AtlasError(
+        f"The atlas dataset {directory} holds {listed}{f'; none is {choice}' if choice else ''}.",
+        hint=f"Choose one: --atlas {shlex.quote(f'{directory}:{labels[0]}')}.",
+    )
+
+
+def _refuse_empty(directory: Path, links: Sequence[Path]) -> AtlasError:
+    if links:
+        return AtlasError(
+            f"The directory {directory} holds {len(links)} label files without content, such as {links[0].name}.",
+            hint="Fetch them first: datalad get.",
+        )
+    if maps := sorted(directory.rglob("*_probseg.nii*")):
+        return AtlasError(
+            f"The atlas dataset {directory} holds probability maps only ({len(maps)} *_probseg files, such as "
+            f"{maps[0].name}), and no *_dseg.nii.gz.",
+            hint="Turn them into an image of labels first, the likeliest parcel in each voxel, with a table beside it.",
+        )
+    return AtlasError(
+        f"The directory {directory} holds no *_dseg.nii.gz.", hint="Give an atlas dataset (BEP038) or a label image."
+    )
