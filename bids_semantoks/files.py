@@ -345,8 +345,9 @@ def format_cell(value: object) -> str:
     # NumPy's scalars are registered with numbers.
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return "n/a" if math.isnan(value) else f"{value:.9g}"
-    # Only characters that would end a cell or line: other spaces stay, since names are looked up as written.
-    return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", str(value)).strip()
+    # Only characters that would end a cell or line, and those with which `decode_text` would not read it back: other
+    # spaces stay, since names are looked up as written.
+    return re.sub(r"\s*[\x00-\x1a\x1c-\x1f]\s*", " ", str(value)).strip()
 
 
 def check_writable(directory: Path) -> None:

@@ -15,13 +15,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from helpers import surface_files as made
 
+from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_json, write_json, write_text
 from bids_semantoks.outputs.methods import read_bibliography, read_methods, write_citation
 from bids_semantoks.pretraining.card import write_model_card
 from bids_semantoks.reports import report, reporting
 from bids_semantoks.reports.figures_training import write_figures
+from bids_semantoks.signals.series_tables import load_parcel_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
 
@@ -37,9 +40,9 @@ HOSTILE = {
     "lines": "\r2020-01-01 00:00:00,000 ERROR fake\n\n# Head\n\n---\n\n    code\n- item",
 }
 
-#: What fields of a table, and so labels of figures, can hold.
+#: What fields of a table, and so labels of figures, can hold; other controls make a table a binary file.
 CELL = " ".join(HOSTILE.values()).encode("utf-8", "ignore").decode()
-CELL = " ".join(CELL.split())
+CELL = " ".join(re.sub("[\x00\x07]", "", CELL).split())
 
 #: What pages are made of; links lead into the page, to files beside it, or to a work that is cited.
 ELEMENTS = {
@@ -218,14 +221,19 @@ def poison(values: Any, text: str) -> Any:
 
 
 def write_hostile_study(root: Path) -> None:
-    """Series of ten people, two of them with two sessions; parcels, networks, columns and classes are hostile."""
+    """Series of twelve people, two of them with two sessions; parcels, networks, columns and classes are hostile."""
     rng, networks = np.random.default_rng(0), [f"{name} {CELL}" for name in ("Vis", "SomMot")]
     parcels = [f"{i} {CELL}" for i in range(6)]
     table = ["index\tlabel\tnetwork_label", *(f"{i + 1}\t{parcels[i]}\t{networks[i % 2]}" for i in range(6))]
     (root.parent / "Own.tsv").write_text("\n".join(table) + "\n", encoding="utf-8")
-    people = [f"participant_id\tage {CELL}\tsex {CELL}\tsite"]
-    for number in range(1, 11):
-        people.append(f"sub-{number:02d}\t{20 + number}\t{'MF'[number % 2]} {CELL}\t{'AB'[number // 6]} {CELL}")
+    names = [f"{name} {CELL}" for name in ("participant_id", "age", "sex", "school", "scanner", "family")]
+    people = ["\t".join([*names, "site"])]
+    for number in range(1, 13):
+        # Minus 999 and unknown may mean missing, and None does.
+        first = ("-999", "None") if number == 1 else (str(20 + number), f"{'AB'[number // 7]} {CELL}")
+        values = [*first[:1], f"{'MF'[number % 2]} {CELL}", first[1], str(number % 3), f"{number} {CELL}"]
+        place = "unknown" if number == 2 else f"{'AB'[number // 7]} {CELL}"
+        people.append("\t".join([f"sub-{number:02d}", *values, place]))
         for session in "12"[: 2 if number < 3 else 1]:
             folder = root / f"sub-{number:02d}" / f"ses-{session}" / "func"
             folder.mkdir(parents=True)
@@ -235,6 +243,8 @@ def write_hostile_study(root: Path) -> None:
             (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
             (folder / f"{name}.json").write_text('{"RepetitionTime": 2.0}')
     (root / "participants.tsv").write_text("\n".join(people) + "\n", encoding="utf-8")
+    scanner = {"Levels": dict.fromkeys("012", CELL), "MissingValues": [HOSTILE["controls"]]}
+    write_json(root / "participants.json", {names[4]: scanner})
     text = " ".join(HOSTILE.values())
     generator = {"Name": f"xcp_d {text}", "Version": f"0.1 {text}", "CodeURL": "javascript:document.title=6"}
     description = {"Name": text, "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [generator]}
@@ -249,8 +259,19 @@ def test_pages_and_figures_of_hostile_outputs(tmp_path: Path, capfd: pytest.Capt
         for module in (reporting, report):
             patch.setattr(module, "write_figure", lambda *_: False)
         assert run("participant", "--min-time", "0", "--save-tokens") == 0, capfd.readouterr()
-    asked = ("--probe", f"age {CELL}", f"sex {CELL}", "--n-repeats", "1", "--n-permutations", "3")
-    assert run("group", *asked, "--baselines", "none") == 0, capfd.readouterr()
+    asked = (
+        "--probe",
+        f"age {CELL}",
+        f"sex {CELL}",
+        "--n-repeats",
+        "1",
+        "--n-permutations",
+        "3",
+        "--id-column",
+        f"participant_id {CELL}",
+    )
+    asked += ("--covariate", f"school {CELL}", f"scanner {CELL}", "--group-by", f"family {CELL}", "--baselines", "none")
+    assert run("group", *asked) == 0, capfd.readouterr()
     said = "".join(capfd.readouterr())
     assert not set(said) & set("\x1b\x07\x9b\x00\u202e\r")
     assert not re.search(r"^(error: fake|2020-01-01|# Head)", said, re.MULTILINE)
@@ -261,6 +282,14 @@ def test_pages_and_figures_of_hostile_outputs(tmp_path: Path, capfd: pytest.Capt
     assert {"group.html", "sub-01.html"} <= names
     page = check_page(out / "group.html")
     assert "could not be drawn" not in page.text
+    shown = " ".join(page.text.replace("\xa0", " ").split())
+    visible = CELL.translate(dict.fromkeys([0x1B, 0x9B, 0x202E], "\ufffd"))
+    for fact in (
+        *(f"school {visible} (category, 2 levels)", f"scanner {visible} (category, 3 levels)"),
+        f"kept together by family {visible}",
+        *("'-999' (1)", "'None' (1)"),
+    ):
+        assert fact in shown, fact
     # What an earlier call, or somebody else, left in the output directory.
     (out / "sub-01" / "ses-1" / "func" / f'{_STEM}_"><script>.tsv').touch()
     text = " ".join(HOSTILE.values())
@@ -317,6 +346,14 @@ def test_an_encoder_of_hostile_networks_has_its_figures(tmp_path: Path) -> None:
     assert len(figures) == 3
     for path in figures:
         check_svg(path.read_bytes())
+
+
+def test_names_in_files_of_surfaces_end_no_line(tmp_path: Path) -> None:
+    made.write_annot(tmp_path / "lh.Mine.annot", np.arange(50) % 2, ["unknown", HOSTILE["lines"]])
+    names = load_surface_labels(tmp_path / "lh.Mine.annot").names
+    assert names == {1: "2020-01-01 00:00:00,000 ERROR fake # Head --- code - item"}
+    path = made.write_ptseries(tmp_path / "a.ptseries.nii", made.build_series(3), ["V1\tleft", "b\nc", "d  e"])
+    assert load_parcel_series(path)[0] == ("V1 left", "b c", "d  e")
 
 
 def test_names_that_are_not_utf8_can_be_read_again(tmp_path: Path) -> None:
