@@ -14,11 +14,12 @@ PROBES := --probe age sex --n-repeats 2 --n-permutations 50
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check docs format validate frozen bench clean image image-test cluster-test
+.PHONY: help setup demo test test-long check docs format validate frozen bench clean image image-test cluster-test
 
 help:
 	@echo "make demo    make a synthetic study, run participant and group on it, probe age and sex, pretrain a tiny encoder"
 	@echo "make test    everything that continuous integration runs"
+	@echo "make test-long  all names of files that pipelines state, which takes minutes"
 	@echo "make check   linters, types, import contracts, docstrings"
 	@echo "make docs    the documentation as a site in docs/_build"
 	@echo "make format  put the code into its format"
@@ -56,6 +57,9 @@ demo: $(DEMO)/dataset_description.json
 test: $(STAMP) check docs
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 	$(MAKE) validate
+
+test-long: $(STAMP)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 -m long
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -25,8 +25,11 @@ TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
 _RANK: Final = {key: rank for rank, key in enumerate(ENTITY_ORDER)}
 # Labels of Schaefer's parcels in 7 networks: giga_connectome's and TemplateFlow's, and those with seg- and scale-.
 SCHAEFER: Final = re.compile(r"Schaefer2018(?:(\d+)Parcels7Networks|7Networks(\d+)Parcels|7n(\d+))")
-# A whole part of a name: nothing but underscores or the ends may stand beside it.
-_ENTITY: Final = re.compile(r"(?<![^_])([a-zA-Z]+)-([a-zA-Z0-9+]+)(?![^_])")
+_ENTITY: Final = re.compile(r"([a-zA-Z]+)-(.+)")
+# Words that end a name: in the middle they belong to no label, as in those of pipelines older than BIDS derivatives.
+_SUFFIXES: Final = frozenset({"bold", "boldref", "mask", "timeseries", "regressors", "preproc", "confounds", "sbref"})
+# NiBabies' newer spelling of a template's cohort, as in MNIInfant+1.
+_COHORT: Final = re.compile(r"([a-zA-Z0-9]+)\+([0-9]+)")
 
 Entities = tuple[tuple[str, str], ...]
 
@@ -51,23 +54,76 @@ class BidsFile:
 
 
 def parse_name(path: str) -> BidsFile | None:
-    """Parse a file name or path without touching the disk; None unless it is ``key-value`` parts and a suffix."""
-    stem, dot, extension = os.path.basename(path).partition(".")  # noqa: PTH119 - a Path costs ten times as much
-    parts, _, suffix = stem.rpartition("_")
-    entities = sort_entities(_ENTITY.findall(parts))
-    # Fewer entities than parts: one part is not an entity, or a key is repeated.
-    if not suffix or len(dict(entities)) != stem.count("_"):
+    """Parse a file name or path without touching the disk; None where `explain_name` has a reason."""
+    pairs, suffix, extension, problem = _split_name(path)
+    if problem:
         return None
-    return BidsFile(path=path, entities=entities, suffix=suffix, extension=dot + extension)
+    return BidsFile(path=path, entities=sort_entities(pairs), suffix=suffix, extension=extension)
+
+
+def explain_name(path: str) -> str:
+    """Explain in words why a name cannot be parsed; empty if it can."""
+    return _split_name(path)[3]
+
+
+def _split_name(path: str) -> tuple[list[tuple[str, str]], str, str, str]:
+    """Split a name into pairs, suffix, extension, and what is wrong with it.
+
+    A part without a key belongs to the label before it, since people put ``_`` in labels; cohorts get their own pair.
+    """
+    *parts, last = os.path.basename(path).split("_")  # noqa: PTH119 - a Path costs ten times as much
+    suffix, dot, extension = last.partition(".")
+    # fMRIPrep up to 20.0 gave surface series no suffix.
+    if suffix in ("hemi-L", "hemi-R") and extension == "func.gii":
+        parts, suffix = [*parts, suffix], "bold"
+    pairs: list[tuple[str, str]] = []
+    for part in parts:
+        if match := _ENTITY.fullmatch(part):
+            pairs.append((match[1], match[2]))
+        elif not part:
+            return [], "", "", "two underscores, or one at the start"
+        elif part in _SUFFIXES:
+            return [], "", "", f"{part!r} stands inside the name, where key-label pairs are expected"
+        elif not pairs or part.endswith("-"):
+            return [], "", "", f"{part!r} is not a key-label pair"
+        else:
+            pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]}_{part}")
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        return [], "", "", f"the entity {twice[0]}- stands there twice"
+    if not suffix or "-" in suffix:
+        return [], "", "", "no suffix such as _bold follows the entities"
+    return _split_cohort(pairs), suffix, dot + extension, ""
+
+
+def _split_cohort(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Read ``space-MNIInfant+1`` as ``space-MNIInfant_cohort-1``."""
+    space = next((label for key, label in pairs if key == "space"), "")
+    match = _COHORT.fullmatch(space) if "+" in space else None
+    if match is None:
+        return pairs
+    return [(key, match[1]) if key == "space" else (key, label) for key, label in pairs] + [("cohort", match[2])]
 
 
 def parse_entities(name: str) -> dict[str, str]:
     """Parse a file name into entities by short key, in the order of the name; suffix and extension may be missing.
 
-    Labels may hold any character, unlike those of `parse_name`: people name atlases as they like.
+    Unlike `parse_name`, this never fails: parts that fit nowhere are dropped.
     """
-    parts = name.partition(".")[0].split("_")
-    return dict(part.split("-", 1) for part in parts if "-" in part)
+    pairs: list[tuple[str, str]] = []
+    waiting: list[str] = []
+    *parts, last = name.split("_")
+    for part in (*parts, last.partition(".")[0]):
+        key, hyphen, label = part.partition("-")
+        if not hyphen:
+            # Part of the label before it, unless it turns out to end the name.
+            waiting.append(part)
+            continue
+        if waiting and pairs and _SUFFIXES.isdisjoint(waiting) and all(waiting):
+            pairs[-1] = (pairs[-1][0], "_".join((pairs[-1][1], *waiting)))
+        waiting = []
+        pairs.append((key, label))
+    return dict(_split_cohort(pairs))
 
 
 def sort_entities(pairs: Iterable[tuple[str, str]]) -> Entities:

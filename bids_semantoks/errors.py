@@ -82,6 +82,7 @@ class RunFailed(RunError):
 
     exit_code = 7
     reasons = (
+        "unreadable_name",
         "no_mask",
         "no_confounds",
         "no_repetition_time",

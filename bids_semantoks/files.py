@@ -282,7 +282,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises OSError, and ValueError where it is not UTF-8 or not JSON."""
-    return json.loads(path.read_text(encoding="utf-8-sig"))
+    content = path.read_bytes()
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        # Windows programs write it and call it Unicode.
+        is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        found = "UTF-16" if is_utf16 else f"damaged or in another encoding at byte {error.start}"
+        raise ValueError(f"its text is {found}, expected utf-8") from error
 
 
 def hash_file(path: Path, kind: str = "sha256") -> str:

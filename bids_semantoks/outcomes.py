@@ -54,6 +54,7 @@ class Tally:
     n_done: int = 0  # skipped runs that are complete from an earlier call
     n_refused: int = 0  # phenotypes that could not be probed, beside others that were
     reasons: set[str] = dataclasses.field(default_factory=set)  # codes of the failed runs
+    absent: list[Any] = dataclasses.field(default_factory=list)  # jobs skipped for want of content
     is_silent: bool = False  # another process reports for this one
 
     def add(self, outcome: Outcome) -> None:
@@ -139,6 +140,8 @@ def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0
         LOGGER.info("%s (%.1f s%s)", line, outcome.seconds, rest, extra={"is_progress": True})
     else:
         level = logging.ERROR if outcome.status == "failed" else logging.INFO
+        # All of them are one sentence at the end.
+        level = logging.DEBUG if outcome.reason == "no_content" else level
         LOGGER.log(level, "%s, %s. %s", line, outcome.reason, outcome.message)
     for warning in outcome.warnings:
         LOGGER.warning("%s: %s", job.paths.stem, warning, extra={"once": warning})
@@ -179,6 +182,7 @@ def run_batch(
             outcome = _describe_death(result)
             record_status(job, outcome, device="")
         tally.add(outcome)
+        tally.absent += [job] if outcome.reason == "no_content" else []
         left = (time.monotonic() - started) / n_finished * len(waiting)
         report_outcome(job, outcome, progress=f"[{n_finished}/{len(jobs)}]", left=left)
         on_done(job)

@@ -16,6 +16,7 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
+from bids_semantoks.inputs.content import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
 from bids_semantoks.inputs.listed import warn_of_missing
 from bids_semantoks.inputs.pipelines import Derivative
@@ -117,6 +118,8 @@ def run_participants(config: AppConfig) -> Tally:
     if tally.n_failed:
         _clear_failed(plan, encoder, todo)
     _remove_features(plan, former)
+    if tally.absent:
+        LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
     reports.write_rest()
     return tally
 
@@ -214,7 +217,7 @@ def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
 
 def _load_atlas(config: AppConfig, run: Run) -> Atlas:
     signals, work_dir, space = config.signals, config.running.work_dir, run.space
-    if is_surface(run.bold):
+    if is_surface(run.bold) and not run.problem:
         return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
     check_is_volumetric(signals.atlas, space)
     cohort = run.entity("cohort") or ""

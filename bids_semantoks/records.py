@@ -51,6 +51,8 @@ class Run:
     tables: tuple[Path, ...] = ()  # components of ICA-AROMA, or motion of a run that came denoised
     columns: tuple[str, ...] = ()  # of `confounds` if it is a file of movement regressors without a header
     problem: str = ""  # why this image cannot be used in this call; empty if it can
+    reason: str = "space_mismatch"  # code of the problem
+    missing: tuple[tuple[str, str], ...] = ()  # (mask or confounds, what was looked for and the nearest file)
     partner: Path | None = None  # right hemisphere if `bold` is the left
     time_source: str = ""  # what states `repetition_time`, in words
     time_problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used for it
@@ -67,6 +69,10 @@ class Run:
     def entity(self, key: str) -> str | None:
         """Return the value of an entity by its short key, such as ``ses``; None if the run lacks it."""
         return dict(self.entities).get(key)
+
+    def describe_missing(self, what: str) -> str:
+        """Describe which mask or confounds were looked for, to complete a message; empty if unknown."""
+        return dict(self.missing).get(what, "")
 
     @property
     def space(self) -> str:

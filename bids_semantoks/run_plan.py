@@ -110,7 +110,10 @@ def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:
 
 
 def check_space(plan: Plan, run: Run) -> None:
-    """Refuse a run without a usable image in the space of the call: RunFailed space_mismatch."""
+    """Refuse a run that cannot be used in this call: RunFailed unreadable_name, or space_mismatch without a usable
+    image in the space of the call."""
+    if run.reason != "space_mismatch":
+        raise RunFailed(run.reason, run.problem)
     if run.problem or run.space != plan.atlas.space:
         raise RunFailed(
             "space_mismatch",

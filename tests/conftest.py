@@ -24,6 +24,12 @@ atexit.register(shutil.rmtree, os.environ["BIDS_SEMANTOKS_CACHE_DIR"], ignore_er
 DEMO_OPTIONS = ("--atlas", "Demo457", "--model", "random:tiny")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests unless a call selects tests by their marks."""
+    if not config.option.markexpr:
+        items[:] = [item for item in items if item.get_closest_marker("long") is None]
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Let no test's random numbers depend on which tests ran before it in the same process."""

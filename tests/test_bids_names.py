@@ -6,6 +6,7 @@ import pytest
 
 from bids_semantoks.bids_names import (
     ENTITY_ORDER,
+    explain_name,
     format_label,
     name_schaefer,
     natural_key,
@@ -35,9 +36,11 @@ def test_double_extensions_and_plus_signs() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "sub-01_taskrest_bold.nii.gz",
-        "sub-01_task-a-b_bold.nii",
+        "taskrest_sub-01_bold.nii.gz",
         "sub-01_task-_bold.nii",
+        "sub-01_task-rest_bold_desc-filtered_timeseries.dtseries.nii",
+        "sub-01_task-rest_bold_space-MNI_preproc.nii.gz",
+        "sub-01_task-rest.nii.gz",
         "sub-01__bold.nii",
         "sub-01_sub-02_bold.nii",
         "sub-01_task-rest_",
@@ -48,6 +51,28 @@ def test_double_extensions_and_plus_signs() -> None:
 )
 def test_names_that_are_no_bids_names(name: str) -> None:
     assert parse_name(name) is None
+    assert explain_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "entities"),
+    [
+        ("sub-NDAR-INV02_task-rest-eyesopen_bold.nii", [("sub", "NDAR-INV02"), ("task", "rest-eyesopen")]),
+        ("sub-site1_03_task-eyes_open_bold.nii.gz", [("sub", "site1_03"), ("task", "eyes_open")]),
+        ("sub-01_acq-2.5mm_bold.nii.gz", [("sub", "01"), ("acq", "2.5mm")]),
+        ("sub-01_desc-preproc_part-mag_bold.nii", [("sub", "01"), ("part", "mag"), ("desc", "preproc")]),
+        ("sub-01_space-MNIInfant+1_bold.nii", [("sub", "01"), ("space", "MNIInfant"), ("cohort", "1")]),
+        ("sub-01_space-fsaverage5_hemi-L.func.gii", [("sub", "01"), ("hemi", "L"), ("space", "fsaverage5")]),
+    ],
+)
+def test_labels_that_people_and_pipelines_chose(name: str, entities: list[tuple[str, str]]) -> None:
+    parsed = parse_name(name)
+    assert parsed is not None
+    assert (list(parsed.entities), parsed.suffix) == (entities, "bold")
+    assert parsed.extension == name[name.index(".", name.rindex("_")) :]
+    # What is written under these labels is found again.
+    stem = "_".join(f"{key}-{label}" for key, label in parsed.entities)
+    assert list(parse_entities(f"{stem}_stat-mean_timeseries.json").items()) == [*entities, ("stat", "mean")]
 
 
 def test_numbers_are_sorted_by_value_and_doubles_dropped() -> None:
@@ -69,7 +94,7 @@ def test_a_name_of_a_suffix_alone_inherits_to_all():
     assert (parsed.entities, parsed.suffix, parsed.extension) == ((), "bold", ".json")
 
 
-@pytest.mark.parametrize("end", ["", "_timeseries.tsv", "_junk_.x_stat-mean"])
+@pytest.mark.parametrize("end", ["", "_timeseries.tsv", "_bold_junk_.x"])
 def test_entities_are_read_back_in_the_order_of_the_name(end):
     found = parse_entities("sub-01_task-rest_space-S_chunk-1_atlas-A" + end)
     assert list(found.items()) == [("sub", "01"), ("task", "rest"), ("space", "S"), ("chunk", "1"), ("atlas", "A")]

@@ -228,6 +228,14 @@ def test_json_is_read_with_and_without_a_mark(tmp_path):
         files.read_json(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_json_in_another_encoding_is_said_to_be(tmp_path, encoding):
+    path = tmp_path / "any.json"
+    path.write_bytes("\ufeff{}".encode(encoding) if encoding.endswith("be") else "{}".encode(encoding))
+    with pytest.raises(ValueError, match="its text is UTF-16, expected utf-8"):
+        files.read_json(path)
+
+
 @pytest.mark.parametrize("kind", [str, str.encode])
 def test_strict_readers_see_every_line_as_it_is(kind):
     cells = [["a", "b"], ["1"], [""], ["2", '"', "3"]]

@@ -135,7 +135,9 @@ def load_atlas(
         if not images:
             raise AtlasError(f"The atlas {name_or_path} lies on surfaces, the data in {own} are images.")
         name = _label(next(iter(images.values())).path)
-        parts = (images[own] if own in images else _warp_image(name, images, own, directory, work_dir),)
+        # An image that names the template without a cohort is the user's word for it.
+        fitting = images.get(own) or images.get(split_cohort(own)[0])
+        parts = (fitting or _warp_image(name, images, own, directory, work_dir),)
         table_path = parts[0].listed_in
     table = rename_to_seven_networks(load_label_table(table_path))
     loaded = [load_volume(part, table, landmarks, space=own) for part in parts]

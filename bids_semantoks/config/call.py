@@ -64,6 +64,11 @@ class SelectionConfig:
         "pipelines and the series of those that denoise.",
         choices=("auto", "images", "series"),
     )
+    combined_runs: str = option(
+        "parts",
+        "What to read where XCP-D wrote runs and also their concatenation (--combine-runs): the runs, or the whole.",
+        choices=("parts", "whole"),
+    )
     layout: str | None = option(
         None,
         "Read data outside BIDS: abcc, hcp, hcp-7t, hcp-fix, hcp-lifespan, ukb, or a JSON file that locates the files.",

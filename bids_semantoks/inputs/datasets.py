@@ -9,8 +9,9 @@ from typing import Final
 
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.inputs.accounting import describe_first_unread
 from bids_semantoks.inputs.layouts import choose_runs, load_layout
-from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root
+from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root, split_named
 from bids_semantoks.inputs.pipelines import (
     AROMA,
     FMRIPREP,
@@ -205,9 +206,7 @@ def _check_one_kind(named: tuple[Derivative, ...]) -> None:
 def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
     """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
     if the folder is missing or is not a readable derivative dataset."""
-    name, equals, rest = text.partition("=")
-    path = Path(rest) if equals and not Path(text).exists() else Path(text)
-    label = name if path != Path(text) else ""
+    label, path = split_named(text)
     if not path.exists() and (root / "derivatives" / path).is_dir():
         path = root / "derivatives" / path
     if not path.is_dir():
@@ -231,7 +230,8 @@ def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
         raise InputError(
             f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) holds "
             f"{_describe_nothing(source, input_type)}.",
-            hint="Give the folder of an fMRIPrep derivative dataset.",
+            hint=f"{describe_first_unread(_build_derivative(path, description, 'fmriprep', label))}Give the folder of "
+            "an fMRIPrep derivative dataset.",
         )
     return _build_derivative(path, description, kind, label or path.resolve().name)
 
@@ -346,7 +346,8 @@ def _find_root_kind(folder: Path, description: Description | None, input_type: s
             raise InputError(
                 f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with "
                 f"{_describe_nothing(source, input_type)} in its sub-*/func folders.",
-                hint="Give the folder of an fMRIPrep derivative dataset.",
+                hint=f"{describe_first_unread(_build_derivative(folder, description, 'fmriprep', ''))}"
+                "Give the folder of an fMRIPrep derivative dataset.",
             )
         return kind
     # Before BIDS 1.4 nothing but the pipeline's name marks a derivative dataset.

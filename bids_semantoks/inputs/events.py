@@ -10,7 +10,7 @@ from pathlib import Path
 from bids_semantoks.bids_names import DERIVED_ENTITIES, parse_name
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import is_missing, parse_table, read_text
-from bids_semantoks.inputs.names import find_above
+from bids_semantoks.inputs.names import find_above, split_named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Event:
 def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, ...]:
     """List the datasets to search for events tables: BIDS_DIR, the raw one above it, named and nested derivatives."""
     resolved, above = bids_dir.resolve(), find_above(bids_dir)
-    named = [Path(text.partition("=")[2] or text) for text in derivatives]
+    named = [split_named(text)[1] for text in derivatives]
     inside = sorted(path for path in (resolved / "derivatives").glob("*") if path.is_dir())
     raw = [] if above is None else [above]
     return tuple(dict.fromkeys([resolved, *raw, *(path.resolve() for path in named if path.is_dir()), *inside]))

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from bids_semantoks.bids_names import natural_key, parse_name
+from bids_semantoks.bids_names import BidsFile, natural_key, parse_name
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_json
 from bids_semantoks.inputs.pipelines import OTHER, Pipeline, read_description
 
+VOLUMES: Final = (".nii.gz", ".nii")
 CIFTI: Final = ".dtseries.nii"
 GIFTI: Final = ".func.gii"
+
+
+def split_named(text: str) -> tuple[str, Path]:
+    """Split the ``NAME=PATH`` of a ``-d`` option; the name is empty for a mere path, which may hold ``=`` itself."""
+    name, equals, rest = text.partition("=")
+    if not equals or Path(text).exists():
+        return "", Path(text)
+    return name, Path(rest)
 
 
 def find_participant_labels(root: Path) -> tuple[str, ...]:
@@ -27,11 +36,14 @@ def find_participant_labels(root: Path) -> tuple[str, ...]:
 
 
 def find_folders(root: Path) -> tuple[str, ...]:
-    """List the visible subfolders in natural order; empty if `root` is not a folder."""
+    """List the visible subfolders in natural order; empty if `root` is not a folder, InputError if unlistable."""
     if not root.is_dir():
         return ()
-    with os.scandir(root) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    try:
+        with os.scandir(root) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"Folder {root} cannot be listed: {error.strerror}.") from error
     return tuple(sorted(names, key=natural_key))
 
 
@@ -53,39 +65,64 @@ def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -
 
 def tell_kind(name: str, pipeline: Pipeline) -> str | None:
     """Classify a file by name: ``fmriprep`` for a readable BOLD image, ``parcellated`` for parcel series, else None."""
-    if "_bold." not in name and "_timeseries." not in name:
+    if not name.endswith((*VOLUMES, GIFTI, ".tsv")) or (file := parse_name(name)) is None:
         return None
-    parsed = parse_name(name)
-    keys = dict(parsed.entities) if parsed else {}
-    if "_bold.nii" in name and keys.get("desc") in pipeline.descs:
+    if is_volume_series(file, pipeline) or is_surface_series(file, pipeline):
         return "fmriprep"
-    if is_surface_file(name) and is_read(keys.get("desc"), pipeline):
-        return "fmriprep"
-    if name.endswith(("_timeseries.tsv", "_timeseries.ptseries.nii")) and ("atlas" in keys or "seg" in keys):
-        return "parcellated"
-    return None
+    return "parcellated" if is_series(file) else None
+
+
+def is_volume_series(file: BidsFile, pipeline: Pipeline) -> bool:
+    """Tell whether a file is an image that is read from this pipeline."""
+    return file.suffix == "bold" and file.extension in VOLUMES and file.entity("desc") in pipeline.descs
+
+
+def is_surface_series(file: BidsFile, pipeline: Pipeline) -> bool:
+    """Tell whether a file is a CIFTI series, or one hemisphere of a GIFTI pair, that is read from this pipeline."""
+    is_whole = file.extension == CIFTI and file.entity("hemi") is None
+    is_half = file.extension == GIFTI and file.entity("hemi") in ("L", "R")
+    return file.suffix == "bold" and (is_whole or is_half) and is_read(file.entity("desc"), pipeline)
+
+
+def is_series(table: BidsFile) -> bool:
+    """Tell whether a file holds the mean series of an atlas' parcels, by its name."""
+    keys = dict(table.entities)
+    return (
+        table.suffix == "timeseries"
+        and table.extension in (".tsv", ".ptseries.nii")
+        and ("atlas" in keys or "seg" in keys)
+        and keys.get("stat", "mean") == "mean"
+        and not keys.get("desc", "").lower().startswith("raw")
+    )
 
 
 def list_func_files(participant: str) -> list[str]:
-    """List the sorted entries of ``func`` and ``ses-*/func``, plus JSON files above them, which runs may inherit.
+    """List the sorted files of ``func`` and ``ses-*/func``, plus JSON files above them, which runs may inherit.
 
-    Entries are not opened, so dangling links are included. Plain strings: Path objects would dominate the search time.
+    Folders inside ``func`` count as well. Files are not opened, so dangling links are included. Plain strings: Path
+    objects would dominate the search time. InputError if a folder cannot be listed.
     """
     found: list[str] = []
     folders = [participant]
     while folders:
         folder = folders.pop()
-        is_func = folder.endswith(os.sep + "func")
+        is_func = f"{os.sep}func{os.sep}" in folder[len(participant) :] + os.sep
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     name = entry.name
-                    if is_func or name.endswith(".json"):
+                    if name.startswith("."):
+                        continue
+                    if is_func and entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif is_func or name.endswith(".json"):
                         found.append(entry.path)
                     elif name == "func" or (name.startswith("ses-") and folder == participant):
                         folders.append(entry.path)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError as error:
+            raise InputError(f"Folder {folder} cannot be listed: {error.strerror}.") from error
     return sorted(found)
 
 

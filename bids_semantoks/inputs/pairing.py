@@ -3,43 +3,66 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bids_semantoks.bids_names import TABLE_ENTITIES, BidsFile, natural_key, parse_name
-from bids_semantoks.inputs.names import CIFTI, GIFTI, is_read, is_surface_file
+from bids_semantoks.bids_names import BidsFile, natural_key, parse_name, sort_entities
+from bids_semantoks.inputs.companions import (
+    Key,
+    Pool,
+    build_pool,
+    describe_missing,
+    drop,
+    find_companion,
+    image_key,
+    is_above,
+    run_key,
+    source_key,
+)
+from bids_semantoks.inputs.names import (
+    CIFTI,
+    GIFTI,
+    VOLUMES,
+    is_series,
+    is_surface_file,
+    is_surface_series,
+    is_volume_series,
+)
 from bids_semantoks.inputs.pipelines import Derivative, Pipeline
 
 # Only names with these endings are parsed: few of some 60 files of a participant.
-_IMAGE_ENDS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
+USEFUL_ENDS: Final = (
+    *(f"_{suffix}{end}" for suffix in ("bold", "mask") for end in VOLUMES),
+    f"_bold{CIFTI}",
+    GIFTI,
+    *(f"_{suffix}.tsv" for suffix in ("timeseries", "regressors", "outliers", "motion")),
+    "bold.json",
+    "bold.dtseries.json",
+)
 
-_SURFACE_ENDS: Final = (f"_bold{CIFTI}", f"_bold{GIFTI}")
-_MASK_ENDS: Final = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")
+# (suffix, desc), best first. fMRIPrep wrote regressors up to 20.1.
+_MASKS: Final = (("mask", "brain"),)
+_CONFOUNDS: Final = (("timeseries", "confounds"), ("regressors", "confounds"))
 
-# fMRIPrep wrote regressors up to 20.1.
-_CONFOUND_ENDS: Final = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
+# From a pipeline that denoises: censored volumes, and motion (as measured, where another table was filtered).
+_OUTLIERS: Final = (("outliers", None),)
+_MOTION: Final = (("motion", ""), ("motion", None))
 
-USEFUL_ENDS: Final = (*_IMAGE_ENDS, *_SURFACE_ENDS, *_MASK_ENDS, *_CONFOUND_ENDS, "bold.json", "bold.dtseries.json")
-
-# From a pipeline that denoises: censored volumes, and motion.
-_OUTLIERS_END: Final = "_outliers.tsv"
-
-_MOTION_END: Final = "_motion.tsv"
-_AROMA_END: Final = "_desc-aroma_timeseries.tsv"
-_MIXING_END: Final = "_desc-melodic_mixing.tsv"
-_METRICS_END: Final = "_desc-aroma_metrics.tsv"
+# HCP pipelines name the mask after the resolution (2 or 2.0), and keep one beside a run.
+_HCP_MASK: Final = "brainmask_fs."
+# Of ICA-AROMA: noise components, else the mixing matrix and what its components are.
+_COMPONENTS: Final = (("timeseries", "aroma"), ("mixing", "melodic"), ("metrics", "aroma"))
 
 # In a dataset of series: tables, their companions, and sidecars of images, which may say more than the tables'.
 _SERIES_ENDS: Final = (
-    *("timeseries.tsv", "timeseries.ptseries.nii", "_bold.tsv", "_coverage.tsv"),
+    *("timeseries.tsv", "timeseries.ptseries.nii", "_bold.tsv", "_coverage.tsv", "_outliers.tsv", "_motion.tsv"),
     *("timeseries.json", "timeseries.ptseries.json", "bold.json", "bold.dtseries.json"),
 )
 
 # The usual densities of template surfaces come first: atlases are made for them.
 _DENSITIES: Final = ("91k", "32k", "10k", "170k", "59k", "41k", "164k")
-
-_Key = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +80,8 @@ class Candidate:
     repetition_time: float | None = None  # s, of a layout
     volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
     warp: str | None = None  # field to the template space if image is in native space
+    missing: tuple[tuple[str, str], ...] = ()  # (mask or confounds, what was looked for and the nearest file)
+    parts: tuple[Candidate, ...] = ()  # runs that this one may be the concatenation of, by name
 
     @property
     def order(self) -> tuple[tuple[tuple[tuple[int, int, str], ...], ...], str]:
@@ -68,47 +93,82 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     """Pair each BOLD image, CIFTI series or GIFTI pair of one participant with its mask and confounds.
 
     A mask shares all entities but ``desc`` with its image; confounds have exactly the entities that distinguish runs.
-    Other files, and those of another participant, are skipped. `paths` must be sorted.
+    Other files, and those of another participant, are skipped. Two files of one run and space are two candidates.
+    `paths` must be sorted.
     """
-    pipeline = derivative.source
-    image_ends, is_denoised = pipeline.image_ends, pipeline.is_denoised
-    useful = (*USEFUL_ENDS, *image_ends, *((_OUTLIERS_END, _MOTION_END) if is_denoised else ()))
-    parsed, own = _parse(paths, useful, label)
-    images = _first_of_each(own, image_ends)
-    masks = _first_of_each(own, _MASK_ENDS)
-    confounds = _first_of_each(own, (_OUTLIERS_END,) if is_denoised else _CONFOUND_ENDS)
-    motion = _find_motion(own) if is_denoised else {}
-    sidecars = [one for one in parsed if one.suffix == "bold" and one.extension.endswith(".json")]
-    # A pair of hemispheres is one run, so files that name one of them are that run's.
-    own_sidecars = tuple(map(_drop_hemisphere, sidecars))
-    found: list[tuple[BidsFile, str | None, str | None]]
-    found = [(image, masks[key].path if key in masks else None, None) for key, image in images.items()]
-    found += [(image, None, partner) for image, partner in _find_surface_files(own, pipeline)]
+    pipeline, listed = derivative.source, list(paths)
+    parsed, own = _parse(listed, USEFUL_ENDS, label)
+    files = _Files(
+        masks=build_pool([one for one in own if one.extension in VOLUMES], _MASKS, image_key),
+        confounds=build_pool(own, _OUTLIERS if pipeline.is_denoised else _CONFOUNDS, source_key),
+        motion=build_pool(own, _MOTION, source_key) if pipeline.is_denoised else {},
+        # A pair of hemispheres is one run, so files that name one of them are that run's.
+        sidecars=tuple(_drop_hemisphere(one) for one in parsed if one.suffix == "bold" and _is_json(one)),
+        hcp_masks=[path for path in listed if os.path.basename(path).startswith(_HCP_MASK)],  # noqa: PTH119
+        others=own,
+    )
+    volumes = [(image, None) for image in _find_volumes(own, pipeline)]
     return [
-        Candidate(
-            image=image,
-            mask=mask,
-            confounds=confounds[run].path if run in confounds else None,
-            sidecars=own_sidecars,
-            derivative=derivative,
-            tables=motion.get(run, ()),
-            partner=partner,
-        )
-        for image, mask, partner in found
-        for run in (image.source,)
+        _build_candidate(image, partner, files, derivative)
+        for image, partner in (*volumes, *_find_surface_files(own, pipeline))
     ]
 
 
-def find_components(paths: Iterable[str], label: str) -> dict[_Key, tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Files:
+    """Files of one participant that may belong to an image."""
+
+    masks: Pool
+    confounds: Pool
+    motion: Pool
+    sidecars: tuple[BidsFile, ...]
+    hcp_masks: list[str]
+    others: list[BidsFile]  # all of them
+
+
+def _build_candidate(image: BidsFile, partner: str | None, files: _Files, derivative: Derivative) -> Candidate:
+    on_surface, is_denoised = is_surface_file(image.path), derivative.source.is_denoised
+    mask = None if on_surface else find_companion(files.masks, image, image_key)
+    if mask is None and not on_surface:
+        beside = [path for path in files.hcp_masks if os.path.dirname(path) == os.path.dirname(image.path)]  # noqa: PTH120
+        mask = beside[0] if len(beside) == 1 else None
+    confounds = find_companion(files.confounds, image, source_key)
+    motion = find_companion(files.motion, image, source_key)
+    missing = []
+    if mask is None and not (on_surface or is_denoised):
+        there = [one for one in files.others if one.suffix == "mask"]
+        missing.append(
+            ("mask", describe_missing(image, f"{_join(image_key(image), image)}_desc-brain_mask.nii.gz", there))
+        )
+    if confounds is None and not is_denoised:
+        there = [one for one in files.others if one.suffix in ("timeseries", "regressors")]
+        expected = f"{_join(image.source, image)}_desc-confounds_timeseries.tsv"
+        missing.append(("confounds", describe_missing(image, expected, there)))
+    return Candidate(
+        image=image,
+        mask=mask,
+        confounds=confounds,
+        sidecars=files.sidecars,
+        derivative=derivative,
+        tables=(motion,) if motion else (),
+        partner=partner,
+        missing=tuple(missing),
+    )
+
+
+def _join(key: Key, image: BidsFile) -> str:
+    """Write the entities of a key in the order of an image's."""
+    return "_".join(f"{name}-{label}" for name, label in image.entities if (name, label) in key)
+
+
+def find_components(paths: Iterable[str], label: str) -> dict[Key, tuple[str, ...]]:
     """Map each run of a participant to its fMRIPost-AROMA noise components, else to its mixing matrix and metrics."""
-    _, own = _parse(paths, (_AROMA_END, _MIXING_END, _METRICS_END), label)
-    metrics = {one.source: one.path for one in own if one.path.endswith(_METRICS_END)}
-    found = {
-        one.source: (one.path, metrics[one.source])
-        for one in own
-        if one.path.endswith(_MIXING_END) and one.source in metrics
-    }
-    return found | {one.source: (one.path,) for one in own if one.path.endswith(_AROMA_END)}
+    _, own = _parse(paths, tuple(f"_{suffix}.tsv" for suffix, _ in _COMPONENTS), label)
+    aroma, mixing, metrics = (
+        {one.source: one.path for one in own if (one.suffix, one.entity("desc")) == kind} for kind in _COMPONENTS
+    )
+    found = {source: (path, metrics[source]) for source, path in mixing.items() if source in metrics}
+    return found | {source: (path,) for source, path in aroma.items()}
 
 
 def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:
@@ -116,40 +176,44 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
 
     Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI counts if it has no TSV equivalent.
     """
-    parsed, own = _parse(paths, (*_SERIES_ENDS, _OUTLIERS_END, _MOTION_END), label)
-    coverages = {
-        _drop(one, ("stat", "desc")): one.path for one in own if "coverage" in (one.entity("stat"), one.suffix)
-    }
-    outliers = {run_key(one): one.path for one in own if one.suffix == "outliers"}
-    motion = _find_motion(own)
-    sidecars = tuple(one for one in parsed if one.suffix in ("timeseries", "bold") and one.extension.endswith(".json"))
-    tables = {_drop(one, ("den",)) for one in own if one.extension == ".tsv"}
-    return [
-        Candidate(
-            image=one,
-            mask=coverages.get(_drop(one, ("stat", "desc"))),
-            confounds=outliers.get(run_key(one)),
-            sidecars=sidecars,
-            derivative=derivative,
-            tables=motion.get(run_key(one), ()),
+    parsed, own = _parse(paths, _SERIES_ENDS, label)
+    coverages = build_pool(
+        [one for one in own if "coverage" in (one.entity("stat"), one.suffix) and one.extension == ".tsv"],
+        (("bold", None), ("coverage", None)),
+        _coverage_key,
+    )
+    outliers = build_pool(own, _OUTLIERS, run_key)
+    motion = build_pool(own, _MOTION, run_key)
+    sidecars = [one for one in parsed if one.suffix in ("timeseries", "bold") and _is_json(one)]
+    tables = {drop(one, ("den",)) for one in own if one.extension == ".tsv"}
+    inherited: dict[str, tuple[BidsFile, ...]] = {}
+    found = []
+    for one in own:
+        if not is_series(one) or (one.extension != ".tsv" and drop(one, ("den",)) in tables):
+            continue
+        folder = one.path.rpartition(os.sep)[0]
+        if folder not in inherited:
+            inherited[folder] = tuple(sidecar for sidecar in sidecars if is_above(sidecar.path, one.path))
+        moved = find_companion(motion, one, run_key)
+        found.append(
+            Candidate(
+                image=one,
+                mask=find_companion(coverages, one, _coverage_key),
+                confounds=find_companion(outliers, one, run_key),
+                sidecars=inherited[folder],
+                derivative=derivative,
+                tables=(moved,) if moved else (),
+            )
         )
-        for one in own
-        if _is_series(one) and (one.extension == ".tsv" or _drop(one, ("den",)) not in tables)
-    ]
-
-
-def _find_motion(files: Iterable[BidsFile]) -> dict[_Key, tuple[str]]:
-    """Map each run to its table of motion: as measured, where another one was filtered."""
-    found: dict[_Key, tuple[str]] = {}
-    for one in files:
-        if one.suffix == "motion" and (one.entity("desc") is None or run_key(one) not in found):
-            found[run_key(one)] = (one.path,)
     return found
 
 
-def run_key(table: BidsFile) -> _Key:
-    """Reduce the entities of a table, or of another file of its run, to those of the run."""
-    return frozenset([pair for pair in table.source if pair[0] not in TABLE_ENTITIES])
+def _coverage_key(table: BidsFile) -> Key:
+    return drop(table, ("stat", "desc"))
+
+
+def _is_json(file: BidsFile) -> bool:
+    return file.extension.endswith(".json")
 
 
 def rank_density(file: BidsFile) -> tuple[int, int, str]:
@@ -167,29 +231,18 @@ def _parse(paths: Iterable[str], ends: tuple[str, ...], label: str) -> tuple[lis
     return parsed, [one for one in parsed if one.entities[:1] == (("sub", label),)]
 
 
-def _is_series(table: BidsFile) -> bool:
-    keys = dict(table.entities)
-    return (
-        table.suffix == "timeseries"
-        and table.extension in (".tsv", ".ptseries.nii")
-        and ("atlas" in keys or "seg" in keys)
-        and keys.get("stat", "mean") == "mean"
-        and not keys.get("desc", "").lower().startswith("raw")
-    )
+def _find_volumes(files: Iterable[BidsFile], pipeline: Pipeline) -> list[BidsFile]:
+    """List a participant's images in the best of the pipeline's descriptions, by folder."""
+    found: dict[tuple[Key, str], list[BidsFile]] = {}
+    for file in files:
+        if is_volume_series(file, pipeline):
+            found.setdefault((image_key(file), file.path.rpartition(os.sep)[0]), []).append(file)
+    return [one for group in found.values() for one in _best_of(group, pipeline)]
 
 
-def _drop(file: BidsFile, keys: tuple[str, ...]) -> _Key:
-    return frozenset([pair for pair in file.entities if pair[0] not in keys])
-
-
-def _first_of_each(files: list[BidsFile], ends: tuple[str, ...]) -> dict[_Key, BidsFile]:
-    """Index files by their entities except desc; on a tie, the ending listed first wins."""
-    found: dict[_Key, BidsFile] = {}
-    for end in ends:
-        for one in files:
-            if one.path.endswith(end):
-                found.setdefault(_drop(one, ("desc",)), one)
-    return found
+def _best_of(group: Sequence[BidsFile], pipeline: Pipeline) -> list[BidsFile]:
+    best = min(_rank_desc(one, pipeline) for one in group)
+    return [one for one in group if _rank_desc(one, pipeline) == best]
 
 
 def _find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[tuple[BidsFile, str | None]]:
@@ -197,22 +250,27 @@ def _find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[t
 
     The hemisphere is dropped from the entities; the path is None for CIFTI or a missing hemisphere.
     """
-    found: dict[tuple[_Key, str], dict[str, BidsFile]] = {}
+    found: dict[tuple[Key, str, str], list[BidsFile]] = {}
     for file in files:
-        keys = dict(file.entities)
-        hemisphere = keys.get("hemi", "")
-        is_whole = file.extension == CIFTI and not hemisphere
-        is_half = file.extension == GIFTI and hemisphere in ("L", "R")
-        if file.suffix == "bold" and (is_whole or is_half) and is_read(keys.get("desc"), pipeline):
-            pair = found.setdefault((_drop(file, ("hemi", "desc")), file.extension), {})
-            if hemisphere not in pair or _rank_desc(file, pipeline) < _rank_desc(pair[hemisphere], pipeline):
-                pair[hemisphere] = file
+        if is_surface_series(file, pipeline):
+            key = drop(file, ("hemi", "desc")), file.extension, file.path.rpartition(os.sep)[0]
+            found.setdefault(key, []).append(file)
     whole: list[tuple[BidsFile, str | None]] = []
-    for pair in found.values():
-        first = pair.get("") or pair.get("L") or pair["R"]
-        right = pair.get("R") if "L" in pair else None
-        whole.append((_drop_hemisphere(first), right.path if right else None))
+    for group in found.values():
+        best = _best_of(group, pipeline)
+        left, right = ([one for one in best if one.entity("hemi") == side] for side in ("L", "R"))
+        partners = [right[i].path if i < len(right) else None for i in range(len(left))]
+        firsts = [one for one in best if one.entity("hemi") is None] or left or right
+        partners = partners if firsts is left else [None] * len(firsts)
+        whole += [(_drop_hemisphere(_fill_space(one)), path) for one, path in zip(firsts, partners, strict=True)]
     return whole
+
+
+def _fill_space(file: BidsFile) -> BidsFile:
+    """Add the space that the CIFTI series of fMRIPrep 1.5 do not name: the only one that they may have."""
+    if file.extension != CIFTI or file.entity("space") is not None:
+        return file
+    return dataclasses.replace(file, entities=sort_entities((*file.entities, ("space", "fsLR"))))
 
 
 def _drop_hemisphere(file: BidsFile) -> BidsFile:

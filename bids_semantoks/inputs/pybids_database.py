@@ -9,13 +9,18 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bids_semantoks.errors import ConfigurationError, InputError
 
 LOG = logging.getLogger(__name__)
 
 _FILE_NAME: Final = "layout_index.sqlite"
+# Surface series of fMRIPrep up to 20.0 have no suffix.
+_QUERIES: Final[tuple[dict[str, Any], ...]] = (
+    {"suffix": ["bold", "mask", "timeseries", "regressors", "outliers", "motion"]},
+    {"extension": [".func.gii"]},
+)
 _IGNORED: Final = re.compile(r"/(anat|dwi|fmap|perf|pet|figures|log|logs|code|sourcedata)(/|$)")
 
 
@@ -68,7 +73,7 @@ def _read_paths(root: Path, database_dir: Path) -> list[str]:
     try:
         layout = BIDSLayout(str(root.resolve()), validate=False, database_path=str(database_dir))
         found = Path(layout.root)
-        paths = layout.get(return_type="filename", suffix=["bold", "mask", "timeseries", "regressors"])
+        paths = {one for query in _QUERIES for one in layout.get(return_type="filename", **query)}
     except (SQLAlchemyError, AttributeError, ValueError, OSError) as error:
         raise InputError(
             f"The pybids database {path} cannot be read: {str(error).splitlines()[0]}.", hint="Delete it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Final, NoReturn
 
 from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
-from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.datasets import CONTENT, Dataset
+from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.accounting import UnreadRun
+from bids_semantoks.inputs.combined import choose_parts_or_whole
+from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.inputs.found import find_candidates
 from bids_semantoks.inputs.layout_archives import describe_archives
 from bids_semantoks.inputs.layout_hints import describe_nearest_files
-from bids_semantoks.inputs.layouts import find_layout_candidates, find_layout_participants
-from bids_semantoks.inputs.names import find_participant_labels, is_surface_file, list_func_files
-from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, find_components, pair_files, pair_series, rank_density
-from bids_semantoks.inputs.pipelines import Derivative
-from bids_semantoks.inputs.pybids_database import find_database_files
+from bids_semantoks.inputs.layouts import find_layout_participants
+from bids_semantoks.inputs.names import find_participant_labels, is_surface_file
+from bids_semantoks.inputs.pairing import Candidate, rank_density
 from bids_semantoks.inputs.repetition_time import (
     StatedTime,
     check_layout_time,
@@ -26,15 +28,7 @@ from bids_semantoks.inputs.repetition_time import (
     find_root_sidecars,
     find_stated_time,
 )
-from bids_semantoks.inputs.selection import (
-    check_known,
-    describe_labels,
-    is_same_value,
-    keep_known,
-    list_asked,
-    read_filter,
-    read_labels,
-)
+from bids_semantoks.inputs.selection import check_known, describe_labels, keep_known, read_labels
 from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
@@ -93,21 +87,24 @@ def find_runs(
 
     `preferred_spaces` (the atlas's, best first) precede the defaults if the selection names no space. The
     finest resolution wins: numbered ``res`` ascending, then the native grid (no ``res``), then other
-    labels. Runs without an image in this space come last, with a problem. Raises InputError if nothing is
-    selected, or if two datasets hold the same run.
+    labels. Runs without an image in this space, and those whose names cannot be read, come last, with a problem.
+    Raises InputError if nothing is selected, or if two files or datasets hold the same run.
     """
-    candidates = find_candidates(dataset, selection, participants)
+    candidates, unread = find_candidates(dataset, selection, participants)
+    if not candidates:
+        return tuple(build_unread(unread, _guess_space(unread, selection.space, preferred_spaces)))
     space, modifiers = choose_space(candidates, selection.space, preferred_spaces)
-    finest: dict[tuple[Path, frozenset[tuple[str, str]]], Candidate] = {}
-    for one in candidates:
-        if one.image.entity("space") == space and all(_value_of(one, key) == value for key, value in modifiers):
-            run = (one.derivative.path, one.image.source)
-            finest[run] = min(finest.get(run, one), one, key=lambda it: (rank_density(it.image), rank_coarseness(it)))
-    chosen = sorted(finest.values(), key=lambda one: one.order)
+    inside = [
+        one
+        for one in candidates
+        if one.image.entity("space") == space and all(_value_of(one, key) == value for key, value in modifiers)
+    ]
+    _check_cohorts(inside, space)
+    chosen = sorted(_choose_finest(inside), key=lambda one: one.order)
     _check_unique(chosen)
-    _check_cohorts(chosen, space)
     wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
     elsewhere = _find_elsewhere(candidates, chosen, wanted)
+    chosen = choose_parts_or_whole(chosen, selection.combined_runs)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
     runs = [build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen]
     for number, one in enumerate(chosen):
@@ -117,7 +114,61 @@ def find_runs(
     for one in elsewhere:
         problem = f"The run has no image in {wanted}, only others such as {one.image.path}."
         runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
-    return tuple(runs)
+    return (*runs, *build_unread(unread, space))
+
+
+def _guess_space(unread: Sequence[UnreadRun], asked: str | None, preferred: tuple[str, ...]) -> str:
+    """Name a space for runs none of which can be read: the requested one, one that their names seem to state, or the
+    first choice."""
+    if asked is not None:
+        return _split_space(asked)[0]
+    stated = {one.as_file().entity("space") for one in unread}
+    # The atlas must be at hand, though it is not used.
+    choices = preferred or DEFAULT_SPACES
+    return next((space for space in choices if space in stated), choices[0])
+
+
+def build_unread(unread: Sequence[UnreadRun], space: str) -> Iterator[Run]:
+    """Build the records of runs whose names cannot be read, so that each gets a status."""
+    for one in unread:
+        yield Run(
+            entities=(*one.entities, *((("space", space),) if space else ())),
+            bold=Path(one.path),
+            mask=None,
+            confounds=None,
+            repetition_time=None,
+            pipeline=one.derivative.pipeline,
+            dataset=one.derivative.path,
+            problem=f"The name of {one.path} cannot be read: {one.why}. Rename the run's files, or read them with "
+            "--layout.",
+            reason="unreadable_name",
+        )
+
+
+def _choose_finest(inside: Sequence[Candidate]) -> list[Candidate]:
+    """Choose the finest image of each run; InputError where two files would be one."""
+    by_run: dict[tuple[Path, frozenset[tuple[str, str]]], list[Candidate]] = {}
+    for one in inside:
+        by_run.setdefault((one.derivative.path, one.image.source), []).append(one)
+    chosen = []
+    twice = []
+    for versions in by_run.values():
+        ranks = [(rank_density(one.image), rank_coarseness(one)) for one in versions]
+        finest = [one for one, rank in zip(versions, ranks, strict=True) if rank == min(ranks)]
+        chosen.append(finest[0])
+        twice += [finest[:2]] if len(finest) > 1 else []
+    if twice:
+        refuse_twins(twice[0][0].image.path, twice[0][1].image.path, len(twice))
+    return chosen
+
+
+def refuse_twins(first: str, second: str, n_runs: int = 1) -> NoReturn:
+    """Raise InputError for two files that would be one run, the first of `n_runs` such pairs."""
+    more = f" ({n_runs} runs have two files)" if n_runs > 1 else ""
+    raise InputError(
+        f"Two files would be one run: {first} and {second}{more}.",
+        hint="Remove one of them, or tell them apart by an entity such as ses- or run-.",
+    )
 
 
 def _check_unique(chosen: Sequence[Candidate]) -> None:
@@ -163,6 +214,7 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Pat
         time_source=stated.source,
         time_problems=stated.problems,
         is_default_time=not stated.value and derivative.layout is not None and derivative.layout.is_shipped,
+        missing=candidate.missing,
         pipeline=derivative.pipeline,
         dataset=derivative.path,
         recognised=derivative.source.label,
@@ -188,127 +240,6 @@ def _state_time(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: P
     return stated
 
 
-def find_candidates(
-    dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, kind: str = "fmriprep"
-) -> list[Candidate]:
-    """List the BOLD images (``fmriprep``) or series tables (``parcellated``) of the selection, in every space.
-
-    Returns at least one; InputError if none matches the participants, the sessions, tasks and runs, or the filter.
-    """
-    found = [
-        candidate
-        for derivative in dataset.derivatives
-        if derivative.kind == kind
-        for candidate in _scan(derivative, dataset, selection.bids_database_dir, participants)
-    ]
-    found = _attach_components(found, dataset, participants)
-    where = " and ".join(str(one.path) for one in dataset.derivatives)
-    folder = selection.bids_database_dir
-    stale = f" (if they are new, delete the database {folder}, which is believed as it is)" if folder else ""
-    if not found:
-        _refuse_nothing(dataset, where, participants, kind, stale)
-    if silent := set(participants) - {one.image.entities[0][1] for one in found}:
-        LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
-    chosen = found
-    for what, key, asked in list_asked(selection):
-        there = {value for one in found if (value := one.image.entity(key)) is not None}
-        check_known(what, asked, there, f"the selected participants in {where}", key=key)
-        if asked:
-            chosen = [
-                one for one in chosen if any(is_same_value(key, one.image.entity(key) or "", label) for label in asked)
-            ]
-    if not chosen:
-        named = " and ".join(f"{what} {', '.join(asked)}" for what, _, asked in list_asked(selection) if asked)
-        raise InputError(f"No run in {where} has {named} together.", hint="Each of them is there, but not in one run.")
-    return _apply_filter(chosen, selection.bids_filter_file)
-
-
-def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str, stale: str) -> NoReturn:
-    whom = f"for one of {describe_labels(participants)} participants at least{stale}"
-    layout = dataset.derivatives[0].layout
-    if layout is not None:
-        expected, hint = describe_nearest_files(dataset.root, layout, participants)
-        raise InputError(f"Nothing of the layout {layout.name} {whom} in {where}: {expected}.", hint=hint)
-    if kind == "parcellated":
-        raise InputError(
-            f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",
-            hint="Raw signals (desc-raw) and other statistics than the mean do not count.",
-        )
-    raise InputError(
-        f"No preprocessed BOLD in {where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz {whom}.",
-        hint="Parcellated series hold no BOLD to extract from."
-        if all(one.kind == "parcellated" for one in dataset.derivatives)
-        else "Check that fMRIPrep finished, and wrote its volumes (--output-spaces).",
-    )
-
-
-def _apply_filter(found: list[Candidate], path: Path | None) -> list[Candidate]:
-    if path is None:
-        return found
-    bold_filter = read_filter(path)
-    for warning in bold_filter.warnings:
-        LOG.warning(warning)
-    kept = [one for one in found if bold_filter.accepts(one.image)]
-    if not kept:
-        values: dict[str, set[str]] = {}
-        for one in found:
-            for key, value in one.image.entities[1:]:
-                values.setdefault(key, set()).add(value)
-        there = "; ".join(f"{key} {', '.join(sorted_naturally(labels))}" for key, labels in values.items())
-        what = "tables of series" if found[0].derivative.kind == "parcellated" else "BOLD images"
-        raise InputError(f"Filter file {path} matches none of {len(found)} {what}.", hint=f"Entities found: {there}.")
-    return kept
-
-
-def _attach_components(found: list[Candidate], dataset: Dataset, participants: Sequence[str]) -> list[Candidate]:
-    """Attach to each image the ICA-AROMA components of its run, which come from a separate dataset."""
-    components: dict[frozenset[tuple[str, str]], tuple[str, ...]] = {}
-    for derivative in dataset.derivatives:
-        if derivative.kind == "aroma":
-            for label in participants:
-                paths = list_func_files(str(derivative.path / f"sub-{label}"))
-                components.update(find_components(paths, label))
-    return [
-        replace(one, tables=(*one.tables, *components[one.image.source])) if one.image.source in components else one
-        for one in found
-    ]
-
-
-def _scan(
-    derivative: Derivative, dataset: Dataset, database_dir: Path | None, participants: Sequence[str]
-) -> Iterator[Candidate]:
-    if derivative.layout is not None:
-        if database_dir is not None:
-            LOG.warning("--bids-database-dir is not used with --layout.")
-        yield from find_layout_candidates(derivative, derivative.layout, participants)
-        return
-    database: dict[str, list[str]] | None = None
-    is_table = derivative.kind == "parcellated"
-    if database_dir is not None and is_table:
-        LOG.warning("--bids-database-dir is not used for parcellated series, whose names are listed.")
-    elif database_dir is not None:
-        _check_database_dir(dataset, database_dir)
-        several = len(dataset.derivatives) > 1
-        own_dir = database_dir / derivative.name if several else database_dir
-        database = find_database_files(derivative.path, own_dir, USEFUL_ENDS)
-    for label in participants:
-        try:
-            folder = str(derivative.path / f"sub-{label}")
-            paths = list_func_files(folder) if database is None else database.get(label, [])
-        except OSError as error:
-            raise InputError(f"Folder {error.filename} cannot be listed: {error.strerror}.") from error
-        yield from (pair_series if is_table else pair_files)(paths, label, derivative)
-
-
-def _check_database_dir(dataset: Dataset, database_dir: Path) -> None:
-    for root in (dataset.root, *(one.path for one in dataset.derivatives)):
-        if database_dir.resolve().is_relative_to(root.resolve()):
-            raise ConfigurationError(
-                f"The pybids database {database_dir} lies in the input {root}; nothing is written there.",
-                hint="Choose another --bids-database-dir.",
-            )
-
-
 def choose_space(
     candidates: Sequence[Candidate], asked: str | None, preferred: tuple[str, ...]
 ) -> tuple[str, list[tuple[str, str]]]:
@@ -331,7 +262,7 @@ def choose_space(
                 hint="Name one with --space." if there else "Run fMRIPrep with --output-spaces.",
             )
         return space, []
-    name, *parts = asked.removeprefix("space-").split(":")
+    name, *parts = _split_space(asked)
     check_known("space", [name], there, "the names of the selected BOLD images")
     modifiers = []
     for part in parts:
@@ -340,6 +271,12 @@ def choose_space(
         check_known(f"{key} of space {name}", [value], values, f"--space {asked}")
         modifiers.append((key, value))
     return name, modifiers
+
+
+def _split_space(asked: str) -> list[str]:
+    """Split ``NAME:res-2:cohort-1``; NAME+1 and NAME_cohort-1 are how files spell NAME:cohort-1."""
+    spelled = re.sub(r"\+([0-9]+)", r":cohort-\1", asked.removeprefix("space-"))
+    return spelled.replace("_", ":").split(":")
 
 
 def _value_of(candidate: Candidate, key: str) -> str | None:

@@ -70,6 +70,11 @@ def is_same_value(key: str, value: str, asked: str) -> bool:
     return key in ("run", "echo", "chunk") and value.isdecimal() and asked.isdecimal() and int(value) == int(asked)
 
 
+def is_among(key: str, value: str, asked: Iterable[str]) -> bool:
+    """Tell whether an entity's value is one of those requested."""
+    return any(is_same_value(key, value, label) for label in asked)
+
+
 def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
     """Strip the prefix from labels and drop repeats; InputError for an empty label or a bad ``@FILE``.
 
@@ -175,6 +180,9 @@ class BoldFilter:
             "extension": image.extension,
             "datatype": "func",
         }
+        # A filter may spell a cohort as some files do.
+        if any(key == "space" and any(one and "+" in one for one in asked) for key, asked in self.accepted):
+            values["space"] = "+".join(filter(None, (values.get("space"), values.get("cohort")))) or None
         return all(_accepts_value(key, values.get(key), accepted) for key, accepted in self.accepted)
 
 

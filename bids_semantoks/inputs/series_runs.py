@@ -10,10 +10,20 @@ from typing import Final
 from bids_semantoks.bids_names import SCHAEFER, BidsFile, name_schaefer, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
+from bids_semantoks.inputs.combined import choose_parts_or_whole
+from bids_semantoks.inputs.companions import run_key
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.pairing import Candidate, run_key
+from bids_semantoks.inputs.found import find_candidates
+from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.repetition_time import find_root_sidecars
-from bids_semantoks.inputs.runs import DEFAULT_SPACES, build_run, choose_space, find_candidates, rank_coarseness
+from bids_semantoks.inputs.runs import (
+    DEFAULT_SPACES,
+    build_run,
+    build_unread,
+    choose_space,
+    rank_coarseness,
+    refuse_twins,
+)
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.records import Run
 
@@ -33,7 +43,14 @@ def find_series(
     atlas. The label is empty for series of a layout that names none. In the runs, `bold` is the table. Raises
     InputError if nothing is selected or the atlas, space or cleaning is ambiguous.
     """
-    candidates = find_candidates(dataset, selection, participants, kind="parcellated")
+    candidates, unread = find_candidates(dataset, selection, participants, kind="parcellated")
+    if not candidates:
+        first = unread[0]
+        raise InputError(
+            f"None of {len(unread)} tables of series has a name that can be read, the first is {first.path}: "
+            f"{first.why}.",
+            hint="Rename them.",
+        )
     label = _choose_atlas(candidates, atlas)
     of_atlas = [one for one in candidates if label_of(one.image) == label]
     space, modifiers = _choose_space(of_atlas, selection.space, label)
@@ -45,10 +62,11 @@ def find_series(
     if missing := {run_key(one.image): one.image for one in candidates if run_key(one.image) not in there}:
         listed = describe_labels(Path(one.path).name for one in missing.values())
         LOG.warning("Left out, having no series of atlas %s in %s: %s", label, space or "no space", listed)
-    chosen.sort(key=lambda one: one.order)
+    chosen = choose_parts_or_whole(sorted(chosen, key=lambda one: one.order), selection.combined_runs)
     roots = {one.derivative.path for one in chosen}
     inherited = {path: (*find_root_sidecars(path, "timeseries"), *find_root_sidecars(path)) for path in roots}
-    return label, tuple(build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen)
+    runs = [build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen]
+    return label, (*runs, *build_unread(unread, space))
 
 
 def label_of(table: BidsFile, *, with_desc: bool = False) -> str:
@@ -126,6 +144,8 @@ def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
         desc = next((desc for desc in _PREFERRED_DESC if any(one.image.entity("desc") == desc for one in left)), "")
         preferred = [one for one in left if one.image.entity("desc") == desc] or left
         if len(preferred) > 1:
+            if len({one.image.entities for one in preferred}) < len(preferred):
+                refuse_twins(preferred[0].image.path, preferred[1].image.path)
             names = describe_labels([Path(one.image.path).name for one in preferred])
             raise InputError(
                 f"Several tables hold series of one run and atlas: {names}.",

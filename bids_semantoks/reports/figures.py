@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -191,7 +192,8 @@ def zscore_rows(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
     """Build ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.svg``; `word` has letters and digits only."""
     # A stem begins with its participant, as the folder is named.
-    return out_dir / stem.partition("_")[0] / "figures" / f"{stem}_desc-{word}_bold.svg"
+    # Up to the next entity: labels may hold underscores.
+    return out_dir / re.split(r"_(?=[a-zA-Z]+-)", stem, maxsplit=1)[0] / "figures" / f"{stem}_desc-{word}_bold.svg"
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:

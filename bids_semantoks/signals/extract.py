@@ -73,6 +73,7 @@ def _select_volumes(
             dummy_scans=dummy_scans,
             fd_threshold=fd_threshold,
             repetition_time=repetition_time,
+            missing=run.describe_missing("confounds"),
         )
     check_duration(regressors.kept, repetition_time=repetition_time, min_time=config.min_time)
     return regressors
@@ -169,7 +170,8 @@ def _find_mask(run: Run) -> Path | None:
         raise RunFailed(
             "no_mask",
             f"There is no brain mask (desc-brain_mask) with the entities of {run.bold}.",
-            hint="fMRIPrep writes one beside each BOLD image; without it voxels outside the brain would be averaged.",
+            hint=run.describe_missing("mask")
+            or "fMRIPrep writes one beside each BOLD image; without it voxels outside the brain would be averaged.",
         )
     check_content(run.mask)
     return run.mask

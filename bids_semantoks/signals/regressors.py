@@ -55,15 +55,16 @@ def select_regressors(
     dummy_scans: str,
     fd_threshold: float | None,
     repetition_time: float,
+    missing: str = "",
 ) -> Regressors:
     """Select the regressors (T, C) of one run and the volumes to keep.
 
     A strategy has the columns of nilearn's ``load_confounds``; the mean stays in and nothing depends on dropped
     volumes. n/a in the first row (derivatives) becomes the first value in a kept volume. Only CompCor needs the JSON
     file beside the table, for each component's mask. `dummy_scans` is a number, or ``auto`` for what the leading
-    non_steady_state_outlier columns mark; volumes over `fd_threshold` (mm) are scrubbed. Raises RunFailed no_confounds
-    where a table is needed but missing, bad_confounds where it lacks a column, its rows do not match the volumes or a
-    value is not a number; RunSkipped no_content.
+    non_steady_state_outlier columns mark; volumes over `fd_threshold` (mm) are scrubbed; `missing` describes a table
+    that was looked for. Raises RunFailed no_confounds where a table is needed but missing, bad_confounds where it lacks
+    a column, its rows do not match the volumes or a value is not a number; RunSkipped no_content.
     """
     path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
     if confounds is None or path is None or not (path.exists() or path.is_symlink()):
@@ -71,7 +72,8 @@ def select_regressors(
             what = f"--denoise {denoising.name}" if not denoising.is_none else "--fd-threshold"
             raise RunFailed(
                 "no_confounds",
-                f"There is no confounds table for this run{f' ({path})' if path else ''}, but {what} needs one.",
+                f"There is no confounds table for this run{f' ({path})' if path else ''}, but {what} needs one."
+                f"{' ' if missing else ''}{missing}",
                 hint="Use --denoise none without --fd-threshold to go on without.",
             )
         n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)

@@ -45,3 +45,10 @@ def test_the_nearest_events_are_found_and_read(tmp_path):
     own.write_text("onset\tduration\ttrial_type\nsoon\t5\ta\n")
     with pytest.raises(InputError, match=r"Line 2 .* onset 'soon'"):
         read_events(own, "trial_type")
+
+
+def test_a_path_may_hold_an_equals_sign(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    (tmp_path / "c").mkdir()
+    roots = find_event_roots(tmp_path, (str(tmp_path / "a=b"), f"more={tmp_path / 'c'}"))
+    assert roots[-2:] == (tmp_path / "a=b", tmp_path / "c")

@@ -88,6 +88,20 @@ def test_several_datasets_have_a_database_each(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "db").iterdir()) == ["a", "more"]
 
 
+def test_files_of_denoised_images_and_old_surfaces_are_in_it(tmp_path: Path) -> None:
+    description = {"Name": "XCP-D", "BIDSVersion": "1.4.0", "DatasetType": "derivative"}
+    root = write_description(tmp_path / "xcp_d", {**description, "GeneratedBy": [{"Name": "xcp_d"}]})
+    write_files(root, *(f"sub-01_task-rest-open_{end}.tsv" for end in ("outliers", "motion")))
+    write_files(root, f"sub-01_task-rest-open_space-{C2009}_desc-denoised_bold.nii.gz")
+    (run,) = runs_of(root, bids_database_dir=tmp_path / "db")
+    assert run.confounds is not None
+    assert [path.name for path in run.tables] == ["sub-01_task-rest-open_motion.tsv"]
+    old = write_fmriprep(tmp_path / "old", ())
+    write_files(old, *(f"sub-01_task-rest_space-fsaverage5_hemi-{side}.func.gii" for side in "LR"))
+    (run,) = runs_of(old, bids_database_dir=tmp_path / "db2")
+    assert run.partner is not None
+
+
 def test_pybids_is_not_imported_without_a_database() -> None:
     """Importing pybids alone would take longer than finding one participant may."""
     code = "import sys, bids_semantoks.inputs.runs; print([m for m in ('bids', 'pandas', 'torch') if m in sys.modules])"

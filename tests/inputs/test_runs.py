@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import random
@@ -15,7 +16,6 @@ from helpers.trees import (
     C2009,
     FMRIPREP,
     LIN6,
-    names_of,
     open_dataset,
     runs_of,
     write_description,
@@ -161,7 +161,10 @@ def test_only_preprocessed_volumes_count(root: Path) -> None:
         folder="sub-01/func",
     )
     write_files(root, f"sub-02_task-rest_space-{C2009}_desc-preproc_bold.nii.gz", folder="sub-01/func")
-    assert names_of(runs_of(root)) == [f"sub-01_task-rest_space-{C2009}_desc-preproc_bold.nii.gz"]
+    read, other = runs_of(root)
+    assert read.bold.name == f"sub-01_task-rest_space-{C2009}_desc-preproc_bold.nii.gz"
+    assert (other.reason, other.entity("sub")) == ("unreadable_name", "01")
+    assert "names the participant 02, but lies in the folder sub-01" in other.problem
 
 
 def test_uncompressed_images(root: Path) -> None:
@@ -173,7 +176,8 @@ def test_uncompressed_images(root: Path) -> None:
         f"{stem}_desc-brain_mask.nii",
     )
     write_files(root, f"{stem}_desc-preproc_bold.nii.gz")
-    assert names_of(runs_of(root)) == [f"{stem}_desc-preproc_bold.nii.gz"]
+    with pytest.raises(InputError, match=rf"Two files would be one run: .*/{stem}_desc-preproc_bold.nii and .*nii.gz"):
+        runs_of(root)
 
 
 def test_links_without_content_still_make_a_run(root: Path) -> None:
@@ -411,3 +415,40 @@ def test_runs_without_the_chosen_space_are_named(root: Path, caplog: pytest.LogC
     ]
     assert f"No BOLD image in space {LIN6}: 1 (sub-02_task-rest)" in caplog.text
     assert "Participants without preprocessed BOLD: 1 (03)" in caplog.text
+
+
+@pytest.mark.parametrize("spelled", ["MNIInfant+1", "MNIInfant_cohort-1"])
+@pytest.mark.parametrize("asked", ["MNIInfant", "MNIInfant+1", "MNIInfant:cohort-1", "MNIInfant_cohort-1"])
+def test_cohorts_may_be_spelled_in_two_ways(root: Path, spelled: str, asked: str) -> None:
+    write_run(root, "sub-01_ses-1mo_task-rest", spelled)
+    (run,) = runs_of(root, space=asked)
+    assert (run.space, run.entity("cohort")) == ("MNIInfant", "1")
+    assert run.mask is not None
+    with pytest.raises(InputError, match=r"Cohort of space MNIInfant '2' not found"):
+        runs_of(root, space="MNIInfant+2")
+    for value, n_runs in (("MNIInfant+1", 1), ("MNIInfant", 1)):
+        path = root.parent / "filter.json"
+        path.write_text(json.dumps({"bold": {"space": value}}))
+        assert len(runs_of(root, space=asked, bids_filter_file=path)) == n_runs
+
+
+@pytest.mark.parametrize("name", ["_bold.dtseries.nii", "_space-fsaverage5_hemi-L.func.gii"])
+def test_surfaces_of_old_fmriprep(root: Path, name: str) -> None:
+    write_files(root, f"sub-01_task-rest{name}", f"sub-01_task-rest{name.replace('-L', '-R')}")
+    (run,) = runs_of(root)
+    assert run.space == ("fsaverage5" if "hemi" in name else "fsLR")
+    assert (run.partner is not None) == ("hemi" in name)
+
+
+def test_runs_none_of_which_can_be_read_still_fail_one_by_one(root: Path) -> None:
+    write_run(root, "sub-01_task-rest_run-1_run-1", C2009)
+    (run,) = runs_of(root)
+    assert (run.reason, run.space) == ("unreadable_name", C2009)
+
+
+def test_output_of_level_minimal_is_named_as_such(root: Path) -> None:
+    write_files(root, "sub-01_task-rest_desc-hmc_boldref.nii.gz", "sub-01_task-rest_desc-coreg_boldref.nii.gz")
+    with pytest.raises(
+        InputError, match=rf"--level minimal.*fmriprep RAW OUT participant --derivatives minimal={root}"
+    ):
+        runs_of(root)

@@ -1,6 +1,7 @@
 """Figures and their place on a page: what they show, and that they can fail nobody."""
 
 import urllib.parse
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +121,8 @@ def test_a_figure_that_is_not_there_says_why(tmp_path, kind, reason):
     assert reason in picture.missing
     assert picture.title
     assert picture.caption
+
+
+def test_a_figure_lies_in_the_folder_of_a_participant_whose_label_holds_an_underscore():
+    path = build_figure_path(Path("out"), "sub-site1_03_task-rest_atlas-A", "motion")
+    assert path.parent == Path("out/sub-site1_03/figures")

@@ -1,0 +1,158 @@
+"""Account for every image and table in the func folders: what is neither read nor known to be a by-product is a run
+whose name cannot be read."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.bids_names import BidsFile, explain_name, format_label, parse_entities, parse_name
+from bids_semantoks.files import read_json
+from bids_semantoks.inputs.companions import run_key
+from bids_semantoks.inputs.names import (
+    CIFTI,
+    GIFTI,
+    VOLUMES,
+    find_participant_labels,
+    is_series,
+    is_surface_series,
+    is_volume_series,
+    list_func_files,
+)
+from bids_semantoks.inputs.pairing import Candidate
+from bids_semantoks.inputs.pipelines import Derivative
+
+_BYPRODUCTS: Final = Path(__file__).parent.parent / "data" / "byproducts.json"
+
+# What a run may be written as; statistics of other extensions are not series.
+_RUN_ENDS: Final = (
+    *(f"_bold{end}" for end in (*VOLUMES, CIFTI, ".tsv")),
+    *(f"_timeseries{end}" for end in (*VOLUMES, CIFTI, ".tsv", ".ptseries.nii")),
+    GIFTI,
+)
+# Files that differ in nothing else are one run.
+_DERIVED: Final = re.compile(r"_(space|cohort|res|den|hemi|desc|atlas|seg|scale|stat)-[^_]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnreadRun:
+    """A run that is there but cannot be read, since its name cannot."""
+
+    path: str  # one of its files
+    label: str  # of the participant in whose folder it lies
+    why: str
+    is_other_kind: bool  # readable, but by a call that reads images instead of series, or the reverse
+    derivative: Derivative
+
+    @property
+    def entities(self) -> tuple[tuple[str, str], ...]:
+        """Entities for its status: the participant, and all of the name as one label."""
+        return ("sub", self.label), ("name", format_label(_strip(self.path)))
+
+    def as_file(self) -> BidsFile:
+        """Build a file with whatever entities the name seems to have, for filters."""
+        found = {**parse_entities(os.path.basename(self.path)), "sub": self.label}  # noqa: PTH119
+        suffix, extension = _find_end(self.path)
+        return BidsFile(path=self.path, entities=tuple(found.items()), suffix=suffix, extension=extension)
+
+
+def find_unread(
+    paths: Iterable[str], label: str, derivative: Derivative, found: Sequence[Candidate]
+) -> list[UnreadRun]:
+    """Find the runs of a participant that no candidate accounts for, one file each.
+
+    A file is accounted for if it is a candidate, another version of a candidate's run (space, atlas, resolution,
+    cleaning), of the kind that this call does not read (tables beside images), or a by-product of its pipeline.
+    """
+    used = {path for one in found for path in (one.image.path, one.partner) if path}
+    read = {run_key(one.image) for one in found}
+    unread: dict[str, UnreadRun] = {}
+    for path in paths:
+        if not path.endswith(_RUN_ENDS) or path in used:
+            continue
+        file = parse_name(path)
+        if file is not None and file.entity("sub") == label and _is_of(file, read):
+            continue
+        if _is_byproduct(path, derivative.source.label):
+            continue
+        is_other = file is not None and _is_other_kind(file, derivative)
+        why = _find_fault(file, label, derivative) if file else explain_name(path)
+        unread.setdefault(
+            _strip(path), UnreadRun(path=path, label=label, why=why, is_other_kind=is_other, derivative=derivative)
+        )
+    return list(unread.values())
+
+
+def describe_first_unread(derivative: Derivative) -> str:
+    """Describe the first file of a dataset that looks like a run but is not read; empty without one."""
+    for label in find_participant_labels(derivative.path):
+        paths = list_func_files(str(derivative.path / f"sub-{label}"))
+        for one in find_unread(paths, label, derivative, ()):
+            return f"The first file that looks like a run is {Path(one.path).name}: {one.why}. "
+    return ""
+
+
+def _is_other_kind(file: BidsFile, derivative: Derivative) -> bool:
+    if derivative.kind == "parcellated":
+        return is_volume_series(file, derivative.source) or is_surface_series(file, derivative.source)
+    return is_series(file)
+
+
+def _find_fault(file: BidsFile, label: str, derivative: Derivative) -> str:
+    """Find out why a file is not read although its name can be parsed."""
+    if file.entity("sub") is None:
+        return "it names no participant (sub-)"
+    if file.entity("sub") != label:
+        return f"it names the participant {file.entity('sub')}, but lies in the folder sub-{label}"
+    if file.suffix == "timeseries":
+        return "it names no atlas (atlas- or seg-)"
+    descs = " or ".join(f"desc-{desc}" for desc in derivative.source.descs)
+    desc = file.entity("desc")
+    return f"it has {f'desc-{desc}' if desc else 'no desc-'}, where {descs} is expected"
+
+
+def _is_of(file: BidsFile, read: Collection[frozenset[tuple[str, str]]]) -> bool:
+    """Tell whether a file is another version of a run that is read; echoes are versions of their combination."""
+    key = run_key(file)
+    return key in read or frozenset(pair for pair in key if pair[0] != "echo") in read
+
+
+@functools.cache
+def _read_byproducts() -> dict[str, list[dict[str, list[str]]]]:
+    content: dict[str, list[dict[str, list[str]]]] = read_json(_BYPRODUCTS)
+    return content
+
+
+def _is_byproduct(path: str, pipeline: str) -> bool:
+    suffix, extension = _find_end(path)
+    values = {**parse_entities(os.path.basename(path)), "suffix": suffix, "extension": extension}  # noqa: PTH119
+    rules = _read_byproducts()
+    return any(_fits(rule, values) for rule in (*rules[""], *rules.get(pipeline, ())))
+
+
+def _fits(rule: Mapping[str, Sequence[str]], values: Mapping[str, str]) -> bool:
+    return all(
+        key in values and any(_matches(values[key], pattern) for pattern in patterns) for key, patterns in rule.items()
+    )
+
+
+def _matches(value: str, pattern: str) -> bool:
+    return value != pattern[1:] if pattern.startswith("!") else fnmatch.fnmatchcase(value, pattern)
+
+
+def _find_end(path: str) -> tuple[str, str]:
+    suffix, dot, extension = path.rpartition("_")[2].partition(".")
+    return suffix, dot + extension
+
+
+def _strip(path: str) -> str:
+    """Reduce a name to what tells its run from others."""
+    name = os.path.basename(path)  # noqa: PTH119
+    end = next(end for end in _RUN_ENDS if name.endswith(end))
+    return _DERIVED.sub("", name.removesuffix(end))

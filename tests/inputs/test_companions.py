@@ -1,0 +1,85 @@
+"""Masks, confounds and other tables belong to the run of their own folder, or of folders below theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.trees import C2009, FMRIPREP, runs_of, write_description, write_files, write_run
+
+from bids_semantoks.errors import InputError
+
+BOLD, MASK = f"space-{C2009}_desc-preproc_bold.nii.gz", f"space-{C2009}_desc-brain_mask.nii.gz"
+CONFOUNDS = "desc-confounds_timeseries.tsv"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_description(tmp_path / "fmriprep", FMRIPREP)
+
+
+@pytest.mark.parametrize("image", ["part-mag_desc-preproc", "desc-preproc_part-mag", "desc-preproc"])
+@pytest.mark.parametrize("other", ["_part-mag", ""])
+def test_part_mag_may_stand_anywhere_or_be_left_out(root, image, other):
+    stem = "sub-01_task-rest"
+    write_files(root, f"{stem}_space-{C2009}_{image}_bold.nii.gz")
+    write_files(root, f"{stem}_space-{C2009}_desc-brain{other}_mask.nii.gz")
+    write_files(root, f"{stem}{other}_desc-confounds_timeseries.tsv")
+    (run,) = runs_of(root)
+    assert run.mask is not None
+    assert run.confounds is not None
+    assert run.missing == ()
+
+
+def test_files_come_from_the_own_folder_never_from_another_session(root):
+    for session, names in {"ses-1": (BOLD,), "ses-2": (MASK,)}.items():
+        write_files(root, *(f"sub-01_task-rest_{name}" for name in names), folder=f"sub-01/{session}/func")
+    write_files(root, f"sub-01_task-rest_{CONFOUNDS}", folder="sub-01/ses-2/func")
+    (run,) = runs_of(root)
+    assert (run.mask, run.confounds) == (None, None)
+    assert run.describe_missing("mask") == (
+        f"Expected sub-01_task-rest_{MASK}; the nearest file is ../../ses-2/func/sub-01_task-rest_{MASK}."
+    )
+    assert run.describe_missing("confounds").endswith(f"is ../../ses-2/func/sub-01_task-rest_{CONFOUNDS}.")
+
+
+def test_a_missing_file_is_named_with_the_nearest_one(root):
+    write_files(
+        root, f"sub-01_task-rest_run-1_{BOLD}", f"sub-01_task-rest_run-01_{MASK}", f"sub-01_task-x_run-9_{MASK}"
+    )
+    (run,) = runs_of(root)
+    assert run.describe_missing("mask") == (
+        f"Expected sub-01_task-rest_run-1_{MASK}; the nearest file is sub-01_task-rest_run-01_{MASK}."
+    )
+    assert run.describe_missing("confounds") == (
+        f"Expected sub-01_task-rest_run-1_{CONFOUNDS}; the participant has no file of this kind."
+    )
+
+
+def test_the_message_of_a_missing_mask_says_what_was_looked_for(own_study, tmp_path, app):
+    path = next((own_study / "derivatives" / "fmriprep").rglob("sub-001_*_mask.nii.gz"))
+    path.rename(path.with_name(path.name.replace("task-rest", "task-rest_acq-x")))
+    code, text = app(own_study, tmp_path / "out", "--participant-label", "001", "--signals-only", "--dry-run")
+    assert code == 0
+    assert f"Expected {path.name}; the nearest file is sub-001_task-rest_acq-x_" in text
+
+
+@pytest.mark.parametrize("name", ["brainmask_fs.2.nii.gz", "brainmask_fs.2.0.nii.gz"])
+def test_the_mask_of_hcp_pipelines_is_read_where_it_is_the_only_one(root, name):
+    write_files(root, f"sub-01_task-rest_{BOLD}")
+    (root / "sub-01" / "func" / name).touch()
+    assert runs_of(root)[0].mask == root / "sub-01" / "func" / name
+
+
+@pytest.mark.parametrize("kind", ["bold", "mixed"])
+def test_two_files_of_one_run_are_refused_by_name(root, kind):
+    write_run(root, "sub-01_task-rest")
+    if kind == "bold":
+        folder, name = "sub-01/ses-1/func", f"sub-01_task-rest_{BOLD}"
+    else:
+        folder, name = "sub-01/func", f"sub-01_task-rest_desc-preproc_space-{C2009}_bold.nii.gz"
+    write_files(root, name, folder=folder)
+    with pytest.raises(InputError, match="Two files would be one run") as caught:
+        runs_of(root)
+    assert str(root / folder / name) in str(caught.value)
+    assert str(root / "sub-01" / "func" / f"sub-01_task-rest_{BOLD}") in str(caught.value)
