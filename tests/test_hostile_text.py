@@ -7,6 +7,7 @@ import html.parser
 import json
 import os
 import re
+import subprocess
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from helpers import surface_files as made
+from helpers.trees import C2009, runs_of, write_fmriprep, write_run
 
 from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_json, write_json, write_text
+from bids_semantoks.images.fsl_warps import describe_applywarp
+from bids_semantoks.inputs.content import describe_absent_content
 from bids_semantoks.outputs.methods import read_bibliography, read_methods, write_citation
 from bids_semantoks.pretraining.card import write_model_card
 from bids_semantoks.reports import report, reporting
@@ -43,6 +47,9 @@ HOSTILE = {
 #: What fields of a table, and so labels of figures, can hold; other controls make a table a binary file.
 CELL = " ".join(HOSTILE.values()).encode("utf-8", "ignore").decode()
 CELL = " ".join(re.sub("[\x00\x07]", "", CELL).split())
+
+#: What labels in names of files can hold.
+LABEL = '["><img src=x onerror=document.title=8>*]$(id)'
 
 #: What pages are made of; links lead into the page, to files beside it, or to a work that is cited.
 ELEMENTS = {
@@ -237,7 +244,7 @@ def write_hostile_study(root: Path) -> None:
         for session in "12"[: 2 if number < 3 else 1]:
             folder = root / f"sub-{number:02d}" / f"ses-{session}" / "func"
             folder.mkdir(parents=True)
-            name = f"sub-{number:02d}_ses-{session}_task-rest_space-MNI152NLin6Asym_atlas-Own_stat-mean_timeseries"
+            name = f"{_STEM.replace('sub-01_ses-1', f'sub-{number:02d}_ses-{session}')}_stat-mean_timeseries"
             values = rng.standard_normal((110, 6)).round(3)
             lines = ["\t".join(parcels), *("\t".join(map(str, row)) for row in values.tolist())]
             (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -303,12 +310,14 @@ def test_pages_and_figures_of_hostile_outputs(tmp_path: Path, capfd: pytest.Capt
     assert run("participant", "--reports-only", "--participant-label", "01") == 0, capfd.readouterr()
     for path in out.glob("*.html"):
         check_page(path)
-    assert "document.title" in check_page(out / "sub-01.html").text
+    page = check_page(out / "sub-01.html")
+    assert "document.title" in page.text
+    assert any("stat-coverage" in link for link in page.links)
     for path in out.rglob("*.svg"):
         check_svg(path.read_bytes())
 
 
-_STEM = "sub-01_ses-1_task-rest_space-MNI152NLin6Asym_atlas-Own"
+_STEM = f"sub-01_ses-1_task-rest{LABEL}_space-MNI152NLin6Asym_atlas-Own"
 
 
 def _run(series: Path, out: Path, level: str, *arguments: str) -> int:
@@ -346,6 +355,29 @@ def test_an_encoder_of_hostile_networks_has_its_figures(tmp_path: Path) -> None:
     assert len(figures) == 3
     for path in figures:
         check_svg(path.read_bytes())
+
+
+def test_commands_to_copy_run_nothing_else(tmp_path: Path) -> None:
+    labels = "rest$(touch x);'`touch y`"
+    root = write_fmriprep(tmp_path / "$(touch z)", ("01",))
+    for session in "12":
+        write_run(root, f"sub-01_ses-{session}_task-{labels}_acq-$HOME", f"{C2009}_res-2;touch w")
+    for path in root.rglob("*_bold.nii.gz"):
+        path.unlink()
+        path.symlink_to("../../.git/annex/objects/gone")
+    runs = [run for run in runs_of(root) if run.entity("acq")]
+    for text in (describe_absent_content(runs), describe_absent_content(runs[:1])):
+        command = text.partition("Fetch it: ")[2]
+        shell = subprocess.run(
+            ["bash", "-c", f"datalad() {{ shift; printf '%s\\n' \"$@\"; }}; {command}"],
+            capture_output=True, text=True, check=True, cwd=tmp_path,
+        )  # fmt: skip
+        assert {str(run.bold.relative_to(root)) for run in runs[: 1 if text.startswith("1 ") else 2]} <= set(
+            shell.stdout.splitlines()
+        )
+    command = describe_applywarp(tmp_path / "a;touch x.nii.gz", tmp_path / "$(touch y).nii.gz")
+    subprocess.run(["bash", "-c", f"applywarp() {{ :; }}; {command}"], check=True, cwd=tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.name in {*"wxyz"}] == []
 
 
 def test_names_in_files_of_surfaces_end_no_line(tmp_path: Path) -> None:

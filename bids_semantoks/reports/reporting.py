@@ -3,6 +3,7 @@ the same redrawn from the output directory."""
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -188,7 +189,7 @@ def redraw_reports(config: AppConfig) -> int:
 def _redraw_run(paths: OutputPaths, sidecar: dict[str, Any], entities: Mapping[str, str]) -> None:
     networks = read_atlas_table(paths.out_dir, name=entities["atlas"], space=entities.get("space", ""))[1]
     redraw_signals(paths, sidecar, networks)
-    for path in sorted(paths.directory.glob(f"{paths.stem}_desc-*_embedding.json")):
+    for path in sorted(paths.directory.glob(f"{glob.escape(paths.stem)}_desc-*_embedding.json")):
         model = path.name.removesuffix("_embedding.json").rpartition("_desc-")[2]
         own = OutputPaths(out_dir=paths.out_dir, directory=paths.directory, stem=paths.stem, model=model)
         embedding = read_sidecar(path)
