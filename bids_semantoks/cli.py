@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -15,6 +16,7 @@ import click
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.command import parse
 from bids_semantoks.errors import SemantoksError, TrainingStopped
+from bids_semantoks.escaping import show_hidden
 from bids_semantoks.runtime.logs import Console, LogBuffer, open_missing_streams, redirect_libraries, silence
 from bids_semantoks.runtime.resources import count_threads, limit_threads, read_rank
 
@@ -59,7 +61,7 @@ def _say(text: str, *, level: int = logging.INFO) -> None:
         if isinstance(handler, Console):
             handler.finish(has_log=has_log)
     try:
-        click.echo(text, err=True)
+        click.echo(show_hidden(text), err=True)
     except OSError:
         silence(sys.stderr)
 
@@ -72,7 +74,7 @@ def _print(lines: Iterable[str]) -> None:
     """Print lines to stdout until its reader closes it."""
     try:
         for line in lines:
-            click.echo(line)
+            click.echo(show_hidden(line))
     except BrokenPipeError:
         silence(sys.stdout)
 
@@ -143,7 +145,8 @@ def call(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        error.show(shown := io.StringIO())
+        click.echo(show_hidden(shown.getvalue(), keep="\n\t"), err=True, nl=False)
         return error.exit_code
     except TrainingStopped as error:
         if read_rank() == 0:
@@ -160,7 +163,7 @@ def call(arguments: Sequence[str]) -> int:
         return _fail("out of memory; give more memory or use fewer processes (--n-procs)", 5)
     except Exception:  # noqa: BLE001 - the last resort turns a bug into a report
         LOGGER.debug("%s", traceback.format_exc())
-        traceback.print_exc()
+        click.echo(show_hidden(traceback.format_exc(), keep="\n\t"), err=True)
         return _fail("this is a bug, please report it with the lines above and the log file", 1)
     finally:
         _stop_logging()

@@ -67,8 +67,9 @@ def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
 
 def write_text(path: Path, text: str, *, only_if_changed: bool = False) -> None:
     """Write a UTF-8 file atomically; `only_if_changed` leaves an identical file alone, so that jobs can share it."""
-    # Paths that are not valid UTF-8 arrive as surrogates and are written back as the original bytes.
-    content = text.encode(errors="surrogateescape")
+    # Paths that are not valid UTF-8 arrive as surrogates and are written back as the original bytes; half a character,
+    # which only JSON can hold, is no byte.
+    content = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", text).encode(errors="surrogateescape")
     if only_if_changed and path.is_file() and path.read_bytes() == content:
         return
     with open_atomic(path) as file:
@@ -78,6 +79,8 @@ def write_text(path: Path, text: str, *, only_if_changed: bool = False) -> None:
 def write_json(path: Path, values: dict[str, Any], *, only_if_changed: bool = False) -> None:
     """Write plain values as JSON, atomically; NaN is refused with ValueError."""
     text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    # Bytes of paths that are not valid UTF-8 stay escaped, or nothing could read the file.
+    text = re.sub("[\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text)
     write_text(path, text, only_if_changed=only_if_changed)
 
 
@@ -328,7 +331,7 @@ def hash_values(values: Any) -> str:
 def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a small table of mixed values as TSV; None, empty text and NaN become
     ``n/a``, floats get 9 significant digits."""
-    lines = ["\t".join(columns), *map(_format_row, rows)]
+    lines = ["\t".join(map(format_cell, columns)), *map(_format_row, rows)]
     write_text(path, "\n".join(lines) + "\n", only_if_changed=True)
 
 
@@ -349,8 +352,9 @@ def format_cell(value: object) -> str:
     # NumPy's scalars are registered with numbers.
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return "n/a" if math.isnan(value) else f"{value:.9g}"
-    # Only characters that would end a cell or line: other spaces stay, since names are looked up as written.
-    return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", str(value)).strip()
+    # Only characters that would end a cell or line, and those with which `decode_text` would not read it back: other
+    # spaces stay, since names are looked up as written.
+    return re.sub(r"\s*[\x00-\x1a\x1c-\x1f]\s*", " ", str(value)).strip()
 
 
 def check_writable(directory: Path) -> None:

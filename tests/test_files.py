@@ -113,6 +113,12 @@ def test_records_write_missing_as_na(tmp_path):
     assert (tmp_path / "r.tsv").read_text() == "a\tb\tc\nn/a\tn/a\tx y\nn/a\t0.5\t3\n"
 
 
+def test_what_is_written_of_a_hostile_cell_is_read_back(tmp_path):
+    # A table in UTF-16 can hold any of these, but they would make a table of ours a binary file.
+    files.write_records(tmp_path / "r.tsv", ("a\0", "b"), [("x\x07y", "".join(map(chr, range(32))) + "z")])
+    assert files.read_records(tmp_path / "r.tsv") == (["a", "b"], [["x y", "\x1b z"]])
+
+
 def test_place_below_a_file_is_not_writable(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigurationError, match=r"Cannot write to .*file/out"):

@@ -83,6 +83,14 @@ def test_what_has_one_place_has_no_other(what, pattern):
     assert [str(path) for path in found if re.search(pattern, path.read_text(), re.MULTILINE)] == [], what
 
 
+def test_no_template_prints_what_it_is_given_as_it_is():
+    templates = list((ROOT / "bids_semantoks" / "data").glob("*.jinja"))
+    assert templates
+    for path in templates:
+        assert not re.search(r"\|\s*safe|autoescape", path.read_text()), path
+        assert "Content-Security-Policy" in path.read_text(), path
+
+
 def test_tests_mirror_the_tree():
     rooms = [room.name for room in (ROOT / "bids_semantoks").iterdir() if (room / "__init__.py").is_file()]
     tests = [test for room in rooms for test in (ROOT / "tests" / room).glob("test_*.py")]

@@ -125,7 +125,7 @@ def _load_dlabel(path: Path, map_index: int) -> tuple[Grayordinates, NDArray[Any
 def _load_hemisphere(path: Path, map_index: int) -> tuple[Grayordinates, NDArray[Any], dict[int, str]]:
     if path.name.endswith(".annot"):
         values, _, listed = nib.freesurfer.read_annot(path)
-        names = {key: name.decode(errors="replace") for key, name in enumerate(listed)}
+        names = {key: " ".join(name.decode(errors="replace").split()) for key, name in enumerate(listed)}
         # nibabel gives -1 to vertices whose colour is in no row of the table.
         values = np.where(values < 0, len(listed), values)
         names[len(listed)] = "unknown"

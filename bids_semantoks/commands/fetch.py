@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
 from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
+from bids_semantoks.escaping import show_hidden
 from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
 from bids_semantoks.runtime.logs import Console, open_missing_streams
@@ -149,17 +150,19 @@ def call(arguments: Sequence[str] | None = None) -> int:
             raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
         models = [name for name in options.model if name != "none"]
         found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
-        print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {directory.absolute()}:")
+        place = show_hidden(str(directory.absolute()))
+        print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
         for path in found:
             name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
-            print(f"  {name}  {size:.1f} MB  SHA-256 {hash_file(path)}")
-        print(_NEXT.format(variable=CACHE_VARIABLE, directory=directory.absolute()))
+            print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")
+        print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
     except SemantoksError as error:
         hint = " HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
-        print(f"bids_semantoks-fetch: error: {error}{hint}", file=sys.stderr)
+        print(f"bids_semantoks-fetch: error: {show_hidden(str(error))}{hint}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"bids_semantoks-fetch: error: {directory} cannot be written: {error}.", file=sys.stderr)
+        text = show_hidden(f"{directory} cannot be written: {error}.")
+        print(f"bids_semantoks-fetch: error: {text}", file=sys.stderr)
         return ResourceError.exit_code
     finally:
         LOG.removeHandler(handler)

@@ -111,8 +111,8 @@ def _is_absolute(field: NDArray[np.float32], affine: NDArray[np.float64], zooms:
 
 def describe_applywarp(bold: Path, warp: Path) -> str:
     """Write the commands that take a run to FSL's standard grid of 2 mm."""
-    stem = bold.name.removesuffix(".gz").removesuffix(".nii")
-    field = os.path.relpath(warp, bold.parent).removesuffix(".gz").removesuffix(".nii")
+    stem = shlex.quote(bold.name.removesuffix(".gz").removesuffix(".nii"))
+    field = shlex.quote(os.path.relpath(warp, bold.parent).removesuffix(".gz").removesuffix(".nii"))
     return (
         f"cd {shlex.quote(str(bold.parent))} && applywarp --in={stem} --ref=$FSLDIR/data/standard/MNI152_T1_2mm "
         f"--warp={field} --out={stem}_stand"

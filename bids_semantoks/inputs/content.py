@@ -66,7 +66,8 @@ def _build_pattern(group: Sequence[Path], tail: str) -> str:
         return shlex.quote(str(group[0]))
     folders = []
     for parts in zip(*(path.parts[:-1] for path in group), strict=True):
-        folders.append(parts[0] if len(set(parts)) == 1 else f"{parts[0].partition('-')[0]}-*")
+        is_same, start = len(set(parts)) == 1, parts[0].partition("-")[0]
+        folders.append(shlex.quote(parts[0]) if is_same else f"{shlex.quote(start)}-*")
     tasks = {match[0] for path in group if (match := _TASK.search(path.name))}
-    task = f"{tasks.pop()}*" if len(tasks) == 1 else ""
-    return "/".join([*folders, f"*{task}{tail}"])
+    task = f"{shlex.quote(tasks.pop())}*" if len(tasks) == 1 else ""
+    return "/".join([*folders, f"*{task}{shlex.quote(tail)}"])

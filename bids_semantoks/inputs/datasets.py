@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -280,7 +281,8 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
             f"folder there whose GeneratedBy names fMRIPrep; found {', '.join(others) or 'no derivative dataset'}.",
             hint="Run fMRIPrep first, or say where its output is with -d PATH."
             if not empty
-            else f"{', '.join(empty)} is empty; of a datalad dataset: datalad get -n {base / empty[0]}.",
+            else f"{', '.join(empty)} is empty; of a datalad dataset: "
+            f"datalad get -n {shlex.quote(str(base / empty[0]))}.",
         )
     return found[0]
 

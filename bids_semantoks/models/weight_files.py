@@ -9,6 +9,7 @@ import argparse
 import json
 import pathlib
 import re
+import shlex
 import textwrap
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -211,9 +212,9 @@ def _list_harmless() -> list[Any]:
 
 def check_content(path: Path) -> None:
     """Raise ModelError where a file is recognisably something else than weights or a description of them."""
+    fetch = f"Run `datalad get {shlex.quote(path.name)}` in its folder."
     if path.is_symlink() and not path.exists():
-        is_annex = ".git/annex" in str(path.readlink())
-        hint = f"Run `datalad get {path.name}` in its folder." if is_annex else "Download or copy it again (cp -rL)."
+        hint = fetch if ".git/annex" in str(path.readlink()) else "Download or copy it again (cp -rL)."
         raise ModelError(f"{path} is a link to a file that is not there.", hint=hint)
     try:
         with path.open("rb") as file:
@@ -227,8 +228,7 @@ def check_content(path: Path) -> None:
         hint = "Run `git lfs pull` in its folder, or download the file itself."
         raise ModelError(f"{path} is a Git LFS pointer to a file{of}, not the file.", hint=hint)
     if text.startswith("/annex/objects/") or ".git/annex/objects/" in text:
-        hint = f"Run `datalad get {path.name}` in its folder."
-        raise ModelError(f"{path} is a git-annex pointer, not the file.", hint=hint)
+        raise ModelError(f"{path} is a git-annex pointer, not the file.", hint=fetch)
     if re.match(r"<(!doctype|html|head|\?xml|!--)", text, re.IGNORECASE):
         hint = "Log in, or go around the portal, and download the file again."
         raise ModelError(f"{path} is a web page (of a login or an error), not the file.", hint=hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from markupsafe import Markup
+
+from bids_semantoks.escaping import escape_latex, escape_markdown
 from bids_semantoks.files import write_text
 
 _ATLAS_KEYS: Final = {"schaefer": "schaefer2018", "tian": "tian2020", "buckner": "buckner2011"}
@@ -47,7 +49,10 @@ _PIPELINE_KEYS: Final = {
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>Methods text of bids_semantoks</title>
+<head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<title>Methods text of bids_semantoks</title>
 <style>body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 sans-serif; }}</style></head>
 <body>
 {body}</body>
@@ -57,14 +62,22 @@ _PAGE = """<!DOCTYPE html>
 _ENTRY = re.compile(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"^\s*(\w+) = \{(.*)\},?$", re.MULTILINE)
 _CITATION = re.compile(r"\[(@[\w-]+(?:; @[\w-]+)*)\]")
-_TOKEN = re.compile(r"(`[^`]+`|\*[^*\s][^*]*\*|\[@[^\]]+\]|https?://[^\s)]+)")
+# Values of the template arrive as `escape_markdown` writes them, in code, too.
+_TOKEN = re.compile(
+    r"`(?P<code>[^`]+)`|\*(?P<em>(?![\s*])(?:\\.|[^*\\])+)\*|"
+    rf"(?P<cite>{_CITATION.pattern})|(?P<url>https?://[A-Za-z0-9./_%-]+)|(?P<text>\\?.[^\\`*\[h]*)"
+)
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])|&lt;")
 _ACCENTS = {'\\"e': "ë", "\\'e": "é", "\\'a": "á", '\\"o': "ö", '\\"u': "ü", '\\"a': "ä"}
 
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
+_HTML: Final = {
+    "text": Markup("{}"),
+    "code": Markup("<code>{}</code>"),
+    "em": Markup("<em>{}</em>"),
+    "url": Markup('<a href="{0}">{0}</a>'),
 }
+
+_LATEX: Final = {"text": "{}", "code": r"\texttt{{{}}}", "em": r"\emph{{{}}}", "url": r"\url{{{}}}"}
 
 
 def describe_methods(facts: Mapping[str, Any]) -> str:
@@ -78,9 +91,16 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     # Loading it costs 50 ms that calls for help should not pay.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
 
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    # Only the template and its citations are Markdown: values come from files of others.
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
+    )
     environment.filters |= {"plain": _to_plain, "sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
-    environment.globals["cite"] = lambda keys: f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else ""
+    environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
     signals = facts.get("signals") or {}
     denoising = signals.get("denoising") or {}
     atlas = str(signals.get("atlas", "")).lower()
@@ -140,7 +160,7 @@ def _to_plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> str:
+def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> Markup:
     """Write the methods text as ``logs/CITATION.{md,html,tex,bib}`` and return it
     as HTML; `facts` as in `describe_methods`."""
     text = describe_methods(facts)
@@ -157,12 +177,16 @@ def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> str:
     return body
 
 
-def read_methods(out_dir: Path) -> str:
-    """Read the methods text back as an HTML fragment; empty if there is none."""
-    path = out_dir / "logs" / "CITATION.html"
+def read_methods(out_dir: Path) -> Markup:
+    """Read the methods text back as an HTML fragment; empty if there is none.
+
+    Converted anew from Markdown: the HTML on disk may be of an earlier version or of anybody.
+    """
+    path = out_dir / "logs" / "CITATION.md"
     if not path.is_file():
-        return ""
-    return path.read_text(encoding="utf-8").partition("<body>\n")[2].partition("</body>")[0]
+        return Markup()
+    text = path.read_text(encoding="utf-8", errors="replace").partition("\n## References\n")[0]
+    return to_html(text, read_bibliography(_read("references.bib")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,32 +259,35 @@ def to_markdown(text: str, references: Mapping[str, Reference]) -> str:
     return f"{text.strip()}\n\n## References\n\n" + "\n".join(lines) + "\n"
 
 
-def to_html(text: str, references: Mapping[str, Reference]) -> str:
+def to_html(text: str, references: Mapping[str, Reference]) -> Markup:
     """Convert Markdown (headings, paragraphs, emphasis, code, links, citations) to an HTML fragment with
-    references; headings move down one level."""
+    references; headings move down one level. Keys without a reference stay as written."""
     parts = []
     for level, block in _split_blocks(text):
-        tag = f"h{level + 1}" if level else "p"
-        parts.append(
-            f"<{tag}>{_TOKEN.sub(lambda m: _to_html(m[0], references), html.escape(block, quote=False))}</{tag}>"
+        body = Markup().join(
+            _link_keys(part, references) if kind == "cite" else _HTML[kind].format(part)
+            for kind, part in _read_tokens(block)
         )
+        parts.append(Markup("<{0}>{1}</{0}>").format(f"h{level + 1}" if level else "p", body))
     items = [
-        f'<li id="ref-{key}">{html.escape(references[key].full)} <a href="{html.escape(references[key].url)}">'
-        f"{html.escape(references[key].url)}</a></li>"
-        for key in sorted(find_keys(text))
+        Markup('<li id="ref-{0}">{1} <a href="{2}">{2}</a></li>').format(key, references[key].full, references[key].url)
+        for key in sorted(references.keys() & set(find_keys(text)))
     ]
-    return "\n".join([*parts, "<h3>References</h3>", "<ul>", *items, "</ul>"]) + "\n"
+    return Markup("\n").join([*parts, Markup("<h3>References</h3>\n<ul>"), *items, Markup("</ul>\n")])
 
 
-def _to_html(token: str, references: Mapping[str, Reference]) -> str:
-    if token.startswith("`"):
-        return f"<code>{token[1:-1]}</code>"
-    if token.startswith("*"):
-        return f"<em>{token[1:-1]}</em>"
-    if token.startswith("["):
-        links = [f'<a href="#ref-{key}">{html.escape(references[key].short)}</a>' for key in find_keys(token)]
-        return f"({'; '.join(links)})"
-    return f'<a href="{token}">{token}</a>'
+def _read_tokens(block: str) -> list[tuple[str, str]]:
+    """Split a block of Markdown into kinds (text, code, em, url, cite) and their text without marks and escapes."""
+    found = [(match.lastgroup or "", match[match.lastgroup or 0]) for match in _TOKEN.finditer(block)]
+    return [(kind, part if kind == "cite" else _ESCAPED.sub(lambda m: m[1] or "<", part)) for kind, part in found]
+
+
+def _link_keys(citation: str, references: Mapping[str, Reference]) -> Markup:
+    keys = find_keys(citation)
+    if not references.keys() >= set(keys):
+        return Markup("{}").format(citation)
+    links = [Markup('<a href="#ref-{}">{}</a>').format(key, references[key].short) for key in keys]
+    return Markup("({})").format(Markup("; ").join(links))
 
 
 def to_latex(text: str) -> str:
@@ -274,23 +301,10 @@ def to_latex(text: str) -> str:
         "\\begin{document}",
     ]
     for level, block in _split_blocks(text):
-        body = "".join(_to_latex(part) for part in _TOKEN.split(block))
+        body = "".join(
+            f"\\citep{{{','.join(find_keys(part))}}}" if kind == "cite" else _LATEX[kind].format(escape_latex(part))
+            for kind, part in _read_tokens(block)
+        )
         lines += ["", f"\\{'sub' * (level - 1)}section*{{{body}}}" if level else body]
     lines += ["", "\\bibliographystyle{plainnat}", "\\bibliography{CITATION}", "\\end{document}"]
     return "\n".join(lines) + "\n"
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text)
-
-
-def _to_latex(part: str) -> str:
-    if part.startswith("`"):
-        return f"\\texttt{{{_escape_latex(part[1:-1])}}}"
-    if part.startswith("*") and part.endswith("*") and len(part) > 2:
-        return f"\\emph{{{_escape_latex(part[1:-1])}}}"
-    if part.startswith("[@"):
-        return f"\\citep{{{','.join(find_keys(part))}}}"
-    if part.startswith("http"):
-        return f"\\url{{{part}}}"
-    return _escape_latex(part)

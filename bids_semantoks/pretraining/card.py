@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.escaping import escape_markdown
 from bids_semantoks.files import read_table, write_json, write_text
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.reports.figures_training import FIGURES
@@ -70,13 +71,14 @@ def write_model_card(
     ``n_parameters``) and the `drawn` figures (keys of `FIGURES`)."""
     data, limits, recipe = details["data"], details["limits"], details["recipe"]
     lines = [
-        f"# Encoder {name}",
+        f"# Encoder {escape_markdown(name)}",
         "",
         "A network tokenizer and transformer in the design of Brain-Semantoks (arXiv 2512.11582), pretrained by "
         "self-distillation on parcel signals with bids_semantoks.",
         "",
         f"- Weights: `model.safetensors`, SHA-256 `{sha256}` (teacher, {details['n_parameters']:,} parameters)",
-        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {directory.name}` (path of this directory)",
+        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {escape_markdown(directory.name)}` (path of this "
+        "directory)",
         "- Licence: not stated by the software. The weights derive from the data below; their terms of use decide "
         "whether and how the weights may be shared.",
         "",
@@ -110,7 +112,11 @@ def write_model_card(
 
 
 def _list(values: Mapping[str, Any]) -> list[str]:
-    return [f"- {key.replace('_', ' ')}: {_describe(key, value)}" for key, value in values.items() if value is not None]
+    return [
+        f"- {escape_markdown(key.replace('_', ' '))}: {escape_markdown(_describe(key, value))}"
+        for key, value in values.items()
+        if value is not None
+    ]
 
 
 def _describe(key: str, value: Any) -> str:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import open_atomic, write_text
+from bids_semantoks.escaping import replace_hidden
+from bids_semantoks.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +112,8 @@ _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 def shorten_label(text: str, longest: int) -> str:
     """Shorten a label to `longest` characters (at least 3) with an ellipsis in
-    the middle: names often differ at the end."""
+    the middle: names often differ at the end. Fonts have no letters for what `replace_hidden` replaces."""
+    text = replace_hidden(text)
     if len(text) <= longest:
         return text
     n_last = (longest - 1) // 2
@@ -200,9 +202,8 @@ def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
     try:
         path.unlink(missing_ok=True)
         with use_style():
-            figure = draw()
-            with open_atomic(path) as file:
-                figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+            text = render_svg(draw(), Creator=None)
+        write_text(path, text)
     except Exception as error:
         # A picture must never cost a run, whatever is wrong with it.
         LOGGER.debug("Drawing %s", path, exc_info=True)
@@ -214,15 +215,20 @@ def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
 def render_figure(name: str, draw: Callable[[], Figure]) -> str:
     """Draw a figure to an SVG data URI; on any error, log a warning that names it and return an empty string."""
     try:
-        buffer = io.BytesIO()
         with use_style():
-            draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            return embed_svg(render_svg(draw(), Creator=None))
     except Exception as error:
         # A picture must never cost results.
         LOGGER.debug("Drawing %s", name, exc_info=True)
         LOGGER.warning("The figure of %s could not be drawn: %s: %s", name, type(error).__name__, error)
         return ""
-    return embed_svg(buffer.getvalue().decode())
+
+
+def render_svg(figure: Figure, **metadata: str | None) -> str:
+    """Render a figure as SVG without a date: matplotlib passes on characters of labels that XML forbids."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, **metadata})
+    return replace_hidden(buffer.getvalue())
 
 
 def embed_svg(text: str) -> str:
@@ -247,7 +253,7 @@ def load_picture(out_dir: Path, stem: str, word: str, kind: str) -> Picture:
     `kind` selects title and caption; `word`, in the file name, is `kind`, prefixed by the encoder label for embeddings.
     """
     path = build_figure_path(out_dir, stem, word)
-    data = embed_svg(path.read_text(encoding="utf-8")) if path.is_file() else ""
+    data = embed_svg(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
     missing = _WHY_MISSING.get(kind, _NOT_DRAWN)
     return Picture(title=_TITLES[kind], caption=_CAPTIONS[kind], data=data, missing=missing)
 
@@ -270,8 +276,8 @@ def read_template(name: str) -> str:
 
 
 def fill_template(template: str, **values: Any) -> str:
-    """Fill a page template of the package; everything is escaped, and an unknown name is an error."""
+    """Fill a page template of the package; everything but `Markup` is escaped, and an unknown name is an error."""
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    return environment.from_string(read_template(template)).render(**values)
+    return replace_hidden(environment.from_string(read_template(template)).render(**values))

@@ -21,6 +21,7 @@ from bids_semantoks.reports.figures import (
     build_colours,
     build_margins,
     describe_time,
+    shorten_label,
     start_figure,
 )
 from bids_semantoks.reports.figures_signals import Volumes, mark_dropped
@@ -77,7 +78,7 @@ def draw_tokens(tokens: NDArray[np.float32], names: Sequence[str], masked: Seque
     figure = start_figure(10, 4.4)
     margins = build_margins(figure, left=1.1, right=0.8, top=0.3, bottom=0.9)
     left, right = figure.subplots(1, 2, gridspec_kw={**margins, "wspace": 0.45})
-    labels = [f"{name}*" if name in masked else name for name in names]
+    labels = [f"{shorten_label(name, 28)}{'*' if name in masked else ''}" for name in names]
     _draw_similarity(left, between, labels if len(labels) <= _MAX_NAMED else ())
     note = " (* masked)" if any(name in masked for name in names) else ""
     left.set_title(f"tokens of networks, mean over windows and patches{note}")

@@ -21,6 +21,7 @@ from bids_semantoks.reports.figures import (
     build_colours,
     build_margins,
     draw_histogram,
+    shorten_label,
     start_figure,
 )
 
@@ -95,7 +96,7 @@ def mark_networks(axes: Axes, networks: NetworkOrder, *, vertical: bool = True, 
     )
     for name, (_, (x, y)) in zip(names, pointers, strict=True):
         axes.text(
-            *(x, y, name),
+            *(x, y, shorten_label(name, 28)),
             transform=across,
             ha="right",
             va="center" if vertical else "top",

@@ -207,7 +207,7 @@ def _finish_pair(panels: tuple[Axes, Axes], names: Sequence[str]) -> None:
         axes.grid(visible=True, axis="x", color=LIGHT, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_yticks(range(len(names)), [shorten_label(name, 28) for name in names])
     panels[1].set_yticks(range(len(names)), [""] * len(names))
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import open_atomic
+from bids_semantoks.files import write_text
+from bids_semantoks.reports.figures import render_svg, shorten_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,8 +56,10 @@ def _start_figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - as above
 
-    with mpl.rc_context({"svg.hashsalt": "bids_semantoks", "svg.fonttype": "none"}), open_atomic(path) as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    # Dollar signs in names of networks must not start mathematics.
+    style: dict[Any, Any] = {"svg.hashsalt": "bids_semantoks", "svg.fonttype": "none", "text.parse_math": False}
+    with mpl.rc_context(style):
+        write_text(path, render_svg(figure))
 
 
 def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
@@ -93,7 +96,13 @@ def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_t
     for i, (name, taps) in enumerate(kernels.items()):
         response = np.abs(np.fft.rfft(taps, 256, axis=-1))
         mean = response.mean(axis=0)
-        axes.plot(frequencies, mean / mean.max(), label=name, color=f"C{i % 10}", linestyle="-" if i < 10 else "--")
+        axes.plot(
+            frequencies,
+            mean / mean.max(),
+            label=shorten_label(name, 28),
+            color=f"C{i % 10}",
+            linestyle="-" if i < 10 else "--",
+        )
     axes.set_xlabel("frequency (Hz)")
     axes.set_ylabel("gain, relative to the largest")
     axes.set_ylim(0, 1.05)
@@ -108,6 +117,7 @@ def _draw_networks(embeddings: NDArray[np.floating[Any]], names: Sequence[str]) 
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     image = axes.imshow(unit @ unit.T, vmin=-1, vmax=1, cmap="RdBu_r")
     if len(names) <= 40:
+        names = [shorten_label(name, 28) for name in names]
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axes.set_yticks(range(len(names)), names)
     figure.colorbar(image, ax=axes, label="cosine similarity")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from markupsafe import Markup
+
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.reports.figures import Picture, embed_svg, fill_template, read_template, write_page
 from bids_semantoks.version import __version__
@@ -73,7 +75,7 @@ def read_training_picture(directory: Path) -> Picture | None:
         title="Pretraining",
         caption="Losses and effective rank of the projections over the optimiser's steps. A rank that falls to a few "
         "means that the encoder has collapsed.",
-        data=embed_svg(path.read_text(encoding="utf-8")),
+        data=embed_svg(path.read_text(encoding="utf-8", errors="replace")),
     )
 
 
@@ -85,10 +87,10 @@ def write_group_page(out_dir: Path, page: GroupPage) -> Path:
     return path
 
 
-def render_page(page: GroupPage, *, methods: str, tables: Mapping[str, str] = TABLES) -> str:
+def render_page(page: GroupPage, *, methods: Markup, tables: Mapping[str, str] = TABLES) -> str:
     """Render the group report as self-contained HTML.
 
     `methods` is an HTML fragment; `tables` maps the stem of each table beside the page to its link text.
     """
-    style = read_template("report").partition("<style>\n")[2].partition("</style>")[0]
+    style = Markup(read_template("report").partition("<style>\n")[2].partition("</style>")[0])
     return fill_template("group", page=page, version=__version__, style=style, methods=methods, tables=tables)

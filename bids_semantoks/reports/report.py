@@ -4,6 +4,9 @@ participant's embeddings are compared with those of others."""
 from __future__ import annotations
 
 import functools
+import glob
+import os
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +93,7 @@ def build_page(out_dir: Path, participant: str) -> str:
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:
     """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((out_dir / "logs" / "runs").glob(f"sub-{participant}_*_status.json")):
+    for path in sorted((out_dir / "logs" / "runs").glob(f"sub-{glob.escape(participant)}_*_status.json")):
         status = read_json(path)
         name = path.name.removesuffix("_status.json")
         stem, _, model = name.partition("_desc-")
@@ -109,8 +112,9 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
     paths = OutputPaths(out_dir=out_dir, directory=directory, stem=stem, model="")
     sidecar = read_sidecar(paths.signals_sidecar)
     shown = {key: value for key, value in entities.items() if key not in ("sub", "ses")}
-    models = sorted(parse_entities(p.name)["desc"] for p in directory.glob(f"{stem}_desc-*_embedding.json"))
-    files_there = sorted(p for p in directory.glob(f"{stem}_*") if p.suffix in (".tsv", ".npy"))
+    own = glob.escape(stem)
+    models = sorted(parse_entities(p.name)["desc"] for p in directory.glob(f"{own}_desc-*_embedding.json"))
+    files_there = sorted(p for p in directory.glob(f"{own}_*") if p.suffix in (".tsv", ".npy"))
     return RunPart(
         stem=stem,
         title=", ".join(f"{key} {value}" for key, value in shown.items()),
@@ -120,7 +124,10 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
         warnings=sidecar["Warnings"] if sidecar else [],
         pictures=[load_picture(out_dir, stem, word, word) for word in SIGNAL_FIGURES] if sidecar else [],
         encoders=[_build_encoder(paths, model, sidecar) for model in models] if sidecar else [],
-        links=[(p.name.removeprefix(f"{stem}_"), p.relative_to(out_dir).as_posix()) for p in files_there],
+        links=[
+            (p.name.removeprefix(f"{stem}_"), urllib.parse.quote(os.fsencode(p.relative_to(out_dir))))
+            for p in files_there
+        ],
     )
 
 

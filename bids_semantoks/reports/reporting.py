@@ -3,6 +3,7 @@ the same redrawn from the output directory."""
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,14 +94,18 @@ def build_facts(
 ) -> dict[str, Any]:
     """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written."""
     details = dict(encoder.loaded.details) if encoder else {}
-    has_recipe = {"data", "recipe"} <= set(details)
+    data, recipe = details.get("data"), details.get("recipe")
+    # The details of a checkpoint are whatever its author wrote.
+    has_recipe = (
+        isinstance(recipe, dict) and isinstance(data, dict) and {"runs", "participants", "hours"} <= data.keys()
+    )
     is_weighted = encoder is not None and (probing or {}).get("protocol") != "paper"
     min_kept = encoder.config.min_kept if encoder and is_weighted else None
     return {
         "versions": find_versions(),
         "signals": signals,
         "embedding": describe_encoder(encoder) | {"weights": describe_weights(min_kept)} if encoder else None,
-        "pretraining": {"data": details["data"], "recipe": details["recipe"]} if has_recipe else None,
+        "pretraining": {"data": data, "recipe": recipe} if has_recipe else None,
         "probing": probing,
     }
 
@@ -187,7 +192,7 @@ def redraw_reports(config: AppConfig) -> int:
 def _redraw_run(paths: OutputPaths, sidecar: dict[str, Any], entities: Mapping[str, str]) -> None:
     networks = read_atlas_table(paths.out_dir, name=entities["atlas"], space=entities.get("space", ""))[1]
     redraw_signals(paths, sidecar, networks)
-    for path in sorted(paths.directory.glob(f"{paths.stem}_desc-*_embedding.json")):
+    for path in sorted(paths.directory.glob(f"{glob.escape(paths.stem)}_desc-*_embedding.json")):
         model = path.name.removesuffix("_embedding.json").rpartition("_desc-")[2]
         own = OutputPaths(out_dir=paths.out_dir, directory=paths.directory, stem=paths.stem, model=model)
         embedding = read_sidecar(path)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from bids_semantoks.escaping import show_hidden
 from bids_semantoks.files import write_json
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
@@ -23,7 +24,17 @@ _STDERR = 2
 _SELF_MADE = ("nibabel.global", "nilearn", "huggingface_hub", "matplotlib")
 
 LOGGER = logging.getLogger("bids_semantoks")
-_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+
+
+class _Indented(logging.Formatter):
+    """Only records start a line: what follows a newline, in a traceback or in text of others, is indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        return show_hidden(super().format(record), keep="\n\t").replace("\n", "\n    ")
+
+
+_FORMAT = _Indented("%(asctime)s %(levelname)s %(message)s")
 
 
 def silence(stream: TextIO) -> None:
@@ -67,7 +78,7 @@ class Console(logging.Handler):
         if getattr(record, "is_said", False):
             # The command line prints it itself, whatever the level.
             return
-        text = record.getMessage()
+        text = show_hidden(record.getMessage())
         if record.levelno == logging.WARNING and self._is_repeated(getattr(record, "once", text)):
             return
         if self.is_terminal and getattr(record, "is_progress", False) and self.level > logging.DEBUG:

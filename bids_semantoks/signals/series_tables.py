@@ -212,7 +212,8 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
     kinds = [type(axis).__name__ for axis in axes]
     if kinds != ["SeriesAxis", "ParcelsAxis"]:
         raise RunFailed("bad_image", f"{path} has the axes {', '.join(kinds)}; a series of parcels is expected.")
-    columns = tuple(str(name) for name in axes[1].name)
+    # XML can hold what ends a cell or line of the tables that are written.
+    columns = tuple(re.sub(r"[\t\n\v\f\r]+", " ", str(name)) for name in axes[1].name)
     if len(set(columns)) < len(columns):
         twice = sorted({name for name in columns if columns.count(name) > 1})
         raise RunFailed("bad_image", f"{path} has parcels twice: {name_some(twice)}.")

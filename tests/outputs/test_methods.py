@@ -123,7 +123,7 @@ def test_what_was_done_is_said():
             {"denoising": {"name": "none", "description": "Nothing.", "strategy": [], "columns": []}},
             "no regressors were removed",
         ),
-        ({"denoising": {"name": "mine", "description": "", "columns": ["rot_*"]}}, "columns rot_*"),
+        ({"denoising": {"name": "mine", "description": "", "columns": ["rot_*"]}}, r"columns rot_\*"),
         ({"denoising": None, "pipelines": ["xcp_d 0.10.6"]}, "used as xcp_d 0.10.6 [@mehta2024] had left them"),
         ({"denoising": None}, "series of the atlas Schaefer400Tian3Buckner7 [@schaefer2018; @tian2020; @buckner2011]"),
         ({"pipelines": ["XCP-D 0.11.0"]}, "taken from XCP-D 0.11.0 [@mehta2024] in the space"),

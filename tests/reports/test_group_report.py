@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from bids_semantoks.reports.figures import Picture
 from bids_semantoks.reports.group_report import (
     GroupPage,
@@ -40,7 +42,7 @@ def test_page_escapes_what_users_write_and_says_what_is_missing(tmp_path: Path) 
         title="Tiny", overview=[("people", "3")], pretraining="2 of 3", warns=True, phenotypes=[part],
         sections=[leakage], warnings=["few"],
     )  # fmt: skip
-    html = render_page(page, methods="<p>text</p>")
+    html = render_page(page, methods=Markup("<p>text</p>"))
     assert "<b>x</b>" not in html
     assert "&lt;b&gt;x&lt;/b&gt;" in html
     assert '<p class="warning">2 of 3</p>' in html

@@ -3,8 +3,10 @@
 import logging
 import warnings
 
+import pytest
+
 from bids_semantoks.runtime import processes
-from bids_semantoks.runtime.logs import redirect_libraries
+from bids_semantoks.runtime.logs import Console, open_log, redirect_libraries
 
 
 def build_noisy_worker():
@@ -43,3 +45,44 @@ def test_libraries_with_handlers_of_their_own_are_redirected(caplog, capfd):
         logging.captureWarnings(False)
     assert "pixdim is odd" in caplog.text
     assert capfd.readouterr() == ("", "")
+
+
+FAKE = "2020-01-01 00:00:00,000 ERROR fake"
+
+
+STEERING = f"sub-01\x1b[2J\x1b]0;title\x07\r{FAKE}\n{FAKE}\u2028\x9b\u202e"
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.ERROR])
+@pytest.mark.parametrize("extra", [{}, {"is_progress": True}])
+def test_names_steer_no_terminal(monkeypatch, capsys, level, extra):
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(logging.INFO)
+    console.handle(logging.makeLogRecord({"levelno": level, "levelname": "X", "msg": STEERING + "\udcff", **extra}))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.rstrip("\n").isprintable()
+    assert "\\x1b[2J" in said
+
+
+def test_only_records_start_a_line_of_the_log(tmp_path):
+    loggers = [logging.getLogger(), logging.getLogger("bids_semantoks")]
+    before = [list(logger.handlers) for logger in loggers]
+    folder = open_log(tmp_path, {"name": STEERING})
+    (log,) = {one for logger in loggers for one in logger.handlers} - {one for some in before for one in some}
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers = handlers
+    try:
+        raise ValueError(STEERING)
+    except ValueError as error:
+        caught = (type(error), error, error.__traceback__)
+    for values in ({"msg": STEERING + "\udcff"}, {"msg": "caught", "exc_info": caught}):
+        log.handle(logging.makeLogRecord({"levelname": "WARNING", **values}))
+    log.close()
+    text = (folder / "bids_semantoks.log").read_text(encoding="utf-8")
+    lines = text.split("\n")[:-1]
+    assert sum(line.startswith("20") for line in lines) == 2
+    assert not any(line.startswith("2020") for line in lines)
+    assert all(line[:2] == "20" or line[:4] == "    " for line in lines)
+    assert not set(text) & set("\x1b\x07\r\u2028\x9b\u202e")
+    assert "    ValueError: sub-01" in text
