@@ -323,7 +323,9 @@ class RunWorker:
             signals = make_signals(plan, job.run)
             warnings, sidecar = signals.warnings, self._write_signals(job, signals)
             threshold = plan.config.signals.fd_threshold
-            figures.append(lambda: draw_signals(paths, plan.atlas, signals, threshold=threshold, grid=self._grid()))
+            filtered = signals.filtered_motion if "motion_filter" in plan.settings else None
+            shown = dataclasses.replace(signals, framewise_displacement=filtered.values) if filtered else signals
+            figures.append(lambda: draw_signals(paths, plan.atlas, shown, threshold=threshold, grid=self._grid()))
         else:
             self._check_kept_time(job, sidecar)
             if not job.needs_embedding:

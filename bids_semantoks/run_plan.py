@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
+from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.files import hash_values
@@ -45,6 +46,9 @@ def describe_settings(config: SignalsConfig, atlas: Atlas, denoising: Denoising 
     settings = {"atlas": atlas.name, "atlas_sha256": atlas.sha256, "space": atlas.space}
     if transforms := sorted({one.transform.name for one in atlas.volumes if one.transform is not None}):
         settings["atlas_warped"] = " and ".join(transforms)
+    if denoising and config.motion_filter is not None:
+        kind, edges = parse_motion_filter(config.motion_filter)
+        settings["motion_filter"] = [kind, *edges]
     return settings | {
         "denoising": to_json(denoising) if denoising else None,
         "cleaning": CLEANING if denoising else None,

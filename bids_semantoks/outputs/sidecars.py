@@ -80,6 +80,7 @@ def build_signals_sidecar(
             "Scrubbed": {
                 "Count": int(scrubbed.sum()),
                 "FramewiseDisplacementAboveMillimetres": settings["fd_threshold"],
+                **_describe_measure(signals, settings),
                 "Volumes": np.flatnonzero(scrubbed).tolist(),
             },
             **({"Padding": {"Count": signals.n_padding}} if signals.n_padding else {}),
@@ -87,12 +88,30 @@ def build_signals_sidecar(
         "MinimumTime": min_time,
         "MeanFramewiseDisplacement": round(float(motion.mean()), 6) if motion.size else None,
         "MaximumFramewiseDisplacement": round(float(motion.max()), 6) if motion.size else None,
+        **_describe_filtered_motion(signals),
         **_describe_temporal_snr(signals),
         "Warnings": list(signals.warnings),
         "SoftwareVersions": find_versions(),
         "Settings": settings,
         "SettingsHash": hash_values(settings),
         "Inputs": inputs,
+    }
+
+
+def _describe_measure(signals: ParcelSignals, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Say which of two framewise displacements the threshold was held against."""
+    if signals.filtered_motion is None or settings["fd_threshold"] is None:
+        return {}
+    return {"FramewiseDisplacement": "filtered" if "motion_filter" in settings else "measured"}
+
+
+def _describe_filtered_motion(signals: ParcelSignals) -> dict[str, Any]:
+    if signals.filtered_motion is None:
+        return {}
+    known = signals.filtered_motion.values[~np.isnan(signals.filtered_motion.values)]
+    return {
+        "MeanFilteredFramewiseDisplacement": round(float(known.mean()), 6) if known.size else None,
+        "FilteredFramewiseDisplacementFrom": signals.filtered_motion.source,
     }
 
 

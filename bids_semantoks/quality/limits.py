@@ -10,6 +10,7 @@ from typing import Any
 
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig
+from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.errors import ConfigurationError, RunSkipped
 from bids_semantoks.files import read_records
 from bids_semantoks.inputs.selection import describe_labels
@@ -92,6 +93,9 @@ def check_settings(config: AppConfig, stored: Sequence[StoredRun], denoising: Ma
         # A stricter one leaves runs out; a laxer one would bring parcels that are not stored.
         "min_coverage": signals.min_coverage,
     }
+    if signals.motion_filter is not None:
+        kind, edges = parse_motion_filter(signals.motion_filter)
+        wanted["motion_filter"] = [kind, *edges]
     names = {"denoising": "denoise"}
     wanted = {key: value for key, value in wanted.items() if config.is_given(signals, names.get(key, key))}
     for run in stored:

@@ -154,6 +154,7 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
     denoising, absent = sidecar["Denoising"], sidecar["AbsentParcels"]
     regressors = denoising.get("Regressors")
     limit = dropped["Scrubbed"]["FramewiseDisplacementAboveMillimetres"]
+    measure = f"{dropped['Scrubbed'].get('FramewiseDisplacement', '')} FD".lstrip()
     return [
         ("source", f"{sidecar['Pipeline']}, repetition time {step:g} s"),
         (
@@ -161,9 +162,10 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
             f"{sidecar['VolumesKept']} of {sidecar['VolumesTotal']} kept ({sidecar['VolumesKept'] * step:.0f} s)",
         ),
         ("dummy volumes", str(dropped["Dummy"]["Count"])),
-        ("scrubbed volumes", f"{dropped['Scrubbed']['Count']}" + (f" (FD above {limit:g} mm)" if limit else "")),
+        ("scrubbed volumes", f"{dropped['Scrubbed']['Count']}" + (f" ({measure} above {limit:g} mm)" if limit else "")),
         ("mean FD", f"{motion:.3f} mm" if motion is not None else "not known"),
         ("largest FD", f"{largest:.3f} mm" if largest is not None else "not known"),
+        *_describe_filtered_motion(sidecar),
         ("denoising", denoising["Preset"] + (f", {len(regressors)} regressors" if regressors is not None else "")),
         ("absent parcels", f"{len(absent)} of {sidecar['Atlas']['Parcels']}{_name_some(absent)}"),
         *(
@@ -171,6 +173,13 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
             for one in sidecar["Atlas"].get("Warped", [])
         ),
     ]
+
+
+def _describe_filtered_motion(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
+    mean = sidecar.get("MeanFilteredFramewiseDisplacement")
+    if mean is None:
+        return []
+    return [("mean filtered FD", f"{mean:.3f} mm ({sidecar['FilteredFramewiseDisplacementFrom']})")]
 
 
 def _name_some(names: Sequence[str]) -> str:

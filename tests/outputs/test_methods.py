@@ -216,6 +216,11 @@ SAID = {
     "denoise": ("24p", "*24p*", ("signals", "Settings", "denoising", "name", "24p")),
     "band_pass": ((0.013, 0.091), "0.013 to 0.091 Hz", ("signals", "Settings", "band_pass", [0.013, 0.091])),
     "fd_threshold": (0.83, "0.83 mm", ("signals", "Settings", "fd_threshold", 0.83)),
+    "motion_filter": (
+        "notch:10-13",
+        "10 to 13 breaths per minute",
+        ("signals", "Settings", "motion_filter", ["notch", 10.0, 13.0]),
+    ),
     "dummy_scans": ("7", "The first 7 volumes", ("signals", "Settings", "dummy_scans", "7")),
     "min_time": (61.0, "less than 61 s", ("signals", "MinimumTime", 61.0)),
     "min_coverage": (0.47, "less than 47 %", ("signals", "Settings", "min_coverage", 0.47)),
