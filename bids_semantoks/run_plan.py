@@ -43,7 +43,7 @@ class Plan:
 def describe_settings(config: SignalsConfig, atlas: Atlas, denoising: Denoising | None) -> dict[str, Any]:
     """Collect the settings that decide, together with the inputs, whether signals are up to date; None for series,
     which are taken as they are: options of denoising change nothing about them, so they do not count."""
-    settings = {"atlas": atlas.name, "atlas_sha256": atlas.sha256, "space": atlas.space}
+    settings: dict[str, Any] = {"atlas": atlas.name, "atlas_sha256": atlas.sha256, "space": atlas.space}
     if transforms := sorted({one.transform.name for one in atlas.volumes if one.transform is not None}):
         settings["atlas_warped"] = " and ".join(transforms)
     if denoising and config.motion_filter is not None:

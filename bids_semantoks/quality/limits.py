@@ -85,7 +85,7 @@ def check_settings(config: AppConfig, stored: Sequence[StoredRun], denoising: Ma
     """Refuse options of a call that stored signals were made without, since only the participant level can make them
     again: ConfigurationError. `denoising` is that of --denoise, in JSON; options that are not given do not count."""
     signals = config.signals
-    wanted = {
+    wanted: dict[str, Any] = {
         "denoising": dict(denoising),
         "band_pass": list(signals.band_pass) if signals.band_pass else None,
         "fd_threshold": signals.fd_threshold,

@@ -113,6 +113,7 @@ def test_what_was_done_is_said():
     [
         ({"fd_threshold": None}, "No volumes were scrubbed"),
         ({"averaged_over": "voxels inside the native brain mask"}, "where the run's FNIRT field places it"),
+        ({"motion_filter": ["lp", 0.17]}, "low-pass filtered at 0.17 Hz (Butterworth, order 4 in total, run forwards"),
         ({"dummy_scans": "0"}, "No initial volumes were dropped"),
         ({"dummy_scans": "auto"}, "marked as not in steady state"),
         ({"min_time": 0.0}, "No run was left out for being short"),
