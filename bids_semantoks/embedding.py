@@ -29,6 +29,7 @@ from bids_semantoks.outputs.store import (
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.windows import build_windows
+from bids_semantoks.statistics.weights import weigh_windows
 
 if TYPE_CHECKING:
     from bids_semantoks.models.checkpoints import LoadedEncoder
@@ -132,11 +133,15 @@ def build_run_encoder(
     return RunEncoder(loaded=loaded, frozen=frozen, config=config, seed=seed)
 
 
-def embed(run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Embed a run in memory, B windows in D dimensions: (B, D), or (V, B, D) once for
-    each set of `hidden` rows of tokens (V, N)."""
+def embed_mean(
+    run: StoredRun, encoder: RunEncoder, *, min_kept: float | None, hidden: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """Embed a run in memory and average its windows (`weigh_windows`): (D,), or (V, D) once for each set of `hidden`
+    rows of tokens (V, N)."""
     windows = read_windows(run, encoder)
-    return encoder.frozen.encode(windows).vectors if hidden is None else encoder.frozen.encode_variants(windows, hidden)
+    frozen = encoder.frozen
+    vectors = frozen.encode(windows).vectors if hidden is None else frozen.encode_variants(windows, hidden)
+    return np.asarray(weigh_windows(windows.kept, min_kept) @ vectors)
 
 
 def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:

@@ -29,6 +29,7 @@ from bids_semantoks.outputs.features import (
     FeatureRow,
     build_mean_reader,
     describe_sessions,
+    describe_weights,
     keep_first_sessions,
     write_features,
     write_group_status,
@@ -41,6 +42,7 @@ from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
 from bids_semantoks.signals.denoising import load_denoising
+from bids_semantoks.statistics.weights import weigh_runs
 
 if TYPE_CHECKING:
     from bids_semantoks.analyses.analyse import CallPlan
@@ -109,9 +111,10 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
     if sentence := describe_sessions(complete, how):
         LOGGER.info("Features: %s.", sentence)
     used = keep_first_sessions(complete) if how == "first" else complete
-    rows = build_features(used, config.running, by_session=how == "each")
+    rows = build_features(used, config.running, min_kept=config.min_kept, by_session=how == "each")
     loaded = encoder.loaded
-    path = write_features(config.out_dir, atlas=label, model=loaded.name, description=loaded.description, rows=rows)
+    description = f"{describe_weights(config.min_kept)} {loaded.description}"
+    path = write_features(config.out_dir, atlas=label, model=loaded.name, description=description, rows=rows)
     LOGGER.info("%d participants, %d runs: %s", len({row[0] for row in rows}), len(used), path)
 
 
@@ -156,26 +159,29 @@ def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames)
 
 
 def build_features(
-    stored: Sequence[StoredRun], running: RunningConfig, *, by_session: bool = False
+    stored: Sequence[StoredRun], running: RunningConfig, *, min_kept: float | None, by_session: bool = False
 ) -> list[FeatureRow]:
-    """Average embeddings over the windows of a run, then over the runs of a participant or session.
+    """Average embeddings over the windows of a run, then over the runs of a participant or session; `min_kept` as in
+    `weigh_windows`.
 
     Returns rows sorted by label. Raises ResourceError if a reading process was killed.
     """
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
     read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
-    for i, result in run_jobs(build_mean_reader, (), [run.paths for run in stored], n_procs=n_procs):
+    for i, result in run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs):
         if isinstance(result, WorkerDied):
             raise ResourceError(f"Reading {stored[i].paths.embedding}: {result}.", hint="Use a smaller --n-procs.")
         read[i] = result
-    by_row: dict[tuple[str, str], list[tuple[int, np.ndarray[Any, Any]]]] = {}
+    by_row: dict[tuple[str, str], list[int]] = {}
     for i, run in enumerate(stored):
         session = run.entities.get("ses", "") if by_session else ""
-        by_row.setdefault((run.entities["sub"], session), []).append(read[i])
-    return [
-        (participant, len(runs), sum(n for n, _ in runs), np.mean([mean for _, mean in runs], axis=0), session)
-        for (participant, session), runs in sorted(by_row.items())
-    ]
+        by_row.setdefault((run.entities["sub"], session), []).append(i)
+    rows: list[FeatureRow] = []
+    for (participant, session), own in sorted(by_row.items()):
+        weights = weigh_runs([stored[i].kept_seconds for i in own], is_weighted=min_kept is not None)
+        mean = weights @ np.stack([read[i][1] for i in own])
+        rows.append((participant, len(own), sum(read[i][0] for i in own), mean, session))
+    return rows
 
 
 def _label_atlas(name_or_path: str) -> list[str]:

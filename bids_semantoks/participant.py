@@ -170,7 +170,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
     config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
-    denoising = load_denoising(config.signals.denoise)
+    denoising = load_denoising(config.signals.denoise, config.signals.band_pass)
     participants = find_participants(dataset, config.selection)
     warn_of_missing(dataset, config.selection, participants)
     if is_parcellated:

@@ -151,6 +151,7 @@ class ParcelSignals:
     regressors: tuple[str, ...]  # confounds that were removed
     framewise_displacement: NDArray[np.float64]  # (T,) mm; NaN where the table has none
     warnings: tuple[str, ...] = ()
+    temporal_snr: NDArray[np.float64] | None = None  # (P,) before denoising; NaN or None where unknown
     n_padding: int = 0  # volumes at the end without data, among the dropped
     resampling: str = ""  # how native volumes were interpolated; empty if they were not
 

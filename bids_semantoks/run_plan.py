@@ -15,6 +15,7 @@ from bids_semantoks.outputs.sidecars import describe_differences, describe_input
 from bids_semantoks.outputs.store import OutputPaths, build_paths, has_files, read_sidecar
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.signals.cleaning import CLEANING
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
 from bids_semantoks.signals.read_series import read_series
@@ -46,6 +47,7 @@ def describe_settings(config: SignalsConfig, atlas: Atlas, denoising: Denoising 
         settings["atlas_warped"] = " and ".join(transforms)
     return settings | {
         "denoising": to_json(denoising) if denoising else None,
+        "cleaning": CLEANING if denoising else None,
         "band_pass": list(config.band_pass) if denoising and config.band_pass else None,
         "fd_threshold": config.fd_threshold if denoising else None,
         "dummy_scans": config.dummy_scans if denoising else None,

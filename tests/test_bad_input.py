@@ -41,9 +41,11 @@ def two_runs(own_study):
     return own_study
 
 
-def check_one_bad_run(app, study: Path, out: Path, reason: str, *said: str, status: str = "failed") -> None:
+def check_one_bad_run(
+    app, study: Path, out: Path, reason: str, *said: str, status: str = "failed", options: tuple[str, ...] = ()
+) -> None:
     """Run on both participants: the damaged run has the status, the other is written."""
-    code, text = app(study, out, *SELECT)
+    code, text = app(study, out, *SELECT, *options)
     assert code == (7 if status == "failed" else 0), text
     found = {stem[4:7]: record for stem, record in read_statuses(out)}
     assert found[GOOD]["status"] == "ok"
@@ -182,7 +184,6 @@ def put_text(rows):
     [
         (lambda rows: rows[:-3], ("rows",)),
         (lambda rows: drop_column(rows, "csf"), ("csf",)),
-        (lambda rows: drop_column(rows, "cosine00"), ("cosine",)),
         (lambda rows: drop_column(rows, "rot_z_derivative1"), ("rot_z_derivative1",)),
         (put_text, ("trans_y", "oops")),
         (lambda rows: [], ()),
@@ -191,6 +192,13 @@ def put_text(rows):
 def test_bad_confounds(two_runs, tmp_path, app, edit, said):
     path = edit_confounds(two_runs, edit)
     check_one_bad_run(app, two_runs, tmp_path / "out", "bad_confounds", path.name, *said)
+
+
+def test_cosines_are_missed_where_no_band_removes_the_drifts(two_runs, tmp_path, app):
+    path = edit_confounds(two_runs, lambda rows: drop_column(rows, "cosine00"))
+    check_one_bad_run(
+        app, two_runs, tmp_path / "out", "bad_confounds", path.name, "cosine", options=("--no-band-pass",)
+    )
 
 
 def test_truncated_gzip(two_runs, tmp_path, app):

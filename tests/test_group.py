@@ -37,9 +37,11 @@ def write_run(folder, participant, session, n_windows, seed):
     paths = OutputPaths(out_dir=folder, directory=folder, stem=stem, model="Tiny")
     vectors = np.random.default_rng(seed).standard_normal((n_windows, N_DIMS)).astype(np.float32)
     starts = np.arange(float(n_windows))[:, None]
-    columns = ["window", *(f"dim{d:04d}" for d in range(1, N_DIMS + 1))]
-    write_table(paths.embedding, columns, np.hstack([starts, vectors]))
-    return StoredRun(entities={"sub": participant, "ses": session}, paths=paths, sidecar={}), vectors
+    kept = np.linspace(1.0, 0.2, n_windows)[:, None]
+    columns = ["window", "kept", *(f"dim{d:04d}" for d in range(1, N_DIMS + 1))]
+    write_table(paths.embedding, columns, np.hstack([starts, kept, vectors]))
+    sidecar = {"VolumesKept": 50 * n_windows, "RepetitionTime": 2.0}
+    return StoredRun(entities={"sub": participant, "ses": session}, paths=paths, sidecar=sidecar), vectors
 
 
 @pytest.mark.parametrize("n_procs", [1, 2])
@@ -47,18 +49,30 @@ def test_windows_are_averaged_then_runs(tmp_path, monkeypatch, n_procs):
     monkeypatch.setattr(group, "_RUNS_PER_READER", 1)
     (first, a), (second, b) = write_run(tmp_path, "02", "1", 3, 0), write_run(tmp_path, "02", "2", 7, 1)
     other, c = write_run(tmp_path, "01", "1", 2, 2)
-    rows = group.build_features([first, second, other], RunningConfig(n_procs=n_procs))
+    rows = group.build_features([first, second, other], RunningConfig(n_procs=n_procs), min_kept=None)
     assert [row[:3] for row in rows] == [("01", 1, 2), ("02", 2, 10)]
     np.testing.assert_allclose(rows[0][3], c.astype(np.float64).mean(axis=0), rtol=1e-12)
     expected = (a.astype(np.float64).mean(axis=0) + b.astype(np.float64).mean(axis=0)) / 2
     np.testing.assert_allclose(rows[1][3], expected, rtol=1e-12)
 
 
+def test_windows_and_runs_weigh_by_what_they_hold(tmp_path):
+    (first, a), (second, b) = write_run(tmp_path, "02", "1", 3, 0), write_run(tmp_path, "02", "2", 7, 1)
+    rows = group.build_features([first, second], RunningConfig(n_procs=1), min_kept=0.5)
+    # Of three windows with 1, 0.6 and 0.2 of their data two count, of seven the first four.
+    assert [row[:3] for row in rows] == [("02", 2, 6)]
+    means = [
+        np.average(vectors[:n].astype(np.float64), axis=0, weights=np.linspace(1.0, 0.2, len(vectors))[:n])
+        for vectors, n in ((a, 2), (b, 4))
+    ]
+    np.testing.assert_allclose(rows[0][3], (3 * means[0] + 7 * means[1]) / 10, rtol=1e-8)
+
+
 def die(*_):
     os._exit(9)
 
 
-def build_dying():
+def build_dying(_):
     return die
 
 
@@ -69,4 +83,4 @@ def test_a_killed_reader_ends_the_call(tmp_path, monkeypatch):
     with pytest.raises(
         ResourceError, match=r"Reading .*sub-0\d.*embedding.tsv: a worker process ended with exit code 9"
     ):
-        group.build_features(runs, RunningConfig(n_procs=2))
+        group.build_features(runs, RunningConfig(n_procs=2), min_kept=None)

@@ -77,7 +77,7 @@ def test_sidecar_says_that_nothing_was_cleaned(found: Path) -> None:
     assert sidecar["Settings"]["denoising"] is None
     assert sidecar["MeanFramewiseDisplacement"] is None
     (coverage,) = found.glob("sub-002/func/*_stat-coverage_bold.tsv")
-    assert coverage.read_text().splitlines()[1] == "Demo_LH_Vis_1\t1\tn/a\ttrue"
+    assert coverage.read_text().splitlines()[1] == "Demo_LH_Vis_1\t1\tn/a\tn/a\ttrue"
 
 
 def test_outputs_are_valid_bids(found: Path) -> None:

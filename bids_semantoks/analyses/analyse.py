@@ -110,7 +110,7 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
     phenotypes = adjust_comparisons([prober.probe(phenotype, design) for phenotype, design in plan.designs])
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
-        rows = build_rows(stored, by_session=False)
+        rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
     n_people = len(set(rows.participants))
     known = count_pretrained(set(map(str, rows.participants)), *prober.encoders)
     seed = config.running.random_seed
@@ -122,7 +122,9 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         leakage=measure_leakage(prober, rows),
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
-        retest=tuple(measure_retest(stored, {prober.model: prober.model, **twins}, seed=seed)),
+        retest=tuple(
+            measure_retest(stored, {prober.model: prober.model, **twins}, min_kept=config.min_kept, seed=seed)
+        ),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
         warnings=(

@@ -149,7 +149,7 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
     for name in asked.probe:
         column = plan.columns[name]
         chosen = keep_first_sessions(stored) if how == "first" else stored
-        rows = build_rows(chosen, by_session=column.has_sessions or how == "each")
+        rows = build_rows(chosen, by_session=column.has_sessions or how == "each", min_kept=plan.config.min_kept)
         try:
             phenotype = build_phenotype(column, rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
             designs.append((phenotype, build_design(plan, rows, phenotype)))

@@ -19,6 +19,7 @@ from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeR
 from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count_pretrained, read_embeddings
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.group_tables import ProbeTables, build_group_table, keep_earlier_tables, write_probes
 from bids_semantoks.outputs.sidecars import find_versions, read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun
@@ -61,6 +62,7 @@ def write_results(
         "Networks": list(results.networks),
         "Seeds": {one.phenotype.name: _list_seeds(one) for one in results.phenotypes},
         "Settings": to_json(config)["probing"],
+        "Weights": describe_weights(config.min_kept),
         "RandomSeed": config.running.random_seed,
         "Warnings": list(results.warnings),
         "SoftwareVersions": find_versions(),
@@ -240,9 +242,9 @@ def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> tu
     """Project mean embeddings onto two axes, one point per session where anybody has several, else per participant;
     the second value is the share of variance of each axis. Colours are site, sex, age and probed columns, where
     present, motion, scan length and session."""
-    sessions = build_rows(stored, by_session=True)
+    sessions = build_rows(stored, by_session=True, min_kept=plan.config.min_kept)
     has_several = len(set(sessions.participants)) < len(sessions.keys)
-    rows = sessions if has_several else build_rows(stored, by_session=False)
+    rows = sessions if has_several else build_rows(stored, by_session=False, min_kept=plan.config.min_kept)
     points, shares = compute_axes(read_embeddings(rows, model))
     colours = _find_colours(plan, rows)
     found = [

@@ -166,7 +166,7 @@ def _score(
     }
 
 
-def _find_pairs(stored: Sequence[StoredRun]) -> dict[str, tuple[Rows, Rows]]:
+def _find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str, tuple[Rows, Rows]]:
     """Pair two scans of each participant, where five or more participants have two.
 
     ``sessions`` pairs the first two sessions with all their runs, ``runs`` the first two runs of
@@ -184,7 +184,7 @@ def _find_pairs(stored: Sequence[StoredRun]) -> dict[str, tuple[Rows, Rows]]:
         if twice:
             pairs["runs"][label] = [twice[0][0]], [twice[0][1]]
     return {
-        between: (_build_rows(found, 0), _build_rows(found, 1))
+        between: (_build_rows(found, 0, min_kept), _build_rows(found, 1, min_kept))
         for between, found in pairs.items()
         if len(found) >= _MIN_PAIRS
     }
@@ -197,12 +197,15 @@ def _find_twice(runs: Sequence[StoredRun]) -> tuple[StoredRun, StoredRun] | None
     return next(((found[0], found[1]) for found in tasks.values() if len(found) > 1), None)
 
 
-def _build_rows(found: Mapping[str, tuple[list[StoredRun], list[StoredRun]]], side: int) -> Rows:
-    return Rows(keys=tuple((label, "") for label in found), runs=tuple(tuple(two[side]) for two in found.values()))
+def _build_rows(
+    found: Mapping[str, tuple[list[StoredRun], list[StoredRun]]], side: int, min_kept: float | None
+) -> Rows:
+    runs = tuple(tuple(two[side]) for two in found.values())
+    return Rows(keys=tuple((label, "") for label in found), runs=runs, min_kept=min_kept)
 
 
 def measure_retest(
-    stored: Sequence[StoredRun], models: Mapping[str, str], *, seed: int
+    stored: Sequence[StoredRun], models: Mapping[str, str], *, min_kept: float | None, seed: int
 ) -> list[tuple[str, RetestScore]]:
     """Measure test-retest reliability of models (name to label in file names) and of connectivity, each between
     ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
@@ -211,7 +214,7 @@ def measure_retest(
     }
     readers |= {kind: partial(_read_connectivity, estimator=kind) for kind in _CONNECTIVITY}
     found = []
-    for between, (first, second) in _find_pairs(stored).items():
+    for between, (first, second) in _find_pairs(stored, min_kept).items():
         LOGGER.info("Comparing two %s of %d participants.", between, len(first.keys))
         for name, read in readers.items():
             found.append((between, compute_retest(name, read(first), read(second), seed=seed)))
@@ -219,4 +222,5 @@ def measure_retest(
 
 
 def _read_connectivity(rows: Rows, estimator: str) -> NDArray[np.float32]:
-    return np.stack([compute_correlations(compute_covariance(one, estimator)) for one in iterate_signals(rows)])
+    found = zip(iterate_signals(rows), rows.weights, strict=True)
+    return np.stack([compute_correlations(compute_covariance(one, estimator, own)) for one, own in found])

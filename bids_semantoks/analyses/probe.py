@@ -16,7 +16,7 @@ from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.predictors import build_predictors, find_removed
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import EmbeddingFeatures, Rows, build_models, build_site_features, count_pretrained
-from bids_semantoks.embedding import RunEncoder, embed, name_twin
+from bids_semantoks.embedding import RunEncoder, embed_mean, name_twin
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.inputs.phenotypes import Phenotype
@@ -164,7 +164,7 @@ class NetworkMasker:
 
     def __init__(self, encoders: Sequence[RunEncoder], work_dir: Path | None) -> None:
         self.encoders, self.work_dir = encoders, work_dir
-        self._known: dict[tuple[str, str], NDArray[np.float32]] = {}
+        self._known: dict[tuple[str, str], NDArray[np.float64]] = {}
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -193,29 +193,34 @@ class NetworkMasker:
         hidden = np.concatenate([~own, own])  # (V, N)
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)
         LOGGER.info("Masking networks: %d variants of %d runs by %s.", len(hidden), n_runs, encoder.loaded.name)
-        table = np.stack(
-            [np.mean([self._embed_run(run, encoder, hidden) for run in runs], axis=0) for runs in rows.runs]
-        )
+        table = []
+        for runs, weights in zip(rows.runs, rows.weights, strict=True):
+            variants = [self._embed_run(run, encoder, hidden, rows.min_kept) for run in runs]  # (V, D) each
+            table.append(np.average(variants, axis=0, weights=weights))
         seconds = time.monotonic() - start
         LOGGER.info("Masking networks took %.1f s for %d runs.", seconds, len(self._known) - known)
         return np.asarray(table, dtype=np.float64)
 
-    def _embed_run(self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def _embed_run(
+        self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_], min_kept: float | None
+    ) -> NDArray[np.float64]:
         """Embed all variants of a run, mean over windows (V, D), or load them from the cache."""
         key = run.paths.stem, encoder.loaded.name
         if key not in self._known:
-            path = self._name_cache(run, encoder, hidden)
+            path = self._name_cache(run, encoder, hidden, min_kept)
             if path is not None and path.is_file():
                 self._known[key] = np.load(path, allow_pickle=False)
             else:
-                self._known[key] = np.asarray(embed(run, encoder, hidden).mean(axis=1))
+                self._known[key] = embed_mean(run, encoder, min_kept=min_kept, hidden=hidden)
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_array(path, self._known[key])
         return self._known[key]
 
-    def _name_cache(self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_]) -> Path | None:
+    def _name_cache(
+        self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_], min_kept: float | None
+    ) -> Path | None:
         if self.work_dir is None:
             return None
-        digest = hash_values([encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist()])
+        digest = hash_values([encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist(), min_kept])
         return self.work_dir / "masked" / f"{digest}.npy"

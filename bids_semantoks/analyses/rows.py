@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_text
-from bids_semantoks.outputs.store import StoredRun, read_embedding
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_embedding, read_mean_embedding
 from bids_semantoks.statistics.baselines import (
     CONNECTIVITY,
     build_chance,
@@ -22,6 +22,7 @@ from bids_semantoks.statistics.baselines import (
     build_parcel_features,
 )
 from bids_semantoks.statistics.spans import Features, TableFeatures
+from bids_semantoks.statistics.weights import weigh_runs
 
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_VOLUMES: Final = 3
@@ -34,6 +35,7 @@ class Rows:
     # participant and session label of each row; the session is empty where rows are participants
     keys: tuple[tuple[str, str], ...]
     runs: tuple[tuple[StoredRun, ...], ...]  # of each row
+    min_kept: float | None = None  # share of a window's time; None where windows and runs weigh alike
 
     @property
     def participants(self) -> NDArray[np.str_]:
@@ -46,12 +48,18 @@ class Rows:
         return any(session for _, session in self.keys)
 
     @property
+    def weights(self) -> list[NDArray[np.float64]]:
+        """Weight of each run in the mean of its row: (runs,) for each row."""
+        is_weighted = self.min_kept is not None
+        return [weigh_runs([run.kept_seconds for run in runs], is_weighted=is_weighted) for runs in self.runs]
+
+    @property
     def units(self) -> NDArray[np.str_] | None:
         """Participant label (n,) of rows that are sessions, which belong together; None where rows are free."""
         return self.participants if self.has_sessions else None
 
 
-def build_rows(stored: Sequence[StoredRun], *, by_session: bool) -> Rows:
+def build_rows(stored: Sequence[StoredRun], *, by_session: bool, min_kept: float | None) -> Rows:
     """Collect runs by participant or session, sorted by label; runs with fewer than 3 volumes kept are skipped."""
     found: dict[tuple[str, str], list[StoredRun]] = {}
     for run in stored:
@@ -61,30 +69,29 @@ def build_rows(stored: Sequence[StoredRun], *, by_session: bool) -> Rows:
         key = run.entities["sub"], run.entities.get("ses", "") if by_session else ""
         found.setdefault(key, []).append(run)
     keys = tuple(sorted(found))
-    return Rows(keys=keys, runs=tuple(tuple(found[key]) for key in keys))
+    return Rows(keys=keys, runs=tuple(tuple(found[key]) for key in keys), min_kept=min_kept)
 
 
 def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
-    """Average embeddings over the windows of a run, then over the runs of a row: (n, D)."""
+    """Average embeddings over the windows of a run, then over the runs of a row, as `rows` weigh them: (n, D)."""
     return np.stack(
         [
-            np.mean([vectors.mean(axis=0, dtype=np.float64) for vectors in _iterate_vectors(runs, model)], axis=0)
-            for runs in rows.runs
+            weights @ np.stack([read_mean_embedding(_name_model(run, model), rows.min_kept)[1] for run in runs])
+            for runs, weights in zip(rows.runs, rows.weights, strict=True)
         ]
     )
 
 
 def read_window_embeddings(rows: Rows, model: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Read the embeddings of all windows (m, D) and the row of each (m,)."""
-    parts = [list(_iterate_vectors(runs, model)) for runs in rows.runs]
+    parts = [[read_embedding(_name_model(run, model)) for run in runs] for runs in rows.runs]
     counts = [sum(map(len, part)) for part in parts]
     values = np.concatenate([vectors for part in parts for vectors in part])
     return values, np.repeat(np.arange(len(counts)), counts)
 
 
-def _iterate_vectors(runs: Sequence[StoredRun], model: str) -> Iterator[NDArray[np.float32]]:
-    for run in runs:
-        yield read_embedding(dataclasses.replace(run.paths, model=model))
+def _name_model(run: StoredRun, model: str) -> OutputPaths:
+    return dataclasses.replace(run.paths, model=model)
 
 
 def iterate_signals(rows: Rows) -> Iterator[list[NDArray[np.float32]]]:
@@ -96,11 +103,11 @@ def iterate_signals(rows: Rows) -> Iterator[list[NDArray[np.float32]]]:
 def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute mean framewise displacement (n,) in mm, NaN where no run has it, and seconds of kept data (n,)."""
     motion, seconds = [], []
-    for runs in rows.runs:
-        known = [run.sidecar["MeanFramewiseDisplacement"] for run in runs]
-        known = [value for value in known if value is not None]
-        motion.append(float(np.mean(known)) if known else np.nan)
-        seconds.append(sum(run.sidecar["VolumesKept"] * run.sidecar["RepetitionTime"] for run in runs))
+    for runs, weights in zip(rows.runs, rows.weights, strict=True):
+        values = np.array([run.sidecar["MeanFramewiseDisplacement"] for run in runs], dtype=np.float64)
+        known = ~np.isnan(values)
+        motion.append(float(np.average(values[known], weights=weights[known])) if known.any() else np.nan)
+        seconds.append(sum(run.kept_seconds for run in runs))
     return np.array(motion), np.array(seconds, dtype=np.float64)
 
 
@@ -126,10 +133,10 @@ def build_models(
     has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
     models = {encoders[0]: _read_features(rows, encoders[0], encoders)}
     kinds = [kind for kind in CONNECTIVITY if kind in baselines]
-    for one in build_connectivity_features(iterate_signals(rows), kinds) if kinds else ():
+    for one in build_connectivity_features(iterate_signals(rows), kinds, weights=rows.weights) if kinds else ():
         models[one.name] = (one,)
     if "parcel_moments" in baselines:
-        models["parcel_moments"] = (build_parcel_features(iterate_signals(rows)),)
+        models["parcel_moments"] = (build_parcel_features(iterate_signals(rows), weights=rows.weights),)
     if "motion" in baselines:
         models["motion"] = (_build_motion_features(rows),)
     if "random" in baselines:

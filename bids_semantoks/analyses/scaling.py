@@ -17,7 +17,7 @@ import numpy as np
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained, embed
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained, embed_mean
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals
@@ -259,10 +259,12 @@ def _load(config: AppConfig, directory: Path, atlas: AtlasLabels) -> RunEncoder:
 def predict_designs(encoder: RunEncoder, designs: Sequence[Design], *, seed: int) -> list[Predictions]:
     """Embed all runs once and predict each design by the nested protocol on its splits, out of fold."""
     runs = {run.paths.stem: run for design in designs for own in design.rows.runs for run in own}
-    vectors = {stem: embed(run, encoder).mean(axis=0, dtype=np.float64) for stem, run in runs.items()}  # (D,) each
+    min_kept = designs[0].rows.min_kept
+    vectors = {stem: embed_mean(run, encoder, min_kept=min_kept) for stem, run in runs.items()}  # (D,) each
     found = []
     for design in designs:
-        means = [np.mean([vectors[run.paths.stem] for run in own], axis=0) for own in design.rows.runs]
+        own = zip(design.rows.runs, design.rows.weights, strict=True)
+        means = [weights @ np.stack([vectors[run.paths.stem] for run in runs]) for runs, weights in own]
         features = TableFeatures(name=encoder.loaded.name, values=np.stack(means))
         found.append(predict_linear(features, design, seed=seed))
     return found

@@ -91,7 +91,8 @@ class SignalsConfig:
     )
     denoise: str = option(
         "simple",
-        "Denoising preset (none, simple, simple+gsr, 24p, 36p, compcor, ica_aroma) or a JSON file.",
+        "Denoising preset (none, simple, simple+gsr, 24p, 36p, compcor, acompcor, ica_aroma, ica_aroma_aggr) "
+        "or a JSON file.",
         metavar="NAME_OR_FILE",
     )
     band_pass: tuple[float, float] | None = option(
@@ -155,6 +156,12 @@ class EmbeddingConfig:
     )
     batch_size: int = option(32, "Windows encoded at a time.", metavar="N")
     n_windows: int = option(8, "Equally spaced windows of a run.", metavar="N")
+    min_kept: float = option(
+        0.5,
+        "Leave windows with a smaller share of kept data out of means where a run has better ones; the others weigh by "
+        "their kept seconds.",
+        metavar="SHARE",
+    )
     pooling: str = option(
         "cls_avg", "Embedding: mean of tokens and class token, or one of them.", choices=("cls_avg", "cls", "avg")
     )
@@ -163,6 +170,7 @@ class EmbeddingConfig:
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, f"--batch-size must be 1 or more, found {self.batch_size}.")
         check(self.n_windows >= 1, f"--n-windows must be 1 or more, found {self.n_windows}.")
+        check(0 <= self.min_kept <= 1, f"--min-kept must lie in 0..1, found {self.min_kept:g}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,6 +235,11 @@ class AppConfig:
     running: RunningConfig = RunningConfig()
     # fields set on the command line
     given: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+
+    @property
+    def min_kept(self) -> float | None:
+        """Smallest kept share of a window that counts; None where all windows and runs weigh alike."""
+        return None if self.probing.protocol == "paper" else self.embedding.min_kept
 
     def is_given(self, stage: SignalsConfig, name: str) -> bool:
         """Tell whether an option of a stage is on the command line, or differs from its default."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from bids_semantoks.bids_names import natural_key
 from bids_semantoks.errors import name_some
 from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.outputs.sidecars import read_column_descriptions
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_embedding, read_statuses
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_mean_embedding, read_statuses
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -22,16 +23,18 @@ LOGGER = logging.getLogger("bids_semantoks")
 FeatureRow = tuple[str, int, int, NDArray[np.float64], str]
 
 
-def build_mean_reader() -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
+def build_mean_reader(min_kept: float | None) -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
     """Build a function that reads the number of windows and the mean embedding (dims,) of a
     run; worker processes import it by name."""
+    return partial(read_mean_embedding, min_kept=min_kept)
 
-    def read(paths: OutputPaths) -> tuple[int, NDArray[np.float64]]:
-        """Read the number of windows and the mean embedding."""
-        vectors = read_embedding(paths)
-        return len(vectors), vectors.mean(axis=0, dtype=np.float64)
 
-    return read
+def describe_weights(min_kept: float | None) -> str:
+    """Describe in a sentence how windows and runs weigh in means."""
+    if min_kept is None:
+        return "All windows of a run, and all runs, weigh alike."
+    left_out = f"; windows with less than {min_kept:.0%} are left out where a run has better ones" if min_kept else ""
+    return f"Windows and runs weigh by their seconds of kept data{left_out}."
 
 
 def keep_first_sessions(stored: Sequence[StoredRun]) -> list[StoredRun]:

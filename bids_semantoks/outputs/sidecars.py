@@ -87,12 +87,20 @@ def build_signals_sidecar(
         "MinimumTime": min_time,
         "MeanFramewiseDisplacement": round(float(motion.mean()), 6) if motion.size else None,
         "MaximumFramewiseDisplacement": round(float(motion.max()), 6) if motion.size else None,
+        **_describe_temporal_snr(signals),
         "Warnings": list(signals.warnings),
         "SoftwareVersions": find_versions(),
         "Settings": settings,
         "SettingsHash": hash_values(settings),
         "Inputs": inputs,
     }
+
+
+def _describe_temporal_snr(signals: ParcelSignals) -> dict[str, Any]:
+    if signals.temporal_snr is None or np.isnan(signals.temporal_snr).all():
+        return {}
+    known = signals.temporal_snr[~np.isnan(signals.temporal_snr)]
+    return {"TemporalSNR": {"Median": round(float(np.median(known)), 3), "Lowest": round(float(known.min()), 3)}}
 
 
 def _describe_warps(atlas: Atlas) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_l
 from bids_semantoks.files import hash_file, read_json, read_table, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+from bids_semantoks.statistics.connectivity import compute_connectivity
+from bids_semantoks.statistics.weights import weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
 _SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
@@ -197,16 +199,18 @@ def _remove(*found: Path) -> None:
 def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> Path:
     path = paths.coverage
     present = signals.present
+    temporal_snr = np.full(present.size, np.nan) if signals.temporal_snr is None else signals.temporal_snr
     rows = [
         (
             atlas.parcels[p],
             signals.coverage[p],
+            None if np.isnan(temporal_snr[p]) else round(float(temporal_snr[p]), 3),
             int(signals.n_voxels[p]) if signals.n_voxels[p] >= 0 else None,
             "true" if present[p] else "false",
         )
         for p in range(len(atlas.parcels))
     ]
-    write_records(path, ("label", "coverage", "n_voxels", "present"), rows)
+    write_records(path, ("label", "coverage", "tsnr", "n_voxels", "present"), rows)
     described = _describe_coverage(sidecar.get("AveragedOver") or "")
     write_json(
         path.with_suffix(".json"),
@@ -214,6 +218,11 @@ def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, si
             **{key: sidecar[key] for key in _SHARED_KEYS if key in sidecar},
             "label": {"Description": "Parcel name."},
             "coverage": {"Description": described[0]},
+            "tsnr": {
+                "Description": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over "
+                "standard deviation around a line, in kept volumes. The mean of a parcel has a higher one "
+                "than its parts. n/a where the mean was removed before."
+            },
             "n_voxels": {"Description": described[1]},
             "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
         },
@@ -239,23 +248,6 @@ def _describe_coverage(averaged_over: str) -> tuple[str, str]:
         f"Share of the parcel's {unit} that are in the file and vary in time.",
         f"{unit.capitalize()} of the parcel in the atlas, those that the file lacks among them.",
     )
-
-
-def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels.
-
-    Dropped rows and absent columns of `values` are NaN.
-    """
-    absent = np.isnan(values).all(axis=0)
-    kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
-    centred = kept - kept.mean(axis=0)
-    norm = np.sqrt((centred**2).sum(axis=0))
-    # A constant parcel has no correlation, not even with itself.
-    norm[norm == 0] = np.nan
-    unit = centred / norm
-    matrix = np.full((values.shape[1],) * 2, np.nan)
-    matrix[np.ix_(~absent, ~absent)] = np.clip(unit.T @ unit, -1.0, 1.0)
-    return matrix
 
 
 def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
@@ -324,6 +316,11 @@ class StoredRun:
         return int(self.sidecar["VolumesDropped"]["Dummy"]["Count"])
 
     @property
+    def kept_seconds(self) -> float:
+        """Seconds of kept data."""
+        return float(self.sidecar["VolumesKept"]) * self.repetition_time
+
+    @property
     def n_padding(self) -> int:
         """Volumes at the end that were no data."""
         return int(self.sidecar.get("VolumesDropped", {}).get("Padding", {}).get("Count", 0))
@@ -366,6 +363,14 @@ def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
     columns, values = read_table(paths.embedding)
     first = columns.index("dim0001")
     return values[:, first:].astype(np.float32)
+
+
+def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
+    """Read the mean embedding (dims,) of a run over the windows that count (`weigh_windows`), and their number."""
+    columns, values = read_table(paths.embedding)
+    weights = weigh_windows(values[:, columns.index("kept")], min_kept)
+    vectors = values[:, columns.index("dim0001") :].astype(np.float32)
+    return int((weights > 0).sum()), weights @ vectors
 
 
 def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:

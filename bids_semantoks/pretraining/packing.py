@@ -15,7 +15,8 @@ from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.signals.cleaning import count_padding, interpolate_dropped
+from bids_semantoks.signals.cleaning import count_padding
+from bids_semantoks.signals.gaps import fill_gaps
 from bids_semantoks.signals.windows import resample, select_signals, zscore
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 
@@ -32,7 +33,7 @@ def standardise(
     RunSkipped too_few_kept, no_content or too_short.
     """
     signals, present, kept = select_signals(table, n_dummy)
-    complete = interpolate_dropped(signals, kept)
+    complete = fill_gaps(signals, kept)
     resampled = resample(complete, repetition_time, target)
     if not len(resampled):
         raise RunSkipped("too_short", f"{len(complete)} volumes give no sample of {target:g} s.")

@@ -22,12 +22,12 @@ from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.files import read_table
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_table
+from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import (
     OutputPaths,
     StoredRun,
-    compute_connectivity,
     find_stored_kinds,
     find_stored_runs,
     read_sidecar,
@@ -39,6 +39,7 @@ from bids_semantoks.reports.figures_embedding import draw_tokens, draw_windows
 from bids_semantoks.reports.figures_networks import draw_connectivity, draw_coverage, sort_by_network
 from bids_semantoks.reports.figures_signals import Volumes, draw_carpet, draw_motion
 from bids_semantoks.reports.report import read_coverage, write_report
+from bids_semantoks.statistics.connectivity import compute_connectivity
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -98,10 +99,12 @@ def build_facts(
     has_recipe = (
         isinstance(recipe, dict) and isinstance(data, dict) and {"runs", "participants", "hours"} <= data.keys()
     )
+    is_weighted = encoder is not None and (probing or {}).get("protocol") != "paper"
+    min_kept = encoder.config.min_kept if encoder and is_weighted else None
     return {
         "versions": find_versions(),
         "signals": signals,
-        "embedding": describe_encoder(encoder) if encoder else None,
+        "embedding": describe_encoder(encoder) | {"weights": describe_weights(min_kept)} if encoder else None,
         "pretraining": {"data": data, "recipe": recipe} if has_recipe else None,
         "probing": probing,
     }

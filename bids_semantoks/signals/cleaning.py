@@ -1,4 +1,4 @@
-"""Interpolation, filtering and confound regression of parcel signals (T volumes, P parcels, C regressors)."""
+"""Filtering and confound regression of parcel signals (T volumes, P parcels, C regressors)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.records import Bools, Floats
+from bids_semantoks.signals.gaps import fill_gaps
 
 MIN_FREEDOM: Final = 5
 """Kept volumes that must remain beyond the regressors and the linear trend."""
+
+CLEANING: Final = "ends reflected; gaps by spline, by Lomb-Scargle spectrum where one exceeds 3 volumes"
+"""Stands in the settings of outputs, since it decides their numbers."""
 
 _TREND_TERMS: Final = 2
 MIN_VOLUMES: Final = _TREND_TERMS + MIN_FREEDOM
@@ -101,32 +104,6 @@ def find_varying(values: NDArray[np.floating], kept: Bools) -> Bools:
     return np.asarray(high - low > _CONSTANT * np.maximum(np.abs(high), np.abs(low)))
 
 
-def interpolate_dropped(values: Floats, kept: Bools) -> Floats:
-    """Replace dropped volumes by a cubic spline through the kept ones: values (T, P), kept (T,) -> a new (T, P).
-
-    The spline is not-a-knot (a parabola through three volumes, a line through two); before the first and after the last
-    kept volume the nearest kept one is repeated, since a cubic grows without bound outside its data. Kept volumes stay
-    the same bit for bit, dropped rows are never read, and columns with NaN in a kept row become all NaN. Raises
-    ValueError where no volume is kept, or the lengths differ.
-    """
-    if kept.shape != values.shape[:1]:
-        raise ValueError(f"kept {kept.shape} does not fit values {values.shape}")
-    known = np.flatnonzero(kept)
-    if known.size == 0:
-        raise ValueError(f"none of {kept.size} volumes is kept, nothing to interpolate from")
-    filled = np.array(values, dtype=np.float64)
-    absent = np.isnan(filled[known]).any(axis=0)
-    filled[:, absent] = np.nan
-    first, last = known[0], known[-1]
-    filled[:first] = filled[first]
-    filled[last + 1 :] = filled[last]
-    inside = first + np.flatnonzero(~kept[first:last])
-    if inside.size and not absent.all():
-        spline = CubicSpline(known, filled[np.ix_(known, ~absent)])
-        filled[np.ix_(inside, ~absent)] = spline(inside)
-    return filled
-
-
 def pass_band(band_pass: tuple[float, float] | None, *, repetition_time: float) -> tuple[float | None, float | None]:
     """Find the edges (Hz) of the pass band that a run can have; None for an open side: 0, or a high edge at or above
     Nyquist. Raises RunFailed no_repetition_time where the low edge is at or above Nyquist."""
@@ -152,7 +129,7 @@ def clean_signals(
 ) -> Floats:
     """Remove linear trend, all outside the pass band, and regressors in one step: (T, P), (T, C) -> (T, P).
 
-    Dropped volumes are interpolated first (`interpolate_dropped`) so that they affect no other volume; nilearn's
+    Dropped volumes are interpolated first (`fill_gaps`) so that they affect no other volume; nilearn's
     ``sample_mask`` leaves some uninterpolated. Signals and regressors are then detrended and filtered alike
     (Butterworth, order 5, forwards and backwards): filtering only one of them brings filtered noise back in (Lindquist
     et al., 2019, Human Brain Mapping 40, 2358-2376). `band_pass` is in Hz, see `pass_band`. The result is in input
@@ -162,13 +139,13 @@ def clean_signals(
     low, high = pass_band(band_pass, repetition_time=repetition_time)
     confounds = _varying(regressors, kept)
     _check_freedom(kept, confounds.shape[1])
-    signals = interpolate_dropped(np.asarray(values, dtype=np.float64), kept)
+    signals = fill_gaps(np.asarray(values, dtype=np.float64), kept)
     present = ~np.isnan(signals[0])
     cleaned = np.full(signals.shape, np.nan)
     if present.any():
         cleaned[:, present] = _clean(
             signals[:, present],
-            interpolate_dropped(confounds, kept) if confounds.shape[1] else None,
+            fill_gaps(confounds, kept) if confounds.shape[1] else None,
             repetition_time,
             (low, high),
         )
@@ -185,10 +162,14 @@ def _clean(
     n_volumes = signals.shape[0]
     low, high = band
     filtered = low is not None or high is not None
-    # copy=True filters all columns at once. Runs shorter than SciPy's default padding get what there is.
-    # SciPy's default padding for a filter of order 5 with these edges.
+    # copy=True filters all columns at once. Padding by reflection halves the error of the first and last 20 s that
+    # SciPy's default, a point reflection, leaves; its length is SciPy's default for these edges, or what a run has.
     padding = 33 if low is not None and high is not None else 18
-    options = {"butterworth__copy": True, "butterworth__padlen": min(padding, n_volumes - 1)}
+    options = {
+        "butterworth__copy": True,
+        "butterworth__padtype": "even",
+        "butterworth__padlen": min(padding, n_volumes - 1),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cleaned: Floats = clean(

@@ -16,12 +16,10 @@ from bids_semantoks import files
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.files import is_missing, parse_table
 from bids_semantoks.records import Floats, Run
-from bids_semantoks.signals.denoising import Denoising
+from bids_semantoks.signals.denoising import AROMA, HIGH_PASS_PERIOD, Denoising
 
 _MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
 _HEAD_RADIUS: Final = 50.0
-HIGH_PASS_PERIOD: Final = 128.0  # s
-_COMPONENT: Final = "aroma_motion_"
 
 
 class ConfoundsTable:
@@ -157,7 +155,8 @@ def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) ->
     if run.confounds is not None and run.columns:
         return load_movement(run.confounds, run.columns, repetition_time=repetition_time)
     if run.confounds is not None and run.tables and "ica_aroma" in denoising.strategy:
-        return _add_components(ConfoundsTable(run.confounds), run.tables)
+        kind = str(dict(denoising.options)["ica_aroma"])
+        return _add_components(ConfoundsTable(run.confounds), run.tables, AROMA[kind])
     return run.confounds
 
 
@@ -221,27 +220,30 @@ def _read_numbers(path: Path, n_columns: int) -> Floats:
     return np.array(rows, dtype=np.float64)
 
 
-def _add_components(table: ConfoundsTable, paths: tuple[Path, ...]) -> ConfoundsTable:
+def _add_components(table: ConfoundsTable, paths: tuple[Path, ...], prefix: str) -> ConfoundsTable:
     """Append the noise components of fMRIPost-AROMA to fMRIPrep's confounds."""
-    if any(name.startswith(_COMPONENT) for name in table.names):
+    if own := [kind for kind in AROMA.values() if any(name.startswith(kind) for name in table.names)]:
         table.refuse(
-            f"has {_COMPONENT}* columns of its own, and so has {paths[0]}", hint="Leave the dataset of ICA-AROMA away."
+            f"has {own[0]}* columns of its own, and so has {paths[0]}", hint="Remove the dataset of ICA-AROMA."
         )
     components = ConfoundsTable(paths[0])
     if components.n_rows != table.n_rows:
         components.refuse(f"has {components.n_rows} rows, but {table.path} has {table.n_rows}")
-    if len(paths) > 1:
-        names = _read_rejected(paths[1], components)
-    else:
-        names = tuple(name for name in components.names if name.startswith(_COMPONENT))
+    if len(paths) == 1:
+        names = tuple(name for name in components.names if name.startswith(prefix))
         if not names:
-            components.refuse(f"has no {_COMPONENT}* column")
-    width = max(2, len(str(len(names))))
-    named = {
-        name if name.startswith(_COMPONENT) else f"{_COMPONENT}{number:0{width}d}": components.read_cells(name)
-        for number, name in enumerate(names)
-    }
-    return table.with_columns(named)
+            components.refuse(f"has no {prefix}* column")
+        return table.with_columns({name: components.read_cells(name) for name in names})
+    rejected = _read_rejected(paths[1], components)
+    values = np.stack([components.read_column(name) for name in components.names], axis=1)
+    is_noise = np.isin(components.names, rejected)
+    noise = values[:, is_noise]
+    if prefix == AROMA["orthogonal"]:
+        signal = np.column_stack([np.ones(len(values)), values[:, ~is_noise]])
+        noise = noise - signal @ np.linalg.lstsq(signal, noise, rcond=None)[0]
+    width = max(2, len(str(len(rejected))))
+    columns = enumerate(noise.T.tolist())
+    return table.with_columns({f"{prefix}{n:0{width}d}": [repr(cell) for cell in column] for n, column in columns})
 
 
 def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:

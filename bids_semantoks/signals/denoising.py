@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 
-PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "ica_aroma")
+HIGH_PASS_PERIOD: Final = 128.0
+"""Period (s) of the high-pass that fMRIPrep's cosines amount to."""
+
+PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "acompcor", "ica_aroma", "ica_aroma_aggr")
 
 _PRESET_FOLDER: Final = Path(__file__).parent.parent / "data" / "denoise"
 MODELS: Final = {
@@ -37,6 +40,8 @@ COMPCOR: Final[dict[str, tuple[tuple[tuple[str, str], ...], ...]]] = {
     "temporal_anat_combined": (_TEMPORAL, _COMBINED),
     "temporal_anat_separated": (_TEMPORAL, _TISSUES),
 }
+#: Columns of noise components by ICA-AROMA; the orthogonal ones share no variance with components kept as signal.
+AROMA: Final = {"basic": "aroma_motion_", "orthogonal": "aroma_orth_motion_"}
 # Every option with the component that reads it, its default (not always nilearn's) and its allowed values.
 _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "motion": ("motion", "full", tuple(MODELS)),
@@ -44,7 +49,7 @@ _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "global_signal": ("global_signal", "basic", tuple(MODELS)),
     "compcor": ("compcor", "anat_combined", tuple(COMPCOR)),
     "n_compcor": ("compcor", "all", ("all",)),
-    "ica_aroma": ("ica_aroma", "basic", ("basic",)),
+    "ica_aroma": ("ica_aroma", "basic", ("basic", "orthogonal")),
 }
 _COMPONENTS: Final = ("motion", "wm_csf", "global_signal", "compcor", "ica_aroma", "high_pass")
 _ELSEWHERE: Final = {
@@ -70,15 +75,22 @@ class Denoising:
         return not self.strategy and not self.columns
 
 
-def load_denoising(name_or_file: str) -> Denoising:
+def load_denoising(name_or_file: str, band_pass: tuple[float, float] | None = None) -> Denoising:
     """Load a denoising preset by name, or a JSON file by path.
+
+    A preset leaves out fMRIPrep's cosines where `band_pass` (Hz) removes the same drifts, except with CompCor, whose
+    components are of data without them; a file is taken at its word.
 
     A file holds ``strategy`` (motion, wm_csf, global_signal, compcor, ica_aroma, high_pass) with the options of these
     components, or ``columns`` (names, ``*`` as wildcard), and may hold a ``description``. Raises ConfigurationError
     where it does not exist, is invalid or holds a key that nothing would read.
     """
     if name_or_file in PRESETS:
-        return _read_denoising(_PRESET_FOLDER / f"{name_or_file}.json", name_or_file)
+        preset = _read_denoising(_PRESET_FOLDER / f"{name_or_file}.json", name_or_file)
+        is_filtered = band_pass is not None and band_pass[0] >= 1 / HIGH_PASS_PERIOD
+        if not is_filtered or "compcor" in preset.strategy:
+            return preset
+        return replace(preset, strategy=tuple(one for one in preset.strategy if one != "high_pass"))
     path = Path(name_or_file)
     if path.is_file():
         return _read_denoising(path, path.stem)

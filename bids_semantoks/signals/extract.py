@@ -13,7 +13,7 @@ from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
 from bids_semantoks.images.fsl_warps import check_warp
 from bids_semantoks.images.volumes import Volumes, check_content, is_surface, load_volumes
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
-from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import (
     MIN_VOLUMES,
     check_duration,
@@ -142,8 +142,22 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         regressors=regressors.names,
         framewise_displacement=regressors.framewise_displacement,
         warnings=notes,
+        temporal_snr=compute_temporal_snr(raw, regressors.kept),
         resampling=means.resampling,
     )
+
+
+def compute_temporal_snr(raw: Floats, kept: Bools) -> Floats:
+    """Compute the mean of each parcel's signal over its SD around a line, in kept volumes: (T, P) -> (P,).
+
+    NaN in absent parcels, where nothing varies, and below 1: no BOLD signal varies by more than its mean, so the mean
+    was removed before.
+    """
+    signals = raw[kept]
+    line = np.stack([np.ones(len(signals)), np.linspace(-1, 1, len(signals))], axis=1)
+    deviation = (signals - line @ np.linalg.lstsq(line, np.nan_to_num(signals), rcond=None)[0]).std(axis=0)
+    ratio = np.divide(signals.mean(axis=0), deviation, out=np.full(len(deviation), np.nan), where=deviation > 0)
+    return np.asarray(np.where(ratio >= 1, ratio, np.nan))
 
 
 def _describe_freedom(

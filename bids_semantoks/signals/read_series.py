@@ -62,7 +62,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     values[~kept] = np.nan
     partial = ~present & ~np.isnan(values).all(axis=0)
     values[:, ~present] = np.nan
-    coverage, n_voxels = _read_coverage(run.mask, atlas.parcels, present)
+    coverage, n_voxels, temporal_snr = _read_coverage(run.mask, atlas.parcels, present)
     signals = values.astype(np.float32)
     return ParcelSignals(
         values=signals,
@@ -72,6 +72,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         n_padding=max(n_padding, _find_n_padding(run.bold, kept)),
         coverage=coverage,
         n_voxels=n_voxels,
+        temporal_snr=temporal_snr,
         repetition_time=repetition_time,
         regressors=(),
         framewise_displacement=displacement,
@@ -128,12 +129,15 @@ def _judge(values: Floats) -> tuple[Bools, Bools]:
     return present, kept
 
 
-def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bools) -> tuple[Floats, NDArray[np.int64]]:
-    """Read coverage and voxel counts (P,) from the dataset's table; default to presence and -1."""
+def _read_coverage(
+    path: Path | None, parcels: Sequence[str], present: Bools
+) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Read coverage, voxel counts and temporal SNR (P,) from the dataset's table; default to presence, -1 and NaN."""
     coverage = present.astype(np.float64)
     n_voxels = np.full(len(parcels), -1, dtype=np.int64)
+    temporal_snr = np.full(len(parcels), np.nan)
     if path is None or not path.exists():
-        return coverage, n_voxels
+        return coverage, n_voxels, temporal_snr
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
     try:
         rows = read_rows(path)
@@ -144,7 +148,8 @@ def _read_coverage(path: Path | None, parcels: Sequence[str], present: Bools) ->
         if parcel is not None and "coverage" in row:
             coverage[parcel] = _to_number(row["coverage"], coverage[parcel])
             n_voxels[parcel] = int(_to_number(row.get("n_voxels", ""), -1))
-    return coverage, n_voxels
+            temporal_snr[parcel] = _to_number(row.get("tsnr", ""), np.nan)
+    return coverage, n_voxels, temporal_snr
 
 
 def _to_number(text: str, otherwise: float) -> float:

@@ -12,15 +12,8 @@ import numpy as np
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Bools, Floats, Run
-from bids_semantoks.signals.confounds import (
-    HIGH_PASS_PERIOD,
-    ConfoundsTable,
-    count_cosines,
-    load_movement,
-    read_censored,
-    read_text,
-)
-from bids_semantoks.signals.denoising import BASES, COMPCOR, MODELS, Denoising
+from bids_semantoks.signals.confounds import ConfoundsTable, count_cosines, load_movement, read_censored, read_text
+from bids_semantoks.signals.denoising import AROMA, BASES, COMPCOR, HIGH_PASS_PERIOD, MODELS, Denoising
 
 _DISPLACEMENT: Final = "framewise_displacement"
 _NO_SCRUBBING: Final = "Remove --fd-threshold, or supply this column."
@@ -179,19 +172,29 @@ def _choose_for_strategy(table: ConfoundsTable, denoising: Denoising, steady_tim
             unused += components[n_wanted:]
     table.check_columns(wanted, why)
     if "ica_aroma" in denoising.strategy:
-        components = [name for name in table.names if name.startswith("aroma_motion")]
-        if not components:
-            table.refuse(
-                f"lacks aroma_motion_* columns, needed for {why}",
-                hint="fMRIPrep ran ICA-AROMA on request and only before 23.1; of later versions give the dataset of "
-                "fMRIPost-AROMA as well: -d fmriprep=PATH -d aroma=PATH.",
-            )
-        wanted += components
+        wanted += _list_noise_components(table, AROMA[str(options["ica_aroma"])], why)
     if "high_pass" in denoising.strategy:
         wanted += _list_cosines(table, steady_time, why, notes)
     for name in wanted:
         table.read_column(name)
     return set(wanted) - set(unused)
+
+
+def _list_noise_components(table: ConfoundsTable, prefix: str, why: str) -> list[str]:
+    """List the motion components of ICA-AROMA."""
+    components = [name for name in table.names if name.startswith(prefix)]
+    if not components and any(name.startswith(AROMA["basic"]) for name in table.names):
+        table.refuse(
+            f"has {AROMA['basic']}* columns, but lacks {prefix}* columns, needed for {why}",
+            hint="fMRIPrep wrote only the columns for aggressive denoising: --denoise ica_aroma_aggr.",
+        )
+    if not components:
+        table.refuse(
+            f"lacks {prefix}* columns, needed for {why}",
+            hint="fMRIPrep ran ICA-AROMA on request and only before 23.1; of later versions give the dataset of "
+            "fMRIPost-AROMA as well: -d fmriprep=PATH -d aroma=PATH.",
+        )
+    return components
 
 
 def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[str]]:

@@ -14,7 +14,8 @@ from scipy.special import gammainc
 
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.records import Bools, Floats, Windows
-from bids_semantoks.signals.cleaning import count_padding, find_varying, interpolate_dropped
+from bids_semantoks.signals.cleaning import count_padding, find_varying
+from bids_semantoks.signals.gaps import fill_gaps
 
 _SAME_TR: Final = 1e-6
 _LENGTH_SLACK: Final = 1e-6
@@ -111,7 +112,7 @@ def build_windows(
     `window` in volumes (W). Raises RunSkipped too_short (less than one sample), or as `select_signals`.
     """
     signals, present, kept = select_signals(table, n_dummy)
-    complete = interpolate_dropped(signals, kept)
+    complete = fill_gaps(signals, kept)
     resampled = resample(complete, repetition_time, target_repetition_time)
     if len(resampled) == 0:
         raise RunSkipped(

@@ -3,6 +3,7 @@ letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,14 +19,17 @@ CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
 ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 
-def compute_covariance(runs: Sequence[NDArray[np.floating[Any]]], estimator: str) -> Floats:
+def compute_covariance(
+    runs: Sequence[NDArray[np.floating[Any]]], estimator: str, weights: NDArray[np.float64] | None = None
+) -> Floats:
     """Average the covariance (P, P) of standardised signals (T, P) over runs; NaN rows (dropped volumes) are skipped.
+    `weights` (runs,) sum to 1; None weighs all alike.
 
     An absent (NaN) or constant parcel gets variance 1 and no covariance. Estimator ``pearson`` (sample) or
     ``ledoit_wolf`` (shrunk; Ledoit and Wolf, J Multivar Anal 88, 2004). Raises ValueError below 3 volumes.
     """
     total = np.zeros((runs[0].shape[1], runs[0].shape[1]))
-    for run in runs:
+    for run, weight in zip(runs, np.full(len(runs), 1 / len(runs)) if weights is None else weights, strict=True):
         values = np.asarray(run, dtype=np.float64)
         values = values[~np.isnan(values).all(axis=1)]
         if len(values) < 3:
@@ -38,8 +42,8 @@ def compute_covariance(runs: Sequence[NDArray[np.floating[Any]]], estimator: str
         covariance = np.eye(len(total))
         if len(present):
             covariance[np.ix_(present, present)] = measure.fit_transform([values / values.std(axis=0)])[0]
-        total += covariance
-    return total / len(runs)
+        total += weight * covariance
+    return total
 
 
 def build_connectivity_features(
@@ -47,8 +51,10 @@ def build_connectivity_features(
     kinds: Sequence[str] = CONNECTIVITY,
     *,
     n_components: int = 100,
+    weights: Sequence[NDArray[np.float64]] | None = None,
 ) -> tuple[Features, ...]:
-    """Build connectivity features of some `CONNECTIVITY` kinds from runs (T, P), reading one participant at a time.
+    """Build connectivity features of some `CONNECTIVITY` kinds from runs (T, P), reading one participant at a time;
+    `weights` of each one's runs sum to 1.
 
     Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457
     parcels. Raises ValueError for an unknown kind.
@@ -58,9 +64,9 @@ def build_connectivity_features(
         raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
     needed = {"pearson" if kind == "pearson" else "ledoit_wolf" for kind in kinds}
     packed: dict[str, list[NDArray[np.float32]]] = {estimator: [] for estimator in sorted(needed)}
-    for runs in participants:
+    for runs, own in zip(participants, weights or itertools.repeat(None), strict=False):
         for estimator, found in packed.items():
-            covariance = compute_covariance(runs, estimator)
+            covariance = compute_covariance(runs, estimator, own)
             found.append(covariance[np.tril_indices(len(covariance))].astype(np.float32))
     tables = {estimator: np.stack(packed.pop(estimator)) for estimator in list(packed)}
     features: dict[str, Features] = {}
@@ -93,17 +99,19 @@ def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
     return gram
 
 
-def build_parcel_features(participants: Iterable[Sequence[NDArray[np.floating[Any]]]]) -> TableFeatures:
+def build_parcel_features(
+    participants: Iterable[Sequence[NDArray[np.floating[Any]]]], weights: Sequence[NDArray[np.float64]] | None = None
+) -> TableFeatures:
     """Tabulate the mean and log variance of each parcel, averaged over runs (T, P): (n, 2 P); 0 where absent."""
     rows = []
-    for runs in participants:
+    for runs, own in zip(participants, weights or itertools.repeat(None), strict=False):
         moments = []
         for run in runs:
             values = np.asarray(run, dtype=np.float64)
             values = values[~np.isnan(values).all(axis=1)]
             with np.errstate(divide="ignore"):
                 moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
-        rows.append(np.where(np.isfinite(moments), moments, 0.0).mean(axis=0))
+        rows.append(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=own))
     return TableFeatures(name="parcel_moments", values=np.stack(rows))
 
 

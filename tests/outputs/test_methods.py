@@ -57,6 +57,7 @@ EMBEDDING = {
     "precision": "bf16",
     "repetition_time": 2.0,
     "window_seconds": 200.0,
+    "weights": "All weigh alike.",
     "device": "a GPU",
     "description": "An encoder of ours",
     "is_random": False,
@@ -192,9 +193,10 @@ def test_files_are_written_once_and_hold_only_what_is_cited(tmp_path):
     assert "pruim2015" not in cited
 
 
-#: What cannot change a result: paths, processes, the device, verbosity, and which outputs are written.
+#: What cannot change a result of a run: paths, processes, the device, verbosity, which outputs are written, and how
+#: windows weigh in the means of the group.
 NEUTRAL = {
-    *("atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens"),
+    *("min_kept", "atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens"),
     *("n_procs", "omp_nthreads", "mem", "work_dir", "dry_run", "reports_only", "boilerplate_only", "overwrite"),
     *("stop_on_first_crash", "ignore_failed_runs", "notrack", "verbose", "quiet"),
 }

@@ -73,6 +73,7 @@ def signals():
         repetition_time=2.0,
         regressors=("csf",),
         framewise_displacement=np.full(T, 0.1),
+        temporal_snr=np.where(np.arange(P) == 3, np.nan, 50.12345),
     )
 
 
@@ -102,7 +103,8 @@ def test_signals_round_trip(paths, atlas, signals):
     raw = read_table(paths.file("stat-mean_desc-raw_timeseries.tsv"))[1]
     np.testing.assert_array_equal(raw.astype(np.float32), signals.raw)
     coverage = paths.file("stat-coverage_bold.tsv").read_text().splitlines()
-    assert coverage[4].split("\t") == ["p3", "0.25", "3", "false"]
+    assert coverage[1].split("\t") == ["p0", "0", "50.123", "0", "true"]
+    assert coverage[4].split("\t") == ["p3", "0.25", "n/a", "3", "false"]
     assert list(store.find_stored_runs(paths.out_dir, atlas="B", model="Tiny")) == []
     assert store.find_stored_kinds(paths.out_dir) == [("A", "S")]
 
@@ -142,23 +144,6 @@ def test_a_run_whose_sidecar_is_damaged_is_left_out_with_a_word(paths, atlas, si
     assert not caplog.records
     assert list(store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")) == []
     assert f"The run of {paths.signals_sidecar} is left out" in caplog.text
-
-
-def test_connectivity_uses_kept_rows_and_present_parcels(signals):
-    matrix = store.compute_connectivity(signals.values)
-    kept = signals.values[signals.kept].astype(np.float64)
-    others = [p for p in range(P) if p != 3]
-    np.testing.assert_allclose(matrix[np.ix_(others, others)], np.corrcoef(kept[:, others].T), atol=1e-12)
-    assert np.isnan(matrix[3]).all()
-    assert np.isnan(matrix[:, 3]).all()
-
-
-def test_constant_parcel_has_no_correlation(signals):
-    values = signals.values.copy()
-    values[signals.kept, 5] = 2.0
-    matrix = store.compute_connectivity(values)
-    assert np.isnan(matrix[5]).all()
-    assert not np.isnan(matrix[0, 1])
 
 
 @pytest.fixture

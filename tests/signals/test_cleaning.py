@@ -1,22 +1,16 @@
-"""Interpolation and cleaning against nilearn, and the time that must be left."""
+"""Cleaning against nilearn, and the time that must be left."""
 
 import warnings
 
 import numpy as np
 import pytest
 from nilearn.signal import clean
-from scipy.interpolate import CubicSpline
 
 from bids_semantoks.errors import RunFailed, RunSkipped
-from bids_semantoks.signals.cleaning import (
-    check_duration,
-    clean_signals,
-    estimate_freedom,
-    interpolate_dropped,
-    pass_band,
-)
+from bids_semantoks.signals.cleaning import check_duration, clean_signals, estimate_freedom, pass_band
 
 T, P, C = 141, 13, 7
+REFLECTED = {"butterworth__padtype": "even"}
 
 
 def drop(n_volumes: int, *dropped: int) -> np.ndarray:
@@ -36,63 +30,26 @@ def regressors() -> np.ndarray:
     return np.random.default_rng(6).standard_normal((T, C)) * np.logspace(-3, 3, C)
 
 
-# --- interpolate_dropped ---
-
-
-def test_kept_volumes_are_untouched_and_ends_take_the_nearest(signals):
-    kept = drop(T, 0, 1, 9, 50, 51, T - 1)
-    spoiled = signals.copy()
-    spoiled[~kept] = np.nan
-    filled = interpolate_dropped(spoiled, kept)
-    assert filled.dtype == np.float64
-    np.testing.assert_array_equal(filled[kept], signals[kept])
-    np.testing.assert_array_equal(filled[:2], np.broadcast_to(signals[2], (2, P)))
-    np.testing.assert_array_equal(filled[-1], signals[-2])
-    oracle = CubicSpline(np.flatnonzero(kept), signals[kept])
-    np.testing.assert_allclose(filled[[9, 50, 51]], oracle([9, 50, 51]), rtol=1e-12)
-    assert np.isnan(spoiled[0]).all()
-
-
-def test_a_cubic_is_found_again_exactly():
-    rng = np.random.default_rng(11)
-    for _ in range(20):
-        time = np.arange(37) / 10
-        cubic = np.stack([np.polyval(rng.standard_normal(4), time) for _ in range(5)], axis=1)
-        kept = rng.random(37) > 0.4
-        kept[[0, 36]] = True
-        np.testing.assert_allclose(interpolate_dropped(cubic, kept), cubic, atol=1e-9)
-
-
-@pytest.mark.parametrize("n_kept", [1, 2, 3])
-def test_few_kept_volumes_still_interpolate(n_kept):
-    values = np.arange(11.0)[:, None] * [1.0, -2.0, 0.5]
-    kept = np.zeros(11, dtype=bool)
-    kept[[2, 6, 8][:n_kept]] = True
-    filled = interpolate_dropped(values, kept)
-    last = [2, 6, 8][n_kept - 1]
-    np.testing.assert_allclose(filled, values[np.clip(np.arange(11), 2, last)], atol=1e-12)
-
-
-def test_absent_columns_pass_and_nothing_kept_is_an_error(signals):
-    signals[:, 4] = np.nan
-    signals[20, 8] = np.nan
-    filled = interpolate_dropped(signals, drop(T, 3))
-    assert np.flatnonzero(np.isnan(filled).any(axis=0)).tolist() == [4, 8]
-    assert np.isnan(filled[:, [4, 8]]).all()
-    with pytest.raises(ValueError, match="none of 141 volumes is kept"):
-        interpolate_dropped(signals, np.zeros(T, dtype=bool))
-    with pytest.raises(ValueError, match=r"kept \(140,\) does not fit"):
-        interpolate_dropped(signals, np.ones(T - 1, dtype=bool))
-
-
 # --- clean_signals ---
 
 
 def test_cleaning_is_nilearns_when_all_is_kept(signals, regressors):
     cleaned = clean_signals(signals, regressors, np.ones(T, dtype=bool), repetition_time=2.0, band_pass=(0.01, 0.1))
-    oracle = clean(signals, confounds=regressors, standardize=None, low_pass=0.1, high_pass=0.01, t_r=2.0)
+    oracle = clean(signals, confounds=regressors, standardize=None, low_pass=0.1, high_pass=0.01, t_r=2.0, **REFLECTED)
     np.testing.assert_allclose(cleaned, oracle, atol=1e-9)
     assert cleaned.dtype == np.float64
+
+
+def test_reflection_halves_the_error_at_the_ends():
+    """A stretch of long noise against the same stretch of the noise filtered as a whole."""
+    noise = np.random.default_rng(3).standard_normal((600, 40)).cumsum(axis=0) / 9
+    noise += np.random.default_rng(4).standard_normal((600, 40))
+    arguments = {"repetition_time": 2.0, "band_pass": (0.01, 0.1)}
+    whole = clean_signals(noise, np.zeros((600, 0)), np.ones(600, bool), **arguments)[240:360]
+    part = clean_signals(noise[240:360], np.zeros((120, 0)), np.ones(120, bool), **arguments)
+    default = clean(noise[240:360], standardize=None, low_pass=0.1, high_pass=0.01, t_r=2.0)
+    ends = np.r_[0:10, 110:120]
+    assert ((part - whole)[ends] ** 2).mean() < 0.5 * ((default - whole)[ends] ** 2).mean()
 
 
 def test_spikes_in_mirrored_scrubbed_volumes_change_nothing(signals, regressors):
@@ -112,6 +69,7 @@ def test_cleaning_agrees_with_nilearns_sample_mask_where_that_works(signals, reg
     """Its bug needs scrubbed volumes t and T-1-t; its regression leaves out dropped volumes, ours interpolates them."""
     kept = drop(T, 20, 33, 34, 90)
     ours, theirs = {"repetition_time": 2.0, "band_pass": (0.01, 0.1)}, {"low_pass": 0.1, "high_pass": 0.01, "t_r": 2.0}
+    theirs |= REFLECTED
     filtered = clean_signals(signals, regressors[:, :0], kept, **ours)[kept]
     oracle = clean(signals.copy(), sample_mask=kept.copy(), standardize=None, **theirs)
     np.testing.assert_allclose(filtered, oracle, atol=1e-9)

@@ -155,9 +155,10 @@ def test_components_come_beside_fmripreps_confounds(tmp_path: Path, fmriprep: Pa
     motion = {name: rng.normal(size=T) for name in ("aroma_motion_02", "aroma_motion_11")}
     orthogonal = {f"aroma_orth_motion_{number}": rng.normal(size=T) for number in ("02", "11")}
     aroma = write_table(tmp_path / "desc-aroma_timeseries.tsv", motion | orthogonal)
-    found = select(make_run(fmriprep, aroma), "ica_aroma")
-    assert found.names == ("csf", "white_matter", "cosine00", "aroma_motion_02", "aroma_motion_11")
-    np.testing.assert_allclose(found.values[:, 4], motion["aroma_motion_11"], atol=1e-6)
+    for preset, columns in (("ica_aroma", orthogonal), ("ica_aroma_aggr", motion)):
+        found = select(make_run(fmriprep, aroma), preset)
+        assert found.names == ("csf", "white_matter", "cosine00", *columns)
+        np.testing.assert_allclose(found.values[:, 4], list(columns.values())[1], atol=1e-6)
     # Other presets neither need them nor read them.
     aroma.write_text("damaged")
     assert open_confounds(make_run(fmriprep, aroma), load_denoising("simple"), repetition_time=2.0) == fmriprep
@@ -168,10 +169,16 @@ def test_components_by_their_classification(tmp_path: Path, fmriprep: Path) -> N
     mixing = write_table(tmp_path / "desc-melodic_mixing.tsv", {f"melodic_{i}": rng.normal(size=T) for i in range(4)})
     metrics = tmp_path / "desc-aroma_metrics.tsv"
     metrics.write_text("edge_fract\tclassification\n0.1\taccepted\n0.9\trejected\n0.2\taccepted\n0.8\trejected\n")
-    found = select(make_run(fmriprep, mixing, metrics), "ica_aroma")
+    found = select(make_run(fmriprep, mixing, metrics), "ica_aroma_aggr")
     assert found.names[-2:] == ("aroma_motion_00", "aroma_motion_01")
-    columns = [float(line.split("\t")[3]) for line in mixing.read_text().splitlines()[1:]]
-    np.testing.assert_array_equal(found.values[:, -1], columns)
+    values = np.loadtxt(mixing, skiprows=1)
+    np.testing.assert_array_equal(found.values[:, -2:], values[:, [1, 3]])
+    # What noise shares with signal stays in the data.
+    found = select(make_run(fmriprep, mixing, metrics), "ica_aroma")
+    assert found.names[-2:] == ("aroma_orth_motion_00", "aroma_orth_motion_01")
+    np.testing.assert_allclose(values[:, [0, 2]].T @ found.values[:, -2:], 0, atol=1e-9)
+    both = np.column_stack([np.ones(T), values[:, [0, 2]], found.values[:, -2:]])
+    assert np.linalg.matrix_rank(np.column_stack([both, values[:, [1, 3]]])) == 5
     metrics.write_text("classification\nrejected\n")
     with pytest.raises(RunFailed, match=r"has 1 components, but .*melodic_mixing\.tsv 4 columns"):
         select(make_run(fmriprep, mixing, metrics), "ica_aroma")
@@ -182,13 +189,17 @@ def test_components_that_do_not_fit(tmp_path: Path, fmriprep: Path) -> None:
     with pytest.raises(RunFailed, match=rf"short\.tsv has {T - 1} rows, but .*confounds_timeseries\.tsv has {T}"):
         select(make_run(fmriprep, short), "ica_aroma")
     none = write_table(tmp_path / "none.tsv", {"x": np.ones(T)})
-    with pytest.raises(RunFailed, match=r"none\.tsv has no aroma_motion_\* column"):
+    with pytest.raises(RunFailed, match=r"none\.tsv has no aroma_orth_motion_\* column"):
         select(make_run(fmriprep, none), "ica_aroma")
-    own = write_table(tmp_path / "own.tsv", {"aroma_motion_00": np.ones(T)})
+    own = write_table(
+        tmp_path / "own.tsv", {name: np.ones(T) for name in ("aroma_motion_00", "csf", "white_matter", "cosine00")}
+    )
     with pytest.raises(RunFailed, match=r"own\.tsv has aroma_motion_\* columns of its own"):
         select(make_run(own, own), "ica_aroma")
-    with pytest.raises(RunFailed, match=r"lacks aroma_motion_\* columns, .*-d fmriprep=PATH -d aroma=PATH"):
+    with pytest.raises(RunFailed, match=r"lacks aroma_orth_motion_\* columns, .*-d fmriprep=PATH -d aroma=PATH"):
         select(make_run(fmriprep), "ica_aroma")
+    with pytest.raises(RunFailed, match=r"lacks aroma_orth_motion_\* columns.*--denoise ica_aroma_aggr"):
+        select(make_run(own), "ica_aroma")
 
 
 @pytest.mark.parametrize(

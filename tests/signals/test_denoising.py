@@ -16,8 +16,26 @@ def test_presets_have_their_names_and_a_description():
         assert denoising.is_none == (preset == "none")
 
 
+@pytest.mark.parametrize("preset", ["simple", "36p", "compcor"])
+def test_cosines_go_where_the_filter_removes_the_same_drifts(preset):
+    """Twice high-passed, the ends of a run keep less; CompCor's components were computed without these drifts."""
+    for band, has_cosines in (
+        ((0.01, 0.1), preset == "compcor"),
+        ((0.005, 0.1), True),
+        ((0.0, 0.1), True),
+        (None, True),
+    ):
+        assert ("high_pass" in load_denoising(preset, band).strategy) == has_cosines
+
+
+def test_a_file_keeps_the_cosines_that_it_names(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"strategy": ["motion", "high_pass"]}')
+    assert "high_pass" in load_denoising(str(path), (0.01, 0.1)).strategy
+
+
 def test_options_are_complete_and_never_nilearns_aroma_default():
-    assert dict(load_denoising("ica_aroma").options) == {"wm_csf": "basic", "ica_aroma": "basic"}
+    assert dict(load_denoising("ica_aroma").options) == {"wm_csf": "basic", "ica_aroma": "orthogonal"}
     assert dict(load_denoising("compcor").options) == {"motion": "full", "compcor": "anat_combined", "n_compcor": "all"}
 
 

@@ -31,7 +31,7 @@ from bids_semantoks.images.volumes import load_volumes
 from bids_semantoks.records import Atlas, ParcelSignals
 from bids_semantoks.signals.cleaning import clean_signals
 from bids_semantoks.signals.denoising import Denoising, load_denoising
-from bids_semantoks.signals.extract import check_run, extract_signals
+from bids_semantoks.signals.extract import check_run, compute_temporal_snr, extract_signals
 from bids_semantoks.signals.regressors import select_regressors
 from bids_semantoks.signals.volume_means import extract_means
 
@@ -68,6 +68,20 @@ def test_signals_of_a_run(tmp_path, bold, atlas, mask):
     np.testing.assert_array_equal(signals.kept, kept)
     assert np.isnan(signals.values[:3]).all()
     assert (signals.n_dummy, signals.repetition_time, signals.regressors) == (3, 2.0, ())
+
+
+def test_temporal_snr_is_the_mean_over_the_noise_of_kept_volumes():
+    rng = np.random.default_rng(4)
+    kept = np.ones(400, dtype=bool)
+    kept[:5] = False
+    drift = np.linspace(-80, 80, 400)[:, None]
+    raw = np.array([1000.0, 500.0, 800.0, 0.0]) + drift * [1, 0, 1, 0] + rng.standard_normal((400, 4)) * [10, 10, 0, 1]
+    raw[:5] += 300
+    found = compute_temporal_snr(np.c_[raw, np.full(400, np.nan)], kept)
+    np.testing.assert_allclose(found[:2], [100, 50], rtol=0.1)
+    # A line leaves only rounding; a mean near zero was removed before; the last parcel is absent.
+    assert found[2] > 1e9
+    assert np.isnan(found[3:]).all()
 
 
 def test_parcel_under_the_coverage_is_absent(tmp_path, bold, atlas):

@@ -112,13 +112,13 @@ def test_presets_on_real_tables(version):
         "24p": motion + cosines,
         "36p": motion + full + cosines,
         "compcor": motion + combined + cosines,
-        "ica_aroma": [name for name in header if name.startswith("aroma_motion")] + tissue + cosines,
+        "ica_aroma_aggr": [name for name in header if name.startswith("aroma_motion")] + tissue + cosines,
     }
     assert len(motion + full) == 36
     assert combined
     for preset, names in expected.items():
-        if preset == "ica_aroma" and version != "1.5.3":
-            with pytest.raises(RunFailed, match=r"lacks aroma_motion_\* columns, needed for --denoise ica_aroma"):
+        if preset == "ica_aroma_aggr" and version != "1.5.3":
+            with pytest.raises(RunFailed, match=r"lacks aroma_motion_\* columns, needed for --denoise ica_aroma_aggr"):
                 select(path, preset)
             continue
         chosen = select(path, preset)
@@ -376,7 +376,7 @@ def test_datalad_files_without_content_are_skipped(tmp_path):
 
 
 def test_only_compcor_needs_the_json(tmp_path):
-    for version, presets in (("1.5.3", ("simple", "36p", "ica_aroma")), ("24.1.1", ("simple", "36p"))):
+    for version, presets in (("1.5.3", ("simple", "36p", "ica_aroma_aggr")), ("24.1.1", ("simple", "36p"))):
         copy = tmp_path / find_table(version).name
         copy.write_bytes(find_table(version).read_bytes())
         for preset in presets:

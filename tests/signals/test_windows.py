@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.interpolate import CubicSpline
 
 from bids_semantoks.errors import RunSkipped
-from bids_semantoks.signals.cleaning import interpolate_dropped
+from bids_semantoks.signals.gaps import fill_gaps
 from bids_semantoks.signals.windows import (
     build_block_windows,
     build_windows,
@@ -232,7 +232,7 @@ def test_dropped_rows_are_interpolated_and_absent_columns_zero(signals):
     assert (windows.values[:, :, [0, 7]] == 0).all()
     assert np.isfinite(windows.values).all()
     present = np.delete(np.arange(N_PARCELS), [0, 7])
-    complete = interpolate_dropped(signals[2:, present], kept[2:])
+    complete = fill_gaps(signals[2:, present], kept[2:])
     expected = zscore(complete).astype(np.float32)
     starts = [0, 24, 49, 74, 99]
     np.testing.assert_array_equal(windows.onset, 4.0 + np.array(starts) * 2.0)
