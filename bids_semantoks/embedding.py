@@ -28,6 +28,7 @@ from bids_semantoks.outputs.store import (
 )
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
+from bids_semantoks.signals.gaps import GAPS
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.weights import weigh_windows
 
@@ -77,6 +78,7 @@ class RunEncoder:
             "n_windows": self.config.n_windows,
             "pooling": self.config.pooling,
             "precision": self.precision,
+            "gaps": GAPS,
         }
 
     @property

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.records import Bools, Floats
-from bids_semantoks.signals.gaps import fill_gaps
+from bids_semantoks.signals.gaps import GAPS, fill_gaps
 
 MIN_FREEDOM: Final = 5
 """Kept volumes that must remain beyond the regressors and the linear trend."""
 
-CLEANING: Final = "ends reflected; gaps by spline, by Lomb-Scargle spectrum where one exceeds 3 volumes"
+CLEANING: Final = f"ends reflected; gaps {GAPS}"
 """Stands in the settings of outputs, since it decides their numbers."""
 
 _TREND_TERMS: Final = 2

@@ -12,6 +12,9 @@ from bids_semantoks.records import Bools, Floats
 #: Volumes of the longest gap that a cubic spline bridges, as nilearn's does; across longer ones it runs away.
 SPLINE_VOLUMES: Final = 3
 
+GAPS: Final = "by spline, by Lomb-Scargle spectrum where one exceeds 3 volumes"
+"""Stands in the settings of outputs, since it decides their numbers."""
+
 _OVERSAMPLING: Final = 8
 _COLUMNS: Final = 64  # at once: the spectrum of 64 columns of 1,200 volumes takes 5 MB
 
