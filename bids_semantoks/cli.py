@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import signal
@@ -21,6 +22,8 @@ from bids_semantoks.runtime.logs import Console, LogBuffer, open_missing_streams
 from bids_semantoks.runtime.resources import count_threads, limit_threads, read_rank
 
 LOGGER = logging.getLogger("bids_semantoks")
+
+_LONGEST = 1000  # characters of a path in a message
 
 
 class _Terminated(BaseException):
@@ -133,6 +136,14 @@ def _raise_terminated(signum: int, _: FrameType | None) -> NoReturn:
     raise _Terminated(signum)
 
 
+def _describe_os_error(error: OSError) -> tuple[str, int]:
+    """Say what the system refused, and whether it lacks something (exit code 5) or a file is in the way (4)."""
+    name = str(error.filename or "")
+    where = f"{name[:100]}...{name[-50:]}" if len(name) > _LONGEST else name
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
+    return f"{error.strerror or error}{': ' if where else ''}{where}; what is complete stays", 5 if is_full else 4
+
+
 def _fail(message: str, code: int) -> int:
     _say(f"bids_semantoks: error: {message}", level=logging.ERROR)
     return code
@@ -161,6 +172,9 @@ def call(arguments: Sequence[str]) -> int:
         return _fail("terminated; what is complete stays, the same call goes on", 143)
     except MemoryError:
         return _fail("out of memory; give more memory or use fewer processes (--n-procs)", 5)
+    except OSError as error:
+        LOGGER.debug("%s", traceback.format_exc())
+        return _fail(*_describe_os_error(error))
     except Exception:  # noqa: BLE001 - the last resort turns a bug into a report
         LOGGER.debug("%s", traceback.format_exc())
         click.echo(show_hidden(traceback.format_exc(), keep="\n\t"), err=True)
