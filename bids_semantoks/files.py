@@ -285,9 +285,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises OSError, and ValueError where it is not UTF-8 or as `parse_json`."""
-    content = path.read_bytes()
     try:
-        return parse_json(content.decode("utf-8-sig"))
+        return parse_json((content := path.read_bytes()).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         # Windows programs write it and call it Unicode.
         is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -313,7 +312,7 @@ def parse_json(text: str) -> Any:
 def read_object(path: Path) -> dict[str, Any]:
     """Read the JSON object in a file that can be done without; empty where it is absent or damaged."""
     with contextlib.suppress(OSError, ValueError):
-        return values if isinstance(values := read_json(path), dict) else {}
+        return dict(values) if isinstance(values := read_json(path), dict) else {}
     return {}
 
 

@@ -1,5 +1,6 @@
 """Damaged files of every kind end their run, or the call with one sentence, and never look like a bug."""
 
+import gzip
 import json
 import random
 import shutil
@@ -14,18 +15,30 @@ SEED = 14
 FEW, MANY = 3, 500
 
 OPTIONS = ("--atlas", "Demo457", "--model", "random:tiny", "--n-procs", "1", "-q")
-SELECT = ("--participant-label", "001", "--session-id", "1")
-ATLAS_TABLE = "atlas-Own_dseg.tsv"
+SELECT = ("--participant-label", "001")
 
 #: What replaces a value of JSON or a cell of a table.
-HOSTILE = ("9" * 400, "9" * 5000, "1e999", "1e-320", "-1", "NaN", "null", "[]", "{}", '"x"', "[" * 200_000, "x" * 200_000)
+HOSTILE = (
+    "9" * 400,
+    "9" * 5000,
+    "1e999",
+    "1e-320",
+    "-1",
+    "NaN",
+    "null",
+    "[]",
+    "{}",
+    '"x"',
+    "[" * 200_000,
+    "x" * 200_000,
+)
 
 #: Where each kind lies: in the study or in the outputs of an earlier call.
 INPUTS = {
     "sidecar": "derivatives/fmriprep/sub-001/**/*_desc-preproc_bold.json",
     "confounds": "derivatives/fmriprep/sub-001/**/*_timeseries.tsv",
     "bold": "derivatives/fmriprep/sub-001/**/*_desc-preproc_bold.nii.gz",
-    "mask": "derivatives/fmriprep/sub-001/**/*_brain_mask.nii.gz",
+    "mask": "derivatives/fmriprep/sub-001/**/*_desc-brain_mask.nii.gz",
     "description": "derivatives/fmriprep/dataset_description.json",
 }
 STORED = {
@@ -39,6 +52,9 @@ STORED = {
     "stored_table": "sub-001/**/*_stat-mean_timeseries.tsv",
 }
 PEOPLE = {"participants": "participants.tsv"}
+#: An atlas that is given by its path, beside the study.
+ATLAS = {"atlas_table": "*_dseg.tsv", "atlas_image": "*_dseg.nii.gz"}
+KINDS = (*INPUTS, *STORED, *PEOPLE, *ATLAS)
 
 
 def damage(content: bytes, suffix: str, chance: random.Random) -> bytes:
@@ -63,10 +79,11 @@ def damage(content: bytes, suffix: str, chance: random.Random) -> bytes:
         holder, key = chance.choice(places)
         holder[key] = "@"
         return json.dumps(values).replace('"@"', chance.choice(HOSTILE), 1).encode()
-    damaged = bytearray(content)
+    is_packed = suffix == ".gz" and kind == "start" and chance.random() < 0.8
+    damaged = bytearray(gzip.decompress(content) if is_packed else content)
     for _ in range(chance.choice((1, 4, 32))):
         damaged[chance.randrange(min(len(damaged), 348) if kind == "start" else len(damaged))] = chance.randrange(256)
-    return bytes(damaged)
+    return gzip.compress(damaged, 1) if is_packed else bytes(damaged)
 
 
 def list_places(values):
@@ -83,13 +100,15 @@ def place(study, outputs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mutations")
     shutil.copytree(study, folder / "raw")
     shutil.copytree(outputs, folder / "out")
+    (stored,) = (folder / "out" / "sourcedata" / "atlases").glob("tpl-*")
+    shutil.copytree(stored, folder / "atlas")
     return folder
 
 
 def try_one(place: Path, tmp_path: Path, kind: str, number: int) -> None:
     chance = random.Random(f"{SEED} {kind} {number}")
-    pattern = (INPUTS | STORED | PEOPLE)[kind]
-    files = sorted((place / ("out" if kind in STORED else "raw")).glob(pattern))
+    pattern = (INPUTS | STORED | PEOPLE | ATLAS)[kind]
+    files = sorted((place / ("out" if kind in STORED else "atlas" if kind in ATLAS else "raw")).glob(pattern))
     path = chance.choice(files)
     out_dir = tmp_path / "out"
     level, extra = "participant", ("--signals-only",)
@@ -99,6 +118,8 @@ def try_one(place: Path, tmp_path: Path, kind: str, number: int) -> None:
         level, extra = chance.choice((("participant", ()), ("participant", ("--reports-only",)), ("group", ())))
     elif kind in PEOPLE:
         out_dir, level, extra = place / "out", "group", ("--probe", "sex")
+    elif kind in ATLAS:
+        extra = ("--signals-only", "--atlas", str(next((place / "atlas").glob("*_dseg.nii.gz"))))
     whole = path.read_bytes()
     suffix = "".join(path.suffixes[-1:])
     damaged = damage(whole, suffix, chance)
@@ -113,14 +134,14 @@ def try_one(place: Path, tmp_path: Path, kind: str, number: int) -> None:
     assert code in (0, 2, 3, 4, 5, 6, 7), f"{kind} {number}: {damaged[:200]!r}"
 
 
-@pytest.mark.parametrize("kind", [*INPUTS, *STORED, *PEOPLE])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_no_bug(place, tmp_path, kind):
     for number in range(FEW):
         try_one(place, tmp_path, kind, number)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [*INPUTS, *STORED, *PEOPLE])
+@pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_files_are_no_bug(place, tmp_path, kind):
     for number in range(MANY):
         try_one(place, tmp_path, kind, number)

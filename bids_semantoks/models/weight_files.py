@@ -6,7 +6,6 @@ Nothing in a file is ever executed. What is not a weights file is named: a point
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import re
 import shlex
@@ -269,11 +268,10 @@ def _merge(state: dict[str, Tensor], tensors: Mapping[str, Tensor], path: Path) 
 
 def check_dense(path: Path, key: str, *values: Tensor) -> None:
     """Refuse tensors without values (on the meta device) and sparse ones: ModelError."""
-    if odd := [value for value in values if value.is_meta or value.layout != torch.strided]:
-        kind = "without its values" if odd[0].is_meta else "as a sparse tensor"
+    if any(value.is_meta or value.layout != torch.strided for value in values):
+        kind = "without its values" if any(value.is_meta for value in values) else "as a sparse tensor"
         raise ModelError(
-            f"{path} stores {key[:150]} {kind}, which cannot be read.",
-            hint="Save the weights as dense tensors on the CPU.",
+            f"{path} stores {key[:150]} {kind}, which cannot be read.", hint="Save dense tensors from the CPU."
         )
 
 

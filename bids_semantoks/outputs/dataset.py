@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bids_semantoks.errors import AtlasError, ConfigurationError
-from bids_semantoks.files import hash_file, open_atomic, read_object, read_records, write_json, write_records, write_text
+from bids_semantoks.files import (
+    hash_file,
+    open_atomic,
+    read_object,
+    read_records,
+    write_json,
+    write_records,
+    write_text,
+)
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.version import __version__
 
