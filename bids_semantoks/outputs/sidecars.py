@@ -257,7 +257,7 @@ def is_sidecar(values: Mapping[str, Any], *, of_signals: bool) -> bool:
 def read_status(path: Path) -> dict[str, Any]:
     """Read the status of a run; that of a damaged file says so."""
     found = read_object(path)
-    is_whole = all(isinstance(found.get(key), str) for key in ("status", "reason", "message"))
+    is_whole = "status" in found and all(isinstance(found.get(key, ""), str) for key in ("status", "reason", "message"))
     message = f"The status file {path} is damaged."
     lost = {"status": "failed", "reason": "internal", "message": message, "seconds": 0.0, "device": ""}
     return found if is_whole else lost

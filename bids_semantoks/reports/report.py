@@ -98,7 +98,7 @@ def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, 
         status = read_status(path)
         name = path.name.removesuffix("_status.json")
         stem, _, model = name.partition("_desc-")
-        is_done = status["reason"] == "already_done"
+        is_done = status.get("reason") == "already_done"
         level = "ok" if is_done else status["status"]
         word = "complete" if level == "ok" else status["status"]
         found.setdefault(stem, []).append({**status, "model": model, "word": word, "level": level})
