@@ -12,7 +12,7 @@ from bids_semantoks.cli import call
 
 SEED = 14
 #: Cases of each kind in the short form and in the long one.
-FEW, MANY = 3, 500
+FEW, MANY = 2, 500
 
 OPTIONS = ("--atlas", "Demo457", "--model", "random:tiny", "--n-procs", "1", "-q")
 SELECT = ("--participant-label", "001")

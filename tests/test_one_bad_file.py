@@ -109,30 +109,34 @@ def test_a_long_name_of_a_directory(study, tmp_path, app):
         assert "too long" in shown
 
 
-def test_planning_loses_only_the_run_that_it_cannot_look_at(own_study, tmp_path, app, monkeypatch):
+@pytest.mark.parametrize("where", ["former outputs", "sidecars"])
+def test_planning_loses_only_the_run_that_it_cannot_look_at(study, tmp_path, app, monkeypatch, where):
     build, state = run_plan.build_job, runs._state_time
 
-    def fail(plan, encoder, run):
-        if run.entities[0][1] == BAD:
+    def fail_to_build(plan, encoder, run):
+        if run.entity("sub") == BAD:
             raise ZeroDivisionError("odd")
         return build(plan, encoder, run)
 
-    monkeypatch.setattr(run_plan, "build_job", fail)
-    for number in range(2):
-        code, shown = app(own_study, tmp_path / f"out{number}", "--signals-only", "--participant-label", BAD, "002")
-        assert code == 7, shown
-        found = {stem[4:7]: status for stem, status in read_statuses(tmp_path / f"out{number}")}
-        assert found[BAD]["reason"] == "internal"
-        assert "odd" in found[BAD]["message"]
-        assert found["002"]["status"] == "ok"
-        monkeypatch.undo()
+    def fail_to_read(candidate, *others):
+        if candidate.image.entity("sub") == BAD:
+            raise OverflowError("odd")
+        return state(candidate, *others)
 
-        def fail_to_read(candidate, *others):
-            if candidate.image.entity("sub") == BAD:
-                raise OverflowError("odd")
-            return state(candidate, *others)
-
+    if where == "sidecars":
         monkeypatch.setattr(runs, "_state_time", fail_to_read)
+    else:
+        monkeypatch.setattr(run_plan, "build_job", fail_to_build)
+    code, shown = app(study, tmp_path / "out", "--signals-only", "--dry-run", "--participant-label", BAD, GOOD)
+    assert code == 0, shown
+    lines = [line for line in shown.splitlines() if line.startswith("sub-")]
+    assert [": fail, internal: " in line and "odd" in line for line in lines] == [
+        f"sub-{BAD}" in line for line in lines
+    ]
+    code, shown = app(study, tmp_path / "out", "--signals-only", "--participant-label", BAD)
+    assert code == 7, shown
+    ((_, status),) = read_statuses(tmp_path / "out")
+    assert status["reason"] == "internal"
 
 
 @pytest.mark.parametrize("kind", ["meta", "sparse"])
