@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.files import read_json, read_rows
+from bids_semantoks.files import read_object, read_rows
 from bids_semantoks.outputs.methods import read_methods
+from bids_semantoks.outputs.sidecars import read_status
 from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_sidecar
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.reports.figures import (
@@ -94,10 +95,10 @@ def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, 
     """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((out_dir / "logs" / "runs").glob(f"sub-{glob.escape(participant)}_*_status.json")):
-        status = read_json(path)
+        status = read_status(path)
         name = path.name.removesuffix("_status.json")
         stem, _, model = name.partition("_desc-")
-        is_done = status["reason"] == "already_done"
+        is_done = status.get("reason") == "already_done"
         level = "ok" if is_done else status["status"]
         word = "complete" if level == "ok" else status["status"]
         found.setdefault(stem, []).append({**status, "model": model, "word": word, "level": level})
@@ -191,7 +192,7 @@ def _name_some(names: Sequence[str]) -> str:
 def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str]]:
     """Summarise the software, atlases, encoders and devices used for the runs of the report."""
     description = out_dir / "dataset_description.json"
-    generators = read_json(description).get("GeneratedBy", []) if description.is_file() else []
+    generators = read_object(description).get("GeneratedBy") or []
     upstream = [" ".join(filter(None, (one["Name"], one.get("Version", "")))) for one in generators[1:]]
     entities = [parse_entities(run.stem) for run in runs]
     atlases = sorted({f"{e['atlas']} in {e.get('space', 'no space named')}" for e in entities if "atlas" in e})

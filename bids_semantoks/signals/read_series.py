@@ -150,7 +150,8 @@ def _read_coverage(
         parcel = position.get(next(iter(row.values()), "").removeprefix(PREFIX))
         if parcel is not None and "coverage" in row:
             coverage[parcel] = _to_number(row["coverage"], coverage[parcel])
-            n_voxels[parcel] = int(_to_number(row.get("n_voxels", ""), -1))
+            count = _to_number(row.get("n_voxels", ""), -1)
+            n_voxels[parcel] = int(count) if abs(count) < 2**53 else -1
             temporal_snr[parcel] = _to_number(row.get("tsnr", ""), np.nan)
     return coverage, n_voxels, temporal_snr
 

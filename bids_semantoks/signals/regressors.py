@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +11,7 @@ import numpy as np
 
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed
+from bids_semantoks.files import parse_json
 from bids_semantoks.records import Bools, FilteredMotion, Floats, Run
 from bids_semantoks.signals.confounds import ConfoundsTable, count_cosines, load_movement, read_censored, read_text
 from bids_semantoks.signals.denoising import AROMA, BASES, COMPCOR, HIGH_PASS_PERIOD, MODELS, Denoising
@@ -223,7 +223,7 @@ def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[st
     if not path.exists() and not path.is_symlink():
         table.refuse(f"has no {path.name} beside it, which says from which mask each CompCor component comes")
     try:
-        metadata = json.loads(read_text(path))
+        metadata = parse_json(read_text(path))
     except ValueError as error:
         raise RunFailed("bad_confounds", f"{path} is not a readable JSON file ({error}).") from error
     entries = metadata if isinstance(metadata, dict) else {}
