@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo    make a synthetic study, run participant and group on it, probe age and sex, pretrain a tiny encoder"
 	@echo "make test    everything that continuous integration runs"
-	@echo "make test-long  all names of files that pipelines state, which takes minutes"
+	@echo "make test-long  all names of files that pipelines state, and 500 damaged files of each kind, which takes hours"
 	@echo "make check   linters, types, import contracts, docstrings"
 	@echo "make docs    the documentation as a site in docs/_build"
 	@echo "make format  put the code into its format"

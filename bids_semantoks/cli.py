@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import re
 import signal
 import sys
 import traceback
@@ -133,8 +135,22 @@ def _raise_terminated(signum: int, _: FrameType | None) -> NoReturn:
     raise _Terminated(signum)
 
 
+def _shorten(message: str) -> str:
+    """Cut the middle of names that would hide the message."""
+    return re.sub(r"\S{800,}", lambda match: f"{match[0][:100]}...{match[0][-100:]}", message)
+
+
+def _describe(error: SemantoksError | OSError) -> tuple[str, int]:
+    """Describe an error and give its exit code: 5 where the system lacks something, 4 where a file is in the way."""
+    if isinstance(error, SemantoksError):
+        return str(error), error.exit_code
+    where = str(error.filename or "")
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
+    return f"{error.strerror or error}{': ' if where else ''}{where}; what is complete stays", 5 if is_full else 4
+
+
 def _fail(message: str, code: int) -> int:
-    _say(f"bids_semantoks: error: {message}", level=logging.ERROR)
+    _say(f"bids_semantoks: error: {_shorten(message)}", level=logging.ERROR)
     return code
 
 
@@ -146,15 +162,15 @@ def call(arguments: Sequence[str]) -> int:
         return error.exit_code
     except click.ClickException as error:
         error.show(shown := io.StringIO())
-        click.echo(show_hidden(shown.getvalue(), keep="\n\t"), err=True, nl=False)
+        click.echo(show_hidden(_shorten(shown.getvalue()), keep="\n\t"), err=True, nl=False)
         return error.exit_code
     except TrainingStopped as error:
         if read_rank() == 0:
             _say(f"bids_semantoks: {error}")
         return error.exit_code
-    except SemantoksError as error:
+    except (SemantoksError, OSError) as error:
         LOGGER.debug("%s", traceback.format_exc())
-        return _fail(str(error), error.exit_code)
+        return _fail(*_describe(error))
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; what is complete stays, the same call goes on", 130)
     except _Terminated:

@@ -155,7 +155,10 @@ def read_cells(lines: Sequence[str]) -> list[list[str]]:
     first = lines[0] if lines else ""
     separator = next((one for one in ";," if one in first), "")
     if separator:
-        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+        try:
+            return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+        except csv.Error as error:
+            raise ValueError(f"has a line that cannot be split: {error}") from error
     return [[cell.strip("\"'") for cell in line.split()] for line in lines]
 
 
@@ -281,15 +284,36 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises OSError, and ValueError where it is not UTF-8 or not JSON."""
-    content = path.read_bytes()
+    """Read a JSON file. Raises OSError, and ValueError where it is not UTF-8 or as `parse_json`."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return parse_json((content := path.read_bytes()).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         # Windows programs write it and call it Unicode.
         is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
         found = "UTF-16" if is_utf16 else f"damaged or in another encoding at byte {error.start}"
         raise ValueError(f"its text is {found}, expected utf-8") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; ValueError where it is not JSON or nested more than a hundred levels, too deeply for those who walk
+    through it. Integers that no float can hold become infinite, as 1e999 does."""
+    try:
+        values = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 300 else float(digits))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level = [values]
+    for _ in range(100):
+        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        if not (level := [item for items in inside for item in items]):
+            return values
+    raise ValueError("it is nested too deeply")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the JSON object in a file that can be done without; empty where it is absent or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(values) if isinstance(values := read_json(path), dict) else {}
+    return {}
 
 
 def hash_file(path: Path, kind: str = "sha256") -> str:

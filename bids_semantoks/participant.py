@@ -54,7 +54,7 @@ from bids_semantoks.reports.reporting import (
 from bids_semantoks.run_plan import (
     Plan,
     RunJob,
-    build_job,
+    build_jobs,
     check_is_here,
     check_no_conflict,
     check_space,
@@ -206,7 +206,7 @@ def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]
     )
     for warning in encoder.frozen.match.warnings if encoder else ():
         LOGGER.warning("%s", warning)
-    return plan, encoder, [build_job(plan, encoder, run) for run in runs]
+    return plan, encoder, build_jobs(plan, encoder, runs)
 
 
 def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
@@ -323,7 +323,9 @@ class RunWorker:
             signals = make_signals(plan, job.run)
             warnings, sidecar = signals.warnings, self._write_signals(job, signals)
             threshold = plan.config.signals.fd_threshold
-            figures.append(lambda: draw_signals(paths, plan.atlas, signals, threshold=threshold, grid=self._grid()))
+            filtered = signals.filtered_motion if "motion_filter" in plan.settings else None
+            shown = dataclasses.replace(signals, framewise_displacement=filtered.values) if filtered else signals
+            figures.append(lambda: draw_signals(paths, plan.atlas, shown, threshold=threshold, grid=self._grid()))
         else:
             self._check_kept_time(job, sidecar)
             if not job.needs_embedding:

@@ -138,6 +138,14 @@ class Atlas:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FilteredMotion:
+    """Framewise displacement of one run from movement parameters that were filtered against breathing."""
+
+    values: NDArray[np.float64]  # (T,) mm; NaN where unknown
+    source: str  # which filter and parameters, or which column of which table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ParcelSignals:
     """Parcel signals of one run, before and after denoising."""
 
@@ -154,6 +162,7 @@ class ParcelSignals:
     temporal_snr: NDArray[np.float64] | None = None  # (P,) before denoising; NaN or None where unknown
     n_padding: int = 0  # volumes at the end without data, among the dropped
     resampling: str = ""  # how native volumes were interpolated; empty if they were not
+    filtered_motion: FilteredMotion | None = None
 
     def __post_init__(self) -> None:
         n_volumes, n_parcels = self.values.shape

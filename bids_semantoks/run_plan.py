@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
+from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
-from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.files import hash_values
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.datasets import Dataset
@@ -19,6 +22,8 @@ from bids_semantoks.signals.cleaning import CLEANING
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_run, extract_signals
 from bids_semantoks.signals.read_series import read_series
+
+LOGGER = logging.getLogger("bids_semantoks")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +47,12 @@ class Plan:
 def describe_settings(config: SignalsConfig, atlas: Atlas, denoising: Denoising | None) -> dict[str, Any]:
     """Collect the settings that decide, together with the inputs, whether signals are up to date; None for series,
     which are taken as they are: options of denoising change nothing about them, so they do not count."""
-    settings = {"atlas": atlas.name, "atlas_sha256": atlas.sha256, "space": atlas.space}
+    settings: dict[str, Any] = {"atlas": atlas.name, "atlas_sha256": atlas.sha256, "space": atlas.space}
     if transforms := sorted({one.transform.name for one in atlas.volumes if one.transform is not None}):
         settings["atlas_warped"] = " and ".join(transforms)
+    if denoising and config.motion_filter is not None:
+        kind, edges = parse_motion_filter(config.motion_filter)
+        settings["motion_filter"] = [kind, *edges]
     return settings | {
         "denoising": to_json(denoising) if denoising else None,
         "cleaning": CLEANING if denoising else None,
@@ -97,6 +105,33 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         needs_embedding=not has_embedding,
         differences=tuple(differences),
     )
+
+
+def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> list[RunJob]:
+    """Build the job of each run; a run whose files or former outputs cannot be looked at fails alone."""
+    jobs = []
+    for run in runs:
+        try:
+            jobs.append(build_job(plan, encoder, run))
+        except SemantoksError:
+            # Concerns the whole call.
+            raise
+        except Exception as error:
+            LOGGER.debug("Planning %s", run.bold, exc_info=True)
+            problem = f"The run of {run.bold} cannot be planned: {type(error).__name__}: {error!s:.200}."
+            lost = dataclasses.replace(run, reason="internal", problem=problem)
+            job = RunJob(
+                run=lost,
+                participant=run.entities[0][1],
+                paths=build_paths(plan.config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else ""),
+                inputs={},
+                settings_hash=hash_values({**plan.settings, **(encoder.settings if encoder else {})}),
+                needs_signals=True,
+                needs_embedding=True,
+                differences=(),
+            )
+            jobs.append(job)
+    return jobs
 
 
 def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import resource
 
 import numpy as np
@@ -242,3 +243,28 @@ def test_strict_readers_see_every_line_as_it_is(kind):
     assert files.split_rows(kind('a\tb\r\n1\n\n2\t"\t3\n')) == [[kind(cell) for cell in row] for row in cells]
     assert files.split_rows(kind("")) == []
     assert len(files.split_rows(kind("one\u2028line\x0b"))) == 1 or kind is not str
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "[" * 500 + "]" * 500, '{"a":' * 500 + "1" + "}" * 500, "[1,", "\x00"])
+def test_json_that_cannot_be_used_is_a_value_error(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=r"nested|Expecting|control"):
+        files.read_json(tmp_path / "x.json")
+    assert files.read_object(tmp_path / "x.json") == {}
+
+
+def test_integers_beyond_floats_are_infinite_and_others_exact():
+    assert files.parse_json(f"[{'9' * 5000}, -{'9' * 400}, {'9' * 200}, 1e999]") == [
+        math.inf,
+        -math.inf,
+        int("9" * 200),
+        math.inf,
+    ]
+
+
+def test_what_is_no_object_reads_as_an_empty_one(tmp_path):
+    assert files.read_object(tmp_path / "absent.json") == {}
+    (tmp_path / "x.json").write_text("[1]")
+    assert files.read_object(tmp_path / "x.json") == {}
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    assert files.read_object(tmp_path / "x.json") == {"a": 1}

@@ -137,8 +137,9 @@ def _read_index(text: str, path: Path) -> int:
         number = float(text)
     except ValueError:
         number = -1.0
-    if number < 0 or not number.is_integer():
-        raise AtlasError(f"The atlas table {path} has the index {text!r}; a whole number of 0 or more is expected.")
+    # Images hold no larger whole numbers exactly.
+    if not 0 <= number <= 2**53 or not number.is_integer():
+        raise AtlasError(f"The atlas table {path} has the index {text!r:.60}; a whole number of 0 or more is expected.")
     return int(number)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,12 @@ class SignalsConfig:
     fd_threshold: float | None = option(
         None, "Scrub volumes whose framewise displacement is above this many millimetres.", metavar="MM"
     )
+    motion_filter: str | None = option(
+        None,
+        "Compute framewise displacement from movement parameters without breathing: low-pass (Hz), or a notch (breaths "
+        "per minute); regressors stay unfiltered.",
+        metavar="lp:HZ|notch:LOW-HIGH",
+    )
     dummy_scans: str = option(
         "auto", "Volumes to drop at the start; auto takes the confounds' non-steady-state columns.", metavar="auto|N"
     )
@@ -132,6 +139,8 @@ class SignalsConfig:
             f"--fd-threshold must be above 0 mm, found {self.fd_threshold}.",
             "Leave it away to scrub nothing.",
         )
+        if self.motion_filter is not None:
+            parse_motion_filter(self.motion_filter)
         check(
             self.dummy_scans == "auto" or self.dummy_scans.isdecimal(),
             f"--dummy-scans must be auto or a whole number, found {self.dummy_scans!r}.",
@@ -260,6 +269,21 @@ class AppConfig:
             f"{', '.join(asked)} would do nothing without --pretrain.",
             "Give --pretrain at the group level to train an encoder, --model to use one.",
         )
+
+
+def parse_motion_filter(text: str) -> tuple[str, tuple[float, ...]]:
+    """Parse --motion-filter: ``lp`` and its edge in Hz, or ``notch`` and its edges in breaths per minute. Raises
+    ConfigurationError for anything else."""
+    number = r"(\d+\.?\d*|\.\d+)"
+    found = re.fullmatch(rf"(lp):{number}|(notch):{number}-{number}", text, re.ASCII)
+    kind, *cells = [cell for cell in found.groups() if cell] if found else [""]
+    edges = tuple(map(float, cells))
+    check(
+        bool(edges) and 0 < edges[0] <= edges[-1] < math.inf and (kind == "lp" or edges[0] < edges[1]),
+        f"--motion-filter must be lp:HZ or notch:LOW-HIGH with 0 < LOW < HIGH breaths per minute, found {text!r:.60}.",
+        "For example lp:0.1, or notch:12-18.",
+    )
+    return kind, edges
 
 
 def parse_memory(text: str) -> int:

@@ -49,6 +49,7 @@ def to_json(config: Any) -> dict[str, Any]:
 def from_json(kind: type[ConfigT], values: dict[str, Any], *, where: str = "configuration") -> ConfigT:
     """Build the dataclass `kind` from JSON values; missing fields keep their defaults, `where` names the source. Raises
     ConfigurationError for unknown keys and for values of another type than their field."""
+    check(isinstance(values, dict), f"{where} must be a JSON object, found {values!r:.60}.")
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     check(not unknown, f"{where} has unknown keys: {', '.join(unknown)}.", f"Known keys: {', '.join(sorted(hints))}.")
@@ -64,19 +65,18 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
             return None
         return _from_plain(next(a for a in arguments if a is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
-        check(isinstance(value, dict), f"{where} must be a JSON object, found {value!r}.")
         return from_json(typing.cast(type[Any], hint), value, where=where)
     if origin is tuple:
-        check(isinstance(value, list | tuple), f"{where} must be a list, found {value!r}.")
+        check(isinstance(value, list | tuple), f"{where} must be a list, found {value!r:.60}.")
         if arguments[-1] is not Ellipsis:
-            check(len(value) == len(arguments), f"{where} must have {len(arguments)} values, found {value!r}.")
+            check(len(value) == len(arguments), f"{where} must have {len(arguments)} values, found {value!r:.60}.")
         return tuple(_from_plain(arguments[0], item, where) for item in value)
     if hint is Path:
-        check(isinstance(value, str), f"{where} must be a path, found {value!r}.")
+        check(isinstance(value, str), f"{where} must be a path, found {value!r:.60}.")
         return Path(value)
     if hint is float and type(value) in (int, float):
         # JSON readers take Infinity and NaN, which no configuration means and none of our files may hold.
         check(abs(value) <= sys.float_info.max, f"{where} must be finite, found {value!r:.40}.")
         return float(value)
-    check(type(value) is hint, f"{where} must be {hint.__name__}, found {value!r}.")
+    check(type(value) is hint, f"{where} must be {hint.__name__}, found {value!r:.60}.")
     return value

@@ -11,6 +11,7 @@ from typing import Final
 from bids_semantoks.bids_names import BidsFile, natural_key, parse_name, sort_entities
 from bids_semantoks.inputs.companions import (
     Key,
+    KeyFunction,
     Pool,
     build_pool,
     describe_missing,
@@ -49,6 +50,7 @@ _CONFOUNDS: Final = (("timeseries", "confounds"), ("regressors", "confounds"))
 # From a pipeline that denoises: censored volumes, and motion (as measured, where another table was filtered).
 _OUTLIERS: Final = (("outliers", None),)
 _MOTION: Final = (("motion", ""), ("motion", None))
+_FILTERED: Final = (("motion", "filtered"),)
 
 # HCP pipelines name the mask after the resolution (2 or 2.0), and keep one beside a run.
 _HCP_MASK: Final = "brainmask_fs."
@@ -101,7 +103,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     files = _Files(
         masks=build_pool([one for one in own if one.extension in VOLUMES], _MASKS, image_key),
         confounds=build_pool(own, _OUTLIERS if pipeline.is_denoised else _CONFOUNDS, source_key),
-        motion=build_pool(own, _MOTION, source_key) if pipeline.is_denoised else {},
+        motion=_build_motion(own, source_key) if pipeline.is_denoised else (),
         # A pair of hemispheres is one run, so files that name one of them are that run's.
         sidecars=tuple(_drop_hemisphere(one) for one in parsed if one.suffix == "bold" and _is_json(one)),
         hcp_masks=[path for path in listed if os.path.basename(path).startswith(_HCP_MASK)],  # noqa: PTH119
@@ -120,7 +122,7 @@ class _Files:
 
     masks: Pool
     confounds: Pool
-    motion: Pool
+    motion: tuple[Pool, ...]  # as measured, and as filtered
     sidecars: tuple[BidsFile, ...]
     hcp_masks: list[str]
     others: list[BidsFile]  # all of them
@@ -133,7 +135,6 @@ def _build_candidate(image: BidsFile, partner: str | None, files: _Files, deriva
         beside = [path for path in files.hcp_masks if os.path.dirname(path) == os.path.dirname(image.path)]  # noqa: PTH120
         mask = beside[0] if len(beside) == 1 else None
     confounds = find_companion(files.confounds, image, source_key)
-    motion = find_companion(files.motion, image, source_key)
     missing = []
     if mask is None and not (on_surface or is_denoised):
         there = [one for one in files.others if one.suffix == "mask"]
@@ -150,10 +151,20 @@ def _build_candidate(image: BidsFile, partner: str | None, files: _Files, deriva
         confounds=confounds,
         sidecars=files.sidecars,
         derivative=derivative,
-        tables=(motion,) if motion else (),
+        tables=_find_motion(files.motion, image, source_key),
         partner=partner,
         missing=tuple(missing),
     )
+
+
+def _build_motion(own: Iterable[BidsFile], key: KeyFunction) -> tuple[Pool, ...]:
+    return tuple(build_pool(own, kinds, key) for kinds in (_MOTION, _FILTERED))
+
+
+def _find_motion(pools: Iterable[Pool], one: BidsFile, key: KeyFunction) -> tuple[str, ...]:
+    """Find the tables of a run's motion, the one that tells what was measured first."""
+    found = [find_companion(pool, one, key) for pool in pools]
+    return tuple(dict.fromkeys(path for path in found if path))
 
 
 def _join(key: Key, image: BidsFile) -> str:
@@ -183,7 +194,7 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
         _coverage_key,
     )
     outliers = build_pool(own, _OUTLIERS, run_key)
-    motion = build_pool(own, _MOTION, run_key)
+    motion = _build_motion(own, run_key)
     sidecars = [one for one in parsed if one.suffix in ("timeseries", "bold") and _is_json(one)]
     tables = {drop(one, ("den",)) for one in own if one.extension == ".tsv"}
     inherited: dict[str, tuple[BidsFile, ...]] = {}
@@ -194,7 +205,6 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
         folder = one.path.rpartition(os.sep)[0]
         if folder not in inherited:
             inherited[folder] = tuple(sidecar for sidecar in sidecars if is_above(sidecar.path, one.path))
-        moved = find_companion(motion, one, run_key)
         found.append(
             Candidate(
                 image=one,
@@ -202,7 +212,7 @@ def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> lis
                 confounds=find_companion(outliers, one, run_key),
                 sidecars=inherited[folder],
                 derivative=derivative,
-                tables=(moved,) if moved else (),
+                tables=_find_motion(motion, one, run_key),
             )
         )
     return found

@@ -127,13 +127,17 @@ def _read_stated(path: Path) -> float | None:
         return _check_positive(content["RepetitionTime"], "RepetitionTime", "seconds")
     if content.get("SamplingFrequency", _NO_FREQUENCY) == _NO_FREQUENCY:
         return None
-    return 1.0 / _check_positive(content["SamplingFrequency"], "SamplingFrequency", "Hz")
+    frequency = content["SamplingFrequency"]
+    # The inverse of the smallest numbers is infinite.
+    if math.isinf(1.0 / _check_positive(frequency, "SamplingFrequency", "Hz")):
+        raise ValueError(f"SamplingFrequency must be a positive number of Hz, found {frequency!r}")
+    return 1.0 / float(frequency)
 
 
 def _check_positive(value: object, key: str, unit: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
         return float(value)
-    raise ValueError(f"{key} must be a positive number of {unit}, found {value!r}")
+    raise ValueError(f"{key} must be a positive number of {unit}, found {value!r:.60}")
 
 
 def read_header_time(path: Path) -> float | None:

@@ -204,7 +204,13 @@ def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate]
 def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Path | None = None) -> Run:
     """Build a run's record from its files, the sidecars that it inherits, and those of the raw dataset."""
     image, derivative = candidate.image, candidate.derivative
-    stated = _state_time(candidate, inherited, raw_root)
+    try:
+        stated, problem = _state_time(candidate, inherited, raw_root), ""
+    except Exception as error:
+        # One damaged file must not end the search for the others.
+        LOG.debug("Reading the sidecars of %s", image.path, exc_info=True)
+        problem = f"The sidecars of {image.path} cannot be read: {type(error).__name__}: {error!s:.200}."
+        stated = StatedTime()
     return Run(
         entities=image.entities,
         bold=Path(image.path),
@@ -224,6 +230,8 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Pat
         partner=None if candidate.partner is None else Path(candidate.partner),
         volumes=candidate.volumes,
         warp=None if candidate.warp is None else Path(candidate.warp),
+        problem=problem,
+        reason="internal" if problem else "space_mismatch",
     )
 
 

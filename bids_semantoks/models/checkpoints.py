@@ -42,6 +42,7 @@ from bids_semantoks.models.weight_files import (
     WEIGHTS_SUFFIXES,
     WeightFile,
     check_content,
+    check_dense,
     choose_file,
     find_part,
     is_part,
@@ -118,6 +119,8 @@ def assign_tensors(
 
     Raises ModelError where tensors are missing, unknown, misshapen or not finite.
     """
+    for key, value in state.items():
+        check_dense(path, key, value)
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     names = names or {}
     problems = [

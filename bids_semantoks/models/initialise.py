@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from bids_semantoks.config import EncoderConfig, from_json
 from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import parse_json
 from bids_semantoks.models.encoder import Block, Encoder, ProjectionHead
 from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.models.tokenizer import FreeBranch, StructuredBranch, join_scales
@@ -41,7 +41,7 @@ def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
                 hint=f"Known names: {', '.join(ENCODER_NAMES)}.",
             ) from error
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as error:
         raise ConfigurationError(f"encoder configuration {name_or_path} is not JSON: {error}.") from error
     if not isinstance(values, dict):

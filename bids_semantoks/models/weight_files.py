@@ -6,7 +6,6 @@ Nothing in a file is ever executed. What is not a weights file is named: a point
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import re
 import shlex
@@ -24,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bids_semantoks.errors import ModelError, name_some
-from bids_semantoks.files import hash_file, hash_text, read_json
+from bids_semantoks.files import hash_file, hash_text, parse_json, read_json
 
 WEIGHTS_FILE: Final = "model.safetensors"
 AUTHORS_FILE: Final = "brainsemantoks_ckpt_epoch_100.pth"
@@ -135,7 +134,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return load_tensors(path), {}
     try:
         with safe_open(path, framework="pt") as content:
-            notes = json.loads((content.metadata() or {}).get("bids_semantoks", "{}"))
+            notes = parse_json((content.metadata() or {}).get("bids_semantoks", "{}"))
             tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
             return tensors, notes if isinstance(notes, dict) else {}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -258,11 +257,22 @@ def _merge(state: dict[str, Tensor], tensors: Mapping[str, Tensor], path: Path) 
             continue
         bare = ".".join(part for part in parts if part not in _WRAPPERS)
         before = state.setdefault(bare, value)
+        if before is not value:
+            check_dense(path, bare, before, value)
         if before is not value and not (before.shape == value.shape and torch.equal(before, value)):
             raise ModelError(
                 f"{path} holds {bare} twice, with different values, under names such as {key[:150]}.",
                 hint="Save one of the models alone.",
             )
+
+
+def check_dense(path: Path, key: str, *values: Tensor) -> None:
+    """Refuse tensors without values (on the meta device) and sparse ones: ModelError."""
+    if any(value.is_meta or value.layout != torch.strided for value in values):
+        kind = "without its values" if any(value.is_meta for value in values) else "as a sparse tensor"
+        raise ModelError(
+            f"{path} stores {key[:150]} {kind}, which cannot be read.", hint="Save dense tensors from the CPU."
+        )
 
 
 def find_part(file: WeightFile, mark: str, head: str, *, which: str = "teacher") -> Part | None:
@@ -312,6 +322,7 @@ def _take(path: Path, state: Mapping[str, Tensor], prefix: str) -> dict[str, Ten
     taken = {}
     for key, value in state.items():
         if key.startswith(prefix):
+            check_dense(path, key, value)
             is_plain = value.dtype in (torch.bool, torch.int32, torch.int64)
             if value.dtype not in _FLOATS and not is_plain:
                 kind = str(value.dtype).removeprefix("torch.")

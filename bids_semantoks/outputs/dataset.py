@@ -9,12 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.files import hash_file, open_atomic, read_json, read_records, write_json, write_records, write_text
+from bids_semantoks.errors import AtlasError, ConfigurationError
+from bids_semantoks.files import (
+    hash_file,
+    open_atomic,
+    read_object,
+    read_records,
+    write_json,
+    write_records,
+    write_text,
+)
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.version import __version__
 
 BIDS_VERSION = "1.10.0"
+_REWRITE = "Remove it, and run the participant level again, which writes it anew."
 
 _IGNORED = (
     "*.html",
@@ -73,8 +82,9 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
     """
     path = out_dir / "dataset_description.json"
     # Sidecars of earlier calls refer to the datasets that those calls read.
-    links = read_json(path).get("DatasetLinks", {}) if path.is_file() else {}
-    links |= {name: source.resolve().as_uri() for name, source in sources.items()}
+    links = read_object(path).get("DatasetLinks")
+    known = {name: url for name, url in links.items() if isinstance(url, str)} if isinstance(links, dict) else {}
+    links = known | {name: source.resolve().as_uri() for name, source in sources.items()}
     description: dict[str, Any] = {
         "Name": "Brain-Semantoks embeddings",
         "BIDSVersion": BIDS_VERSION,
@@ -124,8 +134,10 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
 
 
 def _read_parts(directory: Path) -> list[tuple[str, str]]:
-    found = [read_json(path) for path in directory.glob("*.json")]
-    return sorted((part["desc_id"], part["description"]) for part in found)
+    # A damaged one is written again by the next call that needs it.
+    found = [read_object(path) for path in directory.glob("*.json")]
+    rows = [(part.get("desc_id"), part.get("description")) for part in found]
+    return sorted((name, text) for name, text in rows if isinstance(name, str) and isinstance(text, str))
 
 
 def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path:
@@ -188,9 +200,12 @@ def _is_written(out_dir: Path, atlas: Atlas) -> bool:
     table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
     if not path.is_file() or not table.is_file() or not table.with_suffix(".json").is_file():
         return False
-    stored = read_json(path)
-    copies = {path.parent / one["File"]: one["SHA256"] for one in stored["Images"] if one["File"]}
-    return stored["SHA256"] == atlas.sha256 and all(
+    stored = read_object(path)
+    try:
+        copies = {path.parent / one["File"]: one["SHA256"] for one in stored["Images"] if one["File"]}
+    except (KeyError, TypeError):
+        return False
+    return stored.get("SHA256") == atlas.sha256 and all(
         copy.is_file() and hash_file(copy) == sha256 for copy, sha256 in copies.items()
     )
 
@@ -216,18 +231,19 @@ def describe_warp(volume: AtlasVolume) -> dict[str, str]:
 def keep_identity(out_dir: Path, atlas: Atlas) -> Atlas:
     """Let a study of an earlier version go on: where the outputs know this atlas by a former checksum, use that one."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
-    stored = read_json(path)["SHA256"] if path.is_file() else ""
+    stored = read_object(path).get("SHA256", "")
     return dataclasses.replace(atlas, sha256=stored) if stored in atlas.former_sha256 else atlas
 
 
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Refuse an atlas whose label already names another one in the output dataset: ConfigurationError."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
-    stored = read_json(path) if path.is_file() else {"SHA256": atlas.sha256}
-    if stored["SHA256"] != atlas.sha256:
+    # One that is damaged is written again.
+    stored = read_object(path).get("SHA256")
+    if isinstance(stored, str) and stored != atlas.sha256:
         raise ConfigurationError(
             f"{out_dir} holds signals of another atlas with the label {atlas.name}: its checksum is "
-            f"{stored['SHA256'][:12]}, that of this one {atlas.sha256[:12]}.",
+            f"{stored[:12]}, that of this one {atlas.sha256[:12]}.",
             hint="Give the atlas another file name, use another output directory, or --overwrite.",
         )
 
@@ -235,7 +251,10 @@ def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
 def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
     """Read the SHA-256 of a stored atlas, over names, networks and images; `space` may be empty."""
     path = _build_atlas_path(out_dir, name, space, "description.json")
-    return str(read_json(path)["SHA256"])
+    sha256 = read_object(path).get("SHA256")
+    if not isinstance(sha256, str):
+        raise AtlasError(f"{path} is missing or damaged: it gives no SHA256 of the atlas.", hint=_REWRITE)
+    return sha256
 
 
 def may_be_shared(licence: str) -> bool:
@@ -250,7 +269,13 @@ def may_be_shared(licence: str) -> bool:
 def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read the parcel names and network labels (empty for none) of a stored atlas, (P,) each; `space` may be empty.
 
-    Raises FileNotFoundError if there is no such table.
+    Raises FileNotFoundError if there is no such table, AtlasError if it is damaged.
     """
-    _, rows = read_records(_build_atlas_path(out_dir, name, space, "dseg.tsv"))
+    path = _build_atlas_path(out_dir, name, space, "dseg.tsv")
+    try:
+        columns, rows = read_records(path)
+    except ValueError as error:
+        raise AtlasError(f"The stored atlas table {path} {error}.", hint=_REWRITE) from error
+    if columns != ["index", "label", "network_label"] or not rows:
+        raise AtlasError(f"The stored atlas table {path} is damaged: it lists no parcels.", hint=_REWRITE)
     return tuple(row[1] for row in rows), tuple("" if row[2] == "n/a" else row[2] for row in rows)

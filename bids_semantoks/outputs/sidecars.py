@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import platform
+import types
 from collections.abc import Mapping
 from importlib import metadata
 from importlib.resources import files
@@ -13,13 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from bids_semantoks.files import hash_values, read_json
+from bids_semantoks.files import hash_values, read_json, read_object
 from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__
 
 #: Start of the pointer that git-annex leaves in place of an unlocked file, and more bytes than a pointer has.
 _POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
+
+#: What others read in the sidecar of a run's signals, and the kinds of values in all sidecars.
+_NEEDED = {
+    *("Atlas", "Denoising", "Inputs", "MeanFramewiseDisplacement", "Pipeline", "RepetitionTime", "TableSHA256"),
+    *("VolumesDropped", "VolumesKept", "VolumesTotal"),
+}
+_KINDS: dict[str, type | types.UnionType] = {
+    **dict.fromkeys(("Atlas", "Files", "Inputs", "Model", "VolumesDropped"), dict),
+    **dict.fromkeys(("Pipeline", "SignalsSHA256", "TableSHA256"), str),
+    **dict.fromkeys(("AbsentParcels", "Warnings", "WindowOnsets"), list),
+    "Denoising": dict | None,
+    "MeanFramewiseDisplacement": int | float | None,
+}
+_COUNTS = ("VolumesKept", "VolumesTotal", "WindowDuration")
 
 _REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
 
@@ -80,6 +96,7 @@ def build_signals_sidecar(
             "Scrubbed": {
                 "Count": int(scrubbed.sum()),
                 "FramewiseDisplacementAboveMillimetres": settings["fd_threshold"],
+                **_describe_measure(signals, settings),
                 "Volumes": np.flatnonzero(scrubbed).tolist(),
             },
             **({"Padding": {"Count": signals.n_padding}} if signals.n_padding else {}),
@@ -87,12 +104,30 @@ def build_signals_sidecar(
         "MinimumTime": min_time,
         "MeanFramewiseDisplacement": round(float(motion.mean()), 6) if motion.size else None,
         "MaximumFramewiseDisplacement": round(float(motion.max()), 6) if motion.size else None,
+        **_describe_filtered_motion(signals),
         **_describe_temporal_snr(signals),
         "Warnings": list(signals.warnings),
         "SoftwareVersions": find_versions(),
         "Settings": settings,
         "SettingsHash": hash_values(settings),
         "Inputs": inputs,
+    }
+
+
+def _describe_measure(signals: ParcelSignals, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Say which of two framewise displacements the threshold was held against."""
+    if signals.filtered_motion is None or settings["fd_threshold"] is None:
+        return {}
+    return {"FramewiseDisplacement": "filtered" if "motion_filter" in settings else "measured"}
+
+
+def _describe_filtered_motion(signals: ParcelSignals) -> dict[str, Any]:
+    if signals.filtered_motion is None:
+        return {}
+    known = signals.filtered_motion.values[~np.isnan(signals.filtered_motion.values)]
+    return {
+        "MeanFilteredFramewiseDisplacement": round(float(known.mean()), 6) if known.size else None,
+        "FilteredFramewiseDisplacementFrom": signals.filtered_motion.source,
     }
 
 
@@ -221,6 +256,30 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
     if any(value is not None and stored.get(name) != value for name, value in inputs.items()):
         return False
     return not describe_differences(sidecar["Settings"], settings)
+
+
+def is_sidecar(values: Mapping[str, Any], *, of_signals: bool) -> bool:
+    """Tell whether a sidecar is ours and holds what others read in it, in the form that we write."""
+    if not isinstance(values.get("Settings"), dict) or (of_signals and not values.keys() >= _NEEDED):
+        return False
+    dropped, atlas = values.get("VolumesDropped", {}), values.get("Atlas", {})
+    if not all(isinstance(values[key], kind) for key, kind in _KINDS.items() if key in values):
+        return False
+    numbers = [values[key] for key in _COUNTS if key in values] + [values.get("RepetitionTime", 1)]
+    numbers += [one.get("Count") if isinstance(one, dict) else None for one in dropped.values()]
+    numbers += list(values.get("Files", {}).values())
+    is_plain = all(isinstance(one, int | float) and 0 <= one < math.inf for one in numbers)
+    is_known = not of_signals or (isinstance(atlas.get("SHA256"), str) and {"Dummy", "Scrubbed"} <= dropped.keys())
+    return is_plain and is_known and values.get("RepetitionTime", 1) > 0
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Read the status of a run; that of a damaged file says so."""
+    found = read_object(path)
+    is_whole = "status" in found and all(isinstance(found.get(key, ""), str) for key in ("status", "reason", "message"))
+    message = f"The status file {path} is damaged."
+    lost = {"status": "failed", "reason": "internal", "message": message, "seconds": 0.0, "device": ""}
+    return found if is_whole else lost
 
 
 def read_column_descriptions(table: str) -> dict[str, Any]:

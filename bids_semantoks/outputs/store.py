@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_label, parse_entities
-from bids_semantoks.files import hash_file, read_json, read_table, write_array, write_json, write_records, write_table
-from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike
+from bids_semantoks.files import hash_file, read_object, read_table, write_array, write_json, write_records, write_table
+from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike, is_sidecar, read_status
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.statistics.connectivity import compute_connectivity
 from bids_semantoks.statistics.weights import weigh_windows
@@ -132,13 +132,10 @@ def write_signals(
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a sidecar; None if absent or not ours. It is written last, so its
+    """Read a sidecar; None if absent, damaged or not ours. It is written last, so its
     presence means that its outputs are complete."""
-    try:
-        values = read_json(path)
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) and "Settings" in values else None
+    values = read_object(path)
+    return values if is_sidecar(values, of_signals=path.name.endswith(_SIGNALS_ENDING)) else None
 
 
 def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -376,7 +373,7 @@ def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int
 def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read the name stem and status record of every run, sorted by name."""
     found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
-    return [(path.name.removesuffix("_status.json"), read_json(path)) for path in found]
+    return [(path.name.removesuffix("_status.json"), read_status(path)) for path in found]
 
 
 def build_stem(run: Run, atlas: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig
+from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.errors import ConfigurationError, RunSkipped
 from bids_semantoks.files import read_records
 from bids_semantoks.inputs.selection import describe_labels
@@ -84,7 +85,7 @@ def check_settings(config: AppConfig, stored: Sequence[StoredRun], denoising: Ma
     """Refuse options of a call that stored signals were made without, since only the participant level can make them
     again: ConfigurationError. `denoising` is that of --denoise, in JSON; options that are not given do not count."""
     signals = config.signals
-    wanted = {
+    wanted: dict[str, Any] = {
         "denoising": dict(denoising),
         "band_pass": list(signals.band_pass) if signals.band_pass else None,
         "fd_threshold": signals.fd_threshold,
@@ -92,6 +93,9 @@ def check_settings(config: AppConfig, stored: Sequence[StoredRun], denoising: Ma
         # A stricter one leaves runs out; a laxer one would bring parcels that are not stored.
         "min_coverage": signals.min_coverage,
     }
+    if signals.motion_filter is not None:
+        kind, edges = parse_motion_filter(signals.motion_filter)
+        wanted["motion_filter"] = [kind, *edges]
     names = {"denoising": "denoise"}
     wanted = {key: value for key, value in wanted.items() if config.is_given(signals, names.get(key, key))}
     for run in stored:
@@ -118,7 +122,7 @@ def warn_of_lost(out_dir: Path, known: Collection[str], *, atlas: str, space: st
     for stem, status in read_statuses(out_dir):
         found = parse_entities(stem)
         is_ours = found.get("atlas") == atlas and found.get("space", "") == space
-        if is_ours and found["sub"] not in known and status["reason"] not in ("", "already_done"):
+        if is_ours and found["sub"] not in known and status.get("reason", "") not in ("", "already_done"):
             lost.setdefault(status["reason"], set()).add(found["sub"])
     for reason, labels in sorted(lost.items()):
         LOGGER.warning("Participants without signals, %s: %s", reason, describe_labels(labels))

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.files import read_json, read_rows
+from bids_semantoks.files import read_object, read_rows
 from bids_semantoks.outputs.methods import read_methods
+from bids_semantoks.outputs.sidecars import read_status
 from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_sidecar
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.reports.figures import (
@@ -94,10 +95,10 @@ def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, 
     """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((out_dir / "logs" / "runs").glob(f"sub-{glob.escape(participant)}_*_status.json")):
-        status = read_json(path)
+        status = read_status(path)
         name = path.name.removesuffix("_status.json")
         stem, _, model = name.partition("_desc-")
-        is_done = status["reason"] == "already_done"
+        is_done = status.get("reason") == "already_done"
         level = "ok" if is_done else status["status"]
         word = "complete" if level == "ok" else status["status"]
         found.setdefault(stem, []).append({**status, "model": model, "word": word, "level": level})
@@ -154,6 +155,7 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
     denoising, absent = sidecar["Denoising"], sidecar["AbsentParcels"]
     regressors = denoising.get("Regressors")
     limit = dropped["Scrubbed"]["FramewiseDisplacementAboveMillimetres"]
+    measure = f"{dropped['Scrubbed'].get('FramewiseDisplacement', '')} FD".lstrip()
     return [
         ("source", f"{sidecar['Pipeline']}, repetition time {step:g} s"),
         (
@@ -161,9 +163,10 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
             f"{sidecar['VolumesKept']} of {sidecar['VolumesTotal']} kept ({sidecar['VolumesKept'] * step:.0f} s)",
         ),
         ("dummy volumes", str(dropped["Dummy"]["Count"])),
-        ("scrubbed volumes", f"{dropped['Scrubbed']['Count']}" + (f" (FD above {limit:g} mm)" if limit else "")),
+        ("scrubbed volumes", f"{dropped['Scrubbed']['Count']}" + (f" ({measure} above {limit:g} mm)" if limit else "")),
         ("mean FD", f"{motion:.3f} mm" if motion is not None else "not known"),
         ("largest FD", f"{largest:.3f} mm" if largest is not None else "not known"),
+        *_describe_filtered_motion(sidecar),
         ("denoising", denoising["Preset"] + (f", {len(regressors)} regressors" if regressors is not None else "")),
         ("absent parcels", f"{len(absent)} of {sidecar['Atlas']['Parcels']}{_name_some(absent)}"),
         *(
@@ -171,6 +174,13 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
             for one in sidecar["Atlas"].get("Warped", [])
         ),
     ]
+
+
+def _describe_filtered_motion(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
+    mean = sidecar.get("MeanFilteredFramewiseDisplacement")
+    if mean is None:
+        return []
+    return [("mean filtered FD", f"{mean:.3f} mm ({sidecar['FilteredFramewiseDisplacementFrom']})")]
 
 
 def _name_some(names: Sequence[str]) -> str:
@@ -182,7 +192,7 @@ def _name_some(names: Sequence[str]) -> str:
 def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str]]:
     """Summarise the software, atlases, encoders and devices used for the runs of the report."""
     description = out_dir / "dataset_description.json"
-    generators = read_json(description).get("GeneratedBy", []) if description.is_file() else []
+    generators = read_object(description).get("GeneratedBy") or []
     upstream = [" ".join(filter(None, (one["Name"], one.get("Version", "")))) for one in generators[1:]]
     entities = [parse_entities(run.stem) for run in runs]
     atlases = sorted({f"{e['atlas']} in {e.get('space', 'no space named')}" for e in entities if "atlas" in e})

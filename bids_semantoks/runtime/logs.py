@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.escaping import show_hidden
 from bids_semantoks.files import write_json
 
@@ -204,7 +205,13 @@ def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
     configuration beside it, and return that folder."""
     now = datetime.datetime.now(datetime.UTC)
     directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{os.urandom(3).hex()}"
-    directory.mkdir(parents=True)
+    try:
+        directory.mkdir(parents=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigurationError(
+            f"{directory.parent} is a file; logs are written to a folder of this name.",
+            hint="Move the file away, or use another output directory.",
+        ) from error
     write_json(directory / "config.json", config)
     file_handler = LogFile(directory / "bids_semantoks.log", encoding="utf-8")
     file_handler.setFormatter(_FORMAT)

@@ -18,7 +18,7 @@ from bids_semantoks.files import is_missing, parse_table
 from bids_semantoks.records import Floats, Run
 from bids_semantoks.signals.denoising import AROMA, HIGH_PASS_PERIOD, Denoising
 
-_MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
+MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
 _HEAD_RADIUS: Final = 50.0
 
 
@@ -173,20 +173,26 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
     for axis in "xyz":
         if f"rot_{axis}_deg" in named:
             named[f"rot_{axis}"] = np.deg2rad(named.pop(f"rot_{axis}_deg"))
-    if missing := [name for name in _MOVEMENTS if name not in named]:
+    if missing := [name for name in MOVEMENTS if name not in named]:
         raise RunFailed("bad_confounds", f"The layout names no column {', '.join(missing)} of {path}.")
     table: dict[str, Floats] = {}
-    for name in _MOVEMENTS:
+    for name in MOVEMENTS:
         step = np.diff(named[name], prepend=np.nan)
         table |= {name: named[name], f"{name}_derivative1": step}
         table |= {f"{name}_power2": named[name] ** 2, f"{name}_derivative1_power2": step**2}
-    steps = np.stack([np.abs(table[f"{name}_derivative1"]) for name in _MOVEMENTS])
-    table["framewise_displacement"] = steps[:3].sum(axis=0) + _HEAD_RADIUS * steps[3:].sum(axis=0)
+    table["framewise_displacement"] = compute_displacement(np.stack([named[name] for name in MOVEMENTS]))
     table |= build_cosines(len(values), repetition_time)
     rows = np.stack(list(table.values()), axis=1).tolist()
     lines = ["\t".join("n/a" if math.isnan(cell) else repr(cell) for cell in row) for row in rows]
     hint = "Movement regressors alone bear --denoise none or 24p, and --fd-threshold."
     return ConfoundsTable(path, text="\n".join(["\t".join(table), *lines]), hint=hint)
+
+
+def compute_displacement(parameters: Floats) -> Floats:
+    """Compute framewise displacement (T,) in mm on a 50 mm sphere; NaN first. `parameters` (6, T): mm, then radians."""
+    steps = np.abs(np.diff(parameters, axis=1, prepend=np.nan))
+    displacement: Floats = steps[:3].sum(axis=0) + _HEAD_RADIUS * steps[3:].sum(axis=0)
+    return displacement
 
 
 def count_cosines(seconds: float) -> int:

@@ -56,12 +56,11 @@ def _select_volumes(
 ) -> Regressors:
     if run.confounds is not None:
         check_content(run.confounds)
-    dummy_scans, fd_threshold = config.dummy_scans, config.fd_threshold
     if n_volumes < MIN_VOLUMES:
         raise RunSkipped("too_short", f"{run.bold} has {n_volumes} volumes; at least {MIN_VOLUMES} are needed.")
     if run.is_denoised:
         # The image may be shorter than its run.
-        regressors = select_volumes(run, n_volumes=n_volumes, dummy_scans=dummy_scans, fd_threshold=fd_threshold)
+        regressors = select_volumes(run, config, n_volumes=n_volumes, repetition_time=repetition_time)
     else:
         # An aborted run has odd confounds or none, but its length is the reason to report.
         whole = np.ones(n_volumes, dtype=np.bool_)
@@ -69,9 +68,8 @@ def _select_volumes(
         regressors = select_regressors(
             open_confounds(run, denoising, repetition_time=repetition_time),
             denoising,
+            config,
             n_volumes=n_volumes,
-            dummy_scans=dummy_scans,
-            fd_threshold=fd_threshold,
             repetition_time=repetition_time,
             missing=run.describe_missing("confounds"),
         )
@@ -144,6 +142,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
         warnings=notes,
         temporal_snr=compute_temporal_snr(raw, regressors.kept),
         resampling=means.resampling,
+        filtered_motion=regressors.filtered_motion,
     )
 
 

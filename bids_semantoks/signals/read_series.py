@@ -16,6 +16,7 @@ from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty
 from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
+from bids_semantoks.signals.motion import read_filtered
 from bids_semantoks.signals.series_tables import TRANSPOSED, read_columns, refuse_table
 
 
@@ -47,6 +48,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     everything = np.ones(len(values), dtype=np.bool_)
     _, n_padding, empty_notes = drop_empty(values, everything, ~everything)
     displacement, motion_notes = _read_motion(run, len(values))
+    filtered, filter_notes = read_filtered(run.tables, len(values))
     present, kept = _judge(values)
     check_duration(kept, repetition_time=repetition_time, min_time=min_time)
     silent = np.isnan(values).all(axis=0)
@@ -76,8 +78,9 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
         repetition_time=repetition_time,
         regressors=(),
         framewise_displacement=displacement,
+        filtered_motion=filtered,
         warnings=(
-            *(*time_notes, *name_notes, *notes, *empty_notes, *motion_notes, *constant_notes),
+            *(*time_notes, *name_notes, *notes, *empty_notes, *(motion_notes or filter_notes), *constant_notes),
             *_describe_absent(atlas, present | constant, partial),
         ),
     )
@@ -147,7 +150,8 @@ def _read_coverage(
         parcel = position.get(next(iter(row.values()), "").removeprefix(PREFIX))
         if parcel is not None and "coverage" in row:
             coverage[parcel] = _to_number(row["coverage"], coverage[parcel])
-            n_voxels[parcel] = int(_to_number(row.get("n_voxels", ""), -1))
+            count = _to_number(row.get("n_voxels", ""), -1)
+            n_voxels[parcel] = int(count) if abs(count) < 2**53 else -1
             temporal_snr[parcel] = _to_number(row.get("tsnr", ""), np.nan)
     return coverage, n_voxels, temporal_snr
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.records import Bools, Floats, Run
+from bids_semantoks.files import parse_json
+from bids_semantoks.records import Bools, FilteredMotion, Floats, Run
 from bids_semantoks.signals.confounds import ConfoundsTable, count_cosines, load_movement, read_censored, read_text
 from bids_semantoks.signals.denoising import AROMA, BASES, COMPCOR, HIGH_PASS_PERIOD, MODELS, Denoising
+from bids_semantoks.signals.motion import filter_motion, read_filtered
 
 _DISPLACEMENT: Final = "framewise_displacement"
 _NO_SCRUBBING: Final = "Remove --fd-threshold, or supply this column."
@@ -30,6 +32,7 @@ class Regressors:
     n_dummy: int
     framewise_displacement: Floats  # (T,) in mm; NaN where the table has none, as in the first volume
     warnings: tuple[str, ...] = ()
+    filtered_motion: FilteredMotion | None = None
 
     def __post_init__(self) -> None:
         if self.values.shape != (self.kept.size, len(self.names)):
@@ -43,10 +46,9 @@ class Regressors:
 def select_regressors(
     confounds: Path | ConfoundsTable | None,
     denoising: Denoising,
+    config: SignalsConfig,
     *,
     n_volumes: int,
-    dummy_scans: str,
-    fd_threshold: float | None,
     repetition_time: float,
     missing: str = "",
 ) -> Regressors:
@@ -54,22 +56,25 @@ def select_regressors(
 
     A strategy has the columns of nilearn's ``load_confounds``; the mean stays in and nothing depends on dropped
     volumes. n/a in the first row (derivatives) becomes the first value in a kept volume. Only CompCor needs the JSON
-    file beside the table, for each component's mask. `dummy_scans` is a number, or ``auto`` for what the leading
-    non_steady_state_outlier columns mark; volumes over `fd_threshold` (mm) are scrubbed; `missing` describes a table
-    that was looked for. Raises RunFailed no_confounds where a table is needed but missing, bad_confounds where it lacks
-    a column, its rows do not match the volumes or a value is not a number; RunSkipped no_content.
+    file beside the table, for each component's mask. Of `config`, ``dummy_scans`` auto drops what the leading
+    non_steady_state_outlier columns mark, and volumes over ``fd_threshold`` are scrubbed, by filtered displacement if
+    there is a ``motion_filter``; `missing` describes a table that was looked for. Raises RunFailed no_confounds where a
+    table is needed but missing, bad_confounds where it lacks a column, its rows do not match the volumes or a value is
+    not a number; RunSkipped no_content.
     """
     path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
     if confounds is None or path is None or not (path.exists() or path.is_symlink()):
-        if not denoising.is_none or fd_threshold is not None:
-            what = f"--denoise {denoising.name}" if not denoising.is_none else "--fd-threshold"
+        options = {"--fd-threshold": config.fd_threshold, "--motion-filter": config.motion_filter}
+        asked = [option for option, value in options.items() if value is not None]
+        if asked or not denoising.is_none:
+            what = asked[0] if denoising.is_none else f"--denoise {denoising.name}"
             raise RunFailed(
                 "no_confounds",
                 f"There is no confounds table for this run{f' ({path})' if path else ''}, but {what} needs one."
                 f"{' ' if missing else ''}{missing}",
-                hint="Use --denoise none without --fd-threshold to go on without.",
+                hint=f"Use --denoise none without {' and '.join(asked) or '--fd-threshold'} to go on without.",
             )
-        n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
+        n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
         note = "No confounds table: framewise displacement and dummy volumes are unknown."
         kept = np.arange(n_volumes) >= n_dummy
         return _build_without_regressors(kept, np.ones_like(kept), n_dummy, np.full(n_volumes, np.nan), [note])
@@ -78,13 +83,14 @@ def select_regressors(
         table.refuse(f"has {table.n_rows} rows, but the BOLD image has {n_volumes} volumes")
     notes: list[str] = []
     n_steady = _count_non_steady(table, notes)
-    n_dummy = n_steady if dummy_scans == "auto" else min(int(dummy_scans), n_volumes)
+    n_dummy = n_steady if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
     if n_dummy < n_steady:
         notes.append(f"--dummy-scans {n_dummy} keeps volumes that {path.name} marks as non-steady.")
-    displacement = _read_displacement(table, fd_threshold, notes)
+    filtered = _filter_motion(table, config, n_dummy, repetition_time, notes)
+    displacement = _read_displacement(table, None if filtered else config.fd_threshold, notes)
     kept = np.arange(n_volumes) >= n_dummy
-    if fd_threshold is not None:
-        kept = _scrub(displacement, kept, fd_threshold, table, notes)
+    if config.fd_threshold is not None:
+        kept = _scrub(filtered or displacement, kept, config.fd_threshold, table, notes)
     names = _choose_columns(table, denoising, (n_volumes - n_steady) * repetition_time, notes)
     values = np.zeros((n_volumes, len(names)))
     for position, name in enumerate(names):
@@ -97,7 +103,16 @@ def select_regressors(
         n_dummy=n_dummy,
         framewise_displacement=displacement,
         warnings=tuple(notes),
+        filtered_motion=filtered,
     )
+
+
+def _filter_motion(
+    table: ConfoundsTable, config: SignalsConfig, n_dummy: int, repetition_time: float, notes: list[str]
+) -> FilteredMotion | None:
+    if config.motion_filter is None:
+        return None
+    return filter_motion(table, config.motion_filter, n_dummy=n_dummy, repetition_time=repetition_time, notes=notes)
 
 
 def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
@@ -121,8 +136,13 @@ def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes:
     return np.full(table.n_rows, np.nan)
 
 
-def _scrub(displacement: Floats, kept: Bools, threshold: float, table: ConfoundsTable, notes: list[str]) -> Bools:
+def _scrub(
+    displacement: Floats | FilteredMotion, kept: Bools, threshold: float, table: ConfoundsTable, notes: list[str]
+) -> Bools:
     """Drop the volumes (T,) above a threshold (mm); RunFailed bad_confounds where no kept volume has a value."""
+    if isinstance(displacement, FilteredMotion):
+        # All are known but dummy volumes and the one after them, which has nothing to be compared with.
+        return np.asarray(kept & ~(displacement.values > threshold))
     unknown = kept & np.isnan(displacement)
     if kept.any() and unknown[kept].all():
         table.refuse(
@@ -203,7 +223,7 @@ def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[st
     if not path.exists() and not path.is_symlink():
         table.refuse(f"has no {path.name} beside it, which says from which mask each CompCor component comes")
     try:
-        metadata = json.loads(read_text(path))
+        metadata = parse_json(read_text(path))
     except ValueError as error:
         raise RunFailed("bad_confounds", f"{path} is not a readable JSON file ({error}).") from error
     entries = metadata if isinstance(metadata, dict) else {}
@@ -245,32 +265,39 @@ def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: li
     return cosines
 
 
-def select_volumes(run: Run, *, n_volumes: int, dummy_scans: str, fd_threshold: float | None) -> Regressors:
+def select_volumes(run: Run, config: SignalsConfig, *, n_volumes: int, repetition_time: float) -> Regressors:
     """Select the volumes to keep of a denoised run, without regressors.
 
     Volumes that the pipeline censored are dropped; T counts them even where the image leaves them out, so that time is
-    not too short. `dummy_scans` ``auto`` drops none (the pipeline did); volumes over `fd_threshold` (mm) are scrubbed
-    as well. Raises RunFailed no_confounds where `fd_threshold` has no motion table, bad_confounds where a table is
-    damaged or does not match the volumes; RunSkipped no_content.
+    not too short. Of `config`, ``dummy_scans`` auto drops none (the pipeline did); volumes over ``fd_threshold`` are
+    scrubbed as well, by filtered displacement if there is a ``motion_filter``. Raises RunFailed no_confounds where
+    these have no motion table, bad_confounds where a table is damaged or does not match the volumes; RunSkipped
+    no_content.
     """
     kept, stored, notes = _read_censored(run, n_volumes)
-    n_dummy = 0 if dummy_scans == "auto" else min(int(dummy_scans), kept.size)
+    n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), kept.size)
     kept[:n_dummy] = False
     table = _find_motion_table(run, kept.size)
     displacement = np.full(kept.size, np.nan) if table is None else table.read_column(_DISPLACEMENT)
-    if fd_threshold is not None:
-        if table is None:
-            there = ", ".join(path.name for path in run.tables)
-            lack = f"{there} lacks" if there else "No motion table with"
-            raise RunFailed(
-                "bad_confounds" if there else "no_confounds",
-                f"{lack} {_DISPLACEMENT} beside {run.bold}, needed for --fd-threshold.",
-                hint=_NO_SCRUBBING,
-            )
-        kept = _scrub(displacement, kept, fd_threshold, table, notes)
+    if table is None and (config.fd_threshold is not None or config.motion_filter is not None):
+        option = "--fd-threshold" if config.fd_threshold is not None else "--motion-filter"
+        there = ", ".join(path.name for path in run.tables)
+        lack = f"{there} lacks" if there else "No motion table with"
+        raise RunFailed(
+            "bad_confounds" if there else "no_confounds",
+            f"{lack} {_DISPLACEMENT} beside {run.bold}, needed for {option}.",
+            hint=f"Remove {option}, or supply this column.",
+        )
+    filtered = None if table is None else _filter_motion(table, config, n_dummy, repetition_time, notes)
+    if table is not None and config.fd_threshold is not None:
+        kept = _scrub(filtered or displacement, kept, config.fd_threshold, table, notes)
+    if filtered is None:
+        filtered, more = read_filtered(run.tables, kept.size) if not run.columns else (None, ())
+        notes.extend(more)
     if table is None:
         notes.append("No table of motion: framewise displacement is unknown.")
-    return _build_without_regressors(kept, stored, n_dummy, displacement, notes)
+    regressors = _build_without_regressors(kept, stored, n_dummy, displacement, notes)
+    return replace(regressors, filtered_motion=filtered)
 
 
 def _build_without_regressors(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import open_atomic, write_text
+from bids_semantoks.files import open_atomic, read_json, write_text
 
 FORMAT: Final = "bids_semantoks signals 2"
 _SEGMENT_BYTES: Final = 2**30
@@ -125,7 +125,7 @@ class SignalStore:
     def _read_index(self, index: Path) -> Mapping[str, _Entry]:
         path = index.with_suffix(".f16")
         try:
-            values = json.loads(index.read_bytes())
+            values = read_json(index)
             if values["format"] != FORMAT:
                 raise InputError(
                     f"The packed signals {index} are of another version: expected {FORMAT!r}, "

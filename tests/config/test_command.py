@@ -108,6 +108,10 @@ def test_config_file_with_unknown_keys_is_refused(tmp_path):
         (("--band-pass", "0.1", "0.01"), "found 0.1 0.01"),
         (("--band-pass", "0.1", "0.2", "--no-band-pass"), "contradict"),
         (("--fd-threshold", "-1"), r"found -1\.0"),
+        *[
+            (("--motion-filter", text), f"found '{text}'")
+            for text in ("0.1", "lp:0", "lp:nan", "lp:1e999", "notch:12", "notch:18-12", "notch:9-9", "notch:0-9")
+        ],
         (("--dummy-scans", "some"), "found 'some'"),
         (("--min-coverage", "50"), "found 50"),
         (("--min-time", "-5"), "found -5"),

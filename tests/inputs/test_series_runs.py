@@ -138,10 +138,11 @@ def test_motion_of_the_run_is_paired_as_measured(tmp_path: Path) -> None:
     write_files(root, *(f"sub-{run}_desc-filtered_motion.tsv" for run in ("01_ses-1_task-rest_run-1", "11_task-rest")))
     write_table(root, f"sub-11_task-rest_space-{C2009}_seg-{FOUR_S}_stat-mean")
     runs = series_of(root)[1]
-    assert [path.name for path in runs[0].tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
+    both = ["sub-01_ses-1_task-rest_run-1_motion.tsv", "sub-01_ses-1_task-rest_run-1_desc-filtered_motion.tsv"]
+    assert [path.name for path in runs[0].tables] == both
     assert [path.name for path in runs[-1].tables] == ["sub-11_task-rest_desc-filtered_motion.tsv"]
     images = runs_of(root, input_type="images")
-    assert [path.name for path in images[0].tables] == ["sub-01_ses-1_task-rest_run-1_motion.tsv"]
+    assert [path.name for path in images[0].tables] == both
 
 
 def test_coverage_of_early_xcpd(tmp_path: Path) -> None:

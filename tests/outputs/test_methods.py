@@ -113,6 +113,7 @@ def test_what_was_done_is_said():
     [
         ({"fd_threshold": None}, "No volumes were scrubbed"),
         ({"averaged_over": "voxels inside the native brain mask"}, "where the run's FNIRT field places it"),
+        ({"motion_filter": ["lp", 0.17]}, "low-pass filtered at 0.17 Hz (Butterworth, order 4 in total, run forwards"),
         ({"dummy_scans": "0"}, "No initial volumes were dropped"),
         ({"dummy_scans": "auto"}, "marked as not in steady state"),
         ({"min_time": 0.0}, "No run was left out for being short"),
@@ -216,6 +217,11 @@ SAID = {
     "denoise": ("24p", "*24p*", ("signals", "Settings", "denoising", "name", "24p")),
     "band_pass": ((0.013, 0.091), "0.013 to 0.091 Hz", ("signals", "Settings", "band_pass", [0.013, 0.091])),
     "fd_threshold": (0.83, "0.83 mm", ("signals", "Settings", "fd_threshold", 0.83)),
+    "motion_filter": (
+        "notch:10-13",
+        "10 to 13 breaths per minute",
+        ("signals", "Settings", "motion_filter", ["notch", 10.0, 13.0]),
+    ),
     "dummy_scans": ("7", "The first 7 volumes", ("signals", "Settings", "dummy_scans", "7")),
     "min_time": (61.0, "less than 61 s", ("signals", "MinimumTime", 61.0)),
     "min_coverage": (0.47, "less than 47 %", ("signals", "Settings", "min_coverage", 0.47)),

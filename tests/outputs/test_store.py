@@ -85,7 +85,20 @@ def paths(tmp_path):
     )
 
 
-SIDECAR = {"Settings": {"a": 1}, "Inputs": {"bold": {"size": 5}}, "AbsentParcels": ["p3"], "Description": "x"}
+SIDECAR = {
+    "Settings": {"a": 1},
+    "Inputs": {"bold": {"size": 5}},
+    "AbsentParcels": ["p3"],
+    "Description": "x",
+    "Atlas": {"SHA256": "0a"},
+    "Denoising": None,
+    "MeanFramewiseDisplacement": None,
+    "Pipeline": "x",
+    "RepetitionTime": 2.0,
+    "VolumesTotal": 9,
+    "VolumesKept": 9,
+    "VolumesDropped": {"Dummy": {"Count": 0}, "Scrubbed": {"Count": 0}},
+}
 
 
 def test_signals_round_trip(paths, atlas, signals):

@@ -65,6 +65,7 @@ def test_limits_that_are_given_leave_runs_out(tmp_path: Path, caplog: pytest.Log
         ({"min_coverage": 0.3}, r"min_coverage \(there 0.5, now 0.3\)"),
         ({"band_pass": None}, "band_pass"),
         ({"dummy_scans": "4"}, "dummy_scans"),
+        ({"motion_filter": "notch:12-18"}, r"motion_filter \(there null, now ..notch., 12.0, 18.0"),
         ({"denoise": "36p"}, "denoising"),
     ],
 )

@@ -65,7 +65,7 @@ def test_missing_figures_and_failures_are_reported(outputs, tmp_path):
 def test_a_page_that_cannot_be_written_fails_nobody(outputs, tmp_path, caplog):
     out = tmp_path / "out"
     shutil.copytree(outputs, out)
-    next((out / "logs" / "runs").glob("sub-001_*.json")).write_text("{")
+    next((out / "logs" / "runs").glob("sub-001_*.json")).write_text('{"status": "ok", "seconds": "x"}')
     assert not write_report(out, "001")
     assert "sub-001.html could not be written" in caplog.text
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.records import Run
 from bids_semantoks.signals.confounds import ConfoundsTable, build_cosines, load_movement, open_confounds
@@ -50,8 +51,10 @@ def make_run(path: Path, *tables: Path, columns: tuple[str, ...] = ()) -> Run:
 
 def select(run: Run, preset: str, **changed: Any) -> Regressors:
     denoising = load_denoising(preset)
-    options = {"n_volumes": T, "dummy_scans": "auto", "fd_threshold": None, "repetition_time": 2.0} | changed
-    return select_regressors(open_confounds(run, denoising, repetition_time=2.0), denoising, **options)
+    asked = {name: changed.pop(name) for name in ("fd_threshold", "motion_filter") if name in changed}
+    options = {"n_volumes": T, "repetition_time": 2.0} | changed
+    table = open_confounds(run, denoising, repetition_time=2.0)
+    return select_regressors(table, denoising, SignalsConfig(**asked), **options)
 
 
 def test_24p_from_movement_alone(tmp_path: Path, movement: np.ndarray[Any, Any]) -> None:

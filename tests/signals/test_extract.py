@@ -286,9 +286,7 @@ def test_known_answer_of_real_confounds(shared, participant):
     for preset, least in (("simple", 0.97), ("36p", 0.99)):
         denoising, config = load_denoising(preset), SignalsConfig(denoise=preset)
         signals = extract_signals(run, atlas, config, denoising)
-        taken = select_regressors(
-            run.confounds, denoising, n_volumes=120, dummy_scans="auto", fd_threshold=None, repetition_time=3.0
-        )
+        taken = select_regressors(run.confounds, denoising, config, n_volumes=120, repetition_time=3.0)
         expected = clean_signals(truth, taken.values, taken.kept, repetition_time=3.0, band_pass=config.band_pass)
         ours, theirs = signals.values[signals.kept], expected[signals.kept]
         found = [np.corrcoef(ours[:, p], theirs[:, p])[0, 1] for p in np.flatnonzero(signals.present)]

@@ -147,6 +147,24 @@ def test_values_are_taken_as_they_are(tmp_path: Path, values_parcellated_signals
     assert np.isnan(signals.framewise_displacement).all()
 
 
+def test_filtered_motion_is_read_beside_the_measured(
+    tmp_path: Path, values_parcellated_signals: np.ndarray[Any, Any]
+) -> None:
+    series = write_parcellated_signals(tmp_path, values_parcellated_signals)
+    motion, own = (tmp_path / f"sub-01_task-rest{desc}_motion.tsv" for desc in ("", "_desc-filtered"))
+    motion.write_text("\n".join(["framewise_displacement", "n/a", *["0.5"] * (T - 1)]) + "\n")
+    own.write_text("\n".join(["framewise_displacement", "n/a", *["0.25"] * (T - 1)]) + "\n")
+    signals = read_parcellated_signals(series, tables=(motion, own))
+    assert signals.filtered_motion is not None
+    assert signals.filtered_motion.source == f"framewise_displacement in {own.name}"
+    assert (np.nanmean(signals.framewise_displacement), np.nanmean(signals.filtered_motion.values)) == (0.5, 0.25)
+    assert read_parcellated_signals(series, tables=(motion,)).filtered_motion is None
+    own.write_text("framewise_displacement\n0.25\n")
+    signals = read_parcellated_signals(series, tables=(motion, own))
+    assert signals.filtered_motion is None
+    assert signals.warnings == (f"Filtered motion is unknown: {own.name} has 1 rows for {T} volumes.",)
+
+
 def test_columns_are_put_in_the_order_of_the_atlas(
     tmp_path: Path, values_parcellated_signals: np.ndarray[Any, Any]
 ) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from nilearn.interfaces.fmriprep import load_confounds
 
+from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.signals.denoising import COMPCOR, PRESETS, Denoising, load_denoising
 from bids_semantoks.signals.regressors import Regressors, select_regressors
@@ -40,8 +41,9 @@ def find_table(version: str) -> Path:
 
 
 def select(table: Path | None, preset: str = "simple", **changed: object) -> Regressors:
-    arguments: dict = {"n_volumes": 40, "dummy_scans": "auto", "fd_threshold": None, "repetition_time": 2.0}
-    return select_regressors(table, load_denoising(preset), **(arguments | changed))
+    asked = {name: changed.pop(name) for name in ("dummy_scans", "fd_threshold", "motion_filter") if name in changed}
+    arguments: dict = {"n_volumes": 40, "repetition_time": 2.0}
+    return select_regressors(table, load_denoising(preset), SignalsConfig(**asked), **(arguments | changed))
 
 
 def make_table(folder: Path, *, without: tuple[str, ...] = (), n_cosines: int = 0, rows: int = N_ROWS) -> Path:
@@ -442,7 +444,7 @@ def check_as_nilearn(path: Path, content: object, folder: Path, repetition_time:
     own = folder / "own.json"
     own.write_text(json.dumps(content))
     denoising = load_denoising(content if isinstance(content, str) else str(own))
-    arguments = {"n_volumes": len(path.read_text().splitlines()) - 1, "dummy_scans": "0", "fd_threshold": None}
+    arguments = {"config": SignalsConfig(dummy_scans="0"), "n_volumes": len(path.read_text().splitlines()) - 1}
     try:
         frame = ask_nilearn(path, denoising, folder)
         # nilearn goes on without a kind of components that the table lacks.
