@@ -105,7 +105,7 @@ def _round_labels(stored: NDArray[Any], path: Path) -> NDArray[np.int64]:
     """Turn stored numbers into labels: NaN, and one negative number that stands alone (usually -1), are background."""
     finite = stored
     if stored.dtype.kind == "f":
-        # Infinities are no labels, which a half is not either.
+        # Neither infinities nor halves are labels.
         finite = np.nan_to_num(stored, nan=0.0, posinf=0.5, neginf=0.5)
     labels: NDArray[np.int64] = np.rint(finite).astype(np.int64)
     if np.unique(negative := labels[labels < 0]).size == 1:

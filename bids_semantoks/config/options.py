@@ -41,7 +41,7 @@ def check(condition: bool, message: str, hint: str = "") -> None:
 def to_json(config: Any) -> dict[str, Any]:
     """Convert a configuration dataclass to nested plain JSON values; paths become strings, tuples lists."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    # Which values were typed is no setting.
+    # Which values were typed is not a setting.
     plain.pop("given", None)
     return plain
 

@@ -19,7 +19,7 @@ _N_FOLDERS: Final = 20
 
 def describe_nearest_files(root: Path, layout: Layout, participants: Sequence[str] = ()) -> tuple[str, str]:
     """Describe what a layout expects in a folder that has none of it and what is there instead, one sentence; and
-    hint at the layout or folder that was probably meant, or at a file of one's own."""
+    hint at the layout or folder that was probably meant, or at the user's own file."""
     depth, path = max(
         ((_find_depth(root, path, participants), path) for one in layout.runs for path in one.bold),
         key=lambda found: found[0],

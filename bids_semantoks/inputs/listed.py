@@ -1,4 +1,4 @@
-"""Participants that a dataset lists and that nothing was made of, so that nobody is missed without a word."""
+"""Participants that a dataset lists but that have no derivatives or outputs, so that each absence is reported."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def find_listed(root: Path) -> set[str]:
     try:
         rows = read_rows(root / "participants.tsv")
     except (OSError, ValueError, csv.Error):
-        # Who needs the table is told what is wrong with it.
+        # Readers that need the table report what is wrong with it.
         return labels
     return labels | {row.get("participant_id", "").strip().removeprefix("sub-") for row in rows} - {"", "n/a"}

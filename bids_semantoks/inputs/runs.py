@@ -123,7 +123,7 @@ def _guess_space(unread: Sequence[UnreadRun], asked: str | None, preferred: tupl
     if asked is not None:
         return _split_space(asked)[0]
     stated = {one.as_file().entity("space") for one in unread}
-    # The atlas must be at hand, though it is not used.
+    # The atlas must be loaded, though it is not used.
     choices = preferred or DEFAULT_SPACES
     return next((space for space in choices if space in stated), choices[0])
 
