@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from bids_semantoks.embedding import (
 )
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import check_writable
-from bids_semantoks.inputs.listed import warn_of_missing_outputs
+from bids_semantoks.inputs.listed import find_roots, warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, is_same_value, keep_known, list_asked, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
@@ -35,7 +35,10 @@ from bids_semantoks.outputs.features import (
     write_group_status,
 )
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.quality.cohort import EXCLUDED, CallFacts, build_rows, describe_rows
+from bids_semantoks.quality.exclude import find_excluded
 from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
+from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.launch import check_launch
 from bids_semantoks.runtime.logs import open_log
@@ -59,6 +62,8 @@ def run_group(config: AppConfig) -> Tally:
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
+    if config.signals.signals_only:
+        return _report_quality(config)
     asked, running = config.pretraining, config.running
     if asked.pretrain or config.probing.scaling:
         check_launch()
@@ -79,17 +84,19 @@ def run_group(config: AppConfig) -> Tally:
     # Adding --overwrite to the same call would repeat a training of days.
     trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
     hint = trained if asked.pretrain else "Use the former settings or --overwrite."
-    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
+    missing = find_missing(
+        chosen, encoder, overwrite=running.overwrite, hint=hint, redo_older_than=running.redo_older_than
+    )
     n_done = len(chosen) - len(missing)
     n_refused = probes.n_refused if probes is not None else 0
-    tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done, n_refused=n_refused)
+    tally = Tally(n_ok=n_done, n_kept=n_done, n_skipped=len(left_out), n_refused=n_refused)
     if running.dry_run:
         LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), label, model)
         return tally
     if not asked.pretrain:
         _open_outputs(config)
     write_descriptions(config.out_dir, encoder.description)
-    write_stored_methods(config, encoder, chosen)
+    write_stored_methods(config, encoder, chosen, n_excluded=_count_excluded(left_out))
     embed_missing(missing, encoder, atlas, running, tally)
     done = {run.paths.embedding for run in missing}
     complete = [
@@ -98,12 +105,40 @@ def run_group(config: AppConfig) -> Tally:
         if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
     ]
     _write_features(config, encoder, label, complete)
-    write_group_status(config.out_dir, used=[run.paths.stem for run in complete], left_out=left_out)
+    tally.cohort = _report_runs(config, model, complete, left_out)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas)
     return tally
+
+
+def _report_quality(config: AppConfig) -> Tally:
+    """Write the table and page of the quality of all runs, for which no encoder is loaded."""
+    excluded = find_excluded(config.out_dir, config.selection)
+    facts = CallFacts(roots=find_roots(config.bids_dir), left_out=excluded)
+    if config.running.dry_run:
+        rows = build_rows(config.out_dir, facts)
+    else:
+        _open_outputs(config)
+        rows = report_cohort(config.out_dir, facts)
+    return Tally(cohort=describe_rows(rows))
+
+
+def _report_runs(
+    config: AppConfig, model: str, complete: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
+) -> str:
+    """Write the tables of status and quality of all runs; return the counts of those of this atlas and space."""
+    used = [run.paths.stem for run in complete]
+    write_group_status(config.out_dir, used=used, left_out=left_out)
+    facts = CallFacts(model=model, roots=find_roots(config.bids_dir), used=used, left_out=left_out)
+    rows = report_cohort(config.out_dir, facts)
+    kinds = {(run.entities.get("atlas"), run.entities.get("space")) for run in complete} | {(None, None)}
+    return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
+
+
+def _count_excluded(left_out: Mapping[str, tuple[str, str]]) -> int:
+    return sum(reason == EXCLUDED for reason, _ in left_out.values())
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:
@@ -120,10 +155,10 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
 
 def write_group_methods(config: AppConfig) -> None:
     """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
-    _, atlas, chosen, _ = choose_stored(config)
+    _, atlas, chosen, left_out = choose_stored(config)
     check_writable(config.out_dir)
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
-    write_stored_methods(config, encoder, chosen)
+    write_stored_methods(config, encoder, chosen, n_excluded=_count_excluded(left_out))
 
 
 def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
@@ -287,10 +322,12 @@ def choose_stored(
         )
     check_settings(config, chosen, to_json(load_denoising(config.signals.denoise)))
     kept, left_out = leave_out(config, chosen)
+    left_out |= find_excluded(config.out_dir, config.selection, [run.paths.stem for run in kept])
+    kept = [run for run in kept if run.paths.stem not in left_out]
     if not kept:
         raise InputError(
             f"The limits of this call leave out all {len(chosen)} runs, such as {chosen[0].paths.stem}: "
             f"{left_out[chosen[0].paths.stem][1]}",
-            hint="Lower --min-time or --min-coverage.",
+            hint="Lower --min-time or --min-coverage, or exclude fewer.",
         )
     return atlas, names, kept, left_out

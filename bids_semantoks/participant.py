@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,8 +42,11 @@ from bids_semantoks.outputs.store import (
     remove_signals,
     write_signals,
 )
+from bids_semantoks.quality.cohort import describe_others
 from bids_semantoks.quality.limits import check_kept_time
+from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.reports.cohort_page import report_all
 from bids_semantoks.reports.reporting import (
     ReportQueue,
     build_facts,
@@ -83,25 +87,12 @@ def run_participants(config: AppConfig) -> Tally:
     open_log(config.out_dir, to_json(config))
     write_methods(plan, encoder)
     _write_shared_files(plan, encoder)
-    tally = Tally()
-    former = _find_features(jobs)
-    done = [job for job in jobs if not (job.needs_signals or job.needs_embedding)]
-    todo = [job for job in jobs if job.needs_signals or job.needs_embedding]
+    tally, former = Tally(), _find_features(jobs)
+    done, todo = [job for job in jobs if job.is_complete], [job for job in jobs if not job.is_complete]
     reports = ReportQueue(config.out_dir, (job.participant for job in todo))
     in_this_process = RunWorker(plan, encoder)
-    for job in done:
-        outcome = in_this_process(job)
-        tally.add(outcome)
-        if outcome.reason != "already_done":
-            report_outcome(job, outcome, progress="[done]")
-            # Its page still calls it complete.
-            reports.expect(job.participant)
-            reports.finish(job.participant)
-    if tally.n_done:
-        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_done)
-    reports.write_absent(job.participant for job in done if not reports.left[job.participant])
-    n_bytes = encoder.n_bytes if encoder else 0
-    device = in_this_process.device
+    _review(done, in_this_process, reports, tally)
+    n_bytes, device = encoder.n_bytes if encoder else 0, in_this_process.device
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
@@ -121,7 +112,24 @@ def run_participants(config: AppConfig) -> Tally:
     if tally.absent:
         LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
     reports.write_rest()
+    report_all(config, plan.dataset, model=encoder.loaded.name if encoder else None)
     return tally
+
+
+def _review(done: Sequence[RunJob], worker: RunWorker, reports: ReportQueue, tally: Tally) -> None:
+    """Check runs that are complete from an earlier call against the limits of this one."""
+    for job in done:
+        outcome = worker(job)
+        tally.add(outcome)
+        if outcome.status != "ok":
+            report_outcome(job, outcome, progress="[done]")
+            # Its page still calls it complete.
+            reports.expect(job.participant)
+            reports.finish(job.participant)
+    if tally.n_kept:
+        others = describe_others(job.version for job in done)
+        LOGGER.info("%d runs are complete from an earlier call with the same settings. %s", tally.n_kept, others)
+    reports.write_absent(job.participant for job in done if not reports.left[job.participant])
 
 
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
@@ -306,15 +314,21 @@ class RunWorker:
     def __call__(self, job: RunJob) -> Outcome:
         """Process one run and write its status, then draw its figures, so that a failing one cannot spoil outputs."""
         figures: list[Callable[[], None]] = []
-        note = " ".join(job.run.time_problems)
-        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note)
+        note, started = " ".join(job.run.time_problems), time.monotonic()
+        action = "kept" if job.is_complete else "made"
+        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note, action=action)
         for draw in figures if outcome.status == "ok" else ():
             draw()
+        is_kept = outcome.status == "ok" and job.is_complete
+        if not (is_kept and job.paths.qc.is_file()):
+            write_run_qc(job.paths, seconds=None if is_kept else time.monotonic() - started)
         return outcome
 
     def _complete(self, job: RunJob, figures: list[Callable[[], None]]) -> tuple[str, ...]:
         """Write what a run lacks; return warnings, and append what draws its figures."""
         plan, paths = self.plan, job.paths
+        if not job.is_complete:
+            remove_run_qc(paths)
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
@@ -329,7 +343,7 @@ class RunWorker:
         else:
             self._check_kept_time(job, sidecar)
             if not job.needs_embedding:
-                raise RunSkipped("already_done", "Complete with the same settings.")
+                return ()
         if self.encoder:
             # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_label, parse_entities
-from bids_semantoks.files import hash_file, read_object, read_table, write_array, write_json, write_records, write_table
+from bids_semantoks.files import hash_file, read_object, read_table, write_array, write_json, write_table
+from bids_semantoks.outputs.coverage import write_coverage
 from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike, is_sidecar, read_status
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.statistics.connectivity import compute_connectivity
 from bids_semantoks.statistics.weights import weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
-_SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
+#: Folder in ``logs`` where versions before 0.2 kept the statuses of all participants.
+_FORMER_STATUSES = "runs"
 
 #: Entities that `build_stem` places itself or drops, after those of the source; a hemisphere stays with the source.
 _OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
@@ -76,10 +79,25 @@ class OutputPaths:
         return self.embedding.with_suffix(".json")
 
     @property
+    def participant_folder(self) -> str:
+        """Name of the participant's folder, ``sub-L``, with which the stem begins."""
+        # Up to the next entity: labels may hold underscores.
+        return re.split(r"_(?=[a-zA-Z]+-)", self.stem, maxsplit=1)[0]
+
+    def log(self, ending: str) -> Path:
+        """Return the path of the record about this run and encoder whose name ends in ``_<ending>``."""
+        label = f"_desc-{self.model}" if self.model else ""
+        return self.out_dir / "logs" / self.participant_folder / f"{self.stem}{label}_{ending}"
+
+    @property
     def status(self) -> Path:
         """Status record of the run."""
-        label = f"_desc-{self.model}" if self.model else ""
-        return self.out_dir / "logs" / "runs" / f"{self.stem}{label}_status.json"
+        return self.log("status.json")
+
+    @property
+    def qc(self) -> Path:
+        """Record of the run's quality."""
+        return self.log("qc.json")
 
     @property
     def tokens(self) -> Path:
@@ -111,7 +129,7 @@ def write_signals(
         files.append(paths.raw)
     else:
         paths.raw.unlink(missing_ok=True)
-    files.append(_write_coverage(paths, atlas, signals, sidecar))
+    files.append(write_coverage(paths.coverage, atlas, signals, sidecar))
     matrix = paths.connectivity
     write_table(matrix, atlas.parcels, compute_connectivity(signals.values), index="Node")
     files.append(matrix)
@@ -161,16 +179,17 @@ def remove_outputs(paths: OutputPaths) -> None:
     """Remove everything made of a run and atlas: sidecar and tables of the signals, embeddings by any encoder, figures
     and statuses, so that nothing of an earlier call passes for what a run is now."""
     tables = (paths.signals, paths.raw, paths.coverage, paths.connectivity)
-    stem, logs = glob.escape(paths.stem), paths.status.parent
-    figures = paths.out_dir / paths.stem.partition("_")[0] / "figures"
+    stem = glob.escape(paths.stem)
+    logs = (paths.status.parent, paths.out_dir / "logs" / _FORMER_STATUSES)
+    figures = paths.out_dir / paths.participant_folder / "figures"
     _remove(
         # The sidecar goes first: without it nothing counts as complete.
         *(path.with_suffix(".json") for path in tables),
         *tables,
         *_find_embedded(paths),
         *figures.glob(f"{stem}_desc-*"),
-        *logs.glob(f"{stem}_status.json"),
-        *logs.glob(f"{stem}_desc-*_status.json"),
+        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_{kind}.json")),
+        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_desc-*_{kind}.json")),
     )
 
 
@@ -191,60 +210,6 @@ def _find_embedded(paths: OutputPaths) -> list[Path]:
 def _remove(*found: Path) -> None:
     for path in found:
         path.unlink(missing_ok=True)
-
-
-def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> Path:
-    path = paths.coverage
-    present = signals.present
-    temporal_snr = np.full(present.size, np.nan) if signals.temporal_snr is None else signals.temporal_snr
-    rows = [
-        (
-            atlas.parcels[p],
-            signals.coverage[p],
-            None if np.isnan(temporal_snr[p]) else round(float(temporal_snr[p]), 3),
-            int(signals.n_voxels[p]) if signals.n_voxels[p] >= 0 else None,
-            "true" if present[p] else "false",
-        )
-        for p in range(len(atlas.parcels))
-    ]
-    write_records(path, ("label", "coverage", "tsnr", "n_voxels", "present"), rows)
-    described = _describe_coverage(sidecar.get("AveragedOver") or "")
-    write_json(
-        path.with_suffix(".json"),
-        {
-            **{key: sidecar[key] for key in _SHARED_KEYS if key in sidecar},
-            "label": {"Description": "Parcel name."},
-            "coverage": {"Description": described[0]},
-            "tsnr": {
-                "Description": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over "
-                "standard deviation around a line, in kept volumes. The mean of a parcel has a higher one "
-                "than its parts. n/a where the mean was removed before."
-            },
-            "n_voxels": {"Description": described[1]},
-            "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
-        },
-    )
-    return path
-
-
-def _describe_coverage(averaged_over: str) -> tuple[str, str]:
-    """Describe the columns of coverage and size, depending on what was averaged."""
-    unit, _, where = averaged_over.partition(" ")
-    if not unit:
-        return (
-            "Share of the parcel that has data, as the dataset's own table says; else 1 with a series, 0 without.",
-            "Voxels of the parcel, as the dataset's own table says; n/a where it does not.",
-        )
-    if unit == "voxels":
-        inside = "lie in the brain mask and " if "mask" in where else ""
-        return (
-            f"Share of the parcel's voxels that {inside}vary in time.",
-            f"Voxels of the parcel on the grid of the {'warp' if 'native' in where else 'BOLD image'}.",
-        )
-    return (
-        f"Share of the parcel's {unit} that are in the file and vary in time.",
-        f"{unit.capitalize()} of the parcel in the atlas, those that the file lacks among them.",
-    )
 
 
 def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
@@ -288,7 +253,8 @@ def has_files(directory: Path, described: Mapping[str, int]) -> bool:
     return is_whole and all(table.with_suffix(".json").is_file() for table in tables)
 
 
-def _find_sidecars(out_dir: Path) -> list[Path]:
+def find_signals(out_dir: Path) -> list[Path]:
+    """Find the sidecars of all stored signals, sorted."""
     patterns = (f"sub-*/func/*{_SIGNALS_ENDING}", f"sub-*/ses-*/func/*{_SIGNALS_ENDING}")
     return sorted(path for pattern in patterns for path in out_dir.glob(pattern))
 
@@ -330,7 +296,7 @@ class StoredRun:
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:
     """Yield the runs with complete signals of an atlas, sorted by name; their paths carry the encoder label `model`."""
-    for path in _find_sidecars(out_dir):
+    for path in find_signals(out_dir):
         entities = parse_entities(path.name)
         if entities.get("atlas") != atlas:
             continue
@@ -345,7 +311,7 @@ def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[Store
 
 def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:
     """List the (atlas, space) labels of the stored signals, sorted; the space is empty for series that name none."""
-    names = [parse_entities(path.name) for path in _find_sidecars(out_dir)]
+    names = [parse_entities(path.name) for path in find_signals(out_dir)]
     return sorted({(name["atlas"], name.get("space", "")) for name in names if "atlas" in name})
 
 
@@ -370,10 +336,27 @@ def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int
     return int((weights > 0).sum()), weights @ vectors
 
 
-def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read the name stem and status record of every run, sorted by name."""
-    found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
-    return [(path.name.removesuffix("_status.json"), read_status(path)) for path in found]
+def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:
+    """Find the status records of all runs, or of those of a participant, by their name stems in order.
+
+    Records of versions before 0.2, all in one folder, count where there is no newer one.
+    """
+    label = glob.escape(participant) if participant else "*"
+    logs = out_dir / "logs"
+    found = [*logs.glob(f"{_FORMER_STATUSES}/sub-{label}_*_status.json"), *logs.glob(f"sub-{label}/*_status.json")]
+    by_stem = {path.name.removesuffix("_status.json"): path for path in found}
+    return dict(sorted(by_stem.items()))
+
+
+def read_statuses(out_dir: Path, participant: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Read the name stem and status record of every run, or of those of a participant, sorted by name."""
+    return [(stem, read_status(path)) for stem, path in find_statuses(out_dir, participant).items()]
+
+
+def read_former_status(paths: OutputPaths) -> dict[str, Any]:
+    """Read what an earlier call recorded of a run, also where versions before 0.2 wrote it; empty if nothing."""
+    places = (paths.status, paths.out_dir / "logs" / _FORMER_STATUSES / paths.status.name)
+    return next((read_status(path) for path in places if path.is_file()), {})
 
 
 def build_stem(run: Run, atlas: str) -> str:

@@ -21,6 +21,7 @@ from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.files import read_table
 from bids_semantoks.inputs.selection import check_known, read_labels
+from bids_semantoks.outcomes import record_redrawn
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
@@ -28,11 +29,13 @@ from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import (
     OutputPaths,
     StoredRun,
+    find_statuses,
     find_stored_kinds,
     find_stored_runs,
     read_sidecar,
     read_signals,
 )
+from bids_semantoks.quality.exclude import describe_exclusion
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
 from bids_semantoks.reports.figures import build_figure_path, write_figure
 from bids_semantoks.reports.figures_embedding import draw_tokens, draw_windows
@@ -110,8 +113,10 @@ def build_facts(
     }
 
 
-def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
-    """Write the methods text of a call on stored signals (at least one run)."""
+def write_stored_methods(
+    config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], *, n_excluded: int
+) -> None:
+    """Write the methods text of a call on stored signals (at least one run), of which it excluded `n_excluded`."""
     # Runs in native space are the exception that the text must name.
     first = next((run.sidecar for run in stored if "Resampling" in run.sidecar), stored[0].sidecar)
     signals = describe_signals(
@@ -124,6 +129,7 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
         n_parcels=first["Atlas"]["Parcels"],
         min_time=first.get("MinimumTime", config.signals.min_time),
     )
+    signals["excluded"] = describe_exclusion(config.selection, n_excluded)
     probing = to_json(config).get("probing") or {}
     # A path on one machine does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
@@ -169,10 +175,10 @@ def redraw_reports(config: AppConfig) -> int:
     Raises InputError when there is nothing to report on or a requested participant is missing.
     """
     out_dir = config.out_dir
-    there = {parse_entities(path.name)["sub"] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
+    there = {parse_entities(stem)["sub"] for stem in find_statuses(out_dir)}
     if not there:
         raise InputError(
-            f"Nothing to report on in {out_dir}: no status of a run in logs/runs.",
+            f"Nothing to report on in {out_dir}: no status of a run in logs/sub-*.",
             hint="Run the participant level first.",
         )
     asked = read_labels(config.selection.participant_label, "sub-")
@@ -184,6 +190,8 @@ def redraw_reports(config: AppConfig) -> int:
         for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
             if stored.entities["sub"] in chosen:
                 _redraw_run(stored.paths, stored.sidecar, stored.entities)
+    for participant in chosen:
+        record_redrawn(out_dir, participant)
     written = sum(write_report(out_dir, participant) for participant in chosen)
     LOGGER.info("%d of %d reports written to %s.", written, len(chosen), out_dir)
     return written

@@ -125,7 +125,7 @@ def test_signals_round_trip(paths, atlas, signals):
 @pytest.mark.parametrize("changed", [{"Settings": {"a": 2}}, {"Inputs": {"bold": {"size": 6}}}])
 def test_sidecar_does_not_outlive_its_table(paths, atlas, signals, monkeypatch, changed):
     store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
-    monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    monkeypatch.setattr(store, "write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     with pytest.raises(OSError, match="killed here"):
         store.write_signals(paths, atlas, signals, SIDECAR | changed, save_raw=False)
     assert store.read_sidecar(paths.signals_sidecar) is None
@@ -136,7 +136,7 @@ def test_sidecar_of_the_same_signals_is_never_away(paths, atlas, signals, monkey
     """Another process may be reading what it has just written."""
     store.write_signals(paths, atlas, signals, SIDECAR, save_raw=save_raw)
     before = {path: path.read_bytes() for path in paths.directory.iterdir()}
-    monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    monkeypatch.setattr(store, "write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     with pytest.raises(OSError, match="killed here"):
         store.write_signals(paths, atlas, signals, SIDECAR, save_raw=save_raw)
     assert {path: path.read_bytes() for path in paths.directory.iterdir()} == before
@@ -241,7 +241,7 @@ def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
 
 def test_status_is_named_after_the_run_and_encoder(paths):
     write_json(paths.status, {"status": "ok"})
-    assert paths.status == Path(paths.out_dir, "logs/runs/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
+    assert paths.status == Path(paths.out_dir, "logs/sub-01/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
     assert store.read_statuses(paths.out_dir) == [("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})]
 
 
