@@ -13,39 +13,7 @@ from markupsafe import Markup
 
 from bids_semantoks.escaping import escape_latex, escape_markdown
 from bids_semantoks.files import write_text
-
-_ATLAS_KEYS: Final = {"schaefer": "schaefer2018", "tian": "tian2020", "buckner": "buckner2011"}
-
-_COMPONENT_KEYS: Final = {
-    "motion": "friston1996",
-    "global_signal": "satterthwaite2013",
-    "compcor": "behzadi2007",
-    "ica_aroma": "pruim2015",
-}
-
-_FIX_KEYS: Final = ("salimikhorshidi2014", "griffanti2014")
-
-# Beginnings of names in GeneratedBy and of layouts, in lower case without separators, and what each is cited by.
-_PIPELINE_KEYS: Final = {
-    "fmriprep": ("esteban2019",),
-    "xcpd": ("mehta2024",),
-    "fmripostaroma": ("pruim2015",),
-    "fmriposttedana": ("dupre2021",),
-    "nibabies": ("nibabies", "esteban2019"),
-    "gigaconnectome": ("wang2025",),
-    "hcp": ("glasser2013",),
-    "humanconnectome": ("glasser2013",),
-    "hcplifespan": _FIX_KEYS,  # cleaned by FIX, as are the runs at 7 T and of UK Biobank
-    "hcp7t": _FIX_KEYS,
-    "ukb": ("alfaroalmagro2018", *_FIX_KEYS),
-    "ukbiobank": ("alfaroalmagro2018", *_FIX_KEYS),
-    "abcd": ("feczko2021", "glasser2013"),
-    "abcc": ("feczko2021", "glasser2013"),
-    "dcan": ("feczko2021", "glasser2013"),
-    "cpac": ("craddock2013",),
-    "halfpipe": ("waller2022",),
-    "tedana": ("dupre2021",),
-}
+from bids_semantoks.outputs.credits import find_atlas_keys, find_denoising_keys, find_pipeline_keys
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -103,16 +71,15 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
     signals = facts.get("signals") or {}
     denoising = signals.get("denoising") or {}
-    atlas = str(signals.get("atlas", "")).lower()
     text = environment.from_string(_read("methods.md.jinja")).render(
         versions=facts["versions"],
         signals=signals,
         embedding=facts.get("embedding") or {},
         pretraining=facts.get("pretraining") or {},
         probing=facts.get("probing") or {},
-        atlas_keys=[key for word, key in _ATLAS_KEYS.items() if word in atlas],
-        pipeline_keys=_find_pipeline_keys(signals),
-        denoising_keys=_find_denoising_keys(signals),
+        atlas_keys=find_atlas_keys(str(signals.get("atlas", ""))),
+        pipeline_keys=find_pipeline_keys(signals.get("pipelines", ())),
+        denoising_keys=find_denoising_keys(denoising),
         has_regressors=bool(denoising.get("strategy") or denoising.get("columns")),
         band=_describe_band(signals.get("band_pass")),
     )
@@ -122,21 +89,6 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
 
 def _read(name: str) -> str:
     return files("bids_semantoks").joinpath("boilerplate", name).read_text(encoding="utf-8")
-
-
-def _find_pipeline_keys(signals: Mapping[str, Any]) -> list[str]:
-    names = [re.sub(r"[\s_-]", "", name).lower() for name in signals.get("pipelines", ())]
-    keys = [
-        key for start, own in _PIPELINE_KEYS.items() if any(name.startswith(start) for name in names) for key in own
-    ]
-    if any("icafix" in name or "fslfix" in name or name.startswith("fix") for name in names):
-        keys += _FIX_KEYS
-    return list(dict.fromkeys(keys))
-
-
-def _find_denoising_keys(signals: Mapping[str, Any]) -> list[str]:
-    denoising = signals.get("denoising") or {}
-    return [_COMPONENT_KEYS[part] for part in denoising.get("strategy", ()) if part in _COMPONENT_KEYS]
 
 
 def _describe_band(band: Sequence[float] | None) -> str:

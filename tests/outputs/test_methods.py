@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bids_semantoks.config import EmbeddingConfig, RunningConfig, SignalsConfig
-from bids_semantoks.outputs import methods
+from bids_semantoks.outputs import credits
 from bids_semantoks.outputs.methods import (
     describe_methods,
     find_keys,
@@ -83,9 +83,9 @@ def test_every_key_is_in_the_bibliography_and_every_entry_leads_somewhere():
     source = (ROOT / "boilerplate" / "references.bib").read_text(encoding="utf-8")
     assert len(references) == source.count("\n@") + source.startswith("@")
     template = (ROOT / "boilerplate" / "methods.md.jinja").read_text(encoding="utf-8")
-    tables = (methods._ATLAS_KEYS, methods._COMPONENT_KEYS)
+    tables = (credits.ATLAS_KEYS, credits.COMPONENT_KEYS)
     used = {key for table in tables for key in table.values()} | set(find_keys(template))
-    used |= {key for keys in methods._PIPELINE_KEYS.values() for key in keys}
+    used |= {key for keys in credits.PIPELINE_KEYS.values() for key in keys}
     assert used == set(references)
     for reference in references.values():
         assert reference.fields.get("doi", "").startswith("10.") or reference.fields.get("url", "").startswith(
