@@ -89,7 +89,7 @@ def run_group(config: AppConfig) -> Tally:
     if not asked.pretrain:
         _open_outputs(config)
     write_descriptions(config.out_dir, encoder.description)
-    write_stored_methods(config, encoder, chosen)
+    write_stored_methods(config, encoder, chosen, left_out)
     embed_missing(missing, encoder, atlas, running, tally)
     done = {run.paths.embedding for run in missing}
     complete = [
@@ -97,6 +97,8 @@ def run_group(config: AppConfig) -> Tally:
         for run in chosen
         if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
     ]
+    if len(complete) < len(chosen) and complete:
+        write_stored_methods(config, encoder, complete, left_out)
     _write_features(config, encoder, label, complete)
     write_group_status(config.out_dir, used=[run.paths.stem for run in complete], left_out=left_out)
     if probes is not None:
@@ -120,10 +122,10 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
 
 def write_group_methods(config: AppConfig) -> None:
     """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
-    _, atlas, chosen, _ = choose_stored(config)
+    _, atlas, chosen, left_out = choose_stored(config)
     check_writable(config.out_dir)
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
-    write_stored_methods(config, encoder, chosen)
+    write_stored_methods(config, encoder, chosen, left_out)
 
 
 def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:

@@ -64,11 +64,7 @@ def compute_scrubbed_share(signals: Mapping[str, Any]) -> float:
 def describe_cleaning(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Describe how training data were cleaned, for the limits of their encoder: each way that occurs. Without
     `sidecars`, for data of which nothing is known, each is `NOT_KNOWN`."""
-    ways = {
-        "noise_removed": describe_noise,
-        "global_signal": describe_global_signal,
-        "scrubbing": describe_scrubbing,
-    }
+    ways = {"noise_removed": describe_noise, "global_signal": describe_global_signal, "scrubbing": describe_scrubbing}
     found: dict[str, Any] = {key: sorted({way(one) for one in sidecars}) or [NOT_KNOWN] for key, way in ways.items()}
     if sidecars:
         share = max(compute_scrubbed_share(one) for one in sidecars)
