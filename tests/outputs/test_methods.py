@@ -50,6 +50,12 @@ SIGNALS = {
 }
 
 
+CHOSEN = {"name": "mine", "description": ""}
+
+
+XCPD = {"denoised_by": "xcp_d 0.9", "pipelines": ["xcp_d 0.9"]}
+
+
 EMBEDDING = {
     "model": "Own",
     "model_sha256": "7" * 64,
@@ -146,23 +152,17 @@ def test_what_was_done_is_said():
         ({"denoising": None}, "series of the atlas Schaefer400Tian3Buckner7 [@schaefer2018; @tian2020; @buckner2011]"),
         ({"pipelines": ["XCP-D 0.11.0"]}, "taken from XCP-D 0.11.0 [@mehta2024] in the space"),
         ({"pipelines": ["fMRIPost-AROMA 0.0.9"]}, "taken from fMRIPost-AROMA 0.0.9 [@pruim2015] in the space"),
+        (XCPD, "images had been denoised by xcp_d 0.9, so no regressors"),
+        (XCPD | {"band_pass": None}, "A linear trend was removed from the parcel signals; they were not filtered"),
         (
-            {"denoised_by": "xcp_d 0.9", "pipelines": ["xcp_d 0.9"]},
-            "images had been denoised by xcp_d 0.9, so no regressors",
-        ),
-        (
-            {"denoised_by": "xcp_d 0.9", "pipelines": ["xcp_d 0.9"], "band_pass": None},
-            "A linear trend was removed from the parcel signals; they were not filtered",
-        ),
-        (
-            {"denoised_by": "xcp_d 0.9", "pipelines": ["xcp_d 0.9"], "fd_threshold": None},
+            XCPD | {"fd_threshold": None},
             "Volumes that xcp_d 0.9 had censored were dropped. Dropped volumes between kept ones were filled",
         ),
         ({"denoised_by": "UK Biobank", "pipelines": ["UK Biobank"], "fd_threshold": None}, "No volumes were scrubbed"),
         ({"denoising": None}, "without further denoising, detrending or filtering"),
-        ({"denoising": {"name": "x", "columns": ["global*"]}}, "The global signal was regressed out, which"),
-        ({"denoising": {"name": "x", "columns": ["csf"]}}, "Mean signals of white matter"),
-        ({"denoising": {"name": "x", "columns": ["csf"]}}, "The global signal was not regressed out: that would"),
+        ({"denoising": {**CHOSEN, "columns": ["global*"]}}, "The global signal was regressed out, which"),
+        ({"denoising": {**CHOSEN, "columns": ["csf"]}}, "Mean signals of white matter"),
+        ({"denoising": {**CHOSEN, "columns": ["csf"]}}, "The global signal was not regressed out: that would"),
         ({"fd_threshold": None}, "both were band-pass filtered at 0.011 to 0.13 Hz with the same Butterworth filter"),
         ({}, "above 0.37 mm [@power2012] were scrubbed, each alone, without its neighbours. Dropped volumes between"),
         ({}, "spectrum of the kept volumes [@power2014]"),
@@ -230,7 +230,7 @@ def test_baselines_are_named_with_their_references():
     [
         (
             {"participants": 3, "runs": 4, "participants_out": 1, "runs_out": 2, "reasons": ["1 a", "1 b"]},
-            "4 runs of 3 participants were used. 2 further runs were left out: 1 a; 1 b. With them, 1 participant had no",
+            "4 runs of 3 participants were used. 2 further runs were left out: 1 a; 1 b. With them, 1 participant had",
         ),
         (
             {"participants": 1, "runs": 1, "participants_out": 0, "runs_out": 1, "reasons": ["1 a"]},
