@@ -22,7 +22,7 @@ from bids_semantoks.embedding import (
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.listed import warn_of_missing_outputs
-from bids_semantoks.inputs.selection import check_known, is_same_value, keep_known, list_asked, read_labels
+from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import (
@@ -243,12 +243,11 @@ def select_stored(
     for what, key, labels in (asked, *list_asked(selection)):
         check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
         if labels:
-            kept = [
-                run for run in kept if any(is_same_value(key, run.entities.get(key, ""), label) for label in labels)
-            ]
+            same = {normalise_value(key, label) for label in labels}
+            kept = [run for run in kept if normalise_value(key, run.entities.get(key, "")) in same]
     excluded = read_labels(selection.exclude_participant_label, "sub-")
-    excluded = keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True)
-    kept = [run for run in kept if run.entities["sub"] not in excluded]
+    left_out = set(keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True))
+    kept = [run for run in kept if run.entities["sub"] not in left_out]
     if not kept:
         raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
     if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
