@@ -22,7 +22,7 @@ from bids_semantoks.embedding import (
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.listed import find_roots, warn_of_missing_outputs
-from bids_semantoks.inputs.selection import check_known, is_same_value, keep_known, list_asked, read_labels
+from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import (
@@ -35,7 +35,7 @@ from bids_semantoks.outputs.features import (
     write_group_status,
 )
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
-from bids_semantoks.quality.cohort import EXCLUDED, CallFacts, build_rows, describe_rows
+from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
 from bids_semantoks.quality.exclude import find_excluded
 from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
 from bids_semantoks.reports.cohort_page import report_cohort
@@ -96,7 +96,7 @@ def run_group(config: AppConfig) -> Tally:
     if not asked.pretrain:
         _open_outputs(config)
     write_descriptions(config.out_dir, encoder.description)
-    write_stored_methods(config, encoder, chosen, n_excluded=_count_excluded(left_out))
+    write_stored_methods(config, encoder, chosen, left_out)
     embed_missing(missing, encoder, atlas, running, tally)
     done = {run.paths.embedding for run in missing}
     complete = [
@@ -104,6 +104,8 @@ def run_group(config: AppConfig) -> Tally:
         for run in chosen
         if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
     ]
+    if len(complete) < len(chosen) and complete:
+        write_stored_methods(config, encoder, complete, left_out)
     _write_features(config, encoder, label, complete)
     tally.cohort = _report_runs(config, model, complete, left_out)
     if probes is not None:
@@ -137,10 +139,6 @@ def _report_runs(
     return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
 
 
-def _count_excluded(left_out: Mapping[str, tuple[str, str]]) -> int:
-    return sum(reason == EXCLUDED for reason, _ in left_out.values())
-
-
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:
     how = config.selection.sessions
     if sentence := describe_sessions(complete, how):
@@ -158,7 +156,7 @@ def write_group_methods(config: AppConfig) -> None:
     _, atlas, chosen, left_out = choose_stored(config)
     check_writable(config.out_dir)
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
-    write_stored_methods(config, encoder, chosen, n_excluded=_count_excluded(left_out))
+    write_stored_methods(config, encoder, chosen, left_out)
 
 
 def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
@@ -276,12 +274,11 @@ def select_stored(
     for what, key, labels in (asked, *list_asked(selection)):
         check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
         if labels:
-            kept = [
-                run for run in kept if any(is_same_value(key, run.entities.get(key, ""), label) for label in labels)
-            ]
+            same = {normalise_value(key, label) for label in labels}
+            kept = [run for run in kept if normalise_value(key, run.entities.get(key, "")) in same]
     excluded = read_labels(selection.exclude_participant_label, "sub-")
-    excluded = keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True)
-    kept = [run for run in kept if run.entities["sub"] not in excluded]
+    left_out = set(keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True))
+    kept = [run for run in kept if run.entities["sub"] not in left_out]
     if not kept:
         raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
     if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):

@@ -7,9 +7,9 @@ import errno
 import logging
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.files import read_object, write_json
@@ -31,6 +31,9 @@ class Job(Protocol):
     @property
     def settings_hash(self) -> str:
         """Hash of the settings that decide the result."""
+
+
+JobT = TypeVar("JobT", bound=Job)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +176,20 @@ def _format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally) -> list[JobT]:
+    """Look again at runs that are complete from an earlier call, and return those that a limit of this one skips."""
+    lost = []
+    for job in jobs:
+        outcome = worker(job)
+        tally.add(outcome)
+        if outcome.status != "ok":
+            report_outcome(job, outcome, progress="[done]")
+            lost.append(job)
+    if tally.n_kept:
+        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_kept)
+    return lost
 
 
 def run_batch(

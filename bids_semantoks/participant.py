@@ -23,7 +23,8 @@ from bids_semantoks.inputs.listed import warn_of_missing
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
-from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
+from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
+from bids_semantoks.outputs.cohort import count_planned
 from bids_semantoks.outputs.dataset import (
     check_same_atlas,
     keep_identity,
@@ -42,7 +43,6 @@ from bids_semantoks.outputs.store import (
     remove_signals,
     write_signals,
 )
-from bids_semantoks.quality.cohort import describe_others
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
@@ -85,13 +85,17 @@ def run_participants(config: AppConfig) -> Tally:
     check_writable(config.out_dir)
     open_work_dir(config.running.work_dir, config.out_dir)
     open_log(config.out_dir, to_json(config))
-    write_methods(plan, encoder)
+    write_methods(plan, encoder, jobs)
     _write_shared_files(plan, encoder)
     tally, former = Tally(), _find_features(jobs)
     done, todo = [job for job in jobs if job.is_complete], [job for job in jobs if not job.is_complete]
     reports = ReportQueue(config.out_dir, (job.participant for job in todo))
     in_this_process = RunWorker(plan, encoder)
-    _review(done, in_this_process, reports, tally)
+    for job in review(done, in_this_process, tally):
+        # Its page still calls it complete.
+        reports.expect(job.participant)
+        reports.finish(job.participant)
+    reports.write_absent(job.participant for job in done if not reports.left[job.participant])
     n_bytes, device = encoder.n_bytes if encoder else 0, in_this_process.device
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
@@ -109,27 +113,16 @@ def run_participants(config: AppConfig) -> Tally:
     if tally.n_failed:
         _clear_failed(plan, encoder, todo)
     _remove_features(plan, former)
-    if tally.absent:
-        LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
+    _warn_of_absent(tally)
     reports.write_rest()
-    report_all(config, plan.dataset, model=encoder.loaded.name if encoder else None)
+    write_methods(plan, encoder, jobs)
+    report_all(config, plan.dataset, encoder.loaded.name if encoder else None, [job.version for job in done])
     return tally
 
 
-def _review(done: Sequence[RunJob], worker: RunWorker, reports: ReportQueue, tally: Tally) -> None:
-    """Check runs that are complete from an earlier call against the limits of this one."""
-    for job in done:
-        outcome = worker(job)
-        tally.add(outcome)
-        if outcome.status != "ok":
-            report_outcome(job, outcome, progress="[done]")
-            # Its page still calls it complete.
-            reports.expect(job.participant)
-            reports.finish(job.participant)
-    if tally.n_kept:
-        others = describe_others(job.version for job in done)
-        LOGGER.info("%d runs are complete from an earlier call with the same settings. %s", tally.n_kept, others)
-    reports.write_absent(job.participant for job in done if not reports.left[job.participant])
+def _warn_of_absent(tally: Tally) -> None:
+    if tally.absent:
+        LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
 
 
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
@@ -319,9 +312,8 @@ class RunWorker:
         outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note, action=action)
         for draw in figures if outcome.status == "ok" else ():
             draw()
-        is_kept = outcome.status == "ok" and job.is_complete
-        if not (is_kept and job.paths.qc.is_file()):
-            write_run_qc(job.paths, seconds=None if is_kept else time.monotonic() - started)
+        if not (job.is_complete and job.paths.qc.is_file()):
+            write_run_qc(job.paths, seconds=None if job.is_complete else time.monotonic() - started)
         return outcome
 
     def _complete(self, job: RunJob, figures: list[Callable[[], None]]) -> tuple[str, ...]:
@@ -377,15 +369,23 @@ class RunWorker:
         return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals)
 
 
-def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
+def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
     """Write the methods text of a call; `encoder` is None if only signals are written."""
+    chosen = plan.config.selection
+    # Of a part of the study, such as a job of one participant, numbers would mean nothing.
+    is_part = bool(chosen.participant_label or chosen.exclude_participant_label)
+    cohort = None if is_part else count_planned([job.paths for job in jobs])
     signals = describe_signals(
-        {**plan.settings, "averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+        {
+            **plan.settings,
+            **{"averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+            "uses_pybids": chosen.bids_database_dir is not None,
+        },
         pipelines=[one.pipeline for one in plan.dataset.derivatives],
         n_parcels=len(plan.atlas.parcels),
         min_time=plan.config.signals.min_time,
     )
-    write_citation(plan.config.out_dir, build_facts(signals, encoder))
+    write_citation(plan.config.out_dir, build_facts(signals, encoder, cohort=cohort))
 
 
 def _write_shared_files(plan: Plan, encoder: RunEncoder | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, parse_entities
@@ -12,7 +12,7 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.config.rules import Rule, parse_rule
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import format_cell, read_text
-from bids_semantoks.inputs.selection import is_same_value
+from bids_semantoks.inputs.selection import normalise_value
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.quality.cohort import EXCLUDED, CallFacts, Row, build_rows, format_value
 
@@ -43,15 +43,12 @@ def find_excluded(
     return chosen
 
 
-def describe_exclusion(selection: SelectionConfig, n_excluded: int) -> str:
-    """Describe in a sentence which runs a call excludes; empty if it excludes none."""
+def describe_exclusion(selection: SelectionConfig) -> str:
+    """Describe in a sentence which runs a call excludes; empty without such an option."""
     rules = [parse_rule(text) for text in selection.exclude_by]
     parts = [f"{rule.column} {rule.operator} {rule.value}" for rule in rules]
     parts += ["a list of runs"] if selection.exclude_runs else []
-    if not parts:
-        return ""
-    runs = "run was" if n_excluded == 1 else "runs were"
-    return f"{n_excluded} {runs} excluded by quality control ({'; '.join(parts)})."
+    return f"Quality control excluded runs by {'; '.join(parts)}." if parts else ""
 
 
 def _apply(rule: Rule, rows: Sequence[Row]) -> dict[str, str]:
@@ -101,12 +98,15 @@ def _find_listed(asked: Sequence[str], rows: Sequence[Row], out_dir: Path) -> di
     of outputs and of participants do."""
     found: dict[str, str] = {}
     sources = {row["name"]: _read_source(row["name"]) for row in rows}
+    by_participant: dict[str, list[str]] = {}
+    for stem, source in sources.items():
+        by_participant.setdefault(dict(source).get("sub", ""), []).append(stem)
     unknown = []
     for name, where in _read_names(asked):
         own = _read_source(name)
-        stems = [stem for stem, source in sources.items() if own and _is_part(own, source)]
+        stems = [stem for stem in by_participant.get(dict(own).get("sub", ""), ()) if own <= sources[stem]]
         # A run without a number beside numbered ones: its name is part of theirs.
-        stems = [stem for stem in stems if sources[stem].keys() == own.keys()] or stems
+        stems = [stem for stem in stems if sources[stem] == own] or stems
         if not stems:
             unknown.append(name)
         found |= dict.fromkeys(stems, where)
@@ -143,11 +143,8 @@ def _read_names(asked: Sequence[str]) -> list[tuple[str, str]]:
 _HEADERS = ("name", "run", "filename")
 
 
-def _read_source(name: str) -> dict[str, str]:
+def _read_source(name: str) -> frozenset[tuple[str, str]]:
     """Read the entities that tell a run from others, from the name of any of its files."""
-    entities = parse_entities(name.rsplit("/", 1)[-1])
-    return {key: value for key, value in entities.items() if key not in DERIVED_ENTITIES | TABLE_ENTITIES}
-
-
-def _is_part(asked: Mapping[str, str], source: Mapping[str, str]) -> bool:
-    return all(key in source and is_same_value(key, source[key], value) for key, value in asked.items())
+    entities = parse_entities(name.rsplit("/", 1)[-1]).items()
+    ours = DERIVED_ENTITIES | TABLE_ENTITIES
+    return frozenset([(key, normalise_value(key, value)) for key, value in entities if key not in ours])

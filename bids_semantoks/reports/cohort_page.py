@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.quality.cohort import CallFacts, Row, build_rows, describe_versions, write_rows
+from bids_semantoks.quality.cohort import CallFacts, Row, build_rows, describe_others, describe_versions, write_rows
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def report_all(config: AppConfig, dataset: Dataset, *, model: str | None) -> None:
+def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions: Iterable[str]) -> None:
     """Report on the cohort at the end of a participant call, unless participants were selected: then other calls may be
-    at work on the others, whose files are not for this one. `model` is the encoder's label, None for signals only."""
+    at work on the others, whose files are not for this one. `model` is the encoder's label, None for signals only, and
+    `versions` made the runs that this call kept."""
     if config.selection.participant_label or config.selection.exclude_participant_label:
+        if others := describe_others(versions):
+            LOGGER.warning("%s", others)
         return
     roots = () if dataset.kind == "layout" else (dataset.root, dataset.raw_root)
     report_cohort(config.out_dir, CallFacts(model=model, roots=roots))
