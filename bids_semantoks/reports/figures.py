@@ -12,7 +12,6 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -256,28 +255,3 @@ def load_picture(out_dir: Path, stem: str, word: str, kind: str) -> Picture:
     data = embed_svg(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
     missing = _WHY_MISSING.get(kind, _NOT_DRAWN)
     return Picture(title=_TITLES[kind], caption=_CAPTIONS[kind], data=data, missing=missing)
-
-
-def write_page(path: Path, build: Callable[[], str]) -> bool:
-    """Build and write a page; on any error, log a warning and return False."""
-    try:
-        write_text(path, build(), only_if_changed=True)
-    except Exception as error:
-        # Results are on disk already; a page about them must never turn success into failure.
-        LOGGER.debug("Writing %s", path, exc_info=True)
-        LOGGER.warning("The report %s could not be written: %s: %s", path.name, type(error).__name__, error)
-        return False
-    return True
-
-
-def read_template(name: str) -> str:
-    """Read a page template of the package."""
-    return files("bids_semantoks").joinpath("data", f"{name}.html.jinja").read_text(encoding="utf-8")
-
-
-def fill_template(template: str, **values: Any) -> str:
-    """Fill a page template of the package; everything but `Markup` is escaped, and an unknown name is an error."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
-
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    return replace_hidden(environment.from_string(read_template(template)).render(**values))

@@ -10,7 +10,8 @@ from typing import Final
 from markupsafe import Markup
 
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.reports.figures import Picture, embed_svg, fill_template, read_template, write_page
+from bids_semantoks.reports.figures import Picture, embed_svg
+from bids_semantoks.reports.pages import fill_template, read_template, write_page
 from bids_semantoks.version import __version__
 
 #: Tables that the page links to, where they exist, and the texts of the links.

@@ -25,12 +25,11 @@ from bids_semantoks.reports.figures import (
     SIGNAL_FIGURES,
     Picture,
     build_figure_path,
-    fill_template,
     load_picture,
     write_figure,
-    write_page,
 )
 from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability
+from bids_semantoks.reports.pages import fill_template, write_page
 from bids_semantoks.version import __version__
 
 _MAX_OTHERS: Final = 20
