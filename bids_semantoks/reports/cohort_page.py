@@ -66,8 +66,11 @@ _COLUMNS: Final = (
     Column(key="n_warnings", name="warnings", style="d", has_strip=False),
 )
 _UNITS: Final = {"mean_fd": " mm", "kept_seconds": " s"}
-#: Measures judged under another column of the page.
+#: Measures judged under another column than that of the page.
 _JUDGED_AS: Final = {"n_masked_networks": "masked_networks"}
+_NAMES: Final = {_JUDGED_AS.get(one.key, one.key): one.name.partition(" (")[0] for one in _COLUMNS}
+#: Marks of the cell of a verdict.
+_LEVELS: Final = {"use": "", "look": " class=a", "leave out": " class=r"}
 
 
 def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions: Iterable[str]) -> None:
@@ -101,7 +104,7 @@ def render_page(rows: Sequence[Row], *, has_probes: bool = False) -> str:
 
     runs = sorted((row for row in rows if row["status"] != "no_derivatives"), key=_rank)
     suffix = find_suffix([row["name"] for row in runs])
-    columns = [one for one in _COLUMNS if len({row.get(one.key) for row in runs} - {None}) > 1]
+    columns = [one for one in _COLUMNS if len({row[one.key] for row in runs if row.get(one.key) is not None}) > 1]
     described = read_column_descriptions("group_qc")
     shown = [Column(key=key, name=name) for key, name in _TEXT.items()] + columns
     help_texts = {**{key: one["Description"] for key, one in described.items()}, "why": "What speaks against the run."}
@@ -115,13 +118,13 @@ def render_page(rows: Sequence[Row], *, has_probes: bool = False) -> str:
         "exclusions": Counter(row["excluded_by"].partition(" (")[0] for row in runs if row.get("excluded_by")).items(),
         "versions": describe_versions(rows),
         "constant": _describe_constant(runs, columns),
-        "measures": [_summarise(one, runs) for one in columns if one.has_strip],
+        "measures": _summarise([one for one in columns if one.has_strip], runs),
         "reasons": _group_reasons(rows, suffix),
         "columns": [
             {"key": one.key, "name": one.name, "is_text": one.is_text, "worse": one.worse, "help": help_texts[one.key]}
             for one in shown
         ],
-        "rows": Markup("\n".join(_build_line(row, columns, suffix) for row in runs)),
+        "rows": Markup(_build_lines(runs, columns, suffix)),
     }
     return fill_template("cohort", page=page, version=__version__)
 
@@ -178,26 +181,31 @@ def _format(value: Any, style: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _summarise(one: Column, runs: Sequence[Row]) -> dict[str, Any]:
-    """Summarise a measure over all runs that have it."""
-    values = np.array([row[one.key] for row in runs if row.get(one.key) is not None], dtype=np.float64)
-    key = _JUDGED_AS.get(one.key, one.key)
-    limit = LIMITS.get(key)
-    side = ("above" if limit.is_upper else "below") if limit else ""
-    unit = _UNITS.get(one.key, "")
-    return {
-        "key": one.key,
-        "name": one.name,
-        "is_log": one.is_log,
-        "limits": f"amber {side} {limit.amber:g}, red {side} {limit.red:g}{unit}" if limit else "",
-        "amber": limit.amber if limit else None,
-        "red": limit.red if limit else None,
-        "n": values.size,
-        "median": _format(float(np.median(values)), one.style.replace("d", "g")),
-        "low": _format(float(values.min()), one.style.replace("d", "g")),
-        "high": _format(float(values.max()), one.style.replace("d", "g")),
-        **{f"n_{level}": sum(key in row[level] for row in runs) for level in ("amber", "red", "outliers")},
-    }
+def _summarise(columns: Sequence[Column], runs: Sequence[Row]) -> list[dict[str, Any]]:
+    """Summarise each measure over all runs that have it."""
+    counts = {level: Counter(key for row in runs for key in row[level]) for level in ("amber", "red", "outliers")}
+    found = []
+    for one in columns:
+        values = np.array([row[one.key] for row in runs if row.get(one.key) is not None], dtype=np.float64)
+        key, style = _JUDGED_AS.get(one.key, one.key), one.style.replace("d", "g")
+        limit, unit = LIMITS.get(key), _UNITS.get(one.key, "")
+        side = ("above" if limit.is_upper else "below") if limit else ""
+        found.append(
+            {
+                "key": one.key,
+                "name": one.name,
+                "is_log": one.is_log,
+                "limits": f"amber {side} {limit.amber:g}, red {side} {limit.red:g}{unit}" if limit else "",
+                "amber": limit.amber if limit else None,
+                "red": limit.red if limit else None,
+                "n": values.size,
+                "median": _format(float(np.median(values)), style),
+                "low": _format(float(values.min()), style),
+                "high": _format(float(values.max()), style),
+                **{f"n_{level}": count[key] for level, count in counts.items()},
+            }
+        )
+    return found
 
 
 def _link(row: Row) -> str:
@@ -231,33 +239,44 @@ def _group_reasons(rows: Sequence[Row], suffix: str) -> list[dict[str, Any]]:
     return found
 
 
-def _build_line(row: Row, columns: Sequence[Column], suffix: str) -> str:
-    """Build a line of the table, as short as HTML allows: thousands of them should stay below a megabyte."""
-    name = escape(row["name"].removesuffix(suffix))
-    verdict, level = row["verdict"], {"use": "", "look": " class=a"}.get(row["verdict"], " class=r")
-    # Quoted for addresses, a link needs no quotes of HTML.
-    parts = [f"<tr><td><a href={_link(row)}>{name}</a><td{level}>{verdict}<td>{escape(_explain(row))}"]
-    red, amber, outliers = row["red"], row["amber"], row["outliers"]
-    is_marked = bool(red or amber or outliers)
-    for one in columns:
-        text = _format(row.get(one.key), one.style)
-        mark = ""
-        if is_marked:
-            key = _JUDGED_AS.get(one.key, one.key)
-            level = "r" if key in red else "a" if key in amber else ""
-            mark = f" class={level or 'o'}" if level or key in outliers else ""
-            mark = f' class="{level} o"' if level and key in outliers else mark
-        parts.append(f"<td{mark}>{escape(text) if one.is_text else text}")
-    return "".join(parts)
+def _build_lines(runs: Sequence[Row], columns: Sequence[Column], suffix: str) -> str:
+    """Build the lines of the table, as short as HTML allows: thousands of them should stay below a megabyte."""
+    texts = [[_format(row.get(one.key), one.style) for one in columns] for row in runs]
+    text_columns = [i for i, one in enumerate(columns) if one.is_text]
+    places = {_JUDGED_AS.get(one.key, one.key): i for i, one in enumerate(columns)}
+    lines = []
+    for row, cells in zip(runs, texts, strict=True):
+        for i in text_columns:
+            cells[i] = escape(cells[i])
+        marks = _mark(row)
+        starts = ["<td>"] * len(cells)
+        for key, mark in marks.items():
+            if key in places:
+                starts[places[key]] = f"<td class={mark}>"
+        name, why = (
+            escape(row["name"].removesuffix(suffix)),
+            escape(_explain(row)) if marks or not row["usable"] else "",
+        )
+        # Quoted for addresses, a link needs no quotes of HTML.
+        head = f"<tr><td><a href={_link(row)}>{name}</a><td{_LEVELS[row['verdict']]}>{row['verdict']}<td>{why}"
+        lines.append(head + "".join([start + cell for start, cell in zip(starts, cells, strict=True)]))
+    return "\n".join(lines)
+
+
+def _mark(row: Row) -> dict[str, str]:
+    """Mark the measures that are beyond a limit or unlike those of other runs, as the value of a class."""
+    marks = dict.fromkeys(row["outliers"], "o")
+    for level, columns in (("a", row["amber"]), ("r", row["red"])):
+        marks |= {key: f'"{level} o"' if key in row["outliers"] else level for key in columns}
+    return marks
 
 
 def _explain(row: Row) -> str:
     """Say in a few words what speaks against a run."""
     if row["status"] != "ok":
         return f"{row['status']}: {str(row['reason']).replace('_', ' ')}"
-    names = {one.key: one.name.partition(" (")[0] for one in _COLUMNS} | {"masked_networks": "masked networks"}
-    words = [names.get(key, key) for key in (*row["red"], *row["amber"])]
-    unlike = [names.get(key, key) for key in row["outliers"]]
+    words = [_NAMES.get(key, key) for key in (*row["red"], *row["amber"])]
+    unlike = [_NAMES.get(key, key) for key in row["outliers"]]
     parts = [f"excluded: {row['excluded_by']}"] if row.get("excluded_by") else []
     parts += [", ".join(words)] if words else []
     parts += [f"unlike others: {', '.join(unlike)}"] if unlike else []
