@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
+from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
     AtlasNames,
     RunEncoder,
@@ -20,7 +21,6 @@ from bids_semantoks.embedding import (
     find_missing,
 )
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
-from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.listed import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, is_same_value, keep_known, list_asked, read_labels
 from bids_semantoks.outcomes import Tally
@@ -91,6 +91,8 @@ def run_group(config: AppConfig) -> Tally:
     write_descriptions(config.out_dir, encoder.description)
     write_stored_methods(config, encoder, chosen)
     embed_missing(missing, encoder, atlas, running, tally)
+    if tally.is_disk_full:
+        return tally
     done = {run.paths.embedding for run in missing}
     complete = [
         run

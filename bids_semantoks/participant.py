@@ -12,9 +12,9 @@ from typing import Any
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
+from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
-from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.content import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
@@ -22,7 +22,7 @@ from bids_semantoks.inputs.listed import warn_of_missing
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
-from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
+from bids_semantoks.outcomes import Outcome, Tally, isolate, record_failure, report_outcome, run_batch
 from bids_semantoks.outputs.dataset import (
     check_same_atlas,
     keep_identity,
@@ -308,8 +308,11 @@ class RunWorker:
         figures: list[Callable[[], None]] = []
         note = " ".join(job.run.time_problems)
         outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note)
-        for draw in figures if outcome.status == "ok" else ():
-            draw()
+        try:
+            for draw in figures if outcome.status == "ok" else ():
+                draw()
+        except OSError as error:  # a full disk: whatever else is wrong with a figure costs that figure
+            return record_failure(error, job, device=self.device)
         return outcome
 
     def _complete(self, job: RunJob, figures: list[Callable[[], None]]) -> tuple[str, ...]:
