@@ -61,7 +61,7 @@ def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)  # what people know
         temporary.unlink(missing_ok=True)
         raise

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from bids_semantoks.disk import read_space, read_start
+from bids_semantoks.disk import name_temporary, read_space, read_start
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 from bids_semantoks.training.distributed import Ranks
@@ -67,16 +67,30 @@ def _take(path: Path, request: StopRequest) -> str:
                 json.dump(_identify_call(request), file)
             return ""
         except FileExistsError:
-            if _is_alive(path, _read(path)):
+            holder = _read(path)
+            if _is_alive(path, holder):
                 holder = _read(path)
                 return f"process {holder.get('process', '?')} on {holder.get('host', 'another machine')}"
-            if path.exists():
+            if _remove(path, holder):
                 LOGGER.info("The last call that trained %s was killed; its training goes on.", path.parent.name)
-                path.unlink(missing_ok=True)
         except OSError:
             path.unlink(missing_ok=True)  # it may have been created before the disk was full
             raise
     return ""
+
+
+def _remove(path: Path, dead: dict[str, Any]) -> bool:
+    """Remove the claim of a dead call, but not that of another call which found it dead as well and was quicker."""
+    aside = path.with_name(name_temporary())
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        is_dead = _read(aside) == dead
+        if not is_dead:
+            with contextlib.suppress(OSError):
+                os.link(aside, path)
+        aside.unlink()
+        return is_dead
+    return False
 
 
 def _identify_call(request: StopRequest) -> dict[str, Any]:

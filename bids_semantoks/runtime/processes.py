@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn, cast
 from bids_semantoks.runtime.logs import relay_records
 
 #: A process that reads from a hanging file system would never end by itself, one in a long computation too late.
-_SECONDS_TO_LEAVE: Final = 3.0
+_SECONDS_TO_LEAVE: Final = 2.0
 
 
 class WorkerDied(Exception):
