@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from bids_semantoks.demo.study import write_study
+
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TABLES = (".tsv", ".npy", ".safetensors")
 PRETRAIN = ("--pretrain", "--encoder-config", "tiny", "--epochs", "2", "--train-batch-size", "4")
@@ -41,15 +43,24 @@ def disk():
     return disk
 
 
-@pytest.fixture(scope="module")
-def levels(study, outputs):
-    return {
-        "participant": (None, "participant", ("--participant-label", "001", "--save-tokens")),
-        "reports": (outputs, "participant", ("--reports-only",)),
-        "embed": (outputs, "group", ("--model", "random:tiny:3")),
-        "probe": (outputs, "group", PROBE),
-        "pretrain": (outputs, "group", PRETRAIN),
-    }
+#: Level and options of each call; the group level works on signals that are there.
+CALLS = {
+    "participant": ("participant", ("--participant-label", "001", "--save-tokens")),
+    "reports": ("participant", ("--reports-only",)),
+    "embed": ("group", ("--model", "random:tiny:3")),
+    "probe": ("group", PROBE),
+    "pretrain": ("group", PRETRAIN),
+}
+
+
+@pytest.fixture
+def ready(request, n_points, tmp_path, app):
+    """A study and what the participant level made of it: that of all tests, or one of enough people to probe."""
+    if n_points < 10:
+        return request.getfixturevalue("study"), request.getfixturevalue("outputs")
+    write_study(tmp_path / "raw", n_participants=12, short=True)
+    assert app(tmp_path / "raw", tmp_path / "ready", "--signals-only")[0] == 0
+    return tmp_path / "raw", tmp_path / "ready"
 
 
 def read_tables(out: Path) -> dict[Path, bytes]:
@@ -62,16 +73,16 @@ def read_tables(out: Path) -> dict[Path, bytes]:
     }
 
 
-def list_cases():
-    for name in ("participant", "reports", "embed", "probe", "pretrain"):
-        if name in ("participant", "probe"):
-            yield name, 2
-        yield pytest.param(name, 60, marks=pytest.mark.long)
+#: The others need what only longer runs make.
+QUICK = [("participant", 2), ("embed", 2)]
+LONG = [(name, 60) for name in ("participant", "reports", "embed", "probe", "pretrain")]
 
 
-@pytest.mark.parametrize(("name", "n_points"), list_cases())
-def test_a_full_disk_at_any_moment(study, levels, disk, tmp_path, app, name, n_points):
-    ready, level, arguments = levels[name]
+@pytest.mark.parametrize(
+    ("name", "n_points"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.long) for case in LONG)]
+)
+def test_a_full_disk_at_any_moment(ready, disk, tmp_path, app, name, n_points):
+    (study, outputs), (level, arguments) = ready, CALLS[name]
 
     def run(out, first=sys.maxsize, code=errno.ENOSPC):
         disk.root, disk.number, disk.first, disk.code = str(out), 0, first, code
@@ -82,8 +93,8 @@ def test_a_full_disk_at_any_moment(study, levels, disk, tmp_path, app, name, n_p
 
     def prepare(word):
         out = tmp_path / word
-        if ready is not None:
-            shutil.copytree(ready, out)
+        if name != "participant":
+            shutil.copytree(outputs, out)
         return out
 
     whole = prepare("whole")
