@@ -87,9 +87,16 @@ class Tally:
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
 
 
-def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "") -> Outcome:
+def isolate(
+    work: Callable[[], tuple[str, ...]],
+    job: Job,
+    *,
+    device: str,
+    note: str = "",
+    figures: Sequence[Callable[[], None]] = (),
+) -> Outcome:
     """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` where all went well;
-    `work` returns warnings.
+    `work` returns warnings. Then draw the figures of a complete run, which `work` may append.
 
     Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
     """
@@ -109,6 +116,12 @@ def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note:
         outcome = _describe_failure(error, job)
     outcome = dataclasses.replace(outcome, seconds=time.monotonic() - started)
     record_status(job, outcome, device=device)
+    try:
+        for draw in figures if outcome.status == "ok" else ():
+            draw()
+    except OSError as error:  # a full disk: whatever else is wrong with a figure costs that figure
+        outcome = _describe_failure(error, job)
+        record_status(job, outcome, device=device)
     return outcome
 
 
@@ -125,13 +138,6 @@ def _describe_failure(error: Exception, job: Job) -> Outcome:
         # One image far from its template must not stop the others.
         return Outcome(status="failed", reason="space_mismatch", message=message)
     return Outcome(status="failed", reason="internal", message=message, details=traceback.format_exc())
-
-
-def record_failure(error: Exception, job: Job, *, device: str) -> Outcome:
-    """Write the status of a run that failed after `isolate`."""
-    outcome = _describe_failure(error, job)
-    record_status(job, outcome, device=device)
-    return outcome
 
 
 def record_status(job: Job, outcome: Outcome, *, device: str) -> None:

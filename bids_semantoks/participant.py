@@ -22,7 +22,7 @@ from bids_semantoks.inputs.listed import warn_of_missing
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
-from bids_semantoks.outcomes import Outcome, Tally, isolate, record_failure, report_outcome, run_batch
+from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
 from bids_semantoks.outputs.cohort import count_planned
 from bids_semantoks.outputs.dataset import (
     check_same_atlas,
@@ -313,13 +313,7 @@ class RunWorker:
         """Process one run and write its status, then draw its figures, so that a failing one cannot spoil outputs."""
         figures: list[Callable[[], None]] = []
         note = " ".join(job.run.time_problems)
-        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note)
-        try:
-            for draw in figures if outcome.status == "ok" else ():
-                draw()
-        except OSError as error:  # a full disk: whatever else is wrong with a figure costs that figure
-            return record_failure(error, job, device=self.device)
-        return outcome
+        return isolate(lambda: self._complete(job, figures), job, device=self.device, note=note, figures=figures)
 
     def _complete(self, job: RunJob, figures: list[Callable[[], None]]) -> tuple[str, ...]:
         """Write what a run lacks; return warnings, and append what draws its figures."""
