@@ -138,16 +138,20 @@ def _write_words(config: AppConfig) -> int:
 
 
 class _Stopper:
-    """Signal handler that raises, but not again while what it raised is dealt with."""
+    """Signal handler that raises, and raises again only where that has not ended the call within seconds: an exception
+    that meets a destructor or a callback of a library is lost."""
 
-    raised_at = -_SECONDS_TO_TIDY
+    signum, raised_at = 0, -_SECONDS_TO_TIDY
 
     def __call__(self, signum: int, _: FrameType | None) -> None:
         """Raise KeyboardInterrupt or _Terminated."""
-        if time.monotonic() - self.raised_at < _SECONDS_TO_TIDY:
-            return
+        if signum != signal.SIGALRM:
+            if time.monotonic() - self.raised_at < _SECONDS_TO_TIDY:
+                return
+            self.signum = signum
         self.raised_at = time.monotonic()
-        raise KeyboardInterrupt if signum == signal.SIGINT else _Terminated(signum)
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_TIDY)
+        raise KeyboardInterrupt if self.signum == signal.SIGINT else _Terminated(self.signum)
 
 
 def _shorten(message: str) -> str:
@@ -211,7 +215,9 @@ def main() -> NoReturn:
     """Run the program with this process' arguments and exit."""
     open_missing_streams()
     numbers = (signal.SIGINT, *STOPPING)
-    handle_signals(numbers, _Stopper())
+    stopper = _Stopper()
+    handle_signals(numbers, stopper)
+    signal.signal(signal.SIGALRM, stopper)
     code = 0
     try:
         code = call(sys.argv[1:])
@@ -223,5 +229,5 @@ def main() -> NoReturn:
     except OSError:
         silence(sys.stdout)
         code = code or 5
-    handle_signals(numbers, signal.SIG_IGN)
+    handle_signals((*numbers, signal.SIGALRM), signal.SIG_IGN)
     sys.exit(code)

@@ -13,7 +13,17 @@ WAIT = """
 import signal, sys, time
 from bids_semantoks import cli
 
+class Swallow:
+    def __del__(self):
+        print("held", flush=True)
+        time.sleep(60)
+
 def wait(_):
+    if "swallow" in sys.argv:
+        cli._SECONDS_TO_TIDY = 0.3
+        swallow = Swallow()
+        del swallow
+        time.sleep(60)
     print("held", flush=True)
     try:
         sys.stdin.readline()
@@ -74,6 +84,14 @@ def test_signals_that_follow_do_not_disturb_the_tidying_up():
     printed, text = process.communicate(timeout=30)
     assert (process.returncode, printed) == (143, "tidied\n")
     assert len(text.splitlines()) == 1
+
+
+def test_a_signal_whose_exception_is_lost_ends_the_call_all_the_same():
+    process = start("swallow")
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "the same call goes on" in text.splitlines()[-1]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
