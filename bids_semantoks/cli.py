@@ -36,6 +36,10 @@ class _Terminated(BaseException):
     """This process was asked to terminate by one of `STOPPING`."""
 
 
+class _Interrupted(_Terminated):
+    """Ctrl-C; a KeyboardInterrupt in code that a library runs would make Python end without an exit code."""
+
+
 def _start_logging(config: AppConfig) -> None:
     """Log to the terminal at once, and to memory until the output directory is known to be writable."""
     running = config.running
@@ -144,14 +148,21 @@ class _Stopper:
     signum, raised_at = 0, -_SECONDS_TO_TIDY
 
     def __call__(self, signum: int, _: FrameType | None) -> None:
-        """Raise KeyboardInterrupt or _Terminated."""
+        """Raise _Interrupted or _Terminated."""
         if signum != signal.SIGALRM:
             if time.monotonic() - self.raised_at < _SECONDS_TO_TIDY:
                 return
             self.signum = signum
         self.raised_at = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_TIDY)
-        raise KeyboardInterrupt if self.signum == signal.SIGINT else _Terminated(self.signum)
+        raise (_Interrupted if self.signum == signal.SIGINT else _Terminated)(self.signum)
+
+    def raise_again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Raise at the next moment what a destructor or a callback has swallowed; report all else as Python does."""
+        if isinstance(lost.exc_value, _Terminated):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            sys.__unraisablehook__(lost)
 
 
 def _shorten(message: str) -> str:
@@ -201,7 +212,7 @@ def call(arguments: Sequence[str]) -> int:
         if read_rank() == 0:
             _say(f"bids_semantoks: {error}")
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, _Interrupted, click.Abort):
         return _fail("interrupted; what is complete stays, the same call goes on", 130)
     except _Terminated:
         return _fail("terminated; what is complete stays, the same call goes on", 143)
@@ -218,14 +229,13 @@ def main() -> NoReturn:
     stopper = _Stopper()
     handle_signals(numbers, stopper)
     signal.signal(signal.SIGALRM, stopper)
+    sys.unraisablehook = stopper.raise_again
     code = 0
     try:
         code = call(sys.argv[1:])
         sys.stdout.flush()
-    except _Terminated:  # during the last words
-        code = 143
-    except KeyboardInterrupt:
-        code = 130
+    except _Terminated as error:  # during the last words
+        code = 130 if isinstance(error, _Interrupted) else 143
     except OSError:
         silence(sys.stdout)
         code = code or 5
