@@ -19,6 +19,7 @@ from bids_semantoks.embedding import (
     embed_missing,
     find_embedding_state,
     find_missing,
+    leave_out_damaged,
 )
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.inputs.listed import warn_of_missing_outputs
@@ -99,6 +100,8 @@ def run_group(config: AppConfig) -> Tally:
         for run in chosen
         if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
     ]
+    # Probes read the signals, too.
+    complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
     _write_features(config, encoder, label, complete)

@@ -87,16 +87,9 @@ class Tally:
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
 
 
-def isolate(
-    work: Callable[[], tuple[str, ...]],
-    job: Job,
-    *,
-    device: str,
-    note: str = "",
-    figures: Sequence[Callable[[], None]] = (),
-) -> Outcome:
+def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "") -> Outcome:
     """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` where all went well;
-    `work` returns warnings. Then draw the figures of a complete run, which `work` may append.
+    `work` returns warnings.
 
     Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
     """
@@ -116,12 +109,6 @@ def isolate(
         outcome = _describe_failure(error, job)
     outcome = dataclasses.replace(outcome, seconds=time.monotonic() - started)
     record_status(job, outcome, device=device)
-    try:
-        for draw in figures if outcome.status == "ok" else ():
-            draw()
-    except OSError as error:  # a full disk: whatever else is wrong with a figure costs that figure
-        outcome = _describe_failure(error, job)
-        record_status(job, outcome, device=device)
     return outcome
 
 

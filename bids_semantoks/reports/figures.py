@@ -100,11 +100,12 @@ _CAPTIONS: Final = {
     "apart is more alike within and between runs than to others.",
 }
 
-_NOT_DRAWN: Final = "It could not be drawn; the log says why."
+_NOT_DRAWN: Final = "It could not be drawn, and the log of that call says why; or it was removed since."
 
 _WHY_MISSING: Final = {
     "carpet": "It needs the signals before denoising, which only the participant level has at hand.",
     "motion": "It needs the confounds, which only the participant level has at hand.",
+    "Windows": "It is drawn where the participant level makes the embedding, and by --reports-only.",
     "Tokens": "It needs the tokens of each window: run the participant level, or save them with --save-tokens.",
 }
 

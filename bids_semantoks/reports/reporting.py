@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ from bids_semantoks.atlases.registry import is_surface_atlas
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.errors import AtlasError, InputError
+from bids_semantoks.errors import AtlasError, InputError, RunFailed
 from bids_semantoks.files import read_table
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.cohort import count_cohort
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
@@ -41,6 +42,9 @@ from bids_semantoks.reports.figures_networks import draw_connectivity, draw_cove
 from bids_semantoks.reports.figures_signals import Volumes, draw_carpet, draw_motion
 from bids_semantoks.reports.report import read_coverage, write_report
 from bids_semantoks.statistics.connectivity import compute_connectivity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -210,7 +214,10 @@ def redraw_reports(config: AppConfig) -> int:
     for atlas, _ in find_stored_kinds(out_dir):
         for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
             if stored.entities["sub"] in chosen:
-                _redraw_run(stored.paths, stored.sidecar, stored.entities)
+                try:
+                    _redraw_run(stored.paths, stored.sidecar, stored.entities)
+                except (RunFailed, OSError, ValueError) as error:
+                    LOGGER.warning("The figures of %s stay as they are: %s", stored.paths.stem, error)
     written = sum(write_report(out_dir, participant) for participant in chosen)
     LOGGER.info("%d of %d reports written to %s.", written, len(chosen), out_dir)
     return written
@@ -229,8 +236,9 @@ def _redraw_run(paths: OutputPaths, sidecar: dict[str, Any], entities: Mapping[s
 
 def draw_signals(
     paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, *, threshold: float | None, grid: NDArray[np.int32] | None
-) -> None:
-    """Draw the signal figures from memory; `threshold` for scrubbing in mm, `grid` from `build_picture_grid`."""
+) -> list[Path]:
+    """Draw the signal figures from memory and return their paths; `threshold` for scrubbing in mm, `grid` from
+    `build_picture_grid`."""
     networks = sort_by_network(atlas.networks)
     volumes = Volumes(
         kept=signals.kept,
@@ -240,12 +248,13 @@ def draw_signals(
         repetition_time=signals.repetition_time,
     )
     n_voxels = signals.n_voxels
-    write_figure(_path(paths, "carpet"), lambda: draw_carpet(signals.raw, signals.values, volumes, networks, n_voxels))
-    write_figure(_path(paths, "motion"), lambda: draw_motion(volumes))
-    write_figure(_path(paths, "coverage"), lambda: draw_coverage(signals.coverage, signals.present, networks, grid))
-    write_figure(
-        _path(paths, "connectivity"), lambda: draw_connectivity(compute_connectivity(signals.values), networks)
-    )
+    drawn: dict[str, Callable[[], Figure]] = {
+        "carpet": lambda: draw_carpet(signals.raw, signals.values, volumes, networks, n_voxels),
+        "motion": lambda: draw_motion(volumes),
+        "coverage": lambda: draw_coverage(signals.coverage, signals.present, networks, grid),
+        "connectivity": lambda: draw_connectivity(compute_connectivity(signals.values), networks),
+    }
+    return [path for word, draw in drawn.items() if write_figure(path := _path(paths, word), draw)]
 
 
 def draw_embedding(
@@ -285,14 +294,16 @@ def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequen
     Connectivity is always redrawn, carpet and coverage only if missing: those drawn from images show more.
     """
     order = sort_by_network(networks)
-    values = read_signals(paths)[1]
+    values = read_signals(paths, sidecar)[1]
     write_figure(_path(paths, "connectivity"), lambda: draw_connectivity(compute_connectivity(values), order))
     raw = paths.file("stat-mean_desc-raw_timeseries.tsv")
     if raw.is_file() and not _path(paths, "carpet").is_file():
+        check_table(raw, sidecar)
         before = read_table(raw)[1].astype(np.float32)
         volumes, n_voxels = read_volumes(sidecar), np.ones(values.shape[1], dtype=np.int64)
         write_figure(_path(paths, "carpet"), lambda: draw_carpet(before, values, volumes, order, n_voxels))
     if not _path(paths, "coverage").is_file():
+        check_table(paths.coverage, sidecar)
         coverage, present = read_coverage(paths)
         write_figure(_path(paths, "coverage"), lambda: draw_coverage(coverage, present, order, None))
 
@@ -300,11 +311,13 @@ def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequen
 def redraw_embedding(paths: OutputPaths, signals: dict[str, Any], embedding: dict[str, Any]) -> None:
     """Redraw the embedding figures that the run's files allow, from both sidecars;
     the token figure needs ``--save-tokens``."""
+    check_table(paths.embedding, embedding)
     columns, rows = read_table(paths.embedding)
     onset, kept = rows[:, columns.index("onset")], rows[:, columns.index("kept")]
     duration, volumes = embedding["WindowDuration"], read_volumes(signals)
     write_figure(_path(paths, f"{paths.model}Windows"), lambda: draw_windows(onset, duration, kept, volumes))
     if paths.tokens.is_file() and "TokenRows" in embedding:
+        check_table(paths.tokens, embedding)
         tokens, names = np.load(paths.tokens), embedding["TokenRows"]
         masked = embedding["MaskedNetworks"]
         write_figure(_path(paths, f"{paths.model}Tokens"), lambda: draw_tokens(tokens, names, masked))
