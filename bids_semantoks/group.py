@@ -75,7 +75,6 @@ def run_group(config: AppConfig) -> Tally:
             # The other ranks only helped to train; the first goes on alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
-    model = encoder.loaded.name
     chosen = encoder.name_outputs(chosen)
     # Adding --overwrite to the same call would repeat a training of days.
     trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
@@ -85,7 +84,10 @@ def run_group(config: AppConfig) -> Tally:
     n_refused = probes.n_refused if probes is not None else 0
     tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done, n_refused=n_refused)
     if running.dry_run:
-        LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), label, model)
+        LOGGER.info(
+            "Would embed %d of %d runs and write phenotype/%s%s.tsv.",
+            *(len(missing), len(chosen), label, encoder.loaded.name),
+        )
         return tally
     if not asked.pretrain:
         _open_outputs(config)
