@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
+from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
     AtlasNames,
     RunEncoder,
@@ -21,7 +22,6 @@ from bids_semantoks.embedding import (
     leave_out_damaged,
 )
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
-from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.listed import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outcomes import Tally
@@ -92,12 +92,9 @@ def run_group(config: AppConfig) -> Tally:
     write_descriptions(config.out_dir, encoder.description)
     write_stored_methods(config, encoder, chosen, left_out)
     embed_missing(missing, encoder, atlas, running, tally)
-    done = {run.paths.embedding for run in missing}
-    complete = [
-        run
-        for run in chosen
-        if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
-    ]
+    if tally.is_disk_full:
+        return tally
+    complete = _keep_complete(chosen, missing, encoder)
     # Probes read the signals, too.
     complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
@@ -109,6 +106,16 @@ def run_group(config: AppConfig) -> Tally:
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas)
     return tally
+
+
+def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], encoder: RunEncoder) -> list[StoredRun]:
+    """Keep the runs that have an embedding by now, where those `missing` were to be embedded."""
+    tried = {run.paths.embedding for run in missing}
+    return [
+        run
+        for run in chosen
+        if run.paths.embedding not in tried or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
+    ]
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:

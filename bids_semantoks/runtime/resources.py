@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bids_semantoks.config.call import RunningConfig, parse_memory
+from bids_semantoks.disk import check_writable
 from bids_semantoks.errors import SemantoksError, TrainingStopped
-from bids_semantoks.files import check_writable, write_json
+from bids_semantoks.files import write_json
 
 LOGGER = logging.getLogger("bids_semantoks")
 
