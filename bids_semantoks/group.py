@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import (
     AtlasNames,
@@ -56,6 +57,7 @@ _RUNS_PER_READER = 300
 def run_group(config: AppConfig) -> Tally:
     """Run the group level and count the outcomes of its runs. Raises
     SemantoksError if the call as a whole cannot work."""
+    check_name(config.bids_dir, InputError, "BIDS_DIR")
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
