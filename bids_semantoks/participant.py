@@ -23,6 +23,7 @@ from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
+from bids_semantoks.outputs.cohort import count_planned
 from bids_semantoks.outputs.dataset import (
     check_same_atlas,
     keep_identity,
@@ -81,7 +82,7 @@ def run_participants(config: AppConfig) -> Tally:
     check_writable(config.out_dir)
     open_work_dir(config.running.work_dir, config.out_dir)
     open_log(config.out_dir, to_json(config))
-    write_methods(plan, encoder)
+    write_methods(plan, encoder, jobs)
     _write_shared_files(plan, encoder)
     tally = Tally()
     former = _find_features(jobs)
@@ -118,10 +119,15 @@ def run_participants(config: AppConfig) -> Tally:
     if tally.n_failed:
         _clear_failed(plan, encoder, todo)
     _remove_features(plan, former)
+    _warn_of_absent(tally)
+    reports.write_rest()
+    write_methods(plan, encoder, jobs)
+    return tally
+
+
+def _warn_of_absent(tally: Tally) -> None:
     if tally.absent:
         LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
-    reports.write_rest()
-    return tally
 
 
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
@@ -363,15 +369,23 @@ class RunWorker:
         return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals)
 
 
-def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
+def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
     """Write the methods text of a call; `encoder` is None if only signals are written."""
+    chosen = plan.config.selection
+    # Of a part of the study, such as a job of one participant, numbers would mean nothing.
+    is_part = bool(chosen.participant_label or chosen.exclude_participant_label)
+    cohort = None if is_part else count_planned([job.paths for job in jobs])
     signals = describe_signals(
-        {**plan.settings, "averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+        {
+            **plan.settings,
+            **{"averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+            "uses_pybids": chosen.bids_database_dir is not None,
+        },
         pipelines=[one.pipeline for one in plan.dataset.derivatives],
         n_parcels=len(plan.atlas.parcels),
         min_time=plan.config.signals.min_time,
     )
-    write_citation(plan.config.out_dir, build_facts(signals, encoder))
+    write_citation(plan.config.out_dir, build_facts(signals, encoder, cohort=cohort))
 
 
 def _write_shared_files(plan: Plan, encoder: RunEncoder | None) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.files import read_table
 from bids_semantoks.images.sizes import read_array
 from bids_semantoks.inputs.selection import check_known, read_labels
+from bids_semantoks.outputs.cohort import count_cohort
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
@@ -91,9 +92,14 @@ def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
 
 
 def build_facts(
-    signals: Mapping[str, Any], encoder: RunEncoder | None, *, probing: Mapping[str, Any] | None = None
+    signals: Mapping[str, Any],
+    encoder: RunEncoder | None,
+    *,
+    cohort: Mapping[str, Any] | None = None,
+    probing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written."""
+    """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written,
+    `cohort` from `count_cohort` if a text speaks of all runs."""
     details = dict(encoder.loaded.details) if encoder else {}
     data, recipe = details.get("data"), details.get("recipe")
     # The details of a checkpoint are whatever its author wrote.
@@ -104,6 +110,7 @@ def build_facts(
     min_kept = encoder.config.min_kept if encoder and is_weighted else None
     return {
         "versions": find_versions(),
+        "cohort": cohort,
         "signals": signals,
         "embedding": describe_encoder(encoder) | {"weights": describe_weights(min_kept)} if encoder else None,
         "pretraining": {"data": data, "recipe": recipe} if has_recipe else None,
@@ -111,14 +118,20 @@ def build_facts(
     }
 
 
-def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
-    """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it."""
+def write_stored_methods(
+    config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
+) -> None:
+    """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it;
+    `left_out` are runs that its limits leave out, reason and message by stem."""
     pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
+    cohort = count_cohort(
+        config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
+    )
     # Runs in native space are the exception that the text must name.
     for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
         try:
-            facts = _collect_facts(config, encoder, run.sidecar, pipelines)
-            write_citation(config.out_dir, facts)
+            signals, probing = _collect_facts(config, run.sidecar, pipelines)
+            write_citation(config.out_dir, build_facts(signals, encoder, cohort=cohort, probing=probing))
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever values of another type than ours lead to
@@ -132,8 +145,9 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
 
 
 def _collect_facts(
-    config: AppConfig, encoder: RunEncoder, sidecar: Mapping[str, Any], pipelines: Sequence[str]
-) -> dict[str, Any]:
+    config: AppConfig, sidecar: Mapping[str, Any], pipelines: Sequence[str]
+) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """Collect what a methods text says of the signals with this sidecar, and of the probes, None without them."""
     signals = describe_signals(
         {
             **sidecar["Settings"],
@@ -148,7 +162,21 @@ def _collect_facts(
     # A path on one machine does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
     is_asked = bool(probing.get("probe") or probing.get("task_blocks"))
-    return build_facts(signals, encoder, probing=probing if is_asked else None)
+    return signals, probing if is_asked else None
+
+
+def _build_filter(config: AppConfig, stored: Sequence[StoredRun]) -> Callable[[str], bool]:
+    """Build a filter of runs like the stored ones: of their atlas, space and tasks, and of the participants chosen."""
+    keys = ("atlas", "space", "task")
+    kinds = {tuple(run.entities.get(key) for key in keys) for run in stored}
+    is_open = not (config.selection.participant_label or config.selection.exclude_participant_label)
+    people = {run.entities["sub"] for run in stored}
+
+    def is_wanted(stem: str) -> bool:
+        entities = parse_entities(stem)
+        return tuple(entities.get(key) for key in keys) in kinds and (is_open or entities["sub"] in people)
+
+    return is_wanted
 
 
 class ReportQueue:
