@@ -183,11 +183,11 @@ def read_blocks(volumes: Volumes) -> Iterator[NDArray[Any]]:
     n_read = 0
     ahead: deque[Future[_Filled]] = deque()
     with closing(_open(volumes)) as file, ThreadPoolExecutor(1, thread_name_prefix="inflate") as pool:
-        before = pool.submit(_fill, file, memoryview(np.empty(volumes.offset, dtype=np.uint8)), volumes.offset)
+        before = pool.submit(_fill, file, np.empty(volumes.offset, dtype=np.uint8).data, volumes.offset)
         for block, count in enumerate(counts):
             while len(ahead) < max(1, len(buffers) - 1) and block + len(ahead) < len(counts):
                 following = block + len(ahead)
-                target = memoryview(buffers[following % len(buffers)])[: counts[following] * n_bytes]
+                target = buffers[following % len(buffers)].data[: counts[following] * n_bytes]
                 ahead.append(pool.submit(_fill, file, target, n_bytes))
             _check_filled(volumes, before.result(), volumes.offset, n_read=0)
             filled = ahead.popleft().result()
