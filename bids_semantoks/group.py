@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
@@ -57,6 +58,7 @@ _RUNS_PER_READER = 300
 def run_group(config: AppConfig) -> Tally:
     """Run the group level and count the outcomes of its runs. Raises
     SemantoksError if the call as a whole cannot work."""
+    check_name(config.bids_dir, InputError, "BIDS_DIR")
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
@@ -77,10 +79,7 @@ def run_group(config: AppConfig) -> Tally:
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
     model = encoder.loaded.name
     chosen = encoder.name_outputs(chosen)
-    # Adding --overwrite to the same call would repeat a training of days.
-    trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
-    hint = trained if asked.pretrain else "Use the former settings or --overwrite."
-    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
+    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=_name_remedy(config))
     n_done = len(chosen) - len(missing)
     n_refused = probes.n_refused if probes is not None else 0
     tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done, n_refused=n_refused)
@@ -106,6 +105,14 @@ def run_group(config: AppConfig) -> Tally:
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas)
     return tally
+
+
+def _name_remedy(config: AppConfig) -> str:
+    """Say what to do about embeddings of other settings."""
+    if config.pretraining.pretrain:
+        # Adding --overwrite to the same call would repeat a training of days.
+        return f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
+    return "Use the former settings or --overwrite."
 
 
 def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], encoder: RunEncoder) -> list[StoredRun]:
