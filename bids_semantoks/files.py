@@ -268,7 +268,7 @@ def _split_line(line: str, delimiter: str, width: int) -> list[str]:
         (parsed,) = csv.reader([line], delimiter=delimiter, strict=True)
         if len(parsed) == len(cells) or len(cells) != width:
             return parsed
-    return [cell[1:-1].replace('""', '"') if re.fullmatch('".*"', cell) else cell for cell in cells]
+    return [cell[1:-1].replace('""', '"') if re.fullmatch('"(?:[^"]|"")*"', cell) else cell for cell in cells]
 
 
 def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -378,6 +378,6 @@ def format_cell(value: object) -> str:
     # NumPy's scalars are registered with numbers.
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return "n/a" if math.isnan(value) else f"{value:.9g}"
-    # Only characters that would end a cell or line, and those with which `decode_text` would not read it back: other
-    # spaces stay, since names are looked up as written.
-    return re.sub(r"\s*[\x00-\x1a\x1c-\x1f]\s*", " ", str(value)).strip()
+    # Replaced is what ends a cell or line, or cannot be read back; names are looked up as written. Readers unquote.
+    cell = re.sub(r"\s*[\x00-\x1a\x1c-\x1f]\s*", " ", str(value)).strip()
+    return '"{}"'.format(cell.replace('"', '""')) if cell[:1] == cell[-1:] == '"' else cell

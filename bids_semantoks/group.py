@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
@@ -57,6 +58,7 @@ _RUNS_PER_READER = 300
 def run_group(config: AppConfig) -> Tally:
     """Run the group level and count the outcomes of its runs. Raises
     SemantoksError if the call as a whole cannot work."""
+    check_name(config.bids_dir, InputError, "BIDS_DIR")
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
@@ -76,10 +78,7 @@ def run_group(config: AppConfig) -> Tally:
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
     chosen = encoder.name_outputs(chosen)
-    # Adding --overwrite to the same call would repeat a training of days.
-    trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
-    hint = trained if asked.pretrain else "Use the former settings or --overwrite."
-    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
+    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=_name_remedy(config))
     n_done = len(chosen) - len(missing)
     n_refused = probes.n_refused if probes is not None else 0
     tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done, n_refused=n_refused)
@@ -96,12 +95,7 @@ def run_group(config: AppConfig) -> Tally:
     embed_missing(missing, encoder, atlas, running, tally)
     if tally.is_disk_full:
         return tally
-    done = {run.paths.embedding for run in missing}
-    complete = [
-        run
-        for run in chosen
-        if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
-    ]
+    complete = _keep_complete(chosen, missing, encoder)
     # Probes read the signals, too.
     complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
@@ -113,6 +107,24 @@ def run_group(config: AppConfig) -> Tally:
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas)
     return tally
+
+
+def _name_remedy(config: AppConfig) -> str:
+    """Say what to do about embeddings of other settings."""
+    if config.pretraining.pretrain:
+        # Adding --overwrite to the same call would repeat a training of days.
+        return f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
+    return "Use the former settings or --overwrite."
+
+
+def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], encoder: RunEncoder) -> list[StoredRun]:
+    """Keep the runs that have an embedding by now, where those `missing` were to be embedded."""
+    tried = {run.paths.embedding for run in missing}
+    return [
+        run
+        for run in chosen
+        if run.paths.embedding not in tried or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
+    ]
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:

@@ -262,3 +262,18 @@ def test_what_is_no_object_reads_as_an_empty_one(tmp_path):
     assert files.read_object(tmp_path / "x.json") == {}
     (tmp_path / "x.json").write_text('{"a": 1}')
     assert files.read_object(tmp_path / "x.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("cell", ['"A"', '"A" or "B"', '""', '"', 'say "x"', '"x" said', '"a""b"', "'x'", '"""'])
+def test_quotes_of_a_cell_are_its_own(tmp_path, cell):
+    path = tmp_path / "table.tsv"
+    files.write_records(path, ["index", "label"], [[1, cell], [2, "plain"]])
+    assert files.read_rows(path) == [{"index": "1", "label": cell}, {"index": "2", "label": "plain"}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [('"A" or "B"', '"A" or "B"'), ('"A"', "A"), ('"a ""b"" c"', 'a "b" c'), ('"a "b""', '"a "b""')],
+)
+def test_only_quotes_that_enclose_a_cell_are_taken_off(cell, expected):
+    assert files.parse_table(f"index\tlabel\n1\t{cell}\n").rows == [["1", expected]]
