@@ -165,7 +165,7 @@ def build_facts(text: str) -> dict[str, Any]:
         },
         "pretraining": {
             "data": {"runs": f"1 {text}", "participants": 1, "hours": 1},
-            "recipe": {"epochs": f"e {text}", "mask_ratio": [f"v {text}", {f"x {text}": None}]},
+            "recipe": {"epochs": f"e {text}", "mask_ratio": [f"v {text}", f"w {text}"]},
         },
         "probing": {
             "probe": [f"age {text}", "sex"],

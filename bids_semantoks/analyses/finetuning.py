@@ -379,5 +379,5 @@ def _compute_kept(run: StoredRun, table: NDArray[np.float32], n_volumes: int, en
     config = encoder.loaded.config
     starts = window_starts(n_volumes, config.window, encoder.config.n_windows)
     kept = select_signals(table, run.n_dummy)[2]
-    step = config.repetition_time
-    return compute_kept_share(kept, run.repetition_time, starts * step, config.window * step)
+    onsets = starts.astype(np.float64) * config.repetition_time
+    return compute_kept_share(kept, run.repetition_time, onsets, config.window * config.repetition_time)

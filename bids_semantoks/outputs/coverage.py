@@ -1,22 +1,20 @@
-"""The table of a run's coverage: the share of each parcel that has data, and its temporal SNR."""
+"""The table of how much of each parcel has data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from bids_semantoks.files import write_json, write_records
 from bids_semantoks.records import Atlas, ParcelSignals
 
-#: Keys that the sidecar copies from that of the signals.
-_SHARED: Final = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
+_SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
 
 
-def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: Mapping[str, Any]) -> Path:
-    """Write the share of each parcel that has data, its temporal SNR and size, with a sidecar; return `path`."""
+def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> None:
+    """Write the coverage of each parcel as a table with its sidecar; `sidecar` is that of the signals."""
     present = signals.present
     temporal_snr = np.full(present.size, np.nan) if signals.temporal_snr is None else signals.temporal_snr
     rows = [
@@ -34,7 +32,7 @@ def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: Ma
     write_json(
         path.with_suffix(".json"),
         {
-            **{key: sidecar[key] for key in _SHARED if key in sidecar},
+            **{key: sidecar[key] for key in _SHARED_KEYS if key in sidecar},
             "label": {"Description": "Parcel name."},
             "coverage": {"Description": described[0]},
             "tsnr": {
@@ -46,7 +44,6 @@ def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: Ma
             "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
         },
     )
-    return path
 
 
 def _describe_coverage(averaged_over: str) -> tuple[str, str]:

@@ -35,6 +35,8 @@ _IGNORED = (
     "*_embedding.*",
     "*_tokens.*",
     "*_stat-coverage_*",
+    # Of no use to a validator that sees none of the files with this atlas: it would miss their data.
+    "atlas-*_description.json",
     "group_*",
     "encoders",
     "*.tmp",

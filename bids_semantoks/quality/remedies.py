@@ -15,6 +15,7 @@ REMEDIES: Final = {
     "bad_confounds": "The table of confounds is damaged or lacks columns of the preset. Copy it again, or choose "
     "another --denoise.",
     "bad_image": "The image is damaged or incomplete. Copy or fetch it again, or run the preprocessing again.",
+    "damaged_table": "A table of ours was changed or damaged on disk; the participant level makes it again.",
     "space_mismatch": "Choose a --space that all runs have, or have fMRIPrep write that space (--output-spaces).",
     "low_coverage": "Look at the brain mask and the field of view of the run; --min-coverage states the limit.",
     "out_of_memory": "Use fewer processes (--n-procs) or more memory, and repeat the call.",

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import read_object, read_rows, write_json
 from bids_semantoks.outputs.sidecars import find_maker
 from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_sidecar
@@ -121,7 +122,7 @@ def _measure_embedding(paths: OutputPaths, signals: Mapping[str, Any], coverage:
     }
     try:
         vectors = read_embedding(paths).astype(np.float64)
-    except (OSError, ValueError):
+    except (RunFailed, OSError, ValueError):
         return values
     values |= {"n_windows": len(vectors), "window_similarity": _compare_windows(vectors)}
     if len(vectors) and np.isfinite(vectors).all():

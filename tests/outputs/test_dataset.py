@@ -120,6 +120,9 @@ def test_atlases_are_a_dataset_and_described_for_the_outputs_too(tmp_path, space
     atlases = out / "sourcedata" / "atlases"
     assert json.loads((atlases / "atlas-Schaefer5Tian_description.json").read_text()) == described
     assert json.loads((atlases / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    dataset.write_dataset(out, sources={}, upstream=())
+    assert "atlas-*_description.json" in (out / ".bidsignore").read_text().splitlines()
+    assert json.loads((out / "dataset_description.json").read_text())["BIDSVersion"] == "1.11.0"
     (out / "atlas-Schaefer5Tian_description.json").unlink()
     write_atlas(out, atlas)
     assert (out / "atlas-Schaefer5Tian_description.json").is_file()

@@ -103,7 +103,7 @@ SIDECAR = {
 
 def test_signals_round_trip(paths, atlas, signals):
     written = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
-    parcels, values = store.read_signals(paths)
+    parcels, values = store.read_signals(paths, store.read_sidecar(paths.signals_sidecar))
     assert parcels == atlas.parcels
     np.testing.assert_array_equal(values, signals.values)
     (stored,) = store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
