@@ -236,9 +236,9 @@ def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
 def _is_written(out_dir: Path, atlas: Atlas) -> bool:
     """Tell whether an atlas is stored completely and undamaged."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.json")
-    names = [f"atlas-{atlas.name}_description.json", f"sourcedata/atlases/atlas-{atlas.name}_description.json"]
-    needed = (path.with_suffix(".tsv"), out_dir / "sourcedata" / "atlases" / "dataset_description.json")
-    if not all(one.is_file() for one in (path, *needed, *(out_dir / name for name in names))):
+    root, name = out_dir / "sourcedata" / "atlases", f"atlas-{atlas.name}_description.json"
+    described = (root / "dataset_description.json", root / name, out_dir / name)
+    if not path.with_suffix(".tsv").is_file() or any("Name" not in read_object(one) for one in described):
         return False
     stored = read_object(path)
     try:
