@@ -235,9 +235,9 @@ def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence
         mean = sum(value for value, _ in known) / len(known)
         seconds = (at + 0.5) * sidecar["RepetitionTime"]
         motion = f"Framewise displacement: mean {mean:.2f} mm, largest {largest:.2f} mm at {seconds:.0f} s"
-    return (
-        f"{motion}; {dropped['Dummy']['Count']} dummy and {dropped['Scrubbed']['Count']} scrubbed volumes are shaded."
-    )
+    counts = [(dropped["Dummy"]["Count"], "dummy"), (dropped["Scrubbed"]["Count"], "scrubbed")]
+    shaded = " and ".join(f"{count} {word}" for count, word in counts if count)
+    return f"{motion}; {shaded} volumes are shaded." if shaded else f"{motion}; every volume is kept."
 
 
 def _read_parcels(
@@ -314,7 +314,7 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
     limit = dropped["Scrubbed"]["FramewiseDisplacementAboveMillimetres"]
     measure = f"{dropped['Scrubbed'].get('FramewiseDisplacement', '')} FD".lstrip()
     return [
-        ("source", f"{sidecar['Pipeline']}, repetition time {step:g} s"),
+        ("source", f"{sidecar['Pipeline']}, repetition time {step:g}\u00a0s"),
         (
             "volumes",
             f"{sidecar['VolumesKept']} of {sidecar['VolumesTotal']} kept ({sidecar['VolumesKept'] * step:.0f} s)",
