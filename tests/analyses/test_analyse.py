@@ -20,7 +20,6 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.reports import report, reporting
 from bids_semantoks.statistics import linear, metrics, splits
 from bids_semantoks.statistics.predictions import Predictions
 

@@ -46,8 +46,8 @@ def test_a_page_draws_zooms_and_tells_values(browser, outputs):
         near = page.evaluate(ticks)
         page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 20)
         seconds = [float(one.partition(" s")[0]) for one in (near, page.evaluate(ticks))]
-        n_volumes = len(data["traces"]["fd"])
-        assert math.isclose(seconds[1] - seconds[0], n_volumes * 2 * 0.25, abs_tol=6)
+        # The axis ends with the only window, which is padded.
+        assert math.isclose(seconds[1] - seconds[0], 0.25 * (6 + 200), abs_tol=6)
         page.locator(".timeline").focus()
         page.keyboard.press("Escape")
         page.keyboard.press("ArrowLeft")
@@ -65,9 +65,9 @@ def test_without_scripts_a_page_can_be_read(browser, outputs):
     with open_page(browser, outputs / "sub-001.html", java_script_enabled=False) as page:
         assert page.locator(".verdict").is_visible()
         assert page.locator("svg.heatmap").first.is_visible()
-        assert page.locator("image.map").evaluate_all("all => all.length") == 7
+        assert page.locator("image.map").count() == 6
         assert page.get_by_text("stat-mean_timeseries.tsv").is_visible()
-        assert page.get_by_text("need scripts").is_visible()
+        assert page.locator("noscript p").is_visible()
 
 
 def test_links_lead_to_the_run(browser, outputs):
