@@ -121,8 +121,7 @@ def _write_words(config: AppConfig) -> int:
     if config.level == "participant":
         from bids_semantoks.participant import build_plan, write_methods
 
-        plan, encoder, _ = build_plan(config)
-        write_methods(plan, encoder)
+        write_methods(*build_plan(config))
     else:
         from bids_semantoks.group import write_group_methods
 

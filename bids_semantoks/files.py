@@ -47,9 +47,9 @@ _MARKS: Final = (
 def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file that gets its name only once complete; if the block raises, nothing is left behind.
 
-    `is_durable` waits until the disk has the file: for checkpoints, which a crash of the machine
-    must not empty. Written under a hidden name beside `path` and renamed. Takes no lock, since locks
-    fail on network file systems of clusters.
+    `is_durable` waits until the disk has the file: for checkpoints and tables that a sidecar vouches for, which a
+    crash of the machine must not empty. Written under a hidden name beside `path` and renamed. Takes no lock, since
+    locks fail on network file systems of clusters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{os.urandom(6).hex()}.tmp"
@@ -91,7 +91,7 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 
     content = io.BytesIO()
     np.save(content, values, allow_pickle=False)
-    with open_atomic(path) as file:
+    with open_atomic(path, is_durable=True) as file:
         file.write(content.getbuffer())
 
 
@@ -106,7 +106,7 @@ def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[An
         raise ValueError(f"{len(columns)} columns but rows of shape {rows.shape}")
     line = "\t".join(["%.9g"] * len(columns))
     has_gaps = bool(np.isnan(rows).any())
-    with open_atomic(path) as file:
+    with open_atomic(path, is_durable=True) as file:
         file.write(("\t".join([index, *columns] if index else columns) + "\n").encode())
         for i, row in enumerate(rows.tolist()):
             text = line % tuple(row)

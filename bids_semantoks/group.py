@@ -18,11 +18,12 @@ from bids_semantoks.embedding import (
     embed_missing,
     find_embedding_state,
     find_missing,
+    leave_out_damaged,
 )
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.listed import warn_of_missing_outputs
-from bids_semantoks.inputs.selection import check_known, is_same_value, keep_known, list_asked, read_labels
+from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import (
@@ -89,7 +90,7 @@ def run_group(config: AppConfig) -> Tally:
     if not asked.pretrain:
         _open_outputs(config)
     write_descriptions(config.out_dir, encoder.description)
-    write_stored_methods(config, encoder, chosen)
+    write_stored_methods(config, encoder, chosen, left_out)
     embed_missing(missing, encoder, atlas, running, tally)
     done = {run.paths.embedding for run in missing}
     complete = [
@@ -97,6 +98,10 @@ def run_group(config: AppConfig) -> Tally:
         for run in chosen
         if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
     ]
+    # Probes read the signals, too.
+    complete = leave_out_damaged(complete, tally) if probes is not None else complete
+    if len(complete) < len(chosen) and complete:
+        write_stored_methods(config, encoder, complete, left_out)
     _write_features(config, encoder, label, complete)
     write_group_status(config.out_dir, used=[run.paths.stem for run in complete], left_out=left_out)
     if probes is not None:
@@ -120,10 +125,10 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
 
 def write_group_methods(config: AppConfig) -> None:
     """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
-    _, atlas, chosen, _ = choose_stored(config)
+    _, atlas, chosen, left_out = choose_stored(config)
     check_writable(config.out_dir)
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
-    write_stored_methods(config, encoder, chosen)
+    write_stored_methods(config, encoder, chosen, left_out)
 
 
 def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
@@ -241,12 +246,11 @@ def select_stored(
     for what, key, labels in (asked, *list_asked(selection)):
         check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
         if labels:
-            kept = [
-                run for run in kept if any(is_same_value(key, run.entities.get(key, ""), label) for label in labels)
-            ]
+            same = {normalise_value(key, label) for label in labels}
+            kept = [run for run in kept if normalise_value(key, run.entities.get(key, "")) in same]
     excluded = read_labels(selection.exclude_participant_label, "sub-")
-    excluded = keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True)
-    kept = [run for run in kept if run.entities["sub"] not in excluded]
+    left_out = set(keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True))
+    kept = [run for run in kept if run.entities["sub"] not in left_out]
     if not kept:
         raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
     if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):

@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
-from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.content import describe_absent_content
@@ -23,6 +24,8 @@ from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
+from bids_semantoks.outputs.cohort import count_planned
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import (
     check_same_atlas,
     keep_identity,
@@ -59,7 +62,7 @@ from bids_semantoks.run_plan import (
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.series_tables import read_header
+from bids_semantoks.signals.series_tables import read_first_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -76,7 +79,7 @@ def run_participants(config: AppConfig) -> Tally:
     check_writable(config.out_dir)
     open_work_dir(config.running.work_dir, config.out_dir)
     open_log(config.out_dir, to_json(config))
-    write_methods(plan, encoder)
+    write_methods(plan, encoder, jobs)
     _write_shared_files(plan, encoder)
     tally = Tally()
     former = _find_features(jobs)
@@ -113,10 +116,15 @@ def run_participants(config: AppConfig) -> Tally:
     if tally.n_failed:
         _clear_failed(plan, encoder, todo)
     _remove_features(plan, former)
+    _warn_of_absent(tally)
+    reports.write_rest()
+    write_methods(plan, encoder, jobs)
+    return tally
+
+
+def _warn_of_absent(tally: Tally) -> None:
     if tally.absent:
         LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
-    reports.write_rest()
-    return tally
 
 
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
@@ -265,7 +273,7 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
     # The default is an atlas for extraction; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
     label, runs = find_series(dataset, config.selection, participants, atlas=asked)
-    columns = _read_first_header(runs)
+    columns = read_first_header(runs)
     if not label:
         asked, label = name_series_atlas(columns, asked, SignalsConfig().atlas)
     atlas = load_series_atlas(
@@ -277,16 +285,6 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
         directory=config.signals.atlas_dir,
     )
     return runs, atlas
-
-
-def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
-    """Read the first readable header; the other tables are reported with their runs."""
-    for run in runs:
-        try:
-            return read_header(run.bold, volumes=run.volumes)
-        except (RunFailed, RunSkipped) as error:
-            LOGGER.warning("%s", error)
-    raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")
 
 
 class RunWorker:
@@ -303,29 +301,33 @@ class RunWorker:
         note = " ".join(job.run.time_problems)
         outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note)
         kind, atlas = self.plan.config.running.figures, self.plan.atlas
-        if kind and outcome.status == "ok" and (sidecar := read_sidecar(job.paths.signals_sidecar)):
+        if kind and outcome.status != "failed" and (sidecar := read_sidecar(job.paths.signals_sidecar)):
             draw_figures(job.paths, sidecar, (atlas.parcels, atlas.networks), kind)
         return outcome
 
     def _complete(self, job: RunJob) -> tuple[str, ...]:
-        """Write what a run lacks; return warnings."""
+        """Write what a run lacks; return warnings. The sidecars come after what shows the run: what was killed on the
+        way is done again."""
         plan, paths = self.plan, job.paths
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
-        if sidecar is None:
-            _clear(plan, job)
-            signals = make_signals(plan, job.run)
-            warnings, sidecar = signals.warnings, self._write_signals(job, signals)
-            write_run_data(paths, signals, (plan.atlas.parcels, plan.atlas.networks), self._grid)
-        else:
+        if sidecar is not None:
             self._check_kept_time(job, sidecar)
             if not job.needs_embedding:
                 raise RunSkipped("already_done", "Complete with the same settings.")
+            try:
+                check_table(paths.signals, sidecar)
+            except RunFailed as error:
+                sidecar, warnings = None, (f"{error.message} It was made again.",)
+        if sidecar is None:
+            _clear(plan, job)
+            signals = make_signals(plan, job.run)
+            warnings, sidecar = (*warnings, *signals.warnings), self._write_signals(job, signals)
         if self.encoder:
             # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
-            warnings += embed_run(stored, self.encoder)[1].warnings
+            warnings += embed_run(stored, self.encoder)
         return warnings
 
     def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
@@ -349,18 +351,30 @@ class RunWorker:
             dataset=plan.source_name(job.run),
             min_time=asked.min_time,
         )
-        return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals)
+
+        def show() -> list[Path]:
+            return write_run_data(job.paths, signals, (plan.atlas.parcels, plan.atlas.networks), self._grid)
+
+        return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals, show=show)
 
 
-def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
+def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
     """Write the methods text of a call; `encoder` is None if only signals are written."""
+    chosen = plan.config.selection
+    # Of a part of the study, such as a job of one participant, numbers would mean nothing.
+    is_part = bool(chosen.participant_label or chosen.exclude_participant_label)
+    cohort = None if is_part else count_planned([job.paths for job in jobs])
     signals = describe_signals(
-        {**plan.settings, "averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+        {
+            **plan.settings,
+            **{"averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+            "uses_pybids": chosen.bids_database_dir is not None,
+        },
         pipelines=[one.pipeline for one in plan.dataset.derivatives],
         n_parcels=len(plan.atlas.parcels),
         min_time=plan.config.signals.min_time,
     )
-    write_citation(plan.config.out_dir, build_facts(signals, encoder))
+    write_citation(plan.config.out_dir, build_facts(signals, encoder, cohort=cohort))
 
 
 def _write_shared_files(plan: Plan, encoder: RunEncoder | None) -> None:

@@ -47,7 +47,7 @@ STORED = {
     "stored_status": "logs/runs/sub-001*_status.json",
     "stored_description": "dataset_description.json",
     "stored_desc": "logs/descriptions/*.json",
-    "stored_atlas": "sourcedata/atlases/**/*_description.json",
+    "stored_atlas": "sourcedata/atlases/**/*_dseg.json",
     "stored_atlas_table": "sourcedata/atlases/**/*_dseg.tsv",
     "stored_table": "sub-001/**/*_stat-mean_timeseries.tsv",
 }

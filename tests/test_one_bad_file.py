@@ -81,7 +81,7 @@ def test_damaged_json_of_an_earlier_call(study, outputs, tmp_path, app, text, le
 @pytest.mark.parametrize("text", ["", DEEP, '{"SHA256": 5, "Images": 7}'])
 def test_a_damaged_description_of_the_stored_atlas(study, outputs, tmp_path, app, text):
     shutil.copytree(outputs, tmp_path / "out")
-    (path,) = (tmp_path / "out" / "sourcedata").rglob("*_description.json")
+    (path,) = (tmp_path / "out" / "sourcedata").rglob("tpl-*_dseg.json")
     whole = path.read_bytes()
     path.write_text(text)
     code, shown = app(study, tmp_path / "out", level="group")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
@@ -21,6 +19,7 @@ from bids_semantoks.atlases.label_tables import LabelTable
 from bids_semantoks.atlases.supply import Part, check_published
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_file, hash_text, write_array
+from bids_semantoks.images.volumes import DAMAGED, check_compressed, one_line
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 
@@ -82,10 +81,11 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
     try:
         image: Any = nib.load(path)
         stored = np.asanyarray(image.dataobj)
+        check_compressed(path)
         affine = np.asarray(image.affine, dtype=np.float64)
         is_singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12
-    except (ImageFileError, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
-        raise AtlasError(f"The atlas image {path} cannot be read: {error}") from error
+    except DAMAGED as error:
+        raise AtlasError(f"The atlas image {path} cannot be read: {one_line(error)}") from error
     if stored.ndim > 3 and set(stored.shape[3:]) == {1}:
         stored = stored.reshape(stored.shape[:3])
     if stored.ndim > 3:

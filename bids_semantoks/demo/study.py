@@ -117,7 +117,7 @@ def _find_func(root: Path, participant: Participant, plan: RunPlan) -> Path:
 def _describe_raw() -> dict[str, Any]:
     return {
         "Name": STUDY_NAME,
-        "BIDSVersion": "1.10.0",
+        "BIDSVersion": "1.11.0",
         "DatasetType": "raw",
         "License": "CC0",
         "Authors": ["The bids_semantoks developers"],
@@ -199,7 +199,7 @@ def write_parcellated(
     """
     description = {
         "Name": STUDY_NAME,
-        "BIDSVersion": "1.10.0",
+        "BIDSVersion": "1.11.0",
         "DatasetType": "derivative",
         "License": "CC0",
         "GeneratedBy": [{"Name": "xcp_d-like", "Description": "Synthetic series by bids_semantoks.demo, not XCP-D"}],

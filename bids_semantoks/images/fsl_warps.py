@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.images.volumes import DAMAGED, Volumes, check_content, one_line
+from bids_semantoks.images.volumes import DAMAGED, Volumes, check_compressed, check_content, one_line
 
 # NIfTI intent codes of FSL's spline and DCT coefficients (of FNIRT and of TOPUP). The code of a field says nothing
 # about its convention, and tools that copy a header leave others there.
@@ -78,6 +78,7 @@ def load_fsl_warp(path: Path) -> FslWarp:
         zooms = tuple(float(size) for size in header.get_zooms()[:3])
         affine = np.asarray(image.affine, dtype=np.float64)
         field = np.asarray(image.dataobj, dtype=np.float32)
+        check_compressed(path)
     except DAMAGED as error:
         raise RunFailed("bad_image", f"The warp {path} cannot be read: {one_line(error)}") from error
     if intent in _COEFFICIENTS:

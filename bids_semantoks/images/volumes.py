@@ -133,6 +133,7 @@ def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
         shape = shape[:3] if set(shape[3:]) <= {1} else shape
         is_same = shape == volumes.shape and np.allclose(image.affine, volumes.affine, rtol=0, atol=_SAME_AFFINE)
         values = np.asanyarray(image.dataobj) if is_same else np.zeros(volumes.shape)
+        check_compressed(path)
     except DAMAGED as error:
         raise RunFailed("bad_image", f"The brain mask {path} cannot be read: {one_line(error)}") from error
     if not is_same:
@@ -146,6 +147,15 @@ def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
     if not inside.any():
         raise RunFailed("low_coverage", f"The brain mask {path} is empty.")
     return inside
+
+
+def check_compressed(path: Path) -> None:
+    """Inflate a gzip file to its end, where its checksum is: nibabel stops at the last voxel. Raises as `DAMAGED`;
+    files that are not compressed pass."""
+    if path.name.lower().endswith(".gz"):
+        with closing(_Inflater(path.open("rb", buffering=0))) as file:
+            if error := _drain(file).error:
+                raise error
 
 
 def one_line(error: Exception) -> str:

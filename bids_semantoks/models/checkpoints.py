@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bids_semantoks.config import EncoderConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
-from bids_semantoks.files import hash_text, open_atomic, read_json
+from bids_semantoks.files import hash_text, open_atomic, read_json, read_text
 from bids_semantoks.models.authors import load_authors_checkpoint
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
 from bids_semantoks.models.hub import (
@@ -240,6 +240,7 @@ def _load_file(path: Path, name: str) -> LoadedEncoder:
     described = _describe_ours(file)
     if described is None:
         return _load_authors(file, name)
+    _check_card(file)
     config, layout, details = described
     encoder, part = Encoder(config, layout), find_part(file, "class_token", r"layers\.0\.weight")
     assign_tensors(encoder, part.encoder if part else {}, path)
@@ -258,6 +259,21 @@ def _load_file(path: Path, name: str) -> LoadedEncoder:
         head=None if head is None else head.eval(),
         details=details,
     )
+
+
+def _check_card(file: WeightFile) -> None:
+    """Compare our weights with the checksum in the model card beside them, if there is one: ModelError."""
+    card = file.path.parent / "README.md"
+    try:
+        found = re.search(r"`model\.safetensors`, SHA-256 `([0-9a-f]{64})`", read_text(card))
+    except (OSError, ValueError):
+        return
+    if file.path.name == WEIGHTS_FILE and found and found[1] != file.sha256:
+        raise ModelError(
+            f"{file.path} has the SHA-256 {file.sha256[:12]}, but {found[1][:12]} in {card.name}: it is damaged, or "
+            "the files of two encoders are mixed.",
+            hint="Copy or download the folder again.",
+        )
 
 
 def _describe_ours(file: WeightFile) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]] | None:

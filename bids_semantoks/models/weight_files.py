@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bids_semantoks.errors import ModelError, name_some
 from bids_semantoks.files import hash_file, hash_text, parse_json, read_json
+from bids_semantoks.models.archives import find_damaged, holds_pickle
 
 WEIGHTS_FILE: Final = "model.safetensors"
 AUTHORS_FILE: Final = "brainsemantoks_ckpt_epoch_100.pth"
@@ -158,8 +159,10 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not is_zip and not start.startswith(b"\x80"):
         check_content(path)
         raise ModelError(f"{path} is not a checkpoint: it begins with {start[:4]!r}.", hint=_AGAIN)
-    if is_zip and not _holds_pickle(path):
+    if is_zip and not holds_pickle(path):
         raise ModelError(f"{path} is an archive without a checkpoint of PyTorch.", hint="Unpack it first.")
+    if is_zip and (record := find_damaged(path)):
+        raise ModelError(f"{path} is damaged: the checksum of its part {record[:150]} does not match.", hint=_AGAIN)
     try:
         # Mapped, so that the student, the dead copies and the optimizer are never read.
         with torch.serialization.safe_globals(_list_harmless()):
@@ -178,14 +181,6 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if isinstance(content, Tensor) or not isinstance(content, dict):
         raise ModelError(f"{path} is not a checkpoint: it holds a {type(content).__name__} instead of a dictionary.")
     return {str(key): value for key, value in content.items()}
-
-
-def _holds_pickle(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return True  # PyTorch says what is wrong with it
 
 
 def _list_harmless() -> list[Any]:

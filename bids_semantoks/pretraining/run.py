@@ -252,6 +252,8 @@ def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> 
         names=names if len(names) == len(encoder.network_positions) else (),
         repetition_time=plan.encoder.repetition_time,
     )
+    # A former one has the checksum of other weights.
+    (plan.directory / CARD_FILE).unlink(missing_ok=True)
     sha256 = write_checkpoint(plan.directory, encoder, head=head, details=details)
     write_model_card(plan.directory, name=plan.directory.name, sha256=sha256, details=details, drawn=drawn)
     shutil.rmtree(plan.checkpoints, ignore_errors=True)

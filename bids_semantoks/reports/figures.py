@@ -64,7 +64,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
 }
 
-_NOT_DRAWN: Final = "It could not be drawn; the log says why."
+_NOT_DRAWN: Final = "It could not be drawn, and the log of that call says why; or it was removed since."
 
 _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 

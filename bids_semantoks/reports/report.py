@@ -4,6 +4,7 @@ pictures, limits and files, and the methods."""
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
+from bids_semantoks.errors import AtlasError, RunFailed
 from bids_semantoks.files import read_object, read_rows, read_table
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.sidecars import read_status
@@ -36,6 +39,8 @@ from bids_semantoks.reports.pictures import (
 )
 from bids_semantoks.reports.run_data import read_run_data
 from bids_semantoks.version import __version__
+
+LOGGER = logging.getLogger("bids_semantoks")
 
 #: More sessions than that have a page each, so that none is too large to open.
 _MANY_SESSIONS: Final = 4
@@ -160,7 +165,13 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
     files_there = sorted(p for p in directory.glob(f"{glob.escape(stem)}_*") if p.suffix in (".tsv", ".npy"))
     bad = [status for status in statuses if status["level"] != "ok"]
     problem = bad[0]["message"] or bad[0]["reason"] if sidecar is None or len(bad) == len(statuses) else ""
-    shown = _show_signals(paths, sidecar, problem) if sidecar else {"verdict": judge([], problem or "No signals.")}
+    try:
+        shown = _show_signals(paths, sidecar, problem) if sidecar else {"verdict": judge([], problem or "No signals.")}
+    except (RunFailed, AtlasError, OSError, ValueError, KeyError) as error:
+        # Damaged files of one run must not hide the others.
+        LOGGER.debug("Showing %s", stem, exc_info=True)
+        LOGGER.warning("The page shows nothing of %s: %s", stem, error)
+        shown = {"verdict": judge([], f"Its files cannot be shown: {error}")}
     return RunPart(
         stem=stem,
         title=", ".join(f"{key} {value}" for key, value in entities.items() if key not in ("sub", "ses")),
@@ -265,6 +276,7 @@ def _build_encoder(
         ("device and precision", f"{sidecar['Device']}, {sidecar['Precision']}"),
         *(("note", warning) for warning in sidecar.get("Warnings", [])),
     ]
+    check_table(own.embedding, sidecar)
     columns, rows = read_table(own.embedding)
     at = [columns.index(name) for name in ("onset", "duration", "kept")]
     windows = [dict(zip(("onset", "duration", "kept"), row, strict=True)) for row in rows[:, at].tolist()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
+from bids_semantoks.outputs.cohort import count_cohort
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
@@ -77,9 +78,14 @@ def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
 
 
 def build_facts(
-    signals: Mapping[str, Any], encoder: RunEncoder | None, *, probing: Mapping[str, Any] | None = None
+    signals: Mapping[str, Any],
+    encoder: RunEncoder | None,
+    *,
+    cohort: Mapping[str, Any] | None = None,
+    probing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written."""
+    """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written,
+    `cohort` from `count_cohort` if a text speaks of all runs."""
     details = dict(encoder.loaded.details) if encoder else {}
     data, recipe = details.get("data"), details.get("recipe")
     # The details of a checkpoint are whatever its author wrote.
@@ -90,6 +96,7 @@ def build_facts(
     min_kept = encoder.config.min_kept if encoder and is_weighted else None
     return {
         "versions": find_versions(),
+        "cohort": cohort,
         "signals": signals,
         "embedding": describe_encoder(encoder) | {"weights": describe_weights(min_kept)} if encoder else None,
         "pretraining": {"data": data, "recipe": recipe} if has_recipe else None,
@@ -97,8 +104,11 @@ def build_facts(
     }
 
 
-def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
-    """Write the methods text of a call on stored signals (at least one run)."""
+def write_stored_methods(
+    config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
+) -> None:
+    """Write the methods text of a call on stored signals (at least one run); `left_out` are runs that its limits leave
+    out, reason and message by stem."""
     # Runs in native space are the exception that the text must name.
     first = next((run.sidecar for run in stored if "Resampling" in run.sidecar), stored[0].sidecar)
     signals = describe_signals(
@@ -115,8 +125,25 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
     # A path on one machine does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
     is_asked = bool(probing.get("probe") or probing.get("task_blocks"))
-    facts = build_facts(signals, encoder, probing=probing if is_asked else None)
+    cohort = count_cohort(
+        config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
+    )
+    facts = build_facts(signals, encoder, cohort=cohort, probing=probing if is_asked else None)
     write_citation(config.out_dir, facts)
+
+
+def _build_filter(config: AppConfig, stored: Sequence[StoredRun]) -> Callable[[str], bool]:
+    """Build a filter of runs like the stored ones: of their atlas, space and tasks, and of the participants chosen."""
+    keys = ("atlas", "space", "task")
+    kinds = {tuple(run.entities.get(key) for key in keys) for run in stored}
+    is_open = not (config.selection.participant_label or config.selection.exclude_participant_label)
+    people = {run.entities["sub"] for run in stored}
+
+    def is_wanted(stem: str) -> bool:
+        entities = parse_entities(stem)
+        return tuple(entities.get(key) for key in keys) in kinds and (is_open or entities["sub"] in people)
+
+    return is_wanted
 
 
 class ReportQueue:

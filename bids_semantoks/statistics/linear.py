@@ -152,14 +152,34 @@ def compute_fold_errors(span: Span, target: Floats, fold_of: Indices, penalties:
     kept = span.eigenvalues[:, None] / (span.eigenvalues[:, None] + penalties * compute_mean_eigenvalue(span))
     centred = target - target.mean()
     residuals = centred[:, None] - axes @ (kept * (axes.T @ centred)[:, None])  # (n, a)
+    # The constant is one more axis that is never shrunk.
+    axes = np.column_stack([axes, np.full(len(target), len(target) ** -0.5)])
+    roots = np.sqrt(np.vstack([kept, np.ones(len(penalties))]))
     errors = np.zeros(len(penalties))
     for fold in np.unique(fold_of):
-        part = axes[fold_of == fold]
-        for index in range(len(penalties)):
-            hat = (part * kept[:, index]) @ part.T + 1 / len(target)
-            left_out = np.linalg.solve(np.eye(len(hat)) - hat, residuals[fold_of == fold, index])
-            errors[index] += (left_out**2).sum()
+        part, own = axes[fold_of == fold], residuals[fold_of == fold]
+        solve = _leave_out_by_rows if len(part) <= part.shape[1] else _leave_out_by_axes
+        errors += (solve(part, roots, own) ** 2).sum(axis=0)
     return errors / len(target)
+
+
+def _leave_out_by_rows(part: Floats, roots: Floats, residuals: Floats) -> Floats:
+    """Solve (I - H_gg) x = e for each penalty: rows (g, r), roots of shrinkage (r, a), residuals (g, a) -> (g, a)."""
+    solved = np.empty_like(residuals)
+    for index in range(roots.shape[1]):
+        scaled = part * roots[:, index]
+        solved[:, index] = np.linalg.solve(np.eye(len(part)) - scaled @ scaled.T, residuals[:, index])
+    return solved
+
+
+def _leave_out_by_axes(part: Floats, roots: Floats, residuals: Floats) -> Floats:
+    """Solve the same where axes are fewer than rows: (I - U U')^-1 = I + U (I - U' U)^-1 U' (Woodbury)."""
+    solved, gram, projected = residuals.copy(), part.T @ part, part.T @ residuals
+    for index in range(roots.shape[1]):
+        root = roots[:, index]
+        inner = np.eye(len(gram)) - gram * np.outer(root, root)
+        solved[:, index] += part @ (root * np.linalg.solve(inner, root * projected[:, index]))
+    return solved
 
 
 def choose_loo_penalties(span: Span, targets: Floats, penalties: Floats = PENALTIES) -> Floats:

@@ -295,6 +295,25 @@ def test_folders_that_hold_no_encoder_say_what_is_there(tmp_path, small_config, 
         load_encoder(state)
 
 
+def test_a_flipped_byte_in_a_checkpoint(content, tmp_path):
+    path = tmp_path / "authors.pth"
+    torch.save(content, path)
+    load_encoder(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ModelError, match=r"authors\.pth is damaged: the checksum of its part \S+ does not match"):
+        load_encoder(path)
+
+
+def test_a_checkpoint_saved_without_checksums_is_read(content, check):
+    torch.serialization.set_crc32_options(False)
+    try:
+        check(content)
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
 def test_no_message_is_long(tmp_path):
     names = {f"some.quite_long_name_of_a_layer_in_an_encoder.{i}.weight": torch.ones(2) for i in range(3000)}
     torch.save(names, tmp_path / "foreign.pth")

@@ -36,8 +36,8 @@ def test_a_page_holds_all_and_needs_nothing(outputs):
     assert not re.search(r'(src|href)="(https?:)?//(?!doi\.org)[^"]*\.(js|css|png|svg)"', page)
     assert "Session 1" in page
     assert "Session 2" in page
-    # In each of two runs: two carpets, correlations, means of networks, coverage in slices, and tokens of networks; with
-    # a bar of colours for each.
+    # In each of two runs: two carpets, correlations, means of networks, coverage in slices, and tokens of networks;
+    # with a bar of colours for each.
     assert page.count('class="map"') == 2 * 6
     assert page.count("data:image/png;base64,") == 2 * 2 * 6
     assert len(read_script(page)["runs"]) == 2
