@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import html.parser
 import json
 import os
@@ -56,6 +58,22 @@ ELEMENTS = {
     *("nav", "main", "section id", "section class", "div class", "div id", "footer", "h1", "h2", "h3", "h4", "p class"),
     *("a href", "span class", "dl", "dt", "dd", "ul class", "li id", "code", "em", "figure", "figcaption"),
     *("img alt", "img src", "table", "thead", "tbody", "tr class", "th class", "td class", "details open", "summary"),
+    *("nav aria-label", "a class", "a aria-label", "tr id", "section data-run", "figure class", "noscript", "strong"),
+    *("div tabindex", "div role", "div aria-label", "script", "script type", "script id"),
+    *("svg class", "svg viewbox", "svg width", "svg role", "svg aria-label", "g transform", "path class", "path d"),
+    *(
+        "text class",
+        "text x",
+        "text y",
+        "text transform",
+        "rect class",
+        "rect x",
+        "rect y",
+        "rect width",
+        "rect height",
+    ),
+    *("rect data-bars", "image class", "image href", "image x", "image y", "image width", "image height"),
+    *("image preserveaspectratio", "image data-map"),
 }
 LINK = re.compile(r"(#|sub-|logs/CITATION|group_\w+\.|README\.md$|dataset_description|https://[\w./:()-]+$)")
 
@@ -79,20 +97,27 @@ class Page(html.parser.HTMLParser):
         self.links: list[str] = []
         self.pictures: list[str] = []
         self.policy, self.text = "", ""
+        self.scripts: list[str] = []
+        self.is_script = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements += [f"{tag} {name}" for name, _ in attrs] or [tag]
         values = dict(attrs)
         if "href" in values:
-            self.links.append(values["href"] or "")
+            (self.pictures if tag == "image" else self.links).append(values["href"] or "")
         if "src" in values:
             self.pictures.append(values["src"] or "")
+        self.is_script = tag == "script" and "type" not in values
+        assert tag != "script" or values.get("type", "application/json") == "application/json"
         if values.get("http-equiv") == "Content-Security-Policy":
             self.policy = values["content"] or ""
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.is_script:
+            self.scripts.append(data)
+        else:
+            self.text += data
 
     def handle_comment(self, data: str) -> None:
         raise AssertionError(f"a comment: {data}")
@@ -105,9 +130,14 @@ def check_page(path: Path) -> Page:
     assert [link for link in page.links if not LINK.match(link)] == []
     for part in ("default-src 'none'", "img-src data:", "base-uri 'none'"):
         assert part in page.policy
-    assert "script-src" not in page.policy
+    rules = dict(one.strip().split(" ", 1) for one in page.policy.split(";"))
+    allowed = {f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in page.scripts}
+    assert set(rules.get("script-src", "").split()) == allowed
     for picture in page.pictures:
         head, _, body = picture.partition(",")
+        if head == "data:image/png;base64":
+            assert base64.b64decode(body, validate=True).startswith(b"\x89PNG")
+            continue
         assert head == "data:image/svg+xml;charset=utf-8"
         check_svg(urllib.parse.unquote(body).encode())
     return page
