@@ -22,7 +22,7 @@ def build_signals(*, n_volumes=T, n_parcels=P, same=False, motion=True, filtered
     raw[:, 3] = np.nan
     kept = np.ones(n_volumes, dtype=bool)
     kept[[0, 1, 7, 20]] = False
-    cleaned = raw if same else (raw - np.nanmean(raw, axis=0)) * rng.uniform(0.5, 1, raw.shape).astype(np.float32)
+    cleaned = raw if same else (raw - raw.mean(axis=0)) * rng.uniform(0.5, 1, raw.shape).astype(np.float32)
     return ParcelSignals(
         values=np.where(kept[:, None], cleaned, np.nan).astype(np.float32),
         raw=raw,
