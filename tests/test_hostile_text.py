@@ -119,6 +119,9 @@ class Page(html.parser.HTMLParser):
         else:
             self.text += data
 
+    def handle_endtag(self, tag: str) -> None:
+        self.is_script = False
+
     def handle_comment(self, data: str) -> None:
         raise AssertionError(f"a comment: {data}")
 
@@ -328,7 +331,7 @@ def test_pages_and_figures_of_hostile_outputs(tmp_path: Path, capfd: pytest.Capt
     (out / "sub-01" / "ses-1" / "func" / f'{_STEM}_"><script>.tsv').touch()
     text = " ".join(HOSTILE.values())
     for path in [*out.rglob("sub-01*.json"), out / "dataset_description.json", out / "group_probe.json"]:
-        kept = {"status", "reason", "Name", "SHA256", "TableSHA256", "Settings", "Files"}
+        kept = {"status", "reason", "Name", "SHA256", "TableSHA256", "FilesSHA256", "Settings", "Files", "PageFiles"}
         values = {
             key: value if key in kept else poison(value, text) for key, value in json.loads(path.read_text()).items()
         }

@@ -91,6 +91,7 @@ def write_report(out_dir: Path, participant: str) -> bool:
     pages: dict[str, str] = {}
 
     def build() -> str:
+        """Build all pages; those of sessions wait for their turn."""
         pages.update(build_pages(out_dir, participant))
         return pages.pop("")
 
