@@ -13,9 +13,9 @@ from typing import Any
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
+from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
-from bids_semantoks.files import check_writable
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.content import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset

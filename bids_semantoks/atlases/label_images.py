@@ -19,6 +19,7 @@ from bids_semantoks.atlases.label_tables import LabelTable
 from bids_semantoks.atlases.supply import Part, check_published
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_file, hash_text, write_array
+from bids_semantoks.images.sizes import check_size, read_array
 from bids_semantoks.images.volumes import DAMAGED, check_compressed, one_line
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
@@ -80,6 +81,7 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
     is damaged or holds anything but labels."""
     try:
         image: Any = nib.load(path)
+        check_size(path, image.shape, image.get_data_dtype())
         stored = np.asanyarray(image.dataobj)
         check_compressed(path)
         affine = np.asarray(image.affine, dtype=np.float64)
@@ -255,7 +257,7 @@ def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None
         return _HERE[key]
     path = _name_grid(key)
     try:
-        grid = np.load(path, allow_pickle=False) if path is not None else None
+        grid = read_array(path) if path is not None else None
     except (OSError, ValueError, EOFError):
         return None
     if grid is None or grid.shape != shape or grid.dtype != np.int32:

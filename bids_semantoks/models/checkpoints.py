@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import EncoderConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
 from bids_semantoks.files import hash_text, open_atomic, read_json, read_text
@@ -134,10 +135,11 @@ def assign_tensors(
         for key, value in state.items()
         if key in expected and not value.is_floating_point()
     ]
-    problems += [
+    # Only once all shapes fit, as this goes through all values.
+    problems = problems or [
         f"{names.get(key, key)} holds values that are not finite"
         for key, value in state.items()
-        if key in expected and not bool(value.isfinite().all())
+        if not bool(value.isfinite().all())
     ]
     if problems:
         rest = f" and {len(problems) - _N_NAMED} more" if len(problems) > _N_NAMED else ""
@@ -178,7 +180,11 @@ def load_encoder(
     text = str(name_or_path)
     if text.partition(":")[0] == "random":
         return _build_random(text, atlas, seed)
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ModelError(f"no encoder {text!r}: there is no such user.") from error
+    check_name(path, ModelError, "The encoder")
     if path.is_symlink() and not path.exists():
         check_content(path)
     if path.exists():

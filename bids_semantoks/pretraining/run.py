@@ -220,6 +220,7 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
     directory = root / ".signals" / hash_values([layout_to_json(plan.layout), target])[:16]
     if ranks.is_first:
         store, data = SignalStore(directory, plan.layout.n_parcels), plan.data
+        store.remove_orphans()
         if plan.file is not None:
             pack_file(store, data, plan.file, target=target, is_wanted=is_wanted)
         else:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
-from bids_semantoks.errors import AtlasError, RunFailed
 from bids_semantoks.files import read_object, read_rows, read_table
 from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
@@ -168,8 +167,8 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
     problem = bad[0]["message"] or bad[0]["reason"] if sidecar is None or len(bad) == len(statuses) else ""
     try:
         shown = _show_signals(paths, sidecar, problem) if sidecar else {"verdict": judge([], problem or "No signals.")}
-    except (RunFailed, AtlasError, OSError, ValueError, KeyError) as error:
-        # Damaged files of one run must not hide the others.
+    except Exception as error:
+        # Files of one run that are damaged, or hold values of another type than ours, must not hide the others.
         LOGGER.debug("Showing %s", stem, exc_info=True)
         LOGGER.warning("The page shows nothing of %s: %s", stem, error)
         shown = {"verdict": judge([], f"Its files cannot be shown: {error}")}

@@ -107,29 +107,48 @@ def build_facts(
 def write_stored_methods(
     config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
 ) -> None:
-    """Write the methods text of a call on stored signals (at least one run); `left_out` are runs that its limits leave
-    out, reason and message by stem."""
+    """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it;
+    `left_out` are runs that its limits leave out, reason and message by stem."""
+    pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
+    cohort = count_cohort(
+        config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
+    )
     # Runs in native space are the exception that the text must name.
-    first = next((run.sidecar for run in stored if "Resampling" in run.sidecar), stored[0].sidecar)
+    for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
+        try:
+            signals, probing = _collect_facts(config, run.sidecar, pipelines)
+            write_citation(config.out_dir, build_facts(signals, encoder, cohort=cohort, probing=probing))
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever values of another type than ours lead to
+            LOGGER.warning(
+                "%s has values that do not fit its methods text: %s",
+                *(run.paths.signals_sidecar, str(error)[:200]),
+                extra={"once": "values that do not fit a methods text"},
+            )
+            continue
+        return
+
+
+def _collect_facts(
+    config: AppConfig, sidecar: Mapping[str, Any], pipelines: Sequence[str]
+) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """Collect what a methods text says of the signals with this sidecar, and of the probes, None without them."""
     signals = describe_signals(
         {
-            **first["Settings"],
-            "averaged_over": first.get("AveragedOver") or "voxels inside the brain mask",
-            "denoised_by": first["Denoising"].get("DenoisedBy", ""),
+            **sidecar["Settings"],
+            "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
+            "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
         },
-        pipelines=sorted({str(run.sidecar["Pipeline"]) for run in stored}),
-        n_parcels=first["Atlas"]["Parcels"],
-        min_time=first.get("MinimumTime", config.signals.min_time),
+        pipelines=pipelines,
+        n_parcels=sidecar["Atlas"]["Parcels"],
+        min_time=sidecar.get("MinimumTime", config.signals.min_time),
     )
     probing = to_json(config).get("probing") or {}
     # A path on one machine does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
     is_asked = bool(probing.get("probe") or probing.get("task_blocks"))
-    cohort = count_cohort(
-        config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
-    )
-    facts = build_facts(signals, encoder, cohort=cohort, probing=probing if is_asked else None)
-    write_citation(config.out_dir, facts)
+    return signals, probing if is_asked else None
 
 
 def _build_filter(config: AppConfig, stored: Sequence[StoredRun]) -> Callable[[str], bool]:

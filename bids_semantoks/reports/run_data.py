@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.disk import is_full
 from bids_semantoks.files import hash_file, read_object, read_rows, read_table, write_text
 from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
@@ -49,13 +50,16 @@ def write_run_data(
     build_grid: Callable[[], NDArray[np.int32] | None],
 ) -> list[Path]:
     """Write what the page of a run draws, once its signals are written, and return its path; `atlas` (parcels,
-    networks), `build_grid` as `build_picture_grid`. On any error, log a warning: a picture must never cost a run."""
+    networks), `build_grid` as `build_picture_grid`. On any error but a full disk, log a warning: a picture must never
+    cost a run."""
     try:
         paths.page_data.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
         text = json.dumps({"SignalsSHA256": hash_file(paths.signals), **data}, separators=(",", ":"), allow_nan=False)
         write_text(paths.page_data, text + "\n")
     except Exception as error:
+        if is_full(error):
+            raise
         LOGGER.debug("Writing %s", paths.page_data, exc_info=True)
         LOGGER.warning("%s could not be written: %s: %s", paths.page_data.name, type(error).__name__, error)
         return []

@@ -3,6 +3,8 @@
 import argparse
 import json
 import pathlib
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -322,3 +324,40 @@ def test_no_message_is_long(tmp_path):
         with pytest.raises(ModelError, match="holds no teacher_encoder") as caught:
             load_encoder(path)
         assert len(str(caught.value)) < 500
+
+
+def peak_of(action):
+    """The most memory (MiB) that an action takes; None where the system does not tell."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = read_peak()
+    action()
+    return read_peak() - before
+
+
+def read_peak():
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("number", range(0, 60, 7))
+def test_a_tensor_that_expands_takes_no_memory(content, tmp_path, dtype, number):
+    state = dict(content["model_state_dict"])
+    keys = [key for key in state if "teacher" in key and state[key].is_floating_point()]
+    key = keys[number % len(keys)]
+    state[key] = torch.ones(1, 1, dtype=dtype).expand(30_000, 30_000)
+    torch.save({**content, "model_state_dict": state}, tmp_path / "expands.pth")
+
+    def load():
+        with pytest.raises(ModelError, match="30000"):
+            load_encoder(tmp_path / "expands.pth")
+
+    assert peak_of(load) < 500
+
+
+def test_small_tensors_that_repeat_their_values_are_read(content, check):
+    state = dict(content["model_state_dict"])
+    key = next(key for key in state if key.endswith("mask_embedding"))
+    assert (state[key] == state[key]).all()
+    copy = torch.stack([state[key], state[key]])[0:1].expand(1, *state[key].shape)[0]
+    check({**content, "model_state_dict": state | {key: copy}})
