@@ -46,14 +46,9 @@ from bids_semantoks.outputs.store import (
 )
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.reports.reporting import (
-    ReportQueue,
-    build_facts,
-    build_picture_grid,
-    describe_signals,
-    draw_embedding,
-    draw_signals,
-)
+from bids_semantoks.reports.figures_run import draw_figures
+from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
+from bids_semantoks.reports.run_data import write_run_data
 from bids_semantoks.run_plan import (
     Plan,
     RunJob,
@@ -302,13 +297,17 @@ class RunWorker:
         self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
 
     def __call__(self, job: RunJob) -> Outcome:
-        """Process one run and write its status."""
+        """Process one run and write its status, then draw its figures if asked for, which cannot spoil outputs."""
         note = " ".join(job.run.time_problems)
-        return isolate(lambda: self._complete(job), job, device=self.device, note=note)
+        outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note)
+        kind, atlas = self.plan.config.running.figures, self.plan.atlas
+        if kind and outcome.status != "failed" and (sidecar := read_sidecar(job.paths.signals_sidecar)):
+            draw_figures(job.paths, sidecar, (atlas.parcels, atlas.networks), kind)
+        return outcome
 
     def _complete(self, job: RunJob) -> tuple[str, ...]:
-        """Write what a run lacks; return warnings. The sidecars come after the figures: what was killed on the way is
-        done again."""
+        """Write what a run lacks; return warnings. The sidecars come after what shows the run: what was killed on the
+        way is done again."""
         plan, paths = self.plan, job.paths
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
@@ -328,8 +327,7 @@ class RunWorker:
         if self.encoder:
             # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
-            show = functools.partial(draw_embedding, paths, names=self.encoder.token_rows, signals=stored.sidecar)
-            warnings += embed_run(stored, self.encoder, show=show)
+            warnings += embed_run(stored, self.encoder)
         return warnings
 
     def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
@@ -353,11 +351,9 @@ class RunWorker:
             dataset=plan.source_name(job.run),
             min_time=asked.min_time,
         )
-        filtered = signals.filtered_motion if "motion_filter" in plan.settings else None
-        shown = dataclasses.replace(signals, framewise_displacement=filtered.values) if filtered else signals
 
         def show() -> list[Path]:
-            return draw_signals(job.paths, plan.atlas, shown, threshold=asked.fd_threshold, grid=self._grid())
+            return write_run_data(job.paths, signals, (plan.atlas.parcels, plan.atlas.networks), self._grid)
 
         return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals, show=show)
 

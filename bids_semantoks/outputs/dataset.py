@@ -54,7 +54,8 @@ For each run (`sub-*/[ses-*/]func/`):
 - `*_stat-pearsoncorrelation_relmat.tsv`: correlations between parcels over kept volumes.
 - `*_embedding.tsv`: one row a window with its onset, duration, share of kept time, and the embedding.
 
-`sub-<label>.html` shows each participant's runs in pictures, with what went wrong; it needs no network.
+`sub-<label>.html` says what each of a participant's runs is good for, and shows it in pictures; it needs no network.
+`logs/sub-<label>/*_page.json` holds what it draws.
 `logs/CITATION.md` (also .html, .tex, .bib) is a methods text made from what was done, to be copied into manuscripts.
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
 `group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the

@@ -83,6 +83,16 @@ class OutputPaths:
         return self.out_dir / "logs" / "runs" / f"{self.stem}{label}_status.json"
 
     @property
+    def participant_folder(self) -> str:
+        """Name of the participant's folder, ``sub-L``; labels may hold underscores."""
+        return self.directory.relative_to(self.out_dir).parts[0]
+
+    @property
+    def page_data(self) -> Path:
+        """What the page of the run draws."""
+        return self.out_dir / "logs" / self.participant_folder / f"{self.stem}_page.json"
+
+    @property
     def tokens(self) -> Path:
         """Array of output tokens."""
         return self.file(f"desc-{self.model}_tokens.npy")
@@ -172,13 +182,14 @@ def remove_outputs(paths: OutputPaths) -> None:
     and statuses, so that nothing of an earlier call passes for what a run is now."""
     tables = (paths.signals, paths.raw, paths.coverage, paths.connectivity)
     stem, logs = glob.escape(paths.stem), paths.status.parent
-    figures = paths.out_dir / paths.directory.relative_to(paths.out_dir).parts[0] / "figures"
+    figures = paths.out_dir / paths.participant_folder / "figures"
     _remove(
         # The sidecar goes first: without it nothing counts as complete.
         *(path.with_suffix(".json") for path in tables),
         *tables,
         *_find_embedded(paths),
         *figures.glob(f"{stem}_desc-*"),
+        paths.page_data,
         *logs.glob(f"{stem}_status.json"),
         *logs.glob(f"{stem}_desc-*_status.json"),
     )
@@ -203,16 +214,8 @@ def _remove(*found: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_embedding(
-    paths: OutputPaths,
-    windows: Windows,
-    embedding: Embedding,
-    sidecar: dict[str, Any],
-    *,
-    show: Callable[[], object] = tuple,
-) -> None:
-    """Write the embedding of a run, and what `show` writes for its page, the sidecar last; `sidecar` must hold
-    ``Settings`` and ``SignalsSHA256``."""
+def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
+    """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``."""
     remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
     n_windows, n_dims = embedding.vectors.shape
     duration = np.full(n_windows, windows.duration)
@@ -226,8 +229,6 @@ def write_embedding(
     else:
         # Old ones may belong to other windows.
         paths.tokens.unlink(missing_ok=True)
-    # What it shows is not listed, so that both levels write the same bytes.
-    show()
     write_json(paths.embedding_sidecar, {**sidecar, **describe_files(files)})
 
 

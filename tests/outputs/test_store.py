@@ -210,7 +210,7 @@ def test_nothing_of_an_earlier_call_outlives_other_signals(paths, atlas, signals
         store.write_embedding(one, windows, embedding, EMBEDDING_SIDECAR)
         store.write_embedding(dataclasses.replace(one, model="Other"), windows, embedding, EMBEDDING_SIDECAR)
         figure = one.out_dir / "sub-01" / "figures" / f"{one.stem}_desc-carpet_bold.svg"
-        for path in (one.status, figure):
+        for path in (one.status, one.page_data, figure):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
         return {path for path in one.out_dir.rglob(f"{one.stem}_*") if path.is_file()}
