@@ -60,8 +60,11 @@ For each run (`sub-*/[ses-*/]func/`):
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
 `group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
 numbers.
-`logs/runs/` says what became of every run that was found, and why; `logs/descriptions/` holds the rows of
-`descriptions.tsv`, so that several processes can add to it.
+`group_qc.tsv` has one row for each run: whether it is usable, motion, kept data, coverage, and how it differs from the
+other runs; `group_qc.html` shows it.
+`logs/sub-<label>/` says what each run that was found is (`_status.json`), why, and how good (`_qc.json`);
+`logs/calls/` holds the configuration and log of each call, `logs/descriptions/` the rows of `descriptions.tsv`, so that
+several processes can add to it.
 Each sidecar (`.json`) gives sources, settings, checksums and software versions.
 """
 
