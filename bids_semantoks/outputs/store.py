@@ -351,7 +351,7 @@ def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:
     """
     label = glob.escape(participant) if participant else "*"
     logs = out_dir / "logs"
-    found = [*logs.glob(f"{_FORMER_STATUSES}/sub-{label}_*_status.json"), *logs.glob(f"sub-{label}/*_status.json")]
+    found = [*logs.glob(f"{_FORMER_STATUSES}/sub-{label}_*_status.json"), *logs.glob(f"sub-{label}/sub-*_status.json")]
     by_stem = {path.name.removesuffix("_status.json"): path for path in found}
     return dict(sorted(by_stem.items()))
 

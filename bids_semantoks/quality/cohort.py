@@ -72,7 +72,8 @@ class CallFacts:
 def build_rows(out_dir: Path, facts: CallFacts) -> list[Row]:
     """Build the rows of all runs that any call found, and of participants without derivatives, sorted by name."""
     ending = "_stat-mean_timeseries.json"
-    folders = {path.name.removesuffix(ending): path.parent for path in find_signals(out_dir)}
+    there = [path for path in find_signals(out_dir) if path.name.startswith("sub-")]
+    folders = {path.name.removesuffix(ending): path.parent for path in there}
     records: dict[str, dict[str, Path]] = {stem: {} for stem in folders}
     for name, path in find_statuses(out_dir).items():
         stem, _, model = name.partition("_desc-")
@@ -120,8 +121,8 @@ def _build_row(stem: str, model: str, status: Mapping[str, Any], measures: Mappi
     warnings, masked = measures.get("warnings"), measures.get("masked_networks")
     excluded = status.get("excluded_by")
     seconds = measures.get("seconds")
-    if seconds is None and status["status"] == "ok":
-        seconds = status.get("seconds")
+    if seconds is None and status["status"] == "ok" and isinstance(status.get("seconds"), int | float):
+        seconds = status["seconds"]
     return {
         "name": stem,
         "participant_id": f"sub-{entities['sub']}",

@@ -21,6 +21,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 #: Key of the run's mean embedding (dims,), as base64 of half floats: only the cohort can say how unusual it is.
 MEAN_EMBEDDING: Final = "mean_embedding"
+_TEXT: Final = ("input_fit", "version", MEAN_EMBEDDING)
+_LISTS: Final = ("warnings", "masked_networks", "input_fit_reasons")
 
 
 def write_run_qc(paths: OutputPaths, *, seconds: float | None) -> None:
@@ -42,16 +44,36 @@ def remove_run_qc(paths: OutputPaths) -> None:
 def read_run_qc(paths: OutputPaths) -> dict[str, Any]:
     """Read the measures of a run, or build them from its files where an earlier version wrote none; empty if the run
     has no signals."""
-    found = read_object(paths.qc)
+    found = {key: value for key, value in read_object(paths.qc).items() if _is_plain(key, value)}
     return found if "kept_seconds" in found else build_run_qc(paths) or {}
 
 
+def _is_plain(key: str, value: object) -> bool:
+    """Tell whether a value has the form in which it is written, whatever people or a damaged disk made of it."""
+    if value is None or isinstance(value, bool):
+        return value is None
+    if key in _TEXT:
+        return isinstance(value, str)
+    if key in _LISTS:
+        return isinstance(value, list)
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def build_run_qc(paths: OutputPaths) -> dict[str, Any] | None:
-    """Build the measures of a run from its files, None for what is unknown; None without signals. Those of the
-    embedding are there if `paths` name an encoder that has embedded the run."""
+    """Build the measures of a run from its files, None for what is unknown; None without signals that can be read.
+    Those of the embedding are there if `paths` name an encoder that has embedded the run."""
     signals = read_sidecar(paths.signals_sidecar)
     if signals is None:
         return None
+    try:
+        return _measure(paths, signals)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        # Its sidecars have values of another type than ours; the run is judged by its status alone.
+        LOGGER.warning("%s has values that cannot be judged: %s", paths.signals_sidecar, str(error)[:200])
+        return None
+
+
+def _measure(paths: OutputPaths, signals: Mapping[str, Any]) -> dict[str, Any]:
     coverage, temporal_snr = _read_parcels(paths)
     return {
         **_measure_motion(signals),

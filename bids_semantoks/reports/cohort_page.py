@@ -88,11 +88,14 @@ def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions:
 def report_cohort(out_dir: Path, facts: CallFacts) -> list[Row]:
     """Write ``group_qc.tsv`` and ``group_qc.html`` about all runs in the output directory, and return the rows; nothing
     without rows."""
-    rows = build_rows(out_dir, facts)
-    if rows:
-        path = write_rows(out_dir, rows)
-        write_page(out_dir / "group_qc.html", lambda: render_page(rows, has_probes=(out_dir / "group.html").is_file()))
-        LOGGER.info("Quality of %d runs: %s", len(rows), path)
+    rows, has_probes = build_rows(out_dir, facts), (out_dir / "group.html").is_file()
+    try:
+        path = write_rows(out_dir, rows) if rows else None
+        if path and write_page(path.with_suffix(".html"), lambda: render_page(rows, has_probes=has_probes)):
+            LOGGER.info("Quality of %d runs: %s", len(rows), path)
+    except OSError as error:
+        # The runs are on disk already, or a full disk was reported with them.
+        LOGGER.warning("The table of quality could not be written: %s.", error)
     if others := describe_versions(rows):
         LOGGER.warning("%s", others)
     return rows
@@ -141,7 +144,7 @@ def find_suffix(names: Sequence[str]) -> str:
 def _rank(row: Row) -> tuple[Any, ...]:
     """Sort the worst runs first: those that are not usable, then by what speaks against them, then by motion."""
     n_bad = (len(row["red"]), len(row["amber"]), len(row["outliers"]))
-    kind = ("failed", "skipped", "ok").index(row["status"])
+    kind = {"skipped": 1, "ok": 2}.get(row["status"], 0)
     return kind, *(-n for n in n_bad), -(row.get("mean_fd") or 0.0), row["name"]
 
 

@@ -179,3 +179,8 @@ def test_damaged_records_cost_their_run_alone(tmp_path: Path) -> None:
     rows = build(tmp_path)
     assert (rows["sub-1"]["status"], rows["sub-2"]["status"]) == ("failed", "ok")
     assert rows["sub-2"].get("mean_fd") is None
+    qc.write_text('{"kept_seconds": 200, "mean_fd": "much", "warnings": 7, "coverage": true, "tsnr": 1e999}')
+    (tmp_path / "logs" / "sub-2" / "notes_status.json").write_text('{"status": "ok"}')
+    row = build(tmp_path)["sub-2"]
+    assert [row.get(key) for key in ("kept_seconds", "mean_fd", "warnings", "coverage", "tsnr")] == [200, *[None] * 4]
+    assert row["amber"] == ["kept_seconds"]
