@@ -165,6 +165,7 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     derivatives is not copied; only its checksum is recorded. What an earlier call wrote of the same atlas stays, also
     where its files were others.
     """
+    _describe_atlas(out_dir, atlas)
     if _is_written(out_dir, atlas):
         return
     table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
@@ -199,7 +200,6 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
                 },
             }
         )
-    _describe_atlas(out_dir, atlas)
     identity = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
     # Last, since it says that the others are complete.
     write_json(table.with_suffix(".json"), {**_ATLAS_COLUMNS, **identity}, only_if_changed=True)
@@ -236,9 +236,7 @@ def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
 def _is_written(out_dir: Path, atlas: Atlas) -> bool:
     """Tell whether an atlas is stored completely and undamaged."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.json")
-    names = [f"atlas-{atlas.name}_description.json", f"sourcedata/atlases/atlas-{atlas.name}_description.json"]
-    needed = (path.with_suffix(".tsv"), out_dir / "sourcedata" / "atlases" / "dataset_description.json")
-    if not all(one.is_file() for one in (path, *needed, *(out_dir / name for name in names))):
+    if not path.is_file() or not path.with_suffix(".tsv").is_file():
         return False
     stored = read_object(path)
     try:
