@@ -12,20 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig
-from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.errors import ConfigurationError, RunFailed
 from bids_semantoks.files import hash_text, hash_values
 from bids_semantoks.models.parcels import match_parcels
-from bids_semantoks.outcomes import Outcome, Tally, isolate, run_batch
+from bids_semantoks.outcomes import Outcome, Tally, isolate, record_status, report_outcome, run_batch
+from bids_semantoks.outputs.damage import check_table, has_files, note_damage
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences
-from bids_semantoks.outputs.store import (
-    OutputPaths,
-    StoredRun,
-    has_files,
-    read_sidecar,
-    remove_embedding,
-    write_embedding,
-)
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, remove_embedding, write_embedding
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.gaps import GAPS
@@ -159,9 +153,11 @@ def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:
     )
 
 
-def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
-    """Embed a run and write its embedding where its paths say; all tokens are
-    returned, but written only with --save-tokens."""
+def embed_run(
+    run: StoredRun, encoder: RunEncoder, *, show: Callable[[Windows, Embedding], object] | None = None
+) -> tuple[str, ...]:
+    """Embed a run and write its embedding where its paths say, and before its sidecar what `show` writes for a page;
+    return warnings. `show` is given all tokens, which are written only with --save-tokens."""
     encoder.clear(run.paths, run.sidecar)
     windows = read_windows(run, encoder)
     embedding = encoder.frozen.encode(windows, with_tokens=True)
@@ -187,8 +183,9 @@ def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
     }
     sidecar = build_embedding_sidecar(windows, embedding, settings=encoder.settings, facts=facts)
     written = embedding if encoder.config.save_tokens else dataclasses.replace(embedding, tokens=None)
-    write_embedding(run.paths, windows, written, sidecar)
-    return windows, embedding
+    draw = functools.partial(show, windows, embedding) if show else tuple
+    write_embedding(run.paths, windows, written, sidecar, show=draw)
+    return embedding.warnings
 
 
 def find_embedding_state(paths: OutputPaths, encoder: RunEncoder, signals_sha256: str) -> tuple[bool, list[str]]:
@@ -200,13 +197,13 @@ def find_embedding_state(paths: OutputPaths, encoder: RunEncoder, signals_sha256
     if sidecar is None:
         return False, []
     differences = describe_differences(sidecar["Settings"], encoder.settings)
-    is_whole = has_files(paths.directory, sidecar.get("Files", {}))
+    is_whole = has_files(paths.directory, sidecar)
     is_current = sidecar.get("SignalsSHA256") == signals_sha256 and is_whole
     return not differences and is_current and (paths.tokens.is_file() or not encoder.config.save_tokens), differences
 
 
 def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, hint: str) -> list[StoredRun]:
-    """Find the runs whose embedding is missing or out of date, by paths from `RunEncoder.name_outputs`.
+    """Find the runs whose embedding is missing, damaged or out of date, by paths from `RunEncoder.name_outputs`.
 
     Raises ConfigurationError with `hint` if an embedding was made with other settings, unless `overwrite`.
     """
@@ -217,9 +214,38 @@ def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite:
             raise ConfigurationError(
                 f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.", hint=hint
             )
-        if not is_complete:
+        if not is_complete or _is_damaged(run.paths):
             missing.append(run)
     return missing
+
+
+def _is_damaged(paths: OutputPaths) -> bool:
+    """Compare a complete embedding, which the caller goes on to read, with its checksum."""
+    try:
+        check_table(paths.embedding, read_sidecar(paths.embedding_sidecar) or {})
+    except RunFailed as error:
+        LOGGER.warning("%s It is made again.", error.message)
+        return True
+    return False
+
+
+def leave_out_damaged(stored: Sequence[StoredRun], tally: Tally) -> list[StoredRun]:
+    """Keep the runs whose signals, which the caller goes on to read, are as their sidecars say; the others, complete
+    until now, fail."""
+    whole = []
+    for run in stored:
+        try:
+            check_table(run.paths.signals, run.sidecar)
+        except RunFailed as error:
+            outcome = Outcome(status="failed", reason=error.reason, message=str(error))
+            record_status(run, outcome, device="")
+            note_damage(run.paths.signals)
+            tally.n_skipped, tally.n_done = tally.n_skipped - 1, tally.n_done - 1
+            tally.add(outcome)
+            report_outcome(run, outcome, progress="[left out]")
+        else:
+            whole.append(run)
+    return whole
 
 
 def embed_missing(
@@ -248,7 +274,10 @@ def _load_worker(config: EmbeddingConfig, atlas: AtlasNames, seed: int) -> Calla
 
 
 def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
-    return isolate(lambda: embed_run(run, encoder)[1].warnings, run, device=str(encoder.frozen.device))
+    outcome = isolate(lambda: embed_run(run, encoder), run, device=str(encoder.frozen.device))
+    if outcome.reason == "damaged_table":
+        note_damage(run.paths.signals)
+    return outcome
 
 
 def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, overwrite: bool = True) -> None:

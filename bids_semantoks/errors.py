@@ -88,6 +88,7 @@ class RunFailed(RunError):
         "no_repetition_time",
         "bad_confounds",
         "bad_image",
+        "damaged_table",
         "space_mismatch",
         "low_coverage",
         "out_of_memory",

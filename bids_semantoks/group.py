@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
+from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
     AtlasNames,
     RunEncoder,
@@ -18,9 +20,9 @@ from bids_semantoks.embedding import (
     embed_missing,
     find_embedding_state,
     find_missing,
+    leave_out_damaged,
 )
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
-from bids_semantoks.files import check_writable
 from bids_semantoks.inputs.listed import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outcomes import Tally
@@ -56,6 +58,7 @@ _RUNS_PER_READER = 300
 def run_group(config: AppConfig) -> Tally:
     """Run the group level and count the outcomes of its runs. Raises
     SemantoksError if the call as a whole cannot work."""
+    check_name(config.bids_dir, InputError, "BIDS_DIR")
     if not config.bids_dir.is_dir():
         raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
@@ -74,29 +77,27 @@ def run_group(config: AppConfig) -> Tally:
             # The other ranks only helped to train; the first goes on alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
-    model = encoder.loaded.name
     chosen = encoder.name_outputs(chosen)
-    # Adding --overwrite to the same call would repeat a training of days.
-    trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
-    hint = trained if asked.pretrain else "Use the former settings or --overwrite."
-    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
+    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=_name_remedy(config))
     n_done = len(chosen) - len(missing)
     n_refused = probes.n_refused if probes is not None else 0
     tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done, n_refused=n_refused)
     if running.dry_run:
-        LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), label, model)
+        LOGGER.info(
+            "Would embed %d of %d runs and write phenotype/%s%s.tsv.",
+            *(len(missing), len(chosen), label, encoder.loaded.name),
+        )
         return tally
     if not asked.pretrain:
         _open_outputs(config)
     write_descriptions(config.out_dir, encoder.description)
     write_stored_methods(config, encoder, chosen, left_out)
     embed_missing(missing, encoder, atlas, running, tally)
-    done = {run.paths.embedding for run in missing}
-    complete = [
-        run
-        for run in chosen
-        if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
-    ]
+    if tally.is_disk_full:
+        return tally
+    complete = _keep_complete(chosen, missing, encoder)
+    # Probes read the signals, too.
+    complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
     _write_features(config, encoder, label, complete)
@@ -106,6 +107,24 @@ def run_group(config: AppConfig) -> Tally:
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas)
     return tally
+
+
+def _name_remedy(config: AppConfig) -> str:
+    """Say what to do about embeddings of other settings."""
+    if config.pretraining.pretrain:
+        # Adding --overwrite to the same call would repeat a training of days.
+        return f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
+    return "Use the former settings or --overwrite."
+
+
+def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], encoder: RunEncoder) -> list[StoredRun]:
+    """Keep the runs that have an embedding by now, where those `missing` were to be embedded."""
+    tried = {run.paths.embedding for run in missing}
+    return [
+        run
+        for run in chosen
+        if run.paths.embedding not in tried or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
+    ]
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:

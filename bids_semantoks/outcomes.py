@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
 import logging
 import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
+from bids_semantoks.disk import is_full
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.files import write_json
 from bids_semantoks.outputs.store import OutputPaths
@@ -68,11 +69,19 @@ class Tally:
             self.n_failed += 1
             self.reasons.add(outcome.reason)
 
-    def exit_code(self, *, ignore_failed: bool) -> int:
-        """Return the exit code: 0, 5 if runs failed only for lack of resources, else 7, also for a phenotype refused.
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether a full disk stopped the call."""
+        return "disk_full" in self.reasons
 
-        With `ignore_failed`, failed runs are accepted as long as one run is complete.
+    def exit_code(self, *, ignore_failed: bool) -> int:
+        """Return the exit code: 0, 5 if runs failed only for lack of resources or a full disk stopped the call, else 7,
+        also for a phenotype refused.
+
+        With `ignore_failed`, failed runs are accepted as long as one run is complete and all were tried.
         """
+        if self.is_disk_full:
+            return 5
         if not self.n_failed or (ignore_failed and self.n_ok + self.n_done):
             return 7 if self.n_refused else 0
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
@@ -91,32 +100,36 @@ def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note:
         outcome = Outcome(status="skipped", reason=error.reason, message=str(error))
     except RunFailed as error:
         outcome = Outcome(status="failed", reason=error.reason, message=str(error))
-    except AtlasError as error:
-        # One image far from its template must not stop the others.
-        outcome = Outcome(status="failed", reason="space_mismatch", message=str(error))
-    except SemantoksError:
-        # Concerns the whole call, not this run.
-        raise
     except MemoryError:
         outcome = Outcome(status="failed", reason="out_of_memory", message="Out of memory. Use fewer processes.")
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        outcome = Outcome(
-            status="failed",
-            reason="disk_full" if is_full else "internal",
-            message=f"{error.strerror or error}: {error.filename or job.paths.directory}",
-            details="" if is_full else traceback.format_exc(),
-        )
-    except Exception as error:  # noqa: BLE001 - the one place that isolates a run
-        message = f"{type(error).__name__}: {error}"
-        outcome = Outcome(status="failed", reason="internal", message=message, details=traceback.format_exc())
+    except Exception as error:  # the one place that isolates a run
+        if isinstance(error, SemantoksError) and not (isinstance(error, AtlasError) or is_full(error)):
+            # Concerns the whole call, not this run.
+            raise
+        outcome = _describe_failure(error, job)
     outcome = dataclasses.replace(outcome, seconds=time.monotonic() - started)
     record_status(job, outcome, device=device)
     return outcome
 
 
+def _describe_failure(error: Exception, job: Job) -> Outcome:
+    """Describe an error that no one foresaw for a run."""
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, SemantoksError):
+        message = str(error)
+    elif isinstance(error, OSError):
+        message = f"{error.strerror or error}: {error.filename or job.paths.directory}"
+    if is_full(error):
+        return Outcome(status="failed", reason="disk_full", message=message)
+    if isinstance(error, AtlasError):
+        # One image far from its template must not stop the others.
+        return Outcome(status="failed", reason="space_mismatch", message=message)
+    return Outcome(status="failed", reason="internal", message=message, details=traceback.format_exc())
+
+
 def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
-    """Write the status of a run; a failure to write is only logged, since it must not hide the outcome."""
+    """Write the status of a run; a failure to write is only logged, since it must not hide the outcome, and a former
+    status, which would not be true any more, goes."""
     status = {
         "status": outcome.status,
         "reason": outcome.reason,
@@ -129,7 +142,9 @@ def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
     try:
         write_json(job.paths.status, status)
     except OSError as error:
-        LOGGER.error("Cannot write %s: %s.", job.paths.status, error.strerror or error)
+        LOGGER.warning("Cannot write %s: %s.", job.paths.status, error.strerror or error, extra={"once": "status"})
+        with contextlib.suppress(OSError):
+            job.paths.status.unlink(missing_ok=True)
 
 
 def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0.0) -> None:
@@ -168,14 +183,13 @@ def run_batch(
     """Run all jobs in `n_procs` processes, logging one line per job and counting its outcome in `tally`.
 
     `build_worker(*arguments)` is called once per process (with several, the arguments must pickle) and returns the
-    function that runs one job. With `stop_on_failure`, no job starts after the first failure: jobs in progress finish,
-    the rest are recorded as not tried. `on_done` is called with each job once it is counted.
+    function that runs one job. Once the disk is full, and with `stop_on_failure` after the first failure, no job
+    starts: jobs in progress finish, the rest are recorded as not tried. `on_done` is called with each job once it is
+    counted.
     """
     started = time.monotonic()
-    waiting, failed = dict(enumerate(jobs)), ""
-    results = run_jobs(
-        build_worker, arguments, jobs, n_procs=n_procs, is_wanted=lambda: not (failed and stop_on_failure)
-    )
+    waiting, reason, cause = dict(enumerate(jobs)), "", ""
+    results = run_jobs(build_worker, arguments, jobs, n_procs=n_procs, is_wanted=lambda: not reason)
     for n_finished, (i, result) in enumerate(results, start=1):
         job, outcome = waiting.pop(i), result
         if isinstance(result, WorkerDied):
@@ -185,20 +199,21 @@ def run_batch(
         tally.absent += [job] if outcome.reason == "no_content" else []
         left = (time.monotonic() - started) / n_finished * len(waiting)
         report_outcome(job, outcome, progress=f"[{n_finished}/{len(jobs)}]", left=left)
+        if not reason and outcome.reason == "disk_full":
+            reason, cause = "disk_full", f"the disk was full at {job.paths.stem}"
+        elif not reason and outcome.status == "failed" and stop_on_failure:
+            reason, cause = "internal", f"the call stopped at the failure of {job.paths.stem} (--stop-on-first-crash)"
         on_done(job)
-        if outcome.status == "failed":
-            failed = failed or job.paths.stem
     if waiting:
-        _leave_out(waiting.values(), failed, tally)
+        _leave_out(waiting.values(), reason, cause, tally)
 
 
-def _leave_out(jobs: Collection[Job], failed: str, tally: Tally) -> None:
+def _leave_out(jobs: Collection[Job], reason: str, cause: str, tally: Tally) -> None:
     """Record runs that were never tried as failed; their reason is not
     tallied, since it must not decide the exit code."""
-    LOGGER.warning("Stopped at the first failure, %d runs were not tried.", len(jobs))
-    message = f"Not tried: the call stopped at the failure of {failed} (--stop-on-first-crash)."
+    LOGGER.warning("%d runs were not tried: %s.", len(jobs), cause)
     for job in jobs:
-        record_status(job, Outcome(status="failed", reason="internal", message=message), device="")
+        record_status(job, Outcome(status="failed", reason=reason, message=f"Not tried: {cause}."), device="")
     tally.n_failed += len(jobs)
 
 

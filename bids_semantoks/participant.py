@@ -6,15 +6,16 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
+from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
-from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
-from bids_semantoks.files import check_writable
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.content import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
@@ -24,6 +25,7 @@ from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
 from bids_semantoks.outputs.cohort import count_planned
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import (
     check_same_atlas,
     keep_identity,
@@ -65,7 +67,7 @@ from bids_semantoks.run_plan import (
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.series_tables import read_header
+from bids_semantoks.signals.series_tables import read_first_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -276,7 +278,7 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
     # The default is an atlas for extraction; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
     label, runs = find_series(dataset, config.selection, participants, atlas=asked)
-    columns = _read_first_header(runs)
+    columns = read_first_header(runs)
     if not label:
         asked, label = name_series_atlas(columns, asked, SignalsConfig().atlas)
     atlas = load_series_atlas(
@@ -290,16 +292,6 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
     return runs, atlas
 
 
-def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
-    """Read the first readable header; the other tables are reported with their runs."""
-    for run in runs:
-        try:
-            return read_header(run.bold, volumes=run.volumes)
-        except (RunFailed, RunSkipped) as error:
-            LOGGER.warning("%s", error)
-    raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")
-
-
 class RunWorker:
     """Processes one run at a time with tools loaded once; loads the encoder if none is given and the plan needs one."""
 
@@ -310,39 +302,34 @@ class RunWorker:
         self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
 
     def __call__(self, job: RunJob) -> Outcome:
-        """Process one run and write its status, then draw its figures, so that a failing one cannot spoil outputs."""
-        figures: list[Callable[[], None]] = []
+        """Process one run and write its status."""
         note = " ".join(job.run.time_problems)
-        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note)
-        for draw in figures if outcome.status == "ok" else ():
-            draw()
-        return outcome
+        return isolate(lambda: self._complete(job), job, device=self.device, note=note)
 
-    def _complete(self, job: RunJob, figures: list[Callable[[], None]]) -> tuple[str, ...]:
-        """Write what a run lacks; return warnings, and append what draws its figures."""
+    def _complete(self, job: RunJob) -> tuple[str, ...]:
+        """Write what a run lacks; return warnings. The sidecars come after the figures: what was killed on the way is
+        done again."""
         plan, paths = self.plan, job.paths
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
-        if sidecar is None:
-            _clear(plan, job)
-            signals = make_signals(plan, job.run)
-            warnings, sidecar = signals.warnings, self._write_signals(job, signals)
-            threshold = plan.config.signals.fd_threshold
-            filtered = signals.filtered_motion if "motion_filter" in plan.settings else None
-            shown = dataclasses.replace(signals, framewise_displacement=filtered.values) if filtered else signals
-            figures.append(lambda: draw_signals(paths, plan.atlas, shown, threshold=threshold, grid=self._grid()))
-        else:
+        if sidecar is not None:
             self._check_kept_time(job, sidecar)
             if not job.needs_embedding:
                 raise RunSkipped("already_done", "Complete with the same settings.")
+            try:
+                check_table(paths.signals, sidecar)
+            except RunFailed as error:
+                sidecar, warnings = None, (f"{error.message} It was made again.",)
+        if sidecar is None:
+            _clear(plan, job)
+            signals = make_signals(plan, job.run)
+            warnings, sidecar = (*warnings, *signals.warnings), self._write_signals(job, signals)
         if self.encoder:
             # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
-            windows, embedding = embed_run(stored, self.encoder)
-            rows = self.encoder.token_rows
-            figures.append(lambda: draw_embedding(paths, windows, embedding, rows, stored.sidecar))
-            warnings += embedding.warnings
+            show = functools.partial(draw_embedding, paths, names=self.encoder.token_rows, signals=stored.sidecar)
+            warnings += embed_run(stored, self.encoder, show=show)
         return warnings
 
     def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
@@ -366,7 +353,13 @@ class RunWorker:
             dataset=plan.source_name(job.run),
             min_time=asked.min_time,
         )
-        return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals)
+        filtered = signals.filtered_motion if "motion_filter" in plan.settings else None
+        shown = dataclasses.replace(signals, framewise_displacement=filtered.values) if filtered else signals
+
+        def show() -> list[Path]:
+            return draw_signals(job.paths, plan.atlas, shown, threshold=asked.fd_threshold, grid=self._grid())
+
+        return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals, show=show)
 
 
 def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:

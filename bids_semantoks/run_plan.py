@@ -14,8 +14,9 @@ from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, Sem
 from bids_semantoks.files import hash_values
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.outputs.damage import has_files
 from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, is_made_alike
-from bids_semantoks.outputs.store import OutputPaths, build_paths, has_files, read_sidecar
+from bids_semantoks.outputs.store import OutputPaths, build_paths, read_sidecar
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import CLEANING
@@ -87,7 +88,7 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     has_signals = (
         sidecar is not None
         and is_made_alike(sidecar, plan.settings, inputs)
-        and has_files(paths.directory, sidecar.get("Files", {}))
+        and has_files(paths.directory, sidecar, out_dir=config.out_dir)
         and (paths.raw.is_file() or not config.signals.save_raw_signals)
     )
     has_embedding = True

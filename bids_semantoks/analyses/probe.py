@@ -19,6 +19,7 @@ from bids_semantoks.analyses.rows import EmbeddingFeatures, Rows, build_models, 
 from bids_semantoks.embedding import RunEncoder, embed_mean, name_twin
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
+from bids_semantoks.images.sizes import read_array
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
@@ -209,7 +210,7 @@ class NetworkMasker:
         if key not in self._known:
             path = self._name_cache(run, encoder, hidden, min_kept)
             if path is not None and path.is_file():
-                self._known[key] = np.load(path, allow_pickle=False)
+                self._known[key] = read_array(path)
             else:
                 self._known[key] = embed_mean(run, encoder, min_kept=min_kept, hidden=hidden)
                 if path is not None:

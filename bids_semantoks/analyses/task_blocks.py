@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder, build_twin
-from bids_semantoks.errors import InputError
+from bids_semantoks.errors import InputError, RunFailed
 from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import check_cells, find_columns
 from bids_semantoks.models.frozen import find_clip_patches
@@ -200,7 +200,11 @@ def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
     parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
     n_out = n_dropped = 0
     for run, events in plan.runs:
-        signals, present, blocks = _find_blocks(run, events, model)
+        try:
+            signals, present, blocks = _find_blocks(run, events, model)
+        except RunFailed as error:
+            LOGGER.warning("Left out of the blocks: %s", error)
+            continue
         kept = [(event, span) for event, span, is_seen in blocks if is_seen]
         n_out += len(events) - len(blocks)
         n_dropped += len(blocks) - len(kept)

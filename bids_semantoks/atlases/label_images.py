@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
@@ -21,6 +19,8 @@ from bids_semantoks.atlases.label_tables import LabelTable
 from bids_semantoks.atlases.supply import Part, check_published
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_file, hash_text, write_array
+from bids_semantoks.images.sizes import check_size, read_array
+from bids_semantoks.images.volumes import DAMAGED, check_compressed, one_line
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 
@@ -81,11 +81,13 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
     is damaged or holds anything but labels."""
     try:
         image: Any = nib.load(path)
+        check_size(path, image.shape, image.get_data_dtype())
         stored = np.asanyarray(image.dataobj)
+        check_compressed(path)
         affine = np.asarray(image.affine, dtype=np.float64)
         is_singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12
-    except (ImageFileError, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
-        raise AtlasError(f"The atlas image {path} cannot be read: {error}") from error
+    except DAMAGED as error:
+        raise AtlasError(f"The atlas image {path} cannot be read: {one_line(error)}") from error
     if stored.ndim > 3 and set(stored.shape[3:]) == {1}:
         stored = stored.reshape(stored.shape[:3])
     if stored.ndim > 3:
@@ -255,7 +257,7 @@ def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None
         return _HERE[key]
     path = _name_grid(key)
     try:
-        grid = np.load(path, allow_pickle=False) if path is not None else None
+        grid = read_array(path) if path is not None else None
     except (OSError, ValueError, EOFError):
         return None
     if grid is None or grid.shape != shape or grid.dtype != np.int32:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
 from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
-from bids_semantoks.escaping import show_hidden
+from bids_semantoks.escaping import LegibleParser, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
 from bids_semantoks.runtime.logs import Console, open_missing_streams
@@ -120,7 +120,7 @@ def _bring(source: Path, target: Path) -> Path:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = LegibleParser(
         prog="bids_semantoks-fetch",
         description="Bring atlases, the transforms that warp them, and weights to a directory before going offline.",
         epilog="Files that are here already are copied; nothing is fetched twice.",

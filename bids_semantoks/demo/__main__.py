@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from bids_semantoks.demo.study import write_parcellated, write_study
 from bids_semantoks.errors import ResourceError, SemantoksError
+from bids_semantoks.escaping import LegibleParser, show_hidden
 
 _NEXT = """Next, to see what would happen and to let it happen:
   bids_semantoks {root} {out} participant --atlas Demo457 --model random:tiny --dry-run
@@ -18,7 +20,7 @@ _NEXT = """Next, to see what would happen and to let it happen:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the study that the arguments ask for, print the next steps and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = LegibleParser(
         prog="python -m bids_semantoks.demo",
         description="Write a synthetic resting-state study whose truth is known, to try bids_semantoks on.",
     )
@@ -47,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             write_study(options.out_dir, **study)
     except SemantoksError as error:
-        print(f"bids_semantoks.demo: {error}", file=sys.stderr)
+        print(f"bids_semantoks.demo: {show_hidden(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"bids_semantoks.demo: OUT_DIR cannot be written: {error}.", file=sys.stderr)
+        print(f"bids_semantoks.demo: OUT_DIR cannot be written: {show_hidden(str(error))}.", file=sys.stderr)
         return ResourceError.exit_code
     _say_what_is_next(options.out_dir, number, time.perf_counter() - started, parcellated=options.parcellated)
     return 0
@@ -66,10 +68,11 @@ def _parse_seed(text: str) -> int:
 
 def _say_what_is_next(root: Path, number: int, seconds: float, *, parcellated: bool) -> None:
     kind = "parcellated series" if parcellated else "a raw BIDS root and derivatives/fmriprep"
-    print(f"Wrote {number} synthetic participants to {root} in {seconds:.0f} s: {kind}.")
-    print(f"The truth about them lies in {root / 'code' / 'truth'}.")
     beside = root.absolute().with_name(f"{root.absolute().name}_semantoks")
-    print(_NEXT.format(root=root, out=beside if parcellated else root / "derivatives" / "bids_semantoks"))
+    out = beside if parcellated else root / "derivatives" / "bids_semantoks"
+    print(f"Wrote {number} synthetic participants to {show_hidden(str(root))} in {seconds:.0f} s: {kind}.")
+    print(f"The truth about them lies in {show_hidden(str(root / 'code' / 'truth'))}.")
+    print(_NEXT.format(root=show_hidden(shlex.quote(str(root))), out=show_hidden(shlex.quote(str(out)))))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, Final
 import nibabel as nib
 import numpy as np
 
+from bids_semantoks.images.sizes import check_size
 from bids_semantoks.inputs.companions import drop
 from bids_semantoks.inputs.names import GIFTI
 from bids_semantoks.inputs.pairing import Candidate
@@ -76,6 +77,8 @@ def _is_copy(whole: Candidate) -> bool:
         images: list[Any] = [nib.load(path) for path in (first, second)]
         if images[0].shape != images[1].shape or first.endswith(GIFTI):
             return False
+        for path, image in zip((first, second), images, strict=True):
+            check_size(Path(path), image.shape, image.get_data_dtype())
         volume = 0 if isinstance(images[0], nib.Cifti2Image) else (..., 0)
         values = [np.asarray(image.dataobj[volume]) for image in images]
         return np.array_equal(values[0], values[1], equal_nan=True)

@@ -29,9 +29,9 @@ _NEEDED = {
     *("VolumesDropped", "VolumesKept", "VolumesTotal"),
 }
 _KINDS: dict[str, type | types.UnionType] = {
-    **dict.fromkeys(("Atlas", "Files", "Inputs", "Model", "VolumesDropped"), dict),
+    **dict.fromkeys(("Atlas", "Files", "FilesSHA256", "Inputs", "Model", "VolumesDropped"), dict),
     **dict.fromkeys(("Pipeline", "SignalsSHA256", "TableSHA256"), str),
-    **dict.fromkeys(("AbsentParcels", "Warnings", "WindowOnsets"), list),
+    **dict.fromkeys(("AbsentParcels", "Damaged", "PageFiles", "Warnings", "WindowOnsets"), list),
     "Denoising": dict | None,
     "MeanFramewiseDisplacement": int | float | None,
 }

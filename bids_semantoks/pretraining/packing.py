@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.errors import InputError, RunSkipped, name_some
+from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
@@ -63,7 +63,7 @@ class TableReader:
         stored: StoredRun = source.where
         path = stored.paths.signals
         try:
-            parcels, table = read_signals(stored.paths)
+            parcels, table = read_signals(stored.paths, stored.sidecar)
             if parcels != self.parcels:
                 return f"{path} has {len(parcels)} parcels that are not the {len(self.parcels)} of the atlas"
             return _standardise_run(
@@ -73,6 +73,8 @@ class TableReader:
                 n_dummy=stored.n_dummy,
                 target=self.target,
             )
+        except RunFailed as error:
+            return error.message
         except (RunSkipped, OSError, ValueError) as error:
             return f"{path}: {error}"
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.disk import is_full
 from bids_semantoks.escaping import replace_hidden
 from bids_semantoks.files import write_text
 
@@ -99,11 +100,12 @@ _CAPTIONS: Final = {
     "apart is more alike within and between runs than to others.",
 }
 
-_NOT_DRAWN: Final = "It could not be drawn; the log says why."
+_NOT_DRAWN: Final = "It could not be drawn, and the log of that call says why; or it was removed since."
 
 _WHY_MISSING: Final = {
     "carpet": "It needs the signals before denoising, which only the participant level has at hand.",
     "motion": "It needs the confounds, which only the participant level has at hand.",
+    "Windows": "It is drawn where the participant level makes the embedding, and by --reports-only.",
     "Tokens": "It needs the tokens of each window: run the participant level, or save them with --save-tokens.",
 }
 
@@ -197,14 +199,16 @@ def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
-    """Draw and write a figure; on any error, log a warning and return False. An
-    outdated figure of that name is removed."""
+    """Draw and write a figure; on any error but a full disk, log a warning and
+    return False. An outdated figure of that name is removed."""
     try:
         path.unlink(missing_ok=True)
         with use_style():
             text = render_svg(draw(), Creator=None)
         write_text(path, text)
     except Exception as error:
+        if is_full(error):
+            raise
         # A picture must never cost a run, whatever is wrong with it.
         LOGGER.debug("Drawing %s", path, exc_info=True)
         LOGGER.warning("The figure %s could not be drawn: %s: %s", path.name, type(error).__name__, error)
@@ -259,10 +263,12 @@ def load_picture(out_dir: Path, stem: str, word: str, kind: str) -> Picture:
 
 
 def write_page(path: Path, build: Callable[[], str]) -> bool:
-    """Build and write a page; on any error, log a warning and return False."""
+    """Build and write a page; on any error but a full disk, log a warning and return False."""
     try:
         write_text(path, build(), only_if_changed=True)
     except Exception as error:
+        if is_full(error):
+            raise
         # Results are on disk already; a page about them must never turn success into failure.
         LOGGER.debug("Writing %s", path, exc_info=True)
         LOGGER.warning("The report %s could not be written: %s: %s", path.name, type(error).__name__, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import logging
 import os
 import urllib.parse
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import parse_entities
+from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import read_object, read_rows
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.sidecars import read_status
@@ -34,6 +36,7 @@ from bids_semantoks.reports.figures import (
 from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability
 from bids_semantoks.version import __version__
 
+LOGGER = logging.getLogger("bids_semantoks")
 _MAX_OTHERS: Final = 20
 
 #: Space, atlas and encoder of an embedding, as pairs of entity and label.
@@ -216,17 +219,29 @@ def draw_stabilities(out_dir: Path, participant: str) -> list[tuple[str, Picture
     pictures = []
     for kind in kinds:
         mine = [paths for found, paths in own if found == kind]
-        theirs = [read_embedding(paths) for found, paths in others if found == kind]
-        labels = _shorten([paths.stem for paths in mine])
+        theirs = [vectors for found, paths in others if found == kind if (vectors := _read_whole(paths)) is not None]
+        whole = {paths: vectors for paths in mine if (vectors := _read_whole(paths)) is not None}
+        if not whole:
+            continue
+        labels = _shorten([paths.stem for paths in whole])
         stem = "_".join([f"sub-{participant}", *(f"{key}-{value}" for key, value in kind[:-1] if value)])
         word = f"{kind[-1][1]}Stability"
-        vectors = [read_embedding(paths) for paths in mine]
-        same = [one for one in theirs if one.shape[1] == vectors[0].shape[1]]
-        stability = compute_stability(vectors, labels, same)
+        own_vectors = list(whole.values())
+        same = [one for one in theirs if one.shape[1] == own_vectors[0].shape[1]]
+        stability = compute_stability(own_vectors, labels, same)
         write_figure(build_figure_path(out_dir, stem, word), functools.partial(draw_stability, stability))
         name = ", ".join(value for _, value in kind if value)
         pictures.append((name, load_picture(out_dir, stem, word, "Stability")))
     return pictures
+
+
+def _read_whole(paths: OutputPaths) -> NDArray[np.float32] | None:
+    """Read an embedding; None for a damaged one, which is left out with a warning."""
+    try:
+        return read_embedding(paths)
+    except RunFailed as error:
+        LOGGER.warning("Left out of the page: %s", error)
+        return None
 
 
 def _find_embeddings(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,12 @@ from bids_semantoks.atlases.registry import is_surface_atlas
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.errors import AtlasError, InputError
+from bids_semantoks.errors import AtlasError, InputError, RunFailed
 from bids_semantoks.files import read_table
+from bids_semantoks.images.sizes import read_array
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outputs.cohort import count_cohort
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
@@ -41,6 +43,9 @@ from bids_semantoks.reports.figures_networks import draw_connectivity, draw_cove
 from bids_semantoks.reports.figures_signals import Volumes, draw_carpet, draw_motion
 from bids_semantoks.reports.report import read_coverage, write_report
 from bids_semantoks.statistics.connectivity import compute_connectivity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -120,29 +125,48 @@ def build_facts(
 def write_stored_methods(
     config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
 ) -> None:
-    """Write the methods text of a call on stored signals (at least one run); `left_out` are runs that its limits leave
-    out, reason and message by stem."""
+    """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it;
+    `left_out` are runs that its limits leave out, reason and message by stem."""
+    pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
+    cohort = count_cohort(
+        config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
+    )
     # Runs in native space are the exception that the text must name.
-    first = next((run.sidecar for run in stored if "Resampling" in run.sidecar), stored[0].sidecar)
+    for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
+        try:
+            signals, probing = _collect_facts(config, run.sidecar, pipelines)
+            write_citation(config.out_dir, build_facts(signals, encoder, cohort=cohort, probing=probing))
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever values of another type than ours lead to
+            LOGGER.warning(
+                "%s has values that do not fit its methods text: %s",
+                *(run.paths.signals_sidecar, str(error)[:200]),
+                extra={"once": "values that do not fit a methods text"},
+            )
+            continue
+        return
+
+
+def _collect_facts(
+    config: AppConfig, sidecar: Mapping[str, Any], pipelines: Sequence[str]
+) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """Collect what a methods text says of the signals with this sidecar, and of the probes, None without them."""
     signals = describe_signals(
         {
-            **first["Settings"],
-            "averaged_over": first.get("AveragedOver") or "voxels inside the brain mask",
-            "denoised_by": first["Denoising"].get("DenoisedBy", ""),
+            **sidecar["Settings"],
+            "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
+            "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
         },
-        pipelines=sorted({str(run.sidecar["Pipeline"]) for run in stored}),
-        n_parcels=first["Atlas"]["Parcels"],
-        min_time=first.get("MinimumTime", config.signals.min_time),
+        pipelines=pipelines,
+        n_parcels=sidecar["Atlas"]["Parcels"],
+        min_time=sidecar.get("MinimumTime", config.signals.min_time),
     )
     probing = to_json(config).get("probing") or {}
     # A path on one machine does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
     is_asked = bool(probing.get("probe") or probing.get("task_blocks"))
-    cohort = count_cohort(
-        config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
-    )
-    facts = build_facts(signals, encoder, cohort=cohort, probing=probing if is_asked else None)
-    write_citation(config.out_dir, facts)
+    return signals, probing if is_asked else None
 
 
 def _build_filter(config: AppConfig, stored: Sequence[StoredRun]) -> Callable[[str], bool]:
@@ -210,7 +234,10 @@ def redraw_reports(config: AppConfig) -> int:
     for atlas, _ in find_stored_kinds(out_dir):
         for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
             if stored.entities["sub"] in chosen:
-                _redraw_run(stored.paths, stored.sidecar, stored.entities)
+                try:
+                    _redraw_run(stored.paths, stored.sidecar, stored.entities)
+                except (RunFailed, OSError, ValueError) as error:
+                    LOGGER.warning("The figures of %s stay as they are: %s", stored.paths.stem, error)
     written = sum(write_report(out_dir, participant) for participant in chosen)
     LOGGER.info("%d of %d reports written to %s.", written, len(chosen), out_dir)
     return written
@@ -229,8 +256,9 @@ def _redraw_run(paths: OutputPaths, sidecar: dict[str, Any], entities: Mapping[s
 
 def draw_signals(
     paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, *, threshold: float | None, grid: NDArray[np.int32] | None
-) -> None:
-    """Draw the signal figures from memory; `threshold` for scrubbing in mm, `grid` from `build_picture_grid`."""
+) -> list[Path]:
+    """Draw the signal figures from memory and return their paths; `threshold` for scrubbing in mm, `grid` from
+    `build_picture_grid`."""
     networks = sort_by_network(atlas.networks)
     volumes = Volumes(
         kept=signals.kept,
@@ -240,12 +268,13 @@ def draw_signals(
         repetition_time=signals.repetition_time,
     )
     n_voxels = signals.n_voxels
-    write_figure(_path(paths, "carpet"), lambda: draw_carpet(signals.raw, signals.values, volumes, networks, n_voxels))
-    write_figure(_path(paths, "motion"), lambda: draw_motion(volumes))
-    write_figure(_path(paths, "coverage"), lambda: draw_coverage(signals.coverage, signals.present, networks, grid))
-    write_figure(
-        _path(paths, "connectivity"), lambda: draw_connectivity(compute_connectivity(signals.values), networks)
-    )
+    drawn: dict[str, Callable[[], Figure]] = {
+        "carpet": lambda: draw_carpet(signals.raw, signals.values, volumes, networks, n_voxels),
+        "motion": lambda: draw_motion(volumes),
+        "coverage": lambda: draw_coverage(signals.coverage, signals.present, networks, grid),
+        "connectivity": lambda: draw_connectivity(compute_connectivity(signals.values), networks),
+    }
+    return [path for word, draw in drawn.items() if write_figure(path := _path(paths, word), draw)]
 
 
 def draw_embedding(
@@ -285,14 +314,16 @@ def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequen
     Connectivity is always redrawn, carpet and coverage only if missing: those drawn from images show more.
     """
     order = sort_by_network(networks)
-    values = read_signals(paths)[1]
+    values = read_signals(paths, sidecar)[1]
     write_figure(_path(paths, "connectivity"), lambda: draw_connectivity(compute_connectivity(values), order))
     raw = paths.file("stat-mean_desc-raw_timeseries.tsv")
     if raw.is_file() and not _path(paths, "carpet").is_file():
+        check_table(raw, sidecar)
         before = read_table(raw)[1].astype(np.float32)
         volumes, n_voxels = read_volumes(sidecar), np.ones(values.shape[1], dtype=np.int64)
         write_figure(_path(paths, "carpet"), lambda: draw_carpet(before, values, volumes, order, n_voxels))
     if not _path(paths, "coverage").is_file():
+        check_table(paths.coverage, sidecar)
         coverage, present = read_coverage(paths)
         write_figure(_path(paths, "coverage"), lambda: draw_coverage(coverage, present, order, None))
 
@@ -300,12 +331,14 @@ def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequen
 def redraw_embedding(paths: OutputPaths, signals: dict[str, Any], embedding: dict[str, Any]) -> None:
     """Redraw the embedding figures that the run's files allow, from both sidecars;
     the token figure needs ``--save-tokens``."""
+    check_table(paths.embedding, embedding)
     columns, rows = read_table(paths.embedding)
     onset, kept = rows[:, columns.index("onset")], rows[:, columns.index("kept")]
     duration, volumes = embedding["WindowDuration"], read_volumes(signals)
     write_figure(_path(paths, f"{paths.model}Windows"), lambda: draw_windows(onset, duration, kept, volumes))
     if paths.tokens.is_file() and "TokenRows" in embedding:
-        tokens, names = np.load(paths.tokens), embedding["TokenRows"]
+        check_table(paths.tokens, embedding)
+        tokens, names = read_array(paths.tokens), embedding["TokenRows"]
         masked = embedding["MaskedNetworks"]
         write_figure(_path(paths, f"{paths.model}Tokens"), lambda: draw_tokens(tokens, names, masked))
 

@@ -194,10 +194,26 @@ class LogBuffer(logging.Handler):
 class LogFile(logging.FileHandler):
     """Log file of a call; skips records marked ``is_fleeting``, which only move a progress line."""
 
+    has_gap = False  # whether records were lost to a full disk
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         if not getattr(record, "is_fleeting", False):
             super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report once that the file cannot be written; results count for more than the log."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.has_gap:
+            self.has_gap = True
+            LOGGER.warning("The log %s is incomplete: %s.", self.baseFilename, error.strerror or error)
+
+    def close(self) -> None:
+        """Close the file, whether or not the disk takes the last records."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def open_log(out_dir: Path, config: dict[str, Any]) -> Path:

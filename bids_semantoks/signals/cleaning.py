@@ -26,6 +26,10 @@ MIN_VOLUMES: Final = _TREND_TERMS + MIN_FREEDOM
 _DURATION_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
 
+# Beyond them, squares or their sums over a run leave float32, in which encoders compute.
+_SMALLEST: Final = 1e-15
+_LARGEST: Final = 1e15
+
 
 def count_padding(values: NDArray[np.floating]) -> int:
     """Count the volumes at the end of (T, P) that hold no data, since they repeat one volume in all parcels.
@@ -223,6 +227,13 @@ def estimate_freedom(
     width = (high or 0.5 / repetition_time) - (low or 0.0)
     available = 2 * width * float(kept.sum()) * repetition_time
     return max(0.0, 1.0 - n_regressors / available) if available > 0 else 0.0
+
+
+def is_in_range(values: Floats) -> bool:
+    """Tell whether finite values (T, P), NaN where missing, can be stored, squared and summed in float32; nothing but
+    zeros can."""
+    largest = float(np.nanmax(np.abs(values), initial=0.0))
+    return not largest or _SMALLEST < largest < _LARGEST
 
 
 def check_duration(kept: Bools, *, repetition_time: float, min_time: float) -> None:
