@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from bids_semantoks.atlases.identity import look_up
 from bids_semantoks.atlases.label_images import read_label_image
@@ -105,6 +104,8 @@ def _sum_rows(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, NDArray[np.int64]]]:
     """Sum the grayordinates that count over all volumes but the `lost`: sums (T, P), numbers used (P,); how many are
     broken, and the finite values of each volume (T,)."""
+    from scipy.sparse import csr_matrix
+
     totals = np.zeros((n_parcels, file.shape[0]))
     n_used = np.zeros(n_parcels, dtype=np.int64)
     n_finite = np.zeros(file.shape[0], dtype=np.int64)
