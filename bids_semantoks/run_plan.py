@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.files import hash_values
-from bids_semantoks.images.volumes import check_content
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.damage import has_files
 from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, is_made_alike
 from bids_semantoks.outputs.store import OutputPaths, build_paths, read_sidecar
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.signals.cleaning import CLEANING
 from bids_semantoks.signals.denoising import Denoising
-from bids_semantoks.signals.extract import check_run, extract_signals
+from bids_semantoks.signals.extract import check_names, check_run, extract_signals
 from bids_semantoks.signals.read_series import read_series
+
+_ACTIONS: Final = ("make", "keep", "skip", "fail", "refuse")
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -178,27 +182,44 @@ def make_signals(plan: Plan, run: Run) -> ParcelSignals:
     return extract_signals(run, plan.atlas, plan.config.signals, plan.denoising)
 
 
-def describe_jobs(plan: Plan, jobs: list[RunJob]) -> list[str]:
-    """Describe in one line per run what would be done and why, without reading image data."""
-    return [f"{job.paths.stem}: {_describe_job(plan, job)}" for job in jobs]
+def describe_jobs(plan: Plan, jobs: list[RunJob]) -> tuple[list[str], str]:
+    """Describe in one line per run what would be done and why; also count the actions. Names and settings decide, with
+    --check headers and tables too; voxels are never read."""
+    progress = Progress("Checking" if plan.config.running.check else "Planning")
+    found = [(job, *_foresee(plan, job)) for job in progress.each("run", jobs)]
+    counts = Counter(action for _, action, _ in found)
+    total = ", ".join(f"{counts[action]} to {action}" for action in _ACTIONS if counts[action])
+    return [f"{job.paths.stem}: {words}" for job, _, words in found], total
 
 
-def _describe_job(plan: Plan, job: RunJob) -> str:
+def _check_job(plan: Plan, job: RunJob) -> None:
+    """Check what can be known of a run before the work: RunSkipped or RunFailed."""
+    check_space(plan, job.run)
+    if job.needs_signals and not plan.config.running.check:
+        check_is_here(plan, job.run)
+        if not plan.is_parcellated:
+            check_names(job.run, plan.config.signals, plan.denoising)
+    elif job.needs_signals and plan.is_parcellated:
+        make_signals(plan, job.run)
+    elif job.needs_signals:
+        check_run(job.run, plan.config.signals, plan.denoising)
+    elif sidecar := read_sidecar(job.paths.signals_sidecar):
+        check_kept_time(sidecar, plan.config.signals.min_time)
+
+
+def _foresee(plan: Plan, job: RunJob) -> tuple[str, str]:
+    """Foresee what a call would do with a run, as one of the actions and in words."""
     if job.differences and not plan.config.running.overwrite:
-        return f"refuse, done with other settings: {'; '.join(job.differences)}"
+        return "refuse", f"refuse, done with other settings: {'; '.join(job.differences)}"
     try:
-        check_space(plan, job.run)
-        if job.needs_signals and plan.is_parcellated:
-            make_signals(plan, job.run)
-        elif job.needs_signals:
-            check_run(job.run, plan.config.signals, plan.denoising)
-        elif sidecar := read_sidecar(job.paths.signals_sidecar):
-            check_kept_time(sidecar, plan.config.signals.min_time)
+        _check_job(plan, job)
     except RunSkipped as error:
-        return f"skip, {error.reason}: {error}"
+        return "skip", f"skip, {error.reason}: {error}"
     except RunFailed as error:
-        return f"fail, {error.reason}: {error}"
+        return "fail", f"fail, {error.reason}: {error}"
     if job.needs_signals:
         what = "take the series" if plan.is_parcellated else "extract"
-        return what if plan.config.signals.signals_only else f"{what} and encode"
-    return "encode the signals that are there" if job.needs_embedding else "skip, already_done"
+        return "make", what if plan.config.signals.signals_only else f"{what} and encode"
+    if job.needs_embedding:
+        return "make", "encode the signals that are there"
+    return "keep", "skip, already_done"

@@ -200,7 +200,10 @@ class RunningConfig:
     )
     work_dir: Path | None = option(None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",))
     random_seed: int = option(0, "Seed of everything random.", metavar="N")
-    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.")
+    dry_run: bool = option(
+        False, "Print what would happen to each run by its names and settings, and why; write nothing."
+    )
+    check: bool = option(False, "With --dry-run: also open the headers and tables of each run, as the work would.")
     reports_only: bool = option(
         False, "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are."
     )
@@ -219,6 +222,11 @@ class RunningConfig:
             self.reports_only + self.boilerplate_only + self.dry_run <= 1,
             "--dry-run, --reports-only and --boilerplate-only exclude each other.",
             "Give one of them.",
+        )
+        check(
+            self.dry_run or not self.check,
+            "--check opens headers and tables for --dry-run, which is missing.",
+            "Give both; a call without --dry-run checks each run anyway.",
         )
         check(self.n_procs is None or self.n_procs >= 1, f"--n-procs must be 1 or more, found {self.n_procs}.")
         check(

@@ -17,6 +17,7 @@ from bids_semantoks.atlases.label_images import read_label_image
 from bids_semantoks.atlases.registry import is_surface_atlas
 from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.images.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
@@ -33,7 +34,6 @@ from bids_semantoks.images.grayordinates import (
     read_grayordinates,
     read_series_step,
 )
-from bids_semantoks.images.volumes import check_content
 from bids_semantoks.records import Atlas, AtlasVolume, Run
 from bids_semantoks.signals.volume_means import ParcelMeans, describe_lost, find_lost, scale_sums
 

@@ -29,7 +29,7 @@ read -r -a program <<<"${BIDS_SEMANTOKS:-bids_semantoks}"
 read -r -a sbatch_args <<<"${SBATCH_ARGS:-}"
 block=${BLOCK:-1}
 
-plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run)
+plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run --check)
 if refused=$(grep ': refuse, ' <<<"$plan"); then
     printf '%s\n' "$refused" >&2
     exit 4
