@@ -22,6 +22,7 @@ from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, 
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, remove_embedding, write_embedding
 from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.gaps import GAPS
 from bids_semantoks.signals.windows import build_windows
@@ -312,7 +313,7 @@ def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, 
     if missing:
         LOGGER.info("Embedding %d runs %s.", len(missing), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
-    for run in missing:
+    for run in Progress(f"Embedding {why}").each("run", missing):
         embed_run(run, encoder)
 
 

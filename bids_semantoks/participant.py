@@ -18,10 +18,10 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.content import describe_absent_content
-from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
-from bids_semantoks.inputs.listed import warn_of_missing
+from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.inputs.opening import Inputs, open_inputs
 from bids_semantoks.inputs.pipelines import Derivative
-from bids_semantoks.inputs.runs import find_participants, find_runs
+from bids_semantoks.inputs.runs import find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
 from bids_semantoks.outputs.cohort import count_planned
@@ -69,12 +69,12 @@ from bids_semantoks.signals.series_tables import read_first_header
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def run_participants(config: AppConfig) -> Tally:
-    """Run the participant level and count the outcomes of its runs. Raises SemantoksError, before anything is
-    written, if the call as a whole cannot work."""
+def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
+    """Run the participant level (on `inputs` opened before) and count the outcomes of its runs. Raises SemantoksError,
+    before anything is written, if the call as a whole cannot work."""
     if config.pretraining.pretrain:
         LOGGER.warning("--pretrain trains at the group level, and does nothing at the participant level.")
-    plan, encoder, jobs = build_plan(config)
+    plan, encoder, jobs = build_plan(config, inputs)
     check_no_conflict(jobs, overwrite=config.running.overwrite)
     if not config.running.overwrite:
         check_same_atlas(config.out_dir, plan.atlas)
@@ -154,22 +154,16 @@ def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> N
         remove_features(plan.config.out_dir, atlas=plan.atlas.name, model=model, participants=participants)
 
 
-def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
+def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
     """Find the runs, resolve atlas and encoder (None for signals only) and
     determine what is left to do. Writes nothing.
 
     Raises SemantoksError if anything requested is missing or does not fit together.
     """
-    dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
-    LOGGER.info("%s", dataset.describe())
-    for sentence in dataset.describe_recognised():
-        LOGGER.info("%s", sentence)
-    check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
+    dataset, participants = inputs or open_inputs(config)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
     config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
     denoising = load_denoising(config.signals.denoise, config.signals.band_pass)
-    participants = find_participants(dataset, config.selection)
-    warn_of_missing(dataset, config.selection, participants)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:

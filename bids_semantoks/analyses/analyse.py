@@ -107,7 +107,9 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
-    phenotypes = adjust_comparisons([prober.probe(phenotype, design) for phenotype, design in plan.designs])
+    phenotypes = adjust_comparisons(
+        [prober.probe(phenotype, design) for phenotype, design in prober.progress.each("phenotype", plan.designs)]
+    )
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)

@@ -9,6 +9,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from bids_semantoks.outputs.group_tables import build_group_table, write_group_t
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import average_participants, score_participants
@@ -337,10 +339,16 @@ def score_design(
     chance = 1 / len(target.classes)
     rows: list[dict[str, object]] = []
     first: NDArray[np.float64] | None = None
-    for name, position in wanted:
+    progress = Progress(f"Blocks {design.name} participants")
+    for name, position in progress.each("model", wanted):
         features = TableFeatures(name=name, values=blocks.features[name, position])
         predictions = cross_validate(
-            features, target, design.splits, groups=design.groups, seed=config.running.random_seed
+            features,
+            target,
+            design.splits,
+            groups=design.groups,
+            seed=config.running.random_seed,
+            each=partial(progress.each, "fold"),
         )
         scores = score_participants(predictions, blocks.participants, _METRIC)
         mean = average_participants(scores, reference=chance, widening=design.widening, limits=(0.0, 1.0))

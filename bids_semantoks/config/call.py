@@ -218,7 +218,10 @@ class RunningConfig:
     )
     work_dir: Path | None = option(None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",))
     random_seed: int = option(0, "Seed of everything random.", metavar="N")
-    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.")
+    dry_run: bool = option(
+        False, "Print what would happen to each run by its names and settings, and why; write nothing."
+    )
+    check: bool = option(False, "With --dry-run: also open the headers and tables of each run, as the work would.")
     format: str = option(
         "text", "Form of what --dry-run prints: sentences, or a table for scripts.", choices=("text", "tsv")
     )
@@ -253,6 +256,11 @@ class RunningConfig:
             self.dry_run or self.format == "text",
             f"--format {self.format} would do nothing without --dry-run.",
             "Give both.",
+        )
+        check(
+            self.dry_run or not self.check,
+            "--check opens headers and tables for --dry-run, which is missing.",
+            "Give both; a call without --dry-run checks each run anyway.",
         )
         if self.redo_older_than is not None:
             check_version(self.redo_older_than)

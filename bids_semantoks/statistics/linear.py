@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,16 +30,18 @@ def cross_validate(
     covariates: Floats | None = None,
     groups: NDArray[Any] | None = None,
     seed: int = 0,
+    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
     """Predict every tested row by a model that never saw it: ridge for values, one-against-rest logistic for classes.
 
     The penalty is chosen in inner folds of the training rows, which include the validation rows of a split. Rows of one
     of `groups` (n,) stay together there, as they must in `splits`. Covariates (n, c) are removed from the features by
-    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid.
+    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid. `each` yields
+    the splits again, and may count them.
     """
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
     table = PredictionTable(target, shape)
-    for split in splits:
+    for split in each(splits):
         train = np.sort(np.concatenate([split.train, split.validation]))
         span = features.compute_span(train, split.test, covariates)
         labels = target.compute_labels(train)[train]
