@@ -111,7 +111,10 @@ def _run(config: AppConfig) -> int:
     else:
         from bids_semantoks.group import run_group as run_level
     tally = run_level(config)
-    if not tally.is_silent:
+    if tally.cohort:
+        where = "dry run, nothing was written" if config.running.dry_run else f"see {config.out_dir / 'group_qc.html'}"
+        _say(f"bids_semantoks: {tally.cohort} ({where})")
+    elif not tally.is_silent:
         _say(
             f"bids_semantoks: {tally.n_ok} ok, {tally.n_skipped} skipped, {tally.n_failed} failed "
             f"(see {config.out_dir / 'logs'})"

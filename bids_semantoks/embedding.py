@@ -18,8 +18,9 @@ from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.outcomes import Outcome, Tally, isolate, record_status, report_outcome, run_batch
 from bids_semantoks.outputs.damage import check_table, has_files, note_damage
 from bids_semantoks.outputs.dataset import write_descriptions
-from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences
+from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences, is_older
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, remove_embedding, write_embedding
+from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.gaps import GAPS
@@ -198,28 +199,36 @@ def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] 
     return {"Networks": networks, "Windows": windows} if n_rows <= _MOST_COMPARED else {"Windows": windows}
 
 
-def find_embedding_state(paths: OutputPaths, encoder: RunEncoder, signals_sha256: str) -> tuple[bool, list[str]]:
+def find_embedding_state(
+    paths: OutputPaths, encoder: RunEncoder, signals_sha256: str, *, redo_older_than: str | None = None
+) -> tuple[bool, list[str]]:
     """Tell whether the embedding on disk is complete and current, and list the settings in which it differs.
 
-    `signals_sha256` is the checksum of the signals on disk; empty if they will change.
+    `signals_sha256` is the checksum of the signals on disk; empty if they will change. One made before the version
+    `redo_older_than` is not current.
     """
     sidecar = read_sidecar(paths.embedding_sidecar)
     if sidecar is None:
         return False, []
     differences = describe_differences(sidecar["Settings"], encoder.settings)
     is_whole = has_files(paths.directory, sidecar)
-    is_current = sidecar.get("SignalsSHA256") == signals_sha256 and is_whole
+    is_current = sidecar.get("SignalsSHA256") == signals_sha256 and is_whole and not is_older(sidecar, redo_older_than)
     return not differences and is_current and (paths.tokens.is_file() or not encoder.config.save_tokens), differences
 
 
-def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, hint: str) -> list[StoredRun]:
-    """Find the runs whose embedding is missing, damaged or out of date, by paths from `RunEncoder.name_outputs`.
+def find_missing(
+    stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, hint: str, redo_older_than: str | None = None
+) -> list[StoredRun]:
+    """Find the runs whose embedding is missing, damaged, out of date, or made before the version `redo_older_than`, by
+    paths from `RunEncoder.name_outputs`.
 
     Raises ConfigurationError with `hint` if an embedding was made with other settings, unless `overwrite`.
     """
     missing = []
     for run in stored:
-        is_complete, differences = find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])
+        is_complete, differences = find_embedding_state(
+            run.paths, encoder, run.sidecar["TableSHA256"], redo_older_than=redo_older_than
+        )
         if differences and not overwrite:
             raise ConfigurationError(
                 f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.", hint=hint
@@ -250,7 +259,7 @@ def leave_out_damaged(stored: Sequence[StoredRun], tally: Tally) -> list[StoredR
             outcome = Outcome(status="failed", reason=error.reason, message=str(error))
             record_status(run, outcome, device="")
             note_damage(run.paths.signals)
-            tally.n_skipped, tally.n_done = tally.n_skipped - 1, tally.n_done - 1
+            tally.n_ok -= 1
             tally.add(outcome)
             report_outcome(run, outcome, progress="[left out]")
         else:
@@ -284,9 +293,14 @@ def _load_worker(config: EmbeddingConfig, atlas: AtlasNames, seed: int) -> Calla
 
 
 def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
-    outcome = isolate(lambda: embed_run(run, encoder), run, device=str(encoder.frozen.device))
+    def embed() -> tuple[str, ...]:
+        remove_run_qc(run.paths)
+        return embed_run(run, encoder)
+
+    outcome = isolate(embed, run, device=str(encoder.frozen.device))
     if outcome.reason == "damaged_table":
         note_damage(run.paths.signals)
+    write_run_qc(run.paths, seconds=outcome.seconds)
     return outcome
 
 

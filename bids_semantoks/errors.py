@@ -101,7 +101,7 @@ class RunSkipped(RunError):
     """One run is skipped; not an error."""
 
     exit_code = 0
-    reasons = ("too_short", "too_few_kept", "no_content", "already_done")
+    reasons = ("too_short", "too_few_kept", "no_content")
 
 
 def name_some(items: Sequence[object]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from bids_semantoks.embedding import (
     leave_out_damaged,
 )
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
-from bids_semantoks.inputs.listed import warn_of_missing_outputs
+from bids_semantoks.inputs.listed import find_roots, warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
@@ -37,7 +37,10 @@ from bids_semantoks.outputs.features import (
     write_group_status,
 )
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
+from bids_semantoks.quality.exclude import find_excluded
 from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
+from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.launch import check_launch
 from bids_semantoks.runtime.logs import open_log
@@ -58,10 +61,10 @@ _RUNS_PER_READER = 300
 def run_group(config: AppConfig) -> Tally:
     """Run the group level and count the outcomes of its runs. Raises
     SemantoksError if the call as a whole cannot work."""
-    check_name(config.bids_dir, InputError, "BIDS_DIR")
-    if not config.bids_dir.is_dir():
-        raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
+    _check_bids_dir(config)
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
+    if config.signals.signals_only:
+        return _report_quality(config)
     asked, running = config.pretraining, config.running
     if asked.pretrain or config.probing.scaling:
         check_launch()
@@ -78,10 +81,15 @@ def run_group(config: AppConfig) -> Tally:
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
     chosen = encoder.name_outputs(chosen)
-    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=_name_remedy(config))
+    missing = find_missing(
+        *(chosen, encoder),
+        overwrite=running.overwrite,
+        hint=_name_remedy(config),
+        redo_older_than=running.redo_older_than,
+    )
     n_done = len(chosen) - len(missing)
     n_refused = probes.n_refused if probes is not None else 0
-    tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done, n_refused=n_refused)
+    tally = Tally(n_ok=n_done, n_kept=n_done, n_skipped=len(left_out), n_refused=n_refused)
     if running.dry_run:
         LOGGER.info(
             "Would embed %d of %d runs and write phenotype/%s%s.tsv.",
@@ -101,12 +109,42 @@ def run_group(config: AppConfig) -> Tally:
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
     _write_features(config, encoder, label, complete)
-    write_group_status(config.out_dir, used=[run.paths.stem for run in complete], left_out=left_out)
+    tally.cohort = _report_runs(config, encoder.loaded.name, complete, left_out)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas)
     return tally
+
+
+def _check_bids_dir(config: AppConfig) -> None:
+    check_name(config.bids_dir, InputError, "BIDS_DIR")
+    if not config.bids_dir.is_dir():
+        raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
+
+
+def _report_quality(config: AppConfig) -> Tally:
+    """Write the table and page of the quality of all runs, for which no encoder is loaded."""
+    excluded = find_excluded(config.out_dir, config.selection)
+    facts = CallFacts(roots=find_roots(config.bids_dir), left_out=excluded)
+    if config.running.dry_run:
+        rows = build_rows(config.out_dir, facts)
+    else:
+        _open_outputs(config)
+        rows = report_cohort(config.out_dir, facts)
+    return Tally(cohort=describe_rows(rows))
+
+
+def _report_runs(
+    config: AppConfig, model: str, complete: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
+) -> str:
+    """Write the tables of status and quality of all runs; return the counts of those of this atlas and space."""
+    used = [run.paths.stem for run in complete]
+    write_group_status(config.out_dir, used=used, left_out=left_out)
+    facts = CallFacts(model=model, roots=find_roots(config.bids_dir), used=used, left_out=left_out)
+    rows = report_cohort(config.out_dir, facts)
+    kinds = {(run.entities.get("atlas"), run.entities.get("space")) for run in complete} | {(None, None)}
+    return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
 
 
 def _name_remedy(config: AppConfig) -> str:
@@ -307,10 +345,12 @@ def choose_stored(
         )
     check_settings(config, chosen, to_json(load_denoising(config.signals.denoise)))
     kept, left_out = leave_out(config, chosen)
+    left_out |= find_excluded(config.out_dir, config.selection, [run.paths.stem for run in kept])
+    kept = [run for run in kept if run.paths.stem not in left_out]
     if not kept:
         raise InputError(
             f"The limits of this call leave out all {len(chosen)} runs, such as {chosen[0].paths.stem}: "
             f"{left_out[chosen[0].paths.stem][1]}",
-            hint="Lower --min-time or --min-coverage.",
+            hint="Lower --min-time or --min-coverage, or exclude fewer.",
         )
     return atlas, names, kept, left_out

@@ -7,13 +7,14 @@ import dataclasses
 import logging
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from bids_semantoks.disk import is_full
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
-from bids_semantoks.files import write_json
-from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.files import read_object, write_json
+from bids_semantoks.outputs.store import OutputPaths, find_statuses, read_former_status
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import read_peak_memory
 
@@ -33,6 +34,9 @@ class Job(Protocol):
         """Hash of the settings that decide the result."""
 
 
+JobT = TypeVar("JobT", bound=Job)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """Outcome of one run."""
@@ -40,6 +44,7 @@ class Outcome:
     status: str  # ok, skipped or failed
     reason: str = ""  # code of a skipped or failed run
     message: str = ""  # the reason in words
+    action: str = "made"  # what this call did: made, or kept where the outputs were complete
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()  # shown although the run is ok
     details: str = ""  # traceback of a bug
@@ -52,19 +57,20 @@ class Tally:
     n_ok: int = 0
     n_skipped: int = 0
     n_failed: int = 0
-    n_done: int = 0  # skipped runs that are complete from an earlier call
+    n_kept: int = 0  # runs among the ok that are complete from an earlier call
     n_refused: int = 0  # phenotypes that could not be probed, beside others that were
     reasons: set[str] = dataclasses.field(default_factory=set)  # codes of the failed runs
     absent: list[Any] = dataclasses.field(default_factory=list)  # jobs skipped for want of content
     is_silent: bool = False  # another process reports for this one
+    cohort: str = ""  # counts of all runs of the study in words, where the call looked at them
 
     def add(self, outcome: Outcome) -> None:
         """Count one run."""
         if outcome.status == "ok":
             self.n_ok += 1
+            self.n_kept += outcome.action == "kept"
         elif outcome.status == "skipped":
             self.n_skipped += 1
-            self.n_done += outcome.reason == "already_done"
         else:
             self.n_failed += 1
             self.reasons.add(outcome.reason)
@@ -82,20 +88,22 @@ class Tally:
         """
         if self.is_disk_full:
             return 5
-        if not self.n_failed or (ignore_failed and self.n_ok + self.n_done):
+        if not self.n_failed or (ignore_failed and self.n_ok):
             return 7 if self.n_refused else 0
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
 
 
-def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "") -> Outcome:
-    """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` where all went well;
-    `work` returns warnings.
+def isolate(
+    work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "", action: str = "made"
+) -> Outcome:
+    """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` and `action` where all
+    went well; `work` returns warnings.
 
     Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
     """
     started = time.monotonic()
     try:
-        outcome = Outcome(status="ok", message=note, warnings=work())
+        outcome = Outcome(status="ok", message=note, action=action, warnings=work())
     except RunSkipped as error:
         outcome = Outcome(status="skipped", reason=error.reason, message=str(error))
     except RunFailed as error:
@@ -128,23 +136,38 @@ def _describe_failure(error: Exception, job: Job) -> Outcome:
 
 
 def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
-    """Write the status of a run; a failure to write is only logged, since it must not hide the outcome, and a former
-    status, which would not be true any more, goes."""
+    """Write what a run is, and what this call did about it. A failure to write is only logged, since it must not hide
+    the outcome, and a former status, which would not be true any more, goes. A run that was kept also keeps the time
+    and memory that making it took, None where nobody knows."""
+    effort = {
+        "seconds": round(outcome.seconds, 3),
+        "peak_rss_mb": round(read_peak_memory() / 2**20, 1),
+        "device": device,
+    }
+    if outcome.action == "kept":
+        former = read_former_status(job.paths)
+        effort = {key: former.get(key) if former.get("status") == "ok" else None for key in effort}
     status = {
         "status": outcome.status,
         "reason": outcome.reason,
         "message": outcome.message,
-        "seconds": round(outcome.seconds, 3),
-        "peak_rss_mb": round(read_peak_memory() / 2**20, 1),
-        "device": device,
+        "action": outcome.action,
+        **effort,
         "config_hash": job.settings_hash,
     }
     try:
-        write_json(job.paths.status, status)
+        write_json(job.paths.status, status, only_if_changed=True)
     except OSError as error:
         LOGGER.warning("Cannot write %s: %s.", job.paths.status, error.strerror or error, extra={"once": "status"})
         with contextlib.suppress(OSError):
             job.paths.status.unlink(missing_ok=True)
+
+
+def record_redrawn(out_dir: Path, participant: str) -> None:
+    """Record that a call drew the reports of a participant's runs again, which changes nothing about what they are."""
+    for _, path in find_statuses(out_dir, participant).items():
+        if found := read_object(path):
+            write_json(path, {**found, "action": "redrawn"}, only_if_changed=True)
 
 
 def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0.0) -> None:
@@ -168,6 +191,20 @@ def _format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally) -> list[JobT]:
+    """Look again at runs that are complete from an earlier call, and return those that a limit of this one skips."""
+    lost = []
+    for job in jobs:
+        outcome = worker(job)
+        tally.add(outcome)
+        if outcome.status != "ok":
+            report_outcome(job, outcome, progress="[done]")
+            lost.append(job)
+    if tally.n_kept:
+        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_kept)
+    return lost
 
 
 def run_batch(

@@ -23,7 +23,7 @@ from bids_semantoks.inputs.listed import warn_of_missing
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_participants, find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
-from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
+from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
 from bids_semantoks.outputs.cohort import count_planned
 from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import (
@@ -45,7 +45,9 @@ from bids_semantoks.outputs.store import (
     write_signals,
 )
 from bids_semantoks.quality.limits import check_kept_time
+from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.reports.cohort_page import report_all
 from bids_semantoks.reports.figures_run import draw_figures
 from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
 from bids_semantoks.reports.run_data import write_run_data
@@ -81,25 +83,16 @@ def run_participants(config: AppConfig) -> Tally:
     open_log(config.out_dir, to_json(config))
     write_methods(plan, encoder, jobs)
     _write_shared_files(plan, encoder)
-    tally = Tally()
-    former = _find_features(jobs)
-    done = [job for job in jobs if not (job.needs_signals or job.needs_embedding)]
-    todo = [job for job in jobs if job.needs_signals or job.needs_embedding]
+    tally, former = Tally(), _find_features(jobs)
+    done, todo = [job for job in jobs if job.is_complete], [job for job in jobs if not job.is_complete]
     reports = ReportQueue(config.out_dir, (job.participant for job in todo))
     in_this_process = RunWorker(plan, encoder)
-    for job in done:
-        outcome = in_this_process(job)
-        tally.add(outcome)
-        if outcome.reason != "already_done":
-            report_outcome(job, outcome, progress="[done]")
-            # Its page still calls it complete.
-            reports.expect(job.participant)
-            reports.finish(job.participant)
-    if tally.n_done:
-        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_done)
+    for job in review(done, in_this_process, tally):
+        # Its page still calls it complete.
+        reports.expect(job.participant)
+        reports.finish(job.participant)
     reports.write_absent(job.participant for job in done if not reports.left[job.participant])
-    n_bytes = encoder.n_bytes if encoder else 0
-    device = in_this_process.device
+    n_bytes, device = encoder.n_bytes if encoder else 0, in_this_process.device
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
@@ -119,6 +112,7 @@ def run_participants(config: AppConfig) -> Tally:
     _warn_of_absent(tally)
     reports.write_rest()
     write_methods(plan, encoder, jobs)
+    report_all(config, plan.dataset, encoder.loaded.name if encoder else None, [job.version for job in done])
     return tally
 
 
@@ -297,9 +291,12 @@ class RunWorker:
         self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
 
     def __call__(self, job: RunJob) -> Outcome:
-        """Process one run and write its status, then draw its figures if asked for, which cannot spoil outputs."""
-        note = " ".join(job.run.time_problems)
-        outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note)
+        """Write what a run lacks with its status and quality, then draw its figures if asked for, which cannot spoil
+        outputs."""
+        note, action = " ".join(job.run.time_problems), "kept" if job.is_complete else "made"
+        outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note, action=action)
+        if not (job.is_complete and job.paths.qc.is_file()):
+            write_run_qc(job.paths, seconds=None if job.is_complete else outcome.seconds)
         kind, atlas = self.plan.config.running.figures, self.plan.atlas
         if kind and outcome.status != "failed" and (sidecar := read_sidecar(job.paths.signals_sidecar)):
             draw_figures(job.paths, sidecar, (atlas.parcels, atlas.networks), kind)
@@ -309,13 +306,15 @@ class RunWorker:
         """Write what a run lacks; return warnings. The sidecars come after what shows the run: what was killed on the
         way is done again."""
         plan, paths = self.plan, job.paths
+        if not job.is_complete:
+            remove_run_qc(paths)
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
         if sidecar is not None:
             self._check_kept_time(job, sidecar)
             if not job.needs_embedding:
-                raise RunSkipped("already_done", "Complete with the same settings.")
+                return ()
             try:
                 check_table(paths.signals, sidecar)
             except RunFailed as error:

@@ -11,12 +11,12 @@ from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, SemantoksError
-from bids_semantoks.files import hash_values
+from bids_semantoks.files import format_cell, hash_values
 from bids_semantoks.images.volumes import check_content
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.damage import has_files
-from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, is_made_alike
-from bids_semantoks.outputs.store import OutputPaths, build_paths, read_sidecar
+from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, find_maker, is_made_alike, is_older
+from bids_semantoks.outputs.store import OutputPaths, build_paths, read_former_status, read_sidecar
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import CLEANING
@@ -76,6 +76,12 @@ class RunJob:
     needs_signals: bool
     needs_embedding: bool
     differences: tuple[str, ...]  # settings in which the outputs on disk differ from this call
+    version: str = ""  # of the program that made the signals on disk; empty if there are none
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to make."""
+        return not (self.needs_signals or self.needs_embedding)
 
 
 def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
@@ -90,11 +96,13 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         and is_made_alike(sidecar, plan.settings, inputs)
         and has_files(paths.directory, sidecar, out_dir=config.out_dir)
         and (paths.raw.is_file() or not config.signals.save_raw_signals)
+        and not is_older(sidecar, config.running.redo_older_than)
     )
     has_embedding = True
     if encoder:
         sha256 = sidecar["TableSHA256"] if sidecar and has_signals else ""
-        has_embedding, others = find_embedding_state(paths, encoder, sha256)
+        older = config.running.redo_older_than
+        has_embedding, others = find_embedding_state(paths, encoder, sha256, redo_older_than=older)
         differences += others
     return RunJob(
         run=run,
@@ -105,6 +113,7 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         needs_signals=not has_signals,
         needs_embedding=not has_embedding,
         differences=tuple(differences),
+        version=find_maker(sidecar) if sidecar else "",
     )
 
 
@@ -179,13 +188,26 @@ def make_signals(plan: Plan, run: Run) -> ParcelSignals:
 
 
 def describe_jobs(plan: Plan, jobs: list[RunJob]) -> list[str]:
-    """Describe in one line per run what would be done and why, without reading image data."""
-    return [f"{job.paths.stem}: {_describe_job(plan, job)}" for job in jobs]
+    """Describe in one line per run what would be done and why, without reading image data; as a table with --format
+    tsv."""
+    found = [(job, *_foresee(plan, job)) for job in jobs]
+    if plan.config.running.format == "text":
+        return [f"{job.paths.stem}: {_say_action(action, reason, words)}" for job, action, reason, words in found]
+    rows: list[tuple[str, ...]] = [("run", "participant_id", "action", "reason", "recorded", "message")]
+    for job, action, reason, words in found:
+        recorded = str(read_former_status(job.paths).get("status", ""))
+        rows.append((job.paths.stem, f"sub-{job.participant}", action, reason, recorded, words))
+    return ["\t".join(map(format_cell, row)) for row in rows]
 
 
-def _describe_job(plan: Plan, job: RunJob) -> str:
+def _say_action(action: str, reason: str, words: str) -> str:
+    return words if action == "make" else f"{action}, {reason}: {words}" if reason else f"{action}, {words}"
+
+
+def _foresee(plan: Plan, job: RunJob) -> tuple[str, str, str]:
+    """Foresee what a call would do with a run: action (make, keep, skip, fail or refuse), reason and words."""
     if job.differences and not plan.config.running.overwrite:
-        return f"refuse, done with other settings: {'; '.join(job.differences)}"
+        return "refuse", "", f"done with other settings: {'; '.join(job.differences)}"
     try:
         check_space(plan, job.run)
         if job.needs_signals and plan.is_parcellated:
@@ -195,10 +217,12 @@ def _describe_job(plan: Plan, job: RunJob) -> str:
         elif sidecar := read_sidecar(job.paths.signals_sidecar):
             check_kept_time(sidecar, plan.config.signals.min_time)
     except RunSkipped as error:
-        return f"skip, {error.reason}: {error}"
+        return "skip", error.reason, str(error)
     except RunFailed as error:
-        return f"fail, {error.reason}: {error}"
+        return "fail", error.reason, str(error)
     if job.needs_signals:
         what = "take the series" if plan.is_parcellated else "extract"
-        return what if plan.config.signals.signals_only else f"{what} and encode"
-    return "encode the signals that are there" if job.needs_embedding else "skip, already_done"
+        return "make", "", what if plan.config.signals.signals_only else f"{what} and encode"
+    if job.needs_embedding:
+        return "make", "", "encode the signals that are there"
+    return "keep", "", "complete with the same settings"

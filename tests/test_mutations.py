@@ -57,7 +57,7 @@ INPUTS = {
 STORED = {
     "stored_signals": "sub-001/**/*_stat-mean_timeseries.json",
     "stored_embedding": "sub-001/**/*_embedding.json",
-    "stored_status": "logs/runs/sub-001*_status.json",
+    "stored_status": "logs/sub-001/*_status.json",
     "stored_description": "dataset_description.json",
     "stored_desc": "logs/descriptions/*.json",
     "stored_atlas": "sourcedata/atlases/**/*_dseg.json",

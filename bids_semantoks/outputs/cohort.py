@@ -21,6 +21,7 @@ _REASONS: Final = {
     "bad_confounds": "with unusable confounds",
     "bad_image": "with unusable images",
     "space_mismatch": "not in the space of the atlas",
+    "excluded": "excluded by quality control",
     "low_coverage": "with too little of the atlas covered",
     "out_of_memory": "for lack of memory",
     "disk_full": "for lack of disk space",
@@ -45,7 +46,7 @@ def count_cohort(
     out = {stem: reason for stem, (reason, _) in (left_out or {}).items()}
     for name, status in read_statuses(out_dir):
         stem = name.partition("_desc-")[0]
-        if status["status"] != "ok" and status.get("reason") != "already_done" and is_wanted(stem):
+        if status["status"] != "ok" and is_wanted(stem):
             out.setdefault(stem, str(status.get("reason", "")))
     out = {stem: reason for stem, reason in out.items() if stem not in inside}
     people, others = ({parse_entities(stem)["sub"] for stem in stems} for stems in (inside, out))

@@ -60,8 +60,11 @@ For each run (`sub-*/[ses-*/]func/`):
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
 `group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
 numbers.
-`logs/runs/` says what became of every run that was found, and why; `logs/descriptions/` holds the rows of
-`descriptions.tsv`, so that several processes can add to it.
+`group_qc.tsv` has one row for each run: whether it is usable, motion, kept data, coverage, and how it differs from the
+other runs; `group_qc.html` shows it.
+`logs/sub-<label>/` says what each run that was found is (`_status.json`), why, and how good (`_qc.json`);
+`logs/calls/` holds the configuration and log of each call, `logs/descriptions/` the rows of `descriptions.tsv`, so that
+several processes can add to it.
 Each sidecar (`.json`) gives sources, settings, checksums and software versions.
 """
 
@@ -237,9 +240,9 @@ def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
 def _is_written(out_dir: Path, atlas: Atlas) -> bool:
     """Tell whether an atlas is stored completely and undamaged."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.json")
-    names = [f"atlas-{atlas.name}_description.json", f"sourcedata/atlases/atlas-{atlas.name}_description.json"]
-    needed = (path.with_suffix(".tsv"), out_dir / "sourcedata" / "atlases" / "dataset_description.json")
-    if not all(one.is_file() for one in (path, *needed, *(out_dir / name for name in names))):
+    root, name = out_dir / "sourcedata" / "atlases", f"atlas-{atlas.name}_description.json"
+    described = (root / "dataset_description.json", root / name, out_dir / name)
+    if not path.with_suffix(".tsv").is_file() or any("Name" not in read_object(one) for one in described):
         return False
     stored = read_object(path)
     try:

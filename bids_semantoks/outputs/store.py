@@ -23,6 +23,8 @@ from bids_semantoks.statistics.weights import weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
+#: Folder in ``logs`` where versions before 0.2 kept the statuses of all participants.
+_FORMER_STATUSES = "runs"
 
 #: Entities that `build_stem` places itself or drops, after those of the source; a hemisphere stays with the source.
 _OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
@@ -77,15 +79,24 @@ class OutputPaths:
         return self.embedding.with_suffix(".json")
 
     @property
-    def status(self) -> Path:
-        """Status record of the run."""
-        label = f"_desc-{self.model}" if self.model else ""
-        return self.out_dir / "logs" / "runs" / f"{self.stem}{label}_status.json"
-
-    @property
     def participant_folder(self) -> str:
         """Name of the participant's folder, ``sub-L``; labels may hold underscores."""
         return self.directory.relative_to(self.out_dir).parts[0]
+
+    def log(self, ending: str) -> Path:
+        """Return the path of the record about this run and encoder whose name ends in ``_<ending>``."""
+        label = f"_desc-{self.model}" if self.model else ""
+        return self.out_dir / "logs" / self.participant_folder / f"{self.stem}{label}_{ending}"
+
+    @property
+    def status(self) -> Path:
+        """Status record of the run."""
+        return self.log("status.json")
+
+    @property
+    def qc(self) -> Path:
+        """Record of the run's quality."""
+        return self.log("qc.json")
 
     @property
     def page_data(self) -> Path:
@@ -181,7 +192,8 @@ def remove_outputs(paths: OutputPaths) -> None:
     """Remove everything made of a run and atlas: sidecar and tables of the signals, embeddings by any encoder, figures
     and statuses, so that nothing of an earlier call passes for what a run is now."""
     tables = (paths.signals, paths.raw, paths.coverage, paths.connectivity)
-    stem, logs = glob.escape(paths.stem), paths.status.parent
+    stem = glob.escape(paths.stem)
+    logs = (paths.status.parent, paths.out_dir / "logs" / _FORMER_STATUSES)
     figures = paths.out_dir / paths.participant_folder / "figures"
     _remove(
         # The sidecar goes first: without it nothing counts as complete.
@@ -190,8 +202,8 @@ def remove_outputs(paths: OutputPaths) -> None:
         *_find_embedded(paths),
         *figures.glob(f"{stem}_desc-*"),
         paths.page_data,
-        *logs.glob(f"{stem}_status.json"),
-        *logs.glob(f"{stem}_desc-*_status.json"),
+        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_{kind}.json")),
+        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_desc-*_{kind}.json")),
     )
 
 
@@ -240,7 +252,8 @@ def remove_embedding(paths: OutputPaths, *, settings: Mapping[str, Any], signals
         _remove(paths.embedding_sidecar, paths.embedding, paths.tokens)
 
 
-def _find_sidecars(out_dir: Path) -> list[Path]:
+def find_signals(out_dir: Path) -> list[Path]:
+    """Find the sidecars of all stored signals, sorted."""
     patterns = (f"sub-*/func/*{_SIGNALS_ENDING}", f"sub-*/ses-*/func/*{_SIGNALS_ENDING}")
     return sorted(path for pattern in patterns for path in out_dir.glob(pattern))
 
@@ -283,7 +296,7 @@ class StoredRun:
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:
     """Yield the runs with complete signals of an atlas, sorted by name; their paths carry the encoder label `model`."""
-    for path in _find_sidecars(out_dir):
+    for path in find_signals(out_dir):
         entities = parse_entities(path.name)
         if entities.get("atlas") != atlas:
             continue
@@ -298,7 +311,7 @@ def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[Store
 
 def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:
     """List the (atlas, space) labels of the stored signals, sorted; the space is empty for series that name none."""
-    names = [parse_entities(path.name) for path in _find_sidecars(out_dir)]
+    names = [parse_entities(path.name) for path in find_signals(out_dir)]
     return sorted({(name["atlas"], name.get("space", "")) for name in names if "atlas" in name})
 
 
@@ -331,10 +344,27 @@ def _read_embedded(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.floa
     return read_table(paths.embedding)
 
 
-def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read the name stem and status record of every run, sorted by name."""
-    found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
-    return [(path.name.removesuffix("_status.json"), read_status(path)) for path in found]
+def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:
+    """Find the status records of all runs, or of those of a participant, by their name stems in order.
+
+    Records of versions before 0.2, all in one folder, count where there is no newer one.
+    """
+    label = glob.escape(participant) if participant else "*"
+    logs = out_dir / "logs"
+    found = [*logs.glob(f"{_FORMER_STATUSES}/sub-{label}_*_status.json"), *logs.glob(f"sub-{label}/sub-*_status.json")]
+    by_stem = {path.name.removesuffix("_status.json"): path for path in found}
+    return dict(sorted(by_stem.items()))
+
+
+def read_statuses(out_dir: Path, participant: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Read the name stem and status record of every run, or of those of a participant, sorted by name."""
+    return [(stem, read_status(path)) for stem, path in find_statuses(out_dir, participant).items()]
+
+
+def read_former_status(paths: OutputPaths) -> dict[str, Any]:
+    """Read what an earlier call recorded of a run, also where versions before 0.2 wrote it; empty if nothing."""
+    places = (paths.status, paths.out_dir / "logs" / _FORMER_STATUSES / paths.status.name)
+    return next((read_status(path) for path in places if path.is_file()), {})
 
 
 def build_stem(run: Run, atlas: str) -> str:

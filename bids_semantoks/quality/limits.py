@@ -167,7 +167,7 @@ def warn_of_lost(out_dir: Path, known: Collection[str], *, atlas: str, space: st
     for stem, status in read_statuses(out_dir):
         found = parse_entities(stem)
         is_ours = found.get("atlas") == atlas and found.get("space", "") == space
-        if is_ours and found["sub"] not in known and status.get("reason", "") not in ("", "already_done"):
+        if is_ours and found["sub"] not in known and status.get("reason"):
             lost.setdefault(status["reason"], set()).add(found["sub"])
     for reason, labels in sorted(lost.items()):
         LOGGER.warning("Participants without signals, %s: %s", reason, describe_labels(labels))

@@ -47,7 +47,7 @@ def read_asset(name: str) -> str:
 
 @functools.cache
 def load_assets(*names: str) -> Assets:
-    """Load ``.css`` and ``.js`` files of ``reports/assets``, inlined in this order, and the policy that allows them."""
+    """Load ``.css`` and ``.js`` files of ``reports/assets``, inlined in order, with the policy that allows them."""
     from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja, which only pages need
 
     elements: dict[str, list[str]] = {"style": [], "script": []}

@@ -20,8 +20,7 @@ from bids_semantoks.files import read_object, read_rows, read_table
 from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.outputs.sidecars import read_status
-from bids_semantoks.outputs.store import OutputPaths, read_sidecar
+from bids_semantoks.outputs.store import OutputPaths, read_sidecar, read_statuses
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.quality.verdict import Verdict, judge, judge_run, measure_run
 from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
@@ -144,13 +143,10 @@ def _address(participant: str, run: RunPart, pages: Mapping[str, str]) -> str:
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:
     """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((out_dir / "logs" / "runs").glob(f"sub-{glob.escape(participant)}_*_status.json")):
-        status = read_status(path)
-        name = path.name.removesuffix("_status.json")
+    for name, status in read_statuses(out_dir, participant):
         stem, _, model = name.partition("_desc-")
-        is_done = status.get("reason") == "already_done"
-        level = "ok" if is_done else status["status"]
-        word = "complete" if level == "ok" else status["status"]
+        level = status["status"]
+        word = "complete" if level == "ok" else level
         found.setdefault(stem, []).append({**status, "model": model, "word": word, "level": level})
     return found
 

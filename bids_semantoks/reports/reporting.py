@@ -19,12 +19,14 @@ from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
+from bids_semantoks.outcomes import record_redrawn
 from bids_semantoks.outputs.cohort import count_cohort
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import find_versions
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.store import StoredRun, find_statuses, find_stored_kinds, find_stored_runs
+from bids_semantoks.quality.exclude import describe_exclusion
 from bids_semantoks.records import Atlas
 from bids_semantoks.reports.figures_run import draw_figures
 from bids_semantoks.reports.report import write_report
@@ -113,6 +115,7 @@ def write_stored_methods(
     cohort = count_cohort(
         config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
     )
+    cohort["exclusion"] = describe_exclusion(config.selection)
     # Runs in native space are the exception that the text must name.
     for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
         try:
@@ -202,10 +205,10 @@ def redraw_reports(config: AppConfig) -> int:
     Raises InputError when there is nothing to report on or a requested participant is missing.
     """
     out_dir = config.out_dir
-    there = {parse_entities(path.name)["sub"] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
+    there = {parse_entities(stem)["sub"] for stem in find_statuses(out_dir)}
     if not there:
         raise InputError(
-            f"Nothing to report on in {out_dir}: no status of a run in logs/runs.",
+            f"Nothing to report on in {out_dir}: no status of a run in logs/sub-*.",
             hint="Run the participant level first.",
         )
     asked = read_labels(config.selection.participant_label, "sub-")
@@ -216,6 +219,8 @@ def redraw_reports(config: AppConfig) -> int:
     kind = config.running.figures
     if kind:
         _draw_stored(out_dir, chosen, kind)
+    for participant in chosen:
+        record_redrawn(out_dir, participant)
     written = sum(write_report(out_dir, participant) for participant in chosen)
     LOGGER.info("%d of %d reports written to %s.", written, len(chosen), out_dir)
     return written

@@ -217,15 +217,15 @@ class LogFile(logging.FileHandler):
 
 
 def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
-    """Open the log of this call in ``OUT_DIR/logs/<run id>``, with its
+    """Open the log of this call in ``OUT_DIR/logs/calls/<run id>``, with its
     configuration beside it, and return that folder."""
     now = datetime.datetime.now(datetime.UTC)
-    directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{os.urandom(3).hex()}"
+    directory = out_dir / "logs" / "calls" / f"{now:%Y%m%dT%H%M%SZ}_{os.urandom(3).hex()}"
     try:
         directory.mkdir(parents=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigurationError(
-            f"{directory.parent} is a file; logs are written to a folder of this name.",
+            f"{directory.parent} or {out_dir / 'logs'} is a file; logs are written to folders of these names.",
             hint="Move the file away, or use another output directory.",
         ) from error
     write_json(directory / "config.json", config)

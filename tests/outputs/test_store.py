@@ -241,7 +241,7 @@ def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
 
 def test_status_is_named_after_the_run_and_encoder(paths):
     write_json(paths.status, {"status": "ok"})
-    assert paths.status == Path(paths.out_dir, "logs/runs/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
+    assert paths.status == Path(paths.out_dir, "logs/sub-01/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
     assert store.read_statuses(paths.out_dir) == [("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})]
 
 

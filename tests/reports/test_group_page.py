@@ -13,7 +13,7 @@ def choose(**columns: tuple[str, ...]) -> list[str]:
 
 def test_runs_without_an_embedding_are_counted(tmp_path: Path) -> None:
     lines = ("a_desc-Tiny\tok\tn/a", "b\tskipped\ttoo_short", "c\tfailed\tno_mask", "d\tskipped\ttoo_short")
-    others = ("a_desc-Other\tfailed\tinternal", "a_desc-TinyTwo\tfailed\tinternal", "e\tskipped\talready_done")
+    others = ("a_desc-Other\tfailed\tinternal", "a_desc-TinyTwo\tfailed\tinternal")
     (tmp_path / "group_status.tsv").write_text("\n".join(("run\tstatus\treason", *lines, *others)) + "\n")
     said = "1 failed (no mask), 2 skipped (too short); see the status of all runs"
     assert describe_left_out(tmp_path, "Tiny") == [("runs left out", said)]
