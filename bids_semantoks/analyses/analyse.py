@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
-from bids_semantoks.analyses.frames import write_results
-from bids_semantoks.analyses.leakage import measure_leakage, measure_retest, score_strata
+from bids_semantoks.analyses.frames import describe_results, write_results
+from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
+from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
+from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
+from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder, build_twin, embed_stored, load_replicates, name_twin
@@ -23,6 +25,7 @@ from bids_semantoks.pretraining.plan import AtlasLabels
 from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.group_report import GroupPage, write_group_page
+from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.statistics.significance import adjust_holm
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -67,6 +70,7 @@ def run_call(
     tables = None
     if probes is not None:
         tables = run_probes(probes, encoder, stored, atlas)
+        write_stored_methods(config, encoder, stored, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config.out_dir, tables))
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
@@ -113,12 +117,13 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
     n_people = len(set(rows.participants))
     known = count_pretrained(set(map(str, rows.participants)), *prober.encoders)
-    seed = config.running.random_seed
+    seed, lost = config.running.random_seed, find_lost(config.out_dir)
     twins = {"random": name_twin(prober.model)} if "random" in prober.baselines else {}
     found = ProbeResults(
         plan=plan,
         model=prober.model,
         phenotypes=tuple(phenotypes),
+        people=tuple(People(plan, phenotype, design, lost) for phenotype, design in plan.designs),
         leakage=measure_leakage(prober, rows),
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
@@ -145,18 +150,15 @@ def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tupl
 
 
 def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
-    """Adjust p values of comparisons (Holm): with each baseline over phenotypes, with masks also over networks."""
+    """Adjust the p values of comparisons (Holm) over all of a call: every phenotype, baseline and mask."""
     adjusted = [dict(one.models) for one in results]
-    families: dict[str, list[tuple[dict[str, ModelResult], str, float]]] = {}
-    for models in adjusted:
-        for name, result in models.items():
-            if result.comparison is not None:
-                is_masked = result.role == "importance"
-                # The loss without a network and the score of one alone are two questions.
-                family = f"masked{' only ' in name}" if is_masked else name
-                families.setdefault(family, []).append((models, name, result.comparison.p_value))
-    for members in families.values():
-        p_values = adjust_holm([p_value for _, _, p_value in members])
-        for (models, name, _), p_value in zip(members, p_values, strict=True):
-            models[name] = dataclasses.replace(models[name], p_holm=float(p_value))
+    compared = [
+        (models, name, result.comparison.p_value)
+        for models in adjusted
+        for name, result in models.items()
+        if result.comparison is not None
+    ]
+    p_values = adjust_holm([p_value for _, _, p_value in compared])
+    for (models, name, _), p_value in zip(compared, p_values.tolist(), strict=True):
+        models[name] = dataclasses.replace(models[name], p_holm=p_value)
     return [dataclasses.replace(one, models=models) for one, models in zip(results, adjusted, strict=True)]

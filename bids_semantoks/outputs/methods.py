@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from bids_semantoks.escaping import escape_latex, escape_markdown
 from bids_semantoks.files import write_text
+from bids_semantoks.outputs.group_words import MODEL_NAMES
 
 _ATLAS_KEYS: Final = {"schaefer": "schaefer2018", "tian": "tian2020", "buckner": "buckner2011"}
 
@@ -86,7 +87,8 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     `facts` holds ``versions`` (by package) and what was done: ``signals`` (their settings,
     ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``,
     ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``), ``pretraining``
-    (``data``, ``recipe``) and ``probing`` (options by name).
+    (``data``, ``recipe``) and ``probing`` (options by name, and ``results``, each with ``phenotype``, ``used``, ``what``
+    is counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
     """
     # Loading it costs 50 ms that calls for help should not pay.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
@@ -103,13 +105,16 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
     signals = facts.get("signals") or {}
     denoising = signals.get("denoising") or {}
+    probing = dict(facts.get("probing") or {})
+    if probing:
+        probing["baseline_names"] = [MODEL_NAMES.get(name, name) for name in _list_baselines(probing)]
     atlas = str(signals.get("atlas", "")).lower()
     text = environment.from_string(_read("methods.md.jinja")).render(
         versions=facts["versions"],
         signals=signals,
         embedding=facts.get("embedding") or {},
         pretraining=facts.get("pretraining") or {},
-        probing=facts.get("probing") or {},
+        probing=probing,
         atlas_keys=[key for word, key in _ATLAS_KEYS.items() if word in atlas],
         pipeline_keys=_find_pipeline_keys(signals),
         denoising_keys=_find_denoising_keys(signals),
@@ -118,6 +123,12 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     )
     paragraphs = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
     return "\n\n".join(block for block in paragraphs if block) + "\n"
+
+
+def _list_baselines(probing: Mapping[str, Any]) -> list[str]:
+    """List the baselines that were asked for, without those that need what was not given."""
+    idle = {"none"} if probing.get("covariate") else {"none", "covariates"}
+    return [name for name in probing.get("baselines", ()) if name not in idle]
 
 
 def _read(name: str) -> str:

@@ -12,9 +12,7 @@ from pandas import DataFrame
 
 from bids_semantoks.files import read_json
 from bids_semantoks.outputs.group_tables import read_group_table
-from bids_semantoks.reports.figures import Picture, render_figure
-from bids_semantoks.reports.figures_probes import Bar, ScalingPanel, draw_models, draw_scaling
-from bids_semantoks.reports.group_phenotype import (
+from bids_semantoks.outputs.group_words import (
     METRIC_NAMES,
     describe_p,
     format_difference,
@@ -22,6 +20,8 @@ from bids_semantoks.reports.group_phenotype import (
     format_p,
     format_score,
 )
+from bids_semantoks.reports.figures import Picture, render_figure
+from bids_semantoks.reports.figures_probes import Bar, ScalingPanel, draw_models, draw_scaling
 from bids_semantoks.reports.group_report import Section
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
@@ -57,7 +57,7 @@ def build_block_section(out_dir: Path) -> Section | None:
         short="Blocks",
         sentences=sentences,
         pictures=pictures,
-        columns=["model", "trained", "balanced accuracy", "p", "encoder less this", "its p"],
+        columns=["model", "trained", "balanced accuracy", "p", "encoder less this", "its p (Holm)"],
         lines=lines,
     )
 
@@ -103,7 +103,7 @@ def _build_block_line(row: Any) -> list[str]:
         format_score(row),
         format_p(row.p_value),
         format_difference(row),
-        format_p(row.difference_p),
+        format_p(row.difference_p_holm),
     ]
 
 

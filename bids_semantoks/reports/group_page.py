@@ -15,18 +15,19 @@ import numpy as np
 from bids_semantoks.config import AppConfig
 from bids_semantoks.files import read_rows
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
+from bids_semantoks.outputs.group_words import (
+    METRIC_NAMES,
+    MODEL_NAMES,
+    describe_row_test,
+    describe_verdict,
+    format_interval,
+    format_number,
+    format_score,
+)
 from bids_semantoks.reports.figures import Picture, render_figure
 from bids_semantoks.reports.figures_probes import Bar, Colouring, RetestBar, draw_map, draw_models, draw_retest
 from bids_semantoks.reports.group_extras import build_block_section, build_scaling_section
-from bids_semantoks.reports.group_phenotype import (
-    METRIC_NAMES,
-    MODEL_NAMES,
-    build_part,
-    describe_level,
-    format_interval,
-    format_number,
-    format_p,
-)
+from bids_semantoks.reports.group_phenotype import build_part
 from bids_semantoks.reports.group_report import GroupPage, Section, read_training_picture, write_group_page
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
@@ -85,18 +86,20 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
     for row in rows:
         removed = f" with {row.covariates} removed" if row.covariates else ""
         what = "motion (mean framewise displacement)" if row.phenotype == "mean_fd" else row.phenotype
-        verdict = "is visible in" if row.ci_low > row.chance and not row.p_value > 0.05 else "is not seen in"
-        sentences.append(f"{what[:1].upper()}{what[1:]} {verdict} the embeddings{removed}: {describe_level(row)}.")
+        test = f" ({describe_row_test(row)})" if row.p_statistic else ""
+        sentences.append(
+            f"{what[:1].upper()}{what[1:]} from the embeddings{removed}, {METRIC_NAMES[row.metric]} "
+            f"{format_score(row)}: {describe_verdict(row)}{test}."
+        )
         # Both metrics are rescaled to 0 for chance and 1 for perfect, so that they share one axis.
         factor, shift = (2, -1) if row.metric == "auroc" else (1, 0)
-        p = "" if math.isnan(row.p_value) else f"  p {format_p(row.p_value)}"
         bars.append(
             Bar(
                 name=f"{row.phenotype}{' (covariates removed)' if removed else ''}",
                 value=factor * row.value + shift,
                 low=factor * row.ci_low + shift,
                 high=factor * row.ci_high + shift,
-                note=f"{METRIC_NAMES[row.metric]} {format_number(row.value)}{p}",
+                note=f"{METRIC_NAMES[row.metric]} {format_number(row.value)}",
                 is_encoder=not removed,
             )
         )

@@ -1,4 +1,4 @@
-"""The part of the group report about one phenotype, and the words for models, metrics, scores and p values."""
+"""The part of the group report about one phenotype."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ import numpy as np
 from pandas import DataFrame
 
 from bids_semantoks.outputs.group_tables import COMPARED, ProbeTables
+from bids_semantoks.outputs.group_words import (
+    METRIC_NAMES,
+    MODEL_NAMES,
+    describe_p,
+    describe_row_test,
+    describe_verdict,
+    format_difference,
+    format_number,
+    format_p,
+    format_score,
+)
 from bids_semantoks.reports.figures import Picture, render_figure
 from bids_semantoks.reports.figures_probes import (
     Bar,
@@ -21,30 +32,6 @@ from bids_semantoks.reports.figures_probes import (
 )
 from bids_semantoks.reports.group_report import PhenotypePart, Section
 from bids_semantoks.statistics.metrics import name_main_metric
-
-#: Models and metrics as readers know them.
-MODEL_NAMES: Final = {
-    "pearson": "Pearson connectivity",
-    "ledoit_wolf": "Ledoit-Wolf connectivity",
-    "tangent": "tangent connectivity",
-    "parcel_moments": "means and variances",
-    "motion": "motion, scan length",
-    "covariates": "covariates only",
-    "random": "random weights",
-    "finetuned": "fine-tuned encoder",
-    "chance": "chance",
-}
-
-METRIC_NAMES: Final = {
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "calibration_error": "calibration error",
-    "r": "r",
-    "r2": "R²",
-    "mae": "mean absolute error",
-    "r_pooled": "pooled r",
-    "calibration_slope": "calibration slope",
-}
 
 _MOST_LISTED: Final = 8
 
@@ -69,7 +56,7 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     divisions = dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype))
     details = [_build_importance(stored, encoder), *(_build_strata(stored, phenotype, by) for by in divisions)]
-    header = ["model", METRIC_NAMES[encoder.metric], "p", "encoder minus this", "p (Holm)"]
+    header = ["model", METRIC_NAMES[encoder.metric], "permutation test", "encoder minus this", "p (Holm)"]
     return PhenotypePart(
         name=phenotype,
         lead=describe_result(rows),
@@ -92,7 +79,7 @@ def _build_line(stored: ProbeTables, row: Any, metrics: Sequence[str]) -> list[s
     return [
         MODEL_NAMES.get(row.model, row.model),
         format_score(row),
-        format_p(row.p_value),
+        describe_row_test(row).partition(": ")[2],
         format_difference(row),
         format_p(row.difference_p_holm),
         *(format_score(own[metric]) for metric in metrics),
@@ -108,12 +95,12 @@ def describe_result(rows: Sequence[Any]) -> str:
             f"{METRIC_NAMES[first.metric]} is not known: no test part holds {what} to be compared. All numbers have "
             "what can be scored one participant at a time."
         )
-    p = "" if math.isnan(first.p_value) else f", {describe_p(first.p_value)}"
-    text = f"{first.model} reaches {METRIC_NAMES[first.metric]} {format_score(first)}{p}"
+    text = f"{first.model} reaches {METRIC_NAMES[first.metric]} {format_score(first)}"
     if first.n_seeds > 1:
         text += f", mean of {first.n_seeds} encoders (standard deviation {first.seed_sd:.3f} between them)"
-    is_found = first.ci_low > first.chance and not first.p_value > 0.05
-    text += "." if is_found else ", which chance explains as well."
+    text += f": {describe_verdict(first)}."
+    if test := describe_row_test(first):
+        text += f" {test[0].upper()}{test[1:]}."
     others = [row for row in rows if row.role == "baseline" and row.model != "chance" and not math.isnan(row.value)]
     if not others:
         return text
@@ -141,7 +128,7 @@ def _draw_models(ordered: Sequence[Any]) -> Picture:
             value=row.value,
             low=row.ci_low,
             high=row.ci_high,
-            note=format_number(row.value) + ("" if math.isnan(row.p_value) else f"  p {format_p(row.p_value)}"),
+            note=format_number(row.value),
             is_encoder=row.role != "baseline",
         )
         for row in ordered
@@ -150,7 +137,7 @@ def _draw_models(ordered: Sequence[Any]) -> Picture:
     return Picture(
         title="Models on the same people and splits",
         caption="Best first. Intervals come from a bootstrap over participants, widened because folds share their "
-        "training rows; p is that of a permutation test of the model itself, not of differences, which the table has.",
+        "training rows. The table has the permutation test of each model, and the differences.",
         data=render_figure("models", lambda: draw_models(bars, label=label, chance=chance)),
     )
 
@@ -235,7 +222,7 @@ def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
     unknown = [f"{row.level} ({row.n_participants})" for row in rows if math.isnan(row.value)]
     more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
     listed = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
-    sentences = [f"Not scored, with too few participants or one class alone: {listed}."] if unknown else []
+    sentences = [f"Not scored, since a class has fewer than ten participants: {listed}."] if unknown else []
     picture = Picture(
         title=f"{stored.model} within each {name}",
         caption="Participants tested are in brackets; only pairs of the same test fold and part are compared, so that "
@@ -246,45 +233,3 @@ def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
         anchor="", title=f"By {name}", short="", sentences=sentences, pictures=[picture] if bars else [],
         columns=[], lines=[],
     )  # fmt: skip
-
-
-def describe_level(row: Any) -> str:
-    """Format a main score with metric and p value: ``AUROC 0.71 [0.64, 0.77], p = 0.005``."""
-    p = "" if math.isnan(row.p_value) else f", {describe_p(row.p_value)}"
-    return f"{METRIC_NAMES[row.metric]} {format_interval(row.value, row.ci_low, row.ci_high)}{p}"
-
-
-def format_number(value: float) -> str:
-    """Format with two decimals, never -0.00; ``n/a`` for NaN."""
-    return "n/a" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
-
-
-def format_interval(value: float, low: float, high: float) -> str:
-    """Format a number with its interval, ``0.71 [0.64, 0.77]``; without the interval if its ends are NaN."""
-    if math.isnan(value):
-        return "n/a"
-    if math.isnan(low):
-        return format_number(value)
-    return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
-
-
-def format_score(row: Any) -> str:
-    """Format a score with its interval, ``0.71 [0.64, 0.77]``."""
-    return format_interval(row.value, row.ci_low, row.ci_high)
-
-
-def format_p(value: float) -> str:
-    """Format a p value with three decimals or ``<0.001``; empty for NaN."""
-    return "" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def describe_p(value: float) -> str:
-    """Format a known p value for a sentence: ``p = 0.012`` or ``p < 0.001``."""
-    return "p < 0.001" if value < 0.001 else f"p = {format_p(value)}"
-
-
-def format_difference(row: Any) -> str:
-    """Format the encoder's score minus this baseline's, with its interval; empty for NaN."""
-    if math.isnan(row.difference):
-        return ""
-    return f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]"

@@ -110,8 +110,11 @@ def build_facts(
     }
 
 
-def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun]) -> None:
-    """Write the methods text of a call on stored signals (at least one run)."""
+def write_stored_methods(
+    config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], results: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write the methods text of a call on stored signals (at least one run); `results` of probes as for
+    `describe_methods`, once there are any."""
     # Runs in native space are the exception that the text must name.
     first = next((run.sidecar for run in stored if "Resampling" in run.sidecar), stored[0].sidecar)
     signals = describe_signals(
@@ -127,6 +130,7 @@ def write_stored_methods(config: AppConfig, encoder: RunEncoder, stored: Sequenc
     probing = to_json(config).get("probing") or {}
     # A path on one machine does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
+    probing["results"] = list(results)
     is_asked = bool(probing.get("probe") or probing.get("task_blocks"))
     facts = build_facts(signals, encoder, probing=probing if is_asked else None)
     write_citation(config.out_dir, facts)

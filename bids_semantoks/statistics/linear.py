@@ -143,23 +143,35 @@ def fit_ridge(span: Span, targets: Floats, penalties: Floats) -> LinearFit:
     return LinearFit(coefficients=span.train.T @ (targets - means) / shrunk, intercepts=means)
 
 
-def compute_fold_errors(span: Span, target: Floats, fold_of: Indices, penalties: Floats = PENALTIES) -> Floats:
-    """Compute the mean squared error (a,) of ridge regression over held-out folds without refitting.
+def compute_fold_errors(span: Span, targets: Floats, fold_of: Indices, penalties: Floats = PENALTIES) -> Floats:
+    """Compute the mean squared error (a,) or (a, m) of ridge regression over held-out folds without refitting, for
+    targets (n,) or (n, m).
 
     The errors of left-out rows g are (I - H_gg)^-1 e_g: H is the hat matrix, e the residuals of the fit to all rows.
     """
+    columns = targets.reshape(len(targets), -1)
     axes = span.train / np.sqrt(span.eigenvalues)
     kept = span.eigenvalues[:, None] / (span.eigenvalues[:, None] + penalties * compute_mean_eigenvalue(span))
-    centred = target - target.mean()
-    residuals = centred[:, None] - axes @ (kept * (axes.T @ centred)[:, None])  # (n, a)
-    errors = np.zeros(len(penalties))
-    for fold in np.unique(fold_of):
-        part = axes[fold_of == fold]
-        for index in range(len(penalties)):
-            hat = (part * kept[:, index]) @ part.T + 1 / len(target)
-            left_out = np.linalg.solve(np.eye(len(hat)) - hat, residuals[fold_of == fold, index])
-            errors[index] += (left_out**2).sum()
-    return errors / len(target)
+    centred = columns - columns.mean(axis=0)
+    projected = axes.T @ centred
+    errors = np.zeros((len(penalties), columns.shape[1]))
+    for index in range(len(penalties)):
+        residuals = centred - axes @ (kept[:, index, None] * projected)  # (n, m)
+        for fold in np.unique(fold_of):
+            part = axes[fold_of == fold]
+            hat = (part * kept[:, index]) @ part.T + 1 / len(columns)
+            left_out = np.linalg.solve(np.eye(len(hat)) - hat, residuals[fold_of == fold])
+            errors[index] += (left_out**2).sum(axis=0)
+    return (errors / len(columns)).reshape(len(penalties), *targets.shape[1:])
+
+
+def choose_fold_penalties(span: Span, targets: Floats, groups: NDArray[Any] | None, *, seed: int) -> Floats:
+    """Choose the penalty (m,) of each target (n, m) of the training rows as the nested protocol does, in inner folds
+    that keep `groups` (n,) together."""
+    rows = np.arange(len(targets))
+    fold_of = build_inner_folds(rows, strata=None, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
+    losses = compute_fold_errors(span, targets, fold_of)
+    return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
 
 
 def choose_loo_penalties(span: Span, targets: Floats, penalties: Floats = PENALTIES) -> Floats:
