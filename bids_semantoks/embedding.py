@@ -30,6 +30,7 @@ from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.gaps import GAPS
 from bids_semantoks.signals.windows import build_windows
+from bids_semantoks.statistics.similarity import compare_tokens
 from bids_semantoks.statistics.weights import weigh_windows
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ _INHERITED = (
     "VolumesDropped",
     "MeanFramewiseDisplacement",
 )
+
+#: Rows of tokens whose similarities a sidecar holds.
+_MOST_COMPARED: Final = 64
 
 #: Far from the seeds that users choose, so that a random encoder is never compared with itself.
 _TWIN_SEED: Final = 1_000_003
@@ -180,6 +184,7 @@ def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
         },
         "RandomSeed": encoder.seed,
         "TokenRows": list(encoder.token_rows),
+        "TokenSimilarity": _compare(embedding, len(encoder.token_rows)),
         "Pooling": encoder.config.pooling,
         "Device": str(encoder.frozen.device),
         "Precision": encoder.precision,
@@ -189,6 +194,15 @@ def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
     written = embedding if encoder.config.save_tokens else dataclasses.replace(embedding, tokens=None)
     write_embedding(run.paths, windows, written, sidecar)
     return windows, embedding
+
+
+def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] | None:
+    """Describe how alike the tokens of networks and of windows are, for pages: only here are there tokens. Networks are
+    left out where a picture could not tell them apart."""
+    if embedding.tokens is None:
+        return None
+    networks, windows = (matrix.round(3).tolist() for matrix in compare_tokens(embedding.tokens, n_rows))
+    return {"Networks": networks, "Windows": windows} if n_rows <= _MOST_COMPARED else {"Windows": windows}
 
 
 def find_embedding_state(paths: OutputPaths, encoder: RunEncoder, signals_sha256: str) -> tuple[bool, list[str]]:

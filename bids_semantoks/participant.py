@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
@@ -43,14 +43,9 @@ from bids_semantoks.outputs.store import (
 )
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.reports.reporting import (
-    ReportQueue,
-    build_facts,
-    build_picture_grid,
-    describe_signals,
-    draw_embedding,
-    draw_signals,
-)
+from bids_semantoks.reports.figures_run import draw_figures
+from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
+from bids_semantoks.reports.run_data import write_run_data
 from bids_semantoks.run_plan import (
     Plan,
     RunJob,
@@ -304,16 +299,16 @@ class RunWorker:
         self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
 
     def __call__(self, job: RunJob) -> Outcome:
-        """Process one run and write its status, then draw its figures, so that a failing one cannot spoil outputs."""
-        figures: list[Callable[[], None]] = []
+        """Process one run and write its status, then draw its figures if asked for, which cannot spoil outputs."""
         note = " ".join(job.run.time_problems)
-        outcome = isolate(lambda: self._complete(job, figures), job, device=self.device, note=note)
-        for draw in figures if outcome.status == "ok" else ():
-            draw()
+        outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note)
+        kind, atlas = self.plan.config.running.figures, self.plan.atlas
+        if kind and outcome.status == "ok" and (sidecar := read_sidecar(job.paths.signals_sidecar)):
+            draw_figures(job.paths, sidecar, (atlas.parcels, atlas.networks), kind)
         return outcome
 
-    def _complete(self, job: RunJob, figures: list[Callable[[], None]]) -> tuple[str, ...]:
-        """Write what a run lacks; return warnings, and append what draws its figures."""
+    def _complete(self, job: RunJob) -> tuple[str, ...]:
+        """Write what a run lacks; return warnings."""
         plan, paths = self.plan, job.paths
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
@@ -322,10 +317,7 @@ class RunWorker:
             _clear(plan, job)
             signals = make_signals(plan, job.run)
             warnings, sidecar = signals.warnings, self._write_signals(job, signals)
-            threshold = plan.config.signals.fd_threshold
-            filtered = signals.filtered_motion if "motion_filter" in plan.settings else None
-            shown = dataclasses.replace(signals, framewise_displacement=filtered.values) if filtered else signals
-            figures.append(lambda: draw_signals(paths, plan.atlas, shown, threshold=threshold, grid=self._grid()))
+            write_run_data(paths, signals, (plan.atlas.parcels, plan.atlas.networks), self._grid)
         else:
             self._check_kept_time(job, sidecar)
             if not job.needs_embedding:
@@ -333,10 +325,7 @@ class RunWorker:
         if self.encoder:
             # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
-            windows, embedding = embed_run(stored, self.encoder)
-            rows = self.encoder.token_rows
-            figures.append(lambda: draw_embedding(paths, windows, embedding, rows, stored.sidecar))
-            warnings += embedding.warnings
+            warnings += embed_run(stored, self.encoder)[1].warnings
         return warnings
 
     def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:

@@ -202,7 +202,12 @@ class RunningConfig:
     random_seed: int = option(0, "Seed of everything random.", metavar="N")
     dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.")
     reports_only: bool = option(
-        False, "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are."
+        False, "Write the pages again from the files in OUT_DIR, with --figures also the figures."
+    )
+    figures: str | None = option(
+        None,
+        "Also draw each run's figures for papers into sub-*/figures/: svg (vector, text as text) or png.",
+        choices=("svg", "png"),
     )
     boilerplate_only: bool = option(
         False, "Write the methods text with its references to OUT_DIR/logs, and nothing else."

@@ -82,6 +82,16 @@ class OutputPaths:
         return self.out_dir / "logs" / "runs" / f"{self.stem}{label}_status.json"
 
     @property
+    def participant_folder(self) -> str:
+        """Name of the participant's folder, ``sub-L``; labels may hold underscores."""
+        return self.directory.relative_to(self.out_dir).parts[0]
+
+    @property
+    def page_data(self) -> Path:
+        """What the page of the run draws."""
+        return self.out_dir / "logs" / self.participant_folder / f"{self.stem}_page.json"
+
+    @property
     def tokens(self) -> Path:
         """Array of output tokens."""
         return self.file(f"desc-{self.model}_tokens.npy")
@@ -162,13 +172,14 @@ def remove_outputs(paths: OutputPaths) -> None:
     and statuses, so that nothing of an earlier call passes for what a run is now."""
     tables = (paths.signals, paths.raw, paths.coverage, paths.connectivity)
     stem, logs = glob.escape(paths.stem), paths.status.parent
-    figures = paths.out_dir / paths.stem.partition("_")[0] / "figures"
+    figures = paths.out_dir / paths.participant_folder / "figures"
     _remove(
         # The sidecar goes first: without it nothing counts as complete.
         *(path.with_suffix(".json") for path in tables),
         *tables,
         *_find_embedded(paths),
         *figures.glob(f"{stem}_desc-*"),
+        paths.page_data,
         *logs.glob(f"{stem}_status.json"),
         *logs.glob(f"{stem}_desc-*_status.json"),
     )

@@ -1,4 +1,5 @@
-"""Limits of a call on runs that are stored: which are left out, and settings that signals on disk cannot follow."""
+"""Limits on the quality of runs, those of a call on runs that are stored, and settings that signals on disk cannot
+follow."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig
@@ -16,8 +17,50 @@ from bids_semantoks.files import read_records
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_statuses
+from bids_semantoks.quality.fit import AMBER, RED
 
 LOGGER = logging.getLogger("bids_semantoks")
+
+
+class Limit(NamedTuple):
+    """Where a measure of a run starts to need a look, and to speak for leaving the run out."""
+
+    amber: float
+    red: float
+    is_upper: bool  # values above are worse
+
+
+#: Limits on measures of a run, by their column in group_qc.tsv.
+LIMITS: Final = {
+    "mean_fd": Limit(0.2, 0.5, True),  # mm
+    "kept_seconds": Limit(300.0, 100.0, False),
+    "scrubbed_share": Limit(0.2, 0.5, True),
+    "coverage": Limit(0.9, 0.8, False),
+}
+#: Repetition times that encoders are known for, s.
+REPETITION_TIMES: Final = (0.7, 3.0)
+
+
+def judge_measures(values: Mapping[str, Any]) -> dict[str, str]:
+    """Judge the measures of a run (`build_run_qc`) by fixed limits: amber or red by column, nothing for the others. A
+    masked network is red, since its tokens are the encoder's guess."""
+    levels = {}
+    for column, limit in LIMITS.items():
+        value = values.get(column)
+        if value is None:
+            continue
+        sign = 1 if limit.is_upper else -1
+        # Shares and products of binary fractions may miss a limit written in decimals by their last bit.
+        beyond = [level for level, edge in ((RED, limit.red), (AMBER, limit.amber)) if sign * (value - edge) > 1e-9]
+        if beyond:
+            levels[column] = beyond[0]
+    if values.get("masked_networks"):
+        levels["masked_networks"] = RED
+    low, high = REPETITION_TIMES
+    step = values.get("repetition_time")
+    if step is not None and not low - 1e-9 <= step <= high + 1e-9:
+        levels["repetition_time"] = AMBER
+    return levels
 
 
 def check_kept_time(sidecar: Mapping[str, Any], min_time: float) -> None:

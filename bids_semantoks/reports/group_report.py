@@ -10,7 +10,8 @@ from typing import Final
 from markupsafe import Markup
 
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.reports.figures import Picture, embed_svg, fill_template, read_template, write_page
+from bids_semantoks.reports.figures import Picture, embed_svg
+from bids_semantoks.reports.pages import fill_template, read_asset, write_page
 from bids_semantoks.version import __version__
 
 #: Tables that the page links to, where they exist, and the texts of the links.
@@ -92,5 +93,5 @@ def render_page(page: GroupPage, *, methods: Markup, tables: Mapping[str, str] =
 
     `methods` is an HTML fragment; `tables` maps the stem of each table beside the page to its link text.
     """
-    style = Markup(read_template("report").partition("<style>\n")[2].partition("</style>")[0])
+    style = Markup(read_asset("page.css"))
     return fill_template("group", page=page, version=__version__, style=style, methods=methods, tables=tables)

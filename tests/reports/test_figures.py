@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from bids_semantoks.reports.figures import build_figure_path, load_picture, render_figure, write_figure, zscore_rows
 from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability, draw_tokens, draw_windows
 from bids_semantoks.reports.figures_networks import draw_coverage, sort_by_network
-from bids_semantoks.reports.figures_probes import draw_values
 from bids_semantoks.reports.figures_signals import Volumes, draw_carpet
+
+from bids_semantoks.reports.figures import build_figure_path, load_picture, render_figure, write_figure, zscore_rows
+from bids_semantoks.reports.figures_probes import draw_values
 
 P, T = 13, 41
 

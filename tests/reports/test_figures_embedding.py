@@ -1,7 +1,6 @@
 """What is drawn of embeddings."""
 
 import numpy as np
-
 from bids_semantoks.reports.figures_embedding import compute_stability
 
 

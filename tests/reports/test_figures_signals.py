@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from bids_semantoks.reports.figures_signals import compute_dvars, compute_global
 
 P, T = 13, 41

@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import numpy as np
+from bids_semantoks.reports.figures_embedding import compute_stability
 
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.outputs.store import OutputPaths
 from bids_semantoks.reports import report
-from bids_semantoks.reports.figures_embedding import compute_stability
 from bids_semantoks.reports.report import build_page, write_report
 
 N_DIMS = 5

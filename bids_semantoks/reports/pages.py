@@ -1,0 +1,111 @@
+"""Pages: templates, what they inline (styles, scripts, data), the policy that allows only that, and writing them.
+
+A page is one file that asks for nothing else: its Content-Security-Policy names the hash of each style and script, so
+that text from a dataset could not run even if it got past the escaping.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from bids_semantoks.escaping import replace_hidden
+from bids_semantoks.files import write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+#: Files of ``reports/assets`` that a page with charts needs before its own.
+CHART_ASSETS: Final = ("page.css", "uPlot.min.css", "uPlot.iife.min.js", "charts.js")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assets:
+    """Styles and scripts of a page."""
+
+    policy: str  # content of the Content-Security-Policy
+    styles: Markup  # elements for the head
+    scripts: Markup  # elements for the end of the body, after the data
+
+
+def read_asset(name: str) -> str:
+    """Read a file of ``reports/assets``."""
+    return files("bids_semantoks.reports").joinpath("assets", name).read_text(encoding="utf-8").strip()
+
+
+@functools.cache
+def load_assets(*names: str) -> Assets:
+    """Load ``.css`` and ``.js`` files of ``reports/assets``, inlined in this order, and the policy that allows them."""
+    from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja, which only pages need
+
+    elements: dict[str, list[str]] = {"style": [], "script": []}
+    hashes: dict[str, list[str]] = {"style": [], "script": []}
+    for name in names:
+        kind = "style" if name.endswith(".css") else "script"
+        text = read_asset(name)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        elements[kind].append(f"<{kind}>{text}</{kind}>")
+        hashes[kind].append(f" 'sha256-{digest}'")
+    allowed = "".join(f"; {kind}-src{''.join(found)}" for kind, found in hashes.items() if found)
+    return Assets(
+        policy=f"default-src 'none'; img-src data:{allowed}; base-uri 'none'; form-action 'none'",
+        styles=Markup("\n".join(elements["style"])),
+        scripts=Markup("\n".join(elements["script"])),
+    )
+
+
+def embed_json(name: str, value: Any) -> Markup:
+    """Write a value as a JSON element with the id `name`, which scripts read and nothing in `value` can leave.
+
+    Raises ValueError for NaN, which JSON lacks: write None.
+    """
+    from markupsafe import Markup, escape  # noqa: PLC0415 - as above
+
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    safe = replace_hidden(text).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(f'<script type="application/json" id="{escape(name)}">{safe}</script>')
+
+
+def write_page(path: Path, build: Callable[[], str]) -> bool:
+    """Build and write a page; on any error, log a warning and return False."""
+    try:
+        write_text(path, build(), only_if_changed=True)
+    except Exception as error:
+        # Results are on disk already; a page about them must never turn success into failure.
+        LOGGER.debug("Writing %s", path, exc_info=True)
+        LOGGER.warning("The report %s could not be written: %s: %s", path.name, type(error).__name__, error)
+        return False
+    return True
+
+
+def read_template(name: str) -> str:
+    """Read a page template of the package."""
+    return files("bids_semantoks").joinpath("data", f"{name}.html.jinja").read_text(encoding="utf-8")
+
+
+def fill_template(template: str, **values: Any) -> str:
+    """Fill a page template of the package; everything but `Markup` is escaped, and an unknown name is an error.
+
+    Templates can call ``assets(*names)`` for `load_assets` and ``data(name, value)`` for `embed_json`.
+    """
+    return replace_hidden(_compile_template(template).render(**values))
+
+
+@functools.cache
+def _compile_template(name: str) -> Template:
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
+    environment.globals |= {"assets": load_assets, "data": embed_json}
+    return environment.from_string(read_template(name))
