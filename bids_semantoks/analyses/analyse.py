@@ -71,7 +71,7 @@ def run_call(
     if probes is not None:
         tables = run_probes(probes, encoder, stored, atlas)
         write_stored_methods(config, encoder, stored, describe_results(tables))
-        LOGGER.info("Probes: %s", draw_group_page(config.out_dir, tables))
+        LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
     if plan.scaling is not None and probes is not None:
@@ -79,14 +79,14 @@ def run_call(
     if tables is None:
         _draw_block_page(config, encoder)
     elif plan.blocks is not None or plan.scaling is not None:
-        draw_group_page(config.out_dir, tables)
+        draw_group_page(config, tables)
     return len(probes.refused) if probes is not None else 0
 
 
 def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     """Draw a page of blocks alone, or add them to that of phenotypes probed earlier."""
     if (config.out_dir / "group_probe.tsv").is_file():
-        draw_group_page(config.out_dir, read_probes(config.out_dir))
+        draw_group_page(config, read_probes(config.out_dir))
         return
     section = build_block_section(config.out_dir)
     page = GroupPage(
@@ -98,7 +98,7 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
         sections=[section] if section else [],
         warnings=[],
     )
-    write_group_page(config.out_dir, page)
+    write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
 def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> ProbeTables:

@@ -31,6 +31,7 @@ from bids_semantoks.outputs.group_words import (
 )
 from bids_semantoks.outputs.sidecars import find_versions, read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
@@ -280,7 +281,15 @@ def _describe_decisions(predictions: Predictions) -> dict[str, Any]:
     """Collect what the page draws of classes, counted as the scores are."""
     if not predictions.classes:
         return {}
-    found: dict[str, Any] = {"Confusion": np.round(count_decisions(predictions), 6).tolist()}
+    predicted, observed, counts = compute_calibration(predictions)
+    found: dict[str, Any] = {
+        "Confusion": np.round(count_decisions(predictions), 6).tolist(),
+        "Calibration": {
+            "Predicted": np.round(predicted, 6).tolist(),
+            "Observed": np.round(observed, 6).tolist(),
+            "Predictions": counts.tolist(),
+        },
+    }
     if len(predictions.classes) == 2:
         false, hit = (np.round(values, 6).tolist() for values in compute_roc(predictions))
         found["Roc"] = {"False": false, "Hit": hit}

@@ -165,12 +165,10 @@ def read_probes(out_dir: Path) -> ProbeTables:
         raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Probe first with --probe COLUMN.")
     facts = read_json(path).get("Facts", {})
     missing = [name for name in ("Encoder", "Overview", "Phenotypes", "Pretraining", "Warnings") if name not in facts]
-    # Curves and confusion matrices, for the page.
-    missing += [
-        f"who of {name} was taken for whom"
-        for name, found in facts.get("Phenotypes", {}).items()
-        if found["Classes"] and "Confusion" not in found
-    ]
+    # Curves, confusion matrices and who is in and out, for the page.
+    for name, found in facts.get("Phenotypes", {}).items():
+        needed = ("People", "Confusion", "Calibration") if found["Classes"] else ("People",)
+        missing += [f"{one} of {name}" for one in needed if one not in found]
     if missing:
         raise InputError(f"{path} does not say {', '.join(missing)}.", hint="Probe again with --probe COLUMN.")
     predictions = read_group_table(out_dir / "group_predictions.tsv")

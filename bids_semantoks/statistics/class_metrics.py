@@ -77,6 +77,23 @@ def build_calibration_error(predictions: Predictions, n_bins: int = 10) -> Score
     return lambda weights: divide(np.abs(weights @ gap.T).sum(axis=1), weights @ n_tests)
 
 
+def compute_calibration(predictions: Predictions, n_bins: int = 10) -> tuple[Floats, Floats, Indices]:
+    """Compute mean predicted probability, observed share and number of predictions (bins,), in bins of equal size, of
+    the second of two classes, or of the most probable of several."""
+    tested = predictions.fold >= 0
+    if len(predictions.classes) == 2:
+        predicted, hit = predictions.scores[:, :, 1][tested], predictions.truth[tested] == 1
+    else:
+        scores = predictions.scores[tested]
+        predicted, hit = scores.max(axis=1), scores.argmax(axis=1) == predictions.truth[tested]
+    edges = np.unique(np.quantile(predicted, np.arange(1, n_bins) / n_bins))
+    bins = np.searchsorted(edges, predicted, side="right")
+    counts = np.bincount(bins, minlength=len(edges) + 1)
+    sums = [np.bincount(bins, weights=values, minlength=len(counts)) for values in (predicted, hit.astype(np.float64))]
+    known = counts > 0
+    return sums[0][known] / counts[known], sums[1][known] / counts[known], counts[known]
+
+
 def build_average_precision(predictions: Predictions) -> Scorer:
     """Average precision of the second of two classes, or the mean over several, each against the rest. Rows of all test
     folds are ranked together within a repetition: within small folds it lies above the prevalence by chance alone."""

@@ -20,7 +20,6 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.reports import report, reporting
 from bids_semantoks.statistics import linear, metrics, splits
 from bids_semantoks.statistics.predictions import Predictions
 
@@ -80,11 +79,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
     (series / "dataset_description.json").write_text(json.dumps(description))
     options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "-q"]
-    with pytest.MonkeyPatch.context() as patch:
-        # Pictures of 44 runs take a minute and are looked at elsewhere.
-        for module in (reporting, report):
-            patch.setattr(module, "write_figure", lambda *_: False)
-        assert call([str(series), str(out), "participant", *options]) == 0
+    assert call([str(series), str(out), "participant", *options]) == 0
     return series, out
 
 
