@@ -165,6 +165,7 @@ def _build_score_rows(
             "p_statistic": own and own.name,
             "p_statistic_value": own and own.value,
             "p_smallest": own and own.smallest,
+            "bound": score.bound,
             "verdict": result.verdict if is_main else "",
         }
 

@@ -41,8 +41,7 @@ class ModelResult:
         which is compared with the whole one."""
         if self.role == "importance":
             return ""
-        score, p_value = self.main, self.permutation.p_value if self.permutation else float("nan")
-        return judge(score.value, (score.ci_low, score.ci_high), chance=score.chance, p_value=p_value)
+        return judge(self.main, self.permutation.p_value if self.permutation else float("nan"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

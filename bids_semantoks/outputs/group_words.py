@@ -40,7 +40,7 @@ METRIC_NAMES: Final = {
 STATISTIC_NAMES: Final = {
     "ridge_auroc_fixed_split": "ridge AUROC",
     "ridge_r_fixed_split": "ridge r",
-    "ridge_r_first_repetition": "ridge r of the first repetition",
+    "ridge_r_first_repetition": "ridge r",
 }
 
 
@@ -69,14 +69,17 @@ def describe_verdict(row: Any) -> str:
     if row.verdict == "not detected":
         low, high = format_number(row.ci_low), format_number(row.ci_high)
         return f"not detected; {METRIC_NAMES[row.metric]} between {low} and {high} remains possible"
+    is_above = row.bound > row.chance
+    bound = (
+        f"the one-sided 95 % bound, {format_number(row.bound)}, {'lies' if is_above else 'does not lie'} above chance"
+    )
+    if row.verdict == "above chance":
+        return "above chance" if row.ci_low > row.chance else f"above chance ({bound})"
     if row.verdict != "inconclusive":
         return str(row.verdict)
-    place = "lies above" if row.ci_low > row.chance else "lies below" if row.ci_high < row.chance else "holds"
     if math.isnan(row.p_value):
-        return f"inconclusive: the interval {place} chance, and there is no permutation test"
-    return (
-        f"inconclusive: the two disagree, since the interval {place} chance and the test has {describe_p(row.p_value)}"
-    )
+        return f"inconclusive: {bound}, but there is no permutation test"
+    return f"inconclusive: the two disagree, since {bound} and the test has {describe_p(row.p_value)}"
 
 
 def format_number(value: float) -> str:

@@ -154,6 +154,7 @@ def build_map_section(stored: ProbeTables, _: Path) -> Section | None:
         caption=f"{caption} {chart.note}".strip(),
         body=chart.picture,
         data=chart.data,
+        size="map",
         name="map",
         draw=lambda: draw_map(points, stored.shares, colourings),
     )

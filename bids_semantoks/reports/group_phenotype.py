@@ -54,7 +54,7 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     divisions = dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype))
     details = [_build_importance(stored, encoder), *(_build_strata(stored, phenotype, by) for by in divisions)]
-    header = ["model", METRIC_NAMES[encoder.metric], "permutation test", "encoder minus this", "p (Holm)"]
+    header = ["model", METRIC_NAMES[encoder.metric], "permutation test", "verdict", "encoder minus this", "p (Holm)"]
     facts = stored.facts["Phenotypes"][phenotype]
     return PhenotypePart(
         name=phenotype,
@@ -80,6 +80,7 @@ def _build_line(stored: ProbeTables, row: Any, metrics: Sequence[str]) -> list[s
         MODEL_NAMES.get(row.model, row.model),
         format_score(row),
         describe_row_test(row).partition(": ")[2],
+        row.verdict,
         format_difference(row),
         format_p(row.difference_p_holm),
         *(format_score(own[metric]) for metric in metrics),
@@ -175,6 +176,7 @@ def _show_predictions(stored: ProbeTables, phenotype: str) -> list[Graphic]:
             f"to the mean. {chart.note}".strip(),
             body=chart.picture,
             data=chart.data,
+            size="narrow",
             name=name_figure(phenotype, "predictions"),
             draw=lambda: draw_values(truth, predicted, name=phenotype),
         )
@@ -201,7 +203,7 @@ def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
                 title="ROC curve",
                 caption="Only pairs of one test fold are compared, so that the area is the AUROC.",
                 body=build_roc(*roc, classes[1]),
-                is_small=True,
+                size="small",
             )
         )
     own = facts["Calibration"]
@@ -212,7 +214,7 @@ def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
             caption="Observed share by predicted probability, in ten bins of equal size. On the dashed line, "
             "probabilities can be taken as they are.",
             body=build_calibration(own["Predicted"], own["Observed"], own["Predictions"], name),
-            is_small=True,
+            size="small",
         )
     )
     return found
@@ -293,7 +295,8 @@ def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
     unknown = [f"{row.level} ({row.n_participants})" for row in rows if math.isnan(row.value)]
     more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
     listed = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
-    sentences = [f"Not scored, since a class has fewer than ten participants: {listed}."] if unknown else []
+    few = "fewer than ten participants" + (" of a class" if encoder.kind == "classification" else "")
+    sentences = [f"Not scored, with {few}: {listed}."] if unknown else []
     section = Section(anchor="", title=f"By {name}", short="", sentences=sentences, graphics=[])
     if not bars:
         return section

@@ -40,7 +40,7 @@ class Graphic:
     caption: str
     body: Markup
     data: dict[str, Any] | None = None  # for the script that draws over `body`; None where it stays as it is
-    is_small: bool = False  # so that the caption is no wider
+    size: str = ""  # ``small``, ``narrow`` or ``map``, classes of the style; empty for that of scores
     name: str = ""  # of the figure, letters, digits and hyphens
     draw: Callable[[], Figure] | None = None  # the figure; None for none
 

@@ -22,7 +22,7 @@ from bids_semantoks.reports.figures import shorten_label
 Interval = tuple[float, float, float]
 
 _LINE: Final = 26.0  # height of one line of a chart
-_WIDTH: Final = 700.0
+_WIDTH: Final = 640.0
 _LABELS: Final = 190.0
 
 
@@ -155,7 +155,7 @@ def build_models(bars: Sequence[Bar], *, label: str, chance: float) -> Markup:
 def build_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str = "") -> Markup:
     """Build charts side by side that share their lines; the line named `encoder` stands out."""
     height, gap = _LINE * len(names), 24.0
-    width = (_WIDTH + 120 - _LABELS - gap * len(columns)) / len(columns)
+    width = (_WIDTH + 180 - _LABELS - gap * len(columns)) / len(columns)
     parts, said = [], []
     for number, column in enumerate(columns):
         left = _LABELS + number * (width + gap)
@@ -174,7 +174,7 @@ def build_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str 
                 y = plot.place(0, row + 0.5)[1] + 4
                 plot.write(_LABELS - 10, y, shorten_label(name, 26), f"name end {kind if encoder else 'baseline'}")
         parts += plot.parts
-    return _wrap(parts, _WIDTH + 120, height + 70, f"{'; '.join(said)}.")
+    return _wrap(parts, _WIDTH + 180, height + 70, f"{'; '.join(said)}.")
 
 
 def build_roc(false: Sequence[float], hit: Sequence[float], name: str) -> Markup:

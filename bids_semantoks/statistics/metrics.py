@@ -46,6 +46,7 @@ class Score:
     value: float  # mean over repetitions; NaN where it cannot be computed
     ci_low: float  # 95 % interval
     ci_high: float
+    bound: float  # one-sided 95 % lower bound, as strict as the one-sided permutation test
     chance: float  # score of a model without features; NaN where that means nothing
     n_rows: int  # rows tested
 
@@ -73,13 +74,16 @@ def compute_scores(
         value = float(scorer(np.ones((1, predictions.fold.shape[1])))[0])
         sample = scorer(weights)
         sample = sample[~np.isnan(sample)]
-        low, high = np.quantile(sample, (0.025, 0.975)) if len(sample) else (np.nan, np.nan)
+        low, bound, high = np.quantile(sample, (0.025, 0.05, 0.975)) if len(sample) else (np.nan,) * 3
         if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
             low, high = _bound_extreme(predictions, value, participants)
+            bound = low
         if metric in ("r", "r_pooled") and abs(value) > 1 - 1e-9 and high - low < 1e-9:
             low, high = _bound_line(predictions, value, participants)
+            bound = low
         # Repeated rows inflate calibration errors, so that all bootstrap samples may lie above the estimate.
         low, high = np.fmin(low, value), np.fmax(high, value)
+        bound = np.clip(bound, low, value)
         floor, ceiling = RANGES.get(metric, (0.0, 1.0))
         scores.append(
             Score(
@@ -89,6 +93,7 @@ def compute_scores(
                 value=value,
                 ci_low=float(np.clip(value + widening * (low - value), floor, ceiling)),
                 ci_high=float(np.clip(value + widening * (high - value), floor, ceiling)),
+                bound=float(np.clip(value + widening * (bound - value), floor, ceiling)),
                 chance=compute_chance(predictions, metric),
                 n_rows=int(predictions.tested.sum()),
             )

@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold, KFold
 
 from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
-from bids_semantoks.statistics.metrics import compute_fold_scores
+from bids_semantoks.statistics.metrics import Score, compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features
 from bids_semantoks.statistics.splits import Split
@@ -121,16 +121,19 @@ def _build_test(statistic: str, split: str, scores: Floats) -> PermutationTest:
     return PermutationTest(statistic=statistic, split=split, value=value, null=null, p_value=p_value)
 
 
-def judge(value: float, interval: tuple[float, float], *, chance: float, p_value: float) -> str:
+def judge(score: Score, p_value: float) -> str:
     """Judge a score by its interval and its permutation test together: ``above chance`` only by both, ``not detected``
-    by neither, else ``inconclusive``. Without a test (p NaN) a score can at most be inconclusive; empty for NaN."""
-    low, high = interval
-    if math.isnan(value) or math.isnan(low):
+    by neither, else ``inconclusive``.
+
+    The question is one-sided, so chance must lie below the one-sided 95 % bound, which is as strict as p < 0.05. Without
+    a test (p NaN) a score can at most be inconclusive; empty for a score of NaN.
+    """
+    if math.isnan(score.value) or math.isnan(score.bound):
         return ""
-    is_above, is_significant = low > chance, p_value < SIGNIFICANT
+    is_above, is_significant = score.bound > score.chance, p_value < SIGNIFICANT
     if is_above and is_significant:
         return "above chance"
-    return "inconclusive" if is_above or is_significant or high < chance else "not detected"
+    return "inconclusive" if is_above or is_significant else "not detected"
 
 
 def permute_target(target: Target, *, n_permutations: int, seed: int, **units: NDArray[Any] | None) -> Floats:

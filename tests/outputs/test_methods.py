@@ -100,7 +100,7 @@ def test_what_was_done_is_said():
         *("fMRIPrep 24.1.1", "MNI152NLin6Asym", "457 parcels", "Schaefer400Tian3Buckner7", "5555555555555555"),
         *("less than 43 %", "The first 6 volumes", "above 0.37 mm", "less than 123 s", "*36p*", "0.011 to 0.13 Hz"),
         *("up to 11 equally spaced", "windows of 200 s", "*Own*", "7777777777777777", "a GPU", "bf16", "pooling `cls`"),
-        *("seed was 17", "31 runs of 29 participants", "mask ratio 0.65, 0.85", "n permutations 213", "9.8.7", "CC0"),
+        *("seed was 17", "31 runs of 29 participants", "mask ratio 0.65, 0.85", "by 213 permutations", "9.8.7", "CC0"),
         *("[@schaefer2018; @tian2020; @buckner2011]", "[@friston1996; @satterthwaite2013]"),
     ):
         assert phrase in text, phrase
@@ -163,13 +163,41 @@ def test_what_was_probed_is_said(change, phrase):
 
 
 def test_p_values_are_those_that_were_computed():
-    common = "were adjusted over phenotypes by Holm's method."
+    common = "p values of comparisons were adjusted by Holm's method over all comparisons."
     text = describe_methods(ALL)
-    assert f"; p values of permutations count the observed value [@phipson2010]; those of comparisons {common}" in text
+    assert f"[@nadeau2003]; {common} Each model was tested by 213 permutations" in text
+    assert "count the observed value [@phipson2010], so that p cannot fall below 0.0047" in text
+    assert "of values on the first repetition of the splits" in text
+    assert "Baselines on the same people and splits were Pearson connectivity." in text
+    # Sentences, no list of settings.
+    assert "Settings" not in text
+    assert "n_repeats" not in text
+    assert "on one five-fold split" in describe_methods({**ALL, "probing": {**PROBING, "protocol": "paper"}})
     text = describe_methods({**ALL, "probing": {**PROBING, "n_permutations": 0}})
-    assert f"[@nadeau2003]; p values of comparisons {common}" in text
-    assert "p values of permutations" not in text
+    assert f"[@nadeau2003]; {common}" in text
+    assert "no permutation tests" in text
     assert "phipson2010" not in text
+
+
+def test_results_have_their_numbers():
+    test = "permutation test: ridge r 0.30, p = 0.005, smallest possible 0.005"
+    one = {
+        "phenotype": "age_*",
+        "used": 30,
+        "what": "participants",
+        "out": ["2 with no value of age"],
+        "score": "r 0.31",
+    }
+    one |= {"motion": {"N": 29, "Mean": 0.187, "SD": 0.06}, "verdict": "above chance", "test": test}
+    other = {**one, "phenotype": "sex", "out": [], "motion": {}, "test": ""}
+    text = describe_methods({**ALL, "probing": {**PROBING, "covariate": ["site"], "results": [one, other]}})
+    assert (
+        r"*age\_\** was predicted in 30 participants (left out: 2 with no value of age), with a mean framewise "
+        "displacement of 0.19 mm (SD 0.06, known of 29): r 0.31, above chance (permutation test: ridge r 0.30, p = 0.005, "
+        "smallest possible 0.005)." in text
+    )
+    assert "*sex* was predicted in 30 participants (left out: nobody): r 0.31, above chance." in text
+    assert "Effects of site were removed from the features" in text
 
 
 def test_citations_become_links_and_commands(tmp_path):
