@@ -125,8 +125,8 @@ def judge(score: Score, p_value: float) -> str:
     """Judge a score by its interval and its permutation test together: ``above chance`` only by both, ``not detected``
     by neither, else ``inconclusive``.
 
-    The question is one-sided, so chance must lie below the one-sided 95 % bound, which is as strict as p < 0.05. Without
-    a test (p NaN) a score can at most be inconclusive; empty for a score of NaN.
+    The question is one-sided, so chance must lie below the one-sided 95 % bound, which is as strict as p < 0.05.
+    Without a test (p NaN) a score can at most be inconclusive; empty for a score of NaN.
     """
     if math.isnan(score.value) or math.isnan(score.bound):
         return ""
