@@ -56,7 +56,7 @@ def measure(folder: Path, model: str, n_procs: int) -> float:
 def read_spans(out: Path) -> list[tuple[float, float]]:
     """Read when each run began and ended, in seconds."""
     spans = []
-    for path in (out / "logs" / "runs").glob("*_status.json"):
+    for path in out.glob("logs/sub-*/*_status.json"):
         end = path.stat().st_mtime
         spans.append((end - json.loads(path.read_text())["seconds"], end))
     return spans

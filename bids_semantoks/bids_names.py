@@ -6,7 +6,10 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+from bids_semantoks.errors import SemantoksError
 
 # fmt: off
 ENTITY_ORDER: Final = (
@@ -160,3 +163,16 @@ def name_schaefer(label: str) -> str:
     """Reduce another pipeline's label of Schaefer's parcels in 7 networks to ours, such as Schaefer400; others stay."""
     found = SCHAEFER.fullmatch(label)
     return f"Schaefer{''.join(filter(None, found.groups()))}" if found else label
+
+
+def check_name(name: str | Path, kind: type[SemantoksError], what: str) -> None:
+    """Raise an error of this kind where the system cannot even look for a file of this name, mostly as it is too long;
+    a name that merely does not exist passes."""
+    try:
+        os.lstat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        text, reason = str(name), getattr(error, "strerror", None) or str(error)
+        shown = text if len(text) < 200 else f"{text[:100]}... ({len(text)} characters)"
+        raise kind(f"{what} {shown} cannot be looked for: {reason}.") from error

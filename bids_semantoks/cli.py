@@ -8,6 +8,7 @@ import logging
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterable, Sequence
 from types import FrameType
@@ -17,16 +18,26 @@ import click
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.command import parse
+from bids_semantoks.disk import is_full
 from bids_semantoks.errors import SemantoksError, TrainingStopped
 from bids_semantoks.escaping import show_hidden
 from bids_semantoks.runtime.logs import Console, LogBuffer, open_missing_streams, redirect_libraries, silence
 from bids_semantoks.runtime.resources import count_threads, limit_threads, read_rank
+from bids_semantoks.runtime.signals import STOPPING, handle_signals
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 
+#: A process group, a scheduler and a terminal send several signals at once; they must not disturb the tidying up.
+_SECONDS_TO_TIDY = 5.0
+
+
 class _Terminated(BaseException):
-    """The scheduler asked this process to terminate (SIGTERM or SIGUSR1)."""
+    """This process was asked to terminate by one of `STOPPING`."""
+
+
+class _Interrupted(_Terminated):
+    """Ctrl-C; a KeyboardInterrupt in code that a library runs would make Python end without an exit code."""
 
 
 def _start_logging(config: AppConfig) -> None:
@@ -87,20 +98,30 @@ def _run(config: AppConfig) -> int:
     limit_threads(config.running.omp_nthreads or count_threads())
     if config.running.reports_only or config.running.boilerplate_only:
         return _write_words(config)
-    if config.running.dry_run and config.level == "participant":
-        from bids_semantoks.participant import build_plan
-        from bids_semantoks.run_plan import describe_jobs
-
-        plan, _, jobs = build_plan(config)
-        _print(describe_jobs(plan, jobs))
-        _say(f"bids_semantoks: dry run of {_count(len(jobs), 'run')}, nothing was written")
-        return 0
     if config.level == "participant":
-        from bids_semantoks.participant import run_participants as run_level
+        from bids_semantoks.inputs.opening import open_inputs
+
+        # Folders and labels are checked before the import of all else, which takes longer.
+        inputs = open_inputs(config)
+        from bids_semantoks.participant import build_plan, run_participants
+
+        if config.running.dry_run:
+            from bids_semantoks.run_plan import describe_jobs
+
+            plan, _, jobs = build_plan(config, inputs)
+            lines, counts = describe_jobs(plan, jobs)
+            _print(lines)
+            _say(f"bids_semantoks: dry run of {_count(len(jobs), 'run')}: {counts}; nothing was written")
+            return 0
+        tally = run_participants(config, inputs)
     else:
-        from bids_semantoks.group import run_group as run_level
-    tally = run_level(config)
-    if not tally.is_silent:
+        from bids_semantoks.group import run_group
+
+        tally = run_group(config)
+    if tally.cohort:
+        where = "dry run, nothing was written" if config.running.dry_run else f"see {config.out_dir / 'group_qc.html'}"
+        _say(f"bids_semantoks: {tally.cohort} ({where})")
+    elif not tally.is_silent:
         _say(
             f"bids_semantoks: {tally.n_ok} ok, {tally.n_skipped} skipped, {tally.n_failed} failed "
             f"(see {config.out_dir / 'logs'})"
@@ -121,8 +142,7 @@ def _write_words(config: AppConfig) -> int:
     if config.level == "participant":
         from bids_semantoks.participant import build_plan, write_methods
 
-        plan, encoder, _ = build_plan(config)
-        write_methods(plan, encoder)
+        write_methods(*build_plan(config))
     else:
         from bids_semantoks.group import write_group_methods
 
@@ -131,8 +151,28 @@ def _write_words(config: AppConfig) -> int:
     return 0
 
 
-def _raise_terminated(signum: int, _: FrameType | None) -> NoReturn:
-    raise _Terminated(signum)
+class _Stopper:
+    """Signal handler that raises, and raises again only where that has not ended the call within seconds: an exception
+    that meets a destructor or a callback of a library is lost."""
+
+    signum, raised_at = 0, -_SECONDS_TO_TIDY
+
+    def __call__(self, signum: int, _: FrameType | None) -> None:
+        """Raise _Interrupted or _Terminated."""
+        if signum != signal.SIGALRM:
+            if time.monotonic() - self.raised_at < _SECONDS_TO_TIDY:
+                return
+            self.signum = signum
+        self.raised_at = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_TIDY)
+        raise (_Interrupted if self.signum == signal.SIGINT else _Terminated)(self.signum)
+
+    def raise_again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Raise at the next moment what a destructor or a callback has swallowed; report all else as Python does."""
+        if isinstance(lost.exc_value, _Terminated):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            sys.__unraisablehook__(lost)
 
 
 def _shorten(message: str) -> str:
@@ -140,18 +180,32 @@ def _shorten(message: str) -> str:
     return re.sub(r"\S{800,}", lambda match: f"{match[0][:100]}...{match[0][-100:]}", message)
 
 
-def _describe(error: SemantoksError | OSError) -> tuple[str, int]:
+def _describe(error: Exception) -> tuple[str, int]:
     """Describe an error and give its exit code: 5 where the system lacks something, 4 where a file is in the way."""
+    lacks_room = is_full(error)
     if isinstance(error, SemantoksError):
-        return str(error), error.exit_code
-    where = str(error.filename or "")
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
-    return f"{error.strerror or error}{': ' if where else ''}{where}; what is complete stays", 5 if is_full else 4
+        return str(error), 5 if lacks_room else error.exit_code
+    what, where = str(error) or type(error).__name__, ""
+    lacks_more = isinstance(error, OSError) and error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE)
+    if isinstance(error, OSError):
+        what, where = error.strerror or what, f": {error.filename}" if error.filename else ""
+    remedy = "; make room, and the same call goes on" if lacks_room else ""
+    return f"{what}{where}; what is complete stays{remedy}", 5 if lacks_room or lacks_more else 4
 
 
 def _fail(message: str, code: int) -> int:
     _say(f"bids_semantoks: error: {_shorten(message)}", level=logging.ERROR)
     return code
+
+
+def _report(error: Exception) -> int:
+    LOGGER.debug("%s", traceback.format_exc())
+    if isinstance(error, MemoryError):
+        return _fail("out of memory; give more memory or use fewer processes (--n-procs)", 5)
+    if isinstance(error, SemantoksError | OSError) or is_full(error):
+        return _fail(*_describe(error))
+    click.echo(show_hidden(traceback.format_exc(), keep="\n\t"), err=True)
+    return _fail("this is a bug, please report it with the lines above and the log file", 1)
 
 
 def call(arguments: Sequence[str]) -> int:
@@ -168,19 +222,12 @@ def call(arguments: Sequence[str]) -> int:
         if read_rank() == 0:
             _say(f"bids_semantoks: {error}")
         return error.exit_code
-    except (SemantoksError, OSError) as error:
-        LOGGER.debug("%s", traceback.format_exc())
-        return _fail(*_describe(error))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, _Interrupted, click.Abort):
         return _fail("interrupted; what is complete stays, the same call goes on", 130)
     except _Terminated:
         return _fail("terminated; what is complete stays, the same call goes on", 143)
-    except MemoryError:
-        return _fail("out of memory; give more memory or use fewer processes (--n-procs)", 5)
-    except Exception:  # noqa: BLE001 - the last resort turns a bug into a report
-        LOGGER.debug("%s", traceback.format_exc())
-        click.echo(show_hidden(traceback.format_exc(), keep="\n\t"), err=True)
-        return _fail("this is a bug, please report it with the lines above and the log file", 1)
+    except Exception as error:  # noqa: BLE001 - the last resort turns a bug into a report
+        return _report(error)
     finally:
         _stop_logging()
 
@@ -188,6 +235,19 @@ def call(arguments: Sequence[str]) -> int:
 def main() -> NoReturn:
     """Run the program with this process' arguments and exit."""
     open_missing_streams()
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # schedulers send either
-        signal.signal(number, _raise_terminated)
-    sys.exit(call(sys.argv[1:]))
+    numbers = (signal.SIGINT, *STOPPING)
+    stopper = _Stopper()
+    handle_signals(numbers, stopper)
+    signal.signal(signal.SIGALRM, stopper)
+    sys.unraisablehook = stopper.raise_again
+    code = 0
+    try:
+        code = call(sys.argv[1:])
+        sys.stdout.flush()
+    except _Terminated as error:  # during the last words
+        code = 130 if isinstance(error, _Interrupted) else 143
+    except OSError:
+        silence(sys.stdout)
+        code = code or 5
+    handle_signals((*numbers, signal.SIGALRM), signal.SIG_IGN)
+    sys.exit(code)

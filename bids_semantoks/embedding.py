@@ -12,21 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig
-from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.errors import ConfigurationError, RunFailed
 from bids_semantoks.files import hash_text, hash_values
 from bids_semantoks.models.parcels import match_parcels
-from bids_semantoks.outcomes import Outcome, Tally, isolate, run_batch
+from bids_semantoks.outcomes import Outcome, Tally, isolate, record_status, report_outcome, run_batch
+from bids_semantoks.outputs.damage import check_table, has_files, note_damage
 from bids_semantoks.outputs.dataset import write_descriptions
-from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences
-from bids_semantoks.outputs.store import (
-    OutputPaths,
-    StoredRun,
-    has_files,
-    read_sidecar,
-    remove_embedding,
-    write_embedding,
-)
+from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences, is_older
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, remove_embedding, write_embedding
+from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.gaps import GAPS
 from bids_semantoks.signals.windows import build_windows
@@ -163,9 +159,8 @@ def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:
     )
 
 
-def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
-    """Embed a run and write its embedding where its paths say; all tokens are
-    returned, but written only with --save-tokens."""
+def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[str, ...]:
+    """Embed a run and write its embedding where its paths say, all tokens only with --save-tokens; return warnings."""
     encoder.clear(run.paths, run.sidecar)
     windows = read_windows(run, encoder)
     embedding = encoder.frozen.encode(windows, with_tokens=True)
@@ -193,7 +188,7 @@ def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[Windows, Embedding]:
     sidecar = build_embedding_sidecar(windows, embedding, settings=encoder.settings, facts=facts)
     written = embedding if encoder.config.save_tokens else dataclasses.replace(embedding, tokens=None)
     write_embedding(run.paths, windows, written, sidecar)
-    return windows, embedding
+    return embedding.warnings
 
 
 def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] | None:
@@ -205,35 +200,72 @@ def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] 
     return {"Networks": networks, "Windows": windows} if n_rows <= _MOST_COMPARED else {"Windows": windows}
 
 
-def find_embedding_state(paths: OutputPaths, encoder: RunEncoder, signals_sha256: str) -> tuple[bool, list[str]]:
+def find_embedding_state(
+    paths: OutputPaths, encoder: RunEncoder, signals_sha256: str, *, redo_older_than: str | None = None
+) -> tuple[bool, list[str]]:
     """Tell whether the embedding on disk is complete and current, and list the settings in which it differs.
 
-    `signals_sha256` is the checksum of the signals on disk; empty if they will change.
+    `signals_sha256` is the checksum of the signals on disk; empty if they will change. One made before the version
+    `redo_older_than` is not current.
     """
     sidecar = read_sidecar(paths.embedding_sidecar)
     if sidecar is None:
         return False, []
     differences = describe_differences(sidecar["Settings"], encoder.settings)
-    is_whole = has_files(paths.directory, sidecar.get("Files", {}))
-    is_current = sidecar.get("SignalsSHA256") == signals_sha256 and is_whole
+    is_whole = has_files(paths.directory, sidecar)
+    is_current = sidecar.get("SignalsSHA256") == signals_sha256 and is_whole and not is_older(sidecar, redo_older_than)
     return not differences and is_current and (paths.tokens.is_file() or not encoder.config.save_tokens), differences
 
 
-def find_missing(stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, hint: str) -> list[StoredRun]:
-    """Find the runs whose embedding is missing or out of date, by paths from `RunEncoder.name_outputs`.
+def find_missing(
+    stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, hint: str, redo_older_than: str | None = None
+) -> list[StoredRun]:
+    """Find the runs whose embedding is missing, damaged, out of date, or made before the version `redo_older_than`, by
+    paths from `RunEncoder.name_outputs`.
 
     Raises ConfigurationError with `hint` if an embedding was made with other settings, unless `overwrite`.
     """
     missing = []
     for run in stored:
-        is_complete, differences = find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])
+        is_complete, differences = find_embedding_state(
+            run.paths, encoder, run.sidecar["TableSHA256"], redo_older_than=redo_older_than
+        )
         if differences and not overwrite:
             raise ConfigurationError(
                 f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.", hint=hint
             )
-        if not is_complete:
+        if not is_complete or _is_damaged(run.paths):
             missing.append(run)
     return missing
+
+
+def _is_damaged(paths: OutputPaths) -> bool:
+    """Compare a complete embedding, which the caller goes on to read, with its checksum."""
+    try:
+        check_table(paths.embedding, read_sidecar(paths.embedding_sidecar) or {})
+    except RunFailed as error:
+        LOGGER.warning("%s It is made again.", error.message)
+        return True
+    return False
+
+
+def leave_out_damaged(stored: Sequence[StoredRun], tally: Tally) -> list[StoredRun]:
+    """Keep the runs whose signals, which the caller goes on to read, are as their sidecars say; the others, complete
+    until now, fail."""
+    whole = []
+    for run in stored:
+        try:
+            check_table(run.paths.signals, run.sidecar)
+        except RunFailed as error:
+            outcome = Outcome(status="failed", reason=error.reason, message=str(error))
+            record_status(run, outcome, device="")
+            note_damage(run.paths.signals)
+            tally.n_ok -= 1
+            tally.add(outcome)
+            report_outcome(run, outcome, progress="[left out]")
+        else:
+            whole.append(run)
+    return whole
 
 
 def embed_missing(
@@ -262,7 +294,15 @@ def _load_worker(config: EmbeddingConfig, atlas: AtlasNames, seed: int) -> Calla
 
 
 def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
-    return isolate(lambda: embed_run(run, encoder)[1].warnings, run, device=str(encoder.frozen.device))
+    def embed() -> tuple[str, ...]:
+        remove_run_qc(run.paths)
+        return embed_run(run, encoder)
+
+    outcome = isolate(embed, run, device=str(encoder.frozen.device))
+    if outcome.reason == "damaged_table":
+        note_damage(run.paths.signals)
+    write_run_qc(run.paths, seconds=outcome.seconds)
+    return outcome
 
 
 def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, overwrite: bool = True) -> None:
@@ -273,7 +313,7 @@ def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, 
     if missing:
         LOGGER.info("Embedding %d runs %s.", len(missing), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
-    for run in missing:
+    for run in Progress(f"Embedding {why}").each("run", missing):
         embed_run(run, encoder)
 
 

@@ -88,6 +88,7 @@ class RunFailed(RunError):
         "no_repetition_time",
         "bad_confounds",
         "bad_image",
+        "damaged_table",
         "space_mismatch",
         "low_coverage",
         "out_of_memory",
@@ -100,7 +101,7 @@ class RunSkipped(RunError):
     """One run is skipped; not an error."""
 
     exit_code = 0
-    reasons = ("too_short", "too_few_kept", "no_content", "already_done")
+    reasons = ("too_short", "too_few_kept", "no_content")
 
 
 def name_some(items: Sequence[object]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-from typing import Final
+from typing import Any, Final
 
 #: Characters that steer instead of showing: controls (escape sequences, ends of lines), directions of writing, which
 #: make a text read otherwise than it is, halves of surrogate pairs (bytes that are not UTF-8), and no characters.
@@ -47,3 +48,10 @@ def escape_latex(text: str) -> str:
     """Write text so that LaTeX sets it as it is; characters that need packages become their code, ``U+1F9E0``."""
     line = _NOT_LATEX.sub(lambda m: " " if m[0].isspace() else f"U+{ord(m[0]):04X}", text)
     return "".join(_LATEX.get(c, c) for c in line)
+
+
+class LegibleParser(argparse.ArgumentParser):
+    """Parser whose messages show control characters in arguments as escapes."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(show_hidden(message, keep="\n\t"), file)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import io
 import json
 import math
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, NamedTuple
 
-from bids_semantoks.errors import ConfigurationError, ResourceError
+from bids_semantoks.disk import name_temporary, remove_leftovers_once
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,12 +46,13 @@ _MARKS: Final = (
 def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file that gets its name only once complete; if the block raises, nothing is left behind.
 
-    `is_durable` waits until the disk has the file: for checkpoints, which a crash of the machine
-    must not empty. Written under a hidden name beside `path` and renamed. Takes no lock, since locks
-    fail on network file systems of clusters.
+    `is_durable` waits until the disk has the file: for checkpoints and tables that a sidecar vouches for, which a
+    crash of the machine must not empty. Written under a hidden name beside `path` and renamed. Takes no lock, since
+    locks fail on network file systems of clusters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{os.urandom(6).hex()}.tmp"
+    remove_leftovers_once(path.parent)
+    temporary = path.parent / name_temporary()
     try:
         with temporary.open("xb") as file:
             yield file
@@ -60,7 +60,9 @@ def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # what people know
         temporary.unlink(missing_ok=True)
         raise
 
@@ -91,7 +93,7 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 
     content = io.BytesIO()
     np.save(content, values, allow_pickle=False)
-    with open_atomic(path) as file:
+    with open_atomic(path, is_durable=True) as file:
         file.write(content.getbuffer())
 
 
@@ -106,7 +108,7 @@ def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[An
         raise ValueError(f"{len(columns)} columns but rows of shape {rows.shape}")
     line = "\t".join(["%.9g"] * len(columns))
     has_gaps = bool(np.isnan(rows).any())
-    with open_atomic(path) as file:
+    with open_atomic(path, is_durable=True) as file:
         file.write(("\t".join([index, *columns] if index else columns) + "\n").encode())
         for i, row in enumerate(rows.tolist()):
             text = line % tuple(row)
@@ -266,7 +268,7 @@ def _split_line(line: str, delimiter: str, width: int) -> list[str]:
         (parsed,) = csv.reader([line], delimiter=delimiter, strict=True)
         if len(parsed) == len(cells) or len(cells) != width:
             return parsed
-    return [cell[1:-1].replace('""', '"') if re.fullmatch('".*"', cell) else cell for cell in cells]
+    return [cell[1:-1].replace('""', '"') if re.fullmatch('"(?:[^"]|"")*"', cell) else cell for cell in cells]
 
 
 def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -376,25 +378,6 @@ def format_cell(value: object) -> str:
     # NumPy's scalars are registered with numbers.
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return "n/a" if math.isnan(value) else f"{value:.9g}"
-    # Only characters that would end a cell or line, and those with which `decode_text` would not read it back: other
-    # spaces stay, since names are looked up as written.
-    return re.sub(r"\s*[\x00-\x1a\x1c-\x1f]\s*", " ", str(value)).strip()
-
-
-def check_writable(directory: Path) -> None:
-    """Create a directory if needed and try to write to it: ConfigurationError if not
-    writable, ResourceError if disk is full."""
-    probe = directory / f".{os.urandom(6).hex()}.tmp"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x" * 4096)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"No space left to write to {directory}: {reason}.", hint="Make room.") from error
-        raise ConfigurationError(
-            f"Cannot write to {directory}: {reason}.", hint="Give an output directory that you may write to."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
+    # Replaced is what ends a cell or line, or cannot be read back; names are looked up as written. Readers unquote.
+    cell = re.sub(r"\s*[\x00-\x1a\x1c-\x1f]\s*", " ", str(value)).strip()
+    return '"{}"'.format(cell.replace('"', '""')) if cell[:1] == cell[-1:] == '"' else cell

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
+from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
     AtlasNames,
     RunEncoder,
@@ -18,11 +20,11 @@ from bids_semantoks.embedding import (
     embed_missing,
     find_embedding_state,
     find_missing,
+    leave_out_damaged,
 )
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
-from bids_semantoks.files import check_writable
-from bids_semantoks.inputs.listed import warn_of_missing_outputs
-from bids_semantoks.inputs.selection import check_known, is_same_value, keep_known, list_asked, read_labels
+from bids_semantoks.inputs.listed import find_roots, warn_of_missing_outputs
+from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.features import (
@@ -35,11 +37,15 @@ from bids_semantoks.outputs.features import (
     write_group_status,
 )
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
+from bids_semantoks.quality.exclude import find_excluded
 from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
+from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.launch import check_launch
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.statistics.weights import weigh_runs
@@ -56,9 +62,10 @@ _RUNS_PER_READER = 300
 def run_group(config: AppConfig) -> Tally:
     """Run the group level and count the outcomes of its runs. Raises
     SemantoksError if the call as a whole cannot work."""
-    if not config.bids_dir.is_dir():
-        raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
+    _check_bids_dir(config)
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
+    if config.signals.signals_only:
+        return _report_quality(config)
     asked, running = config.pretraining, config.running
     if asked.pretrain or config.probing.scaling:
         check_launch()
@@ -74,36 +81,89 @@ def run_group(config: AppConfig) -> Tally:
             # The other ranks only helped to train; the first goes on alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
-    model = encoder.loaded.name
     chosen = encoder.name_outputs(chosen)
-    # Adding --overwrite to the same call would repeat a training of days.
-    trained = f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
-    hint = trained if asked.pretrain else "Use the former settings or --overwrite."
-    missing = find_missing(chosen, encoder, overwrite=running.overwrite, hint=hint)
+    missing = find_missing(
+        *(chosen, encoder),
+        overwrite=running.overwrite,
+        hint=_name_remedy(config),
+        redo_older_than=running.redo_older_than,
+    )
     n_done = len(chosen) - len(missing)
     n_refused = probes.n_refused if probes is not None else 0
-    tally = Tally(n_skipped=n_done + len(left_out), n_done=n_done, n_refused=n_refused)
+    tally = Tally(n_ok=n_done, n_kept=n_done, n_skipped=len(left_out), n_refused=n_refused)
     if running.dry_run:
-        LOGGER.info("Would embed %d of %d runs and write phenotype/%s%s.tsv.", len(missing), len(chosen), label, model)
+        LOGGER.info(
+            "Would embed %d of %d runs and write phenotype/%s%s.tsv.",
+            *(len(missing), len(chosen), label, encoder.loaded.name),
+        )
         return tally
     if not asked.pretrain:
         _open_outputs(config)
     write_descriptions(config.out_dir, encoder.description)
-    write_stored_methods(config, encoder, chosen)
+    write_stored_methods(config, encoder, chosen, left_out)
     embed_missing(missing, encoder, atlas, running, tally)
-    done = {run.paths.embedding for run in missing}
-    complete = [
-        run
-        for run in chosen
-        if run.paths.embedding not in done or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
-    ]
+    if tally.is_disk_full:
+        return tally
+    complete = _keep_complete(chosen, missing, encoder)
+    # Probes read the signals, too.
+    complete = leave_out_damaged(complete, tally) if probes is not None else complete
+    if len(complete) < len(chosen) and complete:
+        write_stored_methods(config, encoder, complete, left_out)
     _write_features(config, encoder, label, complete)
-    write_group_status(config.out_dir, used=[run.paths.stem for run in complete], left_out=left_out)
+    tally.cohort = _report_runs(config, encoder.loaded.name, complete, left_out)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
-        tally.n_refused = run_call(probes, config, encoder, complete, atlas)
+        tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out)
     return tally
+
+
+def _check_bids_dir(config: AppConfig) -> None:
+    check_name(config.bids_dir, InputError, "BIDS_DIR")
+    if not config.bids_dir.is_dir():
+        raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
+
+
+def _report_quality(config: AppConfig) -> Tally:
+    """Write the table and page of the quality of all runs, for which no encoder is loaded."""
+    excluded = find_excluded(config.out_dir, config.selection)
+    facts = CallFacts(roots=find_roots(config.bids_dir), left_out=excluded)
+    if config.running.dry_run:
+        rows = build_rows(config.out_dir, facts)
+    else:
+        _open_outputs(config)
+        rows = report_cohort(config.out_dir, facts)
+    return Tally(cohort=describe_rows(rows))
+
+
+def _report_runs(
+    config: AppConfig, model: str, complete: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
+) -> str:
+    """Write the tables of status and quality of all runs; return the counts of those of this atlas and space."""
+    used = [run.paths.stem for run in complete]
+    write_group_status(config.out_dir, used=used, left_out=left_out)
+    facts = CallFacts(model=model, roots=find_roots(config.bids_dir), used=used, left_out=left_out)
+    rows = report_cohort(config.out_dir, facts)
+    kinds = {(run.entities.get("atlas"), run.entities.get("space")) for run in complete} | {(None, None)}
+    return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
+
+
+def _name_remedy(config: AppConfig) -> str:
+    """Say what to do about embeddings of other settings."""
+    if config.pretraining.pretrain:
+        # Adding --overwrite to the same call would repeat a training of days.
+        return f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
+    return "Use the former settings or --overwrite."
+
+
+def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], encoder: RunEncoder) -> list[StoredRun]:
+    """Keep the runs that have an embedding by now, where those `missing` were to be embedded."""
+    tried = {run.paths.embedding for run in missing}
+    return [
+        run
+        for run in chosen
+        if run.paths.embedding not in tried or find_embedding_state(run.paths, encoder, run.sidecar["TableSHA256"])[0]
+    ]
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:
@@ -120,10 +180,10 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
 
 def write_group_methods(config: AppConfig) -> None:
     """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
-    _, atlas, chosen, _ = choose_stored(config)
+    _, atlas, chosen, left_out = choose_stored(config)
     check_writable(config.out_dir)
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
-    write_stored_methods(config, encoder, chosen)
+    write_stored_methods(config, encoder, chosen, left_out)
 
 
 def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
@@ -168,7 +228,8 @@ def build_features(
     """
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
     read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
-    for i, result in run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs):
+    results = run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs)
+    for i, result in Progress("Averaging").each("run", results, total=len(stored)):
         if isinstance(result, WorkerDied):
             raise ResourceError(f"Reading {stored[i].paths.embedding}: {result}.", hint="Use a smaller --n-procs.")
         read[i] = result
@@ -241,12 +302,11 @@ def select_stored(
     for what, key, labels in (asked, *list_asked(selection)):
         check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
         if labels:
-            kept = [
-                run for run in kept if any(is_same_value(key, run.entities.get(key, ""), label) for label in labels)
-            ]
+            same = {normalise_value(key, label) for label in labels}
+            kept = [run for run in kept if normalise_value(key, run.entities.get(key, "")) in same]
     excluded = read_labels(selection.exclude_participant_label, "sub-")
-    excluded = keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True)
-    kept = [run for run in kept if run.entities["sub"] not in excluded]
+    left_out = set(keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True))
+    kept = [run for run in kept if run.entities["sub"] not in left_out]
     if not kept:
         raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
     if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
@@ -287,10 +347,12 @@ def choose_stored(
         )
     check_settings(config, chosen, to_json(load_denoising(config.signals.denoise)))
     kept, left_out = leave_out(config, chosen)
+    left_out |= find_excluded(config.out_dir, config.selection, [run.paths.stem for run in kept])
+    kept = [run for run in kept if run.paths.stem not in left_out]
     if not kept:
         raise InputError(
             f"The limits of this call leave out all {len(chosen)} runs, such as {chosen[0].paths.stem}: "
             f"{left_out[chosen[0].paths.stem][1]}",
-            hint="Lower --min-time or --min-coverage.",
+            hint="Lower --min-time or --min-coverage, or exclude fewer.",
         )
     return atlas, names, kept, left_out

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
 import logging
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
+from bids_semantoks.disk import is_full
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
-from bids_semantoks.files import write_json
-from bids_semantoks.outputs.store import OutputPaths
+from bids_semantoks.files import read_object, write_json
+from bids_semantoks.outputs.store import OutputPaths, find_statuses, read_former_status
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.runtime.progress import FIRST_ESTIMATE, describe_seconds
 from bids_semantoks.runtime.resources import read_peak_memory
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -32,6 +35,9 @@ class Job(Protocol):
         """Hash of the settings that decide the result."""
 
 
+JobT = TypeVar("JobT", bound=Job)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """Outcome of one run."""
@@ -39,6 +45,7 @@ class Outcome:
     status: str  # ok, skipped or failed
     reason: str = ""  # code of a skipped or failed run
     message: str = ""  # the reason in words
+    action: str = "made"  # what this call did: made, or kept where the outputs were complete
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()  # shown although the run is ok
     details: str = ""  # traceback of a bug
@@ -51,90 +58,122 @@ class Tally:
     n_ok: int = 0
     n_skipped: int = 0
     n_failed: int = 0
-    n_done: int = 0  # skipped runs that are complete from an earlier call
+    n_kept: int = 0  # runs among the ok that are complete from an earlier call
     n_refused: int = 0  # phenotypes that could not be probed, beside others that were
     reasons: set[str] = dataclasses.field(default_factory=set)  # codes of the failed runs
     absent: list[Any] = dataclasses.field(default_factory=list)  # jobs skipped for want of content
     is_silent: bool = False  # another process reports for this one
+    cohort: str = ""  # counts of all runs of the study in words, where the call looked at them
 
     def add(self, outcome: Outcome) -> None:
         """Count one run."""
         if outcome.status == "ok":
             self.n_ok += 1
+            self.n_kept += outcome.action == "kept"
         elif outcome.status == "skipped":
             self.n_skipped += 1
-            self.n_done += outcome.reason == "already_done"
         else:
             self.n_failed += 1
             self.reasons.add(outcome.reason)
 
-    def exit_code(self, *, ignore_failed: bool) -> int:
-        """Return the exit code: 0, 5 if runs failed only for lack of resources, else 7, also for a phenotype refused.
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether a full disk stopped the call."""
+        return "disk_full" in self.reasons
 
-        With `ignore_failed`, failed runs are accepted as long as one run is complete.
+    def exit_code(self, *, ignore_failed: bool) -> int:
+        """Return the exit code: 0, 5 if runs failed only for lack of resources or a full disk stopped the call, else 7,
+        also for a phenotype refused.
+
+        With `ignore_failed`, failed runs are accepted as long as one run is complete and all were tried.
         """
-        if not self.n_failed or (ignore_failed and self.n_ok + self.n_done):
+        if self.is_disk_full:
+            return 5
+        if not self.n_failed or (ignore_failed and self.n_ok):
             return 7 if self.n_refused else 0
         return 5 if self.reasons <= set(_RESOURCE_REASONS) else 7
 
 
-def isolate(work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "") -> Outcome:
-    """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` where all went well;
-    `work` returns warnings.
+def isolate(
+    work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "", action: str = "made"
+) -> Outcome:
+    """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` and `action` where all
+    went well; `work` returns warnings.
 
     Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
     """
     started = time.monotonic()
     try:
-        outcome = Outcome(status="ok", message=note, warnings=work())
+        outcome = Outcome(status="ok", message=note, action=action, warnings=work())
     except RunSkipped as error:
         outcome = Outcome(status="skipped", reason=error.reason, message=str(error))
     except RunFailed as error:
         outcome = Outcome(status="failed", reason=error.reason, message=str(error))
-    except AtlasError as error:
-        # One image far from its template must not stop the others.
-        outcome = Outcome(status="failed", reason="space_mismatch", message=str(error))
-    except SemantoksError:
-        # Concerns the whole call, not this run.
-        raise
     except MemoryError:
         outcome = Outcome(status="failed", reason="out_of_memory", message="Out of memory. Use fewer processes.")
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        outcome = Outcome(
-            status="failed",
-            reason="disk_full" if is_full else "internal",
-            message=f"{error.strerror or error}: {error.filename or job.paths.directory}",
-            details="" if is_full else traceback.format_exc(),
-        )
-    except Exception as error:  # noqa: BLE001 - the one place that isolates a run
-        message = f"{type(error).__name__}: {error}"
-        outcome = Outcome(status="failed", reason="internal", message=message, details=traceback.format_exc())
+    except Exception as error:  # the one place that isolates a run
+        if isinstance(error, SemantoksError) and not (isinstance(error, AtlasError) or is_full(error)):
+            # Concerns the whole call, not this run.
+            raise
+        outcome = _describe_failure(error, job)
     outcome = dataclasses.replace(outcome, seconds=time.monotonic() - started)
     record_status(job, outcome, device=device)
     return outcome
 
 
+def _describe_failure(error: Exception, job: Job) -> Outcome:
+    """Describe an error that no one foresaw for a run."""
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, SemantoksError):
+        message = str(error)
+    elif isinstance(error, OSError):
+        message = f"{error.strerror or error}: {error.filename or job.paths.directory}"
+    if is_full(error):
+        return Outcome(status="failed", reason="disk_full", message=message)
+    if isinstance(error, AtlasError):
+        # One image far from its template must not stop the others.
+        return Outcome(status="failed", reason="space_mismatch", message=message)
+    return Outcome(status="failed", reason="internal", message=message, details=traceback.format_exc())
+
+
 def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
-    """Write the status of a run; a failure to write is only logged, since it must not hide the outcome."""
+    """Write what a run is, and what this call did about it. A failure to write is only logged, since it must not hide
+    the outcome, and a former status, which would not be true any more, goes. A run that was kept also keeps the time
+    and memory that making it took, None where nobody knows."""
+    effort = {
+        "seconds": round(outcome.seconds, 3),
+        "peak_rss_mb": round(read_peak_memory() / 2**20, 1),
+        "device": device,
+    }
+    if outcome.action == "kept":
+        former = read_former_status(job.paths)
+        effort = {key: former.get(key) if former.get("status") == "ok" else None for key in effort}
     status = {
         "status": outcome.status,
         "reason": outcome.reason,
         "message": outcome.message,
-        "seconds": round(outcome.seconds, 3),
-        "peak_rss_mb": round(read_peak_memory() / 2**20, 1),
-        "device": device,
+        "action": outcome.action,
+        **effort,
         "config_hash": job.settings_hash,
     }
     try:
-        write_json(job.paths.status, status)
+        write_json(job.paths.status, status, only_if_changed=True)
     except OSError as error:
-        LOGGER.error("Cannot write %s: %s.", job.paths.status, error.strerror or error)
+        LOGGER.warning("Cannot write %s: %s.", job.paths.status, error.strerror or error, extra={"once": "status"})
+        with contextlib.suppress(OSError):
+            job.paths.status.unlink(missing_ok=True)
+
+
+def record_redrawn(out_dir: Path, participant: str) -> None:
+    """Record that a call drew the reports of a participant's runs again, which changes nothing about what they are."""
+    for _, path in find_statuses(out_dir, participant).items():
+        if found := read_object(path):
+            write_json(path, {**found, "action": "redrawn"}, only_if_changed=True)
 
 
 def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0.0) -> None:
     """Log the outcome of a run, with its `progress` (which of how many) and the estimated seconds `left`."""
-    rest = f", about {_format_seconds(left)} left" if left >= 1 else ""
+    rest = f", about {describe_seconds(left)} left" if left >= 1 else ""
     line = f"{progress} {job.paths.stem}: {outcome.status}"
     if outcome.status == "ok":
         LOGGER.info("%s (%.1f s%s)", line, outcome.seconds, rest, extra={"is_progress": True})
@@ -149,10 +188,18 @@ def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0
         LOGGER.debug("%s", outcome.details)
 
 
-def _format_seconds(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally) -> list[JobT]:
+    """Look again at runs that are complete from an earlier call, and return those that a limit of this one skips."""
+    lost = []
+    for job in jobs:
+        outcome = worker(job)
+        tally.add(outcome)
+        if outcome.status != "ok":
+            report_outcome(job, outcome, progress="[done]")
+            lost.append(job)
+    if tally.n_kept:
+        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_kept)
+    return lost
 
 
 def run_batch(
@@ -168,14 +215,13 @@ def run_batch(
     """Run all jobs in `n_procs` processes, logging one line per job and counting its outcome in `tally`.
 
     `build_worker(*arguments)` is called once per process (with several, the arguments must pickle) and returns the
-    function that runs one job. With `stop_on_failure`, no job starts after the first failure: jobs in progress finish,
-    the rest are recorded as not tried. `on_done` is called with each job once it is counted.
+    function that runs one job. Once the disk is full, and with `stop_on_failure` after the first failure, no job
+    starts: jobs in progress finish, the rest are recorded as not tried. `on_done` is called with each job once it is
+    counted.
     """
     started = time.monotonic()
-    waiting, failed = dict(enumerate(jobs)), ""
-    results = run_jobs(
-        build_worker, arguments, jobs, n_procs=n_procs, is_wanted=lambda: not (failed and stop_on_failure)
-    )
+    waiting, reason, cause = dict(enumerate(jobs)), "", ""
+    results = run_jobs(build_worker, arguments, jobs, n_procs=n_procs, is_wanted=lambda: not reason)
     for n_finished, (i, result) in enumerate(results, start=1):
         job, outcome = waiting.pop(i), result
         if isinstance(result, WorkerDied):
@@ -183,22 +229,23 @@ def run_batch(
             record_status(job, outcome, device="")
         tally.add(outcome)
         tally.absent += [job] if outcome.reason == "no_content" else []
-        left = (time.monotonic() - started) / n_finished * len(waiting)
+        left = (time.monotonic() - started) / n_finished * len(waiting) if n_finished >= FIRST_ESTIMATE else 0.0
         report_outcome(job, outcome, progress=f"[{n_finished}/{len(jobs)}]", left=left)
+        if not reason and outcome.reason == "disk_full":
+            reason, cause = "disk_full", f"the disk was full at {job.paths.stem}"
+        elif not reason and outcome.status == "failed" and stop_on_failure:
+            reason, cause = "internal", f"the call stopped at the failure of {job.paths.stem} (--stop-on-first-crash)"
         on_done(job)
-        if outcome.status == "failed":
-            failed = failed or job.paths.stem
     if waiting:
-        _leave_out(waiting.values(), failed, tally)
+        _leave_out(waiting.values(), reason, cause, tally)
 
 
-def _leave_out(jobs: Collection[Job], failed: str, tally: Tally) -> None:
+def _leave_out(jobs: Collection[Job], reason: str, cause: str, tally: Tally) -> None:
     """Record runs that were never tried as failed; their reason is not
     tallied, since it must not decide the exit code."""
-    LOGGER.warning("Stopped at the first failure, %d runs were not tried.", len(jobs))
-    message = f"Not tried: the call stopped at the failure of {failed} (--stop-on-first-crash)."
+    LOGGER.warning("%d runs were not tried: %s.", len(jobs), cause)
     for job in jobs:
-        record_status(job, Outcome(status="failed", reason="internal", message=message), device="")
+        record_status(job, Outcome(status="failed", reason=reason, message=f"Not tried: {cause}."), device="")
     tally.n_failed += len(jobs)
 
 

@@ -7,22 +7,25 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
+from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
-from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
-from bids_semantoks.files import check_writable
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.content import describe_absent_content
-from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
-from bids_semantoks.inputs.listed import warn_of_missing
+from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.inputs.opening import Inputs, open_inputs
 from bids_semantoks.inputs.pipelines import Derivative
-from bids_semantoks.inputs.runs import find_participants, find_runs
+from bids_semantoks.inputs.runs import find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
-from bids_semantoks.outcomes import Outcome, Tally, isolate, report_outcome, run_batch
+from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
+from bids_semantoks.outputs.cohort import count_planned
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import (
     check_same_atlas,
     keep_identity,
@@ -42,7 +45,9 @@ from bids_semantoks.outputs.store import (
     write_signals,
 )
 from bids_semantoks.quality.limits import check_kept_time
+from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.reports.cohort_page import report_all
 from bids_semantoks.reports.figures_run import draw_figures
 from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
 from bids_semantoks.reports.run_data import write_run_data
@@ -59,44 +64,35 @@ from bids_semantoks.run_plan import (
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.series_tables import read_header
+from bids_semantoks.signals.series_tables import read_first_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def run_participants(config: AppConfig) -> Tally:
-    """Run the participant level and count the outcomes of its runs. Raises SemantoksError, before anything is
-    written, if the call as a whole cannot work."""
+def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
+    """Run the participant level (on `inputs` opened before) and count the outcomes of its runs. Raises SemantoksError,
+    before anything is written, if the call as a whole cannot work."""
     if config.pretraining.pretrain:
         LOGGER.warning("--pretrain trains at the group level, and does nothing at the participant level.")
-    plan, encoder, jobs = build_plan(config)
+    plan, encoder, jobs = build_plan(config, inputs)
     check_no_conflict(jobs, overwrite=config.running.overwrite)
     if not config.running.overwrite:
         check_same_atlas(config.out_dir, plan.atlas)
     check_writable(config.out_dir)
     open_work_dir(config.running.work_dir, config.out_dir)
     open_log(config.out_dir, to_json(config))
-    write_methods(plan, encoder)
+    write_methods(plan, encoder, jobs)
     _write_shared_files(plan, encoder)
-    tally = Tally()
-    former = _find_features(jobs)
-    done = [job for job in jobs if not (job.needs_signals or job.needs_embedding)]
-    todo = [job for job in jobs if job.needs_signals or job.needs_embedding]
+    tally, former = Tally(), _find_features(jobs)
+    done, todo = [job for job in jobs if job.is_complete], [job for job in jobs if not job.is_complete]
     reports = ReportQueue(config.out_dir, (job.participant for job in todo))
     in_this_process = RunWorker(plan, encoder)
-    for job in done:
-        outcome = in_this_process(job)
-        tally.add(outcome)
-        if outcome.reason != "already_done":
-            report_outcome(job, outcome, progress="[done]")
-            # Its page still calls it complete.
-            reports.expect(job.participant)
-            reports.finish(job.participant)
-    if tally.n_done:
-        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_done)
+    for job in review(done, in_this_process, tally):
+        # Its page still calls it complete.
+        reports.expect(job.participant)
+        reports.finish(job.participant)
     reports.write_absent(job.participant for job in done if not reports.left[job.participant])
-    n_bytes = encoder.n_bytes if encoder else 0
-    device = in_this_process.device
+    n_bytes, device = encoder.n_bytes if encoder else 0, in_this_process.device
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
@@ -113,10 +109,16 @@ def run_participants(config: AppConfig) -> Tally:
     if tally.n_failed:
         _clear_failed(plan, encoder, todo)
     _remove_features(plan, former)
+    _warn_of_absent(tally)
+    reports.write_rest()
+    write_methods(plan, encoder, jobs)
+    report_all(config, plan.dataset, encoder.loaded.name if encoder else None, [job.version for job in done])
+    return tally
+
+
+def _warn_of_absent(tally: Tally) -> None:
     if tally.absent:
         LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
-    reports.write_rest()
-    return tally
 
 
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
@@ -152,22 +154,16 @@ def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> N
         remove_features(plan.config.out_dir, atlas=plan.atlas.name, model=model, participants=participants)
 
 
-def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
+def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
     """Find the runs, resolve atlas and encoder (None for signals only) and
     determine what is left to do. Writes nothing.
 
     Raises SemantoksError if anything requested is missing or does not fit together.
     """
-    dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
-    LOGGER.info("%s", dataset.describe())
-    for sentence in dataset.describe_recognised():
-        LOGGER.info("%s", sentence)
-    check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
+    dataset, participants = inputs or open_inputs(config)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
     config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
     denoising = load_denoising(config.signals.denoise, config.signals.band_pass)
-    participants = find_participants(dataset, config.selection)
-    warn_of_missing(dataset, config.selection, participants)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:
@@ -265,7 +261,7 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
     # The default is an atlas for extraction; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
     label, runs = find_series(dataset, config.selection, participants, atlas=asked)
-    columns = _read_first_header(runs)
+    columns = read_first_header(runs)
     if not label:
         asked, label = name_series_atlas(columns, asked, SignalsConfig().atlas)
     atlas = load_series_atlas(
@@ -279,16 +275,6 @@ def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, .
     return runs, atlas
 
 
-def _read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
-    """Read the first readable header; the other tables are reported with their runs."""
-    for run in runs:
-        try:
-            return read_header(run.bold, volumes=run.volumes)
-        except (RunFailed, RunSkipped) as error:
-            LOGGER.warning("%s", error)
-    raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")
-
-
 class RunWorker:
     """Processes one run at a time with tools loaded once; loads the encoder if none is given and the plan needs one."""
 
@@ -299,33 +285,42 @@ class RunWorker:
         self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
 
     def __call__(self, job: RunJob) -> Outcome:
-        """Process one run and write its status, then draw its figures if asked for, which cannot spoil outputs."""
-        note = " ".join(job.run.time_problems)
-        outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note)
+        """Write what a run lacks with its status and quality, then draw its figures if asked for, which cannot spoil
+        outputs."""
+        note, action = " ".join(job.run.time_problems), "kept" if job.is_complete else "made"
+        outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note, action=action)
+        if not (job.is_complete and job.paths.qc.is_file()):
+            write_run_qc(job.paths, seconds=None if job.is_complete else outcome.seconds)
         kind, atlas = self.plan.config.running.figures, self.plan.atlas
-        if kind and outcome.status == "ok" and (sidecar := read_sidecar(job.paths.signals_sidecar)):
+        if kind and outcome.status != "failed" and (sidecar := read_sidecar(job.paths.signals_sidecar)):
             draw_figures(job.paths, sidecar, (atlas.parcels, atlas.networks), kind)
         return outcome
 
     def _complete(self, job: RunJob) -> tuple[str, ...]:
-        """Write what a run lacks; return warnings."""
+        """Write what a run lacks; return warnings. The sidecars come after what shows the run: what was killed on the
+        way is done again."""
         plan, paths = self.plan, job.paths
+        if not job.is_complete:
+            remove_run_qc(paths)
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
+        if sidecar is not None:
+            self._check_kept_time(job, sidecar)
+            if not job.needs_embedding:
+                return ()
+            try:
+                check_table(paths.signals, sidecar)
+            except RunFailed as error:
+                sidecar, warnings = None, (f"{error.message} It was made again.",)
         if sidecar is None:
             _clear(plan, job)
             signals = make_signals(plan, job.run)
-            warnings, sidecar = signals.warnings, self._write_signals(job, signals)
-            write_run_data(paths, signals, (plan.atlas.parcels, plan.atlas.networks), self._grid)
-        else:
-            self._check_kept_time(job, sidecar)
-            if not job.needs_embedding:
-                raise RunSkipped("already_done", "Complete with the same settings.")
+            warnings, sidecar = (*warnings, *signals.warnings), self._write_signals(job, signals)
         if self.encoder:
             # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
-            warnings += embed_run(stored, self.encoder)[1].warnings
+            warnings += embed_run(stored, self.encoder)
         return warnings
 
     def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
@@ -349,18 +344,30 @@ class RunWorker:
             dataset=plan.source_name(job.run),
             min_time=asked.min_time,
         )
-        return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals)
+
+        def show() -> list[Path]:
+            return write_run_data(job.paths, signals, (plan.atlas.parcels, plan.atlas.networks), self._grid)
+
+        return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals, show=show)
 
 
-def write_methods(plan: Plan, encoder: RunEncoder | None) -> None:
+def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
     """Write the methods text of a call; `encoder` is None if only signals are written."""
+    chosen = plan.config.selection
+    # Of a part of the study, such as a job of one participant, numbers would mean nothing.
+    is_part = bool(chosen.participant_label or chosen.exclude_participant_label)
+    cohort = None if is_part else count_planned([job.paths for job in jobs])
     signals = describe_signals(
-        {**plan.settings, "averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+        {
+            **plan.settings,
+            **{"averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+            "uses_pybids": chosen.bids_database_dir is not None,
+        },
         pipelines=[one.pipeline for one in plan.dataset.derivatives],
         n_parcels=len(plan.atlas.parcels),
         min_time=plan.config.signals.min_time,
     )
-    write_citation(plan.config.out_dir, build_facts(signals, encoder))
+    write_citation(plan.config.out_dir, build_facts(signals, encoder, cohort=cohort))
 
 
 def _write_shared_files(plan: Plan, encoder: RunEncoder | None) -> None:

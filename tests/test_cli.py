@@ -184,7 +184,7 @@ def test_quiet_call_logs_everything_and_says_one_line(study, tmp_path, app):
     code, text = app(study, out, "--participant-label", "004", "-q", "--signals-only")
     assert code == 0
     assert text.splitlines() == [f"bids_semantoks: 1 ok, 1 skipped, 0 failed (see {out / 'logs'})"]
-    log = next(out.glob("logs/*/bids_semantoks.log")).read_text()
+    log = next(out.glob("logs/calls/*/bids_semantoks.log")).read_text()
     assert "Found a raw BIDS dataset" in log
     assert "too_short" in log
     assert ": ok (" in log
@@ -200,7 +200,7 @@ def test_the_log_says_how_a_call_ended(study, tmp_path, app, monkeypatch):
     code, text = app(study, out, "--participant-label", "004")
     assert code == 130
     (line,) = [line for line in text.splitlines() if "interrupted" in line]
-    log = next(out.glob("logs/*/bids_semantoks.log")).read_text()
+    log = next(out.glob("logs/calls/*/bids_semantoks.log")).read_text()
     assert log.splitlines()[-1].endswith(f" ERROR {line}")
 
 

@@ -81,7 +81,7 @@ def test_damaged_json_of_an_earlier_call(study, outputs, tmp_path, app, text, le
 @pytest.mark.parametrize("text", ["", DEEP, '{"SHA256": 5, "Images": 7}'])
 def test_a_damaged_description_of_the_stored_atlas(study, outputs, tmp_path, app, text):
     shutil.copytree(outputs, tmp_path / "out")
-    (path,) = (tmp_path / "out" / "sourcedata").rglob("*_description.json")
+    (path,) = (tmp_path / "out" / "sourcedata").rglob("tpl-*_dseg.json")
     whole = path.read_bytes()
     path.write_text(text)
     code, shown = app(study, tmp_path / "out", level="group")
@@ -102,11 +102,63 @@ def test_a_name_of_5000_characters(study, tmp_path, app, option):
     assert len(shown.strip().splitlines()[-1]) < 700
 
 
-def test_a_long_name_of_a_directory(study, tmp_path, app):
-    for places in ((study, tmp_path / ("x" * 5000)), (tmp_path / ("x" * 5000), tmp_path / "out")):
-        code, shown = app(*places)
-        assert code == 4, shown
-        assert "too long" in shown
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("BIDS_DIR", "{}", 3),
+        ("OUT_DIR", "{}", 4),
+        ("--derivatives", "{}", 3),
+        ("--derivatives", "fmriprep={}", 3),
+        ("--atlas", "{}", 6),
+        ("--atlas", "{}.dlabel.nii:Map", 6),
+        ("--atlas", "{}_dseg.nii.gz", 6),
+        ("--atlas-dir", "{}", 6),
+        ("--model", "{}", 6),
+        ("--model", "folder/{}/model.safetensors", 6),
+        ("--denoise", "{}.json", 4),
+        ("--layout", "{}.json", 4),
+        ("--bids-filter-file", "{}", 3),
+        ("--config-file", "{}", 4),
+        ("--participant-label", "@{}", 3),
+    ],
+)
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_name_that_the_system_refuses(study, tmp_path, app, case, length):
+    option, form, expected = case
+    name, places = form.format("x" * length), {"BIDS_DIR": str(study), "OUT_DIR": str(tmp_path / "out")}
+    more = [] if option in places else [option, name]
+    if option in places:
+        places[option] = name
+    code, shown = app(*places.values(), *more)
+    assert code == expected, shown
+    assert "Traceback" not in shown
+    assert len(shown.strip().splitlines()[-1]) < 700
+
+
+def test_names_that_the_system_refuses_at_the_group_level(study, outputs, tmp_path, app):
+    shutil.copytree(outputs, tmp_path / "out")
+    name = "x" * 300
+    for place, more, expected in (
+        (study, ("--probe", "sex", "--phenotype", name), 3),
+        (study, ("--model", name), 6),
+        (study, ("--model", "~no-user-of-this-name/encoder"), 6),
+        (name, (), 3),
+    ):
+        code, shown = app(place, tmp_path / "out", *more, level="group")
+        assert code == expected, shown
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("Settings", {"x": {}}), ("Denoising", 5), ("Atlas", [1]), ("AveragedOver", {}), ("MinimumTime", "x")],
+)
+def test_values_of_another_type_in_the_sidecars_of_signals(study, outputs, tmp_path, app, key, value):
+    shutil.copytree(outputs, tmp_path / "out")
+    for path in (tmp_path / "out").glob("sub-*/**/*_stat-mean_timeseries.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    code, shown = app(study, tmp_path / "out", level="group")
+    assert code in (0, 3, 4, 6, 7), shown
+    assert "Traceback" not in shown
 
 
 @pytest.mark.parametrize("where", ["former outputs", "sidecars"])

@@ -123,9 +123,9 @@ def build_tally(*runs):
         ([("ok", ""), ("skipped", "too_short")], 0, 0),
         ([("skipped", "too_short")], 0, 0),
         ([("ok", ""), ("failed", "no_mask")], 7, 0),
-        ([("skipped", "already_done"), ("failed", "no_mask")], 7, 0),
         ([("skipped", "too_short"), ("failed", "no_mask")], 7, 7),
-        ([("ok", ""), ("failed", "disk_full")], 5, 0),
+        ([("ok", ""), ("failed", "disk_full")], 5, 5),
+        ([("ok", ""), ("failed", "no_mask"), ("failed", "disk_full")], 5, 5),
         ([("failed", "out_of_memory"), ("failed", "no_mask")], 7, 7),
     ],
 )
@@ -133,3 +133,55 @@ def test_exit_codes(runs, strict, lenient):
     tally = build_tally(*runs)
     assert tally.exit_code(ignore_failed=False) == strict
     assert tally.exit_code(ignore_failed=True) == lenient
+
+
+def build_filling_worker(number):
+    def work(job):
+        def attempt():
+            if job.paths.stem.startswith(f"sub-{number}"):
+                raise OSError(errno.EDQUOT, "Disk quota exceeded")
+            return ()
+
+        return outcomes.isolate(attempt, job, device="cpu")
+
+    return work
+
+
+def test_no_run_starts_on_a_full_disk(tmp_path):
+    stems = [f"sub-{number:02d}_task-rest" for number in range(1, 8)]
+    jobs = [FakeJob(OutputPaths(out_dir=tmp_path, directory=tmp_path / stem, stem=stem, model="")) for stem in stems]
+    tally = outcomes.Tally()
+    arguments = {"n_procs": 1, "stop_on_failure": False, "tally": tally}
+    outcomes.run_batch(build_filling_worker, ("02",), jobs, **arguments)
+    records = [json.loads(job.paths.status.read_text()) for job in jobs]
+    assert [record["reason"] for record in records] == ["", *["disk_full"] * 6]
+    assert all(record["message"].startswith(f"Not tried: the disk was full at {stems[1]}") for record in records[2:])
+    assert (tally.n_ok, tally.n_failed) == (1, 6)
+    assert tally.exit_code(ignore_failed=True) == 5
+
+
+@pytest.mark.parametrize("kind", [AtlasError, ModelError, RuntimeError])
+def test_a_full_disk_is_one_whatever_wraps_it(job, kind):
+    def work():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise kind("The file cannot be kept.") from error
+
+    outcome = outcomes.isolate(work, job, device="cpu")
+    assert (outcome.status, outcome.reason, outcome.details) == ("failed", "disk_full", "")
+    assert "cannot be kept" in outcome.message
+
+
+def test_a_status_that_cannot_be_written_leaves_no_older_one(job, monkeypatch, caplog):
+    outcomes.isolate(lambda: (), job, device="cpu")
+    assert job.paths.status.is_file()
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outcomes, "write_json", refuse)
+    outcome = outcomes.isolate(raising(OSError(errno.ENOSPC, "full")), job, device="cpu")
+    assert outcome.reason == "disk_full"
+    assert not job.paths.status.exists()
+    assert "No space left on device" in caplog.text

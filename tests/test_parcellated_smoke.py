@@ -96,13 +96,14 @@ def test_the_same_call_goes_on_and_denoising_does_not_count(
     shutil.copytree(found, out)
     code, text = app(series, out, "--denoise", "36p", "--no-band-pass", "--fd-threshold", "0.2")
     assert code == 0
-    assert f"0 ok, {N} skipped" in text
+    assert f"{N} runs are complete from an earlier call" in text
     assert text.splitlines()[0] == f"Found a derivative dataset of xcp_d-like (parcellated series) in {series}"
     assert "no denoising, filter or scrubbing here" in text
     next(out.glob("sub-002/func/*_stat-mean_timeseries.json")).unlink()
     code, text = app(series, out)
     assert code == 0
-    assert f"1 ok, {N - 1} skipped" in text
+    assert f"{N - 1} runs are complete from an earlier call" in text
+    assert f"{N} ok, 0 skipped" in text
     assert read_tables(out, "*_embedding.tsv") == read_tables(found, "*_embedding.tsv")
 
 
@@ -180,7 +181,7 @@ def test_runs_fail_and_are_skipped_one_by_one(tmp_path: Path, app: App) -> None:
         "sub-004": "no_content",
         "sub-005": "",
     }
-    _, text = app(root, tmp_path / "dry", "--dry-run")
+    _, text = app(root, tmp_path / "dry", "--dry-run", "--check")
     lines = [line for line in text.splitlines() if line.startswith("sub-")]
     assert [line.split(": ")[1].split(",")[0] for line in lines] == [
         "fail",

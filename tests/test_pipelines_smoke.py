@@ -75,11 +75,11 @@ def test_denoised_images_are_only_averaged(xcpd: Path, tmp_path: Path, app: App)
     assert np.isnan(values[[7, 8, 40]]).all()
     assert sidecar["Denoising"]["Filter"] == "none; linear detrending only"
     text = (out / "logs" / "CITATION.md").read_text()
-    assert "xcp_d 0.10.6 denoised the images before" in text
-    assert "Volumes that xcp_d 0.10.6 had censored were left out." in text
+    assert "The images had been denoised by xcp_d 0.10.6, so no regressors were removed here." in text
+    assert "Volumes that xcp_d 0.10.6 had censored were dropped." in text
     assert "No volumes were scrubbed" not in text
     code, text = app(xcpd, out)
-    assert (code, "0 ok, 1 skipped" in text) == (0, True)
+    assert (code, "1 runs are complete" in text) == (0, True)
 
 
 @pytest.mark.parametrize(

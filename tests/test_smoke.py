@@ -31,7 +31,9 @@ def test_every_run_is_accounted_for(outputs):
     (short,) = [stem for stem, status in statuses.items() if status["reason"] == "too_short"]
     assert "run-2" in short
     for status in statuses.values():
-        assert set(status) == {*("status", "reason", "message", "seconds", "peak_rss_mb", "device", "config_hash")}
+        assert set(status) == {
+            *("status", "reason", "message", "action", "seconds", "peak_rss_mb", "device", "config_hash")
+        }
     names = {path.name for path in outputs.rglob("*_embedding.tsv")}
     assert len(names) == N_OK
     assert any("acq-AP" in name for name in names)
@@ -86,7 +88,7 @@ def test_the_same_call_finds_everything_done(study, outputs, tmp_path, app):
     code, text = app(study, out)
     assert code == 0
     # The short run is judged anew, the others are complete.
-    assert f"bids_semantoks: 0 ok, {N_RUNS} skipped, 0 failed" in text
+    assert f"bids_semantoks: {N_OK} ok, 1 skipped, 0 failed" in text
     assert read_tree(out) == before
 
 
@@ -114,7 +116,7 @@ def test_group_embeds_stored_signals_to_the_same_bytes(study, outputs, tmp_path,
     assert not list(out.rglob("*_embedding.tsv"))
     code, text = app(study, out, level="group")
     assert code == 0
-    assert f"{N_OK} ok" in text
+    assert f"bids_semantoks: {N_OK} usable, 0 failed, 1 too short (see {out / 'group_qc.html'})" in text
     for path in outputs.rglob("*_embedding.*"):
         assert (out / path.relative_to(outputs)).read_bytes() == path.read_bytes(), path.name
 
@@ -164,7 +166,7 @@ def test_what_never_counts_does_not_count(study, outputs, tmp_path, app):
     shutil.copytree(outputs, out)
     code, text = app(study / "derivatives" / "fmriprep", out, "--batch-size", "3", "--device", "cpu", "-v")
     assert code == 0
-    assert f"0 ok, {N_RUNS} skipped" in text
+    assert f"{N_OK} runs are complete from an earlier call" in text
 
 
 def test_a_changed_input_is_computed_again(own_study, tmp_path, app):
@@ -187,13 +189,18 @@ def test_a_changed_input_is_computed_again(own_study, tmp_path, app):
 
 def test_dry_run_says_what_would_happen_and_writes_nothing(study, tmp_path, app):
     out = tmp_path / "out"
-    code, text = app(study, out, "--dry-run")
+    code, text = app(study, out, "--dry-run", "--check")
     assert code == 0
     assert not out.exists()
     lines = [line for line in text.splitlines() if line.startswith("sub-")]
     assert len(lines) == N_RUNS
     assert sum(line.endswith(": extract and encode") for line in lines) == N_OK
     assert sum("skip, too_short" in line for line in lines) == 1
+    assert f"dry run of {N_RUNS} runs: {N_OK} to make, 1 to skip" in text
+    # Names and settings cannot tell how long a run is.
+    code, text = app(study, out, "--dry-run")
+    assert (code, out.exists()) == (0, False)
+    assert f"dry run of {N_RUNS} runs: {N_RUNS} to make; nothing was written" in text
 
 
 def test_raw_signals_and_tokens_are_extras(study, tmp_path, app):
@@ -209,7 +216,7 @@ def test_raw_signals_and_tokens_are_extras(study, tmp_path, app):
 
 
 def test_config_file_gives_the_same_bytes(study, outputs, tmp_path, app):
-    (config,) = outputs.glob("logs/*/config.json")
+    (config,) = outputs.glob("logs/calls/*/config.json")
     out = tmp_path / "out"
     assert app(study, out, "--config-file", str(config))[0] == 0
     for name, content in read_tree(outputs, suffixes=(".tsv", ".npy")).items():

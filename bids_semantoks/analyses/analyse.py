@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
@@ -61,16 +61,23 @@ def plan_call(
 
 
 def run_call(
-    plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
+    plan: CallPlan,
+    config: AppConfig,
+    encoder: RunEncoder,
+    stored: Sequence[StoredRun],
+    atlas: AtlasLabels,
+    *,
+    left_out: Mapping[str, tuple[str, str]],
 ) -> int:
-    """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any.
+    """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any;
+    `left_out` are runs that the limits of the call leave out, reason and message by stem.
     Returns how many phenotypes were refused."""
     # Phenotypes first: their tables survive when a long training is stopped.
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
         tables = run_probes(probes, encoder, stored, atlas)
-        write_stored_methods(config, encoder, stored, describe_results(tables))
+        write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
@@ -111,7 +118,9 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
-    phenotypes = adjust_comparisons([prober.probe(phenotype, design) for phenotype, design in plan.designs])
+    phenotypes = adjust_comparisons(
+        [prober.probe(phenotype, design) for phenotype, design in prober.progress.each("phenotype", plan.designs)]
+    )
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)

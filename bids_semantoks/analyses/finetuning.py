@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +23,14 @@ from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import PRECISIONS
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.records import Floats, Indices
+from bids_semantoks.signals.windows import compute_kept_share, select_signals, window_starts
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 from bids_semantoks.statistics.targets import Target
+from bids_semantoks.statistics.weights import weigh_windows
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 from bids_semantoks.training.loop import choose_precision
@@ -39,7 +41,6 @@ from bids_semantoks.training.views import cut_views, draw_views
 LOGGER = logging.getLogger("bids_semantoks")
 _TEST_BATCH = 64
 _INNER_FOLDS = 5
-_PROGRESS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +65,9 @@ class TuningRuns:
     signals: tuple[NDArray[np.float32], ...]
     present: NDArray[np.bool_]  # (runs, P) parcels that have a signal
     row_of: NDArray[np.int64]  # (runs,) row (participant or session) of each run
+    # (runs,) weight of each run in its row, and of each equally spaced window in its run; None where all weigh alike
+    run_weights: Floats | None = None
+    window_weights: tuple[Floats, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.present.shape[:1] != (len(self.signals),) or self.row_of.shape != (len(self.signals),):
@@ -81,7 +85,14 @@ class Tuned:
     loss: tuple[float, ...]  # of validation rows: (1 - balanced accuracy, cross-entropy), or (mean absolute error,)
 
 
-def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> Predictions:
+def finetune(
+    encoder: RunEncoder,
+    design: Design,
+    *,
+    epochs: int,
+    seed: int,
+    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
+) -> Predictions:
     """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights."""
     device = encoder.frozen.device
     LOGGER.info(
@@ -96,25 +107,30 @@ def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> 
         device=device,
         precision=choose_precision(encoder.config.precision, device),
     )
-    return cross_validate_finetuned(tuning, design.splits, groups=design.groups, seed=seed)
+    return cross_validate_finetuned(tuning, design.splits, groups=design.groups, seed=seed, each=each)
 
 
 def cross_validate_finetuned(
-    tuning: Finetuning, splits: Sequence[Split], *, groups: NDArray[Any] | None = None, seed: int = 0
+    tuning: Finetuning,
+    splits: Sequence[Split],
+    *,
+    groups: NDArray[Any] | None = None,
+    seed: int = 0,
+    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
     """Predict tested rows with encoders fine-tuned without them, on the same splits as other models.
 
     Where a split lacks validation rows, a fifth of its training rows validates; rows with the same entry in `groups`
     (n,) stay together. `penalty` holds the chosen learning rate; decisions weigh classes as the linear model on the
-    same splits does. Raises ValueError where a row with a known target has no run.
+    same splits does. Raises ValueError where a row with a known target has no run. `each` yields the splits again, and
+    may count them.
     """
     target = tuning.target
     lacking = [row for row in np.flatnonzero(~np.isnan(target.values)) if not len(tuning.runs_of[row])]
     if lacking:
         raise ValueError(f"row {lacking[0]} has no run")
     table = PredictionTable(target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
-    started = said = time.monotonic()
-    for number, split in enumerate(splits, start=1):
+    for split in each(splits):
         own = compute_seed(seed, split.repetition, split.fold)
         inner = add_validation(split, target, groups=groups, seed=seed + split.repetition)
         # All rates draw alike, so that they are compared on the same windows.
@@ -125,10 +141,6 @@ def cross_validate_finetuned(
         is_published = len(split.validation) > 0
         rows = (split.train, split.test)
         table.add((split.repetition, split.fold), rows, scores, rate, weighs_classes_alike=not is_published)
-        now = time.monotonic()
-        if now - said > _PROGRESS_SECONDS or number == 1:
-            said, left = now, (now - started) / number * (len(splits) - number)
-            LOGGER.info("Fine-tuned for %d of %d folds, about %.0f s left.", number, len(splits), left)
     return table.build("finetuned")
 
 
@@ -225,12 +237,20 @@ class Finetuning:
     def _draw(self, rows: Indices, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw a run of each row and an augmented window of it; on the CPU, so that all devices see the same."""
         unit = torch.rand(len(rows), generator=generator, dtype=torch.float64).tolist()
-        chosen = [int(self.runs_of[row][int(u * len(self.runs_of[row]))]) for row, u in zip(rows, unit, strict=True)]
+        chosen = [self._choose_run(row, u) for row, u in zip(rows, unit, strict=True)]
         signals, lengths, present = self._read(chosen)
         views, n_real = draw_views(
             signals, lengths, present, window=self.config.window, levels=self.recipe.levels, generator=generator
         )
         return self._send(views, n_real, present)
+
+    def _choose_run(self, row: int, unit: float) -> int:
+        """Choose a run of a row by a number from 0 to 1, as often as it weighs."""
+        runs, weights = self.runs_of[row], self.runs.run_weights
+        if weights is None:
+            return int(runs[int(unit * len(runs))])
+        edges = np.cumsum(weights[runs])
+        return int(runs[np.searchsorted(edges[:-1], unit * edges[-1], side="right")])
 
     def _read(self, runs: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Read runs, padded to the longest: (B, P, T), (B,), (B, P)."""
@@ -258,27 +278,34 @@ class Finetuning:
         return 1.0 - float(np.mean(recalls)), loss
 
     def predict(self, model: TunedEncoder, rows: Indices) -> Floats:
-        """Average logits or values over equally spaced windows of all runs of each row: rows (m,) -> (m, C)."""
+        """Average logits or values over equally spaced windows of all runs of each row, as these weigh: rows (m,) ->
+        (m, C)."""
         model.eval()
-        picks = [(i, int(run), start) for i, row in enumerate(rows) for run, start in self._iterate_windows(row)]
+        picks = [(i, *window) for i, row in enumerate(rows) for window in self._iterate_windows(row)]
         outputs = []
         with torch.inference_mode(), self._autocast():
             for first in range(0, len(picks), _TEST_BATCH):
                 part = picks[first : first + _TEST_BATCH]
-                signals, lengths, present = self._read([run for _, run, _ in part])
-                starts = torch.tensor([start for _, _, start in part])
+                signals, lengths, present = self._read([run for _, run, _, _ in part])
+                starts = torch.tensor([start for _, _, start, _ in part])
                 views = cut_views(signals, lengths, present, starts, window=self.config.window)
                 x, mask = self._send(views, lengths.clamp(max=self.config.window), present)
                 outputs.append(model(x, mask).float().cpu())
         values = torch.cat(outputs).double().numpy()
-        position = np.array([i for i, _, _ in picks])
-        return np.stack([values[position == i].mean(axis=0) for i in range(len(rows))])
+        position, weights = np.array([i for i, *_ in picks]), np.array([weight for *_, weight in picks])
+        own = [position == i for i in range(len(rows))]
+        return np.stack([np.average(values[one], axis=0, weights=weights[one]) for one in own])
 
-    def _iterate_windows(self, row: int) -> Iterator[tuple[int, int]]:
+    def _iterate_windows(self, row: int) -> Iterator[tuple[int, int, float]]:
+        """Yield run, start and weight of the windows of a row that count."""
+        runs = self.runs
         for run in self.runs_of[row]:
-            last = max(len(self.runs.signals[run]) - self.config.window, 0)
-            for start in np.unique(np.linspace(0, last, self.recipe.n_windows).astype(np.int64)):
-                yield int(run), int(start)
+            starts = window_starts(len(runs.signals[run]), self.config.window, self.recipe.n_windows)
+            weights = np.ones(len(starts)) if runs.window_weights is None else runs.window_weights[run]
+            scale = 1.0 if runs.run_weights is None else float(runs.run_weights[run])
+            for start, weight in zip(starts.tolist(), weights.tolist(), strict=True):
+                if weight:
+                    yield int(run), start, scale * weight
 
 
 def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
@@ -322,14 +349,16 @@ def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
 
 
 def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
-    """Read the signals of all rows at the encoder's repetition time, parcels in its order."""
+    """Read the signals of all rows at the encoder's repetition time, parcels in its order, with what runs and windows
+    weigh in `rows`."""
     order = encoder.frozen.match.order
     signals: list[NDArray[np.float32]] = []
-    present, row_of = [], []
+    present, row_of, window_weights = [], [], []
     for row, runs in enumerate(rows.runs):
         for run in runs:
+            table = run.read_signals()
             values, is_present = standardise(
-                run.read_signals(),
+                table,
                 repetition_time=run.repetition_time,
                 n_dummy=run.n_dummy,
                 target=encoder.loaded.config.repetition_time,
@@ -338,4 +367,23 @@ def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
             signals.append(np.where(has_signal, values[:, order], np.float32(0)))
             present.append(has_signal)
             row_of.append(row)
-    return TuningRuns(signals=tuple(signals), present=np.stack(present), row_of=np.array(row_of))
+            if rows.min_kept is not None:
+                kept = _compute_kept(run, table, len(values), encoder)
+                window_weights.append(weigh_windows(kept, rows.min_kept))
+    is_weighted = rows.min_kept is not None
+    return TuningRuns(
+        signals=tuple(signals),
+        present=np.stack(present),
+        row_of=np.array(row_of),
+        run_weights=np.concatenate(rows.weights) if is_weighted else None,
+        window_weights=tuple(window_weights) if is_weighted else None,
+    )
+
+
+def _compute_kept(run: StoredRun, table: NDArray[np.float32], n_volumes: int, encoder: RunEncoder) -> Floats:
+    """Compute the share of each equally spaced window (B,) that is kept, of a run with `n_volumes` after resampling."""
+    config = encoder.loaded.config
+    starts = window_starts(n_volumes, config.window, encoder.config.n_windows)
+    kept = select_signals(table, run.n_dummy)[2]
+    onsets = starts.astype(np.float64) * config.repetition_time
+    return compute_kept_share(kept, run.repetition_time, onsets, config.window * config.repetition_time)

@@ -346,9 +346,10 @@ def compute_axes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
     centred = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
     centred = centred[:, deviation > 0] / deviation[deviation > 0]
-    power, axes = np.linalg.eigh(centred @ centred.T)
-    first = np.maximum(power[::-1][:2], 0)
-    points = axes[:, ::-1][:, :2] * np.sqrt(first)
+    is_wide = centred.shape[1] > len(centred)
+    power, axes = np.linalg.eigh(centred @ centred.T if is_wide else centred.T @ centred)
+    first, axes = np.maximum(power[::-1][:2], 0), axes[:, ::-1][:, :2]
+    points = axes * np.sqrt(first) if is_wide else centred @ axes
     total = max(float(np.maximum(power, 0).sum()), 1e-300)
     return points / max(float(points[:, 0].std()), 1e-300), first / total
 

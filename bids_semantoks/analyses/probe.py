@@ -19,10 +19,12 @@ from bids_semantoks.analyses.rows import EmbeddingFeatures, Rows, build_models, 
 from bids_semantoks.embedding import RunEncoder, embed_mean, name_twin
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
+from bids_semantoks.images.sizes import read_array
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs.group_words import describe_test
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores, name_main_metric
 from bids_semantoks.statistics.predictions import stack_seeds
 from bids_semantoks.statistics.significance import (
@@ -53,7 +55,8 @@ class Prober:
         self.model, self.encoders = encoder.loaded.name, (encoder, *replicates)
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
-        self.predictors = build_predictors(plan.config, encoder)
+        self.progress = Progress("Probing")
+        self.predictors = build_predictors(plan.config, encoder, self.progress)
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
@@ -69,15 +72,18 @@ class Prober:
         """Predict one phenotype by all models, the encoder first."""
         models = self.find_models(design.rows) | self._build_own_models(design)
         results: dict[str, ModelResult] = {}
-        for model, features in models.items():
+        n_masked = 2 * len(self.masker.networks) if self.asked.network_importance else 0
+        total = len(models) + n_masked + self.asked.finetune
+        for model, features in self.progress.each("model", models.items(), total=total):
             role = "encoder" if model == self.model else "baseline"
             protocol = self.asked.protocol if isinstance(features[0], EmbeddingFeatures) else "nested"
             result = self.run(features, design, role=role, protocol=protocol)
             _add(results, model, result, results.get(self.model))
         if self.asked.network_importance:
-            self._mask_networks(design, results)
-        if self.asked.finetune:
-            tuned = self.run(models[self.model][:1], design, role="finetuned", protocol="finetune")
+            self._mask_networks(design, results, total=total)
+        tuned_features = [models[self.model][:1]] if self.asked.finetune else []
+        for features in self.progress.each("model", tuned_features, total=total, before=total - 1):
+            tuned = self.run(features, design, role="finetuned", protocol="finetune")
             _add(results, tuned.predictions.model, tuned, results[self.model])
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
         return PhenotypeResult(
@@ -100,7 +106,8 @@ class Prober:
 
     def run(self, features: Sequence[Features], design: Design, *, role: str, protocol: str = "nested") -> ModelResult:
         """Predict by one model in a `role` of `ModelResult`, averaging scores over the features of all seeds."""
-        predictions = stack_seeds([self.predictors[protocol](one, design) for one in features])
+        seeds = self.progress.each("encoder", features) if len(features) > 1 else features
+        predictions = stack_seeds([self.predictors[protocol](one, design) for one in seeds])
         # Only this model is a ridge regression that can be permuted on its own splits.
         is_scored = protocol == "nested" and not design.target.is_class
         tests = [] if role in _UNTESTED else [self._permute(one, design, is_scored=is_scored) for one in features]
@@ -120,13 +127,15 @@ class Prober:
             },
         )
 
-    def _mask_networks(self, design: Design, results: dict[str, ModelResult]) -> None:
+    def _mask_networks(self, design: Design, results: dict[str, ModelResult], *, total: int) -> None:
         """Probe again with networks masked, by the default method, and compare with all networks."""
         whole = results[self.model]
         if whole.protocol != "nested":
             whole = self.run(self.find_models(design.rows)[self.model], design, role="importance")
             results[name_whole(self.model)] = whole
-        for name, features in self.masker.build_features(design.rows, self.model).items():
+        masked, before = self.masker.build_features(design.rows, self.model), total - 2 * len(self.masker.networks)
+        before -= self.asked.finetune
+        for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)
 
     def _permute(self, features: Features, design: Design, *, is_scored: bool) -> PermutationTest | None:
@@ -197,7 +206,10 @@ class NetworkMasker:
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)
         LOGGER.info("Masking networks: %d variants of %d runs by %s.", len(hidden), n_runs, encoder.loaded.name)
         table = []
-        for runs, weights in zip(rows.runs, rows.weights, strict=True):
+        every = Progress("Masking networks").each(
+            "row", zip(rows.runs, rows.weights, strict=True), total=len(rows.runs)
+        )
+        for runs, weights in every:
             variants = [self._embed_run(run, encoder, hidden, rows.min_kept) for run in runs]  # (V, D) each
             table.append(np.average(variants, axis=0, weights=weights))
         seconds = time.monotonic() - start
@@ -212,7 +224,7 @@ class NetworkMasker:
         if key not in self._known:
             path = self._name_cache(run, encoder, hidden, min_kept)
             if path is not None and path.is_file():
-                self._known[key] = np.load(path, allow_pickle=False)
+                self._known[key] = read_array(path)
             else:
                 self._known[key] = embed_mean(run, encoder, min_kept=min_kept, hidden=hidden)
                 if path is not None:

@@ -29,19 +29,21 @@ def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int
     group_strata.tsv."""
     predictions = one.models[model].predictions
     truth, found = predictions.average()[0], []
-    for by, labels in _find_divisions(plan, one).items():
-        levels = sorted_naturally(set(labels[predictions.tested].tolist()))
-        for level in levels if len(levels) > 1 else ():
+    for by, (labels, names) in _find_divisions(plan, one).items():
+        here = set(labels[predictions.tested].tolist())
+        for level in [name for name in names if name in here] if len(here) > 1 else ():
             inside = (labels == level) & predictions.tested
             found.append(_score(one, model, inside, truth, seed=seed) | {"by": by, "level": level})
     return found
 
 
-def _find_divisions(plan: ProbePlan, one: PhenotypeResult) -> dict[str, NDArray[np.str_]]:
-    """Find the level (n,) of each row by what divides them."""
+def _find_divisions(plan: ProbePlan, one: PhenotypeResult) -> dict[str, tuple[NDArray[np.str_], Sequence[str]]]:
+    """Find the level (n,) of each row, and the levels in order, by what divides them."""
     rows, name = one.design.rows, one.phenotype.name
     times = [" and ".join(sorted({f"{run.repetition_time:g} s" for run in runs})) for runs in rows.runs]
-    divisions = {"repetition_time": np.array(times)}
+    divisions: dict[str, tuple[NDArray[np.str_], Sequence[str]]] = {
+        "repetition_time": (np.array(times), sorted_naturally(times))
+    }
     asked = [by for by in plan.config.probing.strata if by != name]
     if plan.site and (not plan.columns[plan.site].has_sessions or rows.has_sessions):
         asked.insert(0, plan.site)
@@ -50,18 +52,19 @@ def _find_divisions(plan: ProbePlan, one: PhenotypeResult) -> dict[str, NDArray[
     return divisions
 
 
-def name_levels(cells: Sequence[str | None]) -> NDArray[np.str_]:
-    """Name the level (n,) of each cell: its text, ``n/a`` where missing, or the third that a number falls into where
-    more than ten differ."""
+def name_levels(cells: Sequence[str | None]) -> tuple[NDArray[np.str_], Sequence[str]]:
+    """Name the level (n,) of each cell, and the levels in order: its text, ``n/a`` where missing, or the third that a
+    number falls into where more than ten differ."""
     known = {cell for cell in cells if cell is not None}
     numbers = [parse_number(cell) for cell in known]
     if len(known) <= _MOST_LEVELS or None in numbers:
-        return np.array([cell or "n/a" for cell in cells])
+        labels = [cell or "n/a" for cell in cells]
+        return np.array(labels), sorted_naturally(labels)
     values = np.array([math.nan if cell is None else float(cell) for cell in cells])
     low, high = np.quantile(values[~np.isnan(values)], (1 / 3, 2 / 3))
     names = [f"up to {low:.4g}", f"{low:.4g} to {high:.4g}", f"above {high:.4g}"]
     thirds = np.array(names)[np.searchsorted([low, high], values, side="left").clip(max=2)]
-    return np.where(np.isnan(values), "n/a", thirds)
+    return np.where(np.isnan(values), "n/a", thirds), [*names, "n/a"]
 
 
 def _score(

@@ -9,6 +9,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder, build_twin
-from bids_semantoks.errors import InputError
+from bids_semantoks.errors import InputError, RunFailed
 from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import check_cells, find_columns
 from bids_semantoks.models.frozen import find_clip_patches
@@ -25,6 +26,7 @@ from bids_semantoks.outputs.group_tables import build_group_table, write_group_t
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import average_participants, score_participants
@@ -201,7 +203,11 @@ def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
     parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
     n_out = n_dropped = 0
     for run, events in plan.runs:
-        signals, present, blocks = _find_blocks(run, events, model)
+        try:
+            signals, present, blocks = _find_blocks(run, events, model)
+        except RunFailed as error:
+            LOGGER.warning("Left out of the blocks: %s", error)
+            continue
         kept = [(event, span) for event, span, is_seen in blocks if is_seen]
         n_out += len(events) - len(blocks)
         n_dropped += len(blocks) - len(kept)
@@ -336,10 +342,16 @@ def score_design(
     chance = 1 / len(target.classes)
     rows: list[dict[str, Any]] = []
     first: NDArray[np.float64] | None = None
-    for name, position in wanted:
+    progress = Progress(f"Blocks {design.name} participants")
+    for name, position in progress.each("model", wanted):
         features = TableFeatures(name=name, values=blocks.features[name, position])
         predictions = cross_validate(
-            features, target, design.splits, groups=design.groups, seed=config.running.random_seed
+            features,
+            target,
+            design.splits,
+            groups=design.groups,
+            seed=config.running.random_seed,
+            each=partial(progress.each, "fold"),
         )
         scores = score_participants(predictions, blocks.participants, _METRIC)
         mean = average_participants(scores, reference=chance, widening=design.widening, limits=(0.0, 1.0))

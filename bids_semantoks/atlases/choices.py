@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.atlases.label_tables import build_label
-from bids_semantoks.bids_names import natural_key
+from bids_semantoks.bids_names import check_name, natural_key
 from bids_semantoks.errors import AtlasError, name_some
 
 _ENDING: Final = re.compile(r"_dseg\.(nii|nii\.gz|dlabel\.nii|label\.gii)$")
@@ -19,10 +20,12 @@ _SIDE: Final = re.compile(r"_hemi-[LR](?=_)")
 def split_choice(name_or_path: str | Path) -> tuple[str, str]:
     """Split ``PATH:CHOICE`` into a path that exists and the choice; the choice of a path or name alone is empty."""
     text = str(name_or_path)
-    if not Path(text).exists():
+    # Unlike pathlib, this finds nothing, instead of failing, where the name of a map makes the path too long.
+    if not os.path.exists(text):  # noqa: PTH110
         for colon in re.finditer(":", text):
-            if colon.start() and Path(text[: colon.start()]).exists():
+            if colon.start() and os.path.exists(text[: colon.start()]):  # noqa: PTH110
                 return text[: colon.start()], text[colon.end() :].strip()
+    check_name(text, AtlasError, "The atlas")
     return text, ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 from bids_semantoks.atlases.identity import Layer, build_grid_layer, hash_labels, look_up
 from bids_semantoks.atlases.label_tables import LabelTable
 from bids_semantoks.atlases.supply import Part, check_published
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_file, hash_text, write_array
+from bids_semantoks.images.sizes import check_size, read_array
+from bids_semantoks.images.volumes import DAMAGED, check_compressed, one_line
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 
@@ -81,11 +80,13 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
     is damaged or holds anything but labels."""
     try:
         image: Any = nib.load(path)
+        check_size(path, image.shape, image.get_data_dtype())
         stored = np.asanyarray(image.dataobj)
+        check_compressed(path)
         affine = np.asarray(image.affine, dtype=np.float64)
         is_singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12
-    except (ImageFileError, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
-        raise AtlasError(f"The atlas image {path} cannot be read: {error}") from error
+    except DAMAGED as error:
+        raise AtlasError(f"The atlas image {path} cannot be read: {one_line(error)}") from error
     if stored.ndim > 3 and set(stored.shape[3:]) == {1}:
         stored = stored.reshape(stored.shape[:3])
     if stored.ndim > 3:
@@ -255,7 +256,7 @@ def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None
         return _HERE[key]
     path = _name_grid(key)
     try:
-        grid = np.load(path, allow_pickle=False) if path is not None else None
+        grid = read_array(path) if path is not None else None
     except (OSError, ValueError, EOFError):
         return None
     if grid is None or grid.shape != shape or grid.dtype != np.int32:
@@ -306,6 +307,8 @@ def _multiply(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArr
 
 
 def _displace(points: NDArray[np.float64], field: _Field) -> NDArray[np.float64]:
+    from scipy.ndimage import map_coordinates
+
     voxels = _multiply(field.to_voxels, points)
     shape = field.displacements.shape[:3]
     # A field reaches half a voxel beyond the centres of its outermost voxels.
@@ -321,7 +324,7 @@ def load_warp(path: Path) -> Warp:
     """Read a composite ANTs transform of affine and displacement parts (HDF5 ``.h5``), with points as in `map_points`.
     Raises AtlasError if the file is damaged, empty or holds other transforms."""
     # Loading it takes a moment, and few calls warp anything.
-    from nitransforms.io.itk import ITKCompositeH5  # noqa: PLC0415
+    from nitransforms.io.itk import ITKCompositeH5
 
     try:
         parts = ITKCompositeH5.from_filename(path)

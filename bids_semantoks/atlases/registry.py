@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from bids_semantoks.bids_names import name_schaefer
+from bids_semantoks.bids_names import check_name, name_schaefer
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.files import read_json
 from bids_semantoks.runtime.downloads import (
@@ -123,7 +123,8 @@ def find_registered(name: str | Path) -> Path | None:
     """Find the entry of the registry that has a name, or another pipeline's label of the same atlas; None for a path
     or an unknown name."""
     entry = find_registry() / f"{name_schaefer(str(name))}.json"
-    return entry if re.fullmatch(r"\w+", str(name)) and entry.is_file() else None
+    check_name(name, AtlasError, "The atlas")
+    return entry if re.fullmatch(r"\w+", str(name)) and entry in list_registered() else None
 
 
 def find_entry(name_or_path: str | Path) -> Path | None:
@@ -222,6 +223,8 @@ class Places:
 def find_places(directory: Path | None, *, beside: Path | None = None) -> Places:
     """Find the directories that may hold atlas files: `directory` (--atlas-dir), BIDS_SEMANTOKS_ATLAS_DIR, the cache,
     `beside` and TemplateFlow's. Raises AtlasError where `directory` is not a directory."""
+    if directory is not None:
+        check_name(directory, AtlasError, "The atlas directory (--atlas-dir)")
     if directory is not None and not directory.is_dir():
         raise AtlasError(f"The atlas directory {directory} (--atlas-dir) is not a directory.")
     variable, cache = os.environ.get(DIRECTORY_VARIABLE), find_cache()

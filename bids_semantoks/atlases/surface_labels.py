@@ -12,7 +12,6 @@ from xml.parsers.expat import ExpatError
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.choices import choose
@@ -27,11 +26,12 @@ from bids_semantoks.images.grayordinates import (
     read_grayordinates,
     read_label_names,
 )
+from bids_semantoks.images.volumes import DAMAGED, check_compressed
 
 # Names for vertices without a parcel in label files; compared in lower case, letters only.
 _NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
 
-_UNREADABLE: Final = (CiftiError, ImageFileError, ExpatError, OSError, ValueError, IndexError, EOFError)
+_UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGED, CiftiError, ExpatError, IndexError)
 
 #: Most maps that a message lists.
 _N_MAPS: Final = 10
@@ -132,6 +132,7 @@ def _load_hemisphere(path: Path, map_index: int) -> tuple[Grayordinates, NDArray
         side = find_hemisphere(path.name)
     else:
         image: Any = nib.load(path)
+        check_compressed(path)
         values = np.asarray(image.darrays[map_index].data).ravel()
         names = {
             int(key): " ".join((name or "").split()) for key, name in image.labeltable.get_labels_as_dict().items()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
 from bids_semantoks.config.options import check, option
+from bids_semantoks.config.rules import parse_rule
+from bids_semantoks.version import __version__, parse_version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +25,18 @@ class SelectionConfig:
         aliases=("--participant_label",),
     )
     exclude_participant_label: tuple[str, ...] = option((), "Participants to leave out.", metavar="LABEL...")
+    exclude_by: tuple[str, ...] = option(
+        (),
+        "Exclude runs by their row in group_qc.tsv (group level), as COLUMN OP VALUE with >, >=, <, <=, = or !=, such "
+        "as 'mean_fd>0.3'; a run that meets one of several rules is excluded.",
+        metavar="RULE...",
+    )
+    exclude_runs: tuple[str, ...] = option(
+        (),
+        "Exclude these runs (group level), by names of their files or the entities that tell them apart; @FILE reads "
+        "one a line.",
+        metavar="RUN...",
+    )
     ignore_missing_participants: bool = option(
         False, "Go on with the other participants where requested labels are not found, and name those."
     )
@@ -78,6 +92,10 @@ class SelectionConfig:
     bids_database_dir: Path | None = option(
         None, "Directory of a pybids database to use, or to make, for the derivative dataset.", metavar="DIR"
     )
+
+    def __post_init__(self) -> None:
+        for text in self.exclude_by:
+            parse_rule(text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +218,13 @@ class RunningConfig:
     )
     work_dir: Path | None = option(None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",))
     random_seed: int = option(0, "Seed of everything random.", metavar="N")
-    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.")
+    dry_run: bool = option(
+        False, "Print what would happen to each run by its names and settings, and why; write nothing."
+    )
+    check: bool = option(False, "With --dry-run: also open the headers and tables of each run, as the work would.")
+    format: str = option(
+        "text", "Form of what --dry-run prints: sentences, or a table for scripts.", choices=("text", "tsv")
+    )
     reports_only: bool = option(
         False, "Write the pages again from the files in OUT_DIR, with --figures also the figures."
     )
@@ -214,6 +238,9 @@ class RunningConfig:
         False, "Write the methods text with its references to OUT_DIR/logs, and nothing else."
     )
     overwrite: bool = option(False, "Replace outputs that were made with other settings.")
+    redo_older_than: str | None = option(
+        None, "Make outputs again that a version of this program before this one made.", metavar="VERSION"
+    )
     stop_on_first_crash: bool = option(False, "Stop at the first run that fails.")
     ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.")
     notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.")
@@ -226,6 +253,18 @@ class RunningConfig:
             "--dry-run, --reports-only and --boilerplate-only exclude each other.",
             "Give one of them.",
         )
+        check(
+            self.dry_run or self.format == "text",
+            f"--format {self.format} would do nothing without --dry-run.",
+            "Give both.",
+        )
+        check(
+            self.dry_run or not self.check,
+            "--check opens headers and tables for --dry-run, which is missing.",
+            "Give both; a call without --dry-run checks each run anyway.",
+        )
+        if self.redo_older_than is not None:
+            check_version(self.redo_older_than)
         check(self.n_procs is None or self.n_procs >= 1, f"--n-procs must be 1 or more, found {self.n_procs}.")
         check(
             self.omp_nthreads is None or self.omp_nthreads >= 1,
@@ -290,6 +329,20 @@ def parse_motion_filter(text: str) -> tuple[str, tuple[float, ...]]:
         "For example lp:0.1, or notch:12-18.",
     )
     return kind, edges
+
+
+def check_version(text: str) -> None:
+    """Refuse a --redo-older-than that is not a version, or that every call would redo everything for."""
+    check(
+        bool(parse_version(text)[0]),
+        f"--redo-older-than must be a version, found {text!r:.60}.",
+        f"For example {__version__}.",
+    )
+    check(
+        parse_version(text) <= parse_version(__version__),
+        f"--redo-older-than {text} is newer than this version, {__version__}: each call would redo everything.",
+        "Give this version or an earlier one.",
+    )
 
 
 def parse_memory(text: str) -> int:

@@ -41,7 +41,7 @@ def _build_command() -> click.Command:
             ["--config-file"],
             type=directory,
             metavar="FILE",
-            help="Configuration of an earlier call (logs/<run id>/config.json); options given here win.",
+            help="Configuration of an earlier call (logs/calls/<run id>/config.json); options given here win.",
         ),
         click.Option(
             ["--version"],
@@ -203,7 +203,7 @@ def _read_config_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"Cannot read the configuration file {path}: {error}.",
-            hint="Give a config.json from OUT_DIR/logs/<run id>/.",
+            hint="Give a config.json from OUT_DIR/logs/calls/<run id>/.",
         ) from error
     if not isinstance(values, dict):
         raise ConfigurationError(f"The configuration file {path} must hold a JSON object, found {values!r:.60}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from bids_semantoks.demo.study import write_parcellated, write_study
 from bids_semantoks.errors import ResourceError, SemantoksError
+from bids_semantoks.escaping import LegibleParser, show_hidden
+from bids_semantoks.runtime.logs import show_log
 
 _NEXT = """Next, to see what would happen and to let it happen:
   bids_semantoks {root} {out} participant --atlas Demo457 --model random:tiny --dry-run
@@ -18,7 +21,7 @@ _NEXT = """Next, to see what would happen and to let it happen:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the study that the arguments ask for, print the next steps and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = LegibleParser(
         prog="python -m bids_semantoks.demo",
         description="Write a synthetic resting-state study whose truth is known, to try bids_semantoks on.",
     )
@@ -42,15 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     number = default if options.participants is None else options.participants
     study = {"n_participants": number, "seed": options.seed, "short": options.short}
     try:
-        if options.parcellated:
-            write_parcellated(options.out_dir, task=options.task, **study)
-        else:
-            write_study(options.out_dir, **study)
+        with show_log():
+            if options.parcellated:
+                write_parcellated(options.out_dir, task=options.task, **study)
+            else:
+                write_study(options.out_dir, **study)
     except SemantoksError as error:
-        print(f"bids_semantoks.demo: {error}", file=sys.stderr)
+        print(f"bids_semantoks.demo: {show_hidden(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"bids_semantoks.demo: OUT_DIR cannot be written: {error}.", file=sys.stderr)
+        print(f"bids_semantoks.demo: OUT_DIR cannot be written: {show_hidden(str(error))}.", file=sys.stderr)
         return ResourceError.exit_code
     _say_what_is_next(options.out_dir, number, time.perf_counter() - started, parcellated=options.parcellated)
     return 0
@@ -66,10 +70,11 @@ def _parse_seed(text: str) -> int:
 
 def _say_what_is_next(root: Path, number: int, seconds: float, *, parcellated: bool) -> None:
     kind = "parcellated series" if parcellated else "a raw BIDS root and derivatives/fmriprep"
-    print(f"Wrote {number} synthetic participants to {root} in {seconds:.0f} s: {kind}.")
-    print(f"The truth about them lies in {root / 'code' / 'truth'}.")
     beside = root.absolute().with_name(f"{root.absolute().name}_semantoks")
-    print(_NEXT.format(root=root, out=beside if parcellated else root / "derivatives" / "bids_semantoks"))
+    out = beside if parcellated else root / "derivatives" / "bids_semantoks"
+    print(f"Wrote {number} synthetic participants to {show_hidden(str(root))} in {seconds:.0f} s: {kind}.")
+    print(f"The truth about them lies in {show_hidden(str(root / 'code' / 'truth'))}.")
+    print(_NEXT.format(root=show_hidden(shlex.quote(str(root))), out=show_hidden(shlex.quote(str(out)))))
 
 
 if __name__ == "__main__":

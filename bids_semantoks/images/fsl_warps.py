@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.images.volumes import DAMAGED, Volumes, check_content, one_line
+from bids_semantoks.images.fetched import check_content
+from bids_semantoks.images.sizes import check_size
+from bids_semantoks.images.volumes import DAMAGED, Volumes, check_compressed, one_line
 
 # NIfTI intent codes of FSL's spline and DCT coefficients (of FNIRT and of TOPUP). The code of a field says nothing
 # about its convention, and tools that copy a header leave others there.
@@ -77,7 +79,9 @@ def load_fsl_warp(path: Path) -> FslWarp:
         is_placed = bool(header["sform_code"] or header["qform_code"])
         zooms = tuple(float(size) for size in header.get_zooms()[:3])
         affine = np.asarray(image.affine, dtype=np.float64)
+        check_size(path, shape, image.get_data_dtype())
         field = np.asarray(image.dataobj, dtype=np.float32)
+        check_compressed(path)
     except DAMAGED as error:
         raise RunFailed("bad_image", f"The warp {path} cannot be read: {one_line(error)}") from error
     if intent in _COEFFICIENTS:

@@ -4,6 +4,7 @@ at once and takes half as much time again."""
 from __future__ import annotations
 
 import binascii
+import math
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ _TYPES: Final = {
 _ENCODINGS: Final = ("ASCII", "Base64Binary", "GZipBase64Binary", "ExternalFileBinary")
 _GEOMETRY: Final = ("NIFTI_INTENT_POINTSET", "NIFTI_INTENT_TRIANGLE")
 _HEMISPHERE: Final = re.compile(r"(?:^|[_.])(?:hemi-)?(L|R|lh|rh)(?=[_.])")
+
+
+_MOST_BYTES: Final = 1 << 40
 
 
 class GiftiError(ValueError):
@@ -156,6 +160,15 @@ def _read_shape(attributes: dict[str, str]) -> tuple[int, ...]:
     return shape
 
 
+def _inflate(content: bytes, n_bytes: int) -> bytes:
+    """Inflate as many bytes as expected; ValueError for more, which may be any number, and for less."""
+    stream = isal_zlib.decompressobj()
+    inflated: bytes = stream.decompress(content, min(n_bytes, _MOST_BYTES) + 1)
+    if not stream.eof:
+        raise ValueError(f"its compressed data are incomplete, or more than {n_bytes} bytes")
+    return inflated
+
+
 def _decode(text: str, attributes: dict[str, str], path: Path) -> NDArray[Any]:
     """Decode the text of a data array: (V,) or (V, T)."""
     shape = _read_shape(attributes)
@@ -165,17 +178,19 @@ def _decode(text: str, attributes: dict[str, str], path: Path) -> NDArray[Any]:
     if encoding not in _ENCODINGS:
         raise GiftiError(f"has data in the unknown encoding {encoding!r}")
     dtype = np.dtype((">" if attributes.get("Endian") == "BigEndian" else "<") + _TYPES[kind])
-    n_values = int(np.prod(shape, dtype=np.int64))
+    n_values = math.prod(shape)
     try:
         if encoding == "ASCII":
             values = np.array(text.split(), dtype=dtype)
         elif encoding == "ExternalFileBinary":
             source = path.parent / attributes.get("ExternalFileName", "")
             offset = int(attributes.get("ExternalFileOffset") or 0)
+            if n_values * dtype.itemsize > source.stat().st_size:
+                raise ValueError(f"{source.name} is shorter than {n_values} values")
             values = np.fromfile(source, dtype=dtype, count=n_values, offset=offset)
         else:
             content = binascii.a2b_base64(text)
-            content = isal_zlib.decompress(content) if encoding.startswith("GZip") else content
+            content = _inflate(content, n_values * dtype.itemsize) if encoding.startswith("GZip") else content
             values = np.frombuffer(content, dtype=dtype)
     except DAMAGED as error:
         raise GiftiError(f"is damaged: a data array cannot be decoded ({error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.fetched import check_content
+from bids_semantoks.images.sizes import MOST_INFLATED, check_size
 
 _MAX_OFFSET = 1 << 28
 _SAME_AFFINE = 1e-3
@@ -64,15 +67,6 @@ def is_surface(path: Path) -> bool:
     return path.name.endswith((".dtseries.nii", ".func.gii"))
 
 
-def check_content(path: Path) -> None:
-    """Refuse a file whose content was not fetched (dangling link or git-annex pointer): RunSkipped no_content."""
-    is_pointer = False
-    if path.is_file() and path.stat().st_size < 4096:
-        is_pointer = b"/annex/objects/" in path.read_bytes()[:2048]
-    if is_pointer or (path.is_symlink() and not path.exists()):
-        raise RunSkipped("no_content", f"The content of {path} is not here.", hint="Fetch it with `datalad get`.")
-
-
 def load_volumes(path: Path) -> Volumes:
     """Read the header of a 4-D NIfTI file. Raises RunFailed bad_image where it is damaged, not 4-D or
     not of real numbers, RunSkipped no_content."""
@@ -97,6 +91,13 @@ def load_volumes(path: Path) -> Volumes:
     if not 0 <= int(image.dataobj.offset) <= _MAX_OFFSET:
         raise RunFailed(
             "bad_image", f"The header of {path} puts the volumes {image.dataobj.offset} bytes into the file."
+        )
+    # A truncated image still says how many of its volumes are there; no image is that truncated.
+    if math.prod(shape) * dtype.itemsize > MOST_INFLATED * path.stat().st_size:
+        raise RunFailed(
+            "bad_image",
+            f"{path} has the shape {shape} of {dtype} by its header, more than the file can hold.",
+            hint="Its header may be damaged.",
         )
     return Volumes(
         path=path,
@@ -132,7 +133,10 @@ def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
         shape = tuple(int(n) for n in image.shape)
         shape = shape[:3] if set(shape[3:]) <= {1} else shape
         is_same = shape == volumes.shape and np.allclose(image.affine, volumes.affine, rtol=0, atol=_SAME_AFFINE)
-        values = np.asanyarray(image.dataobj) if is_same else np.zeros(volumes.shape)
+        if is_same:
+            check_size(path, image.shape, image.get_data_dtype())
+        values = np.asanyarray(image.dataobj) if is_same else np.empty(0)
+        check_compressed(path)
     except DAMAGED as error:
         raise RunFailed("bad_image", f"The brain mask {path} cannot be read: {one_line(error)}") from error
     if not is_same:
@@ -146,6 +150,15 @@ def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
     if not inside.any():
         raise RunFailed("low_coverage", f"The brain mask {path} is empty.")
     return inside
+
+
+def check_compressed(path: Path) -> None:
+    """Inflate a gzip file to its end, where its checksum is: nibabel stops at the last voxel. Raises as `DAMAGED`;
+    files that are not compressed pass."""
+    if path.name.lower().endswith(".gz"):
+        with closing(_Inflater(path.open("rb", buffering=0))) as file:
+            if error := _drain(file).error:
+                raise error
 
 
 def one_line(error: Exception) -> str:
@@ -172,11 +185,11 @@ def read_blocks(volumes: Volumes) -> Iterator[NDArray[Any]]:
     n_read = 0
     ahead: deque[Future[_Filled]] = deque()
     with closing(_open(volumes)) as file, ThreadPoolExecutor(1, thread_name_prefix="inflate") as pool:
-        before = pool.submit(_fill, file, memoryview(bytearray(volumes.offset)), volumes.offset)
+        before = pool.submit(_fill, file, np.empty(volumes.offset, dtype=np.uint8).data, volumes.offset)
         for block, count in enumerate(counts):
             while len(ahead) < max(1, len(buffers) - 1) and block + len(ahead) < len(counts):
                 following = block + len(ahead)
-                target = memoryview(buffers[following % len(buffers)])[: counts[following] * n_bytes]
+                target = buffers[following % len(buffers)].data[: counts[following] * n_bytes]
                 ahead.append(pool.submit(_fill, file, target, n_bytes))
             _check_filled(volumes, before.result(), volumes.offset, n_read=0)
             filled = ahead.popleft().result()
@@ -231,9 +244,10 @@ def _check_filled(volumes: Volumes, filled: _Filled, expected: int, *, n_read: i
     ) from filled.error
 
 
-def _build_buffers(volumes: Volumes, n_buffers: int, n_bytes: int) -> list[bytearray]:
+def _build_buffers(volumes: Volumes, n_buffers: int, n_bytes: int) -> list[NDArray[np.uint8]]:
     try:
-        return [bytearray(n_bytes) for _ in range(n_buffers)]
+        # Unlike a bytearray, which is filled with zeros, these take memory only for what is read.
+        return [np.empty(n_bytes, dtype=np.uint8) for _ in range(n_buffers)]
     except (MemoryError, ValueError) as error:
         raise RunFailed(
             "bad_image",

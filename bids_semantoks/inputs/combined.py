@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import nibabel as nib
 import numpy as np
 
+from bids_semantoks.images.sizes import check_size
 from bids_semantoks.inputs.companions import drop
 from bids_semantoks.inputs.names import GIFTI
 from bids_semantoks.inputs.pairing import Candidate
@@ -69,6 +69,8 @@ def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candi
 
 def _is_copy(whole: Candidate) -> bool:
     """Tell whether a run repeats the values of its only part: all of a table, the first volume of an image."""
+    import nibabel as nib
+
     first, second = whole.image.path, whole.parts[0].image.path
     try:
         if first.endswith(".tsv"):
@@ -76,6 +78,8 @@ def _is_copy(whole: Candidate) -> bool:
         images: list[Any] = [nib.load(path) for path in (first, second)]
         if images[0].shape != images[1].shape or first.endswith(GIFTI):
             return False
+        for path, image in zip((first, second), images, strict=True):
+            check_size(Path(path), image.shape, image.get_data_dtype())
         volume = 0 if isinstance(images[0], nib.Cifti2Image) else (..., 0)
         values = [np.asarray(image.dataobj[volume]) for image in images]
         return np.array_equal(values[0], values[1], equal_nan=True)
@@ -115,6 +119,8 @@ def _count_own(candidate: Candidate) -> int:
 
 def _count_volumes(path: str) -> int:
     """Count the volumes of a table or image without reading its values; 0 if that is impossible."""
+    import nibabel as nib
+
     try:
         if path.endswith(".tsv"):
             with Path(path).open("rb") as file:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.accounting import describe_first_unread
@@ -81,6 +82,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
     Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with
     parcel series or denoised images with others.
     """
+    check_name(bids_dir, InputError, "BIDS_DIR")
     description = _check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
         inside = bids_dir / "derivatives" / "bids_semantoks"
@@ -208,6 +210,7 @@ def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
     """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
     if the folder is missing or is not a readable derivative dataset."""
     label, path = split_named(text)
+    check_name(path, InputError, "The derivative dataset")
     if not path.exists() and (root / "derivatives" / path).is_dir():
         path = root / "derivatives" / path
     if not path.is_dir():

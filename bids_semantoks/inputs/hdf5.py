@@ -21,6 +21,9 @@ Lengths = NDArray[np.int64]
 ATLASES: Final = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))
 
 _PARCELS: Final = Path(__file__).parent.parent / "data" / "encoders" / "parcels457.tsv"
+# HDF5 declares sizes without storing anything; these are days of scanning, and a hundred times the largest study.
+_MOST_VOLUMES: Final = 500_000
+_MOST_RUNS: Final = 20_000_000
 _GROUP: Final = "timeseries"
 _IDS: Final = "long_subject_id"
 
@@ -57,7 +60,7 @@ def open_signals(path: Path) -> SignalsFile:
     lacks a dataset or has one of another shape."""
     with _open(path) as file:
         shapes = [_check_shape(file, path, name, n_parcels) for name, n_parcels in ATLASES]
-        ids = _read_ids(file, path)
+        ids = _read_ids(file, path, most=max(shape[0] for shape in shapes))
     described = ", ".join(f"{name} {shape[0]}" for (name, _), shape in zip(ATLASES, shapes, strict=True))
     if {shape[0] for shape in shapes} != {len(ids)}:
         _refuse(path, f"has {len(ids)} participants in {_IDS}, but {described} in {_GROUP}")
@@ -119,15 +122,19 @@ def _check_shape(file: Any, path: Path, name: str, n_parcels: int) -> tuple[int,
     if table.dtype.kind not in "fiu":
         _refuse(path, f"has {_GROUP}/{name} of type {table.dtype}, expected numbers")
     n, _, n_volumes = table.shape
+    if n_volumes > _MOST_VOLUMES or n > _MOST_RUNS:
+        _refuse(path, f"has {_GROUP}/{name} of shape {table.shape}, more than any study has: its header may be damaged")
     return int(n), n_parcels, int(n_volumes)
 
 
-def _read_ids(file: Any, path: Path) -> tuple[str, ...]:
+def _read_ids(file: Any, path: Path, *, most: int) -> tuple[str, ...]:
     table = file.get(_IDS)
     if not isinstance(table, h5py.Dataset):
         _refuse(path, f"has no dataset {_IDS}: found {', '.join(file)}")
     if table.ndim != 1:
         _refuse(path, f"has {_IDS} of shape {table.shape}, expected (participants,)")
+    if table.shape[0] > most:
+        _refuse(path, f"has {table.shape[0]} participants in {_IDS}, but {most} in {_GROUP}")
     # Labels that are not UTF-8 stay distinct and printable.
     return tuple(
         one.decode(errors="backslashreplace") if isinstance(one, bytes) else str(one) for one in table[:].tolist()

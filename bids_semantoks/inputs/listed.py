@@ -27,13 +27,29 @@ def warn_of_missing(dataset: Dataset, selection: SelectionConfig, participants: 
 
 def warn_of_missing_outputs(bids_dir: Path, out_dir: Path, known: Collection[str]) -> None:
     """Name participants of a dataset, or of the raw one that it was made from, who have no stored signals."""
-    _warn((bids_dir, find_above(bids_dir), find_linked_raw(bids_dir)), known, f"signals in {out_dir}")
+    _warn(find_roots(bids_dir), known, f"signals in {out_dir}")
+
+
+def find_absent(roots: Iterable[Path | None], known: Collection[str]) -> dict[str, Path]:
+    """Find the participants that datasets list but who are not known: where each was found, by label."""
+    found: dict[str, Path] = {}
+    for root in dict.fromkeys(roots):
+        if root is not None and root.is_dir():
+            found |= dict.fromkeys(find_listed(root) - set(known) - found.keys(), root)
+    return found
+
+
+def find_roots(bids_dir: Path) -> tuple[Path | None, ...]:
+    """List a dataset and the raw ones that it may have been made from."""
+    return bids_dir, find_above(bids_dir), find_linked_raw(bids_dir)
 
 
 def _warn(roots: Iterable[Path | None], known: Collection[str], what: str) -> None:
-    for root in dict.fromkeys(roots):
-        if root is not None and root.is_dir() and (absent := find_listed(root) - set(known)):
-            LOGGER.warning("Participants of %s without %s: %s", root, what, describe_labels(absent))
+    by_root: dict[Path, set[str]] = {}
+    for label, root in find_absent(roots, known).items():
+        by_root.setdefault(root, set()).add(label)
+    for root, absent in by_root.items():
+        LOGGER.warning("Participants of %s without %s: %s", root, what, describe_labels(absent))
 
 
 def find_listed(root: Path) -> set[str]:

@@ -20,7 +20,8 @@ GIFTI: Final = ".func.gii"
 def split_named(text: str) -> tuple[str, Path]:
     """Split the ``NAME=PATH`` of a ``-d`` option; the name is empty for a mere path, which may hold ``=`` itself."""
     name, equals, rest = text.partition("=")
-    if not equals or Path(text).exists():
+    # Unlike pathlib, this finds nothing, instead of failing, where the text is too long for a path.
+    if not equals or os.path.exists(text):  # noqa: PTH110
         return "", Path(text)
     return name, Path(rest)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import TextTable, find_delimiter, is_missing, parse_table, read_json, read_text
 from bids_semantoks.inputs.names import find_above, find_linked_raw
@@ -67,6 +68,7 @@ def find_tables(
     """
     roots = find_roots(bids_dir)
     if phenotype is not None:
+        check_name(phenotype, InputError, "--phenotype")
         places = [phenotype, *(root / folder / phenotype for root in roots for folder in ("", "phenotype"))]
         there = [place for place in places if place.is_file()]
         if not there:

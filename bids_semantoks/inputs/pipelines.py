@@ -34,7 +34,7 @@ XCPD: Final = Pipeline(
     names=("xcpd",),
     # Up to 0.2 it wrote residuals; its modes for large studies write interpolated images instead of censored ones.
     descs=("denoised", "interpolated", "residual"),
-    note="its images are denoised and filtered: neither is done again",
+    note="its images are denoised and filtered: neither is done again, only a linear trend is removed",
     is_denoised=True,
     is_filtered=True,
 )

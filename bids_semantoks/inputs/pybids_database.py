@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bids_semantoks.disk import remove_leftovers, tag_owner
 from bids_semantoks.errors import ConfigurationError, InputError
 
 LOG = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ def _write_database(root: Path, database_dir: Path, ends: Sequence[str]) -> None
     LOG.info("Making a pybids database of %s in %s", root, database_dir)
     try:
         database_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=database_dir, prefix=".making-") as folder:
+        remove_leftovers(database_dir)
+        with tempfile.TemporaryDirectory(dir=database_dir, prefix=f".making-{tag_owner()}") as folder:
             layout = BIDSLayout(
                 str(root.resolve()),
                 validate=False,

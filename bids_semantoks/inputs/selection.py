@@ -63,11 +63,14 @@ def list_asked(selection: SelectionConfig) -> tuple[tuple[str, str, tuple[str, .
     return tuple((what, key, read_labels(labels, f"{key}-")) for what, key, labels in asked)
 
 
+def normalise_value(key: str, value: str) -> str:
+    """Write an entity value as it is compared: the indices run, echo and chunk as numbers, so 1 matches 01."""
+    return str(int(value)) if key in ("run", "echo", "chunk") and value.isdecimal() else value
+
+
 def is_same_value(key: str, value: str, asked: str) -> bool:
-    """Compare entity values; the indices run, echo and chunk compare as numbers, so 1 matches 01."""
-    if value == asked:
-        return True
-    return key in ("run", "echo", "chunk") and value.isdecimal() and asked.isdecimal() and int(value) == int(asked)
+    """Tell whether two entity values are the same."""
+    return normalise_value(key, value) == normalise_value(key, asked)
 
 
 def is_among(key: str, value: str, asked: Iterable[str]) -> bool:
@@ -93,7 +96,8 @@ def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
 def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: str, *, key: str = "") -> None:
     """Refuse unknown labels: InputError listing the available ones and the nearest match."""
     labels = set(known)
-    unknown = [label for label in asked if not any(is_same_value(key, value, label) for value in labels)]
+    same = {normalise_value(key, value) for value in labels}
+    unknown = [label for label in asked if normalise_value(key, label) not in same]
     if unknown:
         there = sorted_naturally(labels)
         names = ", ".join(repr(label) for label in unknown)

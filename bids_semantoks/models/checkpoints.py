@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import EncoderConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
-from bids_semantoks.files import hash_text, open_atomic, read_json
+from bids_semantoks.files import hash_text, open_atomic, read_json, read_text
 from bids_semantoks.models.authors import load_authors_checkpoint
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
 from bids_semantoks.models.hub import (
@@ -134,10 +135,11 @@ def assign_tensors(
         for key, value in state.items()
         if key in expected and not value.is_floating_point()
     ]
-    problems += [
+    # Only once all shapes fit, as this goes through all values.
+    problems = problems or [
         f"{names.get(key, key)} holds values that are not finite"
         for key, value in state.items()
-        if key in expected and not bool(value.isfinite().all())
+        if not bool(value.isfinite().all())
     ]
     if problems:
         rest = f" and {len(problems) - _N_NAMED} more" if len(problems) > _N_NAMED else ""
@@ -178,7 +180,11 @@ def load_encoder(
     text = str(name_or_path)
     if text.partition(":")[0] == "random":
         return _build_random(text, atlas, seed)
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ModelError(f"no encoder {text!r}: there is no such user.") from error
+    check_name(path, ModelError, "The encoder")
     if path.is_symlink() and not path.exists():
         check_content(path)
     if path.exists():
@@ -240,6 +246,7 @@ def _load_file(path: Path, name: str) -> LoadedEncoder:
     described = _describe_ours(file)
     if described is None:
         return _load_authors(file, name)
+    _check_card(file)
     config, layout, details = described
     encoder, part = Encoder(config, layout), find_part(file, "class_token", r"layers\.0\.weight")
     assign_tensors(encoder, part.encoder if part else {}, path)
@@ -258,6 +265,21 @@ def _load_file(path: Path, name: str) -> LoadedEncoder:
         head=None if head is None else head.eval(),
         details=details,
     )
+
+
+def _check_card(file: WeightFile) -> None:
+    """Compare our weights with the checksum in the model card beside them, if there is one: ModelError."""
+    card = file.path.parent / "README.md"
+    try:
+        found = re.search(r"`model\.safetensors`, SHA-256 `([0-9a-f]{64})`", read_text(card))
+    except (OSError, ValueError):
+        return
+    if file.path.name == WEIGHTS_FILE and found and found[1] != file.sha256:
+        raise ModelError(
+            f"{file.path} has the SHA-256 {file.sha256[:12]}, but {found[1][:12]} in {card.name}: it is damaged, or "
+            "the files of two encoders are mixed.",
+            hint="Copy or download the folder again.",
+        )
 
 
 def _describe_ours(file: WeightFile) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]] | None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bids_semantoks.errors import ModelError, name_some
 from bids_semantoks.files import hash_file, hash_text, parse_json, read_json
+from bids_semantoks.models.archives import find_damaged, holds_pickle
 
 WEIGHTS_FILE: Final = "model.safetensors"
 AUTHORS_FILE: Final = "brainsemantoks_ckpt_epoch_100.pth"
@@ -49,9 +50,7 @@ _COUNTERS: Final = {"n_averaged"}
 _ROLES: Final = {"teacher": r"teacher|target|(?<![a-z])ema(?![a-z])|averaged", "student": r"student|online"}
 _FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _AGAIN: Final = "Copy or download the file again."
-_SAVE_TENSORS: Final = (
-    "Save the tensors alone where it was made: torch.save({'model_state_dict': model.state_dict()}, FILE)."
-)
+_SAVE_TENSORS: Final = "Save the tensors alone where it was made: torch.save(model.state_dict(), FILE)."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -158,8 +157,10 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not is_zip and not start.startswith(b"\x80"):
         check_content(path)
         raise ModelError(f"{path} is not a checkpoint: it begins with {start[:4]!r}.", hint=_AGAIN)
-    if is_zip and not _holds_pickle(path):
+    if is_zip and not holds_pickle(path):
         raise ModelError(f"{path} is an archive without a checkpoint of PyTorch.", hint="Unpack it first.")
+    if is_zip and (record := find_damaged(path)):
+        raise ModelError(f"{path} is damaged: the checksum of its part {record[:150]} does not match.", hint=_AGAIN)
     try:
         # Mapped, so that the student, the dead copies and the optimizer are never read.
         with torch.serialization.safe_globals(_list_harmless()):
@@ -178,14 +179,6 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if isinstance(content, Tensor) or not isinstance(content, dict):
         raise ModelError(f"{path} is not a checkpoint: it holds a {type(content).__name__} instead of a dictionary.")
     return {str(key): value for key, value in content.items()}
-
-
-def _holds_pickle(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return True  # PyTorch says what is wrong with it
 
 
 def _list_harmless() -> list[Any]:
@@ -267,12 +260,15 @@ def _merge(state: dict[str, Tensor], tensors: Mapping[str, Tensor], path: Path) 
 
 
 def check_dense(path: Path, key: str, *values: Tensor) -> None:
-    """Refuse tensors without values (on the meta device) and sparse ones: ModelError."""
-    if any(value.is_meta or value.layout != torch.strided for value in values):
-        kind = "without its values" if any(value.is_meta for value in values) else "as a sparse tensor"
-        raise ModelError(
-            f"{path} stores {key[:150]} {kind}, which cannot be read.", hint="Save dense tensors from the CPU."
-        )
+    """Refuse tensors without values (meta), sparse ones, and those that repeat a few numbers (stride 0): ModelError."""
+    for value in values:
+        found = "without its values" if value.is_meta else "as a sparse tensor" if value.layout != torch.strided else ""
+        n_stored = 0 if found else value.untyped_storage().nbytes() // value.element_size()
+        if not found and value.numel() > max(n_stored, 1 << 20):
+            found = f"as {n_stored} numbers, but it has shape {tuple(value.shape)}"
+        if found:
+            message = f"{path} stores {key[:150]} {found}, which cannot be read."
+            raise ModelError(message, hint="Save dense tensors from the CPU, each with all its numbers.")
 
 
 def find_part(file: WeightFile, mark: str, head: str, *, which: str = "teacher") -> Part | None:

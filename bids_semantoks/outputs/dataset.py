@@ -19,12 +19,14 @@ from bids_semantoks.files import (
     write_records,
     write_text,
 )
+from bids_semantoks.outputs.credits import find_atlas_keys, read_bibliography
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.version import __version__
 
-BIDS_VERSION = "1.10.0"
+BIDS_VERSION = "1.11.0"
 _REWRITE = "Remove it, and run the participant level again, which writes it anew."
 
+# Functional derivatives without images, connectivity and embeddings have no names in BIDS yet: docs/outputs.md.
 _IGNORED = (
     "*.html",
     "figures",
@@ -33,6 +35,8 @@ _IGNORED = (
     "*_embedding.*",
     "*_tokens.*",
     "*_stat-coverage_*",
+    # Of no use to a validator that sees none of the files with this atlas: it would miss their data.
+    "atlas-*_description.json",
     "group_*",
     "encoders",
     "*.tmp",
@@ -148,12 +152,20 @@ def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path
     return directory / f"tpl-{space}" / f"tpl-{space}_atlas-{name}_{ending}"
 
 
+def _read_stored(out_dir: Path, name: str, space: str) -> dict[str, Any]:
+    """Read what identifies a stored atlas: beside its table, in outputs of earlier versions in a file of its own."""
+    stored = read_object(_build_atlas_path(out_dir, name, space, "dseg.json"))
+    return stored if "SHA256" in stored else read_object(_build_atlas_path(out_dir, name, space, "description.json"))
+
+
 def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Write the atlas as used: its table, its label images unchanged, checksums and a licence per part.
 
-    An image that merges parts whose licence forbids derivatives is not copied; only its checksum is recorded. What an
-    earlier call wrote of the same atlas stays, also where its files were others.
+    ``sourcedata/atlases`` is a BIDS dataset, laid out as XCP-D does. An image that merges parts whose licence forbids
+    derivatives is not copied; only its checksum is recorded. What an earlier call wrote of the same atlas stays, also
+    where its files were others.
     """
+    _describe_atlas(out_dir, atlas)
     if _is_written(out_dir, atlas):
         return
     table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
@@ -188,17 +200,43 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
                 },
             }
         )
-    write_json(table.with_suffix(".json"), _ATLAS_COLUMNS, only_if_changed=True)
-    description = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
-    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
-    write_json(path, description, only_if_changed=True)
+    identity = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
+    # Last, since it says that the others are complete.
+    write_json(table.with_suffix(".json"), {**_ATLAS_COLUMNS, **identity}, only_if_changed=True)
+    if atlas.space:
+        # Where earlier versions kept this, under a name that BIDS does not have.
+        _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json").unlink(missing_ok=True)
+
+
+def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
+    """Describe the atlas as BIDS wants it, for the dataset of atlases and for the outputs that use it, whatever the
+    space."""
+    licences = [part.strip() for volume in atlas.volumes for part in volume.licence.split(";") if part.strip()]
+    n_networks = len({network for network in atlas.networks if network})
+    cited = [read_bibliography()[key] for key in find_atlas_keys(atlas.name)]
+    description = {
+        "Name": atlas.name,
+        "Description": f"{len(atlas.parcels)} parcels in {n_networks} networks, as used by bids_semantoks.",
+        "License": "; ".join(dict.fromkeys(licences)) or "unknown",
+        "Authors": list(dict.fromkeys(name for one in cited for name in one.authors)) or ["unknown"],
+        **({"ReferencesAndLinks": [f"{one.full} {one.url}" for one in cited]} if cited else {}),
+    }
+    root = out_dir / "sourcedata" / "atlases"
+    dataset = {
+        "Name": "Atlases of bids_semantoks",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [_describe_generator()],
+    }
+    write_json(root / "dataset_description.json", dataset, only_if_changed=True)
+    for folder in (root, out_dir):
+        write_json(folder / f"atlas-{atlas.name}_description.json", description, only_if_changed=True)
 
 
 def _is_written(out_dir: Path, atlas: Atlas) -> bool:
     """Tell whether an atlas is stored completely and undamaged."""
-    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
-    table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
-    if not path.is_file() or not table.is_file() or not table.with_suffix(".json").is_file():
+    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.json")
+    if not path.is_file() or not path.with_suffix(".tsv").is_file():
         return False
     stored = read_object(path)
     try:
@@ -230,16 +268,14 @@ def describe_warp(volume: AtlasVolume) -> dict[str, str]:
 
 def keep_identity(out_dir: Path, atlas: Atlas) -> Atlas:
     """Let a study of an earlier version go on: where the outputs know this atlas by a former checksum, use that one."""
-    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
-    stored = read_object(path).get("SHA256", "")
+    stored = _read_stored(out_dir, atlas.name, atlas.space).get("SHA256", "")
     return dataclasses.replace(atlas, sha256=stored) if stored in atlas.former_sha256 else atlas
 
 
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Refuse an atlas whose label already names another one in the output dataset: ConfigurationError."""
-    path = _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json")
     # One that is damaged is written again.
-    stored = read_object(path).get("SHA256")
+    stored = _read_stored(out_dir, atlas.name, atlas.space).get("SHA256")
     if isinstance(stored, str) and stored != atlas.sha256:
         raise ConfigurationError(
             f"{out_dir} holds signals of another atlas with the label {atlas.name}: its checksum is "
@@ -250,9 +286,9 @@ def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
 
 def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
     """Read the SHA-256 of a stored atlas, over names, networks and images; `space` may be empty."""
-    path = _build_atlas_path(out_dir, name, space, "description.json")
-    sha256 = read_object(path).get("SHA256")
+    sha256 = _read_stored(out_dir, name, space).get("SHA256")
     if not isinstance(sha256, str):
+        path = _build_atlas_path(out_dir, name, space, "dseg.json")
         raise AtlasError(f"{path} is missing or damaged: it gives no SHA256 of the atlas.", hint=_REWRITE)
     return sha256
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,40 +12,15 @@ from markupsafe import Markup
 
 from bids_semantoks.escaping import escape_latex, escape_markdown
 from bids_semantoks.files import write_text
-from bids_semantoks.outputs.group_words import MODEL_NAMES
-
-_ATLAS_KEYS: Final = {"schaefer": "schaefer2018", "tian": "tian2020", "buckner": "buckner2011"}
-
-_COMPONENT_KEYS: Final = {
-    "motion": "friston1996",
-    "global_signal": "satterthwaite2013",
-    "compcor": "behzadi2007",
-    "ica_aroma": "pruim2015",
-}
-
-_FIX_KEYS: Final = ("salimikhorshidi2014", "griffanti2014")
-
-# Beginnings of names in GeneratedBy and of layouts, in lower case without separators, and what each is cited by.
-_PIPELINE_KEYS: Final = {
-    "fmriprep": ("esteban2019",),
-    "xcpd": ("mehta2024",),
-    "fmripostaroma": ("pruim2015",),
-    "fmriposttedana": ("dupre2021",),
-    "nibabies": ("nibabies", "esteban2019"),
-    "gigaconnectome": ("wang2025",),
-    "hcp": ("glasser2013",),
-    "humanconnectome": ("glasser2013",),
-    "hcplifespan": _FIX_KEYS,  # cleaned by FIX, as are the runs at 7 T and of UK Biobank
-    "hcp7t": _FIX_KEYS,
-    "ukb": ("alfaroalmagro2018", *_FIX_KEYS),
-    "ukbiobank": ("alfaroalmagro2018", *_FIX_KEYS),
-    "abcd": ("feczko2021", "glasser2013"),
-    "abcc": ("feczko2021", "glasser2013"),
-    "dcan": ("feczko2021", "glasser2013"),
-    "cpac": ("craddock2013",),
-    "halfpipe": ("waller2022",),
-    "tedana": ("dupre2021",),
-}
+from bids_semantoks.outputs.credits import (
+    Reference,
+    find_atlas_keys,
+    find_cleaning,
+    find_denoising_keys,
+    find_pipeline_keys,
+    read_bibliography,
+    read_boilerplate,
+)
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -60,8 +34,6 @@ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 
 </html>
 """
 
-_ENTRY = re.compile(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", re.MULTILINE | re.DOTALL)
-_FIELD = re.compile(r"^\s*(\w+) = \{(.*)\},?$", re.MULTILINE)
 _CITATION = re.compile(r"\[(@[\w-]+(?:; @[\w-]+)*)\]")
 # Values of the template arrive as `escape_markdown` writes them, in code, too.
 _TOKEN = re.compile(
@@ -69,8 +41,6 @@ _TOKEN = re.compile(
     rf"(?P<cite>{_CITATION.pattern})|(?P<url>https?://[A-Za-z0-9./_%-]+)|(?P<text>\\?.[^\\`*\[h]*)"
 )
 _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])|&lt;")
-_ACCENTS = {'\\"e': "ë", "\\'e": "é", "\\'a": "á", '\\"o': "ö", '\\"u': "ü", '\\"a': "ä"}
-
 _HTML: Final = {
     "text": Markup("{}"),
     "code": Markup("<code>{}</code>"),
@@ -81,10 +51,31 @@ _HTML: Final = {
 _LATEX: Final = {"text": "{}", "code": r"\texttt{{{}}}", "em": r"\emph{{{}}}", "url": r"\url{{{}}}"}
 
 
+_BASELINES: Final = {
+    "pearson": "correlations of parcels",
+    "ledoit_wolf": "shrunk covariances [@ledoit2004]",
+    "tangent": "their tangent space [@dadi2019]",
+    "parcel_moments": "means and variances of parcels",
+    "motion": "motion and scan length",
+    "site": "site",
+    "covariates": "the covariates",
+    "random": "the same encoder with random weights",
+    "chance": "chance",
+}
+
+#: What the text says of a recipe; the model card has the rest.
+_RECIPE: Final = {
+    "epochs": "epochs",
+    "batch_size": "participants in a batch",
+    "learning_rate": "peak learning rate at a batch of 256",
+    "mask_ratio": "masked shares",
+}
+
+
 def describe_methods(facts: Mapping[str, Any]) -> str:
     """Write the methods text as Markdown with citations by key.
 
-    `facts` holds ``versions`` (by package) and what was done: ``signals`` (their settings,
+    `facts` holds ``versions`` (by package) and what was done: ``cohort`` (`count_cohort`), ``signals`` (their settings,
     ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``,
     ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``), ``pretraining``
     (``data``, ``recipe``) and ``probing`` (options by name, and ``results``, each with ``phenotype``, ``used``,
@@ -101,53 +92,59 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
         autoescape=False,
         finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
     )
-    environment.filters |= {"plain": _to_plain, "sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
+    environment.filters |= {"sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
     environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
-    signals = facts.get("signals") or {}
+    signals, probing = facts.get("signals") or {}, facts.get("probing") or {}
+    pretraining = facts.get("pretraining") or {}
     denoising = signals.get("denoising") or {}
-    probing = dict(facts.get("probing") or {})
-    if probing:
-        probing["baseline_names"] = [MODEL_NAMES.get(name, name) for name in _list_baselines(probing)]
-    atlas = str(signals.get("atlas", "")).lower()
-    text = environment.from_string(_read("methods.md.jinja")).render(
+    band = _describe_band(signals.get("band_pass"))
+    same = "the same" if denoising.get("strategy") or denoising.get("columns") else "a"
+    # Macros see only what is global.
+    environment.globals["probing"] = probing
+    text = environment.from_string(read_boilerplate("methods.md.jinja")).render(
         versions=facts["versions"],
+        cohort=facts.get("cohort") or {},
         signals=signals,
         embedding=facts.get("embedding") or {},
-        pretraining=facts.get("pretraining") or {},
+        pretraining=pretraining,
+        recipe=_describe_recipe(pretraining.get("recipe") or {}),
         probing=probing,
-        atlas_keys=[key for word, key in _ATLAS_KEYS.items() if word in atlas],
-        pipeline_keys=_find_pipeline_keys(signals),
-        denoising_keys=_find_denoising_keys(signals),
+        baselines=_describe_baselines(probing.get("baselines", ())),
+        atlas_keys=find_atlas_keys(str(signals.get("atlas", ""))),
+        pipeline_keys=find_pipeline_keys(signals.get("pipelines", ())),
+        denoising_keys=find_denoising_keys(denoising),
         has_regressors=bool(denoising.get("strategy") or denoising.get("columns")),
-        band=_describe_band(signals.get("band_pass")),
+        removes_tissue=_removes(denoising, "wm_csf", "csf", "white_matter"),
+        removes_global=_removes(denoising, "global_signal", "global_signal"),
+        # ICA-FIX and ICA-AROMA clean images without censoring any volume.
+        censored_by="" if find_cleaning(signals.get("pipelines", ())) else signals.get("denoised_by", ""),
+        band=band,
+        filtered_by=f" with {same} Butterworth filter of order 5, run forwards and backwards over mirrored ends"
+        if band
+        else "",
     )
     paragraphs = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
     return "\n\n".join(block for block in paragraphs if block) + "\n"
 
 
-def _list_baselines(probing: Mapping[str, Any]) -> list[str]:
-    """List the baselines that were asked for, without those that need what was not given."""
-    idle = {"none"} if probing.get("covariate") else {"none", "covariates"}
-    return [name for name in probing.get("baselines", ()) if name not in idle]
+def _removes(denoising: Mapping[str, Any], component: str, *columns: str) -> bool:
+    """Tell whether a denoising, in JSON, has a component in its strategy or one of these columns."""
+    patterns = denoising.get("columns", ())
+    return component in denoising.get("strategy", ()) or any(
+        fnmatch.fnmatchcase(name, pattern) for name in columns for pattern in patterns
+    )
 
 
-def _read(name: str) -> str:
-    return files("bids_semantoks").joinpath("boilerplate", name).read_text(encoding="utf-8")
+def _describe_baselines(names: Sequence[str]) -> Markup:
+    """List baselines in words, with their references."""
+    known = [_BASELINES[name] for name in names if name in _BASELINES]
+    return Markup(" and ".join([", ".join(known[:-1]), known[-1]] if len(known) > 1 else known))
 
 
-def _find_pipeline_keys(signals: Mapping[str, Any]) -> list[str]:
-    names = [re.sub(r"[\s_-]", "", name).lower() for name in signals.get("pipelines", ())]
-    keys = [
-        key for start, own in _PIPELINE_KEYS.items() if any(name.startswith(start) for name in names) for key in own
-    ]
-    if any("icafix" in name or "fslfix" in name or name.startswith("fix") for name in names):
-        keys += _FIX_KEYS
-    return list(dict.fromkeys(keys))
-
-
-def _find_denoising_keys(signals: Mapping[str, Any]) -> list[str]:
-    denoising = signals.get("denoising") or {}
-    return [_COMPONENT_KEYS[part] for part in denoising.get("strategy", ()) if part in _COMPONENT_KEYS]
+def _describe_recipe(recipe: Mapping[str, Any]) -> str:
+    """Describe the main numbers of a recipe, to continue a sentence; empty where a checkpoint has none of them."""
+    found = [f"{words} {_to_plain(recipe[key])}" for key, words in _RECIPE.items() if recipe.get(key) is not None]
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _describe_band(band: Sequence[float] | None) -> str:
@@ -160,22 +157,16 @@ def _describe_band(band: Sequence[float] | None) -> str:
 
 
 def _to_plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
     if isinstance(value, list | tuple):
-        return ", ".join(_to_plain(item) for item in value) or "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_to_plain(item)}" for key, item in value.items()) or "none"
-    return "none" if value is None else str(value)
+        return " to ".join(map(_to_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> Markup:
     """Write the methods text as ``logs/CITATION.{md,html,tex,bib}`` and return it
     as HTML; `facts` as in `describe_methods`."""
     text = describe_methods(facts)
-    references = read_bibliography(_read("references.bib"))
+    references = read_bibliography()
     body = to_html(text, references)
     cited = "\n\n".join(references[key].source for key in sorted(find_keys(text)))
     for ending, content in (
@@ -197,55 +188,7 @@ def read_methods(out_dir: Path) -> Markup:
     if not path.is_file():
         return Markup()
     text = path.read_text(encoding="utf-8", errors="replace").partition("\n## References\n")[0]
-    return to_html(text, read_bibliography(_read("references.bib")))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reference:
-    """One entry of a bibliography."""
-
-    key: str
-    fields: Mapping[str, str]  # as written, LaTeX included
-    source: str  # the whole BibTeX entry
-
-    @property
-    def url(self) -> str:
-        """Link to the work, by DOI if it has one."""
-        doi = self.fields.get("doi")
-        return f"https://doi.org/{doi}" if doi else self.fields.get("url", "")
-
-    @property
-    def short(self) -> str:
-        """Authors and year, as cited in a text."""
-        names = [name.split(",")[0] for name in _read_plain(self.fields["author"]).split(" and ")]
-        who = names[0] if len(names) == 1 else " & ".join(names) if len(names) == 2 and "others" not in names else ""
-        return f"{who or names[0] + ' et al.'}, {self.fields['year']}"
-
-    @property
-    def full(self) -> str:
-        """Authors, year, title and venue, as in a list of references, without the link."""
-        names = _read_plain(self.fields["author"]).replace(" and others", ", et al.").replace(" and ", "; ")
-        fields = {key: _read_plain(value) for key, value in self.fields.items()}
-        place = fields.get("journal") or fields.get("booktitle") or ""
-        volume = f" {fields['volume']}" if "volume" in fields else ""
-        pages = f", {fields['pages']}" if "pages" in fields else ""
-        where = f" {place}{volume}{pages}." if place else ""
-        return f"{names} ({fields['year']}). {fields['title']}.{where}"
-
-
-def _read_plain(text: str) -> str:
-    """Convert the LaTeX of the bibliography to plain text."""
-    for code, letter in _ACCENTS.items():
-        text = text.replace("{" + code + "}", letter)
-    return text.replace("{", "").replace("}", "").replace("--", "\u2013")
-
-
-def read_bibliography(text: str) -> dict[str, Reference]:
-    """Parse a BibTeX file with one field per line: references by key, in file order."""
-    return {
-        match[2]: Reference(key=match[2], fields=dict(_FIELD.findall(match[3])), source=match[0])
-        for match in _ENTRY.finditer(text)
-    }
+    return to_html(text, read_bibliography())
 
 
 def find_keys(text: str) -> list[str]:

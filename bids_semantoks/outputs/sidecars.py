@@ -18,7 +18,7 @@ import numpy as np
 from bids_semantoks.files import hash_values, read_json, read_object
 from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
-from bids_semantoks.version import __version__
+from bids_semantoks.version import __version__, parse_version
 
 #: Start of the pointer that git-annex leaves in place of an unlocked file, and more bytes than a pointer has.
 _POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
@@ -29,9 +29,9 @@ _NEEDED = {
     *("VolumesDropped", "VolumesKept", "VolumesTotal"),
 }
 _KINDS: dict[str, type | types.UnionType] = {
-    **dict.fromkeys(("Atlas", "Files", "Inputs", "Model", "VolumesDropped"), dict),
+    **dict.fromkeys(("Atlas", "Files", "FilesSHA256", "Inputs", "Model", "VolumesDropped"), dict),
     **dict.fromkeys(("Pipeline", "SignalsSHA256", "TableSHA256"), str),
-    **dict.fromkeys(("AbsentParcels", "Warnings", "WindowOnsets"), list),
+    **dict.fromkeys(("AbsentParcels", "Damaged", "PageFiles", "Warnings", "WindowOnsets"), list),
     "Denoising": dict | None,
     "MeanFramewiseDisplacement": int | float | None,
 }
@@ -127,6 +127,7 @@ def _describe_filtered_motion(signals: ParcelSignals) -> dict[str, Any]:
     known = signals.filtered_motion.values[~np.isnan(signals.filtered_motion.values)]
     return {
         "MeanFilteredFramewiseDisplacement": round(float(known.mean()), 6) if known.size else None,
+        "MaximumFilteredFramewiseDisplacement": round(float(known.max()), 6) if known.size else None,
         "FilteredFramewiseDisplacementFrom": signals.filtered_motion.source,
     }
 
@@ -258,6 +259,19 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
     return not describe_differences(sidecar["Settings"], settings)
 
 
+def find_maker(sidecar: Mapping[str, Any]) -> str:
+    """Find the version of this program that wrote a sidecar; ``unknown`` where it does not say."""
+    versions = sidecar.get("SoftwareVersions")
+    return str(versions.get("bids_semantoks", "unknown")) if isinstance(versions, dict) else "unknown"
+
+
+def is_older(sidecar: Mapping[str, Any] | None, limit: str | None) -> bool:
+    """Tell whether outputs were made by a version before that of --redo-older-than; False without one or the other."""
+    if sidecar is None or limit is None:
+        return False
+    return parse_version(find_maker(sidecar)) < parse_version(limit)
+
+
 def is_sidecar(values: Mapping[str, Any], *, of_signals: bool) -> bool:
     """Tell whether a sidecar is ours and holds what others read in it, in the form that we write."""
     if not isinstance(values.get("Settings"), dict) or (of_signals and not values.keys() >= _NEEDED):
@@ -279,6 +293,9 @@ def read_status(path: Path) -> dict[str, Any]:
     is_whole = "status" in found and all(isinstance(found.get(key, ""), str) for key in ("status", "reason", "message"))
     message = f"The status file {path} is damaged."
     lost = {"status": "failed", "reason": "internal", "message": message, "seconds": 0.0, "device": ""}
+    if found.get("reason") == "already_done":
+        # Versions before 0.2 recorded what a call did with a complete run, not what the run is, nor how long it took.
+        found |= {"status": "ok", "reason": "", "message": "", "seconds": None, "peak_rss_mb": None}
     return found if is_whole else lost
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_label, parse_entities
-from bids_semantoks.files import hash_file, read_object, read_table, write_array, write_json, write_records, write_table
+from bids_semantoks.files import read_object, read_table, write_array, write_json, write_table
+from bids_semantoks.outputs.coverage import write_coverage
+from bids_semantoks.outputs.damage import check_table, describe_files
 from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike, is_sidecar, read_status
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 from bids_semantoks.statistics.connectivity import compute_connectivity
 from bids_semantoks.statistics.weights import weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
-_SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
+#: Folder in ``logs`` where versions before 0.2 kept the statuses of all participants.
+_FORMER_STATUSES = "runs"
 
 #: Entities that `build_stem` places itself or drops, after those of the source; a hemisphere stays with the source.
 _OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
@@ -76,15 +79,24 @@ class OutputPaths:
         return self.embedding.with_suffix(".json")
 
     @property
-    def status(self) -> Path:
-        """Status record of the run."""
-        label = f"_desc-{self.model}" if self.model else ""
-        return self.out_dir / "logs" / "runs" / f"{self.stem}{label}_status.json"
-
-    @property
     def participant_folder(self) -> str:
         """Name of the participant's folder, ``sub-L``; labels may hold underscores."""
         return self.directory.relative_to(self.out_dir).parts[0]
+
+    def log(self, ending: str) -> Path:
+        """Return the path of the record about this run and encoder whose name ends in ``_<ending>``."""
+        label = f"_desc-{self.model}" if self.model else ""
+        return self.out_dir / "logs" / self.participant_folder / f"{self.stem}{label}_{ending}"
+
+    @property
+    def status(self) -> Path:
+        """Status record of the run."""
+        return self.log("status.json")
+
+    @property
+    def qc(self) -> Path:
+        """Record of the run's quality."""
+        return self.log("qc.json")
 
     @property
     def page_data(self) -> Path:
@@ -105,9 +117,16 @@ def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
 
 
 def write_signals(
-    paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any], *, save_raw: bool
+    paths: OutputPaths,
+    atlas: Atlas,
+    signals: ParcelSignals,
+    sidecar: dict[str, Any],
+    *,
+    save_raw: bool,
+    show: Callable[[], Sequence[Path]] = tuple,
 ) -> dict[str, Any]:
-    """Write signals, coverage and connectivity of a run, the sidecar last; return what that holds.
+    """Write signals, coverage and connectivity of a run, and what `show` writes for its page, the sidecar last, which
+    makes all of them complete; return what that holds.
 
     `sidecar` must hold ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising.
     """
@@ -121,10 +140,10 @@ def write_signals(
         files.append(paths.raw)
     else:
         paths.raw.unlink(missing_ok=True)
-    files.append(_write_coverage(paths, atlas, signals, sidecar))
+    write_coverage(paths.coverage, atlas, signals, sidecar)
     matrix = paths.connectivity
     write_table(matrix, atlas.parcels, compute_connectivity(signals.values), index="Node")
-    files.append(matrix)
+    files += [paths.coverage, matrix]
     write_json(
         matrix.with_suffix(".json"),
         {
@@ -136,7 +155,9 @@ def write_signals(
             "MissingParcels": sidecar["AbsentParcels"],
         },
     )
-    written = {**sidecar, "TableSHA256": hash_file(paths.signals), "Files": _describe_files(files)}
+    described = describe_files(files)
+    shown = [path.relative_to(paths.out_dir).as_posix() for path in show()]
+    written = {**sidecar, "TableSHA256": described["FilesSHA256"][paths.signals.name], **described, "PageFiles": shown}
     write_json(paths.signals_sidecar, written)
     return written
 
@@ -171,7 +192,8 @@ def remove_outputs(paths: OutputPaths) -> None:
     """Remove everything made of a run and atlas: sidecar and tables of the signals, embeddings by any encoder, figures
     and statuses, so that nothing of an earlier call passes for what a run is now."""
     tables = (paths.signals, paths.raw, paths.coverage, paths.connectivity)
-    stem, logs = glob.escape(paths.stem), paths.status.parent
+    stem = glob.escape(paths.stem)
+    logs = (paths.status.parent, paths.out_dir / "logs" / _FORMER_STATUSES)
     figures = paths.out_dir / paths.participant_folder / "figures"
     _remove(
         # The sidecar goes first: without it nothing counts as complete.
@@ -180,8 +202,8 @@ def remove_outputs(paths: OutputPaths) -> None:
         *_find_embedded(paths),
         *figures.glob(f"{stem}_desc-*"),
         paths.page_data,
-        *logs.glob(f"{stem}_status.json"),
-        *logs.glob(f"{stem}_desc-*_status.json"),
+        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_{kind}.json")),
+        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_desc-*_{kind}.json")),
     )
 
 
@@ -204,60 +226,6 @@ def _remove(*found: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_coverage(paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> Path:
-    path = paths.coverage
-    present = signals.present
-    temporal_snr = np.full(present.size, np.nan) if signals.temporal_snr is None else signals.temporal_snr
-    rows = [
-        (
-            atlas.parcels[p],
-            signals.coverage[p],
-            None if np.isnan(temporal_snr[p]) else round(float(temporal_snr[p]), 3),
-            int(signals.n_voxels[p]) if signals.n_voxels[p] >= 0 else None,
-            "true" if present[p] else "false",
-        )
-        for p in range(len(atlas.parcels))
-    ]
-    write_records(path, ("label", "coverage", "tsnr", "n_voxels", "present"), rows)
-    described = _describe_coverage(sidecar.get("AveragedOver") or "")
-    write_json(
-        path.with_suffix(".json"),
-        {
-            **{key: sidecar[key] for key in _SHARED_KEYS if key in sidecar},
-            "label": {"Description": "Parcel name."},
-            "coverage": {"Description": described[0]},
-            "tsnr": {
-                "Description": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over "
-                "standard deviation around a line, in kept volumes. The mean of a parcel has a higher one "
-                "than its parts. n/a where the mean was removed before."
-            },
-            "n_voxels": {"Description": described[1]},
-            "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
-        },
-    )
-    return path
-
-
-def _describe_coverage(averaged_over: str) -> tuple[str, str]:
-    """Describe the columns of coverage and size, depending on what was averaged."""
-    unit, _, where = averaged_over.partition(" ")
-    if not unit:
-        return (
-            "Share of the parcel that has data, as the dataset's own table says; else 1 with a series, 0 without.",
-            "Voxels of the parcel, as the dataset's own table says; n/a where it does not.",
-        )
-    if unit == "voxels":
-        inside = "lie in the brain mask and " if "mask" in where else ""
-        return (
-            f"Share of the parcel's voxels that {inside}vary in time.",
-            f"Voxels of the parcel on the grid of the {'warp' if 'native' in where else 'BOLD image'}.",
-        )
-    return (
-        f"Share of the parcel's {unit} that are in the file and vary in time.",
-        f"{unit.capitalize()} of the parcel in the atlas, those that the file lacks among them.",
-    )
-
-
 def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
     """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``."""
     remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
@@ -273,7 +241,7 @@ def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, 
     else:
         # Old ones may belong to other windows.
         paths.tokens.unlink(missing_ok=True)
-    write_json(paths.embedding_sidecar, {**sidecar, "Files": _describe_files(files)})
+    write_json(paths.embedding_sidecar, {**sidecar, **describe_files(files)})
 
 
 def remove_embedding(paths: OutputPaths, *, settings: Mapping[str, Any], signals_sha256: str) -> None:
@@ -284,22 +252,8 @@ def remove_embedding(paths: OutputPaths, *, settings: Mapping[str, Any], signals
         _remove(paths.embedding_sidecar, paths.embedding, paths.tokens)
 
 
-def _describe_files(paths: Iterable[Path]) -> dict[str, int]:
-    """Size in bytes of complete outputs by name, so that a damaged or lost one is noticed without reading it."""
-    return {path.name: path.stat().st_size for path in paths}
-
-
-def has_files(directory: Path, described: Mapping[str, int]) -> bool:
-    """Tell whether each output has the size recorded in ``Files`` of its sidecar, and each table its sidecar."""
-    try:
-        is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
-    except OSError:
-        return False
-    tables = (directory / name for name in described if name.endswith(".tsv"))
-    return is_whole and all(table.with_suffix(".json").is_file() for table in tables)
-
-
-def _find_sidecars(out_dir: Path) -> list[Path]:
+def find_signals(out_dir: Path) -> list[Path]:
+    """Find the sidecars of all stored signals, sorted."""
     patterns = (f"sub-*/func/*{_SIGNALS_ENDING}", f"sub-*/ses-*/func/*{_SIGNALS_ENDING}")
     return sorted(path for pattern in patterns for path in out_dir.glob(pattern))
 
@@ -334,14 +288,15 @@ class StoredRun:
         return int(self.sidecar.get("VolumesDropped", {}).get("Padding", {}).get("Count", 0))
 
     def read_signals(self) -> NDArray[np.float32]:
-        """Read the cleaned signals (T, P) without padding; NaN in dropped volumes and absent parcels."""
-        values = read_signals(self.paths)[1]
+        """Read the cleaned signals (T, P) without padding; NaN in dropped volumes and absent parcels. Raises RunFailed
+        damaged_table."""
+        values = read_signals(self.paths, self.sidecar)[1]
         return values[: len(values) - self.n_padding]
 
 
 def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[StoredRun]:
     """Yield the runs with complete signals of an atlas, sorted by name; their paths carry the encoder label `model`."""
-    for path in _find_sidecars(out_dir):
+    for path in find_signals(out_dir):
         entities = parse_entities(path.name)
         if entities.get("atlas") != atlas:
             continue
@@ -356,35 +311,60 @@ def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[Store
 
 def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:
     """List the (atlas, space) labels of the stored signals, sorted; the space is empty for series that name none."""
-    names = [parse_entities(path.name) for path in _find_sidecars(out_dir)]
+    names = [parse_entities(path.name) for path in find_signals(out_dir)]
     return sorted({(name["atlas"], name.get("space", "")) for name in names if "atlas" in name})
 
 
-def read_signals(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """Read parcel names (P,) and cleaned signals (T, P), exactly as written: 9 digits hold every float32."""
+def read_signals(paths: OutputPaths, sidecar: Mapping[str, Any]) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Read parcel names (P,) and cleaned signals (T, P), exactly as written: 9 digits hold every float32. Raises
+    RunFailed damaged_table where they are not those that the sidecar vouches for."""
+    check_table(paths.signals, sidecar)
     parcels, values = read_table(paths.signals)
     return parcels, values.astype(np.float32)
 
 
 def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
-    """Read the window embeddings of a run, (B, dims)."""
-    columns, values = read_table(paths.embedding)
+    """Read the window embeddings of a run, (B, dims); RunFailed damaged_table."""
+    columns, values = _read_embedded(paths)
     first = columns.index("dim0001")
     return values[:, first:].astype(np.float32)
 
 
 def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
-    """Read the mean embedding (dims,) of a run over the windows that count (`weigh_windows`), and their number."""
-    columns, values = read_table(paths.embedding)
+    """Read the mean embedding (dims,) of a run over the windows that count (`weigh_windows`), and their number;
+    RunFailed damaged_table."""
+    columns, values = _read_embedded(paths)
     weights = weigh_windows(values[:, columns.index("kept")], min_kept)
     vectors = values[:, columns.index("dim0001") :].astype(np.float32)
     return int((weights > 0).sum()), weights @ vectors
 
 
-def read_statuses(out_dir: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read the name stem and status record of every run, sorted by name."""
-    found = sorted((out_dir / "logs" / "runs").glob("*_status.json"))
-    return [(path.name.removesuffix("_status.json"), read_status(path)) for path in found]
+def _read_embedded(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    check_table(paths.embedding, read_sidecar(paths.embedding_sidecar) or {})
+    return read_table(paths.embedding)
+
+
+def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:
+    """Find the status records of all runs, or of those of a participant, by their name stems in order.
+
+    Records of versions before 0.2, all in one folder, count where there is no newer one.
+    """
+    label = glob.escape(participant) if participant else "*"
+    logs = out_dir / "logs"
+    found = [*logs.glob(f"{_FORMER_STATUSES}/sub-{label}_*_status.json"), *logs.glob(f"sub-{label}/sub-*_status.json")]
+    by_stem = {path.name.removesuffix("_status.json"): path for path in found}
+    return dict(sorted(by_stem.items()))
+
+
+def read_statuses(out_dir: Path, participant: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Read the name stem and status record of every run, or of those of a participant, sorted by name."""
+    return [(stem, read_status(path)) for stem, path in find_statuses(out_dir, participant).items()]
+
+
+def read_former_status(paths: OutputPaths) -> dict[str, Any]:
+    """Read what an earlier call recorded of a run, also where versions before 0.2 wrote it; empty if nothing."""
+    places = (paths.status, paths.out_dir / "logs" / _FORMER_STATUSES / paths.status.name)
+    return next((read_status(path) for path in places if path.is_file()), {})
 
 
 def build_stem(run: Run, atlas: str) -> str:

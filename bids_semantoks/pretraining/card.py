@@ -25,6 +25,9 @@ _RANGES: Final = (
     *("repetition_time_of_the_sources_in_s", "length_of_the_runs_in_s"),
 )
 
+#: Entries that list what occurs in the data.
+_CHOICES: Final = ("noise_removed", "global_signal", "scrubbing")
+
 
 class TrainingLog:
     """Table of a training, one row every few steps; the first column is ``step``.
@@ -121,6 +124,7 @@ def _list(values: Mapping[str, Any]) -> list[str]:
 
 def _describe(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
-        words = (" to " if key in _RANGES else ", ").join(_describe("", item) for item in value)
+        between = " to " if key in _RANGES else " or " if key in _CHOICES else ", "
+        words = between.join(_describe("", item) for item in value)
         return f"{words} Hz" if key == "band" else words
     return f"{value:.6g}" if isinstance(value, float) else str(value)

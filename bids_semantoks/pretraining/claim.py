@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from bids_semantoks.disk import name_temporary, read_space, read_start
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 from bids_semantoks.training.distributed import Ranks
@@ -66,40 +67,36 @@ def _take(path: Path, request: StopRequest) -> str:
                 json.dump(_identify_call(request), file)
             return ""
         except FileExistsError:
-            if _is_alive(path, _read(path)):
+            holder = _read(path)
+            if _is_alive(path, holder):
                 holder = _read(path)
                 return f"process {holder.get('process', '?')} on {holder.get('host', 'another machine')}"
-            if path.exists():
+            if _remove(path, holder):
                 LOGGER.info("The last call that trained %s was killed; its training goes on.", path.parent.name)
-                path.unlink(missing_ok=True)
         except OSError:
             path.unlink(missing_ok=True)  # it may have been created before the disk was full
             raise
     return ""
 
 
+def _remove(path: Path, dead: dict[str, Any]) -> bool:
+    """Remove the claim of a dead call, but not that of another call which found it dead as well and was quicker."""
+    aside = path.with_name(name_temporary())
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        is_dead = _read(aside) == dead
+        if not is_dead:
+            with contextlib.suppress(OSError):
+                os.link(aside, path)
+        aside.unlink()
+        return is_dead
+    return False
+
+
 def _identify_call(request: StopRequest) -> dict[str, Any]:
     process = os.getpid()
     known = {"host": socket.gethostname(), "process": process, "call": str(request.started)}
-    return known | {"space": _read_space(), "since": _read_start(process)}
-
-
-def _read_space() -> str:
-    """Read which name space process numbers belong to: a container has its own; empty where /proc does not tell."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-def _read_start(process: int) -> str:
-    """Read when a process was started, which tells it from a later one of its number; empty for none, or a dead one."""
-    try:
-        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    fields = text.rpartition(")")[2].split()  # after the name, which may hold blanks
-    return "" if fields[0] in "ZX" else fields[19]
+    return known | {"space": read_space(), "since": read_start(process)}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -112,8 +109,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is_alive(path: Path, found: dict[str, Any]) -> bool:
     """Tell whether the holder of a claim still lives: ask this machine, else wait for a sign of life."""
-    if found.get("host") == socket.gethostname() and found.get("space") == _read_space() != "":
-        return _read_start(found["process"]) == str(found["since"])
+    if found.get("host") == socket.gethostname() and found.get("space") == read_space() != "":
+        return read_start(found["process"]) == str(found["since"])
     # The clock of another machine may be wrong: only whether the time of the file changes counts.
     before, until = _read_time(path), time.monotonic() + _PATIENCE
     while time.monotonic() < until:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.errors import InputError, RunSkipped, name_some
+from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.signals.cleaning import count_padding
 from bids_semantoks.signals.gaps import fill_gaps
 from bids_semantoks.signals.windows import resample, select_signals, zscore
@@ -63,7 +64,7 @@ class TableReader:
         stored: StoredRun = source.where
         path = stored.paths.signals
         try:
-            parcels, table = read_signals(stored.paths)
+            parcels, table = read_signals(stored.paths, stored.sidecar)
             if parcels != self.parcels:
                 return f"{path} has {len(parcels)} parcels that are not the {len(self.parcels)} of the atlas"
             return _standardise_run(
@@ -73,6 +74,8 @@ class TableReader:
                 n_dummy=stored.n_dummy,
                 target=self.target,
             )
+        except RunFailed as error:
+            return error.message
         except (RunSkipped, OSError, ValueError) as error:
             return f"{path}: {error}"
 
@@ -94,7 +97,8 @@ def pack_file(
     if not by_row:
         return
     LOGGER.info("Packing %d of %d runs of %s into %s.", len(by_row), len(data.sources), file.path, store.directory)
-    store.add(itertools.takewhile(lambda _: is_wanted(), _read_rows(by_row, file, target)))
+    rows = itertools.takewhile(lambda _: is_wanted(), _read_rows(by_row, file, target))
+    store.add(Progress("Packing").each("run", rows, total=len(by_row)))
 
 
 def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
@@ -140,7 +144,7 @@ def pack_tables(
     LOGGER.info("Packing %d of %d runs into %s.", len(missing), len(data.sources), store.directory)
     arguments = (list(order), data.parcels, target)
     results = run_jobs(TableReader, arguments, missing, n_procs=n_procs, is_wanted=is_wanted)
-    store.add(_keep_readable(results, missing))
+    store.add(_keep_readable(Progress("Packing").each("run", results, total=len(missing)), missing))
 
 
 def _keep_readable(results: Iterator[tuple[int, Any]], missing: Sequence[SignalSource]) -> Iterator[PackedRun]:

@@ -21,6 +21,7 @@ from bids_semantoks.models.parcels import NetworkLayout, build_layout, layout_to
 from bids_semantoks.models.tokenizer import StructuredBranch, join_scales
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.quality.cleaning import describe_cleaning
 from bids_semantoks.training.batches import check_participants, choose_batch_size
 from bids_semantoks.training.packed import SignalView
 
@@ -134,6 +135,7 @@ class TrainingData:
     parcels: tuple[str, ...]  # (P,)
     networks: tuple[str, ...]  # (P,) label of each parcel
     facts: dict[str, Any]  # what the model card says about the data
+    cleaning: dict[str, Any]  # how they were cleaned, with which input fit compares later runs
 
 
 def describe_stored(
@@ -158,7 +160,8 @@ def describe_stored(
         "tasks": sorted({run.entities.get("task", "n/a") for run in stored}),
         "atlas": stored[0].entities["atlas"],
     }
-    return TrainingData(sources=tuple(sources), parcels=parcels, networks=networks, facts=facts)
+    cleaning = describe_cleaning([run.sidecar for run in stored])
+    return TrainingData(sources=tuple(sources), parcels=parcels, networks=networks, facts=facts, cleaning=cleaning)
 
 
 def _describe_bands(settings: Sequence[Mapping[str, Any]]) -> Any:
@@ -181,7 +184,12 @@ def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFi
         SignalSource(key=f"{stem}-{row}", participant=label, where=row) for row, label in enumerate(file.ids)
     )
     facts = {"source": f"HDF5 file {path.name}", "band": "not known", "atlas": "Schaefer400, Tian3, Buckner7"}
-    return TrainingData(sources=sources, parcels=file.parcels, networks=file.networks, facts=facts), file
+    return (
+        TrainingData(
+            sources=sources, parcels=file.parcels, networks=file.networks, facts=facts, cleaning=describe_cleaning([])
+        ),
+        file,
+    )
 
 
 def build_details(
@@ -207,6 +215,7 @@ def build_details(
             "repetition_time_of_the_sources_in_s": [min(view.repetition_times), max(view.repetition_times)],
             "length_of_the_runs_in_s": [float(seconds.min()), float(seconds.max())],
             "band": data.facts.get("band", "not known"),
+            **data.cleaning,
             "smallest_share_of_parcels_with_signal": round(float(view.present.mean(axis=1).min()), 4),
             "window_in_s": encoder.window * encoder.repetition_time,
         },

@@ -220,6 +220,7 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
     directory = root / ".signals" / hash_values([layout_to_json(plan.layout), target])[:16]
     if ranks.is_first:
         store, data = SignalStore(directory, plan.layout.n_parcels), plan.data
+        store.remove_orphans()
         if plan.file is not None:
             pack_file(store, data, plan.file, target=target, is_wanted=is_wanted)
         else:
@@ -252,6 +253,8 @@ def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> 
         names=names if len(names) == len(encoder.network_positions) else (),
         repetition_time=plan.encoder.repetition_time,
     )
+    # A former one has the checksum of other weights.
+    (plan.directory / CARD_FILE).unlink(missing_ok=True)
     sha256 = write_checkpoint(plan.directory, encoder, head=head, details=details)
     write_model_card(plan.directory, name=plan.directory.name, sha256=sha256, details=details, drawn=drawn)
     shutil.rmtree(plan.checkpoints, ignore_errors=True)

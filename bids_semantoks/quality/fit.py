@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.outputs.credits import FIX
+from bids_semantoks.quality.cleaning import (
+    KEPT,
+    NOT_KNOWN,
+    UNSCRUBBED,
+    compute_scrubbed_share,
+    describe_global_signal,
+    describe_noise,
+    describe_scrubbing,
+)
+
 GREEN, AMBER, RED = "green", "amber", "red"
 _MIN_SECONDS: Final = 100.0
 _MIN_COVERAGE: Final = 0.8
 _USUAL_COVERAGE: Final = 0.9
+#: With a tenth of the volumes dropped, the others correlate above .97 with the whole scan (docs/signals.md).
+_SCRUBBED_SLACK: Final = 0.1
 
+#: Properties whose limits are the same for all encoders.
+_JUDGED_BY_US: Final = ("coverage", "networks")
 _OURS: Final = "convention of this program"
 
-#: Training data of the published encoder (0.735 s, six minutes, 0.01-0.1 Hz) and its evaluation (up to 3 s).
+#: Training data of the published encoder (0.735 s, six minutes, 0.01-0.1 Hz) and its evaluation (up to 3 s). UK Biobank
+#: cleans by ICA-FIX; the paper names neither regressors nor scrubbing.
 PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {
     "repetition_time_of_the_sources_in_s": [0.735, 3.0],
     "length_of_the_runs_in_s": [200.0, 360.0],
     "band": [0.01, 0.1],
+    "noise_removed": [FIX],
+    "global_signal": [KEPT],
+    "scrubbing": [UNSCRUBBED],
+    "largest_share_of_scrubbed_volumes": 0.0,
 }
 
 
@@ -32,27 +52,30 @@ class FitItem:
     value: str
     level: str  # green, amber or red
     words: str  # reason for the level
-    source: str  # where the limits come from
+    source: str = ""  # where the limits come from
 
 
 def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage: NDArray[np.float64]) -> list[FitItem]:
-    """Judge repetition time, length, band, coverage and networks of a run by its sidecars.
+    """Judge repetition time, length, band, cleaning, coverage and networks of a run by its sidecars.
 
-    `coverage` (P,) is the share of each parcel that has data, NaN if unknown. Limits come from the encoder's
-    own training, else from `PUBLISHED_LIMITS`.
+    `coverage` (P,) is the share of each parcel that has data, NaN if unknown. Limits come from the encoder's own
+    training, else from `PUBLISHED_LIMITS`; an encoder trained by an earlier version does not say how its data were
+    cleaned.
     """
     own = embedding.get("Model", {}).get("Limits") or {}
     limits = {**PUBLISHED_LIMITS, **own}
     source = "this encoder was trained on" if own else "of the published encoder's data"
     kept = signals["VolumesKept"] * signals["RepetitionTime"]
-    origin = "training data of this encoder" if own else "data of the published encoder"
-    return [
-        _judge_repetition_time(signals["RepetitionTime"], limits, source, origin),
-        _judge_length(kept, limits, source, origin),
-        _judge_band(signals, limits, source, origin),
+    items = [
+        _judge_repetition_time(signals["RepetitionTime"], limits, source),
+        _judge_length(kept, limits, source),
+        _judge_band(signals, limits, source),
+        *_judge_cleaning(signals, own or PUBLISHED_LIMITS, "this" if own else "the published"),
         _judge_coverage(coverage, limits),
         _judge_networks(embedding.get("MaskedNetworks", [])),
     ]
+    origin = "training data of this encoder" if own else "data of the published encoder"
+    return [replace(item, source=_OURS if item.name in _JUDGED_BY_US else origin) for item in items]
 
 
 def find_worst(items: list[FitItem]) -> str:
@@ -60,64 +83,88 @@ def find_worst(items: list[FitItem]) -> str:
     return max((item.level for item in items), key=(GREEN, AMBER, RED).index)
 
 
-def _judge_repetition_time(value: float, limits: Mapping[str, Any], source: str, origin: str) -> FitItem:
+def _judge_repetition_time(value: float, limits: Mapping[str, Any], source: str) -> FitItem:
     low, high = limits["repetition_time_of_the_sources_in_s"]
     inside = low - 1e-6 <= value <= high + 1e-6
     words = f"{'within' if inside else 'outside'} {_range(low, high, 's')} {source}"
-    return FitItem(
-        name="repetition time", value=f"{value:g} s", level=GREEN if inside else AMBER, words=words, source=origin
-    )
+    return FitItem(name="repetition time", value=f"{value:g} s", level=GREEN if inside else AMBER, words=words)
 
 
-def _judge_length(kept: float, limits: Mapping[str, Any], source: str, origin: str) -> FitItem:
+def _judge_length(kept: float, limits: Mapping[str, Any], source: str) -> FitItem:
     low, high = limits["length_of_the_runs_in_s"]
     shown = f"{kept:.0f} s kept"
     if kept < _MIN_SECONDS:
         words = f"under {_MIN_SECONDS:.0f} s: half a window or more is padding"
-        return FitItem(
-            name="length", value=shown, level=RED, words=words, source="the window of the published encoder, 200 s"
-        )
+        return FitItem(name="length", value=shown, level=RED, words=words)
     if kept < low:
         words = f"shorter than the {low:.0f} s {source}"
-        return FitItem(name="length", value=shown, level=AMBER, words=words, source=origin)
+        return FitItem(name="length", value=shown, level=AMBER, words=words)
     # A longer run only gives more windows to average.
     return FitItem(
-        name="length",
-        value=shown,
-        level=GREEN,
-        words=f"not shorter than {low:.0f} s; {high:.0f} s is usual",
-        source=origin,
+        name="length", value=shown, level=GREEN, words=f"not shorter than {low:.0f} s; {high:.0f} s is usual"
     )
 
 
-def _judge_band(signals: Mapping[str, Any], limits: Mapping[str, Any], source: str, origin: str) -> FitItem:
+def _judge_band(signals: Mapping[str, Any], limits: Mapping[str, Any], source: str) -> FitItem:
     if not signals["Settings"].get("denoising"):
         return FitItem(
-            name="band",
-            value="as found",
-            level=AMBER,
-            words="filtered elsewhere, if at all: not known here",
-            source=origin,
+            name="band", value="as found", level=AMBER, words="filtered elsewhere, if at all: not known here"
         )
     band, wanted = signals["Settings"].get("band_pass"), limits["band"]
     shown = _range(band[0], band[1], "Hz") if band else "no filter"
     if not isinstance(wanted, list):
         if shown == wanted:
-            return FitItem(name="band", value=shown, level=GREEN, words=f"the same as {source}", source=origin)
-        return FitItem(name="band", value=shown, level=AMBER, words=f"band {source}: {wanted}", source=origin)
+            return FitItem(name="band", value=shown, level=GREEN, words=f"the same as {source}")
+        return FitItem(name="band", value=shown, level=AMBER, words=f"band {source}: {wanted}")
     inside = band is not None and np.allclose(band, wanted)
     words = f"{'the same as' if inside else 'differs from'} {_range(wanted[0], wanted[1], 'Hz')} {source}"
-    return FitItem(name="band", value=shown, level=GREEN if inside else AMBER, words=words, source=origin)
+    return FitItem(name="band", value=shown, level=GREEN if inside else AMBER, words=words)
+
+
+def _judge_cleaning(signals: Mapping[str, Any], limits: Mapping[str, Any], whose: str) -> list[FitItem]:
+    """Compare regressors, global signal and scrubbing of a run with those of the encoder's training data."""
+    data = f"{whose} encoder's training data"
+    return [
+        _compare("regressors", describe_noise(signals), limits.get("noise_removed"), data),
+        _compare("global signal", describe_global_signal(signals), limits.get("global_signal"), data),
+        _judge_scrubbing(signals, limits, data),
+    ]
+
+
+def _compare(name: str, found: str, trained: list[str] | None, data: str) -> FitItem:
+    known = [way for way in trained or [] if way != NOT_KNOWN]
+    if found == NOT_KNOWN:
+        level, words = AMBER, "cleaned elsewhere, and what was removed is not known here"
+    elif found in known:
+        level, words = GREEN, f"the same as {data}"
+    elif not known:
+        level, words = AMBER, f"how {data} were cleaned is not known"
+    else:
+        level, words = AMBER, f"{data}: {' or '.join(known)}"
+    return FitItem(name=name, value=found, level=level, words=words)
+
+
+def _judge_scrubbing(signals: Mapping[str, Any], limits: Mapping[str, Any], data: str) -> FitItem:
+    """Compare rules of scrubbing; where training data had none, or others, the share of dropped volumes decides."""
+    rule, share = describe_scrubbing(signals), compute_scrubbed_share(signals)
+    value = f"{rule}, {share:.0%} of volumes" if share else rule
+    item = _compare("scrubbing", rule, limits.get("scrubbing"), data)
+    if "largest_share_of_scrubbed_volumes" not in limits:
+        return FitItem(name="scrubbing", value=value, level=AMBER, words=item.words)
+    most = float(limits["largest_share_of_scrubbed_volumes"])
+    if share > most + _SCRUBBED_SLACK:
+        words = f"at most {most:.0%} of a run was scrubbed in {data}; filled gaps are smoother than signals"
+        return FitItem(name="scrubbing", value=value, level=AMBER, words=words)
+    if rule in (UNSCRUBBED, NOT_KNOWN) or item.level == GREEN:
+        return FitItem(name="scrubbing", value=value, level=item.level, words=item.words)
+    words = f"{data}: {' or '.join(limits['scrubbing'])}; few volumes are filled"
+    return FitItem(name="scrubbing", value=value, level=GREEN, words=words)
 
 
 def _judge_coverage(coverage: NDArray[np.float64], limits: Mapping[str, Any]) -> FitItem:
     if np.isnan(coverage).all():
         return FitItem(
-            name="coverage",
-            value="not known",
-            level=AMBER,
-            words="the series came without a coverage table",
-            source=_OURS,
+            name="coverage", value="not known", level=AMBER, words="the series came without a coverage table"
         )
     mean = float(np.nanmean(coverage))
     usual = max(_MIN_COVERAGE, float(limits.get("smallest_share_of_parcels_with_signal", _USUAL_COVERAGE)))
@@ -127,16 +174,14 @@ def _judge_coverage(coverage: NDArray[np.float64], limits: Mapping[str, Any]) ->
         AMBER: f"under {usual:.2f}: parts of the atlas lie outside the data or the brain mask",
         RED: f"under {_MIN_COVERAGE:.1f}: much of the atlas lies outside the data or the brain mask",
     }[level]
-    return FitItem(name="coverage", value=f"{mean:.2f} on average", level=level, words=words, source=_OURS)
+    return FitItem(name="coverage", value=f"{mean:.2f} on average", level=level, words=words)
 
 
 def _judge_networks(masked: list[str]) -> FitItem:
     if not masked:
-        return FitItem(
-            name="networks", value="all present", level=GREEN, words="every network has signal", source=_OURS
-        )
+        return FitItem(name="networks", value="all present", level=GREEN, words="every network has signal")
     words = "these networks have no signal; their tokens are the encoder's guess"
-    return FitItem(name="networks", value=f"absent: {', '.join(masked)}", level=RED, words=words, source=_OURS)
+    return FitItem(name="networks", value=f"absent: {', '.join(masked)}", level=RED, words=words)
 
 
 def _range(low: float, high: float, unit: str) -> str:

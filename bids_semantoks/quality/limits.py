@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.call import parse_motion_filter
-from bids_semantoks.errors import ConfigurationError, RunSkipped
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.files import read_records
 from bids_semantoks.inputs.selection import describe_labels
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_statuses
 from bids_semantoks.quality.fit import AMBER, RED
@@ -104,8 +105,9 @@ def _find_problem(config: AppConfig, run: StoredRun) -> tuple[str, str] | None:
     former = run.sidecar["Settings"].get("min_coverage")
     if config.is_given(signals, "min_coverage") and (former is None or former < signals.min_coverage):
         try:
+            check_table(run.paths.coverage, run.sidecar)
             below = _find_below(run.paths, signals.min_coverage)
-        except (OSError, ValueError) as error:
+        except (RunFailed, OSError, ValueError) as error:
             return "low_coverage", f"{run.paths.coverage} cannot be read ({error}), which --min-coverage needs."
         if below:
             return "low_coverage", (
@@ -165,7 +167,7 @@ def warn_of_lost(out_dir: Path, known: Collection[str], *, atlas: str, space: st
     for stem, status in read_statuses(out_dir):
         found = parse_entities(stem)
         is_ours = found.get("atlas") == atlas and found.get("space", "") == space
-        if is_ours and found["sub"] not in known and status.get("reason", "") not in ("", "already_done"):
+        if is_ours and found["sub"] not in known and status.get("reason"):
             lost.setdefault(status["reason"], set()).add(found["sub"])
     for reason, labels in sorted(lost.items()):
         LOGGER.warning("Participants without signals, %s: %s", reason, describe_labels(labels))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from bids_semantoks.disk import is_full
 from bids_semantoks.escaping import replace_hidden
 from bids_semantoks.files import open_atomic
 
@@ -64,7 +65,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
 }
 
-_NOT_DRAWN: Final = "It could not be drawn; the log says why."
+_NOT_DRAWN: Final = "It could not be drawn, and the log of that call says why; or it was removed since."
 
 _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
@@ -134,8 +135,8 @@ def build_figure_path(out_dir: Path, stem: str, word: str, kind: str) -> Path:
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
-    """Draw and write a figure (``.svg`` or ``.png``); on any error, log a warning and return False. An outdated figure
-    of that name is removed."""
+    """Draw and write a figure (``.svg`` or ``.png``); on any error but a full disk, log a warning and return False. An
+    outdated figure of that name is removed."""
     try:
         path.unlink(missing_ok=True)
         with use_style():
@@ -144,6 +145,8 @@ def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
         with open_atomic(path) as file:
             file.write(content)
     except Exception as error:
+        if is_full(error):
+            raise
         # A picture must never cost a run, whatever is wrong with it.
         LOGGER.debug("Drawing %s", path, exc_info=True)
         LOGGER.warning("The figure %s could not be drawn: %s: %s", path.name, type(error).__name__, error)

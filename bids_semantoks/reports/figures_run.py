@@ -72,7 +72,7 @@ def draw_carpet(data: Mapping[str, Any], sidecar: Mapping[str, Any]) -> Figure:
     )[:, 0]
     times = (np.arange(sidecar["VolumesTotal"]) + 0.5) * step
     for axes, (key, name) in zip(rows, lines, strict=False):
-        _draw_traces(axes, traces, key, times)
+        _draw_traces(axes, traces, key, times, sidecar["VolumesDropped"]["Dummy"]["Count"])
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         _mark_dropped(axes, sidecar)
     for axes, when in zip(rows[len(lines) :], images, strict=True):
@@ -91,18 +91,23 @@ def draw_carpet(data: Mapping[str, Any], sidecar: Mapping[str, Any]) -> Figure:
 
 
 def _draw_traces(
-    axes: Axes, traces: Mapping[str, Sequence[float | None]], key: str, times: NDArray[np.float64]
+    axes: Axes, traces: Mapping[str, Sequence[float | None]], key: str, times: NDArray[np.float64], n_dummy: int
 ) -> None:
     """Draw what is known of a measure; after denoising on an axis of its own, which is much narrower."""
     names = [name for name in (key, f"{key}_filtered", f"{key}_before", f"{key}_after") if name in traces]
+    words = [name.removeprefix(f"{key}_").replace(key, "measured") for name in names]
     for number, name in enumerate(names):
         own = axes.twinx() if number and name.endswith("_after") else axes
-        label = name.removeprefix(f"{key}_").replace(key, "measured")
-        own.plot(times, np.array(traces[name], dtype=float), color=BLUE if number else INK, label=label)
+        values = np.array(traces[name], dtype=float)
+        own.plot(times, values, color=BLUE if number else INK)
+        # Dummy volumes may be ten times as bright.
+        low, high = np.nanmin(values[n_dummy:]), np.nanmax(values[n_dummy:])
+        if own is not axes or not number:
+            own.set_ylim(0 if key != "global" else low - 0.05 * (high - low), high + 0.05 * (high - low) or 1)
         if own is not axes:
             own.tick_params(axis="y", colors=BLUE)
     if len(names) > 1:
-        axes.set_title(f"{names[0].rpartition('_')[2].replace(key, 'measured')} (dark), {label} (blue)", fontsize=8)
+        axes.set_title(f"{words[0]} (dark), {words[-1]} (blue)", fontsize=8)
 
 
 def _mark_dropped(axes: Axes, sidecar: Mapping[str, Any]) -> None:

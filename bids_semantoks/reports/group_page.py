@@ -13,6 +13,7 @@ import numpy as np
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.files import read_rows
+from bids_semantoks.inputs.listed import find_roots
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.group_words import (
     METRIC_NAMES,
@@ -23,6 +24,9 @@ from bids_semantoks.outputs.group_words import (
     format_number,
     format_score,
 )
+from bids_semantoks.quality.cohort import CallFacts, read_excluded
+from bids_semantoks.quality.exclude import find_excluded
+from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.figures_probes import draw_map, draw_pair
 from bids_semantoks.reports.group_extras import build_block_section, build_scaling_section
 from bids_semantoks.reports.group_phenotype import build_part, name_figure, show_bars
@@ -34,9 +38,14 @@ _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept da
 
 
 def redraw_group_page(config: AppConfig) -> int:
-    """Redraw the group report from the output directory alone and return the number of pages
-    written; InputError when nothing was probed."""
-    draw_group_page(config, read_probes(config.out_dir))
+    """Redraw the pages of the group from the output directory alone and return the number of pages written: that of
+    quality, and that of probes if there were any; InputError if there are neither."""
+    out_dir = config.out_dir
+    left_out = find_excluded(out_dir, config.selection) or read_excluded(out_dir)
+    rows = report_cohort(out_dir, CallFacts(roots=find_roots(config.bids_dir), left_out=left_out))
+    if not rows or (out_dir / "group_probe.json").is_file():
+        draw_group_page(config, read_probes(out_dir))
+        return 1 + bool(rows)
     return 1
 
 
@@ -68,9 +77,7 @@ def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
     rows = read_rows(path) if path.is_file() else []
     # A status without an encoder belongs to the signals: all that a run has if it was never embedded.
     own = [row for row in rows if "_desc-" not in row["run"] or row["run"].endswith(f"_desc-{model}")]
-    counts = Counter(
-        (row["status"], row["reason"]) for row in own if row["status"] != "ok" and row["reason"] != "already_done"
-    )
+    counts = Counter((row["status"], row["reason"]) for row in own if row["status"] != "ok")
     if not counts:
         return []
     reasons = ", ".join(

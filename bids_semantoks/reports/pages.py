@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from bids_semantoks.disk import is_full
 from bids_semantoks.escaping import replace_hidden
 from bids_semantoks.files import write_text
 
@@ -46,7 +47,7 @@ def read_asset(name: str) -> str:
 
 @functools.cache
 def load_assets(*names: str) -> Assets:
-    """Load ``.css`` and ``.js`` files of ``reports/assets``, inlined in this order, and the policy that allows them."""
+    """Load ``.css`` and ``.js`` files of ``reports/assets``, inlined in order, with the policy that allows them."""
     from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja, which only pages need
 
     elements: dict[str, list[str]] = {"style": [], "script": []}
@@ -78,10 +79,12 @@ def embed_json(name: str, value: Any) -> Markup:
 
 
 def write_page(path: Path, build: Callable[[], str]) -> bool:
-    """Build and write a page; on any error, log a warning and return False."""
+    """Build and write a page; on any error but a full disk, log a warning and return False."""
     try:
         write_text(path, build(), only_if_changed=True)
     except Exception as error:
+        if is_full(error):
+            raise
         # Results are on disk already; a page about them must never turn success into failure.
         LOGGER.debug("Writing %s", path, exc_info=True)
         LOGGER.warning("The report %s could not be written: %s: %s", path.name, type(error).__name__, error)

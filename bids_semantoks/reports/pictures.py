@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.reports.networks import spread
 from bids_semantoks.reports.palette_images import (
+    ABSENT,
     CIVIDIS_COLOURS,
     COVERAGE,
     GREYS,
@@ -302,9 +303,9 @@ def describe_slices(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not slices:
         return None
     image = from_base64(slices["image"])
-    n_absent = int((image == len(CIVIDIS_COLOURS) + 1).any())
-    words = "some parcels are absent (orange)" if n_absent else "no parcel in sight is absent"
+    words = "some parcels are absent (orange)" if (image == ABSENT).any() else "no parcel in sight is absent"
     return {
         **slices,
+        "bar": draw_bar(COVERAGE),
         "alt": f"The atlas cut from the side, from the front and from bottom to top, in colours of coverage; {words}.",
     }

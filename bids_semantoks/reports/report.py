@@ -4,6 +4,7 @@ pictures, limits and files, and the methods."""
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
 from bids_semantoks.files import read_object, read_rows, read_table
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.outputs.sidecars import read_status
-from bids_semantoks.outputs.store import OutputPaths, read_sidecar
+from bids_semantoks.outputs.store import OutputPaths, read_sidecar, read_statuses
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.quality.verdict import Verdict, judge, judge_run, measure_run
 from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
@@ -36,6 +37,8 @@ from bids_semantoks.reports.pictures import (
 )
 from bids_semantoks.reports.run_data import read_run_data
 from bids_semantoks.version import __version__
+
+LOGGER = logging.getLogger("bids_semantoks")
 
 #: More sessions than that have a page each, so that none is too large to open.
 _MANY_SESSIONS: Final = 4
@@ -86,6 +89,7 @@ def write_report(out_dir: Path, participant: str) -> bool:
     pages: dict[str, str] = {}
 
     def build() -> str:
+        """Build all pages; those of sessions wait for their turn."""
         pages.update(build_pages(out_dir, participant))
         return pages.pop("")
 
@@ -139,13 +143,10 @@ def _address(participant: str, run: RunPart, pages: Mapping[str, str]) -> str:
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:
     """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((out_dir / "logs" / "runs").glob(f"sub-{glob.escape(participant)}_*_status.json")):
-        status = read_status(path)
-        name = path.name.removesuffix("_status.json")
+    for name, status in read_statuses(out_dir, participant):
         stem, _, model = name.partition("_desc-")
-        is_done = status.get("reason") == "already_done"
-        level = "ok" if is_done else status["status"]
-        word = "complete" if level == "ok" else status["status"]
+        level = status["status"]
+        word = "complete" if level == "ok" else level
         found.setdefault(stem, []).append({**status, "model": model, "word": word, "level": level})
     return found
 
@@ -160,7 +161,13 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
     files_there = sorted(p for p in directory.glob(f"{glob.escape(stem)}_*") if p.suffix in (".tsv", ".npy"))
     bad = [status for status in statuses if status["level"] != "ok"]
     problem = bad[0]["message"] or bad[0]["reason"] if sidecar is None or len(bad) == len(statuses) else ""
-    shown = _show_signals(paths, sidecar, problem) if sidecar else {"verdict": judge([], problem or "No signals.")}
+    try:
+        shown = _show_signals(paths, sidecar, problem) if sidecar else {"verdict": judge([], problem or "No signals.")}
+    except Exception as error:
+        # Files of one run that are damaged, or hold values of another type than ours, must not hide the others.
+        LOGGER.debug("Showing %s", stem, exc_info=True)
+        LOGGER.warning("The page shows nothing of %s: %s", stem, error)
+        shown = {"verdict": judge([], f"Its files cannot be shown: {error}")}
     return RunPart(
         stem=stem,
         title=", ".join(f"{key} {value}" for key, value in entities.items() if key not in ("sub", "ses")),
@@ -235,9 +242,9 @@ def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence
         mean = sum(value for value, _ in known) / len(known)
         seconds = (at + 0.5) * sidecar["RepetitionTime"]
         motion = f"Framewise displacement: mean {mean:.2f} mm, largest {largest:.2f} mm at {seconds:.0f} s"
-    return (
-        f"{motion}; {dropped['Dummy']['Count']} dummy and {dropped['Scrubbed']['Count']} scrubbed volumes are shaded."
-    )
+    counts = [(dropped["Dummy"]["Count"], "dummy"), (dropped["Scrubbed"]["Count"], "scrubbed")]
+    shaded = " and ".join(f"{count} {word}" for count, word in counts if count)
+    return f"{motion}; {shaded} volumes are shaded." if shaded else f"{motion}; every volume is kept."
 
 
 def _read_parcels(
@@ -265,6 +272,7 @@ def _build_encoder(
         ("device and precision", f"{sidecar['Device']}, {sidecar['Precision']}"),
         *(("note", warning) for warning in sidecar.get("Warnings", [])),
     ]
+    check_table(own.embedding, sidecar)
     columns, rows = read_table(own.embedding)
     at = [columns.index(name) for name in ("onset", "duration", "kept")]
     windows = [dict(zip(("onset", "duration", "kept"), row, strict=True)) for row in rows[:, at].tolist()]
@@ -314,7 +322,7 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
     limit = dropped["Scrubbed"]["FramewiseDisplacementAboveMillimetres"]
     measure = f"{dropped['Scrubbed'].get('FramewiseDisplacement', '')} FD".lstrip()
     return [
-        ("source", f"{sidecar['Pipeline']}, repetition time {step:g} s"),
+        ("source", f"{sidecar['Pipeline']}, repetition time {step:g}\u00a0s"),
         (
             "volumes",
             f"{sidecar['VolumesKept']} of {sidecar['VolumesTotal']} kept ({sidecar['VolumesKept'] * step:.0f} s)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +19,14 @@ from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
+from bids_semantoks.outcomes import record_redrawn
+from bids_semantoks.outputs.cohort import count_cohort
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import find_versions
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.store import StoredRun, find_statuses, find_stored_kinds, find_stored_runs
+from bids_semantoks.quality.exclude import describe_exclusion
 from bids_semantoks.records import Atlas
 from bids_semantoks.reports.figures_run import draw_figures
 from bids_semantoks.reports.report import write_report
@@ -77,9 +80,14 @@ def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
 
 
 def build_facts(
-    signals: Mapping[str, Any], encoder: RunEncoder | None, *, probing: Mapping[str, Any] | None = None
+    signals: Mapping[str, Any],
+    encoder: RunEncoder | None,
+    *,
+    cohort: Mapping[str, Any] | None = None,
+    probing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written."""
+    """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written,
+    `cohort` from `count_cohort` if a text speaks of all runs."""
     details = dict(encoder.loaded.details) if encoder else {}
     data, recipe = details.get("data"), details.get("recipe")
     # The details of a checkpoint are whatever its author wrote.
@@ -90,6 +98,7 @@ def build_facts(
     min_kept = encoder.config.min_kept if encoder and is_weighted else None
     return {
         "versions": find_versions(),
+        "cohort": cohort,
         "signals": signals,
         "embedding": describe_encoder(encoder) | {"weights": describe_weights(min_kept)} if encoder else None,
         "pretraining": {"data": data, "recipe": recipe} if has_recipe else None,
@@ -98,29 +107,71 @@ def build_facts(
 
 
 def write_stored_methods(
-    config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], results: Sequence[Mapping[str, Any]] = ()
+    config: AppConfig,
+    encoder: RunEncoder,
+    stored: Sequence[StoredRun],
+    left_out: Mapping[str, tuple[str, str]],
+    results: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write the methods text of a call on stored signals (at least one run); `results` of probes as for
+    """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it;
+    `left_out` are runs that its limits leave out, reason and message by stem, `results` those of probes as for
     `describe_methods`, once there are any."""
+    pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
+    cohort = count_cohort(
+        config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
+    )
+    cohort["exclusion"] = describe_exclusion(config.selection)
     # Runs in native space are the exception that the text must name.
-    first = next((run.sidecar for run in stored if "Resampling" in run.sidecar), stored[0].sidecar)
+    for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
+        try:
+            signals, probing = _collect_facts(config, run.sidecar, pipelines)
+            probing = probing and {**probing, "results": list(results)}
+            write_citation(config.out_dir, build_facts(signals, encoder, cohort=cohort, probing=probing))
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever values of another type than ours lead to
+            LOGGER.warning(
+                "%s has values that do not fit its methods text: %s",
+                *(run.paths.signals_sidecar, str(error)[:200]),
+                extra={"once": "values that do not fit a methods text"},
+            )
+            continue
+        return
+
+
+def _collect_facts(
+    config: AppConfig, sidecar: Mapping[str, Any], pipelines: Sequence[str]
+) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """Collect what a methods text says of the signals with this sidecar, and of the probes, None without them."""
     signals = describe_signals(
         {
-            **first["Settings"],
-            "averaged_over": first.get("AveragedOver") or "voxels inside the brain mask",
-            "denoised_by": first["Denoising"].get("DenoisedBy", ""),
+            **sidecar["Settings"],
+            "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
+            "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
         },
-        pipelines=sorted({str(run.sidecar["Pipeline"]) for run in stored}),
-        n_parcels=first["Atlas"]["Parcels"],
-        min_time=first.get("MinimumTime", config.signals.min_time),
+        pipelines=pipelines,
+        n_parcels=sidecar["Atlas"]["Parcels"],
+        min_time=sidecar.get("MinimumTime", config.signals.min_time),
     )
     probing = to_json(config).get("probing") or {}
     # A path on one machine does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
-    probing["results"] = list(results)
     is_asked = bool(probing.get("probe") or probing.get("task_blocks"))
-    facts = build_facts(signals, encoder, probing=probing if is_asked else None)
-    write_citation(config.out_dir, facts)
+    return signals, probing if is_asked else None
+
+
+def _build_filter(config: AppConfig, stored: Sequence[StoredRun]) -> Callable[[str], bool]:
+    """Build a filter of runs like the stored ones: of their atlas, space and tasks, and of the participants chosen."""
+    keys = ("atlas", "space", "task")
+    kinds = {tuple(run.entities.get(key) for key in keys) for run in stored}
+    is_open = not (config.selection.participant_label or config.selection.exclude_participant_label)
+    people = {run.entities["sub"] for run in stored}
+
+    def is_wanted(stem: str) -> bool:
+        entities = parse_entities(stem)
+        return tuple(entities.get(key) for key in keys) in kinds and (is_open or entities["sub"] in people)
+
+    return is_wanted
 
 
 class ReportQueue:
@@ -160,10 +211,10 @@ def redraw_reports(config: AppConfig) -> int:
     Raises InputError when there is nothing to report on or a requested participant is missing.
     """
     out_dir = config.out_dir
-    there = {parse_entities(path.name)["sub"] for path in (out_dir / "logs" / "runs").glob("sub-*_status.json")}
+    there = {parse_entities(stem)["sub"] for stem in find_statuses(out_dir)}
     if not there:
         raise InputError(
-            f"Nothing to report on in {out_dir}: no status of a run in logs/runs.",
+            f"Nothing to report on in {out_dir}: no status of a run in logs/sub-*.",
             hint="Run the participant level first.",
         )
     asked = read_labels(config.selection.participant_label, "sub-")
@@ -174,6 +225,8 @@ def redraw_reports(config: AppConfig) -> int:
     kind = config.running.figures
     if kind:
         _draw_stored(out_dir, chosen, kind)
+    for participant in chosen:
+        record_redrawn(out_dir, participant)
     written = sum(write_report(out_dir, participant) for participant in chosen)
     LOGGER.info("%d of %d reports written to %s.", written, len(chosen), out_dir)
     return written

@@ -12,12 +12,15 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.disk import is_full
 from bids_semantoks.files import hash_file, read_object, read_rows, read_table, write_text
+from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
 from bids_semantoks.records import ParcelSignals
 from bids_semantoks.reports.networks import NetworkOrder, sort_by_network
@@ -45,17 +48,22 @@ def write_run_data(
     signals: ParcelSignals,
     atlas: tuple[Sequence[str], Sequence[str]],
     build_grid: Callable[[], NDArray[np.int32] | None],
-) -> None:
-    """Write what the page of a run draws, once its signals are written; `atlas` (parcels, networks), `build_grid` as
-    `build_picture_grid`. On any error, log a warning: a picture must never cost a run."""
+) -> list[Path]:
+    """Write what the page of a run draws, once its signals are written, and return its path; `atlas` (parcels,
+    networks), `build_grid` as `build_picture_grid`. On any error but a full disk, log a warning: a picture must never
+    cost a run."""
     try:
         paths.page_data.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
         text = json.dumps({"SignalsSHA256": hash_file(paths.signals), **data}, separators=(",", ":"), allow_nan=False)
         write_text(paths.page_data, text + "\n")
     except Exception as error:
+        if is_full(error):
+            raise
         LOGGER.debug("Writing %s", paths.page_data, exc_info=True)
         LOGGER.warning("%s could not be written: %s: %s", paths.page_data.name, type(error).__name__, error)
+        return []
+    return [paths.page_data]
 
 
 def read_run_data(
@@ -71,9 +79,11 @@ def read_run_data(
 
 def read_stored_signals(paths: OutputPaths, sidecar: dict[str, Any]) -> ParcelSignals:
     """Read the signals of a run as far as they are stored: without motion, and before denoising only with
-    --save-raw-signals (else as after)."""
-    values = read_signals(paths)[1]
-    raw = read_table(paths.raw)[1].astype(np.float32) if paths.raw.is_file() else values
+    --save-raw-signals (else as after). Raises RunFailed damaged_table."""
+    values = raw = read_signals(paths, sidecar)[1]
+    if paths.raw.is_file():
+        check_table(paths.raw, sidecar)
+        raw = read_table(paths.raw)[1].astype(np.float32)
     dropped = sidecar["VolumesDropped"]
     kept = np.ones(len(values), dtype=np.bool_)
     kept[: dropped["Dummy"]["Count"]] = False

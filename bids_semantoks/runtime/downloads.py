@@ -18,7 +18,8 @@ from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, url2pathname
 
-from bids_semantoks.errors import AtlasError
+from bids_semantoks.disk import is_full, remove_leftovers, tag_owner
+from bids_semantoks.errors import AtlasError, ResourceError
 from bids_semantoks.files import hash_content, hash_file, open_atomic, write_text
 
 HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
@@ -41,6 +42,8 @@ LOG = logging.getLogger("bids_semantoks")
 TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
 _DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
 _BLOCK: Final = 1 << 20
+
+_ROOM: Final = "Make room; the same call goes on."
 
 # What to do where the hub refuses.
 _TERMS: Final = "Log in at {page}, accept its terms, and set HF_TOKEN to a token of that account (hf auth login)."
@@ -193,7 +196,8 @@ def find_target(work_dir: Path | None) -> Path:
 def _make_temporary(work_dir: Path | None) -> Path:
     if work_dir is not None:
         work_dir.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix="bids_semantoks-fetched-", dir=work_dir))
+    remove_leftovers(Path(work_dir or tempfile.gettempdir()))
+    path = Path(tempfile.mkdtemp(prefix=f"bids_semantoks-fetched-{tag_owner()}", dir=work_dir))
     atexit.register(_remove, path, os.getpid())
     LOG.warning("The cache %s cannot be written: what is fetched is kept for this call only.", find_cache() or "")
     return path
@@ -260,6 +264,8 @@ def download(address: str, target: Path, *, pin: Pin = UNKNOWN) -> None:
             write_text(_name_record(target), f"{hash_file(partial)}  {target.name}\n")
             _name_record(target).chmod(0o644)
     except (OSError, ValueError) as error:
+        if is_full(error):
+            raise ResourceError(f"{target.name} cannot be fetched to {target.parent}: {error}.", hint=_ROOM) from error
         if (answer := getattr(error, "response", None)) is not None:
             place = urlsplit(address).netloc
             why = f": the server answers {answer.status_code} {answer.reason} ({place})"
@@ -344,7 +350,12 @@ def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> 
         raise _explain_refusal(repository, error.__cause__, constants.ENDPOINT) from error
     except errors.EntryNotFoundError as error:
         raise FetchError(f"{repository} has no {name}", is_absent=True) from error
-    except failures as error:
+    except Exception as error:
+        if is_full(error):
+            where = cache or find_hub_caches()[0]
+            raise ResourceError(f"{name} of {repository} cannot be fetched to {where}: {error}.", hint=_ROOM) from error
+        if not isinstance(error, failures):
+            raise
         raise _explain_refusal(repository, error, constants.ENDPOINT) from error
 
 

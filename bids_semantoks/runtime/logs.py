@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -138,6 +138,20 @@ class Console(logging.Handler):
         return f"\x1b[{colour}m{text}\x1b[0m" if colour and self.has_colours else text
 
 
+@contextlib.contextmanager
+def show_log() -> Iterator[None]:
+    """Show what is logged from INFO on, and progress, for programs without a log file."""
+    console, level = Console(logging.INFO), LOGGER.level
+    LOGGER.addHandler(console)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        console.finish(has_log=False)
+        LOGGER.removeHandler(console)
+        LOGGER.setLevel(level)
+
+
 class _Redirect(logging.Filter):
     """Passes a library's records to the root logger and keeps them from the library's own handlers."""
 
@@ -194,22 +208,38 @@ class LogBuffer(logging.Handler):
 class LogFile(logging.FileHandler):
     """Log file of a call; skips records marked ``is_fleeting``, which only move a progress line."""
 
+    has_gap = False  # whether records were lost to a full disk
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         if not getattr(record, "is_fleeting", False):
             super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report once that the file cannot be written; results count for more than the log."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.has_gap:
+            self.has_gap = True
+            LOGGER.warning("The log %s is incomplete: %s.", self.baseFilename, error.strerror or error)
+
+    def close(self) -> None:
+        """Close the file, whether or not the disk takes the last records."""
+        with contextlib.suppress(OSError):
+            super().close()
+
 
 def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
-    """Open the log of this call in ``OUT_DIR/logs/<run id>``, with its
+    """Open the log of this call in ``OUT_DIR/logs/calls/<run id>``, with its
     configuration beside it, and return that folder."""
     now = datetime.datetime.now(datetime.UTC)
-    directory = out_dir / "logs" / f"{now:%Y%m%dT%H%M%SZ}_{os.urandom(3).hex()}"
+    directory = out_dir / "logs" / "calls" / f"{now:%Y%m%dT%H%M%SZ}_{os.urandom(3).hex()}"
     try:
         directory.mkdir(parents=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigurationError(
-            f"{directory.parent} is a file; logs are written to a folder of this name.",
+            f"{directory.parent} or {out_dir / 'logs'} is a file; logs are written to folders of these names.",
             hint="Move the file away, or use another output directory.",
         ) from error
     write_json(directory / "config.json", config)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -15,8 +18,8 @@ from typing import Any, Final, NoReturn, cast
 
 from bids_semantoks.runtime.logs import relay_records
 
-#: A process that reads from a hanging file system would never end by itself.
-_SECONDS_TO_LEAVE: Final = 10.0
+#: A process that reads from a hanging file system would never end by itself, one in a long computation too late.
+_SECONDS_TO_LEAVE: Final = 2.0
 
 
 class WorkerDied(Exception):
@@ -111,6 +114,9 @@ class _Crew:
                 answer = connection.recv()
             except (EOFError, OSError):  # killed before, or in the middle of, its answer
                 process.join()
+                if process.exitcode == -signal.SIGXCPU and callable(signal.getsignal(signal.SIGXCPU)):
+                    # The limit of CPU time holds for each process, and the others are about to reach it.
+                    signal.raise_signal(signal.SIGXCPU)
                 yield i, WorkerDied(process.exitcode)
                 self.start()
                 continue
@@ -128,8 +134,10 @@ class _Crew:
         processes = [process for process, _ in self.busy.values()]
         for process in processes:
             process.terminate()
+        until = time.monotonic() + _SECONDS_TO_LEAVE
         for process in processes:
-            process.join(_SECONDS_TO_LEAVE)
+            process.join(max(0.0, until - time.monotonic()))
+        for process in processes:
             process.kill()
             process.join()
 
@@ -138,9 +146,10 @@ def _serve(
     connection: Connection, build_worker: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
 ) -> None:
     # The parent decides when to stop: a Ctrl-C in the terminal reaches every process of the group, as does a scheduler.
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_outlive_parent, daemon=True).start()
     relay_records(connection.send)
     try:
         worker = build_worker(*arguments)
@@ -154,5 +163,15 @@ def _serve(
 
 
 def _leave(signum: int, _: FrameType | None) -> NoReturn:
-    """Exit by an exception, so that partial files are removed."""
+    """Exit by an exception, so that partial files are removed; a second signal must not disturb that."""
+    signal.signal(signum, signal.SIG_IGN)
     raise SystemExit(128 + signum)
+
+
+def _outlive_parent() -> None:
+    """Leave soon after the parent was killed: nobody takes the answer, and the next call repeats the job."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_SECONDS_TO_LEAVE)
+        os._exit(1)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import re
 import resource
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bids_semantoks.config.call import RunningConfig, parse_memory
+from bids_semantoks.disk import check_writable
 from bids_semantoks.errors import SemantoksError, TrainingStopped
-from bids_semantoks.files import check_writable, write_json
+from bids_semantoks.files import write_json
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -52,9 +55,25 @@ def open_work_dir(work_dir: Path | None, out_dir: Path) -> None:
         os.environ["TMPDIR"] = str(work_dir)
     elif os.access(os.environ.get("HOME", ""), os.W_OK):
         return
-    caches = work_dir or Path(tempfile.gettempdir()) / f"bids_semantoks-{os.getuid()}"
+    caches = work_dir or _find_own_folder()
     for variable, name in _CACHES:
         os.environ.setdefault(variable, str(caches / name))
+
+
+def _find_own_folder() -> Path:
+    """Find or make the folder of this user among the temporary files. Where something stands in its place that others
+    made or may write to, such as a link, make a fresh one that is removed at exit: libraries run code from caches."""
+    path = Path(tempfile.gettempdir()) / f"bids_semantoks-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+        path.chmod(0o700)
+        return path
+    LOGGER.warning("%s belongs to another user, or others may write to it: caches are kept for this call only.", path)
+    fresh = tempfile.TemporaryDirectory(prefix=f"{path.name}-", ignore_cleanup_errors=True)
+    atexit.register(fresh.cleanup)
+    return Path(fresh.name)
 
 
 def _has_temporary_place() -> bool:

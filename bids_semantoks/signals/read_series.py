@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import PREFIX, is_numbered, locate_columns
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
-from bids_semantoks.files import read_json, read_rows
-from bids_semantoks.images.volumes import check_content
+from bids_semantoks.files import hash_file, read_json, read_object, read_rows
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
-from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty
+from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty, is_in_range
 from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
 from bids_semantoks.signals.motion import read_filtered
 from bids_semantoks.signals.series_tables import TRANSPOSED, read_columns, refuse_table
@@ -30,6 +30,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     columns that the atlas lacks), bad_confounds or low_coverage (no complete parcel).
     """
     check_content(run.bold)
+    _check_sum(run.bold)
     repetition_time, time_notes = decide_repetition_time(run)
     columns, table = read_columns(run.bold, volumes=run.volumes)
     try:
@@ -57,6 +58,10 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     if np.isnan(values).all():
         refuse_table(run.bold, f"holds no parcel that varies over its {kept.sum()} kept volumes")
     present, kept = _judge(values)
+    if not is_in_range(values):
+        refuse_table(
+            run.bold, f"holds values too large or too small for a signal: up to {np.nanmax(np.abs(values)):.3g}"
+        )
     if not present.any():
         raise RunFailed(
             "low_coverage", f"No parcel in {run.bold} has a value in each of the {kept.sum()} kept volumes."
@@ -84,6 +89,14 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
             *_describe_absent(atlas, present | constant, partial),
         ),
     )
+
+
+def _check_sum(path: Path) -> None:
+    """Compare a table of our own with the checksum in its sidecar."""
+    recorded = read_object(path.with_suffix(".json")).get("TableSHA256")
+    if isinstance(recorded, str) and (found := hash_file(path)) != recorded:
+        problem = f"is damaged or was edited: its SHA-256 is {found[:12]}, but {recorded[:12]} in its sidecar"
+        refuse_table(path, problem)
 
 
 def _insert_censored(run: Run, table: Floats) -> tuple[Floats, tuple[str, ...]]:

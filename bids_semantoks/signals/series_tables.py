@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import is_numbered
-from bids_semantoks.errors import RunFailed, name_some
+from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
 from bids_semantoks.files import decode_text, is_missing, read_cells, split_lines
-from bids_semantoks.images.volumes import DAMAGED, check_content, one_line
-from bids_semantoks.records import Floats
+from bids_semantoks.images.fetched import check_content
+from bids_semantoks.images.sizes import check_size, read_array
+from bids_semantoks.images.volumes import DAMAGED, one_line
+from bids_semantoks.records import Floats, Run
 
+LOGGER = logging.getLogger("bids_semantoks")
 PTSERIES: Final = ".ptseries.nii"
 _NPY: Final = ".npy"
 #: What a table whose rows fit the parcels probably is; continues the sentence on its columns.
@@ -175,7 +179,7 @@ def _read_numbers(columns: Sequence[str], rows: Sequence[Sequence[str]], skip: i
 
 def _load_array(path: Path) -> Floats:
     try:
-        values = np.load(path, allow_pickle=False)
+        values = read_array(path)
         table = np.asarray(values if np.isrealobj(values) else [], dtype=np.float64)
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise RunFailed("bad_image", f"{path} cannot be read as an array of numbers ({error}).") from error
@@ -184,6 +188,16 @@ def _load_array(path: Path) -> Floats:
     if np.isinf(table).any():
         refuse_table(path, "holds infinite values")
     return table
+
+
+def read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
+    """Read the first readable header; the other tables are reported with their runs. InputError if there is none."""
+    for run in runs:
+        try:
+            return read_header(run.bold, volumes=run.volumes)
+        except (RunFailed, RunSkipped) as error:
+            LOGGER.warning("%s", error)
+    raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")
 
 
 def refuse_table(path: Path, problem: str) -> NoReturn:
@@ -206,6 +220,7 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
     try:
         image: Any = nib.load(path)
         axes = [image.header.get_axis(number) for number in range(image.ndim)]
+        check_size(path, image.shape, image.get_data_dtype())
         values = np.asarray(image.get_fdata(dtype=np.float64))
     except DAMAGED as error:
         raise RunFailed("bad_image", f"{path} cannot be read as CIFTI: {one_line(error)}") from error

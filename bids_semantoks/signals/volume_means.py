@@ -15,6 +15,7 @@ from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.errors import AtlasError, RunFailed, name_some
 from bids_semantoks.images.volumes import Volumes, load_mask, read_blocks
 from bids_semantoks.records import Atlas
+from bids_semantoks.signals.cleaning import is_in_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,12 +38,17 @@ def scale_sums(
     path: Path, sums: NDArray[Any], n_used: NDArray[np.int64], slope: float, intercept: float
 ) -> NDArray[np.float64]:
     """Turn sums (T, parcels with n_used > 0) into means (T, P) in the image's units; NaN for the other parcels. Raises
-    RunFailed bad_image where one is not finite."""
+    RunFailed bad_image where one is not finite or beyond the range of float32, as a damaged scaling makes them."""
     present = n_used > 0
     values = np.full((len(sums), n_used.size), np.nan)
     values[:, present] = sums / n_used[present] * slope + intercept
-    if not np.isfinite(values[:, present]).all():
-        raise RunFailed("bad_image", f"{path} holds values too large to be averaged.", hint="Is its header damaged?")
+    if not np.isfinite(values[:, present]).all() or not is_in_range(values):
+        raise RunFailed(
+            "bad_image",
+            f"{path} holds values too large or too small for a signal: up to {np.nanmax(np.abs(values)):.3g}, scaled "
+            f"by {slope:g} and {intercept:g}.",
+            hint="Is its header damaged?",
+        )
     return values
 
 

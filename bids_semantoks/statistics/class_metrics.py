@@ -37,30 +37,44 @@ def build_balanced_accuracy(predictions: Predictions) -> Scorer:
 def build_auroc(predictions: Predictions) -> Scorer:
     """Share of pairs, one of the class and one of the rest in the same test fold, that are in the right order."""
     n_classes = len(predictions.classes)
-    pairs = [_count_pairs(predictions, k) for k in (range(n_classes) if n_classes > 2 else (1,))]
+    ranked = [_rank_members(predictions, k) for k in (range(n_classes) if n_classes > 2 else (1,))]
 
     def score(weights: Floats) -> Floats:
-        values = [divide(_weigh(weights, right), _weigh(weights, every)) for right, every in pairs]
+        columns = np.ascontiguousarray(weights.T)
+        values = [divide(*_sum_pairs(columns, folds)) for folds in ranked]
         known = ~np.isnan(values)
         return divide(np.nansum(values, axis=0), known.sum(axis=0))
 
     return score
 
 
-def _weigh(weights: Floats, pairs: Floats) -> Floats:
-    return np.asarray(((weights @ pairs) * weights).sum(axis=1))
+_RankedFold = tuple[Indices, Indices, Indices, Indices]
 
 
-def _count_pairs(predictions: Predictions, k: int) -> tuple[Floats, Floats]:
-    n_rows = predictions.fold.shape[1]
-    right, every = np.zeros((n_rows, n_rows)), np.zeros((n_rows, n_rows))
+def _rank_members(predictions: Predictions, k: int) -> list[_RankedFold]:
+    """Rank the members of class k in each test fold among the others there: rows of the members, rows of the others by
+    ascending score, how many of these score below each member, and how many no higher."""
+    found = []
     for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores[:, :, k], strict=True):
         for number in np.unique(fold[fold >= 0]):
             inside = np.flatnonzero(fold == number)
             members, others = inside[truth[inside] == k], inside[truth[inside] != k]
-            first, second = scores[members][:, None], scores[others]
-            right[np.ix_(members, others)] += (first > second) + 0.5 * (first == second)
-            every[np.ix_(members, others)] += 1
+            others = others[np.argsort(scores[others], kind="stable")]
+            below, upto = (np.searchsorted(scores[others], scores[members], side) for side in ("left", "right"))
+            found.append((members, others, below, upto))
+    return found
+
+
+def _sum_pairs(columns: Floats, folds: Sequence[_RankedFold]) -> tuple[Floats, Floats]:
+    """Sum the weights (n, B) of pairs in the right order, ties by half, and of all pairs: (B,) each. Cumulative weights
+    take B n steps, where a table of pairs would take B n^2."""
+    right, every = np.zeros(columns.shape[1]), np.zeros(columns.shape[1])
+    for members, others, below, upto in folds:
+        total = np.zeros((len(others) + 1, columns.shape[1]))
+        np.cumsum(columns[others], axis=0, out=total[1:])
+        own = columns[members]
+        right += 0.5 * (np.einsum("mb,mb->b", own, total[below]) + np.einsum("mb,mb->b", own, total[upto]))
+        every += own.sum(axis=0) * total[-1]
     return right, every
 
 

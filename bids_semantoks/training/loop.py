@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ResourceError, TrainingStopped
 from bids_semantoks.models.frozen import PRECISIONS
+from bids_semantoks.runtime.signals import STOPPING, handle_signals
 from bids_semantoks.training import batches
 from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
 from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
@@ -247,19 +248,18 @@ class StopRequest:
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGUSR1, which schedulers send before time is up, into a request to save and stop."""
+    """Turn the signals that ask a process to end into a request to save and stop."""
     request = StopRequest()
 
     def ask(number: int, _: object) -> None:
         """Record which signal came."""
         request.reason = signal.Signals(number).name
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.signal(number, ask) for number in numbers]
+    before = handle_signals(STOPPING, ask)
     try:
         yield request
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

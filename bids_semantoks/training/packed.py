@@ -6,6 +6,7 @@ Legend: R runs, T volumes of a run, P parcels.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import zlib
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.disk import is_left_behind, remove_leftovers, tag_owner
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import open_atomic, read_json, write_text
 
@@ -89,11 +91,19 @@ class SignalStore:
             n_packed += n_added
         return n_packed
 
+    def remove_orphans(self) -> None:
+        """Remove what calls that were killed left behind: partial segments, and segments without their index."""
+        remove_leftovers(self.directory)
+        for path in self.directory.glob("*.f16"):
+            with contextlib.suppress(OSError):
+                if not path.with_suffix(".json").exists() and is_left_behind(path.name, path.stat()):
+                    path.unlink()
+
     def _add_segment(self, runs: Iterator[PackedRun], segment_bytes: int) -> int:
         first = next(runs, None)
         if first is None:
             return 0
-        path = self.directory / f"{os.urandom(8).hex()}.f16"
+        path = self.directory / f"{tag_owner()}{os.urandom(8).hex()}.f16"
         index = path.with_suffix(".json")
         rows: list[tuple[Any, ...]] = []
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import pickle
 import struct
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from bids_semantoks.disk import is_full
 from bids_semantoks.errors import ConfigurationError, ResourceError
 from bids_semantoks.files import open_atomic
 
@@ -66,9 +66,8 @@ def write_state(directory: Path, state: TrainingState) -> Path:
 
 def describe_full_disk(error: OSError, path: Path) -> ResourceError:
     """Build the ResourceError for a training file that cannot be written."""
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return ResourceError(
-        f"{'No space left' if is_full else 'Cannot write'}: {path}: {error.strerror or error}.",
+        f"{'No space left' if is_full(error) else 'Cannot write'}: {path}: {error.strerror or error}.",
         hint="Make room; the same call goes on from the last checkpoint.",
     )
 

@@ -29,22 +29,19 @@ read -r -a program <<<"${BIDS_SEMANTOKS:-bids_semantoks}"
 read -r -a sbatch_args <<<"${SBATCH_ARGS:-}"
 block=${BLOCK:-1}
 
-plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run)
-if refused=$(grep ': refuse, ' <<<"$plan"); then
-    printf '%s\n' "$refused" >&2
-    exit 4
-fi
-labels=()
-while IFS= read -r line; do
-    stem=${line%%: *}
-    case ${line#*: } in
-        "skip, already_done"*) continue ;;
+plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run --check --format tsv)
+labels=() refused=""
+# Empty cells are n/a, so that tabs never stand side by side, which read would take for one.
+while IFS=$'\t' read -r run participant action reason recorded message; do
+    case $action in
+        keep) continue ;;
+        refuse) refused=yes && printf '%s: %s\n' "$run" "$message" >&2 ;;
         # Skipped for good; but every run needs its status once.
-        "skip, "*) ! compgen -G "$out_dir/logs/runs/${stem}*_status.json" >/dev/null || continue ;;
+        skip) test "$recorded" = n/a || continue ;;
     esac
-    label=${stem#sub-}
-    labels+=("${label%%_*}")
-done < <(grep '^sub-' <<<"$plan")
+    labels+=("${participant#sub-}")
+done < <(tail -n +2 <<<"$plan")
+test -z "$refused" || exit 4
 test "${#labels[@]}" = 0 || mapfile -t labels < <(printf '%s\n' "${labels[@]}" | sort -u)
 
 job=$out_dir/logs/slurm/$(date +%Y%m%dT%H%M%S)-$$

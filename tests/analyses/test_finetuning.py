@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,11 +17,15 @@ from bids_semantoks.analyses.finetuning import (
     add_validation,
     cross_validate_finetuned,
     finish_outputs,
+    read_tuning_runs,
 )
+from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.models.initialise import build_encoder
+from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.splits import build_published_splits, build_splits
 from bids_semantoks.statistics.targets import Target
+from bids_semantoks.statistics.weights import weigh_windows
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 
@@ -194,6 +199,61 @@ def test_outputs_are_averaged_over_eight_equally_spaced_windows():
         with torch.no_grad():
             wanted = model(torch.from_numpy(np.stack(windows))).double().mean(dim=0)
         np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_outputs_are_averaged_as_windows_and_runs_weigh():
+    tuning = make_tuning()
+    runs = tuning.runs
+    n_windows = [1 if len(values) < 60 else 8 for values in runs.signals]
+    window_weights = [np.full(n, 1 / n) for n in n_windows]
+    window_weights[3] = np.array([0, 0.5, 0, 0.25, 0.25, 0, 0, 0])
+    run_weights = np.ones(N + 1)
+    run_weights[[3, 4]] = 0.2, 0.8  # of row 3
+    tuning.runs = dataclasses.replace(runs, run_weights=run_weights, window_weights=tuple(window_weights))
+    model = TunedEncoder(tuning.encoder, 2, pooling="cls_avg", seed=3).eval()
+    starts = np.linspace(0, T - 60, 8).astype(int)
+    with torch.no_grad():
+        first, second = (
+            model(torch.from_numpy(np.stack([runs.signals[run][s : s + 60].T for s in starts]))).double().numpy()
+            for run in (3, 4)
+        )
+    wanted = 0.2 * (window_weights[3] @ first) + 0.8 * second.mean(axis=0)
+    np.testing.assert_allclose(tuning.predict(model, np.array([3]))[0], wanted, rtol=1e-5, atol=1e-9)
+    chosen = [tuning._choose_run(3, unit) for unit in np.linspace(0, 1, 500, endpoint=False)]
+    assert (chosen.count(3), chosen.count(4)) == (100, 400)
+    assert tuning._choose_run(8, 0.999) == 9
+
+
+def test_weights_of_tuning_runs_are_those_of_embeddings():
+    rng = np.random.default_rng(2)
+    tables = [rng.standard_normal((n, P)).astype(np.float32) for n in (97, 150)]
+    tables[0][5:80] = np.nan
+    stored = tuple(
+        SimpleNamespace(
+            read_signals=lambda table=table: table,
+            repetition_time=1.5,
+            n_dummy=2,
+            kept_seconds=1.5 * float((~np.isnan(table[:, 0])).sum()),
+        )
+        for table in tables
+    )
+    options = {"repetition_time": 2.0, "window": 40}
+    encoder = SimpleNamespace(
+        frozen=SimpleNamespace(match=SimpleNamespace(order=np.arange(P))),
+        loaded=SimpleNamespace(config=SimpleNamespace(**options)),
+        config=SimpleNamespace(n_windows=6),
+    )
+    rows = Rows(keys=(("01", ""),), runs=(stored,), min_kept=0.3)
+    found = read_tuning_runs(rows, encoder)
+    np.testing.assert_allclose(found.run_weights, np.array([22, 150]) / 172)
+    for table, weights in zip(tables, found.window_weights, strict=True):
+        windows = build_windows(
+            table, repetition_time=1.5, n_dummy=2, target_repetition_time=2.0, window=40, n_windows=6
+        )
+        np.testing.assert_array_equal(weights, weigh_windows(windows.kept, 0.3))
+    assert (found.window_weights[0] == 0).any()
+    alike = read_tuning_runs(dataclasses.replace(rows, min_kept=None), encoder)  # the published protocol
+    assert (alike.run_weights, alike.window_weights) == (None, None)
 
 
 def test_short_runs_and_absent_networks_are_masked():

@@ -97,7 +97,7 @@ def test_outputs_of_before_keep_their_checksum(tmp_path):
     kept = keep_identity(out, atlas)
     assert kept.sha256 == former
     check_same_atlas(out, kept)
-    path = next(out.rglob("*_description.json"))
+    path = next(out.rglob("*_dseg.json"))
     write_json(path, {"SHA256": "0" * 64})
     assert keep_identity(out, atlas).sha256 == atlas.sha256
 

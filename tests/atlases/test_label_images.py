@@ -15,7 +15,7 @@ from helpers.bold_files import AFFINE, LABELS, SHAPE, SPACE, write_atlas
 from helpers.transforms import Composite
 
 from bids_semantoks.atlases import label_images
-from bids_semantoks.atlases.label_images import build_label_grid, load_warp, map_points
+from bids_semantoks.atlases.label_images import build_label_grid, load_warp, map_points, read_label_image
 from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.errors import AtlasError
 
@@ -232,6 +232,16 @@ def test_grid_by_affine(tmp_path, case):
     expected = lay_brute_force(LABELS, labels_affine, shape, affine)
     assert set(np.unique(expected)) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(build_label_grid(atlas, shape, affine), expected)
+
+
+@pytest.mark.parametrize("n_bytes", [1, 8, 12])
+def test_an_image_cut_behind_its_last_voxel(tmp_path, n_bytes):
+    path = tmp_path / "labels.nii.gz"
+    nib.save(nib.Nifti1Image(LABELS.astype(np.int16), AFFINE), path)
+    assert read_label_image(path)[0].max() == LABELS.max()
+    path.write_bytes(path.read_bytes()[:-n_bytes])
+    with pytest.raises(AtlasError, match=r"labels\.nii\.gz cannot be read"):
+        read_label_image(path)
 
 
 def test_covering_nothing(tmp_path):

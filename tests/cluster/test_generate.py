@@ -108,7 +108,13 @@ def test_containers_name_one_place():
 def test_a_task_of_the_array_names_its_own_participants_alone(tmp_path):
     """Selected ones would be done by every task, since lists that are given twice add up."""
     called = tmp_path / "called"
-    plan = f'echo "$*" >>"{called}"\nprintf "sub-0%d_task-rest: extract\\n" 1 2'
+    rows = (
+        *("run participant_id action reason recorded message", "sub-01_task-rest sub-01 make n/a n/a extract"),
+        *("sub-02_task-rest sub-02 skip too_short n/a 60s", "sub-03_task-rest sub-03 skip too_short skipped 60s"),
+        *("sub-04_task-rest sub-04 keep n/a ok complete", "sub-02_task-x sub-02 fail no_mask failed none"),
+    )
+    lines = "\\n".join(rows)
+    plan = f'echo "$*" >>"{called}"\nprintf "{lines}\\n" | tr " " "\\t"'
     for name, lines in (("bids_semantoks", plan), ("sbatch", "echo 7")):
         (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
         (tmp_path / name).chmod(0o755)
@@ -122,7 +128,7 @@ def test_a_task_of_the_array_names_its_own_participants_alone(tmp_path):
     subprocess.run(["bash", CLUSTER / "slurm" / "group.sbatch", job], env=environment, check=True)
     places = f"{tmp_path} {tmp_path / 'out'}"
     assert called.read_text().splitlines() == [
-        f"{places} participant {' '.join(options)} --dry-run",
+        f"{places} participant {' '.join(options)} --dry-run --check --format tsv",
         f"{places} participant --atlas Demo457 --mem 4G -q --ignore-failed-runs --participant-label 02",
         f"{places} group {' '.join(options)}",
     ]

@@ -322,7 +322,7 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
     assert f"atl-Buckner7_space-MNI_dseg.nii from {SPACE}" in page
     assert XFM.split("/")[1] in (out / "logs" / "CITATION.md").read_text()
     atlases = out / "sourcedata" / "atlases"
-    kept = json.loads(next((atlases / f"tpl-{OTHER}").glob("*_description.json")).read_text())["Images"][1]
+    kept = json.loads(next((atlases / f"tpl-{OTHER}").glob("*_dseg.json")).read_text())["Images"][1]
     assert kept["File"].startswith(f"../tpl-{SPACE}/tpl-{SPACE}_")
     assert hashlib.sha256((atlases / f"tpl-{OTHER}" / kept["File"]).read_bytes()).hexdigest() == kept["SHA256"]
 

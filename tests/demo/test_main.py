@@ -37,3 +37,15 @@ def test_refuses_other_numbers(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "study"), *arguments])
     assert arguments[1] in capsys.readouterr().err
+
+
+def test_a_name_that_steers_the_terminal_is_shown_escaped(tmp_path, capsys):
+    folder = tmp_path / "a\x1b[2J b"
+    assert main([str(folder), "--participants", "1", "--short"]) == 0
+    assert main([str(tmp_path / "\x1b[2J" / ("x" * 300)), "--participants", "1"]) == 5
+    with pytest.raises(SystemExit):
+        main(["x", "\x1b[2J"])
+    shown = "".join(capsys.readouterr())
+    assert "\x1b" not in shown
+    assert shown.count("\\x1b[2J") >= 6
+    assert f"'{tmp_path}/a\\x1b[2J b' " in shown

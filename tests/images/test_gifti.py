@@ -97,3 +97,14 @@ def test_numbers_in_a_file_beside_are_read(tmp_path):
     path = tmp_path / "a_hemi-L_bold.func.gii"
     path.write_text(f'<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="3">{arrays}</GIFTI>')
     np.testing.assert_array_equal(np.stack(list(read_volumes(path))), values)
+
+
+@pytest.mark.parametrize("n", [5, 36, 38, 10**15])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_more_or_fewer_values_than_the_header_says(tmp_path, n, encoding):
+    path = made.write_func(
+        tmp_path / "a_hemi-L_bold.func.gii", made.build_series(made.N_LEFT, n_volumes=2), encoding=encoding
+    )
+    path.write_bytes(path.read_bytes().replace(f'Dim0="{made.N_LEFT}"'.encode(), f'Dim0="{n}"'.encode()))
+    with pytest.raises(GiftiError, match="is damaged"):
+        list(read_volumes(path))

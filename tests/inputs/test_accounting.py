@@ -164,7 +164,7 @@ def test_an_unreadable_name_fails_its_run_and_no_other(own_study, tmp_path, app)
     code, text = app(own_study, out, "--participant-label", "001", "003", "--signals-only")
     assert code == 7
     assert "the entity acq- stands there twice" in text
-    (status,) = out.glob("logs/**/sub-001_*_status.json")
+    (status,) = out.glob("logs/sub-001/sub-001_*_status.json")
     assert json.loads(status.read_text())["reason"] == "unreadable_name"
     code, text = app(own_study, out, "--participant-label", "001", "--signals-only", "--dry-run")
     assert "fail, unreadable_name" in text

@@ -194,3 +194,15 @@ def test_files_that_are_no_hdf5(tmp_path: Path, values: dict[str, np.ndarray[Any
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"half\.h5 cannot be read as HDF5"):
         open_signals(tmp_path / "half.h5")
+
+
+@pytest.mark.parametrize("what", ["volumes", "participants", "labels"])
+def test_sizes_without_content_take_no_memory(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "declared.h5"
+    n, n_volumes = (10**10 if what == "participants" else N), (10**9 if what == "volumes" else T)
+    with h5py.File(path, "w") as file:
+        for name, size in SIZES.items():
+            file.create_dataset(f"timeseries/{name}", shape=(n, size, n_volumes), chunks=(1, size, T), dtype="f4")
+        file.create_dataset("long_subject_id", shape=(10**10 if what == "labels" else N,), chunks=(N,), dtype="i8")
+    with pytest.raises(InputError, match=r"10000000000|1000000000"):
+        open_signals(path)

@@ -160,7 +160,8 @@ def test_denoised_images_of_xcpd(tmp_path: Path, desc: str) -> None:
     assert dataset.denoised is not None
     (sentence,) = dataset.describe_recognised()
     assert sentence == (
-        "Recognised xcp_d 0.10.6 as XCP-D: its images are denoised and filtered: neither is done again."
+        "Recognised xcp_d 0.10.6 as XCP-D: its images are denoised and filtered: neither is done again, "
+        "only a linear trend is removed."
     )
 
 

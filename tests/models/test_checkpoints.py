@@ -96,6 +96,19 @@ def test_damaged_and_missing_files(written):
         load_encoder(directory)
 
 
+def test_weights_that_differ_from_their_model_card(written):
+    directory, _, _, sha256 = written
+    card = directory / "README.md"
+    card.write_text(f"# Encoder\n\n- Weights: `model.safetensors`, SHA-256 `{sha256}` (teacher, 17 parameters)\n")
+    assert load_encoder(directory).sha256 == sha256
+    weights = directory / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"model\.safetensors has the SHA-256 .* but {sha256[:12]} in README\.md"):
+        load_encoder(directory)
+
+
 def test_what_cannot_be_written_is_said(tmp_path, small_config, small_layout):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match=r"cannot be written to .*file/below"):

@@ -3,6 +3,8 @@
 import argparse
 import json
 import pathlib
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,6 +297,25 @@ def test_folders_that_hold_no_encoder_say_what_is_there(tmp_path, small_config, 
         load_encoder(state)
 
 
+def test_a_flipped_byte_in_a_checkpoint(content, tmp_path):
+    path = tmp_path / "authors.pth"
+    torch.save(content, path)
+    load_encoder(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ModelError, match=r"authors\.pth is damaged: the checksum of its part \S+ does not match"):
+        load_encoder(path)
+
+
+def test_a_checkpoint_saved_without_checksums_is_read(content, check):
+    torch.serialization.set_crc32_options(False)
+    try:
+        check(content)
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
 def test_no_message_is_long(tmp_path):
     names = {f"some.quite_long_name_of_a_layer_in_an_encoder.{i}.weight": torch.ones(2) for i in range(3000)}
     torch.save(names, tmp_path / "foreign.pth")
@@ -303,3 +324,40 @@ def test_no_message_is_long(tmp_path):
         with pytest.raises(ModelError, match="holds no teacher_encoder") as caught:
             load_encoder(path)
         assert len(str(caught.value)) < 500
+
+
+def peak_of(action):
+    """The most memory (MiB) that an action takes; None where the system does not tell."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = read_peak()
+    action()
+    return read_peak() - before
+
+
+def read_peak():
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("number", range(0, 60, 7))
+def test_a_tensor_that_expands_takes_no_memory(content, tmp_path, dtype, number):
+    state = dict(content["model_state_dict"])
+    keys = [key for key in state if "teacher" in key and state[key].is_floating_point()]
+    key = keys[number % len(keys)]
+    state[key] = torch.ones(1, 1, dtype=dtype).expand(30_000, 30_000)
+    torch.save({**content, "model_state_dict": state}, tmp_path / "expands.pth")
+
+    def load():
+        with pytest.raises(ModelError, match="30000"):
+            load_encoder(tmp_path / "expands.pth")
+
+    assert peak_of(load) < 500
+
+
+def test_small_tensors_that_repeat_their_values_are_read(content, check):
+    state = dict(content["model_state_dict"])
+    key = next(key for key in state if key.endswith("mask_embedding"))
+    assert (state[key] == state[key]).all()
+    copy = torch.stack([state[key], state[key]])[0:1].expand(1, *state[key].shape)[0]
+    check({**content, "model_state_dict": state | {key: copy}})

@@ -88,6 +88,51 @@ def test_names_networks_and_checksum_come_back(tmp_path, space):
         check_same_atlas(tmp_path, dataclasses.replace(atlas, sha256="6" * 64))
 
 
+def test_outputs_of_earlier_versions_are_known_and_moved_to_places_of_bids(tmp_path):
+    """They kept the checksum in a file whose name BIDS does not have."""
+    atlas = build_atlas()
+    folder = tmp_path / "sourcedata" / "atlases" / "tpl-Own"
+    write_atlas(tmp_path, atlas)
+    (folder / "tpl-Own_atlas-A_dseg.json").write_text(json.dumps({"index": {"Description": "Value."}}))
+    before = folder / "tpl-Own_atlas-A_description.json"
+    before.write_text(json.dumps({"Name": "A", "SHA256": "5" * 64, "Images": []}))
+    assert read_atlas_checksum(tmp_path, name="A", space="Own") == "5" * 64
+    with pytest.raises(ConfigurationError, match="another atlas with the label A"):
+        check_same_atlas(tmp_path, dataclasses.replace(atlas, sha256="6" * 64))
+    write_atlas(tmp_path, atlas)
+    assert not before.exists()
+    assert read_atlas_checksum(tmp_path, name="A", space="Own") == "5" * 64
+
+
+@pytest.mark.parametrize("space", ["Own", ""])
+def test_atlases_are_a_dataset_and_described_for_the_outputs_too(tmp_path, space):
+    licences = ("MIT; free with citation", "MIT")
+    volumes = [build_volume(tmp_path / f"{i}.nii.gz", b"x", [1], [i], licence=one) for i, one in enumerate(licences)]
+    out = tmp_path / "out"
+    atlas = dataclasses.replace(build_atlas(*volumes, space=space), name="Schaefer5Tian")
+    write_atlas(out, atlas)
+    described = json.loads((out / "atlas-Schaefer5Tian_description.json").read_text())
+    assert described["Name"] == "Schaefer5Tian"
+    assert described["License"] == "MIT; free with citation"
+    assert described["Authors"][:2] == ["Schaefer, Alexander", "Kong, Ru"]
+    assert "Margulies, Daniel S." in described["Authors"]
+    assert any("10.1093/cercor/bhx179" in link for link in described["ReferencesAndLinks"])
+    atlases = out / "sourcedata" / "atlases"
+    assert json.loads((atlases / "atlas-Schaefer5Tian_description.json").read_text()) == described
+    assert json.loads((atlases / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    dataset.write_dataset(out, sources={}, upstream=())
+    assert "atlas-*_description.json" in (out / ".bidsignore").read_text().splitlines()
+    assert json.loads((out / "dataset_description.json").read_text())["BIDSVersion"] == "1.11.0"
+    (out / "atlas-Schaefer5Tian_description.json").write_text("{")
+    (atlases / "dataset_description.json").write_text("")
+    write_atlas(out, atlas)
+    assert json.loads((out / "atlas-Schaefer5Tian_description.json").read_text()) == described
+    assert json.loads((atlases / "dataset_description.json").read_text())["BIDSVersion"] == "1.11.0"
+    write_atlas(out, build_atlas())
+    other = json.loads((out / "atlas-A_description.json").read_text())
+    assert (other["License"], other["Authors"], "ReferencesAndLinks" in other) == ("unknown", ["unknown"], False)
+
+
 def test_the_table_beside_the_only_image_has_the_values_of_the_image(tmp_path):
     volume = build_volume(tmp_path / "own.nii.gz", b"labels", [9, 4, 7, 30, 2], [0, 1, 2, 3, 4], licence="free")
     write_atlas(tmp_path / "out", build_atlas(volume))
@@ -114,7 +159,7 @@ def test_parts_are_kept_in_their_own_spaces_and_merged_ones_only_where_they_may(
     out = tmp_path / "out"
     write_atlas(out, build_atlas(first, warped, merged))
     atlases = out / "sourcedata" / "atlases"
-    images = json.loads((atlases / "tpl-Own" / "tpl-Own_atlas-A_description.json").read_text())["Images"]
+    images = json.loads((atlases / "tpl-Own" / "tpl-Own_atlas-A_dseg.json").read_text())["Images"]
     assert [image["File"] for image in images] == [
         "tpl-Own_atlas-A_desc-part1_dseg.nii.gz",
         "../tpl-Other/tpl-Other_atlas-A_desc-part2_dseg.nii",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bids_semantoks.config import EmbeddingConfig, RunningConfig, SignalsConfig
-from bids_semantoks.outputs import methods
+from bids_semantoks.outputs import credits, methods
 from bids_semantoks.outputs.methods import (
     describe_methods,
     find_keys,
@@ -36,6 +36,7 @@ SIGNALS = {
         "name": "36p",
         "description": "Motion and means.",
         "strategy": ["motion", "wm_csf", "global_signal"],
+        "options": [["motion", "full"], ["wm_csf", "full"]],
         "columns": [],
     },
     "band_pass": [0.011, 0.13],
@@ -47,6 +48,12 @@ SIGNALS = {
     "n_parcels": 457,
     "min_time": 123.0,
 }
+
+
+CHOSEN = {"name": "mine", "description": ""}
+
+
+XCPD = {"denoised_by": "xcp_d 0.9", "pipelines": ["xcp_d 0.9"]}
 
 
 EMBEDDING = {
@@ -83,9 +90,10 @@ def test_every_key_is_in_the_bibliography_and_every_entry_leads_somewhere():
     source = (ROOT / "boilerplate" / "references.bib").read_text(encoding="utf-8")
     assert len(references) == source.count("\n@") + source.startswith("@")
     template = (ROOT / "boilerplate" / "methods.md.jinja").read_text(encoding="utf-8")
-    tables = (methods._ATLAS_KEYS, methods._COMPONENT_KEYS)
+    tables = (credits.ATLAS_KEYS, credits.COMPONENT_KEYS)
     used = {key for table in tables for key in table.values()} | set(find_keys(template))
-    used |= {key for keys in methods._PIPELINE_KEYS.values() for key in keys}
+    used |= {key for keys in credits.PIPELINE_KEYS.values() for key in keys} | {credits._EXPANSION_KEY}
+    used |= set(find_keys(" ".join(methods._BASELINES.values())))
     assert used == set(references)
     for reference in references.values():
         assert reference.fields.get("doi", "").startswith("10.") or reference.fields.get("url", "").startswith(
@@ -99,9 +107,24 @@ def test_what_was_done_is_said():
     for phrase in (
         *("fMRIPrep 24.1.1", "MNI152NLin6Asym", "457 parcels", "Schaefer400Tian3Buckner7", "5555555555555555"),
         *("less than 43 %", "The first 6 volumes", "above 0.37 mm", "less than 123 s", "*36p*", "0.011 to 0.13 Hz"),
-        *("up to 11 equally spaced", "windows of 200 s", "*Own*", "7777777777777777", "a GPU", "bf16", "pooling `cls`"),
-        *("seed was 17", "31 runs of 29 participants", "mask ratio 0.65, 0.85", "by 213 permutations", "9.8.7", "CC0"),
-        *("[@schaefer2018; @tian2020; @buckner2011]", "[@friston1996; @satterthwaite2013]"),
+        *(
+            "up to 11 windows of 200 s, equally spaced",
+            "overlap in runs shorter than 2200 s",
+            "*Own*",
+            "7777777777777777",
+            "a GPU",
+            "bf16",
+            "pooling `cls`",
+        ),
+        *(
+            "seed was 17",
+            "31 runs of 29 participants",
+            "masked shares 0.65 to 0.85",
+            "permuted 213 times",
+            "9.8.7",
+            "CC0",
+        ),
+        *("[@schaefer2018; @tian2020; @buckner2011]", "[@friston1996; @satterthwaite2013]", "All weigh alike."),
     ):
         assert phrase in text, phrase
     assert "  " not in text
@@ -117,7 +140,7 @@ def test_what_was_done_is_said():
         ({"dummy_scans": "0"}, "No initial volumes were dropped"),
         ({"dummy_scans": "auto"}, "marked as not in steady state"),
         ({"min_time": 0.0}, "No run was left out for being short"),
-        ({"band_pass": None}, "detrended and not filtered"),
+        ({"band_pass": None}, "signals and regressors, and both were not filtered, before"),
         ({"band_pass": [0, 0.13]}, "low-pass filtered at 0.13 Hz"),
         ({"band_pass": [0.011, 0]}, "high-pass filtered at 0.011 Hz"),
         (
@@ -129,6 +152,22 @@ def test_what_was_done_is_said():
         ({"denoising": None}, "series of the atlas Schaefer400Tian3Buckner7 [@schaefer2018; @tian2020; @buckner2011]"),
         ({"pipelines": ["XCP-D 0.11.0"]}, "taken from XCP-D 0.11.0 [@mehta2024] in the space"),
         ({"pipelines": ["fMRIPost-AROMA 0.0.9"]}, "taken from fMRIPost-AROMA 0.0.9 [@pruim2015] in the space"),
+        (XCPD, "images had been denoised by xcp_d 0.9, so no regressors"),
+        (XCPD | {"band_pass": None}, "A linear trend was removed from the parcel signals; they were not filtered"),
+        (
+            XCPD | {"fd_threshold": None},
+            "Volumes that xcp_d 0.9 had censored were dropped. Dropped volumes between kept ones were filled",
+        ),
+        ({"denoised_by": "UK Biobank", "pipelines": ["UK Biobank"], "fd_threshold": None}, "No volumes were scrubbed"),
+        ({"denoising": None}, "without further denoising, detrending or filtering"),
+        ({"denoising": {**CHOSEN, "columns": ["global*"]}}, "The global signal was regressed out, which"),
+        ({"denoising": {**CHOSEN, "columns": ["csf"]}}, "Mean signals of white matter"),
+        ({"denoising": {**CHOSEN, "columns": ["csf"]}}, "The global signal was not regressed out: that would"),
+        ({"fd_threshold": None}, "both were band-pass filtered at 0.011 to 0.13 Hz with the same Butterworth filter"),
+        ({}, "above 0.37 mm [@power2012] were scrubbed, each alone, without its neighbours. Dropped volumes between"),
+        ({}, "spectrum of the kept volumes [@power2014]"),
+        ({}, "whose order of scrubbing it is (fill, filter, regress, drop), except"),
+        ({"uses_pybids": True}, ", PyBIDS 9.8.7 [@yarkoni2019]."),
         ({"min_coverage": 0.0}, "a parcel without voxels inside the brain mask was treated as absent"),
     ],
 )
@@ -163,20 +202,67 @@ def test_what_was_probed_is_said(change, phrase):
 
 
 def test_p_values_are_those_that_were_computed():
-    common = "p values of comparisons were adjusted by Holm's method over all comparisons."
-    text = describe_methods(ALL)
-    assert f"[@nadeau2003]; {common} Each model was tested by 213 permutations" in text
-    assert "count the observed value [@phipson2010], so that p cannot fall below 0.0047" in text
-    assert "of values on the first repetition of the splits" in text
-    assert "Baselines on the same people and splits were Pearson connectivity." in text
-    # Sentences, no list of settings.
-    assert "Settings" not in text
-    assert "n_repeats" not in text
-    assert "on one five-fold split" in describe_methods({**ALL, "probing": {**PROBING, "protocol": "paper"}})
+    probing = {**PROBING, "leave_out": "site", "group_by": "family"}
+    text = describe_methods({**ALL, "probing": probing})
+    assert "permuted 213 times among participants of the same *site*, those of one *family* as a unit, features" in text
+    assert "the observed order counts as one of the permutations [@phipson2010]" in text
+    assert "corrected resampled t test [@nadeau2003], applied to repeated cross-validation [@bouckaert2004]" in text
+    assert "Holm's method [@holm1979]" in text
+    assert "square root of 1 + n / n(train)" in text
+    assert "so that p cannot fall below 0.0047. A score was called above chance if p < 0.05 and its one-sided" in text
+    assert "for values on the first repetition of the splits" in text
+    assert "[@holm1979] over all comparisons of a call; p values of single" in text
+    assert "allefeld2016" not in text
     text = describe_methods({**ALL, "probing": {**PROBING, "n_permutations": 0}})
-    assert f"[@nadeau2003]; {common}" in text
-    assert "no permutation tests" in text
+    assert "permuted" not in text
+    assert "There were no permutation tests" in text
     assert "phipson2010" not in text
+    text = describe_methods({**ALL, "probing": {**PROBING, "probe": [], "task_blocks": "trial_type"}})
+    assert "not that people in general do, since no true accuracy lies below chance [@allefeld2016]" in text
+    assert "bootstrap" not in text
+
+
+def test_baselines_are_named_with_their_references():
+    text = describe_methods({**ALL, "probing": {**PROBING, "baselines": ["pearson", "ledoit_wolf", "tangent", "site"]}})
+    listed = "correlations of parcels, shrunk covariances [@ledoit2004], their tangent space [@dadi2019] and site."
+    assert f"Baselines were {listed}" in text
+    assert "Baselines" not in describe_methods({**ALL, "probing": {**PROBING, "baselines": ["none"]}})
+
+
+@pytest.mark.parametrize(
+    ("cohort", "said"),
+    [
+        (
+            {"participants": 3, "runs": 4, "participants_out": 1, "runs_out": 2, "reasons": ["1 a", "1 b"]},
+            "4 runs of 3 participants were used. 2 further runs were left out: 1 a; 1 b. With them, 1 participant had",
+        ),
+        (
+            {"participants": 1, "runs": 1, "participants_out": 0, "runs_out": 1, "reasons": ["1 a"]},
+            "1 run of 1 participant was used. 1 further run was left out: 1 a.\n",
+        ),
+        (
+            {"participants": 2, "runs": 2, "participants_out": 0, "runs_out": 0, "reasons": []},
+            "2 runs of 2 participants were used. No run was left out.\n",
+        ),
+        (None, ""),
+    ],
+)
+def test_people_and_runs_are_counted(cohort, said):
+    text = describe_methods({**ALL, "cohort": cohort})
+    assert said in text
+    assert ("## Data" in text) == bool(cohort)
+
+
+def test_settings_are_not_listed():
+    """A text for a paper says what a reader needs; logs hold the rest."""
+    recipe = {"epochs": 100, "adam_eps": 1e-8, "coding_rate_eps": 0.05}
+    probing = {**PROBING, "id_column": "eid", "n_bins": 4, "covariate": ["age", "sex"], "finetune_epochs": 50}
+    text = describe_methods({**ALL, "pretraining": {**PRETRAINING, "recipe": recipe}, "probing": probing})
+    assert not {word for word in ("Settings", "eid", "1e-08", "adam", "None", "none") if word in text}
+    assert "(epochs 100)" in text
+    assert "Covariates (*age*, *sex*) were removed" in text
+    assert "cut into 4 classes of equal size" in text
+    assert "yarkoni2019" not in text  # PyBIDS was not used
 
 
 def test_results_have_their_numbers():
@@ -196,7 +282,7 @@ def test_results_have_their_numbers():
         f"displacement of 0.19 mm (SD 0.06, known of 29): r 0.31, above chance ({test})." in text
     )
     assert "*sex* was predicted in 30 participants (left out: nobody): r 0.31, above chance." in text
-    assert "Effects of site were removed from the features" in text
+    assert "Covariates (*site*) were removed" in text
 
 
 def test_citations_become_links_and_commands(tmp_path):
@@ -226,7 +312,7 @@ def test_files_are_written_once_and_hold_only_what_is_cited(tmp_path):
 NEUTRAL = {
     *("min_kept", "atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens"),
     *("n_procs", "omp_nthreads", "mem", "work_dir", "dry_run", "reports_only", "boilerplate_only", "overwrite"),
-    *("stop_on_first_crash", "ignore_failed_runs", "notrack", "verbose", "quiet"),
+    *("format", "redo_older_than", "stop_on_first_crash", "ignore_failed_runs", "notrack", "verbose", "quiet"),
 }
 
 
@@ -254,7 +340,7 @@ SAID = {
     "min_coverage": (0.47, "less than 47 %", ("signals", "Settings", "min_coverage", 0.47)),
     "model": ("random:tiny", "*RandomTinySeed3*", ("embedding", "Settings", "model", "RandomTinySeed3")),
     "precision": ("fp32", "fp32 arithmetic", ("embedding", "Settings", "precision", "fp32")),
-    "n_windows": (5, "up to 5 equally", ("embedding", "Settings", "n_windows", 5)),
+    "n_windows": (5, "up to 5 windows", ("embedding", "Settings", "n_windows", 5)),
     "pooling": ("avg", "pooling `avg`", ("embedding", "Settings", "pooling", "avg")),
     "random_seed": (3, "seed 3", ("embedding", "RandomSeed", 3)),
 }
@@ -356,5 +442,12 @@ def test_dois_are_those_of_their_works():
         "waller2022": "10.1002/hbm.25829",
         "dupre2021": "10.21105/joss.03669",
         "feczko2021": "10.1101/2021.07.09.451638",
+        "power2014": "10.1016/j.neuroimage.2013.08.048",
+        "ciric2017": "10.1016/j.neuroimage.2017.03.020",
+        "murphy2017": "10.1016/j.neuroimage.2016.11.052",
+        "bouckaert2004": "10.1007/978-3-540-24775-3_3",
+        "allefeld2016": "10.1016/j.neuroimage.2016.07.040",
+        "ledoit2004": "10.1016/S0047-259X(03)00096-4",
+        "dadi2019": "10.1016/j.neuroimage.2019.02.062",
     }.items():
         assert dois[key] == doi

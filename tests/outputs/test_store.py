@@ -103,7 +103,7 @@ SIDECAR = {
 
 def test_signals_round_trip(paths, atlas, signals):
     written = store.write_signals(paths, atlas, signals, SIDECAR, save_raw=True)
-    parcels, values = store.read_signals(paths)
+    parcels, values = store.read_signals(paths, store.read_sidecar(paths.signals_sidecar))
     assert parcels == atlas.parcels
     np.testing.assert_array_equal(values, signals.values)
     (stored,) = store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")
@@ -125,7 +125,7 @@ def test_signals_round_trip(paths, atlas, signals):
 @pytest.mark.parametrize("changed", [{"Settings": {"a": 2}}, {"Inputs": {"bold": {"size": 6}}}])
 def test_sidecar_does_not_outlive_its_table(paths, atlas, signals, monkeypatch, changed):
     store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
-    monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    monkeypatch.setattr(store, "write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     with pytest.raises(OSError, match="killed here"):
         store.write_signals(paths, atlas, signals, SIDECAR | changed, save_raw=False)
     assert store.read_sidecar(paths.signals_sidecar) is None
@@ -136,7 +136,7 @@ def test_sidecar_of_the_same_signals_is_never_away(paths, atlas, signals, monkey
     """Another process may be reading what it has just written."""
     store.write_signals(paths, atlas, signals, SIDECAR, save_raw=save_raw)
     before = {path: path.read_bytes() for path in paths.directory.iterdir()}
-    monkeypatch.setattr(store, "_write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    monkeypatch.setattr(store, "write_coverage", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     with pytest.raises(OSError, match="killed here"):
         store.write_signals(paths, atlas, signals, SIDECAR, save_raw=save_raw)
     assert {path: path.read_bytes() for path in paths.directory.iterdir()} == before
@@ -210,7 +210,7 @@ def test_nothing_of_an_earlier_call_outlives_other_signals(paths, atlas, signals
         store.write_embedding(one, windows, embedding, EMBEDDING_SIDECAR)
         store.write_embedding(dataclasses.replace(one, model="Other"), windows, embedding, EMBEDDING_SIDECAR)
         figure = one.out_dir / "sub-01" / "figures" / f"{one.stem}_desc-carpet_bold.svg"
-        for path in (one.status, figure):
+        for path in (one.status, one.page_data, figure):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
         return {path for path in one.out_dir.rglob(f"{one.stem}_*") if path.is_file()}
@@ -241,7 +241,7 @@ def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
 
 def test_status_is_named_after_the_run_and_encoder(paths):
     write_json(paths.status, {"status": "ok"})
-    assert paths.status == Path(paths.out_dir, "logs/runs/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
+    assert paths.status == Path(paths.out_dir, "logs/sub-01/sub-01_task-rest_space-S_atlas-A_desc-Tiny_status.json")
     assert store.read_statuses(paths.out_dir) == [("sub-01_task-rest_space-S_atlas-A_desc-Tiny", {"status": "ok"})]
 
 

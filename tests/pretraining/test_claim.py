@@ -55,7 +55,7 @@ def test_nothing_is_left_where_nothing_was_written(tmp_path):
 def test_a_call_that_was_killed_on_this_machine_holds_nobody_back(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_PATIENCE", 60.0)
     dead = subprocess.Popen(["sleep", "60"])
-    since = module._read_start(dead.pid)
+    since = module.read_start(dead.pid)
     write_claim(tmp_path, process=dead.pid, since=since)
     with pytest.raises(ConfigurationError, match=f"process {dead.pid}"):
         hold(tmp_path).__enter__()
@@ -115,3 +115,16 @@ def test_a_call_gives_signs_of_life(tmp_path):
         while (tmp_path / CLAIM_FILE).stat().st_mtime_ns == before and time.monotonic() < until:
             time.sleep(0.02)
         assert (tmp_path / CLAIM_FILE).stat().st_mtime_ns > before
+
+
+def test_of_two_calls_that_find_a_dead_claim_the_slower_leaves_the_claim_of_the_quicker(tmp_path):
+    path = tmp_path / CLAIM_FILE
+    write_claim(tmp_path, process=1, since="1")
+    dead = json.loads(path.read_text())
+    write_claim(tmp_path)  # the quicker one
+    assert not module._remove(path, dead)
+    assert json.loads(path.read_text())["process"] == os.getpid()
+    assert [one.name for one in tmp_path.iterdir()] == [CLAIM_FILE]
+    assert module._remove(path, json.loads(path.read_text()))
+    assert not module._remove(path, dead)
+    assert list(tmp_path.iterdir()) == []

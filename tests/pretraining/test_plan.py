@@ -25,10 +25,16 @@ def test_pass_bands_of_the_training_data(bands, expected):
             sidecar={
                 "TableSHA256": f"{i}",
                 "RepetitionTime": 2.0,
-                "VolumesDropped": {"Dummy": {"Count": 0}},
+                "VolumesKept": 90,
+                "VolumesDropped": {"Dummy": {"Count": 0}, "Scrubbed": {"Count": 10 * i}},
+                "Denoising": {"Regressors": ["csf", "trans_x", "global_signal"]},
                 "Settings": {"denoising": None if band == "" else {"name": "simple"}, "band_pass": band or None},
             },
         )
         for i, band in enumerate(bands)
     ]
-    assert describe_stored(runs, ("a", "b"), ("Vis", "Vis"), target=2.0).facts["band"] == expected
+    found = describe_stored(runs, ("a", "b"), ("Vis", "Vis"), target=2.0)
+    assert found.facts["band"] == expected
+    is_known = {"motion, white matter and CSF": any(band != "" for band in bands), "not known": "" in bands}
+    assert found.cleaning["noise_removed"] == [way for way, occurs in is_known.items() if occurs]
+    assert found.cleaning["largest_share_of_scrubbed_volumes"] == [0.1, 0.1818][len(bands) - 2]

@@ -46,7 +46,7 @@ def trained(study, outputs, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "out"
     shutil.copytree(outputs, out)
     assert call([str(study), str(out), "group", *OPTIONS, "--atlas", "Demo457", "--n-procs", "1", "-q"]) == 0
-    newest = max(out.glob("logs/*/bids_semantoks.log"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(out.glob("logs/calls/*/bids_semantoks.log"), key=lambda path: path.stat().st_mtime_ns)
     return out, newest.read_text()
 
 
@@ -73,6 +73,9 @@ def test_an_encoder_and_what_belongs_to_it_is_written(trained):
         "0.8 to 2",
         "tasks: rest",
         "band: 0.01 to 0.1 Hz",
+        "noise removed: motion, white matter and CSF",
+        "global signal: kept",
+        "scrubbing: none",
         "mask ratio: 0.65 to 0.85",
         "betas: 0.9, 0.999",
         "precision: fp32",
@@ -117,7 +120,7 @@ def test_a_finished_encoder_is_not_trained_again(trained, study, tmp_path, app, 
     code, text = pretrain(out)
     assert code == 0, text
     assert "is finished and not trained again" in text
-    assert "0 ok, 6 skipped" in text
+    assert "6 usable, 0 failed" in text
     assert weights.read_bytes() == before
     code, text = pretrain(out, "--epochs", "3")
     assert code == 4
@@ -129,7 +132,7 @@ def test_a_finished_encoder_is_not_trained_again(trained, study, tmp_path, app, 
     code, text = pretrain(out, "--epochs", "3", "--overwrite")
     assert code == 0, text
     assert weights.read_bytes() != before
-    assert "6 ok, 0 skipped" in text
+    assert "6 usable, 0 failed" in text
 
 
 def test_embeddings_of_an_earlier_encoder_do_not_cost_the_new_one(trained, study, tmp_path, app, pretrain):
@@ -275,7 +278,7 @@ def test_signals_that_cannot_be_used_are_left_out_and_named(out, pretrain):
     code, text = pretrain(out)
     assert "on 3 runs of 2 participants" in text
     assert "2 more warnings" in text
-    log = max(out.glob("logs/*/bids_semantoks.log"), key=lambda path: path.stat().st_mtime_ns)
+    log = max(out.glob("logs/calls/*/bids_semantoks.log"), key=lambda path: path.stat().st_mtime_ns)
     lines = [line for line in log.read_text().splitlines() if "Left out of the training" in line]
     assert len(lines) == 3
     assert f"{tables[0]}: None of" in lines[0]
@@ -389,7 +392,7 @@ def test_an_hdf5_file_is_enough(study, tmp_path, app):
     code, text = app(study, out, *OPTIONS, "--pretrain-data", str(path), level="group")
     assert code == 0, text
     assert "Left out of the training: participant c, row 2" in text
-    log = max(out.glob("logs/*/bids_semantoks.log")).read_text()
+    log = max(out.glob("logs/calls/*/bids_semantoks.log")).read_text()
     assert "participant d, row 3: NaN before the end of the run: timeseries/tian3, parcel 2, volume 50 of 110" in log
     assert "Participant a, row 4: 30 volumes at the end hold no data" in text
     assert "on 3 runs of 2 participants: 2 epochs of 1 steps" in text
@@ -413,8 +416,8 @@ def test_two_processes_speak_with_one_voice(out, study):
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("fp32 on cpu, 2 processes.") == 1
-    assert result.stderr.count("bids_semantoks: 6 ok, 0 skipped, 0 failed") == 1
-    assert len(list((out / "logs").glob("*Z_*"))) == 2  # the participant level's and this
+    assert result.stderr.count("bids_semantoks: 6 usable, 0 failed") == 1
+    assert len(list((out / "logs" / "calls").glob("*Z_*"))) == 2  # the participant level's and this
     assert read_training_log(out / "encoders" / "tiny" / "training_log.tsv")["step"].tolist() == [1, 2, 3, 4]
 
 

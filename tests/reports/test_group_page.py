@@ -12,7 +12,7 @@ import pytest
 from helpers.browser import open_browser, open_page
 
 from bids_semantoks.outputs.group_tables import ProbeTables, build_group_table
-from bids_semantoks.reports.group_page import build_colouring, build_group_page, choose_colourings
+from bids_semantoks.reports.group_page import build_colouring, build_group_page, choose_colourings, describe_left_out
 from bids_semantoks.reports.group_report import write_group_figures, write_group_page
 
 MODELS = ("Tiny", "pearson", "tangent", "motion", "site", "random", "chance")
@@ -184,3 +184,12 @@ def test_the_page_can_be_read_without_scripts_and_in_the_dark(browser: Any, page
         assert shown.locator("table.people:visible").count() == 2
         names = shown.locator("svg.chart[role=img]")
         assert all(names.nth(i).get_attribute("aria-label") for i in range(names.count()))
+
+
+def test_runs_without_an_embedding_are_counted(tmp_path: Path) -> None:
+    lines = ("a_desc-Tiny\tok\tn/a", "b\tskipped\ttoo_short", "c\tfailed\tno_mask", "d\tskipped\ttoo_short")
+    others = ("a_desc-Other\tfailed\tinternal", "a_desc-TinyTwo\tfailed\tinternal")
+    (tmp_path / "group_status.tsv").write_text("\n".join(("run\tstatus\treason", *lines, *others)) + "\n")
+    said = "1 failed (no mask), 2 skipped (too short); see the status of all runs"
+    assert describe_left_out(tmp_path, "Tiny") == [("runs left out", said)]
+    assert describe_left_out(tmp_path / "nowhere", "Tiny") == []

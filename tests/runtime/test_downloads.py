@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import http.server
 import logging
 import os
+import re
 import socket
 import threading
 from pathlib import Path
 
 import pytest
 
-from bids_semantoks.errors import AtlasError
+from bids_semantoks.errors import AtlasError, ResourceError
 from bids_semantoks.files import hash_content
 from bids_semantoks.runtime import downloads
 from bids_semantoks.runtime.downloads import (
@@ -308,3 +310,30 @@ def test_a_file_is_compared_with_its_record(tmp_path):
     record.write_text(f"{'0' * 64}  a\n")
     with pytest.raises(AtlasError, match=rf"but {'0' * 64} when it was fetched \(a.sha256\)"):
         check_file(path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_no_matter_of_atlas_or_model(tmp_path, monkeypatch, number):
+    def fill(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(downloads, "_copy", fill)
+    (tmp_path / "a").write_bytes(CONTENT)
+    with pytest.raises(ResourceError, match=re.escape(os.strerror(number))) as caught:
+        download((tmp_path / "a").as_uri(), tmp_path / "to" / "a")
+    assert caught.value.exit_code == 5
+    assert not list((tmp_path / "to").iterdir())
+    monkeypatch.setattr(downloads, "find_obstacle", lambda address: "")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fill)
+    with pytest.raises(ResourceError, match=re.escape(os.strerror(number))):
+        downloads.fetch_hub_file("ORG/NAME", "config.json", cache=tmp_path)
+
+
+def test_a_client_in_another_language_names_the_full_disk_in_words(tmp_path, monkeypatch):
+    def fill(*_, **__):
+        raise RuntimeError("Data processing error: IO error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(downloads, "find_obstacle", lambda address: "")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fill)
+    with pytest.raises(ResourceError, match="os error 28"):
+        downloads.fetch_hub_file("ORG/NAME", "config.json", cache=tmp_path)

@@ -2,11 +2,12 @@
 
 import logging
 import warnings
+from pathlib import Path
 
 import pytest
 
 from bids_semantoks.runtime import processes
-from bids_semantoks.runtime.logs import Console, open_log, redirect_libraries
+from bids_semantoks.runtime.logs import Console, LogFile, open_log, redirect_libraries
 
 
 def build_noisy_worker():
@@ -86,3 +87,15 @@ def test_only_records_start_a_line_of_the_log(tmp_path):
     assert all(line[:2] == "20" or line[:4] == "    " for line in lines)
     assert not set(text) & set("\x1b\x07\r\u2028\x9b\u202e")
     assert "    ValueError: sub-01" in text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_that_cannot_be_written_costs_one_warning(tmp_path, caplog, capfd):
+    (tmp_path / "log").symlink_to("/dev/full")
+    log = LogFile(tmp_path / "log", encoding="utf-8")
+    for number in range(3):
+        log.handle(logging.makeLogRecord({"msg": f"record {number}", "levelname": "INFO"}))
+    log.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "No space left on device" in caplog.text
+    assert capfd.readouterr() == ("", "")

@@ -1,6 +1,7 @@
 """Jobs are done in one or several processes, and a process that dies costs one job."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -192,3 +194,77 @@ def test_cgroup_quota(tmp_path, files, expected):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     assert resources._read_cgroup_quota(tmp_path) == expected
+
+
+def build_deaf_worker(folder):
+    def work(job):
+        (folder / str(os.getpid())).touch()
+        return hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # a long call of a library, which sees no signal
+
+    return work
+
+
+def is_running(process):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def wait_until(condition, seconds=20.0):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_processes_in_long_computations_are_ended_within_five_seconds(tmp_path):
+    def stop(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGUSR2, stop)
+    watch = threading.Thread(
+        target=lambda: wait_until(lambda: len(list(tmp_path.iterdir())) == 2) and os.kill(os.getpid(), signal.SIGUSR2)
+    )
+    watch.start()
+    try:
+        with pytest.raises(TimeoutError):
+            list(processes.run_jobs(build_deaf_worker, (tmp_path,), range(2), n_procs=2))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        watch.join()
+    assert not any(is_running(path.name) for path in tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
+def test_processes_do_not_outlive_a_parent_that_was_killed(tmp_path):
+    code = "import sys; from pathlib import Path; from runtime.test_processes import build_deaf_worker as build\n"
+    code += "from bids_semantoks.runtime.processes import run_jobs\n"
+    code += "if __name__ == '__main__': list(run_jobs(build, (Path(sys.argv[1]),), [1, 2], n_procs=2))"
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    (folder := tmp_path / "workers").mkdir()
+    paths = [str(Path(processes.__file__).parents[2]), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    parent = subprocess.Popen([sys.executable, str(script), str(folder)], env=environment)
+    assert wait_until(lambda: len(list(folder.iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    started = time.monotonic()
+    assert wait_until(lambda: not any(is_running(path.name) for path in folder.iterdir()))
+    assert time.monotonic() - started < 5
+
+
+def build_exhausted_worker():
+    return lambda _: os.kill(os.getpid(), signal.SIGXCPU)
+
+
+def test_a_process_that_used_up_its_cpu_time_ends_the_call():
+    def stop(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGXCPU, stop)
+    try:
+        with pytest.raises(TimeoutError):
+            list(processes.run_jobs(build_exhausted_worker, (), [1, 2], n_procs=2))
+    finally:
+        signal.signal(signal.SIGXCPU, before)

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +101,57 @@ def test_processes_fit_cpus_runs_and_memory(monkeypatch, caplog):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert resources.choose_n_threads(RunningConfig(), n_procs=2) == 2
     assert resources.choose_n_threads(RunningConfig(omp_nthreads=3), n_procs=2) == 3
+
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """No home and no caches; returns the place of temporary files."""
+    for name, _ in resources._CACHES:
+        monkeypatch.setenv(name, "restored in the end")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def find_caches(out):
+    resources.open_work_dir(None, out)
+    (folder,) = {Path(os.environ[name]).parent for name, _ in resources._CACHES}
+    return folder
+
+
+def test_caches_without_a_home_lie_in_a_folder_of_the_user(homeless):
+    folder = find_caches(homeless / "out")
+    assert folder == homeless / f"bids_semantoks-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "writable", "owner"])
+def test_caches_are_not_put_where_others_wait(homeless, monkeypatch, kind, caplog):
+    usual, trap = homeless / f"bids_semantoks-{os.getuid()}", homeless / "trap"
+    trap.mkdir()
+    if kind == "link":
+        usual.symlink_to(trap)
+    elif kind == "file":
+        usual.touch()
+    else:
+        usual.mkdir()
+        usual.chmod(0o777 if kind == "writable" else 0o700)
+    if kind == "owner":
+        if os.getuid():
+            pytest.skip("needs the right to give files away")
+        os.chown(usual, 65534, 65534)
+    monkeypatch.setattr(logging.getLogger("bids_semantoks"), "propagate", True)
+    folder = find_caches(homeless / "out")
+    assert folder != usual
+    assert folder.parent == homeless
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not any(trap.iterdir())
+    assert str(usual) in caplog.text
+
+
+def test_a_folder_of_an_earlier_version_is_closed_to_others(homeless):
+    usual = homeless / f"bids_semantoks-{os.getuid()}"
+    usual.mkdir(mode=0o755)
+    assert find_caches(homeless / "out") == usual
+    assert usual.stat().st_mode & 0o777 == 0o700

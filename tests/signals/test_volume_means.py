@@ -318,6 +318,46 @@ def test_empty_and_damaged_masks(tmp_path, bold, atlas):
     assert caught.value.reason == "bad_image"
 
 
+@pytest.mark.parametrize("n_bytes", [1, 8, 12])
+def test_a_mask_cut_behind_its_last_voxel(tmp_path, bold, atlas, n_bytes):
+    mask = write_mask(tmp_path / "mask.nii.gz")
+    mask.write_bytes(mask.read_bytes()[:-n_bytes])
+    with pytest.raises(RunFailed, match=r"mask\.nii\.gz cannot be read") as caught:
+        average(bold, mask, atlas)
+    assert caught.value.reason == "bad_image"
+
+
+def test_a_mask_with_a_wrong_checksum(bold, mask, atlas):
+    content = bytearray(mask.read_bytes())
+    content[-6] ^= 1
+    mask.write_bytes(content)
+    with pytest.raises(RunFailed, match=r"mask\.nii\.gz cannot be read") as caught:
+        average(bold, mask, atlas)
+    assert caught.value.reason == "bad_image"
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1e38, 0), (1e-38, 0), (1, 3e38), (-1e30, 1)])
+def test_a_scaling_that_leaves_the_range_of_signals(tmp_path, atlas, mask, slope, intercept):
+    bold = write_scaled(tmp_path / "bold.nii", slope, intercept)
+    with pytest.raises(RunFailed, match=r"bold\.nii holds values too (large|small)|too large or too small") as caught:
+        average(bold, mask, atlas)
+    assert caught.value.reason == "bad_image"
+
+
+@pytest.mark.parametrize("slope", [0, np.nan, np.inf])
+def test_a_slope_that_is_none_scales_nothing(tmp_path, bold, atlas, mask, slope):
+    scaled = write_scaled(tmp_path / "scaled.nii", slope, 0)
+    np.testing.assert_array_equal(average(scaled, mask, atlas).values, average(bold, mask, atlas).values)
+
+
+def write_scaled(path, slope, intercept):
+    write_bold(path, build_series("i2"))
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([slope, intercept], dtype="<f4").tobytes()
+    path.write_bytes(content)
+    return path
+
+
 def test_mask_beside_the_atlas(tmp_path, bold, atlas):
     mask = write_mask(tmp_path / "mask.nii.gz", LABELS == 0)
     with pytest.raises(RunFailed, match="No voxel of the atlas Test lies in the brain mask") as caught:

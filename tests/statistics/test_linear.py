@@ -83,9 +83,10 @@ def test_separable_classes_do_not_run_away():
     assert ((fit.predict(span.test) > 0) == (values > 0)).all()
 
 
-def test_errors_of_left_out_folds_in_closed_form_are_those_of_refitting():
+@pytest.mark.parametrize("n_columns", [3, None], ids=["fewer columns than rows in a fold", "more"])
+def test_errors_of_left_out_folds_in_closed_form_are_those_of_refitting(n_columns):
     values, hidden = make_data()
-    span = TableFeatures(name="x", values=values).compute_span(TRAIN, TEST)
+    span = TableFeatures(name="x", values=values[:, :n_columns]).compute_span(TRAIN, TEST)
     fold_of, y = np.arange(len(TRAIN)) % 5, hidden[TRAIN]
     found = compute_fold_errors(span, y, fold_of)
     for index in (0, 5, 12):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -82,6 +83,23 @@ def test_class_scores_are_those_of_scikit_learn(n_classes):
         for k in ([1] if n_classes == 2 else range(3))
     ]
     assert find(predictions, "auroc").value == pytest.approx(np.mean(aurocs), abs=0.002)
+
+
+def test_auroc_of_drawn_participants_counts_every_pair_as_often_as_it_was_drawn():
+    predictions = make_predictions(3)
+    predictions = dataclasses.replace(predictions, scores=np.round(predictions.scores, 1))
+    weights = np.random.default_rng(8).integers(0, 4, (5, N)).astype(float)
+    values = []
+    for k in range(3):
+        right, every = np.zeros(5), np.zeros(5)
+        for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores, strict=True):
+            for i, j in itertools.product(range(N), repeat=2):
+                if fold[i] == fold[j] >= 0 and truth[i] == k != truth[j]:
+                    pair = weights[:, i] * weights[:, j]
+                    right += pair * ((scores[i, k] > scores[j, k]) + 0.5 * (scores[i, k] == scores[j, k]))
+                    every += pair
+        values.append(right / every)
+    np.testing.assert_allclose(build_scorer(predictions, "auroc")(weights), np.mean(values, axis=0), rtol=1e-12)
 
 
 def test_pictures_of_classes_show_what_the_scores_count():

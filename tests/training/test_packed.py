@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bids_semantoks.disk import tag_owner
 from bids_semantoks.errors import InputError
 from bids_semantoks.training.packed import FORMAT, PackedRun, SignalStore
 
@@ -172,3 +173,19 @@ def test_many_runs_are_opened_without_being_read(tmp_path):
     assert view.n_bytes == n_runs * 3 * P * 2
     with pytest.raises(InputError, match="the run of participant p7 has checksum"):
         view.read(7)
+
+
+def test_segments_of_killed_calls_are_removed_and_of_living_ones_stay(store):
+    """Killed between a segment and its index, a call leaves a gigabyte that nothing refers to."""
+    there = set(store.directory.iterdir())
+    place = tag_owner().partition("-")[0]
+    dead = [
+        store.directory / f"{place}-4194305-1-{'a' * 16}.f16",
+        store.directory / f".{place}-4194305-1-{'a' * 12}.tmp",
+    ]
+    alive = store.directory / f"{tag_owner()}{'b' * 16}.f16"
+    for path in (*dead, alive):
+        path.touch()
+    store.remove_orphans()
+    assert set(store.directory.iterdir()) == there | {alive}
+    assert len(SignalStore(store.directory, P)) == 7

@@ -159,7 +159,7 @@
       keys.forEach(([name, colour]) => make("i", head, name, colour));
       const u = charts.plot(holder, {
         height,
-        padding: [6, options.right ? 0 : RIGHT, 0, 0],
+        padding: [6, options.right ? 0 : RIGHT, options.time ? 0 : 6, 0],
         cursor: {
           sync: { key: run.id, setSeries: false },
           drag: { x: true, y: false, setScale: true },
@@ -305,6 +305,7 @@
         context.rect(left, top, width, height);
         context.clip();
         context.font = 11 * ratio + "px system-ui, sans-serif";
+        context.textAlign = "left";
         context.textBaseline = "middle";
         all.forEach((one, i) => {
           const from = u.valToPos(one.onset, "x", true), y = top + (i + 0.15) * step;

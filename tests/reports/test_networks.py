@@ -1,7 +1,8 @@
 """Parcels ordered by network, and their labels."""
 
 import numpy as np
-from bids_semantoks.reports.figures_networks import sort_by_network, spread
+
+from bids_semantoks.reports.networks import sort_by_network, spread
 
 NETWORKS = ("Cont", "Vis", "", "Other", "Vis", "Limbic", "Vis", "Cont", "", "Other", "Vis", "Limbic", "Default")
 

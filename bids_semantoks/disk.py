@@ -1,0 +1,135 @@
+"""Room on the disk: errors that say it is full, and files that processes which died left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.errors import ConfigurationError, ResourceError
+
+#: A file-size limit ends a write as a full disk and a used-up quota do.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# What libraries in other languages say, whose errors have no number: Rust, C and SQLite.
+_SAID: Final = (*(f"(os error {number})" for number in _FULL), os.strerror(errno.ENOSPC), "disk is full")
+
+# Names of temporary files, folders and segments with their owner, as `tag_owner` writes it; before 0.2, without.
+_OWNER: Final = re.compile(r"([0-9a-f]{8})-(\d+)-(\d*)-")
+_TEMPORARY: Final = re.compile(
+    rf"\.(?:{_OWNER.pattern})?[0-9a-f]{{12}}\.tmp|(?:\.making-|bids_semantoks-fetched-){_OWNER.pattern}.*"
+)
+
+#: Seconds without a write after which a file counts as left behind where its owner cannot be asked for.
+_PATIENCE: Final = 86400.0
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it was raised from, says that the disk is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if isinstance(error, Exception) and any(words in str(error) for words in _SAID):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def read_space() -> str:
+    """Read which name space process numbers belong to: a container has its own; empty where /proc does not tell."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def read_start(process: int) -> str:
+    """Read when a process was started, which tells it from a later one of its number; empty for none, or a dead one."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = text.rpartition(")")[2].split()  # after the name, which may hold blanks
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+@functools.cache
+def _identify_place() -> str:
+    """Identify where process numbers mean the same processes: machine, boot and name space; where the system does not
+    tell, no two processes share a place."""
+    space = read_space()
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        boot = ""
+    if not (space and boot):
+        return os.urandom(4).hex()
+    import hashlib  # noqa: PLC0415 - --help needs none of it
+
+    return hashlib.sha256(f"{socket.gethostname()} {boot} {space}".encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _tag(process: int) -> str:
+    return f"{_identify_place()}-{process}-{read_start(process)}-"
+
+
+def tag_owner() -> str:
+    """Return what a name begins with that tells later calls whether this process, its owner, is dead."""
+    return _tag(os.getpid())
+
+
+def name_temporary() -> str:
+    """Return a new hidden name for a file in the making."""
+    return f".{tag_owner()}{os.urandom(6).hex()}.tmp"
+
+
+def is_left_behind(name: str, status: os.stat_result) -> bool:
+    """Tell whether the owner in a name is dead. Where it cannot be asked for, since it ran on another machine, in
+    another container or as another user, nobody must have written to the file for a day."""
+    owner = _OWNER.search(name)
+    if owner and owner[1] == _identify_place() and status.st_uid == os.geteuid():
+        return read_start(int(owner[2])) != owner[3]
+    return time.time() - status.st_mtime > _PATIENCE
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove temporary files and folders of ours that processes which died left in a directory."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            if not _TEMPORARY.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):
+                if is_left_behind(entry.name, entry.stat(follow_symlinks=False)):
+                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else Path(entry.path).unlink()
+
+
+#: For those who write many files into one directory.
+remove_leftovers_once = functools.cache(remove_leftovers)
+
+
+def check_writable(directory: Path) -> None:
+    """Create a directory if needed, clear leftovers away and try to write to it: ConfigurationError if it is not
+    writable, ResourceError if the disk is full."""
+    probe = directory / name_temporary()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(directory)
+        probe.write_bytes(b"x" * 4096)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if is_full(error):
+            raise ResourceError(f"No space left to write to {directory}: {reason}.", hint="Make room.") from error
+        raise ConfigurationError(
+            f"Cannot write to {directory}: {reason}.", hint="Give an output directory that you may write to."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
