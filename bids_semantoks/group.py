@@ -114,7 +114,7 @@ def run_group(config: AppConfig) -> Tally:
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
-        tally.n_refused = run_call(probes, config, encoder, complete, atlas)
+        tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out)
     return tally
 
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.images.sizes import read_array
 from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.outputs.group_words import describe_test
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.progress import Progress
@@ -31,6 +32,8 @@ from bids_semantoks.statistics.significance import (
     average_tests,
     compare_models,
     compute_permutation_test,
+    permute_scored_ridge,
+    permute_target,
 )
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
@@ -105,7 +108,9 @@ class Prober:
         """Predict by one model in a `role` of `ModelResult`, averaging scores over the features of all seeds."""
         seeds = self.progress.each("encoder", features) if len(features) > 1 else features
         predictions = stack_seeds([self.predictors[protocol](one, design) for one in seeds])
-        tests = [] if role in _UNTESTED else [self._permute(one, design) for one in features]
+        # Only this model is a ridge regression that can be permuted on its own splits.
+        is_scored = protocol == "nested" and not design.target.is_class
+        tests = [] if role in _UNTESTED else [self._permute(one, design, is_scored=is_scored) for one in features]
         made = [test for test in tests if test is not None]
         scores = compute_scores(predictions, participants=design.rows.units, seed=self.seed)
         return ModelResult(
@@ -133,21 +138,19 @@ class Prober:
         for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)
 
-    def _permute(self, features: Features, design: Design) -> PermutationTest | None:
-        n_permutations, groups = self.asked.n_permutations, design.unit_groups
-        known = ~np.isnan(design.target.values)
-        has_groups = groups is None or len(np.unique(groups[known])) >= _MIN_GROUPS
+    def _permute(self, features: Features, design: Design, *, is_scored: bool) -> PermutationTest | None:
+        """Test one model, by its own splits where the ridge regression of the nested protocol made its score."""
+        n_permutations, groups, target = self.asked.n_permutations, design.unit_groups, design.target
+        has_groups = groups is None or len(np.unique(groups[~np.isnan(target.values)])) >= _MIN_GROUPS
         if not n_permutations or features.name == "chance" or not has_groups:
             return None
-        test = compute_permutation_test(
-            features,
-            design.target,
-            n_permutations=n_permutations,
-            covariates=find_removed(features, design),
-            groups=groups,
-            blocks=design.blocks,
-            seed=self.seed,
-        )
+        shared: dict[str, Any] = {"covariates": find_removed(features, design), "seed": self.seed}
+        labels: dict[str, Any] = {"n_permutations": n_permutations, "blocks": design.blocks}
+        if is_scored:
+            columns = permute_target(target, seed=self.seed, units=groups, **labels)
+            test = permute_scored_ridge(features, columns, design.splits, groups=design.groups, **shared)
+        else:
+            test = compute_permutation_test(features, target, groups=groups, **labels, **shared)
         # Without exchangeable labels there is no null distribution to compare with.
         return test if np.ptp(np.append(test.null, test.value)) > 0 else None
 
@@ -160,10 +163,10 @@ def _add(results: dict[str, ModelResult], name: str, result: ModelResult, other:
         result = dataclasses.replace(result, comparison=comparison)
     results[name] = result
     score = next(one for one in result.scores if one.metric == metric)
-    p = f", p = {result.p_value:.3g}" if result.permutation else ""
+    test = f"; {describe_test(result.permutation)}" if result.permutation else ""
     LOGGER.info(
         "%s by %s: %s %.3f [%.3f, %.3f]%s",
-        *(result.predictions.target, name, score.metric, score.value, score.ci_low, score.ci_high, p),
+        *(result.predictions.target, name, score.metric, score.value, score.ci_low, score.ci_high, test),
     )
 
 

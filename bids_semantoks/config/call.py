@@ -230,7 +230,8 @@ class RunningConfig:
     )
     figures: str | None = option(
         None,
-        "Also draw each run's figures for papers into sub-*/figures/: svg (vector, text as text) or png.",
+        "Also draw figures for papers, of each run into sub-*/figures/, of the group into figures/: svg (vector, text "
+        "as text) or png.",
         choices=("svg", "png"),
     )
     boilerplate_only: bool = option(

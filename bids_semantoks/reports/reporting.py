@@ -107,10 +107,15 @@ def build_facts(
 
 
 def write_stored_methods(
-    config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
+    config: AppConfig,
+    encoder: RunEncoder,
+    stored: Sequence[StoredRun],
+    left_out: Mapping[str, tuple[str, str]],
+    results: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it;
-    `left_out` are runs that its limits leave out, reason and message by stem."""
+    `left_out` are runs that its limits leave out, reason and message by stem, `results` those of probes as for
+    `describe_methods`, once there are any."""
     pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
     cohort = count_cohort(
         config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
@@ -120,6 +125,7 @@ def write_stored_methods(
     for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
         try:
             signals, probing = _collect_facts(config, run.sidecar, pipelines)
+            probing = probing and {**probing, "results": list(results)}
             write_citation(config.out_dir, build_facts(signals, encoder, cohort=cohort, probing=probing))
         except OSError:
             raise
