@@ -14,7 +14,7 @@ PROBES := --probe age sex --n-repeats 2 --n-permutations 50
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-long check docs format validate frozen bench clean image image-test cluster-test
+.PHONY: help setup demo test test-long check docs screenshots format validate frozen bench clean image image-test cluster-test
 
 help:
 	@echo "make demo    make a synthetic study, run participant and group on it, probe age and sex, pretrain a tiny encoder"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-long  all names of files that pipelines state, and 500 damaged files of each kind, which takes hours"
 	@echo "make check   linters, types, import contracts, docstrings"
 	@echo "make docs    the documentation as a site in docs/_build"
+	@echo "make screenshots  pictures of the demo's pages for the documentation (chromium)"
 	@echo "make format  put the code into its format"
 	@echo "make frozen  compare every output with that of an earlier commit (BASE=COMMIT)"
 	@echo "make bench   speed and memory against peers"
@@ -72,6 +73,9 @@ check: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+
+screenshots: demo
+	$(BIN)/python docs/screenshots.py $(DEMO_OUT)
 
 format: $(STAMP)
 	$(BIN)/python cluster/generate.py

@@ -98,19 +98,26 @@ def _run(config: AppConfig) -> int:
     limit_threads(config.running.omp_nthreads or count_threads())
     if config.running.reports_only or config.running.boilerplate_only:
         return _write_words(config)
-    if config.running.dry_run and config.level == "participant":
-        from bids_semantoks.participant import build_plan
-        from bids_semantoks.run_plan import describe_jobs
-
-        plan, _, jobs = build_plan(config)
-        _print(describe_jobs(plan, jobs))
-        _say(f"bids_semantoks: dry run of {_count(len(jobs), 'run')}, nothing was written")
-        return 0
     if config.level == "participant":
-        from bids_semantoks.participant import run_participants as run_level
+        from bids_semantoks.inputs.opening import open_inputs
+
+        # Folders and labels are checked before the import of all else, which takes longer.
+        inputs = open_inputs(config)
+        from bids_semantoks.participant import build_plan, run_participants
+
+        if config.running.dry_run:
+            from bids_semantoks.run_plan import describe_jobs
+
+            plan, _, jobs = build_plan(config, inputs)
+            lines, counts = describe_jobs(plan, jobs)
+            _print(lines)
+            _say(f"bids_semantoks: dry run of {_count(len(jobs), 'run')}: {counts}; nothing was written")
+            return 0
+        tally = run_participants(config, inputs)
     else:
-        from bids_semantoks.group import run_group as run_level
-    tally = run_level(config)
+        from bids_semantoks.group import run_group
+
+        tally = run_group(config)
     if tally.cohort:
         where = "dry run, nothing was written" if config.running.dry_run else f"see {config.out_dir / 'group_qc.html'}"
         _say(f"bids_semantoks: {tally.cohort} ({where})")

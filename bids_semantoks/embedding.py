@@ -22,9 +22,11 @@ from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, 
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, remove_embedding, write_embedding
 from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.gaps import GAPS
 from bids_semantoks.signals.windows import build_windows
+from bids_semantoks.statistics.similarity import compare_tokens
 from bids_semantoks.statistics.weights import weigh_windows
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ _INHERITED = (
     "VolumesDropped",
     "MeanFramewiseDisplacement",
 )
+
+#: Rows of tokens whose similarities a sidecar holds.
+_MOST_COMPARED: Final = 64
 
 #: Far from the seeds that users choose, so that a random encoder is never compared with itself.
 _TWIN_SEED: Final = 1_000_003
@@ -154,11 +159,8 @@ def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:
     )
 
 
-def embed_run(
-    run: StoredRun, encoder: RunEncoder, *, show: Callable[[Windows, Embedding], object] | None = None
-) -> tuple[str, ...]:
-    """Embed a run and write its embedding where its paths say, and before its sidecar what `show` writes for a page;
-    return warnings. `show` is given all tokens, which are written only with --save-tokens."""
+def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[str, ...]:
+    """Embed a run and write its embedding where its paths say, all tokens only with --save-tokens; return warnings."""
     encoder.clear(run.paths, run.sidecar)
     windows = read_windows(run, encoder)
     embedding = encoder.frozen.encode(windows, with_tokens=True)
@@ -177,6 +179,7 @@ def embed_run(
         },
         "RandomSeed": encoder.seed,
         "TokenRows": list(encoder.token_rows),
+        "TokenSimilarity": _compare(embedding, len(encoder.token_rows)),
         "Pooling": encoder.config.pooling,
         "Device": str(encoder.frozen.device),
         "Precision": encoder.precision,
@@ -184,9 +187,17 @@ def embed_run(
     }
     sidecar = build_embedding_sidecar(windows, embedding, settings=encoder.settings, facts=facts)
     written = embedding if encoder.config.save_tokens else dataclasses.replace(embedding, tokens=None)
-    draw = functools.partial(show, windows, embedding) if show else tuple
-    write_embedding(run.paths, windows, written, sidecar, show=draw)
+    write_embedding(run.paths, windows, written, sidecar)
     return embedding.warnings
+
+
+def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] | None:
+    """Describe how alike the tokens of networks and of windows are, for pages: only here are there tokens. Networks are
+    left out where a picture could not tell them apart."""
+    if embedding.tokens is None:
+        return None
+    networks, windows = (matrix.round(3).tolist() for matrix in compare_tokens(embedding.tokens, n_rows))
+    return {"Networks": networks, "Windows": windows} if n_rows <= _MOST_COMPARED else {"Windows": windows}
 
 
 def find_embedding_state(
@@ -302,7 +313,7 @@ def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, 
     if missing:
         LOGGER.info("Embedding %d runs %s.", len(missing), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
-    for run in missing:
+    for run in Progress(f"Embedding {why}").each("run", missing):
         embed_run(run, encoder)
 
 

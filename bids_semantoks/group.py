@@ -45,6 +45,7 @@ from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.launch import check_launch
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.statistics.weights import weigh_runs
@@ -113,7 +114,7 @@ def run_group(config: AppConfig) -> Tally:
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
-        tally.n_refused = run_call(probes, config, encoder, complete, atlas)
+        tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out)
     return tally
 
 
@@ -227,7 +228,8 @@ def build_features(
     """
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
     read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
-    for i, result in run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs):
+    results = run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs)
+    for i, result in Progress("Averaging").each("run", results, total=len(stored)):
         if isinstance(result, WorkerDied):
             raise ResourceError(f"Reading {stored[i].paths.embedding}: {result}.", hint="Use a smaller --n-procs.")
         read[i] = result

@@ -16,6 +16,7 @@ from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksEr
 from bids_semantoks.files import read_object, write_json
 from bids_semantoks.outputs.store import OutputPaths, find_statuses, read_former_status
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.runtime.progress import FIRST_ESTIMATE, describe_seconds
 from bids_semantoks.runtime.resources import read_peak_memory
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -172,7 +173,7 @@ def record_redrawn(out_dir: Path, participant: str) -> None:
 
 def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0.0) -> None:
     """Log the outcome of a run, with its `progress` (which of how many) and the estimated seconds `left`."""
-    rest = f", about {_format_seconds(left)} left" if left >= 1 else ""
+    rest = f", about {describe_seconds(left)} left" if left >= 1 else ""
     line = f"{progress} {job.paths.stem}: {outcome.status}"
     if outcome.status == "ok":
         LOGGER.info("%s (%.1f s%s)", line, outcome.seconds, rest, extra={"is_progress": True})
@@ -185,12 +186,6 @@ def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0
         LOGGER.warning("%s: %s", job.paths.stem, warning, extra={"once": warning})
     if outcome.details:
         LOGGER.debug("%s", outcome.details)
-
-
-def _format_seconds(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally) -> list[JobT]:
@@ -234,7 +229,7 @@ def run_batch(
             record_status(job, outcome, device="")
         tally.add(outcome)
         tally.absent += [job] if outcome.reason == "no_content" else []
-        left = (time.monotonic() - started) / n_finished * len(waiting)
+        left = (time.monotonic() - started) / n_finished * len(waiting) if n_finished >= FIRST_ESTIMATE else 0.0
         report_outcome(job, outcome, progress=f"[{n_finished}/{len(jobs)}]", left=left)
         if not reason and outcome.reason == "disk_full":
             reason, cause = "disk_full", f"the disk was full at {job.paths.stem}"

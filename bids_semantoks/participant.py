@@ -18,10 +18,10 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.content import describe_absent_content
-from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
-from bids_semantoks.inputs.listed import warn_of_missing
+from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.inputs.opening import Inputs, open_inputs
 from bids_semantoks.inputs.pipelines import Derivative
-from bids_semantoks.inputs.runs import find_participants, find_runs
+from bids_semantoks.inputs.runs import find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
 from bids_semantoks.outputs.cohort import count_planned
@@ -48,14 +48,9 @@ from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.cohort_page import report_all
-from bids_semantoks.reports.reporting import (
-    ReportQueue,
-    build_facts,
-    build_picture_grid,
-    describe_signals,
-    draw_embedding,
-    draw_signals,
-)
+from bids_semantoks.reports.figures_run import draw_figures
+from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
+from bids_semantoks.reports.run_data import write_run_data
 from bids_semantoks.run_plan import (
     Plan,
     RunJob,
@@ -74,12 +69,12 @@ from bids_semantoks.signals.series_tables import read_first_header
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def run_participants(config: AppConfig) -> Tally:
-    """Run the participant level and count the outcomes of its runs. Raises SemantoksError, before anything is
-    written, if the call as a whole cannot work."""
+def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
+    """Run the participant level (on `inputs` opened before) and count the outcomes of its runs. Raises SemantoksError,
+    before anything is written, if the call as a whole cannot work."""
     if config.pretraining.pretrain:
         LOGGER.warning("--pretrain trains at the group level, and does nothing at the participant level.")
-    plan, encoder, jobs = build_plan(config)
+    plan, encoder, jobs = build_plan(config, inputs)
     check_no_conflict(jobs, overwrite=config.running.overwrite)
     if not config.running.overwrite:
         check_same_atlas(config.out_dir, plan.atlas)
@@ -159,22 +154,16 @@ def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> N
         remove_features(plan.config.out_dir, atlas=plan.atlas.name, model=model, participants=participants)
 
 
-def build_plan(config: AppConfig) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
+def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
     """Find the runs, resolve atlas and encoder (None for signals only) and
     determine what is left to do. Writes nothing.
 
     Raises SemantoksError if anything requested is missing or does not fit together.
     """
-    dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
-    LOGGER.info("%s", dataset.describe())
-    for sentence in dataset.describe_recognised():
-        LOGGER.info("%s", sentence)
-    check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
+    dataset, participants = inputs or open_inputs(config)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
     config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
     denoising = load_denoising(config.signals.denoise, config.signals.band_pass)
-    participants = find_participants(dataset, config.selection)
-    warn_of_missing(dataset, config.selection, participants)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
     else:
@@ -296,16 +285,20 @@ class RunWorker:
         self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
 
     def __call__(self, job: RunJob) -> Outcome:
-        """Process one run and write its status and quality."""
+        """Write what a run lacks with its status and quality, then draw its figures if asked for, which cannot spoil
+        outputs."""
         note, action = " ".join(job.run.time_problems), "kept" if job.is_complete else "made"
         outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note, action=action)
         if not (job.is_complete and job.paths.qc.is_file()):
             write_run_qc(job.paths, seconds=None if job.is_complete else outcome.seconds)
+        kind, atlas = self.plan.config.running.figures, self.plan.atlas
+        if kind and outcome.status != "failed" and (sidecar := read_sidecar(job.paths.signals_sidecar)):
+            draw_figures(job.paths, sidecar, (atlas.parcels, atlas.networks), kind)
         return outcome
 
     def _complete(self, job: RunJob) -> tuple[str, ...]:
-        """Write what a run lacks; return warnings. The sidecars come after the figures: what was killed on the way is
-        done again."""
+        """Write what a run lacks; return warnings. The sidecars come after what shows the run: what was killed on the
+        way is done again."""
         plan, paths = self.plan, job.paths
         if not job.is_complete:
             remove_run_qc(paths)
@@ -327,8 +320,7 @@ class RunWorker:
         if self.encoder:
             # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
-            show = functools.partial(draw_embedding, paths, names=self.encoder.token_rows, signals=stored.sidecar)
-            warnings += embed_run(stored, self.encoder, show=show)
+            warnings += embed_run(stored, self.encoder)
         return warnings
 
     def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
@@ -352,11 +344,9 @@ class RunWorker:
             dataset=plan.source_name(job.run),
             min_time=asked.min_time,
         )
-        filtered = signals.filtered_motion if "motion_filter" in plan.settings else None
-        shown = dataclasses.replace(signals, framewise_displacement=filtered.values) if filtered else signals
 
         def show() -> list[Path]:
-            return draw_signals(job.paths, plan.atlas, shown, threshold=asked.fd_threshold, grid=self._grid())
+            return write_run_data(job.paths, signals, (plan.atlas.parcels, plan.atlas.networks), self._grid)
 
         return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals, show=show)
 

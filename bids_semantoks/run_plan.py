@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.files import format_cell, hash_values
-from bids_semantoks.images.volumes import check_content
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.damage import has_files
 from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, find_maker, is_made_alike, is_older
 from bids_semantoks.outputs.store import OutputPaths, build_paths, read_former_status, read_sidecar
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.signals.cleaning import CLEANING
 from bids_semantoks.signals.denoising import Denoising
-from bids_semantoks.signals.extract import check_run, extract_signals
+from bids_semantoks.signals.extract import check_names, check_run, extract_signals
 from bids_semantoks.signals.read_series import read_series
+
+_ACTIONS: Final = ("make", "keep", "skip", "fail", "refuse")
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -187,21 +191,41 @@ def make_signals(plan: Plan, run: Run) -> ParcelSignals:
     return extract_signals(run, plan.atlas, plan.config.signals, plan.denoising)
 
 
-def describe_jobs(plan: Plan, jobs: list[RunJob]) -> list[str]:
-    """Describe in one line per run what would be done and why, without reading image data; as a table with --format
-    tsv."""
-    found = [(job, *_foresee(plan, job)) for job in jobs]
+def describe_jobs(plan: Plan, jobs: list[RunJob]) -> tuple[list[str], str]:
+    """Describe in one line per run what would be done and why, as a table with --format tsv; also count the actions.
+    Names and settings decide, with --check headers and tables too; voxels are never read."""
+    progress = Progress("Checking" if plan.config.running.check else "Planning")
+    found = [(job, *_foresee(plan, job)) for job in progress.each("run", jobs)]
+    counts = Counter(action for _, action, _, _ in found)
+    total = ", ".join(f"{counts[action]} to {action}" for action in _ACTIONS if counts[action])
     if plan.config.running.format == "text":
-        return [f"{job.paths.stem}: {_say_action(action, reason, words)}" for job, action, reason, words in found]
+        return [
+            f"{job.paths.stem}: {_say_action(action, reason, words)}" for job, action, reason, words in found
+        ], total
     rows: list[tuple[str, ...]] = [("run", "participant_id", "action", "reason", "recorded", "message")]
     for job, action, reason, words in found:
         recorded = str(read_former_status(job.paths).get("status", ""))
         rows.append((job.paths.stem, f"sub-{job.participant}", action, reason, recorded, words))
-    return ["\t".join(map(format_cell, row)) for row in rows]
+    return ["\t".join(map(format_cell, row)) for row in rows], total
 
 
 def _say_action(action: str, reason: str, words: str) -> str:
     return words if action == "make" else f"{action}, {reason}: {words}" if reason else f"{action}, {words}"
+
+
+def _check_job(plan: Plan, job: RunJob) -> None:
+    """Check what can be known of a run before the work: RunSkipped or RunFailed."""
+    check_space(plan, job.run)
+    if job.needs_signals and not plan.config.running.check:
+        check_is_here(plan, job.run)
+        if not plan.is_parcellated:
+            check_names(job.run, plan.config.signals, plan.denoising)
+    elif job.needs_signals and plan.is_parcellated:
+        make_signals(plan, job.run)
+    elif job.needs_signals:
+        check_run(job.run, plan.config.signals, plan.denoising)
+    elif sidecar := read_sidecar(job.paths.signals_sidecar):
+        check_kept_time(sidecar, plan.config.signals.min_time)
 
 
 def _foresee(plan: Plan, job: RunJob) -> tuple[str, str, str]:
@@ -209,13 +233,7 @@ def _foresee(plan: Plan, job: RunJob) -> tuple[str, str, str]:
     if job.differences and not plan.config.running.overwrite:
         return "refuse", "", f"done with other settings: {'; '.join(job.differences)}"
     try:
-        check_space(plan, job.run)
-        if job.needs_signals and plan.is_parcellated:
-            make_signals(plan, job.run)
-        elif job.needs_signals:
-            check_run(job.run, plan.config.signals, plan.denoising)
-        elif sidecar := read_sidecar(job.paths.signals_sidecar):
-            check_kept_time(sidecar, plan.config.signals.min_time)
+        _check_job(plan, job)
     except RunSkipped as error:
         return "skip", error.reason, str(error)
     except RunFailed as error:

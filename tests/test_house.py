@@ -50,7 +50,7 @@ print("\\n" + json.dumps(loaded))
 
 
 def test_a_participant_call_does_not_wait_for_what_it_does_not_need(study, tmp_path):
-    """Before signals are cleaned, which only nilearn's filter does, nothing heavy is loaded; afterwards, little."""
+    """Neither a plan nor signals need a library that is slow to load."""
     command = [
         sys.executable,
         "-c",
@@ -63,11 +63,29 @@ def test_a_participant_call_does_not_wait_for_what_it_does_not_need(study, tmp_p
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     before, after = map(set, json.loads(done.stdout.splitlines()[-1]))
-    assert before.isdisjoint({"nilearn", "matplotlib", "bids", "templateflow", "pandas", "sklearn", "torch"})
-    assert "nilearn.signal" in after
-    assert after.isdisjoint(
-        {"nilearn.interfaces", "nilearn.connectome", "nilearn.maskers", "bids", "templateflow", "torch"}
-    )
+    slow = {"nilearn", "bids", "templateflow", "pandas", "sklearn", "torch", "scipy.signal", "scipy.interpolate"}
+    assert before.isdisjoint(slow | {"matplotlib", "jinja2"})
+    assert after.isdisjoint(slow)
+
+
+_REFUSED = """
+import sys
+from bids_semantoks.cli import call
+code = call(sys.argv[1:])
+print("\\n" + " ".join([str(code), *sorted(name for name in sys.modules if "." not in name)]))
+"""
+
+
+@pytest.mark.parametrize("wrong", ["folder", "label", "value"])
+def test_a_wrong_call_is_refused_before_anything_slow_is_loaded(study, tmp_path, wrong):
+    root = tmp_path / "nowhere" if wrong == "folder" else study
+    more = {"folder": [], "label": ["--participant-label", "999"], "value": ["--min-time", "-1"]}[wrong]
+    command = [sys.executable, "-c", _REFUSED, str(root), str(tmp_path / "out"), "participant", *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    code, *loaded = done.stdout.splitlines()[-1].split()
+    assert code == ("4" if wrong == "value" else "3"), done.stderr
+    slow = {"nibabel", "scipy", "nilearn", "matplotlib", "bids", "templateflow", "pandas", "sklearn", "torch", "jinja2"}
+    assert slow.isdisjoint(loaded)
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_runs_fail_and_are_skipped_one_by_one(tmp_path: Path, app: App) -> None:
         "sub-004": "no_content",
         "sub-005": "",
     }
-    _, text = app(root, tmp_path / "dry", "--dry-run")
+    _, text = app(root, tmp_path / "dry", "--dry-run", "--check")
     lines = [line for line in text.splitlines() if line.startswith("sub-")]
     assert [line.split(": ")[1].split(",")[0] for line in lines] == [
         "fail",

@@ -16,7 +16,6 @@ import pytest
 
 from bids_semantoks.analyses import task_blocks
 from bids_semantoks.cli import call
-from bids_semantoks.reports import report, reporting
 
 N, P, T, N_TASK = 33, 11, 115, 7
 
@@ -85,11 +84,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
     (series / "dataset_description.json").write_text(json.dumps(description))
     options = [*MODEL, "--min-time", "0", "--no-band-pass", "-q"]
-    with pytest.MonkeyPatch.context() as patch:
-        # Pictures of 40 runs take a minute and are looked at elsewhere.
-        for module in (reporting, report):
-            patch.setattr(module, "write_figure", lambda *_: False)
-        assert call([str(series), str(out), "participant", *options]) == 0
+    assert call([str(series), str(out), "participant", *options]) == 0
     return series, out
 
 
@@ -353,10 +348,7 @@ def test_a_file_of_other_people_is_pretrained_on(tmp_path: Path, capsys: pytest.
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
     (series / "dataset_description.json").write_text(json.dumps(description))
     options = [*MODEL, "--atlas", str(atlas)]
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (reporting, report):
-            patch.setattr(module, "write_figure", lambda *_: False)
-        assert call([str(series), str(out), "participant", *options, "--min-time", "0", "--no-band-pass"]) == 0
+    assert call([str(series), str(out), "participant", *options, "--min-time", "0", "--no-band-pass"]) == 0
     capsys.readouterr()
     data = write_file(tmp_path / "people.h5", 32)
     arguments = ["--probe", "score", *QUICK, "--scaling", "0.5", "1", "--scaling-seeds", "1", *TRAINING]

@@ -190,13 +190,18 @@ def test_a_changed_input_is_computed_again(own_study, tmp_path, app):
 
 def test_dry_run_says_what_would_happen_and_writes_nothing(study, tmp_path, app):
     out = tmp_path / "out"
-    code, text = app(study, out, "--dry-run")
+    code, text = app(study, out, "--dry-run", "--check")
     assert code == 0
     assert not out.exists()
     lines = [line for line in text.splitlines() if line.startswith("sub-")]
     assert len(lines) == N_RUNS
     assert sum(line.endswith(": extract and encode") for line in lines) == N_OK
     assert sum("skip, too_short" in line for line in lines) == 1
+    assert f"dry run of {N_RUNS} runs: {N_OK} to make, 1 to skip" in text
+    # Names and settings cannot tell how long a run is.
+    code, text = app(study, out, "--dry-run")
+    assert (code, out.exists()) == (0, False)
+    assert f"dry run of {N_RUNS} runs: {N_RUNS} to make; nothing was written" in text
 
 
 def test_raw_signals_and_tokens_are_extras(study, tmp_path, app):

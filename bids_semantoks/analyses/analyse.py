@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
-from bids_semantoks.analyses.frames import write_results
-from bids_semantoks.analyses.leakage import measure_leakage, measure_retest, score_strata
+from bids_semantoks.analyses.frames import describe_results, write_results
+from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
+from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
+from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
+from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder, build_twin, embed_stored, load_replicates, name_twin
@@ -23,6 +25,7 @@ from bids_semantoks.pretraining.plan import AtlasLabels
 from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.group_report import GroupPage, write_group_page
+from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.statistics.significance import adjust_holm
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -58,16 +61,24 @@ def plan_call(
 
 
 def run_call(
-    plan: CallPlan, config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
+    plan: CallPlan,
+    config: AppConfig,
+    encoder: RunEncoder,
+    stored: Sequence[StoredRun],
+    atlas: AtlasLabels,
+    *,
+    left_out: Mapping[str, tuple[str, str]],
 ) -> int:
-    """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any.
+    """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any;
+    `left_out` are runs that the limits of the call leave out, reason and message by stem.
     Returns how many phenotypes were refused."""
     # Phenotypes first: their tables survive when a long training is stopped.
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
         tables = run_probes(probes, encoder, stored, atlas)
-        LOGGER.info("Probes: %s", draw_group_page(config.out_dir, tables))
+        write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
+        LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
     if plan.scaling is not None and probes is not None:
@@ -75,14 +86,14 @@ def run_call(
     if tables is None:
         _draw_block_page(config, encoder)
     elif plan.blocks is not None or plan.scaling is not None:
-        draw_group_page(config.out_dir, tables)
+        draw_group_page(config, tables)
     return len(probes.refused) if probes is not None else 0
 
 
 def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     """Draw a page of blocks alone, or add them to that of phenotypes probed earlier."""
     if (config.out_dir / "group_probe.tsv").is_file():
-        draw_group_page(config.out_dir, read_probes(config.out_dir))
+        draw_group_page(config, read_probes(config.out_dir))
         return
     section = build_block_section(config.out_dir)
     page = GroupPage(
@@ -94,7 +105,7 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
         sections=[section] if section else [],
         warnings=[],
     )
-    write_group_page(config.out_dir, page)
+    write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
 def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> ProbeTables:
@@ -107,18 +118,21 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
-    phenotypes = adjust_comparisons([prober.probe(phenotype, design) for phenotype, design in plan.designs])
+    phenotypes = adjust_comparisons(
+        [prober.probe(phenotype, design) for phenotype, design in prober.progress.each("phenotype", plan.designs)]
+    )
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
     n_people = len(set(rows.participants))
     known = count_pretrained(set(map(str, rows.participants)), *prober.encoders)
-    seed = config.running.random_seed
+    seed, lost = config.running.random_seed, find_lost(config.out_dir)
     twins = {"random": name_twin(prober.model)} if "random" in prober.baselines else {}
     found = ProbeResults(
         plan=plan,
         model=prober.model,
         phenotypes=tuple(phenotypes),
+        people=tuple(People(plan, phenotype, design, lost) for phenotype, design in plan.designs),
         leakage=measure_leakage(prober, rows),
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
@@ -145,18 +159,15 @@ def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tupl
 
 
 def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
-    """Adjust p values of comparisons (Holm): with each baseline over phenotypes, with masks also over networks."""
+    """Adjust the p values of comparisons (Holm) over all of a call: every phenotype, baseline and mask."""
     adjusted = [dict(one.models) for one in results]
-    families: dict[str, list[tuple[dict[str, ModelResult], str, float]]] = {}
-    for models in adjusted:
-        for name, result in models.items():
-            if result.comparison is not None:
-                is_masked = result.role == "importance"
-                # The loss without a network and the score of one alone are two questions.
-                family = f"masked{' only ' in name}" if is_masked else name
-                families.setdefault(family, []).append((models, name, result.comparison.p_value))
-    for members in families.values():
-        p_values = adjust_holm([p_value for _, _, p_value in members])
-        for (models, name, _), p_value in zip(members, p_values, strict=True):
-            models[name] = dataclasses.replace(models[name], p_holm=float(p_value))
+    compared = [
+        (models, name, result.comparison.p_value)
+        for models in adjusted
+        for name, result in models.items()
+        if result.comparison is not None
+    ]
+    p_values = adjust_holm([p_value for _, _, p_value in compared])
+    for (models, name, _), p_value in zip(compared, p_values.tolist(), strict=True):
+        models[name] = dataclasses.replace(models[name], p_holm=p_value)
     return [dataclasses.replace(one, models=models) for one, models in zip(results, adjusted, strict=True)]

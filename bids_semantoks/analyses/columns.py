@@ -27,7 +27,9 @@ def check_columns(
 
     Raises InputError where covariates, groups or places to leave out hold numbers and a few cells of text.
     """
-    extra = [*asked.covariate, *filter(None, (asked.group_by, asked.leave_out))]
+    extra = [*asked.covariate, *asked.strata, *filter(None, (asked.group_by, asked.leave_out))]
+    # Measures of runs are covariates without a column.
+    extra = [name for name in extra if name in columns]
     warnings: list[str] = []
     for name in dict.fromkeys((*asked.probe, *extra, *filter(None, (site,)))):
         warnings += columns[name].warnings

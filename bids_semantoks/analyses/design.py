@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,10 +18,11 @@ from bids_semantoks.analyses.columns import (
     describe_kinds,
     name_groups,
 )
-from bids_semantoks.analyses.rows import Rows, build_rows
+from bids_semantoks.analyses.probe_targets import build_target, check_classes, check_classes_left
+from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, build_phenotype, find_columns, is_category
+from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype, find_columns, is_category
 from bids_semantoks.outputs.features import describe_sessions, keep_first_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
@@ -35,7 +35,7 @@ from bids_semantoks.statistics.splits import (
     check_groups,
     read_split_table,
 )
-from bids_semantoks.statistics.targets import Target, build_class_target
+from bids_semantoks.statistics.targets import Target
 
 LOGGER = logging.getLogger("bids_semantoks")
 _FORMS: Final = (str, str.upper, str.title)
@@ -63,6 +63,8 @@ class Design:
     notes: tuple[str, ...]  # who is left out, and why
     # of the phenotype, the covariates and the column of groups: ``number`` or ``category, 3 levels``
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
+    # (n,) why a row is left out; empty for those that are used
+    reasons: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.str_))
 
     @property
     def covariate_kinds(self) -> str:
@@ -86,8 +88,10 @@ class ProbePlan:
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
 
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
-        """Look up a column that groups or corrects, as text, None where missing. Raises InputError for one value per
-        session where the predicted phenotype has one per participant."""
+        """Look up a column that groups or corrects, or else a measure of runs, as text, None where missing. Raises
+        InputError for one value per session where the predicted phenotype has one per participant."""
+        if name not in self.columns:
+            return tuple(None if np.isnan(value) else f"{value:.9g}" for value in compute_measure(rows, name).tolist())
         column = self.columns[name]
         if column.has_sessions and not rows.has_sessions:
             raise InputError(
@@ -108,19 +112,22 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
                 f"{option} {column} keeps apart what --probe {column} would predict.",
                 hint="Choose another column, or probe it in a call of its own.",
             )
-    extra = [*asked.covariate, *filter(None, (asked.group_by, asked.leave_out))]
+    extra = [*asked.covariate, *asked.strata, *filter(None, (asked.group_by, asked.leave_out))]
     keys = sorted({(run.entities["sub"], run.entities.get("ses", "")) for run in stored})
+    own = [name for name in dict.fromkeys((*asked.covariate, *asked.strata)) if name in MEASURES]
+    own = [name for name in own if name not in asked.probe]
     columns = find_columns(
         config.bids_dir,
-        list(dict.fromkeys([*asked.probe, *extra])),
+        [name for name in dict.fromkeys([*asked.probe, *extra]) if name not in own],
         phenotype=asked.phenotype,
-        optional=[*_SITE_NAMES, *COLOUR_NAMES],
+        optional=[*own, *_SITE_NAMES, *COLOUR_NAMES],
         id_column=asked.id_column,
         keys=keys,
     )
     here = {run.entities["sub"] for run in stored}
     given = read_split_lines(asked.splits, here) if asked.splits else ()
     site = next((name for name in (asked.leave_out, *_SITE_NAMES) if name in columns), None)
+    extra = _check_measures(own, columns, stored, extra)
     plan = ProbePlan(
         config=config,
         columns=columns,
@@ -134,6 +141,24 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
     plan = _build_designs(plan, stored)
     _check_used(plan)
     return plan
+
+
+def _check_measures(
+    own: Sequence[str], columns: Mapping[str, Column], stored: Sequence[StoredRun], extra: Sequence[str]
+) -> list[str]:
+    """Say where the measures of runs among covariates and strata come from; return the `extra` names that are columns.
+    Raises InputError where no run has the measure."""
+    for name in own:
+        if name in columns:
+            LOGGER.info("%s is the column of %s, not the measure of runs.", name, columns[name].table)
+        elif all(MEASURES[name][0](run) is None for run in stored):
+            raise InputError(
+                f"{name} was asked for: no table has this column, and none of {len(stored)} runs has this measure.",
+                hint="Runs without confounds, and series of other pipelines, may lack it.",
+            )
+        else:
+            LOGGER.info("%s is what was measured in each run; no column is needed.", name)
+    return [name for name in extra if name in columns]
 
 
 def revise_plan(plan: ProbePlan, config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
@@ -194,6 +219,12 @@ def _check_used(plan: ProbePlan) -> None:
             "values to be cut.",
             hint="Leave it away.",
         )
+    idle_strata = [name for name in asked.strata if all(target.name == name for target in targets)]
+    if idle_strata:
+        raise ConfigurationError(
+            f"--strata {idle_strata[0]} would do nothing: {idle_strata[0]} is what is predicted.",
+            hint="Choose another column.",
+        )
     if "site" in asked.baselines and set(asked.baselines) != set(ProbingConfig().baselines):
         idle = "no column names a site" if not plan.site else ""
         if plan.site and plan.site == asked.leave_out:
@@ -250,6 +281,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     if n_lacking := int((lacks & ~out).sum()):
         notes.append(f"{n_lacking} without a value of {', '.join(filter(None, (*names, asked.leave_out)))}")
     usable = ~(out | lacks)
+    reasons = np.where(out, f"no value of {phenotype.name}", np.where(lacks, "no value of a covariate or group", ""))
     described = {label for (label, _), text in plan.columns[phenotype.name].values.items() if text is not None}
     if n_others := len(described - set(rows.participants.tolist())):
         notes.append(f"{n_others} more in {phenotype.table}, without runs here")
@@ -259,7 +291,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         places = np.array([label or "" for label in left_out])
         check_together(places, rows, asked.leave_out or "", usable)
         splits = build_left_out_splits(target.compute_strata(), places)
-        _check_classes_left(target, splits, places, asked.leave_out or "")
+        check_classes_left(target, splits, places, asked.leave_out or "")
         check_classes(target, splits)
         # With two places a single one trains, so inner folds can only be grouped by the units that belong together.
         blocks, unit_groups = places, groups
@@ -268,6 +300,8 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         splits = _build_phenotype_splits(plan, target, rows, groups)
         if plan.given:
             notes += _describe_given(plan, target, rows, splits)
+            used = np.isin(np.arange(len(reasons)), _list_used(splits))
+            reasons = np.where(used | (reasons != ""), reasons, "not in the given splits")
         blocks, unit_groups = None, groups
     return Design(
         target=target,
@@ -279,43 +313,9 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         blocks=blocks,
         unit_groups=unit_groups,
         notes=tuple(notes),
+        reasons=reasons,
         kinds=describe_kinds(phenotype, cells | others, usable, plan.categories, n_bins=asked.n_bins),
     )
-
-
-def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int) -> Target:
-    """Convert a phenotype to a target, missing where `is_out` (n,); InputError where the rest cannot be predicted."""
-    if phenotype.kind == "classification":
-        labels = [None if gone else label for label, gone in zip(phenotype.labels, is_out, strict=True)]
-        n_classes = len(set(labels) - {None})
-        if n_classes < 2:
-            raise InputError(
-                f"Column {phenotype.name} has {n_classes} classes among those with all covariates.",
-                hint="Leave a covariate away.",
-            )
-        small = {label: count for label, count in Counter(labels).items() if label is not None and count < MIN_CLASS}
-        if small:
-            raise InputError(
-                f"Column {phenotype.name} has classes with fewer than {MIN_CLASS} members among those with all "
-                f"covariates: {', '.join(f'{label!r} ({count})' for label, count in sorted(small.items()))}.",
-                hint="Leave a covariate away, or write n/a for these classes.",
-            )
-        return build_class_target(phenotype.name, labels)
-    values = np.where(is_out, np.nan, phenotype.numbers)
-    if len(np.unique(values[~np.isnan(values)])) < 2:
-        raise InputError(f"Column {phenotype.name} does not vary among those with all covariates.")
-    return Target(name=phenotype.name, values=values, n_bins=n_bins)
-
-
-def _check_classes_left(target: Target, splits: Sequence[Split], places: NDArray[Any], name: str) -> None:
-    """Refuse to predict a class that a training part has never seen: InputError."""
-    for split in splits if target.classes else ():
-        if missing := _find_classes_lacking(target, split):
-            raise InputError(
-                f"Without {name} {places[split.test[0]]} nobody of {target.name} {', '.join(missing)} is left to train "
-                "on.",
-                hint=f"Leave out those of {name} {places[split.test[0]]}, or choose another column for --leave-out.",
-            )
 
 
 def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
@@ -362,38 +362,18 @@ def _build_phenotype_splits(
     return splits
 
 
+def _list_used(splits: Sequence[Split]) -> NDArray[np.int64]:
+    """List the rows that are in any part of a split."""
+    return np.unique(np.concatenate([part for one in splits for part in (one.train, one.validation, one.test)]))
+
+
 def _describe_given(plan: ProbePlan, target: Target, rows: Rows, splits: Sequence[Split]) -> list[str]:
     """Count the people of given splits who are not here, and the people here whom they do not name."""
     named = {line[3] for line in plan.given if line[0] in ("", target.name)}
-    used = np.unique(np.concatenate([part for one in splits for part in (one.train, one.validation, one.test)]))
+    used = _list_used(splits)
     n_absent = len(named - set(rows.participants.tolist()))
     n_unused = int((~np.isnan(target.values)).sum()) - len(used)
     return [
         *([f"{n_absent} of the given splits are not here"] if n_absent else []),
         *([f"{n_unused} are not in the given splits"] if n_unused else []),
     ]
-
-
-def check_classes(target: Target, splits: Sequence[Split]) -> None:
-    """Refuse splits with a training part that lacks a class, or bins that no value falls into: InputError."""
-    for split in splits if target.n_bins else ():
-        if np.bincount(target.compute_labels(split.train)[split.train].astype(int), minlength=target.n_bins).min() == 0:
-            values, counts = np.unique(target.values[split.train], return_counts=True)
-            raise InputError(
-                f"{target.name} cannot be cut into {target.n_bins} bins of equal size: {counts.max()} of "
-                f"{counts.sum()} participants to train on share the value {values[counts.argmax()]:g}.",
-                hint="Use fewer --n-bins, or none.",
-            )
-    for split in splits if target.classes else ():
-        if missing := _find_classes_lacking(target, split):
-            raise InputError(
-                f"Nobody of {target.name} {', '.join(missing)} is left to train on in repetition {split.repetition}, "
-                f"fold {split.fold}.",
-                hint="Members of a class must be in several groups, and in the training part of given splits.",
-            )
-
-
-def _find_classes_lacking(target: Target, split: Split) -> list[str]:
-    """Find the names of classes that a training part lacks."""
-    known = set(target.values[split.train].astype(int).tolist())
-    return [name for k, name in enumerate(target.classes) if k not in known]

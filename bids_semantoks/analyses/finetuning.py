@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +41,6 @@ from bids_semantoks.training.views import cut_views, draw_views
 LOGGER = logging.getLogger("bids_semantoks")
 _TEST_BATCH = 64
 _INNER_FOLDS = 5
-_PROGRESS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +85,14 @@ class Tuned:
     loss: tuple[float, ...]  # of validation rows: (1 - balanced accuracy, cross-entropy), or (mean absolute error,)
 
 
-def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> Predictions:
+def finetune(
+    encoder: RunEncoder,
+    design: Design,
+    *,
+    epochs: int,
+    seed: int,
+    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
+) -> Predictions:
     """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights."""
     device = encoder.frozen.device
     LOGGER.info(
@@ -102,25 +107,30 @@ def finetune(encoder: RunEncoder, design: Design, *, epochs: int, seed: int) -> 
         device=device,
         precision=choose_precision(encoder.config.precision, device),
     )
-    return cross_validate_finetuned(tuning, design.splits, groups=design.groups, seed=seed)
+    return cross_validate_finetuned(tuning, design.splits, groups=design.groups, seed=seed, each=each)
 
 
 def cross_validate_finetuned(
-    tuning: Finetuning, splits: Sequence[Split], *, groups: NDArray[Any] | None = None, seed: int = 0
+    tuning: Finetuning,
+    splits: Sequence[Split],
+    *,
+    groups: NDArray[Any] | None = None,
+    seed: int = 0,
+    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
     """Predict tested rows with encoders fine-tuned without them, on the same splits as other models.
 
     Where a split lacks validation rows, a fifth of its training rows validates; rows with the same entry in `groups`
     (n,) stay together. `penalty` holds the chosen learning rate; decisions weigh classes as the linear model on the
-    same splits does. Raises ValueError where a row with a known target has no run.
+    same splits does. Raises ValueError where a row with a known target has no run. `each` yields the splits again, and
+    may count them.
     """
     target = tuning.target
     lacking = [row for row in np.flatnonzero(~np.isnan(target.values)) if not len(tuning.runs_of[row])]
     if lacking:
         raise ValueError(f"row {lacking[0]} has no run")
     table = PredictionTable(target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
-    started = said = time.monotonic()
-    for number, split in enumerate(splits, start=1):
+    for split in each(splits):
         own = compute_seed(seed, split.repetition, split.fold)
         inner = add_validation(split, target, groups=groups, seed=seed + split.repetition)
         # All rates draw alike, so that they are compared on the same windows.
@@ -131,10 +141,6 @@ def cross_validate_finetuned(
         is_published = len(split.validation) > 0
         rows = (split.train, split.test)
         table.add((split.repetition, split.fold), rows, scores, rate, weighs_classes_alike=not is_published)
-        now = time.monotonic()
-        if now - said > _PROGRESS_SECONDS or number == 1:
-            said, left = now, (now - started) / number * (len(splits) - number)
-            LOGGER.info("Fine-tuned for %d of %d folds, about %.0f s left.", number, len(splits), left)
     return table.build("finetuned")
 
 

@@ -15,17 +15,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
+from bids_semantoks.analyses.people import People, list_described
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
 from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count_pretrained, read_embeddings
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.group_tables import ProbeTables, build_group_table, keep_earlier_tables, write_probes
+from bids_semantoks.outputs.group_words import (
+    METRIC_NAMES,
+    describe_row_test,
+    describe_test,
+    describe_verdict,
+    format_score,
+)
 from bids_semantoks.outputs.sidecars import find_versions, read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
+from bids_semantoks.statistics.significance import PermutationTest
 from bids_semantoks.statistics.splits import build_split_table
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -58,7 +68,11 @@ def write_results(
         },
         "Pretraining": results.pretraining,
         "Overview": describe_call(results, encoder),
-        "Phenotypes": {one.phenotype.name: describe_phenotype(one) for one in results.phenotypes},
+        "Phenotypes": {
+            one.phenotype.name: describe_phenotype(one, own)
+            for one, own in zip(results.phenotypes, results.people, strict=True)
+        },
+        "Site": results.plan.site,
         "Networks": list(results.networks),
         "Seeds": {one.phenotype.name: _list_seeds(one) for one in results.phenotypes},
         "Settings": to_json(config)["probing"],
@@ -88,7 +102,14 @@ def write_results(
         for one in results.phenotypes
         for row in build_split_table(one.design.splits, one.design.rows.participants.tolist())
     )
-    write_probes(config.out_dir, tables, predictions=predictions, splits=splits)
+    write_probes(
+        config.out_dir,
+        tables,
+        predictions=predictions,
+        splits=splits,
+        people=(row for own in results.people for row in own.iterate_rows()),
+        described=list_described(results.plan),
+    )
     return tables
 
 
@@ -109,9 +130,11 @@ def _build_retest_row(between: str, score: RetestScore) -> dict[str, object]:
 def _build_score_rows(
     name: str, result: ModelResult, rows: Rows, n_pretrained: int | None
 ) -> Iterator[dict[str, object]]:
-    predictions, compared = result.predictions, result.comparison
+    predictions, compared, test = result.predictions, result.comparison, result.permutation
     n_participants = len(set(rows.participants[predictions.tested]))
     for score in result.scores:
+        is_main = score is result.main
+        own = test if is_main else None
         seeds = result.seed_scores.get(score.metric, ())
         difference = compared if compared is not None and compared.metric == score.metric else None
         yield {
@@ -123,7 +146,7 @@ def _build_score_rows(
             "value": score.value,
             "ci_low": score.ci_low,
             "ci_high": score.ci_high,
-            "p_value": result.p_value,
+            "p_value": own and own.p_value,
             "chance": score.chance,
             "n_participants": n_participants,
             "n_rows": score.n_rows,
@@ -139,6 +162,11 @@ def _build_score_rows(
             "n_pretrained": n_pretrained,
             "n_seeds": predictions.n_seeds,
             "seed_sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
+            "p_statistic": own and own.name,
+            "p_statistic_value": own and own.value,
+            "p_smallest": own and own.smallest,
+            "bound": score.bound,
+            "verdict": result.verdict if is_main else "",
         }
 
 
@@ -172,7 +200,7 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
 
 def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
     """Describe what was run, as text by topic."""
-    asked, rows = results.plan.config.probing, results.rows
+    asked, rows, site = results.plan.config.probing, results.rows, results.plan.site
     n_runs = sum(map(len, rows.runs))
     repeats = f"{asked.n_repeats} repetition{'s' if asked.n_repeats > 1 else ''}"
     splits = f"leave one {asked.leave_out} out" if asked.leave_out else f"{repeats} of 5 folds"
@@ -185,6 +213,7 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
         ("encoder", encoder.loaded.description),
         ("protocol", {"nested": "nested cross-validation", "paper": "published evaluation"}[asked.protocol]),
         ("splits", splits),
+        ("site", f"column {site} of {results.plan.columns[site].table}" if site else "no column names one"),
         ("kept together", asked.group_by or "runs and windows of a participant"),
         ("covariates removed", ", ".join(asked.covariate) or "none"),
         ("permutations", str(asked.n_permutations)),
@@ -195,8 +224,9 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
     return dict(facts)
 
 
-def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
-    """Describe who was in, who was out and how they were split; for classes also what the page draws of them."""
+def describe_phenotype(one: PhenotypeResult, people: People) -> dict[str, Any]:
+    """Describe who was in, who was out and how they were split, the encoder's test and verdict; for classes also what
+    the page draws of them."""
     design, target = one.design, one.design.target
     known = ~np.isnan(target.values)
     rows = "sessions" if design.rows.has_sessions else "participants"
@@ -223,18 +253,68 @@ def describe_phenotype(one: PhenotypeResult) -> dict[str, Any]:
     facts.append(("covariates removed", design.covariate_kinds))
     own = (one.phenotype.name, *design.covariate_names)
     facts += [(f"kept together by {name}", kind) for name, kind in design.kinds.items() if name not in own]
-    predictions = next(iter(one.models.values())).predictions
-    return {"Classes": list(predictions.classes), "Facts": dict(facts), **_describe_decisions(predictions)}
+    encoder = next(iter(one.models.values()))
+    return {
+        "Classes": list(encoder.predictions.classes),
+        "Facts": dict(facts),
+        "Verdict": encoder.verdict,
+        "PermutationTest": _describe_test(encoder.permutation),
+        "People": people.summarise(),
+        "Motion": people.describe_motion(),
+        "N": {"Used": int(known.sum()), "What": rows, "Participants": n_people},
+        **_describe_decisions(encoder.predictions),
+    }
+
+
+def _describe_test(test: PermutationTest | None) -> dict[str, Any] | None:
+    if test is None:
+        return None
+    numbers = {"Value": test.value, "P": test.p_value, "SmallestP": test.smallest}
+    return {
+        "Text": describe_test(test),
+        "Statistic": test.name,
+        **{name: round(value, 6) for name, value in numbers.items()},
+        "Permutations": len(test.null),
+    }
 
 
 def _describe_decisions(predictions: Predictions) -> dict[str, Any]:
     """Collect what the page draws of classes, counted as the scores are."""
     if not predictions.classes:
         return {}
-    found: dict[str, Any] = {"Confusion": np.round(count_decisions(predictions), 6).tolist()}
+    predicted, observed, counts = compute_calibration(predictions)
+    found: dict[str, Any] = {
+        "Confusion": np.round(count_decisions(predictions), 6).tolist(),
+        "Calibration": {
+            "Predicted": np.round(predicted, 6).tolist(),
+            "Observed": np.round(observed, 6).tolist(),
+            "Predictions": counts.tolist(),
+        },
+    }
     if len(predictions.classes) == 2:
         false, hit = (np.round(values, 6).tolist() for values in compute_roc(predictions))
         found["Roc"] = {"False": false, "Hit": hit}
+    return found
+
+
+def describe_results(stored: ProbeTables) -> list[dict[str, Any]]:
+    """Describe each phenotype for the methods text: who was in and out, and how the encoder did."""
+    found = []
+    for name, facts in stored.facts["Phenotypes"].items():
+        (row,) = stored.find_scores(name, "encoder")
+        out = [line for line in facts["People"]["Lines"] if line[0] != "in"]
+        found.append(
+            {
+                "phenotype": name,
+                "used": facts["N"]["Used"],
+                "what": facts["N"]["What"],
+                "out": [f"{line[1]} with {line[0].removeprefix('out: ')}" for line in out],
+                "motion": facts["Motion"],
+                "score": f"{METRIC_NAMES[row.metric]} {format_score(row)}",
+                "verdict": describe_verdict(row) or "which is not known",
+                "test": describe_row_test(row),
+            }
+        )
     return found
 
 

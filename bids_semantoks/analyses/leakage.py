@@ -1,10 +1,9 @@
-"""Leakage of motion and site into embeddings, scores within sites and repetition times, and test-retest reliability."""
+"""Leakage of motion and site into embeddings, and test-retest reliability."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,23 +15,18 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.columns import convert_covariates, name_groups
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
+from bids_semantoks.analyses.results import ModelResult
 from bids_semantoks.analyses.rows import Rows, compute_motion, iterate_signals, read_embeddings
-from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
-from bids_semantoks.statistics.metrics import compute_scores, name_main_metric
 from bids_semantoks.statistics.reliability import RetestScore, compute_retest
 from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target, build_class_target
 
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_LEAKAGE: Final = 10
-
-#: Only pairs within one test fold count: with fewer people, five folds would hold one each.
-_MIN_STRATUM: Final = 10
 
 _MIN_PAIRS: Final = 5
 _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
@@ -93,9 +87,9 @@ def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | No
 
 def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[str]) -> Design | None:
     columns = prober.plan.columns
-    if any(columns[name].has_sessions for name in names):
+    if any(columns[name].has_sessions for name in names if name in columns):
         return None
-    cells = {name: columns[name].find(rows.keys) for name in names}
+    cells = {name: prober.plan.find_labels(rows, name, target.name) for name in names}
     usable = np.array([all(texts[i] is not None for texts in cells.values()) for i in range(len(rows.keys))])
     target = _drop_rows(target, ~usable)
     if not _is_splittable(target.values, is_class=bool(target.classes)):
@@ -119,51 +113,6 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
         unit_groups=groups,
         notes=(),
     )
-
-
-def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[dict[str, object]]:
-    """Score the encoder within sites and within repetition times, each only where there are two
-    or more. Returns rows of group_strata.tsv."""
-    rows, predictions = one.design.rows, one.models[model].predictions
-    divisions = {
-        "repetition_time": tuple(
-            " and ".join(sorted({f"{run.repetition_time:g} s" for run in runs})) for runs in rows.runs
-        )
-    }
-    if plan.site and (not plan.columns[plan.site].has_sessions or rows.has_sessions):
-        divisions[plan.site] = tuple(label or "n/a" for label in plan.columns[plan.site].find(rows.keys))
-    found = []
-    for by, labels in divisions.items():
-        tested = [label for label, is_tested in zip(labels, predictions.tested, strict=True) if is_tested]
-        if len(set(tested)) > 1:
-            for level in sorted_naturally(set(tested)):
-                inside = np.array([label == level for label in labels]) & predictions.tested
-                found.append(_score(one, model, inside, by=by, level=level, seed=seed))
-    return found
-
-
-def _score(
-    one: PhenotypeResult, model: str, inside: NDArray[np.bool_], *, by: str, level: str, seed: int
-) -> dict[str, object]:
-    predictions, people = one.models[model].predictions, one.design.rows.participants[inside]
-    metric, n_people = name_main_metric(is_class=bool(predictions.classes)), len(set(people))
-    value, low, high = math.nan, math.nan, math.nan
-    if n_people >= _MIN_STRATUM:
-        names = ("fold", "truth", "scores", "decisions", "reference")
-        part = dataclasses.replace(predictions, **{name: getattr(predictions, name)[:, inside] for name in names})
-        (score,) = compute_scores(part, participants=people, n_bootstrap=1000, seed=seed, metrics=(metric,))
-        value, low, high = score.value, score.ci_low, score.ci_high
-    return {
-        "phenotype": one.phenotype.name,
-        "model": model,
-        "metric": metric,
-        "by": by,
-        "level": level,
-        "value": value,
-        "ci_low": low,
-        "ci_high": high,
-        "n_participants": n_people,
-    }
 
 
 def _find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str, tuple[Rows, Rows]]:

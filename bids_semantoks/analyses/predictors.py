@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from bids_semantoks.analyses.design import Design
 from bids_semantoks.analyses.rows import EmbeddingFeatures, read_window_embeddings
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features
@@ -20,14 +21,17 @@ from bids_semantoks.statistics.spans import Features
 #: Predicts the tested rows of a design out of fold; the published probe accepts only `EmbeddingFeatures`.
 Predict = Callable[[Any, Design], Predictions]
 
+#: Yields items again, and may count them.
+Each = Callable[[Any], Iterable[Any]]
 
-def build_predictors(config: AppConfig, encoder: RunEncoder) -> dict[str, Predict]:
-    """Build the ways to predict by protocol: ``nested``, ``paper`` and ``finetune``."""
-    seed = config.running.random_seed
+
+def build_predictors(config: AppConfig, encoder: RunEncoder, progress: Progress) -> dict[str, Predict]:
+    """Build the ways to predict by protocol, which count their folds: ``nested``, ``paper`` and ``finetune``."""
+    shared: dict[str, Any] = {"seed": config.running.random_seed, "each": partial(progress.each, "fold")}
     return {
-        "nested": partial(predict_linear, seed=seed),
-        "paper": partial(_predict_published, device=str(encoder.frozen.device), seed=seed),
-        "finetune": partial(_predict_finetuned, encoder=encoder, epochs=config.probing.finetune_epochs, seed=seed),
+        "nested": partial(predict_linear, **shared),
+        "paper": partial(_predict_published, device=str(encoder.frozen.device), **shared),
+        "finetune": partial(_predict_finetuned, encoder=encoder, epochs=config.probing.finetune_epochs, **shared),
     }
 
 
@@ -36,21 +40,28 @@ def find_removed(features: Features, design: Design) -> NDArray[np.float64] | No
     return None if features.name in ("covariates", "site") else design.covariates
 
 
-def predict_linear(features: Features, design: Design, *, seed: int) -> Predictions:
+def predict_linear(features: Features, design: Design, *, seed: int, each: Each = iter) -> Predictions:
     """Predict by the linear model, its penalty chosen in inner folds."""
     removed = find_removed(features, design)
-    return cross_validate(features, design.target, design.splits, covariates=removed, groups=design.groups, seed=seed)
+    return cross_validate(
+        features, design.target, design.splits, covariates=removed, groups=design.groups, seed=seed, each=each
+    )
 
 
-def _predict_published(features: EmbeddingFeatures, design: Design, *, device: str, seed: int) -> Predictions:
+def _predict_published(
+    features: EmbeddingFeatures, design: Design, *, device: str, seed: int, each: Each
+) -> Predictions:
     from bids_semantoks.analyses.published_probe import PublishedProbe, WindowTable, cross_validate_published  # noqa: PLC0415
 
     values, row_of = read_window_embeddings(design.rows, features.label)
     table = WindowTable(name=features.name, values=values, row_of=row_of)
-    return cross_validate_published(PublishedProbe(table, design.target, device=device), design.splits, seed=seed)
+    probe = PublishedProbe(table, design.target, device=device)
+    return cross_validate_published(probe, design.splits, seed=seed, each=each)
 
 
-def _predict_finetuned(_: Features, design: Design, *, encoder: RunEncoder, epochs: int, seed: int) -> Predictions:
+def _predict_finetuned(
+    _: Features, design: Design, *, encoder: RunEncoder, epochs: int, seed: int, each: Each
+) -> Predictions:
     from bids_semantoks.analyses.finetuning import finetune  # noqa: PLC0415 - most calls do not train
 
-    return finetune(encoder, design, epochs=epochs, seed=seed)
+    return finetune(encoder, design, epochs=epochs, seed=seed, each=each)

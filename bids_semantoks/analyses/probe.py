@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,10 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.images.sizes import read_array
 from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.outputs.group_words import describe_test
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores, name_main_metric
 from bids_semantoks.statistics.predictions import stack_seeds
 from bids_semantoks.statistics.significance import (
@@ -30,6 +32,8 @@ from bids_semantoks.statistics.significance import (
     average_tests,
     compare_models,
     compute_permutation_test,
+    permute_scored_ridge,
+    permute_target,
 )
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
@@ -51,7 +55,8 @@ class Prober:
         self.model, self.encoders = encoder.loaded.name, (encoder, *replicates)
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
-        self.predictors = build_predictors(plan.config, encoder)
+        self.progress = Progress("Probing")
+        self.predictors = build_predictors(plan.config, encoder, self.progress)
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
@@ -67,15 +72,18 @@ class Prober:
         """Predict one phenotype by all models, the encoder first."""
         models = self.find_models(design.rows) | self._build_own_models(design)
         results: dict[str, ModelResult] = {}
-        for model, features in models.items():
+        n_masked = 2 * len(self.masker.networks) if self.asked.network_importance else 0
+        total = len(models) + n_masked + self.asked.finetune
+        for model, features in self.progress.each("model", models.items(), total=total):
             role = "encoder" if model == self.model else "baseline"
             protocol = self.asked.protocol if isinstance(features[0], EmbeddingFeatures) else "nested"
             result = self.run(features, design, role=role, protocol=protocol)
             _add(results, model, result, results.get(self.model))
         if self.asked.network_importance:
-            self._mask_networks(design, results)
-        if self.asked.finetune:
-            tuned = self.run(models[self.model][:1], design, role="finetuned", protocol="finetune")
+            self._mask_networks(design, results, total=total)
+        tuned_features = [models[self.model][:1]] if self.asked.finetune else []
+        for features in self.progress.each("model", tuned_features, total=total, before=total - 1):
+            tuned = self.run(features, design, role="finetuned", protocol="finetune")
             _add(results, tuned.predictions.model, tuned, results[self.model])
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
         return PhenotypeResult(
@@ -98,8 +106,11 @@ class Prober:
 
     def run(self, features: Sequence[Features], design: Design, *, role: str, protocol: str = "nested") -> ModelResult:
         """Predict by one model in a `role` of `ModelResult`, averaging scores over the features of all seeds."""
-        predictions = stack_seeds([self.predictors[protocol](one, design) for one in features])
-        tests = [] if role in _UNTESTED else [self._permute(one, design) for one in features]
+        seeds = self.progress.each("encoder", features) if len(features) > 1 else features
+        predictions = stack_seeds([self.predictors[protocol](one, design) for one in seeds])
+        # Only this model is a ridge regression that can be permuted on its own splits.
+        is_scored = protocol == "nested" and not design.target.is_class
+        tests = [] if role in _UNTESTED else [self._permute(one, design, is_scored=is_scored) for one in features]
         made = [test for test in tests if test is not None]
         scores = compute_scores(predictions, participants=design.rows.units, seed=self.seed)
         return ModelResult(
@@ -116,30 +127,30 @@ class Prober:
             },
         )
 
-    def _mask_networks(self, design: Design, results: dict[str, ModelResult]) -> None:
+    def _mask_networks(self, design: Design, results: dict[str, ModelResult], *, total: int) -> None:
         """Probe again with networks masked, by the default method, and compare with all networks."""
         whole = results[self.model]
         if whole.protocol != "nested":
             whole = self.run(self.find_models(design.rows)[self.model], design, role="importance")
             results[name_whole(self.model)] = whole
-        for name, features in self.masker.build_features(design.rows, self.model).items():
+        masked, before = self.masker.build_features(design.rows, self.model), total - 2 * len(self.masker.networks)
+        before -= self.asked.finetune
+        for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)
 
-    def _permute(self, features: Features, design: Design) -> PermutationTest | None:
-        n_permutations, groups = self.asked.n_permutations, design.unit_groups
-        known = ~np.isnan(design.target.values)
-        has_groups = groups is None or len(np.unique(groups[known])) >= _MIN_GROUPS
+    def _permute(self, features: Features, design: Design, *, is_scored: bool) -> PermutationTest | None:
+        """Test one model, by its own splits where the ridge regression of the nested protocol made its score."""
+        n_permutations, groups, target = self.asked.n_permutations, design.unit_groups, design.target
+        has_groups = groups is None or len(np.unique(groups[~np.isnan(target.values)])) >= _MIN_GROUPS
         if not n_permutations or features.name == "chance" or not has_groups:
             return None
-        test = compute_permutation_test(
-            features,
-            design.target,
-            n_permutations=n_permutations,
-            covariates=find_removed(features, design),
-            groups=groups,
-            blocks=design.blocks,
-            seed=self.seed,
-        )
+        shared: dict[str, Any] = {"covariates": find_removed(features, design), "seed": self.seed}
+        labels: dict[str, Any] = {"n_permutations": n_permutations, "blocks": design.blocks}
+        if is_scored:
+            columns = permute_target(target, seed=self.seed, units=groups, **labels)
+            test = permute_scored_ridge(features, columns, design.splits, groups=design.groups, **shared)
+        else:
+            test = compute_permutation_test(features, target, groups=groups, **labels, **shared)
         # Without exchangeable labels there is no null distribution to compare with.
         return test if np.ptp(np.append(test.null, test.value)) > 0 else None
 
@@ -152,10 +163,10 @@ def _add(results: dict[str, ModelResult], name: str, result: ModelResult, other:
         result = dataclasses.replace(result, comparison=comparison)
     results[name] = result
     score = next(one for one in result.scores if one.metric == metric)
-    p = f", p = {result.p_value:.3g}" if result.permutation else ""
+    test = f"; {describe_test(result.permutation)}" if result.permutation else ""
     LOGGER.info(
         "%s by %s: %s %.3f [%.3f, %.3f]%s",
-        *(result.predictions.target, name, score.metric, score.value, score.ci_low, score.ci_high, p),
+        *(result.predictions.target, name, score.metric, score.value, score.ci_low, score.ci_high, test),
     )
 
 
@@ -195,7 +206,10 @@ class NetworkMasker:
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)
         LOGGER.info("Masking networks: %d variants of %d runs by %s.", len(hidden), n_runs, encoder.loaded.name)
         table = []
-        for runs, weights in zip(rows.runs, rows.weights, strict=True):
+        every = Progress("Masking networks").each(
+            "row", zip(rows.runs, rows.weights, strict=True), total=len(rows.runs)
+        )
+        for runs, weights in every:
             variants = [self._embed_run(run, encoder, hidden, rows.min_kept) for run in runs]  # (V, D) each
             table.append(np.average(variants, axis=0, weights=weights))
         seconds = time.monotonic() - start

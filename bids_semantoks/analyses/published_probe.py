@@ -5,7 +5,7 @@ Legend: R repetitions, L learning rates, C outputs, D features, B windows in a b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +48,14 @@ def cross_validate_published(
     rates: Sequence[float] = RATES,
     epochs: int = EPOCHS,
     seed: int = 0,
+    each: Callable[[Sequence[Sequence[Split]]], Iterable[Sequence[Split]]] = iter,
 ) -> Predictions:
     """Predict tested rows by the published protocol; splits are from `build_published_splits`, with validation rows.
 
     Repetitions train together on a GPU, where a step costs the same for one and for ten, and one by one on a CPU, whose
     caches hold one. Repetition r draws weights and batches with `seed` + r. Decisions are for the most probable class;
     `penalty` holds the chosen rate. Raises ValueError where a split lacks validation rows or a row has no window.
+    `each` yields what trains together again, and may count it.
     """
     rates = sorted(rates, reverse=True)
     for split in splits:
@@ -63,7 +65,7 @@ def cross_validate_published(
         if len(lacking):
             raise ValueError(f"row {lacking[0]} has no window")
     table = PredictionTable(probe.target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
-    for group in _group_splits(probe, splits):
+    for group in each(_group_splits(probe, splits)):
         heads = probe.train(group, rates=rates, epochs=epochs, seed=seed)
         for index, split in enumerate(group):
             rate = probe.select(heads, split, index)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from bids_semantoks.analyses.design import Design, ProbePlan
+from bids_semantoks.analyses.people import People
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.statistics.metrics import Score
+from bids_semantoks.statistics.metrics import Score, name_main_metric
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
-from bids_semantoks.statistics.significance import Comparison, PermutationTest
+from bids_semantoks.statistics.significance import Comparison, PermutationTest, judge
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -24,14 +25,23 @@ class ModelResult:
     scores: tuple[Score, ...]
     permutation: PermutationTest | None  # None where not asked for or not possible
     comparison: Comparison | None = None  # of the encoder with this baseline, or of all networks with this mask
-    p_holm: float = float("nan")  # p value of the comparison, adjusted over phenotypes
+    p_holm: float = float("nan")  # p value of the comparison, adjusted over all comparisons of the call
     # score of each encoder by metric, where several were averaged
     seed_scores: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     @property
-    def p_value(self) -> float:
-        """p value of the permutation test; NaN without one."""
-        return self.permutation.p_value if self.permutation else float("nan")
+    def main(self) -> Score:
+        """Score by which models are ordered, compared and judged."""
+        metric = name_main_metric(is_class=bool(self.predictions.classes))
+        return next(score for score in self.scores if score.metric == metric)
+
+    @property
+    def verdict(self) -> str:
+        """What interval and permutation test together say of the main score, see `judge`; empty for a masked encoder,
+        which is compared with the whole one."""
+        if self.role == "importance":
+            return ""
+        return judge(self.main, self.permutation.p_value if self.permutation else float("nan"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,10 +61,11 @@ class ProbeResults:
     plan: ProbePlan
     model: str  # encoder label
     phenotypes: tuple[PhenotypeResult, ...]
+    people: tuple[People, ...]  # of each phenotype, who is in and who is out
     # what leaks (``mean_fd``, the site's column), and how well embeddings predict it
     leakage: tuple[tuple[str, ModelResult], ...]
     rows: Rows  # participants
-    strata: tuple[dict[str, object], ...]  # rows of group_strata.tsv: scores by site and by repetition time
+    strata: tuple[dict[str, object], ...]  # rows of group_strata.tsv: scores by site, repetition time and --strata
     retest: tuple[tuple[str, RetestScore], ...]  # of people scanned again, between ``sessions`` or ``runs``
     networks: tuple[str, ...]  # those that were masked
     pretraining: str  # what is known of the people the encoder was pretrained on, in words

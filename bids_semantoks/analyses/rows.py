@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -100,15 +100,51 @@ def iterate_signals(rows: Rows) -> Iterator[list[NDArray[np.float32]]]:
         yield [run.read_signals() for run in runs]
 
 
+def _find_kept_share(run: StoredRun) -> float:
+    return float(run.sidecar["VolumesKept"] / max(run.sidecar["VolumesTotal"], 1))
+
+
+def _find_scrubbed_share(run: StoredRun) -> float:
+    return float(run.sidecar["VolumesDropped"]["Scrubbed"]["Count"] / max(run.sidecar["VolumesTotal"], 1))
+
+
+def _find_temporal_snr(run: StoredRun) -> float | None:
+    value: float | None = run.sidecar.get("TemporalSNR", {}).get("Median")
+    return value
+
+
+#: Measures of quality that every run has without a table, by the name to ask for: how to find that of a run, None where
+#: it is unknown, and how runs of a row are joined.
+MEASURES: Final[dict[str, tuple[Callable[[StoredRun], float | None], str]]] = {
+    "mean_fd": (lambda run: run.sidecar["MeanFramewiseDisplacement"], "mean"),
+    "max_fd": (lambda run: run.sidecar.get("MaximumFramewiseDisplacement"), "max"),
+    "kept_seconds": (lambda run: run.kept_seconds, "sum"),
+    "kept_share": (_find_kept_share, "mean"),
+    "scrubbed_share": (_find_scrubbed_share, "mean"),
+    "temporal_snr": (_find_temporal_snr, "mean"),
+}
+
+
+def compute_measure(rows: Rows, name: str) -> NDArray[np.float64]:
+    """Compute one of `MEASURES` (n,) over the runs of each row that have it, means weighted as `rows` weigh runs; NaN
+    where no run has it."""
+    find, how = MEASURES[name]
+    found = []
+    for runs, weights in zip(rows.runs, rows.weights, strict=True):
+        values = np.array([find(run) for run in runs], dtype=np.float64)
+        known = ~np.isnan(values)
+        if not known.any():
+            found.append(np.nan)
+        elif how == "mean":
+            found.append(float(np.average(values[known], weights=weights[known])))
+        else:
+            found.append(float(values[known].sum() if how == "sum" else values[known].max()))
+    return np.array(found)
+
+
 def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute mean framewise displacement (n,) in mm, NaN where no run has it, and seconds of kept data (n,)."""
-    motion, seconds = [], []
-    for runs, weights in zip(rows.runs, rows.weights, strict=True):
-        values = np.array([run.sidecar["MeanFramewiseDisplacement"] for run in runs], dtype=np.float64)
-        known = ~np.isnan(values)
-        motion.append(float(np.average(values[known], weights=weights[known])) if known.any() else np.nan)
-        seconds.append(sum(run.kept_seconds for run in runs))
-    return np.array(motion), np.array(seconds, dtype=np.float64)
+    return compute_measure(rows, "mean_fd"), compute_measure(rows, "kept_seconds")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -29,6 +29,7 @@ from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.pretraining.plan import AtlasLabels, read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.scaling_law import average_gains, choose_share, compute_gain, fit_log_line
 from bids_semantoks.statistics.spans import TableFeatures
@@ -213,7 +214,7 @@ def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -
     started = time.monotonic()
     untrained: dict[int, list[Predictions]] = {}
     trained: list[list[Predictions]] = []
-    for number, job in enumerate(scaling.jobs, start=1):
+    for number, job in enumerate(Progress("Scaling").each("encoder", scaling.jobs), start=1):
         LOGGER.info("Scaling, encoder %d of %d: %s.", number, len(scaling.jobs), job.encoder)
         encoder = _load(config, _pretrain(config, scaling, job, started), atlas)
         if job.seed not in untrained:

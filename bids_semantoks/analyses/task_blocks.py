@@ -9,6 +9,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +26,11 @@ from bids_semantoks.outputs.group_tables import build_group_table, write_group_t
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import average_participants, score_participants
+from bids_semantoks.statistics.significance import adjust_holm
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_splits, build_within_splits
 from bids_semantoks.statistics.targets import Target, build_class_target
@@ -257,6 +260,8 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
     designs, notes = build_block_designs(blocks, target, config, plan.families)
     LOGGER.info("Telling %d blocks apart: %s.", len(blocks.labels), ", ".join(target.classes))
     rows = [row for design in designs for row in score_design(blocks, target, design, model, config)]
+    for row, p_value in zip(rows, adjust_holm([row["difference_p"] for row in rows]).tolist(), strict=True):
+        row["difference_p_holm"] = p_value
     for row in rows:
         place = f" ({row['position']} patch)" if row["position"] else ""
         LOGGER.info(
@@ -329,18 +334,24 @@ def build_block_designs(
 
 def score_design(
     blocks: Blocks, target: Target, design: BlockDesign, model: str, config: AppConfig
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Score all models on the same blocks and folds: rows of group_task_blocks.tsv, the encoder
     first; differences are from that first row."""
     keys = [(model, "first"), (model, "last"), ("random", "first"), ("random", "last"), ("parcel_means", "")]
     wanted = [key for key in keys if key in blocks.features]
     chance = 1 / len(target.classes)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     first: NDArray[np.float64] | None = None
-    for name, position in wanted:
+    progress = Progress(f"Blocks {design.name} participants")
+    for name, position in progress.each("model", wanted):
         features = TableFeatures(name=name, values=blocks.features[name, position])
         predictions = cross_validate(
-            features, target, design.splits, groups=design.groups, seed=config.running.random_seed
+            features,
+            target,
+            design.splits,
+            groups=design.groups,
+            seed=config.running.random_seed,
+            each=partial(progress.each, "fold"),
         )
         scores = score_participants(predictions, blocks.participants, _METRIC)
         mean = average_participants(scores, reference=chance, widening=design.widening, limits=(0.0, 1.0))

@@ -12,7 +12,6 @@ from typing import Any, Final
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 from bids_semantoks.atlases.identity import Layer, build_grid_layer, hash_labels, look_up
 from bids_semantoks.atlases.label_tables import LabelTable
@@ -308,6 +307,8 @@ def _multiply(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArr
 
 
 def _displace(points: NDArray[np.float64], field: _Field) -> NDArray[np.float64]:
+    from scipy.ndimage import map_coordinates
+
     voxels = _multiply(field.to_voxels, points)
     shape = field.displacements.shape[:3]
     # A field reaches half a voxel beyond the centres of its outermost voxels.
@@ -323,7 +324,7 @@ def load_warp(path: Path) -> Warp:
     """Read a composite ANTs transform of affine and displacement parts (HDF5 ``.h5``), with points as in `map_points`.
     Raises AtlasError if the file is damaged, empty or holds other transforms."""
     # Loading it takes a moment, and few calls warp anything.
-    from nitransforms.io.itk import ITKCompositeH5  # noqa: PLC0415
+    from nitransforms.io.itk import ITKCompositeH5
 
     try:
         parts = ITKCompositeH5.from_filename(path)

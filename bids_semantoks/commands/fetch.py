@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +19,8 @@ from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceEr
 from bids_semantoks.escaping import LegibleParser, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
-from bids_semantoks.runtime.logs import Console, open_missing_streams
+from bids_semantoks.runtime.logs import open_missing_streams, show_log
+from bids_semantoks.runtime.progress import Progress
 
 LOG = logging.getLogger("bids_semantoks")
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
@@ -36,9 +38,9 @@ def fetch(directory: Path, *, atlases: Sequence[str], spaces: Sequence[str], mod
     before = find_cache()
     directory = directory.absolute()
     with _cache_at(directory):
-        found = [path for name in atlases for space in spaces for path in _fetch_atlas(directory, name, space, before)]
-        for name in models:
-            found += _fetch_weights(directory, name)
+        jobs = [partial(_fetch_atlas, directory, name, space, before) for name in atlases for space in spaces]
+        jobs += [partial(_fetch_weights, directory, name) for name in models]
+        found = [path for job in Progress("Fetching").each("atlas or model", jobs) for path in job()]
     return list(dict.fromkeys(found))
 
 
@@ -141,15 +143,13 @@ def _build_parser() -> argparse.ArgumentParser:
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
     options = _build_parser().parse_args(arguments)
-    handler, level = Console(logging.INFO), LOG.level
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
     directory: Path | None = options.directory or find_cache()
     try:
         if directory is None:
             raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
         models = [name for name in options.model if name != "none"]
-        found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
+        with show_log():
+            found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
         place = show_hidden(str(directory.absolute()))
         print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
         for path in found:
@@ -164,9 +164,6 @@ def call(arguments: Sequence[str] | None = None) -> int:
         text = show_hidden(f"{directory} cannot be written: {error}.")
         print(f"bids_semantoks-fetch: error: {text}", file=sys.stderr)
         return ResourceError.exit_code
-    finally:
-        LOG.removeHandler(handler)
-        LOG.setLevel(level)
     return 0
 
 

@@ -218,12 +218,21 @@ class RunningConfig:
     )
     work_dir: Path | None = option(None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",))
     random_seed: int = option(0, "Seed of everything random.", metavar="N")
-    dry_run: bool = option(False, "Print what would happen to each run, and why; write nothing.")
+    dry_run: bool = option(
+        False, "Print what would happen to each run by its names and settings, and why; write nothing."
+    )
+    check: bool = option(False, "With --dry-run: also open the headers and tables of each run, as the work would.")
     format: str = option(
         "text", "Form of what --dry-run prints: sentences, or a table for scripts.", choices=("text", "tsv")
     )
     reports_only: bool = option(
-        False, "Draw the reports again from the files in OUT_DIR; figures that need the images stay as they are."
+        False, "Write the pages again from the files in OUT_DIR, with --figures also the figures."
+    )
+    figures: str | None = option(
+        None,
+        "Also draw figures for papers, of each run into sub-*/figures/, of the group into figures/: svg (vector, text "
+        "as text) or png.",
+        choices=("svg", "png"),
     )
     boilerplate_only: bool = option(
         False, "Write the methods text with its references to OUT_DIR/logs, and nothing else."
@@ -248,6 +257,11 @@ class RunningConfig:
             self.dry_run or self.format == "text",
             f"--format {self.format} would do nothing without --dry-run.",
             "Give both.",
+        )
+        check(
+            self.dry_run or not self.check,
+            "--check opens headers and tables for --dry-run, which is missing.",
+            "Give both; a call without --dry-run checks each run anyway.",
         )
         if self.redo_older_than is not None:
             check_version(self.redo_older_than)

@@ -103,7 +103,16 @@ class ProbingConfig:
     )
     leave_out: str | None = option(None, "Leave each site, ... out once instead of repeated folds.", metavar="COLUMN")
     covariate: tuple[str, ...] = option(
-        (), "Remove these from the features, by regression fitted to training folds.", metavar="COLUMN..."
+        (),
+        "Remove these from the features, by regression fitted to training folds: columns, or mean_fd, max_fd, "
+        "kept_seconds, kept_share, scrubbed_share, temporal_snr, which need no column.",
+        metavar="COLUMN...",
+    )
+    strata: tuple[str, ...] = option(
+        (),
+        "Score the encoder also within the subgroups of these columns (sex, age, ...) where each class has ten people; "
+        "numbers are cut at their tertiles.",
+        metavar="COLUMN...",
     )
     n_permutations: int = option(200, "Permutations of the labels for the p value; 0 for none.", metavar="N")
     baselines: tuple[str, ...] = option(

@@ -12,6 +12,7 @@ from pathlib import Path
 from bids_semantoks.demo.study import write_parcellated, write_study
 from bids_semantoks.errors import ResourceError, SemantoksError
 from bids_semantoks.escaping import LegibleParser, show_hidden
+from bids_semantoks.runtime.logs import show_log
 
 _NEXT = """Next, to see what would happen and to let it happen:
   bids_semantoks {root} {out} participant --atlas Demo457 --model random:tiny --dry-run
@@ -44,10 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     number = default if options.participants is None else options.participants
     study = {"n_participants": number, "seed": options.seed, "short": options.short}
     try:
-        if options.parcellated:
-            write_parcellated(options.out_dir, task=options.task, **study)
-        else:
-            write_study(options.out_dir, **study)
+        with show_log():
+            if options.parcellated:
+                write_parcellated(options.out_dir, task=options.task, **study)
+            else:
+                write_study(options.out_dir, **study)
     except SemantoksError as error:
         print(f"bids_semantoks.demo: {show_hidden(str(error))}", file=sys.stderr)
         return error.exit_code

@@ -39,6 +39,7 @@ from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simula
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.runtime.progress import Progress
 
 # Standard deviation of what denoising left behind, over the neural signal's.
 RESIDUAL_NOISE: Final = 0.3
@@ -65,7 +66,7 @@ def write_study(out_dir: Path, *, n_participants: int = 24, seed: int = 0, short
     write_text(fmriprep / ".bidsignore", "*_boldref.*\n*_timeseries.*\n")
     # One thread: the matrices are too small for more to pay, and more could round the last digit otherwise.
     with threadpool_limits(1):
-        for participant in participants:
+        for participant in Progress("Simulating").each("participant", participants):
             for plan in plan_runs(participant, short=short):
                 scan = simulate_scan(participant, plan)
                 _write_raw(out_dir, participant, plan)
@@ -209,7 +210,7 @@ def write_parcellated(
     write_json(atlases / "dataset_description.json", {**description, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
     write_parcel_table(atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv")
     with threadpool_limits(1):
-        for participant in participants:
+        for participant in Progress("Simulating").each("participant", participants):
             plan = plan_runs(participant, short=short)[0]
             _write_series(out_dir, participant, plan)
             if task:

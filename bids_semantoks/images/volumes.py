@@ -20,7 +20,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.images.sizes import MOST_INFLATED, check_size
 
 _MAX_OFFSET = 1 << 28
@@ -64,15 +65,6 @@ class Volumes:
 def is_surface(path: Path) -> bool:
     """Tell a surface series (dtseries, func.gii) from a volumetric image by its suffix."""
     return path.name.endswith((".dtseries.nii", ".func.gii"))
-
-
-def check_content(path: Path) -> None:
-    """Refuse a file whose content was not fetched (dangling link or git-annex pointer): RunSkipped no_content."""
-    is_pointer = False
-    if path.is_file() and path.stat().st_size < 4096:
-        is_pointer = b"/annex/objects/" in path.read_bytes()[:2048]
-    if is_pointer or (path.is_symlink() and not path.exists()):
-        raise RunSkipped("no_content", f"The content of {path} is not here.", hint="Fetch it with `datalad get`.")
 
 
 def load_volumes(path: Path) -> Volumes:

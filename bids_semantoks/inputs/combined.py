@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import nibabel as nib
 import numpy as np
 
 from bids_semantoks.images.sizes import check_size
@@ -70,6 +69,8 @@ def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candi
 
 def _is_copy(whole: Candidate) -> bool:
     """Tell whether a run repeats the values of its only part: all of a table, the first volume of an image."""
+    import nibabel as nib
+
     first, second = whole.image.path, whole.parts[0].image.path
     try:
         if first.endswith(".tsv"):
@@ -118,6 +119,8 @@ def _count_own(candidate: Candidate) -> int:
 
 def _count_volumes(path: str) -> int:
     """Count the volumes of a table or image without reading its values; 0 if that is impossible."""
+    import nibabel as nib
+
     try:
         if path.endswith(".tsv"):
             with Path(path).open("rb") as file:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.errors import RunSkipped
-from bids_semantoks.images.volumes import check_content
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.records import Run
 
 # Where the part of a name begins that does not tell runs apart.

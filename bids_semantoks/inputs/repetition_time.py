@@ -14,8 +14,7 @@ from typing import Final
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, BidsFile, parse_name
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.files import read_json
-from bids_semantoks.images.grayordinates import CiftiError, load_cifti, read_series_step
-from bids_semantoks.images.volumes import check_content, load_volumes
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.names import list_func_files
 from bids_semantoks.records import Run
 
@@ -143,6 +142,10 @@ def _check_positive(value: object, key: str, unit: str) -> float:
 def read_header_time(path: Path) -> float | None:
     """Read the seconds per volume in the header of a CIFTI or NIfTI series; None where it states none, or cannot be
     read: a damaged file is reported with its run."""
+    # Loaded late: nibabel costs more than all else that a wrong folder is refused with.
+    from bids_semantoks.images.grayordinates import CiftiError, load_cifti, read_series_step
+    from bids_semantoks.images.volumes import load_volumes
+
     with contextlib.suppress(RunFailed, RunSkipped, CiftiError, OSError):
         if path.name.endswith(_CIFTI_ENDS):
             check_content(path)

@@ -59,11 +59,8 @@ For each run (`sub-*/[ses-*/]func/`):
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
 `group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
 numbers.
-`group_qc.tsv` has one row for each run: whether it is usable, motion, kept data, coverage, and how it differs from the
-other runs; `group_qc.html` shows it.
-`logs/sub-<label>/` says what each run that was found is (`_status.json`), why, and how good (`_qc.json`);
-`logs/calls/` holds the configuration and log of each call, `logs/descriptions/` the rows of `descriptions.tsv`, so that
-several processes can add to it.
+`logs/runs/` says what became of every run that was found, and why; `logs/descriptions/` holds the rows of
+`descriptions.tsv`, so that several processes can add to it.
 Each sidecar (`.json`) gives sources, settings, checksums and software versions.
 """
 
@@ -168,6 +165,7 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     derivatives is not copied; only its checksum is recorded. What an earlier call wrote of the same atlas stays, also
     where its files were others.
     """
+    _describe_atlas(out_dir, atlas)
     if _is_written(out_dir, atlas):
         return
     table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
@@ -202,7 +200,6 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
                 },
             }
         )
-    _describe_atlas(out_dir, atlas)
     identity = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
     # Last, since it says that the others are complete.
     write_json(table.with_suffix(".json"), {**_ATLAS_COLUMNS, **identity}, only_if_changed=True)
@@ -239,9 +236,7 @@ def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
 def _is_written(out_dir: Path, atlas: Atlas) -> bool:
     """Tell whether an atlas is stored completely and undamaged."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.json")
-    names = [f"atlas-{atlas.name}_description.json", f"sourcedata/atlases/atlas-{atlas.name}_description.json"]
-    needed = (path.with_suffix(".tsv"), out_dir / "sourcedata" / "atlases" / "dataset_description.json")
-    if not all(one.is_file() for one in (path, *needed, *(out_dir / name for name in names))):
+    if not path.is_file() or not path.with_suffix(".tsv").is_file():
         return False
     stored = read_object(path)
     try:

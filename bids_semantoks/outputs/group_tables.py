@@ -31,6 +31,7 @@ from bids_semantoks.statistics.metrics import name_main_metric
 _TEXT: Final = frozenset(
     [
         *("phenotype", "kind", "protocol", "model", "metric", "role", "covariates"),
+        *("p_statistic", "verdict", "used", "reason"),
         *("participant_id", "session_id", "truth", "predicted", "class"),
         *("by", "level", "between", "features", "column", "design", "position", "folds", "source", "encoder"),
     ]
@@ -134,12 +135,20 @@ def read_group_table(path: Path) -> pd.DataFrame:
 
 
 def write_probes(
-    out_dir: Path, tables: ProbeTables, *, predictions: Iterable[Sequence[object]], splits: Iterable[Sequence[object]]
+    out_dir: Path,
+    tables: ProbeTables,
+    *,
+    predictions: Iterable[Sequence[object]],
+    splits: Iterable[Sequence[object]],
+    people: Iterable[Sequence[object]] = (),
+    described: Sequence[str] = (),
 ) -> Path:
-    """Write all tables of probes and return the path of ``group_probe.tsv``; `predictions` are those of all models."""
+    """Write all tables of probes and return the path of ``group_probe.tsv``; `predictions` are those of all models,
+    `described` the last columns of `people`, which ``data/columns`` does not describe."""
     path = write_group_table(out_dir, "group_probe", tables.scores, tables.facts)
-    for name, rows in (("group_predictions", predictions), ("group_splits", splits)):
+    for name, rows in (("group_predictions", predictions), ("group_splits", splits), ("group_participants", people)):
         columns = read_column_descriptions(name)
+        columns |= dict.fromkeys(described if name == "group_participants" else (), _ADDED)
         write_records(out_dir / f"{name}.tsv", tuple(columns), list(rows))
         write_json(out_dir / f"{name}.json", columns, only_if_changed=True)
     write_group_table(out_dir, "group_strata", tables.strata)
@@ -156,12 +165,10 @@ def read_probes(out_dir: Path) -> ProbeTables:
         raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Probe first with --probe COLUMN.")
     facts = read_json(path).get("Facts", {})
     missing = [name for name in ("Encoder", "Overview", "Phenotypes", "Pretraining", "Warnings") if name not in facts]
-    # Curves and confusion matrices, for the page.
-    missing += [
-        f"who of {name} was taken for whom"
-        for name, found in facts.get("Phenotypes", {}).items()
-        if found["Classes"] and "Confusion" not in found
-    ]
+    # Curves, confusion matrices and who is in and out, for the page.
+    for name, found in facts.get("Phenotypes", {}).items():
+        needed = ("People", "Confusion", "Calibration") if found["Classes"] else ("People",)
+        missing += [f"{one} of {name}" for one in needed if one not in found]
     if missing:
         raise InputError(f"{path} does not say {', '.join(missing)}.", hint="Probe again with --probe COLUMN.")
     predictions = read_group_table(out_dir / "group_predictions.tsv")
@@ -192,7 +199,16 @@ def keep_earlier_tables(out_dir: Path, facts: Mapping[str, Any]) -> Path | None:
     written = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
     folder = out_dir / "logs" / "probes" / f"{written:%Y%m%dT%H%M%S.%f}Z"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("probe.tsv", "probe.json", "predictions.tsv", "splits.tsv", "strata.tsv", "retest.tsv", "map.tsv"):
+    for name in (
+        "probe.tsv",
+        "probe.json",
+        "predictions.tsv",
+        "splits.tsv",
+        "strata.tsv",
+        "retest.tsv",
+        "map.tsv",
+        "participants.tsv",
+    ):
         if (out_dir / f"group_{name}").is_file():
             shutil.copy2(out_dir / f"group_{name}", folder)
     if (out_dir / "group.html").is_file():

@@ -78,7 +78,8 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     `facts` holds ``versions`` (by package) and what was done: ``cohort`` (`count_cohort`), ``signals`` (their settings,
     ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``,
     ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``), ``pretraining``
-    (``data``, ``recipe``) and ``probing`` (options by name).
+    (``data``, ``recipe``) and ``probing`` (options by name, and ``results``, each with ``phenotype``, ``used``,
+    ``what`` is counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
     """
     # Loading it costs 50 ms that calls for help should not pay.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +80,8 @@ class OutputPaths:
 
     @property
     def participant_folder(self) -> str:
-        """Name of the participant's folder, ``sub-L``, with which the stem begins."""
-        # Up to the next entity: labels may hold underscores.
-        return re.split(r"_(?=[a-zA-Z]+-)", self.stem, maxsplit=1)[0]
+        """Name of the participant's folder, ``sub-L``; labels may hold underscores."""
+        return self.directory.relative_to(self.out_dir).parts[0]
 
     def log(self, ending: str) -> Path:
         """Return the path of the record about this run and encoder whose name ends in ``_<ending>``."""
@@ -99,6 +97,11 @@ class OutputPaths:
     def qc(self) -> Path:
         """Record of the run's quality."""
         return self.log("qc.json")
+
+    @property
+    def page_data(self) -> Path:
+        """What the page of the run draws."""
+        return self.out_dir / "logs" / self.participant_folder / f"{self.stem}_page.json"
 
     @property
     def tokens(self) -> Path:
@@ -198,6 +201,7 @@ def remove_outputs(paths: OutputPaths) -> None:
         *tables,
         *_find_embedded(paths),
         *figures.glob(f"{stem}_desc-*"),
+        paths.page_data,
         *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_{kind}.json")),
         *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_desc-*_{kind}.json")),
     )
@@ -222,16 +226,8 @@ def _remove(*found: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_embedding(
-    paths: OutputPaths,
-    windows: Windows,
-    embedding: Embedding,
-    sidecar: dict[str, Any],
-    *,
-    show: Callable[[], object] = tuple,
-) -> None:
-    """Write the embedding of a run, and what `show` writes for its page, the sidecar last; `sidecar` must hold
-    ``Settings`` and ``SignalsSHA256``."""
+def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
+    """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``."""
     remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
     n_windows, n_dims = embedding.vectors.shape
     duration = np.full(n_windows, windows.duration)
@@ -245,8 +241,6 @@ def write_embedding(
     else:
         # Old ones may belong to other windows.
         paths.tokens.unlink(missing_ok=True)
-    # What it shows is not listed, so that both levels write the same bytes.
-    show()
     write_json(paths.embedding_sidecar, {**sidecar, **describe_files(files)})
 
 

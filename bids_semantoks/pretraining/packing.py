@@ -15,6 +15,7 @@ from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.signals.cleaning import count_padding
 from bids_semantoks.signals.gaps import fill_gaps
 from bids_semantoks.signals.windows import resample, select_signals, zscore
@@ -96,7 +97,8 @@ def pack_file(
     if not by_row:
         return
     LOGGER.info("Packing %d of %d runs of %s into %s.", len(by_row), len(data.sources), file.path, store.directory)
-    store.add(itertools.takewhile(lambda _: is_wanted(), _read_rows(by_row, file, target)))
+    rows = itertools.takewhile(lambda _: is_wanted(), _read_rows(by_row, file, target))
+    store.add(Progress("Packing").each("run", rows, total=len(by_row)))
 
 
 def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
@@ -142,7 +144,7 @@ def pack_tables(
     LOGGER.info("Packing %d of %d runs into %s.", len(missing), len(data.sources), store.directory)
     arguments = (list(order), data.parcels, target)
     results = run_jobs(TableReader, arguments, missing, n_procs=n_procs, is_wanted=is_wanted)
-    store.add(_keep_readable(results, missing))
+    store.add(_keep_readable(Progress("Packing").each("run", results, total=len(missing)), missing))
 
 
 def _keep_readable(results: Iterator[tuple[int, Any]], missing: Sequence[SignalSource]) -> Iterator[PackedRun]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,10 @@ _USUAL_COVERAGE: Final = 0.9
 #: With a tenth of the volumes dropped, the others correlate above .97 with the whole scan (docs/signals.md).
 _SCRUBBED_SLACK: Final = 0.1
 
+#: Properties whose limits are the same for all encoders.
+_JUDGED_BY_US: Final = ("coverage", "networks")
+_OURS: Final = "convention of this program"
+
 #: Training data of the published encoder (0.735 s, six minutes, 0.01-0.1 Hz) and its evaluation (up to 3 s). UK Biobank
 #: cleans by ICA-FIX; the paper names neither regressors nor scrubbing.
 PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {
@@ -48,6 +52,7 @@ class FitItem:
     value: str
     level: str  # green, amber or red
     words: str  # reason for the level
+    source: str = ""  # where the limits come from
 
 
 def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage: NDArray[np.float64]) -> list[FitItem]:
@@ -61,7 +66,7 @@ def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage
     limits = {**PUBLISHED_LIMITS, **own}
     source = "this encoder was trained on" if own else "of the published encoder's data"
     kept = signals["VolumesKept"] * signals["RepetitionTime"]
-    return [
+    items = [
         _judge_repetition_time(signals["RepetitionTime"], limits, source),
         _judge_length(kept, limits, source),
         _judge_band(signals, limits, source),
@@ -69,6 +74,8 @@ def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage
         _judge_coverage(coverage, limits),
         _judge_networks(embedding.get("MaskedNetworks", [])),
     ]
+    origin = "training data of this encoder" if own else "data of the published encoder"
+    return [replace(item, source=_OURS if item.name in _JUDGED_BY_US else origin) for item in items]
 
 
 def find_worst(items: list[FitItem]) -> str:

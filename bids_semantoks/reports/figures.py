@@ -15,12 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bids_semantoks.disk import is_full
 from bids_semantoks.escaping import replace_hidden
-from bids_semantoks.files import write_text
+from bids_semantoks.files import open_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,50 +60,12 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.titley": 1.0,
     "legend.frameon": False,
     "lines.linewidth": 1.0,
-    # Equal data give equal bytes, and letters look the same on every machine.
+    # Equal data give equal bytes, and text can be searched and edited.
     "svg.hashsalt": "bids_semantoks",
-    "svg.fonttype": "path",
-}
-
-#: Figures of a run's signals and of its embedding, by the word in their names.
-SIGNAL_FIGURES: Final = ("carpet", "motion", "coverage", "connectivity")
-
-EMBEDDING_FIGURES: Final = ("Windows", "Tokens")
-
-_TITLES: Final = {
-    "carpet": "Before and after denoising",
-    "motion": "Motion and dropped volumes",
-    "coverage": "Coverage",
-    "connectivity": "Connectivity",
-    "Windows": "Windows on the time line",
-    "Tokens": "Similarity of tokens",
-    "Stability": "Stability of the embedding",
-}
-
-_CAPTIONS: Final = {
-    "carpet": "Framewise displacement (FD); DVARS and global signal of the parcels before (grey) and after (blue) "
-    "denoising; then every parcel over time, z-scored, ordered by network. Dummy volumes are shaded grey, scrubbed "
-    "ones orange. Bands across all parcels that remain after denoising are a bad sign.",
-    "motion": "Framewise displacement over time, with dropped volumes shaded, and its distribution.",
-    "coverage": "Share of each parcel's voxels or vertices that count and vary. Absent parcels are orange.",
-    "connectivity": "Pearson correlations of the cleaned signals over kept volumes, ordered by network, and their "
-    "distribution. Absent parcels are grey. A median far from 0 hints at global noise that is left.",
-    "Windows": "Windows that the encoder was given. Each bar is one window; hatched parts are padding.",
-    "Tokens": "Cosine similarity of the encoder's output tokens. Networks that look all alike, or windows that do not, "
-    "hint at an input that the encoder does not know.",
-    "Stability": "Cosine similarity of the embeddings of windows: within a run, between runs of this participant, and "
-    "to the runs of others in this dataset that were known when this page was written. An embedding that tells people "
-    "apart is more alike within and between runs than to others.",
+    "svg.fonttype": "none",
 }
 
 _NOT_DRAWN: Final = "It could not be drawn, and the log of that call says why; or it was removed since."
-
-_WHY_MISSING: Final = {
-    "carpet": "It needs the signals before denoising, which only the participant level has at hand.",
-    "motion": "It needs the confounds, which only the participant level has at hand.",
-    "Windows": "It is drawn where the participant level makes the embedding, and by --reports-only.",
-    "Tokens": "It needs the tokens of each window: run the participant level, or save them with --save-tokens.",
-}
 
 _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
@@ -168,43 +127,23 @@ def build_colours(name: str) -> Colormap:
     return colours
 
 
-def draw_histogram(axes: Axes, values: NDArray[np.float64], *, bins: int, low: float, high: float) -> None:
-    """Draw a histogram as a single outline: separate bars would take as long as the rest of the figure."""
-    axes.stairs(*np.histogram(values, bins=bins, range=(low, high)), fill=True, color=INK)
-
-
-def describe_time(axes: Axes, end: float) -> None:
-    """Label the time axis of a run that ends at `end` seconds."""
-    axes.set_xlim(0, end)
-    axes.set_xlabel("time from the first volume (s)")
-
-
-def zscore_rows(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Z-score each parcel over its non-NaN volumes and transpose: (T, P) -> (P, T); constant parcels give 0."""
-    turned = values.T.astype(np.float64)
-    there = ~np.isnan(turned)
-    n = np.maximum(there.sum(axis=1, keepdims=True), 1)
-    centred = turned - np.where(there, turned, 0).sum(axis=1, keepdims=True) / n
-    deviation = np.sqrt((np.where(there, centred, 0) ** 2).sum(axis=1, keepdims=True) / n)
-    result: NDArray[np.float64] = centred / np.where(deviation > 0, deviation, 1)
-    return result
-
-
-def build_figure_path(out_dir: Path, stem: str, word: str) -> Path:
-    """Build ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.svg``; `word` has letters and digits only."""
+def build_figure_path(out_dir: Path, stem: str, word: str, kind: str) -> Path:
+    """Build ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.<kind>``; `word` has letters and digits only."""
     # A stem begins with its participant, as the folder is named.
     # Up to the next entity: labels may hold underscores.
-    return out_dir / re.split(r"_(?=[a-zA-Z]+-)", stem, maxsplit=1)[0] / "figures" / f"{stem}_desc-{word}_bold.svg"
+    return out_dir / re.split(r"_(?=[a-zA-Z]+-)", stem, maxsplit=1)[0] / "figures" / f"{stem}_desc-{word}_bold.{kind}"
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
-    """Draw and write a figure; on any error but a full disk, log a warning and
-    return False. An outdated figure of that name is removed."""
+    """Draw and write a figure (``.svg`` or ``.png``); on any error but a full disk, log a warning and return False. An
+    outdated figure of that name is removed."""
     try:
         path.unlink(missing_ok=True)
         with use_style():
-            text = render_svg(draw(), Creator=None)
-        write_text(path, text)
+            figure = draw()
+            content = render_png(figure) if path.suffix == ".png" else render_svg(figure, Creator=None).encode()
+        with open_atomic(path) as file:
+            file.write(content)
     except Exception as error:
         if is_full(error):
             raise
@@ -213,6 +152,13 @@ def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
         LOGGER.warning("The figure %s could not be drawn: %s: %s", path.name, type(error).__name__, error)
         return False
     return True
+
+
+def render_png(figure: Figure) -> bytes:
+    """Render a figure as PNG, 200 dots an inch."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def render_figure(name: str, draw: Callable[[], Figure]) -> str:
@@ -248,14 +194,3 @@ class Picture:
     caption: str
     data: str  # data URI; empty when the figure is missing
     missing: str = _NOT_DRAWN  # why it is missing
-
-
-def load_picture(out_dir: Path, stem: str, word: str, kind: str) -> Picture:
-    """Load a figure for the report, or the reason why it is missing.
-
-    `kind` selects title and caption; `word`, in the file name, is `kind`, prefixed by the encoder label for embeddings.
-    """
-    path = build_figure_path(out_dir, stem, word)
-    data = embed_svg(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
-    missing = _WHY_MISSING.get(kind, _NOT_DRAWN)
-    return Picture(title=_TITLES[kind], caption=_CAPTIONS[kind], data=data, missing=missing)

@@ -1,41 +1,29 @@
-"""Figures of the group: models, predictions, networks, test-retest, scaling, and the map of the embedding."""
+"""Figures of the group for papers: models, predictions, networks, test-retest, scaling, the map of the embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, shorten_label, start_figure
+from bids_semantoks.reports.scatter_charts import Colouring
+from bids_semantoks.reports.vector_charts import Bar, Column, Interval, ScalingPanel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Estimate, lower and upper end.
-Interval = tuple[float, float, float]
-
 #: Colours of Okabe and Ito, ordered so that neighbours also differ in brightness.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
 _MOST_NAMED: Final = 12
+
+#: More points than these are drawn as an image within the figure.
+_MOST_VECTORS: Final = 2000
 _LEAST_RANGE: Final = 0.05
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bar:
-    """One model in a comparison."""
-
-    name: str
-    value: float
-    low: float  # confidence interval
-    high: float
-    note: str  # text at the right margin, such as a p value
-    is_encoder: bool  # the encoder, as opposed to a baseline
 
 
 def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
@@ -79,7 +67,8 @@ def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
     pad = 0.04 * max(float(np.ptp(both)), 1e-12)
     limits = float(both.min()) - pad, float(both.max()) + pad
     axes.plot(limits, limits, color=GREY, linewidth=1, linestyle="--")
-    axes.plot(truth, predicted, "o", color=ORANGE, markersize=4, alpha=0.7, markeredgewidth=0)
+    style: dict[str, Any] = {"color": ORANGE, "markersize": 4, "alpha": 0.7, "markeredgewidth": 0}
+    axes.plot(truth, predicted, "o", rasterized=len(truth) > _MOST_VECTORS, **style)
     name = shorten_label(name, 26)
     axes.set(xlim=limits, ylim=limits, xlabel=f"true {name}", ylabel=f"predicted {name}, out of fold", aspect="equal")
     return figure
@@ -105,8 +94,8 @@ def draw_classes(
 def _draw_roc(axes: Axes, false: Sequence[float], hit: Sequence[float], name: str) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--")
     axes.plot([0.0, *false], [0.0, *hit], color=ORANGE, linewidth=2, drawstyle="steps-post")
-    found = f"share of {shorten_label(name, 26)} found"
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="share of others taken for it", ylabel=found)
+    found = f"true positive rate ({shorten_label(name, 26)})"
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false positive rate", ylabel=found)
     axes.set_aspect("equal")
     axes.set_title("ROC curve")
 
@@ -124,66 +113,27 @@ def _draw_confusion(axes: Axes, counts: Floats, classes: Sequence[str]) -> None:
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_slanted else {}
     axes.set_xticks(range(n), names, **slanted)
     axes.set_yticks(range(n), names)
-    axes.set(xlabel="taken for", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_title("Who was taken for whom")
+    axes.set_title("Confusion matrix")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NetworkScore:
-    """Importance of one network."""
-
-    name: str
-    alone: Interval  # score with all other networks masked
-    lost: Interval  # drop in score with this network masked
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetestBar:
-    """Test-retest reliability of one kind of features."""
-
-    name: str
-    identification: Interval  # share of scans recognised, with its confidence interval
-    icc: Interval  # median and quartiles of the intraclass correlation over features
-    is_encoder: bool  # the encoder, as opposed to a baseline
-
-
-def draw_importance(networks: Sequence[NetworkScore], *, label: str, chance: float, whole: float) -> Figure:
-    """Draw the score of each network alone and the loss without it, with lines at
-    `chance` and at the score of all networks."""
-    figure, (left, right) = _start_pair(len(networks))
-    left.axvline(chance, color=GREY, linewidth=1, linestyle="--")
-    left.axvline(whole, color=INK, linewidth=1)
-    right.axvline(0, color=GREY, linewidth=1, linestyle="--")
-    for i, network in enumerate(networks):
-        _draw_interval(left, network.alone, i, BLUE)
-        _draw_interval(right, network.lost, i, ORANGE)
-    _finish_pair((left, right), [network.name for network in networks])
-    left.set_title("From this network alone")
-    left.set_xlabel(f"{label} (dashed: chance, line: all)")
-    right.set_title("Lost without it")
-    right.set_xlabel(f"{label} of all less that without it")
-    return figure
-
-
-def draw_retest(bars: Sequence[RetestBar], *, chance: float) -> Figure:
-    """Draw identification rates and intraclass correlations, one line per kind of features, top to bottom."""
-    figure, (left, right) = _start_pair(len(bars))
-    left.axvline(chance, color=GREY, linewidth=1, linestyle="--")
-    for i, bar in enumerate(bars):
-        colour = ORANGE if bar.is_encoder else BLUE
-        _draw_interval(left, bar.identification, i, colour)
-        _draw_interval(right, bar.icc, i, colour)
-    _finish_pair((left, right), [bar.name for bar in bars])
-    for tick, bar in zip(left.get_yticklabels(), bars, strict=True):
-        tick.set_fontweight("bold" if bar.is_encoder else "normal")
-    left.set_xlim(-0.03, 1.03)
-    left.set_title("Recognised")
-    left.set_xlabel("share of scans (dashed: chance)")
-    right.set_xlim(right=1.03)
-    right.set_title("Intraclass correlation")
-    right.set_xlabel("median and quartiles over features")
+def draw_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str = "") -> Figure:
+    """Draw charts side by side that share their lines, top to bottom; the line named `encoder` stands out."""
+    figure, panels = _start_pair(len(names))
+    for number, (axes, column) in enumerate(zip(panels, columns, strict=True)):
+        axes.axvline(column.reference, color=GREY, linewidth=1, linestyle="--")
+        if np.isfinite(column.whole):
+            axes.axvline(column.whole, color=INK, linewidth=1)
+        for line, (name, interval) in enumerate(zip(names, column.intervals, strict=True)):
+            is_encoder = name == encoder or (not encoder and number > 0)
+            _draw_interval(axes, interval, line, ORANGE if is_encoder else BLUE)
+        axes.set_title(column.title)
+        axes.set_xlabel(column.label)
+    _finish_pair(panels, names)
+    for tick, name in zip(panels[0].get_yticklabels(), names, strict=True):
+        tick.set_fontweight("bold" if name == encoder else "normal")
     return figure
 
 
@@ -209,21 +159,6 @@ def _finish_pair(panels: tuple[Axes, Axes], names: Sequence[str]) -> None:
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(names)), [shorten_label(name, 28) for name in names])
     panels[1].set_yticks(range(len(names)), [""] * len(names))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ScalingPanel:
-    """Encoders probed on one phenotype."""
-
-    title: str
-    label: str  # metric of the gain
-    n_participants: NDArray[np.float64]  # (n,) one per encoder
-    gains: NDArray[np.float64]  # (n,) one per encoder
-    seeds: NDArray[np.float64]  # (n,) one per encoder
-    # (s, 4) participants, mean gain and its interval for each share of the data; NaN for no interval
-    shares: NDArray[np.float64]
-    intercept: float  # of the line over log10(participants); NaN for none
-    slope: float  # of the line over log10(participants); NaN for none
 
 
 def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
@@ -269,15 +204,6 @@ def _draw_gains(axes: Axes, panel: ScalingPanel) -> None:
     axes.set_title(shorten_label(panel.title, 44))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Colouring:
-    """A variable that colours the points."""
-
-    name: str
-    labels: tuple[str | None, ...]  # (n,) None where missing
-    numbers: Floats | None  # (n,) for quantities; None for categories
-
-
 def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colouring]) -> Figure:
     """Draw the points (n, 2) once per colouring, two panels per row;
     `shares` (2,) of variance go into the axis labels."""
@@ -296,7 +222,7 @@ def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colou
 
 
 def _draw_points(axes: Axes, points: Floats, colouring: Colouring) -> None:
-    style: dict[str, Any] = {"s": 22, "linewidths": 0, "alpha": 0.85}
+    style: dict[str, Any] = {"s": 22, "linewidths": 0, "alpha": 0.85, "rasterized": len(points) > _MOST_VECTORS}
     known = np.array([label is not None for label in colouring.labels])
     axes.scatter(points[~known, 0], points[~known, 1], color=LIGHT, **style)
     if colouring.numbers is not None:

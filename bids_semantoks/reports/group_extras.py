@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from markupsafe import Markup
 from pandas import DataFrame
 
 from bids_semantoks.files import read_json
 from bids_semantoks.outputs.group_tables import read_group_table
-from bids_semantoks.reports.figures import Picture, render_figure
-from bids_semantoks.reports.figures_probes import Bar, ScalingPanel, draw_models, draw_scaling
-from bids_semantoks.reports.group_phenotype import (
+from bids_semantoks.outputs.group_words import (
     METRIC_NAMES,
     describe_p,
     format_difference,
@@ -22,7 +21,10 @@ from bids_semantoks.reports.group_phenotype import (
     format_p,
     format_score,
 )
-from bids_semantoks.reports.group_report import Section
+from bids_semantoks.reports.figures_probes import draw_scaling
+from bids_semantoks.reports.group_phenotype import name_figure, show_bars
+from bids_semantoks.reports.group_report import Graphic, Section
+from bids_semantoks.reports.vector_charts import Bar, ScalingPanel, build_scaling
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 
@@ -45,19 +47,19 @@ def build_block_section(out_dir: Path) -> Section | None:
     ]
     if facts["Out"]:
         sentences.append(f"Out: {'; '.join(facts['Out'])}.")
-    pictures, lines = [], []
+    graphics, lines = [], []
     for _, design in table.groupby("design", sort=False):
         rows = list(design.itertuples())
         sentences.append(_describe_design(rows[0]))
-        pictures.append(_draw_design(rows))
+        graphics.append(_show_design(rows))
         lines += [_build_block_line(row) for row in rows]
     return Section(
         anchor="blocks",
         title="Blocks of a task",
         short="Blocks",
         sentences=sentences,
-        pictures=pictures,
-        columns=["model", "trained", "balanced accuracy", "p", "encoder less this", "its p"],
+        graphics=graphics,
+        columns=["model", "trained", "balanced accuracy", "p", "encoder less this", "its p (Holm)"],
         lines=lines,
     )
 
@@ -73,7 +75,7 @@ def _describe_design(first: Any) -> str:
     )
 
 
-def _draw_design(rows: Sequence[Any]) -> Picture:
+def _show_design(rows: Sequence[Any]) -> Graphic:
     first = rows[0]
     bars = [
         Bar(
@@ -81,18 +83,19 @@ def _draw_design(rows: Sequence[Any]) -> Picture:
             value=row.value,
             low=row.ci_low,
             high=row.ci_high,
-            note=f"{format_number(row.value)}  p {format_p(row.p_value)}",
+            note=f"{format_number(row.value)}, {describe_p(row.p_value)}",
             is_encoder=row is first,
         )
         for row in sorted(rows, key=lambda row: -row.value)
     ]
-    return Picture(
-        title=f"{first.design.title()} participants",
-        caption="Mean over participants of their balanced accuracy, on the same blocks and folds. Parcel means are "
-        "those of the same block.",
-        data=render_figure(
-            f"blocks {first.design}", lambda: draw_models(bars, label="balanced accuracy", chance=first.chance)
-        ),
+    return show_bars(
+        f"{first.design.title()} participants",
+        "Mean over participants of their balanced accuracy, on the same blocks and folds. Parcel means are of the same "
+        "block.",
+        bars,
+        label="balanced accuracy",
+        chance=first.chance,
+        name=name_figure("blocks", first.design),
     )
 
 
@@ -103,7 +106,7 @@ def _build_block_line(row: Any) -> list[str]:
         format_score(row),
         format_p(row.p_value),
         format_difference(row),
-        format_p(row.difference_p),
+        format_p(row.difference_p_holm),
     ]
 
 
@@ -119,19 +122,22 @@ def build_scaling_section(out_dir: Path) -> Section | None:
         return None
     # Balanced accuracy follows AUROC in the table; one figure per phenotype is enough.
     fits = [fit for fit in facts["Fits"] if fit["Metric"] != "balanced_accuracy"]
-    picture = Picture(
+    panels = [_build_panel(table, fit) for fit in fits]
+    graphic = Graphic(
         title="Gain over random weights",
         caption="Each dot is an encoder less the random weights that its training started from; thin lines join the "
         "encoders of a seed. Diamonds are means of a share with their 95 % interval over the participants tested; the "
         "blue line is fitted over the logarithm of participants.",
-        data=render_figure("scaling", lambda: draw_scaling([_build_panel(table, fit) for fit in fits])),
+        body=Markup('<div class="panels">{}</div>').format(Markup("").join(map(build_scaling, panels))),
+        name="scaling",
+        draw=lambda: draw_scaling(panels),
     )
     return Section(
         anchor="scaling",
         title="More data to pretrain on",
         short="Scaling",
         sentences=_describe_scaling(facts),
-        pictures=[picture],
+        graphics=[graphic],
         columns=["phenotype", "participants", "encoders", "score", "gain [over people]", "[over seeds]"],
         lines=_list_scaling(table, facts["Fits"]),
     )

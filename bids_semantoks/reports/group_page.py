@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,22 +15,24 @@ from bids_semantoks.config import AppConfig
 from bids_semantoks.files import read_rows
 from bids_semantoks.inputs.listed import find_roots
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
+from bids_semantoks.outputs.group_words import (
+    METRIC_NAMES,
+    MODEL_NAMES,
+    describe_row_test,
+    describe_verdict,
+    format_interval,
+    format_number,
+    format_score,
+)
 from bids_semantoks.quality.cohort import CallFacts, read_excluded
 from bids_semantoks.quality.exclude import find_excluded
 from bids_semantoks.reports.cohort_page import report_cohort
-from bids_semantoks.reports.figures import Picture, render_figure
-from bids_semantoks.reports.figures_probes import Bar, Colouring, RetestBar, draw_map, draw_models, draw_retest
+from bids_semantoks.reports.figures_probes import draw_map, draw_pair
 from bids_semantoks.reports.group_extras import build_block_section, build_scaling_section
-from bids_semantoks.reports.group_phenotype import (
-    METRIC_NAMES,
-    MODEL_NAMES,
-    build_part,
-    describe_level,
-    format_interval,
-    format_number,
-    format_p,
-)
-from bids_semantoks.reports.group_report import GroupPage, Section, read_training_picture, write_group_page
+from bids_semantoks.reports.group_phenotype import build_part, name_figure, show_bars
+from bids_semantoks.reports.group_report import Graphic, GroupPage, Section, read_training_picture, write_group_page
+from bids_semantoks.reports.scatter_charts import Colouring, build_map, name_people
+from bids_semantoks.reports.vector_charts import Bar, Column, build_pair
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
 
@@ -43,18 +44,20 @@ def redraw_group_page(config: AppConfig) -> int:
     left_out = find_excluded(out_dir, config.selection) or read_excluded(out_dir)
     rows = report_cohort(out_dir, CallFacts(roots=find_roots(config.bids_dir), left_out=left_out))
     if not rows or (out_dir / "group_probe.json").is_file():
-        draw_group_page(out_dir, read_probes(out_dir))
+        draw_group_page(config, read_probes(out_dir))
         return 1 + bool(rows)
     return 1
 
 
-def draw_group_page(out_dir: Path, stored: ProbeTables) -> Path:
-    """Write ``OUT_DIR/group.html`` from the tables of probes, and those of blocks and scaling in the output dataset."""
-    return write_group_page(out_dir, build_group_page(stored, out_dir))
+def draw_group_page(config: AppConfig, stored: ProbeTables) -> Path:
+    """Write ``OUT_DIR/group.html`` from the tables of probes, and those of blocks and scaling in the output dataset;
+    with --figures also the figures for papers."""
+    out_dir, figures = config.out_dir, config.running.figures
+    return write_group_page(out_dir, lambda: build_group_page(stored, out_dir), figures=figures)
 
 
 def build_group_page(stored: ProbeTables, out_dir: Path) -> GroupPage:
-    """Build the group report, with all figures drawn."""
+    """Build the group report."""
     sections = [build(stored, out_dir) for build in SECTIONS]
     encoders = stored.scores[stored.scores["role"] == "encoder"]
     return GroupPage(
@@ -92,18 +95,20 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
     for row in rows:
         removed = f" with {row.covariates} removed" if row.covariates else ""
         what = "motion (mean framewise displacement)" if row.phenotype == "mean_fd" else row.phenotype
-        verdict = "is visible in" if row.ci_low > row.chance and not row.p_value > 0.05 else "is not seen in"
-        sentences.append(f"{what[:1].upper()}{what[1:]} {verdict} the embeddings{removed}: {describe_level(row)}.")
+        test = f" ({describe_row_test(row)})" if row.p_statistic else ""
+        sentences.append(
+            f"{what[:1].upper()}{what[1:]} from the embeddings{removed}, {METRIC_NAMES[row.metric]} "
+            f"{format_score(row)}: {describe_verdict(row)}{test}."
+        )
         # Both metrics are rescaled to 0 for chance and 1 for perfect, so that they share one axis.
         factor, shift = (2, -1) if row.metric == "auroc" else (1, 0)
-        p = "" if math.isnan(row.p_value) else f"  p {format_p(row.p_value)}"
         bars.append(
             Bar(
                 name=f"{row.phenotype}{' (covariates removed)' if removed else ''}",
                 value=factor * row.value + shift,
                 low=factor * row.ci_low + shift,
                 high=factor * row.ci_high + shift,
-                note=f"{METRIC_NAMES[row.metric]} {format_number(row.value)}{p}",
+                note=f"{METRIC_NAMES[row.metric]} {format_number(row.value)}",
                 is_encoder=not removed,
             )
         )
@@ -111,19 +116,25 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
         sentences.append("Motion could not be predicted: its sidecars give no framewise displacement that varies.")
     if all(row.phenotype == "mean_fd" for row in rows):
         sentences.append("Site could not be predicted: no column names two sites with five participants each.")
-    picture = Picture(
-        title="Leakage",
-        caption="How well motion and site are predicted from the embeddings, from 0 (chance) to 1 (perfect): r for "
-        "motion, 2 AUROC - 1 for site. What embeddings know of these can stand in for a phenotype that goes with them.",
-        data=render_figure("leakage", lambda: draw_models(bars, label="predictability", chance=0)) if bars else "",
-    )
-    return Section(
+    section = Section(
         anchor="leakage",
         title="What embeddings know of motion and site",
         short="Leakage",
         sentences=sentences,
-        pictures=[picture] if bars else [],
+        graphics=[],
     )
+    if not bars:
+        return section
+    graphic = show_bars(
+        "Leakage",
+        "How well motion and site are predicted from the embeddings, from 0 (chance) to 1 (perfect): r for motion, "
+        "2 AUROC - 1 for site. What embeddings know of these can stand in for a phenotype that goes with them.",
+        bars,
+        label="predictability",
+        chance=0.0,
+        name="leakage",
+    )
+    return dataclasses.replace(section, graphics=[graphic])
 
 
 def build_map_section(stored: ProbeTables, _: Path) -> Section | None:
@@ -139,14 +150,23 @@ def build_map_section(stored: ProbeTables, _: Path) -> Section | None:
         f"Mean embedding of each {what} on the two axes along which they differ most (principal components, each "
         "dimension scaled). Colours that separate show what embeddings are mostly about; site and motion should not."
     )
+    if not colourings:
+        return None
     points = table[axes].to_numpy()
-    data = render_figure("map", lambda: draw_map(points, stored.shares, colourings)) if colourings else ""
+    people = name_people(table["participant_id"], table["session_id"])
+    n_charts = 1 + len(stored.phenotypes)
+    chart = build_map(points, people, shares=stored.shares, colourings=colourings, n_charts=n_charts)
+    graphic = Graphic(
+        title="Sessions" if has_sessions else "Participants",
+        caption=f"{caption} {chart.note}".strip(),
+        body=chart.picture,
+        data=chart.data,
+        size="map",
+        name="map",
+        draw=lambda: draw_map(points, stored.shares, colourings),
+    )
     return Section(
-        anchor="map",
-        title="The embedding in two dimensions",
-        short="Embedding",
-        sentences=[],
-        pictures=[Picture(title="Sessions" if has_sessions else "Participants", caption=caption, data=data)],
+        anchor="map", title="The embedding in two dimensions", short="Embedding", sentences=[], graphics=[graphic]
     )
 
 
@@ -180,18 +200,9 @@ def build_retest_section(stored: ProbeTables, _: Path) -> Section | None:
     """Describe test-retest reliability; None if no participant was scanned twice."""
     if stored.retest.empty:
         return None
-    sentences, pictures = [], []
+    sentences, graphics = [], []
     for between, table in stored.retest.groupby("between", sort=False):
         rows: list[Any] = list(table.itertuples())
-        bars = [
-            RetestBar(
-                name=MODEL_NAMES.get(row.features, row.features),
-                identification=(row.identification, row.ci_low, row.ci_high),
-                icc=(row.icc_median, row.icc_low, row.icc_high),
-                is_encoder=row.features == stored.model,
-            )
-            for row in rows
-        ]
         own = next(row for row in rows if row.features == stored.model)
         others = "; ".join(
             f"{MODEL_NAMES.get(row.features, row.features)} {format_number(row.identification)} and "
@@ -204,29 +215,48 @@ def build_retest_section(stored: ProbeTables, _: Path) -> Section | None:
             f"{format_interval(own.identification, own.ci_low, own.ci_high)} of the scans; the median intraclass "
             f"correlation of its dimensions is {format_number(own.icc_median)} ({others})."
         )
-        pictures.append(
-            Picture(
-                title=f"Two {between}",
-                caption="Left: share of scans whose most similar scan of the other time is the same participant's. "
-                "Right: how much of a feature is the person's; 1 is all of it.",
-                data=render_figure("retest", functools.partial(draw_retest, bars, chance=own.chance)),
-            )
-        )
+        graphics.append(_show_retest(rows, str(between), stored.model))
     return Section(
         anchor="retest", title="The same people scanned again", short="Test-retest", sentences=sentences,
-        pictures=pictures,
+        graphics=graphics,
     )  # fmt: skip
+
+
+def _show_retest(rows: Sequence[Any], between: str, encoder: str) -> Graphic:
+    names = [MODEL_NAMES.get(row.features, row.features) for row in rows]
+    columns = [
+        Column(
+            title="Recognised",
+            label="share of scans (dashed: chance)",
+            intervals=[(row.identification, row.ci_low, row.ci_high) for row in rows],
+            reference=rows[0].chance,
+        ),
+        Column(
+            title="Intraclass correlation",
+            label="median and quartiles over features",
+            intervals=[(row.icc_median, row.icc_low, row.icc_high) for row in rows],
+            reference=0.0,
+        ),
+    ]
+    return Graphic(
+        title=f"Two {between}",
+        caption="Left: share of scans whose most similar scan of the other time is the same participant's. Right: how "
+        "much of a feature is the person's; 1 is all of it.",
+        body=build_pair(names, columns, encoder=encoder),
+        name=name_figure("retest", between),
+        draw=lambda: draw_pair(names, columns, encoder=encoder),
+    )
 
 
 def build_training_section(stored: ProbeTables, out_dir: Path) -> Section | None:
     """Show the pretraining curves of an encoder trained here; None if there is no figure."""
     source = Path(stored.facts["Encoder"].get("Source", ""))
     found = [read_training_picture(place) for place in (source, out_dir / "encoders" / source.name)]
-    pictures = [picture for picture in found[: 1 if found[0] else 2] if picture is not None]
-    if not pictures:
+    graphics = [one for one in found[: 1 if found[0] else 2] if one is not None]
+    if not graphics:
         return None
     return Section(
-        anchor="training", title="Course of the pretraining", short="Pretraining", sentences=[], pictures=pictures
+        anchor="training", title="Course of the pretraining", short="Pretraining", sentences=[], graphics=graphics
     )
 
 

@@ -1,50 +1,35 @@
-"""The part of the group report about one phenotype, and the words for models, metrics, scores and p values."""
+"""The part of the group report about one phenotype."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from markupsafe import Markup
 from pandas import DataFrame
 
 from bids_semantoks.outputs.group_tables import COMPARED, ProbeTables
-from bids_semantoks.reports.figures import Picture, render_figure
-from bids_semantoks.reports.figures_probes import (
-    Bar,
-    NetworkScore,
-    draw_classes,
-    draw_importance,
-    draw_models,
-    draw_values,
+from bids_semantoks.outputs.group_words import (
+    METRIC_NAMES,
+    MODEL_NAMES,
+    describe_p,
+    describe_row_test,
+    describe_verdict,
+    format_difference,
+    format_number,
+    format_p,
+    format_score,
 )
-from bids_semantoks.reports.group_report import PhenotypePart, Section
+from bids_semantoks.records import Floats
+from bids_semantoks.reports.figures_probes import draw_classes, draw_models, draw_pair, draw_values
+from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section
+from bids_semantoks.reports.scatter_charts import build_predictions, name_people
+from bids_semantoks.reports.vector_charts import Bar, Column, build_calibration, build_models, build_pair, build_roc
 from bids_semantoks.statistics.metrics import name_main_metric
-
-#: Models and metrics as readers know them.
-MODEL_NAMES: Final = {
-    "pearson": "Pearson connectivity",
-    "ledoit_wolf": "Ledoit-Wolf connectivity",
-    "tangent": "tangent connectivity",
-    "parcel_moments": "means and variances",
-    "motion": "motion, scan length",
-    "covariates": "covariates only",
-    "random": "random weights",
-    "finetuned": "fine-tuned encoder",
-    "chance": "chance",
-}
-
-METRIC_NAMES: Final = {
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "calibration_error": "calibration error",
-    "r": "r",
-    "r2": "R²",
-    "mae": "mean absolute error",
-    "r_pooled": "pooled r",
-    "calibration_slope": "calibration slope",
-}
 
 _MOST_LISTED: Final = 8
 
@@ -69,14 +54,16 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     divisions = dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype))
     details = [_build_importance(stored, encoder), *(_build_strata(stored, phenotype, by) for by in divisions)]
-    header = ["model", METRIC_NAMES[encoder.metric], "p", "encoder minus this", "p (Holm)"]
+    header = ["model", METRIC_NAMES[encoder.metric], "permutation test", "verdict", "encoder minus this", "p (Holm)"]
+    facts = stored.facts["Phenotypes"][phenotype]
     return PhenotypePart(
         name=phenotype,
         lead=describe_result(rows),
-        facts=list(stored.facts["Phenotypes"][phenotype]["Facts"].items()),
-        pictures=[_draw_models(ordered), _draw_predictions(stored, phenotype)],
+        facts=list(facts["Facts"].items()),
+        graphics=[_show_models(ordered), *_show_predictions(stored, phenotype)],
         columns=[*header, *(METRIC_NAMES[name] for name in others)],
         lines=[_build_line(stored, row, others) for row in ordered],
+        people=(facts["People"]["Columns"], facts["People"]["Lines"]),
         details=[one for one in details if one is not None],
     )
 
@@ -92,7 +79,8 @@ def _build_line(stored: ProbeTables, row: Any, metrics: Sequence[str]) -> list[s
     return [
         MODEL_NAMES.get(row.model, row.model),
         format_score(row),
-        format_p(row.p_value),
+        describe_row_test(row).partition(": ")[2],
+        row.verdict,
         format_difference(row),
         format_p(row.difference_p_holm),
         *(format_score(own[metric]) for metric in metrics),
@@ -108,12 +96,12 @@ def describe_result(rows: Sequence[Any]) -> str:
             f"{METRIC_NAMES[first.metric]} is not known: no test part holds {what} to be compared. All numbers have "
             "what can be scored one participant at a time."
         )
-    p = "" if math.isnan(first.p_value) else f", {describe_p(first.p_value)}"
-    text = f"{first.model} reaches {METRIC_NAMES[first.metric]} {format_score(first)}{p}"
+    text = f"{first.model} reaches {METRIC_NAMES[first.metric]} {format_score(first)}"
     if first.n_seeds > 1:
         text += f", mean of {first.n_seeds} encoders (standard deviation {first.seed_sd:.3f} between them)"
-    is_found = first.ci_low > first.chance and not first.p_value > 0.05
-    text += "." if is_found else ", which chance explains as well."
+    text += f": {describe_verdict(first)}."
+    if test := describe_row_test(first):
+        text += f" {test[0].upper()}{test[1:]}."
     others = [row for row in rows if row.role == "baseline" and row.model != "chance" and not math.isnan(row.value)]
     if not others:
         return text
@@ -134,85 +122,157 @@ def describe_result(rows: Sequence[Any]) -> str:
     return text
 
 
-def _draw_models(ordered: Sequence[Any]) -> Picture:
+def show_bars(title: str, caption: str, bars: Sequence[Bar], *, label: str, chance: float, name: str) -> Graphic:
+    """Show scores with their intervals; `name` is that of the figure for papers."""
+    return Graphic(
+        title=title,
+        caption=caption,
+        body=build_models(bars, label=label, chance=chance),
+        name=name,
+        draw=lambda: draw_models(bars, label=label, chance=chance),
+    )
+
+
+def name_figure(*words: str) -> str:
+    """Name a figure for papers: letters and digits of words, joined by hyphens."""
+    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "", word) for word in words)))
+
+
+def _show_models(ordered: Sequence[Any]) -> Graphic:
     bars = [
         Bar(
             name=MODEL_NAMES.get(row.model, row.model),
             value=row.value,
             low=row.ci_low,
             high=row.ci_high,
-            note=format_number(row.value) + ("" if math.isnan(row.p_value) else f"  p {format_p(row.p_value)}"),
+            note=format_number(row.value),
             is_encoder=row.role != "baseline",
         )
         for row in ordered
     ]
-    label, chance = METRIC_NAMES[ordered[0].metric], ordered[0].chance
-    return Picture(
-        title="Models on the same people and splits",
-        caption="Best first. Intervals come from a bootstrap over participants, widened because folds share their "
-        "training rows; p is that of a permutation test of the model itself, not of differences, which the table has.",
-        data=render_figure("models", lambda: draw_models(bars, label=label, chance=chance)),
+    return show_bars(
+        "Models on the same people and splits",
+        "Best first. Intervals come from a bootstrap over participants, widened because folds share their training "
+        "rows. The table has the permutation test of each model, and the differences.",
+        bars,
+        label=METRIC_NAMES[ordered[0].metric],
+        chance=ordered[0].chance,
+        name=name_figure(ordered[0].phenotype, "models"),
     )
 
 
-def _draw_predictions(stored: ProbeTables, phenotype: str) -> Picture:
+def _show_predictions(stored: ProbeTables, phenotype: str) -> list[Graphic]:
     facts = stored.facts["Phenotypes"][phenotype]
-    classes = facts["Classes"]
-    if classes:
-        roc = (facts["Roc"]["False"], facts["Roc"]["Hit"]) if len(classes) == 2 else None
-        area = "Only pairs of one test fold are compared, so that the area is the AUROC. " if roc else ""
-        return Picture(
-            title="Predicted and true classes",
-            caption=f"Out of fold. {area}Shares of each true class, whose mean along the diagonal is the balanced "
-            "accuracy; in brackets numbers, mean over repetitions.",
-            data=render_figure(phenotype, lambda: draw_classes(np.array(facts["Confusion"]), classes, roc)),
+    if facts["Classes"]:
+        return _show_classes(facts, phenotype)
+    rows = stored.predictions[stored.predictions["phenotype"] == phenotype]
+    truth, predicted = rows["truth"].to_numpy(dtype=np.float64), rows["score"].to_numpy(dtype=np.float64)
+    people = name_people(rows["participant_id"], rows["session_id"])
+    chart = build_predictions(truth, predicted, people, name=phenotype, n_charts=1 + len(stored.phenotypes))
+    return [
+        Graphic(
+            title="Predicted and true values",
+            caption="Out of fold, averaged over repetitions. The less the embeddings know, the closer predictions are "
+            f"to the mean. {chart.note}".strip(),
+            body=chart.picture,
+            data=chart.data,
+            size="narrow",
+            name=name_figure(phenotype, "predictions"),
+            draw=lambda: draw_values(truth, predicted, name=phenotype),
         )
-    rows = _select(stored.predictions, phenotype=phenotype)
-    values = np.array([(float(row.truth), row.score) for row in rows])
-    return Picture(
-        title="Predicted and true values",
-        caption="Out of fold, averaged over repetitions. Predictions shrink towards the mean the less the embeddings "
-        "know.",
-        data=render_figure(phenotype, lambda: draw_values(values[:, 0], values[:, 1], name=phenotype)),
+    ]
+
+
+def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
+    """Show the confusion matrix with the figure for papers, the ROC curve of two classes, and the calibration."""
+    classes, counts = facts["Classes"], np.array(facts["Confusion"])
+    roc = (facts["Roc"]["False"], facts["Roc"]["Hit"]) if len(classes) == 2 else None
+    found = [
+        Graphic(
+            title="Confusion matrix",
+            caption="Out of fold: shares of each true class, whose mean along the diagonal is the balanced accuracy, "
+            "and in brackets numbers, mean over repetitions.",
+            body=_tabulate_confusion(counts, classes),
+            name=name_figure(phenotype, "predictions"),
+            draw=lambda: draw_classes(counts, classes, roc),
+        )
+    ]
+    if roc is not None:
+        found.append(
+            Graphic(
+                title="ROC curve",
+                caption="Only pairs of one test fold are compared, so that the area is the AUROC.",
+                body=build_roc(*roc, classes[1]),
+                size="small",
+            )
+        )
+    own = facts["Calibration"]
+    name = classes[1] if len(classes) == 2 else "the most probable class"
+    found.append(
+        Graphic(
+            title="Calibration",
+            caption="Observed share by predicted probability, in ten bins of equal size. On the dashed line, "
+            "probabilities can be taken as they are.",
+            body=build_calibration(own["Predicted"], own["Observed"], own["Predictions"], name),
+            size="small",
+        )
     )
+    return found
+
+
+def _tabulate_confusion(counts: Floats, classes: Sequence[str]) -> Markup:
+    """Tabulate a confusion matrix (K, K), true classes in rows; the darker, the larger the share of the row."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
+    cell = Markup('<td class="shade{}">{:.0%}<span> ({:.0f})</span></td>')
+    lines = [
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+            name, Markup("").join(cell.format(round(10 * s), s, n) for s, n in zip(row, own, strict=True))
+        )
+        for name, row, own in zip(classes, shares.tolist(), counts.tolist(), strict=True)
+    ]
+    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in classes)
+    table = Markup(
+        '<table class="confusion"><thead><tr><th scope="col">true, predicted</th>{}</tr></thead>'
+        "<tbody>{}</tbody></table>"
+    )
+    return table.format(head, Markup("").join(lines))
 
 
 def _build_importance(stored: ProbeTables, encoder: Any) -> Section | None:
     """Show the importance of each network; model names in the tables say which networks are masked."""
     rows = {row.model: row for row in stored.find_scores(encoder.phenotype, "importance")}
-    networks = []
+    networks, alone, lost = [], [], []
     for network in stored.facts.get("Networks", []):
-        alone = rows.get(name_masked(stored.model, network, is_alone=True))
+        only = rows.get(name_masked(stored.model, network, is_alone=True))
         without = rows.get(name_masked(stored.model, network, is_alone=False))
-        if alone is not None and without is not None:
-            networks.append(
-                NetworkScore(
-                    name=network,
-                    alone=(alone.value, alone.ci_low, alone.ci_high),
-                    lost=(without.difference, without.difference_low, without.difference_high),
-                )
-            )
+        if only is not None and without is not None:
+            networks.append(network)
+            alone.append((only.value, only.ci_low, only.ci_high))
+            lost.append((without.difference, without.difference_low, without.difference_high))
     if not networks:
         return None
     label, whole = METRIC_NAMES[encoder.metric], rows.get(name_whole(stored.model), encoder).value
-    return Section(
-        anchor="",
-        title="By network",
-        short="",
-        sentences=[],
-        pictures=[
-            Picture(
-                title="What the encoder knows from which network",
-                caption="The same encoder and splits, with all networks masked but one (left) or one masked (right). "
-                "Intervals on the right are those of the difference on the same folds (corrected resampled t test, not "
-                "adjusted for the number of networks; the adjusted p values are in group_probe.tsv). Networks share "
-                "what they know: one that can be spared may still know much.",
-                data=render_figure(
-                    "networks", lambda: draw_importance(networks, label=label, chance=encoder.chance, whole=whole)
-                ),
-            )
-        ],
+    columns = [
+        Column(
+            title="From this network alone",
+            label=f"{label} (dashed: chance, line: all)",
+            intervals=alone,
+            reference=encoder.chance,
+            whole=whole,
+        ),
+        Column(title="Lost without it", label=f"{label} of all minus without it", intervals=lost, reference=0.0),
+    ]
+    graphic = Graphic(
+        title="What the encoder knows from which network",
+        caption="The same encoder and splits, with all networks masked but one (left) or one masked (right). "
+        "Intervals on the right are those of the difference on the same folds (corrected resampled t test, not "
+        "adjusted for the number of comparisons; the adjusted p values are in group_probe.tsv). Networks share "
+        "what they know: one that can be spared may still know much.",
+        body=build_pair(networks, columns),
+        name=name_figure(encoder.phenotype, "networks"),
+        draw=lambda: draw_pair(networks, columns),
     )
+    return Section(anchor="", title="By network", short="", sentences=[], graphics=[graphic])
 
 
 def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
@@ -235,56 +295,18 @@ def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
     unknown = [f"{row.level} ({row.n_participants})" for row in rows if math.isnan(row.value)]
     more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
     listed = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
-    sentences = [f"Not scored, with too few participants or one class alone: {listed}."] if unknown else []
-    picture = Picture(
-        title=f"{stored.model} within each {name}",
-        caption="Participants tested are in brackets; only pairs of the same test fold and part are compared, so that "
+    few = "fewer than ten participants" + (" of a class" if encoder.kind == "classification" else "")
+    sentences = [f"Not scored, with {few}: {listed}."] if unknown else []
+    section = Section(anchor="", title=f"By {name}", short="", sentences=sentences, graphics=[])
+    if not bars:
+        return section
+    graphic = show_bars(
+        f"{stored.model} within each {name}",
+        "Participants tested are in brackets; only pairs of the same test fold and part are compared, so that "
         f"differences between them help nobody. All together: {format_score(encoder)}.",
-        data=render_figure(by, lambda: draw_models(bars, label=label, chance=encoder.chance)) if bars else "",
+        bars,
+        label=label,
+        chance=encoder.chance,
+        name=name_figure(phenotype, "by", by),
     )
-    return Section(
-        anchor="", title=f"By {name}", short="", sentences=sentences, pictures=[picture] if bars else [],
-        columns=[], lines=[],
-    )  # fmt: skip
-
-
-def describe_level(row: Any) -> str:
-    """Format a main score with metric and p value: ``AUROC 0.71 [0.64, 0.77], p = 0.005``."""
-    p = "" if math.isnan(row.p_value) else f", {describe_p(row.p_value)}"
-    return f"{METRIC_NAMES[row.metric]} {format_interval(row.value, row.ci_low, row.ci_high)}{p}"
-
-
-def format_number(value: float) -> str:
-    """Format with two decimals, never -0.00; ``n/a`` for NaN."""
-    return "n/a" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
-
-
-def format_interval(value: float, low: float, high: float) -> str:
-    """Format a number with its interval, ``0.71 [0.64, 0.77]``; without the interval if its ends are NaN."""
-    if math.isnan(value):
-        return "n/a"
-    if math.isnan(low):
-        return format_number(value)
-    return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
-
-
-def format_score(row: Any) -> str:
-    """Format a score with its interval, ``0.71 [0.64, 0.77]``."""
-    return format_interval(row.value, row.ci_low, row.ci_high)
-
-
-def format_p(value: float) -> str:
-    """Format a p value with three decimals or ``<0.001``; empty for NaN."""
-    return "" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def describe_p(value: float) -> str:
-    """Format a known p value for a sentence: ``p = 0.012`` or ``p < 0.001``."""
-    return "p < 0.001" if value < 0.001 else f"p = {format_p(value)}"
-
-
-def format_difference(row: Any) -> str:
-    """Format the encoder's score minus this baseline's, with its interval; empty for NaN."""
-    if math.isnan(row.difference):
-        return ""
-    return f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]"
+    return dataclasses.replace(section, graphics=[graphic])

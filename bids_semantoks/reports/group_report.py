@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup
 
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.reports.figures import Picture, embed_svg
-from bids_semantoks.reports.pages import fill_template, read_template, write_page
+from bids_semantoks.reports.figures import embed_svg, write_figure
+from bids_semantoks.reports.pages import fill_template, write_page
 from bids_semantoks.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Tables that the page links to, where they exist, and the texts of the links.
 TABLES: Final = {
     "group_probe": "scores",
     "group_predictions": "predictions",
+    "group_participants": "who is in and out",
     "group_splits": "splits",
-    "group_strata": "scores by site and repetition time",
+    "group_strata": "scores of subgroups",
     "group_retest": "test-retest",
     "group_task_blocks": "blocks",
     "group_scaling": "scaling",
     "group_map": "two dimensions",
     "group_status": "status of all runs",
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Graphic:
+    """A chart or table on the page, and the figure for papers that shows the same."""
+
+    title: str
+    caption: str
+    body: Markup
+    data: dict[str, Any] | None = None  # for the script that draws over `body`; None where it stays as it is
+    size: str = ""  # ``small``, ``narrow`` or ``map``, classes of the style; empty for that of scores
+    name: str = ""  # of the figure, letters, digits and hyphens
+    draw: Callable[[], Figure] | None = None  # the figure; None for none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +53,7 @@ class Section:
     title: str
     short: str  # label in the navigation
     sentences: list[str]
-    pictures: list[Picture]
+    graphics: list[Graphic]
     columns: list[str] = field(default_factory=list)  # header of its table; empty for none
     lines: list[list[str]] = field(default_factory=list)
 
@@ -48,10 +65,11 @@ class PhenotypePart:
     name: str
     lead: str  # result in a few sentences
     facts: list[tuple[str, str]]  # (name, value): sample, splits, covariates
-    pictures: list[Picture]
+    graphics: list[Graphic]
     columns: list[str]
     lines: list[list[str]]  # cells, one row per model
-    details: list[Section]  # by network, site, repetition time
+    people: tuple[list[str], list[list[str]]]  # header and lines of the table of who is in and out
+    details: list[Section]  # by network, and within subgroups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,25 +84,55 @@ class GroupPage:
     sections: list[Section]  # everything beyond single phenotypes
     warnings: list[str]
 
+    @property
+    def has_scatter(self) -> bool:
+        """Whether any graphic is drawn by the script."""
+        return any(one.data is not None for one in self.iterate_graphics())
 
-def read_training_picture(directory: Path) -> Picture | None:
+    def iterate_graphics(self) -> Iterator[Graphic]:
+        """Yield all graphics, from the first to the last."""
+        for part in self.phenotypes:
+            yield from part.graphics
+            for detail in part.details:
+                yield from detail.graphics
+        for section in self.sections:
+            yield from section.graphics
+
+
+def write_group_figures(out_dir: Path, page: GroupPage, kind: str) -> None:
+    """Write the figures of the page for papers, ``OUT_DIR/figures/group_<name>.<kind>``; `kind` is svg or png."""
+    for one in page.iterate_graphics():
+        if one.draw is not None:
+            write_figure(out_dir / "figures" / f"group_{one.name}.{kind}", one.draw)
+
+
+def read_training_picture(directory: Path) -> Graphic | None:
     """Read the training curves from an encoder directory; None if absent."""
     path = directory / "figures" / "training.svg"
     if not path.is_file():
         return None
-    return Picture(
+    source = embed_svg(path.read_text(encoding="utf-8", errors="replace"))
+    return Graphic(
         title="Pretraining",
         caption="Losses and effective rank of the projections over the optimiser's steps. A rank that falls to a few "
         "means that the encoder has collapsed.",
-        data=embed_svg(path.read_text(encoding="utf-8", errors="replace")),
+        body=Markup('<div class="scroll"><img alt="Losses and rank over steps" src="{}"></div>').format(source),
     )
 
 
-def write_group_page(out_dir: Path, page: GroupPage) -> Path:
-    """Write ``group.html`` and return its path; on any error, log a warning, as the results are on disk already."""
+def write_group_page(out_dir: Path, build: Callable[[], GroupPage], *, figures: str | None = None) -> Path:
+    """Build and write ``group.html``, and with `figures` (svg or png) those for papers; return the path of the page. On
+    any error, log a warning, as the results are on disk already."""
     path = out_dir / "group.html"
     tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
-    write_page(path, lambda: render_page(page, methods=read_methods(out_dir), tables=tables))
+
+    def render() -> str:
+        page = build()
+        if figures is not None:
+            write_group_figures(out_dir, page, figures)
+        return render_page(page, methods=read_methods(out_dir), tables=tables)
+
+    write_page(path, render)
     return path
 
 
@@ -93,5 +141,4 @@ def render_page(page: GroupPage, *, methods: Markup, tables: Mapping[str, str] =
 
     `methods` is an HTML fragment; `tables` maps the stem of each table beside the page to its link text.
     """
-    style = Markup(read_template("report").partition("<style>\n")[2].partition("</style>")[0])
-    return fill_template("group", page=page, version=__version__, style=style, methods=methods, tables=tables)
+    return fill_template("group", page=page, version=__version__, methods=methods, tables=tables)

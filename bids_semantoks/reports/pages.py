@@ -22,6 +22,7 @@ from bids_semantoks.escaping import replace_hidden
 from bids_semantoks.files import write_text
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -39,6 +40,11 @@ class Assets:
     scripts: Markup  # elements for the end of the body, after the data
 
 
+def read_asset(name: str) -> str:
+    """Read a file of ``reports/assets``."""
+    return files("bids_semantoks.reports").joinpath("assets", name).read_text(encoding="utf-8").strip()
+
+
 @functools.cache
 def load_assets(*names: str) -> Assets:
     """Load ``.css`` and ``.js`` files of ``reports/assets``, inlined in order, with the policy that allows them."""
@@ -48,7 +54,7 @@ def load_assets(*names: str) -> Assets:
     hashes: dict[str, list[str]] = {"style": [], "script": []}
     for name in names:
         kind = "style" if name.endswith(".css") else "script"
-        text = files("bids_semantoks.reports").joinpath("assets", name).read_text(encoding="utf-8").strip()
+        text = read_asset(name)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         elements[kind].append(f"<{kind}>{text}</{kind}>")
         hashes[kind].append(f" 'sha256-{digest}'")
@@ -96,8 +102,13 @@ def fill_template(template: str, **values: Any) -> str:
 
     Templates can call ``assets(*names)`` for `load_assets` and ``data(name, value)`` for `embed_json`.
     """
+    return replace_hidden(_compile_template(template).render(**values))
+
+
+@functools.cache
+def _compile_template(name: str) -> Template:
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
     environment.globals |= {"assets": load_assets, "data": embed_json}
-    return replace_hidden(environment.from_string(read_template(template)).render(**values))
+    return environment.from_string(read_template(name))

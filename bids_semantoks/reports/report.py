@@ -1,14 +1,13 @@
-"""The participant report, a single HTML file: status, figures, methods and links of all runs, and how stable the
-participant's embeddings are compared with those of others."""
+"""The page of a participant, one HTML file (or one a session, where there are many): what each run is good for, its
+pictures, limits and files, and the methods."""
 
 from __future__ import annotations
 
-import functools
 import glob
 import logging
 import os
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,80 +15,129 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.errors import RunFailed
-from bids_semantoks.files import read_object, read_rows
+from bids_semantoks.bids_names import natural_key, parse_entities
+from bids_semantoks.files import read_object, read_rows, read_table
+from bids_semantoks.outputs.damage import check_table
+from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.outputs.store import OutputPaths, read_embedding, read_sidecar, read_statuses
+from bids_semantoks.outputs.store import OutputPaths, read_sidecar, read_statuses
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
-from bids_semantoks.reports.figures import (
-    EMBEDDING_FIGURES,
-    SIGNAL_FIGURES,
-    Picture,
-    build_figure_path,
-    load_picture,
-    write_figure,
+from bids_semantoks.quality.verdict import Verdict, judge, judge_run, measure_run
+from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
+from bids_semantoks.reports.pictures import (
+    PALETTES,
+    Bars,
+    Heatmap,
+    describe_slices,
+    draw_carpets,
+    draw_connectivity,
+    draw_coverage,
+    draw_histogram,
+    draw_similarity,
 )
-from bids_semantoks.reports.figures_embedding import compute_stability, draw_stability
-from bids_semantoks.reports.pages import fill_template, write_page
+from bids_semantoks.reports.run_data import read_run_data
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
-_MAX_OTHERS: Final = 20
 
-#: Space, atlas and encoder of an embedding, as pairs of entity and label.
-_Kind = tuple[tuple[str, str], ...]
+#: More sessions than that have a page each, so that none is too large to open.
+_MANY_SESSIONS: Final = 4
+
+_ASSETS: Final = (*CHART_ASSETS, "participant.css", "participant.js")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderPart:
-    """Report content of one embedding of a run."""
+    """Page content of one embedding of a run."""
 
     model: str
     fit: list[FitItem]  # checks of how well the run fits the encoder
     worst: str  # worst level among `fit`
-    pictures: list[Picture]
     facts: list[tuple[str, str]]  # (name, value) pairs
+    windows: list[dict[str, float]]  # onset, duration (s) and kept share of each
+    words: str  # where the windows lie
+    pictures: list[Heatmap]  # similarity of tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPart:
-    """Report content of one run."""
+    """Page content of one run; what is drawn is None without signals."""
 
     stem: str  # entities of its output names
     title: str  # entities in words, without participant and session
     session: str  # label; empty for none
     # status files of the run, one per model, with ``model``, ``word`` and ``level`` added
     statuses: list[dict[str, Any]]
-    facts: list[tuple[str, str]]  # (name, value) pairs
-    warnings: list[str]
-    pictures: list[Picture]  # of the signals
-    encoders: list[EncoderPart]  # one per embedding
+    verdict: Verdict
     links: list[tuple[str, str]]  # name and path relative to the output dataset
+    facts: Sequence[tuple[str, str]] = ()  # (name, value) pairs
+    warnings: Sequence[str] = ()
+    limits: Sequence[FitItem] = ()  # that hold for any encoder
+    encoders: Sequence[EncoderPart] = ()  # one per embedding
+    words: str = ""  # what the timeline shows
+    carpets: Sequence[Heatmap] = ()
+    connectivity: Sequence[Heatmap] = ()
+    histogram: Bars | None = None
+    coverage: Bars | None = None
+    slices: Mapping[str, Any] | None = None
+    script: Mapping[str, Any] | None = None  # what scripts draw
 
 
 def write_report(out_dir: Path, participant: str) -> bool:
-    """Write ``OUT_DIR/sub-<label>.html`` from the files on disk; on any error, log a warning and return False."""
-    return write_page(out_dir / f"sub-{participant}.html", lambda: build_page(out_dir, participant))
+    """Write ``OUT_DIR/sub-<label>.html``, with many sessions also ``sub-<label>_ses-<label>.html``, from the files on
+    disk; on any error, log a warning and return False."""
+    pages: dict[str, str] = {}
+
+    def build() -> str:
+        """Build all pages; those of sessions wait for their turn."""
+        pages.update(build_pages(out_dir, participant))
+        return pages.pop("")
+
+    is_written = write_page(out_dir / f"sub-{participant}.html", build)
+    for session, text in pages.items():
+        is_written &= write_page(out_dir / _name_page(participant, session), lambda text=text: text)  # type: ignore[misc]
+    if is_written:
+        for path in out_dir.glob(f"sub-{glob.escape(participant)}_ses-*.html"):
+            if path.name not in {_name_page(participant, session) for session in pages}:
+                path.unlink(missing_ok=True)
+    return is_written
 
 
-def build_page(out_dir: Path, participant: str) -> str:
-    """Build the participant report as self-contained HTML, drawing the stability figures on the way."""
+def _name_page(participant: str, session: str = "") -> str:
+    return f"sub-{participant}_ses-{session}.html" if session else f"sub-{participant}.html"
+
+
+def build_pages(out_dir: Path, participant: str) -> dict[str, str]:
+    """Build the pages of a participant by session label: the first, without one, has all sessions, or with many only
+    leads to theirs. Each run has its name as an anchor in the first page."""
     runs = [_build_run(out_dir, stem, found) for stem, found in _read_statuses(out_dir, participant).items()]
-    sessions: dict[str, list[RunPart]] = {}
-    for run in sorted(runs, key=lambda run: (run.session, run.stem)):
-        sessions.setdefault(run.session, []).append(run)
-    statuses = [status for run in runs for status in run.statuses]
-    return fill_template(
-        "report",
-        participant=participant,
-        version=__version__,
-        sessions=sessions,
-        counts={word: sum(status["level"] == word for status in statuses) for word in ("ok", "skipped", "failed")},
-        overview=_describe_all(out_dir, runs),
-        stability=draw_stabilities(out_dir, participant),
-        methods=read_methods(out_dir),
-    )
+    runs.sort(key=lambda run: (natural_key(run.session), natural_key(run.stem)))
+    sessions = list(dict.fromkeys(run.session for run in runs))
+    own = sessions if len(sessions) > _MANY_SESSIONS else []
+    shared = {
+        "participant": participant,
+        "version": __version__,
+        "names": _ASSETS,
+        "overview": _describe_all(out_dir, runs),
+        "methods": read_methods(out_dir),
+        "palettes": {name: [palette.colours, palette.low, palette.high] for name, palette in PALETTES.items()},
+    }
+    pages = {
+        session: fill_template(
+            "report", session=session, runs=[run for run in runs if run.session == session], **shared
+        )
+        for session in own
+        if session
+    }
+    shown = [run for run in runs if run.session not in pages]
+    addresses = {run.stem: _address(participant, run, pages) for run in runs}
+    listed = {"listed": runs, "addresses": addresses}
+    return {"": fill_template("report", session="", runs=shown, **listed, **shared), **pages}
+
+
+def _address(participant: str, run: RunPart, pages: Mapping[str, str]) -> str:
+    page = urllib.parse.quote(os.fsencode(_name_page(participant, run.session))) if run.session in pages else ""
+    return f"{page}#{run.stem}"
 
 
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:
@@ -110,30 +158,112 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
     directory = (parent / f"ses-{session}" if session else parent) / "func"
     paths = OutputPaths(out_dir=out_dir, directory=directory, stem=stem, model="")
     sidecar = read_sidecar(paths.signals_sidecar)
-    shown = {key: value for key, value in entities.items() if key not in ("sub", "ses")}
-    own = glob.escape(stem)
-    models = sorted(parse_entities(p.name)["desc"] for p in directory.glob(f"{own}_desc-*_embedding.json"))
-    files_there = sorted(p for p in directory.glob(f"{own}_*") if p.suffix in (".tsv", ".npy"))
+    files_there = sorted(p for p in directory.glob(f"{glob.escape(stem)}_*") if p.suffix in (".tsv", ".npy"))
+    bad = [status for status in statuses if status["level"] != "ok"]
+    problem = bad[0]["message"] or bad[0]["reason"] if sidecar is None or len(bad) == len(statuses) else ""
+    try:
+        shown = _show_signals(paths, sidecar, problem) if sidecar else {"verdict": judge([], problem or "No signals.")}
+    except Exception as error:
+        # Files of one run that are damaged, or hold values of another type than ours, must not hide the others.
+        LOGGER.debug("Showing %s", stem, exc_info=True)
+        LOGGER.warning("The page shows nothing of %s: %s", stem, error)
+        shown = {"verdict": judge([], f"Its files cannot be shown: {error}")}
     return RunPart(
         stem=stem,
-        title=", ".join(f"{key} {value}" for key, value in shown.items()),
+        title=", ".join(f"{key} {value}" for key, value in entities.items() if key not in ("sub", "ses")),
         session=session,
         statuses=statuses,
-        facts=_describe_signals(sidecar) if sidecar else [],
-        warnings=sidecar["Warnings"] if sidecar else [],
-        pictures=[load_picture(out_dir, stem, word, word) for word in SIGNAL_FIGURES] if sidecar else [],
-        encoders=[_build_encoder(paths, model, sidecar) for model in models] if sidecar else [],
         links=[
             (p.name.removeprefix(f"{stem}_"), urllib.parse.quote(os.fsencode(p.relative_to(out_dir))))
             for p in files_there
         ],
+        **shown,
     )
 
 
-def _build_encoder(paths: OutputPaths, model: str, signals: dict[str, Any]) -> EncoderPart:
+def _show_signals(paths: OutputPaths, sidecar: dict[str, Any], problem: str) -> dict[str, Any]:
+    """Build what is shown of a run with signals, by field of `RunPart`."""
+    entities = parse_entities(paths.stem)
+    atlas = read_atlas_table(paths.out_dir, name=entities["atlas"], space=entities.get("space", ""))
+    data = read_run_data(paths, sidecar, atlas)
+    coverage, present, temporal_snr = _read_parcels(paths, data["parcels"])
+    models = sorted(
+        parse_entities(p.name)["desc"] for p in paths.directory.glob(f"{glob.escape(paths.stem)}_desc-*_embedding.json")
+    )
+    encoders = [_build_encoder(paths, model, sidecar, coverage) for model in models]
+    limits = judge_run(measure_run(sidecar, coverage))
+    masked = [item for part in encoders for item in part.fit if item.name == "networks"]
+    end = sidecar["VolumesTotal"] * sidecar["RepetitionTime"]
+    return {
+        "verdict": judge([*limits, *masked], problem),
+        "facts": _describe_signals(sidecar),
+        "warnings": sidecar["Warnings"],
+        "limits": limits,
+        "encoders": encoders,
+        "words": _describe_timeline(sidecar, data["traces"]),
+        "carpets": draw_carpets(data, sidecar["VolumesTotal"], end, _explain_alone(sidecar)),
+        "connectivity": draw_connectivity(data),
+        "histogram": draw_histogram(data),
+        "coverage": draw_coverage(data, coverage, present),
+        "slices": describe_slices(data),
+        "script": {
+            "id": paths.stem,
+            "step": sidecar["RepetitionTime"],
+            "volumes": sidecar["VolumesTotal"],
+            "dummy": sidecar["VolumesDropped"]["Dummy"]["Count"],
+            "padding": sidecar["VolumesDropped"].get("Padding", {}).get("Count", 0),
+            "scrubbed": sidecar["VolumesDropped"]["Scrubbed"]["Volumes"],
+            "threshold": sidecar["VolumesDropped"]["Scrubbed"]["FramewiseDisplacementAboveMillimetres"],
+            "traces": data["traces"],
+            "carpets": {key: data["carpets"][key] for key in ("step", "rows")},
+            "parcels": data["parcels"],
+            "networks": data["networks"],
+            "coverage": [None if np.isnan(x) else round(float(x), 3) for x in coverage],
+            "tsnr": [None if np.isnan(x) else round(float(x), 1) for x in temporal_snr],
+            "windows": {part.model: part.windows for part in encoders},
+        },
+    }
+
+
+def _explain_alone(sidecar: Mapping[str, Any]) -> str:
+    """Say why one carpet shows the signals, for runs of which no other is known."""
+    if not sidecar["Settings"].get("denoising"):
+        return "As the series came: they were not denoised here."
+    return "After denoising. From before, the kept volumes are the same, or not stored."
+
+
+def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence[float | None]]) -> str:
+    """Say what the traces show."""
+    dropped = sidecar["VolumesDropped"]
+    known = [(value, i) for i, value in enumerate(traces.get("fd", ())) if value is not None]
+    motion = "Framewise displacement is not known"
+    if known:
+        largest, at = max(known)
+        mean = sum(value for value, _ in known) / len(known)
+        seconds = (at + 0.5) * sidecar["RepetitionTime"]
+        motion = f"Framewise displacement: mean {mean:.2f} mm, largest {largest:.2f} mm at {seconds:.0f} s"
+    counts = [(dropped["Dummy"]["Count"], "dummy"), (dropped["Scrubbed"]["Count"], "scrubbed")]
+    shaded = " and ".join(f"{count} {word}" for count, word in counts if count)
+    return f"{motion}; {shaded} volumes are shaded." if shaded else f"{motion}; every volume is kept."
+
+
+def _read_parcels(
+    paths: OutputPaths, order: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Read coverage, presence and temporal SNR of each parcel, (P,) in the order of `order`; NaN where unknown."""
+    rows = {row["label"]: row for row in read_rows(paths.coverage)}
+    cells = [[rows[name].get(column, "n/a") for column in ("coverage", "tsnr")] for name in order]
+    values = np.array([[np.nan if cell == "n/a" else float(cell) for cell in pair] for pair in cells]).reshape(-1, 2)
+    present = np.array([rows[name]["present"] == "true" for name in order], dtype=np.bool_)
+    return values[:, 0], present, values[:, 1]
+
+
+def _build_encoder(
+    paths: OutputPaths, model: str, signals: dict[str, Any], coverage: NDArray[np.float64]
+) -> EncoderPart:
     own = OutputPaths(out_dir=paths.out_dir, directory=paths.directory, stem=paths.stem, model=model)
-    sidecar = read_sidecar(own.embedding.with_suffix(".json")) or {}
-    fit = judge_fit(signals, sidecar, read_coverage(own)[0])
+    sidecar = read_sidecar(own.embedding_sidecar) or {}
+    fit = judge_fit(signals, sidecar, coverage)
     facts = [
         ("encoder", sidecar["Model"]["Description"]),
         ("SHA-256", sidecar["Model"]["SHA256"][:16]),
@@ -142,8 +272,45 @@ def _build_encoder(paths: OutputPaths, model: str, signals: dict[str, Any]) -> E
         ("device and precision", f"{sidecar['Device']}, {sidecar['Precision']}"),
         *(("note", warning) for warning in sidecar.get("Warnings", [])),
     ]
-    pictures = [load_picture(own.out_dir, own.stem, f"{model}{word}", word) for word in EMBEDDING_FIGURES]
-    return EncoderPart(model=model, fit=fit, worst=find_worst(fit), pictures=pictures, facts=facts)
+    check_table(own.embedding, sidecar)
+    columns, rows = read_table(own.embedding)
+    at = [columns.index(name) for name in ("onset", "duration", "kept")]
+    windows = [dict(zip(("onset", "duration", "kept"), row, strict=True)) for row in rows[:, at].tolist()]
+    return EncoderPart(
+        model=model,
+        fit=fit,
+        worst=find_worst(fit),
+        facts=facts,
+        windows=windows,
+        words=_describe_windows(windows),
+        pictures=_draw_tokens(sidecar),
+    )
+
+
+def _describe_windows(windows: Sequence[Mapping[str, float]]) -> str:
+    ends = [one["onset"] + one["duration"] for one in windows]
+    least = min(one["kept"] for one in windows)
+    return (
+        f"{len(windows)} windows of {windows[0]['duration']:g} s, from {windows[0]['onset']:.0f} to {max(ends):.0f} s; "
+        f"of the emptiest, {least:.0%} is kept data."
+    )
+
+
+def _draw_tokens(sidecar: Mapping[str, Any]) -> list[Heatmap]:
+    """Draw how alike the tokens of networks and of windows are, where the sidecar says."""
+    found = sidecar.get("TokenSimilarity") or {}
+    masked = sidecar.get("MaskedNetworks", [])
+    pictures = []
+    if len(found.get("Networks", [])) > 1:
+        names = [f"{name}{'*' if name in masked else ''}" for name in sidecar["TokenRows"]]
+        caption = "Means over windows and patches. Networks that look all alike hint at an input that the encoder does "
+        caption += f"not know.{' Networks with * were masked.' if masked else ''}"
+        pictures.append(draw_similarity(found["Networks"], names, "Tokens of networks", caption))
+    if len(found.get("Windows", [])) > 1:
+        names = [str(i + 1) for i in range(len(found["Windows"]))]
+        caption = "Means over networks. Windows of a run should be alike; one that differs hints at motion or sleep."
+        pictures.append(draw_similarity(found["Windows"], names, "Tokens of windows", caption))
+    return pictures
 
 
 def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
@@ -155,7 +322,7 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
     limit = dropped["Scrubbed"]["FramewiseDisplacementAboveMillimetres"]
     measure = f"{dropped['Scrubbed'].get('FramewiseDisplacement', '')} FD".lstrip()
     return [
-        ("source", f"{sidecar['Pipeline']}, repetition time {step:g} s"),
+        ("source", f"{sidecar['Pipeline']}, repetition time {step:g}\u00a0s"),
         (
             "volumes",
             f"{sidecar['VolumesKept']} of {sidecar['VolumesTotal']} kept ({sidecar['VolumesKept'] * step:.0f} s)",
@@ -202,77 +369,3 @@ def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str
         ("encoder", ", ".join(encoders) or "none"),
         ("device", ", ".join(devices) or "not known"),
     ]
-
-
-def draw_stabilities(out_dir: Path, participant: str) -> list[tuple[str, Picture]]:
-    """Draw a participant's embedding stability; return (space, atlas and encoder in words; picture) per combination."""
-    for old in (out_dir / f"sub-{participant}" / "figures").glob("*Stability_bold.svg"):
-        old.unlink(missing_ok=True)
-    own = _find_embeddings(out_dir, participant)
-    kinds = sorted({kind for kind, _ in own})
-    others = _find_others(out_dir, participant) if kinds else []
-    pictures = []
-    for kind in kinds:
-        mine = [paths for found, paths in own if found == kind]
-        theirs = [vectors for found, paths in others if found == kind if (vectors := _read_whole(paths)) is not None]
-        whole = {paths: vectors for paths in mine if (vectors := _read_whole(paths)) is not None}
-        if not whole:
-            continue
-        labels = _shorten([paths.stem for paths in whole])
-        stem = "_".join([f"sub-{participant}", *(f"{key}-{value}" for key, value in kind[:-1] if value)])
-        word = f"{kind[-1][1]}Stability"
-        own_vectors = list(whole.values())
-        same = [one for one in theirs if one.shape[1] == own_vectors[0].shape[1]]
-        stability = compute_stability(own_vectors, labels, same)
-        write_figure(build_figure_path(out_dir, stem, word), functools.partial(draw_stability, stability))
-        name = ", ".join(value for _, value in kind if value)
-        pictures.append((name, load_picture(out_dir, stem, word, "Stability")))
-    return pictures
-
-
-def _read_whole(paths: OutputPaths) -> NDArray[np.float32] | None:
-    """Read an embedding; None for a damaged one, which is left out with a warning."""
-    try:
-        return read_embedding(paths)
-    except RunFailed as error:
-        LOGGER.warning("Left out of the page: %s", error)
-        return None
-
-
-def _find_embeddings(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
-    """Find the embeddings of a participant, with the space, atlas and encoder of each."""
-    root = out_dir / f"sub-{participant}"
-    found: list[tuple[_Kind, OutputPaths]] = []
-    for path in sorted([*root.glob("func/*_embedding.json"), *root.glob("ses-*/func/*_embedding.json")]):
-        stem, _, model = path.name.removesuffix("_embedding.json").partition("_desc-")
-        entities = parse_entities(stem)
-        kind = (("space", entities.get("space", "")), ("atlas", entities.get("atlas", "")), ("desc", model))
-        paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
-        if paths.embedding.is_file():
-            found.append((kind, paths))
-    return found
-
-
-def _find_others(out_dir: Path, participant: str) -> list[tuple[_Kind, OutputPaths]]:
-    """Find the embeddings of a sample of other participants, spread evenly over
-    the dataset: reading all takes too long."""
-    labels = sorted(path.name[4:] for path in out_dir.iterdir() if path.name.startswith("sub-") and path.is_dir())
-    labels = [label for label in labels if label != participant]
-    step = max(1, -(-len(labels) // _MAX_OTHERS))
-    return [one for label in labels[::step] for one in _find_embeddings(out_dir, label)]
-
-
-def _shorten(stems: Sequence[str]) -> list[str]:
-    """Reduce each name to the entities that differ between names."""
-    names = [parse_entities(stem) for stem in stems]
-    keys = [key for key in names[0] if len({name.get(key) for name in names}) > 1] if names else []
-    keys += [key for name in names for key in name if key not in names[0] and key not in keys]
-    labels = [" ".join(f"{key}-{name[key]}" for key in dict.fromkeys(keys) if key in name) for name in names]
-    return [label or name.get("task", "run") for label, name in zip(labels, names, strict=True)]
-
-
-def read_coverage(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Read coverage (P,), NaN where unknown, and which parcels have a signal (P,)."""
-    rows = read_rows(paths.file("stat-coverage_bold.tsv"))
-    coverage = [float("nan") if row["coverage"] == "n/a" else float(row["coverage"]) for row in rows]
-    return np.array(coverage), np.array([row["present"] == "true" for row in rows], dtype=np.bool_)

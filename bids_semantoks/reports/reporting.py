@@ -1,14 +1,13 @@
-"""The facts of the methods text, the figures of each run, and each participant's report once the last run is done; and
-the same redrawn from the output directory."""
+"""The facts of the methods text, and each participant's page once the last run is done; and the same written again from
+the output directory."""
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,37 +17,19 @@ from bids_semantoks.atlases.registry import is_surface_atlas
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.errors import AtlasError, InputError, RunFailed
-from bids_semantoks.files import read_table
-from bids_semantoks.images.sizes import read_array
+from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outcomes import record_redrawn
 from bids_semantoks.outputs.cohort import count_cohort
-from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
 from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import find_versions
-from bids_semantoks.outputs.store import (
-    OutputPaths,
-    StoredRun,
-    find_statuses,
-    find_stored_kinds,
-    find_stored_runs,
-    read_sidecar,
-    read_signals,
-)
+from bids_semantoks.outputs.store import StoredRun, find_statuses, find_stored_kinds, find_stored_runs
 from bids_semantoks.quality.exclude import describe_exclusion
-from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Windows
-from bids_semantoks.reports.figures import build_figure_path, write_figure
-from bids_semantoks.reports.figures_embedding import draw_tokens, draw_windows
-from bids_semantoks.reports.figures_networks import draw_connectivity, draw_coverage, sort_by_network
-from bids_semantoks.reports.figures_signals import Volumes, draw_carpet, draw_motion
-from bids_semantoks.reports.report import read_coverage, write_report
-from bids_semantoks.statistics.connectivity import compute_connectivity
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from bids_semantoks.records import Atlas
+from bids_semantoks.reports.figures_run import draw_figures
+from bids_semantoks.reports.report import write_report
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -126,10 +107,15 @@ def build_facts(
 
 
 def write_stored_methods(
-    config: AppConfig, encoder: RunEncoder, stored: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
+    config: AppConfig,
+    encoder: RunEncoder,
+    stored: Sequence[StoredRun],
+    left_out: Mapping[str, tuple[str, str]],
+    results: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it;
-    `left_out` are runs that its limits leave out, reason and message by stem."""
+    `left_out` are runs that its limits leave out, reason and message by stem, `results` those of probes as for
+    `describe_methods`, once there are any."""
     pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
     cohort = count_cohort(
         config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
@@ -139,6 +125,7 @@ def write_stored_methods(
     for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
         try:
             signals, probing = _collect_facts(config, run.sidecar, pipelines)
+            probing = probing and {**probing, "results": list(results)}
             write_citation(config.out_dir, build_facts(signals, encoder, cohort=cohort, probing=probing))
         except OSError:
             raise
@@ -235,13 +222,9 @@ def redraw_reports(config: AppConfig) -> int:
     for labels in (asked, excluded):
         check_known("participant", labels, there, str(out_dir), key="sub")
     chosen = sorted((set(asked) or there) - set(excluded))
-    for atlas, _ in find_stored_kinds(out_dir):
-        for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
-            if stored.entities["sub"] in chosen:
-                try:
-                    _redraw_run(stored.paths, stored.sidecar, stored.entities)
-                except (RunFailed, OSError, ValueError) as error:
-                    LOGGER.warning("The figures of %s stay as they are: %s", stored.paths.stem, error)
+    kind = config.running.figures
+    if kind:
+        _draw_stored(out_dir, chosen, kind)
     for participant in chosen:
         record_redrawn(out_dir, participant)
     written = sum(write_report(out_dir, participant) for participant in chosen)
@@ -249,105 +232,9 @@ def redraw_reports(config: AppConfig) -> int:
     return written
 
 
-def _redraw_run(paths: OutputPaths, sidecar: dict[str, Any], entities: Mapping[str, str]) -> None:
-    networks = read_atlas_table(paths.out_dir, name=entities["atlas"], space=entities.get("space", ""))[1]
-    redraw_signals(paths, sidecar, networks)
-    for path in sorted(paths.directory.glob(f"{glob.escape(paths.stem)}_desc-*_embedding.json")):
-        model = path.name.removesuffix("_embedding.json").rpartition("_desc-")[2]
-        own = OutputPaths(out_dir=paths.out_dir, directory=paths.directory, stem=paths.stem, model=model)
-        embedding = read_sidecar(path)
-        if embedding is not None:
-            redraw_embedding(own, sidecar, embedding)
-
-
-def draw_signals(
-    paths: OutputPaths, atlas: Atlas, signals: ParcelSignals, *, threshold: float | None, grid: NDArray[np.int32] | None
-) -> list[Path]:
-    """Draw the signal figures from memory and return their paths; `threshold` for scrubbing in mm, `grid` from
-    `build_picture_grid`."""
-    networks = sort_by_network(atlas.networks)
-    volumes = Volumes(
-        kept=signals.kept,
-        n_dummy=signals.n_dummy,
-        motion=signals.framewise_displacement,
-        threshold=threshold,
-        repetition_time=signals.repetition_time,
-    )
-    n_voxels = signals.n_voxels
-    drawn: dict[str, Callable[[], Figure]] = {
-        "carpet": lambda: draw_carpet(signals.raw, signals.values, volumes, networks, n_voxels),
-        "motion": lambda: draw_motion(volumes),
-        "coverage": lambda: draw_coverage(signals.coverage, signals.present, networks, grid),
-        "connectivity": lambda: draw_connectivity(compute_connectivity(signals.values), networks),
-    }
-    return [path for word, draw in drawn.items() if write_figure(path := _path(paths, word), draw)]
-
-
-def draw_embedding(
-    paths: OutputPaths, windows: Windows, embedding: Embedding, names: Sequence[str], signals: dict[str, Any]
-) -> None:
-    """Draw the embedding figures from memory; `names` (N,) label the token rows, `signals` is the signals sidecar."""
-    volumes = read_volumes(signals)
-    write_figure(
-        _path(paths, f"{paths.model}Windows"),
-        lambda: draw_windows(windows.onset, windows.duration, windows.kept, volumes),
-    )
-    tokens = embedding.tokens
-    if tokens is not None:
-        masked = embedding.masked_networks
-        write_figure(_path(paths, f"{paths.model}Tokens"), lambda: draw_tokens(tokens, names, masked))
-
-
-def read_volumes(sidecar: dict[str, Any]) -> Volumes:
-    """Read from a signals sidecar which volumes are kept; motion, absent from sidecars, is NaN."""
-    dropped = sidecar["VolumesDropped"]
-    kept = np.ones(sidecar["VolumesTotal"], dtype=np.bool_)
-    kept[: dropped["Dummy"]["Count"]] = False
-    kept[dropped["Scrubbed"]["Volumes"]] = False
-    kept[kept.size - dropped.get("Padding", {}).get("Count", 0) :] = False
-    return Volumes(
-        kept=kept,
-        n_dummy=dropped["Dummy"]["Count"],
-        motion=np.full(kept.size, np.nan),
-        threshold=dropped["Scrubbed"]["FramewiseDisplacementAboveMillimetres"],
-        repetition_time=sidecar["RepetitionTime"],
-    )
-
-
-def redraw_signals(paths: OutputPaths, sidecar: dict[str, Any], networks: Sequence[str]) -> None:
-    """Redraw the signal figures that the run's files allow; `networks` (P,) labels, empty for none.
-
-    Connectivity is always redrawn, carpet and coverage only if missing: those drawn from images show more.
-    """
-    order = sort_by_network(networks)
-    values = read_signals(paths, sidecar)[1]
-    write_figure(_path(paths, "connectivity"), lambda: draw_connectivity(compute_connectivity(values), order))
-    raw = paths.file("stat-mean_desc-raw_timeseries.tsv")
-    if raw.is_file() and not _path(paths, "carpet").is_file():
-        check_table(raw, sidecar)
-        before = read_table(raw)[1].astype(np.float32)
-        volumes, n_voxels = read_volumes(sidecar), np.ones(values.shape[1], dtype=np.int64)
-        write_figure(_path(paths, "carpet"), lambda: draw_carpet(before, values, volumes, order, n_voxels))
-    if not _path(paths, "coverage").is_file():
-        check_table(paths.coverage, sidecar)
-        coverage, present = read_coverage(paths)
-        write_figure(_path(paths, "coverage"), lambda: draw_coverage(coverage, present, order, None))
-
-
-def redraw_embedding(paths: OutputPaths, signals: dict[str, Any], embedding: dict[str, Any]) -> None:
-    """Redraw the embedding figures that the run's files allow, from both sidecars;
-    the token figure needs ``--save-tokens``."""
-    check_table(paths.embedding, embedding)
-    columns, rows = read_table(paths.embedding)
-    onset, kept = rows[:, columns.index("onset")], rows[:, columns.index("kept")]
-    duration, volumes = embedding["WindowDuration"], read_volumes(signals)
-    write_figure(_path(paths, f"{paths.model}Windows"), lambda: draw_windows(onset, duration, kept, volumes))
-    if paths.tokens.is_file() and "TokenRows" in embedding:
-        check_table(paths.tokens, embedding)
-        tokens, names = read_array(paths.tokens), embedding["TokenRows"]
-        masked = embedding["MaskedNetworks"]
-        write_figure(_path(paths, f"{paths.model}Tokens"), lambda: draw_tokens(tokens, names, masked))
-
-
-def _path(paths: OutputPaths, word: str) -> Path:
-    return build_figure_path(paths.out_dir, paths.stem, word)
+def _draw_stored(out_dir: Path, participants: Sequence[str], kind: str) -> None:
+    for atlas, space in find_stored_kinds(out_dir):
+        names = read_atlas_table(out_dir, name=atlas, space=space)
+        for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
+            if stored.entities["sub"] in participants and stored.entities.get("space", "") == space:
+                draw_figures(stored.paths, stored.sidecar, names, kind)

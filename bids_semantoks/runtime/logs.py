@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -136,6 +136,20 @@ class Console(logging.Handler):
     def _paint(self, text: str, level: int) -> str:
         colour = _COLOURS.get(min(level, logging.ERROR))
         return f"\x1b[{colour}m{text}\x1b[0m" if colour and self.has_colours else text
+
+
+@contextlib.contextmanager
+def show_log() -> Iterator[None]:
+    """Show what is logged from INFO on, and progress, for programs without a log file."""
+    console, level = Console(logging.INFO), LOGGER.level
+    LOGGER.addHandler(console)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        console.finish(has_log=False)
+        LOGGER.removeHandler(console)
+        LOGGER.setLevel(level)
 
 
 class _Redirect(logging.Filter):

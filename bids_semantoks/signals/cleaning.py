@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.records import Bools, Floats
+from bids_semantoks.signals.filters import design_butterworth, filter_both_ways
 from bids_semantoks.signals.gaps import GAPS, fill_gaps
 
 MIN_FREEDOM: Final = 5
@@ -23,6 +23,9 @@ _TREND_TERMS: Final = 2
 MIN_VOLUMES: Final = _TREND_TERMS + MIN_FREEDOM
 """Volumes that a run needs even when nothing is removed from it but a line."""
 
+_ORDER: Final = 5  # of the filter in one direction
+#: Share of a regressor under which what trend and filter leave of it is rounding noise.
+_NOTHING_LEFT: Final = 1e-12
 _DURATION_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
 
@@ -147,48 +150,50 @@ def clean_signals(
     present = ~np.isnan(signals[0])
     cleaned = np.full(signals.shape, np.nan)
     if present.any():
-        cleaned[:, present] = _clean(
-            signals[:, present],
-            fill_gaps(confounds, kept) if confounds.shape[1] else None,
-            repetition_time,
-            (low, high),
-        )
+        cleaned[:, present] = _clean(signals[:, present], fill_gaps(confounds, kept), repetition_time, (low, high))
     cleaned[~kept] = np.nan
     return cleaned
 
 
 def _clean(
-    signals: Floats, confounds: Floats | None, repetition_time: float, band: tuple[float | None, float | None]
+    signals: Floats, confounds: Floats, repetition_time: float, band: tuple[float | None, float | None]
 ) -> Floats:
-    """Clean complete signals with nilearn; constant columns come back as exact zeros."""
-    from nilearn.signal import clean  # noqa: PLC0415 - who only cuts windows, on a machine for training, has none
-
-    n_volumes = signals.shape[0]
+    """Clean complete signals (T, P) with complete confounds (T, C); constant columns come back as exact zeros."""
+    both = _detrend(np.concatenate([signals, confounds], axis=1))
     low, high = band
-    filtered = low is not None or high is not None
-    # copy=True filters all columns at once. Padding by reflection halves the error of the first and last 20 s that
-    # SciPy's default, a point reflection, leaves; its length is SciPy's default for these edges, or what a run has.
-    padding = 33 if low is not None and high is not None else 18
-    options = {
-        "butterworth__copy": True,
-        "butterworth__padtype": "even",
-        "butterworth__padlen": min(padding, n_volumes - 1),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cleaned: Floats = clean(
-            signals,
-            detrend=True,
-            standardize=None,
-            confounds=confounds,
-            filter="butterworth" if filtered else False,
-            low_pass=high,
-            high_pass=low,
-            t_r=repetition_time,
-            **(options if filtered else {}),
-        )
+    if low is not None or high is not None:
+        # Padding by reflection halves the error of the first and last 20 s that SciPy's default, a point reflection,
+        # leaves; its length is SciPy's default for these edges, or what a run has.
+        padding = 33 if low is not None and high is not None else 18
+        sections = design_butterworth(_ORDER, low=low, high=high, rate=1 / repetition_time)
+        both = filter_both_ways(sections, both, padding=min(padding, len(both) - 1), reflection="even")
+    cleaned, removed = both[:, : signals.shape[1]], both[:, signals.shape[1] :]
+    removed = removed[:, _measure(removed) > _NOTHING_LEFT * _measure(confounds)]
+    if removed.shape[1]:
+        axes = _find_axes(removed)
+        cleaned = cleaned - axes @ (axes.T @ cleaned)
     cleaned[:, np.ptp(signals, axis=0) == 0] = 0.0
     return cleaned
+
+
+def _detrend(values: Floats) -> Floats:
+    """Remove the mean and the linear trend of each column (T, C)."""
+    line = np.arange(len(values)) - (len(values) - 1) / 2
+    line /= np.sqrt(line @ line)
+    centred = values - values.mean(axis=0)
+    return np.asarray(centred - line[:, None] * (line @ centred))
+
+
+def _measure(values: Floats) -> Floats:
+    """Measure the length (C,) of each column (T, C) around its mean."""
+    return np.asarray(np.sqrt(((values - values.mean(axis=0)) ** 2).sum(axis=0)))
+
+
+def _find_axes(values: Floats) -> Floats:
+    """Find orthonormal axes (T, r) of the space that columns (T, C) span around their means, r their rank."""
+    centred = values - values.mean(axis=0)
+    axes, weights, _ = np.linalg.svd(centred / _measure(values), full_matrices=False)
+    return np.asarray(axes[:, weights > weights[0] * max(values.shape) * np.finfo(np.float64).eps])
 
 
 def _varying(regressors: Floats, kept: Bools) -> Floats:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.images.fsl_warps import check_warp
-from bids_semantoks.images.volumes import Volumes, check_content, is_surface, load_volumes
+from bids_semantoks.images.volumes import Volumes, is_surface, load_volumes
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import (
@@ -25,7 +26,7 @@ from bids_semantoks.signals.cleaning import (
 from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.native_means import extract_native_means
-from bids_semantoks.signals.regressors import Regressors, select_regressors, select_volumes
+from bids_semantoks.signals.regressors import Regressors, has_confounds, select_regressors, select_volumes
 from bids_semantoks.signals.surface_means import SurfaceSeries, extract_surface_means, load_surface_series
 from bids_semantoks.signals.volume_means import ParcelMeans, extract_means
 
@@ -42,6 +43,15 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
     series, _ = _open_run(run)
     repetition_time, _ = decide_repetition_time(run, series.repetition_time)
     return _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
+
+
+def check_names(run: Run, config: SignalsConfig, denoising: Denoising) -> None:
+    """Check by names alone which files of a run are there: RunFailed no_mask or no_confounds, RunSkipped no_content."""
+    check_content(run.bold)
+    if run.warp is None:
+        _find_mask(run)
+    if not run.is_denoised:
+        has_confounds(run.confounds, denoising, config, missing=run.describe_missing("confounds"))
 
 
 def _open_run(run: Run) -> tuple[Volumes | SurfaceSeries, Path | None]:

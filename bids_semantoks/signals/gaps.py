@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from bids_semantoks.records import Bools, Floats
 
@@ -41,6 +40,9 @@ def fill_gaps(values: Floats, kept: Bools) -> Floats:
     is_known = kept[first : last + 1]
     if is_known.all() or absent.all():
         return filled
+    # Loaded late: SciPy takes a second, and most runs have no gap.
+    from scipy.interpolate import CubicSpline
+
     inside = filled[first : last + 1, ~absent]
     if _find_longest_gap(is_known) <= SPLINE_VOLUMES:
         inside[~is_known] = CubicSpline(np.flatnonzero(is_known), inside[is_known])(np.flatnonzero(~is_known))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import butter, filtfilt, iirnotch
 
 from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.errors import RunFailed, RunSkipped
@@ -23,6 +22,8 @@ def design_filter(motion_filter: str, repetition_time: float) -> tuple[Floats, F
     Edges of a stop band above the Nyquist frequency are folded back to where sampling puts them (Fair et al. 2020,
     NeuroImage 208, 116400). Raises RunFailed bad_confounds for what this repetition time (s) does not allow.
     """
+    from scipy.signal import butter, iirnotch
+
     kind, edges = parse_motion_filter(motion_filter)
     rate = 1.0 / repetition_time
     reach = f"A repetition time of {repetition_time:g} s reaches up to {rate / 2:g} Hz"
@@ -62,6 +63,8 @@ def filter_motion(
     parameters = np.stack([table.read_regressor(name, steady)[steady] for name in MOVEMENTS])
     values = np.full(table.n_rows, np.nan)
     if (n_steady := parameters.shape[1]) > 1:
+        from scipy.signal import filtfilt
+
         # The nearest value goes on before and after the run, as in XCP-D.
         smooth = filtfilt(numerator, denominator, parameters, axis=1, padtype="constant", padlen=n_steady - 1)
         values[steady] = compute_displacement(smooth)

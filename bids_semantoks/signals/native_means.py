@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.errors import AtlasError, RunFailed
@@ -62,6 +61,8 @@ def extract_native_means(volumes: Volumes, mask: Path, warp_path: Path, atlas: A
 
 def _build_shares(places: NDArray[np.float64], shape: tuple[int, int, int]) -> tuple[Any, NDArray[np.intp]]:
     """Build the matrix (S, V) that interpolates at places (S, 3), and find its native voxels (V,), Fortran order."""
+    from scipy.sparse import csr_array
+
     positions, weights = find_neighbours(places, shape)
     is_used = weights > 0
     rows, positions = np.broadcast_to(np.arange(len(places)), positions.shape)[is_used], positions[is_used]
@@ -101,6 +102,8 @@ def _stream(
     n_parcels: int,
     lost: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], VoxelSums]:
+    from scipy.sparse import csr_array
+
     n_standard = parcels.size
     members = csr_array((np.ones(n_standard), (parcels, np.arange(n_standard))), shape=(n_parcels, n_standard))
     weights = members @ shares

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bids_semantoks.atlases.label_tables import PREFIX, is_numbered, locate_columns
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.files import hash_file, read_json, read_object, read_rows
-from bids_semantoks.images.volumes import check_content
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty, is_in_range

@@ -43,6 +43,23 @@ class Regressors:
             )
 
 
+def has_confounds(path: Path | None, denoising: Denoising, config: SignalsConfig, *, missing: str = "") -> bool:
+    """Tell whether a confounds table is there; RunFailed no_confounds where it is missing, but needed."""
+    if path is not None and (path.exists() or path.is_symlink()):
+        return True
+    options = {"--fd-threshold": config.fd_threshold, "--motion-filter": config.motion_filter}
+    asked = [option for option, value in options.items() if value is not None]
+    if asked or not denoising.is_none:
+        what = asked[0] if denoising.is_none else f"--denoise {denoising.name}"
+        raise RunFailed(
+            "no_confounds",
+            f"There is no confounds table for this run{f' ({path})' if path else ''}, but {what} needs one."
+            f"{' ' if missing else ''}{missing}",
+            hint=f"Use --denoise none without {' and '.join(asked) or '--fd-threshold'} to go on without.",
+        )
+    return False
+
+
 def select_regressors(
     confounds: Path | ConfoundsTable | None,
     denoising: Denoising,
@@ -63,17 +80,7 @@ def select_regressors(
     not a number; RunSkipped no_content.
     """
     path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
-    if confounds is None or path is None or not (path.exists() or path.is_symlink()):
-        options = {"--fd-threshold": config.fd_threshold, "--motion-filter": config.motion_filter}
-        asked = [option for option, value in options.items() if value is not None]
-        if asked or not denoising.is_none:
-            what = asked[0] if denoising.is_none else f"--denoise {denoising.name}"
-            raise RunFailed(
-                "no_confounds",
-                f"There is no confounds table for this run{f' ({path})' if path else ''}, but {what} needs one."
-                f"{' ' if missing else ''}{missing}",
-                hint=f"Use --denoise none without {' and '.join(asked) or '--fd-threshold'} to go on without.",
-            )
+    if not has_confounds(path, denoising, config, missing=missing) or confounds is None or path is None:
         n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
         note = "No confounds table: framewise displacement and dummy volumes are unknown."
         kept = np.arange(n_volumes) >= n_dummy

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from bids_semantoks.atlases.identity import look_up
 from bids_semantoks.atlases.label_images import read_label_image
 from bids_semantoks.atlases.registry import is_surface_atlas
 from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.errors import RunFailed
+from bids_semantoks.images.fetched import check_content
 from bids_semantoks.images.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
 from bids_semantoks.images.grayordinates import (
     CEREBELLAR,
@@ -34,7 +34,6 @@ from bids_semantoks.images.grayordinates import (
     read_grayordinates,
     read_series_step,
 )
-from bids_semantoks.images.volumes import check_content
 from bids_semantoks.records import Atlas, AtlasVolume, Run
 from bids_semantoks.signals.volume_means import ParcelMeans, describe_lost, find_lost, scale_sums
 
@@ -105,6 +104,8 @@ def _sum_rows(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, NDArray[np.int64]]]:
     """Sum the grayordinates that count over all volumes but the `lost`: sums (T, P), numbers used (P,); how many are
     broken, and the finite values of each volume (T,)."""
+    from scipy.sparse import csr_matrix
+
     totals = np.zeros((n_parcels, file.shape[0]))
     n_used = np.zeros(n_parcels, dtype=np.int64)
     n_finite = np.zeros(file.shape[0], dtype=np.int64)

@@ -8,13 +8,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
-from scipy.signal import butter, sosfiltfilt
-from scipy.special import gammainc
 
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.records import Bools, Floats, Windows
 from bids_semantoks.signals.cleaning import count_padding, find_varying
+from bids_semantoks.signals.filters import design_butterworth, filter_both_ways
 from bids_semantoks.signals.gaps import fill_gaps
 
 _SAME_TR: Final = 1e-6
@@ -51,10 +49,14 @@ def resample(values: Floats, source: float, target: float) -> Floats:
         return resampled
     signals = values[:, present]
     if target > source:
-        sections = butter(_ANTI_ALIAS_ORDER, _ANTI_ALIAS_EDGE * 0.5 / target, output="sos", fs=1.0 / source)
+        edge = _ANTI_ALIAS_EDGE * 0.5 / target
+        sections = design_butterworth(_ANTI_ALIAS_ORDER, low=None, high=edge, rate=1.0 / source)
         # The slowest part of the response decays over a few periods of the edge, here eight of the new volumes.
         padding = min(int(np.ceil(8 * target / source)) + 3 * _ANTI_ALIAS_ORDER, n_volumes - 1)
-        signals = sosfiltfilt(sections, signals, axis=0, padlen=padding)
+        signals = filter_both_ways(sections, signals, padding=padding, reflection="odd")
+    # Loaded late: SciPy takes a second, and runs at the target need none of it.
+    from scipy.interpolate import CubicSpline
+
     times = np.minimum(np.arange(n_samples) * target, (n_volumes - 1) * source)
     resampled[:, present] = CubicSpline(np.arange(n_volumes) * source, signals)(times)
     return resampled
@@ -152,6 +154,8 @@ def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.
 
     Difference of gamma densities (shapes 6 and 16, scale 1 s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40.
     """
+
+    from scipy.special import gammainc
 
     def integrate(t: NDArray[np.float64]) -> NDArray[np.float64]:
         """Compute the response to a block that starts at 0 and never ends."""

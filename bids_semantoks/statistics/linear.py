@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from bids_semantoks.statistics.targets import Target
 
 N_INNER_FOLDS = 5
 
+#: Residuals held at once where many targets are left out together.
+_MOST_CELLS = 10_000_000
+
 #: Penalties in units of `compute_mean_eigenvalue`: from almost no shrinkage to almost no effect.
 PENALTIES = np.logspace(-4, 4, 13)
 
@@ -30,16 +33,18 @@ def cross_validate(
     covariates: Floats | None = None,
     groups: NDArray[Any] | None = None,
     seed: int = 0,
+    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
     """Predict every tested row by a model that never saw it: ridge for values, one-against-rest logistic for classes.
 
     The penalty is chosen in inner folds of the training rows, which include the validation rows of a split. Rows of one
     of `groups` (n,) stay together there, as they must in `splits`. Covariates (n, c) are removed from the features by
-    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid.
+    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid. `each` yields
+    the splits again, and may count them.
     """
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
     table = PredictionTable(target, shape)
-    for split in splits:
+    for split in each(splits):
         train = np.sort(np.concatenate([split.train, split.validation]))
         span = features.compute_span(train, split.test, covariates)
         labels = target.compute_labels(train)[train]
@@ -143,28 +148,44 @@ def fit_ridge(span: Span, targets: Floats, penalties: Floats) -> LinearFit:
     return LinearFit(coefficients=span.train.T @ (targets - means) / shrunk, intercepts=means)
 
 
-def compute_fold_errors(span: Span, target: Floats, fold_of: Indices, penalties: Floats = PENALTIES) -> Floats:
-    """Compute the mean squared error (a,) of ridge regression over held-out folds without refitting.
+def compute_fold_errors(span: Span, targets: Floats, fold_of: Indices, penalties: Floats = PENALTIES) -> Floats:
+    """Compute the mean squared error (a,) or (a, m) of ridge regression over held-out folds without refitting, for
+    targets (n,) or (n, m).
 
     The errors of left-out rows g are (I - H_gg)^-1 e_g: H is the hat matrix, e the residuals of the fit to all rows.
     """
+    columns = targets.reshape(len(targets), -1)
     axes = span.train / np.sqrt(span.eigenvalues)
     kept = span.eigenvalues[:, None] / (span.eigenvalues[:, None] + penalties * compute_mean_eigenvalue(span))
-    centred = target - target.mean()
-    residuals = centred[:, None] - axes @ (kept * (axes.T @ centred)[:, None])  # (n, a)
+    projected = axes.T @ (columns - columns.mean(axis=0))
     # The constant is one more axis that is never shrunk.
-    axes = np.column_stack([axes, np.full(len(target), len(target) ** -0.5)])
+    flat = np.column_stack([axes, np.full(len(columns), len(columns) ** -0.5)])
     roots = np.sqrt(np.vstack([kept, np.ones(len(penalties))]))
-    errors = np.zeros(len(penalties))
-    for fold in np.unique(fold_of):
-        part, own = axes[fold_of == fold], residuals[fold_of == fold]
-        solve = _leave_out_by_rows if len(part) <= part.shape[1] else _leave_out_by_axes
-        errors += (solve(part, roots, own) ** 2).sum(axis=0)
-    return errors / len(target)
+    errors = np.zeros((len(penalties), columns.shape[1]))
+    step = max(1, _MOST_CELLS // (len(columns) * len(penalties)))
+    for start in range(0, columns.shape[1], step):
+        some = slice(start, start + step)
+        centred = columns[:, some] - columns[:, some].mean(axis=0)
+        shrunk = (kept[:, :, None] * projected[:, None, some]).reshape(len(kept), -1)
+        residuals = centred[:, None] - (axes @ shrunk).reshape(len(columns), len(penalties), -1)  # (n, a, m)
+        for fold in np.unique(fold_of):
+            part, own = flat[fold_of == fold], residuals[fold_of == fold]
+            solve = _leave_out_by_rows if len(part) <= part.shape[1] else _leave_out_by_axes
+            errors[:, some] += (solve(part, roots, own) ** 2).sum(axis=0)
+    return (errors / len(columns)).reshape(len(penalties), *targets.shape[1:])
+
+
+def choose_fold_penalties(span: Span, targets: Floats, groups: NDArray[Any] | None, *, seed: int) -> Floats:
+    """Choose the penalty (m,) of each target (n, m) of the training rows as the nested protocol does, in inner folds
+    that keep `groups` (n,) together."""
+    rows = np.arange(len(targets))
+    fold_of = build_inner_folds(rows, strata=None, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
+    losses = compute_fold_errors(span, targets, fold_of)
+    return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
 
 
 def _leave_out_by_rows(part: Floats, roots: Floats, residuals: Floats) -> Floats:
-    """Solve (I - H_gg) x = e for each penalty: rows (g, r), roots of shrinkage (r, a), residuals (g, a) -> (g, a)."""
+    """Solve (I - H_gg) x = e for each penalty: rows (g, r), roots of shrinkage (r, a), residuals (g, a, m) -> same."""
     solved = np.empty_like(residuals)
     for index in range(roots.shape[1]):
         scaled = part * roots[:, index]
@@ -174,10 +195,10 @@ def _leave_out_by_rows(part: Floats, roots: Floats, residuals: Floats) -> Floats
 
 def _leave_out_by_axes(part: Floats, roots: Floats, residuals: Floats) -> Floats:
     """Solve the same where axes are fewer than rows: (I - U U')^-1 = I + U (I - U' U)^-1 U' (Woodbury)."""
-    solved, gram, projected = residuals.copy(), part.T @ part, part.T @ residuals
+    solved, gram, projected = residuals.copy(), part.T @ part, np.tensordot(part.T, residuals, 1)
     for index in range(roots.shape[1]):
-        root = roots[:, index]
-        inner = np.eye(len(gram)) - gram * np.outer(root, root)
+        root = roots[:, index, None]
+        inner = np.eye(len(gram)) - gram * (root * root.T)
         solved[:, index] += part @ (root * np.linalg.solve(inner, root * projected[:, index]))
     return solved
 

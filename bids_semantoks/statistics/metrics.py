@@ -12,14 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Floats
+from bids_semantoks.statistics.class_metrics import (
+    Scorer,
+    build_auroc,
+    build_average_precision,
+    build_balanced_accuracy,
+    build_brier_score,
+    build_calibration_error,
+    build_macro_f1,
+    divide,
+)
 from bids_semantoks.statistics.predictions import Predictions
 
 #: Range of each metric, to which intervals are clipped.
-RANGES = {"r2": (-np.inf, 1.0), "mae": (0.0, np.inf), "r": (-1.0, 1.0), "r_pooled": (-1.0, 1.0)}
+RANGES = {
+    **{"r2": (-np.inf, 1.0), "mae": (0.0, np.inf), "r": (-1.0, 1.0), "r_pooled": (-1.0, 1.0)},
+    **{"brier_score": (0.0, 2.0), "calibration_slope": (-np.inf, np.inf)},
+}
 
-Scorer = Callable[[Floats], Floats]
-CLASS_METRICS = ("balanced_accuracy", "auroc", "calibration_error")
+CLASS_METRICS = ("balanced_accuracy", "auroc", "average_precision", "brier_score", "macro_f1", "calibration_error")
 VALUE_METRICS = ("r", "r2", "mae", "r_pooled", "calibration_slope")
 _MOST_POINTS = 401
 
@@ -34,6 +46,7 @@ class Score:
     value: float  # mean over repetitions; NaN where it cannot be computed
     ci_low: float  # 95 % interval
     ci_high: float
+    bound: float  # one-sided 95 % lower bound, as strict as the one-sided permutation test
     chance: float  # score of a model without features; NaN where that means nothing
     n_rows: int  # rows tested
 
@@ -61,14 +74,17 @@ def compute_scores(
         value = float(scorer(np.ones((1, predictions.fold.shape[1])))[0])
         sample = scorer(weights)
         sample = sample[~np.isnan(sample)]
-        low, high = np.quantile(sample, (0.025, 0.975)) if len(sample) else (np.nan, np.nan)
+        low, bound, high = np.quantile(sample, (0.025, 0.05, 0.975)) if len(sample) else (np.nan,) * 3
         if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
             low, high = _bound_extreme(predictions, value, participants)
+            bound = low
         if metric in ("r", "r_pooled") and abs(value) > 1 - 1e-9 and high - low < 1e-9:
             low, high = _bound_line(predictions, value, participants)
+            bound = low
         # Repeated rows inflate calibration errors, so that all bootstrap samples may lie above the estimate.
         low, high = np.fmin(low, value), np.fmax(high, value)
-        floor, ceiling = RANGES.get(metric, (-np.inf, np.inf) if metric == "calibration_slope" else (0.0, 1.0))
+        bound = np.clip(bound, low, value)
+        floor, ceiling = RANGES.get(metric, (0.0, 1.0))
         scores.append(
             Score(
                 model=predictions.model,
@@ -77,6 +93,7 @@ def compute_scores(
                 value=value,
                 ci_low=float(np.clip(value + widening * (low - value), floor, ceiling)),
                 ci_high=float(np.clip(value + widening * (high - value), floor, ceiling)),
+                bound=float(np.clip(value + widening * (bound - value), floor, ceiling)),
                 chance=compute_chance(predictions, metric),
                 n_rows=int(predictions.tested.sum()),
             )
@@ -114,11 +131,24 @@ def draw_weights(
 
 
 def compute_chance(predictions: Predictions, metric: str) -> float:
-    """Compute the score of a model without features on the same folds; NaN for measures of calibration."""
-    known = {"balanced_accuracy": 1 / max(len(predictions.classes), 1), "auroc": 0.5, "r": 0.0, "r2": 0.0}
+    """Compute the score of a model without features on the same folds; NaN for measures of calibration.
+
+    It knows the shares of classes (average precision, Brier score) or guesses all classes alike (macro F1).
+    """
+    known = {"auroc": 0.5, "r": 0.0, "r2": 0.0, "r_pooled": 0.0}
     if metric == "mae":
         return float(np.nanmean(np.abs(predictions.truth - predictions.reference)))
-    return known.get(metric, 0.0 if metric == "r_pooled" else np.nan)
+    n_classes = len(predictions.classes)
+    if not n_classes:
+        return known.get(metric, np.nan)
+    shares = np.array([(predictions.truth == k).sum() for k in range(n_classes)]) / (predictions.fold >= 0).sum()
+    known |= {
+        "balanced_accuracy": 1 / n_classes,
+        "average_precision": float(shares[1] if n_classes == 2 else shares.mean()),
+        "brier_score": float((shares * (1 - shares)).sum() / (2 if n_classes == 2 else 1)),
+        "macro_f1": float((2 * shares / n_classes / (shares + 1 / n_classes)).mean()),
+    }
+    return known.get(metric, np.nan)
 
 
 def compute_fold_scores(predictions: Predictions, metric: str) -> Floats:
@@ -158,9 +188,12 @@ def build_scorer(predictions: Predictions, metric: str) -> Scorer:
     because a fold whose mean is high is predicted from a training part whose mean is low.
     """
     builders = {
-        "balanced_accuracy": _build_balanced_accuracy,
-        "auroc": _build_auroc,
-        "calibration_error": _build_calibration_error,
+        "balanced_accuracy": build_balanced_accuracy,
+        "auroc": build_auroc,
+        "average_precision": build_average_precision,
+        "brier_score": build_brier_score,
+        "macro_f1": build_macro_f1,
+        "calibration_error": build_calibration_error,
         "r": lambda p: _build_moments(p, p.fold, _correlate),
         "r_pooled": lambda p: _build_moments(p, np.minimum(p.fold, 0), _correlate),
         "calibration_slope": lambda p: _build_moments(p, p.fold, _regress),
@@ -168,81 +201,6 @@ def build_scorer(predictions: Predictions, metric: str) -> Scorer:
         "mae": _build_mae,
     }
     return builders[metric](predictions)
-
-
-def _divide(numerator: Floats, denominator: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(denominator > 0, numerator / denominator, np.nan))
-
-
-def _build_balanced_accuracy(predictions: Predictions) -> Scorer:
-    classes = np.arange(len(predictions.classes))[:, None, None]
-    member = (predictions.truth == classes).sum(axis=1).astype(np.float64)  # (K, n)
-    hit = ((predictions.truth == classes) & (predictions.decisions == classes)).sum(axis=1).astype(np.float64)
-
-    def score(weights: Floats) -> Floats:
-        recalls = _divide(weights @ hit.T, weights @ member.T)
-        n_known = (~np.isnan(recalls)).sum(axis=1)
-        return _divide(np.nansum(recalls, axis=1), n_known * (n_known >= 2))
-
-    return score
-
-
-def _build_auroc(predictions: Predictions) -> Scorer:
-    """Share of pairs, one of the class and one of the rest in the same test fold, that are in the right order."""
-    n_classes = len(predictions.classes)
-    ranked = [_rank_members(predictions, k) for k in (range(n_classes) if n_classes > 2 else (1,))]
-
-    def score(weights: Floats) -> Floats:
-        columns = np.ascontiguousarray(weights.T)
-        values = [_divide(*_sum_pairs(columns, folds)) for folds in ranked]
-        known = ~np.isnan(values)
-        return _divide(np.nansum(values, axis=0), known.sum(axis=0))
-
-    return score
-
-
-_RankedFold = tuple[Indices, Indices, Indices, Indices]
-
-
-def _rank_members(predictions: Predictions, k: int) -> list[_RankedFold]:
-    """Rank the members of class k in each test fold among the others there: rows of the members, rows of the others by
-    ascending score, how many of these score below each member, and how many no higher."""
-    found = []
-    for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores[:, :, k], strict=True):
-        for number in np.unique(fold[fold >= 0]):
-            inside = np.flatnonzero(fold == number)
-            members, others = inside[truth[inside] == k], inside[truth[inside] != k]
-            others = others[np.argsort(scores[others], kind="stable")]
-            below, upto = (np.searchsorted(scores[others], scores[members], side) for side in ("left", "right"))
-            found.append((members, others, below, upto))
-    return found
-
-
-def _sum_pairs(columns: Floats, folds: Sequence[_RankedFold]) -> tuple[Floats, Floats]:
-    """Sum the weights (n, B) of pairs in the right order, ties by half, and of all pairs: (B,) each. Cumulative weights
-    take B n steps, where a table of pairs would take B n^2."""
-    right, every = np.zeros(columns.shape[1]), np.zeros(columns.shape[1])
-    for members, others, below, upto in folds:
-        total = np.zeros((len(others) + 1, columns.shape[1]))
-        np.cumsum(columns[others], axis=0, out=total[1:])
-        own = columns[members]
-        right += 0.5 * (np.einsum("mb,mb->b", own, total[below]) + np.einsum("mb,mb->b", own, total[upto]))
-        every += own.sum(axis=0) * total[-1]
-    return right, every
-
-
-def _build_calibration_error(predictions: Predictions, n_bins: int = 10) -> Scorer:
-    """Expected calibration error: mean gap between confidence and hits over ten bins of equal size."""
-    tested = predictions.fold >= 0
-    confidence = np.where(tested, predictions.scores.max(axis=2), np.nan)
-    hit = (predictions.scores.argmax(axis=2) == predictions.truth).astype(np.float64)
-    edges = np.unique(np.quantile(confidence[tested], np.arange(1, n_bins) / n_bins))
-    bins = np.where(tested, np.searchsorted(edges, confidence, side="right"), -1)
-    gaps = np.where(tested, confidence - hit, 0.0)
-    gap = np.stack([np.where(bins == number, gaps, 0).sum(axis=0) for number in range(len(edges) + 1)])
-    n_tests = tested.sum(axis=0).astype(np.float64)
-    return lambda weights: _divide(np.abs(weights @ gap.T).sum(axis=1), weights @ n_tests)
 
 
 def _build_moments(predictions: Predictions, parts: NDArray[np.int64], finish: Callable[[Floats], Floats]) -> Scorer:
@@ -257,7 +215,7 @@ def _build_moments(predictions: Predictions, parts: NDArray[np.int64], finish: C
                 total += _sum_products(weights[:, rows], truth[rows], decisions[rows])
             values.append(finish(total))
         known = ~np.isnan(values)
-        return _divide(np.nansum(values, axis=0), known.sum(axis=0))
+        return divide(np.nansum(values, axis=0), known.sum(axis=0))
 
     return score
 
@@ -273,7 +231,7 @@ def _sum_products(weights: Floats, truth: Floats, predicted: Floats) -> Floats:
 def _correlate(total: Floats) -> Floats:
     """Correlation; 0 where predictions do not vary, since they carry no information."""
     truth, predicted, both = total
-    r = _divide(both, np.sqrt(np.maximum(truth * predicted, 0)))
+    r = divide(both, np.sqrt(np.maximum(truth * predicted, 0)))
     return np.asarray(np.where(predicted <= 1e-12 * truth, np.where(truth > 0, 0.0, np.nan), r))
 
 
@@ -281,7 +239,7 @@ def _regress(total: Floats) -> Floats:
     """Slope of truth over prediction: 1 is calibrated, less is overconfident. NaN where predictions vary by less than a
     hundredth of the truth: the slope would be arbitrary."""
     truth, predicted, both = total
-    return np.asarray(np.where(predicted <= 1e-4 * truth, np.nan, _divide(both, predicted)))
+    return np.asarray(np.where(predicted <= 1e-4 * truth, np.nan, divide(both, predicted)))
 
 
 def _build_r2(predictions: Predictions) -> Scorer:
@@ -289,7 +247,7 @@ def _build_r2(predictions: Predictions) -> Scorer:
     base = np.nan_to_num((predictions.truth - predictions.reference) ** 2)
 
     def score(weights: Floats) -> Floats:
-        return np.asarray(np.mean(1 - _divide(weights @ error.T, weights @ base.T), axis=1))
+        return np.asarray(np.mean(1 - divide(weights @ error.T, weights @ base.T), axis=1))
 
     return score
 
@@ -297,7 +255,7 @@ def _build_r2(predictions: Predictions) -> Scorer:
 def _build_mae(predictions: Predictions) -> Scorer:
     error = np.nan_to_num(np.abs(predictions.truth - predictions.decisions)).sum(axis=0)
     n_tests = (predictions.fold >= 0).sum(axis=0).astype(np.float64)
-    return lambda weights: _divide(weights @ error, weights @ n_tests)
+    return lambda weights: divide(weights @ error, weights @ n_tests)
 
 
 def count_decisions(predictions: Predictions) -> Floats:

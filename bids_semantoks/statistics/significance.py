@@ -15,23 +15,38 @@ from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold, KFold
 
 from bids_semantoks.records import Floats, Indices
-from bids_semantoks.statistics.linear import choose_loo_penalties, fit_ridge
-from bids_semantoks.statistics.metrics import compute_fold_scores
+from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
+from bids_semantoks.statistics.metrics import Score, compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features
+from bids_semantoks.statistics.splits import Split
 from bids_semantoks.statistics.targets import Target
 
 _MIN_ORDERS: Final = 20
 
+#: Below this p value, and with an interval that excludes chance, a score is above chance.
+SIGNIFICANT: Final = 0.05
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PermutationTest:
-    """Result of a permutation test."""
+    """Result of a permutation test of ridge regression."""
 
     statistic: str  # ``auroc`` or ``r``, within folds
+    split: str  # ``fixed`` (one 5-fold split drawn without the labels) or ``first`` (first repetition of the scored)
     value: float  # for the real labels
     null: Floats  # (n_permutations,)
     p_value: float  # (1 + number of permutations at least as good) / (1 + n_permutations)
+
+    @property
+    def name(self) -> str:
+        """Name of the statistic in tables."""
+        return f"ridge_{self.statistic}_{'fixed_split' if self.split == 'fixed' else 'first_repetition'}"
+
+    @property
+    def smallest(self) -> float:
+        """Smallest p value that this many permutations can give."""
+        return 1 / (1 + len(self.null))
 
 
 def compute_permutation_test(
@@ -52,13 +67,7 @@ def compute_permutation_test(
     side and exchange labels as units, within a block (n,) only. Covariates (n, c) are removed as in `cross_validate`.
     """
     rows = np.flatnonzero(~np.isnan(target.values))
-    columns = permute_values(
-        target.compute_labels(rows)[rows],
-        n_permutations=n_permutations,
-        blocks=None if blocks is None else blocks[rows],
-        units=None if groups is None else groups[rows],
-        seed=seed,
-    )
+    columns = permute_target(target, n_permutations=n_permutations, seed=seed, blocks=blocks, units=groups)[rows]
     n_classes = len(target.class_names) if target.is_class else 0
     classes = [1] if n_classes == 2 else list(range(n_classes))
     codes = [np.where(columns == k, 1.0, -1.0) for k in classes] or [columns]
@@ -66,18 +75,74 @@ def compute_permutation_test(
     predicted, fold_of = _predict(features, rows, stacked, covariates, groups, seed)
     measure = _compute_aurocs if target.is_class else _compute_correlations
     scores = measure(predicted, stacked, fold_of).reshape(len(codes), -1).mean(axis=0)
-    return _build_test("auroc" if target.is_class else "r", float(scores[0]), scores[1:])
+    return _build_test("auroc" if target.is_class else "r", "fixed", scores)
+
+
+def permute_scored_ridge(
+    features: Features,
+    columns: Floats,
+    splits: Sequence[Split],
+    *,
+    covariates: Floats | None = None,
+    groups: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> PermutationTest:
+    """Test the ridge regression that `cross_validate` scores, on the first repetition of its own splits, penalty chosen
+    as there: the statistic is the r of that repetition.
+
+    Columns (n, m) hold the values and their permutations (`permute_target`), NaN where there is none; the other
+    arguments are those of `cross_validate`.
+    """
+    first = min(split.repetition for split in splits)
+    predicted, fold_of = np.zeros_like(columns), np.full(len(columns), -1, dtype=np.int64)
+    for split in splits:
+        if split.repetition == first:
+            train = np.sort(np.concatenate([split.train, split.validation]))
+            span = features.compute_span(train, split.test, covariates)
+            together = None if groups is None else groups[train]
+            penalties = choose_fold_penalties(span, columns[train], together, seed=seed + first)
+            fit = fit_ridge(span, columns[train], penalties)
+            predicted[split.test], fold_of[split.test] = fit.predict(span.test), split.fold
+    tested = fold_of >= 0
+    return _build_test("r", "first", _compute_correlations(predicted[tested], columns[tested], fold_of[tested]))
 
 
 def average_tests(tests: Sequence[PermutationTest]) -> PermutationTest:
     """Test the mean score of several encoders, given the same permutations, by averaging their null values."""
-    value, null = float(np.mean([one.value for one in tests])), np.mean([one.null for one in tests], axis=0)
-    return _build_test(tests[0].statistic, value, null)
+    scores = np.mean([[one.value, *one.null] for one in tests], axis=0)
+    return _build_test(tests[0].statistic, tests[0].split, scores)
 
 
-def _build_test(statistic: str, value: float, null: Floats) -> PermutationTest:
+def _build_test(statistic: str, split: str, scores: Floats) -> PermutationTest:
+    """Compare the score of the real labels, the first, with the others."""
+    value, null = float(scores[0]), scores[1:]
     count = int((null >= value - 1e-12).sum())
-    return PermutationTest(statistic=statistic, value=value, null=null, p_value=(1 + count) / (1 + len(null)))
+    p_value = (1 + count) / (1 + len(null))
+    return PermutationTest(statistic=statistic, split=split, value=value, null=null, p_value=p_value)
+
+
+def judge(score: Score, p_value: float) -> str:
+    """Judge a score by its interval and its permutation test together: ``above chance`` only by both, ``not detected``
+    by neither, else ``inconclusive``.
+
+    The question is one-sided, so chance must lie below the one-sided 95 % bound, which is as strict as p < 0.05.
+    Without a test (p NaN) a score can at most be inconclusive; empty for a score of NaN.
+    """
+    if math.isnan(score.value) or math.isnan(score.bound):
+        return ""
+    is_above, is_significant = score.bound > score.chance, p_value < SIGNIFICANT
+    if is_above and is_significant:
+        return "above chance"
+    return "inconclusive" if is_above or is_significant else "not detected"
+
+
+def permute_target(target: Target, *, n_permutations: int, seed: int, **units: NDArray[Any] | None) -> Floats:
+    """Permute the known values of a target as `permute_values` does: (n, 1 + n_permutations), NaN where missing."""
+    rows = np.flatnonzero(~np.isnan(target.values))
+    own = {name: None if labels is None else labels[rows] for name, labels in units.items()}
+    columns = np.full((len(target.values), 1 + n_permutations), np.nan)
+    columns[rows] = permute_values(target.compute_labels(rows)[rows], n_permutations=n_permutations, seed=seed, **own)
+    return columns
 
 
 def permute_values(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bids_semantoks.errors import TrainingDiverged
+from bids_semantoks.runtime.progress import Pace, draw_bar
 from bids_semantoks.training.distill import StepReport
 from bids_semantoks.training.schedules import Schedules, StepSettings
 
@@ -25,9 +26,6 @@ LOG_COLUMNS: Final = (
 
 _MEASURED: Final = ("loss", *LOG_COLUMNS[3:10])
 _LOG_ROWS: Final = 5000
-_LINE_SECONDS: Final = 10.0
-_BAR_SECONDS: Final = 0.5
-_BAR_WIDTH: Final = 20
 _MOST_SKIPPED: Final = 50
 
 
@@ -57,15 +55,12 @@ class Meter:
     _waiting: list[tuple[int, StepSettings, bool, Tensor]] = field(default_factory=list)
     _since: float = field(default_factory=time.monotonic)
     _n_since: int = 0
-    _line_at: float = 0.0
-    _bar_at: float = 0.0
-    _began: tuple[float, int] = (0.0, 0)
+    _pace: Pace = field(default_factory=Pace)
+    _has_begun: bool = False
 
     def add(self, report: StepReport, step: int, settings: StepSettings) -> None:
         """Add the report of one step, still on the device; `step` counts the steps done before."""
-        if not self._began[0]:
-            # The first step includes one-off costs, so it does not predict the others.
-            self._began = (time.monotonic(), step + 1)
+        self._pace.finish((step + 1) / self.schedules.n_steps)
         self.n_skipped = 0 if report.is_done else self.n_skipped + 1
         values = torch.stack([*report.losses, report.gradient_norm])
         self._waiting.append((step, settings, report.is_done, values))
@@ -97,7 +92,7 @@ class Meter:
         if self.is_first:
             self.log.append(rows)
             if latest:
-                self._say(latest, now)
+                self._say(latest)
 
     def _check(self, step: int, values: list[float], *, is_done: bool) -> None:
         last = self.describe_last
@@ -128,22 +123,17 @@ class Meter:
         epoch = step // self.steps_per_epoch
         return row | {"step": step + 1, "epoch": epoch + 1, "participants_per_second": rate}
 
-    def _say(self, row: Mapping[str, float], now: float) -> None:
-        """Log a line now and then and, in between, move the progress bar of terminals."""
+    def _say(self, row: Mapping[str, float]) -> None:
+        """Log a line now and then, and always the first and last; in between, move the progress bar of terminals."""
         n_steps, step = self.schedules.n_steps, int(row["step"])
-        is_line = now - self._line_at > _LINE_SECONDS or step == n_steps
-        if not is_line and now - self._bar_at < _BAR_SECONDS:
+        is_line = step == n_steps or not self._has_begun
+        extra = {"is_progress": True, "is_fleeting": False} if is_line else self._pace.choose()
+        self._has_begun = True
+        if extra is None:
             return
-        self._bar_at = now
-        if is_line:
-            self._line_at = now
-        n_timed = step - self._began[1]
-        left = (now - self._began[0]) / max(n_timed, 1) * (n_steps - step)
-        remaining = f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
-        bar = "#" * (step * _BAR_WIDTH // n_steps)
         LOGGER.info(
-            "[%s] epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s%s",
-            bar.ljust(_BAR_WIDTH, "."),
+            "%s epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s%s",
+            draw_bar(step / n_steps),
             row["epoch"],
             n_steps // self.steps_per_epoch,
             step,
@@ -151,8 +141,8 @@ class Meter:
             row["loss"],
             row["rank"],
             row["participants_per_second"],
-            remaining if n_timed > 0 else "",
-            extra={"is_progress": True, "is_fleeting": not is_line},
+            self._pace.describe_left(step / n_steps) if step < n_steps else "",
+            extra=extra,
         )
 
 

@@ -29,7 +29,7 @@ read -r -a program <<<"${BIDS_SEMANTOKS:-bids_semantoks}"
 read -r -a sbatch_args <<<"${SBATCH_ARGS:-}"
 block=${BLOCK:-1}
 
-plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run --format tsv)
+plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run --check --format tsv)
 labels=() refused=""
 # Empty cells are n/a, so that tabs never stand side by side, which read would take for one.
 while IFS=$'\t' read -r run participant action reason recorded message; do

@@ -128,7 +128,7 @@ def test_a_task_of_the_array_names_its_own_participants_alone(tmp_path):
     subprocess.run(["bash", CLUSTER / "slurm" / "group.sbatch", job], env=environment, check=True)
     places = f"{tmp_path} {tmp_path / 'out'}"
     assert called.read_text().splitlines() == [
-        f"{places} participant {' '.join(options)} --dry-run --format tsv",
+        f"{places} participant {' '.join(options)} --dry-run --check --format tsv",
         f"{places} participant --atlas Demo457 --mem 4G -q --ignore-failed-runs --participant-label 02",
         f"{places} group {' '.join(options)}",
     ]

@@ -125,21 +125,22 @@ def test_resume_opens_no_table(study, out, app):
     assert ": 0 ok, 7 skipped, 0 failed" in text
 
 
-def test_a_run_killed_before_its_figures_is_finished_by_the_same_call(study, outputs, tmp_path, app, monkeypatch):
+def test_a_run_killed_before_its_page_data_is_finished_by_the_same_call(study, outputs, tmp_path, app, monkeypatch):
     out = tmp_path / "out"
 
     def die(*_, **__):
         raise KeyboardInterrupt
 
     select = ("--participant-label", BAD)
-    monkeypatch.setattr("bids_semantoks.participant.draw_signals", die)
+    monkeypatch.setattr("bids_semantoks.participant.write_run_data", die)
     assert app(study, out, *select)[0] == 130
     monkeypatch.undo()
     assert find(out, "stat-mean_timeseries.tsv").is_file()
-    assert not list(out.glob("sub-*/figures/*"))
+    assert not list(out.glob("logs/sub-*/*_page.json"))
     assert app(study, out, *select)[0] == 0
-    expected = {path.name for path in (outputs / f"sub-{BAD}" / "figures").iterdir()}
-    assert {path.name for path in (out / f"sub-{BAD}" / "figures").iterdir()} == expected
+    expected = {path.name: path.read_bytes() for path in (outputs / "logs" / f"sub-{BAD}").glob("*_page.json")}
+    found = {path.name: path.read_bytes() for path in (out / "logs" / f"sub-{BAD}").glob("*_page.json")}
+    assert found == expected
     assert expected
 
 

@@ -123,9 +123,11 @@ def test_atlases_are_a_dataset_and_described_for_the_outputs_too(tmp_path, space
     dataset.write_dataset(out, sources={}, upstream=())
     assert "atlas-*_description.json" in (out / ".bidsignore").read_text().splitlines()
     assert json.loads((out / "dataset_description.json").read_text())["BIDSVersion"] == "1.11.0"
-    (out / "atlas-Schaefer5Tian_description.json").unlink()
+    (out / "atlas-Schaefer5Tian_description.json").write_text("{")
+    (atlases / "dataset_description.json").write_text("")
     write_atlas(out, atlas)
-    assert (out / "atlas-Schaefer5Tian_description.json").is_file()
+    assert json.loads((out / "atlas-Schaefer5Tian_description.json").read_text()) == described
+    assert json.loads((atlases / "dataset_description.json").read_text())["BIDSVersion"] == "1.11.0"
     write_atlas(out, build_atlas())
     other = json.loads((out / "atlas-A_description.json").read_text())
     assert (other["License"], other["Authors"], "ReferencesAndLinks" in other) == ("unknown", ["unknown"], False)

@@ -60,7 +60,8 @@ ROW = {
     **{"value": 1 / 3, "ci_low": -0.5, "ci_high": float("nan"), "p_value": 0.05, "chance": 0.0},
     **{"n_participants": 31, "n_rows": 37, "role": "encoder", "covariates": "", "n_repeats": 2, "n_folds": 5},
     **dict.fromkeys(["difference", "difference_low", "difference_high", "difference_p", "difference_p_holm"]),
-    **{"n_pretrained": None, "n_seeds": 1, "seed_sd": None},
+    **{"n_pretrained": None, "n_seeds": 1, "seed_sd": None, "p_statistic": "ridge_r_first_repetition"},
+    **{"p_statistic_value": 0.25, "p_smallest": 0.05, "bound": -0.25, "verdict": "inconclusive"},
 }
 
 #: More columns than those described, as the table of points has.

@@ -209,9 +209,13 @@ def test_p_values_are_those_that_were_computed():
     assert "corrected resampled t test [@nadeau2003], applied to repeated cross-validation [@bouckaert2004]" in text
     assert "Holm's method [@holm1979]" in text
     assert "square root of 1 + n / n(train)" in text
+    assert "so that p cannot fall below 0.0047. A score was called above chance if p < 0.05 and its one-sided" in text
+    assert "for values on the first repetition of the splits" in text
+    assert "[@holm1979] over all comparisons of a call; p values of single" in text
     assert "allefeld2016" not in text
     text = describe_methods({**ALL, "probing": {**PROBING, "n_permutations": 0}})
     assert "permuted" not in text
+    assert "There were no permutation tests" in text
     assert "phipson2010" not in text
     text = describe_methods({**ALL, "probing": {**PROBING, "probe": [], "task_blocks": "trial_type"}})
     assert "not that people in general do, since no true accuracy lies below chance [@allefeld2016]" in text
@@ -259,6 +263,26 @@ def test_settings_are_not_listed():
     assert "Covariates (*age*, *sex*) were removed" in text
     assert "cut into 4 classes of equal size" in text
     assert "yarkoni2019" not in text  # PyBIDS was not used
+
+
+def test_results_have_their_numbers():
+    test = "permutation test: ridge r 0.30, p = 0.005, smallest possible 0.005"
+    one = {
+        "phenotype": "age_*",
+        "used": 30,
+        "what": "participants",
+        "out": ["2 with no value of age"],
+        "score": "r 0.31",
+    }
+    one |= {"motion": {"N": 29, "Mean": 0.187, "SD": 0.06}, "verdict": "above chance", "test": test}
+    other = {**one, "phenotype": "sex", "out": [], "motion": {}, "test": ""}
+    text = describe_methods({**ALL, "probing": {**PROBING, "covariate": ["site"], "results": [one, other]}})
+    assert (
+        r"*age\_\** was predicted in 30 participants (left out: 2 with no value of age), with a mean framewise "
+        f"displacement of 0.19 mm (SD 0.06, known of 29): r 0.31, above chance ({test})." in text
+    )
+    assert "*sex* was predicted in 30 participants (left out: nobody): r 0.31, above chance." in text
+    assert "Covariates (*site*) were removed" in text
 
 
 def test_citations_become_links_and_commands(tmp_path):

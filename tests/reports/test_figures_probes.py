@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bids_semantoks.reports.figures import render_figure, use_style
-from bids_semantoks.reports.figures_probes import Bar, Colouring, draw_classes, draw_map, draw_models, draw_values
+from bids_semantoks.reports.figures_probes import draw_classes, draw_map, draw_models, draw_values
+from bids_semantoks.reports.scatter_charts import Colouring
+from bids_semantoks.reports.vector_charts import Bar
 
 
 def test_models_stand_in_the_order_given_beside_chance() -> None:

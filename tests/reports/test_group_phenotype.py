@@ -15,7 +15,6 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.records import Windows
-from bids_semantoks.reports import report, reporting
 
 N, P, T = 23, 11, 110
 
@@ -56,11 +55,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     write_tsv(series / "participants.tsv", ("participant_id", "age", "site"), people)
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]}
     (series / "dataset_description.json").write_text(json.dumps(description))
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (reporting, report):
-            patch.setattr(module, "write_figure", lambda *_: False)
-        options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "-q"]
-        assert call([str(series), str(out), "participant", *options]) == 0
+    options = ["--model", "random:tiny", "--n-procs", "1", "--min-time", "0", "-q"]
+    assert call([str(series), str(out), "participant", *options]) == 0
     return series, out
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from markupsafe import Markup
 
-from bids_semantoks.reports.figures import Picture
 from bids_semantoks.reports.group_report import (
+    Graphic,
     GroupPage,
     PhenotypePart,
     Section,
@@ -21,21 +22,21 @@ def test_page_leads_to_the_tables_that_are_there(tmp_path: Path) -> None:
     page = GroupPage(title="T", overview=[], pretraining="", warns=False, phenotypes=[], sections=[], warnings=[])
     for name in ("group_task_blocks", "group_scaling"):
         (tmp_path / f"{name}.tsv").write_text("x\n")
-    html = write_group_page(tmp_path, page).read_text()
+    html = write_group_page(tmp_path, lambda: page).read_text()
     assert 'href="group_task_blocks.tsv"' in html
     assert 'href="group_scaling.json"' in html
     assert "group_probe.tsv" not in html
 
 
 def test_page_escapes_what_users_write_and_says_what_is_missing(tmp_path: Path) -> None:
-    gone = Picture(title="t", caption="c", data="")
+    shown = Graphic(title="<t>", caption="<c>", body=Markup("<svg></svg>"))
     part = PhenotypePart(
-        name="<b>x</b>", lead="lead", facts=[("in", "3")], pictures=[gone], columns=["model", "r"],
-        lines=[["Tiny", "0.1"], ["chance", "0"]],
-        details=[Section(anchor="", title="By site", short="", sentences=["<i>"], pictures=[])],
+        name="<b>x</b>", lead="lead", facts=[("in", "3")], graphics=[shown], columns=["model", "r"],
+        lines=[["Tiny", "0.1"], ["chance", "0"]], people=(["", "sex"], [["in", "<F> 3"]]),
+        details=[Section(anchor="", title="By site", short="", sentences=["<i>"], graphics=[])],
     )  # fmt: skip
     leakage = Section(
-        anchor="leakage", title="Leakage", short="Leakage", sentences=["seen"], pictures=[gone],
+        anchor="leakage", title="Leakage", short="Leakage", sentences=["seen"], graphics=[shown],
         columns=["what", "r"], lines=[["Tiny", "0.3"]],
     )  # fmt: skip
     page = GroupPage(
@@ -46,7 +47,9 @@ def test_page_escapes_what_users_write_and_says_what_is_missing(tmp_path: Path) 
     assert "<b>x</b>" not in html
     assert "&lt;b&gt;x&lt;/b&gt;" in html
     assert '<p class="warning">2 of 3</p>' in html
-    assert html.count("It could not be drawn") == 2
+    assert html.count("<svg></svg>") == html.count("&lt;t&gt;") == html.count("&lt;c&gt;") == 2
+    assert "&lt;F&gt; 3" in html
+    assert "script-src" not in html
     assert html.count('<tr class="encoder"><td>Tiny</td>') == 2
     assert "&lt;i&gt;" in html
     assert 'href="#leakage"' in html
@@ -59,4 +62,13 @@ def test_page_escapes_what_users_write_and_says_what_is_missing(tmp_path: Path) 
     (tmp_path / "figures" / "training.svg").write_text("<svg/>")
     found = read_training_picture(tmp_path)
     assert found is not None
-    assert found.data.endswith("%3Csvg/%3E")
+    assert "%3Csvg/%3E" in found.body
+
+
+def test_a_page_that_cannot_be_built_costs_no_results(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> GroupPage:
+        raise ZeroDivisionError("no axis")
+
+    write_group_page(tmp_path, fail)
+    assert "group.html could not be written: ZeroDivisionError: no axis" in caplog.text
+    assert list(tmp_path.iterdir()) == []

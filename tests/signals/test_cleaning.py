@@ -40,6 +40,43 @@ def test_cleaning_is_nilearns_when_all_is_kept(signals, regressors):
     assert cleaned.dtype == np.float64
 
 
+@pytest.mark.parametrize("band_pass", [(0.01, 0.1), (0.008, 0.0), (0.0, 0.1), None])
+@pytest.mark.parametrize("repetition_time", [0.72, 2.0, 3.0])
+@pytest.mark.parametrize("n_regressors", [0, 1, 40])
+def test_nilearn_is_the_oracle_for_every_band(band_pass, repetition_time, n_regressors):
+    """With a step among the regressors, and values of very different size."""
+    rng = np.random.default_rng(n_regressors)
+    values = 1e4 + rng.standard_normal((219, P)).cumsum(axis=0) * np.logspace(-2, 2, P)
+    regressors = rng.standard_normal((219, n_regressors)) * np.logspace(-6, 6, n_regressors)
+    regressors[:, 30:31] = np.arange(219)[:, None] > 100
+    low, high = pass_band(band_pass, repetition_time=repetition_time)
+    cleaned = clean_signals(
+        values, regressors, np.ones(219, dtype=bool), repetition_time=repetition_time, band_pass=band_pass
+    )
+    options = {"butterworth__padtype": "even", "butterworth__padlen": 33 if low and high else 18}
+    oracle = clean(
+        values,
+        confounds=regressors if n_regressors else None,
+        standardize=None,
+        filter="butterworth" if low or high else False,
+        low_pass=high,
+        high_pass=low,
+        t_r=repetition_time,
+        **(options if low or high else {}),
+    )
+    np.testing.assert_allclose(cleaned, oracle, atol=1e-10 * np.ptp(values))
+
+
+@pytest.mark.parametrize("band_pass", [(0.01, 0.1), None])
+def test_copies_and_sums_of_regressors_remove_nothing_more(signals, regressors, band_pass):
+    """Where filtering leaves rounding noise of a copy, nilearn removes the noise as if it were one more regressor."""
+    options = {"repetition_time": 2.0, "band_pass": band_pass}
+    every = np.ones(T, dtype=bool)
+    expected = clean_signals(signals, regressors, every, **options)
+    more = np.column_stack([regressors, 5 * regressors[:, 2], regressors[:, 0] / 3 - regressors[:, 1], np.arange(T)])
+    np.testing.assert_allclose(clean_signals(signals, more, every, **options), expected, atol=1e-8)
+
+
 def test_reflection_halves_the_error_at_the_ends():
     """A stretch of long noise against the same stretch of the noise filtered as a whole."""
     noise = np.random.default_rng(3).standard_normal((600, 40)).cumsum(axis=0) / 9

@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 from scipy.stats import binomtest
 from scipy.stats import t as student
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
+from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.metrics import (
     average_participants,
     build_scorer,
@@ -284,3 +285,49 @@ def test_seven_perfect_scores_are_not_certain():
     assert (same.p_value, same.ci_low, same.ci_high) == (1, 0, 0)
     near = average_participants(np.array([1.0, 1.0, 0.9]), reference=0.5, limits=(0.0, 1.0))
     assert near.ci_high == 1
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_more_class_scores_are_those_of_scikit_learn(n_classes):
+    predictions = make_predictions(n_classes)
+    shown = range(n_classes) if n_classes > 2 else (1,)
+    weights = np.random.default_rng(3).integers(0, 3, N)
+    for sample in (np.ones(N), weights):
+        expected = {"average_precision": [], "brier_score": [], "macro_f1": []}
+        for truth, scores, decisions in zip(
+            predictions.truth, predictions.scores.round(1), predictions.decisions, strict=True
+        ):
+            expected["average_precision"].append(
+                np.mean([average_precision_score(truth == k, scores[:, k], sample_weight=sample) for k in shown])
+            )
+            error = (scores - (truth[:, None] == np.arange(n_classes))) ** 2
+            expected["brier_score"].append(np.average(error.sum(axis=1) / (2 if n_classes == 2 else 1), weights=sample))
+            expected["macro_f1"].append(f1_score(truth, decisions, average="macro", sample_weight=sample))
+        # Rounded, many scores are tied.
+        tied = dataclasses.replace(predictions, scores=predictions.scores.round(1))
+        for metric, values in expected.items():
+            found = build_scorer(tied, metric)(np.stack([sample, np.ones(N)]))
+            assert found[0] == pytest.approx(np.mean(values)), metric
+    scores = {score.metric: score for score in compute_scores(predictions, n_bootstrap=50)}
+    for metric in expected:
+        assert scores[metric].ci_low <= scores[metric].bound <= scores[metric].value <= scores[metric].ci_high
+    share = (predictions.truth[0] == 1).mean()
+    if n_classes == 2:
+        assert scores["average_precision"].chance == pytest.approx(share)
+        assert scores["brier_score"].chance == pytest.approx(share * (1 - share))
+        blind = dataclasses.replace(
+            predictions, scores=np.stack([np.full((2, N), 1 - share), np.full((2, N), share)], 2)
+        )
+        for metric in ("average_precision", "brier_score"):
+            assert build_scorer(blind, metric)(np.ones((1, N)))[0] == pytest.approx(scores[metric].chance)
+
+
+def test_calibration_is_counted_in_bins_of_equal_size():
+    predictions = make_predictions(2)
+    predicted, observed, counts = compute_calibration(predictions)
+    assert counts.sum() == predictions.truth.size
+    assert counts.max() - counts.min() <= 3
+    assert (np.diff(predicted) > 0).all()
+    assert (observed * counts).sum() == pytest.approx((predictions.truth == 1).sum())
+    assert (predicted * counts).sum() == pytest.approx(predictions.scores[:, :, 1].sum())
+    assert len(compute_calibration(make_predictions(3))[0]) == 10

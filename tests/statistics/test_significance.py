@@ -5,8 +5,17 @@ import pytest
 from scipy.stats import binomtest
 
 from bids_semantoks.statistics import significance
-from bids_semantoks.statistics.significance import compute_permutation_test, permute_values
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import Score, build_scorer, select_repetitions
+from bids_semantoks.statistics.significance import (
+    compute_permutation_test,
+    judge,
+    permute_scored_ridge,
+    permute_target,
+    permute_values,
+)
 from bids_semantoks.statistics.spans import TableFeatures
+from bids_semantoks.statistics.splits import build_left_out_splits, build_splits
 from bids_semantoks.statistics.targets import Target, build_class_target
 
 N, D = 61, 23
@@ -106,3 +115,65 @@ def test_the_real_labels_are_judged_as_permuted_ones_are(monkeypatch, n_classes)
     np.testing.assert_allclose(still.null, real.value, rtol=1e-9)
     assert still.p_value == 1
     assert real.value > 0.5
+
+
+@pytest.mark.parametrize("is_grouped", [False, True])
+def test_the_scored_ridge_is_what_is_permuted(is_grouped):
+    values, hidden = make_data()
+    hidden[7] = np.nan
+    groups = np.arange(N) // 2 if is_grouped else None
+    target, features = Target(name="y", values=hidden), TableFeatures(name="x", values=values)
+    covariates = values[:, 5:6]
+    splits = build_splits(target.compute_strata(), groups=groups, n_repeats=3, seed=4)
+    columns = permute_target(target, n_permutations=39, seed=4, units=groups)
+    test = permute_scored_ridge(features, columns, splits, covariates=covariates, groups=groups, seed=4)
+    scored = cross_validate(features, target, splits, covariates=covariates, groups=groups, seed=4)
+    first = build_scorer(select_repetitions(scored, slice(0, 1)), "r")(np.ones((1, N)))
+    assert test.value == pytest.approx(first[0], abs=1e-12)
+    assert (test.name, test.p_value, test.smallest) == ("ridge_r_first_repetition", 1 / 40, 1 / 40)
+    # Permuted values are predicted as well as if they were the real ones.
+    one = Target(name="y", values=columns[:, 3])
+    again = build_scorer(cross_validate(features, one, [s for s in splits if not s.repetition], covariates=covariates,
+                                        groups=groups, seed=4), "r")(np.ones((1, N)))  # fmt: skip
+    assert test.null[2] == pytest.approx(again[0], abs=1e-12)
+
+
+def test_the_scored_ridge_is_permuted_within_places_that_are_left_out():
+    rng = np.random.default_rng(2)
+    site = np.repeat([0, 1, 2], 30)
+    features = TableFeatures(name="x", values=rng.standard_normal((90, 7)) + 3 * site[:, None])
+    target = Target(name="age", values=5.0 * site + rng.standard_normal(90))
+    splits = build_left_out_splits(target.compute_strata(), site)
+    columns = permute_target(target, n_permutations=99, seed=0, blocks=site)
+    assert permute_scored_ridge(features, columns, splits, groups=site).p_value > 0.05
+
+
+def test_the_test_of_the_scored_ridge_is_calibrated_on_noise():
+    p_values = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        features = TableFeatures(name="noise", values=rng.standard_normal((41, 11)))
+        target = Target(name="y", values=rng.standard_normal(41))
+        columns = permute_target(target, n_permutations=39, seed=seed)
+        splits = build_splits(target.compute_strata(), n_repeats=1, seed=seed)
+        p_values.append(permute_scored_ridge(features, columns, splits, seed=seed).p_value)
+    assert binomtest(int((np.array(p_values) <= 0.1).sum()), 100, 0.1).pvalue > 0.001
+    assert np.mean(p_values) == pytest.approx(0.5, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("bound", "p_value", "verdict"),
+    [
+        (0.51, 0.049, "above chance"),
+        (0.51, 0.05, "inconclusive"),
+        (0.49, 0.001, "inconclusive"),
+        (0.5, 0.2, "not detected"),
+        (0.51, np.nan, "inconclusive"),
+        (0.49, np.nan, "not detected"),
+        (np.nan, 0.01, ""),
+    ],
+)
+def test_a_verdict_needs_both(bound, p_value, verdict):
+    known = {"model": "x", "target": "y", "metric": "auroc", "n_rows": 30}
+    score = Score(value=0.7, ci_low=0.45, ci_high=0.9, bound=bound, chance=0.5, **known)
+    assert judge(score, p_value) == verdict

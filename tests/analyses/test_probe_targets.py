@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bids_semantoks.analyses.design import build_target, check_classes
+from bids_semantoks.analyses.probe_targets import build_target, check_classes
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.statistics.splits import build_splits

@@ -1,0 +1,118 @@
+"""Words of the group for tables, page and methods: models, metrics, scores, p values, verdicts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from bids_semantoks.statistics.significance import PermutationTest
+
+#: Models and metrics as readers know them.
+MODEL_NAMES: Final = {
+    "pearson": "Pearson connectivity",
+    "ledoit_wolf": "Ledoit-Wolf connectivity",
+    "tangent": "tangent connectivity",
+    "parcel_moments": "means and variances",
+    "site": "site only",
+    "motion": "motion, scan length",
+    "covariates": "covariates only",
+    "random": "random weights",
+    "finetuned": "fine-tuned encoder",
+    "chance": "chance",
+}
+
+METRIC_NAMES: Final = {
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "brier_score": "Brier score",
+    "macro_f1": "macro F1",
+    "calibration_error": "calibration error",
+    "r": "r",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "r_pooled": "pooled r",
+    "calibration_slope": "calibration slope",
+}
+
+#: Statistics of permutation tests, as readers know them.
+STATISTIC_NAMES: Final = {
+    "ridge_auroc_fixed_split": "ridge AUROC",
+    "ridge_r_fixed_split": "ridge r",
+    "ridge_r_first_repetition": "ridge r",
+}
+
+
+def describe_test(test: PermutationTest) -> str:
+    """Describe a permutation test by its own statistic, value and p, and the smallest p that it can give."""
+    return format_test(test.name, test.value, test.p_value, test.smallest)
+
+
+def format_test(statistic: str, value: float, p_value: float, smallest: float) -> str:
+    """Format a permutation test: ``permutation test: ridge AUROC 0.56, p = 0.048, smallest possible 0.005``."""
+    return (
+        f"permutation test: {STATISTIC_NAMES[statistic]} {format_number(value)}, {describe_p(p_value)}, smallest "
+        f"possible {smallest:.2g}"
+    )
+
+
+def describe_row_test(row: Any) -> str:
+    """Describe the permutation test of a row of scores; empty where there was none."""
+    if math.isnan(row.p_value):
+        return ""
+    return format_test(row.p_statistic, row.p_statistic_value, row.p_value, row.p_smallest)
+
+
+def describe_verdict(row: Any) -> str:
+    """Describe the verdict of a row of scores in words; what was not detected remains possible within the interval."""
+    if row.verdict == "not detected":
+        low, high = format_number(row.ci_low), format_number(row.ci_high)
+        return f"not detected; {METRIC_NAMES[row.metric]} between {low} and {high} remains possible"
+    is_above = row.bound > row.chance
+    bound = (
+        f"the one-sided 95 % bound, {format_number(row.bound)}, {'lies' if is_above else 'does not lie'} above chance"
+    )
+    if row.verdict == "above chance":
+        return "above chance" if row.ci_low > row.chance else f"above chance ({bound})"
+    if row.verdict != "inconclusive":
+        return str(row.verdict)
+    if math.isnan(row.p_value):
+        return f"inconclusive: {bound}, but there is no permutation test"
+    return f"inconclusive: the two disagree, since {bound} and the test has {describe_p(row.p_value)}"
+
+
+def format_number(value: float) -> str:
+    """Format with two decimals, never -0.00; ``n/a`` for NaN."""
+    return "n/a" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+
+
+def format_interval(value: float, low: float, high: float) -> str:
+    """Format a number with its interval, ``0.71 [0.64, 0.77]``; without the interval if its ends are NaN."""
+    if math.isnan(value):
+        return "n/a"
+    if math.isnan(low):
+        return format_number(value)
+    return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
+
+
+def format_score(row: Any) -> str:
+    """Format a score with its interval, ``0.71 [0.64, 0.77]``."""
+    return format_interval(row.value, row.ci_low, row.ci_high)
+
+
+def format_p(value: float) -> str:
+    """Format a p value with three decimals or ``<0.001``; empty for NaN."""
+    return "" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def describe_p(value: float) -> str:
+    """Format a known p value for a sentence: ``p = 0.012`` or ``p < 0.001``."""
+    return "p < 0.001" if value < 0.001 else f"p = {format_p(value)}"
+
+
+def format_difference(row: Any) -> str:
+    """Format the encoder's score minus this baseline's, with its interval; empty for NaN."""
+    if math.isnan(row.difference):
+        return ""
+    return f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]"

@@ -1,0 +1,227 @@
+"""What the page of a run draws, kept in one small file a run: `logs/sub-<label>/<stem>_page.json`.
+
+The signals before denoising and the motion of each volume exist while a run is extracted, and nowhere afterwards; from
+this file the page can be written again at any time, and figures for papers drawn.
+
+Shape letters: T volumes, P parcels, N networks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.disk import is_full
+from bids_semantoks.files import hash_file, read_object, read_rows, read_table, write_text
+from bids_semantoks.outputs.damage import check_table
+from bids_semantoks.outputs.store import OutputPaths, read_signals
+from bids_semantoks.records import ParcelSignals
+from bids_semantoks.reports.networks import NetworkOrder, sort_by_network
+from bids_semantoks.reports.palette_images import ABSENT, ABSENT_COLOUR, COVERAGE, GREYS, RED_BLUE, to_base64
+from bids_semantoks.statistics.connectivity import compute_connectivity
+from bids_semantoks.statistics.traces import compute_dvars, compute_global, thin_columns, zscore_rows
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+#: Of the file; one of another version is built again from the tables.
+VERSION: Final = 1
+
+#: More columns or rows than a screen shows cost bytes only.
+_MAX_COLUMNS: Final = 480
+_MAX_ROWS: Final = 600
+
+#: Bins of the histogram of correlations, from -1 to 1.
+N_BINS: Final = 50
+
+_N_SLICES: Final = 8
+
+
+def write_run_data(
+    paths: OutputPaths,
+    signals: ParcelSignals,
+    atlas: tuple[Sequence[str], Sequence[str]],
+    build_grid: Callable[[], NDArray[np.int32] | None],
+) -> list[Path]:
+    """Write what the page of a run draws, once its signals are written, and return its path; `atlas` (parcels,
+    networks), `build_grid` as `build_picture_grid`. On any error but a full disk, log a warning: a picture must never
+    cost a run."""
+    try:
+        paths.page_data.unlink(missing_ok=True)
+        data = build_run_data(signals, *atlas, build_grid())
+        text = json.dumps({"SignalsSHA256": hash_file(paths.signals), **data}, separators=(",", ":"), allow_nan=False)
+        write_text(paths.page_data, text + "\n")
+    except Exception as error:
+        if is_full(error):
+            raise
+        LOGGER.debug("Writing %s", paths.page_data, exc_info=True)
+        LOGGER.warning("%s could not be written: %s: %s", paths.page_data.name, type(error).__name__, error)
+        return []
+    return [paths.page_data]
+
+
+def read_run_data(
+    paths: OutputPaths, sidecar: dict[str, Any], atlas: tuple[Sequence[str], Sequence[str]]
+) -> dict[str, Any]:
+    """Read what the page of a run draws; where its file is missing, damaged or of other signals, what the tables
+    allow."""
+    data = read_object(paths.page_data)
+    if data.get("Version") == VERSION and data.get("SignalsSHA256") == sidecar["TableSHA256"]:
+        return data
+    return build_run_data(read_stored_signals(paths, sidecar), *atlas, None)
+
+
+def read_stored_signals(paths: OutputPaths, sidecar: dict[str, Any]) -> ParcelSignals:
+    """Read the signals of a run as far as they are stored: without motion, and before denoising only with
+    --save-raw-signals (else as after). Raises RunFailed damaged_table."""
+    values = raw = read_signals(paths, sidecar)[1]
+    if paths.raw.is_file():
+        check_table(paths.raw, sidecar)
+        raw = read_table(paths.raw)[1].astype(np.float32)
+    dropped = sidecar["VolumesDropped"]
+    kept = np.ones(len(values), dtype=np.bool_)
+    kept[: dropped["Dummy"]["Count"]] = False
+    kept[dropped["Scrubbed"]["Volumes"]] = False
+    n_padding = dropped.get("Padding", {}).get("Count", 0)
+    kept[kept.size - n_padding :] = False
+    return ParcelSignals(
+        values=values,
+        raw=raw,
+        kept=kept,
+        n_dummy=dropped["Dummy"]["Count"],
+        coverage=read_coverage(paths)[0],
+        n_voxels=np.full(values.shape[1], -1),
+        repetition_time=sidecar["RepetitionTime"],
+        regressors=(),
+        framewise_displacement=np.full(len(values), np.nan),
+        n_padding=n_padding,
+    )
+
+
+def read_coverage(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Read coverage (P,), NaN where unknown, and which parcels have a signal (P,)."""
+    rows = read_rows(paths.coverage)
+    coverage = [float("nan") if row["coverage"] == "n/a" else float(row["coverage"]) for row in rows]
+    return np.array(coverage), np.array([row["present"] == "true" for row in rows], dtype=np.bool_)
+
+
+def build_run_data(
+    signals: ParcelSignals, parcels: Sequence[str], networks: Sequence[str], grid: NDArray[np.int32] | None
+) -> dict[str, Any]:
+    """Build what the page of a run draws, as plain values; images are base64 of PNG, parcels ordered by network.
+
+    `parcels` and `networks` are names, (P,) each; `grid` (X, Y, Z) holds the position + 1 of the parcel in each voxel.
+    """
+    order = sort_by_network(networks)
+    is_changed = not _are_alike(signals)
+    return {
+        "Version": VERSION,
+        "parcels": [parcels[p] for p in order.order],
+        "networks": [list(pair) for pair in zip(order.names, order.edges.tolist(), strict=False)],
+        "traces": _build_traces(signals, is_changed=is_changed),
+        "carpets": _build_carpets(signals, order, is_changed=is_changed),
+        "connectivity": _build_connectivity(signals.values, order),
+        "slices": None if grid is None else _build_slices(signals, grid),
+    }
+
+
+def _are_alike(signals: ParcelSignals) -> bool:
+    """Tell whether the kept volumes are the same before and after, so that one picture shows both."""
+    return np.array_equal(signals.raw[signals.kept], signals.values[signals.kept], equal_nan=True)
+
+
+def _build_traces(signals: ParcelSignals, *, is_changed: bool) -> dict[str, list[float | None]]:
+    """Build the traces (T,) that are known: motion, DVARS and global signal before (if it differs) and after."""
+    filtered = signals.filtered_motion
+    traces = {"fd": signals.framewise_displacement, "fd_filtered": None if filtered is None else filtered.values}
+    for when, values in (("before", signals.raw if is_changed else None), ("after", signals.values)):
+        if values is not None:
+            traces[f"dvars_{when}"] = compute_dvars(values)
+            traces[f"global_{when}"] = compute_global(values, signals.n_voxels)
+    return {
+        name: [None if math.isnan(value) else float(f"{value:.4g}") for value in trace.tolist()]
+        for name, trace in traces.items()
+        if trace is not None and not np.isnan(trace).all()
+    }
+
+
+def _build_carpets(signals: ParcelSignals, order: NetworkOrder, *, is_changed: bool) -> dict[str, Any]:
+    n_volumes, n_parcels = signals.values.shape
+    step, rows = -(-n_volumes // _MAX_COLUMNS), -(-n_parcels // _MAX_ROWS)
+    steady = signals.raw.copy()
+    # Dummy volumes are so bright that they would hide everything else.
+    steady[: signals.n_dummy] = np.nan
+    images, common = {}, {}
+    for when, values in (("before", steady), ("after", signals.values)):
+        if when == "after" or is_changed:
+            scores = zscore_rows(values)[order.order]
+            common[when] = _measure_common(scores)
+            thinned = thin_columns(thin_columns(scores, step).T, rows).T
+            images[when] = to_base64(GREYS.quantise(thinned), GREYS.colours)
+    return {"step": step, "rows": rows, "common": common, **images}
+
+
+def _measure_common(scores: NDArray[np.float64]) -> float | None:
+    """Measure the share of the variance that the mean over parcels carries: bands across a carpet; (P, T) -> share."""
+    known = scores[:, ~np.isnan(scores).all(axis=0)]
+    known = known[~np.isnan(known).any(axis=1)]
+    if not known.size:
+        return None
+    total = float((known**2).mean())
+    return round(float((known.mean(axis=0) ** 2).mean()) / total, 3) if total > 0 else None
+
+
+def _build_connectivity(values: NDArray[np.float32], order: NetworkOrder) -> dict[str, Any]:
+    matrix = compute_connectivity(values)[np.ix_(order.order, order.order)]
+    pairs = matrix[np.triu_indices_from(matrix, k=1)]
+    pairs = pairs[~np.isnan(pairs)]
+    rows = -(-len(matrix) // _MAX_ROWS)
+    thinned = thin_columns(thin_columns(matrix, rows).T, rows).T
+    return {
+        "rows": rows,
+        "image": to_base64(RED_BLUE.quantise(thinned), RED_BLUE.colours),
+        "counts": np.histogram(pairs, bins=N_BINS, range=(-1, 1))[0].tolist(),
+        "median": round(float(np.median(pairs)), 3) if pairs.size else None,
+        "means": average_blocks(matrix, order),
+    }
+
+
+def average_blocks(matrix: NDArray[np.float64], order: NetworkOrder) -> list[list[float | None]]:
+    """Average the correlations within and between networks, without the diagonal: (P, P) -> (N, N); None where no
+    pair is known."""
+    off = matrix.copy()
+    np.fill_diagonal(off, np.nan)
+    starts = order.edges[:-1]
+    totals, counts = (
+        np.add.reduceat(np.add.reduceat(one, starts, axis=0), starts, axis=1)
+        for one in (np.nan_to_num(off), (~np.isnan(off)).astype(np.float64))
+    )
+    return [
+        [round(float(total / count), 3) if count else None for total, count in zip(*pair, strict=True)]
+        for pair in zip(totals, counts, strict=True)
+    ]
+
+
+def _build_slices(signals: ParcelSignals, grid: NDArray[np.int32]) -> dict[str, Any]:
+    """Cut the picture grid from the side, the front, and from bottom to top; show the coverage of each parcel."""
+    shown = COVERAGE.quantise(np.nan_to_num(signals.coverage, nan=0.0))
+    shown[~signals.present] = ABSENT
+    colours = np.concatenate([np.zeros(1, dtype=np.uint8), shown])
+    filled = np.flatnonzero(grid.any(axis=(0, 1)))
+    levels = np.unique(np.linspace(filled[0], filled[-1], _N_SLICES + 2).astype(int)[1:-1])
+    side, front = np.flatnonzero(grid.any(axis=(1, 2))), np.flatnonzero(grid.any(axis=(0, 2)))
+    # Beside the middle, where many atlases have a gap.
+    cuts = [grid[min(int(side.mean()) + 4, side[-1])], grid[:, int(front.mean())], *(grid[:, :, z] for z in levels)]
+    height = max(cut.shape[1] for cut in cuts)
+    padded = []
+    for cut in cuts:
+        below = (height - cut.shape[1]) // 2
+        padded.append(np.pad(cut, ((2, 2), (below, height - cut.shape[1] - below))))
+    image = colours[np.concatenate(padded)].T[::-1]
+    return {"size": [image.shape[1], image.shape[0]], "image": to_base64(image, (*COVERAGE.colours, ABSENT_COLOUR))}

@@ -1,0 +1,151 @@
+"""Charts with a mark a person: numbers for the script of the group page, which draws them on a canvas, and a picture of
+fixed size for readers without scripts. The bytes of a page do not grow with the number of people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from bids_semantoks.records import Floats
+from bids_semantoks.reports.palette_images import to_base64
+
+#: Marks of one chart and of a page; beyond, people are drawn at random, and the page says so.
+_MOST_MARKS: Final = 5000
+_MOST_ON_PAGE: Final = 60_000
+
+#: Variables to colour the map by.
+_MOST_COLOURINGS: Final = 12
+
+_SHAPE: Final = (300, 420)  # rows and columns of the picture
+_STEPS: Final = 1000  # positions along an axis
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Colouring:
+    """A variable that colours the points."""
+
+    name: str
+    labels: tuple[str | None, ...]  # (n,) None where missing
+    numbers: Floats | None  # (n,) for quantities; None for categories
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scatter:
+    """A chart with a mark a person."""
+
+    picture: Markup  # for readers without scripts
+    data: dict[str, Any]  # for the script
+    note: str  # that not all are shown; empty if all are
+
+
+def choose_marks(n: int, n_charts: int) -> NDArray[np.int64]:
+    """Choose the rows that are drawn as marks, the same ones at every drawing."""
+    most = max(min(_MOST_MARKS, _MOST_ON_PAGE // max(n_charts, 1)), 100)
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
+
+
+def _find_range(values: Floats) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    pad = 0.04 * max(high - low, 1e-9 * max(abs(high), 1.0))
+    return low - pad, high + pad
+
+
+def _scale(values: Floats, limits: tuple[float, float]) -> Floats:
+    """Scale values to 0..1."""
+    return np.asarray((values - limits[0]) / (limits[1] - limits[0]))
+
+
+def draw_density(x: Floats, y: Floats, *, said: str, has_diagonal: bool = False) -> Markup:
+    """Draw points, both (n,) in 0..1, as a picture of fixed size: a mark of 3 by 3 pixels each, darker where several
+    lie; `said` is what is seen, in words."""
+    rows, columns = _SHAPE
+    counts = np.zeros(_SHAPE)
+    i, j = (1 + (1 - y) * (rows - 3)).astype(np.int64), (1 + x * (columns - 3)).astype(np.int64)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            np.add.at(counts, (i + down, j + right), 1)
+    image = np.minimum(counts, 3).astype(np.uint8)
+    if has_diagonal:
+        steps = np.arange(columns - 2)
+        line = (rows - 2 - steps * (rows - 3) / (columns - 3)).astype(np.int64), steps + 1
+        image[line] = np.where(image[line] == 0, 4, image[line])
+    source = f"data:image/png;base64,{to_base64(image, ('e08a4a', 'd55e00', '9c4500', '8a8f98'))}"
+    return Markup('<img class="density" alt="{}" src="{}" width="{}" height="{}">').format(said, source, columns, rows)
+
+
+def _pack(values: Floats, limits: tuple[float, float]) -> dict[str, Any]:
+    """Pack values as whole numbers of 0 to 1000 between two limits."""
+    scaled = np.rint(_scale(values, limits) * _STEPS).astype(int)
+    return {"low": limits[0], "high": limits[1], "at": scaled.tolist()}
+
+
+def build_predictions(
+    truth: Floats, predicted: Floats, people: Sequence[str], *, name: str, n_charts: int = 1
+) -> Scatter:
+    """Build the chart of predicted against true values, both (n,), of people named for the pointer."""
+    shown = choose_marks(len(truth), n_charts)
+    limits = _find_range(np.concatenate([truth, predicted]))
+    r = float(np.corrcoef(truth, predicted)[0, 1]) if truth.std() * predicted.std() > 0 else math.nan
+    said = f"Predicted against true {name} of {len(truth)}, both from {limits[0]:.4g} to {limits[1]:.4g}"
+    said += "." if math.isnan(r) else f"; correlation over all test folds {r:.2f}."
+    return Scatter(
+        picture=draw_density(_scale(truth, limits), _scale(predicted, limits), said=said, has_diagonal=True),
+        data={
+            "x": _pack(truth[shown], limits),
+            "y": _pack(predicted[shown], limits),
+            "names": [people[row] for row in shown],
+            "labels": [f"true {name}", f"predicted {name}, out of fold"],
+            "diagonal": True,
+        },
+        note=_describe_marks(len(shown), len(truth)),
+    )
+
+
+def build_map(
+    points: Floats,
+    people: Sequence[str],
+    *,
+    shares: Sequence[float],
+    colourings: Sequence[Colouring],
+    n_charts: int = 1,
+) -> Scatter:
+    """Build the chart of points (n, 2), coloured by one variable at a time; `shares` (2,) of variance name the axes."""
+    shown = choose_marks(len(points), n_charts)
+    limits = [_find_range(points[:, axis]) for axis in (0, 1)]
+    said = f"{len(points)} points on two axes with {shares[0]:.0%} and {shares[1]:.0%} of the variance."
+    return Scatter(
+        picture=draw_density(_scale(points[:, 0], limits[0]), _scale(points[:, 1], limits[1]), said=said),
+        data={
+            "x": _pack(points[shown, 0], limits[0]),
+            "y": _pack(points[shown, 1], limits[1]),
+            "names": [people[row] for row in shown],
+            "labels": [f"first axis ({shares[0]:.0%} of variance)", f"second axis ({shares[1]:.0%})"],
+            "colourings": [_pack_colouring(one, shown) for one in colourings[:_MOST_COLOURINGS]],
+        },
+        note=_describe_marks(len(shown), len(points)),
+    )
+
+
+def _pack_colouring(one: Colouring, shown: NDArray[np.int64]) -> dict[str, Any]:
+    if one.numbers is not None:
+        numbers = [None if math.isnan(value) else float(f"{value:.3g}") for value in one.numbers[shown].tolist()]
+        return {"name": one.name, "numbers": numbers}
+    levels = sorted({label for label in one.labels if label is not None})
+    places = {level: place for place, level in enumerate(levels)}
+    codes = [-1 if one.labels[row] is None else places[one.labels[row] or ""] for row in shown]
+    return {"name": one.name, "levels": levels, "codes": codes}
+
+
+def _describe_marks(n_shown: int, n: int) -> str:
+    return "" if n_shown == n else f"Drawn one by one: {n_shown:,} of {n:,}, chosen at random."
+
+
+def name_people(labels: Iterable[str], sessions: Iterable[str]) -> list[str]:
+    """Name people for the pointer: label, and session where there is one."""
+    return [f"{label} {session}".strip() for label, session in zip(labels, sessions, strict=True)]
