@@ -20,6 +20,7 @@
 #   AT_ONCE          tasks that run at a time [100]
 #   RETRY_FAILED     no: leave runs alone that failed with the same files and settings [yes]
 #   GROUP            no: no group job [yes]
+#   PROBE_ARRAY      no: one group job for all phenotypes [yes: several have a task each, which a last job joins]
 #   SBATCH_ARGS      more arguments of sbatch, such as "--partition=long --account=me"
 # Prints the numbers of the array and of the group job.
 set -euo pipefail
@@ -55,22 +56,26 @@ printf '%s\n' "$bids_dir" "$out_dir" >"$job/directories"
 printf '%s\n' "${program[@]}" >"$job/program"
 printf '%s\n' "$@" >"$job/options"
 # A task names its own participants; those of the call would count beside them.
-task_options=() is_label=""
+task_options=() option="" n_phenotypes=0
 for argument in "$@"; do
     case $argument in
-        --participant[-_]label | --participant[-_]label=*) is_label=yes ;;
-        -*) is_label="" ;;
+        -*) option=${argument%%=*} ;;
     esac
-    test -n "$is_label" || task_options+=("$argument")
+    case $option in
+        --participant[-_]label) continue ;;
+        --probe) test "$argument" = --probe || n_phenotypes=$((n_phenotypes + 1)) ;;
+        --pretrain | --scaling | --task-blocks | --dry-run) PROBE_ARRAY=no ;;
+    esac
+    task_options+=("$argument")
 done
 printf '%s\n' "${task_options[@]}" >"$job/task-options"
 
+# Indices of an array are smaller than this.
+largest=$({ scontrol show config 2>/dev/null || true; } | sed -n 's/^MaxArraySize *= *//p')
+largest=$((${largest:-1001} - 1))
 after=()
 if test "${#labels[@]}" -gt 0; then
     printf '%s\n' "${labels[@]}" >"$job/participants"
-    # Indices of an array are smaller than this.
-    largest=$({ scontrol show config 2>/dev/null || true; } | sed -n 's/^MaxArraySize *= *//p')
-    largest=$((${largest:-1001} - 1))
     least=$(((${#labels[@]} + largest - 1) / largest))
     if test "$block" -lt "$least"; then
         echo "MaxArraySize allows $largest tasks: $least participants each instead of $block" >&2
@@ -85,6 +90,17 @@ else
     echo "all participants are complete"
 fi
 if test "${GROUP:-yes}" = yes; then
+    if test "${PROBE_ARRAY:-yes}" = yes && test "$n_phenotypes" -gt 1 && test "$n_phenotypes" -le "$largest"; then
+        embedding=$(sbatch --parsable "--output=$job/embedding.log" "${after[@]}" "${sbatch_args[@]}" \
+            "$here/group.sbatch" "$job" 0)
+        probes=$(sbatch --parsable "--array=1-$n_phenotypes%${AT_ONCE:-100}" "--output=$job/probe-%a.log" \
+            "--dependency=afterok:${embedding%%;*}" --kill-on-invalid-dep=yes "${sbatch_args[@]}" \
+            "$here/group.sbatch" "$job" array)
+        echo "embedding job: $embedding"
+        echo "array of $n_phenotypes phenotypes: $probes"
+        # What a task could not do, the last job does itself.
+        after=("--dependency=afterany:${probes%%;*}" --kill-on-invalid-dep=yes)
+    fi
     group=$(sbatch --parsable "--output=$job/group.log" "${after[@]}" "${sbatch_args[@]}" "$here/group.sbatch" "$job")
     echo "group job: $group"
 fi

@@ -157,6 +157,32 @@ def test_a_task_of_the_array_names_its_own_participants_alone(submit, tmp_path):
     ]
 
 
+def test_each_phenotype_has_a_task_and_a_last_job_joins_them(submit, tmp_path):
+    options = ["--probe", "age", "sex", "-q", "--probe=iq"]
+    job, environment, said = submit(*options)
+    assert "array of 3 phenotypes: 7" in said
+    submitted = [line.split(" ", 1)[1] for line in (tmp_path / "called.sbatch").read_text().splitlines()]
+    assert [re.findall(r"--array=\S+|--dependency=\S+", line) for line in submitted] == [
+        ["--array=1-6%100"],
+        ["--dependency=afterok:7"],
+        ["--array=1-3%100", "--dependency=afterok:7"],
+        ["--dependency=afterany:7"],
+    ]
+    script = ["bash", CLUSTER / "slurm" / "group.sbatch", job]
+    subprocess.run([*script, "0"], env=environment, check=True)
+    subprocess.run([*script, "array"], env=environment | {"SLURM_ARRAY_TASK_ID": "2"}, check=True)
+    subprocess.run(script, env=environment, check=True)
+    call = f"{tmp_path} {tmp_path / 'out'} group {' '.join(options)}"
+    expected = [f"{call} --probe-part 0", f"{call} --probe-part 2", call]
+    assert (tmp_path / "called").read_text().splitlines()[1:] == expected
+
+
+@pytest.mark.parametrize("options", [("--probe", "age"), ("--probe", "age", "sex", "--scaling", "0.5"), ("-q",)])
+def test_what_has_no_parts_is_one_group_job(submit, tmp_path, options):
+    submit(*options)
+    assert len((tmp_path / "called.sbatch").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize(("retry", "expected"), [("yes", "01 02 05 06 07 08"), ("no", "01 02 06 07 08")])
 def test_records_of_other_files_or_settings_hold_nobody_back(submit, retry, expected):
     job, _, _ = submit("-q", RETRY_FAILED=retry)
