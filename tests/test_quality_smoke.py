@@ -40,6 +40,12 @@ def test_a_participant_call_reports_on_all_unless_some_were_selected(study, outp
             assert float(row["cohort_distance"]) > 0
         else:
             assert (row["reason"], row["mean_fd"]) == ("too_short", "n/a")
+    page = (outputs / "group_qc.html").read_text(encoding="utf-8")
+    for name, row in rows.items():
+        # A click leads to the run's place in the page of its participant.
+        report = f"{row['participant_id']}.html"
+        assert f"<a href={report}>{name.partition('_space-')[0]}</a>" in page
+        assert f'id="{name}"' in (outputs / report).read_text(encoding="utf-8")
     chosen = tmp_path / "chosen"
     assert app(study, chosen, "--participant-label", "001", "--signals-only")[0] == 0
     assert not list(chosen.glob("group_qc*"))

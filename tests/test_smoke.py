@@ -19,8 +19,9 @@ N_OK = 6
 
 
 def read_tree(root: Path, *, suffixes: tuple[str, ...] = (".tsv", ".json")) -> dict[str, bytes]:
-    """Content by relative path, without logs, whose times differ."""
+    """Content by relative path, without logs and the table of quality, whose times differ."""
     files = [path for path in root.rglob("*") if path.suffix in suffixes and path.is_file()]
+    files = [path for path in files if path.name != "group_qc.tsv"]
     return {str(p.relative_to(root)): p.read_bytes() for p in files if "logs" not in p.relative_to(root).parts}
 
 
