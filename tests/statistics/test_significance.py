@@ -162,7 +162,7 @@ def test_the_test_of_the_scored_ridge_is_calibrated_on_noise():
 
 
 def test_features_without_columns_have_no_statistic():
-    values, hidden = make_data()
+    hidden = make_data()[1]
     target = Target(name="y", values=hidden)
     columns = permute_target(target, n_permutations=5, seed=0)
     constant = TableFeatures(name="constant", values=np.ones((N, 2)))
