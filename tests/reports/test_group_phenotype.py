@@ -155,9 +155,9 @@ def test_the_page_needs_probes_of_this_version(
     found: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     series = found[0]
-    # Without any run, of which there would be a page of quality.
-    assert call([str(series), str(tmp_path), "group", "--reports-only", "-q"]) == 3
-    assert "no group_probe.json" in capsys.readouterr().err
+    # Without probes there is only the page of quality, of people without runs.
+    assert call([str(series), str(tmp_path), "group", "--reports-only", "-q"]) == 0
+    assert [path.name for path in tmp_path.glob("*.html")] == ["group_qc.html"]
     (tmp_path / "group_probe.json").write_text(json.dumps({"Facts": {"Encoder": {}}}))
     assert call([str(series), str(tmp_path), "group", "--reports-only", "-q"]) == 3
     assert "does not say Overview" in capsys.readouterr().err
