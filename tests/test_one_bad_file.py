@@ -136,7 +136,8 @@ def test_a_name_that_the_system_refuses(study, tmp_path, app, case, length):
     code, shown = app(*places.values(), *more)
     assert code == expected, shown
     assert "Traceback" not in shown
-    assert len(shown.strip().splitlines()[-1]) < 700
+    # A name of 300 characters may stand there twice, as it was given and in the system's words.
+    assert len(shown.strip().splitlines()[-1]) < 900
 
 
 def test_names_that_the_system_refuses_at_the_group_level(study, outputs, tmp_path, app):

@@ -59,11 +59,10 @@ def test_twenty_processes_write_what_one_writes(study, outputs, tmp_path):
     for name, content in one.items():
         if name.endswith(".tsv"):
             assert many[name] == content, name
-    records = sorted(path.relative_to(out) for path in out.glob("logs/sub-*/*.json"))
-    assert records == sorted(
-        path.relative_to(outputs) for label in LABELS for path in outputs.glob(f"logs/sub-{label}/*.json")
+    assert sorted(path.name for path in (out / "logs").glob("sub-*/*")) == sorted(
+        path.name for path in (outputs / "logs").glob("sub-*/*") if path.name[4:7] in LABELS
     )
     for name in ("dataset_description.json", "descriptions.tsv"):
         assert (out / name).read_bytes() == (outputs / name).read_bytes(), name
     assert not list(out.rglob("*.tmp"))
-    assert len(list(out.glob("logs/calls/*/config.json"))) == N_PROCESSES
+    assert len(list((out / "logs" / "calls").glob("*/config.json"))) == N_PROCESSES

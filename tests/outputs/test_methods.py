@@ -312,7 +312,17 @@ def test_files_are_written_once_and_hold_only_what_is_cited(tmp_path):
 NEUTRAL = {
     *("min_kept", "atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens"),
     *("n_procs", "omp_nthreads", "mem", "work_dir", "dry_run", "reports_only", "boilerplate_only", "overwrite"),
-    *("format", "redo_older_than", "stop_on_first_crash", "ignore_failed_runs", "notrack", "verbose", "quiet"),
+    *(
+        "figures",
+        "check",
+        "format",
+        "redo_older_than",
+        "stop_on_first_crash",
+        "ignore_failed_runs",
+        "notrack",
+        "verbose",
+        "quiet",
+    ),
 }
 
 
