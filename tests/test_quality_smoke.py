@@ -158,7 +158,7 @@ def test_a_dry_run_for_scripts(study, out, app):
     code, text = app(study, out, "--dry-run", "--check", "--format", "tsv")
     assert code == 0
     lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
-    assert lines[0] == ["run", "participant_id", "action", "reason", "recorded", "message"]
+    assert lines[0] == ["run", "participant_id", "action", "reason", "recorded", "message", "is_current"]
     found = {(cells[1], *cells[2:5]) for cells in lines[1:]}
     assert ("sub-001", "keep", "n/a", "ok") in found
     assert ("sub-002", "make", "n/a", "ok") in found
