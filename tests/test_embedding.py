@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
+from bids_semantoks.analyses.encoders import build_twin, embed_stored
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SignalsConfig
-from bids_semantoks.embedding import build_run_encoder, build_twin, embed_missing, embed_stored, find_missing
+from bids_semantoks.embedding import build_run_encoder, embed_missing, find_missing
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values
 from bids_semantoks.group import run_group

@@ -140,7 +140,7 @@ def test_seeds_are_averaged_in_each_split(found: tuple[Path, Path], group: Group
     assert {row["n_tests"] for row in read_tsv(out / "group_predictions.tsv")} == {"2"}
     code, said = group("--probe", "age", "--replicates", "random:tiny")
     assert code == 4
-    assert "Two encoders have the label RandomTiny" in said
+    assert "--replicates random:tiny has the same weights as RandomTiny" in said
 
 
 def test_a_dry_run_says_what_would_be_probed(group: Group) -> None:
