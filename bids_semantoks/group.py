@@ -93,8 +93,9 @@ def run_group(config: AppConfig) -> Tally:
     tally = Tally(n_ok=n_done, n_kept=n_done, n_skipped=len(left_out), n_refused=n_refused)
     if running.dry_run:
         LOGGER.info(
-            "Would embed %d of %d runs and write phenotype/%s%s.tsv.",
-            *(len(missing), len(chosen), label, encoder.loaded.name),
+            "Would embed %d of %d runs and write %s.",
+            *(len(missing), len(chosen)),
+            ", ".join(f"phenotype/{label}{one.loaded.name}.tsv" for one in encoder.readouts),
         )
         return tally
     if not asked.pretrain:

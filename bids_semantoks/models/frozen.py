@@ -244,7 +244,7 @@ class FrozenEncoder:
 
     def _pool_networks(self, tokens: torch.Tensor) -> torch.Tensor:
         """Average the tokens of each network: (B, 1 + N*K, D) -> (B, networks * D)."""
-        rows = tokens[:, 1:].unflatten(1, (len(self._rows), -1)).mean(dim=2)  # (B, N, D)
+        rows = tokens[:, 1:].reshape(len(tokens), len(self._rows), -1, tokens.shape[-1]).mean(dim=2)  # (B, N, D)
         return torch.stack([rows[:, group].mean(dim=1) for group in self._groups], dim=1).flatten(1)
 
 

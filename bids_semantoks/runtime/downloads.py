@@ -351,7 +351,7 @@ def fetch_hub_file(repository: str, name: str, *, revision: str = "", cache: Pat
     if obstacle := find_obstacle(constants.ENDPOINT):
         raise FetchError(obstacle)
     try:
-        return Path(hf_hub_download(repository, name, cache_dir=cache, **({"revision": revision} if revision else {})))
+        return Path(hf_hub_download(repository, name, cache_dir=cache, revision=revision or None))
     except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but hides what the server answered
         raise _explain_refusal(repository, error.__cause__, constants.ENDPOINT) from error
     except errors.RevisionNotFoundError as error:

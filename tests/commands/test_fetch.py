@@ -66,12 +66,12 @@ def online(monkeypatch, tmp_path):
     shelf = tmp_path / "shelf"
     shelf.mkdir()
 
-    def give(repository, name, *, cache_dir=None, revision="main"):
+    def give(repository, name, *, cache_dir=None, revision=None):
         if not (shelf / name).is_file():
             raise EntryNotFoundError(f"404 for {name}")
         root = Path(cache_dir) / f"models--{repository.replace('/', '--')}"
         (root / "refs").mkdir(parents=True, exist_ok=True)
-        (root / "refs" / revision).write_text("abc")
+        (root / "refs" / (revision or "main")).write_text("abc")
         (root / "snapshots" / "abc" / name).parent.mkdir(parents=True, exist_ok=True)
         return shutil.copy(shelf / name, root / "snapshots" / "abc" / name)
 
