@@ -111,12 +111,14 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         older = config.running.redo_older_than
         has_embedding, others = find_embedding_state(paths, encoder, sha256, redo_older_than=older)
         differences += others
+    hashes = _hash_attempt(plan, encoder, inputs)
     return RunJob(
         run=run,
         participant=run.entities[0][1],
         paths=paths,
         inputs=inputs,
-        **_hash_attempt(plan, encoder, inputs),
+        settings_hash=hashes[0],
+        attempt_hash=hashes[1],
         needs_signals=not has_signals,
         needs_embedding=not has_embedding,
         needs_connectivity=has_signals
@@ -128,11 +130,11 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     )
 
 
-def _hash_attempt(plan: Plan, encoder: RunEncoder | None, inputs: dict[str, Any]) -> dict[str, str]:
+def _hash_attempt(plan: Plan, encoder: RunEncoder | None, inputs: dict[str, Any]) -> tuple[str, str]:
     """Hash the settings of a run, and all that decides how it ends."""
     settings = {**plan.settings, **(encoder.settings if encoder else {})}
     attempt = {"settings": settings, "inputs": inputs, "min_time": plan.config.signals.min_time}
-    return {"settings_hash": hash_values(settings), "attempt_hash": hash_values(attempt)}
+    return hash_values(settings), hash_values(attempt)
 
 
 def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> list[RunJob]:
@@ -148,12 +150,14 @@ def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> l
             LOGGER.debug("Planning %s", run.bold, exc_info=True)
             problem = f"The run of {run.bold} cannot be planned: {type(error).__name__}: {error!s:.200}."
             lost = dataclasses.replace(run, reason="internal", problem=problem)
+            hashes = _hash_attempt(plan, encoder, {})
             job = RunJob(
                 run=lost,
                 participant=run.entities[0][1],
                 paths=build_paths(plan.config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else ""),
                 inputs={},
-                **_hash_attempt(plan, encoder, {}),
+                settings_hash=hashes[0],
+                attempt_hash=hashes[1],
                 needs_signals=True,
                 needs_embedding=True,
                 differences=(),

@@ -54,7 +54,8 @@ def has_connectivity(path: Path, signals: Mapping[str, Any]) -> bool:
     """Tell whether the correlations at `path` and their sidecar are there, with the size recorded; earlier versions
     recorded it in the sidecar of the `signals`."""
     own = read_object(path.with_suffix(".json"))
-    recorded = next((one[path.name] for one in (own.get("Files"), signals.get("Files")) if path.name in (one or {})), 0)
+    sizes = [one["Files"] for one in (own, signals) if isinstance(one.get("Files"), dict)]
+    recorded = next((one[path.name] for one in sizes if path.name in one), 0)
     return bool(own) and path.is_file() and path.stat().st_size == recorded
 
 
