@@ -159,6 +159,7 @@ def _build_score_rows(
             "difference_high": difference and difference.ci_high,
             "difference_p": difference and difference.p_value,
             "difference_p_holm": difference and result.p_holm,
+            "compared_with": result.compared_with if difference else "",
             "n_pretrained": n_pretrained,
             "n_seeds": predictions.n_seeds,
             "seed_sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
@@ -174,7 +175,7 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
     for one in results:
         for model, result in one.models.items():
             predictions = result.predictions
-            if result.role == "importance":
+            if result.role in ("added", "importance"):
                 continue
             truth, scores, n_tests = predictions.average()
             decided = predictions.decide()

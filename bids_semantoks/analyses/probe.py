@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.added import add_encoders
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.predictors import build_predictors, find_removed
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
@@ -85,6 +86,8 @@ class Prober:
         for features in self.progress.each("model", tuned_features, total=total, before=total - 1):
             tuned = self.run(features, design, role="finetuned", protocol="finetune")
             _add(results, tuned.predictions.model, tuned, results[self.model])
+        for name, added in add_encoders(results, participants=design.rows.units, seed=self.seed):
+            _add(results, name, added)
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
         return PhenotypeResult(
             phenotype=phenotype, design=design, models=results, n_pretrained=count_pretrained(tested, *self.encoders)
@@ -107,7 +110,8 @@ class Prober:
     def run(self, features: Sequence[Features], design: Design, *, role: str, protocol: str = "nested") -> ModelResult:
         """Predict by one model in a `role` of `ModelResult`, averaging scores over the features of all seeds."""
         seeds = self.progress.each("encoder", features) if len(features) > 1 else features
-        predictions = stack_seeds([self.predictors[protocol](one, design) for one in seeds])
+        parts = tuple(self.predictors[protocol](one, design) for one in seeds)
+        predictions = stack_seeds(parts)
         # Only this model is a ridge regression that can be permuted on its own splits.
         is_scored = protocol == "nested" and not design.target.is_class
         tests = [] if role in _UNTESTED else [self._permute(one, design, is_scored=is_scored) for one in features]
@@ -125,6 +129,7 @@ class Prober:
                 for score in scores
                 if len(features) > 1
             },
+            parts=parts,
         )
 
     def _mask_networks(self, design: Design, results: dict[str, ModelResult], *, total: int) -> None:
@@ -155,7 +160,7 @@ class Prober:
         return test if np.ptp(np.append(test.null, test.value)) > 0 else None
 
 
-def _add(results: dict[str, ModelResult], name: str, result: ModelResult, other: ModelResult | None) -> None:
+def _add(results: dict[str, ModelResult], name: str, result: ModelResult, other: ModelResult | None = None) -> None:
     """Compare a model with another, if there is one, and add it to the results."""
     metric = name_main_metric(is_class=bool(result.predictions.classes))
     if other is not None:

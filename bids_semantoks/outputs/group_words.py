@@ -44,6 +44,11 @@ STATISTIC_NAMES: Final = {
 }
 
 
+def name_added(base: str, encoder: str) -> str:
+    """Name a baseline together with an encoder, as in the tables: ``pearson + RandomTiny``."""
+    return f"{base} + {encoder}"
+
+
 def describe_test(test: PermutationTest) -> str:
     """Describe a permutation test by its own statistic, value and p, and the smallest p that it can give."""
     return format_test(test.name, test.value, test.p_value, test.smallest)

@@ -1,0 +1,57 @@
+"""Whether an encoder adds anything to connectivity, and to covariates: the mean of the predictions of both models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bids_semantoks.analyses.results import ModelResult
+from bids_semantoks.outputs.group_words import name_added
+from bids_semantoks.statistics.baselines import CONNECTIVITY
+from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores
+from bids_semantoks.statistics.predictions import average_models, stack_seeds
+from bids_semantoks.statistics.significance import compare_models
+
+
+def find_bases(results: Mapping[str, ModelResult]) -> list[str]:
+    """Find the baselines that each encoder is added to: the first kind of connectivity there is, and covariates. It is
+    never the kind that scored best, since a choice by test scores would favour the baseline."""
+    kinds = [kind for kind in CONNECTIVITY if kind in results]
+    return [*kinds[:1], *(name for name in ("covariates",) if name in results)]
+
+
+def add_encoders(
+    results: Mapping[str, ModelResult], *, participants: NDArray[Any] | None, seed: int
+) -> Iterator[tuple[str, ModelResult]]:
+    """Yield each encoder together with each baseline of `find_bases`, scored and compared with the baseline alone;
+    `participants` (n,) of rows that are sessions, else None."""
+    for base in find_bases(results):
+        for name, encoder in results.items():
+            if encoder.role == "encoder":
+                yield name_added(base, name), _add(results[base], encoder, participants=participants, seed=seed)
+
+
+def _add(base: ModelResult, encoder: ModelResult, *, participants: NDArray[Any] | None, seed: int) -> ModelResult:
+    name = name_added(base.predictions.model, encoder.predictions.model)
+    parts = tuple(average_models([base.parts[0], one], name) for one in encoder.parts)
+    predictions = stack_seeds(parts)
+    scores = compute_scores(predictions, participants=participants, seed=seed)
+    added = ModelResult(
+        role="added",
+        protocol=encoder.protocol,
+        covariates=encoder.covariates,
+        predictions=predictions,
+        scores=scores,
+        permutation=None,
+        seed_scores={
+            score.metric: tuple(compute_seed_scores(predictions, score.metric).tolist())
+            for score in scores
+            if len(parts) > 1
+        },
+        parts=parts,
+    )
+    comparison = compare_models(predictions, base.predictions, added.main.metric)
+    return dataclasses.replace(added, comparison=comparison)
