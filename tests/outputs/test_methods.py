@@ -278,7 +278,7 @@ def test_results_have_their_numbers():
     other = {**one, "phenotype": "sex", "out": [], "motion": {}, "test": ""}
     text = describe_methods({**ALL, "probing": {**PROBING, "covariate": ["site"], "results": [one, other]}})
     assert (
-        r"*age\_\** was predicted in 30 participants (left out: 2 with no value of age), with a mean framewise "
+        r"*age_\** was predicted in 30 participants (left out: 2 with no value of age), with a mean framewise "
         f"displacement of 0.19 mm (SD 0.06, known of 29): r 0.31, above chance ({test})." in text
     )
     assert "*sex* was predicted in 30 participants (left out: nobody): r 0.31, above chance." in text
