@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
+from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
 from bids_semantoks.analyses.people import People, find_lost
@@ -18,7 +19,7 @@ from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_s
 from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder, build_twin, embed_stored, load_replicates, name_twin
+from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.plan import AtlasLabels
