@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterator, Mapping
 
 from bids_semantoks.analyses.results import ModelResult
 from bids_semantoks.outputs.group_words import name_added
 from bids_semantoks.statistics.baselines import CONNECTIVITY
-from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores
-from bids_semantoks.statistics.predictions import average_models, stack_seeds
+from bids_semantoks.statistics.metrics import Score, compute_seed_scores
+from bids_semantoks.statistics.predictions import Predictions, average_models, stack_seeds
 from bids_semantoks.statistics.significance import compare_models
 
 
@@ -24,21 +21,20 @@ def find_bases(results: Mapping[str, ModelResult]) -> list[str]:
 
 
 def add_encoders(
-    results: Mapping[str, ModelResult], *, participants: NDArray[Any] | None, seed: int
+    results: Mapping[str, ModelResult], score: Callable[[Predictions], tuple[Score, ...]]
 ) -> Iterator[tuple[str, ModelResult]]:
-    """Yield each encoder together with each baseline of `find_bases`, scored and compared with the baseline alone;
-    `participants` (n,) of rows that are sessions, else None."""
+    """Yield each encoder together with each baseline of `find_bases`, scored and compared with the baseline alone."""
     for base in find_bases(results):
         for name, encoder in results.items():
             if encoder.role == "encoder":
-                yield name_added(base, name), _add(results[base], encoder, participants=participants, seed=seed)
+                yield name_added(base, name), _add(results[base], encoder, score)
 
 
-def _add(base: ModelResult, encoder: ModelResult, *, participants: NDArray[Any] | None, seed: int) -> ModelResult:
+def _add(base: ModelResult, encoder: ModelResult, score: Callable[[Predictions], tuple[Score, ...]]) -> ModelResult:
     name = name_added(base.predictions.model, encoder.predictions.model)
     parts = tuple(average_models([base.parts[0], one], name) for one in encoder.parts)
     predictions = stack_seeds(parts)
-    scores = compute_scores(predictions, participants=participants, seed=seed)
+    scores = score(predictions)
     added = ModelResult(
         role="added",
         protocol=encoder.protocol,
@@ -47,9 +43,7 @@ def _add(base: ModelResult, encoder: ModelResult, *, participants: NDArray[Any] 
         scores=scores,
         permutation=None,
         seed_scores={
-            score.metric: tuple(compute_seed_scores(predictions, score.metric).tolist())
-            for score in scores
-            if len(parts) > 1
+            one.metric: tuple(compute_seed_scores(predictions, one.metric).tolist()) for one in scores if len(parts) > 1
         },
         parts=parts,
     )

@@ -40,6 +40,12 @@ from bids_semantoks.statistics.splits import build_split_table
 
 LOGGER = logging.getLogger("bids_semantoks")
 
+_PROTOCOLS: Final = {
+    "nested": "nested cross-validation",
+    "paper": "published evaluation",
+    "brainmarks": "evaluation of Brainmarks",
+}
+
 #: Columns that the table of points and its sidecar already have.
 _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
@@ -207,12 +213,14 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
     splits = f"leave one {asked.leave_out} out" if asked.leave_out else f"{repeats} of 5 folds"
     if asked.protocol == "paper":
         splits = f"{repeats} of train, validation and test (60, 20, 20 %)"
+    if asked.protocol == "brainmarks":
+        splits = f"{repeats} of train and test (80, 20 %)"
     if asked.splits:
         splits = f"given by {asked.splits.name}"
     facts = [
         ("people", f"{len(set(rows.participants))} participants, {n_runs} runs with embeddings"),
         ("encoder", encoder.loaded.description),
-        ("protocol", {"nested": "nested cross-validation", "paper": "published evaluation"}[asked.protocol]),
+        ("protocol", _PROTOCOLS[asked.protocol]),
         ("splits", splits),
         ("site", f"column {site} of {results.plan.columns[site].table}" if site else "no column names one"),
         ("kept together", asked.group_by or "runs and windows of a participant"),

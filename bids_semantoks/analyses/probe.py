@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +35,13 @@ from bids_semantoks.outputs.group_words import describe_test
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.progress import Progress
-from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores, name_main_metric
+from bids_semantoks.statistics.metrics import (
+    CLASS_METRICS,
+    Score,
+    compute_scores,
+    compute_seed_scores,
+    name_main_metric,
+)
 from bids_semantoks.statistics.predictions import Predictions, average_models, stack_seeds
 from bids_semantoks.statistics.significance import (
     PermutationTest,
@@ -104,7 +111,7 @@ class Prober:
         for features in self.progress.each("model", tuned_features, total=total, before=total - 1):
             tuned = self.run(features, design, role="finetuned", protocol="finetune")
             _add(results, tuned.predictions.model, tuned, results[self.model])
-        for name, added in add_encoders(results, participants=design.rows.units, seed=self.seed):
+        for name, added in add_encoders(results, partial(self.score, design=design)):
             _add(results, name, added)
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
         return PhenotypeResult(
@@ -144,7 +151,7 @@ class Prober:
         is_scored = protocol == "nested" and not design.target.is_class
         tests = [] if role in _UNTESTED else [self._permute(one, design, is_scored=is_scored) for one in features]
         made = [test for test in tests if test is not None]
-        scores = compute_scores(predictions, participants=design.rows.units, seed=self.seed)
+        scores = self.score(predictions, design)
         return ModelResult(
             role=role,
             protocol=protocol,
@@ -159,6 +166,12 @@ class Prober:
             },
             parts=tuple(parts),
         )
+
+    def score(self, predictions: Predictions, design: Design) -> tuple[Score, ...]:
+        """Score predictions by all metrics of their kind, and by those that the protocol is known by."""
+        more = ("accuracy",) if self.asked.protocol == "brainmarks" and predictions.classes else ()
+        metrics = (*more, *CLASS_METRICS) if more else ()
+        return compute_scores(predictions, participants=design.rows.units, seed=self.seed, metrics=metrics)
 
     def _mask_networks(self, design: Design, results: dict[str, ModelResult], *, total: int) -> None:
         """Probe again with networks masked, by the default method, and compare with all networks."""

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -17,6 +17,9 @@ from bids_semantoks.config import AppConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 from bids_semantoks.version import __version__
+
+#: Random splits of the Brainmarks benchmark.
+BENCHMARK_REPEATS: Final = 100
 
 
 class _Command(click.Command):
@@ -193,6 +196,8 @@ def _build_config(context: click.Context) -> AppConfig:
             elif field.name in given:
                 section[field.name] = json.loads(json.dumps(params[field.name], default=str))
         values[stage_name] = section
+    if values["probing"].get("protocol") == "brainmarks":
+        values["probing"].setdefault("n_repeats", BENCHMARK_REPEATS)
     return from_json(AppConfig, {**values, "given": sorted(given)})
 
 

@@ -23,6 +23,7 @@ MODEL_NAMES: Final = {
 }
 
 METRIC_NAMES: Final = {
+    "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
     "average_precision": "average precision",
