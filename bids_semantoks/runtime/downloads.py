@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, url2pathname
 
@@ -350,8 +350,9 @@ def fetch_hub_file(repository: str, name: str, *, revision: str = "", cache: Pat
     failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__mro__[1:2], OSError, ValueError)
     if obstacle := find_obstacle(constants.ENDPOINT):
         raise FetchError(obstacle)
+    pinned: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        return Path(hf_hub_download(repository, name, cache_dir=cache, revision=revision or None))
+        return Path(hf_hub_download(repository, name, cache_dir=cache, **pinned))
     except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but hides what the server answered
         raise _explain_refusal(repository, error.__cause__, constants.ENDPOINT) from error
     except errors.RevisionNotFoundError as error:
