@@ -69,6 +69,7 @@ def run_call(
     atlas: AtlasLabels,
     *,
     left_out: Mapping[str, tuple[str, str]],
+    others: Sequence[RunEncoder] = (),
 ) -> int:
     """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any;
     `left_out` are runs that the limits of the call leave out, reason and message by stem.
@@ -77,7 +78,7 @@ def run_call(
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
-        tables = run_probes(probes, encoder, stored, atlas)
+        tables = run_probes(probes, encoder, stored, atlas, others=others)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
@@ -109,13 +110,21 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
-def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> ProbeTables:
-    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings."""
+def run_probes(
+    plan: ProbePlan,
+    encoder: RunEncoder,
+    stored: Sequence[StoredRun],
+    atlas: AtlasLabels,
+    *,
+    others: Sequence[RunEncoder] = (),
+) -> ProbeTables:
+    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings, also those of
+    `others`, encoders that are compared with the first."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
-    prober = Prober(plan, encoder, replicates=replicates)
+    prober = Prober(plan, encoder, replicates=replicates, others=others)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
@@ -126,9 +135,10 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
     n_people = len(set(rows.participants))
-    known = count_pretrained(set(map(str, rows.participants)), *prober.encoders)
+    known = count_pretrained(set(map(str, rows.participants)), *prober.encoders, *others)
     seed, lost = config.running.random_seed, find_lost(config.out_dir)
-    twins = {"random": name_twin(prober.model)} if "random" in prober.baselines else {}
+    compared = {one.loaded.name: one.loaded.name for one in others}
+    compared |= {"random": name_twin(prober.model)} if "random" in prober.baselines else {}
     found = ProbeResults(
         plan=plan,
         model=prober.model,
@@ -138,7 +148,7 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
         retest=tuple(
-            measure_retest(stored, {prober.model: prober.model, **twins}, min_kept=config.min_kept, seed=seed)
+            measure_retest(stored, {prober.model: prober.model, **compared}, min_kept=config.min_kept, seed=seed)
         ),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
@@ -148,7 +158,7 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
             *plan.warnings,
         ),
     )
-    return write_results(found, stored, encoder, replicates)
+    return write_results(found, stored, encoder, [*replicates, *others])
 
 
 def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tuple[str, ...]:

@@ -228,6 +228,8 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
         ("permutations", str(asked.n_permutations)),
         ("seed", str(results.plan.config.running.random_seed)),
     ]
+    if more := results.plan.config.embedding.more_models:
+        facts.insert(2, ("compared with", ", ".join(Path(name).name for name in more)))
     if asked.replicates:
         facts.insert(2, ("averaged with", ", ".join(Path(name).name for name in asked.replicates)))
     return dict(facts)

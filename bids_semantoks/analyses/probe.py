@@ -22,6 +22,7 @@ from bids_semantoks.analyses.rows import (
     EmbeddingFeatures,
     Rows,
     build_models,
+    build_others,
     build_readouts,
     build_site_features,
     count_pretrained,
@@ -65,11 +66,20 @@ _UNTESTED: Final = ("importance", "finetuned", "ensemble")
 
 class Prober:
     """Runner of models over phenotypes; features are built once for participants and once for sessions. Scores are
-    averaged over `replicates`, encoders of other seeds with complete embeddings."""
+    averaged over `replicates`, encoders of other seeds with complete embeddings, as have `others`,
+    encoders that are compared with the first."""
 
-    def __init__(self, plan: ProbePlan, encoder: RunEncoder, *, replicates: Sequence[RunEncoder] = ()) -> None:
+    def __init__(
+        self,
+        plan: ProbePlan,
+        encoder: RunEncoder,
+        *,
+        replicates: Sequence[RunEncoder] = (),
+        others: Sequence[RunEncoder] = (),
+    ) -> None:
         self.plan, self.asked, self.seed = plan, plan.config.probing, plan.config.running.random_seed
         self.model, self.encoders = encoder.loaded.name, (encoder, *replicates)
+        self.others = tuple(others)
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
         self.progress = Progress("Probing")
@@ -84,8 +94,11 @@ class Prober:
             labels = [encoder.loaded.name for encoder in self.encoders]
             twins = [name_twin(self.model, number) for number in range(len(self.encoders))]
             own, *others = build_models(rows, labels, twins, self.baselines).items()
+            further = build_others(rows, self.others)
             readouts = build_readouts(rows, self.encoders, seed=self.seed)
-            self._models[rows.keys] = dict([own, *readouts.items(), *others])
+            for one in self.others:
+                readouts |= build_readouts(rows, [one], seed=self.seed)
+            self._models[rows.keys] = dict([own, *further.items(), *readouts.items(), *others])
             self.readouts = tuple(readouts)
         return self._models[rows.keys]
 
@@ -96,12 +109,13 @@ class Prober:
         n_masked = 2 * len(self.masker.networks) if self.asked.network_importance else 0
         total = len(models) + n_masked + self.asked.finetune
         for model, features in self.progress.each("model", models.items(), total=total):
-            role = "encoder" if model == self.model else "readout" if model in self.readouts else "baseline"
+            role = "readout" if model in self.readouts else "baseline"
+            role = "encoder" if model in (self.model, *(one.loaded.name for one in self.others)) else role
             protocol = self.asked.protocol if isinstance(features[0], EmbeddingFeatures) else "nested"
             parts = self.predict(features, design, protocol)
             result = self.judge(parts, features, design, role=role, protocol=protocol)
             _add(results, model, result, results.get(self.model))
-            if role == "encoder" and len(parts) > 1:
+            if model == self.model and len(parts) > 1:
                 joined = [average_models(parts, f"{model}Ensemble")]
                 ensemble = self.judge(joined, features[:1], design, role="ensemble", protocol=protocol)
                 _add(results, f"{model}Ensemble", ensemble, result)
@@ -114,9 +128,8 @@ class Prober:
         for name, added in add_encoders(results, partial(self.score, design=design)):
             _add(results, name, added)
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
-        return PhenotypeResult(
-            phenotype=phenotype, design=design, models=results, n_pretrained=count_pretrained(tested, *self.encoders)
-        )
+        known = count_pretrained(tested, *self.encoders, *self.others)
+        return PhenotypeResult(phenotype=phenotype, design=design, models=results, n_pretrained=known)
 
     def _build_own_models(self, design: Design) -> dict[str, tuple[Features, ...]]:
         """Build the models that depend on the phenotype: covariates alone, site alone."""

@@ -99,7 +99,7 @@ def build_options() -> list[tuple[str, list[click.Option]]]:
     for _, stage in find_stages():
         hints = typing.get_type_hints(stage)
         options = []
-        for field in dataclasses.fields(stage):
+        for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
             options += _build_field_options(field, hints[field.name])
         sections.append(((stage.__doc__ or "").strip().rstrip("."), options))
     return sections
@@ -115,6 +115,8 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
     settings: dict[str, Any] = {"help": metadata["help"], "metavar": metadata["metavar"]}
     if kind is bool:
         settings["is_flag"] = True
+    elif metadata["rest"]:
+        settings |= {"multiple": True, "type": kind}
     elif field.name == "verbose":
         settings["count"] = True
     elif inner:
@@ -185,7 +187,7 @@ def _build_config(context: click.Context) -> AppConfig:
         values[name] = str(params[name])
     for stage_name, stage in find_stages():
         section = dict(values.get(stage_name, {}))
-        for field in dataclasses.fields(stage):
+        for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
             if field.metadata["off"] and _off_name(field) in given:
                 if field.name in given:
                     raise ConfigurationError(
@@ -195,6 +197,8 @@ def _build_config(context: click.Context) -> AppConfig:
                 section[field.name] = None
             elif field.name in given:
                 section[field.name] = json.loads(json.dumps(params[field.name], default=str))
+                if rest := field.metadata["rest"]:
+                    section[field.name], *section[rest] = section[field.name]
         values[stage_name] = section
     if values["probing"].get("protocol") == "brainmarks":
         values["probing"].setdefault("n_repeats", BENCHMARK_REPEATS)
