@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from bids_semantoks.analyses.results import ModelResult
 from bids_semantoks.outputs.group_words import name_added
@@ -22,12 +22,14 @@ def find_bases(results: Mapping[str, ModelResult]) -> list[str]:
 
 def add_encoders(
     results: Mapping[str, ModelResult], score: Callable[[Predictions], tuple[Score, ...]]
-) -> Iterator[tuple[str, ModelResult]]:
-    """Yield each encoder together with each baseline of `find_bases`, scored and compared with the baseline alone."""
-    for base in find_bases(results):
-        for name, encoder in results.items():
-            if encoder.role == "encoder":
-                yield name_added(base, name), _add(results[base], encoder, score)
+) -> dict[str, ModelResult]:
+    """Join each encoder with each baseline of `find_bases`, scored and compared with the baseline alone."""
+    encoders = {name: one for name, one in results.items() if one.role == "encoder"}
+    return {
+        name_added(base, name): _add(results[base], encoder, score)
+        for base in find_bases(results)
+        for name, encoder in encoders.items()
+    }
 
 
 def _add(base: ModelResult, encoder: ModelResult, score: Callable[[Predictions], tuple[Score, ...]]) -> ModelResult:

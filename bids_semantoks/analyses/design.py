@@ -26,7 +26,7 @@ from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype,
 from bids_semantoks.outputs.features import describe_sessions, keep_first_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.statistics.brainmarks import build_benchmark_splits
+from bids_semantoks.statistics.benchmark import build_benchmark_splits
 from bids_semantoks.statistics.splits import (
     Split,
     SplitRow,

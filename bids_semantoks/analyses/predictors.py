@@ -14,7 +14,7 @@ from bids_semantoks.analyses.rows import EmbeddingFeatures, read_window_embeddin
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.runtime.progress import Progress
-from bids_semantoks.statistics.brainmarks import cross_validate_benchmark
+from bids_semantoks.statistics.benchmark import cross_validate_benchmark
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features

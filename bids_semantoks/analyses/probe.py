@@ -125,7 +125,7 @@ class Prober:
         for features in self.progress.each("model", tuned_features, total=total, before=total - 1):
             tuned = self.run(features, design, role="finetuned", protocol="finetune")
             _add(results, tuned.predictions.model, tuned, results[self.model])
-        for name, added in add_encoders(results, partial(self.score, design=design)):
+        for name, added in add_encoders(results, partial(self.score, design=design)).items():
             _add(results, name, added)
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
         known = count_pretrained(tested, *self.encoders, *self.others)

@@ -38,8 +38,8 @@ def build_benchmark_splits(
 ) -> tuple[Split, ...]:
     """Divide the rows into train and test as the benchmark does, one fold a repetition; `seed` is added to its own.
     Groups stay together. Raises InputError for a stratum below 5 members."""
-    draw = {"train_share": TRAIN_SHARE, "n_repeats": n_repeats, "seed": SEED + 1 + seed}
-    return build_random_splits(strata, groups=groups, **draw)
+    first = SEED + 1 + seed
+    return build_random_splits(strata, groups=groups, train_share=TRAIN_SHARE, n_repeats=n_repeats, seed=first)
 
 
 def cross_validate_benchmark(
@@ -67,7 +67,7 @@ def cross_validate_benchmark(
         model = fit_benchmark(
             features.values[train], labels[train].astype(np.int64), validation_share=share, seed=SEED + seed
         )
-        logits = tuple(_compute_logits(model, features.values[rows]) for rows in (train, split.test))
+        logits = _compute_logits(model, features.values[train]), _compute_logits(model, features.values[split.test])
         scores = compute_probabilities(logits[1], is_softmax=True)
         where, penalty = (split.repetition, split.fold), 1 / float(np.ravel(model[-1].C_)[0])
         table.add(where, (train, split.test), scores, penalty, logits=logits, weighs_classes_alike=False)
