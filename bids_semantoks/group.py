@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bids_semantoks.analyses.encoders import embed_stored, load_others
+from bids_semantoks.analyses.encoders import embed_others, load_others
 from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
+from bids_semantoks.config.options import check
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
     AtlasNames,
@@ -111,8 +112,8 @@ def run_group(config: AppConfig) -> Tally:
     complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
-    _write_all_features(config, (encoder, *others), label, complete)
-    tally.cohort = _report_runs(config, encoder.loaded.name, complete, left_out)
+    embed_others(complete, others, overwrite=running.overwrite)
+    tally.cohort = _write_tables(config, (encoder, *others), label, complete, left_out)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
@@ -174,14 +175,19 @@ def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], en
     ]
 
 
-def _write_all_features(
-    config: AppConfig, encoders: Sequence[RunEncoder], label: str, complete: Sequence[StoredRun]
-) -> None:
-    """Write the features of each encoder, after embedding by all but the first, which has embedded the runs."""
-    for one in encoders[1:] if complete else ():
-        embed_stored(complete, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
+def _write_tables(
+    config: AppConfig,
+    encoders: Sequence[RunEncoder],
+    label: str,
+    complete: Sequence[StoredRun],
+    left_out: Mapping[str, tuple[str, str]],
+) -> str:
+    """Write the tables of features, status and quality, unless the call only probes a part; return counts of runs."""
+    if config.probing.probe_part:
+        return ""
     for one in encoders:
         _write_features(config, one, label, complete)
+    return _report_runs(config, encoders[0].loaded.name, complete, left_out)
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:
@@ -215,6 +221,11 @@ def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNam
     """Check the requested probes; InputError if a column is not there or no phenotype can be probed."""
     from bids_semantoks.analyses.analyse import plan_call  # noqa: PLC0415 - scikit-learn is slow to load
 
+    check(
+        config.probing.probe_part is None or not (config.pretraining.pretrain or config.probing.scaling),
+        "--probe-part goes with neither --pretrain nor --scaling.",
+        "Train first, by a call without it.",
+    )
     task_runs = choose_stored(config, prefers_rest=False)[2] if config.probing.task_blocks else []
     return plan_call(config, chosen, task_runs, atlas)
 

@@ -191,7 +191,7 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
         "bids_dir": "[[NIPOPPY_DPATH_DERIVATIVES]]/fmriprep/[[FMRIPREP_VERSION]]/output",
         "out_dir": "[[NIPOPPY_DPATH_PIPELINE_OUTPUT]]",
     }
-    chosen = {"atlas_dir": "[[ATLAS_DIR]]", "model": "[[MODEL]]", "work_dir": "[[NIPOPPY_DPATH_PIPELINE_WORK]]"}
+    chosen = {"atlas_dir": "[[ATLAS_DIR]]", "model": ["[[MODEL]]"], "work_dir": "[[NIPOPPY_DPATH_PIPELINE_WORK]]"}
     participant = {"participant_label": ["[[NIPOPPY_PARTICIPANT_ID]]"], "ignore_failed_runs": True}
     known = {option.name for option in find_options()}
     assert {*chosen, *participant} <= known

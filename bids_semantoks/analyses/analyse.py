@@ -11,6 +11,7 @@ from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
+from bids_semantoks.analyses.parts import probe_all, probe_one, remove_parts
 from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
@@ -78,7 +79,12 @@ def run_call(
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
-        tables = run_probes(probes, encoder, stored, atlas, others=others)
+        prober = prepare_probes(probes, encoder, stored, atlas, others=others)
+        if (part := config.probing.probe_part) is not None:
+            if part:
+                probe_one(prober, config.probing.probe[part - 1])
+            return 0
+        tables = run_probes(prober, encoder, stored)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
@@ -110,16 +116,16 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
-def run_probes(
+def prepare_probes(
     plan: ProbePlan,
     encoder: RunEncoder,
     stored: Sequence[StoredRun],
     atlas: AtlasLabels,
     *,
     others: Sequence[RunEncoder] = (),
-) -> ProbeTables:
-    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings, also those of
-    `others`, encoders that are compared with the first."""
+) -> Prober:
+    """Embed `stored` runs by all other encoders that probes need, where they have complete embeddings by the encoder
+    and by the `others` that are compared with it."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
@@ -128,16 +134,20 @@ def run_probes(
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
-    phenotypes = adjust_comparisons(
-        [prober.probe(phenotype, design) for phenotype, design in prober.progress.each("phenotype", plan.designs)]
-    )
+    return prober
+
+
+def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun]) -> ProbeTables:
+    """Predict all phenotypes by all models, and write the tables."""
+    plan, config = prober.plan, prober.plan.config
+    phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
     n_people = len(set(rows.participants))
-    known = count_pretrained(set(map(str, rows.participants)), *prober.encoders, *others)
+    known = count_pretrained(set(map(str, rows.participants)), *prober.encoders, *prober.others)
     seed, lost = config.running.random_seed, find_lost(config.out_dir)
-    compared = {one.loaded.name: one.loaded.name for one in others}
+    compared = {one.loaded.name: one.loaded.name for one in prober.others}
     compared |= {"random": name_twin(prober.model)} if "random" in prober.baselines else {}
     found = ProbeResults(
         plan=plan,
@@ -158,7 +168,9 @@ def run_probes(
             *plan.warnings,
         ),
     )
-    return write_results(found, stored, encoder, [*replicates, *others])
+    tables = write_results(found, stored, encoder, [*prober.encoders[1:], *prober.others])
+    remove_parts(prober, phenotypes)
+    return tables
 
 
 def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tuple[str, ...]:

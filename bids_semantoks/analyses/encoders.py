@@ -35,6 +35,12 @@ def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, 
         embed_run(run, encoder)
 
 
+def embed_others(stored: Sequence[StoredRun], others: Sequence[RunEncoder], *, overwrite: bool) -> None:
+    """Embed the runs, if there are any, by the encoders that are compared with the first."""
+    for one in others if stored else ():
+        embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=overwrite)
+
+
 def name_twin(model: str, number: int = 0) -> str:
     """Name the encoder of the same architecture with random weights, draw `number` (from 0)."""
     return f"{model}Untrained{number + 1 if number else ''}"
@@ -120,12 +126,15 @@ def _load_another(
 
 
 def _tell_apart(model: str, encoder: RunEncoder, names: Sequence[str]) -> str:
-    """Find another label for an encoder, by the folders that it lies in, else by its checksum."""
-    from bids_semantoks.models.hub import label_folder  # noqa: PLC0415 - loads torch
+    """Find another label for an encoder, by the revision asked for or the folders that it lies in, else by its
+    checksum."""
+    from bids_semantoks.models.hub import label_folder, parse_repository  # noqa: PLC0415 - loads torch
 
+    asked = None if Path(model).exists() else parse_repository(model)
     pooling, label = encoder.frozen.pooling, encoder.loaded.name
     plain = label.removesuffix(name_readout("", pooling))
     folders = [label_folder(part) for part in Path(model).expanduser().absolute().parts[1:-1]]
-    tried = [plain + "".join(folders[-number:]) for number in range(1, len(folders) + 1)]
+    tried = [plain + label_folder(asked.revision)] if asked and asked.revision else []
+    tried += [plain + "".join(folders[-number:]) for number in range(1, len(folders) + 1)]
     tried.append(f"{plain}{encoder.loaded.sha256[:8]}")
     return next(one for one in tried if name_readout(one, pooling) not in names)

@@ -102,6 +102,12 @@ class Prober:
             self.readouts = tuple(readouts)
         return self._models[rows.keys]
 
+    def find_features(self, rows: Rows) -> tuple[Features, ...]:
+        """Find the features of the encoder alone, which takes no signals to be read."""
+        if rows.keys in self._models:
+            return self._models[rows.keys][self.model]
+        return build_models(rows, [encoder.loaded.name for encoder in self.encoders], (), ())[self.model]
+
     def probe(self, phenotype: Phenotype, design: Design) -> PhenotypeResult:
         """Predict one phenotype by all models, the encoder first."""
         models = self.find_models(design.rows) | self._build_own_models(design)
@@ -127,6 +133,8 @@ class Prober:
             _add(results, tuned.predictions.model, tuned, results[self.model])
         for name, added in add_encoders(results, partial(self.score, design=design)).items():
             _add(results, name, added)
+        # Only the additions need the predictions of each seed.
+        results = {name: dataclasses.replace(one, parts=()) for name, one in results.items()}
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
         known = count_pretrained(tested, *self.encoders, *self.others)
         return PhenotypeResult(phenotype=phenotype, design=design, models=results, n_pretrained=known)

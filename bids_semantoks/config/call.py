@@ -138,6 +138,12 @@ class SignalsConfig:
     )
     signals_only: bool = option(False, "Write signals and stop before the encoder.")
     save_raw_signals: bool = option(False, "Also write the signals before denoising.")
+    connectivity: str = option(
+        "tsv",
+        "How to write the correlations between parcels, which need half the space of a run: a table with 6 significant "
+        "digits, a NumPy array, or not at all. Pages and probes compute them from the signals.",
+        choices=("tsv", "npy", "none"),
+    )
 
     def __post_init__(self) -> None:
         check(
@@ -330,9 +336,8 @@ class AppConfig:
         more = self.embedding.more_models
         check(
             not more or (self.level == "group" and not self.pretraining.pretrain),
-            f"--model names {1 + len(more)} encoders, {self.embedding.model} and {', '.join(more)}: only the group "
-            "level compares several, without --pretrain.",
-            "Name one; participant-level calls may follow each other.",
+            f"--model names {1 + len(more)} encoders, {self.embedding.model} and {', '.join(more)}.",
+            "Only the group level compares several, without --pretrain.",
         )
         asked = [
             f"--{field.name.replace('_', '-')}"

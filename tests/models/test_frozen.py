@@ -336,7 +336,7 @@ def test_the_readout_of_networks_is_the_mean_token_of_each_in_one_pass(
     rows = tokens.reshape(3, -1, 2, 64).mean(axis=2)  # two patches a window
     network_of = np.array(small_layout.networks)
     expected = {
-        "network": [rows[:, 0], rows[:, 1], rows[:, 2]],
+        "network": list(rows.swapaxes(0, 1)),
         "parcel": [rows[:, network_of == network].mean(axis=1) for network in range(3)] if rows.shape[1] == 13 else [],
         "whole": [rows[:, 0]],
     }[spatial]
