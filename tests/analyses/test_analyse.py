@@ -190,17 +190,17 @@ def test_sessions_are_rows_and_never_straddle_a_split(
 ) -> None:
     out, together = found[1], []
 
-    def cross_validate(features: Any, target: Any, splits: Any, **known: Any) -> Predictions:
-        if target.name == "mood":
+    def cross_validate_all(features: Any, targets: Any, splits: Any, **known: Any) -> list[Predictions]:
+        if targets[0].name == "mood":
             together.append(known["groups"])
-        return linear.cross_validate(features, target, splits, **known)
+        return linear.cross_validate_all(features, targets, splits, **known)
 
     def compute_scores(predictions: Predictions, *, participants: Any, seed: int) -> tuple[metrics.Score, ...]:
         if predictions.target == "mood":
             together.append(participants)
         return metrics.compute_scores(predictions, participants=participants, seed=seed)
 
-    monkeypatch.setattr(predictors, "cross_validate", cross_validate)
+    monkeypatch.setattr(predictors, "cross_validate_all", cross_validate_all)
     monkeypatch.setattr(probe, "compute_scores", compute_scores)
     code, said = group("--probe", "mood", "--baselines", "motion")
     assert code == 0, said
