@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig
-from bids_semantoks.errors import ConfigurationError, RunFailed
+from bids_semantoks.errors import ConfigurationError, ResourceError, RunFailed
 from bids_semantoks.files import hash_text, hash_values
 from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.outcomes import Outcome, Tally, isolate, record_status, report_outcome, run_batch
@@ -22,6 +22,7 @@ from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, 
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, remove_embedding, write_embedding
 from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.gaps import GAPS
@@ -305,16 +306,40 @@ def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
     return outcome
 
 
-def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, overwrite: bool = True) -> None:
+def embed_stored(
+    stored: Sequence[StoredRun],
+    encoder: RunEncoder,
+    *,
+    why: str,
+    overwrite: bool = True,
+    running: RunningConfig | None = None,
+) -> None:
     """Embed the runs that lack an embedding of an encoder to compare with, without statuses; `why` is for the log.
-    Raises ConfigurationError as `find_missing`."""
+    Works in one process without `running`. Raises ConfigurationError as `find_missing`, ResourceError where a process
+    was killed."""
     hint = "Give the encoder another name, use the former settings or --overwrite."
     missing = find_missing(encoder.name_outputs(stored), encoder, overwrite=overwrite, hint=hint)
     if missing:
         LOGGER.info("Embedding %d runs %s.", len(missing), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
-    for run in Progress(f"Embedding {why}").each("run", missing):
-        embed_run(run, encoder)
+    n_procs = 1
+    if running is not None:
+        device = str(encoder.frozen.device)
+        n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
+        if n_procs > 1:
+            limit_threads(choose_n_threads(running, n_procs=n_procs))
+    results = run_jobs(_build_embedder, (encoder,), missing, n_procs=n_procs)
+    for i, result in Progress(f"Embedding {why}").each("run", results, total=len(missing)):
+        if isinstance(result, WorkerDied):
+            raise ResourceError(f"Embedding {missing[i].paths.stem} {why}: {result}.", hint="Use a smaller --n-procs.")
+
+
+def _build_embedder(encoder: RunEncoder) -> Callable[[StoredRun], tuple[str, ...]]:
+    return functools.partial(_embed_with, encoder)
+
+
+def _embed_with(encoder: RunEncoder, run: StoredRun) -> tuple[str, ...]:
+    return embed_run(run, encoder)
 
 
 def name_twin(model: str, number: int = 0) -> str:

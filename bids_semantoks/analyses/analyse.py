@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
+from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
 from bids_semantoks.analyses.people import People, find_lost
@@ -26,6 +27,7 @@ from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.group_report import GroupPage, write_group_page
 from bids_semantoks.reports.reporting import write_stored_methods
+from bids_semantoks.statistics.folds import use_threads
 from bids_semantoks.statistics.significance import adjust_holm
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -53,8 +55,11 @@ def plan_call(
 ) -> CallPlan:
     """Check everything before any work; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
+    probes = plan_probes(config, chosen) if asked.probe else None
+    if probes is not None:
+        check_resources(probes, len(atlas[0]))
     return CallPlan(
-        probes=plan_probes(config, chosen) if asked.probe else None,
+        probes=probes,
         blocks=plan_blocks(config, task_runs) if asked.task_blocks else None,
         scaling=plan_scaling(config, chosen, atlas) if asked.scaling else None,
     )
@@ -113,17 +118,24 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
-        embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
+        embed_stored(
+            stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite, running=config.running
+        )
     prober = Prober(plan, encoder, replicates=replicates)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
-            embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
-    phenotypes = adjust_comparisons(
-        [prober.probe(phenotype, design) for phenotype, design in prober.progress.each("phenotype", plan.designs)]
-    )
+            embed_stored(
+                stored, build_twin(encoder, number), why="by random weights, to compare with", running=config.running
+            )
+    with use_threads(choose_fold_threads(plan, len(atlas[0]))):
+        phenotypes = adjust_comparisons(
+            [prober.probe(phenotype, design) for phenotype, design in prober.progress.each("phenotype", plan.designs)]
+        )
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
+    with use_threads(choose_fold_threads(plan, len(atlas[0]))):
+        leakage = measure_leakage(prober, rows)
     n_people = len(set(rows.participants))
     known = count_pretrained(set(map(str, rows.participants)), *prober.encoders)
     seed, lost = config.running.random_seed, find_lost(config.out_dir)
@@ -133,7 +145,7 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         model=prober.model,
         phenotypes=tuple(phenotypes),
         people=tuple(People(plan, phenotype, design, lost) for phenotype, design in plan.designs),
-        leakage=measure_leakage(prober, rows),
+        leakage=leakage,
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
         retest=tuple(

@@ -75,7 +75,7 @@ def compute_hits(first: NDArray[np.floating[Any]], second: NDArray[np.floating[A
     """Identify each participant among all by the correlation of features (n, d) (Finn et al., Nat Neurosci 18, 2015).
     Features are centred over participants in each run first. Returns (n,) of 0, 0.5 or 1: mean of both directions."""
     n = len(first)
-    means = [np.mean(table, axis=0, dtype=np.float64) for table in (first, second)]
+    means = [np.asarray(np.mean(table, axis=0, dtype=np.float64)) for table in (first, second)]
     own, best = np.full(n, np.nan), np.full((2, n), -np.inf)
     for start in range(0, n, _ROWS):
         similarity = _correlate(first[start : start + _ROWS], second, means)  # (rows, n)

@@ -20,7 +20,7 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.statistics import linear, metrics, splits
+from bids_semantoks.statistics import linear, metrics, spans, splits
 from bids_semantoks.statistics.predictions import Predictions
 
 N, P, T = 31, 11, 120
@@ -638,3 +638,34 @@ def test_measures_of_runs_are_covariates_without_a_column(
     code, said = group("--probe", "age", "--covariate", "mean_fd", "--phenotype", str(table), *quick)
     assert code == 0, said
     assert "mean_fd is the column of more.tsv, not the measure of runs" in " ".join(said.split())
+
+
+def test_phenotypes_with_the_same_people_and_splits_share_what_is_decomposed(
+    found: tuple[Path, Path], group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked = tmp_path / "splits.tsv", []
+    labels = [label for i, label in enumerate(LABELS) if i != 4]
+    rows = [
+        (0, fold, f"sub-{label}", "test" if i % 3 == fold else "train")
+        for fold in range(3)
+        for i, label in enumerate(labels)
+    ]
+    write_tsv(path, ("repetition", "fold", "participant_id", "role"), rows)
+    compute = spans.KernelFeatures.compute_span
+
+    def remember(self: Any, *rows: Any) -> Any:
+        asked.append(self.name)
+        return compute(self, *rows)
+
+    monkeypatch.setattr(spans.KernelFeatures, "compute_span", remember)
+    call = ("--baselines", "pearson", "--splits", str(path), "--n-permutations", "5")
+    code, said = group("--probe", "age", *call)
+    assert code == 0, said
+    alone, asked[:] = (len(asked), select(found[1], phenotype="age")), []
+    code, said = group("--probe", "age", "sex", *call)
+    assert code == 0, said
+    # Three folds serve values, their test and classes; the test of classes draws five of its own.
+    assert (alone[0], len(asked)) == (3, 3 + 5)
+    drop = {"difference_p_holm", "n_pretrained"}
+    both = [{k: v for k, v in row.items() if k not in drop} for row in select(found[1], phenotype="age")]
+    assert both == [{k: v for k, v in row.items() if k not in drop} for row in alone[1]]
