@@ -148,9 +148,7 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         leakage=leakage,
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
-        retest=tuple(
-            measure_retest(stored, {prober.model: prober.model, **twins}, min_kept=config.min_kept, seed=seed)
-        ),
+        retest=tuple(measure_retest(stored, {prober.model: prober.model, **twins}, prober)),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
         warnings=(

@@ -81,9 +81,8 @@ def write_results(
         "Warnings": list(results.warnings),
         "SoftwareVersions": find_versions(),
     }
-    predictions = list(_list_predictions(results.phenotypes))
     columns = tuple(read_column_descriptions("group_predictions"))
-    own = [dict(zip(columns, row, strict=True)) for row in predictions if row[1] == results.model]
+    own = (dict(zip(columns, row, strict=True)) for row in _list_predictions(results.phenotypes, model=results.model))
     points, shares = build_points(results.plan, stored, results.model)
     tables = ProbeTables(
         facts=facts,
@@ -105,7 +104,7 @@ def write_results(
     write_probes(
         config.out_dir,
         tables,
-        predictions=predictions,
+        predictions=_list_predictions(results.phenotypes),
         splits=splits,
         people=(row for own in results.people for row in own.iterate_rows()),
         described=list_described(results.plan),
@@ -170,11 +169,12 @@ def _build_score_rows(
         }
 
 
-def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[object, ...]]:
+def _list_predictions(results: Sequence[PhenotypeResult], *, model: str = "") -> Iterator[tuple[object, ...]]:
+    """List the rows of all models, or of one `model`."""
     for one in results:
-        for model, result in one.models.items():
+        for name, result in one.models.items():
             predictions = result.predictions
-            if result.role == "importance":
+            if result.role == "importance" or model not in ("", name):
                 continue
             truth, scores, n_tests = predictions.average()
             decided = predictions.decide()
@@ -182,17 +182,17 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
             shown = [(1, classes[1])] if len(classes) == 2 else list(enumerate(classes or [""]))
             for row in np.flatnonzero(predictions.tested):
                 names = _name_row(*one.design.rows.keys[row])
-                for index, name in shown:
+                for index, label in shown:
                     what: tuple[object, object] = (float(truth[row]), float(decided[row]))
                     if classes:
                         what = classes[int(truth[row])], classes[int(decided[row])]
                     score = float(scores[row, index])
                     yield (
                         one.phenotype.name,
-                        model,
+                        name,
                         *names.values(),
                         *what,
-                        name,
+                        label,
                         score,
                         int(n_tests[row]) // predictions.n_seeds,
                     )

@@ -69,7 +69,9 @@ class Prober:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
             labels = [encoder.loaded.name for encoder in self.encoders]
             twins = [name_twin(self.model, number) for number in range(len(self.encoders))]
-            self._models[rows.keys] = build_models(rows, labels, twins, self.baselines)
+            self._models[rows.keys] = build_models(
+                rows, labels, twins, self.baselines, work_dir=self.plan.config.running.work_dir
+            )
         return self._models[rows.keys]
 
     def probe(self, phenotype: Phenotype, design: Design) -> PhenotypeResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shutil
 from collections import Counter
@@ -17,6 +18,8 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.files import (
     find_delimiter,
     format_cell,
+    format_row,
+    open_atomic,
     parse_table,
     read_json,
     read_rows,
@@ -36,6 +39,9 @@ _TEXT: Final = frozenset(
         *("by", "level", "between", "features", "column", "design", "position", "folds", "source", "encoder"),
     ]
 )
+
+#: Lines of a table that are held at once.
+_BLOCK: Final = 10_000
 
 #: Columns that a map of the embedding may have besides those described, to colour its points by.
 _ADDED: Final = {"Description": "As in the tables of the dataset, or its sidecars."}
@@ -149,12 +155,20 @@ def write_probes(
     for name, rows in (("group_predictions", predictions), ("group_splits", splits), ("group_participants", people)):
         columns = read_column_descriptions(name)
         columns |= dict.fromkeys(described if name == "group_participants" else (), _ADDED)
-        write_records(out_dir / f"{name}.tsv", tuple(columns), list(rows))
+        _write_rows(out_dir / f"{name}.tsv", tuple(columns), rows)
         write_json(out_dir / f"{name}.json", columns, only_if_changed=True)
     write_group_table(out_dir, "group_strata", tables.strata)
     write_group_table(out_dir, "group_retest", tables.retest)
     write_group_table(out_dir, "group_map", tables.points, {"VarianceShares": list(tables.shares)})
     return path
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a long table as `write_records` does, a block of lines at a time: millions of rows are never held."""
+    lines = itertools.chain(["\t".join(map(format_cell, columns))], map(format_row, rows))
+    with open_atomic(path) as file:
+        while block := list(itertools.islice(lines, _BLOCK)):
+            file.write(("\n".join(block) + "\n").encode())
 
 
 def read_probes(out_dir: Path) -> ProbeTables:

@@ -20,6 +20,7 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics import linear, metrics, spans, splits
 from bids_semantoks.statistics.predictions import Predictions
 
@@ -644,7 +645,7 @@ def test_phenotypes_with_the_same_people_and_splits_share_what_is_decomposed(
     found: tuple[Path, Path], group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, asked = tmp_path / "splits.tsv", []
-    labels = [label for i, label in enumerate(LABELS) if i != 4]
+    labels = [label for i, label in enumerate(LABELS) if i not in (4, 7)]  # they lack age or sex
     rows = [
         (0, fold, f"sub-{label}", "test" if i % 3 == fold else "train")
         for fold in range(3)
@@ -669,3 +670,29 @@ def test_phenotypes_with_the_same_people_and_splits_share_what_is_decomposed(
     drop = {"difference_p_holm", "n_pretrained"}
     both = [{k: v for k, v in row.items() if k not in drop} for row in select(found[1], phenotype="age")]
     assert both == [{k: v for k, v in row.items() if k not in drop} for row in alone[1]]
+
+
+def test_tables_of_signals_are_parsed_once_where_there_is_a_work_directory(
+    found: tuple[Path, Path], group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, parsed, read = found[1], [], StoredRun.read_signals
+
+    def remember(run: StoredRun) -> Any:
+        parsed.append(run.paths.stem)
+        return read(run)
+
+    call = ("--probe", "age", "--baselines", "pearson", "parcel_moments", "--n-permutations", "0")
+    assert group(*call)[0] == 0
+    monkeypatch.setattr(StoredRun, "read_signals", remember)
+    counts, tables = [], []
+    for more in ((), ("--work-dir", str(tmp_path / "work")), ("--work-dir", str(tmp_path / "work"))):
+        parsed.clear()
+        assert group(*call, *more)[0] == 0
+        counts.append((len(parsed), len(set(parsed))))
+        tables.append([(out / f"group_{name}.tsv").read_bytes() for name in ("probe", "predictions", "retest")])
+    n_runs = counts[0][1]
+    assert counts[0][0] > 2 * n_runs
+    # One table is read for the number of parcels.
+    assert counts[1:] == [(n_runs + 1, n_runs), (1, 1)]
+    assert tables[0] == tables[1] == tables[2]
+    assert {row["features"] for row in read_tsv(out / "group_retest.tsv")} == {"RandomTiny", "pearson"}

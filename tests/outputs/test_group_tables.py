@@ -12,7 +12,8 @@ import pytest
 
 import bids_semantoks
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import write_json
+from bids_semantoks.files import write_json, write_records
+from bids_semantoks.outputs import group_tables
 from bids_semantoks.outputs.group_tables import (
     COMPARED,
     ProbeTables,
@@ -204,3 +205,16 @@ def test_splits_of_other_programs_are_read(tmp_path: Path, separator: str, quote
     (tmp_path / "splits.txt").write_text(text.replace("0.0", "0.5"))
     with pytest.raises(InputError, match=r"Line 2 .* fold '0.5', expected whole numbers"):
         read_split_lines(tmp_path / "splits.txt")
+
+
+def test_long_tables_are_written_block_by_block_as_short_ones_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = [("age", 0, i % 3, f"sub-{i:02d}", "test") for i in range(7)]
+    predictions = [("age", "Tiny", f"sub-{i:02d}", "", 50.0, float("nan"), "a\tb", 1 / 3, 2) for i in range(7)]
+    monkeypatch.setattr(group_tables, "_BLOCK", 3)
+    write_probes(tmp_path, build_tables(scores=[ROW]), predictions=iter(predictions), splits=iter(splits))
+    for name, rows in (("group_splits", splits), ("group_predictions", predictions)):
+        columns = tuple(json.loads((tmp_path / f"{name}.json").read_text()))
+        write_records(tmp_path / "whole.tsv", columns, rows)
+        assert (tmp_path / f"{name}.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
