@@ -1,11 +1,11 @@
 """How processor time and memory of the group level grow with the cohort, and what one fold of 50,000 people takes.
 
-Parts: `embedding` and `kernel` predict one phenotype by the nested protocol from a table of 1,536 numbers, and from the
-inner products of connectivity, in one repetition of five folds with 20 permutations; `scores` draws the intervals of
-site, 20 classes; `retest` identifies people in a second scan; `map` projects onto two axes. Each part and size runs in a
-process of its own. The peer is scikit-learn: the same table, a pipeline of scaling and ridge regression, penalty chosen
-by a grid search in five inner folds. `study` relabels the output of a few participants and calls the group level as a
-user does: the bytes and files that it leaves, its estimate and what it used. `fold` is one training part of
+Parts: `embedding` and `kernel` predict one phenotype by the nested protocol from a table of 1,536 numbers, and from
+the inner products of connectivity, in one repetition of five folds with 20 permutations; `scores` draws the intervals
+of site, 20 classes; `retest` identifies people in a second scan; `map` projects onto two axes. Each part and size runs
+in a process of its own. The peer is scikit-learn: the same table, a pipeline of scaling and ridge regression, penalty
+chosen by a grid search in five inner folds. `study` relabels the output of a few participants and calls the group
+level as a user does: the bytes and files that it leaves, its estimate and what it used. `fold` is one training part of
 50,000 x 1,536, from which the time of 55 follows.
 
 Run: python benchmarks/bench_growth.py [--sizes 500 1000 2000 5000] [--parts NAME...] [--baselines NAME...] [--fold]
