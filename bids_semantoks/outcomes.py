@@ -198,7 +198,7 @@ def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally
             report_outcome(job, outcome, progress="[done]")
             lost.append(job)
     if tally.n_kept:
-        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_kept)
+        LOGGER.info("Runs complete from an earlier call with the same settings: %d", tally.n_kept)
     return lost
 
 

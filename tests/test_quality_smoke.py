@@ -40,6 +40,12 @@ def test_a_participant_call_reports_on_all_unless_some_were_selected(study, outp
             assert float(row["cohort_distance"]) > 0
         else:
             assert (row["reason"], row["mean_fd"]) == ("too_short", "n/a")
+    page = (outputs / "group_qc.html").read_text(encoding="utf-8")
+    for name, row in rows.items():
+        # A click leads to the run's place in the page of its participant.
+        report = f"{row['participant_id']}.html"
+        assert f"<a href={report}>{name.partition('_space-')[0]}</a>" in page
+        assert f'id="{name}"' in (outputs / report).read_text(encoding="utf-8")
     chosen = tmp_path / "chosen"
     assert app(study, chosen, "--participant-label", "001", "--signals-only")[0] == 0
     assert not list(chosen.glob("group_qc*"))
@@ -115,8 +121,8 @@ def test_studies_of_earlier_versions_go_on(study, out, app):
         if status["status"] == "ok" and "sub-001" in path.name:
             status |= {"status": "skipped", "reason": "already_done", "seconds": 0.0}
         (former / path.name).write_text(json.dumps(status))
-    for folder in out.glob("logs/sub-*"):
-        shutil.rmtree(folder)
+    for path in [*out.glob("logs/sub-*/*_status.json"), *out.glob("logs/sub-*/*_qc.json")]:
+        path.unlink()
     code, text = app(study, out, level="group")
     assert (code, "6 usable, 0 failed, 1 too short" in text) == (0, True)
     assert app(study, out, "--participant-label", "001", "002")[0] == 0
@@ -149,7 +155,7 @@ def test_outputs_of_older_versions_can_be_made_again(study, out, app, monkeypatc
 
 def test_a_dry_run_for_scripts(study, out, app):
     shutil.rmtree(out / "sub-002")
-    code, text = app(study, out, "--dry-run", "--format", "tsv")
+    code, text = app(study, out, "--dry-run", "--check", "--format", "tsv")
     assert code == 0
     lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
     assert lines[0] == ["run", "participant_id", "action", "reason", "recorded", "message"]

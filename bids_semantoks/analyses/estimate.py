@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from bids_semantoks.analyses.design import Design, ProbePlan
-from bids_semantoks.analyses.predictors import find_sharing
+from bids_semantoks.analyses.sharing import find_sharing
 from bids_semantoks.config.group import ProbingConfig
 from bids_semantoks.errors import ResourceError
 from bids_semantoks.runtime.progress import describe_seconds

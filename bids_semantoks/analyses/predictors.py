@@ -17,7 +17,6 @@ from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.linear import cross_validate_all
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features
-from bids_semantoks.statistics.splits import ROLES
 
 #: Predicts the tested rows of a design out of fold; the published probe accepts only `EmbeddingFeatures`.
 Predict = Callable[[Any, Design], Predictions]
@@ -27,9 +26,10 @@ Each = Callable[[Any], Iterable[Any]]
 
 
 def build_predictors(config: AppConfig, encoder: RunEncoder, progress: Progress) -> dict[str, Predict]:
-    """Build the ways to predict but the linear one by protocol, which count their folds: ``paper``, ``finetune``."""
+    """Build the ways to predict by protocol, which count their folds: ``nested``, ``paper`` and ``finetune``."""
     shared: dict[str, Any] = {"seed": config.running.random_seed, "each": partial(progress.each, "fold")}
     return {
+        "nested": partial(predict_linear, **shared),
         "paper": partial(_predict_published, device=str(encoder.frozen.device), **shared),
         "finetune": partial(_predict_finetuned, encoder=encoder, epochs=config.probing.finetune_epochs, **shared),
     }
@@ -48,28 +48,12 @@ def predict_linear(features: Features, design: Design, *, seed: int, each: Each 
 def predict_together(
     features: Features, designs: Sequence[Design], *, seed: int, each: Each = iter
 ) -> list[Predictions]:
-    """Predict designs of `find_sharing` by the linear model."""
+    """Predict by the linear model designs that have rows, splits, groups and covariates in common."""
     first, targets = designs[0], [design.target for design in designs]
     removed = find_removed(features, first)
     return cross_validate_all(
         features, targets, first.splits, covariates=removed, groups=first.groups, seed=seed, each=each
     )
-
-
-def find_sharing(design: Design, others: Sequence[Design]) -> list[Design]:
-    """Find the designs with the same rows, splits, groups and covariates as one of them, which comes first."""
-    return [design, *(one for one in others if one is not design and _is_shared(one, design))]
-
-
-def _is_shared(first: Design, second: Design) -> bool:
-    if first.rows.keys != second.rows.keys or len(first.splits) != len(second.splits):
-        return False
-    same = [(first.covariates, second.covariates), (first.groups, second.groups)]
-    for one, other in zip(first.splits, second.splits, strict=True):
-        if (one.repetition, one.fold) != (other.repetition, other.fold):
-            return False
-        same += [(getattr(one, role), getattr(other, role)) for role in ROLES]
-    return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in same)
 
 
 def _predict_published(

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design, ProbePlan
-from bids_semantoks.analyses.predictors import build_predictors, find_removed, find_sharing, predict_together
+from bids_semantoks.analyses.predictors import build_predictors, find_removed, predict_together
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import EmbeddingFeatures, Rows, build_models, build_site_features, count_pretrained
+from bids_semantoks.analyses.sharing import SharedFolds
 from bids_semantoks.embedding import RunEncoder, embed_mean, name_twin
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
@@ -26,9 +27,8 @@ from bids_semantoks.outputs.group_words import describe_test
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.progress import Progress
-from bids_semantoks.statistics.folds import SharedSpans
 from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores, name_main_metric
-from bids_semantoks.statistics.predictions import Predictions, stack_seeds
+from bids_semantoks.statistics.predictions import stack_seeds
 from bids_semantoks.statistics.significance import (
     PermutationTest,
     average_tests,
@@ -59,9 +59,10 @@ class Prober:
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
         self.progress = Progress("Probing")
         self.predictors = build_predictors(plan.config, encoder, self.progress)
+        together = partial(predict_together, seed=self.seed, each=partial(self.progress.each, "fold"))
+        self.sharing = SharedFolds([one for _, one in plan.designs], together)
+        self.predictors["nested"] = self.sharing.predict
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
-        # Results by features, design and whether tested.
-        self._waiting: dict[tuple[int, int, bool], tuple[Predictions, PermutationTest | None]] = {}
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
         """Find the features of all models except those that depend on the phenotype, building them only once."""
@@ -113,9 +114,10 @@ class Prober:
     def run(self, features: Sequence[Features], design: Design, *, role: str, protocol: str = "nested") -> ModelResult:
         """Predict by one model in a `role` of `ModelResult`, averaging scores over the features of all seeds."""
         seeds = self.progress.each("encoder", features) if len(features) > 1 else features
-        found = [self._predict(one, design, protocol=protocol, is_tested=role not in _UNTESTED) for one in seeds]
-        predictions = stack_seeds([own for own, _ in found])
-        made = [test for _, test in found if test is not None]
+        predictions = stack_seeds([self.predictors[protocol](one, design) for one in seeds])
+        test = partial(self._permute, is_nested=protocol == "nested")
+        tests = [] if role in _UNTESTED else [self.sharing.test(one, design, test) for one in features]
+        made = [test for test in tests if test is not None]
         scores = compute_scores(predictions, participants=design.rows.units, seed=self.seed)
         return ModelResult(
             role=role,
@@ -131,36 +133,6 @@ class Prober:
             },
         )
 
-    def _predict(
-        self, features: Features, design: Design, *, protocol: str, is_tested: bool
-    ) -> tuple[Predictions, PermutationTest | None]:
-        """Predict a phenotype by one model and test it; by the nested protocol together with all phenotypes that have
-        the same people and splits, whose results wait until they are asked for."""
-        if protocol != "nested":
-            predictions = self.predictors[protocol](features, design)
-            return predictions, self._permute(features, design, is_scored=False) if is_tested else None
-        key = id(features), id(design), is_tested
-        if key not in self._waiting:
-            lasting = [one for found in self._models.values() for own in found.values() for one in own]
-            planned = [one for _, one in self.plan.designs]
-            # What is built for one phenotype alone is not asked for again.
-            others = (
-                planned if any(features is one for one in lasting) and any(design is one for one in planned) else []
-            )
-            designs, spans = find_sharing(design, others), SharedSpans(features)
-            # Only this model is a ridge regression that can be permuted on its own splits. Tests come first, as the
-            # folds that they leave in memory are the first that predictions need.
-            tests = [
-                self._permute(spans, one, is_scored=not one.target.is_class) if is_tested else None for one in designs
-            ]
-            each = partial(self.progress.each, "fold")
-            predicted = predict_together(spans, designs, seed=self.seed, each=each)
-            pairs = zip(predicted, tests, strict=True)
-            self._waiting |= {
-                (id(features), id(one), is_tested): pair for one, pair in zip(designs, pairs, strict=True)
-            }
-        return self._waiting.pop(key)
-
     def _mask_networks(self, design: Design, results: dict[str, ModelResult], *, total: int) -> None:
         """Probe again with networks masked, by the default method, and compare with all networks."""
         whole = results[self.model]
@@ -172,7 +144,7 @@ class Prober:
         for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)
 
-    def _permute(self, features: Features, design: Design, *, is_scored: bool) -> PermutationTest | None:
+    def _permute(self, features: Features, design: Design, *, is_nested: bool) -> PermutationTest | None:
         """Test one model, by its own splits where the ridge regression of the nested protocol made its score."""
         n_permutations, groups, target = self.asked.n_permutations, design.unit_groups, design.target
         has_groups = groups is None or len(np.unique(groups[~np.isnan(target.values)])) >= _MIN_GROUPS
@@ -180,7 +152,8 @@ class Prober:
             return None
         shared: dict[str, Any] = {"covariates": find_removed(features, design), "seed": self.seed}
         labels: dict[str, Any] = {"n_permutations": n_permutations, "blocks": design.blocks}
-        if is_scored:
+        if is_nested and not target.is_class:
+            # Only this model is a ridge regression that can be permuted on its own splits.
             columns = permute_target(target, seed=self.seed, units=groups, **labels)
             test = permute_scored_ridge(features, columns, design.splits, groups=design.groups, **shared)
         else:

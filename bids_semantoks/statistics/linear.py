@@ -68,8 +68,8 @@ def cross_validate_all(
         for table in tables:
             _predict_fold(table, span, (split, train), together, seed=seed + split.repetition)
 
-    # Each fold fills cells of its own.
-    run_folds(predict, splits, each=each)
+    # Each fold fills cells of its own. The first repetition comes last, as a permutation test goes on with its spans.
+    run_folds(predict, splits[::-1], each=each)
     return [
         table.build(features.name, _describe_edges(features.name, table.target.name, table.penalty)) for table in tables
     ]
@@ -204,8 +204,9 @@ def compute_fold_errors(span: Span, targets: Floats, fold_of: Indices, penalties
     for start in range(0, columns.shape[1], step):
         some = slice(start, start + step)
         centred = columns[:, some] - columns[:, some].mean(axis=0)
-        shrunk = (kept[:, :, None] * projected[:, None, some]).reshape(len(kept), len(penalties) * centred.shape[1])
-        residuals = centred[:, None] - (axes @ shrunk).reshape(len(columns), len(penalties), centred.shape[1])
+        shape = len(penalties), centred.shape[1]
+        shrunk = (kept[:, :, None] * projected[:, None, some]).reshape(len(kept), shape[0] * shape[1])
+        residuals = centred[:, None] - (axes @ shrunk).reshape(len(columns), *shape)  # (n, a, m)
         for fold in np.unique(fold_of):
             part, own = flat[fold_of == fold], residuals[fold_of == fold]
             solve = _leave_out_by_rows if len(part) <= part.shape[1] else _leave_out_by_axes
