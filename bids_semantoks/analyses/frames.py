@@ -36,7 +36,7 @@ from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
 from bids_semantoks.statistics.significance import PermutationTest
-from bids_semantoks.statistics.splits import build_split_table
+from bids_semantoks.statistics.splits import build_split_table, tabulate_splits
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -96,11 +96,7 @@ def write_results(
     kept = keep_earlier_tables(config.out_dir, facts)
     if kept is not None:
         LOGGER.warning("Probes of an earlier call that asked something else are replaced; copies are in %s.", kept)
-    splits = (
-        (one.phenotype.name, row.repetition, row.fold, f"sub-{row.participant}", row.role)
-        for one in results.phenotypes
-        for row in build_split_table(one.design.splits, one.design.rows.participants.tolist())
-    )
+    n_repetitions, splits = _list_splits(results.phenotypes)
     write_probes(
         config.out_dir,
         tables,
@@ -108,8 +104,28 @@ def write_results(
         splits=splits,
         people=(row for own in results.people for row in own.iterate_rows()),
         described=list_described(results.plan),
+        n_repetitions=n_repetitions,
     )
     return tables
+
+
+def _list_splits(results: Sequence[PhenotypeResult]) -> tuple[int, Iterator[tuple[object, ...]]]:
+    """List the splits by participant, and count the repetitions; by role, with 0, where one phenotype needs it."""
+    people = [one.design.rows.participants.tolist() for one in results]
+    tables = [tabulate_splits(one.design.splits, own) for one, own in zip(results, people, strict=True)]
+    wide = [table for table in tables if table is not None]
+    if len(wide) < len(tables):
+        return 0, (
+            (one.phenotype.name, row.repetition, row.fold, f"sub-{row.participant}", row.role)
+            for one, own in zip(results, people, strict=True)
+            for row in build_split_table(one.design.splits, own)
+        )
+    n_repetitions = max(len(table[0]) - 1 for table in wide)
+    return n_repetitions, (
+        (one.phenotype.name, f"sub-{name}", *cells, *[""] * (n_repetitions - len(cells)))
+        for one, table in zip(results, wide, strict=True)
+        for name, *cells in table
+    )
 
 
 def _list_seeds(one: PhenotypeResult) -> dict[str, dict[str, list[float]]]:

@@ -62,6 +62,7 @@ def cross_validate_all(
     tables = [PredictionTable(target, shape) for target in targets]
 
     def predict(split: Split) -> None:
+        """Predict all targets in one split."""
         train = np.sort(np.concatenate([split.train, split.validation]))
         span = features.compute_span(train, split.test, covariates)
         together = None if groups is None else groups[train]

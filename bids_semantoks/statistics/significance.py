@@ -98,6 +98,7 @@ def permute_scored_ridge(
     predicted, fold_of = np.zeros_like(columns), np.full(len(columns), -1, dtype=np.int64)
 
     def predict(split: Split) -> None:
+        """Predict all columns in one split."""
         train = np.sort(np.concatenate([split.train, split.validation]))
         span = features.compute_span(train, split.test, covariates)
         together = None if groups is None else groups[train]

@@ -20,6 +20,7 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics import linear, metrics, spans, splits
 from bids_semantoks.statistics.predictions import Predictions
@@ -50,6 +51,14 @@ def write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
 def read_tsv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def read_splits(out: Path) -> list[dict[str, str]]:
+    columns = ("phenotype", "repetition", "fold", "participant_id", "role")
+    return [
+        dict(zip(columns, (name, str(repetition), str(fold), f"sub-{label}", role), strict=True))
+        for name, repetition, fold, label, role in read_split_lines(out / "group_splits.tsv")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +172,7 @@ def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], 
     for metric, shown in (("auroc", area), ("balanced_accuracy", recall)):
         (score,) = select(out, phenotype="sex", model="RandomTiny", metric=metric)
         assert float(score["value"]) == pytest.approx(shown, abs=1e-4)
-    splits = [row for row in read_tsv(out / "group_splits.tsv") if row["phenotype"] == "age"]
+    splits = [row for row in read_splits(out) if row["phenotype"] == "age"]
     tested = [row["participant_id"] for row in splits if row["role"] == "test"]
     assert sorted(tested) == sorted(f"sub-{label}" for i, label in enumerate(LABELS) if i != 4)
     for name in ("group_probe", "group_predictions", "group_splits"):
@@ -217,7 +226,7 @@ def test_sessions_are_rows_and_never_straddle_a_split(
         (f"sub-{label}", f"ses-{session}") for label in LABELS[:13] for session in (1, 2)
     }
     roles: dict[tuple[str, str], set[str]] = {}
-    for row in read_tsv(out / "group_splits.tsv"):
+    for row in read_splits(out):
         roles.setdefault((row["fold"], row["participant_id"]), set()).add(row["role"])
     assert all(len(found_roles) == 1 for found_roles in roles.values())
 
@@ -247,7 +256,7 @@ def test_given_splits_are_used(found: tuple[Path, Path], group: Group, tmp_path:
     rows = [(0, fold, f"sub-{label}", "test") for label, fold in parts.items()]
     write_tsv(path, ("repetition", "fold", "participant_id", "role"), rows)
     assert group("--probe", "age", "--baselines", "none", "--splits", str(path))[0] == 0
-    used = read_tsv(found[1] / "group_splits.tsv")
+    used = read_splits(found[1])
     for fold in range(3):
         tested = [row["participant_id"] for row in used if (row["fold"], row["role"]) == (str(fold), "test")]
         assert tested == [f"sub-{label}" for i, label in enumerate(LABELS) if parts[label] == fold and i != 4]
@@ -278,7 +287,7 @@ def test_several_sessions_and_one_value_a_participant(
         "ses-1" if how == "each" else None,
     )
     parts: dict[tuple[str, str], set[str]] = {}
-    for row in read_tsv(found[1] / "group_splits.tsv"):
+    for row in read_splits(found[1]):
         parts.setdefault((row["fold"], row["participant_id"]), set()).add(row["role"])
     assert all(len(roles) == 1 for roles in parts.values())
 
@@ -354,7 +363,7 @@ def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path],
     assert group("--probe", "age", "--baselines", "none", "--group-by", "family")[0] == 0
     families = {f"sub-{label}": f"f{i // 3}" if i > 2 else label for i, label in enumerate(LABELS)}
     for fold in "01234":
-        rows = [row for row in read_tsv(out / "group_splits.tsv") if row["fold"] == fold]
+        rows = [row for row in read_splits(out) if row["fold"] == fold]
         sides = {
             role: {families[row["participant_id"]] for row in rows if row["role"] == role} for role in ("train", "test")
         }
@@ -364,11 +373,7 @@ def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path],
     assert code == 0, said
     assert "copies are in" in said
     assert before in [path.read_text() for path in (out / "logs" / "probes").glob("*/group_splits.tsv")]
-    tested = {
-        row["participant_id"]
-        for row in read_tsv(out / "group_splits.tsv")
-        if (row["fold"], row["role"]) == ("1", "test")
-    }
+    tested = {row["participant_id"] for row in read_splits(out) if (row["fold"], row["role"]) == ("1", "test")}
     assert tested == {f"sub-{label}" for i, label in enumerate(LABELS) if i % 2 == 1}
 
 
@@ -519,7 +524,7 @@ def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> 
     assert rows["RandomTiny"]["protocol"] == "paper"
     assert rows["pearson"]["protocol"] == "nested"
     assert rows["RandomTiny"]["kind"] == "classification"
-    roles = {row["role"] for row in read_tsv(out / "group_splits.tsv")}
+    roles = {row["role"] for row in read_splits(out)}
     assert roles == {"train", "validation", "test"}
 
 

@@ -218,3 +218,25 @@ def test_long_tables_are_written_block_by_block_as_short_ones_are(
         columns = tuple(json.loads((tmp_path / f"{name}.json").read_text()))
         write_records(tmp_path / "whole.tsv", columns, rows)
         assert (tmp_path / f"{name}.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+
+
+def test_splits_by_participant_are_read_as_the_roles_they_stand_for(tmp_path: Path) -> None:
+    splits = [("age", "sub-01", "0", "train"), ("age", "sub-02", "1", "0"), ("age", "sub-03", "", "validation")]
+    splits += [("sex", "sub-01", "train", "")]
+    write_probes(tmp_path, build_tables(scores=[ROW]), predictions=[], splits=splits, n_repetitions=2)
+    path = tmp_path / "group_splits.tsv"
+    header = path.read_text().partition("\n")[0].split("\t")
+    assert header == ["phenotype", "participant_id", "repetition0", "repetition1"]
+    assert list(json.loads(path.with_suffix(".json").read_text())) == header
+    assert read_split_lines(path) == [
+        ("age", 0, 0, "01", "test"),
+        ("age", 0, 0, "02", "train"),
+        ("age", 0, 1, "01", "train"),
+        ("age", 0, 1, "02", "test"),
+        ("age", 1, 0, "01", "train"),
+        ("age", 1, 0, "02", "test"),
+        ("age", 1, 0, "03", "validation"),
+    ]
+    path.write_text(path.read_text().replace("participant_id", "who"))
+    with pytest.raises(InputError, match="no column participant_id"):
+        read_split_lines(path)
