@@ -132,7 +132,7 @@ def _pack(runs: Mapping[str, StoredRun]) -> Iterator[PackedRun]:
             participant=runs[key].entities["sub"],
             repetition_time=runs[key].repetition_time,
             values=values,
-            present=~np.isnan(values).all(axis=0),
+            present=np.asarray(~np.isnan(values).all(axis=0)),
         )
 
 

@@ -134,14 +134,26 @@ def write_group_table(out_dir: Path, name: str, table: pd.DataFrame, facts: Mapp
     return path
 
 
-def read_group_table(path: Path) -> pd.DataFrame:
-    """Read a table of the group, without rows if it is absent; InputError if a column is missing or invalid."""
+def read_group_table(path: Path, *, model: str = "") -> pd.DataFrame:
+    """Read a table of the group, or only the rows of a `model`, without rows if it is absent; InputError if a column is
+    missing or invalid."""
     try:
-        return _parse(path.stem, read_rows(path) if path.is_file() else [])
+        found = (_read_model(path, model) if model else read_rows(path)) if path.is_file() else []
+        return _parse(path.stem, found)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path} is not as this version writes it: {error}.", hint="Probe again with --probe COLUMN."
         ) from error
+
+
+def _read_model(path: Path, model: str) -> list[dict[str, str]]:
+    """Read the rows of a model; those of all models may be too many to be held."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        header = next(file, "")
+        column = header.rstrip("\n").split("\t").index("model")
+        lines = [line for line in file if line.split("\t", column + 1)[column : column + 1] == [model]]
+    names, rows, _ = parse_table("".join([header, *lines]))
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def write_probes(
@@ -202,12 +214,11 @@ def read_probes(out_dir: Path) -> ProbeTables:
         missing += [f"{one} of {name}" for one in needed if one not in found]
     if missing:
         raise InputError(f"{path} does not say {', '.join(missing)}.", hint="Probe again with --probe COLUMN.")
-    predictions = read_group_table(out_dir / "group_predictions.tsv")
     points = read_group_table(out_dir / "group_map.tsv")
     return ProbeTables(
         facts=facts,
         scores=read_group_table(out_dir / "group_probe.tsv"),
-        predictions=predictions[predictions["model"] == facts["Encoder"]["Name"]],
+        predictions=read_group_table(out_dir / "group_predictions.tsv", model=facts["Encoder"]["Name"]),
         strata=read_group_table(out_dir / "group_strata.tsv"),
         retest=read_group_table(out_dir / "group_retest.tsv"),
         points=points,
@@ -289,7 +300,7 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
 def _list_roles(rows: Sequence[tuple[int, dict[str, str]]]) -> Iterator[tuple[int, dict[str, str]]]:
     """List the role of each participant in each fold of a table of participant x repetition, with the line's number."""
     phenotypes = dict.fromkeys(row.get("phenotype", "") for _, row in rows)
-    for phenotype, column in itertools.product(phenotypes, rows[0]):
+    for phenotype, column in itertools.product(phenotypes, rows[0][1]):
         if not (found := _REPETITION.fullmatch(column)):
             continue
         own = [(number, row, row[column].strip()) for number, row in rows if row.get("phenotype", "") == phenotype]

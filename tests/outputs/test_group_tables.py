@@ -240,3 +240,16 @@ def test_splits_by_participant_are_read_as_the_roles_they_stand_for(tmp_path: Pa
     path.write_text(path.read_text().replace("participant_id", "who"))
     with pytest.raises(InputError, match="no column participant_id"):
         read_split_lines(path)
+
+
+def test_of_long_tables_only_the_rows_of_a_model_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "group_predictions.tsv"
+    rows = [("age", model, "sub-01", "", 50.0, 49.5, "a", 1 / 3, 2) for model in ("Tiny", "pearson", "TinyUntrained")]
+    write_probes(tmp_path, build_tables(scores=[ROW]), predictions=rows, splits=[])
+    every, own = read_group_table(path), read_group_table(path, model="Tiny")
+    pd.testing.assert_frame_equal(own, every[every["model"] == "Tiny"])
+    assert len(every) == 3
+    assert read_group_table(tmp_path / "group_map.tsv", model="Tiny").empty
+    path.write_text(path.read_text().replace("model", "who"))
+    with pytest.raises(InputError, match="is not as this version writes it"):
+        read_group_table(path, model="Tiny")

@@ -91,8 +91,10 @@ def test_participants_by_repetitions_say_the_same_in_fewer_cells():
 @pytest.mark.parametrize(
     "roles",
     [
-        [(0, "a", "test"), (0, "b", "train"), (0, "c", "validation")]
-        + [(1, "a", "train"), (1, "b", "test"), (1, "c", "train")],
+        [
+            *[(0, "a", "test"), (0, "b", "train"), (0, "c", "validation")],
+            *[(1, "a", "train"), (1, "b", "test"), (1, "c", "train")],
+        ],
         [(0, "a", "test"), (0, "b", "train"), (0, "c", "train"), (1, "a", "train"), (1, "b", "test")],
         [(0, "a", "test"), (0, "b", "train"), (1, "b", "test"), (1, "c", "train")],
     ],
