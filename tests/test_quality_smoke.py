@@ -144,9 +144,9 @@ def test_outputs_of_older_versions_can_be_made_again(study, out, app, monkeypatc
     assert (code, "1 runs were made by other versions of bids_semantoks (1 by 0.0.9)" in text) == (0, True)
     assert json.loads(path.read_text())["SoftwareVersions"]["bids_semantoks"] == "0.0.9"
     older = ("--redo-older-than", "0.0.9")
-    assert "3 runs are complete" in app(study, out, *select, *older)[1]
+    assert "with the same settings: 3" in app(study, out, *select, *older)[1]
     code, text = app(study, out, *select, "--redo-older-than", version.__version__)
-    assert (code, "2 runs are complete" in text) == (0, True)
+    assert (code, "with the same settings: 2" in text) == (0, True)
     assert json.loads(path.read_text())["SoftwareVersions"]["bids_semantoks"] == version.__version__
     code, text = app(study, out, "--redo-older-than", "99")
     assert (code, "newer than this version" in text) == (4, True)
@@ -158,7 +158,7 @@ def test_a_dry_run_for_scripts(study, out, app):
     code, text = app(study, out, "--dry-run", "--check", "--format", "tsv")
     assert code == 0
     lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
-    assert lines[0] == ["run", "participant_id", "action", "reason", "recorded", "message"]
+    assert lines[0] == ["run", "participant_id", "action", "reason", "recorded", "message", "is_current"]
     found = {(cells[1], *cells[2:5]) for cells in lines[1:]}
     assert ("sub-001", "keep", "n/a", "ok") in found
     assert ("sub-002", "make", "n/a", "ok") in found

@@ -33,7 +33,17 @@ def test_every_run_is_accounted_for(outputs):
     assert "run-2" in short
     for status in statuses.values():
         assert set(status) == {
-            *("status", "reason", "message", "action", "seconds", "peak_rss_mb", "device", "config_hash")
+            *(
+                "status",
+                "reason",
+                "message",
+                "action",
+                "seconds",
+                "peak_rss_mb",
+                "device",
+                "config_hash",
+                "attempt_hash",
+            )
         }
     names = {path.name for path in outputs.rglob("*_embedding.tsv")}
     assert len(names) == N_OK

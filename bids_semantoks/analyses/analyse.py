@@ -11,6 +11,7 @@ from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
+from bids_semantoks.analyses.parts import probe_all, probe_one, remove_parts
 from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
@@ -81,7 +82,15 @@ def run_call(
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
-        tables = run_probes(probes, encoder, stored, atlas)
+        prober = prepare_probes(probes, encoder, stored, atlas)
+        n_threads = choose_fold_threads(probes, len(atlas[0]))
+        if (part := config.probing.probe_part) is not None:
+            with use_threads(n_threads):
+                if part:
+                    probe_one(prober, config.probing.probe[part - 1])
+            return 0
+        with use_threads(n_threads):
+            tables = run_probes(prober, encoder, stored)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
@@ -113,8 +122,8 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
-def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> ProbeTables:
-    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings."""
+def prepare_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> Prober:
+    """Embed `stored` runs, which have complete embeddings, by all other encoders that probes compare."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
@@ -127,15 +136,16 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
             embed_stored(
                 stored, build_twin(encoder, number), why="by random weights, to compare with", running=config.running
             )
-    with use_threads(choose_fold_threads(plan, len(atlas[0]))):
-        phenotypes = adjust_comparisons(
-            [prober.probe(phenotype, design) for phenotype, design in prober.progress.each("phenotype", plan.designs)]
-        )
+    return prober
+
+
+def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun]) -> ProbeTables:
+    """Predict all phenotypes by all models, and write the tables."""
+    plan, config = prober.plan, prober.plan.config
+    phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
-    with use_threads(choose_fold_threads(plan, len(atlas[0]))):
-        leakage = measure_leakage(prober, rows)
     n_people = len(set(rows.participants))
     known = count_pretrained(set(map(str, rows.participants)), *prober.encoders)
     seed, lost = config.running.random_seed, find_lost(config.out_dir)
@@ -145,7 +155,7 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
         model=prober.model,
         phenotypes=tuple(phenotypes),
         people=tuple(People(plan, phenotype, design, lost) for phenotype, design in plan.designs),
-        leakage=leakage,
+        leakage=measure_leakage(prober, rows),
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
         retest=tuple(measure_retest(stored, {prober.model: prober.model, **twins}, prober)),
@@ -157,7 +167,9 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
             *plan.warnings,
         ),
     )
-    return write_results(found, stored, encoder, replicates)
+    tables = write_results(found, stored, encoder, prober.encoders[1:])
+    remove_parts(prober, phenotypes)
+    return tables
 
 
 def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tuple[str, ...]:

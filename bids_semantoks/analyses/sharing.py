@@ -29,7 +29,7 @@ class SharedFolds:
     def __init__(
         self, designs: Sequence[Design], predict: Callable[[Features, Sequence[Design]], list[Predictions]]
     ) -> None:
-        self._designs, self._predict = designs, predict
+        self.designs, self._predict = designs, predict  # those that are still to be probed
         self._predictions: dict[tuple[int, int], Predictions] = {}
         self._tests: dict[tuple[int, int], PermutationTest | None] = {}
         self._spans: SharedSpans | None = None
@@ -49,14 +49,14 @@ class SharedFolds:
         design: Design,
         compute: Callable[[Features, Sequence[Design]], list[_Result]],
     ) -> _Result:
-        if not isinstance(features, _WIDE) or not any(design is one for one in self._designs):
+        if not isinstance(features, _WIDE) or not any(design is one for one in self.designs):
             return compute(features, [design])[0]
         # Both live as long as this: no other object has their identity.
         key = id(features), id(design)
         if key not in waiting:
             if self._spans is None or self._spans.features is not features:
                 self._spans = SharedSpans(features)
-            designs = find_sharing(design, self._designs)
+            designs = find_sharing(design, self.designs)
             found = compute(self._spans, designs)
             waiting |= {(id(features), id(one)): result for one, result in zip(designs, found, strict=True)}
         return waiting.pop(key)

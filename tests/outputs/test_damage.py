@@ -135,10 +135,10 @@ def test_a_run_killed_before_its_page_data_is_finished_by_the_same_call(study, o
     assert app(study, out, *select)[0] == 130
     monkeypatch.undo()
     assert find(out, "stat-mean_timeseries.tsv").is_file()
-    assert not list(out.glob("logs/sub-*/*_page.json"))
+    assert not list(out.glob("logs/sub-*/*_page.json.gz"))
     assert app(study, out, *select)[0] == 0
-    expected = {path.name: path.read_bytes() for path in (outputs / "logs" / f"sub-{BAD}").glob("*_page.json")}
-    found = {path.name: path.read_bytes() for path in (out / "logs" / f"sub-{BAD}").glob("*_page.json")}
+    expected = {path.name: path.read_bytes() for path in (outputs / "logs" / f"sub-{BAD}").glob("*_page.json.gz")}
+    found = {path.name: path.read_bytes() for path in (out / "logs" / f"sub-{BAD}").glob("*_page.json.gz")}
     assert found == expected
     assert expected
 
