@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
+from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
-from bids_semantoks.analyses.parts import probe_all, probe_one, remove_parts
+from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
 from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
@@ -20,7 +21,7 @@ from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_s
 from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder, build_twin, embed_stored, load_replicates, name_twin
+from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.plan import AtlasLabels
@@ -82,15 +83,9 @@ def run_call(
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
-        prober = prepare_probes(probes, encoder, stored, atlas)
-        n_threads = choose_fold_threads(probes, len(atlas[0]))
-        if (part := config.probing.probe_part) is not None:
-            with use_threads(n_threads):
-                if part:
-                    probe_one(prober, config.probing.probe[part - 1])
+        tables = run_probes(probes, encoder, stored, atlas)
+        if tables is None:
             return 0
-        with use_threads(n_threads):
-            tables = run_probes(prober, encoder, stored)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
@@ -122,9 +117,16 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
-def prepare_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> Prober:
-    """Embed `stored` runs, which have complete embeddings, by all other encoders that probes compare."""
-    config = plan.config
+def run_probes(
+    plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
+) -> ProbeTables | None:
+    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings. With
+    --probe-part, keep the results of one phenotype: None."""
+    config, part = plan.config, plan.config.probing.probe_part
+    if part is not None:
+        # Phenotypes that are alike would be predicted together.
+        own = config.probing.probe[part - 1 : part] if part else ()
+        plan = dataclasses.replace(plan, designs=tuple(one for one in plan.designs if one[0].name in own))
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(
@@ -136,16 +138,18 @@ def prepare_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[Stored
             embed_stored(
                 stored, build_twin(encoder, number), why="by random weights, to compare with", running=config.running
             )
-    return prober
-
-
-def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun]) -> ProbeTables:
-    """Predict all phenotypes by all models, and write the tables."""
-    plan, config = prober.plan, prober.plan.config
-    phenotypes = adjust_comparisons(probe_all(prober))
+    n_threads = choose_fold_threads(plan, len(atlas[0]))
+    if part is not None:
+        with use_threads(n_threads):
+            keep_parts(prober)
+        return None
+    with use_threads(n_threads):
+        phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
+    with use_threads(n_threads):
+        leakage = measure_leakage(prober, rows)
     n_people = len(set(rows.participants))
     known = count_pretrained(set(map(str, rows.participants)), *prober.encoders)
     seed, lost = config.running.random_seed, find_lost(config.out_dir)
@@ -155,7 +159,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun])
         model=prober.model,
         phenotypes=tuple(phenotypes),
         people=tuple(People(plan, phenotype, design, lost) for phenotype, design in plan.designs),
-        leakage=measure_leakage(prober, rows),
+        leakage=leakage,
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
         retest=tuple(measure_retest(stored, {prober.model: prober.model, **twins}, prober)),
@@ -167,7 +171,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun])
             *plan.warnings,
         ),
     )
-    tables = write_results(found, stored, encoder, prober.encoders[1:])
+    tables = write_results(found, stored, encoder, replicates)
     remove_parts(prober, phenotypes)
     return tables
 

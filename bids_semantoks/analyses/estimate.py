@@ -89,6 +89,8 @@ def _count(number: int, what: str) -> str:
 
 def choose_fold_threads(plan: ProbePlan, n_parcels: int) -> int:
     """Choose how many folds are worked on at once: one a CPU, or fewer where memory has room for fewer."""
+    if not plan.designs:
+        return 1
     running, found = plan.config.running, estimate(plan, n_parcels, with_seconds=False)
     limit, _ = find_memory_limit(running)
     fitting = int((limit - found.kept_bytes) // max(found.fold_bytes, 1))

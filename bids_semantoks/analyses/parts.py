@@ -135,13 +135,12 @@ def probe_all(prober: Prober) -> list[PhenotypeResult]:
     return results
 
 
-def probe_one(prober: Prober, name: str) -> None:
-    """Probe a phenotype and keep its results for `probe_all`; one that is refused is left to the last call."""
+def keep_parts(prober: Prober) -> None:
+    """Probe the phenotypes of the plan and keep their results for `probe_all`."""
     for phenotype, design in prober.plan.designs:
-        if phenotype.name == name and not (path := find_part(prober, phenotype, design)).is_file():
-            prober.sharing.designs = [design]
+        if not (path := find_part(prober, phenotype, design)).is_file():
             write_part(path, prober.probe(phenotype, design))
-            LOGGER.info("%s: %s", name, path)
+            LOGGER.info("%s: %s", phenotype.name, path)
 
 
 def remove_parts(prober: Prober, results: Iterable[PhenotypeResult]) -> None:
