@@ -132,7 +132,7 @@ def write_study(folder: Path, n: int) -> tuple[Path, Path]:
     app = [sys.executable, "-m"]
     demo = [*app, "bids_semantoks.demo", str(bids_dir), "--parcellated", "--participants", "20"]
     subprocess.run(demo, check=True, capture_output=True)
-    level = [*app, "bids_semantoks", str(bids_dir), str(out_dir), "participant", "--atlas", "Demo457"]
+    level = [*app, "bids_semantoks", str(bids_dir), str(out_dir), "participant"]
     subprocess.run([*level, "--model", "random:tiny"], check=True, capture_output=True)
     originals = sorted(path.name for path in out_dir.glob("sub-*") if path.is_dir())
     for number in range(n - len(originals)):
