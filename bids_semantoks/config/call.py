@@ -177,7 +177,11 @@ class EmbeddingConfig:
         "or random:paper|small|tiny[:SEED].",
         metavar="NAME_OR_PATH",
     )
-    device: str = option("auto", "Where the encoder runs.", metavar="auto|cpu|cuda|cuda:N")
+    device: str = option(
+        "auto",
+        "Where the encoder runs; auto is CUDA where it is there, else the CPU.",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+    )
     precision: str = option(
         "auto", "Arithmetic of the encoder; auto is float32.", choices=("auto", "fp32", "bf16", "fp16")
     )

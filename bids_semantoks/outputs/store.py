@@ -339,6 +339,15 @@ def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int
     return int((weights > 0).sum()), weights @ vectors
 
 
+def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32]]:
+    """Read the columns before the dimensions of a run's embedding, (B,) each by name, and its vectors (B, dims);
+    RunFailed damaged_table."""
+    columns, values = _read_embedded(paths)
+    first = columns.index("dim0001")
+    meta = {name: values[:, place] for place, name in enumerate(columns[:first])}
+    return meta, values[:, first:].astype(np.float32)
+
+
 def _read_embedded(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     check_table(paths.embedding, read_sidecar(paths.embedding_sidecar) or {})
     return read_table(paths.embedding)
