@@ -21,6 +21,7 @@ from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, buil
 from bids_semantoks.config import AppConfig, ProbingConfig, RunningConfig
 from bids_semantoks.embedding import name_twin
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import is_missing
 from bids_semantoks.inputs.people_tables import Table
 from bids_semantoks.inputs.phenotypes import Column, build_columns, build_phenotype, is_category
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
@@ -93,12 +94,16 @@ def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> P
         )
     site = asked.leave_out or next((name for name in SITE_NAMES if name in frame.columns), "")
     names = [*wanted, *([site] if site and site not in wanted else [])]
+    cells = {name: tuple(_spell(name, cell) for cell in frame[name]) for name in names}
+    # Who reads tables with pandas has missing values as NaN: the site NA is a label.
+    words = {name: {cell for cell in own if cell is not None and is_missing(cell)} for name, own in cells.items()}
     table = Table(
         path=Path("the table"),
         name="the table",
         has_sessions=rows.has_sessions,
         keys=rows.keys,
-        columns={name: tuple(_spell(name, cell) for cell in frame[name]) for name in names},
+        columns=cells,
+        described={name: {"Levels": dict.fromkeys(own - {"", "n/a"}, "")} for name, own in words.items()},
     )
     columns: Mapping[str, Column] = build_columns(table, names, list(wanted), rows.keys)
     categories = [name for name in extra if name not in asked.covariate or is_category(columns[name], rows.keys)]
