@@ -76,10 +76,11 @@ def write_outputs(folder: Path, n_participants: int) -> tuple[Path, Path]:
     subprocess.run(app, check=True, capture_output=True)
     (first,) = [path.name for path in out_dir.glob("sub-*") if path.is_dir()]
     files = [path for path in (out_dir / first / "func").iterdir() if "figures" not in path.parts]
-    files += list((out_dir / "logs" / "runs").glob(f"{first}_*"))
+    files += list((out_dir / "logs" / first).iterdir())
     for number in range(1, n_participants):
         label = f"sub-{number:05d}x"
         (out_dir / label / "func").mkdir(parents=True)
+        (out_dir / "logs" / label).mkdir()
         for path in files:
             place = out_dir / str(path.relative_to(out_dir)).replace(first, label)
             if path.suffix == ".json":

@@ -97,8 +97,10 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
         file.write(content.getbuffer())
 
 
-def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[Any]], *, index: str = "") -> None:
-    """Write a numeric table (R, C) as TSV with 9 significant digits, enough for any float32; NaN becomes ``n/a``.
+def write_table(
+    path: Path, columns: Sequence[str], rows: NDArray[np.floating[Any]], *, index: str = "", digits: int = 9
+) -> None:
+    """Write a numeric table (R, C) as TSV; 9 significant digits are enough for any float32, NaN becomes ``n/a``.
 
     `index` is the header of a first column that repeats `columns` as row names (square tables).
     """
@@ -106,7 +108,7 @@ def write_table(path: Path, columns: Sequence[str], rows: NDArray[np.floating[An
 
     if rows.ndim != 2 or rows.shape[1] != len(columns):
         raise ValueError(f"{len(columns)} columns but rows of shape {rows.shape}")
-    line = "\t".join(["%.9g"] * len(columns))
+    line = "\t".join([f"%.{digits}g"] * len(columns))
     has_gaps = bool(np.isnan(rows).any())
     with open_atomic(path, is_durable=True) as file:
         file.write(("\t".join([index, *columns] if index else columns) + "\n").encode())

@@ -12,6 +12,7 @@ import numpy as np
 
 from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
+from bids_semantoks.config.options import check
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
     AtlasNames,
@@ -109,8 +110,7 @@ def run_group(config: AppConfig) -> Tally:
     complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
-    _write_features(config, encoder, label, complete)
-    tally.cohort = _report_runs(config, encoder.loaded.name, complete, left_out)
+    tally.cohort = _write_tables(config, encoder, label, complete, left_out)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
@@ -166,6 +166,20 @@ def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], en
     ]
 
 
+def _write_tables(
+    config: AppConfig,
+    encoder: RunEncoder,
+    label: str,
+    complete: Sequence[StoredRun],
+    left_out: Mapping[str, tuple[str, str]],
+) -> str:
+    """Write the tables of features, status and quality, unless the call only probes a part; return counts of runs."""
+    if config.probing.probe_part:
+        return ""
+    _write_features(config, encoder, label, complete)
+    return _report_runs(config, encoder.loaded.name, complete, left_out)
+
+
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:
     how = config.selection.sessions
     if sentence := describe_sessions(complete, how):
@@ -190,6 +204,11 @@ def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNam
     """Check the requested probes; InputError if a column is not there or no phenotype can be probed."""
     from bids_semantoks.analyses.analyse import plan_call  # noqa: PLC0415 - scikit-learn is slow to load
 
+    check(
+        config.probing.probe_part is None or not (config.pretraining.pretrain or config.probing.scaling),
+        "--probe-part goes with neither --pretrain nor --scaling.",
+        "Train first, by a call without it.",
+    )
     task_runs = choose_stored(config, prefers_rest=False)[2] if config.probing.task_blocks else []
     return plan_call(config, chosen, task_runs, atlas)
 

@@ -34,6 +34,10 @@ class Job(Protocol):
     def settings_hash(self) -> str:
         """Hash of the settings that decide the result."""
 
+    @property
+    def attempt_hash(self) -> str:
+        """Hash of all that decides how the run ends, inputs and limits too; empty where that is not known."""
+
 
 JobT = TypeVar("JobT", bound=Job)
 
@@ -155,6 +159,7 @@ def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
         "action": outcome.action,
         **effort,
         "config_hash": job.settings_hash,
+        "attempt_hash": job.attempt_hash,
     }
     try:
         write_json(job.paths.status, status, only_if_changed=True)
@@ -198,7 +203,7 @@ def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally
             report_outcome(job, outcome, progress="[done]")
             lost.append(job)
     if tally.n_kept:
-        LOGGER.info("%d runs are complete from an earlier call with the same settings.", tally.n_kept)
+        LOGGER.info("Runs complete from an earlier call with the same settings: %d", tally.n_kept)
     return lost
 
 

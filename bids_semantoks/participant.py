@@ -38,6 +38,7 @@ from bids_semantoks.outputs.methods import write_citation
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
 from bids_semantoks.outputs.store import (
     StoredRun,
+    add_connectivity,
     find_encoders,
     read_sidecar,
     remove_outputs,
@@ -81,11 +82,11 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     check_writable(config.out_dir)
     open_work_dir(config.running.work_dir, config.out_dir)
     open_log(config.out_dir, to_json(config))
+    done, todo = [job for job in jobs if job.is_complete], [job for job in jobs if not job.is_complete]
+    reports = ReportQueue(config.out_dir, (job.participant for job in todo))
     write_methods(plan, encoder, jobs)
     _write_shared_files(plan, encoder)
     tally, former = Tally(), _find_features(jobs)
-    done, todo = [job for job in jobs if job.is_complete], [job for job in jobs if not job.is_complete]
-    reports = ReportQueue(config.out_dir, (job.participant for job in todo))
     in_this_process = RunWorker(plan, encoder)
     for job in review(done, in_this_process, tally):
         # Its page still calls it complete.
@@ -112,6 +113,7 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     _warn_of_absent(tally)
     reports.write_rest()
     write_methods(plan, encoder, jobs)
+    reports.update_methods(job.participant for job in jobs)
     report_all(config, plan.dataset, encoder.loaded.name if encoder else None, [job.version for job in done])
     return tally
 
@@ -305,20 +307,24 @@ class RunWorker:
             remove_run_qc(paths)
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
+        needs_embedding = job.needs_embedding
         sidecar = None if job.needs_signals else read_sidecar(paths.signals_sidecar)
         if sidecar is not None:
             self._check_kept_time(job, sidecar)
-            if not job.needs_embedding:
+            if job.is_complete:
                 return ()
             try:
                 check_table(paths.signals, sidecar)
+                if job.needs_connectivity:
+                    add_connectivity(paths, sidecar, plan.config.signals.connectivity)
             except RunFailed as error:
                 sidecar, warnings = None, (f"{error.message} It was made again.",)
         if sidecar is None:
             _clear(plan, job)
             signals = make_signals(plan, job.run)
             warnings, sidecar = (*warnings, *signals.warnings), self._write_signals(job, signals)
-        if self.encoder:
+            needs_embedding = True
+        if self.encoder and needs_embedding:
             # Read back, so that both levels encode exactly the values in the table.
             stored = StoredRun(entities=dict(job.run.entities), paths=paths, sidecar=sidecar)
             warnings += embed_run(stored, self.encoder)
@@ -349,7 +355,12 @@ class RunWorker:
         def show() -> list[Path]:
             return write_run_data(job.paths, signals, (plan.atlas.parcels, plan.atlas.networks), self._grid)
 
-        return write_signals(job.paths, plan.atlas, signals, sidecar, save_raw=asked.save_raw_signals, show=show)
+        return write_signals(
+            *(job.paths, plan.atlas, signals, sidecar),
+            save_raw=asked.save_raw_signals,
+            connectivity=asked.connectivity,
+            show=show,
+        )
 
 
 def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+    Floats = NDArray[np.float64]
+    Indices = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+else:
+    # Names of runs are looked for, and wrong folders refused, before NumPy is loaded.
+    Floats = Indices = Bools = Any
 
 #: Endings of the files of series that came parcellated.
 SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")
@@ -178,6 +183,8 @@ class ParcelSignals:
     @property
     def present(self) -> NDArray[np.bool_]:
         """Parcels that have a signal, (P,)."""
+        import numpy as np
+
         present: NDArray[np.bool_] = np.asarray(~np.isnan(self.raw).all(axis=0))
         return present
 

@@ -15,6 +15,7 @@ from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, Sem
 from bids_semantoks.files import format_cell, hash_values
 from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.outputs.connectivity import has_connectivity
 from bids_semantoks.outputs.damage import has_files
 from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, find_maker, is_made_alike, is_older
 from bids_semantoks.outputs.store import OutputPaths, build_paths, read_former_status, read_sidecar
@@ -77,15 +78,17 @@ class RunJob:
     paths: OutputPaths
     inputs: dict[str, Any]  # from `describe_inputs`
     settings_hash: str  # over the settings of signals and embedding
+    attempt_hash: str  # over all that decides how the run ends: settings, inputs and limits
     needs_signals: bool
     needs_embedding: bool
     differences: tuple[str, ...]  # settings in which the outputs on disk differ from this call
+    needs_connectivity: bool = False  # of signals that are there
     version: str = ""  # of the program that made the signals on disk; empty if there are none
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to make."""
-        return not (self.needs_signals or self.needs_embedding)
+        return not (self.needs_signals or self.needs_embedding or self.needs_connectivity)
 
 
 def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
@@ -102,7 +105,7 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         and (paths.raw.is_file() or not config.signals.save_raw_signals)
         and not is_older(sidecar, config.running.redo_older_than)
     )
-    has_embedding = True
+    form, has_embedding = config.signals.connectivity, True
     if encoder:
         sha256 = sidecar["TableSHA256"] if sidecar and has_signals else ""
         older = config.running.redo_older_than
@@ -113,12 +116,23 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         participant=run.entities[0][1],
         paths=paths,
         inputs=inputs,
-        settings_hash=hash_values({**plan.settings, **(encoder.settings if encoder else {})}),
+        **_hash_attempt(plan, encoder, inputs),
         needs_signals=not has_signals,
         needs_embedding=not has_embedding,
+        needs_connectivity=has_signals
+        and sidecar is not None
+        and form != "none"
+        and not has_connectivity(paths.connectivity(form), sidecar),
         differences=tuple(differences),
         version=find_maker(sidecar) if sidecar else "",
     )
+
+
+def _hash_attempt(plan: Plan, encoder: RunEncoder | None, inputs: dict[str, Any]) -> dict[str, str]:
+    """Hash the settings of a run, and all that decides how it ends."""
+    settings = {**plan.settings, **(encoder.settings if encoder else {})}
+    attempt = {"settings": settings, "inputs": inputs, "min_time": plan.config.signals.min_time}
+    return {"settings_hash": hash_values(settings), "attempt_hash": hash_values(attempt)}
 
 
 def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> list[RunJob]:
@@ -139,7 +153,7 @@ def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> l
                 participant=run.entities[0][1],
                 paths=build_paths(plan.config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else ""),
                 inputs={},
-                settings_hash=hash_values({**plan.settings, **(encoder.settings if encoder else {})}),
+                **_hash_attempt(plan, encoder, {}),
                 needs_signals=True,
                 needs_embedding=True,
                 differences=(),
@@ -202,11 +216,19 @@ def describe_jobs(plan: Plan, jobs: list[RunJob]) -> tuple[list[str], str]:
         return [
             f"{job.paths.stem}: {_say_action(action, reason, words)}" for job, action, reason, words in found
         ], total
-    rows: list[tuple[str, ...]] = [("run", "participant_id", "action", "reason", "recorded", "message")]
+    columns = ("run", "participant_id", "action", "reason", "recorded", "message", "is_current")
+    rows: list[tuple[str, ...]] = [columns]
     for job, action, reason, words in found:
-        recorded = str(read_former_status(job.paths).get("status", ""))
-        rows.append((job.paths.stem, f"sub-{job.participant}", action, reason, recorded, words))
+        former = read_former_status(job.paths)
+        recorded, is_current = str(former.get("status", "")), str(_is_current(job, former)).lower() if former else ""
+        rows.append((job.paths.stem, f"sub-{job.participant}", action, reason, recorded, words, is_current))
     return ["\t".join(map(format_cell, row)) for row in rows], total
+
+
+def _is_current(job: RunJob, former: dict[str, Any]) -> bool:
+    """Tell whether a recorded status is of the files, settings and limits of this call. Versions before 0.2 recorded
+    settings alone: who asks has to try again."""
+    return former.get("attempt_hash") == job.attempt_hash
 
 
 def _say_action(action: str, reason: str, words: str) -> str:
@@ -238,9 +260,15 @@ def _foresee(plan: Plan, job: RunJob) -> tuple[str, str, str]:
         return "skip", error.reason, str(error)
     except RunFailed as error:
         return "fail", error.reason, str(error)
+    former = read_former_status(job.paths) if job.needs_signals and not plan.config.running.check else {}
+    if former.get("status") == "skipped" and _is_current(job, former):
+        # Looking into its files again would end the same.
+        return "skip", former["reason"], former["message"]
     if job.needs_signals:
         what = "take the series" if plan.is_parcellated else "extract"
         return "make", "", what if plan.config.signals.signals_only else f"{what} and encode"
     if job.needs_embedding:
         return "make", "", "encode the signals that are there"
+    if job.needs_connectivity:
+        return "make", "", "correlate the signals that are there"
     return "keep", "", "complete with the same settings"

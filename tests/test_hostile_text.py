@@ -73,7 +73,8 @@ ELEMENTS = {
         "rect height",
     ),
     *("rect data-bars", "image class", "image href", "image x", "image y", "image width", "image height"),
-    *("image preserveaspectratio", "image data-map"),
+    *("image preserveaspectratio", "image data-map", "polyline class", "polyline points", "circle class", "circle cx"),
+    *("circle cy", "circle r", "th scope", "table class", "div data-from", "img class", "img width", "img height"),
 }
 LINK = re.compile(r"(#|sub-|logs/CITATION|group_\w+\.|README\.md$|dataset_description|https://[\w./:()-]+$)")
 

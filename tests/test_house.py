@@ -84,7 +84,19 @@ def test_a_wrong_call_is_refused_before_anything_slow_is_loaded(study, tmp_path,
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     code, *loaded = done.stdout.splitlines()[-1].split()
     assert code == ("4" if wrong == "value" else "3"), done.stderr
-    slow = {"nibabel", "scipy", "nilearn", "matplotlib", "bids", "templateflow", "pandas", "sklearn", "torch", "jinja2"}
+    slow = {
+        "numpy",
+        "nibabel",
+        "scipy",
+        "nilearn",
+        "matplotlib",
+        "bids",
+        "templateflow",
+        "pandas",
+        "sklearn",
+        "torch",
+        "jinja2",
+    }
     assert slow.isdisjoint(loaded)
 
 

@@ -74,8 +74,12 @@ def test_damaged_json_of_an_earlier_call(study, outputs, tmp_path, app, text, le
     code, shown = app(study, tmp_path / "out", *select, level=level)
     assert code == 0, shown
     if level == "participant":
-        assert all(isinstance(json.loads(path.read_bytes()), dict) for path in (tmp_path / "out").glob("*.json"))
+        # A call on some participants leaves the tables of all alone.
+        own = [path for path in (tmp_path / "out").glob("*.json") if not path.name.startswith("group_")]
+        assert all(isinstance(json.loads(path.read_bytes()), dict) for path in own)
         assert next((tmp_path / "out").glob("sub-001/**/*_embedding.json")).stat().st_size > 500
+    else:
+        assert "name" in json.loads((tmp_path / "out" / "group_qc.json").read_bytes())
 
 
 @pytest.mark.parametrize("text", ["", DEEP, '{"SHA256": 5, "Images": 7}'])
@@ -132,7 +136,8 @@ def test_a_name_that_the_system_refuses(study, tmp_path, app, case, length):
     code, shown = app(*places.values(), *more)
     assert code == expected, shown
     assert "Traceback" not in shown
-    assert len(shown.strip().splitlines()[-1]) < 700
+    # A name of 300 characters may stand there twice, as it was given and in the system's words.
+    assert len(shown.strip().splitlines()[-1]) < 900
 
 
 def test_names_that_the_system_refuses_at_the_group_level(study, outputs, tmp_path, app):

@@ -17,6 +17,7 @@ from bids_semantoks.outputs.store import OutputPaths
 class FakeJob:
     paths: OutputPaths
     settings_hash: str = "abc"
+    attempt_hash: str = "def"
 
 
 def build_failing_worker(bad):

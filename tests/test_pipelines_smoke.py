@@ -79,7 +79,7 @@ def test_denoised_images_are_only_averaged(xcpd: Path, tmp_path: Path, app: App)
     assert "Volumes that xcp_d 0.10.6 had censored were dropped." in text
     assert "No volumes were scrubbed" not in text
     code, text = app(xcpd, out)
-    assert (code, "1 runs are complete" in text) == (0, True)
+    assert (code, "complete from an earlier call with the same settings: 1" in text) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,12 @@ def test_a_participant_call_reports_on_all_unless_some_were_selected(study, outp
             assert float(row["cohort_distance"]) > 0
         else:
             assert (row["reason"], row["mean_fd"]) == ("too_short", "n/a")
+    page = (outputs / "group_qc.html").read_text(encoding="utf-8")
+    for name, row in rows.items():
+        # A click leads to the run's place in the page of its participant.
+        report = f"{row['participant_id']}.html"
+        assert f"<a href={report}>{name.partition('_space-')[0]}</a>" in page
+        assert f'id="{name}"' in (outputs / report).read_text(encoding="utf-8")
     chosen = tmp_path / "chosen"
     assert app(study, chosen, "--participant-label", "001", "--signals-only")[0] == 0
     assert not list(chosen.glob("group_qc*"))
@@ -115,8 +121,8 @@ def test_studies_of_earlier_versions_go_on(study, out, app):
         if status["status"] == "ok" and "sub-001" in path.name:
             status |= {"status": "skipped", "reason": "already_done", "seconds": 0.0}
         (former / path.name).write_text(json.dumps(status))
-    for folder in out.glob("logs/sub-*"):
-        shutil.rmtree(folder)
+    for path in [*out.glob("logs/sub-*/*_status.json"), *out.glob("logs/sub-*/*_qc.json")]:
+        path.unlink()
     code, text = app(study, out, level="group")
     assert (code, "6 usable, 0 failed, 1 too short" in text) == (0, True)
     assert app(study, out, "--participant-label", "001", "002")[0] == 0
@@ -138,9 +144,9 @@ def test_outputs_of_older_versions_can_be_made_again(study, out, app, monkeypatc
     assert (code, "1 runs were made by other versions of bids_semantoks (1 by 0.0.9)" in text) == (0, True)
     assert json.loads(path.read_text())["SoftwareVersions"]["bids_semantoks"] == "0.0.9"
     older = ("--redo-older-than", "0.0.9")
-    assert "3 runs are complete" in app(study, out, *select, *older)[1]
+    assert "with the same settings: 3" in app(study, out, *select, *older)[1]
     code, text = app(study, out, *select, "--redo-older-than", version.__version__)
-    assert (code, "2 runs are complete" in text) == (0, True)
+    assert (code, "with the same settings: 2" in text) == (0, True)
     assert json.loads(path.read_text())["SoftwareVersions"]["bids_semantoks"] == version.__version__
     code, text = app(study, out, "--redo-older-than", "99")
     assert (code, "newer than this version" in text) == (4, True)
@@ -149,10 +155,10 @@ def test_outputs_of_older_versions_can_be_made_again(study, out, app, monkeypatc
 
 def test_a_dry_run_for_scripts(study, out, app):
     shutil.rmtree(out / "sub-002")
-    code, text = app(study, out, "--dry-run", "--format", "tsv")
+    code, text = app(study, out, "--dry-run", "--check", "--format", "tsv")
     assert code == 0
     lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
-    assert lines[0] == ["run", "participant_id", "action", "reason", "recorded", "message"]
+    assert lines[0] == ["run", "participant_id", "action", "reason", "recorded", "message", "is_current"]
     found = {(cells[1], *cells[2:5]) for cells in lines[1:]}
     assert ("sub-001", "keep", "n/a", "ok") in found
     assert ("sub-002", "make", "n/a", "ok") in found

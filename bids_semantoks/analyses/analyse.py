@@ -10,6 +10,7 @@ from typing import Final
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
+from bids_semantoks.analyses.parts import probe_all, probe_one, remove_parts
 from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
@@ -76,7 +77,12 @@ def run_call(
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
-        tables = run_probes(probes, encoder, stored, atlas)
+        prober = prepare_probes(probes, encoder, stored, atlas)
+        if (part := config.probing.probe_part) is not None:
+            if part:
+                probe_one(prober, config.probing.probe[part - 1])
+            return 0
+        tables = run_probes(prober, encoder, stored)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
@@ -108,8 +114,8 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
-def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> ProbeTables:
-    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings."""
+def prepare_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> Prober:
+    """Embed `stored` runs, which have complete embeddings, by all other encoders that probes compare."""
     config = plan.config
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
@@ -118,9 +124,13 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
-    phenotypes = adjust_comparisons(
-        [prober.probe(phenotype, design) for phenotype, design in prober.progress.each("phenotype", plan.designs)]
-    )
+    return prober
+
+
+def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun]) -> ProbeTables:
+    """Predict all phenotypes by all models, and write the tables."""
+    plan, config = prober.plan, prober.plan.config
+    phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
@@ -147,7 +157,9 @@ def run_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun]
             *plan.warnings,
         ),
     )
-    return write_results(found, stored, encoder, replicates)
+    tables = write_results(found, stored, encoder, prober.encoders[1:])
+    remove_parts(prober, phenotypes)
+    return tables
 
 
 def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
     targets: list[Target | None] = [Target(name="mean_fd", values=compute_motion(rows)[0])]
     if site and not columns[site].has_sessions:
         targets.append(_build_large_classes(site, columns[site].find(rows.keys)))
-    features = prober.find_models(rows)[prober.model]
+    features = prober.find_features(rows)
     found = []
     for target in filter(None, targets):
         for names in dict.fromkeys(((), prober.asked.covariate)):

@@ -68,6 +68,12 @@ class Prober:
             self._models[rows.keys] = build_models(rows, labels, twins, self.baselines)
         return self._models[rows.keys]
 
+    def find_features(self, rows: Rows) -> tuple[Features, ...]:
+        """Find the features of the encoder alone, which takes no signals to be read."""
+        if rows.keys in self._models:
+            return self._models[rows.keys][self.model]
+        return build_models(rows, [encoder.loaded.name for encoder in self.encoders], (), ())[self.model]
+
     def probe(self, phenotype: Phenotype, design: Design) -> PhenotypeResult:
         """Predict one phenotype by all models, the encoder first."""
         models = self.find_models(design.rows) | self._build_own_models(design)

@@ -137,6 +137,12 @@ class SignalsConfig:
     )
     signals_only: bool = option(False, "Write signals and stop before the encoder.")
     save_raw_signals: bool = option(False, "Also write the signals before denoising.")
+    connectivity: str = option(
+        "tsv",
+        "How to write the correlations between parcels, which need half the space of a run: a table with 6 significant "
+        "digits, a NumPy array, or not at all. Pages and probes compute them from the signals.",
+        choices=("tsv", "npy", "none"),
+    )
 
     def __post_init__(self) -> None:
         check(

@@ -70,6 +70,12 @@ class ProbingConfig:
     probe: tuple[str, ...] = option(
         (), "Phenotypes to predict: columns of participants.tsv, sessions.tsv or phenotype/*.tsv.", metavar="COLUMN..."
     )
+    probe_part: int | None = option(
+        None,
+        "Of the phenotypes of --probe, probe only the K-th, counted from 1, and keep its results for the same call "
+        "without this option, which joins them; 0 only embeds.",
+        metavar="K",
+    )
     phenotype: Path | None = option(
         None,
         "Table of phenotypes to look in first: a path, or one below BIDS_DIR or the raw dataset above it.",
@@ -182,6 +188,11 @@ class ProbingConfig:
             self.protocol == "nested" or not self.covariate,
             f"--covariate {' '.join(self.covariate)} is removed by the nested protocol only.",
             "Leave --protocol paper away.",
+        )
+        check(
+            self.probe_part is None or (0 <= self.probe_part <= len(self.probe) and not self.task_blocks),
+            f"--probe-part must lie in 0..{len(self.probe)}, as many as --probe names, found {self.probe_part}.",
+            "Without --task-blocks, which come with the call that joins the parts.",
         )
         self._check_extras()
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]

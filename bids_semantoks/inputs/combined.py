@@ -9,9 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from bids_semantoks.images.sizes import check_size
 from bids_semantoks.inputs.companions import drop
 from bids_semantoks.inputs.names import GIFTI
 from bids_semantoks.inputs.pairing import Candidate
@@ -70,6 +67,9 @@ def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candi
 def _is_copy(whole: Candidate) -> bool:
     """Tell whether a run repeats the values of its only part: all of a table, the first volume of an image."""
     import nibabel as nib
+    import numpy as np
+
+    from bids_semantoks.images.sizes import check_size
 
     first, second = whole.image.path, whole.parts[0].image.path
     try:

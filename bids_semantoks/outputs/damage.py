@@ -23,8 +23,9 @@ def describe_files(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
 
 def has_files(directory: Path, sidecar: Mapping[str, Any], *, out_dir: Path | None = None) -> bool:
     """Tell whether each output has the size recorded in its sidecar, each table its own sidecar, and nothing was found
-    damaged since; with `out_dir`, also whether all that shows the run is there."""
-    described = sidecar.get("Files", {})
+    damaged since; with `out_dir`, also whether all that shows the run is there. Correlations, which earlier versions
+    recorded as well, do not count: `has_connectivity`."""
+    described = {name: size for name, size in sidecar.get("Files", {}).items() if "_relmat." not in name}
     try:
         is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
     except OSError:

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup
 
@@ -21,6 +21,10 @@ from bids_semantoks.outputs.credits import (
     read_bibliography,
     read_boilerplate,
 )
+from bids_semantoks.outputs.templates import load_template
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -81,27 +85,24 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     (``data``, ``recipe``) and ``probing`` (options by name, and ``results``, each with ``phenotype``, ``used``,
     ``what`` is counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
     """
-    # Loading it costs 50 ms that calls for help should not pay.
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
-
-    # Only the template and its citations are Markdown: values come from files of others.
-    environment = Environment(
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
-    )
-    environment.filters |= {"sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
-    environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
     signals, probing = facts.get("signals") or {}, facts.get("probing") or {}
     pretraining = facts.get("pretraining") or {}
     denoising = signals.get("denoising") or {}
     band = _describe_band(signals.get("band_pass"))
     same = "the same" if denoising.get("strategy") or denoising.get("columns") else "a"
-    # Macros see only what is global.
-    environment.globals["probing"] = probing
-    text = environment.from_string(read_boilerplate("methods.md.jinja")).render(
+
+    def prepare(environment: Environment) -> None:
+        environment.filters |= {"sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
+        environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
+        # Macros see only what is global.
+        environment.globals["probing"] = probing
+
+    # Only the template and its citations are Markdown: values come from files of others.
+    template = load_template(
+        *("methods.md.jinja", read_boilerplate, prepare),
+        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
+    )
+    text = template.render(
         versions=facts["versions"],
         cohort=facts.get("cohort") or {},
         signals=signals,

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_label, parse_entities
 from bids_semantoks.files import read_object, read_table, write_array, write_json, write_table
+from bids_semantoks.outputs.connectivity import find_forms, write_connectivity
 from bids_semantoks.outputs.coverage import write_coverage
 from bids_semantoks.outputs.damage import check_table, describe_files
 from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike, is_sidecar, read_status
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
-from bids_semantoks.statistics.connectivity import compute_connectivity
 from bids_semantoks.statistics.weights import weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -58,10 +58,9 @@ class OutputPaths:
         """Table of the share of each parcel that has data."""
         return self.file("stat-coverage_bold.tsv")
 
-    @property
-    def connectivity(self) -> Path:
-        """Table of correlations between parcels."""
-        return self.file("stat-pearsoncorrelation_relmat.tsv")
+    def connectivity(self, form: str) -> Path:
+        """Correlations between parcels, as ``tsv`` or ``npy``."""
+        return self.file(f"stat-pearsoncorrelation_relmat.{form}")
 
     @property
     def embedding(self) -> Path:
@@ -101,7 +100,7 @@ class OutputPaths:
     @property
     def page_data(self) -> Path:
         """What the page of the run draws."""
-        return self.out_dir / "logs" / self.participant_folder / f"{self.stem}_page.json"
+        return self.out_dir / "logs" / self.participant_folder / f"{self.stem}_page.json.gz"
 
     @property
     def tokens(self) -> Path:
@@ -123,12 +122,14 @@ def write_signals(
     sidecar: dict[str, Any],
     *,
     save_raw: bool,
+    connectivity: str = "tsv",
     show: Callable[[], Sequence[Path]] = tuple,
 ) -> dict[str, Any]:
     """Write signals, coverage and connectivity of a run, and what `show` writes for its page, the sidecar last, which
     makes all of them complete; return what that holds.
 
-    `sidecar` must hold ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising.
+    `sidecar` must hold ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising;
+    `connectivity` is ``tsv``, ``npy`` or ``none``.
     """
     remove_signals(paths, settings=sidecar["Settings"], inputs=sidecar["Inputs"])
     write_table(paths.signals, atlas.parcels, signals.values)
@@ -141,25 +142,21 @@ def write_signals(
     else:
         paths.raw.unlink(missing_ok=True)
     write_coverage(paths.coverage, atlas, signals, sidecar)
-    matrix = paths.connectivity
-    write_table(matrix, atlas.parcels, compute_connectivity(signals.values), index="Node")
-    files += [paths.coverage, matrix]
-    write_json(
-        matrix.with_suffix(".json"),
-        {
-            **sidecar,
-            "Description": "Pearson correlation of cleaned parcel signals over kept volumes; n/a for absent parcels.",
-            "Sources": [build_uri(paths.signals, paths.out_dir)],
-            "RelationshipMeasure": "Pearson correlation",
-            "Node": {"Description": "Parcel of the row; the columns are the parcels in the same order."},
-            "MissingParcels": sidecar["AbsentParcels"],
-        },
-    )
-    described = describe_files(files)
+    _remove(*find_forms(paths.connectivity("tsv")))
+    if connectivity != "none":
+        matrix, source = paths.connectivity(connectivity), build_uri(paths.signals, paths.out_dir)
+        write_connectivity(matrix, atlas.parcels, signals.values, sidecar, source=source)
+    described = describe_files([*files, paths.coverage])
     shown = [path.relative_to(paths.out_dir).as_posix() for path in show()]
     written = {**sidecar, "TableSHA256": described["FilesSHA256"][paths.signals.name], **described, "PageFiles": shown}
     write_json(paths.signals_sidecar, written)
     return written
+
+
+def add_connectivity(paths: OutputPaths, sidecar: Mapping[str, Any], form: str) -> None:
+    """Write the correlations of stored signals as ``tsv`` or ``npy``; RunFailed damaged_table."""
+    source = build_uri(paths.signals, paths.out_dir)
+    write_connectivity(paths.connectivity(form), *read_signals(paths, sidecar), sidecar, source=source)
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
@@ -181,17 +178,17 @@ def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: M
     if sidecar is not None:
         remove_outputs(paths)
         return
-    for path in (paths.raw, paths.coverage, paths.connectivity):
+    for path in (paths.raw, paths.coverage, paths.connectivity("tsv")):
         own = read_sidecar(path.with_suffix(".json"))
         if own is not None and not is_made_alike({"Inputs": inputs, **own}, settings, inputs):
-            _remove(path.with_suffix(".json"), path)
+            _remove(path.with_suffix(".json"), path, path.with_suffix(".npy"))
     _remove(*_find_embedded(paths))
 
 
 def remove_outputs(paths: OutputPaths) -> None:
     """Remove everything made of a run and atlas: sidecar and tables of the signals, embeddings by any encoder, figures
     and statuses, so that nothing of an earlier call passes for what a run is now."""
-    tables = (paths.signals, paths.raw, paths.coverage, paths.connectivity)
+    tables = (paths.signals, paths.raw, paths.coverage)
     stem = glob.escape(paths.stem)
     logs = (paths.status.parent, paths.out_dir / "logs" / _FORMER_STATUSES)
     figures = paths.out_dir / paths.participant_folder / "figures"
@@ -199,9 +196,11 @@ def remove_outputs(paths: OutputPaths) -> None:
         # The sidecar goes first: without it nothing counts as complete.
         *(path.with_suffix(".json") for path in tables),
         *tables,
+        *find_forms(paths.connectivity("tsv")),
         *_find_embedded(paths),
         *figures.glob(f"{stem}_desc-*"),
         paths.page_data,
+        paths.page_data.with_suffix(""),
         *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_{kind}.json")),
         *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_desc-*_{kind}.json")),
     )
@@ -266,6 +265,7 @@ class StoredRun:
     paths: OutputPaths
     sidecar: dict[str, Any]  # of the signals
     settings_hash: str = ""  # over the settings of the embedding that the paths name
+    attempt_hash: str = ""  # the files that the signals came from are not looked at any more
 
     @property
     def repetition_time(self) -> float:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 from bids_semantoks.disk import is_full
 from bids_semantoks.escaping import replace_hidden
 from bids_semantoks.files import write_text
+from bids_semantoks.outputs.templates import load_template
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
     from markupsafe import Markup
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -94,7 +95,7 @@ def write_page(path: Path, build: Callable[[], str]) -> bool:
 
 def read_template(name: str) -> str:
     """Read a page template of the package."""
-    return files("bids_semantoks").joinpath("data", f"{name}.html.jinja").read_text(encoding="utf-8")
+    return files("bids_semantoks").joinpath("data", name).read_text(encoding="utf-8")
 
 
 def fill_template(template: str, **values: Any) -> str:
@@ -102,13 +103,12 @@ def fill_template(template: str, **values: Any) -> str:
 
     Templates can call ``assets(*names)`` for `load_assets` and ``data(name, value)`` for `embed_json`.
     """
-    return replace_hidden(_compile_template(template).render(**values))
+    return replace_hidden(_load_template(f"{template}.html.jinja").render(**values))
 
 
 @functools.cache
-def _compile_template(name: str) -> Template:
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - loading it takes 50 ms
+def _load_template(name: str) -> Template:
+    def prepare(environment: Environment) -> None:
+        environment.globals |= {"assets": load_assets, "data": embed_json}
 
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    environment.globals |= {"assets": load_assets, "data": embed_json}
-    return environment.from_string(read_template(name))
+    return load_template(name, read_template, prepare, autoescape=True)

@@ -3,9 +3,11 @@ pictures, limits and files, and the methods."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
+import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
-from bids_semantoks.files import read_object, read_rows, read_table
+from bids_semantoks.escaping import replace_hidden
+from bids_semantoks.files import read_object, read_rows, read_table, write_text
 from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import read_methods
@@ -42,6 +45,9 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 #: More sessions than that have a page each, so that none is too large to open.
 _MANY_SESSIONS: Final = 4
+
+#: Where the methods text stands in a page.
+_METHODS: Final = re.compile(r'(<section id="methods">\n<div class="methods">\n).*?(\n</div>)', re.DOTALL)
 
 _ASSETS: Final = (*CHART_ASSETS, "participant.css", "participant.js")
 
@@ -101,6 +107,16 @@ def write_report(out_dir: Path, participant: str) -> bool:
             if path.name not in {_name_page(participant, session) for session in pages}:
                 path.unlink(missing_ok=True)
     return is_written
+
+
+def update_methods(out_dir: Path, participant: str) -> None:
+    """Bring the methods text in the page of a participant to what it is by now."""
+    path = out_dir / _name_page(participant)
+    # A page must never cost a run.
+    with contextlib.suppress(OSError, ValueError):
+        page = path.read_text(encoding="utf-8")
+        text = replace_hidden(str(read_methods(out_dir)))
+        write_text(path, _METHODS.sub(lambda match: f"{match[1]}{text}{match[2]}", page, 1), only_if_changed=True)
 
 
 def _name_page(participant: str, session: str = "") -> str:

@@ -23,13 +23,13 @@ from bids_semantoks.outcomes import record_redrawn
 from bids_semantoks.outputs.cohort import count_cohort
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import describe_weights
-from bids_semantoks.outputs.methods import write_citation
+from bids_semantoks.outputs.methods import read_methods, write_citation
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_statuses, find_stored_kinds, find_stored_runs
 from bids_semantoks.quality.exclude import describe_exclusion
 from bids_semantoks.records import Atlas
 from bids_semantoks.reports.figures_run import draw_figures
-from bids_semantoks.reports.report import write_report
+from bids_semantoks.reports.report import update_methods, write_report
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -181,6 +181,7 @@ class ReportQueue:
         self.out_dir = out_dir
         self.left = Counter(participants)
         self.started: set[str] = set()
+        self.methods = read_methods(out_dir)
 
     def expect(self, participant: str) -> None:
         """Plan one more run; label without ``sub-``."""
@@ -198,10 +199,19 @@ class ReportQueue:
         for participant in sorted(one for one in self.started if self.left[one] > 0):
             write_report(self.out_dir, participant)
 
+    def update_methods(self, participants: Iterable[str]) -> None:
+        """Bring the methods text of pages to what it is once all runs are counted: of those of this call, and where it
+        changed, of all `participants`."""
+        is_changed = self.methods != read_methods(self.out_dir)
+        for participant in dict.fromkeys(participants):
+            if is_changed or participant in self.started:
+                update_methods(self.out_dir, participant)
+
     def write_absent(self, participants: Iterable[str]) -> None:
         """Write any missing reports of participants whose runs are all done; labels without ``sub-``."""
         for participant in dict.fromkeys(participants):
             if not (self.out_dir / f"sub-{participant}.html").is_file():
+                self.started.add(participant)
                 write_report(self.out_dir, participant)
 
 

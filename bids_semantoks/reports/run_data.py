@@ -1,4 +1,4 @@
-"""What the page of a run draws, kept in one small file a run: `logs/sub-<label>/<stem>_page.json`.
+"""What the page of a run draws, kept in one small file a run: `logs/sub-<label>/<stem>_page.json.gz`.
 
 The signals before denoising and the motion of each volume exist while a run is extracted, and nowhere afterwards; from
 this file the page can be written again at any time, and figures for papers drawn.
@@ -8,9 +8,12 @@ Shape letters: T volumes, P parcels, N networks.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import logging
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.disk import is_full
-from bids_semantoks.files import hash_file, read_object, read_rows, read_table, write_text
+from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object, read_rows, read_table
 from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
 from bids_semantoks.records import ParcelSignals
@@ -53,10 +56,13 @@ def write_run_data(
     networks), `build_grid` as `build_picture_grid`. On any error but a full disk, log a warning: a picture must never
     cost a run."""
     try:
-        paths.page_data.unlink(missing_ok=True)
+        for path in (paths.page_data, paths.page_data.with_suffix("")):
+            path.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
         text = json.dumps({"SignalsSHA256": hash_file(paths.signals), **data}, separators=(",", ":"), allow_nan=False)
-        write_text(paths.page_data, text + "\n")
+        with open_atomic(paths.page_data) as file:
+            # Without the time, so that the same data are the same bytes.
+            file.write(gzip.compress(f"{text}\n".encode(), mtime=0))
     except Exception as error:
         if is_full(error):
             raise
@@ -71,10 +77,18 @@ def read_run_data(
 ) -> dict[str, Any]:
     """Read what the page of a run draws; where its file is missing, damaged or of other signals, what the tables
     allow."""
-    data = read_object(paths.page_data)
+    data = _read_file(paths.page_data) or read_object(paths.page_data.with_suffix(""))
     if data.get("Version") == VERSION and data.get("SignalsSHA256") == sidecar["TableSHA256"]:
         return data
     return build_run_data(read_stored_signals(paths, sidecar), *atlas, None)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Read the file of a page; empty where it is absent or damaged."""
+    with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):
+        values = parse_json(gzip.decompress(path.read_bytes()).decode())
+        return values if isinstance(values, dict) else {}
+    return {}
 
 
 def read_stored_signals(paths: OutputPaths, sidecar: dict[str, Any]) -> ParcelSignals:

@@ -166,8 +166,9 @@ def compute_fold_errors(span: Span, targets: Floats, fold_of: Indices, penalties
     for start in range(0, columns.shape[1], step):
         some = slice(start, start + step)
         centred = columns[:, some] - columns[:, some].mean(axis=0)
-        shrunk = (kept[:, :, None] * projected[:, None, some]).reshape(len(kept), -1)
-        residuals = centred[:, None] - (axes @ shrunk).reshape(len(columns), len(penalties), -1)  # (n, a, m)
+        shape = len(penalties), centred.shape[1]
+        shrunk = (kept[:, :, None] * projected[:, None, some]).reshape(len(kept), shape[0] * shape[1])
+        residuals = centred[:, None] - (axes @ shrunk).reshape(len(columns), *shape)  # (n, a, m)
         for fold in np.unique(fold_of):
             part, own = flat[fold_of == fold], residuals[fold_of == fold]
             solve = _leave_out_by_rows if len(part) <= part.shape[1] else _leave_out_by_axes

@@ -170,6 +170,18 @@ wait_until_over "$(sed -n 's/^array.*: //p' <<<"$blocks")"
 test "$(find "$SCRATCH/blocks" -name '*_stat-mean_timeseries.tsv' | wc -l)" = \
     "$(find "$serial" -name '*_stat-mean_timeseries.tsv' | wc -l)"
 
+say "a task for each phenotype, and a job that joins them"
+probes=(--probe age sex --baselines motion random --n-repeats 2 --n-permutations 19)
+"$PYTHON" -m bids_semantoks "$study" "$serial" group "${OPTIONS[@]}" "${probes[@]}"
+joined=$(cd "$SCRATCH" && "$slurm/submit.sh" "$study" "$out" "${OPTIONS[@]}" "${probes[@]}")
+echo "$joined"
+grep -q 'array of 2 phenotypes' <<<"$joined"
+group=$(sed -n 's/^group job: //p' <<<"$joined")
+wait_until_over "$group"
+wait_for "$group" 'JobState=COMPLETED' 20
+test -z "$(ls "$out/logs/probes/parts")"
+"$PYTHON" "$here/compare.py" "$serial" "$out"
+
 say "pretraining on two processes, asked to stop, requeued; a job that waits for it"
 pretrain() {
     # 0 GPUs here; everything else as on a cluster.

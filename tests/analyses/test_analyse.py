@@ -305,6 +305,48 @@ def test_a_phenotype_that_cannot_be_probed_leaves_the_others(
     assert group("--probe", "age", "nowhere", *quick)[0] == 3
 
 
+def test_phenotypes_of_calls_of_their_own_are_joined(
+    found: tuple[Path, Path], group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = found[1]
+
+    def read() -> dict[str, bytes]:
+        kept = {path.name: path.read_bytes() for path in out.glob("group_*.tsv")}
+        return {**kept, "facts": (out / "group_probe.json").read_bytes(), "page": (out / "group.html").read_bytes()}
+
+    asked = ("--probe", "age", "sex", *QUICK, "--baselines", "motion")
+    assert group(*asked)[0] == 0
+    expected = read()
+    for path in out.glob("group*"):
+        path.unlink()
+    for part in range(3):
+        assert group(*asked, "--probe-part", str(part))[0] == 0
+        assert not (out / "group_probe.tsv").exists()
+    kept = sorted((out / "logs" / "probes" / "parts").iterdir())
+    assert len(kept) == 2
+    parts = {path: path.read_bytes() for path in kept}
+
+    def compute(*_: object) -> None:
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probe.Prober, "probe", compute)
+        assert group(*asked)[0] == 0
+    assert read() == expected
+    assert not any(path.exists() for path in kept), "the tables have them"
+    # Parts of another seed, and damaged ones, are not taken.
+    for path, content in parts.items():
+        path.write_bytes(content[: len(content) // 2])
+    assert "is damaged, " in " ".join(group(*asked)[1].split())
+    assert read() == expected
+    for path, content in parts.items():
+        path.write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(probe.Prober, "probe", compute)
+        assert group(*asked, "--random-seed", "1")[0] == 1
+    assert group(*asked, "--probe-part", "3")[0] == 4
+
+
 def test_decisions_in_the_table_are_those_that_are_scored(
     found: tuple[Path, Path], group: Group, tmp_path: Path
 ) -> None:

@@ -59,10 +59,10 @@ def test_twenty_processes_write_what_one_writes(study, outputs, tmp_path):
     for name, content in one.items():
         if name.endswith(".tsv"):
             assert many[name] == content, name
-    assert sorted(path.name for path in (out / "logs" / "runs").iterdir()) == sorted(
-        path.name for path in (outputs / "logs" / "runs").iterdir() if path.name[4:7] in LABELS
+    assert sorted(path.name for path in (out / "logs").glob("sub-*/*")) == sorted(
+        path.name for path in (outputs / "logs").glob("sub-*/*") if path.name[4:7] in LABELS
     )
     for name in ("dataset_description.json", "descriptions.tsv"):
         assert (out / name).read_bytes() == (outputs / name).read_bytes(), name
     assert not list(out.rglob("*.tmp"))
-    assert len([path for path in (out / "logs").iterdir() if (path / "config.json").is_file()]) == N_PROCESSES
+    assert len(list((out / "logs" / "calls").glob("*/config.json"))) == N_PROCESSES

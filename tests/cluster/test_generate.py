@@ -105,33 +105,100 @@ def test_containers_name_one_place():
     assert program in read_json("boutiques/bids_semantoks.json")["command-line"]
 
 
-def test_a_task_of_the_array_names_its_own_participants_alone(tmp_path):
+PLAN = (
+    *(
+        "run participant_id action reason recorded message is_current",
+        "sub-01_task-rest sub-01 make n/a n/a extract n/a",
+    ),
+    *("sub-02_task-rest sub-02 skip too_short n/a 60s n/a", "sub-03_task-rest sub-03 skip too_short skipped 60s true"),
+    *("sub-04_task-rest sub-04 keep n/a ok complete true", "sub-02_task-x sub-02 fail no_mask failed none true"),
+    *("sub-05_task-x sub-05 make n/a failed extract true", "sub-06_task-x sub-06 make n/a failed extract false"),
+    *("sub-07_task-x sub-07 skip too_short skipped 60s false", "sub-08_task-x sub-08 skip too_short ok 60s false"),
+)
+
+
+@pytest.fixture
+def submit(tmp_path):
+    """Submit to programs that note how they were called; returns the calls and the labels by task."""
+    called, out = tmp_path / "called", tmp_path / "out"
+
+    def call(*options, rows=PLAN, **settings):
+        lines = "\n".join(rows)
+        (tmp_path / "plan").write_text(f"{lines}\n".replace(" ", "\t"))
+        programs = {
+            "bids_semantoks": f'echo "$*" >>"{called}"\ncat "{tmp_path}/plan"',
+            "sbatch": f'echo "sbatch $*" >>"{called}.sbatch"\necho 7',
+            "scontrol": "exit 1",
+        }
+        for name, text in (programs | settings.pop("programs", {})).items():
+            (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **settings}
+        script = [CLUSTER / "slurm" / "submit.sh", tmp_path, out, *options]
+        done = subprocess.run(script, env=environment, check=True, capture_output=True, text=True)
+        (job,) = (out / "logs" / "slurm").iterdir()
+        return job, environment, done.stdout + done.stderr
+
+    return call
+
+
+def test_a_task_of_the_array_names_its_own_participants_alone(submit, tmp_path):
     """Selected ones would be done by every task, since lists that are given twice add up."""
-    called = tmp_path / "called"
-    rows = (
-        *("run participant_id action reason recorded message", "sub-01_task-rest sub-01 make n/a n/a extract"),
-        *("sub-02_task-rest sub-02 skip too_short n/a 60s", "sub-03_task-rest sub-03 skip too_short skipped 60s"),
-        *("sub-04_task-rest sub-04 keep n/a ok complete", "sub-02_task-x sub-02 fail no_mask failed none"),
-    )
-    lines = "\\n".join(rows)
-    plan = f'echo "$*" >>"{called}"\nprintf "{lines}\\n" | tr " " "\\t"'
-    for name, lines in (("bids_semantoks", plan), ("sbatch", "echo 7")):
-        (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
-        (tmp_path / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     options = ["--atlas", "Demo457", "--participant-label", "01", "02", "--mem", "4G", "--participant_label=03", "-q"]
-    submit = [CLUSTER / "slurm" / "submit.sh", tmp_path, tmp_path / "out", *options]
-    subprocess.run(submit, env=environment, check=True, capture_output=True)
-    (job,) = (tmp_path / "out" / "logs" / "slurm").iterdir()
+    job, environment, _ = submit(*options)
     environment |= {"SLURM_ARRAY_TASK_ID": "2"}
     subprocess.run(["bash", CLUSTER / "slurm" / "participant.sbatch", job, "1"], env=environment, check=True)
     subprocess.run(["bash", CLUSTER / "slurm" / "group.sbatch", job], env=environment, check=True)
     places = f"{tmp_path} {tmp_path / 'out'}"
-    assert called.read_text().splitlines() == [
-        f"{places} participant {' '.join(options)} --dry-run --check --format tsv",
+    assert (tmp_path / "called").read_text().splitlines() == [
+        f"{places} participant {' '.join(options)} --dry-run --format tsv",
         f"{places} participant --atlas Demo457 --mem 4G -q --ignore-failed-runs --participant-label 02",
         f"{places} group {' '.join(options)}",
     ]
+
+
+def test_each_phenotype_has_a_task_and_a_last_job_joins_them(submit, tmp_path):
+    options = ["--probe", "age", "sex", "-q", "--probe=iq"]
+    job, environment, said = submit(*options)
+    assert "array of 3 phenotypes: 7" in said
+    submitted = [line.split(" ", 1)[1] for line in (tmp_path / "called.sbatch").read_text().splitlines()]
+    assert [re.findall(r"--array=\S+|--dependency=\S+", line) for line in submitted] == [
+        ["--array=1-6%100"],
+        ["--dependency=afterok:7"],
+        ["--array=1-3%100", "--dependency=afterok:7"],
+        ["--dependency=afterany:7"],
+    ]
+    script = ["bash", CLUSTER / "slurm" / "group.sbatch", job]
+    subprocess.run([*script, "0"], env=environment, check=True)
+    subprocess.run([*script, "array"], env=environment | {"SLURM_ARRAY_TASK_ID": "2"}, check=True)
+    subprocess.run(script, env=environment, check=True)
+    call = f"{tmp_path} {tmp_path / 'out'} group {' '.join(options)}"
+    expected = [f"{call} --probe-part 0", f"{call} --probe-part 2", call]
+    assert (tmp_path / "called").read_text().splitlines()[1:] == expected
+
+
+@pytest.mark.parametrize("options", [("--probe", "age"), ("--probe", "age", "sex", "--scaling", "0.5"), ("-q",)])
+def test_what_has_no_parts_is_one_group_job(submit, tmp_path, options):
+    submit(*options)
+    assert len((tmp_path / "called.sbatch").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("retry", "expected"), [("yes", "01 02 05 06 07 08"), ("no", "01 02 06 07 08")])
+def test_records_of_other_files_or_settings_hold_nobody_back(submit, retry, expected):
+    job, _, _ = submit("-q", RETRY_FAILED=retry)
+    assert (job / "participants").read_text().split() == expected.split()
+
+
+@pytest.mark.parametrize(("limit", "block"), [("", 2), ("MaxArraySize            = 41", 31)])
+def test_an_array_is_no_larger_than_the_cluster_allows(submit, tmp_path, limit, block):
+    rows = (PLAN[0], *(f"sub-{i:04d}_task-x sub-{i:04d} make n/a n/a extract n/a" for i in range(1, 1207)))
+    _, _, said = submit("-q", rows=rows, programs={"scontrol": f'echo "{limit}"'})
+    n_tasks = -(-1206 // block)
+    assert f"array of {n_tasks} tasks for 1206 participants" in said
+    array = (tmp_path / "called.sbatch").read_text().splitlines()[0]
+    assert f"--array=1-{n_tasks}%" in array
+    assert array.endswith(f" {block}")
+    assert n_tasks <= int(limit.rpartition(" ")[2] or 1001) - 1
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (7, 0), (1, 1), (3, 3), (5, 5)])

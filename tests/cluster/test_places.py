@@ -1,6 +1,7 @@
 """Where temporary files and caches go on machines that allow little."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def test_without_a_home_caches_are_temporary(places, tmp_path):
     open_work_dir(None, tmp_path / "out")
     for name in VARIABLES:
         assert Path(os.environ[name]).parent == tmp_path / f"bids_semantoks-{os.getuid()}"
-    assert list(tmp_path.iterdir()) == []
+    (own,) = tmp_path.iterdir()
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert list(own.iterdir()) == []
 
 
 def test_a_home_is_left_to_the_libraries(places, tmp_path):

@@ -77,7 +77,7 @@ def test_damage_within_the_data_is_found(tmp_path):
     with pytest.raises(GiftiError, match="5 of 6 volumes could be read"):
         list(read_volumes(path))
     path.write_text(content.replace('Dim0="37"', 'Dim0="36"'))
-    with pytest.raises(GiftiError, match="has 37 of 36 values"):
+    with pytest.raises(GiftiError, match="more than 144 bytes"):
         list(read_volumes(path))
     path.write_text(content.replace("NIFTI_TYPE_FLOAT32", "NIFTI_TYPE_COMPLEX64"))
     with pytest.raises(GiftiError, match="numbers of type NIFTI_TYPE_COMPLEX64"):

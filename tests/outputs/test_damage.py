@@ -69,7 +69,6 @@ def test_a_damaged_embedding_is_made_again_by_the_group(study, out, app, damage)
     code, text = app(study, out, level="group")
     assert code == 0, text
     assert str(table) in text
-    assert "1 ok" in text
     assert table.read_bytes() == whole
     assert set(read_features(out)) == {f"sub-00{i}" for i in range(1, 5)}
 
@@ -96,9 +95,9 @@ def test_damaged_signals_are_named_and_made_again_by_the_participant_level(study
 def test_a_run_with_damaged_signals_is_left_out_before_they_are_read(out):
     stored = list(store.find_stored_runs(out, atlas="Demo457", model="RandomTiny"))
     blank(stored[2].paths.signals)
-    tally = Tally(n_skipped=6, n_done=6)
+    tally = Tally(n_ok=6, n_kept=6)
     assert leave_out_damaged(stored, tally) == [*stored[:2], *stored[3:]]
-    assert (tally.n_failed, tally.n_skipped, tally.n_done, tally.reasons) == (1, 5, 5, {"damaged_table"})
+    assert (tally.n_failed, tally.n_ok, tally.reasons) == (1, 5, {"damaged_table"})
     status = json.loads(stored[2].paths.status.read_text())
     assert status["reason"] == "damaged_table"
     assert str(stored[2].paths.signals) in status["message"]
@@ -122,7 +121,7 @@ def test_resume_opens_no_table(study, out, app):
     blank(table)
     code, text = app(study, out)
     assert code == 0
-    assert ": 0 ok, 7 skipped, 0 failed" in text
+    assert "from an earlier call with the same settings: 6" in text
 
 
 def test_a_run_killed_before_its_page_data_is_finished_by_the_same_call(study, outputs, tmp_path, app, monkeypatch):
@@ -136,10 +135,10 @@ def test_a_run_killed_before_its_page_data_is_finished_by_the_same_call(study, o
     assert app(study, out, *select)[0] == 130
     monkeypatch.undo()
     assert find(out, "stat-mean_timeseries.tsv").is_file()
-    assert not list(out.glob("logs/sub-*/*_page.json"))
+    assert not list(out.glob("logs/sub-*/*_page.json.gz"))
     assert app(study, out, *select)[0] == 0
-    expected = {path.name: path.read_bytes() for path in (outputs / "logs" / f"sub-{BAD}").glob("*_page.json")}
-    found = {path.name: path.read_bytes() for path in (out / "logs" / f"sub-{BAD}").glob("*_page.json")}
+    expected = {path.name: path.read_bytes() for path in (outputs / "logs" / f"sub-{BAD}").glob("*_page.json.gz")}
+    found = {path.name: path.read_bytes() for path in (out / "logs" / f"sub-{BAD}").glob("*_page.json.gz")}
     assert found == expected
     assert expected
 
@@ -152,7 +151,7 @@ def test_what_shows_a_run_is_made_again_where_it_is_gone(study, out, app):
     shown[0].unlink()
     code, text = app(study, out)
     assert code == 0
-    assert ": 1 ok, 6 skipped, 0 failed" in text
+    assert "from an earlier call with the same settings: 5" in text
     assert shown[0].read_bytes() == content
 
 

@@ -278,7 +278,7 @@ def test_results_have_their_numbers():
     other = {**one, "phenotype": "sex", "out": [], "motion": {}, "test": ""}
     text = describe_methods({**ALL, "probing": {**PROBING, "covariate": ["site"], "results": [one, other]}})
     assert (
-        r"*age\_\** was predicted in 30 participants (left out: 2 with no value of age), with a mean framewise "
+        r"*age_\** was predicted in 30 participants (left out: 2 with no value of age), with a mean framewise "
         f"displacement of 0.19 mm (SD 0.06, known of 29): r 0.31, above chance ({test})." in text
     )
     assert "*sex* was predicted in 30 participants (left out: nobody): r 0.31, above chance." in text
@@ -312,7 +312,17 @@ def test_files_are_written_once_and_hold_only_what_is_cited(tmp_path):
 NEUTRAL = {
     *("min_kept", "atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens"),
     *("n_procs", "omp_nthreads", "mem", "work_dir", "dry_run", "reports_only", "boilerplate_only", "overwrite"),
-    *("format", "redo_older_than", "stop_on_first_crash", "ignore_failed_runs", "notrack", "verbose", "quiet"),
+    *(
+        "figures",
+        "check",
+        "format",
+        "redo_older_than",
+        "stop_on_first_crash",
+        "ignore_failed_runs",
+        "notrack",
+        "verbose",
+        "quiet",
+    ),
 }
 
 

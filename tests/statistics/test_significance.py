@@ -161,6 +161,15 @@ def test_the_test_of_the_scored_ridge_is_calibrated_on_noise():
     assert np.mean(p_values) == pytest.approx(0.5, abs=0.11)
 
 
+def test_features_without_columns_have_no_statistic():
+    hidden = make_data()[1]
+    target = Target(name="y", values=hidden)
+    columns = permute_target(target, n_permutations=5, seed=0)
+    constant = TableFeatures(name="constant", values=np.ones((N, 2)))
+    test = permute_scored_ridge(constant, columns, build_splits(target.compute_strata(), n_repeats=1))
+    assert (test.value, test.p_value) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("bound", "p_value", "verdict"),
     [

@@ -1,0 +1,63 @@
+"""Table or array of the correlations between the parcels of a run. It follows from the stored signals, so a lost one is
+computed from these, and its own sidecar vouches for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.files import read_object, write_array, write_json, write_table
+from bids_semantoks.outputs.damage import describe_files
+from bids_semantoks.statistics.connectivity import compute_connectivity
+
+#: Correlations of some hundred volumes are uncertain from the second digit on.
+_DIGITS: Final = 6
+
+#: What vouches for the files of the signals themselves.
+_OF_SIGNALS: Final = ("Damaged", "Files", "FilesSHA256", "PageFiles", "TableSHA256")
+
+
+def write_connectivity(
+    path: Path, parcels: Sequence[str], values: NDArray[np.float32], sidecar: Mapping[str, Any], *, source: str
+) -> None:
+    """Write the correlations of cleaned signals (T, P) as ``.tsv`` or ``.npy``, whichever `path` ends in, with a
+    sidecar like that of the signals; `source` is their BIDS URI."""
+    matrix = compute_connectivity(values)
+    if path.suffix == ".npy":
+        write_array(path, matrix.astype(np.float32))
+    else:
+        write_table(path, parcels, matrix, index="Node", digits=_DIGITS)
+    # The other form, if it was made from the same signals, stays.
+    former, there = read_object(path.with_suffix(".json")), describe_files([path])
+    if former.get("Sources") == [source] and former.get("Inputs") == sidecar.get("Inputs"):
+        there = {key: {**former.get(key, {}), **files} for key, files in there.items()}
+    write_json(
+        path.with_suffix(".json"),
+        {
+            **{key: value for key, value in sidecar.items() if key not in _OF_SIGNALS},
+            "Description": "Pearson correlation of cleaned parcel signals over kept volumes; rows and columns are the "
+            "parcels in the order of the columns of the signals. Absent parcels have none (n/a, NaN in arrays).",
+            "Sources": [source],
+            "RelationshipMeasure": "Pearson correlation",
+            "Node": {"Description": "Parcel of the row; the columns are the parcels in the same order."},
+            "MissingParcels": sidecar["AbsentParcels"],
+            **there,
+        },
+    )
+
+
+def has_connectivity(path: Path, signals: Mapping[str, Any]) -> bool:
+    """Tell whether the correlations at `path` and their sidecar are there, with the size recorded; earlier versions
+    recorded it in the sidecar of the `signals`."""
+    own = read_object(path.with_suffix(".json"))
+    recorded = next((one[path.name] for one in (own.get("Files"), signals.get("Files")) if path.name in (one or {})), 0)
+    return bool(own) and path.is_file() and path.stat().st_size == recorded
+
+
+def find_forms(path: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of all files of a run's correlations, sidecar first, from that of any."""
+    return path.with_suffix(".json"), path.with_suffix(".tsv"), path.with_suffix(".npy")
