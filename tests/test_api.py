@@ -14,6 +14,7 @@ import pytest
 
 import bids_semantoks as bs
 from bids_semantoks.atlases.series_atlas import load_order
+from bids_semantoks.demo.study import write_parcellated
 from bids_semantoks.errors import ConfigurationError, InputError, ModelError, ResourceError, RunFailed, SemantoksError
 from bids_semantoks.files import read_table, write_table
 
@@ -185,7 +186,8 @@ PUBLIC = {
     "Encoder": "config, random_seed",
     "Encoder.encode": "self, series, *, repetition_time, parcels, pooling, n_windows, min_kept",
     "Fit": "level, reasons",
-    "ParcelSeries": "*, series, coverage, kept, parcels, networks, repetition_time, n_dummy, n_padding, sidecar, warnings",
+    "ParcelSeries": "*, series, coverage, kept, parcels, networks, repetition_time, n_dummy, n_padding, sidecar, "
+    "warnings",
     "extract": "bold, *, mask, confounds, atlas, repetition_time, space, **options",
     "load_encoder": "model, *, device, precision, batch_size, random_seed",
     "load_outputs": "out_dir, *, level, model, atlas, space, phenotypes, min_kept",
@@ -214,8 +216,6 @@ def test_public_names_and_signatures_change_only_on_purpose():
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     """A dataset of 20 people in two sites, embedded and probed by the command line."""
-    from bids_semantoks.demo.study import write_parcellated
-
     root = tmp_path_factory.mktemp("probed")
     write_parcellated(root / "x", n_participants=20, short=True)
     options = ["--model", "random:tiny", "--n-procs", "1", "-q"]
