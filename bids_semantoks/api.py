@@ -62,7 +62,7 @@ class Embedding:
     duration: float  # of a window in seconds, padding included
     kept: NDArray[np.float64]  # (B,) share of the window's time that is real and not scrubbed
     pooled: NDArray[np.float64]  # (dims,) mean over windows, weighed by `kept`
-    tokens: NDArray[np.float32]  # (B, 1 + N*K, D) class token, then the networks' patches
+    tokens: NDArray[np.float32] | None  # (B, 1 + N*K, D) class token, then the networks' patches
     masked_networks: tuple[str, ...]  # without signal, so that their tokens are the encoder's guess
     fit: Fit
     warnings: tuple[str, ...]
@@ -172,10 +172,10 @@ class Encoder:
         *,
         repetition_time: float | None = None,
         parcels: str | Sequence[str] | None = None,
-        pooling: str = _USUAL.pooling,
+        pooling: str | Sequence[str] = _USUAL.pooling[0],
         n_windows: int = _USUAL.n_windows,
         min_kept: float | None = _USUAL.min_kept,
-    ) -> Embedding:
+    ) -> Any:
         """Encode the parcel series of one run, which are used as they are.
 
         Parameters
@@ -187,8 +187,9 @@ class Encoder:
         parcels : str or sequence of str, optional
             Name (P,) of each column, or an order that ships with this package, such as ``Schaefer400-7Networks``.
             Needed where the columns have no names. Names of the 17-network order and of 2018 are recognised.
-        pooling : str, optional
-            ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``.
+        pooling : str or sequence of str, optional
+            ``cls_avg`` (mean of tokens, then class token), ``cls``, ``avg`` or ``networks`` (mean token of each
+            network, one after the other); several are read out of one pass.
         n_windows : int, optional
             Equally spaced windows, fewer in a run that has not as many starts.
         min_kept : float or None, optional
@@ -197,8 +198,9 @@ class Encoder:
 
         Returns
         -------
-        Embedding
-            What the command line writes for this run, and how well the run fits the encoder.
+        Embedding, or dict of Embedding
+            What the command line writes for this run, and how well the run fits the encoder; by readout where a
+            sequence was asked for.
 
         Raises
         ------
@@ -210,22 +212,25 @@ class Encoder:
             The series hold nothing that can be encoded, for the reasons of the command line.
         """
         taken = series if isinstance(series, ParcelSeries) else self._take(series, parcels, repetition_time)
-        encoder = self._match(taken, pooling=pooling, n_windows=n_windows, min_kept=min_kept)
+        poolings = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+        encoder = self._match(taken, pooling=poolings, n_windows=n_windows)
         signals = taken.series[: len(taken.series) - taken.n_padding]
         windows = cut_windows(signals, encoder, repetition_time=taken.repetition_time, n_dummy=taken.n_dummy)
-        found = encoder.frozen.encode(windows, with_tokens=True)
-        assert found.tokens is not None
-        return Embedding(
-            vectors=found.vectors,
-            onset=windows.onset,
-            duration=windows.duration,
-            kept=windows.kept,
-            pooled=weigh_windows(windows.kept, min_kept) @ found.vectors,
-            tokens=found.tokens,
-            masked_networks=found.masked_networks,
-            fit=self._judge(taken, found.masked_networks),
-            warnings=(*taken.warnings, *encoder.frozen.match.warnings, *found.warnings),
-        )
+        weights = weigh_windows(windows.kept, min_kept)
+        embeddings = {}
+        for name, found in encoder.frozen.encode_readouts(windows, poolings, with_tokens=True).items():
+            embeddings[name] = Embedding(
+                vectors=found.vectors,
+                onset=windows.onset,
+                duration=windows.duration,
+                kept=windows.kept,
+                pooled=weights @ found.vectors,
+                tokens=found.tokens,
+                masked_networks=found.masked_networks,
+                fit=self._judge(taken, found.masked_networks),
+                warnings=(*taken.warnings, *encoder.frozen.match.warnings, *found.warnings),
+            )
+        return embeddings[pooling] if isinstance(pooling, str) else embeddings
 
     def _take(self, series: Series, parcels: str | Sequence[str] | None, repetition_time: float | None) -> ParcelSeries:
         described, atlas, signals = take_array(
@@ -237,9 +242,9 @@ class Encoder:
         """Match the encoder to the parcels of series; ModelError shows the first that do not fit."""
         from bids_semantoks.models.frozen import POOLINGS
 
-        check(asked["pooling"] in POOLINGS, f"pooling must be {', '.join(POOLINGS)}, found {asked['pooling']!r}.")
-        min_kept = asked.pop("min_kept")
-        config = dataclasses.replace(self._config, **asked, min_kept=0.0 if min_kept is None else min_kept)
+        unknown = ", ".join(map(str, set(asked["pooling"]) - set(POOLINGS)))
+        check(not unknown, f"pooling must be {', '.join(POOLINGS)}, found {unknown}.")
+        config = dataclasses.replace(self._config, **asked)
         atlas = taken.parcels, taken.networks
         is_own = not self._loaded.is_random or names_most(taken.parcels, self.parcels)
         loaded = self._loaded if is_own else self._laid_out.get(atlas)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from bids_semantoks.api import Encoder, Series, load_encoder
+from bids_semantoks.api import Embedding, Encoder, Series, load_encoder
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.errors import InputError, ModelError
 
@@ -34,7 +34,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     parcels : str or sequence of str, optional
         Names of the columns, or an order that ships with this package, as in `Encoder.encode`.
     pooling : str, optional
-        ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``.
+        ``cls_avg`` (mean of tokens, then class token), ``cls``, ``avg`` or ``networks``.
     n_windows : int, optional
         Equally spaced windows of a series.
     min_kept : float or None, optional
@@ -58,7 +58,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         repetition_time: float | None = None,
         parcels: str | Sequence[str] | None = None,
-        pooling: str = _USUAL.pooling,
+        pooling: str = _USUAL.pooling[0],
         n_windows: int = _USUAL.n_windows,
         min_kept: float | None = _USUAL.min_kept,
         device: str = "auto",
@@ -150,7 +150,8 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         asked = {
             name: getattr(self, name) for name in ("repetition_time", "parcels", "pooling", "n_windows", "min_kept")
         }
-        return self._encoder.encode(series, **asked).pooled
+        embedding: Embedding = self._encoder.encode(series, **asked)
+        return embedding.pooled
 
     def __getstate__(self) -> dict[str, Any]:
         # Weights are loaded again where they are needed, instead of travelling in each pickle.

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig
+from bids_semantoks.config import EmbeddingConfig, RunningConfig
 from bids_semantoks.errors import ConfigurationError, RunFailed
-from bids_semantoks.files import hash_text, hash_values
+from bids_semantoks.files import hash_values
 from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.outcomes import Outcome, Tally, isolate, record_status, report_outcome, run_batch
 from bids_semantoks.outputs.damage import check_table, has_files, note_damage
-from bids_semantoks.outputs.dataset import write_descriptions
+from bids_semantoks.outputs.embeddings import remove_embedding, write_embedding
 from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences, is_older
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, remove_embedding, write_embedding
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar
 from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Embedding, Windows
-from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 from bids_semantoks.signals.gaps import GAPS
 from bids_semantoks.signals.windows import build_windows
@@ -51,9 +50,6 @@ _INHERITED = (
 #: Rows of tokens whose similarities a sidecar holds.
 _MOST_COMPARED: Final = 64
 
-#: Far from the seeds that users choose, so that a random encoder is never compared with itself.
-_TWIN_SEED: Final = 1_000_003
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunEncoder:
@@ -63,11 +59,26 @@ class RunEncoder:
     frozen: FrozenEncoder  # the same encoder on its device
     config: EmbeddingConfig
     seed: int  # of random weights whose name gives none
+    others: tuple[RunEncoder, ...] = ()  # further readouts of the same weights, made in the same pass
+
+    @property
+    def readouts(self) -> tuple[RunEncoder, ...]:
+        """This readout and the others."""
+        return (self, *self.others)
 
     @property
     def description(self) -> dict[str, str]:
-        """Meaning of the encoder's label, for `write_descriptions`."""
-        return {self.loaded.name: f"Embedding by the encoder {self.loaded.name}: {self.loaded.description}"}
+        """Meaning of the labels of the encoder's readouts, for `write_descriptions`."""
+        return {
+            name: f"Embedding by the encoder {name}: {one.loaded.description}"
+            for one in self.readouts
+            for name in (one.loaded.name,)
+        }
+
+    @property
+    def is_array(self) -> bool:
+        """Whether embeddings are too wide for tables."""
+        return self.frozen.pooling == "networks" and self.config.networks_format == "npy"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,7 +87,7 @@ class RunEncoder:
             "model": self.loaded.name,
             "model_sha256": self.loaded.sha256,
             "n_windows": self.config.n_windows,
-            "pooling": self.config.pooling,
+            "pooling": self.frozen.pooling,
             "precision": self.precision,
             "gaps": GAPS,
         }
@@ -102,16 +113,23 @@ class RunEncoder:
         return sum(weight.numel() * weight.element_size() for weight in self.loaded.encoder.parameters())
 
     def clear(self, paths: OutputPaths, signals: Mapping[str, Any]) -> None:
-        """Remove an embedding of other settings or signals, whose sidecar is `signals`."""
-        remove_embedding(paths, settings=self.settings, signals_sha256=signals["TableSHA256"])
+        """Remove embeddings of other settings or signals, whose sidecar is `signals`."""
+        for one in self.readouts:
+            remove_embedding(one.place(paths), settings=one.settings, signals_sha256=signals["TableSHA256"])
+
+    def place(self, paths: OutputPaths) -> OutputPaths:
+        """Let the paths of a run name this readout."""
+        return dataclasses.replace(paths, model=self.loaded.name)
 
     def name_outputs(self, stored: Sequence[StoredRun]) -> list[StoredRun]:
         """Let the paths of runs name this encoder."""
-        name, settings_hash = self.loaded.name, hash_values(self.settings)
-        return [
-            dataclasses.replace(run, paths=dataclasses.replace(run.paths, model=name), settings_hash=settings_hash)
-            for run in stored
-        ]
+        settings_hash = hash_values(self.settings)
+        return [dataclasses.replace(run, paths=self.place(run.paths), settings_hash=settings_hash) for run in stored]
+
+
+def name_readout(model: str, pooling: str) -> str:
+    """Name the label of a readout of an encoder: that of ``cls_avg`` is the encoder's own."""
+    return model + {"cls_avg": ""}.get(pooling, pooling.capitalize())
 
 
 def build_run_encoder(
@@ -120,10 +138,11 @@ def build_run_encoder(
     networks: tuple[str, ...],
     *,
     seed: int,
+    name: str = "",
     loaded: LoadedEncoder | None = None,
 ) -> RunEncoder:
-    """Load an encoder, unless it is `loaded`, and match it to the P parcels and networks of an atlas; `seed` is for
-    random weights whose name gives none.
+    """Load an encoder, unless it is `loaded`, and match it to the P parcels and networks of an atlas, with a readout
+    for each pooling; `seed` is for random weights whose name gives none, `name` replaces the label.
 
     Raises ModelError if the encoder is missing, damaged or does not fit the
     atlas, ResourceError if the device is absent.
@@ -134,10 +153,11 @@ def build_run_encoder(
     device = resolve_device(config.device)
     loaded = loaded or load_encoder(config.model, atlas=(parcels, networks), seed=seed)
     match = match_parcels(parcels, networks, loaded.layout)
-    frozen = FrozenEncoder(
-        loaded, match, device=device, precision=config.precision, batch_size=config.batch_size, pooling=config.pooling
-    )
-    return RunEncoder(loaded=loaded, frozen=frozen, config=config, seed=seed)
+    whole = FrozenEncoder(loaded, match, device=device, precision=config.precision, batch_size=config.batch_size)
+    label = name or loaded.name
+    readouts = [whole.with_readout(pooling, name_readout(label, pooling)) for pooling in config.pooling]
+    first, *others = (RunEncoder(loaded=one.loaded, frozen=one, config=config, seed=seed) for one in readouts)
+    return dataclasses.replace(first, others=tuple(others))
 
 
 def embed_mean(
@@ -170,12 +190,28 @@ def cut_windows(signals: NDArray[np.float32], encoder: RunEncoder, *, repetition
 
 
 def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[str, ...]:
-    """Embed a run and write its embedding where its paths say, all tokens only with --save-tokens; return warnings."""
+    """Embed a run and write what each readout gives where its paths say, all tokens only with --save-tokens; return
+    warnings."""
     encoder.clear(run.paths, run.sidecar)
     windows = read_windows(run, encoder)
-    embedding = encoder.frozen.encode(windows, with_tokens=True)
-    loaded, signals = encoder.loaded, run.sidecar
-    facts = {
+    poolings = [one.frozen.pooling for one in encoder.readouts]
+    found = encoder.frozen.encode_readouts(windows, poolings, with_tokens=True)
+    # The first comes last: who finds it finds the others, too.
+    for one in reversed(encoder.readouts):
+        embedding = found[one.frozen.pooling]
+        is_first = one is encoder
+        similarity = _compare(embedding, len(encoder.token_rows)) if is_first else None
+        facts = _describe_embedding(run, one) | {"TokenSimilarity": similarity}
+        sidecar = build_embedding_sidecar(windows, embedding, settings=one.settings, facts=facts, as_array=one.is_array)
+        written = embedding if is_first and one.config.save_tokens else dataclasses.replace(embedding, tokens=None)
+        write_embedding(one.place(run.paths), windows, written, sidecar, as_array=one.is_array)
+    return found[poolings[0]].warnings
+
+
+def _describe_embedding(run: StoredRun, encoder: RunEncoder) -> dict[str, Any]:
+    """Collect what a sidecar says of one readout of a run besides its settings and windows."""
+    loaded, frozen, signals = encoder.loaded, encoder.frozen, run.sidecar
+    return {
         "Sources": [build_uri(run.paths.signals, run.paths.out_dir)],
         "SignalsSHA256": signals["TableSHA256"],
         **{key: signals[key] for key in _INHERITED if key in signals},
@@ -184,21 +220,19 @@ def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[str, ...]:
             "Name": loaded.name,
             "SHA256": loaded.sha256,
             "Description": loaded.description,
+            **({"Origin": loaded.origin} if loaded.origin else {}),
             "HasRandomWeights": loaded.is_random,
             "Limits": loaded.details.get("limits"),
         },
         "RandomSeed": encoder.seed,
         "TokenRows": list(encoder.token_rows),
-        "TokenSimilarity": _compare(embedding, len(encoder.token_rows)),
-        "Pooling": encoder.config.pooling,
-        "Device": str(encoder.frozen.device),
+        "TokenSimilarity": None,
+        "Pooling": frozen.pooling,
+        **({"PooledNetworks": list(frozen.readout_networks)} if frozen.pooling == "networks" else {}),
+        "Device": str(frozen.device),
         "Precision": encoder.precision,
-        "Warnings": list(encoder.frozen.match.warnings),
+        "Warnings": list(frozen.match.warnings),
     }
-    sidecar = build_embedding_sidecar(windows, embedding, settings=encoder.settings, facts=facts)
-    written = embedding if encoder.config.save_tokens else dataclasses.replace(embedding, tokens=None)
-    write_embedding(run.paths, windows, written, sidecar)
-    return embedding.warnings
 
 
 def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] | None:
@@ -213,18 +247,25 @@ def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] 
 def find_embedding_state(
     paths: OutputPaths, encoder: RunEncoder, signals_sha256: str, *, redo_older_than: str | None = None
 ) -> tuple[bool, list[str]]:
-    """Tell whether the embedding on disk is complete and current, and list the settings in which it differs.
+    """Tell whether the embeddings on disk are complete and current, and list the settings in which they differ.
 
     `signals_sha256` is the checksum of the signals on disk; empty if they will change. One made before the version
     `redo_older_than` is not current.
     """
-    sidecar = read_sidecar(paths.embedding_sidecar)
-    if sidecar is None:
-        return False, []
-    differences = describe_differences(sidecar["Settings"], encoder.settings)
-    is_whole = has_files(paths.directory, sidecar)
-    is_current = sidecar.get("SignalsSHA256") == signals_sha256 and is_whole and not is_older(sidecar, redo_older_than)
-    return not differences and is_current and (paths.tokens.is_file() or not encoder.config.save_tokens), differences
+    is_complete, differences = True, []
+    for one in encoder.readouts:
+        own = one.place(paths)
+        sidecar = read_sidecar(own.embedding_sidecar)
+        if sidecar is None:
+            is_complete = False
+            continue
+        found = describe_differences(sidecar["Settings"], one.settings)
+        is_current = sidecar.get("SignalsSHA256") == signals_sha256 and not is_older(sidecar, redo_older_than)
+        is_whole = has_files(own.directory, sidecar) and not (own.vectors.is_file() and not one.is_array)
+        has_tokens = own.tokens.is_file() or not one.config.save_tokens or one is not encoder
+        is_complete = is_complete and not found and is_current and is_whole and has_tokens
+        differences += found
+    return is_complete, differences
 
 
 def find_missing(
@@ -244,7 +285,7 @@ def find_missing(
             raise ConfigurationError(
                 f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.", hint=hint
             )
-        if not is_complete or _is_damaged(run.paths):
+        if not is_complete or any(_is_damaged(one.place(run.paths)) for one in encoder.readouts):
             missing.append(run)
     return missing
 
@@ -252,7 +293,10 @@ def find_missing(
 def _is_damaged(paths: OutputPaths) -> bool:
     """Compare a complete embedding, which the caller goes on to read, with its checksum."""
     try:
-        check_table(paths.embedding, read_sidecar(paths.embedding_sidecar) or {})
+        sidecar = read_sidecar(paths.embedding_sidecar) or {}
+        check_table(paths.embedding, sidecar)
+        if paths.vectors.name in sidecar.get("Files", {}):
+            check_table(paths.vectors, sidecar)
     except RunFailed as error:
         LOGGER.warning("%s It is made again.", error.message)
         return True
@@ -313,73 +357,3 @@ def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
         note_damage(run.paths.signals)
     write_run_qc(run.paths, seconds=outcome.seconds)
     return outcome
-
-
-def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, overwrite: bool = True) -> None:
-    """Embed the runs that lack an embedding of an encoder to compare with, without statuses; `why` is for the log.
-    Raises ConfigurationError as `find_missing`."""
-    hint = "Give the encoder another name, use the former settings or --overwrite."
-    missing = find_missing(encoder.name_outputs(stored), encoder, overwrite=overwrite, hint=hint)
-    if missing:
-        LOGGER.info("Embedding %d runs %s.", len(missing), why)
-        write_descriptions(stored[0].paths.out_dir, encoder.description)
-    for run in Progress(f"Embedding {why}").each("run", missing):
-        embed_run(run, encoder)
-
-
-def name_twin(model: str, number: int = 0) -> str:
-    """Name the encoder of the same architecture with random weights, draw `number` (from 0)."""
-    return f"{model}Untrained{number + 1 if number else ''}"
-
-
-def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
-    """Build an encoder like another one, but with the random weights that training with `seed` starts from."""
-    from bids_semantoks.models.initialise import build_encoder
-
-    loaded, like = encoder.loaded, encoder.frozen
-    untrained = dataclasses.replace(
-        loaded,
-        encoder=build_encoder(loaded.config, loaded.layout, seed).eval(),
-        name=name,
-        sha256=hash_text(f"untrained {seed} {loaded.sha256}"),
-        description=f"Random weights (seed {seed}) in the architecture of {loaded.name}, never trained: a baseline.",
-        is_random=True,
-        head=None,
-        details={},
-    )
-    frozen = type(like)(
-        untrained,
-        dataclasses.replace(like.match, warnings=()),
-        device=like.device,
-        precision=like.precision,
-        batch_size=like.batch_size,
-        pooling=like.pooling,
-    )
-    config = dataclasses.replace(encoder.config, save_tokens=False)
-    return RunEncoder(loaded=untrained, frozen=frozen, config=config, seed=seed)
-
-
-def build_twin(encoder: RunEncoder, number: int = 0) -> RunEncoder:
-    """Build the encoder with random weights that probes compare with, draw `number` (from 0)."""
-    return build_untrained(encoder, encoder.seed + _TWIN_SEED + number, name_twin(encoder.loaded.name, number))
-
-
-def load_replicates(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -> list[RunEncoder]:
-    """Load the encoders whose scores are averaged with those of the first, none where not asked for. Raises
-    ConfigurationError for two encoders with one label, or for another architecture."""
-    found = [encoder]
-    for model in config.probing.replicates:
-        asked = dataclasses.replace(config.embedding, model=model, save_tokens=False)
-        one = build_run_encoder(asked, *atlas, seed=config.running.random_seed)
-        if one.loaded.name in [other.loaded.name for other in found]:
-            raise ConfigurationError(
-                f"Two encoders have the label {one.loaded.name}, the second is --replicates {model}.",
-                hint="Give their folders different names.",
-            )
-        if one.loaded.config != encoder.loaded.config:
-            raise ConfigurationError(
-                f"--replicates {model} has another architecture than {encoder.loaded.name}.",
-                hint="Scores of seeds are averaged only over encoders that are otherwise alike.",
-            )
-        found.append(one)
-    return found[1:]

@@ -94,8 +94,9 @@ def run_group(config: AppConfig) -> Tally:
     tally = Tally(n_ok=n_done, n_kept=n_done, n_skipped=len(left_out), n_refused=n_refused)
     if running.dry_run:
         LOGGER.info(
-            "Would embed %d of %d runs and write phenotype/%s%s.tsv.",
-            *(len(missing), len(chosen), label, encoder.loaded.name),
+            "Would embed %d of %d runs and write %s.",
+            *(len(missing), len(chosen)),
+            ", ".join(f"phenotype/{label}{one.loaded.name}.tsv" for one in encoder.readouts),
         )
         return tally
     if not asked.pretrain:
@@ -185,11 +186,18 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
     if sentence := describe_sessions(complete, how):
         LOGGER.info("Features: %s.", sentence)
     used = keep_first_sessions(complete) if how == "first" else complete
-    rows = build_features(used, config.running, min_kept=config.min_kept, by_session=how == "each")
-    loaded = encoder.loaded
-    description = f"{describe_weights(config.min_kept)} {loaded.description}"
-    path = write_features(config.out_dir, atlas=label, model=loaded.name, description=description, rows=rows)
-    LOGGER.info("%d participants, %d runs: %s", len({row[0] for row in rows}), len(used), path)
+    for one in encoder.readouts:
+        runs = one.name_outputs(used)
+        rows = build_features(runs, config.running, min_kept=config.min_kept, by_session=how == "each")
+        path = write_features(
+            config.out_dir,
+            atlas=label,
+            model=one.loaded.name,
+            description=f"{describe_weights(config.min_kept)} {one.loaded.description}",
+            rows=rows,
+            as_array=one.is_array,
+        )
+        LOGGER.info("%d participants, %d runs: %s", len({row[0] for row in rows}), len(used), path)
 
 
 def write_group_methods(config: AppConfig) -> None:

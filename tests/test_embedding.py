@@ -7,14 +7,16 @@ import shutil
 import numpy as np
 import pytest
 
+from bids_semantoks.analyses.encoders import build_twin, embed_stored
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SignalsConfig
-from bids_semantoks.embedding import build_run_encoder, build_twin, embed_missing, embed_stored, find_missing
+from bids_semantoks.embedding import build_run_encoder, embed_missing, find_missing
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values
 from bids_semantoks.group import run_group
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_table
-from bids_semantoks.outputs.store import find_stored_runs, read_embedding
+from bids_semantoks.outputs.embeddings import read_embedding
+from bids_semantoks.outputs.store import find_stored_runs
 
 SPACE = "MNI152NLin2009cAsym"
 
@@ -85,7 +87,8 @@ def test_an_encoder_to_compare_with_leaves_no_status_and_is_described(config, ca
     caplog.set_level("INFO")
     embed_stored(stored, twin, why="to compare with")
     embed_stored(stored, twin, why="a second time")
-    assert [record.message for record in caplog.records] == ["Embedding 6 runs to compare with."]
+    said = [record.message for record in caplog.records if record.message.startswith("Embedding")]
+    assert said == ["Embedding 6 runs to compare with."]
     paths = [dataclasses.replace(run.paths, model="RandomTinyUntrained2") for run in stored]
     assert all(path.embedding_sidecar.is_file() and not path.status.exists() for path in paths)
     assert "desc-RandomTinyUntrained2\tEmbedding by" in (config.out_dir / "descriptions.tsv").read_text()
@@ -99,3 +102,81 @@ def test_what_was_trained_for_days_is_not_trained_again_by_the_proposed_call(con
     other = change(change(config, "embedding", n_windows=3), "pretraining", pretrain=True)
     with pytest.raises(ConfigurationError, match=r"Embed by --model random:tiny --overwrite, not --pretrain"):
         run_group(other)
+
+
+def test_the_settings_of_the_usual_readout_are_those_of_earlier_versions(config):
+    _, encoder, stored, _ = find(config)
+    sidecar = json.loads(stored[0].paths.embedding_sidecar.read_text())
+    names = {"model", "model_sha256", "n_windows", "pooling", "precision", "gaps"}
+    assert sidecar["Settings"].keys() == names
+    assert (sidecar["Settings"]["pooling"], sidecar["Settings"]["model"]) == ("cls_avg", "RandomTiny")
+    assert encoder.settings == sidecar["Settings"]
+    assert encoder.others == ()
+
+
+def embed(config):
+    atlas, encoder, stored, missing = find(config)
+    tally = Tally()
+    embed_missing(missing, encoder, atlas, RunningConfig(n_procs=1), tally)
+    assert tally.n_failed == 0
+    return encoder, stored, missing
+
+
+def test_several_readouts_are_stored_from_one_pass_and_found_again(config, monkeypatch):
+    from bids_semantoks.models.frozen import FrozenEncoder  # noqa: PLC0415
+
+    calls, encode = [], FrozenEncoder.encode_readouts
+    monkeypatch.setattr(
+        FrozenEncoder, "encode_readouts", lambda self, *a, **k: calls.append(a[1]) or encode(self, *a, **k)
+    )
+    several = change(config, "embedding", pooling=("cls_avg", "networks", "cls"))
+    before = {path: path.read_bytes() for path in config.out_dir.glob("sub-*/**/*_desc-RandomTiny_embedding.tsv")}
+    encoder, stored, missing = embed(several)
+    assert [one.loaded.name for one in encoder.readouts] == ["RandomTiny", "RandomTinyNetworks", "RandomTinyCls"]
+    assert len(missing) == len(before) == 6
+    assert calls == [["cls_avg", "networks", "cls"]] * 6
+    assert all(path.read_bytes() == content for path, content in before.items())
+    wide, narrow = (one.place(stored[0].paths) for one in encoder.others)
+    width = encoder.loaded.config.width
+    vectors = np.load(wide.vectors)
+    assert vectors.dtype == np.float32
+    assert vectors.shape[1] == len(encoder.token_rows) * width > 2 * width
+    assert wide.embedding.read_text().splitlines()[0] == "window\tonset\tduration\tkept"
+    np.testing.assert_array_equal(read_embedding(wide), vectors)
+    np.testing.assert_allclose(
+        vectors.reshape(len(vectors), -1, width).mean(axis=1), read_embedding(stored[0].paths)[:, :width], atol=1e-6
+    )
+    np.testing.assert_array_equal(read_embedding(narrow), read_embedding(stored[0].paths)[:, width:])
+    sidecar = json.loads(wide.embedding_sidecar.read_text())
+    assert (sidecar["Pooling"], sidecar["PooledNetworks"]) == ("networks", list(encoder.token_rows))
+    assert wide.vectors.name in sidecar["FilesSHA256"]
+    assert find(several)[3] == []
+    # One readout that is gone or damaged is made again.
+    narrow.embedding.unlink()
+    array = np.load(wide.vectors)
+    np.save(wide.vectors, array + 1)
+    assert find(several)[3] == [stored[0]]
+    assert len(embed(several)[2]) == 1
+    np.testing.assert_array_equal(np.load(wide.vectors), array)
+
+
+def test_wide_readouts_are_columns_where_asked_for(config):
+    several = change(config, "embedding", pooling=("cls_avg", "networks"))
+    encoder, stored, _ = embed(several)
+    wide = encoder.others[0].place(stored[0].paths)
+    array = read_embedding(wide)
+    columns = change(several, "embedding", networks_format="tsv")
+    assert len(embed(columns)[2]) == 6
+    assert not wide.vectors.exists()
+    assert len(wide.embedding.read_text().splitlines()[0].split("\t")) == 4 + array.shape[1]
+    np.testing.assert_array_equal(read_embedding(wide), array)
+    # Columns serve a call that asks for none.
+    assert find(several)[3] == []
+
+
+def test_the_label_of_a_single_readout_tells_it(config):
+    parcels, networks = read_atlas_table(config.out_dir, name="Demo457", space=SPACE)
+    for pooling, name in (("cls", "RandomTinyCls"), ("avg", "RandomTinyAvg"), ("networks", "RandomTinyNetworks")):
+        asked = dataclasses.replace(config.embedding, pooling=(pooling,))
+        encoder = build_run_encoder(asked, parcels, networks, seed=0)
+        assert (encoder.loaded.name, encoder.settings["pooling"], encoder.others) == (name, pooling, ())

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
+from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
-from bids_semantoks.analyses.parts import probe_all, probe_one, remove_parts
+from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
 from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
@@ -19,7 +20,7 @@ from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_s
 from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder, build_twin, embed_stored, load_replicates, name_twin
+from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.plan import AtlasLabels
@@ -77,12 +78,9 @@ def run_call(
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
-        prober = prepare_probes(probes, encoder, stored, atlas)
-        if (part := config.probing.probe_part) is not None:
-            if part:
-                probe_one(prober, config.probing.probe[part - 1])
+        tables = run_probes(probes, encoder, stored, atlas)
+        if tables is None:
             return 0
-        tables = run_probes(prober, encoder, stored)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
@@ -114,9 +112,16 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
-def prepare_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels) -> Prober:
-    """Embed `stored` runs, which have complete embeddings, by all other encoders that probes compare."""
-    config = plan.config
+def run_probes(
+    plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
+) -> ProbeTables | None:
+    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings. With
+    --probe-part, keep the results of one phenotype: None."""
+    config, part = plan.config, plan.config.probing.probe_part
+    if part is not None:
+        # Phenotypes that are alike would be predicted together.
+        own = config.probing.probe[part - 1 : part] if part else ()
+        plan = dataclasses.replace(plan, designs=tuple(one for one in plan.designs if one[0].name in own))
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
@@ -124,12 +129,9 @@ def prepare_probes(plan: ProbePlan, encoder: RunEncoder, stored: Sequence[Stored
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
-    return prober
-
-
-def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun]) -> ProbeTables:
-    """Predict all phenotypes by all models, and write the tables."""
-    plan, config = prober.plan, prober.plan.config
+    if part is not None:
+        keep_parts(prober)
+        return None
     phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
@@ -157,7 +159,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun])
             *plan.warnings,
         ),
     )
-    tables = write_results(found, stored, encoder, prober.encoders[1:])
+    tables = write_results(found, stored, encoder, replicates)
     remove_parts(prober, phenotypes)
     return tables
 

@@ -103,7 +103,7 @@ def finetune(
         read_tuning_runs(design.rows, encoder),
         design.target,
         FinetuneRecipe(epochs=epochs, n_windows=encoder.config.n_windows),
-        pooling=encoder.config.pooling,
+        pooling=encoder.frozen.pooling,
         device=device,
         precision=choose_precision(encoder.config.precision, device),
     )

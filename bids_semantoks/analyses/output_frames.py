@@ -12,14 +12,15 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.rows import MEASURES, Rows, compute_measure
-from bids_semantoks.embedding import name_twin
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import read_phenotype_table
 from bids_semantoks.inputs.phenotypes import build_columns
 from bids_semantoks.inputs.selection import describe_nearest
+from bids_semantoks.outputs.embeddings import read_window_table
 from bids_semantoks.outputs.sidecars import read_column_descriptions
-from bids_semantoks.outputs.store import StoredRun, find_encoders, read_sidecar, read_window_table
+from bids_semantoks.outputs.store import StoredRun, find_encoders, read_sidecar
 from bids_semantoks.quality.cohort import CallFacts, build_rows
 from bids_semantoks.statistics.weights import weigh_windows
 

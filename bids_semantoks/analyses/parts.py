@@ -27,14 +27,16 @@ from bids_semantoks.config import to_json
 from bids_semantoks.files import hash_values, open_atomic
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.statistics.metrics import Score
-from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.predictions import DecisionValues, Predictions
 from bids_semantoks.statistics.significance import Comparison, PermutationTest
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 #: Records in a file, by name.
-_RECORDS: Final = {kind.__name__: kind for kind in (Comparison, ModelResult, PermutationTest, Predictions, Score)}
+_RECORDS: Final = {
+    kind.__name__: kind for kind in (Comparison, DecisionValues, ModelResult, PermutationTest, Predictions, Score)
+}
 
 #: Options that name phenotypes; what they lead to counts.
 _CHOICES: Final = ("probe", "probe_part", "strata")
@@ -54,7 +56,7 @@ def find_part(prober: Prober, phenotype: Phenotype, design: Design) -> Path:
         "version": __version__,
         "probing": asked,
         "seed": config.running.random_seed,
-        "encoders": [(encoder.loaded.name, encoder.settings) for encoder in prober.encoders],
+        "encoders": [(one.loaded.name, one.settings) for encoder in prober.encoders for one in encoder.readouts],
         "phenotype": [phenotype.name, phenotype.table, phenotype.kind],
         "target": [design.target.classes, design.target.n_bins, design.covariate_names],
         "splits": [(split.repetition, split.fold) for split in design.splits],
@@ -133,12 +135,12 @@ def probe_all(prober: Prober) -> list[PhenotypeResult]:
     return results
 
 
-def probe_one(prober: Prober, name: str) -> None:
-    """Probe a phenotype and keep its results for `probe_all`; one that is refused is left to the last call."""
+def keep_parts(prober: Prober) -> None:
+    """Probe the phenotypes of the plan and keep their results for `probe_all`."""
     for phenotype, design in prober.plan.designs:
-        if phenotype.name == name and not (path := find_part(prober, phenotype, design)).is_file():
+        if not (path := find_part(prober, phenotype, design)).is_file():
             write_part(path, prober.probe(phenotype, design))
-            LOGGER.info("%s: %s", name, path)
+            LOGGER.info("%s: %s", phenotype.name, path)
 
 
 def remove_parts(prober: Prober, results: Iterable[PhenotypeResult]) -> None:

@@ -13,10 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design, ProbePlan
+from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.predictors import build_predictors, find_removed
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
-from bids_semantoks.analyses.rows import EmbeddingFeatures, Rows, build_models, build_site_features, count_pretrained
-from bids_semantoks.embedding import RunEncoder, embed_mean, name_twin
+from bids_semantoks.analyses.rows import (
+    EmbeddingFeatures,
+    Rows,
+    build_models,
+    build_readouts,
+    build_site_features,
+    count_pretrained,
+)
+from bids_semantoks.embedding import RunEncoder, embed_mean
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.images.sizes import read_array
@@ -26,7 +34,7 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores, name_main_metric
-from bids_semantoks.statistics.predictions import stack_seeds
+from bids_semantoks.statistics.predictions import Predictions, average_models, stack_seeds
 from bids_semantoks.statistics.significance import (
     PermutationTest,
     average_tests,
@@ -42,8 +50,9 @@ LOGGER = logging.getLogger("bids_semantoks")
 #: With fewer groups whose labels can be exchanged there are too few permutations.
 _MIN_GROUPS: Final = 5
 
-#: Roles without a permutation test: masks are compared with each other, and training would be repeated each time.
-_UNTESTED: Final = ("importance", "finetuned")
+#: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and an
+#: ensemble has no features of its own.
+_UNTESTED: Final = ("importance", "finetuned", "ensemble")
 
 
 class Prober:
@@ -57,6 +66,7 @@ class Prober:
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
         self.progress = Progress("Probing")
         self.predictors = build_predictors(plan.config, encoder, self.progress)
+        self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
@@ -65,7 +75,10 @@ class Prober:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
             labels = [encoder.loaded.name for encoder in self.encoders]
             twins = [name_twin(self.model, number) for number in range(len(self.encoders))]
-            self._models[rows.keys] = build_models(rows, labels, twins, self.baselines)
+            own, *others = build_models(rows, labels, twins, self.baselines).items()
+            readouts = build_readouts(rows, self.encoders, seed=self.seed)
+            self._models[rows.keys] = dict([own, *readouts.items(), *others])
+            self.readouts = tuple(readouts)
         return self._models[rows.keys]
 
     def find_features(self, rows: Rows) -> tuple[Features, ...]:
@@ -81,10 +94,15 @@ class Prober:
         n_masked = 2 * len(self.masker.networks) if self.asked.network_importance else 0
         total = len(models) + n_masked + self.asked.finetune
         for model, features in self.progress.each("model", models.items(), total=total):
-            role = "encoder" if model == self.model else "baseline"
+            role = "encoder" if model == self.model else "readout" if model in self.readouts else "baseline"
             protocol = self.asked.protocol if isinstance(features[0], EmbeddingFeatures) else "nested"
-            result = self.run(features, design, role=role, protocol=protocol)
+            parts = self.predict(features, design, protocol)
+            result = self.judge(parts, features, design, role=role, protocol=protocol)
             _add(results, model, result, results.get(self.model))
+            if role == "encoder" and len(parts) > 1:
+                joined = [average_models(parts, f"{model}Ensemble")]
+                ensemble = self.judge(joined, features[:1], design, role="ensemble", protocol=protocol)
+                _add(results, f"{model}Ensemble", ensemble, result)
         if self.asked.network_importance:
             self._mask_networks(design, results, total=total)
         tuned_features = [models[self.model][:1]] if self.asked.finetune else []
@@ -112,8 +130,19 @@ class Prober:
 
     def run(self, features: Sequence[Features], design: Design, *, role: str, protocol: str = "nested") -> ModelResult:
         """Predict by one model in a `role` of `ModelResult`, averaging scores over the features of all seeds."""
+        parts = self.predict(features, design, protocol)
+        return self.judge(parts, features, design, role=role, protocol=protocol)
+
+    def predict(self, features: Sequence[Features], design: Design, protocol: str) -> list[Predictions]:
+        """Predict by one model from the features of each seed."""
         seeds = self.progress.each("encoder", features) if len(features) > 1 else features
-        predictions = stack_seeds([self.predictors[protocol](one, design) for one in seeds])
+        return [self.predictors[protocol](one, design) for one in seeds]
+
+    def judge(
+        self, parts: Sequence[Predictions], features: Sequence[Features], design: Design, *, role: str, protocol: str
+    ) -> ModelResult:
+        """Score and test the predictions from the features of each seed, as those of one model."""
+        predictions = stack_seeds(parts)
         # Only this model is a ridge regression that can be permuted on its own splits.
         is_scored = protocol == "nested" and not design.target.is_class
         tests = [] if role in _UNTESTED else [self._permute(one, design, is_scored=is_scored) for one in features]

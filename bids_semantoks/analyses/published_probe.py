@@ -64,14 +64,19 @@ def cross_validate_published(
         lacking = np.setdiff1d(np.concatenate([split.train, split.validation, split.test]), probe.table.row_of)
         if len(lacking):
             raise ValueError(f"row {lacking[0]} has no window")
-    table = PredictionTable(probe.target, (max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1))
+    shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
+    table = PredictionTable(probe.target, shape, is_softmax=True)
     for group in each(_group_splits(probe, splits)):
         heads = probe.train(group, rates=rates, epochs=epochs, seed=seed)
         for index, split in enumerate(group):
             rate = probe.select(heads, split, index)
-            scores = probe.test(heads, split, index, rate)
             where, rows = (split.repetition, split.fold), (split.train, split.test)
-            table.add(where, rows, scores, rates[rate], weighs_classes_alike=False)
+            train, test = (
+                probe.average_outputs(heads, part, index, rate) for part in (np.sort(split.train), split.test)
+            )
+            scores = probe.scale(test, split)
+            logits = (_find_logits(train), _find_logits(test)) if probe.target.is_class else None
+            table.add(where, rows, scores, rates[rate], logits=logits, weighs_classes_alike=False)
     return table.build(probe.table.name)
 
 
@@ -148,19 +153,30 @@ class PublishedProbe:
         recalls = [hit[labels == k].mean(axis=0) for k in np.unique(labels)]
         return int(np.mean(recalls, axis=0).argmax())
 
-    def test(self, heads: Heads, split: Split, index: int, rate: int) -> NDArray[np.float64]:
-        """Predict tested rows, outputs averaged over the windows of each: (n_test, C) class probabilities or values."""
-        found = self.find_windows(split.test)
+    def average_outputs(self, heads: Heads, part: NDArray[np.int64], index: int, rate: int) -> NDArray[np.float64]:
+        """Average the outputs of the head of a rate over the windows of each row of a part: (rows, C)."""
+        found = self.find_windows(part)
         outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)[:, rate]
-        rows = np.searchsorted(split.test, self.table.row_of[found])
-        total = np.zeros((len(split.test), outputs.shape[1]))
+        rows = np.searchsorted(part, self.table.row_of[found])
+        total = np.zeros((len(part), outputs.shape[1]))
         np.add.at(total, rows, outputs.double().cpu().numpy())
-        mean = total / np.bincount(rows, minlength=len(split.test))[:, None]
+        return np.asarray(total / np.bincount(rows, minlength=len(part))[:, None])
+
+    def scale(self, outputs: NDArray[np.float64], split: Split) -> NDArray[np.float64]:
+        """Turn outputs (rows, C) of heads trained on a split into class probabilities, or values in their own unit."""
         if self.target.is_class:
-            odds = np.exp(mean - mean.max(axis=1, keepdims=True))
+            odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
             return np.asarray(odds / odds.sum(axis=1, keepdims=True))
         _, (centre, deviation) = self.compute_targets(split)
-        return np.asarray(mean * deviation + centre)
+        return np.asarray(outputs * deviation + centre)
+
+
+def _find_logits(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Find the decision values (n, m) behind outputs (n, C): the difference of two, else each against their mean, which
+    a shift of all leaves alone."""
+    if outputs.shape[1] == 2:
+        return np.asarray(outputs[:, 1:] - outputs[:, :1])
+    return np.asarray(outputs - outputs.mean(axis=1, keepdims=True))
 
 
 def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:

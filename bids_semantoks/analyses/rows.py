@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_text
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_embedding, read_mean_embedding
+from bids_semantoks.outputs.embeddings import read_embedding, read_mean_embedding
+from bids_semantoks.outputs.store import OutputPaths, StoredRun
 from bids_semantoks.statistics.baselines import (
     CONNECTIVITY,
     build_chance,
@@ -162,6 +163,31 @@ def _build_motion_features(rows: Rows) -> TableFeatures:
     return build_column_features("motion", *(column.tolist() for column in columns))
 
 
+def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> dict[str, tuple[Features, ...]]:
+    """Build the features of further readouts by label, one for each of the encoders, which differ in their seeds.
+
+    Beside the wide readout ``networks`` stands its random projection to the width of ``cls_avg``, which shows how much
+    of a gain is width.
+    """
+    models: dict[str, tuple[Features, ...]] = {}
+    for alike in zip(*(encoder.readouts for encoder in encoders), strict=True):
+        first, labels = alike[0], [one.loaded.name for one in alike]
+        found = _read_features(rows, first.loaded.name, labels)
+        if first is not encoders[0]:
+            models[first.loaded.name] = found
+        width = 2 * first.loaded.config.width
+        if first.frozen.pooling == "networks" and first.frozen.n_dims > width:
+            name = f"{first.loaded.name}Projected"
+            models[name] = tuple(_project(one, name, width, seed) for one in found)
+    return models
+
+
+def _project(features: TableFeatures, name: str, width: int, seed: int) -> TableFeatures:
+    """Project features (n, d) to fewer dimensions (n, width) by a matrix of random normal numbers."""
+    drawn = np.random.default_rng(seed).normal(size=(features.values.shape[1], width)) / np.sqrt(width)
+    return TableFeatures(name=name, values=features.values @ drawn)
+
+
 def build_models(
     rows: Rows, encoders: Sequence[str], twins: Sequence[str], baselines: Sequence[str]
 ) -> dict[str, tuple[Features, ...]]:
@@ -187,7 +213,7 @@ def build_baselines(rows: Rows, twins: Sequence[str], baselines: Sequence[str]) 
     return models
 
 
-def _read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[Features, ...]:
+def _read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[EmbeddingFeatures, ...]:
     return tuple(EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label) for label in labels)
 
 

@@ -15,9 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from bids_semantoks.analyses.design import Design, ProbePlan
+from bids_semantoks.analyses.encoders import build_untrained
 from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, build_untrained, embed_mean
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_mean
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals

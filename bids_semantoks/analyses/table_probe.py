@@ -13,13 +13,13 @@ import pandas as pd
 from bids_semantoks.analyses.analyse import adjust_comparisons
 from bids_semantoks.analyses.columns import check_columns
 from bids_semantoks.analyses.design import SITE_NAMES, ProbePlan, build_design
+from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.frames import build_score_rows
 from bids_semantoks.analyses.output_frames import ORIGIN, group_runs, list_keys
 from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, build_baselines
 from bids_semantoks.config import AppConfig, ProbingConfig, RunningConfig
-from bids_semantoks.embedding import name_twin
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import is_missing
 from bids_semantoks.inputs.people_tables import Table

@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.encoders import build_twin
 from bids_semantoks.config import AppConfig, EncoderConfig
-from bids_semantoks.embedding import RunEncoder, build_twin
+from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError, RunFailed
 from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import check_cells, find_columns

@@ -30,7 +30,7 @@ _NEXT = """To use it, here or on a machine without network that sees the directo
 
 
 def fetch(directory: Path, *, atlases: Sequence[str], spaces: Sequence[str], models: Sequence[str]) -> list[Path]:
-    """Fetch atlases for each space, and models (ORG/NAME on the Hugging Face hub); return every file that they need.
+    """Fetch atlases for each space, and models (ORG/NAME[/SUBFOLDER][@REVISION] on the hub); return every file of them.
 
     Files are placed below ``atlases``, ``templateflow`` and ``huggingface/hub`` of `directory`. Raises SemantoksError
     if something is unknown, unavailable or damaged; files fetched before that stay.
@@ -89,23 +89,29 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     return files
 
 
-def _fetch_weights(directory: Path, repository: str) -> list[Path]:
-    from bids_semantoks.models.hub import OUR_FILES, is_repository, load_from_hub
+def _fetch_weights(directory: Path, model: str) -> list[Path]:
+    from bids_semantoks.models.hub import OUR_FILES, find_origin, load_from_hub, parse_repository
     from bids_semantoks.models.weight_files import AUTHORS_FILE
 
-    if not is_repository(repository):
-        raise ModelError(f"{repository} cannot be fetched: ORG/NAME of the Hugging Face hub is expected.")
-    path = load_from_hub(repository, cache=directory / HUB)
+    asked = parse_repository(model)
+    if asked is None:
+        raise ModelError(
+            f"{model} cannot be fetched: ORG/NAME[/SUBFOLDER][@REVISION] of the Hugging Face hub is expected."
+        )
+    path = load_from_hub(asked, cache=directory / HUB)
     files = [path.parent / one for one in OUR_FILES] if path.name in OUR_FILES else [path]
     if path.name not in (*OUR_FILES, AUTHORS_FILE):  # other names, perhaps shards, found in a cache
         files = [one for one in sorted(path.parent.iterdir()) if one.is_file() and not one.name.startswith(".")]
-    folder = directory / HUB / f"models--{repository.replace('/', '--')}"
+    folder = directory / HUB / f"models--{asked.repository.replace('/', '--')}"
     if folder in path.parents:
         return files
-    revision = path.parent.name
-    brought = [_bring(one, folder / "snapshots" / revision / one.name) for one in files]
-    (folder / "refs").mkdir(parents=True, exist_ok=True)
-    (folder / "refs" / "main").write_text(revision, encoding="utf-8")
+    origin = find_origin(path)
+    commit = origin.revision if origin else path.parent.name
+    brought = [_bring(one, folder / "snapshots" / commit / asked.place(one.name)) for one in files]
+    if asked.revision not in commit or not asked.revision:
+        reference = folder / "refs" / (asked.revision or "main")
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit, encoding="utf-8")
     return brought
 
 
@@ -135,9 +141,32 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     model = EmbeddingConfig().model
     parser.add_argument(
-        "--model", metavar="ORG/NAME", nargs="+", default=[model], help=f"encoders; none for no weights [{model}]"
+        "--model",
+        metavar="ORG/NAME[/SUBFOLDER][@REVISION]",
+        nargs="+",
+        default=[model],
+        help=f"encoders; none for no weights [{model}]",
+    )
+    parser.add_argument(
+        "--seeds", action="store_true", help=f"also fetch the encoders of {model} that started from other seeds"
     )
     return parser
+
+
+def _list_seeds(models: Sequence[str]) -> list[str]:
+    """List the encoders of other seeds beside the published one among `models`. Raises ModelError where it is not."""
+    from bids_semantoks.models.hub import AUTHORS_REPOSITORY, AUTHORS_SEEDS, parse_repository
+
+    asked = [parse_repository(model) for model in models]
+    whole = [one for one in asked if one and one.repository == AUTHORS_REPOSITORY and not one.subfolder]
+    if not whole:
+        raise ModelError(
+            f"--seeds finds no other seeds of {', '.join(models) or 'no model'}: they are known of "
+            f"{AUTHORS_REPOSITORY} only.",
+            hint="Name the others by --model ORG/NAME/SUBFOLDER.",
+        )
+    found = [str(one._replace(subfolder=seed)) for one in whole for seed in AUTHORS_SEEDS]
+    return [name for name in found if name not in models]
 
 
 def call(arguments: Sequence[str] | None = None) -> int:
@@ -148,6 +177,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
         if directory is None:
             raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
         models = [name for name in options.model if name != "none"]
+        models += _list_seeds(models) if options.seeds else []
         with show_log():
             found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
         place = show_hidden(str(directory.absolute()))

@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
 from bids_semantoks.config.options import check, option
@@ -173,14 +174,18 @@ class SignalsConfig:
         check(0 <= self.min_coverage <= 1, f"--min-coverage must lie in 0..1, found {self.min_coverage:g}.")
 
 
+#: Ways to read an embedding out of the tokens of a window.
+_READOUTS: Final = ("cls_avg", "cls", "avg", "networks")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddingConfig:
     """From parcel signals to embeddings."""
 
     model: str = option(
         "SamGijsen/Brain-Semantoks",
-        "Encoder: a directory or file of ours, the authors' checkpoint, a Hugging Face ORG/NAME, "
-        "or random:paper|small|tiny[:SEED].",
+        "Encoder: a directory or file of ours, the authors' checkpoint, a Hugging Face "
+        "ORG/NAME[/SUBFOLDER][@REVISION], or random:paper|small|tiny[:SEED].",
         metavar="NAME_OR_PATH",
     )
     device: str = option(
@@ -199,14 +204,29 @@ class EmbeddingConfig:
         "their kept seconds.",
         metavar="SHARE",
     )
-    pooling: str = option(
-        "cls_avg", "Embedding: mean of tokens and class token, or one of them.", choices=("cls_avg", "cls", "avg")
+    pooling: tuple[str, ...] = option(
+        ("cls_avg",),
+        "Readouts of the encoder, each an embedding of its own: mean of tokens and class token, one of them, or the "
+        "mean token of each network, one after the other; the first is reported on.",
+        metavar="cls_avg|cls|avg|networks...",
+        choices=_READOUTS,
+    )
+    networks_format: str = option(
+        "npy", "How the wide readout networks is stored: an array (float32), or columns.", choices=("npy", "tsv")
     )
     save_tokens: bool = option(False, "Also write all output tokens of each window.")
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, f"--batch-size must be 1 or more, found {self.batch_size}.")
         check(self.n_windows >= 1, f"--n-windows must be 1 or more, found {self.n_windows}.")
+        check(bool(self.pooling), "--pooling needs a readout.", f"Known: {', '.join(_READOUTS)}.")
+        check(
+            len(set(self.pooling)) == len(self.pooling), f"--pooling names a readout twice: {' '.join(self.pooling)}."
+        )
+        check(
+            self.networks_format == "npy" or "networks" in self.pooling,
+            f"--networks-format {self.networks_format} would do nothing without --pooling networks.",
+        )
         check(0 <= self.min_kept <= 1, f"--min-kept must lie in 0..1, found {self.min_kept:g}.")
 
 
@@ -323,6 +343,11 @@ class AppConfig:
             self.pretraining.pretrain or bool(self.probing.scaling) or not asked,
             f"{', '.join(asked)} would do nothing without --pretrain.",
             "Give --pretrain at the group level to train an encoder, --model to use one.",
+        )
+        check(
+            not self.probing.finetune or self.embedding.pooling[0] != "networks",
+            "--finetune trains a head on cls_avg, cls or avg, and the first readout of --pooling is networks.",
+            "Name another readout first.",
         )
 
 

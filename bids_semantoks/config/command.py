@@ -117,7 +117,7 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
     elif inner:
         # A tuple of open length takes several values after one flag.
         settings |= {"multiple": True} if inner[-1] is Ellipsis else {"nargs": len(inner)}
-        settings["type"] = inner[0]
+        settings["type"] = click.Choice(metadata["choices"]) if metadata["choices"] else inner[0]
     elif metadata["choices"]:
         settings["type"] = click.Choice(metadata["choices"])
     elif kind is Path:

@@ -67,6 +67,8 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast(type[Any], hint), value, where=where)
     if origin is tuple:
+        # Calls of earlier versions named one where several may stand by now.
+        value = [value] if isinstance(value, str) and arguments == (str, Ellipsis) else value
         check(isinstance(value, list | tuple), f"{where} must be a list, found {value!r:.60}.")
         if arguments[-1] is not Ellipsis:
             check(len(value) == len(arguments), f"{where} must have {len(arguments)} values, found {value!r:.60}.")

@@ -11,7 +11,7 @@ import logging
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from bids_semantoks.models.hub import (
     AUTHORS_REPOSITORY,
     CONFIG_FILE,
     OUR_FILES,
-    is_repository,
+    find_origin,
+    find_seed,
     label_encoder,
     load_from_hub,
-    name_repository,
+    parse_repository,
     resolve_cache,
 )
 from bids_semantoks.models.initialise import ENCODER_NAMES, build_encoder, build_head, read_encoder_config
@@ -167,12 +168,14 @@ class LoadedEncoder:
     head: ProjectionHead | None = None
     # notes of the checkpoint's writer: data, participants, limits
     details: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""  # ORG/NAME[/SUBFOLDER]@COMMIT of weights from the hub
 
 
 def load_encoder(
     name_or_path: str | Path, *, atlas: tuple[Sequence[str], Sequence[str]] | None = None, seed: int = 0
 ) -> LoadedEncoder:
-    """Load an encoder: a path to our files or the authors', ``random:paper|small|tiny[:SEED]``, or ORG/NAME on the hub.
+    """Load an encoder: a path to our files or the authors', ``random:paper|small|tiny[:SEED]``, or
+    ORG/NAME[/SUBFOLDER][@REVISION] on the hub.
 
     A random encoder is laid out for `atlas`, its parcel names and network labels, by `choose_layout` (default: the
     published layout), and `seed` applies where its name gives none. Raises ModelError where the encoder is not found,
@@ -190,11 +193,12 @@ def load_encoder(
         check_content(path)
     if path.exists():
         return _load_path(path)
-    if is_repository(text):
-        return _load_path(load_from_hub(text), name_repository(text))
+    if (asked := parse_repository(text)) is not None:
+        return _load_path(load_from_hub(asked), asked.label)
     raise ModelError(
         f"no encoder {text!r}: there is no such file or directory.",
-        hint=f"Known besides paths: ORG/NAME of the Hugging Face hub, such as {AUTHORS_REPOSITORY}, and "
+        hint=f"Known besides paths: ORG/NAME[/SUBFOLDER][@REVISION] of the Hugging Face hub, such as "
+        f"{AUTHORS_REPOSITORY}, and "
         f"{', '.join(f'random:{name}' for name in ENCODER_NAMES)}.",
     )
 
@@ -227,7 +231,8 @@ def _load_path(path: Path, name: str = "") -> LoadedEncoder:
         return _load_file(choose_file(path), name or label_encoder(path.resolve().name))
     if path.name == CONFIG_FILE:
         return _load_file(choose_file(path.parent), name or label_encoder(path.resolve().parent.name))
-    usual = "BrainSemantoks" if path.name == AUTHORS_FILE else ""
+    seed = find_seed(path.absolute().parent.name)
+    usual = f"BrainSemantoks{f'Seed{seed}' if seed else ''}" if path.name == AUTHORS_FILE else ""
     stem = path.resolve().parent.name if is_part(path) else path.stem
     return _load_file(path, name or usual or label_encoder(stem))
 
@@ -245,9 +250,18 @@ def _load_file(path: Path, name: str) -> LoadedEncoder:
     """Load an encoder of ours, described beside the file or in it, or one of the authors'."""
     file = read_weights(path)
     described = _describe_ours(file)
-    if described is None:
-        return _load_authors(file, name)
+    loaded = _load_authors(file, name) if described is None else _load_ours(file, name, described)
+    if (origin := find_origin(path.absolute())) is None:
+        return loaded
+    # The commit says exactly which weights these were, whatever the branch holds by then.
+    return replace(loaded, origin=str(origin), description=f"{loaded.description.rstrip('.')} ({origin}).")
+
+
+def _load_ours(
+    file: WeightFile, name: str, described: tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]
+) -> LoadedEncoder:
     _check_card(file)
+    path = file.path
     config, layout, details = described
     encoder, part = Encoder(config, layout), find_part(file, "class_token", r"layers\.0\.weight")
     assign_tensors(encoder, part.encoder if part else {}, path)

@@ -6,7 +6,10 @@ Legend: B windows, P parcels, N networks (rows of tokens), K patches in a window
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from bids_semantoks.models.parcels import ParcelMatch, token_rows
 from bids_semantoks.records import Embedding, Windows
 
 PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-POOLINGS = ("cls_avg", "cls", "avg")
+POOLINGS = ("cls_avg", "cls", "avg", "networks")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -58,7 +61,8 @@ class FrozenEncoder:
     """A loaded encoder, matched to an atlas, that turns windows into embeddings; moves `loaded` to the device.
 
     Precision ``auto`` and ``fp32`` mean float32 without TF32, ``bf16`` and ``fp16`` mixed precision. Pooling is
-    ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``. Other settings raise ValueError.
+    ``cls_avg`` (mean of tokens, then class token), ``cls``, ``avg`` or ``networks`` (the mean token of each network,
+    one after the other). Other settings raise ValueError.
     """
 
     def __init__(
@@ -83,11 +87,19 @@ class FrozenEncoder:
         self.pooling = pooling
         self._encoder = loaded.encoder.to(self.device).eval()
         self._rows = token_rows(loaded.config, loaded.layout)
+        self.readout_networks, self._groups = _group_rows(self._rows, loaded)
+
+    def with_readout(self, pooling: str, name: str) -> FrozenEncoder:
+        """Build the same encoder, sharing its weights, with another pooling and label."""
+        other = copy.copy(self)
+        other.loaded, other.pooling = replace(self.loaded, name=name), pooling
+        return other
 
     @property
     def n_dims(self) -> int:
         """Length of an embedding."""
-        return self.loaded.config.width * (2 if self.pooling == "cls_avg" else 1)
+        n_parts = {"cls_avg": 2, "networks": len(self.readout_networks)}.get(self.pooling, 1)
+        return self.loaded.config.width * n_parts
 
     def encode(
         self, windows: Windows, *, with_tokens: bool = False, real_patches: NDArray[np.bool_] | None = None
@@ -97,14 +109,29 @@ class FrozenEncoder:
         `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError where windows
         do not fit or are not finite, RunFailed low_coverage (no encoded parcel has a signal) or out_of_memory.
         """
+        readouts = (self.pooling,)
+        return self.encode_readouts(windows, readouts, with_tokens=with_tokens, real_patches=real_patches)[self.pooling]
+
+    def encode_readouts(
+        self,
+        windows: Windows,
+        poolings: Sequence[str],
+        *,
+        with_tokens: bool = False,
+        real_patches: NDArray[np.bool_] | None = None,
+    ) -> dict[str, Embedding]:
+        """Encode the windows of one run once, and read them out by several poolings. Raises as `FrozenEncoder.encode`
+        does."""
         if real_patches is None:
             real_patches = find_real_patches(windows.n_real, self.loaded.config)
         present, mask = self._find_masks(windows, real_patches)
-        vectors, tokens = [], []
+        vectors: dict[str, list[NDArray[np.float32]]] = {pooling: [] for pooling in poolings}
+        tokens = []
         for start in range(0, len(mask), self.batch_size):
             batch = slice(start, start + self.batch_size)
             output = self._encode_batch(windows.values[batch], present, mask[batch])  # (b, 1 + N*K, D)
-            vectors.append(self._pool(output))
+            for pooling in poolings:
+                vectors[pooling].append(self._pool(output, pooling))
             if with_tokens:
                 tokens.append(output.cpu().numpy())
         layout = self.loaded.layout
@@ -113,12 +140,12 @@ class FrozenEncoder:
             for name, parcels in zip(layout.network_names, layout.indices, strict=True)
             if not present[list(parcels)].any()
         ]
-        return Embedding(
-            vectors=np.concatenate(vectors),
-            tokens=np.concatenate(tokens) if with_tokens else None,
-            masked_networks=tuple(absent),
-            n_masked_patches=(~real_patches).sum(axis=1),
-        )
+        shared: dict[str, Any] = {
+            "tokens": np.concatenate(tokens) if with_tokens else None,
+            "masked_networks": tuple(absent),
+            "n_masked_patches": (~real_patches).sum(axis=1),
+        }
+        return {pooling: Embedding(vectors=np.concatenate(parts), **shared) for pooling, parts in vectors.items()}
 
     @property
     def networks(self) -> dict[str, NDArray[np.bool_]]:
@@ -146,7 +173,7 @@ class FrozenEncoder:
             batch = slice(start, start + step)
             masks = mask[None, batch] | hidden[:, None, :, None]  # (V, b, N, K)
             output = self._encode_batch(windows.values[batch], present, masks.reshape(-1, *mask.shape[1:]))
-            parts.append(self._pool(output).reshape(*masks.shape[:2], -1))
+            parts.append(self._pool(output, self.pooling).reshape(*masks.shape[:2], -1))
         return np.concatenate(parts, axis=1)
 
     def _find_masks(
@@ -208,13 +235,34 @@ class FrozenEncoder:
         dtype = PRECISIONS[self.precision]
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
-    def _pool(self, tokens: torch.Tensor) -> NDArray[np.float32]:
-        """Pool tokens to embeddings; masked tokens count in the mean, as in the published model."""
+    def _pool(self, tokens: torch.Tensor, pooling: str) -> NDArray[np.float32]:
+        """Pool tokens to embeddings; masked tokens count in means, as in the published model."""
         with torch.inference_mode():
-            parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
-            names = ("avg", "cls") if self.pooling == "cls_avg" else (self.pooling,)
-            vectors: NDArray[np.float32] = torch.cat([parts[name] for name in names], dim=1).cpu().numpy()
+            if pooling == "networks":
+                pooled = self._pool_networks(tokens)
+            else:
+                parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
+                names = ("avg", "cls") if pooling == "cls_avg" else (pooling,)
+                pooled = torch.cat([parts[name] for name in names], dim=1)
+            vectors: NDArray[np.float32] = pooled.cpu().numpy()
         return vectors
+
+    def _pool_networks(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Average the tokens of each network: (B, 1 + N*K, D) -> (B, networks * D)."""
+        rows = tokens[:, 1:].reshape(len(tokens), len(self._rows), -1, tokens.shape[-1]).mean(dim=2)  # (B, N, D)
+        return torch.stack([rows[:, group].mean(dim=1) for group in self._groups], dim=1).flatten(1)
+
+
+def _group_rows(rows: Sequence[Sequence[int]], loaded: LoadedEncoder) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Group rows of tokens by the network of their parcels, in the order of the layout: names and positions. One row of
+    several networks stands for the whole brain."""
+    layout = loaded.layout
+    found: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        names = {layout.network_names[layout.networks[parcel]] for parcel in row}
+        found.setdefault(names.pop() if len(names) == 1 else "whole brain", []).append(position)
+    ordered = sorted(found, key=[*layout.network_names, "whole brain"].index)
+    return tuple(ordered), [found[name] for name in ordered]
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""Encoders on the Hugging Face hub and in the caches of its client: ORG/NAME, or a folder of a cache, to files."""
+"""Encoders on the Hugging Face hub and in the caches of its client: ORG/NAME[/SUBFOLDER][@REVISION], or a folder of a
+cache, to files."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from bids_semantoks.errors import ModelError, name_some
 from bids_semantoks.models.weight_files import (
@@ -18,9 +19,16 @@ from bids_semantoks.models.weight_files import (
 from bids_semantoks.runtime.downloads import FetchError, fetch_hub_file, find_hub_caches, find_hub_file, find_snapshot
 
 AUTHORS_REPOSITORY: Final = "SamGijsen/Brain-Semantoks"
+#: Folders of that repository with the same encoder trained from other seeds.
+AUTHORS_SEEDS: Final = ("second_random_seed", "third_random_seed")
 CONFIG_FILE: Final = "config.json"
 OUR_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
-_REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REPOSITORY: Final = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<subfolder>[\w.-]+(?:/[\w.-]+)*))?"
+    r"(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?"
+)
+_SEED: Final = re.compile(r"(?:(?P<word>[a-z]+)_)?(?:random_)?seed[_-]?(?P<number>\d*)", re.IGNORECASE)
+_ORDINALS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _FILE_SUFFIXES: Final = (*WEIGHTS_SUFFIXES, ".json")
 
 
@@ -29,10 +37,62 @@ def label_encoder(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", text) or "Encoder"
 
 
-def name_repository(repository: str) -> str:
-    """Name an encoder after its repository (ORG/NAME)."""
-    name = repository.rpartition("/")[2]
-    return "BrainSemantoks" if repository == AUTHORS_REPOSITORY else label_encoder(name)
+def find_seed(folder: str) -> str:
+    """Find the number of the seed that a folder is named after, such as 2 of ``second_random_seed``; empty for none."""
+    found = _SEED.fullmatch(folder)
+    word = (found["word"] or "").lower() if found else ""
+    if found is None or bool(found["number"]) == (word in _ORDINALS):
+        return ""
+    return found["number"] or str(_ORDINALS.index(word) + 1)
+
+
+def label_folder(folder: str) -> str:
+    """Make the part of an encoder's label that tells its folder: ``second_random_seed`` becomes ``Seed2``."""
+    plain, seed = label_encoder(folder), find_seed(folder)
+    return f"Seed{seed}" if seed else plain[:1].upper() + plain[1:]
+
+
+class HubName(NamedTuple):
+    """An encoder on the hub."""
+
+    repository: str  # ORG/NAME
+    subfolder: str = ""
+    revision: str = ""  # branch, tag or commit; empty for the main branch
+
+    @property
+    def label(self) -> str:
+        """Label in output names: the repository's name, then that of its folder."""
+        name = self.repository.rpartition("/")[2]
+        first = "BrainSemantoks" if self.repository == AUTHORS_REPOSITORY else label_encoder(name)
+        return first + "".join(map(label_folder, filter(None, self.subfolder.split("/"))))
+
+    def place(self, name: str) -> str:
+        """Return the path in the repository of a file of the encoder."""
+        return f"{self.subfolder}/{name}" if self.subfolder else name
+
+    def __str__(self) -> str:
+        folder, revision = f"/{self.subfolder}" if self.subfolder else "", f"@{self.revision}" if self.revision else ""
+        return self.repository + folder + revision
+
+
+def parse_repository(text: str) -> HubName | None:
+    """Read ORG/NAME[/SUBFOLDER][@REVISION]; None where the text has another form or looks like a file."""
+    found = _REPOSITORY.fullmatch(text)
+    if found is None or text.endswith(_FILE_SUFFIXES) or ".." in text or "--" in found["repository"]:
+        return None
+    if any(part.startswith(".") for part in (found["subfolder"] or "").split("/")):
+        return None
+    return HubName(found["repository"], found["subfolder"] or "", found["revision"] or "")
+
+
+def find_origin(path: Path) -> HubName | None:
+    """Find which encoder of the hub a file or folder in its client's cache is, pinned to the commit; None elsewhere."""
+    parts = path.parts
+    at = next((i for i, part in enumerate(parts[:-1]) if part.startswith("models--")), None)
+    if at is None or parts[at + 1 : at + 2] != ("snapshots",) or len(parts) < at + 3:
+        return None
+    inside = parts[at + 3 :] if path.is_dir() else parts[at + 3 : -1]
+    return HubName(parts[at].removeprefix("models--").replace("--", "/", 1), "/".join(inside), parts[at + 2])
 
 
 def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
@@ -41,11 +101,11 @@ def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
     Raises ModelError where it holds several or none.
     """
     path = directory.resolve()
+    if (origin := find_origin(path)) is not None:
+        return directory, name or origin.label
     inside = [one for one in (path, *path.parents[:2]) if one.name.startswith("models--")]
     if inside:
-        name = name or name_repository(inside[0].name.removeprefix("models--").replace("--", "/", 1))
-    if path.parent.name == "snapshots":
-        return directory, name
+        name = name or HubName(inside[0].name.removeprefix("models--").replace("--", "/", 1)).label
     repositories = [one for one in sorted((*path.glob("models--*"), *path.glob("hub/models--*"))) if one.is_dir()]
     if len(repositories) == 1:
         return resolve_cache(repositories[0], name)
@@ -68,56 +128,52 @@ def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
     return snapshot, name
 
 
-def is_repository(text: str) -> bool:
-    """Tell whether a model name has the form ORG/NAME and does not look like a file."""
-    is_file = text.endswith(_FILE_SUFFIXES)
-    return bool(_REPOSITORY.fullmatch(text)) and not is_file and ".." not in text and "--" not in text
-
-
-def load_from_hub(repository: str, *, cache: Path | None = None) -> Path:
-    """Find a repository's weights file (ours or the authors'), downloading it only if no local cache holds it.
+def load_from_hub(name: HubName, *, cache: Path | None = None) -> Path:
+    """Find the weights file (ours or the authors') of an encoder, downloading it only if no local cache holds it.
 
     Downloads go to `cache`, by default the hub client's. Raises ModelError where they fail or hold no checkpoint.
     """
-    layouts = ((AUTHORS_FILE,),) if repository == AUTHORS_REPOSITORY else (OUR_FILES, (AUTHORS_FILE,))
-    for names in layouts:
-        found = [find_hub_file(repository, name) for name in names]
+    layouts = ((AUTHORS_FILE,),) if name.repository == AUTHORS_REPOSITORY else (OUR_FILES, (AUTHORS_FILE,))
+    for files in layouts:
+        found = [find_hub_file(name.repository, name.place(one), revision=name.revision) for one in files]
         if all(found) and found[-1] is not None:
             return found[-1]
-    cached = _find_cached(repository)
+    cached = _find_cached(name)
     if cached is not None:
         return cached
-    for names in layouts:
+    for files in layouts:
         try:
-            return [fetch_hub_file(repository, name, cache=cache) for name in names][-1]
+            wanted = [name.place(one) for one in files]
+            return [fetch_hub_file(name.repository, one, revision=name.revision, cache=cache) for one in wanted][-1]
         except FetchError as error:
             if not error.is_absent:
-                raise _unreachable(repository, error) from error
+                raise _unreachable(name, error) from error
     raise ModelError(
-        f"the repository {repository} holds no encoder: expected {' and '.join(OUR_FILES)}, or {AUTHORS_FILE}.",
-        hint=f"Of files with other names, download the folder (hf download {repository} --local-dir DIR) and give DIR "
-        "to --model.",
+        f"the repository {name} holds no encoder: expected {' and '.join(OUR_FILES)}, or {AUTHORS_FILE}.",
+        hint=f"Of files with other names, download the folder (hf download {name.repository} --local-dir DIR) and give "
+        "DIR to --model.",
     )
 
 
-def _find_cached(repository: str) -> Path | None:
-    """Find a repository's weights under other names in the local caches; ModelError where a link there is broken."""
+def _find_cached(name: HubName) -> Path | None:
+    """Find an encoder's weights under other names in the local caches; ModelError where a link there is broken."""
     for cache in find_hub_caches():
-        folder = cache / f"models--{repository.replace('/', '--')}"
-        if (snapshot := find_snapshot(folder)) is None:
+        snapshot = find_snapshot(cache / f"models--{name.repository.replace('/', '--')}", name.revision)
+        if snapshot is None or not (snapshot / name.subfolder).is_dir():
             continue
-        for path in sorted(snapshot.iterdir()):
+        folder = snapshot / name.subfolder
+        for path in sorted(folder.iterdir()):
             if path.name in (CONFIG_FILE, *WEIGHTS_NAMES):
                 check_content(path)
-        if any(path.name.endswith(WEIGHTS_SUFFIXES) for path in snapshot.iterdir()):
-            return choose_file(snapshot)
+        if any(path.name.endswith(WEIGHTS_SUFFIXES) for path in folder.iterdir()):
+            return choose_file(folder)
     return None
 
 
-def _unreachable(repository: str, error: FetchError) -> ModelError:
+def _unreachable(name: HubName, error: FetchError) -> ModelError:
     return ModelError(
-        f"the encoder {repository} is neither a path nor in a Hugging Face cache ({AUTHORS_FILE}), and {error}.",
+        f"the encoder {name} is neither a path nor in a Hugging Face cache ({AUTHORS_FILE}), and {error}.",
         hint=error.hint
-        or f"Fetch it beforehand on a machine with network, `bids_semantoks-fetch DIR --model {repository}`, and set "
+        or f"Fetch it beforehand on a machine with network, `bids_semantoks-fetch DIR --model {name}`, and set "
         "BIDS_SEMANTOKS_CACHE_DIR here to the same directory; or give the path of the file to --model.",
     )

@@ -33,6 +33,7 @@ _IGNORED = (
     "*_timeseries.*",
     "*_relmat.*",
     "*_embedding.*",
+    "phenotype/*.npy",
     "*_tokens.*",
     "*_stat-coverage_*",
     # Of no use to a validator that sees none of the files with this atlas: it would miss their data.
@@ -52,7 +53,8 @@ For each run (`sub-*/[ses-*/]func/`):
   Rows of dummy and scrubbed volumes and columns of absent parcels are n/a.
 - `*_stat-coverage_bold.tsv`: the share of each parcel that has data (in the brain mask).
 - `*_stat-pearsoncorrelation_relmat.tsv`: correlations between parcels over kept volumes.
-- `*_embedding.tsv`: one row a window with its onset, duration, share of kept time, and the embedding.
+- `*_embedding.tsv`: one row a window with its onset, duration, share of kept time, and the embedding; of the readout of
+  networks, which is wide, `*_embedding.npy` has the embedding, a row a window.
 
 `sub-<label>.html` shows each participant's runs in pictures, with what went wrong; it needs no network.
 `logs/CITATION.md` (also .html, .tex, .bib) is a methods text made from what was done, to be copied into manuscripts.

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key
 from bids_semantoks.errors import name_some
-from bids_semantoks.files import write_json, write_records, write_text
+from bids_semantoks.files import write_array, write_json, write_records, write_text
+from bids_semantoks.images.sizes import read_array
+from bids_semantoks.outputs.embeddings import read_mean_embedding
 from bids_semantoks.outputs.sidecars import read_column_descriptions
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_mean_embedding, read_statuses
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_statuses
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -63,11 +65,14 @@ def describe_sessions(stored: Sequence[StoredRun], how: str) -> str:
     )
 
 
-def write_features(out_dir: Path, *, atlas: str, model: str, description: str, rows: Sequence[FeatureRow]) -> Path:
+def write_features(
+    out_dir: Path, *, atlas: str, model: str, description: str, rows: Sequence[FeatureRow], as_array: bool = False
+) -> Path:
     """Write mean embeddings as ``OUT_DIR/phenotype/<atlas><model>.tsv``, with ``session_id`` where rows are sessions,
-    and return its path."""
+    and return its path. With `as_array` the embeddings go into a float32 array beside it, a row for each of its
+    rows."""
     path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
-    n_dims = len(rows[0][3]) if rows else 0
+    n_dims = len(rows[0][3]) if rows and not as_array else 0
     names = [f"dim{d:04d}" for d in range(1, n_dims + 1)]
     described = read_column_descriptions("features")
     has_sessions = any(session for *_, session in rows)
@@ -75,11 +80,21 @@ def write_features(out_dir: Path, *, atlas: str, model: str, description: str, r
         columns = list(described.items())
         described = dict([columns[0], ("session_id", {"Description": "Session label, with ses-."}), *columns[1:]])
     table = [
-        (f"sub-{label}", *([f"ses-{session}" if session else ""] if has_sessions else []), *counts, *mean.tolist())
+        (
+            f"sub-{label}",
+            *([f"ses-{session}" if session else ""] if has_sessions else []),
+            *counts,
+            *mean[:n_dims].tolist(),
+        )
         for label, *counts, mean, session in rows
     ]
     write_records(path, (*described, *names), table)
     text = f"Mean embedding of each {'session' if has_sessions else 'participant'}. {description}"
+    if as_array:
+        write_array(path.with_suffix(".npy"), np.array([row[3] for row in rows], dtype=np.float32))
+        text += f" The rows of {path.stem}.npy are the embeddings of the rows of this table."
+    else:
+        path.with_suffix(".npy").unlink(missing_ok=True)
     sidecar = {
         "Description": text,
         "participant_id": described.pop("participant_id"),
@@ -97,8 +112,9 @@ def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Coll
     if not path.is_file():
         return
     header, *lines = path.read_text(encoding="utf-8").splitlines()
-    gone = {f"sub-{label}" for label in participants}
-    left = [line for line in lines if line.partition("\t")[0] not in gone]
+    gone, array = {f"sub-{label}" for label in participants}, path.with_suffix(".npy")
+    stays = [line.partition("\t")[0] not in gone for line in lines]
+    left = [line for line, is_left in zip(lines, stays, strict=True) if is_left]
     if len(left) == len(lines):
         return
     LOGGER.warning(
@@ -106,6 +122,12 @@ def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Coll
         path,
         len(lines) - len(left),
     )
+    if array.is_file():
+        values = read_array(array)
+        if left and len(values) == len(lines):
+            write_array(array, values[np.array(stays)])
+        else:
+            array.unlink()
     if left:
         write_text(path, "\n".join([header, *left]) + "\n")
     else:

@@ -159,7 +159,7 @@ def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, An
 
 
 def build_embedding_sidecar(
-    windows: Windows, embedding: Embedding, *, settings: dict[str, Any], facts: dict[str, Any]
+    windows: Windows, embedding: Embedding, *, settings: dict[str, Any], facts: dict[str, Any], as_array: bool = False
 ) -> dict[str, Any]:
     """Build the sidecar of a run's embedding from `settings`, which decide
     whether it is up to date, and further `facts`."""
@@ -177,7 +177,11 @@ def build_embedding_sidecar(
         "onset": {"Description": "Start of the window from the run's first volume.", "Units": "s"},
         "duration": {"Description": "Length of the window, padding included.", "Units": "s"},
         "kept": {"Description": "Share of the window's time that is real and neither dummy nor scrubbed."},
-        "dim0001": {"Description": "First dimension of the embedding; the others follow."},
+        **(
+            {"Vectors": "The file of the same name that ends in .npy: a row a window, float32."}
+            if as_array
+            else {"dim0001": {"Description": "First dimension of the embedding; the others follow."}}
+        ),
     }
 
 

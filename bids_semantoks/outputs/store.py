@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_label, parse_entities
-from bids_semantoks.files import read_object, read_table, write_array, write_json, write_table
+from bids_semantoks.files import read_object, read_table, write_json, write_table
 from bids_semantoks.outputs.connectivity import find_forms, write_connectivity
 from bids_semantoks.outputs.coverage import write_coverage
 from bids_semantoks.outputs.damage import check_table, describe_files
-from bids_semantoks.outputs.sidecars import build_uri, describe_differences, is_made_alike, is_sidecar, read_status
-from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
-from bids_semantoks.statistics.weights import weigh_windows
+from bids_semantoks.outputs.sidecars import build_uri, is_made_alike, is_sidecar, read_status
+from bids_semantoks.records import Atlas, ParcelSignals, Run
 
 LOGGER = logging.getLogger("bids_semantoks")
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
@@ -66,6 +65,11 @@ class OutputPaths:
     def embedding(self) -> Path:
         """Table of window embeddings; its sidecar is written last."""
         return self.file(f"desc-{self.model}_embedding.tsv")
+
+    @property
+    def vectors(self) -> Path:
+        """Array of window embeddings that are too wide for the table."""
+        return self.file(f"desc-{self.model}_embedding.npy")
 
     @property
     def signals_sidecar(self) -> Path:
@@ -215,7 +219,8 @@ def find_encoders(paths: OutputPaths) -> set[str]:
 def _find_embedded(paths: OutputPaths) -> list[Path]:
     """Find the files of embeddings by any encoder, sidecars first."""
     patterns = [
-        f"{glob.escape(paths.stem)}_desc-*_{ending}" for ending in ("embedding.json", "embedding.tsv", "tokens.npy")
+        f"{glob.escape(paths.stem)}_desc-*_{ending}"
+        for ending in ("embedding.json", "embedding.tsv", "embedding.npy", "tokens.npy")
     ]
     return [path for pattern in patterns for path in sorted(paths.directory.glob(pattern))]
 
@@ -223,32 +228,6 @@ def _find_embedded(paths: OutputPaths) -> list[Path]:
 def _remove(*found: Path) -> None:
     for path in found:
         path.unlink(missing_ok=True)
-
-
-def write_embedding(paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any]) -> None:
-    """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``."""
-    remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
-    n_windows, n_dims = embedding.vectors.shape
-    duration = np.full(n_windows, windows.duration)
-    meta = np.stack([np.arange(1.0, n_windows + 1), windows.onset, duration, windows.kept], axis=1)
-    columns = ("window", "onset", "duration", "kept", *(f"dim{d:04d}" for d in range(1, n_dims + 1)))
-    write_table(paths.embedding, columns, np.concatenate([meta, embedding.vectors.astype(np.float64)], axis=1))
-    files = [paths.embedding]
-    if embedding.tokens is not None:
-        write_array(paths.tokens, embedding.tokens)
-        files.append(paths.tokens)
-    else:
-        # Old ones may belong to other windows.
-        paths.tokens.unlink(missing_ok=True)
-    write_json(paths.embedding_sidecar, {**sidecar, **describe_files(files)})
-
-
-def remove_embedding(paths: OutputPaths, *, settings: Mapping[str, Any], signals_sha256: str) -> None:
-    """Remove an embedding of other signals or settings, sidecar first: it must not pass for one that cannot be made.
-    One made alike stays, since another process may have written it for the same run."""
-    there = read_sidecar(paths.embedding_sidecar)
-    if there and (there.get("SignalsSHA256") != signals_sha256 or describe_differences(there["Settings"], settings)):
-        _remove(paths.embedding_sidecar, paths.embedding, paths.tokens)
 
 
 def find_signals(out_dir: Path) -> list[Path]:
@@ -321,36 +300,6 @@ def read_signals(paths: OutputPaths, sidecar: Mapping[str, Any]) -> tuple[tuple[
     check_table(paths.signals, sidecar)
     parcels, values = read_table(paths.signals)
     return parcels, values.astype(np.float32)
-
-
-def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
-    """Read the window embeddings of a run, (B, dims); RunFailed damaged_table."""
-    columns, values = _read_embedded(paths)
-    first = columns.index("dim0001")
-    return values[:, first:].astype(np.float32)
-
-
-def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
-    """Read the mean embedding (dims,) of a run over the windows that count (`weigh_windows`), and their number;
-    RunFailed damaged_table."""
-    columns, values = _read_embedded(paths)
-    weights = weigh_windows(values[:, columns.index("kept")], min_kept)
-    vectors = values[:, columns.index("dim0001") :].astype(np.float32)
-    return int((weights > 0).sum()), weights @ vectors
-
-
-def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32]]:
-    """Read the columns before the dimensions of a run's embedding, (B,) each by name, and its vectors (B, dims);
-    RunFailed damaged_table."""
-    columns, values = _read_embedded(paths)
-    first = columns.index("dim0001")
-    meta = {name: values[:, place] for place, name in enumerate(columns[:first])}
-    return meta, values[:, first:].astype(np.float32)
-
-
-def _read_embedded(paths: OutputPaths) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    check_table(paths.embedding, read_sidecar(paths.embedding_sidecar) or {})
-    return read_table(paths.embedding)
 
 
 def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:

@@ -75,6 +75,7 @@ def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
         "device": encoder.frozen.device.type.replace("cuda", "a GPU").replace("cpu", "the CPU"),
         "description": loaded.description,
         "is_random": loaded.is_random,
+        "readouts": [one.frozen.pooling for one in encoder.others],
         "random_seed": encoder.seed,
     }
 

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, url2pathname
 
@@ -48,6 +48,7 @@ _ROOM: Final = "Make room; the same call goes on."
 # What to do where the hub refuses.
 _TERMS: Final = "Log in at {page}, accept its terms, and set HF_TOKEN to a token of that account (hf auth login)."
 _LOGIN: Final = "Check the name; for a private repository set HF_TOKEN (hf auth login)."
+_REVISION: Final = "Give a branch, tag or commit of the repository after @, or none for the main branch."
 _LATER: Final = "Try again later, or give the path of a file that you have to --model."
 _PORTAL: Final = (
     "A login page or a proxy may stand between (log in in a browser, check HTTPS_PROXY and HF_ENDPOINT); or give the "
@@ -147,26 +148,31 @@ def find_hub_caches() -> list[Path]:
     return [path for path in (own, cache / HUB if cache else None) if path]
 
 
-def find_hub_file(repository: str, name: str) -> Path | None:
-    """Find a file of a hub repository (ORG/NAME), main revision, in the local caches; None if absent."""
+def find_hub_file(repository: str, name: str, *, revision: str = "") -> Path | None:
+    """Find a file of a hub repository (ORG/NAME) in the local caches, by default of the main revision; None if
+    absent."""
     for cache in find_hub_caches():
-        snapshot = find_snapshot(cache / f"models--{repository.replace('/', '--')}")
+        snapshot = find_snapshot(cache / f"models--{repository.replace('/', '--')}", revision)
         if snapshot is not None and (snapshot / name).is_file():
             return snapshot / name
     return None
 
 
-def find_snapshot(folder: Path) -> Path | None:
-    """Find the files of a repository in its folder of a cache: the main revision, or the only one; None if absent."""
+def find_snapshot(folder: Path, revision: str = "") -> Path | None:
+    """Find the files of a repository in its folder of a cache: those of a branch, tag or commit (7 digits or more);
+    by default the main revision, or the only one. None if absent."""
     try:
-        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        commit = (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        revision = ""
-    if revision:
-        path = folder / "snapshots" / revision
+        commit = ""
+    if commit:
+        path = folder / "snapshots" / commit
         return path if path.is_dir() else None
-    # A copied cache may lack its refs.
     found = [path for path in (folder / "snapshots").glob("*/") if not path.name.startswith(".")]
+    if revision:
+        is_commit = re.fullmatch(r"[0-9a-f]{7,40}", revision) is not None
+        found = [path for path in found if path.name == revision or (is_commit and path.name.startswith(revision))]
+    # A copied cache may lack its refs.
     return found[0] if len(found) == 1 else None
 
 
@@ -334,9 +340,9 @@ class FetchError(Exception):
         self.is_absent = is_absent
 
 
-def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> Path:
-    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by
-    default the hub client's. Raises FetchError."""
+def fetch_hub_file(repository: str, name: str, *, revision: str = "", cache: Path | None = None) -> Path:
+    """Download a file of a Hugging Face repository (ORG/NAME) into `cache`, by default the hub client's; `revision` is
+    a branch, tag or commit, empty for the main branch. Raises FetchError."""
     # Imported late: few calls need it, and its constants are read from the environment.
     from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
 
@@ -344,10 +350,13 @@ def fetch_hub_file(repository: str, name: str, *, cache: Path | None = None) -> 
     failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__mro__[1:2], OSError, ValueError)
     if obstacle := find_obstacle(constants.ENDPOINT):
         raise FetchError(obstacle)
+    pinned: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        return Path(hf_hub_download(repository, name, cache_dir=cache))
+        return Path(hf_hub_download(repository, name, cache_dir=cache, **pinned))
     except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but hides what the server answered
         raise _explain_refusal(repository, error.__cause__, constants.ENDPOINT) from error
+    except errors.RevisionNotFoundError as error:
+        raise FetchError(f"{repository} has no revision {revision}", hint=_REVISION) from error
     except errors.EntryNotFoundError as error:
         raise FetchError(f"{repository} has no {name}", is_absent=True) from error
     except Exception as error:

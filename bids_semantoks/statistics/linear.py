@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from bids_semantoks.records import Floats, Indices
-from bids_semantoks.statistics.predictions import Predictions, PredictionTable
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable, compute_probabilities
 from bids_semantoks.statistics.spans import Features, Span
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 from bids_semantoks.statistics.targets import Target
@@ -56,28 +56,34 @@ def cross_validate(
             seed=seed + split.repetition,
         )
         predict = _predict_classes if target.is_class else _predict_values
-        scores, penalty = predict(span, labels, fold_of, table.scores.shape[2])
-        table.add((split.repetition, split.fold), (train, split.test), scores, penalty)
+        scores, penalty, logits = predict(span, labels, fold_of, table.scores.shape[2])
+        table.add((split.repetition, split.fold), (train, split.test), scores, penalty, logits=logits)
     return table.build(features.name, _describe_edges(features.name, target.name, table.penalty))
 
 
-def _predict_values(span: Span, labels: Floats, fold_of: Indices, _: int) -> tuple[Floats, float]:
+def _predict_values(span: Span, labels: Floats, fold_of: Indices, _: int) -> tuple[Floats, float, None]:
     """Predict test rows by ridge regression, also returning the penalty."""
     if not len(span.eigenvalues):
-        return np.full((len(span.test), 1), labels.mean()), np.nan
+        return np.full((len(span.test), 1), labels.mean()), np.nan, None
     penalty = _choose(compute_fold_errors(span, labels, fold_of))
-    return fit_ridge(span, labels[:, None], np.array([penalty])).predict(span.test), penalty
+    return fit_ridge(span, labels[:, None], np.array([penalty])).predict(span.test), penalty, None
 
 
-def _predict_classes(span: Span, labels: Floats, fold_of: Indices, n_classes: int) -> tuple[Floats, float]:
-    """Predict class probabilities of test rows by logistic regression, also returning the penalty."""
+def _predict_classes(
+    span: Span, labels: Floats, fold_of: Indices, n_classes: int
+) -> tuple[Floats, float, tuple[Floats, Floats]]:
+    """Predict class probabilities of test rows by logistic regression, also returning the penalty and the decision
+    values of training and test rows."""
     is_class = (labels[:, None] == np.arange(n_classes)).astype(np.float64)  # (n, K)
     codes = is_class[:, 1:] if n_classes == 2 else is_class
     if not len(span.eigenvalues):
-        return np.tile(is_class.mean(axis=0), (len(span.test), 1)), np.nan
+        level = logit(np.clip(codes.mean(axis=0), 1e-3, 1 - 1e-3))
+        constant = np.tile(level, (len(span.train), 1)), np.tile(level, (len(span.test), 1))
+        return np.tile(is_class.mean(axis=0), (len(span.test), 1)), np.nan, constant
     penalty = _choose(_compute_log_losses(span, codes, labels.astype(np.int64), fold_of))
     fit = fit_logistic(span, codes, np.full(codes.shape[1], penalty))
-    return _compute_probabilities(fit.predict(span.test)), penalty
+    logits = fit.predict(span.test)
+    return compute_probabilities(logits), penalty, (fit.predict(span.train), logits)
 
 
 def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Indices) -> Floats:
@@ -89,17 +95,9 @@ def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Ind
     fit = fit_logistic(span, np.tile(codes, n_fits), penalties, weights=weights, tolerance=1e-4)
     logits = fit.predict(span.train).reshape(len(labels), len(folds), len(PENALTIES), width)
     own = logits[np.arange(len(labels)), np.searchsorted(folds, fold_of)]  # (n, penalties, width)
-    odds = _compute_probabilities(own)
+    odds = compute_probabilities(own)
     chosen = np.take_along_axis(odds, labels[:, None, None], axis=2)[:, :, 0]
     return np.asarray(-np.log(np.clip(chosen, 1e-15, None)).mean(axis=0))
-
-
-def _compute_probabilities(logits: Floats) -> Floats:
-    """Convert log odds to probabilities; those of several one-against-rest models are scaled to sum to 1."""
-    odds = expit(logits)
-    if logits.shape[-1] == 1:
-        return np.concatenate([1 - odds, odds], axis=-1)
-    return np.asarray(odds / odds.sum(axis=-1, keepdims=True))
 
 
 def _choose(losses: Floats) -> float:

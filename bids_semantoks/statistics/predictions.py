@@ -10,9 +10,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.targets import Target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecisionValues:
+    """What a classifier computes before probabilities: log odds, (m = 1) of the second of two classes, else of each."""
+
+    values: Floats  # (R, n, m) of tested rows; NaN where not tested
+    mean: Floats  # (R, F, m) over the fold's training rows; NaN where there is no such fold
+    deviation: Floats  # (R, F, m) SD over the same
+    shares: Floats  # (R, F, K) that decisions weigh probabilities by: of classes in the training rows, or 1
+    is_softmax: bool = False  # whether several classes compete; else each stands against the rest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -31,6 +43,7 @@ class Predictions:
     penalty: Floats  # (R, F) penalty or learning rate chosen; NaN where there is no such fold
     warnings: tuple[str, ...] = ()
     n_seeds: int = 1  # encoders whose repetitions on the same splits follow one another, see `stack_seeds`
+    decision_values: DecisionValues | None = None  # of classes, before `stack_seeds`; None for values
 
     @property
     def n_repeats(self) -> int:
@@ -81,20 +94,87 @@ def stack_seeds(parts: Sequence[Predictions]) -> Predictions:
         for name in ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
     }
     warnings = dict.fromkeys(warning for one in parts for warning in one.warnings)
-    return dataclasses.replace(first, **stacked, warnings=tuple(warnings), n_seeds=len(parts))
+    return dataclasses.replace(first, **stacked, warnings=tuple(warnings), n_seeds=len(parts), decision_values=None)
+
+
+def average_models(parts: Sequence[Predictions], name: str) -> Predictions:
+    """Average the predictions of several models on the same folds into those of one, their ensemble.
+
+    Values are averaged as they are. Of classes the decision values are averaged, each in units of its SD over the
+    training rows of the fold, and moved back to the average scale and level of the models, so that they are log odds
+    again: a model that is surer of itself does not outvote the others. Raises ValueError where folds differ or classes
+    come without decision values.
+    """
+    first = parts[0]
+    if any(one.target != first.target or not np.array_equal(one.fold, first.fold) for one in parts):
+        raise ValueError(f"models beside {first.model} were not tested on the same folds of {first.target}")
+    blank: dict[str, Any] = {"model": name, "penalty": np.full_like(first.penalty, np.nan), "warnings": ()}
+    if not first.classes:
+        scores = np.mean([one.scores for one in parts], axis=0)
+        return dataclasses.replace(first, **blank, scores=scores, decisions=scores[:, :, 0])
+    found = [one.decision_values for one in parts if one.decision_values is not None]
+    if len(found) < len(parts):
+        raise ValueError(f"{first.target}: {len(parts) - len(found)} of {len(parts)} models have no decision values")
+    joined = _average_decision_values(found, first.fold)
+    scores = compute_probabilities(joined.values, is_softmax=joined.is_softmax)
+    decisions = np.full_like(first.decisions, np.nan)
+    for repetition, fold in np.ndindex(first.n_train.shape):
+        rows = first.fold[repetition] == fold
+        decisions[repetition, rows] = _decide(scores[repetition, rows], joined.shares[repetition, fold])
+    return dataclasses.replace(first, **blank, scores=scores, decisions=decisions, decision_values=joined)
+
+
+def _average_decision_values(parts: Sequence[DecisionValues], fold: Indices) -> DecisionValues:
+    """Average decision values in units of their SD over training rows; those of a model that is constant there add
+    nothing but their level."""
+    mean = np.mean([one.mean for one in parts], axis=0)
+    deviation = np.mean([one.deviation for one in parts], axis=0)
+    which = np.arange(len(fold))[:, None], np.maximum(fold, 0)  # of rows that are not tested the values are NaN
+    total = np.zeros_like(parts[0].values)
+    for one in parts:
+        unit = np.where(one.deviation > 0, one.deviation, np.inf)
+        total += (one.values - one.mean[which]) / unit[which]
+    return dataclasses.replace(
+        parts[0],
+        values=total / len(parts) * deviation[which] + mean[which],
+        mean=mean,
+        deviation=deviation,
+        is_softmax=all(one.is_softmax for one in parts),
+    )
+
+
+def compute_probabilities(logits: Floats, *, is_softmax: bool = False) -> Floats:
+    """Convert decision values (..., m) to probabilities (..., K); those of several one-against-rest models are scaled
+    to sum to 1."""
+    if is_softmax and logits.shape[-1] > 1:
+        return np.asarray(softmax(logits, axis=-1))
+    odds = expit(logits)
+    if logits.shape[-1] == 1:
+        return np.concatenate([1 - odds, odds], axis=-1)
+    return np.asarray(odds / odds.sum(axis=-1, keepdims=True))
+
+
+def _decide(scores: Floats, shares: Floats) -> Indices:
+    """Decide for the class (n,) with the highest probability (n, K) relative to its share (K,)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(shares > 0, scores / shares, -1.0).argmax(axis=1))
 
 
 class PredictionTable:
     """Collector of predictions fold by fold; `shape` is repetitions R and folds F."""
 
-    def __init__(self, target: Target, shape: tuple[int, int]) -> None:
+    def __init__(self, target: Target, shape: tuple[int, int], *, is_softmax: bool = False) -> None:
         n_repeats, n_rows = shape[0], len(target.values)
         width = len(target.class_names) if target.is_class else 1
-        self.target = target
+        self.target, self.is_softmax = target, is_softmax
         self.fold = np.full((n_repeats, n_rows), -1, dtype=np.int64)
         self.truth, self.decisions, self.reference = (np.full((n_repeats, n_rows), np.nan) for _ in range(3))
         self.scores = np.full((n_repeats, n_rows, width), np.nan)
         self.n_train, self.penalty = np.full(shape, np.nan), np.full(shape, np.nan)
+        n_logits = 1 if width == 2 else width
+        self.logits = np.full((n_repeats, n_rows, n_logits), np.nan)
+        self.mean, self.deviation = (np.full((*shape, n_logits), np.nan) for _ in range(2))
+        self.shares = np.full((*shape, width), np.nan)
 
     def add(
         self,
@@ -103,9 +183,11 @@ class PredictionTable:
         scores: Floats,
         penalty: float,
         *,
+        logits: tuple[Floats, Floats] | None = None,
         weighs_classes_alike: bool = True,
     ) -> None:
-        """Add a fold: `where` (repetition, fold), `rows` (training, tested), scores (n_test, K or 1).
+        """Add a fold: `where` (repetition, fold), `rows` (training, tested), scores (n_test, K or 1), and of classes
+        the decision values (n_train, m) and (n_test, m) behind them.
 
         The decision is the class with the highest probability relative to its share in the training rows, which
         balanced accuracy asks for; without `weighs_classes_alike` the most probable class.
@@ -121,15 +203,19 @@ class PredictionTable:
             shares = np.ones(scores.shape[1])
             if weighs_classes_alike:
                 shares = np.bincount(labels[train].astype(np.int64), minlength=scores.shape[1]) / len(train)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                lift = np.where(shares > 0, scores / shares, -1.0)
-            self.decisions[repetition, test] = lift.argmax(axis=1)
+            self.decisions[repetition, test], self.shares[where] = _decide(scores, shares), shares
+            if logits is not None:
+                self.mean[where], self.deviation[where] = logits[0].mean(axis=0), logits[0].std(axis=0)
+                self.logits[repetition, test] = logits[1]
         else:
             self.decisions[repetition, test] = scores[:, 0]
             self.reference[repetition, test] = labels[train].mean()
 
     def build(self, model: str, warnings: tuple[str, ...] = ()) -> Predictions:
         """Build the predictions of all folds."""
+        made = DecisionValues(
+            values=self.logits, mean=self.mean, deviation=self.deviation, shares=self.shares, is_softmax=self.is_softmax
+        )
         return Predictions(
             model=model,
             target=self.target.name,
@@ -142,4 +228,5 @@ class PredictionTable:
             n_train=self.n_train,
             penalty=self.penalty,
             warnings=warnings,
+            decision_values=made if self.target.is_class and not np.isnan(self.mean).all() else None,
         )

@@ -12,6 +12,7 @@ from bids_semantoks.analyses.published_probe import (
     draw_batches,
 )
 from bids_semantoks.statistics.metrics import compute_fold_scores
+from bids_semantoks.statistics.predictions import average_models, compute_probabilities
 from bids_semantoks.statistics.splits import build_published_splits
 from bids_semantoks.statistics.targets import Target
 from bids_semantoks.training.finetune_layers import draw_head
@@ -144,3 +145,15 @@ def test_what_cannot_be_done_is_said():
         cross_validate_published(PublishedProbe(lacking, probe.target), splits)
     with pytest.raises(ValueError, match=r"values \(135, 17\) and row_of \(3,\) do not fit"):
         WindowTable(name="w", values=probe.table.values, row_of=np.arange(3))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_decision_values_give_the_probabilities_and_can_be_averaged(n_classes):
+    probe, splits = make_probe(n_classes)
+    made = cross_validate_published(probe, splits, rates=RATES[:2], epochs=3)
+    kept = made.decision_values
+    np.testing.assert_allclose(compute_probabilities(kept.values, is_softmax=True), made.scores, rtol=1e-12)
+    assert (kept.deviation > 0).all()
+    both = average_models([made, made], "both")
+    np.testing.assert_allclose(both.scores, made.scores, rtol=1e-9)
+    np.testing.assert_array_equal(both.decisions, made.decisions)

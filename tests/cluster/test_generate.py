@@ -53,7 +53,7 @@ def test_the_descriptor_has_every_option(generate):
     assert inputs["n_windows"] == inputs["n_windows"] | {"type": "Number", "integer": True}
     assert inputs["min_time"]["type"] == "Number"
     assert "integer" not in inputs["min_time"]
-    assert inputs["pooling"]["value-choices"] == ["cls_avg", "cls", "avg"]
+    assert inputs["pooling"]["value-choices"] == ["cls_avg", "cls", "avg", "networks"]
     assert inputs["dry_run"]["type"] == "Flag"
     assert inputs["work_dir"]["type"] == "String"
     assert inputs["training_config"]["type"] == "File"

@@ -66,13 +66,13 @@ def online(monkeypatch, tmp_path):
     shelf = tmp_path / "shelf"
     shelf.mkdir()
 
-    def give(repository, name, *, cache_dir=None):
+    def give(repository, name, *, cache_dir=None, revision=None):
         if not (shelf / name).is_file():
             raise EntryNotFoundError(f"404 for {name}")
         root = Path(cache_dir) / f"models--{repository.replace('/', '--')}"
         (root / "refs").mkdir(parents=True, exist_ok=True)
-        (root / "refs" / "main").write_text("abc")
-        (root / "snapshots" / "abc").mkdir(parents=True, exist_ok=True)
+        (root / "refs" / (revision or "main")).write_text("abc")
+        (root / "snapshots" / "abc" / name).parent.mkdir(parents=True, exist_ok=True)
         return shutil.copy(shelf / name, root / "snapshots" / "abc" / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", give)
@@ -379,3 +379,27 @@ def test_label_files_of_surfaces_are_brought_as_well(tmp_path, server, online, m
     capsys.readouterr()
     assert fetch_module.call([str(target), *call, "fsaverage6"]) == 6
     assert "Pair is known on fsLR, fsaverage5, not on surfaces in fsaverage6." in capsys.readouterr().err
+
+
+def test_seeds_are_fetched_beside_the_published_encoder(tmp_path, online, monkeypatch, capsys):
+    name, seeds = "brainsemantoks_ckpt_epoch_100.pth", ("second_random_seed", "third_random_seed")
+    (online / name).write_text("weights")
+    for seed in seeds:
+        (online / seed).mkdir()
+        (online / seed / name).write_text(f"weights of {seed}")
+    monkeypatch.setattr(fetch_module, "_fetch_atlas", lambda *_: [])
+    target = tmp_path / "fetched"
+    assert fetch_module.call([str(target), "--seeds"]) == 0
+    root = Path("huggingface/hub/models--SamGijsen--Brain-Semantoks")
+    wanted = sorted(["refs/main", *(f"snapshots/abc/{one}" for one in (name, *(f"{seed}/{name}" for seed in seeds)))])
+    assert list_files(target / root) == wanted
+    # From here to another machine's cache, with a tag: nothing is asked of the hub.
+    monkeypatch.setenv("HF_HUB_CACHE", str((target / root).parent))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (target / root / "refs" / "v1").write_text("abc")
+    copy = tmp_path / "copy"
+    arguments = [str(copy), "--seeds", "--model", "SamGijsen/Brain-Semantoks@v1"]
+    assert fetch_module.call(arguments) == 0
+    assert list_files(copy / root) == sorted(["refs/v1", *wanted[1:]])
+    assert fetch_module.call([str(copy), "--seeds", "--model", "lab/encoder"]) == errors.ModelError.exit_code
+    assert "--seeds finds no other seeds of lab/encoder" in capsys.readouterr().err

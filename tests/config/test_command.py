@@ -73,7 +73,7 @@ def test_contract_spellings():
     assert config.signals.band_pass == (0.009, 0.08)
     assert config.signals.fd_threshold == 0.5
     assert config.signals.dummy_scans == "4"
-    assert config.embedding.pooling == "cls"
+    assert config.embedding.pooling == ("cls",)
     assert parse("--no-band-pass").signals.band_pass is None
     assert parse("--n-cpus", "2").running.n_procs == 2
 

@@ -323,3 +323,31 @@ def test_cpu_and_cuda_agree(parity_checkpoint, golden, make_windows):
             for device in ("cpu", "cuda")
         ]
         np.testing.assert_allclose(vectors[1], vectors[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("spatial", ["network", "parcel", "whole"])
+def test_the_readout_of_networks_is_the_mean_token_of_each_in_one_pass(
+    small_config, small_layout, identity, make_windows, monkeypatch, spatial
+):
+    changes = {} if spatial == "network" else {"spatial": spatial, "dense": "none"}
+    loaded = wrap(replace(small_config, **changes), small_layout)
+    frozen = FrozenEncoder(loaded, identity, device="cpu", batch_size=2)
+    calls, encode = [], frozen._encode_batch
+    monkeypatch.setattr(frozen, "_encode_batch", lambda *given: calls.append(1) or encode(*given))
+    found = frozen.encode_readouts(make_windows(noise(3, 40, 13)), ("cls", "networks", "avg"), with_tokens=True)
+    assert len(calls) == 2
+    assert list(found) == ["cls", "networks", "avg"]
+    tokens = found["networks"].tokens[:, 1:]
+    rows = tokens.reshape(3, -1, 2, 64).mean(axis=2)  # two patches a window
+    network_of = np.array(small_layout.networks)
+    expected = {
+        "network": list(rows.swapaxes(0, 1)),
+        "parcel": [rows[:, network_of == network].mean(axis=1) for network in range(3)] if rows.shape[1] == 13 else [],
+        "whole": [rows[:, 0]],
+    }[spatial]
+    np.testing.assert_allclose(found["networks"].vectors, np.concatenate(expected, axis=1), atol=1e-6)
+    readout = frozen.with_readout("networks", "TestNetworks")
+    assert (readout.loaded.name, readout.n_dims) == ("TestNetworks", 64 * len(expected))
+    assert readout.readout_networks == (("whole brain",) if spatial == "whole" else small_layout.network_names)
+    assert (frozen.loaded.name, frozen.pooling) == ("Test", "cls_avg")
+    np.testing.assert_array_equal(readout.encode(make_windows(noise(3, 40, 13))).vectors, found["networks"].vectors)

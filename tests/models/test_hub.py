@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks.errors import ModelError
 from bids_semantoks.models.checkpoints import load_encoder, write_checkpoint
-from bids_semantoks.models.hub import is_repository, load_from_hub
+from bids_semantoks.models.hub import HubName, find_origin, label_folder, load_from_hub, parse_repository
 from bids_semantoks.models.initialise import build_encoder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -102,8 +102,8 @@ def client(tmp_path, monkeypatch):
     shelf, calls = tmp_path / "shelf", []
     shelf.mkdir()
 
-    def give(repository, name, *, cache_dir=None):
-        calls.append((repository, name, cache_dir))
+    def give(repository, name, *, cache_dir=None, revision=None):
+        calls.append((repository, name if revision is None else f"{name}@{revision}", cache_dir))
         if not (shelf / name).is_file():
             raise EntryNotFoundError(f"404 for {name}")
         return str(shelf / name)
@@ -115,23 +115,23 @@ def client(tmp_path, monkeypatch):
 def test_a_checkpoint_is_fetched_when_no_cache_has_it(client, parity_checkpoint, tmp_path):
     shelf, calls = client
     shutil.copy(parity_checkpoint, shelf / "brainsemantoks_ckpt_epoch_100.pth")
-    assert load_from_hub("lab/retrained", cache=tmp_path / "to") == shelf / "brainsemantoks_ckpt_epoch_100.pth"
+    assert load_from_hub(HubName("lab/retrained"), cache=tmp_path / "to") == shelf / "brainsemantoks_ckpt_epoch_100.pth"
     assert [name for _, name, _ in calls] == ["config.json", "brainsemantoks_ckpt_epoch_100.pth"]
     assert {cache for _, _, cache in calls} == {tmp_path / "to"}
 
 
 def test_a_repository_without_a_checkpoint_says_what_was_expected(client):
     with pytest.raises(ModelError, match=r"lab/empty holds no encoder: expected config\.json and model\.safetensors"):
-        load_from_hub("lab/empty")
+        load_from_hub(HubName("lab/empty"))
 
 
 def test_a_failing_client_is_quoted(client, monkeypatch):
     def fail(*_, **__):
-        raise OSError(28, "No space left on device")
+        raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(ModelError, match=r"cannot be fetched \(\[Errno 28\] No space left on device\)"):
-        load_from_hub("lab/model")
+    with pytest.raises(ModelError, match=r"cannot be fetched \(\[Errno 5\] Input/output error\)"):
+        load_from_hub(HubName("lab/model"))
 
 
 def test_a_job_of_an_array_does_not_fetch_weights(client, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_job_of_an_array_does_not_fetch_weights(client, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "17")
     with pytest.raises(ModelError, match=r"a job of an array \(SLURM_ARRAY_TASK_ID=17\) fetches nothing.*fetch DIR"):
-        load_from_hub("lab/model")
+        load_from_hub(HubName("lab/model"))
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,23 @@ def test_a_job_of_an_array_does_not_fetch_weights(client, monkeypatch):
         ("./lab/model", False),
         ("/lab/model", False),
         ("lab/model.pth", False),
-        ("lab/model/more", False),
+        ("lab/model/more", True),
+        ("lab/model/second/more@v1.0", True),
+        ("lab/model@refs/pr/1", True),
+        ("lab/model@", False),
+        ("lab@main/model", False),
+        ("lab/model/", False),
+        ("lab/model/more.pth", False),
+        ("lab/model/../more", False),
+        ("lab/model/.hidden", False),
         ("lab/model..more", False),
         ("model", False),
     ],
 )
 def test_what_is_a_repository(text, expected):
-    assert is_repository(text) is expected
+    found = parse_repository(text)
+    assert (found is not None) is expected
+    assert found is None or str(found) == text
 
 
 ANSWERS = {
@@ -215,7 +225,7 @@ def test_the_reason_of_the_hub_is_told(monkeypatch, tmp_path, kind, reason, hint
         template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         with pytest.raises(ModelError) as caught:
-            load_from_hub("lab/model", cache=tmp_path / "to")
+            load_from_hub(HubName("lab/model"), cache=tmp_path / "to")
     finally:
         server.shutdown()
         server.server_close()
@@ -274,3 +284,73 @@ def test_other_names_in_a_cached_repository_are_read(tmp_path, monkeypatch, pari
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     shutil.copy(parity_checkpoint, add_snapshot(tmp_path, "lab/model", COMMIT, is_main=True) / "epoch50.pth")
     assert load_encoder("lab/model").name == "model"
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [
+        ("second_random_seed", "Seed2"),
+        ("third_random_seed", "Seed3"),
+        ("seed-7", "Seed7"),
+        ("seed_2", "Seed2"),
+        ("random_seed_10", "Seed10"),
+        ("my_seed", "Myseed"),
+        ("large", "Large"),
+    ],
+)
+def test_labels_tell_folders_apart(folder, label):
+    assert label_folder(folder) == label
+    assert HubName("SamGijsen/Brain-Semantoks", folder).label == f"BrainSemantoks{label}"
+    assert HubName("lab/my-encoder", f"runs/{folder}", "v1").label == f"myencoderRuns{label}"
+
+
+def test_seeds_of_one_repository_have_labels_of_their_own_and_are_pinned(cache, parity_checkpoint):
+    snapshot = cache("SamGijsen/Brain-Semantoks")
+    shutil.copy(parity_checkpoint, snapshot / "brainsemantoks_ckpt_epoch_100.pth")
+    (snapshot / "second_random_seed").mkdir()
+    path = snapshot / "second_random_seed" / "brainsemantoks_ckpt_epoch_100.pth"
+    shutil.copy(parity_checkpoint, path)
+    first, second = (load_encoder(f"SamGijsen/Brain-Semantoks{sub}") for sub in ("", "/second_random_seed"))
+    assert (first.name, second.name) == ("BrainSemantoks", "BrainSemantoksSeed2")
+    assert first.origin == f"SamGijsen/Brain-Semantoks@{COMMIT}"
+    assert second.origin == f"SamGijsen/Brain-Semantoks/second_random_seed@{COMMIT}"
+    assert second.origin in second.description
+    # The file and the folder of the cache are the same encoder.
+    for given in (path, path.parent):
+        assert (load_encoder(given).name, load_encoder(given).origin) == ("BrainSemantoksSeed2", second.origin)
+
+
+def test_a_revision_is_a_branch_or_a_commit_of_any_cache(cache, small_config, small_layout):
+    old = cache("lab/my-encoder")
+    new = old.with_name("f" * 40)
+    for seed, snapshot in enumerate((old, new)):
+        write_checkpoint(snapshot, build_encoder(small_config, small_layout, seed))
+    (old.parents[1] / "refs" / "v2").write_text(new.name)
+    main = load_encoder("lab/my-encoder")
+    assert main.origin == f"lab/my-encoder@{COMMIT}"
+    for revision in ("v2", new.name, new.name[:8]):
+        loaded = load_encoder(f"lab/my-encoder@{revision}")
+        assert (loaded.name, loaded.origin) == ("myencoder", f"lab/my-encoder@{new.name}")
+        assert loaded.sha256 != main.sha256
+    assert load_encoder(f"lab/my-encoder@{COMMIT[:7]}").sha256 == main.sha256
+    with pytest.raises(ModelError, match="the encoder lab/my-encoder@v3 is neither a path nor in a"):
+        load_encoder("lab/my-encoder@v3")
+
+
+def test_subfolder_and_revision_are_asked_of_the_hub(client, parity_checkpoint):
+    shelf, calls = client
+    (shelf / "second").mkdir()
+    shutil.copy(parity_checkpoint, shelf / "second" / "brainsemantoks_ckpt_epoch_100.pth")
+    found = load_from_hub(HubName("lab/retrained", "second", "v1"))
+    assert found == shelf / "second" / "brainsemantoks_ckpt_epoch_100.pth"
+    assert [name for _, name, _ in calls] == ["second/config.json@v1", "second/brainsemantoks_ckpt_epoch_100.pth@v1"]
+    assert find_origin(found) is None
+
+
+def test_copies_of_seeds_outside_a_cache_have_labels_of_their_own(tmp_path, parity_checkpoint):
+    names = []
+    for folder in ("first", "second_random_seed", "seed3"):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "brainsemantoks_ckpt_epoch_100.pth"
+        names.append(load_encoder(shutil.copy(parity_checkpoint, path)).name)
+    assert names == ["BrainSemantoks", "BrainSemantoksSeed2", "BrainSemantoksSeed3"]

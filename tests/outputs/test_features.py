@@ -84,3 +84,19 @@ def test_the_status_of_each_run_is_listed(tmp_path: Path) -> None:
     header, line = (tmp_path / "group_status.tsv").read_text().splitlines()
     assert line.split("\t") == ["sub-01_task-rest", "skipped", "too_short", "0.25", "n/a", "n/a", "n/a"]
     assert list(json.loads((tmp_path / "group_status.json").read_text())) == header.split("\t")
+
+
+def test_wide_features_are_an_array_whose_rows_go_with_their_participants(tmp_path):
+    rows = [(label, 1, 2, np.full(5, float(label)), "") for label in "123"]
+    path = write_features(tmp_path, atlas="Own", model="Wide", description="", rows=rows, as_array=True)
+    array = path.with_suffix(".npy")
+    assert path.read_text().splitlines()[0] == "participant_id\tn_runs\tn_windows"
+    assert np.load(array).dtype == np.float32
+    remove_features(tmp_path, atlas="Own", model="Wide", participants={"2"})
+    assert [line.partition("\t")[0] for line in path.read_text().splitlines()[1:]] == ["sub-1", "sub-3"]
+    np.testing.assert_array_equal(np.load(array), [[1.0] * 5, [3.0] * 5])
+    write_features(tmp_path, atlas="Own", model="Wide", description="", rows=rows)
+    assert not array.exists()
+    write_features(tmp_path, atlas="Own", model="Wide", description="", rows=rows, as_array=True)
+    remove_features(tmp_path, atlas="Own", model="Wide", participants=set("123"))
+    assert list(path.parent.iterdir()) == []

@@ -310,19 +310,10 @@ def test_files_are_written_once_and_hold_only_what_is_cited(tmp_path):
 #: What cannot change a result of a run: paths, processes, the device, verbosity, which outputs are written, and how
 #: windows weigh in the means of the group.
 NEUTRAL = {
-    *("min_kept", "atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens"),
+    *("min_kept", "atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens", "check"),
     *("n_procs", "omp_nthreads", "mem", "work_dir", "dry_run", "reports_only", "boilerplate_only", "overwrite"),
-    *(
-        "figures",
-        "check",
-        "format",
-        "redo_older_than",
-        "stop_on_first_crash",
-        "ignore_failed_runs",
-        "notrack",
-        "verbose",
-        "quiet",
-    ),
+    *("format", "redo_older_than", "stop_on_first_crash", "ignore_failed_runs", "notrack", "verbose", "quiet"),
+    *("figures", "networks_format"),
 }
 
 

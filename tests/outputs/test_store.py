@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.files import read_table, write_json
-from bids_semantoks.outputs import store
+from bids_semantoks.outputs import embeddings, store
 from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
 
@@ -181,34 +181,14 @@ def embedding():
 EMBEDDING_SIDECAR = {"Settings": {"a": 1}, "SignalsSHA256": "0f"}
 
 
-def test_embedding_round_trip(paths, windows, embedding):
-    store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
-    np.testing.assert_array_equal(store.read_embedding(paths), embedding.vectors)
-    columns, rows = read_table(paths.embedding)
-    assert columns[:5] == ("window", "onset", "duration", "kept", "dim0001")
-    np.testing.assert_array_equal(rows[:, 1], windows.onset)
-    assert np.load(paths.tokens).shape == embedding.tokens.shape
-
-
-@pytest.mark.parametrize(
-    ("changed", "stays"), [({}, True), ({"Settings": {"a": 2}}, False), ({"SignalsSHA256": "1e"}, False)]
-)
-def test_sidecar_of_another_embedding_goes_first(paths, windows, embedding, monkeypatch, changed, stays):
-    store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
-    monkeypatch.setattr(store, "write_table", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
-    with pytest.raises(OSError, match="killed here"):
-        store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR | changed)
-    for path in (paths.embedding_sidecar, paths.embedding, paths.tokens):
-        assert path.is_file() == stays
-
-
 @pytest.mark.parametrize("is_written", [True, False], ids=["signals complete", "signals half written"])
 def test_nothing_of_an_earlier_call_outlives_other_signals(paths, atlas, signals, windows, embedding, is_written):
     def write(**changed):
         one = dataclasses.replace(paths, **changed)
         store.write_signals(one, atlas, signals, SIDECAR, save_raw=True)
-        store.write_embedding(one, windows, embedding, EMBEDDING_SIDECAR)
-        store.write_embedding(dataclasses.replace(one, model="Other"), windows, embedding, EMBEDDING_SIDECAR)
+        embeddings.write_embedding(one, windows, embedding, EMBEDDING_SIDECAR)
+        other = dataclasses.replace(one, model="Other")
+        embeddings.write_embedding(other, windows, embedding, EMBEDDING_SIDECAR, as_array=True)
         figure = one.out_dir / "sub-01" / "figures" / f"{one.stem}_desc-carpet_bold.svg"
         for path in (one.status, one.page_data, figure):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,13 +210,6 @@ def test_nothing_of_an_earlier_call_outlives_other_signals(paths, atlas, signals
     )
     assert bool(left) != is_written
     assert all(path.is_file() for path in neighbour)
-
-
-def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
-    store.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
-    without = dataclasses.replace(embedding, tokens=None)
-    store.write_embedding(paths, windows, without, EMBEDDING_SIDECAR | {"SignalsSHA256": "1e"})
-    assert not paths.tokens.exists()
 
 
 def test_status_is_named_after_the_run_and_encoder(paths):

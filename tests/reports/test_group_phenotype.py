@@ -135,11 +135,20 @@ def test_seeds_are_averaged_in_each_split(found: tuple[Path, Path], group: Group
     assert (by_model["motion"]["n_seeds"], by_model["motion"]["seed_sd"]) == ("1", "n/a")
     facts = json.loads((out / "group_probe.json").read_text())["Facts"]
     assert facts["Seeds"]["age"]["RandomTiny"]["r"] == pytest.approx(values, abs=1e-8)
+    ensemble = by_model["RandomTinyEnsemble"]
+    assert (ensemble["role"], ensemble["n_seeds"], ensemble["p_value"]) == ("ensemble", "1", "n/a")
+    assert float(ensemble["difference"]) != 0
+    assert ensemble["value"] not in (together["value"], *alone.values())
+    # Of values it is the mean of what the encoders predict, as that of the mean over encoders is.
+    predicted = {}
+    for row in read_tsv(out / "group_predictions.tsv"):
+        predicted.setdefault(row["model"], []).append(float(row["score"]))
+    assert predicted["RandomTinyEnsemble"] == pytest.approx(predicted["RandomTiny"], abs=1e-7)
     assert "mean of 3 encoders" in (out / "group.html").read_text()
     assert {row["n_tests"] for row in read_tsv(out / "group_predictions.tsv")} == {"2"}
     code, said = group("--probe", "age", "--replicates", "random:tiny")
     assert code == 4
-    assert "Two encoders have the label RandomTiny" in said
+    assert "--replicates random:tiny has the same weights as RandomTiny" in said
 
 
 def test_a_dry_run_says_what_would_be_probed(group: Group) -> None:
@@ -184,3 +193,38 @@ def test_variants_are_what_masked_tokens_give() -> None:
     silent = np.array([network != "SomMot" for network in networks])
     np.testing.assert_allclose(variants[2], encoder.frozen.encode(build(silent)).vectors, atol=1e-5)
     assert np.abs(variants[1] - variants[2]).max() > 1e-3
+
+
+def test_each_readout_is_a_model_of_its_own_beside_a_control_of_its_width(
+    found: tuple[Path, Path], group: Group
+) -> None:
+    out = found[1]
+    code, said = group("--probe", "age", "site", "--pooling", "cls_avg", "networks", "--baselines", "chance")
+    assert code == 0, said
+    rows = [row for row in read_tsv(out / "group_probe.tsv") if row["role"] != "leakage"]
+    for name in ("age", "site"):
+        main = {row["model"]: row["role"] for row in rows if row["phenotype"] == name}
+        assert main == {
+            "RandomTiny": "encoder",
+            "RandomTinyNetworks": "readout",
+            "RandomTinyNetworksProjected": "readout",
+            "chance": "baseline",
+        }
+    (features,) = (out / "phenotype").glob("*RandomTinyNetworks.tsv")
+    people = read_tsv(features)
+    assert list(people[0]) == ["participant_id", "n_runs", "n_windows"]
+    array = np.load(features.with_suffix(".npy"))
+    assert (array.dtype, len(array)) == (np.float32, len(people))
+    assert "RandomTinyNetworksProjected" in (out / "group.html").read_text()
+    # Alone, a readout is the encoder.
+    code, said = group("--probe", "age", "--pooling", "networks", "--baselines", "chance")
+    assert code == 0, said
+    table = [row for row in read_tsv(out / "group_probe.tsv") if row["role"] != "leakage"]
+    again = {row["model"]: row for row in table if row["metric"] == "r"}
+    before = {row["model"]: row for row in rows if (row["phenotype"], row["metric"]) == ("age", "r")}
+    assert again["RandomTinyNetworks"]["role"] == "encoder"
+    assert again["RandomTinyNetworks"]["value"] == before["RandomTinyNetworks"]["value"]
+    assert again["RandomTinyNetworksProjected"]["value"] == before["RandomTinyNetworksProjected"]["value"]
+    code, said = group("--probe", "age", "--pooling", "networks", "--finetune")
+    assert code == 4
+    assert "the first readout of --pooling is networks" in said

@@ -5,7 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bids_semantoks.statistics.predictions import PredictionTable, stack_seeds
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.predictions import PredictionTable, average_models, compute_probabilities, stack_seeds
+from bids_semantoks.statistics.spans import TableFeatures
+from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target
 
 CLASSES = ("a", "b", "c")
@@ -105,3 +108,89 @@ def test_rows_have_the_class_that_most_repetitions_decided_for():
     )
     assert tied.decide()[5] == 0
     np.testing.assert_array_equal(make_values().decide(), make_values().average()[1][:, 0])
+
+
+def test_values_of_several_models_are_averaged_as_they_are():
+    first, second = make_values("m"), make_values("n", shift=4.0)
+    both = average_models([first, second], "both")
+    np.testing.assert_array_equal(both.scores, first.scores + 2)
+    np.testing.assert_array_equal(both.decisions, both.scores[:, :, 0])
+    assert (both.model, both.n_seeds, both.n_repeats, both.warnings) == ("both", 1, 2, ())
+    np.testing.assert_array_equal(both.n_train, first.n_train)
+    assert np.isnan(both.penalty).all()
+    np.testing.assert_array_equal(average_models([first], "m").scores, first.scores)
+
+
+def make_logits(levels, slopes, *, n_classes=2):
+    """Two folds of six rows and a logit for each slope, all functions of the row's number."""
+    target = Target(name="y", values=np.arange(12.0) % n_classes, classes=CLASSES[:n_classes])
+    table = PredictionTable(target, (1, 2))
+    for fold in (0, 1):
+        test, train = np.arange(6) + 6 * fold, np.arange(6) + 6 * (1 - fold)
+        logits = [(rows % 6)[:, None] * np.array(slopes) * (fold + 1) + np.array(levels) for rows in (train, test)]
+        scores = compute_probabilities(logits[1])
+        table.add((0, fold), (train, test), scores, 1.0, logits=(logits[0], logits[1]))
+    return table.build("m")
+
+
+def test_decision_values_count_in_units_of_their_spread_over_training_rows():
+    # One model is a hundred times as sure of itself, in the opposite direction.
+    timid, bold = make_logits([0.5], [0.01]), make_logits([-1.0], [-1.0])
+    both = average_models([timid, bold], "both")
+    # In units of their SD they cancel out, and only the mean level is left.
+    level = np.mean([0.5 + 2.5 * 0.01, -1.0 - 2.5])
+    level_second = np.mean([0.5 + 2.5 * 0.02, -1.0 - 2 * 2.5])
+    wanted = np.repeat([level, level_second], 6)
+    np.testing.assert_allclose(both.decision_values.values[0, :, 0], wanted, atol=1e-12)
+    np.testing.assert_allclose(both.scores[0], compute_probabilities(wanted[:, None]))
+    # A third vote decides, however small its own scale.
+    three = average_models([timid, bold, timid], "three").scores[0, :6, 1]
+    assert (np.diff(three) > 0).all()
+    plain = np.mean([one.scores[0, :6, 1] for one in (timid, bold, timid)], axis=0)
+    assert plain[0] > plain[-1]
+
+
+@pytest.mark.parametrize(("levels", "slopes"), [([0.3], [0.5]), ([0.3, -0.2, 0.1], [0.5, -0.1, 0.2])])
+def test_the_ensemble_of_a_model_with_itself_is_the_model(levels, slopes):
+    one = make_logits(levels, slopes, n_classes=max(2, len(levels)))
+    both = average_models([one, one], "m")
+    np.testing.assert_allclose(both.scores, one.scores, rtol=1e-12)
+    np.testing.assert_array_equal(both.decisions, one.decisions)
+
+
+def test_a_constant_model_only_moves_the_level_of_an_ensemble():
+    sure, constant = make_logits([0.0], [0.5]), make_logits([1.0], [0.0])
+    both = average_models([sure, constant], "both")
+    assert np.isfinite(both.scores).all()
+    first = both.decision_values.values[0, :6, 0]
+    np.testing.assert_array_equal(np.argsort(first), np.arange(6))
+    assert first.mean() == pytest.approx((0.5 * 2.5 + 1.0) / 2)
+
+
+def test_models_that_cannot_be_averaged_are_refused():
+    first, second = make_values("m"), make_values("n")
+    second.fold[1, 1] = 1
+    with pytest.raises(ValueError, match="models beside m were not tested on the same folds of y"):
+        average_models([first, second], "both")
+    whole = make_logits([0.0], [0.5])
+    with pytest.raises(ValueError, match="1 of 2 models have no decision values"):
+        average_models([whole, dataclasses.replace(whole, decision_values=None)], "both")
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_decision_values_of_the_linear_model_give_its_probabilities(n_classes):
+    rng = np.random.default_rng(3)
+    target = Target(name="y", values=np.arange(60.0) % n_classes, classes=CLASSES[:n_classes])
+    table = rng.normal(size=(60, 5)) + target.values[:, None]
+    splits = build_splits(target.compute_strata(), groups=None, n_repeats=2, seed=0)
+    features = [TableFeatures(name=name, values=table[:, part]) for name, part in (("a", [0, 1]), ("b", [2, 3, 4]))]
+    parts = [cross_validate(one, target, splits) for one in features]
+    for one in parts:
+        np.testing.assert_array_equal(compute_probabilities(one.decision_values.values), one.scores)
+        assert (one.decision_values.deviation > 0).all()
+    both = average_models(parts, "both")
+    # Log odds over the training rows of each fold have the mean of the two SDs.
+    np.testing.assert_allclose(
+        both.decision_values.deviation, np.mean([one.decision_values.deviation for one in parts], axis=0)
+    )
+    np.testing.assert_allclose(both.scores.sum(axis=2), 1)

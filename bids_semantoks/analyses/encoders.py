@@ -1,0 +1,116 @@
+"""Encoders that probes compare with or average over: random weights in the same architecture, and other seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bids_semantoks.config import AppConfig
+from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_run, find_missing, name_readout
+from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.files import hash_text
+from bids_semantoks.outputs.dataset import write_descriptions
+from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.runtime.progress import Progress
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+#: Far from the seeds that users choose, so that a random encoder is never compared with itself.
+_TWIN_SEED: Final = 1_000_003
+
+
+def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, overwrite: bool = True) -> None:
+    """Embed the runs that lack an embedding of an encoder to compare with, without statuses; `why` is for the log.
+    Raises ConfigurationError as `find_missing`."""
+    hint = "Give the encoder another name, use the former settings or --overwrite."
+    missing = find_missing(encoder.name_outputs(stored), encoder, overwrite=overwrite, hint=hint)
+    if missing:
+        LOGGER.info("Embedding %d runs %s.", len(missing), why)
+        write_descriptions(stored[0].paths.out_dir, encoder.description)
+    for run in Progress(f"Embedding {why}").each("run", missing):
+        embed_run(run, encoder)
+
+
+def name_twin(model: str, number: int = 0) -> str:
+    """Name the encoder of the same architecture with random weights, draw `number` (from 0)."""
+    return f"{model}Untrained{number + 1 if number else ''}"
+
+
+def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
+    """Build an encoder like another one, but with the random weights that training with `seed` starts from."""
+    from bids_semantoks.models.initialise import build_encoder  # noqa: PLC0415 - loads torch
+
+    loaded, like = encoder.loaded, encoder.frozen
+    untrained = dataclasses.replace(
+        loaded,
+        encoder=build_encoder(loaded.config, loaded.layout, seed).eval(),
+        name=name,
+        sha256=hash_text(f"untrained {seed} {loaded.sha256}"),
+        description=f"Random weights (seed {seed}) in the architecture of {loaded.name}, never trained: a baseline.",
+        is_random=True,
+        head=None,
+        details={},
+    )
+    frozen = type(like)(
+        untrained,
+        dataclasses.replace(like.match, warnings=()),
+        device=like.device,
+        precision=like.precision,
+        batch_size=like.batch_size,
+        pooling=like.pooling,
+    )
+    config = dataclasses.replace(encoder.config, save_tokens=False)
+    return RunEncoder(loaded=untrained, frozen=frozen, config=config, seed=seed)
+
+
+def build_twin(encoder: RunEncoder, number: int = 0) -> RunEncoder:
+    """Build the encoder with random weights that probes compare with, draw `number` (from 0)."""
+    return build_untrained(encoder, encoder.seed + _TWIN_SEED + number, name_twin(encoder.loaded.name, number))
+
+
+def load_replicates(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -> list[RunEncoder]:
+    """Load the encoders whose scores are averaged with those of the first, none where not asked for; one whose label
+    is taken gets that of its folder as well. Raises ConfigurationError for the same weights twice, or for another
+    architecture."""
+    found = [encoder]
+    for model in config.probing.replicates:
+        asked = dataclasses.replace(config.embedding, model=model, save_tokens=False)
+        load = partial(build_run_encoder, asked, *atlas, seed=config.running.random_seed)
+        one = load()
+        twice = next((other for other in found if other.loaded.sha256 == one.loaded.sha256), None)
+        if twice is not None:
+            raise ConfigurationError(
+                f"--replicates {model} has the same weights as {twice.loaded.name} (SHA-256 {one.loaded.sha256[:12]}).",
+                hint="Name each encoder once: the same one again adds nothing to a mean.",
+            )
+        if one.loaded.config != encoder.loaded.config:
+            raise ConfigurationError(
+                f"--replicates {model} has another architecture than {encoder.loaded.name}.",
+                hint="Scores of seeds are averaged only over encoders that are otherwise alike.",
+            )
+        names = [other.loaded.name for other in found]
+        if one.loaded.name in names:
+            name = _tell_apart(model, one, names)
+            LOGGER.warning("The label %s is taken: --replicates %s is called %s.", one.loaded.name, model, name)
+            one = load(name=name)
+        found.append(one)
+    return found[1:]
+
+
+def _tell_apart(model: str, encoder: RunEncoder, names: Sequence[str]) -> str:
+    """Find another label for an encoder, by the revision asked for or the folders that it lies in, else by its
+    checksum."""
+    from bids_semantoks.models.hub import label_folder, parse_repository  # noqa: PLC0415 - loads torch
+
+    asked = None if Path(model).exists() else parse_repository(model)
+    pooling, label = encoder.frozen.pooling, encoder.loaded.name
+    plain = label.removesuffix(name_readout("", pooling))
+    folders = [label_folder(part) for part in Path(model).expanduser().absolute().parts[1:-1]]
+    tried = [plain + label_folder(asked.revision)] if asked and asked.revision else []
+    tried += [plain + "".join(folders[-number:]) for number in range(1, len(folders) + 1)]
+    tried.append(f"{plain}{encoder.loaded.sha256[:8]}")
+    return next(one for one in tried if name_readout(one, pooling) not in names)
