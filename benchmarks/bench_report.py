@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402 - threads are counted when it is loaded
 
-from bids_semantoks.cli import call  # noqa: E402
+import bids_semantoks as bs  # noqa: E402
 from bids_semantoks.demo.study import write_parcellated, write_study  # noqa: E402
 from bids_semantoks.outputs.dataset import read_atlas_table  # noqa: E402
 from bids_semantoks.outputs.store import find_stored_runs  # noqa: E402
@@ -39,7 +39,7 @@ def measure(root: Path, n_volumes: int, *, with_images: bool) -> tuple[list[floa
     (write_study if with_images else write_parcellated)(root / "raw", n_participants=1)
     options = ["--atlas", "Demo457", "--model", "random:tiny", "--n-procs", "1", "-q"]
     with contextlib.redirect_stderr(io.StringIO()):
-        assert call([str(root / "raw"), str(out), "participant", *options]) == 0
+        assert bs.run([str(root / "raw"), str(out), "participant", *options]) == 0
     run = next(find_stored_runs(out, atlas="Demo457", model=""))
     atlas = read_atlas_table(out, name="Demo457", space=run.entities.get("space", ""))
     stored, rng = read_stored_signals(run.paths, run.sidecar), np.random.default_rng(0)

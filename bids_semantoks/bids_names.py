@@ -27,7 +27,7 @@ TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
 
 _RANK: Final = {key: rank for rank, key in enumerate(ENTITY_ORDER)}
 # Labels of Schaefer's parcels in 7 networks: giga_connectome's and TemplateFlow's, and those with seg- and scale-.
-SCHAEFER: Final = re.compile(r"Schaefer2018(?:(\d+)Parcels7Networks|7Networks(\d+)Parcels|7n(\d+))")
+SCHAEFER: Final = re.compile(r"Schaefer(?:2018(?:(\d+)Parcels7Networks|7Networks(\d+)Parcels|7n(\d+))|(\d+)-7Networks)")
 _ENTITY: Final = re.compile(r"([a-zA-Z]+)-(.+)")
 # Words that end a name: in the middle they belong to no label, as in those of pipelines older than BIDS derivatives.
 _SUFFIXES: Final = frozenset({"bold", "boldref", "mask", "timeseries", "regressors", "preproc", "confounds", "sbref"})

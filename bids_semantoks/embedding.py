@@ -133,10 +133,16 @@ def name_readout(model: str, pooling: str) -> str:
 
 
 def build_run_encoder(
-    config: EmbeddingConfig, parcels: tuple[str, ...], networks: tuple[str, ...], *, seed: int, name: str = ""
+    config: EmbeddingConfig,
+    parcels: tuple[str, ...],
+    networks: tuple[str, ...],
+    *,
+    seed: int,
+    name: str = "",
+    loaded: LoadedEncoder | None = None,
 ) -> RunEncoder:
-    """Load an encoder and match it to the P parcels and networks of an atlas, with a readout for each pooling; `seed`
-    is for random weights whose name gives none, `name` replaces the label.
+    """Load an encoder, unless it is `loaded`, and match it to the P parcels and networks of an atlas, with a readout
+    for each pooling; `seed` is for random weights whose name gives none, `name` replaces the label.
 
     Raises ModelError if the encoder is missing, damaged or does not fit the
     atlas, ResourceError if the device is absent.
@@ -145,7 +151,7 @@ def build_run_encoder(
     from bids_semantoks.models.frozen import FrozenEncoder, resolve_device
 
     device = resolve_device(config.device)
-    loaded = load_encoder(config.model, atlas=(parcels, networks), seed=seed)
+    loaded = loaded or load_encoder(config.model, atlas=(parcels, networks), seed=seed)
     match = match_parcels(parcels, networks, loaded.layout)
     whole = FrozenEncoder(loaded, match, device=device, precision=config.precision, batch_size=config.batch_size)
     label = name or loaded.name
@@ -167,11 +173,16 @@ def embed_mean(
 
 def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:
     """Cut the encoder's windows from the signals of a run, as stored in their table; RunSkipped as `build_windows`."""
+    return cut_windows(run.read_signals(), encoder, repetition_time=run.repetition_time, n_dummy=run.n_dummy)
+
+
+def cut_windows(signals: NDArray[np.float32], encoder: RunEncoder, *, repetition_time: float, n_dummy: int) -> Windows:
+    """Cut the encoder's windows from cleaned signals (T, P) without padding; RunSkipped as `build_windows`."""
     model = encoder.loaded.config
     return build_windows(
-        run.read_signals(),
-        repetition_time=run.repetition_time,
-        n_dummy=run.n_dummy,
+        signals,
+        repetition_time=repetition_time,
+        n_dummy=n_dummy,
         target_repetition_time=model.repetition_time,
         window=model.window,
         n_windows=encoder.config.n_windows,

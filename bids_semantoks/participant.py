@@ -174,7 +174,7 @@ def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, R
             denoising = dataclasses.replace(denoising, description=done)
         spaces = find_all_spaces(config.signals.atlas, directory=config.signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
-        atlas = _load_atlas(config, runs[0])
+        atlas = load_run_atlas(config, runs[0])
     atlas = keep_identity(config.out_dir, atlas)
     encoder = _build_encoder(config, atlas)
     plan = Plan(
@@ -208,7 +208,8 @@ def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
     return build_run_encoder(config.embedding, atlas.parcels, atlas.networks, seed=config.running.random_seed)
 
 
-def _load_atlas(config: AppConfig, run: Run) -> Atlas:
+def load_run_atlas(config: AppConfig, run: Run) -> Atlas:
+    """Load the atlas of a call in the space of a run, on surfaces where its data are."""
     signals, work_dir, space = config.signals, config.running.work_dir, run.space
     if is_surface(run.bold) and not run.problem:
         return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)

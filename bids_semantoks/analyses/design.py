@@ -41,7 +41,8 @@ from bids_semantoks.statistics.targets import Target
 LOGGER = logging.getLogger("bids_semantoks")
 _FORMS: Final = (str, str.upper, str.title)
 
-_SITE_NAMES: Final = tuple(
+#: Names of the column of the site, where a table has one.
+SITE_NAMES: Final = tuple(
     form(name) for name in ("site", "site_id", "scanner", "scanner_id", "center") for form in _FORMS
 )
 
@@ -127,13 +128,13 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         config.bids_dir,
         [name for name in dict.fromkeys([*asked.probe, *extra]) if name not in own],
         phenotype=asked.phenotype,
-        optional=[*own, *_SITE_NAMES, *COLOUR_NAMES],
+        optional=[*own, *SITE_NAMES, *COLOUR_NAMES],
         id_column=asked.id_column,
         keys=keys,
     )
     here = {run.entities["sub"] for run in stored}
     given = read_split_lines(asked.splits, here) if asked.splits else ()
-    site = next((name for name in (asked.leave_out, *_SITE_NAMES) if name in columns), None)
+    site = next((name for name in (asked.leave_out, *SITE_NAMES) if name in columns), None)
     extra = _check_measures(own, columns, stored, extra)
     plan = ProbePlan(
         config=config,

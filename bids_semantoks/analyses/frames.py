@@ -61,9 +61,9 @@ def write_results(
             row
             for one in results.phenotypes
             for model in one.models.values()
-            for row in _build_score_rows(one.phenotype.name, model, one.design.rows, one.n_pretrained)
+            for row in build_score_rows(one.phenotype.name, model, one.design.rows, one.n_pretrained)
         ),
-        *(row for name, model in results.leakage for row in _build_score_rows(name, model, results.rows, known)),
+        *(row for name, model in results.leakage for row in build_score_rows(name, model, results.rows, known)),
     ]
     facts = {
         "Encoder": {
@@ -148,9 +148,10 @@ def _build_retest_row(between: str, score: RetestScore) -> dict[str, object]:
     return {"between": between, "features": row.pop("name"), **row}
 
 
-def _build_score_rows(
+def build_score_rows(
     name: str, result: ModelResult, rows: Rows, n_pretrained: int | None
 ) -> Iterator[dict[str, object]]:
+    """Build the rows of group_probe.tsv of one model, one a score; `name` is that of what is predicted."""
     predictions, compared, test = result.predictions, result.comparison, result.permutation
     n_participants = len(set(rows.participants[predictions.tested]))
     for score in result.scores:

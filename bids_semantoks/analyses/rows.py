@@ -234,7 +234,12 @@ def build_models(
 ) -> dict[str, tuple[Features, ...]]:
     """Build the features of all models except those that depend on the phenotype, by name, the encoder first. A name
     has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
-    models: dict[str, tuple[Features, ...]] = {encoders[0]: _read_features(rows, encoders[0], encoders)}
+    return {encoders[0]: _read_features(rows, encoders[0], encoders)} | build_baselines(rows, twins, baselines)
+
+
+def build_baselines(rows: Rows, twins: Sequence[str], baselines: Sequence[str]) -> dict[str, tuple[Features, ...]]:
+    """Build the features of the baselines that do not depend on the phenotype, as `build_models`."""
+    models: dict[str, tuple[Features, ...]] = {}
     kinds = [kind for kind in CONNECTIVITY if kind in baselines]
     signals = partial(iterate_signals, rows, work_dir)
     for one in build_connectivity_features(signals(), kinds, weights=rows.weights) if kinds else ():

@@ -188,8 +188,12 @@ def _rename(parcels: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 @functools.cache
 def _load_orders() -> dict[str, dict[str, str]]:
     """Map the names of each other order to those of the same parcels in the 7-network order."""
-    rows = read_rows(find_registry() / "Schaefer400_orders.tsv")
-    return {column: {row[column]: row["label"] for row in rows} for column in _ORDERS}
+    return {column: {row[column]: row["label"] for row in read_orders()} for column in _ORDERS}
+
+
+def read_orders() -> list[dict[str, str]]:
+    """Read what the parcels of Schaefer-400 are called in each order: a row a parcel, in the 7-network order."""
+    return read_rows(find_registry() / "Schaefer400_orders.tsv")
 
 
 @functools.cache

@@ -122,9 +122,10 @@ def list_registered() -> list[Path]:
 def find_registered(name: str | Path) -> Path | None:
     """Find the entry of the registry that has a name, or another pipeline's label of the same atlas; None for a path
     or an unknown name."""
-    entry = find_registry() / f"{name_schaefer(str(name))}.json"
+    label = name_schaefer(str(name))
+    entry = find_registry() / f"{label}.json"
     check_name(name, AtlasError, "The atlas")
-    return entry if re.fullmatch(r"\w+", str(name)) and entry in list_registered() else None
+    return entry if re.fullmatch(r"\w+", label) and entry in list_registered() else None
 
 
 def find_entry(name_or_path: str | Path) -> Path | None:

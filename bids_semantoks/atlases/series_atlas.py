@@ -17,6 +17,7 @@ from bids_semantoks.atlases.label_tables import (
     is_numbered,
     load_label_table,
     locate_columns,
+    read_orders,
     rename_columns,
     rename_to_seven_networks,
 )
@@ -27,6 +28,8 @@ from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.records import Atlas
 
 LOG = logging.getLogger(__name__)
+#: The other order of Schaefer's 400 parcels.
+_SEVENTEEN: Final = "Schaefer400-17Networks"
 _TABLE_HINT: Final = "Give a table with the columns index, label and network_label: --atlas TABLE.tsv."
 _HINT: Final = (
     "Give the table of their atlas: --atlas TABLE.tsv (index, label, network_label, one row a column); if the rows of "
@@ -84,6 +87,24 @@ def name_series_atlas(columns: Sequence[str], asked: str, default: str) -> tuple
         return ("", "Series") if entry is None else (entry.stem, entry.stem)
     entry = find_entry(asked)
     return asked, entry.stem if entry else build_label(Path(asked).name.partition(".")[0])
+
+
+def list_orders() -> tuple[str, ...]:
+    """List the orders of parcels that ship with this package, by the names that `load_order` takes."""
+    names = [entry.stem for entry in list_registered()]
+    return (*(f"{name}-7Networks" if re.fullmatch(r"Schaefer\d+", name) else name for name in names), _SEVENTEEN)
+
+
+def load_order(name: str) -> tuple[str, ...]:
+    """Load the names of parcels in an order that ships with this package; AtlasError for an unknown one."""
+    if name == _SEVENTEEN:
+        rows = sorted(read_orders(), key=lambda row: int(row["index_17networks"]))
+        return tuple(row["label_17networks"] for row in rows)
+    entry = find_registered(name)
+    if entry is None:
+        known = ", ".join(list_orders())
+        raise AtlasError(f"No order of parcels {name!r} ships with this package.", hint=f"Known: {known}.")
+    return _load_table(load_entry(entry).table).parcels
 
 
 def _describe_entry(label: str) -> str:

@@ -101,7 +101,7 @@ def find_columns(
                 raise InputError(
                     f"Column {name} is in both {first.path} and {table.path}.", hint="Choose one with --phenotype."
                 )
-        found |= _build_columns(table, [name for name in (*names, *optional) if known.get(name) is table], names, keys)
+        found |= build_columns(table, [name for name in (*names, *optional) if known.get(name) is table], names, keys)
     unknown = [name for name in names if name not in found]
     _tell_unsound(unsound, is_needed=bool(unknown))
     roots = " and ".join(map(str, find_roots(bids_dir)))
@@ -123,7 +123,7 @@ def find_columns(
     return found
 
 
-def _build_columns(
+def build_columns(
     table: Table, names: Sequence[str], wanted: Collection[str], keys: Collection[Key]
 ) -> dict[str, Column]:
     """Build columns of a table; InputError if its labels cannot be told apart and one of the columns is `wanted`."""

@@ -37,7 +37,7 @@ from bids_semantoks.models.hub import (
     resolve_cache,
 )
 from bids_semantoks.models.initialise import ENCODER_NAMES, build_encoder, build_head, read_encoder_config
-from bids_semantoks.models.parcels import NetworkLayout, build_layout, default_layout, layout_from_json, layout_to_json
+from bids_semantoks.models.parcels import NetworkLayout, choose_layout, default_layout, layout_from_json, layout_to_json
 from bids_semantoks.models.weight_files import (
     AUTHORS_FILE,
     WEIGHTS_FILE,
@@ -177,8 +177,9 @@ def load_encoder(
     """Load an encoder: a path to our files or the authors', ``random:paper|small|tiny[:SEED]``, or
     ORG/NAME[/SUBFOLDER][@REVISION] on the hub.
 
-    A random encoder is laid out for `atlas`, its parcel names and network labels (default: the published layout), and
-    `seed` applies where its name gives none. Raises ModelError where the encoder is not found, damaged or unreadable.
+    A random encoder is laid out for `atlas`, its parcel names and network labels, by `choose_layout` (default: the
+    published layout), and `seed` applies where its name gives none. Raises ModelError where the encoder is not found,
+    damaged or unreadable.
     """
     text = str(name_or_path)
     if text.partition(":")[0] == "random":
@@ -208,7 +209,7 @@ def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, 
         raise ModelError(f"no encoder {text!r}: expected random:{'|'.join(ENCODER_NAMES)}, with :SEED if wanted.")
     size, seed = found[1], seed if found[2] is None else int(found[2])
     config = read_encoder_config(size)
-    layout = default_layout() if atlas is None else build_layout(*atlas)
+    layout = default_layout() if atlas is None else choose_layout(*atlas)
     recipe = {"encoder": to_json(config), "layout": layout_to_json(layout), "seed": seed, "recipe": FORMAT}
     return LoadedEncoder(
         encoder=build_encoder(config, layout, seed).eval(),

@@ -26,12 +26,17 @@ POOLINGS = ("cls_avg", "cls", "avg", "networks")
 
 
 def resolve_device(name: str) -> torch.device:
-    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ConfigurationError if malformed, ResourceError if absent."""
+    """Resolve ``auto`` (CUDA or CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ConfigurationError if malformed,
+    ResourceError if absent."""
     kind, _, number = name.partition(":")
     if name in ("auto", "cpu"):
         return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ResourceError("device mps (Apple) was asked for but is not there.", hint="Use --device auto or cpu.")
+        return torch.device(name)
     if kind != "cuda" or (":" in name and not number.isdecimal()):
-        raise ConfigurationError(f"--device must be auto, cpu, cuda or cuda:N, found {name!r}.")
+        raise ConfigurationError(f"--device must be auto, cpu, cuda, cuda:N or mps, found {name!r}.")
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(number or 0) >= n_devices:
         found = f"only {n_devices} CUDA devices are" if n_devices else "no CUDA device is"

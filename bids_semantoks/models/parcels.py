@@ -104,6 +104,26 @@ def build_layout(parcels: Sequence[str], networks: Sequence[str]) -> NetworkLayo
     )
 
 
+def choose_layout(parcels: Sequence[str], networks: Sequence[str]) -> NetworkLayout:
+    """Lay out random weights for an atlas: as the published encoder where only whole networks are missing, which it
+    then masks like trained weights (cortex alone); else as `build_layout`, which raises ModelError."""
+    own, published = build_layout(parcels, networks), default_layout()
+    if (
+        len(own.network_names) < len(published.network_names)
+        and _name_members(own).items() <= _name_members(published).items()
+    ):
+        return published
+    return own
+
+
+def _name_members(layout: NetworkLayout) -> dict[str, frozenset[str]]:
+    names = [name.removeprefix(_PREFIX) for name in layout.parcels or ()]
+    return {
+        network: frozenset(names[i] for i in indices)
+        for network, indices in zip(layout.network_names, layout.indices, strict=True)
+    }
+
+
 def layout_to_json(layout: NetworkLayout) -> dict[str, Any]:
     """Convert a layout to plain JSON values."""
     return {

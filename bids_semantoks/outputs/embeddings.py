@@ -56,24 +56,26 @@ def remove_embedding(paths: OutputPaths, *, settings: Mapping[str, Any], signals
 
 def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
     """Read the window embeddings of a run, (B, dims); RunFailed damaged_table."""
-    return _read_embedded(paths)[1]
+    return read_window_table(paths)[1]
 
 
 def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
     """Read the mean embedding (dims,) of a run over the windows that count (`weigh_windows`), and their number;
     RunFailed damaged_table."""
-    kept, vectors = _read_embedded(paths)
-    weights = weigh_windows(kept, min_kept)
+    columns, vectors = read_window_table(paths)
+    weights = weigh_windows(columns["kept"], min_kept)
     return int((weights > 0).sum()), weights @ vectors
 
 
-def _read_embedded(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Read the kept shares (B,) and the embeddings (B, dims) of windows."""
+def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32]]:
+    """Read what is known of the windows of a run, (B,) by column, and their embeddings (B, dims); RunFailed
+    damaged_table."""
     sidecar = read_sidecar(paths.embedding_sidecar) or {}
     check_table(paths.embedding, sidecar)
-    columns, values = read_table(paths.embedding)
-    kept = values[:, columns.index("kept")]
-    if "dim0001" in columns:
-        return kept, values[:, columns.index("dim0001") :].astype(np.float32)
+    names, values = read_table(paths.embedding)
+    n_meta = names.index("dim0001") if "dim0001" in names else len(names)
+    columns = {name: values[:, place] for place, name in enumerate(names[:n_meta])}
+    if n_meta < len(names):
+        return columns, values[:, n_meta:].astype(np.float32)
     check_table(paths.vectors, sidecar)
-    return kept, read_array(paths.vectors).astype(np.float32)
+    return columns, read_array(paths.vectors).astype(np.float32)

@@ -31,8 +31,13 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     """
     check_content(run.bold)
     _check_sum(run.bold)
+    return take_series(run, atlas, *read_columns(run.bold, volumes=run.volumes), min_time=min_time)
+
+
+def take_series(run: Run, atlas: Atlas, columns: Sequence[str], table: Floats, *, min_time: float) -> ParcelSignals:
+    """Take series that were read before or never were in a file, names (C,) and values (T, C), as `read_series` does;
+    `run` says what else is known of them."""
     repetition_time, time_notes = decide_repetition_time(run)
-    columns, table = read_columns(run.bold, volumes=run.volumes)
     try:
         positions = locate_columns(columns, atlas.parcels, f"the atlas {atlas.name}")
     except ValueError as error:

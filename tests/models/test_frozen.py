@@ -262,8 +262,13 @@ def test_devices_by_name():
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if HAS_CUDA else "cpu")
     for name in ("gpu", "cuda:", "cuda:x", "cpu:0", ""):
-        with pytest.raises(ConfigurationError, match=f"cuda or cuda:N, found '{name}'"):
+        with pytest.raises(ConfigurationError, match=f"cuda:N or mps, found '{name}'"):
             resolve_device(name)
+    if torch.backends.mps.is_available():
+        assert resolve_device("mps").type == "mps"
+    else:
+        with pytest.raises(ResourceError, match="device mps"):
+            resolve_device("mps")
     with pytest.raises(ResourceError, match="device cuda:99 was asked for"):
         resolve_device("cuda:99")
 

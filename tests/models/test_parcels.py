@@ -10,6 +10,7 @@ from bids_semantoks.errors import ModelError
 from bids_semantoks.models.parcels import (
     NetworkLayout,
     build_layout,
+    choose_layout,
     default_layout,
     layout_from_json,
     layout_to_json,
@@ -199,3 +200,15 @@ def test_the_order_of_tian_before_schaefer_finds_every_parcel():
         layout,
     )
     assert source[match.order].tolist() == list(range(457))
+
+
+@pytest.mark.parametrize("missing", [("Subcortex", "Cerebellum"), ("Cerebellum",)])
+def test_random_weights_mask_whole_networks_that_an_atlas_lacks(missing):
+    layout = default_layout()
+    names = [layout.network_names[network] for network in layout.networks]
+    rows = [(one, name) for one, name in zip(layout.parcels, names, strict=True) if name not in missing]
+    parcels, networks = zip(*rows, strict=True)
+    assert choose_layout(parcels, networks) is layout
+    assert choose_layout(parcels[1:], networks[1:]).n_parcels == len(parcels) - 1
+    renamed = ("other", *parcels[1:])
+    assert choose_layout(renamed, networks).parcels[0] == "other"

@@ -1,0 +1,186 @@
+"""The encoder as a transformer of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from joblib import Parallel, delayed, effective_n_jobs
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from bids_semantoks.api import Embedding, Encoder, Series, load_encoder
+from bids_semantoks.config import EmbeddingConfig
+from bids_semantoks.errors import InputError, ModelError
+
+_USUAL = EmbeddingConfig()
+
+
+class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Transformer of parcel series into mean embeddings, a row a run: n series -> (n, dims).
+
+    Nothing is learnt from the data, so that it may stand before any cross-validation; inside one, `memory` of the
+    pipeline spares encoding a series once a fold.
+
+    Parameters
+    ----------
+    model : str, Path or Encoder, optional
+        As in `load_encoder`.
+    repetition_time : float, optional
+        Seconds, of all series; needed for arrays.
+    parcels : str or sequence of str, optional
+        Names of the columns, or an order that ships with this package, as in `Encoder.encode`.
+    pooling : str, optional
+        ``cls_avg`` (mean of tokens, then class token), ``cls``, ``avg`` or ``networks``.
+    n_windows : int, optional
+        Equally spaced windows of a series.
+    min_kept : float or None, optional
+        Windows with a smaller share of kept data do not count where there are better ones; None weighs all alike.
+    device : str, optional
+        As in `load_encoder`.
+    n_jobs : int, optional
+        Processes, by joblib's rules; each loads the encoder.
+
+    Attributes
+    ----------
+    n_features_out_ : int
+        Length of an embedding.
+    sha256_ : str
+        Checksum of the weights.
+    """
+
+    def __init__(  # noqa: PLR0913 - scikit-learn finds the parameters of an estimator in its signature
+        self,
+        model: str | Path | Encoder = _USUAL.model,
+        *,
+        repetition_time: float | None = None,
+        parcels: str | Sequence[str] | None = None,
+        pooling: str = _USUAL.pooling[0],
+        n_windows: int = _USUAL.n_windows,
+        min_kept: float | None = _USUAL.min_kept,
+        device: str = "auto",
+        n_jobs: int | None = None,
+    ) -> None:
+        self.model = model
+        self.repetition_time = repetition_time
+        self.parcels = parcels
+        self.pooling = pooling
+        self.n_windows = n_windows
+        self.min_kept = min_kept
+        self.device = device
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Sequence[Series], y: object = None) -> Self:  # noqa: ARG002 - as all transformers
+        """Load the encoder and encode the first series, which shows whether the series fit it.
+
+        Parameters
+        ----------
+        X : sequence of n arrays (T, P), DataFrames, paths or ParcelSeries
+            One series a run; runs may differ in length.
+        y : object, optional
+            Ignored.
+
+        Returns
+        -------
+        Embedder
+            Itself.
+        """
+        series = _list_series(X)
+        self._encoder = self._load()
+        self.sha256_ = self._encoder.sha256
+        self.n_features_out_ = len(self._encode(series[0]))
+        return self
+
+    def transform(self, X: Sequence[Series]) -> NDArray[np.float64]:
+        """Encode each series and average its windows by their kept data.
+
+        Parameters
+        ----------
+        X : sequence of n arrays (T, P), DataFrames, paths or ParcelSeries
+            One series a run.
+
+        Returns
+        -------
+        array of shape (n, dims)
+            The numbers of the command line's ``phenotype/`` table, for people with one run.
+        """
+        check_is_fitted(self, "sha256_")
+        series = _list_series(X)
+        n_jobs = min(effective_n_jobs(self.n_jobs), len(series))
+        if n_jobs == 1:
+            return np.stack([self._encode(one) for one in series])
+        # In parts, so that each process loads the encoder once.
+        parts = [series[start::n_jobs] for start in range(n_jobs)]
+        rows = np.empty((len(series), self.n_features_out_))
+        for start, part in enumerate(Parallel(n_jobs=n_jobs)(delayed(_encode_part)(self, part) for part in parts)):
+            rows[start::n_jobs] = part
+        return rows
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:  # noqa: ARG002
+        """Name the dimensions as the tables of the command line do.
+
+        Parameters
+        ----------
+        input_features : object, optional
+            Ignored: dimensions do not come from single parcels.
+
+        Returns
+        -------
+        array of shape (dims,)
+            ``dim0001`` and so on.
+        """
+        check_is_fitted(self, "n_features_out_")
+        return np.array([f"dim{number:04d}" for number in range(1, self.n_features_out_ + 1)], dtype=object)
+
+    def _load(self) -> Encoder:
+        return self.model if isinstance(self.model, Encoder) else load_encoder(self.model, device=self.device)
+
+    def _encode(self, series: Series) -> NDArray[np.float64]:
+        if not hasattr(self, "_encoder"):
+            self._encoder = self._load()
+            if self._encoder.sha256 != self.sha256_:
+                raise ModelError(
+                    f"{self.model} has other weights than when this Embedder was fitted: SHA-256 "
+                    f"{self._encoder.sha256[:12]} instead of {self.sha256_[:12]}.",
+                    hint="Fit it again, or restore the weights.",
+                )
+        asked = {
+            name: getattr(self, name) for name in ("repetition_time", "parcels", "pooling", "n_windows", "min_kept")
+        }
+        embedding: Embedding = self._encoder.encode(series, **asked)
+        return embedding.pooled
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Weights are loaded again where they are needed, instead of travelling in each pickle.
+        return {name: value for name, value in super().__getstate__().items() if name != "_encoder"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.no_validation = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+def _encode_part(embedder: Embedder, series: Sequence[Series]) -> NDArray[np.float64]:
+    return np.stack([embedder._encode(one) for one in series])
+
+
+def _list_series(found: Any) -> list[Series]:
+    """List the series of n runs; InputError for a single series, and for none."""
+    if isinstance(found, str | Path) or (hasattr(found, "iloc") and found.ndim == 2):
+        raise InputError("One series was given where a list of series is expected.", hint="Write [series].")
+    series = list(found)
+    if not series:
+        raise InputError("The list of series is empty.")
+    if getattr(found, "ndim", 3) == 2 and isinstance(found, np.ndarray) and found.dtype != object:
+        raise InputError(
+            f"One array of shape {found.shape} was given where a list of series (T, P), or one array (n, T, P), is "
+            "expected.",
+            hint="Write [series].",
+        )
+    return series

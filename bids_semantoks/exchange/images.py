@@ -1,0 +1,61 @@
+"""One image outside BIDS, described as a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from bids_semantoks.atlases.load import find_all_spaces
+from bids_semantoks.bids_names import parse_entities
+from bids_semantoks.errors import InputError
+from bids_semantoks.files import read_object
+from bids_semantoks.records import Run
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+def describe_image(
+    bold: str | Path,
+    companions: Mapping[str, str | Path | None],
+    *,
+    atlas: str,
+    repetition_time: float | None,
+    space: str | None,
+) -> tuple[Run, tuple[str, ...]]:
+    """Describe a BOLD image and its `companions`, mask and confounds, as a run, with notes. Its space is the one given,
+    that in its name, or the first of the atlas; InputError where a file is not there."""
+    path = _find(bold, "image")
+    entities = parse_entities(path.name)
+    named, notes = space or entities.get("space"), []
+    if named is None:
+        named = find_all_spaces(atlas, directory=None)[0]
+        notes.append(f"{path.name} names no template space and is read as {named}, the first of {atlas}.")
+        LOGGER.warning("%s Give space= if it is another.", notes[0])
+    entities = {"sub": "x", **entities, "space": named}
+    source, time = "the argument repetition_time", repetition_time
+    if time is None:
+        sidecar = path.with_name(f"{path.name.partition('.')[0]}.json")
+        source, time = f"the sidecar {sidecar}", read_object(sidecar).get("RepetitionTime")
+    if time is not None and not (isinstance(time, int | float) and time > 0):
+        raise InputError(f"{source} must be a positive number of seconds, found {time!r:.60}.")
+    mask, confounds = (_find(one, name) if one else None for name, one in companions.items())
+    run = Run(
+        entities=tuple(entities.items()),
+        bold=path,
+        mask=mask,
+        confounds=confounds,
+        repetition_time=None if time is None else float(time),
+        time_source=source,
+        pipeline="another program",
+        dataset=Path(path.anchor),
+        missing=(("mask", "Give it as mask=."), ("confounds", 'Give it as confounds=, or denoise="none".')),
+    )
+    return run, tuple(notes)
+
+
+def _find(path: str | Path, what: str) -> Path:
+    found = Path(path).expanduser().absolute()
+    if not found.is_file():
+        raise InputError(f"The {what} {found} is not there.", hint="Give the path of a file.")
+    return found
