@@ -93,7 +93,7 @@ class RunJob:
 
 def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     """Determine which outputs of a run are missing or out of date; without an encoder, only signals count."""
-    config = plan.config
+    config, settings = plan.config, _merge_settings(plan, encoder)
     paths = build_paths(config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else "")
     inputs = describe_inputs(run, with_metadata="compcor" in plan.denoising.strategy)
     sidecar = read_sidecar(paths.signals_sidecar)
@@ -111,14 +111,13 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
         older = config.running.redo_older_than
         has_embedding, others = find_embedding_state(paths, encoder, sha256, redo_older_than=older)
         differences += others
-    hashes = _hash_attempt(plan, encoder, inputs)
     return RunJob(
         run=run,
         participant=run.entities[0][1],
         paths=paths,
         inputs=inputs,
-        settings_hash=hashes[0],
-        attempt_hash=hashes[1],
+        settings_hash=hash_values(settings),
+        attempt_hash=_hash_attempt(plan, settings, inputs),
         needs_signals=not has_signals,
         needs_embedding=not has_embedding,
         needs_connectivity=has_signals
@@ -130,16 +129,19 @@ def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     )
 
 
-def _hash_attempt(plan: Plan, encoder: RunEncoder | None, inputs: dict[str, Any]) -> tuple[str, str]:
-    """Hash the settings of a run, and all that decides how it ends."""
-    settings = {**plan.settings, **(encoder.settings if encoder else {})}
-    attempt = {"settings": settings, "inputs": inputs, "min_time": plan.config.signals.min_time}
-    return hash_values(settings), hash_values(attempt)
+def _merge_settings(plan: Plan, encoder: RunEncoder | None) -> dict[str, Any]:
+    """Join the settings of signals and embedding."""
+    return {**plan.settings, **(encoder.settings if encoder else {})}
+
+
+def _hash_attempt(plan: Plan, settings: dict[str, Any], inputs: dict[str, Any]) -> str:
+    """Hash all that decides how a run ends."""
+    return hash_values({"settings": settings, "inputs": inputs, "min_time": plan.config.signals.min_time})
 
 
 def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> list[RunJob]:
     """Build the job of each run; a run whose files or former outputs cannot be looked at fails alone."""
-    jobs = []
+    jobs, settings = [], _merge_settings(plan, encoder)
     for run in runs:
         try:
             jobs.append(build_job(plan, encoder, run))
@@ -150,14 +152,13 @@ def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> l
             LOGGER.debug("Planning %s", run.bold, exc_info=True)
             problem = f"The run of {run.bold} cannot be planned: {type(error).__name__}: {error!s:.200}."
             lost = dataclasses.replace(run, reason="internal", problem=problem)
-            hashes = _hash_attempt(plan, encoder, {})
             job = RunJob(
                 run=lost,
                 participant=run.entities[0][1],
                 paths=build_paths(plan.config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else ""),
                 inputs={},
-                settings_hash=hashes[0],
-                attempt_hash=hashes[1],
+                settings_hash=hash_values(settings),
+                attempt_hash=_hash_attempt(plan, settings, {}),
                 needs_signals=True,
                 needs_embedding=True,
                 differences=(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,17 @@ def test_a_dry_run_for_scripts(study, out, app):
     assert ("sub-002", "make", "n/a", "ok") in found
     assert ("sub-004", "skip", "too_short", "skipped") in found
     assert len(lines) == 8
+    assert {cells[6] for cells in lines[1:]} == {"true"}
+    # No image is opened; with another limit the record says nothing.
+    opened: list[str] = []
+    is_watched = [True]
+    sys.addaudithook(lambda name, what: opened.append(str(what[0])) if name == "open" and is_watched else None)
+    _, text = app(study, out, "--dry-run", "--format", "tsv", "--min-time", "1", "--participant-label", "004")
+    is_watched.clear()
+    assert [name for name in opened if "_bold.nii" in name] == []
+    assert any(name.endswith("_status.json") for name in opened)
+    (cells,) = [line.split("\t") for line in text.splitlines() if line.startswith("sub-004") and "run-2" in line]
+    assert (cells[2], cells[4], cells[6]) == ("make", "skipped", "false")
     assert app(study, out, "--format", "tsv")[0] == 4
 
 

@@ -11,7 +11,7 @@ from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
-from bids_semantoks.analyses.parts import probe_all, probe_one, remove_parts
+from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
 from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
@@ -80,9 +80,8 @@ def run_call(
     tables = None
     if probes is not None:
         prober = prepare_probes(probes, encoder, stored, atlas, others=others)
-        if (part := config.probing.probe_part) is not None:
-            if part:
-                probe_one(prober, config.probing.probe[part - 1])
+        if config.probing.probe_part is not None:
+            keep_parts(prober)
             return 0
         tables = run_probes(prober, encoder, stored)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
@@ -125,8 +124,12 @@ def prepare_probes(
     others: Sequence[RunEncoder] = (),
 ) -> Prober:
     """Embed `stored` runs by all other encoders that probes need, where they have complete embeddings by the encoder
-    and by the `others` that are compared with it."""
-    config = plan.config
+    and by the `others` that are compared with it. With --probe-part, only one phenotype is left to probe."""
+    config, part = plan.config, plan.config.probing.probe_part
+    if part is not None:
+        # Phenotypes that are alike would be predicted together.
+        own = config.probing.probe[part - 1 : part] if part else ()
+        plan = dataclasses.replace(plan, designs=tuple(one for one in plan.designs if one[0].name in own))
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)

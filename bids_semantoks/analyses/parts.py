@@ -55,7 +55,11 @@ def find_part(prober: Prober, phenotype: Phenotype, design: Design) -> Path:
         "version": __version__,
         "probing": asked,
         "seed": config.running.random_seed,
-        "encoders": [(encoder.loaded.name, encoder.settings) for encoder in (*prober.encoders, *prober.others)],
+        "encoders": [
+            (one.loaded.name, one.settings)
+            for encoder in (*prober.encoders, *prober.others)
+            for one in encoder.readouts
+        ],
         "phenotype": [phenotype.name, phenotype.table, phenotype.kind],
         "target": [design.target.classes, design.target.n_bins, design.covariate_names],
         "splits": [(split.repetition, split.fold) for split in design.splits],
@@ -134,12 +138,12 @@ def probe_all(prober: Prober) -> list[PhenotypeResult]:
     return results
 
 
-def probe_one(prober: Prober, name: str) -> None:
-    """Probe a phenotype and keep its results for `probe_all`; one that is refused is left to the last call."""
+def keep_parts(prober: Prober) -> None:
+    """Probe the phenotypes of the plan and keep their results for `probe_all`."""
     for phenotype, design in prober.plan.designs:
-        if phenotype.name == name and not (path := find_part(prober, phenotype, design)).is_file():
+        if not (path := find_part(prober, phenotype, design)).is_file():
             write_part(path, prober.probe(phenotype, design))
-            LOGGER.info("%s: %s", name, path)
+            LOGGER.info("%s: %s", phenotype.name, path)
 
 
 def remove_parts(prober: Prober, results: Iterable[PhenotypeResult]) -> None:

@@ -54,9 +54,9 @@ def has_connectivity(path: Path, signals: Mapping[str, Any]) -> bool:
     """Tell whether the correlations at `path` and their sidecar are there, with the size recorded; earlier versions
     recorded it in the sidecar of the `signals`."""
     own = read_object(path.with_suffix(".json"))
-    sizes = [one["Files"] for one in (own, signals) if isinstance(one.get("Files"), dict)]
-    recorded = next((one[path.name] for one in sizes if path.name in one), 0)
-    return bool(own) and path.is_file() and path.stat().st_size == recorded
+    found = (one.get("Files") for one in (signals, own))  # of any type in damaged sidecars
+    recorded = {name: size for files in found if isinstance(files, dict) for name, size in files.items()}
+    return bool(own) and path.is_file() and path.stat().st_size == recorded.get(path.name)
 
 
 def find_forms(path: Path) -> tuple[Path, Path, Path]:

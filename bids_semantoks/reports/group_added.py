@@ -53,7 +53,7 @@ def describe_added(rows: Sequence[Any]) -> list[str]:
 
 def name_base(row: Any) -> str:
     """Name the baseline of a row as readers know it."""
-    return MODEL_NAMES.get(row.compared_with, str(row.compared_with))
+    return str(MODEL_NAMES.get(row.compared_with, row.compared_with))
 
 
 def name_parts(row: Any) -> str:
