@@ -329,7 +329,7 @@ def describe_results(stored: ProbeTables) -> list[dict[str, Any]]:
     """Describe each phenotype for the methods text: who was in and out, and how the encoder did."""
     found = []
     for name, facts in stored.facts["Phenotypes"].items():
-        (row,) = stored.find_scores(name, "encoder")
+        row = stored.find_scores(name, "encoder")[0]
         out = [line for line in facts["People"]["Lines"] if line[0] != "in"]
         found.append(
             {

@@ -76,7 +76,8 @@ def test_each_readout_is_registered() -> None:
 
 def test_its_own_test_of_models_passes(tmp_path: Path) -> None:
     """Needs brainmarks, whose other dependencies this package does without."""
-    pytest.importorskip("brainmarks")
+    for name in ("brainmarks", "cortex"):
+        pytest.importorskip(name)
     folder = ROOT / "plugins" / "brainmarks"
     code = f"import brainmarks.models as m; m.__path__.append({str(folder / 'brainmarks' / 'models')!r}); "
     code += "import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--pyargs', "
