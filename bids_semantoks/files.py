@@ -359,11 +359,11 @@ def hash_values(values: Any) -> str:
 def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a small table of mixed values as TSV; None, empty text and NaN become
     ``n/a``, floats get 9 significant digits."""
-    lines = ["\t".join(map(format_cell, columns)), *map(_format_row, rows)]
+    lines = ["\t".join(map(format_cell, columns)), *map(format_row, rows)]
     write_text(path, "\n".join(lines) + "\n", only_if_changed=True)
 
 
-def _format_row(row: Sequence[object]) -> str:
+def format_row(row: Sequence[object]) -> str:
     """Format a row, its trailing floats in one go: four times faster than cell by cell."""
     n_head = len(row)
     while n_head and type(row[n_head - 1]) is float:

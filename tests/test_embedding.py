@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from bids_semantoks.analyses import encoders
 from bids_semantoks.analyses.encoders import build_twin, embed_stored
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SignalsConfig
 from bids_semantoks.embedding import build_run_encoder, embed_missing, find_missing
@@ -87,7 +88,7 @@ def test_an_encoder_to_compare_with_leaves_no_status_and_is_described(config, ca
     caplog.set_level("INFO")
     embed_stored(stored, twin, why="to compare with")
     embed_stored(stored, twin, why="a second time")
-    said = [record.message for record in caplog.records if record.message.startswith("Embedding")]
+    said = [record.message for record in caplog.records if not hasattr(record, "is_progress")]
     assert said == ["Embedding 6 runs to compare with."]
     paths = [dataclasses.replace(run.paths, model="RandomTinyUntrained2") for run in stored]
     assert all(path.embedding_sidecar.is_file() and not path.status.exists() for path in paths)
@@ -95,6 +96,28 @@ def test_an_encoder_to_compare_with_leaves_no_status_and_is_described(config, ca
     other = dataclasses.replace(twin, config=dataclasses.replace(twin.config, n_windows=3))
     with pytest.raises(ConfigurationError, match=r"n_windows.*8.*3"):
         embed_stored(stored, other, why="", overwrite=False)
+
+
+def test_an_encoder_to_compare_with_embeds_in_several_processes_to_the_same_bytes(config, monkeypatch):
+    _, encoder, stored, _ = find(config)
+    asked = []
+    run_jobs = encoders.run_jobs
+
+    def remember(build, arguments, jobs, *, n_procs):
+        asked.append(n_procs)
+        return run_jobs(build, arguments, jobs, n_procs=n_procs)
+
+    monkeypatch.setattr(encoders, "run_jobs", remember)
+    made = []
+    for number, running in ((1, None), (1, dataclasses.replace(config.running, n_procs=2))):
+        twin = build_twin(encoder, number)
+        embed_stored(stored, twin, why="to compare with", running=running)
+        paths = [dataclasses.replace(run.paths, model=twin.loaded.name) for run in stored]
+        made.append([path.embedding.read_bytes() for path in paths])
+        for path in paths:
+            path.embedding_sidecar.unlink()
+    assert asked == [1, 2]
+    assert made[0] == made[1]
 
 
 def test_what_was_trained_for_days_is_not_trained_again_by_the_proposed_call(config, monkeypatch):

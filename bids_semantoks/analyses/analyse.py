@@ -9,6 +9,7 @@ from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
+from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
 from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
@@ -28,6 +29,7 @@ from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.group_report import GroupPage, write_group_page
 from bids_semantoks.reports.reporting import write_stored_methods
+from bids_semantoks.statistics.folds import use_threads
 from bids_semantoks.statistics.significance import adjust_holm
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -55,8 +57,11 @@ def plan_call(
 ) -> CallPlan:
     """Check everything before any work; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
+    probes = plan_probes(config, chosen) if asked.probe else None
+    if probes is not None:
+        check_resources(probes, len(atlas[0]))
     return CallPlan(
-        probes=plan_probes(config, chosen) if asked.probe else None,
+        probes=probes,
         blocks=plan_blocks(config, task_runs) if asked.task_blocks else None,
         scaling=plan_scaling(config, chosen, atlas) if asked.scaling else None,
     )
@@ -80,10 +85,12 @@ def run_call(
     tables = None
     if probes is not None:
         prober = prepare_probes(probes, encoder, stored, atlas, others=others)
+        n_threads = choose_fold_threads(prober.plan, len(atlas[0]))
         if config.probing.probe_part is not None:
-            keep_parts(prober)
+            with use_threads(n_threads):
+                keep_parts(prober)
             return 0
-        tables = run_probes(prober, encoder, stored)
+        tables = run_probes(prober, encoder, stored, n_threads=n_threads)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
@@ -132,21 +139,28 @@ def prepare_probes(
         plan = dataclasses.replace(plan, designs=tuple(one for one in plan.designs if one[0].name in own))
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
-        embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
+        embed_stored(
+            stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite, running=config.running
+        )
     prober = Prober(plan, encoder, replicates=replicates, others=others)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
-            embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
+            embed_stored(
+                stored, build_twin(encoder, number), why="by random weights, to compare with", running=config.running
+            )
     return prober
 
 
-def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun]) -> ProbeTables:
-    """Predict all phenotypes by all models, and write the tables."""
+def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun], *, n_threads: int) -> ProbeTables:
+    """Predict all phenotypes by all models, `n_threads` folds at a time, and write the tables."""
     plan, config = prober.plan, prober.plan.config
-    phenotypes = adjust_comparisons(probe_all(prober))
+    with use_threads(n_threads):
+        phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
+    with use_threads(n_threads):
+        leakage = measure_leakage(prober, rows)
     n_people = len(set(rows.participants))
     known = count_pretrained(set(map(str, rows.participants)), *prober.encoders, *prober.others)
     seed, lost = config.running.random_seed, find_lost(config.out_dir)
@@ -157,12 +171,10 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun])
         model=prober.model,
         phenotypes=tuple(phenotypes),
         people=tuple(People(plan, phenotype, design, lost) for phenotype, design in plan.designs),
-        leakage=measure_leakage(prober, rows),
+        leakage=leakage,
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
-        retest=tuple(
-            measure_retest(stored, {prober.model: prober.model, **compared}, min_kept=config.min_kept, seed=seed)
-        ),
+        retest=tuple(measure_retest(stored, {prober.model: prober.model, **compared}, prober)),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
         warnings=(

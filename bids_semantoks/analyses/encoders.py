@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.config import AppConfig
+from bids_semantoks.config import AppConfig, RunningConfig
 from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_run, find_missing, name_readout
-from bids_semantoks.errors import ConfigurationError
+from bids_semantoks.errors import ConfigurationError, ResourceError
 from bids_semantoks.files import hash_text
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -23,16 +25,40 @@ LOGGER = logging.getLogger("bids_semantoks")
 _TWIN_SEED: Final = 1_000_003
 
 
-def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, overwrite: bool = True) -> None:
+def embed_stored(
+    stored: Sequence[StoredRun],
+    encoder: RunEncoder,
+    *,
+    why: str,
+    overwrite: bool = True,
+    running: RunningConfig | None = None,
+) -> None:
     """Embed the runs that lack an embedding of an encoder to compare with, without statuses; `why` is for the log.
-    Raises ConfigurationError as `find_missing`."""
+    Works in one process without `running`. Raises ConfigurationError as `find_missing`, ResourceError where a process
+    was killed."""
     hint = "Give the encoder another name, use the former settings or --overwrite."
     missing = find_missing(encoder.name_outputs(stored), encoder, overwrite=overwrite, hint=hint)
     if missing:
         LOGGER.info("Embedding %d runs %s.", len(missing), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
-    for run in Progress(f"Embedding {why}").each("run", missing):
-        embed_run(run, encoder)
+    n_procs = 1
+    if running is not None:
+        device = str(encoder.frozen.device)
+        n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
+        if n_procs > 1:
+            limit_threads(choose_n_threads(running, n_procs=n_procs))
+    results = run_jobs(_build_embedder, (encoder,), missing, n_procs=n_procs)
+    for i, result in Progress(f"Embedding {why}").each("run", results, total=len(missing)):
+        if isinstance(result, WorkerDied):
+            raise ResourceError(f"Embedding {missing[i].paths.stem} {why}: {result}.", hint="Use a smaller --n-procs.")
+
+
+def _build_embedder(encoder: RunEncoder) -> Callable[[StoredRun], tuple[str, ...]]:
+    return partial(_embed_with, encoder)
+
+
+def _embed_with(encoder: RunEncoder, run: StoredRun) -> tuple[str, ...]:
+    return embed_run(run, encoder)
 
 
 def embed_others(stored: Sequence[StoredRun], others: Sequence[RunEncoder], *, overwrite: bool) -> None:

@@ -36,7 +36,7 @@ from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
 from bids_semantoks.statistics.significance import PermutationTest
-from bids_semantoks.statistics.splits import build_split_table
+from bids_semantoks.statistics.splits import build_split_table, tabulate_splits
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -87,9 +87,8 @@ def write_results(
         "Warnings": list(results.warnings),
         "SoftwareVersions": find_versions(),
     }
-    predictions = list(_list_predictions(results.phenotypes))
     columns = tuple(read_column_descriptions("group_predictions"))
-    own = [dict(zip(columns, row, strict=True)) for row in predictions if row[1] == results.model]
+    own = (dict(zip(columns, row, strict=True)) for row in _list_predictions(results.phenotypes, model=results.model))
     points, shares = build_points(results.plan, stored, results.model)
     tables = ProbeTables(
         facts=facts,
@@ -103,20 +102,36 @@ def write_results(
     kept = keep_earlier_tables(config.out_dir, facts)
     if kept is not None:
         LOGGER.warning("Probes of an earlier call that asked something else are replaced; copies are in %s.", kept)
-    splits = (
-        (one.phenotype.name, row.repetition, row.fold, f"sub-{row.participant}", row.role)
-        for one in results.phenotypes
-        for row in build_split_table(one.design.splits, one.design.rows.participants.tolist())
-    )
+    n_repetitions, splits = _list_splits(results.phenotypes)
     write_probes(
         config.out_dir,
         tables,
-        predictions=predictions,
+        predictions=_list_predictions(results.phenotypes),
         splits=splits,
         people=(row for own in results.people for row in own.iterate_rows()),
         described=list_described(results.plan),
+        n_repetitions=n_repetitions,
     )
     return tables
+
+
+def _list_splits(results: Sequence[PhenotypeResult]) -> tuple[int, Iterator[tuple[object, ...]]]:
+    """List the splits by participant, and count the repetitions; by role, with 0, where one phenotype needs it."""
+    people = [one.design.rows.participants.tolist() for one in results]
+    tables = [tabulate_splits(one.design.splits, own) for one, own in zip(results, people, strict=True)]
+    wide = [table for table in tables if table is not None]
+    if len(wide) < len(tables):
+        return 0, (
+            (one.phenotype.name, row.repetition, row.fold, f"sub-{row.participant}", row.role)
+            for one, own in zip(results, people, strict=True)
+            for row in build_split_table(one.design.splits, own)
+        )
+    n_repetitions = max(len(table[0]) - 1 for table in wide)
+    return n_repetitions, (
+        (one.phenotype.name, f"sub-{name}", *cells, *[""] * (n_repetitions - len(cells)))
+        for one, table in zip(results, wide, strict=True)
+        for name, *cells in table
+    )
 
 
 def _list_seeds(one: PhenotypeResult) -> dict[str, dict[str, list[float]]]:
@@ -177,11 +192,12 @@ def _build_score_rows(
         }
 
 
-def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[object, ...]]:
+def _list_predictions(results: Sequence[PhenotypeResult], *, model: str = "") -> Iterator[tuple[object, ...]]:
+    """List the rows of all models, or of one `model`."""
     for one in results:
-        for model, result in one.models.items():
+        for name, result in one.models.items():
             predictions = result.predictions
-            if result.role in ("added", "importance"):
+            if result.role in ("added", "importance") or model not in ("", name):
                 continue
             truth, scores, n_tests = predictions.average()
             decided = predictions.decide()
@@ -189,17 +205,17 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
             shown = [(1, classes[1])] if len(classes) == 2 else list(enumerate(classes or [""]))
             for row in np.flatnonzero(predictions.tested):
                 names = _name_row(*one.design.rows.keys[row])
-                for index, name in shown:
+                for index, label in shown:
                     what: tuple[object, object] = (float(truth[row]), float(decided[row]))
                     if classes:
                         what = classes[int(truth[row])], classes[int(decided[row])]
                     score = float(scores[row, index])
                     yield (
                         one.phenotype.name,
-                        model,
+                        name,
                         *names.values(),
                         *what,
-                        name,
+                        label,
                         score,
                         int(n_tests[row]) // predictions.n_seeds,
                     )

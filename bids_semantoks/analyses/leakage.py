@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -154,22 +155,27 @@ def _build_rows(
 
 
 def measure_retest(
-    stored: Sequence[StoredRun], models: Mapping[str, str], *, min_kept: float | None, seed: int
+    stored: Sequence[StoredRun], models: Mapping[str, str], prober: Prober
 ) -> list[tuple[str, RetestScore]]:
-    """Measure test-retest reliability of models (name to label in file names) and of connectivity, each between
-    ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
+    """Measure test-retest reliability of models (name to label in file names), and of connectivity that --baselines
+    asks for, each between ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
+    config = prober.plan.config
     readers: dict[str, Callable[[Rows], NDArray[Any]]] = {
         name: partial(read_embeddings, model=label) for name, label in models.items()
     }
-    readers |= {kind: partial(_read_connectivity, estimator=kind) for kind in _CONNECTIVITY}
+    readers |= {
+        kind: partial(_read_connectivity, estimator=kind, work_dir=config.running.work_dir)
+        for kind in _CONNECTIVITY
+        if kind in prober.baselines
+    }
     found = []
-    for between, (first, second) in _find_pairs(stored, min_kept).items():
+    for between, (first, second) in _find_pairs(stored, config.min_kept).items():
         LOGGER.info("Comparing two %s of %d participants.", between, len(first.keys))
         for name, read in readers.items():
-            found.append((between, compute_retest(name, read(first), read(second), seed=seed)))
+            found.append((between, compute_retest(name, read(first), read(second), seed=prober.seed)))
     return found
 
 
-def _read_connectivity(rows: Rows, estimator: str) -> NDArray[np.float32]:
-    found = zip(iterate_signals(rows), rows.weights, strict=True)
+def _read_connectivity(rows: Rows, estimator: str, work_dir: Path | None) -> NDArray[np.float32]:
+    found = zip(iterate_signals(rows, work_dir), rows.weights, strict=True)
     return np.stack([compute_correlations(compute_covariance(one, estimator, own)) for one, own in found])

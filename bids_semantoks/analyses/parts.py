@@ -128,12 +128,14 @@ def _unpack(value: Any, arrays: Any) -> Any:
 
 def probe_all(prober: Prober) -> list[PhenotypeResult]:
     """Probe all phenotypes but those that other calls probed, whose results are taken."""
-    results, n_found = [], 0
-    for phenotype, design in prober.progress.each("phenotype", prober.plan.designs):
-        found = read_part(find_part(prober, phenotype, design), phenotype, design)
-        n_found += found is not None
-        results.append(found or prober.probe(phenotype, design))
-    if n_found:
+    designs = prober.plan.designs
+    found = [read_part(find_part(prober, *both), *both) for both in designs]
+    prober.sharing.designs = [design for (_, design), one in zip(designs, found, strict=True) if one is None]
+    results = [
+        one or prober.probe(phenotype, design)
+        for one, (phenotype, design) in prober.progress.each("phenotype", list(zip(found, designs, strict=True)))
+    ]
+    if n_found := sum(one is not None for one in found):
         LOGGER.info("%d of %d phenotypes were probed by other calls.", n_found, len(results))
     return results
 

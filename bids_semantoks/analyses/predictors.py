@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.benchmark import cross_validate_benchmark
-from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.linear import cross_validate_all
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features
 
@@ -45,9 +45,17 @@ def find_removed(features: Features, design: Design) -> NDArray[np.float64] | No
 
 def predict_linear(features: Features, design: Design, *, seed: int, each: Each = iter) -> Predictions:
     """Predict by the linear model, its penalty chosen in inner folds."""
-    removed = find_removed(features, design)
-    return cross_validate(
-        features, design.target, design.splits, covariates=removed, groups=design.groups, seed=seed, each=each
+    return predict_together(features, [design], seed=seed, each=each)[0]
+
+
+def predict_together(
+    features: Features, designs: Sequence[Design], *, seed: int, each: Each = iter
+) -> list[Predictions]:
+    """Predict by the linear model designs that have rows, splits, groups and covariates in common."""
+    first, targets = designs[0], [design.target for design in designs]
+    removed = find_removed(features, first)
+    return cross_validate_all(
+        features, targets, first.splits, covariates=removed, groups=first.groups, seed=seed, each=each
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.added import add_encoders
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.encoders import name_twin
-from bids_semantoks.analyses.predictors import build_predictors, find_removed
+from bids_semantoks.analyses.predictors import build_predictors, find_removed, predict_together
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import (
     EmbeddingFeatures,
@@ -27,6 +27,7 @@ from bids_semantoks.analyses.rows import (
     build_site_features,
     count_pretrained,
 )
+from bids_semantoks.analyses.sharing import SharedFolds
 from bids_semantoks.embedding import RunEncoder, embed_mean
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
@@ -84,6 +85,9 @@ class Prober:
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
         self.progress = Progress("Probing")
         self.predictors = build_predictors(plan.config, encoder, self.progress)
+        together = partial(predict_together, seed=self.seed, each=partial(self.progress.each, "fold"))
+        self.sharing = SharedFolds([one for _, one in plan.designs], together)
+        self.predictors["nested"] = self.sharing.predict
         self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
 
@@ -93,7 +97,9 @@ class Prober:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
             labels = [encoder.loaded.name for encoder in self.encoders]
             twins = [name_twin(self.model, number) for number in range(len(self.encoders))]
-            own, *others = build_models(rows, labels, twins, self.baselines).items()
+            own, *others = build_models(
+                rows, labels, twins, self.baselines, work_dir=self.plan.config.running.work_dir
+            ).items()
             further = build_others(rows, self.others)
             readouts = build_readouts(rows, self.encoders, seed=self.seed)
             for one in self.others:
@@ -168,9 +174,8 @@ class Prober:
     ) -> ModelResult:
         """Score and test the predictions from the features of each seed, as those of one model."""
         predictions = stack_seeds(parts)
-        # Only this model is a ridge regression that can be permuted on its own splits.
-        is_scored = protocol == "nested" and not design.target.is_class
-        tests = [] if role in _UNTESTED else [self._permute(one, design, is_scored=is_scored) for one in features]
+        test = partial(self._permute, is_nested=protocol == "nested")
+        tests = [] if role in _UNTESTED else [self.sharing.test(one, design, test) for one in features]
         made = [test for test in tests if test is not None]
         scores = self.score(predictions, design)
         return ModelResult(
@@ -205,7 +210,7 @@ class Prober:
         for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)
 
-    def _permute(self, features: Features, design: Design, *, is_scored: bool) -> PermutationTest | None:
+    def _permute(self, features: Features, design: Design, *, is_nested: bool) -> PermutationTest | None:
         """Test one model, by its own splits where the ridge regression of the nested protocol made its score."""
         n_permutations, groups, target = self.asked.n_permutations, design.unit_groups, design.target
         has_groups = groups is None or len(np.unique(groups[~np.isnan(target.values)])) >= _MIN_GROUPS
@@ -213,7 +218,8 @@ class Prober:
             return None
         shared: dict[str, Any] = {"covariates": find_removed(features, design), "seed": self.seed}
         labels: dict[str, Any] = {"n_permutations": n_permutations, "blocks": design.blocks}
-        if is_scored:
+        if is_nested and not target.is_class:
+            # Only this model is a ridge regression that can be permuted on its own splits.
             columns = permute_target(target, seed=self.seed, units=groups, **labels)
             test = permute_scored_ridge(features, columns, design.splits, groups=design.groups, **shared)
         else:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,6 +17,7 @@ from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_text
 from bids_semantoks.outputs.embeddings import read_embedding, read_mean_embedding
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
+from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.baselines import (
     CONNECTIVITY,
     build_chance,
@@ -24,6 +27,7 @@ from bids_semantoks.statistics.baselines import (
 )
 from bids_semantoks.statistics.spans import Features, TableFeatures
 from bids_semantoks.statistics.weights import weigh_runs
+from bids_semantoks.training.packed import PackedRun, SignalStore
 
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_VOLUMES: Final = 3
@@ -95,10 +99,42 @@ def _name_model(run: StoredRun, model: str) -> OutputPaths:
     return dataclasses.replace(run.paths, model=model)
 
 
-def iterate_signals(rows: Rows) -> Iterator[list[NDArray[np.float32]]]:
-    """Yield the cleaned signals (T, P) of each row's runs; dropped volumes and absent parcels are NaN."""
+def iterate_signals(rows: Rows, work_dir: Path | None) -> Iterator[list[NDArray[np.float32]]]:
+    """Yield the cleaned signals (T, P) of each row's runs; dropped volumes and absent parcels are NaN. With a work
+    directory tables are parsed once, for all that read them in this call and in later ones."""
+    if work_dir is None:
+        for runs in rows.runs:
+            yield [run.read_signals() for run in runs]
+        return
+    known = {_name_signals(run): run for runs in rows.runs for run in runs}
+    first = next(iter(known.values()))
+    n_parcels = first.read_signals().shape[1]
+    store = SignalStore(work_dir / "signals" / f"{n_parcels}", n_parcels, "<f4")
+    store.directory.mkdir(parents=True, exist_ok=True)
+    store.remove_orphans()
+    missing = {key: run for key, run in known.items() if key not in store}
+    store.add(_pack(missing))
+    view = store.select(list(known))
+    place = {key: i for i, key in enumerate(known)}
     for runs in rows.runs:
-        yield [run.read_signals() for run in runs]
+        yield [view.read(place[_name_signals(run)]) for run in runs]
+
+
+def _name_signals(run: StoredRun) -> str:
+    """Name the signals of a run by their bytes, and by what is not read of them."""
+    return f"{run.sidecar['TableSHA256']} {run.n_padding}"
+
+
+def _pack(runs: Mapping[str, StoredRun]) -> Iterator[PackedRun]:
+    for key in Progress("Reading signals").each("run", runs):
+        values = runs[key].read_signals()
+        yield PackedRun(
+            key=key,
+            participant=runs[key].entities["sub"],
+            repetition_time=runs[key].repetition_time,
+            values=values,
+            present=np.asarray(~np.isnan(values).all(axis=0)),
+        )
 
 
 def _find_kept_share(run: StoredRun) -> float:
@@ -194,16 +230,17 @@ def _project(features: TableFeatures, name: str, width: int, seed: int) -> Table
 
 
 def build_models(
-    rows: Rows, encoders: Sequence[str], twins: Sequence[str], baselines: Sequence[str]
+    rows: Rows, encoders: Sequence[str], twins: Sequence[str], baselines: Sequence[str], *, work_dir: Path | None = None
 ) -> dict[str, tuple[Features, ...]]:
     """Build the features of all models except those that depend on the phenotype, by name, the encoder first. A name
     has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
     models: dict[str, tuple[Features, ...]] = {encoders[0]: _read_features(rows, encoders[0], encoders)}
     kinds = [kind for kind in CONNECTIVITY if kind in baselines]
-    for one in build_connectivity_features(iterate_signals(rows), kinds, weights=rows.weights) if kinds else ():
+    signals = partial(iterate_signals, rows, work_dir)
+    for one in build_connectivity_features(signals(), kinds, weights=rows.weights) if kinds else ():
         models[one.name] = (one,)
     if "parcel_moments" in baselines:
-        models["parcel_moments"] = (build_parcel_features(iterate_signals(rows), weights=rows.weights),)
+        models["parcel_moments"] = (build_parcel_features(signals(), weights=rows.weights),)
     if "motion" in baselines:
         models["motion"] = (_build_motion_features(rows),)
     if "random" in baselines:

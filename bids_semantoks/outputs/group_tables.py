@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +19,8 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.files import (
     find_delimiter,
     format_cell,
+    format_row,
+    open_atomic,
     parse_table,
     read_json,
     read_rows,
@@ -36,6 +40,12 @@ _TEXT: Final = frozenset(
         *("by", "level", "between", "features", "column", "design", "position", "folds", "source", "encoder"),
     ]
 )
+
+#: Columns of a table of splits whose rows are participants.
+_REPETITION: Final = re.compile(r"repetition_?(\d+)")
+
+#: Lines of a table that are held at once.
+_BLOCK: Final = 10_000
 
 #: Columns that a map of the embedding may have besides those described, to colour its points by.
 _ADDED: Final = {"Description": "As in the tables of the dataset, or its sidecars."}
@@ -124,14 +134,26 @@ def write_group_table(out_dir: Path, name: str, table: pd.DataFrame, facts: Mapp
     return path
 
 
-def read_group_table(path: Path) -> pd.DataFrame:
-    """Read a table of the group, without rows if it is absent; InputError if a column is missing or invalid."""
+def read_group_table(path: Path, *, model: str = "") -> pd.DataFrame:
+    """Read a table of the group, or only the rows of a `model`, without rows if it is absent; InputError if a column is
+    missing or invalid."""
     try:
-        return _parse(path.stem, read_rows(path) if path.is_file() else [])
+        found = (_read_model(path, model) if model else read_rows(path)) if path.is_file() else []
+        return _parse(path.stem, found)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path} is not as this version writes it: {error}.", hint="Probe again with --probe COLUMN."
         ) from error
+
+
+def _read_model(path: Path, model: str) -> list[dict[str, str]]:
+    """Read the rows of a model; those of all models may be too many to be held."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        header = next(file, "")
+        column = header.rstrip("\n").split("\t").index("model")
+        lines = [line for line in file if line.split("\t", column + 1)[column : column + 1] == [model]]
+    names, rows, _ = parse_table("".join([header, *lines]))
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def write_probes(
@@ -142,19 +164,40 @@ def write_probes(
     splits: Iterable[Sequence[object]],
     people: Iterable[Sequence[object]] = (),
     described: Sequence[str] = (),
+    n_repetitions: int = 0,
 ) -> Path:
     """Write all tables of probes and return the path of ``group_probe.tsv``; `predictions` are those of all models,
-    `described` the last columns of `people`, which ``data/columns`` does not describe."""
+    `described` the last columns of `people`, which ``data/columns`` does not describe. With `n_repetitions` the rows of
+    `splits` are participants, with a cell for each repetition; without, they list who had which role where."""
     path = write_group_table(out_dir, "group_probe", tables.scores, tables.facts)
     for name, rows in (("group_predictions", predictions), ("group_splits", splits), ("group_participants", people)):
         columns = read_column_descriptions(name)
         columns |= dict.fromkeys(described if name == "group_participants" else (), _ADDED)
-        write_records(out_dir / f"{name}.tsv", tuple(columns), list(rows))
+        if name == "group_splits" and n_repetitions:
+            columns = {key: columns[key] for key in ("phenotype", "participant_id")}
+            columns |= {f"repetition{number}": _describe_repetition(number) for number in range(n_repetitions)}
+        _write_rows(out_dir / f"{name}.tsv", tuple(columns), rows)
         write_json(out_dir / f"{name}.json", columns, only_if_changed=True)
     write_group_table(out_dir, "group_strata", tables.strata)
     write_group_table(out_dir, "group_retest", tables.retest)
     write_group_table(out_dir, "group_map", tables.points, {"VarianceShares": list(tables.shares)})
     return path
+
+
+def _describe_repetition(number: int) -> dict[str, str]:
+    text = (
+        f"Fold (from 0) that tested the participant in repetition {number}, who trained in its other folds; train or "
+        "validation for those who were never tested in it, n/a for those who had no part in it."
+    )
+    return {"Description": text}
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a long table as `write_records` does, a block of lines at a time: millions of rows are never held."""
+    lines = itertools.chain(["\t".join(map(format_cell, columns))], map(format_row, rows))
+    with open_atomic(path) as file:
+        while block := list(itertools.islice(lines, _BLOCK)):
+            file.write(("\n".join(block) + "\n").encode())
 
 
 def read_probes(out_dir: Path) -> ProbeTables:
@@ -171,12 +214,11 @@ def read_probes(out_dir: Path) -> ProbeTables:
         missing += [f"{one} of {name}" for one in needed if one not in found]
     if missing:
         raise InputError(f"{path} does not say {', '.join(missing)}.", hint="Probe again with --probe COLUMN.")
-    predictions = read_group_table(out_dir / "group_predictions.tsv")
     points = read_group_table(out_dir / "group_map.tsv")
     return ProbeTables(
         facts=facts,
         scores=read_group_table(out_dir / "group_probe.tsv"),
-        predictions=predictions[predictions["model"] == facts["Encoder"]["Name"]],
+        predictions=read_group_table(out_dir / "group_predictions.tsv", model=facts["Encoder"]["Name"]),
         strata=read_group_table(out_dir / "group_strata.tsv"),
         retest=read_group_table(out_dir / "group_retest.tsv"),
         points=points,
@@ -232,14 +274,17 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
         raise InputError(f"The splits {path} cannot be read: {error}.", hint="Expected a group_splits.tsv.") from error
     rows = [dict(zip(map(str.lower, names), row, strict=True)) for row in cells]
     columns = tuple(read_column_descriptions("group_splits"))
-    missing = [name for name in columns[1:] if rows and name not in rows[0]]
+    is_wide = bool(rows) and "role" not in rows[0] and any(_REPETITION.fullmatch(name) for name in rows[0])
+    needed = ("participant_id",) if is_wide else columns[1:]
+    missing = [name for name in needed if rows and name not in rows[0]]
     if missing or not rows:
         found = f"no column {', '.join(missing)}" if rows else "no rows"
         raise InputError(f"The splits {path} have {found}.", hint=f"Expected {', '.join(columns)}.")
     lines = []
     counts = Counter(label.lstrip("0") for label in participants)
     without_zeros = {bare: label for label in participants if counts[bare := label.lstrip("0")] == 1}
-    for number, row in zip(numbers, rows, strict=True):
+    listed = zip(numbers, rows, strict=True)
+    for number, row in _list_roles(list(listed)) if is_wide else listed:
         repetition, fold = _parse_whole(row["repetition"]), _parse_whole(row["fold"])
         if repetition is None or fold is None:
             raise InputError(
@@ -250,6 +295,21 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
         label = label if label in participants else without_zeros.get(label.lstrip("0"), label)
         lines.append((row.get("phenotype", ""), repetition, fold, label, _ROLE_NAMES.get(role, row["role"])))
     return lines
+
+
+def _list_roles(rows: Sequence[tuple[int, dict[str, str]]]) -> Iterator[tuple[int, dict[str, str]]]:
+    """List the role of each participant in each fold of a table of participant x repetition, with the line's number."""
+    phenotypes = dict.fromkeys(row.get("phenotype", "") for _, row in rows)
+    for phenotype, column in itertools.product(phenotypes, rows[0][1]):
+        if not (found := _REPETITION.fullmatch(column)):
+            continue
+        own = [(number, row, row[column].strip()) for number, row in rows if row.get("phenotype", "") == phenotype]
+        own = [one for one in own if one[2].lower() not in ("", "n/a")]
+        folds = sorted({fold for *_, cell in own if (fold := _parse_whole(cell)) is not None})
+        for fold, (number, row, cell) in itertools.product(folds, own):
+            tested = _parse_whole(cell)
+            role = cell if tested is None else "test" if tested == fold else "train"
+            yield number, {**row, "repetition": found[1], "fold": str(fold), "role": role}
 
 
 def _parse_whole(text: str) -> int | None:

@@ -154,6 +154,17 @@ def _read_cgroup_quota(root: Path) -> list[int]:
     return [-(-int(quota) // int(period))] if quota.isdecimal() and int(quota) > 0 else []
 
 
+def find_memory_limit(running: RunningConfig, root: Path = Path("/sys/fs/cgroup")) -> tuple[int, str]:
+    """Find the memory in bytes that a call may use, and what sets it: --mem, the cgroup or the machine."""
+    found = [(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # ``max`` where there is no limit
+            found.append((int((root / name).read_text()), "the limit of its container or job"))
+    if running.mem is not None:
+        found.append((parse_memory(running.mem), f"--mem {running.mem}"))
+    return min(found)
+
+
 def limit_threads(n_threads: int) -> None:
     """Limit the threads of numerical libraries that this process or its children load from now on."""
     for variable in _THREAD_VARIABLES:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from bids_semantoks.records import Floats, Indices
+from bids_semantoks.statistics.folds import run_folds
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, compute_probabilities
 from bids_semantoks.statistics.spans import Features, Span
 from bids_semantoks.statistics.splits import Split, build_inner_folds
@@ -18,7 +19,7 @@ from bids_semantoks.statistics.targets import Target
 
 N_INNER_FOLDS = 5
 
-#: Residuals held at once where many targets are left out together.
+#: Cells of a table that is held at once, where many targets or problems are solved together: 80 MB.
 _MOST_CELLS = 10_000_000
 
 #: Penalties in units of `compute_mean_eigenvalue`: from almost no shrinkage to almost no effect.
@@ -42,23 +43,55 @@ def cross_validate(
     regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid. `each` yields
     the splits again, and may count them.
     """
+    return cross_validate_all(features, [target], splits, covariates=covariates, groups=groups, seed=seed, each=each)[0]
+
+
+def cross_validate_all(
+    features: Features,
+    targets: Sequence[Target],
+    splits: Sequence[Split],
+    *,
+    covariates: Floats | None = None,
+    groups: NDArray[Any] | None = None,
+    seed: int = 0,
+    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
+) -> list[Predictions]:
+    """Predict targets that have the same splits as `cross_validate` predicts each: they share the span of a split,
+    which for wide features takes longest."""
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
-    table = PredictionTable(target, shape)
-    for split in each(splits):
+    tables = [PredictionTable(target, shape) for target in targets]
+
+    def predict(split: Split) -> None:
+        """Predict all targets in one split."""
         train = np.sort(np.concatenate([split.train, split.validation]))
         span = features.compute_span(train, split.test, covariates)
-        labels = target.compute_labels(train)[train]
-        fold_of = build_inner_folds(
-            np.arange(len(train)),
-            strata=labels.astype(np.int64) if target.is_class else None,
-            groups=None if groups is None else groups[train],
-            n_folds=N_INNER_FOLDS,
-            seed=seed + split.repetition,
-        )
-        predict = _predict_classes if target.is_class else _predict_values
-        scores, penalty, logits = predict(span, labels, fold_of, table.scores.shape[2])
-        table.add((split.repetition, split.fold), (train, split.test), scores, penalty, logits=logits)
-    return table.build(features.name, _describe_edges(features.name, target.name, table.penalty))
+        together = None if groups is None else groups[train]
+        for table in tables:
+            _predict_fold(table, span, (split, train), together, seed=seed + split.repetition)
+
+    # Each fold fills cells of its own. The first repetition comes last, as a permutation test goes on with its spans.
+    run_folds(predict, splits[::-1], each=each)
+    return [
+        table.build(features.name, _describe_edges(features.name, table.target.name, table.penalty)) for table in tables
+    ]
+
+
+def _predict_fold(
+    table: PredictionTable, span: Span, part: tuple[Split, Indices], groups: NDArray[Any] | None, *, seed: int
+) -> None:
+    """Predict the tested rows of a split from its sorted training rows, of which `groups` are the groups."""
+    (split, train), target = part, table.target
+    labels = target.compute_labels(train)[train]
+    fold_of = build_inner_folds(
+        np.arange(len(train)),
+        strata=labels.astype(np.int64) if target.is_class else None,
+        groups=groups,
+        n_folds=N_INNER_FOLDS,
+        seed=seed,
+    )
+    predict = _predict_classes if target.is_class else _predict_values
+    scores, penalty, logits = predict(span, labels, fold_of, table.scores.shape[2])
+    table.add((split.repetition, split.fold), (train, split.test), scores, penalty, logits=logits)
 
 
 def _predict_values(span: Span, labels: Floats, fold_of: Indices, _: int) -> tuple[Floats, float, None]:
@@ -87,16 +120,22 @@ def _predict_classes(
 
 
 def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Indices) -> Floats:
-    """Compute the log loss of each penalty over inner folds; all folds, penalties and classes are fitted together."""
+    """Compute the log loss of each penalty over inner folds; penalties and classes are fitted together, and as many
+    folds as memory has room for: all of them up to 10,000 rows and 15 classes."""
     folds, width = np.unique(fold_of), codes.shape[1]
-    n_fits = len(folds) * len(PENALTIES)
-    weights = np.repeat(fold_of[:, None] != folds, len(PENALTIES) * width, axis=1).astype(np.float64)
-    penalties = np.tile(np.repeat(PENALTIES, width), len(folds))
-    fit = fit_logistic(span, np.tile(codes, n_fits), penalties, weights=weights, tolerance=1e-4)
-    logits = fit.predict(span.train).reshape(len(labels), len(folds), len(PENALTIES), width)
-    own = logits[np.arange(len(labels)), np.searchsorted(folds, fold_of)]  # (n, penalties, width)
-    odds = compute_probabilities(own)
-    chosen = np.take_along_axis(odds, labels[:, None, None], axis=2)[:, :, 0]
+    together = max(1, _MOST_CELLS // (len(labels) * len(PENALTIES) * width))
+    chosen = np.empty((len(labels), len(PENALTIES)))
+    for start in range(0, len(folds), together):
+        some = folds[start : start + together]
+        weights = np.repeat(fold_of[:, None] != some, len(PENALTIES) * width, axis=1).astype(np.float64)
+        penalties = np.tile(np.repeat(PENALTIES, width), len(some))
+        targets = np.tile(codes, len(some) * len(PENALTIES))
+        fit = fit_logistic(span, targets, penalties, weights=weights, tolerance=1e-4)
+        inside = np.isin(fold_of, some)
+        logits = fit.predict(span.train).reshape(len(labels), len(some), len(PENALTIES), width)[inside]
+        own = logits[np.arange(len(logits)), np.searchsorted(some, fold_of[inside])]  # (rows, penalties, width)
+        odds = compute_probabilities(own)
+        chosen[inside] = np.take_along_axis(odds, labels[inside][:, None, None], axis=2)[:, :, 0]
     return np.asarray(-np.log(np.clip(chosen, 1e-15, None)).mean(axis=0))
 
 

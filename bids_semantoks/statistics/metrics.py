@@ -4,7 +4,7 @@ letters: n rows, R repetitions, F folds, B bootstrap samples."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,9 @@ RANGES = {
 CLASS_METRICS = ("balanced_accuracy", "auroc", "average_precision", "brier_score", "macro_f1", "calibration_error")
 VALUE_METRICS = ("r", "r2", "mae", "r_pooled", "calibration_slope")
 _MOST_POINTS = 401
+
+#: Cells of a table of weights that is held at once: 160 MB.
+_MOST_WEIGHTS = 20_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,14 +70,16 @@ def compute_scores(
     move together (the correction of Nadeau and Bengio, Machine Learning 52, 2003, for one round of folds). This
     errs on the wide side for large effects.
     """
-    weights = draw_weights(predictions.tested, participants, n_bootstrap=n_bootstrap, seed=seed)
     widening = np.sqrt(1 + predictions.tested.sum() / np.nanmean(predictions.n_train))
+    names = metrics or (CLASS_METRICS if predictions.classes else VALUE_METRICS)
+    scorers = {metric: build_scorer(predictions, metric) for metric in names}
+    blocks = iterate_weights(predictions.tested, participants, n_bootstrap=n_bootstrap, seed=seed)
+    parts = [[scorer(weights) for scorer in scorers.values()] for weights in blocks]
+    samples = [np.concatenate(own) for own in zip(*parts, strict=True)]
     scores = []
-    for metric in metrics or (CLASS_METRICS if predictions.classes else VALUE_METRICS):
-        scorer = build_scorer(predictions, metric)
+    for (metric, scorer), drawn in zip(scorers.items(), samples, strict=True):
         value = float(scorer(np.ones((1, predictions.fold.shape[1])))[0])
-        sample = scorer(weights)
-        sample = sample[~np.isnan(sample)]
+        sample = drawn[~np.isnan(drawn)]
         low, bound, high = np.quantile(sample, (0.025, 0.05, 0.975)) if len(sample) else (np.nan,) * 3
         if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
             low, high = _bound_extreme(predictions, value, participants)
@@ -122,13 +127,23 @@ def draw_weights(
     tested: NDArray[np.bool_], participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
 ) -> Floats:
     """Draw participants (n,) with replacement among tested rows: how often each row was drawn, (B, n)."""
+    return np.concatenate(list(iterate_weights(tested, participants, n_bootstrap=n_bootstrap, seed=seed)))
+
+
+def iterate_weights(
+    tested: NDArray[np.bool_], participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
+) -> Iterator[Floats]:
+    """Draw as `draw_weights`, yielding as many samples at a time as memory has room for: up to 10,000 rows all."""
     rows = np.flatnonzero(tested)
     units = np.arange(len(rows)) if participants is None else np.unique(participants[rows], return_inverse=True)[1]
     n_units = int(units.max()) + 1
-    counts = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=n_bootstrap)
-    weights = np.zeros((n_bootstrap, len(tested)))
-    weights[:, rows] = counts[:, units.ravel()]
-    return weights
+    rng, step = np.random.default_rng(seed), max(1, _MOST_WEIGHTS // len(tested))
+    for start in range(0, n_bootstrap, step):
+        n_drawn = min(step, n_bootstrap - start)
+        counts = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_drawn)
+        weights = np.zeros((n_drawn, len(tested)))
+        weights[:, rows] = counts[:, units.ravel()]
+        yield weights
 
 
 def compute_chance(predictions: Predictions, metric: str) -> float:
@@ -280,9 +295,10 @@ def compute_roc(predictions: Predictions) -> tuple[Floats, Floats]:
     for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores[:, :, 1], strict=True):
         for number in np.unique(fold[fold >= 0]):
             inside = fold == number
-            members, others = scores[inside & (truth == 1)][:, None], scores[inside & (truth == 0)]
+            members, others = scores[inside & (truth == 1)], np.sort(scores[inside & (truth == 0)])
             if len(others):
-                places.append(((others > members) + 0.5 * (others == members)).mean(axis=1))
+                below, upto = (np.searchsorted(others, members, side) for side in ("left", "right"))
+                places.append((len(others) - 0.5 * (below + upto)) / len(others))
                 weights.append(np.full(len(members), float(len(others))))
     place, weight = np.concatenate(places), np.concatenate(weights)
     if not len(place):
@@ -308,10 +324,16 @@ class MeanScore:
 
 def score_participants(predictions: Predictions, participants: NDArray[Any], metric: str) -> Floats:
     """Score the rows of each tested participant separately, sorted by label; NaN where the metric is undefined."""
-    tested = predictions.tested
-    labels = np.unique(participants[tested])
-    weights = ((participants == labels[:, None]) & tested).astype(np.float64)
-    return build_scorer(predictions, metric)(weights)
+    rows = np.flatnonzero(predictions.tested)
+    labels, codes = np.unique(participants[rows], return_inverse=True)
+    scorer, step = build_scorer(predictions, metric), max(1, _MOST_WEIGHTS // len(participants))
+    found = []
+    for start in range(0, len(labels), step):
+        own = (codes >= start) & (codes < start + step)
+        weights = np.zeros((min(step, len(labels) - start), len(participants)))
+        weights[codes[own] - start, rows[own]] = 1.0
+        found.append(scorer(weights))
+    return np.concatenate(found) if found else np.zeros(0)
 
 
 def average_participants(

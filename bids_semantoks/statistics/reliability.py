@@ -3,6 +3,7 @@ Shape letters: n participants, d features."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from bids_semantoks.records import Floats
 
 #: Features at a time: two tables of connectivity are large enough as they are.
 _BLOCK = 4096
+
+#: Participants at a time that are compared with all others: the table of all pairs would grow with n squared.
+_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,20 +74,34 @@ def compute_retest(
 def compute_hits(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
     """Identify each participant among all by the correlation of features (n, d) (Finn et al., Nat Neurosci 18, 2015).
     Features are centred over participants in each run first. Returns (n,) of 0, 0.5 or 1: mean of both directions."""
-    n, width = first.shape
-    products, sums, squares = np.zeros((n, n)), np.zeros((2, n)), np.zeros((2, n))
+    n = len(first)
+    means = [np.asarray(np.mean(table, axis=0, dtype=np.float64)) for table in (first, second)]
+    own, best = np.full(n, np.nan), np.full((2, n), -np.inf)
+    for start in range(0, n, _ROWS):
+        similarity = _correlate(first[start : start + _ROWS], second, means)  # (rows, n)
+        rows = np.arange(len(similarity))
+        own[start + rows] = similarity[rows, start + rows]
+        similarity[rows, start + rows] = -np.inf
+        best[0, start + rows] = similarity.max(axis=1)
+        best[1] = np.maximum(best[1], similarity.max(axis=0))
+    return np.asarray((own > best).sum(axis=0) / 2)
+
+
+def _correlate(first: NDArray[Any], second: NDArray[Any], means: Sequence[Floats]) -> Floats:
+    """Correlate rows (a, d) with rows (n, d) after subtracting the means (d,) of each table: (a, n)."""
+    width = second.shape[1]
+    products = np.zeros((len(first), len(second)))
+    sums, squares = ([np.zeros(len(table)) for table in (first, second)] for _ in range(2))
     for start in range(0, width, _BLOCK):
-        part = [np.asarray(table[:, start : start + _BLOCK], dtype=np.float64) for table in (first, second)]
-        part = [values - values.mean(axis=0) for values in part]
+        some = slice(start, start + _BLOCK)
+        part = [np.asarray(t[:, some], dtype=np.float64) - m[some] for t, m in zip((first, second), means, strict=True)]
         products += part[0] @ part[1].T
-        sums += [values.sum(axis=1) for values in part]
-        squares += [(values**2).sum(axis=1) for values in part]
-    lengths = np.sqrt(np.maximum(squares - sums**2 / width, 0))
-    lengths = np.where(lengths > 0, lengths, 1)
-    similarity = (products - np.outer(sums[0], sums[1]) / width) / np.outer(lengths[0], lengths[1])
-    own = np.diag(similarity)
-    others = similarity + np.diag(np.full(len(own), -np.inf))
-    return np.asarray(((own > others.max(axis=1)).astype(float) + (own > others.max(axis=0))) / 2)
+        for side, values in enumerate(part):
+            sums[side] += values.sum(axis=1)
+            squares[side] += (values**2).sum(axis=1)
+    lengths = [np.sqrt(np.maximum(s - t**2 / width, 0)) for s, t in zip(squares, sums, strict=True)]
+    lengths = [np.where(length > 0, length, 1) for length in lengths]
+    return np.asarray((products - np.outer(*sums) / width) / np.outer(*lengths))
 
 
 def compute_icc(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:

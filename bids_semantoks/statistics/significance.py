@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold, KFold
 
 from bids_semantoks.records import Floats, Indices
+from bids_semantoks.statistics.folds import run_folds
 from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
 from bids_semantoks.statistics.metrics import Score, compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions
@@ -95,14 +96,17 @@ def permute_scored_ridge(
     """
     first = min(split.repetition for split in splits)
     predicted, fold_of = np.zeros_like(columns), np.full(len(columns), -1, dtype=np.int64)
-    for split in splits:
-        if split.repetition == first:
-            train = np.sort(np.concatenate([split.train, split.validation]))
-            span = features.compute_span(train, split.test, covariates)
-            together = None if groups is None else groups[train]
-            penalties = choose_fold_penalties(span, columns[train], together, seed=seed + first)
-            fit = fit_ridge(span, columns[train], penalties)
-            predicted[split.test], fold_of[split.test] = fit.predict(span.test), split.fold
+
+    def predict(split: Split) -> None:
+        """Predict all columns in one split."""
+        train = np.sort(np.concatenate([split.train, split.validation]))
+        span = features.compute_span(train, split.test, covariates)
+        together = None if groups is None else groups[train]
+        penalties = choose_fold_penalties(span, columns[train], together, seed=seed + first)
+        fit = fit_ridge(span, columns[train], penalties)
+        predicted[split.test], fold_of[split.test] = fit.predict(span.test), split.fold
+
+    run_folds(predict, [split for split in splits if split.repetition == first])
     tested = fold_of >= 0
     return _build_test("r", "first", _compute_correlations(predicted[tested], columns[tested], fold_of[tested]))
 
@@ -205,11 +209,14 @@ def _predict(
     if groups is not None:
         splitter = GroupKFold(n_splits=5, shuffle=True, random_state=seed)
     predicted, fold_of = np.zeros_like(codes), np.zeros(len(rows), dtype=np.int64)
-    parts = splitter.split(rows, None, None if groups is None else groups[rows])
-    for fold, (train, test) in enumerate(parts):
+
+    def predict(part: tuple[int, tuple[Indices, Indices]]) -> None:
+        fold, (train, test) = part
         span = features.compute_span(rows[train], rows[test], covariates)
         fit = fit_ridge(span, codes[train], choose_loo_penalties(span, codes[train]))
         predicted[test], fold_of[test] = fit.predict(span.test), fold
+
+    run_folds(predict, list(enumerate(splitter.split(rows, None, None if groups is None else groups[rows]))))
     return predicted, fold_of
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,32 @@ def build_split_table(splits: Iterable[Split], participants: Sequence[str]) -> l
             names = sorted({participants[row] for row in getattr(split, role)})
             table += [SplitRow(split.repetition, split.fold, name, role) for name in names]
     return table
+
+
+def tabulate_splits(splits: Sequence[Split], participants: Sequence[str]) -> list[tuple[str, ...]] | None:
+    """Tabulate splits as participant x repetition: the name, then for each repetition the fold that tests the
+    participant while all others train, ``train`` or ``validation`` for those never tested there, empty for those in no
+    part. None where roles differ between the folds of a repetition in other ways, which only a list can tell."""
+    names = sorted({participants[row] for split in splits for role in ROLES for row in getattr(split, role)})
+    place = {name: i for i, name in enumerate(names)}
+    people = np.array([place.get(name, -1) for name in participants])
+    words = np.array(["", *ROLES], dtype=object)
+    by_repetition = operator.attrgetter("repetition")
+    columns = []
+    for _, group in itertools.groupby(sorted(splits, key=by_repetition), key=by_repetition):
+        folds = list(group)
+        roles = np.zeros((len(folds), len(names)), dtype=np.int64)  # position in `words`
+        for row, split in zip(roles, folds, strict=True):
+            for number, role in enumerate(ROLES, start=1):
+                row[people[getattr(split, role)]] = number
+        tested = roles == 1 + ROLES.index("test")
+        others = np.where(tested.any(axis=0), 1 + ROLES.index("train"), roles[0])
+        is_known = ((roles == others) | tested).all(axis=0) & (tested.sum(axis=0) <= 1)
+        if not is_known.all() or (len(folds) > 1 and (roles == 1 + ROLES.index("validation")).any()):
+            return None
+        numbers = np.array([str(split.fold) for split in folds], dtype=object)
+        columns.append(np.where(tested.any(axis=0), numbers[tested.argmax(axis=0)], words[others]))
+    return [(name, *cells) for name, *cells in zip(names, *columns, strict=True)]
 
 
 def read_split_table(

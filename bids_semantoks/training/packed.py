@@ -1,4 +1,5 @@
-"""Packed signals: a memory-mapped float16 store that grows by segments, larger than memory if need be.
+"""Packed signals: a memory-mapped store that grows by segments, larger than memory if need be: float16 to train on, or
+float32 as tables hold them.
 
 Legend: R runs, T volumes of a run, P parcels.
 """
@@ -24,7 +25,7 @@ from bids_semantoks.files import open_atomic, read_json, write_text
 
 FORMAT: Final = "bids_semantoks signals 2"
 _SEGMENT_BYTES: Final = 2**30
-_ITEM: Final = np.dtype("<f2").itemsize
+_ENDINGS: Final = {"<f2": ".f16", "<f4": ".f32"}
 _COLUMNS: Final = ("key", "participant", "n_volumes", "repetition_time", "crc32", "present")
 _REMEDY: Final = "Delete the directory: it is made again from the signals."
 
@@ -41,7 +42,8 @@ class PackedRun:
     key: str  # checksum over all that decides the values: source table, its repetition time, parcels
     participant: str  # label
     repetition_time: float  # seconds, of the source
-    values: NDArray[np.float32]  # (T, P), z-scored, at the encoder's repetition time; absent parcels are zero
+    # (T, P); to train on z-scored, at the encoder's repetition time, absent parcels zero
+    values: NDArray[np.float32]
     present: NDArray[np.bool_]  # (P,) parcels that have a signal
 
 
@@ -65,9 +67,11 @@ class SignalStore:
     exist. So no lock is needed, and a process that dies loses one segment.
     """
 
-    def __init__(self, directory: Path, n_parcels: int) -> None:
+    def __init__(self, directory: Path, n_parcels: int, dtype: str = "<f2") -> None:
         self.directory = directory
         self.n_parcels = n_parcels
+        self.dtype, self._ending = dtype, _ENDINGS[dtype]
+        self._format = FORMAT if dtype == "<f2" else f"{FORMAT} {dtype}"
         self._entries: dict[str, _Entry] = {}
         for index in sorted(directory.glob("*.json")):
             self._entries.update(self._read_index(index))
@@ -94,7 +98,7 @@ class SignalStore:
     def remove_orphans(self) -> None:
         """Remove what calls that were killed left behind: partial segments, and segments without their index."""
         remove_leftovers(self.directory)
-        for path in self.directory.glob("*.f16"):
+        for path in self.directory.glob(f"*{self._ending}"):
             with contextlib.suppress(OSError):
                 if not path.with_suffix(".json").exists() and is_left_behind(path.name, path.stat()):
                     path.unlink()
@@ -103,7 +107,7 @@ class SignalStore:
         first = next(runs, None)
         if first is None:
             return 0
-        path = self.directory / f"{tag_owner()}{os.urandom(8).hex()}.f16"
+        path = self.directory / f"{tag_owner()}{os.urandom(8).hex()}{self._ending}"
         index = path.with_suffix(".json")
         rows: list[tuple[Any, ...]] = []
         try:
@@ -112,7 +116,7 @@ class SignalStore:
                 while file.tell() < segment_bytes and (run := next(runs, None)) is not None:
                     rows.append(self._write_run(file, run))
             columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
-            content = {"format": FORMAT, "n_parcels": self.n_parcels, "crc32": _sum_up(columns), "runs": columns}
+            content = {"format": self._format, "n_parcels": self.n_parcels, "crc32": _sum_up(columns), "runs": columns}
             write_text(index, json.dumps(content))
         except BaseException:
             path.unlink(missing_ok=True)
@@ -124,8 +128,8 @@ class SignalStore:
         if run.values.ndim != 2 or run.values.shape[1] != self.n_parcels or not len(run.values):
             raise ValueError(f"signals must have shape (T, {self.n_parcels}), found {run.values.shape}")
         with np.errstate(over="ignore"):  # refused below
-            packed = run.values.astype("<f2")
-        if not np.isfinite(packed).all():
+            packed = run.values.astype(self.dtype)
+        if self.dtype == "<f2" and not np.isfinite(packed).all():
             raise ValueError(f"signals of participant {run.participant} hold values that are not finite")
         content = packed.tobytes()
         file.write(content)
@@ -133,12 +137,12 @@ class SignalStore:
         return run.key, run.participant, len(packed), run.repetition_time, zlib.crc32(content), bits
 
     def _read_index(self, index: Path) -> Mapping[str, _Entry]:
-        path = index.with_suffix(".f16")
+        path = index.with_suffix(self._ending)
         try:
             values = read_json(index)
-            if values["format"] != FORMAT:
+            if values["format"] != self._format:
                 raise InputError(
-                    f"The packed signals {index} are of another version: expected {FORMAT!r}, "
+                    f"The packed signals {index} are of another version: expected {self._format!r}, "
                     f"found {values['format']!r}.",
                     hint=_REMEDY,
                 )
@@ -155,7 +159,7 @@ class SignalStore:
             size = path.stat().st_size
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"The packed signals {index} are damaged: {error}.", hint=_REMEDY) from error
-        expected = int(ends[-1]) * self.n_parcels * _ITEM
+        expected = int(ends[-1]) * self.n_parcels * np.dtype(self.dtype).itemsize
         if size != expected:
             raise InputError(f"The packed signals {path} hold {size} bytes, expected {expected}.", hint=_REMEDY)
         return {
@@ -168,14 +172,14 @@ class SignalStore:
         missing = [key for key in keys if key not in self._entries]
         if missing:
             raise InputError(f"{len(missing)} runs are not packed in {self.directory}, the first is {missing[0]}.")
-        return SignalView([self._entries[key] for key in keys], self.n_parcels)
+        return SignalView([self._entries[key] for key in keys], self.n_parcels, self.dtype)
 
 
 class SignalView:
     """Selected runs of a store, read from disk on demand."""
 
-    def __init__(self, entries: Sequence[_Entry], n_parcels: int) -> None:
-        self.n_parcels = n_parcels
+    def __init__(self, entries: Sequence[_Entry], n_parcels: int, dtype: str = "<f2") -> None:
+        self.n_parcels, self.dtype = n_parcels, np.dtype(dtype)
         self.participants = tuple(entry.participant for entry in entries)
         self.lengths = np.array([entry.n_volumes for entry in entries], dtype=np.int64)
         self.repetition_times = tuple(entry.repetition_time for entry in entries)
@@ -184,7 +188,7 @@ class SignalView:
             np.bool_
         )
         self._entries = list(entries)
-        self._maps: dict[Path, NDArray[np.float16]] = {}
+        self._maps: dict[Path, NDArray[Any]] = {}
         self._checked = np.zeros(len(entries), dtype=np.bool_)
 
     def __len__(self) -> int:
@@ -194,13 +198,13 @@ class SignalView:
     @property
     def n_bytes(self) -> int:
         """Size of all signals."""
-        return int(self.lengths.sum()) * self.n_parcels * _ITEM
+        return int(self.lengths.sum()) * self.n_parcels * self.dtype.itemsize
 
-    def read(self, run: int) -> NDArray[np.float16]:
+    def read(self, run: int) -> NDArray[Any]:
         """Read a run as a view of the mapped file, (T, P); InputError where the first read finds another checksum."""
         entry = self._entries[run]
         if entry.path not in self._maps:
-            self._maps[entry.path] = np.memmap(entry.path, dtype="<f2", mode="r").reshape(-1, self.n_parcels)
+            self._maps[entry.path] = np.memmap(entry.path, dtype=self.dtype, mode="r").reshape(-1, self.n_parcels)
         values = self._maps[entry.path][entry.first : entry.first + entry.n_volumes]
         if not self._checked[run]:
             found = zlib.crc32(values.data)

@@ -20,7 +20,9 @@ from bids_semantoks.cli import call
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.embedding import build_run_encoder
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.statistics import linear, metrics, splits
+from bids_semantoks.outputs.group_tables import read_split_lines
+from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.statistics import linear, metrics, spans, splits
 from bids_semantoks.statistics.predictions import Predictions
 
 N, P, T = 31, 11, 120
@@ -49,6 +51,14 @@ def write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
 def read_tsv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def read_splits(out: Path) -> list[dict[str, str]]:
+    columns = ("phenotype", "repetition", "fold", "participant_id", "role")
+    return [
+        dict(zip(columns, (name, str(repetition), str(fold), f"sub-{label}", role), strict=True))
+        for name, repetition, fold, label, role in read_split_lines(out / "group_splits.tsv")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +172,7 @@ def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], 
     for metric, shown in (("auroc", area), ("balanced_accuracy", recall)):
         (score,) = select(out, phenotype="sex", model="RandomTiny", metric=metric)
         assert float(score["value"]) == pytest.approx(shown, abs=1e-4)
-    splits = [row for row in read_tsv(out / "group_splits.tsv") if row["phenotype"] == "age"]
+    splits = [row for row in read_splits(out) if row["phenotype"] == "age"]
     tested = [row["participant_id"] for row in splits if row["role"] == "test"]
     assert sorted(tested) == sorted(f"sub-{label}" for i, label in enumerate(LABELS) if i != 4)
     for name in ("group_probe", "group_predictions", "group_splits"):
@@ -190,17 +200,17 @@ def test_sessions_are_rows_and_never_straddle_a_split(
 ) -> None:
     out, together = found[1], []
 
-    def cross_validate(features: Any, target: Any, splits: Any, **known: Any) -> Predictions:
-        if target.name == "mood":
+    def cross_validate_all(features: Any, targets: Any, splits: Any, **known: Any) -> list[Predictions]:
+        if targets[0].name == "mood":
             together.append(known["groups"])
-        return linear.cross_validate(features, target, splits, **known)
+        return linear.cross_validate_all(features, targets, splits, **known)
 
     def compute_scores(predictions: Predictions, *, participants: Any, seed: int) -> tuple[metrics.Score, ...]:
         if predictions.target == "mood":
             together.append(participants)
         return metrics.compute_scores(predictions, participants=participants, seed=seed)
 
-    monkeypatch.setattr(predictors, "cross_validate", cross_validate)
+    monkeypatch.setattr(predictors, "cross_validate_all", cross_validate_all)
     monkeypatch.setattr(probe, "compute_scores", compute_scores)
     code, said = group("--probe", "mood", "--baselines", "motion")
     assert code == 0, said
@@ -216,7 +226,7 @@ def test_sessions_are_rows_and_never_straddle_a_split(
         (f"sub-{label}", f"ses-{session}") for label in LABELS[:13] for session in (1, 2)
     }
     roles: dict[tuple[str, str], set[str]] = {}
-    for row in read_tsv(out / "group_splits.tsv"):
+    for row in read_splits(out):
         roles.setdefault((row["fold"], row["participant_id"]), set()).add(row["role"])
     assert all(len(found_roles) == 1 for found_roles in roles.values())
 
@@ -246,7 +256,7 @@ def test_given_splits_are_used(found: tuple[Path, Path], group: Group, tmp_path:
     rows = [(0, fold, f"sub-{label}", "test") for label, fold in parts.items()]
     write_tsv(path, ("repetition", "fold", "participant_id", "role"), rows)
     assert group("--probe", "age", "--baselines", "none", "--splits", str(path))[0] == 0
-    used = read_tsv(found[1] / "group_splits.tsv")
+    used = read_splits(found[1])
     for fold in range(3):
         tested = [row["participant_id"] for row in used if (row["fold"], row["role"]) == (str(fold), "test")]
         assert tested == [f"sub-{label}" for i, label in enumerate(LABELS) if parts[label] == fold and i != 4]
@@ -277,7 +287,7 @@ def test_several_sessions_and_one_value_a_participant(
         "ses-1" if how == "each" else None,
     )
     parts: dict[tuple[str, str], set[str]] = {}
-    for row in read_tsv(found[1] / "group_splits.tsv"):
+    for row in read_splits(found[1]):
         parts.setdefault((row["fold"], row["participant_id"]), set()).add(row["role"])
     assert all(len(roles) == 1 for roles in parts.values())
 
@@ -395,7 +405,7 @@ def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path],
     assert group("--probe", "age", "--baselines", "none", "--group-by", "family")[0] == 0
     families = {f"sub-{label}": f"f{i // 3}" if i > 2 else label for i, label in enumerate(LABELS)}
     for fold in "01234":
-        rows = [row for row in read_tsv(out / "group_splits.tsv") if row["fold"] == fold]
+        rows = [row for row in read_splits(out) if row["fold"] == fold]
         sides = {
             role: {families[row["participant_id"]] for row in rows if row["role"] == role} for role in ("train", "test")
         }
@@ -405,11 +415,7 @@ def test_families_stay_together_and_sites_are_left_out(found: tuple[Path, Path],
     assert code == 0, said
     assert "copies are in" in said
     assert before in [path.read_text() for path in (out / "logs" / "probes").glob("*/group_splits.tsv")]
-    tested = {
-        row["participant_id"]
-        for row in read_tsv(out / "group_splits.tsv")
-        if (row["fold"], row["role"]) == ("1", "test")
-    }
+    tested = {row["participant_id"] for row in read_splits(out) if (row["fold"], row["role"]) == ("1", "test")}
     assert tested == {f"sub-{label}" for i, label in enumerate(LABELS) if i % 2 == 1}
 
 
@@ -560,7 +566,7 @@ def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> 
     assert rows["RandomTiny"]["protocol"] == "paper"
     assert rows["pearson"]["protocol"] == "nested"
     assert rows["RandomTiny"]["kind"] == "classification"
-    roles = {row["role"] for row in read_tsv(out / "group_splits.tsv")}
+    roles = {row["role"] for row in read_splits(out)}
     assert roles == {"train", "validation", "test"}
 
 
@@ -747,3 +753,60 @@ def test_several_encoders_stand_in_one_table_on_the_same_splits(found: tuple[Pat
     code, said = group("--model", "random:tiny:0", "--probe", "age")
     assert code == 4
     assert "has the same weights as RandomTiny" in said
+
+
+def test_phenotypes_with_the_same_people_and_splits_share_what_is_decomposed(
+    found: tuple[Path, Path], group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked = tmp_path / "splits.tsv", []
+    labels = [label for i, label in enumerate(LABELS) if i not in (4, 7)]  # they lack age or sex
+    rows = [
+        (0, fold, f"sub-{label}", "test" if i % 3 == fold else "train")
+        for fold in range(3)
+        for i, label in enumerate(labels)
+    ]
+    write_tsv(path, ("repetition", "fold", "participant_id", "role"), rows)
+    compute = spans.KernelFeatures.compute_span
+
+    def remember(self: Any, *rows: Any) -> Any:
+        asked.append(self.name)
+        return compute(self, *rows)
+
+    monkeypatch.setattr(spans.KernelFeatures, "compute_span", remember)
+    call = ("--baselines", "pearson", "--splits", str(path), "--n-permutations", "5")
+    code, said = group("--probe", "age", *call)
+    assert code == 0, said
+    alone, asked[:] = (len(asked), select(found[1], phenotype="age")), []
+    code, said = group("--probe", "age", "sex", *call)
+    assert code == 0, said
+    # Three folds serve values, their test and classes; the test of classes draws five of its own.
+    assert (alone[0], len(asked)) == (3, 3 + 5)
+    drop = {"difference_p_holm", "n_pretrained"}
+    both = [{k: v for k, v in row.items() if k not in drop} for row in select(found[1], phenotype="age")]
+    assert both == [{k: v for k, v in row.items() if k not in drop} for row in alone[1]]
+
+
+def test_tables_of_signals_are_parsed_once_where_there_is_a_work_directory(
+    found: tuple[Path, Path], group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, parsed, read = found[1], [], StoredRun.read_signals
+
+    def remember(run: StoredRun) -> Any:
+        parsed.append(run.paths.stem)
+        return read(run)
+
+    call = ("--probe", "age", "--baselines", "pearson", "parcel_moments", "--n-permutations", "0")
+    assert group(*call)[0] == 0
+    monkeypatch.setattr(StoredRun, "read_signals", remember)
+    counts, tables = [], []
+    for more in ((), ("--work-dir", str(tmp_path / "work")), ("--work-dir", str(tmp_path / "work"))):
+        parsed.clear()
+        assert group(*call, *more)[0] == 0
+        counts.append((len(parsed), len(set(parsed))))
+        tables.append([(out / f"group_{name}.tsv").read_bytes() for name in ("probe", "predictions", "retest")])
+    n_runs = counts[0][1]
+    assert counts[0][0] > 2 * n_runs
+    # Two baselines and two sides of retest, each of which reads one table for the number of parcels.
+    assert counts[1:] == [(n_runs + 4, n_runs), (4, 2)]
+    assert tables[0] == tables[1] == tables[2]
+    assert {row["features"] for row in read_tsv(out / "group_retest.tsv")} == {"RandomTiny", "pearson"}

@@ -12,7 +12,8 @@ import pytest
 
 import bids_semantoks
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import write_json
+from bids_semantoks.files import write_json, write_records
+from bids_semantoks.outputs import group_tables
 from bids_semantoks.outputs.group_tables import (
     COMPARED,
     ProbeTables,
@@ -204,3 +205,51 @@ def test_splits_of_other_programs_are_read(tmp_path: Path, separator: str, quote
     (tmp_path / "splits.txt").write_text(text.replace("0.0", "0.5"))
     with pytest.raises(InputError, match=r"Line 2 .* fold '0.5', expected whole numbers"):
         read_split_lines(tmp_path / "splits.txt")
+
+
+def test_long_tables_are_written_block_by_block_as_short_ones_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = [("age", 0, i % 3, f"sub-{i:02d}", "test") for i in range(7)]
+    predictions = [("age", "Tiny", f"sub-{i:02d}", "", 50.0, float("nan"), "a\tb", 1 / 3, 2) for i in range(7)]
+    monkeypatch.setattr(group_tables, "_BLOCK", 3)
+    write_probes(tmp_path, build_tables(scores=[ROW]), predictions=iter(predictions), splits=iter(splits))
+    for name, rows in (("group_splits", splits), ("group_predictions", predictions)):
+        columns = tuple(json.loads((tmp_path / f"{name}.json").read_text()))
+        write_records(tmp_path / "whole.tsv", columns, rows)
+        assert (tmp_path / f"{name}.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+
+
+def test_splits_by_participant_are_read_as_the_roles_they_stand_for(tmp_path: Path) -> None:
+    splits = [("age", "sub-01", "0", "train"), ("age", "sub-02", "1", "0"), ("age", "sub-03", "", "validation")]
+    splits += [("sex", "sub-01", "train", "")]
+    write_probes(tmp_path, build_tables(scores=[ROW]), predictions=[], splits=splits, n_repetitions=2)
+    path = tmp_path / "group_splits.tsv"
+    header = path.read_text().partition("\n")[0].split("\t")
+    assert header == ["phenotype", "participant_id", "repetition0", "repetition1"]
+    assert list(json.loads(path.with_suffix(".json").read_text())) == header
+    assert read_split_lines(path) == [
+        ("age", 0, 0, "01", "test"),
+        ("age", 0, 0, "02", "train"),
+        ("age", 0, 1, "01", "train"),
+        ("age", 0, 1, "02", "test"),
+        ("age", 1, 0, "01", "train"),
+        ("age", 1, 0, "02", "test"),
+        ("age", 1, 0, "03", "validation"),
+    ]
+    path.write_text(path.read_text().replace("participant_id", "who"))
+    with pytest.raises(InputError, match="no column participant_id"):
+        read_split_lines(path)
+
+
+def test_of_long_tables_only_the_rows_of_a_model_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "group_predictions.tsv"
+    rows = [("age", model, "sub-01", "", 50.0, 49.5, "a", 1 / 3, 2) for model in ("Tiny", "pearson", "TinyUntrained")]
+    write_probes(tmp_path, build_tables(scores=[ROW]), predictions=rows, splits=[])
+    every, own = read_group_table(path), read_group_table(path, model="Tiny")
+    pd.testing.assert_frame_equal(own, every[every["model"] == "Tiny"])
+    assert len(every) == 3
+    assert read_group_table(tmp_path / "group_map.tsv", model="Tiny").empty
+    path.write_text(path.read_text().replace("model", "who"))
+    with pytest.raises(InputError, match="is not as this version writes it"):
+        read_group_table(path, model="Tiny")

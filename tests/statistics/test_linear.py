@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 
+from bids_semantoks.statistics import linear
 from bids_semantoks.statistics.baselines import build_chance
 from bids_semantoks.statistics.linear import (
     PENALTIES,
@@ -199,3 +200,23 @@ def test_families_stay_together_where_the_penalty_is_chosen(is_class):
     assert split.value > kept.value + 0.3
     apart, together = (cross_validate(features, target, splits, groups=groups).penalty for groups in (None, families))
     assert np.median(np.log10(together)) > np.median(np.log10(apart)) + 1
+
+
+def test_penalties_of_classes_are_the_same_where_folds_are_fitted_one_by_one(monkeypatch):
+    values, hidden = make_data()
+    target = build_class_target("y", np.array(["a", "b", "c"])[np.digitize(hidden, [-2, 2])].tolist())
+    splits = build_splits(target.compute_strata(), n_repeats=1)
+    together = cross_validate(TableFeatures(name="x", values=values), target, splits)
+    monkeypatch.setattr(linear, "_MOST_CELLS", 1)
+    alone = cross_validate(TableFeatures(name="x", values=values), target, splits)
+    np.testing.assert_array_equal(alone.penalty, together.penalty)
+    np.testing.assert_allclose(alone.scores, together.scores)
+
+
+def test_features_that_do_not_vary_in_the_training_rows_predict_the_mean():
+    constant = TableFeatures(name="c", values=np.tile([0.3, 0.0], (N, 1)))
+    target = Target(name="y", values=make_data()[1])
+    splits = build_splits(target.compute_strata(), n_repeats=1)
+    assert compute_fold_errors(constant.compute_span(TRAIN, TEST), target.values[TRAIN], TRAIN % 5).shape == (13,)
+    predictions = cross_validate(constant, target, splits)
+    np.testing.assert_allclose(predictions.scores[0, :, 0], predictions.reference[0])

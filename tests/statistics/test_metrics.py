@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
+from bids_semantoks.statistics import metrics
 from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.metrics import (
     average_participants,
@@ -331,3 +332,19 @@ def test_calibration_is_counted_in_bins_of_equal_size():
     assert (observed * counts).sum() == pytest.approx((predictions.truth == 1).sum())
     assert (predicted * counts).sum() == pytest.approx(predictions.scores[:, :, 1].sum())
     assert len(compute_calibration(make_predictions(3))[0]) == 10
+
+
+def test_scores_are_the_same_where_memory_has_room_for_few_samples_at_a_time(monkeypatch):
+    participants = np.arange(N) // 3
+    for n_classes in (0, 3):
+        predictions = make_predictions(n_classes)
+        metric = "auroc" if n_classes else "r"
+        whole = compute_scores(predictions, n_bootstrap=40), score_participants(predictions, participants, metric)
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, "_MOST_WEIGHTS", 7 * N)
+            parts = compute_scores(predictions, n_bootstrap=40), score_participants(predictions, participants, metric)
+        for one, other in zip(whole[0], parts[0], strict=True):
+            assert dataclasses.astuple(one)[3:] == pytest.approx(
+                dataclasses.astuple(other)[3:], rel=1e-12, nan_ok=True
+            ), one.metric
+        np.testing.assert_allclose(whole[1], parts[1], rtol=1e-12)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from bids_semantoks.statistics import reliability
 from bids_semantoks.statistics.reliability import compute_hits, compute_icc, compute_retest
 
 
@@ -36,3 +37,16 @@ def test_icc_follows_shrout_and_fleiss():
     error = (rest**2).sum() / ((n - 1) * (k - 1))
     expected = (rows - error) / (rows + (k - 1) * error + k * (columns - error) / n)
     np.testing.assert_allclose(compute_icc(table[:, :1], table[:, 1:]), [expected])
+
+
+def test_identification_is_by_the_correlation_with_everybody(monkeypatch):
+    rng = np.random.default_rng(1)
+    person = rng.standard_normal((23, 9))
+    first, second = (person + 1.5 * rng.standard_normal(person.shape) for _ in range(2))
+    similarity = np.corrcoef(first - first.mean(axis=0), second - second.mean(axis=0))[:23, 23:]
+    n = np.arange(23)
+    expected = ((similarity.argmax(axis=1) == n) * 1.0 + (similarity.argmax(axis=0) == n)) / 2
+    assert 0.1 < expected.mean() < 0.9
+    monkeypatch.setattr(reliability, "_ROWS", 5)
+    monkeypatch.setattr(reliability, "_BLOCK", 4)
+    np.testing.assert_array_equal(compute_hits(first, second), expected)

@@ -17,6 +17,7 @@ from bids_semantoks.statistics.splits import (
     check_groups,
     compute_strata,
     read_split_table,
+    tabulate_splits,
 )
 
 
@@ -70,6 +71,37 @@ def test_the_table_gives_the_same_splits_back(build):
         assert (one.repetition, one.fold) == (two.repetition, two.fold)
         for role in ("train", "validation", "test"):
             np.testing.assert_array_equal(getattr(one, role), getattr(two, role))
+
+
+def test_participants_by_repetitions_say_the_same_in_fewer_cells():
+    names = [*NAMES[:-1], NAMES[0]]  # the first has two rows
+    strata = make_strata()
+    strata[-1] = strata[0]
+    groups = np.unique(names, return_inverse=True)[1]
+    table = tabulate_splits(build_splits(strata, groups=groups, n_repeats=3), names)
+    listed = build_split_table(build_splits(strata, groups=groups, n_repeats=3), names)
+    tested = {(row.participant, row.repetition): str(row.fold) for row in listed if row.role == "test"}
+    assert table == [(name, *(tested[name, r] for r in range(3))) for name in NAMES[:-1] if name != "p05"]
+    cells = {name: found for name, *found in tabulate_splits(build_published_splits(strata, n_repeats=2), NAMES)}
+    for split in build_published_splits(strata, n_repeats=2):
+        for role, cell in (("train", "train"), ("validation", "validation"), ("test", "0")):
+            assert {cells[NAMES[row]][split.repetition] for row in getattr(split, role)} == {cell}
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        [
+            *[(0, "a", "test"), (0, "b", "train"), (0, "c", "validation")],
+            *[(1, "a", "train"), (1, "b", "test"), (1, "c", "train")],
+        ],
+        [(0, "a", "test"), (0, "b", "train"), (0, "c", "train"), (1, "a", "train"), (1, "b", "test")],
+        [(0, "a", "test"), (0, "b", "train"), (1, "b", "test"), (1, "c", "train")],
+    ],
+)  # fmt: skip
+def test_roles_that_differ_between_folds_need_a_list(roles):
+    table = [SplitRow(0, fold, name, role) for fold, name, role in roles]
+    assert tabulate_splits(read_split_table(table, ["a", "b", "c"]), ["a", "b", "c"]) is None
 
 
 def test_a_table_of_test_rows_lets_all_others_train():

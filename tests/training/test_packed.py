@@ -46,6 +46,18 @@ def test_what_is_packed_is_read_back(store):
         np.testing.assert_array_equal(view.present[position], run.present)
 
 
+def test_signals_that_are_not_for_training_are_kept_exactly(tmp_path):
+    values = np.random.default_rng(0).standard_normal((9, P)).astype(np.float32)
+    values[3], values[:, 2] = np.nan, np.nan
+    run = PackedRun(key="a", participant="01", repetition_time=0.8, values=values, present=np.arange(P) != 2)
+    store = SignalStore(tmp_path / "exact", P, "<f4")
+    assert store.add([run, run]) == 2
+    np.testing.assert_array_equal(SignalStore(store.directory, P, "<f4").select(["a"]).read(0), values)
+    assert store.select(["a"]).n_bytes == 9 * P * 4
+    with pytest.raises(InputError, match="of another version"):
+        SignalStore(store.directory, P)
+
+
 def test_batches_are_padded_with_zeros(store):
     view = store.select([f"key{i}" for i in range(7)])
     signals, lengths = view.read_batch(np.array([6, 2]))

@@ -1,0 +1,87 @@
+"""What probes take is said, or refused, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, estimate
+from bids_semantoks.config import ProbingConfig, RunningConfig
+from bids_semantoks.errors import ResourceError
+from bids_semantoks.runtime.resources import find_memory_limit
+from bids_semantoks.statistics.splits import build_splits
+from bids_semantoks.statistics.targets import Target
+
+
+def plan(n: int, *, mem: str = "8G", n_procs: int = 2, n_phenotypes: int = 1, **asked: Any) -> Any:
+    target = Target(name="age", values=np.arange(n, dtype=float))
+    splits = build_splits(target.compute_strata(), n_repeats=1)
+    rows = SimpleNamespace(keys=tuple((str(i), "") for i in range(n)))
+    design = {"target": target, "rows": rows, "splits": splits, "covariates": None, "groups": None}
+    return SimpleNamespace(
+        config=SimpleNamespace(
+            probing=ProbingConfig(probe=("age",), **asked), running=RunningConfig(mem=mem, n_procs=n_procs)
+        ),
+        designs=tuple((None, SimpleNamespace(**design)) for _ in range(n_phenotypes)),
+    )
+
+
+def test_what_does_not_fit_is_refused_by_the_estimate_and_says_what_to_leave_out() -> None:
+    with pytest.raises(ResourceError, match=r"about [0-9.]+ GB of memory \(20000 rows.*8\.0 GB \(--mem 8G\)") as found:
+        check_resources(plan(20000), 457)
+    assert found.value.exit_code == 5
+    hint = found.value.hint or ""
+    assert "pearson, ledoit_wolf, tangent are exact" in hint
+    assert "--baselines parcel_moments motion site covariates random chance" in hint
+    with pytest.raises(ResourceError) as found:
+        check_resources(plan(300, mem="100M", baselines=("none",)), 457)
+    assert "--baselines" not in (found.value.hint or "")
+
+
+def test_what_fits_is_described(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    check_resources(plan(700, n_phenotypes=2), 457)
+    (record,) = caplog.records
+    assert "700 rows, 2 phenotypes" in record.message
+    assert "8.0 GB (--mem 8G)" in record.message
+
+
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that always takes the same time."""
+    monkeypatch.setattr("bids_semantoks.analyses.estimate._time_operations", lambda: (1e-10, 1e-9))
+
+
+@pytest.mark.usefixtures("pace")
+def test_kernels_grow_with_the_square_and_nothing_else_does() -> None:
+    for baselines, memory, seconds in ((("pearson",), (3.3, 4.2), (6, 8.2)), (("none",), (1.0, 2.2), (1.5, 2.2))):
+        few, many = (estimate(plan(n, baselines=baselines), 457) for n in (12000, 24000))
+        assert memory[0] < many.fold_bytes / few.fold_bytes < memory[1]
+        assert seconds[0] < many.seconds / few.seconds < seconds[1]
+
+
+@pytest.mark.usefixtures("pace")
+def test_phenotypes_that_share_folds_are_not_counted_twice() -> None:
+    one, two = (estimate(plan(3000, baselines=("pearson",), n_phenotypes=k), 457).seconds for k in (1, 2))
+    assert 1 < two / one < 1.8
+
+
+def test_folds_at_once_are_as_many_as_memory_has_room_for() -> None:
+    assert choose_fold_threads(plan(500, n_procs=3), 457) == 3
+    found = estimate(plan(4000), 457)
+    mem = f"{(found.count_bytes(2) + 1000) // 2**20 + 1}M"
+    assert choose_fold_threads(plan(4000, n_procs=7, mem=mem), 457) == 2
+
+
+def test_memory_is_that_of_the_option_the_container_or_the_machine(tmp_path: Path) -> None:
+    whole, where = find_memory_limit(RunningConfig(), tmp_path)
+    assert where == "this machine"
+    (tmp_path / "memory.max").write_text("max\n")
+    assert find_memory_limit(RunningConfig(), tmp_path) == (whole, where)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert find_memory_limit(RunningConfig(), tmp_path)[0] == 1000000
+    assert find_memory_limit(RunningConfig(mem="500K"), tmp_path) == (512000, "--mem 500K")
