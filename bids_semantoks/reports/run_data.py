@@ -27,7 +27,15 @@ from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
 from bids_semantoks.records import ParcelSignals
 from bids_semantoks.reports.networks import NetworkOrder, sort_by_network
-from bids_semantoks.reports.palette_images import ABSENT, ABSENT_COLOUR, COVERAGE, GREYS, RED_BLUE, to_base64
+from bids_semantoks.reports.palette_images import (
+    ABSENT,
+    ABSENT_COLOUR,
+    COVERAGE,
+    GREYS,
+    RED_BLUE,
+    from_base64,
+    to_base64,
+)
 from bids_semantoks.statistics.connectivity import compute_connectivity
 from bids_semantoks.statistics.traces import compute_dvars, compute_global, thin_columns, zscore_rows
 
@@ -59,6 +67,7 @@ def write_run_data(
         for path in (paths.page_data, paths.page_data.with_suffix("")):
             path.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
+        data["connectivity"] = _halve(data["connectivity"])
         text = json.dumps({"SignalsSHA256": hash_file(paths.signals), **data}, separators=(",", ":"), allow_nan=False)
         with open_atomic(paths.page_data) as file:
             # Without the time, so that the same data are the same bytes.
@@ -79,7 +88,7 @@ def read_run_data(
     allow."""
     data = _read_file(paths.page_data) or read_object(paths.page_data.with_suffix(""))
     if data.get("Version") == VERSION and data.get("SignalsSHA256") == sidecar["TableSHA256"]:
-        return data
+        return {**data, "connectivity": _mirror(data["connectivity"])}
     return build_run_data(read_stored_signals(paths, sidecar), *atlas, None)
 
 
@@ -89,6 +98,24 @@ def _read_file(path: Path) -> dict[str, Any]:
         values = parse_json(gzip.decompress(path.read_bytes()).decode())
         return values if isinstance(values, dict) else {}
     return {}
+
+
+def _halve(found: dict[str, Any]) -> dict[str, Any]:
+    """Keep one half of the image of correlations, which is symmetric."""
+    image = from_base64(found["image"])
+    half = to_base64(image[np.triu_indices_from(image)][None], RED_BLUE.colours)
+    return {**{key: value for key, value in found.items() if key != "image"}, "half": half}
+
+
+def _mirror(found: dict[str, Any]) -> dict[str, Any]:
+    """Complete the image of correlations from its half; earlier versions kept it whole."""
+    if "half" not in found:
+        return found
+    half = from_base64(found["half"])[0]
+    size = math.isqrt(2 * half.size)
+    image = np.zeros((size, size), dtype=np.uint8)
+    image[np.triu_indices(size)] = half
+    return {**found, "image": to_base64(np.maximum(image, image.T), RED_BLUE.colours)}
 
 
 def read_stored_signals(paths: OutputPaths, sidecar: dict[str, Any]) -> ParcelSignals:
