@@ -339,7 +339,7 @@ SAID = {
     "dummy_scans": ("7", "The first 7 volumes", ("signals", "Settings", "dummy_scans", "7")),
     "min_time": (61.0, "less than 61 s", ("signals", "MinimumTime", 61.0)),
     "min_coverage": (0.47, "less than 47 %", ("signals", "Settings", "min_coverage", 0.47)),
-    "model": ("random:tiny", "*RandomTinySeed3*", ("embedding", "Settings", "model", "RandomTinySeed3")),
+    "model": ("random:tiny", "*RandomTinySeed3Avg*", ("embedding", "Settings", "model", "RandomTinySeed3Avg")),
     "precision": ("fp32", "fp32 arithmetic", ("embedding", "Settings", "precision", "fp32")),
     "n_windows": (5, "up to 5 windows", ("embedding", "Settings", "n_windows", 5)),
     "pooling": ("avg", "pooling `avg`", ("embedding", "Settings", "pooling", "avg")),
