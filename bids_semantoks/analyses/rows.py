@@ -234,10 +234,13 @@ def build_models(
 ) -> dict[str, tuple[Features, ...]]:
     """Build the features of all models except those that depend on the phenotype, by name, the encoder first. A name
     has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
-    return {encoders[0]: _read_features(rows, encoders[0], encoders)} | build_baselines(rows, twins, baselines)
+    own = {encoders[0]: _read_features(rows, encoders[0], encoders)}
+    return own | build_baselines(rows, twins, baselines, work_dir=work_dir)
 
 
-def build_baselines(rows: Rows, twins: Sequence[str], baselines: Sequence[str]) -> dict[str, tuple[Features, ...]]:
+def build_baselines(
+    rows: Rows, twins: Sequence[str], baselines: Sequence[str], *, work_dir: Path | None = None
+) -> dict[str, tuple[Features, ...]]:
     """Build the features of the baselines that do not depend on the phenotype, as `build_models`."""
     models: dict[str, tuple[Features, ...]] = {}
     kinds = [kind for kind in CONNECTIVITY if kind in baselines]
