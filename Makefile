@@ -14,7 +14,7 @@ PROBES := --probe age sex --n-repeats 2 --n-permutations 50
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-long check docs screenshots format validate frozen bench clean image image-test cluster-test
+.PHONY: help setup demo test test-long check docs screenshots format validate frozen bench reproduce clean image image-test cluster-test
 
 help:
 	@echo "make demo    make a synthetic study, run participant and group on it, probe age and sex, pretrain a tiny encoder"
@@ -26,6 +26,7 @@ help:
 	@echo "make format  put the code into its format"
 	@echo "make frozen  compare every output with that of an earlier commit (BASE=COMMIT)"
 	@echo "make bench   speed and memory against peers"
+	@echo "make reproduce  a table beside the published numbers (STUDIES=TABLE, MODEL=NAME; else synthetic, random weights)"
 	@echo "make image   the container image (ENGINE=docker or podman, TORCH_INDEX=URL, VARIANT=cuda, ASSETS=assets)"
 	@echo "make image-test    image and Singularity definition without a daemon (root, buildah, debootstrap)"
 	@echo "make cluster-test  the SLURM scripts on a SLURM of one node (root, slurm-wlm, munge)"
@@ -91,6 +92,9 @@ frozen: $(STAMP)
 
 bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+reproduce: $(STAMP)
+	$(BIN)/python benchmarks/reproduce.py $(if $(STUDIES),--studies $(STUDIES)) $(if $(MODEL),--model $(MODEL))
 
 ENGINE := docker
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bids_semantoks/version.py)

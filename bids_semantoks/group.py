@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_semantoks.analyses.encoders import embed_others, load_others
 from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
 from bids_semantoks.config.options import check
@@ -82,6 +83,7 @@ def run_group(config: AppConfig) -> Tally:
             # The other ranks only helped to train; the first goes on alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
+    others = load_others(config, encoder, atlas)
     chosen = encoder.name_outputs(chosen)
     missing = find_missing(
         *(chosen, encoder),
@@ -95,8 +97,7 @@ def run_group(config: AppConfig) -> Tally:
     if running.dry_run:
         LOGGER.info(
             "Would embed %d of %d runs and write %s.",
-            *(len(missing), len(chosen)),
-            ", ".join(f"phenotype/{label}{one.loaded.name}.tsv" for one in encoder.readouts),
+            *(len(missing), len(chosen), _list_features(label, (encoder, *others))),
         )
         return tally
     if not asked.pretrain:
@@ -111,11 +112,12 @@ def run_group(config: AppConfig) -> Tally:
     complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
-    tally.cohort = _write_tables(config, encoder, label, complete, left_out)
+    embed_others(complete, others, overwrite=running.overwrite)
+    tally.cohort = _write_tables(config, (encoder, *others), label, complete, left_out)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
-        tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out)
+        tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out, others=others)
     return tally
 
 
@@ -149,6 +151,12 @@ def _report_runs(
     return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
 
 
+def _list_features(label: str, encoders: Sequence[RunEncoder]) -> str:
+    """List the tables of features of all readouts."""
+    readouts = [one for encoder in encoders for one in encoder.readouts]
+    return ", ".join(f"phenotype/{label}{one.loaded.name}.tsv" for one in readouts)
+
+
 def _name_remedy(config: AppConfig) -> str:
     """Say what to do about embeddings of other settings."""
     if config.pretraining.pretrain:
@@ -169,7 +177,7 @@ def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], en
 
 def _write_tables(
     config: AppConfig,
-    encoder: RunEncoder,
+    encoders: Sequence[RunEncoder],
     label: str,
     complete: Sequence[StoredRun],
     left_out: Mapping[str, tuple[str, str]],
@@ -177,8 +185,9 @@ def _write_tables(
     """Write the tables of features, status and quality, unless the call only probes a part; return counts of runs."""
     if config.probing.probe_part:
         return ""
-    _write_features(config, encoder, label, complete)
-    return _report_runs(config, encoder.loaded.name, complete, left_out)
+    for one in encoders:
+        _write_features(config, one, label, complete)
+    return _report_runs(config, encoders[0].loaded.name, complete, left_out)
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:

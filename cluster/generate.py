@@ -191,7 +191,7 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
         "bids_dir": "[[NIPOPPY_DPATH_DERIVATIVES]]/fmriprep/[[FMRIPREP_VERSION]]/output",
         "out_dir": "[[NIPOPPY_DPATH_PIPELINE_OUTPUT]]",
     }
-    chosen = {"atlas_dir": "[[ATLAS_DIR]]", "model": "[[MODEL]]", "work_dir": "[[NIPOPPY_DPATH_PIPELINE_WORK]]"}
+    chosen = {"atlas_dir": "[[ATLAS_DIR]]", "model": ["[[MODEL]]"], "work_dir": "[[NIPOPPY_DPATH_PIPELINE_WORK]]"}
     participant = {"participant_label": ["[[NIPOPPY_PARTICIPANT_ID]]"], "ignore_failed_runs": True}
     known = {option.name for option in find_options()}
     assert {*chosen, *participant} <= known
@@ -294,7 +294,7 @@ def find_outdated() -> list[str]:
 def check_complete() -> None:
     """Check that every field of the configuration has its option in the descriptor."""
     described = {one["id"] for one in build_descriptor()["inputs"]}
-    fields = {field.name for _, stage in find_stages() for field in dataclasses.fields(stage)}
+    fields = {field.name for _, stage in find_stages() for field in dataclasses.fields(stage) if field.metadata}
     assert fields <= described, f"missing in the descriptor: {sorted(fields - described)}"
 
 

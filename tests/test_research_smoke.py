@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -191,6 +192,9 @@ def damage(out: Path, series: Path) -> None:
     lines = path.read_text().splitlines()
     gone = range(1 + 7, 1 + 17)  # the response to the block of 10 to 25 s lasts from volume 7 to 16
     path.write_text("\n".join("\t".join(["n/a"] * P) if i in gone else line for i, line in enumerate(lines)) + "\n")
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    sidecar["TableSHA256"] = sidecar["FilesSHA256"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(sidecar))
     for label, old, new in (
         ("02", "\n35\t15\t", "\n35\tn/a\t"),
         ("03", "\n35\t15\t", "\n35\t40\t"),

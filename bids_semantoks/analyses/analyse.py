@@ -70,6 +70,7 @@ def run_call(
     atlas: AtlasLabels,
     *,
     left_out: Mapping[str, tuple[str, str]],
+    others: Sequence[RunEncoder] = (),
 ) -> int:
     """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any;
     `left_out` are runs that the limits of the call leave out, reason and message by stem.
@@ -78,9 +79,11 @@ def run_call(
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
-        tables = run_probes(probes, encoder, stored, atlas)
-        if tables is None:
+        prober = prepare_probes(probes, encoder, stored, atlas, others=others)
+        if config.probing.probe_part is not None:
+            keep_parts(prober)
             return 0
+        tables = run_probes(prober, encoder, stored)
         write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
@@ -112,11 +115,16 @@ def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
     write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
-def run_probes(
-    plan: ProbePlan, encoder: RunEncoder, stored: Sequence[StoredRun], atlas: AtlasLabels
-) -> ProbeTables | None:
-    """Predict all phenotypes by all models, and write the tables; `stored` runs have complete embeddings. With
-    --probe-part, keep the results of one phenotype: None."""
+def prepare_probes(
+    plan: ProbePlan,
+    encoder: RunEncoder,
+    stored: Sequence[StoredRun],
+    atlas: AtlasLabels,
+    *,
+    others: Sequence[RunEncoder] = (),
+) -> Prober:
+    """Embed `stored` runs by all other encoders that probes need, where they have complete embeddings by the encoder
+    and by the `others` that are compared with it. With --probe-part, only one phenotype is left to probe."""
     config, part = plan.config, plan.config.probing.probe_part
     if part is not None:
         # Phenotypes that are alike would be predicted together.
@@ -125,21 +133,25 @@ def run_probes(
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite)
-    prober = Prober(plan, encoder, replicates=replicates)
+    prober = Prober(plan, encoder, replicates=replicates, others=others)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(stored, build_twin(encoder, number), why="by random weights, to compare with")
-    if part is not None:
-        keep_parts(prober)
-        return None
+    return prober
+
+
+def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun]) -> ProbeTables:
+    """Predict all phenotypes by all models, and write the tables."""
+    plan, config = prober.plan, prober.plan.config
     phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
         rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
     n_people = len(set(rows.participants))
-    known = count_pretrained(set(map(str, rows.participants)), *prober.encoders)
+    known = count_pretrained(set(map(str, rows.participants)), *prober.encoders, *prober.others)
     seed, lost = config.running.random_seed, find_lost(config.out_dir)
-    twins = {"random": name_twin(prober.model)} if "random" in prober.baselines else {}
+    compared = {one.loaded.name: one.loaded.name for one in prober.others}
+    compared |= {"random": name_twin(prober.model)} if "random" in prober.baselines else {}
     found = ProbeResults(
         plan=plan,
         model=prober.model,
@@ -149,7 +161,7 @@ def run_probes(
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
         retest=tuple(
-            measure_retest(stored, {prober.model: prober.model, **twins}, min_kept=config.min_kept, seed=seed)
+            measure_retest(stored, {prober.model: prober.model, **compared}, min_kept=config.min_kept, seed=seed)
         ),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
@@ -159,7 +171,7 @@ def run_probes(
             *plan.warnings,
         ),
     )
-    tables = write_results(found, stored, encoder, replicates)
+    tables = write_results(found, stored, encoder, [*prober.encoders[1:], *prober.others])
     remove_parts(prober, phenotypes)
     return tables
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype,
 from bids_semantoks.outputs.features import describe_sessions, keep_first_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.statistics.benchmark import build_benchmark_splits
 from bids_semantoks.statistics.splits import (
     Split,
     SplitRow,
@@ -44,6 +45,12 @@ _FORMS: Final = (str, str.upper, str.title)
 SITE_NAMES: Final = tuple(
     form(name) for name in ("site", "site_id", "scanner", "scanner_id", "center") for form in _FORMS
 )
+
+_SPLITTERS: Final[dict[str, Callable[..., tuple[Split, ...]]]] = {
+    "nested": build_splits,
+    "paper": build_published_splits,
+    "brainmarks": build_benchmark_splits,
+}
 
 #: Columns that colour the map of the embedding, where present.
 COLOUR_NAMES: Final = tuple(form(name) for name in ("sex", "gender", "age") for form in _FORMS)
@@ -335,6 +342,11 @@ def _build_phenotype_splits(
     """Use the given splits or draw them; InputError where given ones do not fit or there are too few rows."""
     asked, seed = plan.config.probing, plan.config.running.random_seed
     strata = target.compute_strata()
+    if asked.protocol == "brainmarks" and not target.is_class:
+        raise InputError(
+            f"{target.name} has values, and --protocol brainmarks predicts classes.",
+            hint="Cut values with --n-bins, or use --protocol nested.",
+        )
     if plan.given:
         lines = [line for line in plan.given if line[0] in ("", target.name)]
         if not lines:
@@ -351,7 +363,7 @@ def _build_phenotype_splits(
                 hint="Use --protocol nested.",
             )
         return splits
-    build = build_published_splits if asked.protocol == "paper" else build_splits
+    build = _SPLITTERS[asked.protocol]
     try:
         splits = build(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
     except InputError as error:

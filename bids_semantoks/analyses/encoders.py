@@ -35,6 +35,12 @@ def embed_stored(stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, 
         embed_run(run, encoder)
 
 
+def embed_others(stored: Sequence[StoredRun], others: Sequence[RunEncoder], *, overwrite: bool) -> None:
+    """Embed the runs, if there are any, by the encoders that are compared with the first."""
+    for one in others if stored else ():
+        embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=overwrite)
+
+
 def name_twin(model: str, number: int = 0) -> str:
     """Name the encoder of the same architecture with random weights, draw `number` (from 0)."""
     return f"{model}Untrained{number + 1 if number else ''}"
@@ -78,27 +84,45 @@ def load_replicates(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -
     architecture."""
     found = [encoder]
     for model in config.probing.replicates:
-        asked = dataclasses.replace(config.embedding, model=model, save_tokens=False)
-        load = partial(build_run_encoder, asked, *atlas, seed=config.running.random_seed)
-        one = load()
-        twice = next((other for other in found if other.loaded.sha256 == one.loaded.sha256), None)
-        if twice is not None:
-            raise ConfigurationError(
-                f"--replicates {model} has the same weights as {twice.loaded.name} (SHA-256 {one.loaded.sha256[:12]}).",
-                hint="Name each encoder once: the same one again adds nothing to a mean.",
-            )
+        one = _load_another(config, model, found, atlas, option="--replicates")
         if one.loaded.config != encoder.loaded.config:
             raise ConfigurationError(
                 f"--replicates {model} has another architecture than {encoder.loaded.name}.",
                 hint="Scores of seeds are averaged only over encoders that are otherwise alike.",
             )
-        names = [other.loaded.name for other in found]
-        if one.loaded.name in names:
-            name = _tell_apart(model, one, names)
-            LOGGER.warning("The label %s is taken: --replicates %s is called %s.", one.loaded.name, model, name)
-            one = load(name=name)
         found.append(one)
     return found[1:]
+
+
+def load_others(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -> list[RunEncoder]:
+    """Load the encoders of --model after the first, which are compared with it; one whose label is taken gets that of
+    its folder as well. Raises ConfigurationError for the same weights twice."""
+    found = [encoder]
+    for model in config.embedding.more_models:
+        found.append(_load_another(config, model, found, atlas, option="--model"))
+    return found[1:]
+
+
+def _load_another(
+    config: AppConfig, model: str, found: Sequence[RunEncoder], atlas: AtlasNames, *, option: str
+) -> RunEncoder:
+    """Load one more encoder beside those found, with a label of its own; ConfigurationError if its weights are among
+    them."""
+    asked = dataclasses.replace(config.embedding, model=model, more_models=(), save_tokens=False)
+    load = partial(build_run_encoder, asked, *atlas, seed=config.running.random_seed)
+    one = load()
+    twice = next((other for other in found if other.loaded.sha256 == one.loaded.sha256), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"{option} {model} has the same weights as {twice.loaded.name} (SHA-256 {one.loaded.sha256[:12]}).",
+            hint="Name each encoder once.",
+        )
+    names = [other.loaded.name for other in found]
+    if one.loaded.name in names:
+        name = _tell_apart(model, one, names)
+        LOGGER.warning("The label %s is taken: %s %s is called %s.", one.loaded.name, option, model, name)
+        one = load(name=name)
+    return one
 
 
 def _tell_apart(model: str, encoder: RunEncoder, names: Sequence[str]) -> str:

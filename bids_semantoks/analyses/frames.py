@@ -40,6 +40,12 @@ from bids_semantoks.statistics.splits import build_split_table
 
 LOGGER = logging.getLogger("bids_semantoks")
 
+_PROTOCOLS: Final = {
+    "nested": "nested cross-validation",
+    "paper": "published evaluation",
+    "brainmarks": "evaluation of Brainmarks",
+}
+
 #: Columns that the table of points and its sidecar already have.
 _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
@@ -160,6 +166,7 @@ def build_score_rows(
             "difference_high": difference and difference.ci_high,
             "difference_p": difference and difference.p_value,
             "difference_p_holm": difference and result.p_holm,
+            "compared_with": result.compared_with if difference else "",
             "n_pretrained": n_pretrained,
             "n_seeds": predictions.n_seeds,
             "seed_sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
@@ -175,7 +182,7 @@ def _list_predictions(results: Sequence[PhenotypeResult]) -> Iterator[tuple[obje
     for one in results:
         for model, result in one.models.items():
             predictions = result.predictions
-            if result.role == "importance":
+            if result.role in ("added", "importance"):
                 continue
             truth, scores, n_tests = predictions.average()
             decided = predictions.decide()
@@ -207,12 +214,14 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
     splits = f"leave one {asked.leave_out} out" if asked.leave_out else f"{repeats} of 5 folds"
     if asked.protocol == "paper":
         splits = f"{repeats} of train, validation and test (60, 20, 20 %)"
+    if asked.protocol == "brainmarks":
+        splits = f"{repeats} of train and test (80, 20 %)"
     if asked.splits:
         splits = f"given by {asked.splits.name}"
     facts = [
         ("people", f"{len(set(rows.participants))} participants, {n_runs} runs with embeddings"),
         ("encoder", encoder.loaded.description),
-        ("protocol", {"nested": "nested cross-validation", "paper": "published evaluation"}[asked.protocol]),
+        ("protocol", _PROTOCOLS[asked.protocol]),
         ("splits", splits),
         ("site", f"column {site} of {results.plan.columns[site].table}" if site else "no column names one"),
         ("kept together", asked.group_by or "runs and windows of a participant"),
@@ -220,6 +229,8 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
         ("permutations", str(asked.n_permutations)),
         ("seed", str(results.plan.config.running.random_seed)),
     ]
+    if more := results.plan.config.embedding.more_models:
+        facts.insert(2, ("compared with", ", ".join(Path(name).name for name in more)))
     if asked.replicates:
         facts.insert(2, ("averaged with", ", ".join(Path(name).name for name in asked.replicates)))
     return dict(facts)

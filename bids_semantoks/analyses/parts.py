@@ -34,9 +34,8 @@ from bids_semantoks.version import __version__
 LOGGER = logging.getLogger("bids_semantoks")
 
 #: Records in a file, by name.
-_RECORDS: Final = {
-    kind.__name__: kind for kind in (Comparison, DecisionValues, ModelResult, PermutationTest, Predictions, Score)
-}
+_KINDS: Final = (Comparison, DecisionValues, ModelResult, PermutationTest, Predictions, Score)
+_RECORDS: Final = {kind.__name__: kind for kind in _KINDS}
 
 #: Options that name phenotypes; what they lead to counts.
 _CHOICES: Final = ("probe", "probe_part", "strata")
@@ -56,7 +55,11 @@ def find_part(prober: Prober, phenotype: Phenotype, design: Design) -> Path:
         "version": __version__,
         "probing": asked,
         "seed": config.running.random_seed,
-        "encoders": [(one.loaded.name, one.settings) for encoder in prober.encoders for one in encoder.readouts],
+        "encoders": [
+            (one.loaded.name, one.settings)
+            for encoder in (*prober.encoders, *prober.others)
+            for one in encoder.readouts
+        ],
         "phenotype": [phenotype.name, phenotype.table, phenotype.kind],
         "target": [design.target.classes, design.target.n_bins, design.covariate_names],
         "splits": [(split.repetition, split.fold) for split in design.splits],

@@ -14,6 +14,7 @@ from bids_semantoks.analyses.rows import EmbeddingFeatures, read_window_embeddin
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.statistics.benchmark import cross_validate_benchmark
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.spans import Features
@@ -26,11 +27,13 @@ Each = Callable[[Any], Iterable[Any]]
 
 
 def build_predictors(config: AppConfig, encoder: RunEncoder, progress: Progress) -> dict[str, Predict]:
-    """Build the ways to predict by protocol, which count their folds: ``nested``, ``paper`` and ``finetune``."""
+    """Build the ways to predict by protocol, which count their folds: ``nested``, ``paper``,
+    ``brainmarks`` and ``finetune``."""
     shared: dict[str, Any] = {"seed": config.running.random_seed, "each": partial(progress.each, "fold")}
     return {
         "nested": partial(predict_linear, **shared),
         "paper": partial(_predict_published, device=str(encoder.frozen.device), **shared),
+        "brainmarks": partial(_predict_benchmark, **shared),
         "finetune": partial(_predict_finetuned, encoder=encoder, epochs=config.probing.finetune_epochs, **shared),
     }
 
@@ -57,6 +60,10 @@ def _predict_published(
     table = WindowTable(name=features.name, values=values, row_of=row_of)
     probe = PublishedProbe(table, design.target, device=device)
     return cross_validate_published(probe, design.splits, seed=seed, each=each)
+
+
+def _predict_benchmark(features: EmbeddingFeatures, design: Design, *, seed: int, each: Each) -> Predictions:
+    return cross_validate_benchmark(features, design.target, design.splits, seed=seed, each=each)
 
 
 def _predict_finetuned(

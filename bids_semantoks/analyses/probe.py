@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.analyses.added import add_encoders
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.predictors import build_predictors, find_removed
@@ -20,6 +22,7 @@ from bids_semantoks.analyses.rows import (
     EmbeddingFeatures,
     Rows,
     build_models,
+    build_others,
     build_readouts,
     build_site_features,
     count_pretrained,
@@ -33,7 +36,13 @@ from bids_semantoks.outputs.group_words import describe_test
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.progress import Progress
-from bids_semantoks.statistics.metrics import compute_scores, compute_seed_scores, name_main_metric
+from bids_semantoks.statistics.metrics import (
+    CLASS_METRICS,
+    Score,
+    compute_scores,
+    compute_seed_scores,
+    name_main_metric,
+)
 from bids_semantoks.statistics.predictions import Predictions, average_models, stack_seeds
 from bids_semantoks.statistics.significance import (
     PermutationTest,
@@ -57,11 +66,20 @@ _UNTESTED: Final = ("importance", "finetuned", "ensemble")
 
 class Prober:
     """Runner of models over phenotypes; features are built once for participants and once for sessions. Scores are
-    averaged over `replicates`, encoders of other seeds with complete embeddings."""
+    averaged over `replicates`, encoders of other seeds with complete embeddings, as have `others`,
+    encoders that are compared with the first."""
 
-    def __init__(self, plan: ProbePlan, encoder: RunEncoder, *, replicates: Sequence[RunEncoder] = ()) -> None:
+    def __init__(
+        self,
+        plan: ProbePlan,
+        encoder: RunEncoder,
+        *,
+        replicates: Sequence[RunEncoder] = (),
+        others: Sequence[RunEncoder] = (),
+    ) -> None:
         self.plan, self.asked, self.seed = plan, plan.config.probing, plan.config.running.random_seed
         self.model, self.encoders = encoder.loaded.name, (encoder, *replicates)
+        self.others = tuple(others)
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
         self.progress = Progress("Probing")
@@ -76,8 +94,11 @@ class Prober:
             labels = [encoder.loaded.name for encoder in self.encoders]
             twins = [name_twin(self.model, number) for number in range(len(self.encoders))]
             own, *others = build_models(rows, labels, twins, self.baselines).items()
+            further = build_others(rows, self.others)
             readouts = build_readouts(rows, self.encoders, seed=self.seed)
-            self._models[rows.keys] = dict([own, *readouts.items(), *others])
+            for one in self.others:
+                readouts |= build_readouts(rows, [one], seed=self.seed)
+            self._models[rows.keys] = dict([own, *further.items(), *readouts.items(), *others])
             self.readouts = tuple(readouts)
         return self._models[rows.keys]
 
@@ -94,12 +115,13 @@ class Prober:
         n_masked = 2 * len(self.masker.networks) if self.asked.network_importance else 0
         total = len(models) + n_masked + self.asked.finetune
         for model, features in self.progress.each("model", models.items(), total=total):
-            role = "encoder" if model == self.model else "readout" if model in self.readouts else "baseline"
+            role = "readout" if model in self.readouts else "baseline"
+            role = "encoder" if model in (self.model, *(one.loaded.name for one in self.others)) else role
             protocol = self.asked.protocol if isinstance(features[0], EmbeddingFeatures) else "nested"
             parts = self.predict(features, design, protocol)
             result = self.judge(parts, features, design, role=role, protocol=protocol)
             _add(results, model, result, results.get(self.model))
-            if role == "encoder" and len(parts) > 1:
+            if model == self.model and len(parts) > 1:
                 joined = [average_models(parts, f"{model}Ensemble")]
                 ensemble = self.judge(joined, features[:1], design, role="ensemble", protocol=protocol)
                 _add(results, f"{model}Ensemble", ensemble, result)
@@ -109,10 +131,13 @@ class Prober:
         for features in self.progress.each("model", tuned_features, total=total, before=total - 1):
             tuned = self.run(features, design, role="finetuned", protocol="finetune")
             _add(results, tuned.predictions.model, tuned, results[self.model])
+        for name, added in add_encoders(results, partial(self.score, design=design)).items():
+            _add(results, name, added)
+        # Only the additions need the predictions of each seed.
+        results = {name: dataclasses.replace(one, parts=()) for name, one in results.items()}
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
-        return PhenotypeResult(
-            phenotype=phenotype, design=design, models=results, n_pretrained=count_pretrained(tested, *self.encoders)
-        )
+        known = count_pretrained(tested, *self.encoders, *self.others)
+        return PhenotypeResult(phenotype=phenotype, design=design, models=results, n_pretrained=known)
 
     def _build_own_models(self, design: Design) -> dict[str, tuple[Features, ...]]:
         """Build the models that depend on the phenotype: covariates alone, site alone."""
@@ -147,7 +172,7 @@ class Prober:
         is_scored = protocol == "nested" and not design.target.is_class
         tests = [] if role in _UNTESTED else [self._permute(one, design, is_scored=is_scored) for one in features]
         made = [test for test in tests if test is not None]
-        scores = compute_scores(predictions, participants=design.rows.units, seed=self.seed)
+        scores = self.score(predictions, design)
         return ModelResult(
             role=role,
             protocol=protocol,
@@ -160,7 +185,14 @@ class Prober:
                 for score in scores
                 if len(features) > 1
             },
+            parts=tuple(parts),
         )
+
+    def score(self, predictions: Predictions, design: Design) -> tuple[Score, ...]:
+        """Score predictions by all metrics of their kind, and by those that the protocol is known by."""
+        more = ("accuracy",) if self.asked.protocol == "brainmarks" and predictions.classes else ()
+        metrics = (*more, *CLASS_METRICS) if more else ()
+        return compute_scores(predictions, participants=design.rows.units, seed=self.seed, metrics=metrics)
 
     def _mask_networks(self, design: Design, results: dict[str, ModelResult], *, total: int) -> None:
         """Probe again with networks masked, by the default method, and compare with all networks."""
@@ -190,7 +222,7 @@ class Prober:
         return test if np.ptp(np.append(test.null, test.value)) > 0 else None
 
 
-def _add(results: dict[str, ModelResult], name: str, result: ModelResult, other: ModelResult | None) -> None:
+def _add(results: dict[str, ModelResult], name: str, result: ModelResult, other: ModelResult | None = None) -> None:
     """Compare a model with another, if there is one, and add it to the results."""
     metric = name_main_metric(is_class=bool(result.predictions.classes))
     if other is not None:

@@ -18,16 +18,25 @@ from bids_semantoks.statistics.significance import Comparison, PermutationTest, 
 class ModelResult:
     """Results of one model for one phenotype."""
 
-    role: str  # ``encoder``, ``finetuned``, ``baseline``, ``importance`` or ``leakage``
+    role: str  # ``encoder``, ``finetuned``, ``baseline``, ``added``, ``importance`` or ``leakage``
     protocol: str  # ``nested``, ``paper`` or ``finetune``
     covariates: tuple[str, ...]  # columns removed from the features
     predictions: Predictions
     scores: tuple[Score, ...]
     permutation: PermutationTest | None  # None where not asked for or not possible
-    comparison: Comparison | None = None  # of the encoder with this baseline, or of all networks with this mask
+    # of the encoder with this baseline, of all networks with this mask, or of what an encoder was added to with both
+    comparison: Comparison | None = None
     p_holm: float = float("nan")  # p value of the comparison, adjusted over all comparisons of the call
     # score of each encoder by metric, where several were averaged
     seed_scores: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    parts: tuple[Predictions, ...] = ()  # of each seed, before they were stacked
+
+    @property
+    def compared_with(self) -> str:
+        """Name of the model that the comparison is with; empty where there is none."""
+        if self.comparison is None:
+            return ""
+        return self.comparison.second if self.role == "added" else self.comparison.first
 
     @property
     def main(self) -> Score:
@@ -37,9 +46,9 @@ class ModelResult:
 
     @property
     def verdict(self) -> str:
-        """What interval and permutation test together say of the main score, see `judge`; empty for a masked encoder,
-        which is compared with the whole one."""
-        if self.role == "importance":
+        """What interval and permutation test together say of the main score, see `judge`; empty for a masked encoder
+        and for what an encoder was added to, which are only compared with others."""
+        if self.role in ("added", "importance"):
             return ""
         return judge(self.main, self.permutation.p_value if self.permutation else float("nan"))
 

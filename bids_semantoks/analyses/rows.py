@@ -163,6 +163,11 @@ def _build_motion_features(rows: Rows) -> TableFeatures:
     return build_column_features("motion", *(column.tolist() for column in columns))
 
 
+def build_others(rows: Rows, encoders: Sequence[RunEncoder]) -> dict[str, tuple[Features, ...]]:
+    """Build the features of encoders that are compared with the first, by label."""
+    return {one.loaded.name: _read_features(rows, one.loaded.name, [one.loaded.name]) for one in encoders}
+
+
 def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> dict[str, tuple[Features, ...]]:
     """Build the features of further readouts by label, one for each of the encoders, which differ in their seeds.
 

@@ -196,6 +196,13 @@ def read_orders() -> list[dict[str, str]]:
     return read_rows(find_registry() / "Schaefer400_orders.tsv")
 
 
+@functools.cache
+def load_seventeen() -> tuple[str, ...]:
+    """Load the names of Schaefer's 400 parcels as the 7-network order has them, in the 17-network order."""
+    rows = read_rows(find_registry() / "Schaefer400_orders.tsv")
+    return tuple(row["label"] for row in sorted(rows, key=lambda row: int(row["index_17networks"])))
+
+
 def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = "the atlas") -> NDArray[np.int64]:
     """Find the position (C,) in `parcels` of each column; ValueError, which says what the table "has" that its atlas
     (`where`) lacks. Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all

@@ -185,9 +185,12 @@ class EmbeddingConfig:
     model: str = option(
         "SamGijsen/Brain-Semantoks",
         "Encoder: a directory or file of ours, the authors' checkpoint, a Hugging Face "
-        "ORG/NAME[/SUBFOLDER][@REVISION], or random:paper|small|tiny[:SEED].",
-        metavar="NAME_OR_PATH",
+        "ORG/NAME[/SUBFOLDER][@REVISION], or random:paper|small|tiny[:SEED]. The group level "
+        "compares several on the same splits, all with the first.",
+        metavar="NAME_OR_PATH...",
+        rest="more_models",
     )
+    more_models: tuple[str, ...] = ()  # group level
     device: str = option(
         "auto",
         "Where the encoder runs; auto is CUDA where it is there, else the CPU.",
@@ -333,6 +336,12 @@ class AppConfig:
         check(
             self.level in ("participant", "group"),
             f"analysis level must be participant or group, found {self.level!r}.",
+        )
+        more = self.embedding.more_models
+        check(
+            not more or (self.level == "group" and not self.pretraining.pretrain),
+            f"--model names {1 + len(more)} encoders, {self.embedding.model} and {', '.join(more)}.",
+            "Only the group level compares several, without --pretrain.",
         )
         asked = [
             f"--{field.name.replace('_', '-')}"

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -17,6 +17,9 @@ from bids_semantoks.config import AppConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 from bids_semantoks.version import __version__
+
+#: Random splits of the Brainmarks benchmark.
+BENCHMARK_REPEATS: Final = 100
 
 
 class _Command(click.Command):
@@ -96,7 +99,7 @@ def build_options() -> list[tuple[str, list[click.Option]]]:
     for _, stage in find_stages():
         hints = typing.get_type_hints(stage)
         options = []
-        for field in dataclasses.fields(stage):
+        for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
             options += _build_field_options(field, hints[field.name])
         sections.append(((stage.__doc__ or "").strip().rstrip("."), options))
     return sections
@@ -112,6 +115,8 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
     settings: dict[str, Any] = {"help": metadata["help"], "metavar": metadata["metavar"]}
     if kind is bool:
         settings["is_flag"] = True
+    elif metadata["rest"]:
+        settings |= {"multiple": True, "type": kind}
     elif field.name == "verbose":
         settings["count"] = True
     elif inner:
@@ -182,7 +187,7 @@ def _build_config(context: click.Context) -> AppConfig:
         values[name] = str(params[name])
     for stage_name, stage in find_stages():
         section = dict(values.get(stage_name, {}))
-        for field in dataclasses.fields(stage):
+        for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
             if field.metadata["off"] and _off_name(field) in given:
                 if field.name in given:
                     raise ConfigurationError(
@@ -192,7 +197,11 @@ def _build_config(context: click.Context) -> AppConfig:
                 section[field.name] = None
             elif field.name in given:
                 section[field.name] = json.loads(json.dumps(params[field.name], default=str))
+                if rest := field.metadata["rest"]:
+                    section[field.name], *section[rest] = section[field.name]
         values[stage_name] = section
+    if values["probing"].get("protocol") == "brainmarks":
+        values["probing"].setdefault("n_repeats", BENCHMARK_REPEATS)
     return from_json(AppConfig, {**values, "given": sorted(given)})
 
 

@@ -89,8 +89,9 @@ class ProbingConfig:
     )
     protocol: str = option(
         "nested",
-        "Nested cross-validation, or the published evaluation (BatchNorm and a linear layer, trained by SGD).",
-        choices=("nested", "paper"),
+        "Nested cross-validation, the published evaluation (BatchNorm and a linear layer, trained by SGD), or that of "
+        "the Brainmarks benchmark (random splits, scaling, logistic regression; classes only).",
+        choices=("nested", "paper", "brainmarks"),
     )
     probe_kind: str = option(
         "auto",
@@ -99,7 +100,10 @@ class ProbingConfig:
     )
     n_bins: int = option(0, "Cut continuous phenotypes into this many classes of equal size; 0 for none.", metavar="N")
     n_repeats: int = option(
-        10, "Repetitions, of 5 folds each in the nested protocol; --splits and --leave-out have their own.", metavar="N"
+        10,
+        "Repetitions, of 5 folds each in the nested protocol; 100 with --protocol brainmarks; --splits and --leave-out "
+        "have their own.",
+        metavar="N",
     )
     splits: Path | None = option(
         None, "Use the splits of this table (group_splits.tsv of an earlier call).", metavar="FILE"
@@ -165,7 +169,7 @@ class ProbingConfig:
         check(
             self.leave_out is None or (self.group_by is None and self.splits is None and self.protocol == "nested"),
             f"--leave-out {self.leave_out} makes its own splits.",
-            "Leave away --group-by, --splits and --protocol paper.",
+            "Leave away --group-by, --splits and --protocol.",
         )
         known: Any = {field.name: field.default for field in dataclasses.fields(self)}
         unknown = sorted(set(self.baselines) - {*known["baselines"], "none"})
@@ -187,7 +191,7 @@ class ProbingConfig:
         check(
             self.protocol == "nested" or not self.covariate,
             f"--covariate {' '.join(self.covariate)} is removed by the nested protocol only.",
-            "Leave --protocol paper away.",
+            "Leave --protocol away.",
         )
         check(
             self.probe_part is None or (0 <= self.probe_part <= len(self.probe) and not self.task_blocks),

@@ -23,6 +23,7 @@ MODEL_NAMES: Final = {
 }
 
 METRIC_NAMES: Final = {
+    "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
     "average_precision": "average precision",
@@ -42,6 +43,11 @@ STATISTIC_NAMES: Final = {
     "ridge_r_fixed_split": "ridge r",
     "ridge_r_first_repetition": "ridge r",
 }
+
+
+def name_added(base: str, encoder: str) -> str:
+    """Name a baseline together with an encoder, as in the tables: ``pearson + RandomTiny``."""
+    return f"{base} + {encoder}"
 
 
 def describe_test(test: PermutationTest) -> str:

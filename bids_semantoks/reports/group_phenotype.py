@@ -26,6 +26,7 @@ from bids_semantoks.outputs.group_words import (
 )
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures_probes import draw_classes, draw_models, draw_pair, draw_values
+from bids_semantoks.reports.group_added import build_added
 from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section
 from bids_semantoks.reports.scatter_charts import build_predictions, name_people
 from bids_semantoks.reports.vector_charts import Bar, Column, build_calibration, build_models, build_pair, build_roc
@@ -53,7 +54,8 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     # Pooled correlation falls below chance on noise, so it stays in the table, whose sidecar explains it.
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     divisions = dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype))
-    details = [_build_importance(stored, encoder), *(_build_strata(stored, phenotype, by) for by in divisions)]
+    details = [build_added(stored, encoder), _build_importance(stored, encoder)]
+    details += [_build_strata(stored, phenotype, by) for by in divisions]
     header = ["model", METRIC_NAMES[encoder.metric], "permutation test", "verdict", "encoder minus this", "p (Holm)"]
     facts = stored.facts["Phenotypes"][phenotype]
     return PhenotypePart(

@@ -23,15 +23,32 @@ def divide(numerator: Floats, denominator: Floats) -> Floats:
 
 def build_balanced_accuracy(predictions: Predictions) -> Scorer:
     classes = np.arange(len(predictions.classes))[:, None, None]
-    member = (predictions.truth == classes).sum(axis=1).astype(np.float64)  # (K, n)
-    hit = ((predictions.truth == classes) & (predictions.decisions == classes)).sum(axis=1).astype(np.float64)
+    member = predictions.truth == classes  # (K, R, n)
+    hit = member & (predictions.decisions == classes)
+    tested = predictions.fold >= 0
+    # Repetitions that test the same rows can be counted together, which is faster.
+    is_same = bool((tested == tested[0]).all())
+    parts = [slice(None)] if is_same else [slice(number, number + 1) for number in range(len(tested))]
+    counts = [(hit[:, part].sum(axis=1) * 1.0, member[:, part].sum(axis=1) * 1.0) for part in parts]
 
     def score(weights: Floats) -> Floats:
-        recalls = divide(weights @ hit.T, weights @ member.T)
-        n_known = (~np.isnan(recalls)).sum(axis=1)
-        return divide(np.nansum(recalls, axis=1), n_known * (n_known >= 2))
+        values = []
+        for hits, members in counts:
+            recalls = divide(weights @ hits.T, weights @ members.T)
+            n_known = (~np.isnan(recalls)).sum(axis=1)
+            values.append(divide(np.nansum(recalls, axis=1), n_known * (n_known >= 2)))
+        return _average(values)
 
     return score
+
+
+def build_accuracy(predictions: Predictions) -> Scorer:
+    """Share of decisions that are right, mean over repetitions."""
+    right = (predictions.truth == predictions.decisions).astype(np.float64)
+    tested = (predictions.fold >= 0).astype(np.float64)
+    return lambda weights: _average(
+        [divide(weights @ one, weights @ every) for one, every in zip(right, tested, strict=True)]
+    )
 
 
 def build_auroc(predictions: Predictions) -> Scorer:

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from bids_semantoks.records import Floats
 from bids_semantoks.statistics.class_metrics import (
     Scorer,
+    build_accuracy,
     build_auroc,
     build_average_precision,
     build_balanced_accuracy,
@@ -133,7 +134,7 @@ def draw_weights(
 def compute_chance(predictions: Predictions, metric: str) -> float:
     """Compute the score of a model without features on the same folds; NaN for measures of calibration.
 
-    It knows the shares of classes (average precision, Brier score) or guesses all classes alike (macro F1).
+    It knows the shares of classes (accuracy, average precision, Brier score) or guesses all classes alike (macro F1).
     """
     known = {"auroc": 0.5, "r": 0.0, "r2": 0.0, "r_pooled": 0.0}
     if metric == "mae":
@@ -143,6 +144,7 @@ def compute_chance(predictions: Predictions, metric: str) -> float:
         return known.get(metric, np.nan)
     shares = np.array([(predictions.truth == k).sum() for k in range(n_classes)]) / (predictions.fold >= 0).sum()
     known |= {
+        "accuracy": float(shares.max()),
         "balanced_accuracy": 1 / n_classes,
         "average_precision": float(shares[1] if n_classes == 2 else shares.mean()),
         "brier_score": float((shares * (1 - shares)).sum() / (2 if n_classes == 2 else 1)),
@@ -188,6 +190,7 @@ def build_scorer(predictions: Predictions, metric: str) -> Scorer:
     because a fold whose mean is high is predicted from a training part whose mean is low.
     """
     builders = {
+        "accuracy": build_accuracy,
         "balanced_accuracy": build_balanced_accuracy,
         "auroc": build_auroc,
         "average_precision": build_average_precision,

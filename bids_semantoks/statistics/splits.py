@@ -97,11 +97,7 @@ def build_published_splits(
 ) -> tuple[Split, ...]:
     """Divide the rows .6/.2/.2 into train, validation and test as the published evaluation does, one fold a repetition.
     Groups stay together, drawn by the stratum of their first row. Raises InputError for a stratum below 5 members."""
-    rows = np.flatnonzero(strata >= 0)
-    units = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1].ravel()
-    _, first = np.unique(units, return_index=True)
-    unit_strata = strata[rows][first]
-    _check_sizes(unit_strata, None, 5)
+    rows, first, units, unit_strata = _find_units(strata, groups)
     splits = []
     for repetition in range(n_repeats):
         everyone = np.arange(len(first))
@@ -112,6 +108,34 @@ def build_published_splits(
         inside = [np.flatnonzero(np.isin(units, part)) for part in (train, test, validation)]
         splits.append(_build_split(repetition, 0, rows, *inside))
     return tuple(splits)
+
+
+def build_random_splits(
+    strata: Indices, *, groups: NDArray[Any] | None = None, train_share: float, n_repeats: int, seed: int
+) -> tuple[Split, ...]:
+    """Divide the rows into stratified train and test anew in each repetition, r drawn with `seed` + r; rows at -1 are
+    left out. Groups stay together, drawn by the stratum of their first row. Raises InputError for a stratum below 5
+    members."""
+    rows, first, units, unit_strata = _find_units(strata, groups)
+    splits = []
+    for repetition in range(n_repeats):
+        parts = train_test_split(
+            np.arange(len(first)), train_size=train_share, stratify=unit_strata, random_state=seed + repetition
+        )
+        inside = [np.flatnonzero(np.isin(units, part)) for part in parts]
+        splits.append(_build_split(repetition, 0, rows, *inside))
+    return tuple(splits)
+
+
+def _find_units(strata: Indices, groups: NDArray[Any] | None) -> tuple[Indices, Indices, Indices, Indices]:
+    """Find the rows (m,) that have a stratum, the first of each unit (u,) among them, the unit of each (m,), and the
+    strata of units (u,). Raises InputError for a stratum below 5 members."""
+    rows = np.flatnonzero(strata >= 0)
+    units = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1].ravel()
+    _, first = np.unique(units, return_index=True)
+    unit_strata = strata[rows][first]
+    _check_sizes(unit_strata, None, 5)
+    return rows, first, units, unit_strata
 
 
 def build_inner_folds(

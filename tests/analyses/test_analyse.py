@@ -119,9 +119,9 @@ def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], 
     assert float(score["difference_low"]) < float(score["difference"]) < float(score["difference_high"])
     compared = {key: row for row in read_tsv(out / "group_probe.tsv") if row["difference_p"] != "n/a"
                 for key in [(row["phenotype"], row["model"])]}  # fmt: skip
-    assert len(compared) == 16
+    assert len(compared) == 18
     smallest = min(compared.values(), key=lambda row: float(row["difference_p"]))
-    assert float(smallest["difference_p_holm"]) == pytest.approx(min(16 * float(smallest["difference_p"]), 1))
+    assert float(smallest["difference_p_holm"]) == pytest.approx(min(18 * float(smallest["difference_p"]), 1))
     # p belongs to one statistic, not to every metric.
     for phenotype, metric in (("age", "r"), ("sex", "auroc")):
         rows = select(out, phenotype=phenotype, model="pearson")
@@ -129,7 +129,7 @@ def test_planted_effect_is_found_and_all_tables_agree(found: tuple[Path, Path], 
         assert [row["metric"] for row in rows if row["verdict"] != "n/a"] == [metric]
     assert select(out, phenotype="sex", model="pearson", metric="auroc")[0]["p_statistic"] == "ridge_auroc_fixed_split"
     assert {row["metric"] for row in select(out, phenotype="sex")} > {"average_precision", "brier_score", "macro_f1"}
-    models = {row["model"] for row in select(out, phenotype="sex")}
+    models = {row["model"] for row in select(out, phenotype="sex") if row["role"] != "added"}
     baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "site", "random", "chance"}
     assert models == baselines | {"RandomTiny"}
     assert {row["role"] for row in select(out, phenotype="site")} == {"leakage"}
@@ -680,3 +680,70 @@ def test_measures_of_runs_are_covariates_without_a_column(
     code, said = group("--probe", "age", "--covariate", "mean_fd", "--phenotype", str(table), *quick)
     assert code == 0, said
     assert "mean_fd is the column of more.tsv, not the measure of runs" in " ".join(said.split())
+
+
+def test_each_encoder_is_added_to_connectivity_and_covariates(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    code, said = group("--probe", "age", "sex", "--covariate", "site", "--baselines", "ledoit_wolf", "covariates")
+    assert code == 0, said
+    for phenotype, metric in (("age", "r"), ("sex", "auroc")):
+        rows = {row["model"]: row for row in select(out, phenotype=phenotype, role="added", metric=metric)}
+        assert set(rows) == {"ledoit_wolf + RandomTiny", "covariates + RandomTiny"}
+        for name, row in rows.items():
+            base = name.partition(" + ")[0]
+            assert row["compared_with"] == base
+            (alone,) = select(out, phenotype=phenotype, model=base, metric=metric, role="baseline")
+            # The mean over folds of a repetition is not the score over all of it, but near.
+            gain = float(row["value"]) - float(alone["value"])
+            assert float(row["difference"]) == pytest.approx(gain, abs=0.1)
+            assert float(row["difference_p_holm"]) >= float(row["difference_p"])
+            assert (row["p_value"], row["verdict"]) == ("n/a", "n/a")
+            assert alone["compared_with"] == "RandomTiny"
+    page = (out / "group.html").read_text()
+    assert "Does the encoder add anything?" in page
+    assert "Ledoit-Wolf connectivity + RandomTiny" in page
+
+
+def test_classes_are_predicted_as_brainmarks_does(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    code, said = group(
+        "--probe", "age", "sex", "--protocol", "brainmarks", "--baselines", "pearson", "--n-repeats", "4"
+    )
+    assert code == 7, said
+    assert "age has values, and --protocol brainmarks predicts classes" in said
+    rows = select(out, phenotype="sex", model="RandomTiny")
+    assert {row["protocol"] for row in rows} == {"brainmarks"}
+    assert {"accuracy", "balanced_accuracy", "macro_f1"} < {row["metric"] for row in rows}
+    assert {(row["n_repeats"], row["n_folds"]) for row in rows} == {("4", "1")}
+    # One person weighs a sixth of a test part at most, so that scores are far from any other protocol's.
+    splits = [row for row in read_tsv(out / "group_splits.tsv") if row["repetition"] == "0"]
+    assert sorted(row["role"] for row in splits).count("test") == 6
+    former = {row["metric"]: row["value"] for row in rows}
+    given = out.parent / "brainmarks_splits.tsv"
+    given.write_bytes((out / "group_splits.tsv").read_bytes())
+    code, said = group("--probe", "sex", "--protocol", "brainmarks", "--baselines", "none", "--splits", str(given))
+    assert code == 0, said
+    again = select(out, phenotype="sex", model="RandomTiny")
+    assert {row["metric"]: row["value"] for row in again} == former
+
+
+def test_several_encoders_stand_in_one_table_on_the_same_splits(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    asked = ("--probe", "age", "--baselines", "pearson", "random")
+    code, said = group("--model", "random:tiny:5", "random:tiny:6", *asked)
+    assert code == 0, said
+    rows = {row["model"]: row for row in select(out, phenotype="age", metric="r")}
+    encoders = [name for name, row in rows.items() if row["role"] == "encoder"]
+    assert encoders[0] == "RandomTiny"
+    assert len(set(encoders)) == 3
+    for name in encoders[1:]:
+        assert rows[name]["compared_with"] == "RandomTiny"
+        assert rows[f"pearson + {name}"]["compared_with"] == "pearson"
+        assert (out / "phenotype" / f"Own{name}.tsv").is_file()
+        assert rows[name]["value"] != rows["RandomTiny"]["value"]
+    assert {row["n_participants"] for row in rows.values()} == {"30"}
+    page = (out / "group.html").read_text()
+    assert all(name in page for name in encoders)
+    code, said = group("--model", "random:tiny:0", "--probe", "age")
+    assert code == 4
+    assert "has the same weights as RandomTiny" in said

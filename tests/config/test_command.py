@@ -23,7 +23,8 @@ def test_no_options_give_the_defaults():
 def test_every_field_of_every_stage_has_an_option():
     flags = {flag for _, section in command.build_options() for option in section for flag in option.opts}
     for _, stage in command.find_stages():
-        for field in dataclasses.fields(stage):
+        # A field without metadata takes further values of another option.
+        for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
             assert f"--{field.name.replace('_', '-')}" in flags
             assert set(field.metadata["aliases"]) <= flags
 
@@ -31,7 +32,7 @@ def test_every_field_of_every_stage_has_an_option():
 def test_every_option_stands_in_the_documentation():
     page = (Path(__file__).resolve().parents[2] / "docs" / "command_line.md").read_text()
     for _, stage in command.find_stages():
-        for field in dataclasses.fields(stage):
+        for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
             assert f"--{field.name.replace('_', '-')}`" in page
 
 
@@ -45,6 +46,28 @@ def test_every_option_stands_in_the_documentation():
 )
 def test_lists_take_several_values_after_one_flag(arguments):
     assert parse(*arguments).selection.participant_label == ("01", "02", "03")
+
+
+def test_several_encoders_are_one_to_embed_by_and_others_to_compare_with(tmp_path):
+    group = ["in", "out", "group"]
+    embedding = command.parse([*group, "--model", "a", "b", "c"]).embedding
+    assert (embedding.model, embedding.more_models) == ("a", ("b", "c"))
+    with pytest.raises(ConfigurationError, match="--model names 2 encoders, a and b"):
+        parse("--model", "a", "b")
+    with pytest.raises(ConfigurationError, match="--model names 2 encoders, a and b"):
+        command.parse([*group, "--pretrain", "--model", "a", "b"])
+    # One encoder on the command line replaces all of an earlier call.
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"embedding": {"model": "a", "more_models": ["b"]}}))
+    assert command.parse([*group, "--config-file", str(path)]).embedding.more_models == ("b",)
+    assert command.parse([*group, "--config-file", str(path), "--model", "c"]).embedding.more_models == ()
+
+
+def test_the_benchmark_has_more_repetitions_unless_their_number_is_given():
+    shared = ["in", "out", "group", "--probe", "sex", "--protocol"]
+    assert command.parse([*shared, "brainmarks"]).probing.n_repeats == 100
+    assert command.parse([*shared, "brainmarks", "--n-repeats", "10"]).probing.n_repeats == 10
+    assert command.parse([*shared, "paper"]).probing.n_repeats == 10
 
 
 def test_a_list_flag_without_value_is_a_bad_call():
