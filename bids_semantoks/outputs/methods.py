@@ -92,6 +92,7 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     same = "the same" if denoising.get("strategy") or denoising.get("columns") else "a"
 
     def prepare(environment: Environment) -> None:
+        """Give the template its filter and its functions."""
         environment.filters |= {"sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
         environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
         # Macros see only what is global.

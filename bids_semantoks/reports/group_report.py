@@ -127,6 +127,7 @@ def write_group_page(out_dir: Path, build: Callable[[], GroupPage], *, figures: 
     tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
 
     def render() -> str:
+        """Draw figures for papers, if asked for, and fill the template."""
         page = build()
         if figures is not None:
             write_group_figures(out_dir, page, figures)

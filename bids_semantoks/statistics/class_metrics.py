@@ -22,6 +22,7 @@ def divide(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def build_balanced_accuracy(predictions: Predictions) -> Scorer:
+    """Mean over classes of the share of members decided for their class."""
     classes = np.arange(len(predictions.classes))[:, None, None]
     member = predictions.truth == classes  # (K, R, n)
     hit = member & (predictions.decisions == classes)
@@ -32,6 +33,7 @@ def build_balanced_accuracy(predictions: Predictions) -> Scorer:
     counts = [(hit[:, part].sum(axis=1) * 1.0, member[:, part].sum(axis=1) * 1.0) for part in parts]
 
     def score(weights: Floats) -> Floats:
+        """Score samples of rows, weights (B, n) -> (B,)."""
         values = []
         for hits, members in counts:
             recalls = divide(weights @ hits.T, weights @ members.T)
@@ -57,6 +59,7 @@ def build_auroc(predictions: Predictions) -> Scorer:
     ranked = [_rank_members(predictions, k) for k in (range(n_classes) if n_classes > 2 else (1,))]
 
     def score(weights: Floats) -> Floats:
+        """Score samples of rows, weights (B, n) -> (B,)."""
         columns = np.ascontiguousarray(weights.T)
         values = [divide(*_sum_pairs(columns, folds)) for folds in ranked]
         known = ~np.isnan(values)
@@ -133,6 +136,7 @@ def build_average_precision(predictions: Predictions) -> Scorer:
     ranked = [_rank(predictions, repetition, k) for repetition in range(len(predictions.fold)) for k in shown]
 
     def score(weights: Floats) -> Floats:
+        """Score samples of rows, weights (B, n) -> (B,)."""
         step = max(1, _MOST_CELLS // weights.shape[1])
         parts = [weights[start : start + step] for start in range(0, len(weights), step)]
         return np.concatenate([_average([_compute_precision(part, *one) for one in ranked]) for part in parts])
@@ -177,6 +181,7 @@ def build_macro_f1(predictions: Predictions) -> Scorer:
     classes = np.arange(len(predictions.classes))[:, None]
 
     def score(weights: Floats) -> Floats:
+        """Score samples of rows, weights (B, n) -> (B,)."""
         values = []
         for truth, decisions in zip(predictions.truth, predictions.decisions, strict=True):
             member, decided = (truth == classes).astype(np.float64), (decisions == classes).astype(np.float64)
