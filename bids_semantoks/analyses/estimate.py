@@ -184,8 +184,9 @@ def _count_solving(design: Design, t: int, r: int) -> float:
         columns = N_INNER_FOLDS * len(PENALTIES) * (classes if classes > 2 else 1)
         return float(4 * t * r * columns * _N_STEPS)
     left_out = t / N_INNER_FOLDS
-    smaller = min(left_out, r)
-    return N_INNER_FOLDS * (2 * left_out * r * smaller + len(PENALTIES) * (smaller**3 + 2 * left_out * smaller**2))
+    if left_out <= r:  # a system of the rows left out for each penalty
+        return N_INNER_FOLDS * len(PENALTIES) * (left_out**3 + 2 * left_out**2 * r)
+    return N_INNER_FOLDS * (2 * left_out * r**2 + len(PENALTIES) * r**3)  # or one of the axes
 
 
 def _time_operations() -> tuple[float, float]:
