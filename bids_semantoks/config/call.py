@@ -191,11 +191,7 @@ class EmbeddingConfig:
         rest="more_models",
     )
     more_models: tuple[str, ...] = ()  # group level
-    device: str = option(
-        "auto",
-        "Where the encoder runs; auto is CUDA where it is there, else the CPU.",
-        metavar="auto|cpu|cuda|cuda:N|mps",
-    )
+    device: str = option("auto", "Where the encoder runs; auto is CUDA or CPU.", metavar="auto|cpu|cuda|cuda:N|mps")
     precision: str = option(
         "auto", "Arithmetic of the encoder; auto is float32.", choices=("auto", "fp32", "bf16", "fp16")
     )
