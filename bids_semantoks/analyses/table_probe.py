@@ -137,7 +137,7 @@ class _TableProber(Prober):
         self.model, self.encoders, self.progress = model, (), Progress("Probing")
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         self.predictors = {"nested": partial(predict_linear, seed=self.seed)}
-        self.readouts, self._values = (), values
+        self.others, self.readouts, self._values = (), (), values
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
         """Find the features of the embeddings and of baselines, as `Prober` does."""
