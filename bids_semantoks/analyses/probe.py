@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.added import add_encoders
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.encoders import name_twin
-from bids_semantoks.analyses.predictors import build_predictors, find_removed, predict_together
+from bids_semantoks.analyses.predictors import Predict, build_predictors, find_removed, predict_together
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import (
     EmbeddingFeatures,
@@ -70,6 +70,10 @@ class Prober:
     averaged over `replicates`, encoders of other seeds with complete embeddings, as have `others`,
     encoders that are compared with the first."""
 
+    encoders: tuple[RunEncoder, ...]
+    others: tuple[RunEncoder, ...]
+    predictors: dict[str, Predict]
+
     def __init__(
         self,
         plan: ProbePlan,
@@ -78,16 +82,20 @@ class Prober:
         replicates: Sequence[RunEncoder] = (),
         others: Sequence[RunEncoder] = (),
     ) -> None:
-        self.plan, self.asked, self.seed = plan, plan.config.probing, plan.config.running.random_seed
-        self.model, self.encoders = encoder.loaded.name, (encoder, *replicates)
-        self.others = tuple(others)
-        self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
+        self.prepare(plan, encoder.loaded.name)
+        self.encoders, self.others = (encoder, *replicates), tuple(others)
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
-        self.progress = Progress("Probing")
-        self.predictors = build_predictors(plan.config, encoder, self.progress)
+        self.predictors = build_predictors(plan.config, encoder, self.progress) | self.predictors
+
+    def prepare(self, plan: ProbePlan, model: str) -> None:
+        """Set what needs no encoder but the label of one: the nested protocol of a plan."""
+        self.plan, self.asked, self.seed = plan, plan.config.probing, plan.config.running.random_seed
+        self.model, self.progress = model, Progress("Probing")
+        self.encoders, self.others = (), ()
+        self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         together = partial(predict_together, seed=self.seed, each=partial(self.progress.each, "fold"))
         self.sharing = SharedFolds([one for _, one in plan.designs], together)
-        self.predictors["nested"] = self.sharing.predict
+        self.predictors = {"nested": self.sharing.predict}
         self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ from bids_semantoks.analyses.design import SITE_NAMES, ProbePlan, build_design
 from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.frames import build_score_rows
 from bids_semantoks.analyses.output_frames import ORIGIN, group_runs, list_keys
-from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, build_baselines
 from bids_semantoks.config import AppConfig, ProbingConfig, RunningConfig
@@ -27,7 +25,6 @@ from bids_semantoks.inputs.phenotypes import Column, build_columns, build_phenot
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.outputs.group_tables import build_group_table
 from bids_semantoks.outputs.store import find_stored_runs
-from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.statistics.spans import Features
 
 #: Baselines that need no stored signals.
@@ -133,11 +130,8 @@ class _TableProber(Prober):
     """Prober of embeddings (n, dims) in memory, by the default protocol."""
 
     def __init__(self, plan: ProbePlan, model: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-        self.plan, self.asked, self.seed = plan, plan.config.probing, plan.config.running.random_seed
-        self.model, self.encoders, self.progress = model, (), Progress("Probing")
-        self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
-        self.predictors = {"nested": partial(predict_linear, seed=self.seed)}
-        self.others, self.readouts, self._values = (), (), values
+        self.prepare(plan, model)
+        self._values = values
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
         """Find the features of the embeddings and of baselines, as `Prober` does."""
