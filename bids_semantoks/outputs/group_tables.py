@@ -150,7 +150,7 @@ def _read_model(path: Path, model: str) -> list[dict[str, str]]:
     """Read the rows of a model; those of all models may be too many to be held."""
     with path.open(encoding="utf-8", newline="\n") as file:
         header = next(file, "")
-        column = header.rstrip("\n").split("\t").index("model")
+        column = parse_table(header)[0].index("model")
         lines = [line for line in file if line.split("\t", column + 1)[column : column + 1] == [model]]
     names, rows, _ = parse_table("".join([header, *lines]))
     return [dict(zip(names, row, strict=True)) for row in rows]
