@@ -75,7 +75,19 @@ ELEMENTS = {
     *("rect data-bars", "image class", "image href", "image x", "image y", "image width", "image height"),
     *("image preserveaspectratio", "image data-map", "polyline class", "polyline points", "circle class", "circle cx"),
     *("button id", "button type", "button hidden", "canvas role", "input id", "input type", "input autocomplete"),
-    *("input placeholder", "input list", "output id", "output for", "label for", "canvas tabindex", "canvas class"),
+    *(
+        "input placeholder",
+        "input list",
+        "input spellcheck",
+        "p id",
+        "p role",
+        "th title",
+        "output id",
+        "output for",
+        "label for",
+        "canvas tabindex",
+        "canvas class",
+    ),
     *("circle cy", "circle r", "th scope", "table class", "div data-from", "img class", "img width", "img height"),
 }
 LINK = re.compile(r"(#|sub-|logs/CITATION|group_\w+\.|README\.md$|dataset_description|https://[\w./:()-]+$)")

@@ -374,7 +374,8 @@ def compute_axes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
     centred = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
     centred = centred[:, deviation > 0] / deviation[deviation > 0]
-    is_wide = centred.shape[1] > len(centred)
+    # With fewer than two columns that vary, only the rows give two axes.
+    is_wide = centred.shape[1] > len(centred) or centred.shape[1] < 2
     power, axes = np.linalg.eigh(centred @ centred.T if is_wide else centred.T @ centred)
     first, axes = np.maximum(power[::-1][:2], 0), axes[:, ::-1][:, :2]
     points = axes * np.sqrt(first) if is_wide else centred @ axes

@@ -105,6 +105,10 @@ def build_options() -> list[tuple[str, list[click.Option]]]:
     return sections
 
 
+class _LastOption(click.Option):
+    """List option of which the last use counts, as of options with one value, so that scripts can be overruled."""
+
+
 def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click.Option]:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
@@ -134,7 +138,7 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
         values = default if isinstance(default, tuple) else (str(default),)
         shown = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
         settings["help"] = f"{metadata['help']}  [default: {shown}]"
-    options = [click.Option(names, **settings)]
+    options = [(_LastOption if metadata["rest"] else click.Option)(names, **settings)]
     if metadata["off"]:
         options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Switch {flag} off."))
     return options
@@ -151,12 +155,15 @@ def _expand_lists(arguments: Sequence[str], params: Sequence[click.Parameter]) -
     since click would take the next flag as its value.
     """
     flags = {name for param in params if param.multiple for name in param.opts}
+    replacing = {name for param in params if isinstance(param, _LastOption) for name in param.opts}
     expanded: list[str] = []
     current, has_value = "", False
     for argument in map(_spell_with_hyphens, arguments):
         if argument.startswith("-") and argument != "-":
             _check_has_value(current, has_value=has_value)
             current, has_value = (argument, False) if argument in flags else ("", False)
+            if (flag := argument.partition("=")[0]) in replacing:
+                expanded = _drop_option(expanded, flag)
             if not current:
                 expanded.append(argument)
         elif current:
@@ -166,6 +173,15 @@ def _expand_lists(arguments: Sequence[str], params: Sequence[click.Parameter]) -
             expanded.append(argument)
     _check_has_value(current, has_value=has_value)
     return expanded
+
+
+def _drop_option(arguments: Sequence[str], flag: str) -> list[str]:
+    """Drop a flag and its values, one after each flag or behind ``=``."""
+    return [
+        one
+        for before, one in zip(("", *arguments), arguments, strict=False)
+        if flag not in (before, one) and not one.startswith(f"{flag}=")
+    ]
 
 
 def _spell_with_hyphens(argument: str) -> str:

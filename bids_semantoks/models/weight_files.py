@@ -259,12 +259,16 @@ def _merge(state: dict[str, Tensor], tensors: Mapping[str, Tensor], path: Path) 
             )
 
 
+#: A tensor that repeats a few numbers may have as many as this, 256 MiB of float32.
+_MOST_REPEATED = 1 << 26
+
+
 def check_dense(path: Path, key: str, *values: Tensor) -> None:
-    """Refuse tensors without values (meta), sparse ones, and those that repeat a few numbers (stride 0): ModelError."""
+    """Refuse tensors without values (meta), sparse ones, and large ones of a few repeated numbers: ModelError."""
     for value in values:
         found = "without its values" if value.is_meta else "as a sparse tensor" if value.layout != torch.strided else ""
         n_stored = 0 if found else value.untyped_storage().nbytes() // value.element_size()
-        if not found and value.numel() > max(n_stored, 1 << 20):
+        if not found and value.numel() > max(n_stored, _MOST_REPEATED):
             found = f"as {n_stored} numbers, but it has shape {tuple(value.shape)}"
         if found:
             message = f"{path} stores {key[:150]} {found}, which cannot be read."

@@ -59,7 +59,15 @@ def test_a_broken_record_keeps_nobody_from_probing(tmp_path: Path) -> None:
 ROW = {
     **{"phenotype": "age", "kind": "regression", "protocol": "nested", "model": "Tiny", "metric": "r"},
     **{"value": 1 / 3, "ci_low": -0.5, "ci_high": float("nan"), "p_value": 0.05, "chance": 0.0},
-    **{"n_participants": 31, "n_rows": 37, "role": "encoder", "covariates": "", "n_repeats": 2, "n_folds": 5},
+    **{
+        "n_participants": 31,
+        "n_rows": 37,
+        "role": "encoder",
+        "covariates": "",
+        "compared_with": "",
+        "n_repeats": 2,
+        "n_folds": 5,
+    },
     **dict.fromkeys(["difference", "difference_low", "difference_high", "difference_p", "difference_p_holm"]),
     **{"n_pretrained": None, "n_seeds": 1, "seed_sd": None, "p_statistic": "ridge_r_first_repetition"},
     **{"p_statistic_value": 0.25, "p_smallest": 0.05, "bound": -0.25, "verdict": "inconclusive"},

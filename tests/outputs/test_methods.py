@@ -313,7 +313,7 @@ NEUTRAL = {
     *("min_kept", "atlas_dir", "signals_only", "save_raw_signals", "device", "batch_size", "save_tokens", "check"),
     *("n_procs", "omp_nthreads", "mem", "work_dir", "dry_run", "reports_only", "boilerplate_only", "overwrite"),
     *("format", "redo_older_than", "stop_on_first_crash", "ignore_failed_runs", "notrack", "verbose", "quiet"),
-    *("figures", "networks_format", "connectivity"),
+    *("more_models", "figures", "networks_format", "connectivity"),
 }
 
 

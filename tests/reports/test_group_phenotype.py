@@ -92,7 +92,7 @@ def test_networks_are_masked_and_the_page_is_drawn_again(
         assert float(row["difference_p_holm"]) >= float(row["difference_p"])
         assert row["p_value"] == "n/a"
     retest = {row["features"]: row for row in read_tsv(out / "group_retest.tsv")}
-    assert set(retest) == {"RandomTiny", "random", "pearson", "ledoit_wolf"}
+    assert set(retest) == {"RandomTiny", "random", "pearson"}
     assert (retest["pearson"]["identification"], retest["pearson"]["n_participants"]) == ("1", "7")
     assert float(retest["pearson"]["icc_median"]) > 0.8
     strata = {(row["by"], row["level"]) for row in read_tsv(out / "group_strata.tsv")}
