@@ -474,7 +474,7 @@ def test_bug_is_reported_as_one(study, tmp_path, app, monkeypatch):
     code, text = app(study, tmp_path / "out", "--participant-label", BAD)
     assert code == 7
     assert "internal" in text
-    (log,) = (tmp_path / "out" / "logs").glob("*/bids_semantoks.log")
+    (log,) = (tmp_path / "out" / "logs").glob("calls/*/bids_semantoks.log")
     assert "planted" in log.read_text()
     monkeypatch.setattr(participant, "build_plan", explode)
     code, text = app(study, tmp_path / "out2")

@@ -61,7 +61,7 @@ For each run (`sub-*/[ses-*/]func/`):
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
 `group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
 numbers.
-`logs/runs/` says what became of every run that was found, and why; `logs/descriptions/` holds the rows of
+`logs/sub-*/` says what became of every run that was found, and why; `logs/descriptions/` holds the rows of
 `descriptions.tsv`, so that several processes can add to it.
 Each sidecar (`.json`) gives sources, settings, checksums and software versions.
 """
