@@ -58,6 +58,7 @@ For each run (`sub-*/[ses-*/]func/`):
 
 `sub-<label>.html` shows each participant's runs in pictures, with what went wrong; it needs no network.
 `logs/CITATION.md` (also .html, .tex, .bib) is a methods text made from what was done, to be copied into manuscripts.
+`group_qc.html` lists which runs are usable and which are the worst; `group_qc.tsv` has the numbers.
 `phenotype/` holds one row for each participant: the mean embedding over windows and runs.
 `group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
 numbers.

@@ -738,7 +738,7 @@ def test_classes_are_predicted_as_brainmarks_does(found: tuple[Path, Path], grou
 def test_several_encoders_stand_in_one_table_on_the_same_splits(found: tuple[Path, Path], group: Group) -> None:
     out = found[1]
     asked = ("--probe", "age", "--baselines", "pearson", "random")
-    code, said = group("--model", "random:tiny:5", "random:tiny:6", *asked)
+    code, said = group("--model", "random:tiny", "random:tiny:5", "random:tiny:6", *asked)
     assert code == 0, said
     rows = {row["model"]: row for row in select(out, phenotype="age", metric="r")}
     encoders = [name for name, row in rows.items() if row["role"] == "encoder"]
@@ -752,9 +752,13 @@ def test_several_encoders_stand_in_one_table_on_the_same_splits(found: tuple[Pat
     assert {row["n_participants"] for row in rows.values()} == {"30"}
     page = (out / "group.html").read_text()
     assert all(name in page for name in encoders)
-    code, said = group("--model", "random:tiny:0", "--probe", "age")
+    code, said = group("--model", "random:tiny", "random:tiny:0", "--probe", "age")
     assert code == 4
     assert "has the same weights as RandomTiny" in said
+    # Of two uses of the option the last counts.
+    code, said = group("--model", "random:tiny:5", "--probe", "age", "--baselines", "none")
+    assert code == 0, said
+    assert {row["model"] for row in select(out, role="encoder")} == set(encoders[1:2])
 
 
 def test_phenotypes_with_the_same_people_and_splits_share_what_is_decomposed(
