@@ -69,7 +69,7 @@ def read_tables(out: Path) -> dict[Path, bytes]:
     return {
         path.relative_to(out): path.read_bytes()
         for path in paths
-        if path.name not in ("training_log.tsv", "group_status.tsv")
+        if path.name not in ("training_log.tsv", "group_status.tsv", "group_qc.tsv")
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -18,7 +20,8 @@ def open_browser() -> Iterator[Any]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("needs chromium, to look at pages in a browser (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
+    # Chromium cannot start where the path of its socket is long, and calls with --work-dir set TMPDIR.
+    with mock.patch.dict(os.environ, TMPDIR="/tmp"), playwright.sync_playwright() as driver:
         # As root there is no sandbox; nothing but pages of these tests is opened.
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
