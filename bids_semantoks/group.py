@@ -112,7 +112,7 @@ def run_group(config: AppConfig) -> Tally:
     complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
-    embed_others(complete, others, overwrite=running.overwrite)
+    embed_others(complete, others, running)
     tally.cohort = _write_tables(config, (encoder, *others), label, complete, left_out)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load

@@ -16,6 +16,7 @@ from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.files import read_object, write_json
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.content import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset
@@ -126,11 +127,15 @@ def _warn_of_absent(tally: Tally) -> None:
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
     """Clear away what a run that was never tried, or whose worker was killed, did not."""
     for job in jobs:
+        status = read_object(job.paths.status)
         with contextlib.suppress(RunSkipped, RunFailed):
             check_space(plan, job.run)
             _clear(plan, job)
             if encoder and (sidecar := read_sidecar(job.paths.signals_sidecar)):
                 encoder.clear(job.paths, sidecar)
+        if status and not job.paths.status.is_file():
+            # What this call recorded of the run is all that is left of it.
+            write_json(job.paths.status, status)
 
 
 def _clear(plan: Plan, job: RunJob) -> None:

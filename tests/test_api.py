@@ -127,6 +127,8 @@ def test_other_orders_are_renamed(encoder):
         (lambda x: np.where(x > 2, np.inf, x), {}, InputError, "infinite"),
         (lambda x: x, {"repetition_time": None}, InputError, "repetition_time="),
         (lambda x: x, {"repetition_time": 2000.0}, RunFailed, "2000 s"),
+        (lambda x: x, {"repetition_time": True}, InputError, "found True"),
+        (lambda x: x, {"repetition_time": float("inf")}, InputError, "found inf"),
         (
             lambda x: x,
             {"parcels": [f"V{i}x" for i in range(400)]},

@@ -412,6 +412,8 @@ def test_a_run_that_is_not_tried_has_no_tables_of_before(own_study, tmp_path, ap
     find_one(own_study / "derivatives" / "fmriprep" / "sub-001", "confounds_timeseries.tsv").write_text("")
     assert app(own_study, out, *both, "--denoise", "24p", "--overwrite", "--stop-on-first-crash")[0] == 7
     assert list(out.glob("sub-*/func/*")) == []
+    # Nor does one vanish from what is recorded.
+    assert [status["status"] for _, status in read_statuses(out)] == ["failed"] * 3
 
 
 @pytest.mark.parametrize("stops", [False, True])

@@ -26,27 +26,19 @@ _TWIN_SEED: Final = 1_000_003
 
 
 def embed_stored(
-    stored: Sequence[StoredRun],
-    encoder: RunEncoder,
-    *,
-    why: str,
-    overwrite: bool = True,
-    running: RunningConfig | None = None,
+    stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, running: RunningConfig, overwrite: bool = True
 ) -> None:
     """Embed the runs that lack an embedding of an encoder to compare with, without statuses; `why` is for the log.
-    Works in one process without `running`. Raises ConfigurationError as `find_missing`, ResourceError where a process
-    was killed."""
+    Raises ConfigurationError as `find_missing`, ResourceError where a process was killed."""
     hint = "Give the encoder another name, use the former settings or --overwrite."
     missing = find_missing(encoder.name_outputs(stored), encoder, overwrite=overwrite, hint=hint)
     if missing:
         LOGGER.info("Embedding %d runs %s.", len(missing), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
-    n_procs = 1
-    if running is not None:
-        device = str(encoder.frozen.device)
-        n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
-        if n_procs > 1:
-            limit_threads(choose_n_threads(running, n_procs=n_procs))
+    device = str(encoder.frozen.device)
+    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
+    if n_procs > 1:
+        limit_threads(choose_n_threads(running, n_procs=n_procs))
     results = run_jobs(_build_embedder, (encoder,), missing, n_procs=n_procs)
     for i, result in Progress(f"Embedding {why}").each("run", results, total=len(missing)):
         if isinstance(result, WorkerDied):
@@ -61,10 +53,10 @@ def _embed_with(encoder: RunEncoder, run: StoredRun) -> tuple[str, ...]:
     return embed_run(run, encoder)
 
 
-def embed_others(stored: Sequence[StoredRun], others: Sequence[RunEncoder], *, overwrite: bool) -> None:
+def embed_others(stored: Sequence[StoredRun], others: Sequence[RunEncoder], running: RunningConfig) -> None:
     """Embed the runs, if there are any, by the encoders that are compared with the first."""
     for one in others if stored else ():
-        embed_stored(stored, one, why=f"by {one.loaded.name}", overwrite=overwrite)
+        embed_stored(stored, one, why=f"by {one.loaded.name}", running=running, overwrite=running.overwrite)
 
 
 def name_twin(model: str, number: int = 0) -> str:

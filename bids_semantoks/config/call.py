@@ -273,8 +273,8 @@ class RunningConfig:
     stop_on_first_crash: bool = option(False, "Stop at the first run that fails.")
     ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.")
     notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.")
-    verbose: int = option(0, "Say more; repeat for still more.", aliases=("-v",))
-    quiet: bool = option(False, "Say nothing but errors and the last line.", aliases=("-q",))
+    verbose: int = option(0, "Increase verbosity (repeatable).", aliases=("-v",))
+    quiet: bool = option(False, "Print errors and the last line only.", aliases=("-q",))
 
     def __post_init__(self) -> None:
         check(

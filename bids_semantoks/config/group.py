@@ -127,7 +127,7 @@ class ProbingConfig:
     n_permutations: int = option(200, "Permutations of the labels for the p value; 0 for none.", metavar="N")
     baselines: tuple[str, ...] = option(
         ("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "site", "covariates", "random", "chance"),
-        "Models to compare with, on the same splits; covariates are those of --covariate; none for none.",
+        "Models to compare with, on the same splits; covariates are those of --covariate; none disables all.",
         metavar="NAME...",
     )
     replicates: tuple[str, ...] = option(

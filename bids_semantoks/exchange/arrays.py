@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bids_semantoks.atlases.label_tables import PREFIX, is_numbered, rename_columns
 from bids_semantoks.atlases.series_atlas import list_orders, load_order, load_series_atlas
 from bids_semantoks.errors import AtlasError, InputError, ModelError
-from bids_semantoks.files import read_object
+from bids_semantoks.inputs.repetition_time import find_given_time
 from bids_semantoks.records import Atlas, Floats, ParcelSignals, Run
 from bids_semantoks.signals.read_series import read_series, take_series
 from bids_semantoks.signals.series_tables import PTSERIES, read_columns
@@ -87,21 +87,16 @@ def take_array(
 
 def _describe_run(path: Path, repetition_time: float | None) -> Run:
     """Describe series as a run; InputError where neither `repetition_time` nor a sidecar gives a time."""
-    source, time = "the argument repetition_time", repetition_time
-    if time is None and path.is_file():
-        source = f"RepetitionTime in {path.with_suffix('.json')}"
-        time = read_object(path.with_suffix(".json")).get("RepetitionTime")
+    time, source = find_given_time(repetition_time, path.with_suffix(".json"))
     # Of series in CIFTI the header states it.
     if time is None and not path.name.endswith(PTSERIES):
         raise InputError("The repetition time of the series is unknown.", hint="Give repetition_time= in seconds.")
-    if time is not None and not (isinstance(time, int | float | np.number) and 0 < time < np.inf):
-        raise InputError(f"{source} must be a positive number of seconds, found {time!r:.60}.")
     return Run(
         entities=(("sub", "x"),),
         bold=path,
         mask=None,
         confounds=None,
-        repetition_time=None if time is None else float(time),
+        repetition_time=time,
         time_source=source,
         pipeline="another program",
         dataset=path.parent,

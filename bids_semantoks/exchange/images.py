@@ -9,7 +9,7 @@ from pathlib import Path
 from bids_semantoks.atlases.load import find_all_spaces
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import read_object
+from bids_semantoks.inputs.repetition_time import find_given_time
 from bids_semantoks.records import Run
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -33,19 +33,14 @@ def describe_image(
         notes.append(f"{path.name} names no template space and is read as {named}, the first of {atlas}.")
         LOGGER.warning("%s Give space= if it is another.", notes[0])
     entities = {"sub": "x", **entities, "space": named}
-    source, time = "the argument repetition_time", repetition_time
-    if time is None:
-        sidecar = path.with_name(f"{path.name.partition('.')[0]}.json")
-        source, time = f"the sidecar {sidecar}", read_object(sidecar).get("RepetitionTime")
-    if time is not None and not (isinstance(time, int | float) and time > 0):
-        raise InputError(f"{source} must be a positive number of seconds, found {time!r:.60}.")
+    time, source = find_given_time(repetition_time, path.with_name(f"{path.name.partition('.')[0]}.json"))
     mask, confounds = (_find(one, name) if one else None for name, one in companions.items())
     run = Run(
         entities=tuple(entities.items()),
         bold=path,
         mask=mask,
         confounds=confounds,
-        repetition_time=None if time is None else float(time),
+        repetition_time=time,
         time_source=source,
         pipeline="another program",
         dataset=Path(path.anchor),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, BidsFile, parse_name
-from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.files import read_json
 from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.names import list_func_files
@@ -99,6 +100,20 @@ def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: 
     return StatedTime(problems=tuple(problems))
 
 
+def find_given_time(argument: float | None, sidecar: Path) -> tuple[float | None, str]:
+    """Find the repetition time (s) of a file outside BIDS, and what states it: the argument, or else the sidecar; None
+    where neither does. Raises InputError where it is no positive number."""
+    source = "the argument repetition_time" if argument is not None else f"the sidecar {sidecar}"
+    try:
+        if argument is not None:
+            time: float | None = _check_positive(argument, "repetition_time", "seconds")
+        else:
+            time = _read_stated(sidecar) if sidecar.is_file() else None
+    except ValueError as error:
+        raise InputError(f"{source[:1].upper()}{source[1:]} cannot be used: {error}.") from error
+    return time, source
+
+
 def _is_beside(path: str, pairs: set[tuple[str, str]]) -> bool:
     """Tell whether the folders of a sidecar are those of a run, or above them."""
     folders = path.rsplit(os.sep, 4)[1:-1]
@@ -134,8 +149,10 @@ def _read_stated(path: Path) -> float | None:
 
 
 def _check_positive(value: object, key: str, unit: str) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
-        return float(value)
+    # NumPy's scalars are real numbers, too.
+    number = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    if math.isfinite(number) and number > 0:
+        return number
     raise ValueError(f"{key} must be a positive number of {unit}, found {value!r:.60}")
 
 

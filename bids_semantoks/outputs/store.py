@@ -310,7 +310,12 @@ def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:
     label = glob.escape(participant) if participant else "*"
     logs = out_dir / "logs"
     found = [*logs.glob(f"{_FORMER_STATUSES}/sub-{label}_*_status.json"), *logs.glob(f"sub-{label}/sub-*_status.json")]
-    by_stem = {path.name.removesuffix("_status.json"): path for path in found}
+    by_stem = {
+        path.name.removesuffix("_status.json"): path
+        for path in found
+        # A label may begin another one that holds an underscore.
+        if not participant or parse_entities(path.name).get("sub") == participant
+    }
     return dict(sorted(by_stem.items()))
 
 

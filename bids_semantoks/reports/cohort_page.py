@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from bids_semantoks.config import AppConfig
+from bids_semantoks.disk import is_full
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.quality.cohort import CallFacts, Row, build_rows, describe_others, describe_versions, write_rows
@@ -87,14 +88,16 @@ def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions:
 
 def report_cohort(out_dir: Path, facts: CallFacts) -> list[Row]:
     """Write ``group_qc.tsv`` and ``group_qc.html`` about all runs in the output directory, and return the rows; nothing
-    without rows."""
+    without rows. Raises OSError on a full disk, since nothing else says that the table is missing."""
     rows, has_probes = build_rows(out_dir, facts), (out_dir / "group.html").is_file()
     try:
         path = write_rows(out_dir, rows) if rows else None
         if path and write_page(path.with_suffix(".html"), lambda: render_page(rows, has_probes=has_probes)):
             LOGGER.info("Quality of %d runs: %s", len(rows), path)
     except OSError as error:
-        # The runs are on disk already, or a full disk was reported with them.
+        if is_full(error):
+            raise
+        # The runs are on disk already.
         LOGGER.warning("The table of quality could not be written: %s.", error)
     if others := describe_versions(rows):
         LOGGER.warning("%s", others)

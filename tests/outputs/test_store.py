@@ -9,7 +9,7 @@ import pytest
 from bids_semantoks.files import read_table, write_json
 from bids_semantoks.outputs import embeddings, store
 from bids_semantoks.outputs.sidecars import describe_differences
-from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+from bids_semantoks.records import Atlas, ParcelSignals, Run
 
 
 def build_run(**entities: str) -> Run:
@@ -74,14 +74,6 @@ def signals():
         regressors=("csf",),
         framewise_displacement=np.full(T, 0.1),
         temporal_snr=np.where(np.arange(P) == 3, np.nan, 50.12345),
-    )
-
-
-@pytest.fixture
-def paths(tmp_path):
-    directory = tmp_path / "sub-01" / "func"
-    return store.OutputPaths(
-        out_dir=tmp_path, directory=directory, stem="sub-01_task-rest_space-S_atlas-A", model="Tiny"
     )
 
 
@@ -157,25 +149,6 @@ def test_a_run_whose_sidecar_is_damaged_is_left_out_with_a_word(paths, atlas, si
     assert not caplog.records
     assert list(store.find_stored_runs(paths.out_dir, atlas="A", model="Tiny")) == []
     assert f"The run of {paths.signals_sidecar} is left out" in caplog.text
-
-
-@pytest.fixture
-def windows():
-    return Windows(
-        values=np.zeros((B, 40, P), np.float32),
-        n_real=np.full(B, 40),
-        present=np.ones(P, bool),
-        onset=np.arange(B) * 3.0,
-        duration=80.0,
-        kept=np.linspace(0.5, 1, B),
-    )
-
-
-@pytest.fixture
-def embedding():
-    vectors = np.random.default_rng(2).standard_normal((B, DIMS)).astype(np.float32)
-    tokens = np.zeros((B, 3, 4), np.float32)
-    return Embedding(vectors=vectors, tokens=tokens, masked_networks=(), n_masked_patches=np.zeros(B, int))
 
 
 EMBEDDING_SIDECAR = {"Settings": {"a": 1}, "SignalsSHA256": "0f"}

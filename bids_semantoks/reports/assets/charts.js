@@ -20,5 +20,13 @@ const charts = (() => {
   };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   matchMedia("print").addEventListener("change", redraw);
-  return { read, colour, axis, plot, redraw };
+  /* Append an element with text, never markup, and a class. */
+  const make = (kind, where, text, name) => {
+    const one = document.createElement(kind);
+    if (text) one.textContent = text;
+    if (name) one.className = name;
+    where.append(one);
+    return one;
+  };
+  return { read, make, colour, axis, plot, redraw };
 })();

@@ -6,13 +6,7 @@
   const VIRIDIS = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725"];
   const LISTED = 12, NEAR = 12;
 
-  const make = (kind, where, text, name) => {
-    const one = document.createElement(kind);
-    if (text) one.textContent = text;
-    if (name) one.className = name;
-    where.append(one);
-    return one;
-  };
+  const { make } = charts;
   const unpack = (packed) => packed.at.map((at) => packed.low + (at / 1000) * (packed.high - packed.low));
   const show = (value) => String(Number(value.toPrecision(4)));
 

@@ -5,13 +5,7 @@
   const page = charts.read("page");
   const LEFT = 116, RIGHT = 62;
 
-  const make = (kind, where, text, name) => {
-    const one = document.createElement(kind);
-    if (text) one.textContent = text;
-    if (name) one.className = name;
-    where.append(one);
-    return one;
-  };
+  const { make } = charts;
 
   /* Pixels of an image as positions in a palette, -1 where transparent. */
   const readImage = (image) => {
