@@ -1,4 +1,4 @@
-"""Shared by all figures and pages: style, margins, colours and scales, files, pictures and templates.
+"""Shared by all figures for papers: style, margins, colours and files.
 
 Shape letters: T volumes, P parcels.
 """
@@ -11,7 +11,6 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,8 +63,6 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.hashsalt": "bids_semantoks",
     "svg.fonttype": "none",
 }
-
-_NOT_DRAWN: Final = "It could not be drawn, and the log of that call says why; or it was removed since."
 
 _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
@@ -161,18 +158,6 @@ def render_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def render_figure(name: str, draw: Callable[[], Figure]) -> str:
-    """Draw a figure to an SVG data URI; on any error, log a warning that names it and return an empty string."""
-    try:
-        with use_style():
-            return embed_svg(render_svg(draw(), Creator=None))
-    except Exception as error:
-        # A picture must never cost results.
-        LOGGER.debug("Drawing %s", name, exc_info=True)
-        LOGGER.warning("The figure of %s could not be drawn: %s: %s", name, type(error).__name__, error)
-        return ""
-
-
 def render_svg(figure: Figure, **metadata: str | None) -> str:
     """Render a figure as SVG without a date: matplotlib passes on characters of labels that XML forbids."""
     buffer = io.StringIO()
@@ -184,13 +169,3 @@ def embed_svg(text: str) -> str:
     """Turn SVG text into a data URI; percent-encoded, it is a third smaller than in
     base64, and its ids clash with no other's."""
     return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One figure on a page."""
-
-    title: str
-    caption: str
-    data: str  # data URI; empty when the figure is missing
-    missing: str = _NOT_DRAWN  # why it is missing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bids_semantoks.reports.figures import render_figure, use_style
+from bids_semantoks.reports.figures import use_style, write_figure
 from bids_semantoks.reports.figures_probes import draw_classes, draw_map, draw_models, draw_values
 from bids_semantoks.reports.scatter_charts import Colouring
 from bids_semantoks.reports.vector_charts import Bar
@@ -48,7 +48,7 @@ def test_map_has_a_panel_for_each_colour() -> None:
     assert [text.get_text() for text in shown[0].get_legend().get_texts()] == ["A", "B", "NA"]
 
 
-def test_names_that_users_gave_have_room_and_no_formulas():
+def test_names_that_users_gave_have_room_and_no_formulas(tmp_path):
     name = "price ($) of the very first visit $x_{$ and of the last"
     classes = (f"{name} 1", f"{name} 2", "_none")
     bars = [Bar(name=name, value=0.6, low=0.5, high=0.7, note="", is_encoder=True)]
@@ -60,7 +60,7 @@ def test_names_that_users_gave_have_room_and_no_formulas():
         "map": lambda: draw_map(np.arange(8.0).reshape(4, 2), (0.6, 0.2), [colouring]),
     }
     for what, draw in drawn.items():
-        assert render_figure(what, draw), what
+        assert write_figure(tmp_path / f"{what}.svg", draw), what
     with use_style():
         axes = drawn["classes"]().axes[0]
         legend = drawn["map"]().axes[0].get_legend()
