@@ -195,7 +195,7 @@ class ProbingConfig:
         )
         check(
             self.probe_part is None or (0 <= self.probe_part <= len(self.probe) and not self.task_blocks),
-            f"--probe-part must lie in 0..{len(self.probe)}, as many as --probe names, found {self.probe_part}.",
+            f"--probe-part must be 0 to {len(self.probe)}, the number of phenotypes, found {self.probe_part}.",
             "Without --task-blocks, which come with the call that joins the parts.",
         )
         self._check_extras()

@@ -82,7 +82,7 @@ def judge(items: Sequence[FitItem], problem: str = "") -> Verdict:
     known = [item for item in items if item.level in (GREEN, AMBER, RED)]
     worst = find_worst(known)
     if worst == GREEN:
-        return Verdict(level=GREEN, action="Use", reason="Nothing speaks against this run.")
+        return Verdict(level=GREEN, action="Use", reason="All measures are within their limits.")
     bad = sorted((item for item in known if item.level != GREEN), key=lambda item: item.level != RED)
     reason = "; ".join(dict.fromkeys(f"{item.name} {item.value} ({item.words})" for item in bad))
     return Verdict(

@@ -113,7 +113,10 @@ def render_page(rows: Sequence[Row], *, has_probes: bool = False) -> str:
     columns = [one for one in _COLUMNS if len({row[one.key] for row in runs if row.get(one.key) is not None}) > 1]
     described = read_column_descriptions("group_qc")
     shown = [Column(key=key, name=name) for key, name in _TEXT.items()] + columns
-    help_texts = {**{key: one["Description"] for key, one in described.items()}, "why": "What speaks against the run."}
+    help_texts = {
+        **{key: one["Description"] for key, one in described.items()},
+        "why": "Which measures are beyond a limit.",
+    }
     page = {
         "n_runs": len(runs),
         "n_participants": len({row["participant_id"] for row in rows}),
@@ -145,7 +148,7 @@ def find_suffix(names: Sequence[str]) -> str:
 
 
 def _rank(row: Row) -> tuple[Any, ...]:
-    """Sort the worst runs first: those that are not usable, then by what speaks against them, then by motion."""
+    """Sort the worst runs first: those that are not usable, then by the limits that they exceed, then by motion."""
     n_bad = (len(row["red"]), len(row["amber"]), len(row["outliers"]))
     kind = {"skipped": 1, "ok": 2}.get(row["status"], 0)
     return kind, *(-n for n in n_bad), -(row.get("mean_fd") or 0.0), row["name"]
@@ -278,7 +281,7 @@ def _mark(row: Row) -> dict[str, str]:
 
 
 def _explain(row: Row) -> str:
-    """Say in a few words what speaks against a run."""
+    """Name the limits that a run exceeds in a few words."""
     if row["status"] != "ok":
         return f"{row['status']}: {str(row['reason']).replace('_', ' ')}"
     words = [_NAMES.get(key, key) for key in (*row["red"], *row["amber"])]

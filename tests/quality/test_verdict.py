@@ -18,15 +18,15 @@ SIGNALS = {
 @pytest.mark.parametrize(
     ("changes", "coverage", "level", "action", "words"),
     [
-        ({}, 0.97, "green", "Use", "Nothing speaks against"),
+        ({}, 0.97, "green", "Use", "within their limits"),
         ({"MeanFramewiseDisplacement": 0.3}, 0.97, "amber", "Look", "Mean FD 0.30 mm"),
         ({"MeanFramewiseDisplacement": 0.6}, 0.97, "red", "Leave out", "leave out above 0.50 mm"),
-        ({"MeanFramewiseDisplacement": None}, 0.97, "green", "Use", "Nothing"),
+        ({"MeanFramewiseDisplacement": None}, 0.97, "green", "Use", "All measures"),
         ({"VolumesKept": 149}, 0.97, "amber", "Look", "Kept data 298 s"),
         ({"VolumesKept": 49}, 0.97, "red", "Leave out", "Kept data 98 s"),
         ({"VolumesDropped": {"Dummy": {"Count": 0}, "Scrubbed": {"Count": 84}}}, 0.97, "amber", "Look", "volumes 40%"),
         ({}, 0.85, "amber", "Look", "Coverage 0.85"),
-        ({}, float("nan"), "green", "Use", "Nothing"),
+        ({}, float("nan"), "green", "Use", "All measures"),
         ({"RepetitionTime": 3.5}, 0.97, "amber", "Look", "Repetition time 3.5 s"),
         # The strongest reason comes first.
         ({"VolumesKept": 140, "MeanFramewiseDisplacement": 0.6}, 0.7, "red", "Leave out", "Mean FD 0.60 mm"),
