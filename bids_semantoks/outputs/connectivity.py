@@ -34,7 +34,11 @@ def write_connectivity(
     # The other form, if it was made from the same signals, stays.
     former, there = read_object(path.with_suffix(".json")), describe_files([path])
     if former.get("Sources") == [source] and former.get("Inputs") == sidecar.get("Inputs"):
-        there = {key: {**former.get(key, {}), **files} for key, files in there.items()}
+        kept = {other.name for other in find_forms(path) if other.is_file()}
+        there = {
+            key: {name: value for name, value in (former.get(key, {}) | files).items() if name in kept}
+            for key, files in there.items()
+        }
     write_json(
         path.with_suffix(".json"),
         {

@@ -146,9 +146,13 @@ def write_signals(
     else:
         paths.raw.unlink(missing_ok=True)
     write_coverage(paths.coverage, atlas, signals, sidecar)
-    _remove(*find_forms(paths.connectivity("tsv")))
-    if connectivity != "none":
-        matrix, source = paths.connectivity(connectivity), build_uri(paths.signals, paths.out_dir)
+    sidecar_of_forms, *forms = find_forms(matrix := paths.connectivity(connectivity))
+    # What is written again stays in its place until then: another process may just have written it.
+    _remove(*(one for one in forms if one != matrix))
+    if connectivity == "none":
+        _remove(sidecar_of_forms)
+    else:
+        source = build_uri(paths.signals, paths.out_dir)
         write_connectivity(matrix, atlas.parcels, signals.values, sidecar, source=source)
     described = describe_files([*files, paths.coverage])
     shown = [path.relative_to(paths.out_dir).as_posix() for path in show()]

@@ -154,6 +154,20 @@ def test_a_run_whose_sidecar_is_damaged_is_left_out_with_a_word(paths, atlas, si
 EMBEDDING_SIDECAR = {"Settings": {"a": 1}, "SignalsSHA256": "0f"}
 
 
+def test_what_another_process_has_just_written_is_never_away(paths, atlas, signals, monkeypatch):
+    store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
+    there, remove, seen = set(paths.directory.iterdir()), store._remove, []
+
+    def look(*found):
+        remove(*found)
+        seen.append(there - set(paths.directory.iterdir()))
+
+    monkeypatch.setattr(store, "_remove", look)
+    store.write_signals(paths, atlas, signals, SIDECAR, save_raw=False)
+    assert seen
+    assert not set.union(*seen)
+
+
 @pytest.mark.parametrize("is_written", [True, False], ids=["signals complete", "signals half written"])
 def test_nothing_of_an_earlier_call_outlives_other_signals(paths, atlas, signals, windows, embedding, is_written):
     def write(**changed):
