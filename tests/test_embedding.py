@@ -86,8 +86,8 @@ def test_an_encoder_to_compare_with_leaves_no_status_and_is_described(config, ca
     _, encoder, stored, _ = find(config)
     twin = build_twin(encoder, 1)
     caplog.set_level("INFO")
-    embed_stored(stored, twin, why="to compare with")
-    embed_stored(stored, twin, why="a second time")
+    embed_stored(stored, twin, why="to compare with", running=config.running)
+    embed_stored(stored, twin, why="a second time", running=config.running)
     said = [record.message for record in caplog.records if not hasattr(record, "is_progress")]
     assert said == ["Embedding 6 runs to compare with."]
     paths = [dataclasses.replace(run.paths, model="RandomTinyUntrained2") for run in stored]
@@ -95,7 +95,7 @@ def test_an_encoder_to_compare_with_leaves_no_status_and_is_described(config, ca
     assert "desc-RandomTinyUntrained2\tEmbedding by" in (config.out_dir / "descriptions.tsv").read_text()
     other = dataclasses.replace(twin, config=dataclasses.replace(twin.config, n_windows=3))
     with pytest.raises(ConfigurationError, match=r"n_windows.*8.*3"):
-        embed_stored(stored, other, why="", overwrite=False)
+        embed_stored(stored, other, why="", running=config.running, overwrite=False)
 
 
 def test_an_encoder_to_compare_with_embeds_in_several_processes_to_the_same_bytes(config, monkeypatch):
@@ -109,8 +109,9 @@ def test_an_encoder_to_compare_with_embeds_in_several_processes_to_the_same_byte
 
     monkeypatch.setattr(encoders, "run_jobs", remember)
     made = []
-    for number, running in ((1, None), (1, dataclasses.replace(config.running, n_procs=2))):
-        twin = build_twin(encoder, number)
+    for n_procs in (1, 2):
+        twin = build_twin(encoder, 1)
+        running = dataclasses.replace(config.running, n_procs=n_procs)
         embed_stored(stored, twin, why="to compare with", running=running)
         paths = [dataclasses.replace(run.paths, model=twin.loaded.name) for run in stored]
         made.append([path.embedding.read_bytes() for path in paths])
