@@ -82,8 +82,7 @@ def run_group(config: AppConfig) -> Tally:
         if running.dry_run or only_trains or read_rank() > 0:
             # The other ranks only helped to train; the first goes on alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
-    encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
-    others = load_others(config, encoder, atlas)
+    encoder, others = _load_encoders(config, atlas, probes)
     chosen = encoder.name_outputs(chosen)
     missing = find_missing(
         *(chosen, encoder),
@@ -119,6 +118,17 @@ def run_group(config: AppConfig) -> Tally:
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out, others=others)
     return tally
+
+
+def _load_encoders(
+    config: AppConfig, atlas: AtlasNames, probes: CallPlan | None
+) -> tuple[RunEncoder, tuple[RunEncoder, ...]]:
+    """Load the encoder and those that are compared with it, and check that probes by them fit into memory."""
+    encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
+    others = tuple(load_others(config, encoder, atlas))
+    if probes is not None and not config.pretraining.pretrain:
+        probes.check_resources(atlas, encoder, others)
+    return encoder, others
 
 
 def _check_bids_dir(config: AppConfig) -> None:

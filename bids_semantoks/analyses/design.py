@@ -95,6 +95,14 @@ class ProbePlan:
     warnings: tuple[str, ...] = ()  # about the columns asked for
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
 
+    def choose_part(self) -> ProbePlan:
+        """Leave only the phenotype of --probe-part, if given: others that are alike would be predicted with it."""
+        asked = self.config.probing
+        if asked.probe_part is None:
+            return self
+        own = asked.probe[asked.probe_part - 1 : asked.probe_part] if asked.probe_part else ()
+        return dataclasses.replace(self, designs=tuple(one for one in self.designs if one[0].name in own))
+
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
         """Look up a column that groups or corrects, or else a measure of runs, as text, None where missing. Raises
         InputError for one value per session where the predicted phenotype has one per participant."""
@@ -342,6 +350,8 @@ def _build_phenotype_splits(
     """Use the given splits or draw them; InputError where given ones do not fit or there are too few rows."""
     asked, seed = plan.config.probing, plan.config.running.random_seed
     strata = target.compute_strata()
+    if asked.same_splits:
+        strata = np.where(strata >= 0, 0, -1)
     if asked.protocol == "brainmarks" and not target.is_class:
         raise InputError(
             f"{target.name} has values, and --protocol brainmarks predicts classes.",

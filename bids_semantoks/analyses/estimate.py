@@ -17,6 +17,7 @@ import numpy as np
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.sharing import find_sharing
 from bids_semantoks.config.group import ProbingConfig
+from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ResourceError
 from bids_semantoks.runtime.progress import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
@@ -25,7 +26,7 @@ from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Numbers an embedding has at most: that of the published encoder.
+#: Numbers of an embedding of the published encoder.
 WIDTH: Final = 1536
 
 #: The program with its libraries, and tables of bootstrap samples and shared spans, which are held to a size.
@@ -42,6 +43,9 @@ _N_STEPS: Final = 60
 #: Principal components of the tangent space.
 _N_TANGENT: Final = 100
 
+#: With so much less time --same-splits is worth to be named.
+_WORTH_SAYING: Final = 0.6
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
@@ -56,18 +60,29 @@ class Estimate:
         return self.kept_bytes + n_threads * self.fold_bytes
 
 
-def check_resources(plan: ProbePlan, n_parcels: int) -> None:
-    """Say what the probes take, and refuse what cannot fit: ResourceError with the estimate."""
-    found, (limit, where) = estimate(plan, n_parcels), find_memory_limit(plan.config.running)
+def list_widths(encoder: RunEncoder | None, others: Sequence[RunEncoder] = ()) -> tuple[int, ...]:
+    """List how many numbers the embedding of each readout has, that of the encoder first; without an encoder those of
+    the published one."""
+    if encoder is None:
+        return (WIDTH,)
+    return tuple(readout.frozen.n_dims for one in (encoder, *others) for readout in one.readouts)
+
+
+def check_resources(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WIDTH,)) -> None:
+    """Say what the probes of a call take, and refuse what cannot fit: ResourceError with the estimate."""
+    plan = plan.choose_part()
+    if not plan.designs:
+        return
+    found, (limit, where) = estimate(plan, n_parcels, widths), find_memory_limit(plan.config.running)
     n_rows = max(len(design.rows.keys) for _, design in plan.designs)
-    n_threads = choose_fold_threads(plan, n_parcels)
+    n_threads = choose_fold_threads(plan, n_parcels, widths)
     asked, needed = plan.config.probing, found.count_bytes(n_threads) / 2**30
     what = f"{n_rows} rows, {_count(len(plan.designs), 'phenotype')}"
     if found.count_bytes(1) > limit:
         wide = [name for name in CONNECTIVITY if name in asked.baselines]
         others = [name for name in asked.baselines if name not in wide] or ["none"]
         hint = "Give more memory by --mem or another machine."
-        if wide and estimate(plan, n_parcels, without=wide).count_bytes(1) <= limit:
+        if wide and estimate(plan, n_parcels, widths, without=wide).count_bytes(1) <= limit:
             hint = (
                 f"{', '.join(wide)} are exact and grow with the square of the rows; leave them out by --baselines "
                 f"{' '.join(others)}, or give more memory."
@@ -81,53 +96,67 @@ def check_resources(plan: ProbePlan, n_parcels: int) -> None:
         "Probing (%s) takes about %.1f GB of memory, and %s on %s; of memory there are %.1f GB (%s).",
         *(what, needed, describe_seconds(found.seconds / n_threads), _count(n_threads, "CPU"), limit / 2**30, where),
     )
+    shared = estimate(plan, n_parcels, widths, shares_all=True).seconds
+    if shared < _WORTH_SAYING * found.seconds and not (asked.splits or asked.leave_out or asked.same_splits):
+        LOGGER.info("With --same-splits it takes about %s.", describe_seconds(shared / n_threads))
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def choose_fold_threads(plan: ProbePlan, n_parcels: int) -> int:
+def choose_fold_threads(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WIDTH,)) -> int:
     """Choose how many folds are worked on at once: one a CPU, or fewer where memory has room for fewer."""
     if not plan.designs:
         return 1
-    running, found = plan.config.running, estimate(plan, n_parcels, with_seconds=False)
+    running, found = plan.config.running, estimate(plan, n_parcels, widths, with_seconds=False)
     limit, _ = find_memory_limit(running)
     fitting = int((limit - found.kept_bytes) // max(found.fold_bytes, 1))
     return max(1, min(running.n_procs or count_cpus(), fitting))
 
 
-def estimate(plan: ProbePlan, n_parcels: int, *, without: Sequence[str] = (), with_seconds: bool = True) -> Estimate:
-    """Estimate what all models of a plan take on all phenotypes, leaving out the baselines `without`."""
+def estimate(
+    plan: ProbePlan,
+    n_parcels: int,
+    widths: Sequence[int] = (WIDTH,),
+    *,
+    without: Sequence[str] = (),
+    with_seconds: bool = True,
+    shares_all: bool = False,
+) -> Estimate:
+    """Estimate what all models of a plan take on all phenotypes, leaving out the baselines `without`. `widths` are
+    those of `list_widths`; with `shares_all` as if phenotypes of the same people had the same splits."""
     asked, designs = plan.config.probing, [design for _, design in plan.designs]
     names = [name for name in asked.baselines if name not in ("none", *without)]
-    widths = _list_widths(names, n_parcels, n_encoders=1 + len(asked.replicates))
+    models = _list_models(names, n_parcels, widths, n_seeds=1 + len(asked.replicates))
     n = max(len(design.rows.keys) for design in designs)
-    n_edges, kept = n_parcels * (n_parcels + 1) // 2, _BASE_BYTES
-    kept += sum(8 * n * width for width in widths if width)
+    n_edges = n_parcels * (n_parcels + 1) // 2
+    kept = _BASE_BYTES + sum(8 * n * width for width in models if width)
     kernels = [name for name in ("pearson", "ledoit_wolf") if name in names]
     estimators = {"pearson" if name == "pearson" else "ledoit_wolf" for name in names if name in CONNECTIVITY}
-    # While they are made, one table stands beside its parts.
-    kept += 4 * n * n_edges * (len(estimators) + bool(estimators)) + 8 * n**2 * len(kernels)
+    # All tables are there while inner products are made, then only that of the tangent space, beside folds.
+    making = kept + 4 * n * n_edges * len(estimators) + 8 * n**2 * len(kernels)
+    kept += 4 * n * n_edges * ("tangent" in names) + 8 * n**2 * len(kernels)
     kept += 8 * 4 * min(_N_BOOTSTRAP * n, _SAMPLE_CELLS)
-    largest = max(_count_fold_bytes(design, width) for design in designs for width in widths)
+    largest = max(_count_fold_bytes(design, width) for design in designs for width in models)
     if "tangent" in names:
         size = min(_N_TANGENT, n_parcels)
-        largest = max(largest, 8 * n * size * size * 4 + _count_fold_bytes(designs[0], None))
-    spans = max(8 * _count_train(d) * _count_axes(d, width) * 6 for d in designs for width in widths)
+        largest = max(largest, 8 * n * size * size * 3 // 2 + _count_fold_bytes(designs[0], None))
+    spans = max(8 * _count_train(d) * _count_axes(d, width) * 6 for d in designs for width in models)
     kept += min(spans, _SPAN_BYTES)
-    seconds = _estimate_seconds(asked, designs, widths, "tangent" in names) if with_seconds else 0.0
+    kept = max(kept, making - largest)
+    seconds = _estimate_seconds(asked, designs, models, "tangent" in names, shares_all) if with_seconds else 0.0
     return Estimate(kept_bytes=kept, fold_bytes=largest, seconds=seconds)
 
 
-def _list_widths(names: Sequence[str], n_parcels: int, *, n_encoders: int) -> list[int | None]:
+def _list_models(names: Sequence[str], n_parcels: int, widths: Sequence[int], *, n_seeds: int) -> list[int | None]:
     """List the features of each model; None for kernels, which have as many axes as rows."""
-    found: list[int | None] = [WIDTH] * n_encoders
+    found: list[int | None] = [*widths] * n_seeds
     for name in names:
         if name in CONNECTIVITY:
             found.append(None)
         elif name == "random":
-            found += [WIDTH] * n_encoders
+            found += [widths[0]] * n_seeds
         else:
             found.append(2 * n_parcels if name == "parcel_moments" else 3 * (name != "chance"))
     return found
@@ -155,25 +184,29 @@ def _count_fold_bytes(design: Design, width: int | None) -> int:
 
 
 def _estimate_seconds(
-    asked: ProbingConfig, designs: Sequence[Design], widths: Sequence[int | None], has_tangent: bool
+    asked: ProbingConfig, designs: Sequence[Design], models: Sequence[int | None], has_tangent: bool, shares_all: bool
 ) -> float:
     product, eigen = _time_operations()
     total, seen = 0.0, set[int]()
     for design in designs:
-        # Those that share the decompositions of another are not decomposed again.
+        # Those that share the decompositions of another are not decomposed again, nor values solved again.
         is_new = id(design) not in seen
-        seen |= {id(one) for one in find_sharing(design, designs)}
+        seen |= {id(one) for one in find_sharing(design, designs, whatever_splits=shares_all)}
         n, t = len(design.rows.keys), _count_train(design)
-        n_folds = len(design.splits) + (N_INNER_FOLDS if asked.n_permutations and design.target.is_class else 0)
-        for width in widths:
+        is_class, n_folds = design.target.is_class, len(design.splits)
+        n_tests = N_INNER_FOLDS if asked.n_permutations else 0
+        for width in models:
             r = _count_axes(design, width)
-            span = eigen * r**3 + product * (2 * t * t * r if r == t else 4 * t * r * r)
-            total += is_new * n_folds * span + len(design.splits) * product * _count_solving(design, t, r)
-            total += asked.n_permutations * len(PENALTIES) * N_INNER_FOLDS * 4 * t * r * product
+            span = eigen * r**3 + product * (2 * t * t * r if r == t else 3 * t * r * r)
+            total += is_new * (n_folds + n_tests * is_class) * span
+            total += (is_class or is_new) * n_folds * product * _count_solving(design, t, r)
+            if n_tests and not is_class:
+                total += n_tests * product * (is_new * _count_solving(design, t, r))
+            total += n_tests * asked.n_permutations * len(PENALTIES) * 4 * t * r * product
             # Samples are drawn in 15 ns a cell, and scored by sums over folds.
-            total += _N_BOOTSTRAP * n * (15e-9 + 60 * len(design.splits) / N_INNER_FOLDS * product)
+            total += _N_BOOTSTRAP * n * (15e-9 + 60 * n_folds / N_INNER_FOLDS * product)
         if has_tangent and is_new:
-            total += n_folds * n * 2 * eigen * _N_TANGENT**3
+            total += (n_folds + n_tests * is_class) * n * 2 * eigen * _N_TANGENT**3
     return total
 
 
@@ -185,8 +218,8 @@ def _count_solving(design: Design, t: int, r: int) -> float:
         return float(4 * t * r * columns * _N_STEPS)
     left_out = t / N_INNER_FOLDS
     if left_out <= r:  # a system of the rows left out for each penalty
-        return N_INNER_FOLDS * len(PENALTIES) * (left_out**3 + 2 * left_out**2 * r)
-    return N_INNER_FOLDS * (2 * left_out * r**2 + len(PENALTIES) * r**3)  # or one of the axes
+        return N_INNER_FOLDS * len(PENALTIES) * (left_out**3 / 2 + left_out**2 * r)
+    return N_INNER_FOLDS * (left_out * r**2 + len(PENALTIES) * r**3 / 2)  # or one of the axes
 
 
 def _time_operations() -> tuple[float, float]:

@@ -232,6 +232,8 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
         splits = f"{repeats} of train, validation and test (60, 20, 20 %)"
     if asked.protocol == "brainmarks":
         splits = f"{repeats} of train and test (80, 20 %)"
+    if asked.same_splits:
+        splits += ", the same for all phenotypes of the same people, not stratified"
     if asked.splits:
         splits = f"given by {asked.splits.name}"
     facts = [

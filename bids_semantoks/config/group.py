@@ -108,6 +108,11 @@ class ProbingConfig:
     splits: Path | None = option(
         None, "Use the splits of this table (group_splits.tsv of an earlier call).", metavar="FILE"
     )
+    same_splits: bool = option(
+        False,
+        "Draw the same splits for all phenotypes of the same people, not stratified by their values: the models share "
+        "what takes longest with thousands of people and connectivity.",
+    )
     group_by: str | None = option(
         None, "Keep participants of one family, site, ... on one side of every split.", metavar="COLUMN"
     )
@@ -170,6 +175,11 @@ class ProbingConfig:
             self.leave_out is None or (self.group_by is None and self.splits is None and self.protocol == "nested"),
             f"--leave-out {self.leave_out} makes its own splits.",
             "Leave away --group-by, --splits and --protocol.",
+        )
+        check(
+            not self.same_splits or (self.splits is None and self.leave_out is None),
+            f"--same-splits would do nothing beside {'--splits' if self.splits else '--leave-out'}.",
+            "Remove one of the options.",
         )
         known: Any = {field.name: field.default for field in dataclasses.fields(self)}
         unknown = sorted(set(self.baselines) - {*known["baselines"], "none"})

@@ -57,24 +57,32 @@ def build_connectivity_features(
     `weights` of each one's runs sum to 1.
 
     Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457
-    parcels. Raises ValueError for an unknown kind.
+    parcels; without weights all runs are held as well. Raises ValueError for an unknown kind.
     """
     unknown = set(kinds) - set(CONNECTIVITY)
     if unknown:
         raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
     needed = {"pearson" if kind == "pearson" else "ledoit_wolf" for kind in kinds}
-    packed: dict[str, list[NDArray[np.float32]]] = {estimator: [] for estimator in sorted(needed)}
-    for runs, own in zip(participants, weights or itertools.repeat(None), strict=False):
-        for estimator, found in packed.items():
+    if weights is None:
+        participants = list(participants)
+    shares = [None] * len(participants) if weights is None else weights
+    tables: dict[str, NDArray[np.float32]] = {}
+    for place, (runs, own) in enumerate(zip(participants, shares, strict=True)):
+        for estimator in sorted(needed):
             covariance = compute_covariance(runs, estimator, own)
-            found.append(covariance[np.tril_indices(len(covariance))].astype(np.float32))
-    tables = {estimator: np.stack(packed.pop(estimator)) for estimator in list(packed)}
+            found = covariance[np.tril_indices(len(covariance))]
+            if estimator not in tables:
+                # A list of rows would stand beside the table that they are stacked into.
+                tables[estimator] = np.empty((len(shares), len(found)), dtype=np.float32)
+            tables[estimator][place] = found
     features: dict[str, Features] = {}
+    if "pearson" in kinds:
+        features["pearson"] = KernelFeatures(name="pearson", kernel=_compute_correlation_gram(tables.pop("pearson")))
+    if "ledoit_wolf" in kinds:
+        kernel = _compute_correlation_gram(tables["ledoit_wolf"])
+        features["ledoit_wolf"] = KernelFeatures(name="ledoit_wolf", kernel=kernel)
     if "tangent" in kinds:
         features["tangent"] = TangentFeatures(name="tangent", packed=tables["ledoit_wolf"], n_components=n_components)
-    for kind in ("pearson", "ledoit_wolf"):
-        if kind in kinds:
-            features[kind] = KernelFeatures(name=kind, kernel=_compute_correlation_gram(tables[kind]))
     return tuple(features[kind] for kind in kinds)
 
 
