@@ -187,7 +187,9 @@ def write_study(folder: Path, seed: Path, n: int, *, has_signals: bool) -> tuple
     bids_dir, out_dir = folder / "series", folder / "out"
     shutil.copytree(seed / "series", bids_dir)
     originals = sorted(path.name for path in (seed / "out").glob("sub-*") if path.is_dir())
+    # Without baselines nobody reads the embeddings by random weights.
     files = [path for path in (seed / "out").rglob("*") if path.is_file()]
+    files = [path for path in files if has_signals or "Untrained_" not in path.name]
     own = {label: [path for path in files if re.search(rf"{label}[_./]", str(path))] for label in originals}
     for path in set(files) - {path for paths in own.values() for path in paths}:
         relative = path.relative_to(seed / "out")
@@ -204,7 +206,13 @@ def write_study(folder: Path, seed: Path, n: int, *, has_signals: bool) -> tuple
         write_person(own[first], (first, label), (seed / "out", out_dir), drawn, rng)
         values = rng.standard_normal(N_PHENOTYPES).round(4).tolist()
         lines.append("\t".join([label, "FM"[number % 2], f"place{number % N_SITES}", *map(str, values)]))
-    header = ["participant_id", "sex", "site", *(f"p{k:02d}" for k in range(1, N_PHENOTYPES + 1))]
+    # The leakage of the site, which a column of that name starts, is no matter of one phenotype without baselines.
+    header = [
+        "participant_id",
+        "sex",
+        "site" if has_signals else "place",
+        *(f"p{k:02d}" for k in range(1, N_PHENOTYPES + 1)),
+    ]
     (bids_dir / "participants.tsv").write_text("\n".join(["\t".join(header), *lines]) + "\n")
     (bids_dir / "participants.json").unlink()
     return bids_dir, out_dir
@@ -302,10 +310,12 @@ def main() -> None:
     if options.fold:
         print("one fold of 50,000 x 1,536:", measure("fold", 50_000))
     for part in options.parts:
-        rows = [measure(part, n) for n in options.sizes]
-        for n, row in zip(options.sizes, rows, strict=True):
+        rows = []
+        for n in options.sizes:
+            rows.append(row := measure(part, n))
             more = {key: value for key, value in row.items() if key not in ("cpu", "peak_mb")}
-            print(f"{part:>12} n {n:>6}: {row['cpu']:9.2f} s of CPU, peak {row['peak_mb']:7.0f} MB {more or ''}")
+            said = f"{part:>12} n {n:>6}: {row['cpu']:9.2f} s of CPU, peak {row['peak_mb']:7.0f} MB {more or ''}"
+            print(said, flush=True)
         if len(rows) > 1:
             print(f"{part:>12} grows with n to the {fit_exponent(options.sizes, [row['cpu'] for row in rows]):.2f}")
 

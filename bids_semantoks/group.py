@@ -62,8 +62,7 @@ _RUNS_PER_READER = 300
 
 
 def run_group(config: AppConfig) -> Tally:
-    """Run the group level and count the outcomes of its runs. Raises
-    SemantoksError if the call as a whole cannot work."""
+    """Run the group level and count the outcomes of its runs. Raises SemantoksError if the call cannot work."""
     _check_bids_dir(config)
     LOGGER.info("Group level over the signals in %s.", config.out_dir)
     if config.signals.signals_only:
@@ -84,12 +83,8 @@ def run_group(config: AppConfig) -> Tally:
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder, others = _load_encoders(config, atlas, probes)
     chosen = encoder.name_outputs(chosen)
-    missing = find_missing(
-        *(chosen, encoder),
-        overwrite=running.overwrite,
-        hint=_name_remedy(config),
-        redo_older_than=running.redo_older_than,
-    )
+    how: dict[str, Any] = {"overwrite": running.overwrite, "redo_older_than": running.redo_older_than}
+    missing = find_missing(chosen, encoder, hint=_name_remedy(config), **how)
     n_done = len(chosen) - len(missing)
     n_refused = probes.n_refused if probes is not None else 0
     tally = Tally(n_ok=n_done, n_kept=n_done, n_skipped=len(left_out), n_refused=n_refused)
@@ -107,8 +102,9 @@ def run_group(config: AppConfig) -> Tally:
     if tally.is_disk_full:
         return tally
     complete = _keep_complete(chosen, missing, encoder)
-    # Probes read the signals, too.
-    complete = leave_out_damaged(complete, tally) if probes is not None else complete
+    # Without need of them, the signals of 50,000 runs would be read for their checksums alone.
+    reads_signals = config.probing.reads_signals or bool(probes is not None and others)
+    complete = leave_out_damaged(complete, tally) if reads_signals else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
     embed_others(complete, others, running)
@@ -120,14 +116,12 @@ def run_group(config: AppConfig) -> Tally:
     return tally
 
 
-def _load_encoders(
-    config: AppConfig, atlas: AtlasNames, probes: CallPlan | None
-) -> tuple[RunEncoder, tuple[RunEncoder, ...]]:
+def _load_encoders(config: AppConfig, atlas: AtlasNames, plan: CallPlan | None) -> tuple[RunEncoder, list[RunEncoder]]:
     """Load the encoder and those that are compared with it, and check that probes by them fit into memory."""
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
-    others = tuple(load_others(config, encoder, atlas))
-    if probes is not None and not config.pretraining.pretrain:
-        probes.check_resources(atlas, encoder, others)
+    others = load_others(config, encoder, atlas)
+    if plan is not None and not config.pretraining.pretrain:
+        plan.check_resources(atlas, encoder, others)
     return encoder, others
 
 
@@ -139,8 +133,7 @@ def _check_bids_dir(config: AppConfig) -> None:
 
 def _report_quality(config: AppConfig) -> Tally:
     """Write the table and page of the quality of all runs, for which no encoder is loaded."""
-    excluded = find_excluded(config.out_dir, config.selection)
-    facts = CallFacts(roots=find_roots(config.bids_dir), left_out=excluded)
+    facts = CallFacts(roots=find_roots(config.bids_dir), left_out=find_excluded(config.out_dir, config.selection))
     if config.running.dry_run:
         rows = build_rows(config.out_dir, facts)
     else:

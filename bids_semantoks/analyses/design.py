@@ -118,9 +118,8 @@ class ProbePlan:
 
 
 def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Check everything asked of probes before any work, and build the designs that all tests of phenotypes
-    share. Raises InputError where a column or table is missing or cannot be predicted,
-    ConfigurationError for an option without effect."""
+    """Check everything asked of probes before any work, and build the designs that all tests of phenotypes share.
+    Raises InputError where a column cannot be found or predicted, ConfigurationError for an option without effect."""
     asked = config.probing
     for option, column in (("--leave-out", asked.leave_out), ("--group-by", asked.group_by)):
         if column in asked.probe:
@@ -178,8 +177,7 @@ def _check_measures(
 
 
 def revise_plan(plan: ProbePlan, config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Adopt the configuration that names an encoder pretrained on the way; the designs are built anew only
-    where runs of the plan could not be embedded."""
+    """Adopt the configuration that names an encoder pretrained on the way; build designs anew where runs are lost."""
     plan = dataclasses.replace(plan, config=config)
     return plan if len(stored) == plan.n_runs else _build_designs(plan, stored)
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.sharing import find_sharing
-from bids_semantoks.config.group import ProbingConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ResourceError
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.runtime.progress import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
 from bids_semantoks.statistics.baselines import CONNECTIVITY
@@ -42,6 +42,20 @@ _N_STEPS: Final = 60
 
 #: Principal components of the tangent space.
 _N_TANGENT: Final = 100
+
+#: Seconds on a CPU of 50 billion operations a second, for what is not counted in operations: a number in a table of
+#: text; an embedding of eight windows; an entry of a covariance; a correlation; the tangent vector of a row in a fold;
+#: a number of a table that is scaled; a number in a step of a logistic fit; a row of a bootstrap sample, drawn and
+#: scored for a metric and a repetition.
+_CELL_SECONDS: Final = 0.32e-6
+_EMBEDDING_SECONDS: Final = 3e-3
+_ENTRY_SECONDS: Final = 6e-8
+_CORRELATION_SECONDS: Final = 2e-8
+_TANGENT_SECONDS: Final = 4e-3
+_PASS_SECONDS: Final = 1e-8
+_STEP_SECONDS: Final = 2e-8
+_DRAW_SECONDS: Final = 15e-9
+_SCORE_SECONDS: Final = 20e-9
 
 #: With so much less time --same-splits is worth to be named.
 _WORTH_SAYING: Final = 0.6
@@ -145,7 +159,7 @@ def estimate(
     spans = max(8 * _count_train(d) * _count_axes(d, width) * 6 for d in designs for width in models)
     kept += min(spans, _SPAN_BYTES)
     kept = max(kept, making - largest)
-    seconds = _estimate_seconds(asked, designs, models, "tangent" in names, shares_all) if with_seconds else 0.0
+    seconds = _estimate_seconds(plan, models, shares_all) if with_seconds else 0.0
     return Estimate(kept_bytes=kept, fold_bytes=largest, seconds=seconds)
 
 
@@ -183,43 +197,84 @@ def _count_fold_bytes(design: Design, width: int | None) -> int:
     return 8 * (wide + narrow + min(solved, 20 * N_INNER_FOLDS * columns * t))
 
 
-def _estimate_seconds(
-    asked: ProbingConfig, designs: Sequence[Design], models: Sequence[int | None], has_tangent: bool, shares_all: bool
-) -> float:
+def _estimate_seconds(plan: ProbePlan, models: Sequence[int | None], shares_all: bool) -> float:
     product, eigen = _time_operations()
-    total, seen = 0.0, set[int]()
+    asked, designs = plan.config.probing, [design for _, design in plan.designs]
+    names, seen = [] if asked.baselines == ("none",) else asked.baselines, set[int]()
+    n_tests = N_INNER_FOLDS if asked.n_permutations else 0
+    total = _estimate_reading(designs[0], names, models, plan.config.running.work_dir is not None, product)
     for design in designs:
         # Those that share the decompositions of another are not decomposed again, nor values solved again.
         is_new = id(design) not in seen
         seen |= {id(one) for one in find_sharing(design, designs, whatever_splits=shares_all)}
-        n, t = len(design.rows.keys), _count_train(design)
-        is_class, n_folds = design.target.is_class, len(design.splits)
-        n_tests = N_INNER_FOLDS if asked.n_permutations else 0
+        n_classes = len(design.target.class_names) if design.target.is_class else 0
+        n_folds = len(design.splits) + n_tests * (n_classes > 0)
         for width in models:
-            r = _count_axes(design, width)
-            span = eigen * r**3 + product * (2 * t * t * r if r == t else 3 * t * r * r)
-            total += is_new * (n_folds + n_tests * is_class) * span
-            total += (is_class or is_new) * n_folds * product * _count_solving(design, t, r)
-            if n_tests and not is_class:
-                total += n_tests * product * (is_new * _count_solving(design, t, r))
-            total += n_tests * asked.n_permutations * len(PENALTIES) * 4 * t * r * product
-            # Samples are drawn in 15 ns a cell, and scored by sums over folds.
-            total += _N_BOOTSTRAP * n * (15e-9 + 60 * n_folds / N_INNER_FOLDS * product)
-        if has_tangent and is_new:
-            total += (n_folds + n_tests * is_class) * n * 2 * eigen * _N_TANGENT**3
+            total += is_new * n_folds * _estimate_span(design, width, product, eigen)
+            if n_classes or is_new:
+                total += _estimate_solving(design, width, n_classes, asked.n_permutations, product)
+            total += _estimate_scoring(design, n_classes, asked.n_permutations, width, product)
+        if "tangent" in names and is_new:
+            total += n_folds * len(design.rows.keys) * _TANGENT_SECONDS
+    # Motion, and the site with all its classes, are predicted from the embedding as well.
+    n_sites = len(set(plan.columns[plan.site].values.values())) if plan.site else 0
+    for n_classes in (0, n_sites) if n_sites else (0,):
+        design, times = designs[0], 2 if asked.covariate else 1
+        total += times * (len(design.splits) + n_tests) * _estimate_span(design, models[0], product, eigen)
+        total += times * _estimate_solving(design, models[0], n_classes, asked.n_permutations, product)
+        total += times * _estimate_scoring(design, n_classes, asked.n_permutations, models[0], product)
     return total
 
 
-def _count_solving(design: Design, t: int, r: int) -> float:
-    """Count the operations of choosing a penalty in the inner folds of t rows and r axes, and of the fit."""
-    if design.target.is_class:
-        classes = len(design.target.class_names)
-        columns = N_INNER_FOLDS * len(PENALTIES) * (classes if classes > 2 else 1)
-        return float(4 * t * r * columns * _N_STEPS)
+def _estimate_reading(
+    design: Design, names: Sequence[str], models: Sequence[int | None], keeps_signals: bool, product: float
+) -> float:
+    """Estimate the seconds of reading tables and of computing connectivity."""
+    runs = [run for own in design.rows.runs for run in own]
+    n, n_cells = len(design.rows.keys), sum(run.sidecar["VolumesTotal"] * _count_parcels(run) for run in runs)
+    wide = [name for name in CONNECTIVITY if name in names]
+    n_readings = bool(wide) + ("parcel_moments" in names)
+    total = _CELL_SECONDS * n_cells * (min(n_readings, 1) if keeps_signals else n_readings)
+    n_readouts = sum(width is not None and width > 3 for width in models) - ("parcel_moments" in names)
+    total += n_readouts * len(runs) * _EMBEDDING_SECONDS
+    n_estimators = len({"pearson" if name == "pearson" else "ledoit_wolf" for name in wide})
+    n_parcels = _count_parcels(runs[0]) if runs else 0
+    total += n_estimators * _ENTRY_SECONDS * len(runs) * n_parcels**2
+    n_kernels = sum(name != "tangent" for name in wide)
+    return total + n_kernels * n * n_parcels**2 / 2 * (n * product + _CORRELATION_SECONDS)
+
+
+def _count_parcels(run: StoredRun) -> int:
+    return int(run.sidecar["Atlas"]["Parcels"])
+
+
+def _estimate_span(design: Design, width: int | None, product: float, eigen: float) -> float:
+    """Estimate the seconds of decomposing the training rows of a fold."""
+    t, r = _count_train(design), _count_axes(design, width)
+    return eigen * r**3 + (product * 2 * t * t * r if r == t else t * r * (3 * r * product + _PASS_SECONDS))
+
+
+def _estimate_solving(design: Design, width: int | None, n_classes: int, n_permutations: int, product: float) -> float:
+    """Estimate the seconds of choosing penalties in inner folds and of fits, in all folds and in a permutation test."""
+    t, r, n_folds = _count_train(design), _count_axes(design, width), len(design.splits)
+    if n_classes:
+        columns = N_INNER_FOLDS * len(PENALTIES) * (n_classes if n_classes > 2 else 1)
+        return n_folds * columns * _N_STEPS * (4 * t * r * product + (t + r) * _STEP_SECONDS)
     left_out = t / N_INNER_FOLDS
     if left_out <= r:  # a system of the rows left out for each penalty
-        return N_INNER_FOLDS * len(PENALTIES) * (left_out**3 / 2 + left_out**2 * r)
-    return N_INNER_FOLDS * (left_out * r**2 + len(PENALTIES) * r**3 / 2)  # or one of the axes
+        once = N_INNER_FOLDS * len(PENALTIES) * (left_out**3 / 2 + left_out**2 * r)
+    else:  # or one of the axes
+        once = N_INNER_FOLDS * (left_out * r**2 + len(PENALTIES) * r**3 / 2)
+    return float((n_folds + (N_INNER_FOLDS if n_permutations else 0)) * once * product)
+
+
+def _estimate_scoring(design: Design, n_classes: int, n_permutations: int, width: int | None, product: float) -> float:
+    """Estimate the seconds of predicting permutations and of drawing and scoring bootstrap samples."""
+    n, t, r = len(design.rows.keys), _count_train(design), _count_axes(design, width)
+    n_columns = n_permutations * (n_classes if n_classes > 2 else 1)
+    permuting = N_INNER_FOLDS * n_columns * len(PENALTIES) * 4 * t * r * product
+    n_repeats = max(split.repetition for split in design.splits) + 1
+    return permuting + _N_BOOTSTRAP * n * (_DRAW_SECONDS + n_repeats * max(n_classes, 1) * _SCORE_SECONDS)
 
 
 def _time_operations() -> tuple[float, float]:

@@ -223,6 +223,13 @@ class ProbingConfig:
         )
         check(len(set(self.probe)) == len(self.probe), f"--probe names a column twice: {', '.join(self.probe)}.")
 
+    @property
+    def reads_signals(self) -> bool:
+        """Whether probes read stored signals, and not only embeddings."""
+        baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "random"}.intersection(self.baselines)
+        others = self.network_importance or self.finetune or self.task_blocks or self.scaling or self.replicates
+        return bool(self.task_blocks or (self.probe and (baselines or others)))
+
     def _check_extras(self) -> None:
         check(self.finetune_epochs >= 1, f"--finetune-epochs must be 1 or more, found {self.finetune_epochs}.")
         check(

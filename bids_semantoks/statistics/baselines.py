@@ -63,11 +63,10 @@ def build_connectivity_features(
     if unknown:
         raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
     needed = {"pearson" if kind == "pearson" else "ledoit_wolf" for kind in kinds}
-    if weights is None:
-        participants = list(participants)
-    shares = [None] * len(participants) if weights is None else weights
+    people = list(participants) if weights is None else participants
+    shares = weights or [None for _ in people]
     tables: dict[str, NDArray[np.float32]] = {}
-    for place, (runs, own) in enumerate(zip(participants, shares, strict=True)):
+    for place, (runs, own) in enumerate(zip(people, shares, strict=True)):
         for estimator in sorted(needed):
             covariance = compute_covariance(runs, estimator, own)
             found = covariance[np.tril_indices(len(covariance))]

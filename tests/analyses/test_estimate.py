@@ -21,7 +21,7 @@ from bids_semantoks.statistics.targets import Target
 def plan(n: int, *, mem: str = "8G", n_procs: int = 2, n_phenotypes: int = 1, **asked: Any) -> Any:
     target = Target(name="age", values=np.arange(n, dtype=float))
     splits = build_splits(target.compute_strata(), n_repeats=1)
-    rows = SimpleNamespace(keys=tuple((str(i), "") for i in range(n)))
+    rows = SimpleNamespace(keys=tuple((str(i), "") for i in range(n)), runs=())
     design = {"target": target, "rows": rows, "splits": splits, "covariates": None, "groups": None}
     config = SimpleNamespace(
         probing=ProbingConfig(probe=("age",), **asked), running=RunningConfig(mem=mem, n_procs=n_procs)
