@@ -189,7 +189,7 @@ def _count_fold_bytes(design: Design, width: int | None) -> int:
     """Count the bytes of a fold: its rows, decomposed, and the problems that are solved together."""
     t, r = _count_train(design), _count_axes(design, width)
     wide = 7 * t * t if r == t else 0
-    narrow = 6 * t * (width or 0)
+    narrow = 3 * t * (width or 0)
     classes = len(design.target.class_names) if design.target.is_class else 0
     columns = len(PENALTIES) * (classes if classes > 2 else 1)
     # A Newton step holds about twenty tables of rows x problems.

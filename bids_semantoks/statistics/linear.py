@@ -228,8 +228,7 @@ def _leave_out_by_rows(eigenvalues: Floats, projected: Floats, part: Floats, own
         residuals = own[:, None] - (part[:, :-1] @ shrunk).reshape(len(own), len(some), -1)
         for index in range(len(some)):
             scaled = part * np.sqrt(np.append(gains[:, index], 1.0))
-            factor = cho_factor(np.eye(len(part)) - scaled @ scaled.T, overwrite_a=True, check_finite=False)
-            solved = cho_solve(factor, residuals[:, index], check_finite=False)
+            solved = _solve(scaled @ scaled.T, np.ones(len(part)), residuals[:, index])
             errors[start + index] = (solved**2).sum(axis=0)
     return errors
 
@@ -242,14 +241,19 @@ def _leave_out_by_axes(eigenvalues: Floats, projected: Floats, part: Floats, own
     others = np.vstack([projected, np.zeros(own.shape[1])]) - part.T @ own
     step = max(1, _MOST_CELLS // own.size)
     for start in range(0, len(ridge), step):
-        slopes = []
-        for penalty in ridge[start : start + step].tolist():
-            system = np.diag(np.append(eigenvalues + penalty, 1.0)) - gram
-            factor = cho_factor(system, overwrite_a=True, check_finite=False)
-            slopes.append(cho_solve(factor, others, check_finite=False))
+        some = ridge[start : start + step].tolist()
+        slopes = [_solve(gram, np.append(eigenvalues + penalty, 1.0), others) for penalty in some]
         fitted = (part @ np.hstack(slopes)).reshape(len(own), len(slopes), -1)
         errors[start : start + step] = ((own[:, None] - fitted) ** 2).sum(axis=0)
     return errors
+
+
+def _solve(product: Floats, diagonal: Floats, right: Floats) -> Floats:
+    """Solve (D - P) x = y for a symmetric matrix P that leaves the difference from the diagonal positive definite."""
+    system = np.negative(product)
+    system[np.diag_indices_from(system)] += diagonal
+    # Transposed it is as LAPACK wants it, and not copied.
+    return np.asarray(cho_solve(cho_factor(system.T, overwrite_a=True, check_finite=False), right, check_finite=False))
 
 
 def choose_loo_penalties(span: Span, targets: Floats, penalties: Floats = PENALTIES) -> Floats:
