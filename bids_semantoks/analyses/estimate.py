@@ -37,8 +37,9 @@ _TABLE_CELLS: Final = 10_000_000
 
 _N_BOOTSTRAP: Final = 2000
 
-#: Steps of Newton and conjugate gradients that a logistic fit takes, together; measured on noise and on effects.
-_N_STEPS: Final = 60
+#: Steps of Newton and conjugate gradients that a logistic fit takes, together: 60 with many people, 240 where there are
+#: as many numbers as people, which can always be told apart.
+_N_STEPS: Final = 150
 
 #: Principal components of the tangent space.
 _N_TANGENT: Final = 100
@@ -202,7 +203,7 @@ def _estimate_seconds(plan: ProbePlan, models: Sequence[int | None], shares_all:
     asked, designs = plan.config.probing, [design for _, design in plan.designs]
     names, seen = [] if asked.baselines == ("none",) else asked.baselines, set[int]()
     n_tests = N_INNER_FOLDS if asked.n_permutations else 0
-    total = _estimate_reading(designs[0], names, models, plan.config.running.work_dir is not None, product)
+    total = _estimate_reading(designs[0], names, models, product)
     for design in designs:
         # Those that share the decompositions of another are not decomposed again, nor values solved again.
         is_new = id(design) not in seen
@@ -226,15 +227,12 @@ def _estimate_seconds(plan: ProbePlan, models: Sequence[int | None], shares_all:
     return total
 
 
-def _estimate_reading(
-    design: Design, names: Sequence[str], models: Sequence[int | None], keeps_signals: bool, product: float
-) -> float:
+def _estimate_reading(design: Design, names: Sequence[str], models: Sequence[int | None], product: float) -> float:
     """Estimate the seconds of reading tables and of computing connectivity."""
     runs = [run for own in design.rows.runs for run in own]
     n, n_cells = len(design.rows.keys), sum(run.sidecar["VolumesTotal"] * _count_parcels(run) for run in runs)
     wide = [name for name in CONNECTIVITY if name in names]
-    n_readings = bool(wide) + ("parcel_moments" in names)
-    total = _CELL_SECONDS * n_cells * (min(n_readings, 1) if keeps_signals else n_readings)
+    total = _CELL_SECONDS * n_cells * bool(wide or "parcel_moments" in names)
     n_readouts = sum(width is not None and width > 3 for width in models) - ("parcel_moments" in names)
     total += n_readouts * len(runs) * _EMBEDDING_SECONDS
     n_estimators = len({"pearson" if name == "pearson" else "ledoit_wolf" for name in wide})

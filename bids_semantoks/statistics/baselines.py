@@ -3,7 +3,6 @@ letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -106,20 +105,15 @@ def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
     return gram
 
 
-def build_parcel_features(
-    participants: Iterable[Sequence[NDArray[np.floating[Any]]]], weights: Sequence[NDArray[np.float64]] | None = None
-) -> TableFeatures:
-    """Tabulate the mean and log variance of each parcel, averaged over runs (T, P): (n, 2 P); 0 where absent."""
-    rows = []
-    for runs, own in zip(participants, weights or itertools.repeat(None), strict=False):
-        moments = []
-        for run in runs:
-            values = np.asarray(run, dtype=np.float64)
-            values = values[~np.isnan(values).all(axis=1)]
-            with np.errstate(divide="ignore"):
-                moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
-        rows.append(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=own))
-    return TableFeatures(name="parcel_moments", values=np.stack(rows))
+def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: NDArray[np.float64] | None = None) -> Floats:
+    """Compute the mean and log variance (2 P,) of each parcel, averaged over runs (T, P); 0 where absent."""
+    moments = []
+    for run in runs:
+        values = np.asarray(run, dtype=np.float64)
+        values = values[~np.isnan(values).all(axis=1)]
+        with np.errstate(divide="ignore"):
+            moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
+    return np.asarray(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=weights))
 
 
 def build_column_features(name: str, *columns: Sequence[float]) -> TableFeatures:
