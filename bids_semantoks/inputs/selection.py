@@ -202,7 +202,7 @@ def read_filter(path: Path) -> BoldFilter:
     if not isinstance(bold, dict):
         raise InputError(f"Filter file {path} must contain a JSON object with an object 'bold'.", hint=hint)
     others = sorted(set(content) - {"bold"} - _OTHER_QUERIES)
-    warnings = [f"Filter file {path}: ignoring unknown key {key!r}." for key in others]
+    warnings = [f"Ignoring unknown key {key!r} in filter file {path}." for key in others]
     if "bold" not in content:
         warnings.append(f"Filter file {path} has no 'bold' entry and has no effect.")
     accepted = []
@@ -210,7 +210,7 @@ def read_filter(path: Path) -> BoldFilter:
         if (key := _LONG_NAMES.get(name, name)) in _FILTER_KEYS:
             accepted.append((key, _read_values(path, name, value)))
         else:
-            warnings.append(f"Filter file {path}: ignoring unknown entity {name!r}.")
+            warnings.append(f"Ignoring unknown entity {name!r} in filter file {path}.")
     return BoldFilter(accepted=tuple(accepted), warnings=tuple(warnings))
 
 
