@@ -25,7 +25,7 @@ from bids_semantoks.runtime.progress import Progress
 LOG = logging.getLogger("bids_semantoks")
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 
-_NEXT = """To use it, here or on a machine without network that sees the directory:
+_NEXT = """To use it, here or on an offline machine with access to the directory:
   export {variable}={directory}"""
 
 
@@ -67,7 +67,7 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     path = find_registered(name)
     if path is None:
         known = ", ".join(one.stem for one in list_registered())
-        raise AtlasError(f"There is no atlas {name} to be fetched; known are {known}.")
+        raise AtlasError(f"Unknown atlas {name}; expected one of {known}.")
     places = find_places(None, beside=path.parent)
     places = dataclasses.replace(places, given=(directory, *places.given, *((before,) if before else ())))
     if space.startswith(("fsLR", "fsaverage")):
@@ -76,7 +76,7 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
         files = [_bring(part.path, directory / ATLASES / name) for part, name in zip(parts, names, strict=True)]
         load_surface_atlas(name, space=space, directory=directory)
         return files
-    hint = "Try again where there is a network, or put them there."
+    hint = "Try again with network access, or copy them there."
     files, space = [], join_cohort(space, None)
     for part in find_parts(load_entry(path), space, places, lambda: directory, hint=hint):
         # Files of the package itself need not be copied.
@@ -96,7 +96,7 @@ def _fetch_weights(directory: Path, model: str) -> list[Path]:
     asked = parse_repository(model)
     if asked is None:
         raise ModelError(
-            f"{model} cannot be fetched: ORG/NAME[/SUBFOLDER][@REVISION] of the Hugging Face hub is expected."
+            f"{model} cannot be downloaded: expected ORG/NAME[/SUBFOLDER][@REVISION] on the Hugging Face Hub."
         )
     path = load_from_hub(asked, cache=directory / HUB)
     files = [path.parent / one for one in OUR_FILES] if path.name in OUR_FILES else [path]
@@ -130,12 +130,12 @@ def _bring(source: Path, target: Path) -> Path:
 def _build_parser() -> argparse.ArgumentParser:
     parser = LegibleParser(
         prog="bids_semantoks-fetch",
-        description="Bring atlases, the transforms that warp them, and weights to a directory before going offline.",
-        epilog="Files that are here already are copied; nothing is fetched twice.",
+        description="Download atlases, transforms and model weights to a directory for offline use.",
+        epilog="Files that exist locally are copied; nothing is downloaded twice.",
     )
-    parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="where to [the cache of this user]")
+    parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="target directory [the user's cache]")
     default = SignalsConfig().atlas
-    parser.add_argument("--atlas", metavar="NAME", nargs="+", default=[default], help=f"atlases by name [{default}]")
+    parser.add_argument("--atlas", metavar="NAME", nargs="+", default=[default], help=f"names of atlases [{default}]")
     parser.add_argument(
         "--space", metavar="NAME", nargs="+", default=list(_SPACES), help=f"spaces of the data [{' '.join(_SPACES)}]"
     )
@@ -145,25 +145,25 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="ORG/NAME[/SUBFOLDER][@REVISION]",
         nargs="+",
         default=[model],
-        help=f"encoders; none for no weights [{model}]",
+        help=f"encoders, or `none` [{model}]",
     )
     parser.add_argument(
-        "--seeds", action="store_true", help=f"also fetch the encoders of {model} that started from other seeds"
+        "--seeds", action="store_true", help=f"also download the encoders of {model} trained from other seeds"
     )
     return parser
 
 
 def _list_seeds(models: Sequence[str]) -> list[str]:
-    """List the encoders of other seeds beside the published one among `models`. Raises ModelError where it is not."""
+    """List the encoders of other seeds beside the published one among `models`. Raises ModelError if it is not."""
     from bids_semantoks.models.hub import AUTHORS_REPOSITORY, AUTHORS_SEEDS, parse_repository
 
     asked = [parse_repository(model) for model in models]
     whole = [one for one in asked if one and one.repository == AUTHORS_REPOSITORY and not one.subfolder]
     if not whole:
         raise ModelError(
-            f"--seeds finds no other seeds of {', '.join(models) or 'no model'}: they are known of "
+            f"--seeds: no other seeds of {', '.join(models) or 'no model'} are known; they exist for "
             f"{AUTHORS_REPOSITORY} only.",
-            hint="Name the others by --model ORG/NAME/SUBFOLDER.",
+            hint="Use --model ORG/NAME/SUBFOLDER for other encoders.",
         )
     found = [str(one._replace(subfolder=seed)) for one in whole for seed in AUTHORS_SEEDS]
     return [name for name in found if name not in models]
@@ -175,7 +175,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
     directory: Path | None = options.directory or find_cache()
     try:
         if directory is None:
-            raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
+            raise InputError("The user has no home directory for a cache.", hint="Give a target directory.")
         models = [name for name in options.model if name != "none"]
         models += _list_seeds(models) if options.seeds else []
         with show_log():
