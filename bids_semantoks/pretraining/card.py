@@ -1,4 +1,4 @@
-"""Files that a training leaves beside its encoder: the training log and the model card."""
+"""Files written next to a trained encoder: the training log and the model card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RANGES: Final = (
     *("repetition_time_of_the_sources_in_s", "length_of_the_runs_in_s"),
 )
 
-#: Entries that list what occurs in the data.
+#: Entries that list values occurring in the data.
 _CHOICES: Final = ("noise_removed", "global_signal", "scrubbing")
 
 
@@ -76,20 +76,20 @@ def write_model_card(
     lines = [
         f"# Encoder {escape_markdown(name)}",
         "",
-        "A network tokenizer and transformer in the design of Brain-Semantoks (arXiv 2512.11582), pretrained by "
+        "A network tokenizer and transformer with the Brain-Semantoks architecture (arXiv 2512.11582), pretrained by "
         "self-distillation on parcel signals with bids_semantoks.",
         "",
         f"- Weights: `model.safetensors`, SHA-256 `{sha256}` (teacher, {details['n_parameters']:,} parameters)",
         f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {escape_markdown(directory.name)}` (path of this "
         "directory)",
-        "- Licence: not stated by the software. The weights derive from the data below; their terms of use decide "
+        "- Licence: not set by the software. The weights derive from the data below, whose terms of use determine "
         "whether and how the weights may be shared.",
         "",
         "## Data",
         "",
         *_list(data),
         f"- hashed participants: {len(details['participants']['sha256'])} in `config.json` (SHA-256 over salt and "
-        "label), to find out whether a later test set overlaps",
+        "label), to check whether a later test set overlaps",
         "",
         "## Recipe",
         "",
@@ -97,19 +97,19 @@ def write_model_card(
         "",
         "## Intended use",
         "",
-        "Embeddings of resting-state fMRI for research: linear probes and fine-tuning on phenotypes, in participants "
-        "that the encoder was not trained on. Not for diagnosis or any decision about a person.",
+        "Embeddings of resting-state fMRI for research: linear probes and fine-tuning on phenotypes in participants "
+        "that were not used for training. Not for diagnosis or any decision about individuals.",
         "",
         "## Limits",
         "",
-        "Outside these ranges the encoder was never trained, and its embeddings are not to be trusted there.",
+        "The encoder was not trained outside these ranges; embeddings of such data may be unreliable.",
         "",
         *_list(limits),
         "",
         "## Figures",
         "",
         *(f"![{FIGURES[figure]}](figures/{figure}.svg)\n\n{FIGURES[figure]}\n" for figure in drawn),
-        "`training_log.tsv` holds the course of the training in numbers.",
+        "`training_log.tsv` has the training curves as a table.",
     ]
     write_text(directory / CARD_FILE, "\n".join(lines) + "\n")
 
