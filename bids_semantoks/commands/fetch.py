@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from bids_semantoks.commands.running import run_command
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
+from bids_semantoks.errors import AtlasError, InputError, ModelError
 from bids_semantoks.escaping import LegibleParser, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
-from bids_semantoks.runtime.logs import open_missing_streams, show_log
+from bids_semantoks.runtime.logs import open_missing_streams
 from bids_semantoks.runtime.progress import Progress
 
 LOG = logging.getLogger("bids_semantoks")
@@ -169,32 +170,26 @@ def _list_seeds(models: Sequence[str]) -> list[str]:
     return [name for name in found if name not in models]
 
 
+def _fetch_asked(options: argparse.Namespace) -> None:
+    directory: Path | None = options.directory or find_cache()
+    if directory is None:
+        raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
+    models = [name for name in options.model if name != "none"]
+    models += _list_seeds(models) if options.seeds else []
+    found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
+    place = show_hidden(str(directory.absolute()))
+    print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
+    for path in found:
+        name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
+        print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")
+    print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
+
+
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
     options = _build_parser().parse_args(arguments)
-    directory: Path | None = options.directory or find_cache()
-    try:
-        if directory is None:
-            raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
-        models = [name for name in options.model if name != "none"]
-        models += _list_seeds(models) if options.seeds else []
-        with show_log():
-            found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
-        place = show_hidden(str(directory.absolute()))
-        print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
-        for path in found:
-            name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
-            print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")
-        print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
-    except SemantoksError as error:
-        hint = " HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
-        print(f"bids_semantoks-fetch: error: {show_hidden(str(error))}{hint}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        text = show_hidden(f"{directory} cannot be written: {error}.")
-        print(f"bids_semantoks-fetch: error: {text}", file=sys.stderr)
-        return ResourceError.exit_code
-    return 0
+    hint = "HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
+    return run_command("bids_semantoks-fetch", lambda: _fetch_asked(options), hint=hint)
 
 
 def main() -> NoReturn:
