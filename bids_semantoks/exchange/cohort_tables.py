@@ -56,14 +56,14 @@ def write_cohort_table(frame: pd.DataFrame, path: Path, *, as_list: bool = False
     """
     place = list(frame.columns).index("dim0001")
     labels, vectors = frame.iloc[:, :place], frame.iloc[:, place:].to_numpy(dtype=np.float32)
-    provenance = dict(frame.attrs)
+    provenance = {str(key): value for key, value in frame.attrs.items()}
     if path.suffix == ".csv":
         write_json(path.with_suffix(".json"), provenance)
     with open_atomic(path, is_durable=True) as file:
         if path.suffix == ".parquet":
             _write_parquet(file, labels, vectors, list(frame.columns[place:]), provenance, as_list=as_list)
         elif path.suffix == ".npz":
-            arrays = {str(name): np.array(column.tolist()) for name, column in _format_text(labels).items()}
+            arrays: dict[str, Any] = {str(n): np.array(column.tolist()) for n, column in _format_text(labels).items()}
             np.savez(file, **arrays, embedding=vectors, provenance=np.array(json.dumps(provenance)))
         else:
             table = _format_text(labels) if is_raw else _defuse(_format_text(labels))
