@@ -70,7 +70,8 @@ class SelectionConfig:
     )
     derivatives: tuple[str, ...] = option(
         (),
-        "Derivative dataset to read, as PATH or NAME=PATH, when BIDS_DIR is a raw dataset.",
+        "Derivative dataset to read, as PATH or NAME=PATH, when BIDS_DIR is a raw dataset; at the group level, "
+        "NAME=OUT_DIR of another preparation of the same people, probed on the same splits.",
         metavar="PATH...",
         aliases=("-d",),
     )
@@ -391,9 +392,8 @@ def parse_memory(text: str) -> int:
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     bare = text.strip().upper().removesuffix("B").removesuffix("I")
     unit = units.get(bare[-1:])
-    number = bare[:-1] if unit else bare
     try:
-        size = int(float(number) * (unit or 2**20))
+        size = int(float(bare[:-1] if unit else bare) * (unit or 2**20))
     except ValueError:
         size = 0
     check(size > 0, f"--mem must be a size such as 8G or 16000 (MB), found {text!r}.")

@@ -22,6 +22,7 @@ _REASONS: Final = {
     "bad_image": "with unusable images",
     "space_mismatch": "not in the space of the atlas",
     "excluded": "excluded by quality control",
+    "other_preparation": "without signals in another preparation",
     "low_coverage": "with too little of the atlas covered",
     "out_of_memory": "for lack of memory",
     "disk_full": "for lack of disk space",
