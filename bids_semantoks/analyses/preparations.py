@@ -94,7 +94,10 @@ def open_preparations(config: AppConfig, chosen: Sequence[StoredRun]) -> tuple[P
                 "%d participants have no signals in the preparation %s and are left out of all models: %s",
                 *(len(one.absent), one.name, describe_labels(one.absent)),
             )
-    return tuple(dataclasses.replace(one, stored=_keep(one.stored, shared)) for one in found)
+    kept = tuple(dataclasses.replace(one, stored=_keep(one.stored, shared)) for one in found)
+    for one in kept:
+        LOGGER.info("Preparation %s: %s.", one.name, _describe(one.stored)["Text"])
+    return kept
 
 
 def _list_named(config: AppConfig) -> list[tuple[str, Path]]:
@@ -194,16 +197,16 @@ def describe_preparations(
     without further ones."""
     if not preparations:
         return {}
-    runs = {_MAIN: stored} | {one.name: one.stored for one in preparations}
-    found = {}
-    for name, own in runs.items():
-        people = {run.entities["sub"] for run in own}
-        words = " and ".join(dict.fromkeys(describe_preparation(run.sidecar) for run in own))
-        found[name] = {
-            "Text": f"{words}: {len(own)} runs of {len(people)} participants",
-            "Participants": len(people),
-            "Runs": len(own),
-            "Pipelines": sorted({str(run.sidecar["Pipeline"]) for run in own}),
-            "Settings": own[0].sidecar["Settings"],
-        }
-    return found
+    return {_MAIN: _describe(stored)} | {one.name: _describe(one.stored) for one in preparations}
+
+
+def _describe(stored: Sequence[StoredRun]) -> dict[str, Any]:
+    people = {run.entities["sub"] for run in stored}
+    words = " and ".join(dict.fromkeys(describe_preparation(run.sidecar) for run in stored))
+    return {
+        "Text": f"{words}: {len(stored)} runs of {len(people)} participants",
+        "Participants": len(people),
+        "Runs": len(stored),
+        "Pipelines": sorted({str(run.sidecar["Pipeline"]) for run in stored}),
+        "Settings": stored[0].sidecar["Settings"],
+    }
