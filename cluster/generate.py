@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,10 @@ def describe_option(option: click.Option) -> dict[str, Any]:
     return described
 
 
-def build_descriptor() -> dict[str, Any]:
-    """Build the Boutiques descriptor."""
+def build_descriptor(stages: Collection[str] = ()) -> dict[str, Any]:
+    """Build the Boutiques descriptor; with `stages` of the configuration, it has their options and the atlas alone."""
+    fields = {field.name for name, stage in find_stages() if name in stages for field in dataclasses.fields(stage)}
+    chosen = {*fields, "atlas", "atlas_dir"} if stages else {str(option.name) for option in find_options()}
     inputs: list[dict[str, Any]] = [
         {
             "id": "bids_dir",
@@ -121,7 +124,7 @@ def build_descriptor() -> dict[str, Any]:
             "value-key": "[ANALYSIS_LEVEL]",
             "value-choices": ["participant", "group"],
         },
-        *(describe_option(option) for option in find_options()),
+        *(describe_option(option) for option in find_options() if option.name in chosen),
     ]
     return {
         "name": NAME,
@@ -150,35 +153,21 @@ def build_descriptor() -> dict[str, Any]:
     }
 
 
-def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
-    """Build the files of a nipoppy processing pipeline."""
-    step = {
-        "NAME": "participant",
-        "ANALYSIS_LEVEL": "participant",
-        "INVOCATION_FILE": "invocation.json",
-        "DESCRIPTOR_FILE": "descriptor.json",
-        "HPC_CONFIG_FILE": "hpc.json",
-        "TRACKER_CONFIG_FILE": "tracker.json",
-        "GENERATE_PYBIDS_DATABASE": False,
-    }
-    group = {
-        "NAME": "group",
-        "ANALYSIS_LEVEL": "group",
-        "INVOCATION_FILE": "invocation-group.json",
-        "DESCRIPTOR_FILE": "descriptor.json",
-        "HPC_CONFIG_FILE": "hpc.json",
-        "GENERATE_PYBIDS_DATABASE": False,
-    }
+def build_nipoppy_bundles() -> dict[str, dict[str, Any]]:
+    """Build the files of two nipoppy pipelines: processing is the participant level, extraction the group level."""
+    files = {"INVOCATION_FILE": "invocation.json", "DESCRIPTOR_FILE": "descriptor.json", "HPC_CONFIG_FILE": "hpc.json"}
+    step = {"NAME": "participant", "ANALYSIS_LEVEL": "participant", **files}
     config = {
         "NAME": NAME,
         "VERSION": __version__,
         "DESCRIPTION": "Brain-Semantoks embeddings from fMRIPrep derivatives.",
         "CONTAINER_INFO": {
-            "FILE": "[[NIPOPPY_DPATH_CONTAINERS]]/[[PIPELINE_NAME]]_[[PIPELINE_VERSION]].sif",
+            # Both pipelines run in one container.
+            "FILE": f"[[NIPOPPY_DPATH_CONTAINERS]]/{NAME}_[[PIPELINE_VERSION]].sif",
             "URI": f"docker://{IMAGE}:[[PIPELINE_VERSION]]",
         },
         "CONTAINER_CONFIG": {"ARGS": ["--no-home"], "BIND_PATHS": ["[[ATLAS_DIR]]", "[[MODEL]]"]},
-        "STEPS": [step, group],
+        "STEPS": [{**step, "TRACKER_CONFIG_FILE": "tracker.json", "GENERATE_PYBIDS_DATABASE": False}],
         "VARIABLES": {
             "FMRIPREP_VERSION": "Version of fMRIPrep whose output in this dataset is read.",
             "ATLAS_DIR": "Directory with the atlas files.",
@@ -186,6 +175,13 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
         },
         "PIPELINE_TYPE": "processing",
         "SCHEMA_VERSION": "1.0",
+    }
+    extraction = {
+        "NAME": f"{NAME}_features",
+        "DESCRIPTION": "Mean Brain-Semantoks embeddings of participants and sessions.",
+        "STEPS": [{**step, "NAME": "group", "ANALYSIS_LEVEL": "group"}],
+        "PIPELINE_TYPE": "extraction",
+        "PROC_DEPENDENCIES": [{"NAME": NAME, "VERSION": __version__, "STEP": step["NAME"]}],
     }
     common = {
         "bids_dir": "[[NIPOPPY_DPATH_DERIVATIVES]]/fmriprep/[[FMRIPREP_VERSION]]/output",
@@ -195,12 +191,18 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
     participant = {"participant_label": ["[[NIPOPPY_PARTICIPANT_ID]]"], "ignore_failed_runs": True}
     known = {option.name for option in find_options()}
     assert {*chosen, *participant} <= known
+    hpc = {
+        "ACCOUNT": "[[HPC_ACCOUNT_NAME]]",
+        "TIME": f"{RESOURCES['hours']}:00:00",
+        "CORES": str(RESOURCES["cpus"]),
+        "MEMORY": f"{RESOURCES['memory_gb']}G",
+        "ARRAY_CONCURRENCY_LIMIT": "",
+    }
     return {
-        "config.json": config,
-        "descriptor.json": build_descriptor(),
-        "invocation.json": {**common, "analysis_level": "participant", **participant, **chosen},
-        "invocation-group.json": {**common, "analysis_level": "group", **chosen},
-        "tracker.json": {
+        "processing/config.json": config,
+        "processing/descriptor.json": build_descriptor(),
+        "processing/invocation.json": {**common, "analysis_level": "participant", **participant, **chosen},
+        "processing/tracker.json": {
             # A status is written for every run, the failed ones too: results tell what is complete.
             "PATHS": [
                 "[[NIPOPPY_BIDS_PARTICIPANT_ID]]/**/func/[[NIPOPPY_BIDS_PARTICIPANT_ID]]_*_stat-mean_timeseries.tsv",
@@ -209,13 +211,11 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
             "PARTICIPANT_SESSION_DIR": "[[NIPOPPY_BIDS_PARTICIPANT_ID]]",
             "SCHEMA_VERSION": "1.0",
         },
-        "hpc.json": {
-            "ACCOUNT": "[[HPC_ACCOUNT_NAME]]",
-            "TIME": f"{RESOURCES['hours']}:00:00",
-            "CORES": str(RESOURCES["cpus"]),
-            "MEMORY": f"{RESOURCES['memory_gb']}G",
-            "ARRAY_CONCURRENCY_LIMIT": "",
-        },
+        "processing/hpc.json": hpc,
+        "extraction/config.json": config | extraction,
+        "extraction/descriptor.json": build_descriptor(("selection", "embedding", "running")),
+        "extraction/invocation.json": {**common, "analysis_level": "group", **chosen},
+        "extraction/hpc.json": hpc,
     }
 
 
@@ -279,7 +279,7 @@ job_compute_space: "/path/to/scratch"  # CHANGE
 def build_files() -> dict[str, str]:
     """Build all files, by path below this folder."""
     files = {"boutiques/bids_semantoks.json": json.dumps(build_descriptor(), indent=2) + "\n"}
-    for name, content in build_nipoppy_bundle().items():
+    for name, content in build_nipoppy_bundles().items():
         files[f"nipoppy/{name}"] = json.dumps(content, indent=2) + "\n"
     files["babs/bids_semantoks.yaml"] = build_babs()
     return files
@@ -307,7 +307,7 @@ def main() -> None:
     if parser.parse_args().check:
         sys.exit(f"out of date, run cluster/generate.py: {', '.join(outdated)}" if outdated else 0)
     for name in outdated:
-        (HERE / name).parent.mkdir(exist_ok=True)
+        (HERE / name).parent.mkdir(parents=True, exist_ok=True)
         (HERE / name).write_text(build_files()[name], encoding="utf-8")
         print(f"wrote cluster/{name}")
 

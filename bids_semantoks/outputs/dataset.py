@@ -34,6 +34,8 @@ _IGNORED = (
     "*_relmat.*",
     "*_embedding.*",
     "phenotype/*.npy",
+    # Rows of a table by session are not unique for releases of the validator without BEP036.
+    "phenotype/*Sessions.*",
     "*_tokens.*",
     "*_stat-coverage_*",
     # Of no use to a validator that sees none of the files with this atlas: it would miss their data.
@@ -59,7 +61,8 @@ For each run (`sub-*/[ses-*/]func/`):
 `sub-<label>.html` shows each participant's runs in pictures, with what went wrong; it needs no network.
 `logs/CITATION.md` (also .html, .tex, .bib) is a methods text made from what was done, to be copied into manuscripts.
 `group_qc.html` lists which runs are usable and which are the worst; `group_qc.tsv` has the numbers.
-`phenotype/` holds one row for each participant: the mean embedding over windows and runs.
+`phenotype/` holds one row for each participant: the mean embedding over windows and runs. `*Sessions.tsv` has one for
+each session, and columns that carry the names of atlas and encoder, so that several tables can be joined.
 `group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
 numbers.
 `logs/sub-*/` says what became of every run that was found, and why; `logs/descriptions/` holds the rows of
