@@ -94,6 +94,19 @@ def test_features_are_extracted_from_what_was_processed():
     assert "probe" not in ids
 
 
+def test_listings_name_what_is_in_the_image_and_this_version():
+    yaml = pytest.importorskip("yaml")
+    (entry,) = yaml.safe_load((CLUSTER / "listings" / "bids_apps.yml").read_text())
+    assert (ROOT / ".github" / "workflows" / f"{entry['workflow']}.yml").is_file()
+    assert entry["ds_type"] == ["derivative"]
+    recipe = yaml.safe_load((CLUSTER / "listings" / "neurodesk.yaml").read_text())
+    assert recipe["build"]["base-image"] == f"{entry['dh']}:{__version__}"
+    assert recipe["version"] == read_json("listings/zenodo.json")["version"] == __version__
+    assert f"{recipe['deploy']['path'][0]}/bids_semantoks" in (ROOT / "Dockerfile").read_text()
+    for line in recipe["structured_readme"]["example"].splitlines():
+        assert {word for word in line.split() if word.startswith("-")} <= spellings()
+
+
 @pytest.mark.parametrize("name", ["submit.sh", "participant.sbatch", "group.sbatch"])
 def test_slurm_scripts_use_options_that_exist(name):
     text = (CLUSTER / "slurm" / name).read_text()
