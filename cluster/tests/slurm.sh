@@ -134,11 +134,7 @@ wait_until_over() {
 
 study=$SCRATCH/study out=$SCRATCH/out serial=$SCRATCH/serial
 probes=(--probe age sex --baselines motion random --n-repeats 2 --n-permutations 19)
-run_serially() {
-    for level in participant group; do
-        "$PYTHON" -m bids_semantoks "$study" "$serial" "$level" "${OPTIONS[@]}" "${probes[@]}" --ignore-failed-runs
-    done
-}
+run_serially() { "$PYTHON" -m bids_semantoks "$study" "$serial" "$1" "${OPTIONS[@]}" "${probes[@]}" --ignore-failed-runs; }
 submit() { (cd "$SCRATCH" && "$slurm/submit.sh" "$study" "$out" "${OPTIONS[@]}" "${probes[@]}"); }
 find_number() { sed -n "s/^$1.*: //p" <<<"$submitted"; }
 
@@ -150,7 +146,7 @@ damaged=$(awk '$3 == "make" { n[$2]++ } END { for (one in n) if (n[one] == 1) pr
 image=$(find "$study/derivatives" -path "*/$damaged/*_desc-preproc_bold.nii.gz")
 mv "$image" "$SCRATCH/whole.nii.gz"
 head -c 20000 "$SCRATCH/whole.nii.gz" >"$image"
-run_serially
+for level in participant group; do run_serially "$level"; done
 
 say "array in blocks with one task killed, an array of phenotypes, and the job that joins them"
 started=$SECONDS
@@ -206,14 +202,12 @@ grep -h 'all runs of this task failed' "$out"/logs/slurm/*/participant-1.log
 
 say "another image in place of the damaged one: its participant alone, even where failed runs are left alone"
 mv "$SCRATCH/whole.nii.gz" "$image"
-run_serially
-submitted=$(RETRY_FAILED=no PROBE_ARRAY=no submit)
+run_serially participant
+submitted=$(RETRY_FAILED=no GROUP=no submit)
 echo "$submitted"
 grep -q 'array of 1 tasks for 1 participants' <<<"$submitted"
-group=$(find_number 'group job')
-wait_until_over "$group"
-wait_for "$group" 'JobState=COMPLETED' 20
-"$PYTHON" "$here/compare.py" "$serial" "$out"
+wait_until_over "$(find_number array)"
+"$PYTHON" "$here/compare.py" "$serial" "$out" --level participant
 
 test "${TRAIN:-yes}" = yes || { say "SLURM test passed, without pretraining"; exit 0; }
 say "pretraining on two processes, asked to stop, requeued; a job that waits for it"
@@ -226,8 +220,8 @@ pretrain() {
 follow() {
     sbatch --parsable "--dependency=afterok:$1" --kill-on-invalid-dep=yes --output=/dev/null --wrap true
 }
-# Some 72 steps; it is asked to stop at one of the first.
-stopped=$(pretrain stopped --epochs $((144 / PARTICIPANTS)) --checkpoint-every 1)
+# Some 48 steps; it is asked to stop at one of the first.
+stopped=$(pretrain stopped --epochs $((96 / PARTICIPANTS)) --checkpoint-every 1)
 after=$(follow "$stopped")
 for _ in $(seq 600); do
     compgen -G "$out/encoders/stopped/checkpoints/*" >/dev/null && grep -q Pretraining "$SCRATCH/stopped.log" && break
