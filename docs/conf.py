@@ -11,3 +11,4 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"bids_semantoks {release}"
 myst_heading_anchors = 3
+suppress_warnings = ["toc.not_readable"]
