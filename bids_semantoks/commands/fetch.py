@@ -127,7 +127,8 @@ def _bring(source: Path, target: Path) -> Path:
     return target
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-fetch",
         description="Bring atlases, the transforms that warp them, and weights to a directory before going offline.",
@@ -171,7 +172,7 @@ def _list_seeds(models: Sequence[str]) -> list[str]:
 
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
-    options = _build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     directory: Path | None = options.directory or find_cache()
     try:
         if directory is None:
