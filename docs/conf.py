@@ -24,7 +24,9 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "generated",
+    "mathml",
 ]
+html_math_renderer = "mathml"
 exclude_patterns = ["_build", "examples"]
 suppress_warnings = ["toc.not_readable"]
 nitpicky = True
