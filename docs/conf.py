@@ -28,7 +28,6 @@ extensions = [
 ]
 html_math_renderer = "mathml"
 exclude_patterns = ["_build", "examples"]
-suppress_warnings = ["toc.not_readable"]
 nitpicky = True
 # A dash in two hyphens would change every option on the way to the page.
 smartquotes = False
