@@ -23,18 +23,29 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from bids_semantoks.demo.study import write_parcellated
 
 folder = Path(tempfile.mkdtemp())
 write_parcellated(folder, n_participants=80)
-people = pd.read_csv(folder / "participants.tsv", sep="\t", index_col="participant_id").dropna(subset="age")
+people = pd.read_csv(
+    folder / "participants.tsv", sep="\t", index_col="participant_id"
+).dropna(subset="age")
 paths = [next(folder.glob(f"{label}/func/*_timeseries.tsv")) for label in people.index]
 tables = [pd.read_csv(path, sep="\t") for path in paths]
-seconds = [json.loads(path.with_suffix(".json").read_text())["RepetitionTime"] for path in paths]
+seconds = [
+    json.loads(path.with_suffix(".json").read_text())["RepetitionTime"]
+    for path in paths
+]
 
 parcels = list(tables[0].columns)
-print(len(tables), "participants;", tables[0].shape, "volumes x parcels every", seconds[0], "s")
+print(
+    len(tables),
+    "participants;",
+    tables[0].shape,
+    "volumes x parcels every",
+    seconds[0],
+    "s",
+)
 
 # %%
 # One run
@@ -45,8 +56,12 @@ print(len(tables), "participants;", tables[0].shape, "volumes x parcels every", 
 import bids_semantoks as bs
 
 encoder = bs.load_encoder("random:tiny")
-embedding = encoder.encode(tables[0].to_numpy(), repetition_time=seconds[0], parcels=parcels)
-print(embedding.vectors.shape, "windows x dimensions, starting at", embedding.onset, "s")
+embedding = encoder.encode(
+    tables[0].to_numpy(), repetition_time=seconds[0], parcels=parcels
+)
+print(
+    embedding.vectors.shape, "windows x dimensions, starting at", embedding.onset, "s"
+)
 print(embedding.pooled.shape, "their mean, weighed by kept data")
 
 # %%
@@ -80,7 +95,9 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-correlations = ConnectivityMeasure(kind="correlation", vectorize=True, discard_diagonal=True)
+correlations = ConnectivityMeasure(
+    kind="correlation", vectorize=True, discard_diagonal=True
+)
 models = {
     "connectivity": correlations.fit_transform([table.to_numpy() for table in tables]),
     "embedding, random weights": features.to_numpy(),
@@ -89,7 +106,12 @@ age = people["age"].to_numpy()
 ridge = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(0, 6, 13)))
 predicted = {
     name: np.mean(
-        [cross_val_predict(ridge, values, age, cv=KFold(5, shuffle=True, random_state=seed)) for seed in range(3)],
+        [
+            cross_val_predict(
+                ridge, values, age, cv=KFold(5, shuffle=True, random_state=seed)
+            )
+            for seed in range(3)
+        ],
         axis=0,
     )
     for name, values in models.items()
@@ -100,13 +122,22 @@ predicted = {
 
 import matplotlib.pyplot as plt
 
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
-figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained")
-for axis, (name, values), colour in zip(axes, predicted.items(), ("#1f6f8b", "#c8553d"), strict=True):
+plt.rcParams.update(
+    {"axes.spines.top": False, "axes.spines.right": False, "font.size": 11}
+)
+figure, axes = plt.subplots(
+    1, 2, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained"
+)
+for axis, (name, values), colour in zip(
+    axes, predicted.items(), ("#1f6f8b", "#c8553d"), strict=True
+):
     axis.plot([18, 88], [18, 88], color="0.75", linewidth=1, zorder=0)
     axis.scatter(age, values, color=colour, alpha=0.75, edgecolor="white", s=45)
     r, error = np.corrcoef(age, values)[0, 1], np.abs(age - values).mean()
-    axis.set(title=f"{name}\nr = {r:.2f}, mean absolute error {error:.1f} years", xlabel="age (years)")
+    axis.set(
+        title=f"{name}\nr = {r:.2f}, mean absolute error {error:.1f} years",
+        xlabel="age (years)",
+    )
 axes[0].set_ylabel("predicted age (years)")
 plt.show()
 

@@ -26,7 +26,17 @@ folder = Path(tempfile.mkdtemp())
 series, out_dir = folder / "series", folder / "out"
 write_parcellated(series, n_participants=60)
 options = ["--n-procs", "1", "-q"]
-code = bs.run([series, out_dir, "participant", "--signals-only", "--connectivity", "none", *options])
+code = bs.run(
+    [
+        series,
+        out_dir,
+        "participant",
+        "--signals-only",
+        "--connectivity",
+        "none",
+        *options,
+    ]
+)
 
 # %%
 # Training
@@ -35,7 +45,15 @@ code = bs.run([series, out_dir, "participant", "--signals-only", "--connectivity
 # ``paper`` is the published one, and takes a GPU and thousands of people. A call that is interrupted goes on
 # where it stopped.
 
-training = ["--pretrain", "--encoder-config", "tiny", "--epochs", "40", "--train-batch-size", "20"]
+training = [
+    "--pretrain",
+    "--encoder-config",
+    "tiny",
+    "--epochs",
+    "40",
+    "--train-batch-size",
+    "20",
+]
 code = bs.run([series, out_dir, "group", *training, *options])
 
 encoder_dir = out_dir / "encoders" / "tiny"
@@ -49,14 +67,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
+plt.rcParams.update(
+    {"axes.spines.top": False, "axes.spines.right": False, "font.size": 11}
+)
 log = pd.read_csv(encoder_dir / "training_log.tsv", sep="\t")
 smooth = log.set_index("step").rolling(6, min_periods=1).mean()
 
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-for axis, column, title in zip(axes, ("loss", "spread", "rank"), ("Loss", "Spread", "Effective rank"), strict=True):
+for axis, column, title in zip(
+    axes, ("loss", "spread", "rank"), ("Loss", "Spread", "Effective rank"), strict=True
+):
     axis.plot(smooth[column], color="#1f6f8b", linewidth=2)
-    axis.set(title=f"{title} of class tokens" if column != "loss" else title, xlabel="step")
+    axis.set(
+        title=f"{title} of class tokens" if column != "loss" else title, xlabel="step"
+    )
 plt.show()
 
 # %%
@@ -65,10 +89,18 @@ plt.show()
 # :func:`bids_semantoks.load_encoder` takes the folder of the encoder. Beside it, the same architecture with random
 # weights shows what training added.
 
-encoders = {"random weights": bs.load_encoder("random:tiny"), "pretrained": bs.load_encoder(encoder_dir)}
+encoders = {
+    "random weights": bs.load_encoder("random:tiny"),
+    "pretrained": bs.load_encoder(encoder_dir),
+}
 people = pd.read_csv(series / "participants.tsv", sep="\t")
-paths = [next(series.glob(f"{label}/func/*_timeseries.tsv")) for label in people["participant_id"]]
-embeddings = {name: [encoder.encode(path) for path in paths] for name, encoder in encoders.items()}
+paths = [
+    next(series.glob(f"{label}/func/*_timeseries.tsv"))
+    for label in people["participant_id"]
+]
+embeddings = {
+    name: [encoder.encode(path) for path in paths] for name, encoder in encoders.items()
+}
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 for axis, (name, found) in zip(axes, embeddings.items(), strict=True):
@@ -76,10 +108,20 @@ for axis, (name, found) in zip(axes, embeddings.items(), strict=True):
     centred = (pooled - pooled.mean(axis=0)) / pooled.std(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     points = left[:, :2] * sizes[:2]
-    for site, colour in zip(sorted(people["site"].unique()), ("#1f6f8b", "#c8553d", "#e0a030"), strict=True):
-        axis.scatter(*points[people["site"] == site].T, label=site, color=colour, s=40, edgecolor="white")
+    for site, colour in zip(
+        sorted(people["site"].unique()), ("#1f6f8b", "#c8553d", "#e0a030"), strict=True
+    ):
+        axis.scatter(
+            *points[people["site"] == site].T,
+            label=site,
+            color=colour,
+            s=40,
+            edgecolor="white",
+        )
     shares = sizes[:2] ** 2 / (sizes**2).sum()
-    axis.set(title=name, xticks=[], yticks=[], xlabel=f"axis 1 ({shares[0]:.0%} of variance)")
+    axis.set(
+        title=name, xticks=[], yticks=[], xlabel=f"axis 1 ({shares[0]:.0%} of variance)"
+    )
     axis.set_ylabel(f"axis 2 ({shares[1]:.0%})")
 axes[1].legend(title="site", frameon=False)
 plt.show()
@@ -101,7 +143,9 @@ def compare_networks(found):
     """Correlate the mean tokens of networks, averaged over people."""
     matrices = []
     for one in found:
-        tokens = one.tokens[:, 1:].reshape(len(one.tokens), len(networks), -1, one.tokens.shape[-1])
+        tokens = one.tokens[:, 1:].reshape(
+            len(one.tokens), len(networks), -1, one.tokens.shape[-1]
+        )
         matrices.append(np.corrcoef(tokens.mean(axis=(0, 2))))
     return np.mean(matrices, axis=0)
 
@@ -131,14 +175,20 @@ for network, members in encoders["pretrained"].networks.items():
     for path in few:
         table = pd.read_csv(path, sep="\t")
         table[list(members)] = np.nan
-        seconds = pd.read_json(path.with_suffix(".json"), typ="series")["RepetitionTime"]
-        without.append(encoders["pretrained"].encode(table, repetition_time=seconds).pooled)
+        seconds = pd.read_json(path.with_suffix(".json"), typ="series")[
+            "RepetitionTime"
+        ]
+        without.append(
+            encoders["pretrained"].encode(table, repetition_time=seconds).pooled
+        )
     moved[network] = np.linalg.norm(np.stack(without) - whole, axis=1).mean() / apart
 
 figure, axis = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
 order = sorted(moved, key=moved.get)
 axis.barh(order, [moved[name] for name in order], color="#1f6f8b")
-axis.set(title="Change without a network", xlabel="share of the distance between people")
+axis.set(
+    title="Change without a network", xlabel="share of the distance between people"
+)
 plt.show()
 
 # %%
