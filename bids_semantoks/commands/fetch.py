@@ -195,7 +195,8 @@ def _bring(source: Path, target: Path) -> Path:
     return target
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-fetch",
         description="Download atlases, transforms and model weights to a directory for offline use.",
@@ -260,7 +261,7 @@ def _fetch_asked(options: argparse.Namespace) -> None:
 
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
-    options = _build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     hint = "HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
     return run_command("bids_semantoks-fetch", lambda: _fetch_asked(options), hint=hint)
 

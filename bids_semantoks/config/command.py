@@ -37,7 +37,8 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
 
-def _build_command() -> click.Command:
+def build_command() -> click.Command:
+    """Build the command of the program, with all its options."""
     directory = click.Path(path_type=Path)
     own = [
         click.Option(
@@ -79,7 +80,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
 def parse(arguments: Sequence[str]) -> AppConfig:
     """Build the configuration of a command line, without the program's name. Raises ConfigurationError for an invalid
     value or file, what click raises for others, and click.exceptions.Exit once help or version are printed."""
-    command = _build_command()
+    command = build_command()
     with command.make_context("bids_semantoks", _expand_lists(arguments, command.params)) as context:
         return _build_config(context)
 

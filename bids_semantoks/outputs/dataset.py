@@ -26,7 +26,7 @@ from bids_semantoks.version import __version__
 BIDS_VERSION = "1.11.0"
 _REWRITE = "Remove it, and rerun the participant level to recreate it."
 
-# BIDS has no names yet for derivatives without images, connectivity and embeddings: docs/outputs.md.
+# BIDS has no names yet for derivatives without images, connectivity and embeddings: docs/reference/outputs.md.
 _IGNORED = (
     "*.html",
     "figures",
