@@ -1,4 +1,4 @@
-"""Equations as MathML: browsers draw it without a script, a font of the site or the network, and screen readers read it.
+"""Equations as MathML, which browsers draw and screen readers read without a script, fonts of the site or a network.
 
 Scripts that draw equations need fonts, which Firefox does not load from a folder on disk.
 """

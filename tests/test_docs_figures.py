@@ -18,7 +18,7 @@ from bids_semantoks.training.views import LEVELS
 ROOT = Path(__file__).resolve().parents[1]
 SIGNALS, EMBEDDING, PROBING = SignalsConfig(), EmbeddingConfig(), ProbingConfig()
 ENCODER, RECIPE = EncoderConfig(), TrainingConfig()
-NUMBERS = {number: word for number, word in enumerate("zero one two three four five six seven eight".split())}
+NUMBERS = {3: "three", 5: "five", 8: "eight"}
 
 
 def read(page: str) -> str:
