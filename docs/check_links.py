@@ -39,8 +39,8 @@ def find_dead_links(site: Path) -> list[str]:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             anchors = pages[target].anchors if target in pages else None
-            is_dead = not target.is_file() or (parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors)
-            dead += [f"{path.relative_to(site)}: {link}"] if is_dead else []
+            lacks_anchor = bool(parts.fragment) and anchors is not None and unquote(parts.fragment) not in anchors
+            dead += [f"{path.relative_to(site)}: {link}"] if lacks_anchor or not target.is_file() else []
     return dead
 
 

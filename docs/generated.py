@@ -1,6 +1,7 @@
 """Write the parts of pages that the code knows: options, columns of tables, fields of records, reasons and remedies.
 
-A page asks for a part by a fence, ```` ```{generated} KIND ARGUMENTS ````, which becomes Markdown before Sphinx reads it.
+A page asks for a part by a fence, ```` ```{generated} KIND ARGUMENTS ````, which becomes Markdown before Sphinx reads
+it.
 """
 
 from __future__ import annotations

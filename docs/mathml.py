@@ -1,4 +1,4 @@
-"""Equations as MathML: browsers draw it without a script, a font of the site or the network, and screen readers read it.
+"""Equations as MathML, which browsers draw without a script, a font of the site or the network, and readers read out.
 
 Scripts that draw equations need fonts, which Firefox does not load from a folder on disk.
 """

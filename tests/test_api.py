@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.documented import find_undocumented
 
 import bids_semantoks as bs
 from bids_semantoks.atlases.series_atlas import load_order
@@ -226,6 +227,10 @@ def probed(tmp_path_factory):
     numbers = ["--n-repeats", "1", "--n-permutations", "10"]
     assert bs.run([root / "x", root / "out", "group", *options, *asked, *numbers]) == 0
     return root
+
+
+def test_all_that_the_group_level_writes_is_described(probed):
+    assert find_undocumented(probed / "out") == set()
 
 
 def test_outputs_and_probes_have_the_numbers_of_the_group_level(probed):

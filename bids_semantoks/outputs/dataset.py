@@ -26,7 +26,7 @@ from bids_semantoks.version import __version__
 BIDS_VERSION = "1.11.0"
 _REWRITE = "Remove it, and run the participant level again, which writes it anew."
 
-# Functional derivatives without images, connectivity and embeddings have no names in BIDS yet: docs/reference/outputs.md.
+# Functional derivatives without images, connectivity and embeddings have no names in BIDS yet, see the page on outputs.
 _IGNORED = (
     "*.html",
     "figures",
