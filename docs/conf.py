@@ -27,8 +27,7 @@ extensions = [
     "mathml",
 ]
 html_math_renderer = "mathml"
-exclude_patterns = ["_build", "examples"]
-suppress_warnings = ["toc.not_readable"]
+exclude_patterns = ["_build", "examples", "**/sg_execution_times.rst"]
 nitpicky = True
 # A dash in two hyphens would change every option on the way to the page.
 smartquotes = False

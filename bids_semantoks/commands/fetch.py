@@ -136,7 +136,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="where to [the cache of this user]")
     default = SignalsConfig().atlas
-    parser.add_argument("--atlas", metavar="NAME", nargs="+", default=[default], help=f"atlases by name [{default}]")
+    parser.add_argument(
+        "--atlas", metavar="NAME", nargs="+", default=[default], help=f"atlases by name; none for no atlas [{default}]"
+    )
     parser.add_argument(
         "--space", metavar="NAME", nargs="+", default=list(_SPACES), help=f"spaces of the data [{' '.join(_SPACES)}]"
     )
@@ -177,10 +179,11 @@ def call(arguments: Sequence[str] | None = None) -> int:
     try:
         if directory is None:
             raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
+        atlases = [name for name in options.atlas if name != "none"]
         models = [name for name in options.model if name != "none"]
         models += _list_seeds(models) if options.seeds else []
         with show_log():
-            found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
+            found = fetch(directory, atlases=atlases, spaces=options.space, models=models)
         place = show_hidden(str(directory.absolute()))
         print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
         for path in found:

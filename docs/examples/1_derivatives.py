@@ -37,7 +37,9 @@ for image in sorted(bids_dir.rglob("*_desc-preproc_bold.nii.gz")):
 import bids_semantoks as bs
 
 options = ["--atlas", "Demo457", "--model", "random:tiny", "--n-procs", "1"]
-code = bs.run([bids_dir, out_dir, "participant", *options, "--dry-run", "--check", "-q"])
+code = bs.run(
+    [bids_dir, out_dir, "participant", *options, "--dry-run", "--check", "-q"]
+)
 
 # %%
 # The participant level
@@ -45,7 +47,9 @@ code = bs.run([bids_dir, out_dir, "participant", *options, "--dry-run", "--check
 # Each run is averaged over parcels, cleaned, cut into windows and embedded. The run that is too short is
 # skipped, with its reason; the others are not affected. ``--fd-threshold`` scrubs volumes with motion.
 
-code = bs.run([bids_dir, out_dir, "participant", *options, "--fd-threshold", "0.3", "-q"])
+code = bs.run(
+    [bids_dir, out_dir, "participant", *options, "--fd-threshold", "0.3", "-q"]
+)
 print("exit code", code)
 
 # %%
@@ -63,7 +67,9 @@ import pandas as pd
 
 stem = "sub-001/func/sub-001_task-rest_space-MNI152NLin2009cAsym_atlas-Demo457"
 signals = pd.read_csv(out_dir / f"{stem}_stat-mean_timeseries.tsv", sep="\t")
-matrix = pd.read_csv(out_dir / f"{stem}_stat-pearsoncorrelation_relmat.tsv", sep="\t", index_col="Node")
+matrix = pd.read_csv(
+    out_dir / f"{stem}_stat-pearsoncorrelation_relmat.tsv", sep="\t", index_col="Node"
+)
 atlas = pd.read_csv(next(out_dir.rglob("*_dseg.tsv")), sep="\t")
 
 order = atlas["network_label"].argsort(kind="stable").to_numpy()
@@ -71,12 +77,29 @@ networks = atlas["network_label"].iloc[order]
 starts = np.flatnonzero(networks.ne(networks.shift()))
 middles = (starts + np.append(starts[1:], len(networks))) / 2
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), width_ratios=(1.4, 1), layout="constrained")
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(10, 4.4), width_ratios=(1.4, 1), layout="constrained"
+)
 scaled = (signals - signals.mean()) / signals.std()
-left.imshow(scaled.to_numpy()[:, order].T, aspect="auto", cmap="gray", vmin=-2, vmax=2, interpolation="none")
-left.set(title="Cleaned signals (dropped volumes are white)", xlabel="volume", yticks=middles)
+left.imshow(
+    scaled.to_numpy()[:, order].T,
+    aspect="auto",
+    cmap="gray",
+    vmin=-2,
+    vmax=2,
+    interpolation="none",
+)
+left.set(
+    title="Cleaned signals (dropped volumes are white)", xlabel="volume", yticks=middles
+)
 left.set_yticklabels(networks.iloc[starts])
-image = right.imshow(matrix.to_numpy()[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
+image = right.imshow(
+    matrix.to_numpy()[np.ix_(order, order)],
+    cmap="RdBu_r",
+    vmin=-1,
+    vmax=1,
+    interpolation="none",
+)
 right.set(title="Connectivity", xticks=[], yticks=starts - 0.5)
 right.set_yticklabels([])
 figure.colorbar(image, ax=right, label="correlation", shrink=0.8)
@@ -90,7 +113,15 @@ plt.show()
 
 code = bs.run([bids_dir, out_dir, "group", *options, "-q"])
 quality = pd.read_csv(out_dir / "group_qc.tsv", sep="\t", keep_default_na=False)
-columns = ["participant_id", "status", "verdict", "reason", "mean_fd", "kept_seconds", "coverage"]
+columns = [
+    "participant_id",
+    "status",
+    "verdict",
+    "reason",
+    "mean_fd",
+    "kept_seconds",
+    "coverage",
+]
 quality[columns]
 
 # %%
