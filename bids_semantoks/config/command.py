@@ -200,6 +200,9 @@ def _build_config(context: click.Context) -> AppConfig:
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     params = context.params
     values = _read_config_file(params["config_file"]) if params["config_file"] else {}
+    if values.pop("level", params["level"]) != params["level"] and params["task_blocks"] is None:
+        # What -d names is another thing at the other level.
+        values["selection"].pop("derivatives")
     for name in ("bids_dir", "out_dir", "level"):
         values[name] = str(params[name])
     for stage_name, stage in find_stages():
@@ -242,4 +245,5 @@ def _read_config_file(path: Path) -> dict[str, Any]:
             hint=f"Known keys: {', '.join(sorted(stages))}.",
         )
     checked = {name: from_json(stage, values.get(name, {}), where=f"{path}: {name}") for name, stage in find_stages()}
-    return {name: to_json(config) for name, config in checked.items()}
+    level = {"level": values["level"]} if "level" in values else {}
+    return {name: to_json(config) for name, config in checked.items()} | level
