@@ -18,6 +18,7 @@ from bids_semantoks.analyses.columns import (
     describe_kinds,
     name_groups,
 )
+from bids_semantoks.analyses.preparations import Preparation
 from bids_semantoks.analyses.probe_targets import build_target, check_classes, check_classes_left
 from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure
 from bids_semantoks.config import AppConfig, ProbingConfig
@@ -94,13 +95,12 @@ class ProbePlan:
     categories: frozenset[str] = frozenset()  # columns beside phenotypes that are used as categories
     warnings: tuple[str, ...] = ()  # about the columns asked for
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
+    preparations: tuple[Preparation, ...] = ()  # further ones, whose models stand beside
 
     def choose_part(self) -> ProbePlan:
         """Leave only the phenotype of --probe-part, if given: others that are alike would be predicted with it."""
-        asked = self.config.probing
-        if asked.probe_part is None:
-            return self
-        own = asked.probe[asked.probe_part - 1 : asked.probe_part] if asked.probe_part else ()
+        asked, part = self.config.probing, self.config.probing.probe_part
+        own = asked.probe if part is None else asked.probe[max(part - 1, 0) : part]
         return dataclasses.replace(self, designs=tuple(one for one in self.designs if one[0].name in own))
 
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
@@ -347,9 +347,7 @@ def _build_phenotype_splits(
 ) -> tuple[Split, ...]:
     """Use the given splits or draw them; InputError where given ones do not fit or there are too few rows."""
     asked, seed = plan.config.probing, plan.config.running.random_seed
-    strata = target.compute_strata()
-    if asked.same_splits:
-        strata = np.where(strata >= 0, 0, -1)
+    strata = np.minimum(target.compute_strata(), 0) if asked.same_splits else target.compute_strata()
     if asked.protocol == "brainmarks" and not target.is_class:
         raise InputError(
             f"{target.name} has values, and --protocol brainmarks predicts classes.",

@@ -21,7 +21,7 @@ from bids_semantoks.errors import ResourceError
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.runtime.progress import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
-from bids_semantoks.statistics.baselines import CONNECTIVITY
+from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
 from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -143,15 +143,18 @@ def estimate(
     those of `list_widths`; with `shares_all` as if phenotypes of the same people had the same splits."""
     asked, designs = plan.config.probing, [design for _, design in plan.designs]
     names = [name for name in asked.baselines if name not in ("none", *without)]
-    models = _list_models(names, n_parcels, widths, n_seeds=1 + len(asked.replicates))
     n = max(len(design.rows.keys) for design in designs)
-    n_edges = n_parcels * (n_parcels + 1) // 2
-    kept = _BASE_BYTES + sum(8 * n * width for width in models if width)
-    kernels = [name for name in ("pearson", "ledoit_wolf") if name in names]
-    estimators = {"pearson" if name == "pearson" else "ledoit_wolf" for name in names if name in CONNECTIVITY}
-    # All tables are there while inner products are made, then only that of the tangent space, beside folds.
-    making = kept + 4 * n * n_edges * len(estimators) + 8 * n**2 * len(kernels)
-    kept += 4 * n * n_edges * ("tangent" in names) + 8 * n**2 * len(kernels)
+    models, kept, making = list[int | None](), _BASE_BYTES, 0
+    further = [name for name in names if name in OF_SIGNALS]
+    for own, size in ((names, n_parcels), *((further, len(one.atlas[0])) for one in plan.preparations)):
+        models += _list_models(own, size, widths, n_seeds=1 + len(asked.replicates))
+        kernels = [name for name in ("pearson", "ledoit_wolf") if name in own]
+        estimators = {"pearson" if name == "pearson" else "ledoit_wolf" for name in own if name in CONNECTIVITY}
+        table = 4 * n * (size * (size + 1) // 2)
+        # All tables are there while inner products are made, then only that of the tangent space, beside folds.
+        kept += table * ("tangent" in own) + 8 * n**2 * len(kernels)
+        making = max(making, kept + table * (len(estimators) - ("tangent" in own)))
+    kept += sum(8 * n * width for width in models if width)
     kept += 8 * 4 * min(_N_BOOTSTRAP * n, _SAMPLE_CELLS)
     largest = max(_count_fold_bytes(design, width) for design in designs for width in models)
     if "tangent" in names:
