@@ -242,7 +242,7 @@ def _estimate_reading(design: Design, names: Sequence[str], models: Sequence[int
     n_parcels = _count_parcels(runs[0]) if runs else 0
     total += n_estimators * _ENTRY_SECONDS * len(runs) * n_parcels**2
     n_kernels = sum(name != "tangent" for name in wide)
-    return total + n_kernels * n * n_parcels**2 / 2 * (n * product + _CORRELATION_SECONDS)
+    return float(total + n_kernels * n * n_parcels**2 / 2 * (n * product + _CORRELATION_SECONDS))
 
 
 def _count_parcels(run: StoredRun) -> int:

@@ -65,7 +65,7 @@ def build_connectivity_features(
         raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
     needed = {"pearson" if kind == "pearson" else "ledoit_wolf" for kind in kinds}
     people = list(participants) if weights is None else participants
-    shares = weights or [None for _ in people]
+    shares: Sequence[NDArray[np.float64] | None] = weights if weights is not None else [None for _ in people]
     tables: dict[str, NDArray[np.float32]] = {}
     for place, (runs, own) in enumerate(zip(people, shares, strict=True)):
         for estimator in sorted(needed):
