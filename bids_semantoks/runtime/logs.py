@@ -106,7 +106,7 @@ class Console(logging.Handler):
             what = "similar warning" if is_one else "similar warnings"
             where = "; see the log" if has_log else ""
             self._write(f"{self.n_repeated} {what} suppressed{where}.\n")
-            self.n_repeated = 0
+        self.n_repeated = 0
 
     def _write(self, text: str) -> None:
         try:
