@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bids_semantoks.analyses.choose import choose_stored
 from bids_semantoks.analyses.encoders import embed_others, load_others
@@ -29,13 +28,15 @@ from bids_semantoks.inputs.listed import find_roots
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import (
-    FeatureRow,
+    RunMean,
+    average_runs,
     build_mean_reader,
     describe_sessions,
     describe_weights,
     keep_first_sessions,
     write_features,
     write_group_status,
+    write_session_features,
 )
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds
 from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
@@ -47,7 +48,6 @@ from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
-from bids_semantoks.statistics.weights import weigh_runs
 
 if TYPE_CHECKING:
     from bids_semantoks.analyses.analyse import CallPlan
@@ -198,21 +198,25 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
     how = config.selection.sessions
     if sentence := describe_sessions(complete, how):
         LOGGER.info("Features: %s.", sentence)
-    used = keep_first_sessions(complete) if how == "first" else complete
     for one in encoder.readouts:
-        runs = one.name_outputs(used)
-        rows = build_features(runs, config.running, min_kept=config.min_kept, by_session=how == "each")
+        runs = one.name_outputs(complete)
+        used = keep_first_sessions(runs) if how == "first" else runs
+        # Wide features have no table by session, which would need all means.
+        means = read_means(used if one.is_array else runs, config.running, min_kept=config.min_kept)
+        name, description = one.loaded.name, f"{describe_weights(config.min_kept)} {one.loaded.description}"
         path = write_features(
             config.out_dir,
             atlas=label,
-            model=one.loaded.name,
-            description=f"{describe_weights(config.min_kept)} {one.loaded.description}",
-            rows=rows,
+            model=name,
+            description=description,
+            rows=average_runs(used, means, min_kept=config.min_kept, by_session=how == "each"),
             as_array=one.is_array,
         )
-        LOGGER.info(
-            "Wrote the features of %d participants (%d runs) to %s", len({row[0] for row in rows}), len(used), path
-        )
+        n_participants = len({run.entities["sub"] for run in used})
+        LOGGER.info("Wrote the features of %d participants (%d runs) to %s", n_participants, len(used), path)
+        if not one.is_array:
+            rows = average_runs(runs, means, min_kept=config.min_kept, by_session=True)
+            write_session_features(config.out_dir, atlas=label, model=name, description=description, rows=rows)
 
 
 def write_group_methods(config: AppConfig) -> None:
@@ -271,28 +275,15 @@ def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames)
     return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
 
 
-def build_features(
-    stored: Sequence[StoredRun], running: RunningConfig, *, min_kept: float | None, by_session: bool = False
-) -> list[FeatureRow]:
-    """Average embeddings over the windows of a run, then over the runs of a participant or session; `min_kept` as in
-    `weigh_windows`.
-
-    Returns rows sorted by label. Raises ResourceError if a reading process was killed.
-    """
+def read_means(stored: Sequence[StoredRun], running: RunningConfig, *, min_kept: float | None) -> dict[Path, RunMean]:
+    """Average embeddings over the windows of each run, by path of the embedding; `min_kept` as in `weigh_windows`.
+    Raises ResourceError if a reading process was killed."""
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
-    read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
+    read: dict[Path, RunMean] = {}
     results = run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs)
     for i, result in Progress("Averaging").each("run", results, total=len(stored)):
+        path = stored[i].paths.embedding
         if isinstance(result, WorkerDied):
-            raise ResourceError(f"Failed to read {stored[i].paths.embedding}: {result}.", hint="Reduce --n-procs.")
-        read[i] = result
-    by_row: dict[tuple[str, str], list[int]] = {}
-    for i, run in enumerate(stored):
-        session = run.entities.get("ses", "") if by_session else ""
-        by_row.setdefault((run.entities["sub"], session), []).append(i)
-    rows: list[FeatureRow] = []
-    for (participant, session), own in sorted(by_row.items()):
-        weights = weigh_runs([stored[i].kept_seconds for i in own], is_weighted=min_kept is not None)
-        mean = weights @ np.stack([read[i][1] for i in own])
-        rows.append((participant, len(own), sum(read[i][0] for i in own), mean, session))
-    return rows
+            raise ResourceError(f"Failed to read {path}: {result}.", hint="Reduce --n-procs.")
+        read[path] = result
+    return read
