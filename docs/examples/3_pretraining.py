@@ -93,7 +93,8 @@ encoders = {
     "random weights": bs.load_encoder("random:tiny"),
     "pretrained": bs.load_encoder(encoder_dir),
 }
-people = pd.read_csv(series / "participants.tsv", sep="\t")
+# One site is called NA, which pandas would take for a missing value.
+people = pd.read_csv(series / "participants.tsv", sep="\t", keep_default_na=False)
 paths = [
     next(series.glob(f"{label}/func/*_timeseries.tsv"))
     for label in people["participant_id"]
