@@ -1,4 +1,4 @@
-"""Equations as MathML, which browsers draw without a script, a font of the site or the network, and readers read out.
+"""Equations as MathML, which browsers draw and screen readers read without a script, fonts of the site or a network.
 
 Scripts that draw equations need fonts, which Firefox does not load from a folder on disk.
 """

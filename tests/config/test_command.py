@@ -48,6 +48,17 @@ def test_lists_take_several_values_after_one_flag(arguments):
     assert parse(*arguments).selection.participant_label == ("01", "02", "03")
 
 
+def test_datasets_are_not_taken_for_preparations_of_another_level(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"level": "participant", "selection": {"derivatives": ["fmriprep=x"], "run_id": ["1"]}}))
+    at = {}
+    for level, more in (("participant", []), ("group", []), ("group", ["--task-blocks", "trial_type"])):
+        config = command.parse(["in", "out", level, "--config-file", str(path), *more])
+        at[level, *more] = config.selection.derivatives
+        assert config.selection.run_id == ("1",)
+    assert list(at.values()) == [("fmriprep=x",), (), ("fmriprep=x",)]
+
+
 def test_several_encoders_are_one_to_embed_by_and_others_to_compare_with(tmp_path):
     group = ["in", "out", "group"]
     embedding = command.parse([*group, "--model", "a", "b", "c"]).embedding
