@@ -43,7 +43,7 @@ code = bs.run(
 # --------
 # The group level trains on what lies in ``OUT_DIR``. ``tiny`` is an architecture for trying things out;
 # ``paper`` is the published one, and takes a GPU and thousands of people. The published recipe is for long
-# training, too: with only 150 steps, a higher learning rate and a teacher that follows the student faster make up
+# training, too: with only a hundred steps, a higher learning rate and a teacher that follows the student faster make up
 # for some of it. A call that is interrupted goes on where it stopped.
 
 import json
@@ -51,7 +51,7 @@ import json
 recipe = folder / "recipe.json"
 recipe.write_text(json.dumps({"momentum": [0.95, 1.0]}))
 training = ["--pretrain", "--encoder-config", "tiny", "--training-config", recipe]
-length = ["--epochs", "50", "--train-batch-size", "20", "--learning-rate", "0.03"]
+length = ["--epochs", "35", "--train-batch-size", "20", "--learning-rate", "0.03"]
 code = bs.run([series, out_dir, "group", *training, *length, *options])
 
 encoder_dir = out_dir / "encoders" / "tiny"
