@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Fewer runs are read faster than another process starts.
+#: Fewer runs are read faster than a process starts.
 _RUNS_PER_READER = 300
 
 
@@ -65,7 +65,7 @@ def run_group(config: AppConfig) -> Tally:
     """Run the group level and count the outcomes of its runs. Raises
     SemantoksError if the call as a whole cannot work."""
     _check_bids_dir(config)
-    LOGGER.info("Group level over the signals in %s.", config.out_dir)
+    LOGGER.info("Running the group level on the signals in %s.", config.out_dir)
     if config.signals.signals_only:
         return _report_quality(config)
     asked, running = config.pretraining, config.running
@@ -75,12 +75,12 @@ def run_group(config: AppConfig) -> Tally:
     # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
     label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)
-    # Hours of pretraining or embedding must not end at a misspelt column.
+    # A misspelt column must not end a call after hours of pretraining or embedding.
     probes = _plan_probes(config, chosen, atlas) if is_probing else None
     if asked.pretrain:
         config = _pretrain(config, chosen, atlas)
         if running.dry_run or only_trains or read_rank() > 0:
-            # The other ranks only helped to train; the first goes on alone.
+            # The other ranks only take part in training; the first continues alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
     others = load_others(config, encoder, atlas)
@@ -108,7 +108,7 @@ def run_group(config: AppConfig) -> Tally:
     if tally.is_disk_full:
         return tally
     complete = _keep_complete(chosen, missing, encoder)
-    # Probes read the signals, too.
+    # Probes also read the signals.
     complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, encoder, complete, left_out)
@@ -124,7 +124,10 @@ def run_group(config: AppConfig) -> Tally:
 def _check_bids_dir(config: AppConfig) -> None:
     check_name(config.bids_dir, InputError, "BIDS_DIR")
     if not config.bids_dir.is_dir():
-        raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
+        raise InputError(
+            f"BIDS_DIR {config.bids_dir} is not a directory.",
+            hint="Give the dataset that the participant level processed.",
+        )
 
 
 def _report_quality(config: AppConfig) -> Tally:
@@ -158,15 +161,17 @@ def _list_features(label: str, encoders: Sequence[RunEncoder]) -> str:
 
 
 def _name_remedy(config: AppConfig) -> str:
-    """Say what to do about embeddings of other settings."""
+    """Return the hint for embeddings with different settings."""
     if config.pretraining.pretrain:
-        # Adding --overwrite to the same call would repeat a training of days.
-        return f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
-    return "Use the former settings or --overwrite."
+        # Adding --overwrite to the same call would repeat days of training.
+        return (
+            f"The encoder is complete. To embed, use --model {config.embedding.model} --overwrite without --pretrain."
+        )
+    return "Use the original settings or --overwrite."
 
 
 def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], encoder: RunEncoder) -> list[StoredRun]:
-    """Keep the runs that have an embedding by now, where those `missing` were to be embedded."""
+    """Keep the runs that have an embedding after those `missing` were to be embedded."""
     tried = {run.paths.embedding for run in missing}
     return [
         run
@@ -209,7 +214,7 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
             as_array=one.is_array,
         )
         n_participants = len({run.entities["sub"] for run in used})
-        LOGGER.info("%d participants, %d runs: %s", n_participants, len(used), path)
+        LOGGER.info("Wrote the features of %d participants (%d runs) to %s", n_participants, len(used), path)
         if not one.is_array:
             rows = average_runs(runs, means, min_kept=config.min_kept, by_session=True)
             write_session_features(config.out_dir, atlas=label, model=name, description=description, rows=rows)
@@ -224,13 +229,13 @@ def write_group_methods(config: AppConfig) -> None:
 
 
 def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
-    """Check the requested probes; InputError if a column is not there or no phenotype can be probed."""
+    """Check the requested probes; InputError if a column is missing or no phenotype can be probed."""
     from bids_semantoks.analyses.analyse import plan_call  # noqa: PLC0415 - scikit-learn is slow to load
 
     check(
         config.probing.probe_part is None or not (config.pretraining.pretrain or config.probing.scaling),
-        "--probe-part goes with neither --pretrain nor --scaling.",
-        "Train first, by a call without it.",
+        "--probe-part cannot be combined with --pretrain or --scaling.",
+        "Train first, in a call without it.",
     )
     task_runs = choose_stored(config, prefers_rest=False)[2] if config.probing.task_blocks else []
     return plan_call(config, chosen, task_runs, atlas)
@@ -254,7 +259,7 @@ def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames)
     _open_outputs(config)
     if config.embedding.model != EmbeddingConfig().model:
         LOGGER.warning(
-            "--model %s is not used: --pretrain embeds with the encoder that it trains.", config.embedding.model
+            "--model %s is ignored: --pretrain embeds with the encoder that it trains.", config.embedding.model
         )
     path = pretrain_encoder(config, chosen, *atlas)
     return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
@@ -269,7 +274,7 @@ def read_means(stored: Sequence[StoredRun], running: RunningConfig, *, min_kept:
     for i, result in Progress("Averaging").each("run", results, total=len(stored)):
         path = stored[i].paths.embedding
         if isinstance(result, WorkerDied):
-            raise ResourceError(f"Reading {path}: {result}.", hint="Use a smaller --n-procs.")
+            raise ResourceError(f"Failed to read {path}: {result}.", hint="Reduce --n-procs.")
         read[path] = result
     return read
 
@@ -277,7 +282,7 @@ def read_means(stored: Sequence[StoredRun], running: RunningConfig, *, min_kept:
 def _label_atlas(name_or_path: str) -> list[str]:
     """List the labels that the participant level may have given an atlas: that of its name, file or table, that of a
     chosen atlas (``DIR:NAME``), and that of a file with the map chosen from it (``FILE.dlabel.nii:MAP``). The files
-    need not be here."""
+    need not exist."""
     path, _, choice = name_or_path.partition(":")
     stem = path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
     texts = [stem, choice, choice.replace("atlas-", "").replace("scale-", "").replace("seg-", ""), stem + choice]
@@ -293,16 +298,16 @@ def choose_kind(config: AppConfig) -> tuple[str, str]:
             f"No signals found in {config.out_dir}: expected sub-*/[ses-*/]func/*_stat-mean_timeseries.tsv.",
             hint="Run the participant level first.",
         )
-    listed = ", ".join(f"atlas {atlas} in {space or 'no space named'}" for atlas, space in kinds)
+    listed = ", ".join(f"atlas {atlas} in {space or 'an unknown space'}" for atlas, space in kinds)
     wanted = _label_atlas(config.signals.atlas)
     fitting = [kind for kind in kinds if kind[0] in wanted or any(f"atlas{kind[0]}" in one for one in wanted)]
-    # A table given by path may have any name; signals carry the label of the series they were made from.
+    # A table given by path may have any name; signals have the label of their series.
     is_open = config.signals.atlas == type(config.signals)().atlas or config.signals.atlas.endswith(".tsv")
     if not fitting and is_open and len({a for a, _ in kinds}) == 1:
         fitting = kinds
         LOGGER.info("Using atlas %s, the only one in %s.", kinds[0][0], config.out_dir)
     if config.selection.space is not None:
-        # Outputs name the space alone; resolution and cohort are separate entities.
+        # Output names have the space only; resolution and cohort are separate entities.
         asked = config.selection.space.removeprefix("space-").partition(":")[0]
         fitting = [kind for kind in fitting if kind[1] == asked]
     if not fitting:
@@ -312,7 +317,7 @@ def choose_kind(config: AppConfig) -> tuple[str, str]:
             hint="Choose with --atlas and --space.",
         )
     if len(fitting) > 1:
-        raise InputError(f"Signals in several spaces in {config.out_dir}: {listed}.", hint="Choose with --space.")
+        raise InputError(f"{config.out_dir} has signals in several spaces: {listed}.", hint="Choose one with --space.")
     return fitting[0]
 
 
@@ -337,14 +342,14 @@ def select_stored(
     left_out = set(keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True))
     kept = [run for run in kept if run.entities["sub"] not in left_out]
     if not kept:
-        raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
+        raise InputError(f"No run of {where} matches the selection.", hint="Relax the selection.")
     if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
         rest = [run for run in kept if run.entities.get("task", "").startswith("rest")]
-        LOGGER.info("Features are made from %d runs of task rest; choose others with --task-id.", len(rest))
+        LOGGER.info("Computing features from %d runs of task rest; use --task-id for others.", len(rest))
         return rest
     tasks = sorted({run.entities.get("task", "n/a") for run in kept})
     if prefers_rest:
-        LOGGER.info("Features are made from %d runs of task %s.", len(kept), ", ".join(tasks))
+        LOGGER.info("Computing features from %d runs of task %s.", len(kept), ", ".join(tasks))
     return kept
 
 
@@ -352,10 +357,10 @@ def choose_stored(
     config: AppConfig, *, prefers_rest: bool = True
 ) -> tuple[str, AtlasNames, list[StoredRun], dict[str, tuple[str, str]]]:
     """Choose stored runs made with one atlas in one space: atlas label, parcels and networks, runs sorted by name, and
-    reason and message by stem of those that the limits of this call leave out.
+    reason and message by stem of those excluded by the limits of this call.
 
-    Raises InputError if none is left, ConfigurationError if runs were made with another atlas of the same label or
-    with other settings than this call gives.
+    Raises InputError if none is left, ConfigurationError if runs have another atlas of the same label or
+    other settings than requested.
     """
     atlas, space = choose_kind(config)
     names = read_atlas_table(config.out_dir, name=atlas, space=space)
@@ -370,9 +375,9 @@ def choose_stored(
     others = [run for run in chosen if run.sidecar["Atlas"]["SHA256"] != sha256]
     if others:
         raise ConfigurationError(
-            f"{len(others)} of {len(chosen)} runs were made with another atlas of the label {atlas}, the first is "
-            f"{others[0].paths.stem}.",
-            hint="Run the participant level on them again with --overwrite, or leave them out.",
+            f"{len(others)} of {len(chosen)} runs have signals of a different atlas with the label {atlas}; the first "
+            f"is {others[0].paths.stem}.",
+            hint="Rerun the participant level on them with --overwrite, or exclude them.",
         )
     check_settings(config, chosen, to_json(load_denoising(config.signals.denoise)))
     kept, left_out = leave_out(config, chosen)
@@ -380,7 +385,7 @@ def choose_stored(
     kept = [run for run in kept if run.paths.stem not in left_out]
     if not kept:
         raise InputError(
-            f"The limits of this call leave out all {len(chosen)} runs, such as {chosen[0].paths.stem}: "
+            f"The limits of this call exclude all {len(chosen)} runs, e.g. {chosen[0].paths.stem}: "
             f"{left_out[chosen[0].paths.stem][1]}",
             hint="Lower --min-time or --min-coverage, or exclude fewer.",
         )

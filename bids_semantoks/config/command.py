@@ -44,7 +44,7 @@ def _build_command() -> click.Command:
             ["--config-file"],
             type=directory,
             metavar="FILE",
-            help="Configuration of an earlier call (logs/calls/<run id>/config.json); options given here win.",
+            help="Configuration file of an earlier call (logs/calls/<run id>/config.json); options override it.",
         ),
         click.Option(
             ["--version"],
@@ -52,7 +52,7 @@ def _build_command() -> click.Command:
             is_eager=True,
             expose_value=False,
             callback=_print_version,
-            help="Print the version.",
+            help="Print the version and exit.",
         ),
     ]
     arguments = [
@@ -64,9 +64,9 @@ def _build_command() -> click.Command:
         "bids_semantoks",
         params=[*arguments, *(option for _, options in build_options() for option in options), *own],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-        help="Turn fMRIPrep derivatives in BIDS_DIR into Brain-Semantoks embeddings in OUT_DIR: participant works "
-        "on each run, group on all participants together.",
-        epilog="Options that take several values take them after one flag: --participant-label 01 02 03.",
+        help="Compute Brain-Semantoks embeddings from fMRIPrep derivatives. The participant level processes each run "
+        "in BIDS_DIR; the group level analyses all participants in OUT_DIR.",
+        epilog="Options with several values take them after one flag: --participant-label 01 02 03.",
     )
 
 
@@ -106,7 +106,7 @@ def build_options() -> list[tuple[str, list[click.Option]]]:
 
 
 class _LastOption(click.Option):
-    """List option of which the last use counts, as of options with one value, so that scripts can be overruled."""
+    """List option whose last occurrence counts, as for single-value options, so that scripts can be overridden."""
 
 
 def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click.Option]:
@@ -140,7 +140,7 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
         settings["help"] = f"{metadata['help']}  [default: {shown}]"
     options = [(_LastOption if metadata["rest"] else click.Option)(names, **settings)]
     if metadata["off"]:
-        options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Switch {flag} off."))
+        options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Disable {flag}."))
     return options
 
 
@@ -207,8 +207,8 @@ def _build_config(context: click.Context) -> AppConfig:
             if field.metadata["off"] and _off_name(field) in given:
                 if field.name in given:
                     raise ConfigurationError(
-                        f"--{field.name.replace('_', '-')} and {field.metadata['off']} contradict each other.",
-                        hint="Give one of them.",
+                        f"--{field.name.replace('_', '-')} and {field.metadata['off']} are mutually exclusive.",
+                        hint="Use one of them.",
                     )
                 section[field.name] = None
             elif field.name in given:
@@ -228,10 +228,10 @@ def _read_config_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"Cannot read the configuration file {path}: {error}.",
-            hint="Give a config.json from OUT_DIR/logs/calls/<run id>/.",
+            hint="Use a config.json from OUT_DIR/logs/calls/<run id>/.",
         ) from error
     if not isinstance(values, dict):
-        raise ConfigurationError(f"The configuration file {path} must hold a JSON object, found {values!r:.60}.")
+        raise ConfigurationError(f"The configuration file {path} must contain a JSON object, found {values!r:.60}.")
     # Directories and level come from the command line, whatever the earlier call was about.
     stages = {name for name, _ in find_stages()}
     unknown = sorted(set(values) - stages - {"bids_dir", "out_dir", "level"})

@@ -37,11 +37,11 @@ def build_mean_reader(min_kept: float | None) -> Callable[[OutputPaths], RunMean
 
 
 def describe_weights(min_kept: float | None) -> str:
-    """Describe in a sentence how windows and runs weigh in means."""
+    """Describe in a sentence how windows and runs are weighted in means."""
     if min_kept is None:
-        return "All windows of a run, and all runs, weigh alike."
-    left_out = f"; windows with less than {min_kept:.0%} are left out where a run has better ones" if min_kept else ""
-    return f"Windows and runs weigh by their seconds of kept data{left_out}."
+        return "All windows of a run, and all runs, are weighted equally."
+    left_out = f"; windows with less than {min_kept:.0%} are excluded if a run has better ones" if min_kept else ""
+    return f"Windows and runs are weighted by their seconds of kept data{left_out}."
 
 
 def keep_first_sessions(stored: Sequence[StoredRun]) -> list[StoredRun]:
@@ -54,7 +54,7 @@ def keep_first_sessions(stored: Sequence[StoredRun]) -> list[StoredRun]:
 
 
 def describe_sessions(stored: Sequence[StoredRun], how: str) -> str:
-    """Describe what --sessions does to participants with several sessions; empty if nobody has."""
+    """Describe what --sessions does to participants with several sessions; empty if there are none."""
     found: dict[str, set[str]] = {}
     for run in stored:
         found.setdefault(run.entities["sub"], set()).add(run.entities.get("ses", ""))
@@ -63,7 +63,7 @@ def describe_sessions(stored: Sequence[StoredRun], how: str) -> str:
         return ""
     first = Counter(min(sessions, key=natural_key) for sessions in several)
     listed = name_some([f"ses-{label} of {count}" for label, count in first.most_common()])
-    done = {"first": f"only the first counts ({listed})", "mean": "embeddings are averaged", "each": "each is a row"}
+    done = {"first": f"using only the first ({listed})", "mean": "averaging embeddings", "each": "one row each"}
     return (
         f"{len(several)} of {len(found)} participants have several sessions ({sum(map(len, several))} in all): "
         f"{done[how]} (--sessions {how})"
@@ -92,14 +92,14 @@ def write_features(
     out_dir: Path, *, atlas: str, model: str, description: str, rows: Sequence[FeatureRow], as_array: bool = False
 ) -> Path:
     """Write mean embeddings as ``OUT_DIR/phenotype/<atlas><model>.tsv``, with ``session_id`` where rows are sessions,
-    and return its path. With `as_array` the embeddings go into a float32 array beside it, a row for each of its
+    and return its path. With `as_array` the embeddings go into a float32 array next to it with the same
     rows."""
     path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
     has_sessions = any(session for *_, session in rows)
     text = f"Mean embedding of each {'session' if has_sessions else 'participant'}. {description}"
     if as_array:
         write_array(path.with_suffix(".npy"), np.array([row[3] for row in rows], dtype=np.float32))
-        text += f" The rows of {path.stem}.npy are the embeddings of the rows of this table."
+        text += f" The embeddings are in the rows of {path.stem}.npy."
     else:
         path.with_suffix(".npy").unlink(missing_ok=True)
     n_dims = len(rows[0][3]) if rows and not as_array else 0
@@ -156,7 +156,7 @@ def _write_means(
 
 
 def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Collection[str]) -> None:
-    """Remove participants (labels without ``sub-``) from the features of an encoder, or tables where nobody is left."""
+    """Remove participants (labels without ``sub-``) from the features of an encoder, or the tables if none are left."""
     for name in (f"{atlas}{model}.tsv", f"{atlas}{model}Sessions.tsv"):
         if (path := out_dir / "phenotype" / name).is_file():
             _remove_rows(path, participants)
@@ -170,7 +170,7 @@ def _remove_rows(path: Path, participants: Collection[str]) -> None:
     if len(left) == len(lines):
         return
     LOGGER.warning(
-        "Removed from %s: %d participants whose embeddings are gone; run the group level again.",
+        "Removed from %s: %d participants whose embeddings no longer exist; rerun the group level.",
         path,
         len(lines) - len(left),
     )
