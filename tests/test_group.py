@@ -1,34 +1,18 @@
-"""The group level takes the space as the participant level does, with its resolution or cohort."""
+"""Features are means over windows, then over runs."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bids_semantoks import group
-from bids_semantoks.config import AppConfig, RunningConfig, SelectionConfig, SignalsConfig
-from bids_semantoks.errors import InputError, ResourceError
+from bids_semantoks.config import RunningConfig
+from bids_semantoks.errors import ResourceError
 from bids_semantoks.files import write_table
-from bids_semantoks.group import choose_kind
 from bids_semantoks.outputs.features import average_runs
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
-
-
-@pytest.mark.parametrize("space", ["MNI152NLin6Asym", "MNI152NLin6Asym:res-2", "space-MNI152NLin6Asym:res-native"])
-def test_space_with_and_without_resolution(tmp_path: Path, space: str) -> None:
-    for label in ("MNI152NLin6Asym", "MNI152NLin2009cAsym"):
-        stem = tmp_path / "sub-01" / "func" / f"sub-01_task-rest_space-{label}_atlas-A_res-2_stat-mean_timeseries"
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        stem.with_suffix(".tsv").touch()
-        stem.with_suffix(".json").write_text('{"Settings": {}}')
-    arguments = {"bids_dir": tmp_path, "out_dir": tmp_path, "level": "group", "signals": SignalsConfig(atlas="A")}
-    assert choose_kind(AppConfig(**arguments, selection=SelectionConfig(space=space))) == ("A", "MNI152NLin6Asym")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="No signals of atlas A in fsLR"):
-        choose_kind(AppConfig(**arguments, selection=SelectionConfig(space="fsLR")))  # type: ignore[arg-type]
-
 
 N_DIMS = 5
 

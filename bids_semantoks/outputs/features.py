@@ -156,7 +156,7 @@ def _write_means(
 
 
 def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Collection[str]) -> None:
-    """Remove participants (labels without ``sub-``) from the features of an encoder, or the tables if none are left."""
+    """Remove participants (labels without ``sub-``) from the features of an encoder, or tables if none are left."""
     for name in (f"{atlas}{model}.tsv", f"{atlas}{model}Sessions.tsv"):
         if (path := out_dir / "phenotype" / name).is_file():
             _remove_rows(path, participants)
