@@ -4,7 +4,7 @@
 # Needs root, slurm-wlm and munge (apt-get install slurm-wlm munge). The machine's own SLURM, if any, is left alone.
 # Usage: cluster/tests/slurm.sh      (PYTHON: one with bids_semantoks; PARTICIPANTS: size of the study)
 set -euo pipefail
-# debootstrap, chroot and the daemons are programs of the administrator, not in everybody's PATH.
+# debootstrap, chroot and the daemons are system programs that may not be in PATH.
 PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,7 +25,7 @@ finish() {
     test "$status" = 0 || for log in "$SCRATCH"/*.log "$SCRATCH"/out/logs/slurm/*/*.log; do tail -n 8 "$log"; done
     scancel --user=root 2>/dev/null
     scancel --signal=KILL --full --user=root 2>/dev/null
-    # Steps that cannot report their end any more would stay.
+    # Steps that can no longer report their end would remain.
     for _ in $(seq 60); do
         squeue --noheader 2>/dev/null | grep -q . || break
         sleep 1
@@ -90,7 +90,7 @@ for _ in $(seq 30); do
 done
 sinfo
 
-# One processor a task here; what the scripts ask for is for real data.
+# One CPU per task here; the scripts request resources for real data.
 export SBATCH_ARGS="--cpus-per-task=1 --mem=0"
 state() { scontrol --oneliner show job "$1" 2>/dev/null; }
 wait_for() {
@@ -104,7 +104,7 @@ wait_for() {
 }
 UNFINISHED="PENDING|RUNNING|CONFIGURING|COMPLETING|REQUEUE"
 wait_until_over() {
-    # No answer is not the end: a busy controller answers late.
+    # No answer does not mean the job has ended: a busy controller responds late.
     for _ in $(seq 3600); do
         over=yes
         for one in "$@"; do
@@ -133,7 +133,7 @@ wait_for "$group" 'Reason=Dependency' 20
 job=$(echo "$out"/logs/slurm/*)
 victim=""
 for _ in $(seq 600); do
-    # The first program that has its libraries loaded: killed in the middle of its work.
+    # Kill the first program that has loaded its libraries, in the middle of its work.
     for process in /proc/[0-9]*; do
         { tr '\0' ' ' <"$process/cmdline" | grep -q -- "$out participant .*--participant-label" &&
             grep -zq '^SLURM_ARRAY_TASK_ID=' "$process/environ"; } 2>/dev/null || continue
@@ -192,7 +192,7 @@ pretrain() {
 follow() {
     sbatch --parsable "--dependency=afterok:$1" --kill-on-invalid-dep=yes --output=/dev/null --wrap true
 }
-# Some 72 steps; it is asked to stop at one of the first.
+# About 72 steps; a stop is requested at one of the first.
 stopped=$(pretrain stopped --epochs $((144 / PARTICIPANTS)) --checkpoint-every 1)
 after=$(follow "$stopped")
 for _ in $(seq 600); do
