@@ -71,10 +71,11 @@ def load_outputs(
     name, embedded = frames.choose_embedded(stored, model)
     frame = frames.build_output_frame(embedded, level=level, min_kept=min_kept)
     frame = frame if phenotypes is None else frames.add_phenotypes(frame, Path(phenotypes))
-    frame.attrs[frames.ORIGIN] = {
+    frame.attrs[frames.ORIGIN] = frames.describe_origin(embedded) | {
         "out_dir": str(root),
         "atlas": label,
         "model": name,
+        "level": level,
         "runs": [run.paths.stem for run in embedded],
     }
     return frame

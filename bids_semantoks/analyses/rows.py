@@ -300,8 +300,8 @@ def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_partic
         return "The encoder has random weights: it was pretrained on nobody."
     if n_pretrained is None:
         return (
-            f"{encoder.loaded.description} The weights do not say on whom they were pretrained: whether any "
-            "participant here was among them is not known."
+            f"{encoder.loaded.description} The weights do not list whom they were pretrained on: overlap with its "
+            "pretraining cannot be checked."
         )
     if n_pretrained:
         return (

@@ -12,18 +12,35 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from bids_semantoks.commands.running import run_command
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
+from bids_semantoks.errors import AtlasError, InputError, ModelError
 from bids_semantoks.escaping import LegibleParser, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
-from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
-from bids_semantoks.runtime.logs import open_missing_streams, show_log
+from bids_semantoks.runtime.downloads import (
+    ATLASES,
+    CACHE_VARIABLE,
+    HUB,
+    HUB_SERVER,
+    TEMPLATEFLOW,
+    TEMPLATEFLOW_SERVER,
+    UNKNOWN,
+    Pin,
+    find_cache,
+    is_offline,
+)
+from bids_semantoks.runtime.logs import open_missing_streams
 from bids_semantoks.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from bids_semantoks.models.hub import HubName
 
 LOG = logging.getLogger("bids_semantoks")
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+
+_SURFACES = ("fsLR", "fsaverage")
 
 _NEXT = """To use it, here or on an offline machine with access to the directory:
   export {variable}={directory}"""
@@ -60,17 +77,14 @@ def _cache_at(directory: Path) -> Iterator[None]:
 def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) -> list[Path]:
     # NumPy and nibabel would slow down --help.
     from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
-    from bids_semantoks.atlases.registry import find_places, find_registered, list_registered, load_entry
+    from bids_semantoks.atlases.registry import find_places, load_entry
     from bids_semantoks.atlases.supply import fetch_labels, find_parts
     from bids_semantoks.atlases.transforms import join_cohort, name_transform
 
-    path = find_registered(name)
-    if path is None:
-        known = ", ".join(one.stem for one in list_registered())
-        raise AtlasError(f"Unknown atlas {name}; expected one of {known}.")
+    path = _find_entry(name)
     places = find_places(None, beside=path.parent)
     places = dataclasses.replace(places, given=(directory, *places.given, *((before,) if before else ())))
-    if space.startswith(("fsLR", "fsaverage")):
+    if space.startswith(_SURFACES):
         parts = fetch_labels(load_entry(path, on_surfaces=True), space, places, directory)
         names = [Path(part.file.files[0]).with_name(part.path.name) for part in parts]
         files = [_bring(part.path, directory / ATLASES / name) for part, name in zip(parts, names, strict=True)]
@@ -89,15 +103,32 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     return files
 
 
-def _fetch_weights(directory: Path, model: str) -> list[Path]:
-    from bids_semantoks.models.hub import OUR_FILES, find_origin, load_from_hub, parse_repository
-    from bids_semantoks.models.weight_files import AUTHORS_FILE
+def _find_entry(name: str) -> Path:
+    from bids_semantoks.atlases.registry import find_registered, list_registered
+
+    path = find_registered(name)
+    if path is None:
+        known = ", ".join(one.stem for one in list_registered())
+        raise AtlasError(f"Unknown atlas {name}; expected one of {known}.")
+    return path
+
+
+def _parse_model(model: str) -> HubName:
+    from bids_semantoks.models.hub import parse_repository
 
     asked = parse_repository(model)
     if asked is None:
         raise ModelError(
             f"{model} cannot be downloaded: expected ORG/NAME[/SUBFOLDER][@REVISION] on the Hugging Face Hub."
         )
+    return asked
+
+
+def _fetch_weights(directory: Path, model: str) -> list[Path]:
+    from bids_semantoks.models.hub import OUR_FILES, find_origin, load_from_hub
+    from bids_semantoks.models.weight_files import AUTHORS_FILE
+
+    asked = _parse_model(model)
     path = load_from_hub(asked, cache=directory / HUB)
     files = [path.parent / one for one in OUR_FILES] if path.name in OUR_FILES else [path]
     if path.name not in (*OUR_FILES, AUTHORS_FILE):  # other names, perhaps shards, found in a cache
@@ -113,6 +144,43 @@ def _fetch_weights(directory: Path, model: str) -> list[Path]:
         reference.parent.mkdir(parents=True, exist_ok=True)
         reference.write_text(commit, encoding="utf-8")
     return brought
+
+
+def _list_addresses(name: str, space: str) -> Iterator[tuple[str, Pin]]:
+    """List where the files of an atlas for a space are published: those of the recipe that is tried first."""
+    from bids_semantoks.atlases.registry import load_entry
+    from bids_semantoks.atlases.transforms import join_cohort, load_published, name_transform
+
+    path = _find_entry(name)
+    on_surfaces = space.startswith(_SURFACES)
+    entry, space = load_entry(path, on_surfaces=on_surfaces), space if on_surfaces else join_cohort(space, None)
+    published = load_published()
+    for recipe in entry.recipes.get(space, ()) if on_surfaces else entry.find_recipes(space):
+        warped = {name_transform(one.space, space) for one in recipe if entry.is_warped(one, space)}
+        if all(one.address for one in recipe) and warped <= published.keys():
+            yield from ((one.address, one.pin) for one in recipe)
+            yield from ((f"{TEMPLATEFLOW_SERVER}/{one}", published[one]) for one in sorted(warped))
+            return
+    LOG.info("%s for %s is part of this program, or is not published by itself.", name, space)
+
+
+def _list_weights(model: str) -> Iterator[tuple[str, Pin]]:
+    from bids_semantoks.models.hub import AUTHORS_REPOSITORY, OUR_FILES
+    from bids_semantoks.models.weight_files import AUTHORS_FILE
+
+    asked = _parse_model(model)
+    for name in [AUTHORS_FILE] if asked.repository == AUTHORS_REPOSITORY else OUR_FILES:
+        yield f"{HUB_SERVER}/{asked.repository}/resolve/{asked.revision or 'main'}/{asked.place(name)}", UNKNOWN
+
+
+def _print_addresses(options: argparse.Namespace, models: Sequence[str]) -> None:
+    """Print address, size and checksum of each file, where they are known before it is fetched."""
+    found = [one for name in options.atlas for space in options.space for one in _list_addresses(name, space)]
+    found += [one for model in models for one in _list_weights(model)]
+    for address, pin in dict(found).items():
+        size = f"{pin.size / 1e6:.1f} MB" if pin.size else "size unknown"
+        checksum = f"SHA-256 {pin.sha256[0]}" if pin.sha256 else f"MD5 {pin.md5}" if pin.md5 else "checksum unknown"
+        print(f"{address}\t{size}\t{checksum}")
 
 
 def _bring(source: Path, target: Path) -> Path:
@@ -150,6 +218,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", action="store_true", help=f"also download the encoders of {model} trained from other seeds"
     )
+    parser.add_argument(
+        "--print-urls", action="store_true", help="download nothing; list the address, size and checksum of each file"
+    )
     return parser
 
 
@@ -169,32 +240,29 @@ def _list_seeds(models: Sequence[str]) -> list[str]:
     return [name for name in found if name not in models]
 
 
+def _fetch_asked(options: argparse.Namespace) -> None:
+    models = [name for name in options.model if name != "none"]
+    models += _list_seeds(models) if options.seeds else []
+    if options.print_urls:
+        _print_addresses(options, models)
+        return
+    directory: Path | None = options.directory or find_cache()
+    if directory is None:
+        raise InputError("The user has no home directory for a cache.", hint="Give a target directory.")
+    found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
+    place = show_hidden(str(directory.absolute()))
+    print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
+    for path in found:
+        name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
+        print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")
+    print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
+
+
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
     options = _build_parser().parse_args(arguments)
-    directory: Path | None = options.directory or find_cache()
-    try:
-        if directory is None:
-            raise InputError("The user has no home directory for a cache.", hint="Give a target directory.")
-        models = [name for name in options.model if name != "none"]
-        models += _list_seeds(models) if options.seeds else []
-        with show_log():
-            found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
-        place = show_hidden(str(directory.absolute()))
-        print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
-        for path in found:
-            name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
-            print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")
-        print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
-    except SemantoksError as error:
-        hint = " HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
-        print(f"bids_semantoks-fetch: error: {show_hidden(str(error))}{hint}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        text = show_hidden(f"{directory} cannot be written: {error}.")
-        print(f"bids_semantoks-fetch: error: {text}", file=sys.stderr)
-        return ResourceError.exit_code
-    return 0
+    hint = "HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
+    return run_command("bids_semantoks-fetch", lambda: _fetch_asked(options), hint=hint)
 
 
 def main() -> NoReturn:
