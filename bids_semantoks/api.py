@@ -56,8 +56,8 @@ class Embedding:
     pooled: NDArray[np.float64]  # (dims,) mean over windows, weighted by `kept`
     tokens: NDArray[np.float32] | None  # (B, 1 + N*K, D) class token, then the networks' patches
     masked_networks: tuple[str, ...]  # without signal; their tokens are predicted by the encoder
-    fit: Fit
-    warnings: tuple[str, ...]
+    fit: Fit  # how well the run fits what the encoder was trained on
+    warnings: tuple[str, ...]  # shortcomings of the run, in words
 
 
 def load_encoder(

@@ -13,7 +13,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, NamedTuple
 
@@ -357,7 +357,7 @@ def hash_values(values: Any) -> str:
     return hash_text(json.dumps(values, sort_keys=True))
 
 
-def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def write_records(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a small table of mixed values as TSV; None, empty text and NaN become
     ``n/a``, floats get 9 significant digits."""
     lines = ["\t".join(map(format_cell, columns)), *map(format_row, rows)]

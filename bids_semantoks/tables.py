@@ -56,7 +56,7 @@ def load_outputs(
         There are no outputs, or the encoder, atlas or space is ambiguous.
     """
     from bids_semantoks.analyses import output_frames as frames
-    from bids_semantoks.group import choose_stored
+    from bids_semantoks.analyses.choose import choose_stored
 
     check(level in frames.LEVELS, f"level must be {', '.join(frames.LEVELS)}, found {level!r}.")
     root = Path(out_dir)

@@ -189,6 +189,7 @@ class EmbeddingFeatures(TableFeatures):
     """Mean embeddings, with the way to read those of single windows."""
 
     label: str  # of the encoder in names of files
+    rows: Rows  # whose files they are
 
 
 def _build_motion_features(rows: Rows) -> TableFeatures:
@@ -259,7 +260,9 @@ def build_baselines(
 
 
 def _read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[EmbeddingFeatures, ...]:
-    return tuple(EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label) for label in labels)
+    return tuple(
+        EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label, rows=rows) for label in labels
+    )
 
 
 def build_site_features(labels: Sequence[str | None]) -> TableFeatures:

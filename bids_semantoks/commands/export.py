@@ -44,7 +44,8 @@ def export(options: argparse.Namespace) -> None:
     print(f"{show_hidden(str(path))}: {len(frame)} rows (one per {options.level}), {n_dims} dimensions, {size:.1f} MB")
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-export",
         description="Export the embeddings of an output directory as one table: labels, quality, phenotypes and "
@@ -82,7 +83,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
-    options = _build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return run_command("bids_semantoks-export", lambda: export(options))
 
 

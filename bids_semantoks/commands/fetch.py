@@ -173,9 +173,9 @@ def _list_weights(model: str) -> Iterator[tuple[str, Pin]]:
         yield f"{HUB_SERVER}/{asked.repository}/resolve/{asked.revision or 'main'}/{asked.place(name)}", UNKNOWN
 
 
-def _print_addresses(options: argparse.Namespace, models: Sequence[str]) -> None:
+def _print_addresses(options: argparse.Namespace, atlases: Sequence[str], models: Sequence[str]) -> None:
     """Print address, size and checksum of each file, if known before the download."""
-    found = [one for name in options.atlas for space in options.space for one in _list_addresses(name, space)]
+    found = [one for name in atlases for space in options.space for one in _list_addresses(name, space)]
     found += [one for model in models for one in _list_weights(model)]
     for address, pin in dict(found).items():
         size = f"{pin.size / 1e6:.1f} MB" if pin.size else "size unknown"
@@ -195,7 +195,8 @@ def _bring(source: Path, target: Path) -> Path:
     return target
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-fetch",
         description="Download atlases, transforms and model weights to a directory for offline use.",
@@ -203,7 +204,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="target directory [the user's cache]")
     default = SignalsConfig().atlas
-    parser.add_argument("--atlas", metavar="NAME", nargs="+", default=[default], help=f"names of atlases [{default}]")
+    parser.add_argument(
+        "--atlas", metavar="NAME", nargs="+", default=[default], help=f"names of atlases, or none [{default}]"
+    )
     parser.add_argument(
         "--space", metavar="NAME", nargs="+", default=list(_SPACES), help=f"spaces of the data [{' '.join(_SPACES)}]"
     )
@@ -241,15 +244,16 @@ def _list_seeds(models: Sequence[str]) -> list[str]:
 
 
 def _fetch_asked(options: argparse.Namespace) -> None:
+    atlases = [name for name in options.atlas if name != "none"]
     models = [name for name in options.model if name != "none"]
     models += _list_seeds(models) if options.seeds else []
     if options.print_urls:
-        _print_addresses(options, models)
+        _print_addresses(options, atlases, models)
         return
     directory: Path | None = options.directory or find_cache()
     if directory is None:
         raise InputError("The user has no home directory for a cache.", hint="Give a target directory.")
-    found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
+    found = fetch(directory, atlases=atlases, spaces=options.space, models=models)
     place = show_hidden(str(directory.absolute()))
     print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
     for path in found:
@@ -260,7 +264,7 @@ def _fetch_asked(options: argparse.Namespace) -> None:
 
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
-    options = _build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     hint = "HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
     return run_command("bids_semantoks-fetch", lambda: _fetch_asked(options), hint=hint)
 

@@ -35,7 +35,8 @@ def _import(options: argparse.Namespace) -> None:
     print(_NEXT.format(out=out))
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-import",
         description="Convert arrays and tables of parcel series (.npy, .npz, .mat, .csv, .tsv, .txt, .1D; one file per "
@@ -78,7 +79,7 @@ def _build_parser() -> argparse.ArgumentParser:
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
     # Options may stand between the files and OUT.
-    options = _build_parser().parse_intermixed_args(arguments)
+    options = build_parser().parse_intermixed_args(arguments)
     return run_command("bids_semantoks-import", lambda: _import(options))
 
 

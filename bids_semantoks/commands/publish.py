@@ -116,7 +116,8 @@ def _publish(options: argparse.Namespace) -> None:
         print(f"Uploaded: {show_hidden(upload(out_dir, options.repository, private=not options.public))}")
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-publish",
         description="Prepare a pretrained encoder for the Hugging Face Hub: weights, configuration without "
@@ -142,7 +143,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
-    options = _build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return run_command("bids_semantoks-publish", lambda: _publish(options))
 
 

@@ -70,7 +70,8 @@ class SelectionConfig:
     )
     derivatives: tuple[str, ...] = option(
         (),
-        "Derivative dataset to read (PATH or NAME=PATH) if BIDS_DIR is a raw dataset.",
+        "Derivative dataset to read, as PATH or NAME=PATH, if BIDS_DIR is a raw dataset; at the group level, "
+        "NAME=OUT_DIR of another preparation of the same people, probed on the same splits.",
         metavar="PATH...",
         aliases=("-d",),
     )
@@ -286,11 +287,7 @@ class RunningConfig:
             "--dry-run, --reports-only and --boilerplate-only are mutually exclusive.",
             "Use one of them.",
         )
-        check(
-            self.dry_run or self.format == "text",
-            f"--format {self.format} has no effect without --dry-run.",
-            "Add --dry-run.",
-        )
+        check(self.dry_run or self.format == "text", f"--format {self.format} has no effect without --dry-run.")
         check(
             self.dry_run or not self.check,
             "--check has no effect without --dry-run.",
@@ -333,10 +330,7 @@ class AppConfig:
         return name in self.given or getattr(stage, name) != getattr(type(stage)(), name)
 
     def __post_init__(self) -> None:
-        check(
-            self.level in ("participant", "group"),
-            f"analysis level must be participant or group, found {self.level!r}.",
-        )
+        check(self.level in ("participant", "group"), f"The level must be participant or group, found {self.level!r}.")
         more = self.embedding.more_models
         check(
             not more or (self.level == "group" and not self.pretraining.pretrain),
@@ -395,9 +389,8 @@ def parse_memory(text: str) -> int:
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     bare = text.strip().upper().removesuffix("B").removesuffix("I")
     unit = units.get(bare[-1:])
-    number = bare[:-1] if unit else bare
     try:
-        size = int(float(number) * (unit or 2**20))
+        size = int(float(bare[:-1] if unit else bare) * (unit or 2**20))
     except ValueError:
         size = 0
     check(size > 0, f"--mem must be a size such as 8G or 16000 (MB), found {text!r}.")

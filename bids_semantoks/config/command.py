@@ -37,7 +37,8 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
 
-def _build_command() -> click.Command:
+def build_command() -> click.Command:
+    """Build the command of the program, with all its options."""
     directory = click.Path(path_type=Path)
     own = [
         click.Option(
@@ -79,7 +80,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
 def parse(arguments: Sequence[str]) -> AppConfig:
     """Build the configuration of a command line, without the program's name. Raises ConfigurationError for an invalid
     value or file, what click raises for others, and click.exceptions.Exit once help or version are printed."""
-    command = _build_command()
+    command = build_command()
     with command.make_context("bids_semantoks", _expand_lists(arguments, command.params)) as context:
         return _build_config(context)
 
@@ -199,6 +200,9 @@ def _build_config(context: click.Context) -> AppConfig:
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     params = context.params
     values = _read_config_file(params["config_file"]) if params["config_file"] else {}
+    if values.pop("level", params["level"]) != params["level"] and params["task_blocks"] is None:
+        # What -d names is another thing at the other level.
+        values["selection"].pop("derivatives")
     for name in ("bids_dir", "out_dir", "level"):
         values[name] = str(params[name])
     for stage_name, stage in find_stages():
@@ -241,4 +245,5 @@ def _read_config_file(path: Path) -> dict[str, Any]:
             hint=f"Known keys: {', '.join(sorted(stages))}.",
         )
     checked = {name: from_json(stage, values.get(name, {}), where=f"{path}: {name}") for name, stage in find_stages()}
-    return {name: to_json(config) for name, config in checked.items()}
+    level = {"level": values["level"]} if "level" in values else {}
+    return {name: to_json(config) for name, config in checked.items()} | level

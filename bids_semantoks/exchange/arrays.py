@@ -39,7 +39,7 @@ class ParcelSeries:
     n_dummy: int  # leading dummy volumes
     n_padding: int  # volumes at the end that hold no data
     sidecar: Mapping[str, Any]  # what the command line writes beside the table
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # shortcomings of the run, in words
 
     def __post_init__(self) -> None:
         if self.series.shape != (self.kept.size, len(self.parcels)):

@@ -22,6 +22,7 @@ _REASONS: Final = {
     "bad_image": "with unusable images",
     "space_mismatch": "not in the space of the atlas",
     "excluded": "excluded by quality control",
+    "other_preparation": "without signals in another preparation",
     "low_coverage": "with low coverage of the atlas",
     "out_of_memory": "out of memory",
     "disk_full": "out of disk space",

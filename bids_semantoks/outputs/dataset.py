@@ -26,7 +26,7 @@ from bids_semantoks.version import __version__
 BIDS_VERSION = "1.11.0"
 _REWRITE = "Remove it, and rerun the participant level to recreate it."
 
-# BIDS has no names yet for derivatives without images, connectivity and embeddings: docs/outputs.md.
+# BIDS has no names yet for derivatives without images, connectivity and embeddings: docs/reference/outputs.md.
 _IGNORED = (
     "*.html",
     "figures",
@@ -34,6 +34,8 @@ _IGNORED = (
     "*_relmat.*",
     "*_embedding.*",
     "phenotype/*.npy",
+    # Rows of a table by session are not unique for releases of the validator without BEP036.
+    "phenotype/*Sessions.*",
     "*_tokens.*",
     "*_stat-coverage_*",
     # A validator that ignores the files with this atlas would report their data as missing.
@@ -59,7 +61,8 @@ For each run (`sub-*/[ses-*/]func/`):
 `sub-<label>.html` is the visual report of each participant's runs, with errors and warnings; it works offline.
 `logs/CITATION.md` (also .html, .tex, .bib) is the methods boilerplate for manuscripts.
 `group_qc.html` shows which runs are usable and which need attention; `group_qc.tsv` has the values.
-`phenotype/` has one row per participant: the mean embedding over windows and runs.
+`phenotype/` has one row per participant: the mean embedding over windows and runs. `*Sessions.tsv` has one row per
+session, with the names of atlas and encoder in its columns, so that several tables can be joined.
 `group.html` shows how well phenotypes can be predicted from embeddings (with `--probe`); `group_probe.tsv` and related
 tables have the values.
 `logs/sub-*/` has the status of every run that was found, with the reason; `logs/descriptions/` has the rows of

@@ -58,7 +58,7 @@ _ROLE_NAMES: Final = {
 }
 
 #: Roles of the models that are compared with each other.
-COMPARED: Final = ("encoder", "ensemble", "readout", "finetuned", "baseline")
+COMPARED: Final = ("encoder", "ensemble", "readout", "finetuned", "baseline", "preparation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

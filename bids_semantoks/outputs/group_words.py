@@ -50,6 +50,23 @@ def name_added(base: str, encoder: str) -> str:
     return f"{base} + {encoder}"
 
 
+def name_prepared(model: str, preparation: str) -> str:
+    """Name a model of a further preparation, as in the tables: ``RandomTiny@noGSR``."""
+    return f"{model}@{preparation}"
+
+
+def split_prepared(name: str) -> tuple[str, str]:
+    """Split the name of a model into that of the main preparation and the preparation, empty for the main one."""
+    model, _, preparation = name.partition("@")
+    return model, preparation
+
+
+def show_model(name: str) -> str:
+    """Name a model as readers know it, with its preparation: ``Pearson connectivity (noGSR)``."""
+    model, preparation = split_prepared(name)
+    return f"{MODEL_NAMES.get(model, model)}{f' ({preparation})' if preparation else ''}"
+
+
 def describe_test(test: PermutationTest) -> str:
     """Describe a permutation test by its statistic, value and p, and its smallest possible p."""
     return format_test(test.name, test.value, test.p_value, test.smallest)

@@ -81,9 +81,10 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
 
     `facts` holds ``versions`` (by package) and what was done: ``cohort`` (`count_cohort`), ``signals`` (their settings,
     ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``,
-    ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``), ``pretraining``
-    (``data``, ``recipe``) and ``probing`` (options by name, and ``results``, each with ``phenotype``, ``used``,
-    ``what`` is counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
+    ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``, and as ``compared`` some of these
+    of each encoder that is compared with it), ``pretraining`` (``data``, ``recipe``) and ``probing`` (options by name,
+    ``preparations`` where there are several, by name, and ``results``, each with ``phenotype``, ``used``, ``what`` is
+    counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
     """
     signals, probing = facts.get("signals") or {}, facts.get("probing") or {}
     pretraining = facts.get("pretraining") or {}
@@ -112,6 +113,7 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
         recipe=_describe_recipe(pretraining.get("recipe") or {}),
         probing=probing,
         baselines=_describe_baselines(probing.get("baselines", ())),
+        preparations=[_cite_preparation(*one) for one in (probing.get("preparations") or {}).items()],
         atlas_keys=find_atlas_keys(str(signals.get("atlas", ""))),
         pipeline_keys=find_pipeline_keys(signals.get("pipelines", ())),
         denoising_keys=find_denoising_keys(denoising),
@@ -143,10 +145,33 @@ def _describe_baselines(names: Sequence[str]) -> Markup:
     return Markup(" and ".join([", ".join(known[:-1]), known[-1]] if len(known) > 1 else known))
 
 
+def _cite_preparation(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect what the text says of a preparation (`describe_preparation`), with the keys of what made it."""
+    settings = found["Settings"]
+    keys = [*find_pipeline_keys(found["Pipelines"]), *find_atlas_keys(str(settings.get("atlas", "")))]
+    keys += find_denoising_keys(settings.get("denoising") or {})
+    return {"name": name, "text": found["Text"], "cited": list(dict.fromkeys(keys))}
+
+
 def _describe_recipe(recipe: Mapping[str, Any]) -> str:
     """Describe the main numbers of a recipe, to continue a sentence; empty if a checkpoint has none of them."""
     found = [f"{words} {_to_plain(recipe[key])}" for key, words in _RECIPE.items() if recipe.get(key) is not None]
     return f" ({'; '.join(found)})" if found else ""
+
+
+def describe_preparation(sidecar: Mapping[str, Any]) -> str:
+    """Describe in a line how the signals of a run were prepared, by their sidecar."""
+    settings, atlas, pipeline = sidecar["Settings"], sidecar["Atlas"], sidecar["Pipeline"]
+    where = f" in {atlas['Space']}" if atlas.get("Space") else ""
+    parts = [f"atlas {atlas.get('Name')} ({atlas.get('Parcels')} parcels){where}"]
+    if not settings.get("denoising"):
+        return f"{parts[0]}; series as {pipeline} left them"
+    cleaned = sidecar["Denoising"].get("DenoisedBy")
+    parts.append(f"{pipeline}, denoised by {cleaned or settings['denoising'].get('name')}")
+    parts.append(_describe_band(settings.get("band_pass")) or "not filtered")
+    threshold = settings.get("fd_threshold")
+    parts.append(f"volumes above {threshold:g} mm scrubbed" if threshold else "not scrubbed")
+    return "; ".join(parts)
 
 
 def _describe_band(band: Sequence[float] | None) -> str:

@@ -24,7 +24,7 @@ GREEN, AMBER, RED = "green", "amber", "red"
 _MIN_SECONDS: Final = 100.0
 _MIN_COVERAGE: Final = 0.8
 _USUAL_COVERAGE: Final = 0.9
-#: With a tenth of the volumes dropped, the others correlate above .97 with the whole scan (docs/signals.md).
+#: With a tenth of the volumes dropped, the others correlate above .97 with the whole scan (docs/reference/methods.md).
 _SCRUBBED_SLACK: Final = 0.1
 
 #: Properties whose limits are the same for all encoders.

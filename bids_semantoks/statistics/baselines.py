@@ -16,6 +16,8 @@ from bids_semantoks.records import Floats
 from bids_semantoks.statistics.spans import Features, KernelFeatures, TableFeatures, TangentFeatures, compute_gram
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
+#: Baselines that depend on how signals were prepared.
+OF_SIGNALS = (*CONNECTIVITY, "parcel_moments")
 ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 

@@ -388,9 +388,8 @@ def test_seeds_are_fetched_beside_the_published_encoder(tmp_path, online, monkey
     for seed in seeds:
         (online / seed).mkdir()
         (online / seed / name).write_text(f"weights of {seed}")
-    monkeypatch.setattr(fetch_module, "_fetch_atlas", lambda *_: [])
-    target = tmp_path / "fetched"
-    assert fetch_module.call([str(target), "--seeds"]) == 0
+    target, no_atlas = tmp_path / "fetched", ("--atlas", "none")
+    assert fetch_module.call([str(target), "--seeds", *no_atlas]) == 0
     root = Path("huggingface/hub/models--SamGijsen--Brain-Semantoks")
     wanted = sorted(["refs/main", *(f"snapshots/abc/{one}" for one in (name, *(f"{seed}/{name}" for seed in seeds)))])
     assert list_files(target / root) == wanted
@@ -399,7 +398,7 @@ def test_seeds_are_fetched_beside_the_published_encoder(tmp_path, online, monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (target / root / "refs" / "v1").write_text("abc")
     copy = tmp_path / "copy"
-    arguments = [str(copy), "--seeds", "--model", "SamGijsen/Brain-Semantoks@v1"]
+    arguments = [str(copy), "--seeds", "--model", "SamGijsen/Brain-Semantoks@v1", *no_atlas]
     assert fetch_module.call(arguments) == 0
     assert list_files(copy / root) == sorted(["refs/v1", *wanted[1:]])
     assert fetch_module.call([str(copy), "--seeds", "--model", "lab/encoder"]) == errors.ModelError.exit_code
