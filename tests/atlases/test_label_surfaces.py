@@ -120,14 +120,14 @@ def test_what_does_not_fit_is_said(tmp_path):
         check_is_volumetric(path, "MNI152NLin6Asym")
     with pytest.raises(AtlasError, match=r"Demo457.*fsLR"):
         load_surface_atlas("Demo457", space="fsLR", directory=None)
-    with pytest.raises(AtlasError, match=r"There is no atlas .*absent.dlabel.nii"):
+    with pytest.raises(AtlasError, match=r"absent\.dlabel\.nii not found"):
         find_all_spaces(tmp_path / "absent.dlabel.nii", directory=None)
     image = tmp_path / "a.nii.gz"
     image.touch()
-    with pytest.raises(AtlasError, match=r"a.nii.gz is made of images"):
+    with pytest.raises(AtlasError, match=r"a.nii.gz is volumetric"):
         load_surface_atlas(image, space="fsLR", directory=None)
     path.write_bytes(b"nothing")
-    with pytest.raises(AtlasError, match="cannot be read: is no CIFTI-2 file"):
+    with pytest.raises(AtlasError, match="cannot be read: is not a CIFTI-2 file"):
         load_surface_atlas(path, space="fsLR", directory=None)
 
 

@@ -206,19 +206,19 @@ def test_damaged_and_foreign_files(tmp_path, parity_checkpoint):
         (b"", r"file\.pth is empty"),
         (good[: len(good) // 2], r"file\.pth"),
         (b"<html>not found</html>", r"file\.pth is a web page"),
-        (b"\x80\x02garbage" * 9, r"file\.pth (is damaged or not a checkpoint|holds more)"),
+        (b"\x80\x02garbage" * 9, r"file\.pth (is damaged or not a checkpoint|contains objects)"),
     ):
         path.write_bytes(content)
         with pytest.raises(ModelError, match=message):
             load_encoder(path)
     torch.save([1, 2], path)
-    with pytest.raises(ModelError, match="holds a list instead of a dictionary"):
+    with pytest.raises(ModelError, match="contains a list; expected a dictionary"):
         load_encoder(path)
     torch.save({"weights": {}}, path)
-    with pytest.raises(ModelError, match=r"holds no teacher_encoder, found no tensors \(keys weights\)"):
+    with pytest.raises(ModelError, match=r"no teacher_encoder; found no tensors \(keys weights\)"):
         load_encoder(path)
     torch.save({"model_state_dict": {}}, path)
-    with pytest.raises(ModelError, match="holds no teacher_encoder, found no tensors"):
+    with pytest.raises(ModelError, match="no teacher_encoder; found no tensors"):
         load_encoder(path)
 
 

@@ -120,7 +120,7 @@ def test_nothing_found(tmp_path):
         load_encoder(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"no encoder 'models/mine\.pth'"):
         load_encoder("models/mine.pth")
-    with pytest.raises(ModelError, match=r"holds no encoder: expected config\.json and model\.safetensors"):
+    with pytest.raises(ModelError, match=r"no encoder: expected config\.json and model\.safetensors"):
         load_encoder(tmp_path)
 
 

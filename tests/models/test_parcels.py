@@ -128,7 +128,7 @@ def test_no_name_in_common_keeps_the_order_of_the_table_and_warns():
     match = match_parcels(["a", "b", "c", "d", "e"], ["Limbic", "Vis", "Limbic", "Vis", "Vis"], LAYOUT)
     assert match.order.tolist() == [1, 0, 3, 2, 4]
     assert len(match.warnings) == 1
-    assert "no parcel name" in match.warnings[0]
+    assert "no parcel names" in match.warnings[0]
 
 
 def test_the_warning_names_networks_when_only_some_have_foreign_names():
@@ -143,7 +143,7 @@ def test_an_encoder_without_names_takes_the_order_of_the_table():
     nameless = NetworkLayout(network_names=LAYOUT.network_names, networks=LAYOUT.networks)
     match = match_parcels(NAMES, LABELS, nameless)
     assert match.order.tolist() == [0, 1, 2, 3, 4]
-    assert "no parcel name" in match.warnings[0]
+    assert "no parcel names" in match.warnings[0]
 
 
 def test_part_in_common_is_an_error_that_names_some():

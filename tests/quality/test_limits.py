@@ -50,10 +50,7 @@ def test_limits_that_are_given_leave_runs_out(tmp_path: Path, caplog: pytest.Log
     assert leave_out(build_config(min_time=108.0), runs)[0] == [runs[0], runs[2]]
     kept, left = leave_out(build_config(min_coverage=0.9), runs)
     assert (kept, [stem[:6] for stem in left]) == (runs[:2], ["sub-03"])
-    assert (
-        "1 of 3 parcels with signals have less than the 0.9 of --min-coverage, the lowest 0.60"
-        in left[next(iter(left))][1]
-    )
+    assert "1 of 3 parcels with signals are below --min-coverage 0.9 (minimum 0.60)" in left[next(iter(left))][1]
     runs[0].paths.coverage.unlink()
     assert leave_out(build_config(min_coverage=0.9), runs)[0] == runs[1:2]
 
@@ -90,7 +87,7 @@ def test_the_group_level_holds_them(study, outputs, tmp_path, app):
     assert "fd_threshold (there null, now 0.5)" in text
     code, text = app(study, out, "--min-time", "9999", level="group")
     assert code == 3
-    assert "leave out all" in text
+    assert "exclude all" in text
 
     def read(name: str) -> list[dict[str, str]]:
         with (out / name).open(newline="") as file:

@@ -91,7 +91,7 @@ def test_what_is_in_the_way_of_a_download(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
     assert "(SLURM_ARRAY_TASK_ID=4)" in find_obstacle(address)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert find_obstacle(address) == "HF_HUB_OFFLINE forbids to fetch it"
+    assert find_obstacle(address) == "downloads are disabled (HF_HUB_OFFLINE)"
 
 
 VARIABLES = (
@@ -249,7 +249,7 @@ def test_a_server_that_is_gone_and_a_folder_that_cannot_be(tmp_path, server, mon
         address = f"http://127.0.0.1:{closed.getsockname()[1]}/file"
         with pytest.raises(AtlasError) as caught:
             download(address, tmp_path / "c")
-    assert str(caught.value) == f"c cannot be fetched to {tmp_path}: [Errno 111] Connection refused."
+    assert f" {tmp_path}: [Errno 111] Connection refused." in str(caught.value)
 
 
 def test_a_file_on_this_machine_is_copied_and_another_than_expected_is_not(tmp_path, monkeypatch):
@@ -261,7 +261,7 @@ def test_a_file_on_this_machine_is_copied_and_another_than_expected_is_not(tmp_p
     with pytest.raises(AtlasError, match=r"a%20b.nii.gz.*SHA-256 [0-9a-f]{64}, expected 00:"):
         download(source.as_uri(), tmp_path / "to" / "d", pin=Pin(sha256=("00",)))
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["c", "c.sha256"]
-    with pytest.raises(AtlasError, match="e is not here, and HF_HUB_OFFLINE forbids to fetch it"):
+    with pytest.raises(AtlasError, match=r"^e .*HF_HUB_OFFLINE"):
         download("https://localhost/e", tmp_path / "to" / "e")
 
 

@@ -560,7 +560,7 @@ def test_atlas_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         load(PARCELS, asked=str(table))
     with pytest.raises(AtlasError, match=r"Schaefer400.*--input-type"):
         load(("X", "Y"), asked="Schaefer400")
-    with pytest.raises(AtlasError, match="There is no atlas Schaefr400") as raised:
+    with pytest.raises(AtlasError, match="Schaefr400 not found") as raised:
         load(("X", "Y"), asked="Schaefr400")
     assert "Did you mean Schaefer400" in raised.value.hint
 

@@ -352,7 +352,7 @@ def test_the_header_of_cifti_gives_the_repetition_time(tmp_path):
     assert all(part in str(signals.warnings) for part in ("b.dtseries.nii", "0.72 s"))
     signals = extract_signals(made.build_run(bold), atlas, config, denoising)
     assert signals.repetition_time == 2.0
-    assert any("2 s, the header of" in note and "0.72 s; the former is used" in note for note in signals.warnings)
+    assert any("2 s, the header of" in note and "0.72 s; using the former" in note for note in signals.warnings)
 
 
 _GROWTH = """
