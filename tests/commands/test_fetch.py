@@ -313,7 +313,7 @@ def test_a_run_needs_neither_network_nor_home_nor_templateflow(shared, tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "Fetching" not in done.stderr
-    assert f"is in {SPACE} and is laid onto {OTHER} with" in done.stderr
+    assert f"from {SPACE} to {OTHER} with" in done.stderr
     sidecar = json.loads(next(out.rglob("*_stat-mean_timeseries.json")).read_text())
     (warped,) = sidecar["Atlas"]["Warped"]
     assert warped["WarpedFrom"] == SPACE
