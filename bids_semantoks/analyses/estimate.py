@@ -1,4 +1,4 @@
-"""Memory and time that probes take, estimated before any work: what cannot fit is refused at once, not after hours.
+"""Estimate memory and time of probes in advance, so that a call that cannot fit is refused at once, not after hours.
 
 Shape letters: n rows, t rows that train, d features, r axes of a span, k classes. Counts of operations are those of the
 solvers in `statistics`, seconds are theirs on this machine.
@@ -25,7 +25,7 @@ from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Numbers an embedding has at most: that of the published encoder.
+#: Maximum width of an embedding: that of the published encoder.
 WIDTH: Final = 1536
 
 #: The program with its libraries, and tables of bootstrap samples and shared spans, which are held to a size.
@@ -45,7 +45,7 @@ _N_TANGENT: Final = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What probes take."""
+    """Resources needed by probes."""
 
     kept_bytes: int  # features and what is held beside a fold
     fold_bytes: int  # of one fold
@@ -57,7 +57,7 @@ class Estimate:
 
 
 def check_resources(plan: ProbePlan, n_parcels: int) -> None:
-    """Say what the probes take, and refuse what cannot fit: ResourceError with the estimate."""
+    """Log the resources that the probes need; ResourceError with the estimate if they are not available."""
     found, (limit, where) = estimate(plan, n_parcels), find_memory_limit(plan.config.running)
     n_rows = max(len(design.rows.keys) for _, design in plan.designs)
     n_threads = choose_fold_threads(plan, n_parcels)
@@ -66,19 +66,19 @@ def check_resources(plan: ProbePlan, n_parcels: int) -> None:
     if found.count_bytes(1) > limit:
         wide = [name for name in CONNECTIVITY if name in asked.baselines]
         others = [name for name in asked.baselines if name not in wide] or ["none"]
-        hint = "Give more memory by --mem or another machine."
+        hint = "Increase --mem or use a machine with more memory."
         if wide and estimate(plan, n_parcels, without=wide).count_bytes(1) <= limit:
             hint = (
-                f"{', '.join(wide)} are exact and grow with the square of the rows; leave them out by --baselines "
-                f"{' '.join(others)}, or give more memory."
+                f"{', '.join(wide)} are exact and grow with the square of the number of rows; omit them with "
+                f"--baselines {' '.join(others)}, or provide more memory."
             )
         raise ResourceError(
-            f"Probing takes about {found.count_bytes(1) / 2**30:.1f} GB of memory ({what}), found "
+            f"Probing needs about {found.count_bytes(1) / 2**30:.1f} GB of memory ({what}), found "
             f"{limit / 2**30:.1f} GB ({where}).",
             hint=hint,
         )
     LOGGER.info(
-        "Probing (%s) takes about %.1f GB of memory, and %s on %s; of memory there are %.1f GB (%s).",
+        "Probing (%s) needs about %.1f GB of memory and takes %s on %s; available memory: %.1f GB (%s).",
         *(what, needed, describe_seconds(found.seconds / n_threads), _count(n_threads, "CPU"), limit / 2**30, where),
     )
 
@@ -88,7 +88,7 @@ def _count(number: int, what: str) -> str:
 
 
 def choose_fold_threads(plan: ProbePlan, n_parcels: int) -> int:
-    """Choose how many folds are worked on at once: one a CPU, or fewer where memory has room for fewer."""
+    """Choose the number of parallel folds: one per CPU, or fewer if memory is limited."""
     if not plan.designs:
         return 1
     running, found = plan.config.running, estimate(plan, n_parcels, with_seconds=False)
@@ -108,7 +108,7 @@ def estimate(plan: ProbePlan, n_parcels: int, *, without: Sequence[str] = (), wi
         widths += _list_widths(own, size, n_encoders=1 + len(asked.replicates))
         kernels = [name for name in ("pearson", "ledoit_wolf") if name in own]
         estimators = {"pearson" if name == "pearson" else "ledoit_wolf" for name in own if name in CONNECTIVITY}
-        # While they are made, one table stands beside its parts.
+        # While they are built, a table and its parts are in memory together.
         kept += 4 * n * (size * (size + 1) // 2) * (len(estimators) + bool(estimators)) + 8 * n**2 * len(kernels)
     kept += sum(8 * n * width for width in widths if width)
     kept += 8 * 4 * min(_N_BOOTSTRAP * n, _SAMPLE_CELLS)

@@ -1,4 +1,4 @@
-"""Predictions of phenotypes by all models, on the same people and splits."""
+"""Predict phenotypes by all models, on the same participants and splits."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: With fewer groups whose labels can be exchanged there are too few permutations.
+#: With fewer exchangeable groups there are too few permutations.
 _MIN_GROUPS: Final = 5
 
 #: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and an
@@ -167,7 +167,7 @@ class Prober:
         """Build the models that depend on the phenotype: covariates alone, site alone."""
         models: dict[str, tuple[Features, ...]] = {}
         site, name = self.plan.site, design.target.name
-        # A site that is left out is unseen by every model, so site alone predicts nothing.
+        # A held-out site is unseen by every model, so site alone predicts nothing.
         is_known = bool(site) and site not in (name, self.asked.leave_out)
         if is_known and "site" in self.baselines:
             column = self.plan.columns[site]
@@ -242,7 +242,7 @@ class Prober:
             test = permute_scored_ridge(features, columns, design.splits, groups=design.groups, **shared)
         else:
             test = compute_permutation_test(features, target, groups=groups, **labels, **shared)
-        # Without exchangeable labels there is no null distribution to compare with.
+        # Without exchangeable labels there is no null distribution.
         return test if np.ptp(np.append(test.null, test.value)) > 0 else None
 
 
@@ -276,7 +276,7 @@ class NetworkMasker:
 
     def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
         """Build features by variant, one per encoder: each network alone, then all without each. Raises
-        ConfigurationError where the encoder cannot tell networks apart."""
+        ConfigurationError if the encoder does not separate networks."""
         names = [name_masked(model, network, is_alone=alone) for alone in (True, False) for network in self.networks]
         tables = [self._embed_rows(rows, encoder) for encoder in self.encoders]  # (n, V, D) each
         return {
@@ -289,9 +289,9 @@ class NetworkMasker:
         own = np.stack(list(networks.values()))  # (networks, N)
         if len(own) < 2 or own.all(axis=1).any():
             raise ConfigurationError(
-                f"--network-importance needs an encoder with two networks or more, {encoder.loaded.name} has "
+                f"--network-importance needs an encoder with at least two networks; {encoder.loaded.name} has "
                 f"{', '.join(networks)} in one row of tokens.",
-                hint="Leave it away.",
+                hint="Remove the option.",
             )
         hidden = np.concatenate([~own, own])  # (V, N)
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)
