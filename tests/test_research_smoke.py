@@ -179,7 +179,7 @@ def test_families_of_blocks_need_no_phenotype(study: tuple[Path, Path], group: G
     asked = ("--task-blocks", "trial_type", "--n-repeats", "1", "--baselines", "none", "--phenotype", str(table))
     code, said = group(*asked)
     assert code == 4
-    assert "--phenotype would do nothing without --probe" in said
+    assert "--phenotype has no effect without --probe" in said
     code, said = group(*asked, "--group-by", "kin")
     assert code == 0, said
     # Seven participants are four pairs, of which five folds cannot be made.
@@ -234,14 +234,14 @@ def test_blocks_that_cannot_be_seen_are_left_out_and_told(
         (("--task-blocks", "empty"), 3, "found 7 tables without "),
         (("--task-blocks", "trial_type", "-t", "rest"), 3, "needs events for the runs (task rest)"),
         (("--probe", "sex", "--scaling", "0.3", "1"), 4, "at least 16 participants; with 33 in total, found 0.3 (10)"),
-        (("--probe", "sex", "--scaling", "1.5"), 4, "above 0 and up to 1, found 1.5"),
+        (("--probe", "sex", "--scaling", "1.5"), 4, "above 0 and at most 1, found 1.5"),
         (("--probe", "sex", "--scaling", "0.99", "1"), 4, "the same number of participants: 0.99 (33), 1 (33)"),
-        (("--scaling", "1"), 4, "--scaling would do nothing without --probe"),
-        (("--task-blocks", "trial_type", "--n-permutations", "5"), 4, "--n-permutations would do nothing without --pr"),
+        (("--scaling", "1"), 4, "--scaling has no effect without --probe"),
+        (("--task-blocks", "trial_type", "--n-permutations", "5"), 4, "--n-permutations has no effect without --pr"),
         (("--probe", "sex", "--scaling", "1", "--encoder-name", "x"), 4, "--encoder-name x has no effect: --scaling"),
-        (("--probe", "sex", "--scaling-seeds", "2"), 4, "--scaling-seeds 2 would do nothing without --scaling"),
-        (("--probe", "sex", "--finetune-epochs", "2"), 4, "--finetune-epochs 2 would do nothing without --finetune"),
-        (("--probe", "sex", "--finetune", "--covariate", "age"), 4, "cannot remove the covariates age"),
+        (("--probe", "sex", "--scaling-seeds", "2"), 4, "--scaling-seeds 2 has no effect without --scaling"),
+        (("--probe", "sex", "--finetune-epochs", "2"), 4, "--finetune-epochs 2 has no effect without --finetune"),
+        (("--probe", "sex", "--finetune", "--covariate", "age"), 4, "cannot remove covariates (age)"),
         (("--probe", "sex", "--scaling", "1", "--train-batch-size", "64"), 4, "A batch of 64 is larger than the data"),
     ],
 )
