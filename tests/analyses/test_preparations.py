@@ -167,7 +167,7 @@ def test_results_of_parts_know_their_preparations(study: Path, group: Group) -> 
     [
         ("{less}", (), 4, "letters and digits, found ''"),
         ("no-gsr={less}", (), 4, "letters and digits, found 'no-gsr'"),
-        ("main={less}", (), 4, "has the name of the preparation in OUT_DIR"),
+        ("main={less}", (), 4, "uses the reserved name main"),
         ("a={less} a={whole}", (), 4, "two preparations named a"),
         ("a={less} b={less}/../less_out", (), 4, "is the same folder as -d a="),
         ("a={whole}", (), 4, "is the same folder as OUT_DIR"),
