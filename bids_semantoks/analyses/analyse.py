@@ -11,6 +11,7 @@ from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, list_widths
 from bids_semantoks.analyses.frames import describe_results, write_results
+from bids_semantoks.analyses.harmonising import measure_confounders
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
 from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
 from bids_semantoks.analyses.people import People, find_lost
@@ -198,7 +199,12 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
         people=tuple(People(plan, phenotype, design, lost) for phenotype, design in plan.designs),
         leakage=leakage,
         rows=rows,
-        strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
+        strata=tuple(
+            row
+            for one in phenotypes
+            for find in (score_strata, measure_confounders)
+            for row in find(plan, prober.model, one, seed=seed)
+        ),
         retest=tuple(measure_retest(stored, {prober.model: prober.model, **compared}, prober)),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.rows import Rows
+from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.config import ProbingConfig
+from bids_semantoks.config.options import check
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.missing_codes import parse_number
 from bids_semantoks.inputs.people_tables import Key
 from bids_semantoks.inputs.phenotypes import Column, Phenotype, check_cells, find_codes
+from bids_semantoks.statistics.splits import Split
 from bids_semantoks.statistics.targets import build_covariates
 
 LOGGER = logging.getLogger("bids_semantoks")
+
+#: Rows of a site without which it cannot be harmonised, and with which its estimate is uncertain.
+_MIN_SITE: Final = 5
+_SMALL_SITE: Final = 20
+
+#: Methods of --harmonize in words.
+HARMONISERS: Final = {"combat": "ComBat", "mean_scale": "mean and scale"}
 
 
 def check_columns(
@@ -27,9 +38,8 @@ def check_columns(
 
     Raises InputError if covariates or grouping columns are numeric except for a few text cells.
     """
-    extra = [*asked.covariate, *asked.strata, *filter(None, (asked.group_by, asked.leave_out))]
     # Measures of runs are covariates without a column.
-    extra = [name for name in extra if name in columns]
+    extra = [name for name in asked.beside if name in columns]
     warnings: list[str] = []
     for name in dict.fromkeys((*asked.probe, *extra, *filter(None, (site,)))):
         warnings += columns[name].warnings
@@ -98,3 +108,48 @@ def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[
                 f"{group}.",
                 hint="Choose a column with one value per participant.",
             )
+
+
+def check_harmonised(
+    asked: ProbingConfig, phenotype: Phenotype, cells: Mapping[str, Sequence[str | None]], splits: Sequence[Split]
+) -> str:
+    """Describe how the features of a phenotype are harmonised, and which sites are small; empty if they are not.
+
+    Raises InputError for sites with too few rows, ConfigurationError for a column to keep that is the phenotype under
+    another name. `cells` are those of the columns beside the phenotype.
+    """
+    if asked.harmonize is None:
+        return ""
+    for name in asked.harmonize_keep:
+        pairs = {(own, other) for own, other in zip(phenotype.labels, cells[name], strict=True) if own and other}
+        own, others = ({pair[side] for pair in pairs} for side in (0, 1))
+        check(
+            len(own) < 2 or not len(pairs) == len(own) == len(others),
+            f"--harmonize-keep {name} would put the predicted phenotype into the features of test rows: each value of "
+            f"{name} stands for one of {phenotype.name}.",
+            "Remove it.",
+        )
+    sites, name = np.array([label or "" for label in cells[asked.harmonize]]), asked.harmonize
+    least = dict.fromkeys(np.unique(np.concatenate([sites[split.test] for split in splits])).tolist(), len(sites))
+    new = set[str]()
+    for split in splits:
+        trained = Counter(sites[np.concatenate([split.train, split.validation])].tolist())
+        tested = Counter(sites[split.test].tolist())
+        new |= tested.keys() - trained.keys()
+        for site, count in ({site: tested[site] for site in tested.keys() - trained.keys()} | trained).items():
+            least[site] = min(least.get(site, count), count)
+    few = [f"{site} ({least[site]})" for site in sorted_naturally(least) if least[site] < _MIN_SITE]
+    if few:
+        raise InputError(
+            f"--harmonize {name} cannot estimate mean and scale for {phenotype.name} from fewer than {_MIN_SITE} rows "
+            f"of a training part, or of a test part with a site of its own: {', '.join(few)}.",
+            hint="Merge small sites in the column, or exclude their participants with --exclude-participant-label.",
+        )
+    small = [f"{site} ({least[site]})" for site in sorted_naturally(least) if least[site] < _SMALL_SITE]
+    found = f"{name} ({_name_levels(least)}) by {HARMONISERS[asked.harmonize_method]}"
+    found += f", keeping {', '.join(asked.harmonize_keep)}" if asked.harmonize_keep else ""
+    found += "; test rows of unseen sites by their own rows, without labels" if new else ""
+    if small:
+        found += f"; few rows in a part, so the estimate is uncertain: {', '.join(small)}"
+        LOGGER.warning("%s: sites with fewer than %d rows in a part: %s", phenotype.name, _SMALL_SITE, ", ".join(small))
+    return found

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.columns import (
     check_columns,
+    check_harmonised,
     check_together,
     convert_covariates,
     describe_kinds,
@@ -35,6 +36,7 @@ from bids_semantoks.statistics.splits import (
     build_published_splits,
     build_splits,
     check_groups,
+    list_used,
     read_split_table,
 )
 from bids_semantoks.statistics.targets import Target
@@ -74,6 +76,7 @@ class Design:
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
     # (n,) why a row is excluded; empty for rows that are used
     reasons: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.str_))
+    harmonised: str = ""  # column and method in words, and small sites; empty for none
 
     @property
     def covariate_kinds(self) -> str:
@@ -127,9 +130,9 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
                 f"{option} {column} separates the classes that --probe {column} would predict.",
                 hint="Choose another column, or probe it in a separate call.",
             )
-    extra = [*asked.covariate, *asked.strata, *filter(None, (asked.group_by, asked.leave_out))]
+    numbers, extra = (*asked.covariate, *asked.harmonize_keep), asked.beside
     keys = sorted({(run.entities["sub"], run.entities.get("ses", "")) for run in stored})
-    own = [name for name in dict.fromkeys((*asked.covariate, *asked.strata)) if name in MEASURES]
+    own = [name for name in dict.fromkeys((*numbers, *asked.strata)) if name in MEASURES]
     own = [name for name in own if name not in asked.probe]
     columns = find_columns(
         config.bids_dir,
@@ -141,7 +144,7 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
     )
     here = {run.entities["sub"] for run in stored}
     given = read_split_lines(asked.splits, here) if asked.splits else ()
-    site = next((name for name in (asked.leave_out, *SITE_NAMES) if name in columns), None)
+    site = next((name for name in (asked.leave_out, asked.harmonize, *SITE_NAMES) if name in columns), None)
     extra = _check_measures(own, columns, stored, extra)
     plan = ProbePlan(
         config=config,
@@ -150,7 +153,7 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         given=tuple(given),
         designs=(),
         n_runs=0,
-        categories=frozenset(name for name in extra if name not in asked.covariate or is_category(columns[name], keys)),
+        categories=frozenset(name for name in extra if name not in numbers or is_category(columns[name], keys)),
         warnings=check_columns(columns, keys, asked, site=site or ""),
     )
     plan = _build_designs(plan, stored)
@@ -217,9 +220,8 @@ def _tell(name: str, sentence: str) -> None:
 
 def describe_people(design: Design) -> str:
     """Describe how many rows a phenotype is predicted in, and who is left out why."""
-    what = "sessions" if design.rows.has_sessions else "participants"
+    what, out = "sessions" if design.rows.has_sessions else "participants", "; ".join(design.notes) or "nobody"
     n_known = int((~np.isnan(design.target.values)).sum())
-    out = "; ".join(design.notes) or "nobody"
     return f"{n_known} of {len(design.rows.keys)} {what} with features are used; excluded: {out}"
 
 
@@ -288,12 +290,15 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     notes = [f"{int(out.sum())} without a value"] if out.any() else []
     names = tuple(name for name in asked.covariate if name != phenotype.name)
     cells = {name: plan.find_labels(rows, name, phenotype.name) for name in names}
-    left_out = plan.find_labels(rows, asked.leave_out, phenotype.name) if asked.leave_out else None
     others = {name: plan.find_labels(rows, name, phenotype.name) for name in (asked.group_by, asked.leave_out) if name}
-    needed = [*cells.values(), *([left_out] if left_out is not None else [])]
+    ours = tuple(filter(None, (asked.harmonize, *asked.harmonize_keep)))
+    sites = {name: plan.find_labels(rows, name, phenotype.name) for name in ours}
+    left_out = others.get(asked.leave_out or "")
+    needed = [*cells.values(), *sites.values(), *filter(None, (left_out,))]
     lacks = np.array([any(texts[i] is None for texts in needed) for i in range(len(rows.keys))], dtype=bool)
+    beside = dict.fromkeys(filter(None, (*names, asked.leave_out, *ours)))
     if n_lacking := int((lacks & ~out).sum()):
-        notes.append(f"{n_lacking} without a value of {', '.join(filter(None, (*names, asked.leave_out)))}")
+        notes.append(f"{n_lacking} without a value of {', '.join(beside)}")
     usable = ~(out | lacks)
     reasons = np.where(out, f"no value of {phenotype.name}", np.where(lacks, "no value of a covariate or group", ""))
     described = {label for (label, _), text in plan.columns[phenotype.name].values.items() if text is not None}
@@ -315,7 +320,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         splits = _build_phenotype_splits(plan, target, rows, groups)
         if plan.given:
             notes += _describe_given(plan, target, rows, splits)
-            used = np.isin(np.arange(len(reasons)), _list_used(splits))
+            used = np.isin(np.arange(len(reasons)), list_used(splits))
             reasons = np.where(used | (reasons != ""), reasons, "not in the given splits")
         blocks, unit_groups = None, groups
     return Design(
@@ -329,6 +334,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         unit_groups=unit_groups,
         notes=tuple(notes),
         reasons=reasons,
+        harmonised=check_harmonised(asked, phenotype, sites, splits),
         kinds=describe_kinds(phenotype, cells | others, usable, plan.categories, n_bins=asked.n_bins),
     )
 
@@ -382,15 +388,10 @@ def _build_phenotype_splits(
     return splits
 
 
-def _list_used(splits: Sequence[Split]) -> NDArray[np.int64]:
-    """List the rows that are in any part of a split."""
-    return np.unique(np.concatenate([part for one in splits for part in (one.train, one.validation, one.test)]))
-
-
 def _describe_given(plan: ProbePlan, target: Target, rows: Rows, splits: Sequence[Split]) -> list[str]:
     """Count the participants of the given splits that do not exist, and those that are not in the splits."""
     named = {line[3] for line in plan.given if line[0] in ("", target.name)}
-    used = _list_used(splits)
+    used = list_used(splits)
     n_absent = len(named - set(rows.participants.tolist()))
     n_unused = int((~np.isnan(target.values)).sum()) - len(used)
     return [

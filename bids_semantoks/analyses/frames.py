@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
+from bids_semantoks.analyses.harmonising import describe_harmonisation
 from bids_semantoks.analyses.people import People, list_described
 from bids_semantoks.analyses.preparations import describe_preparations
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
@@ -160,8 +161,7 @@ def build_score_rows(
     n_participants = len(set(rows.participants[predictions.tested]))
     for score in result.scores:
         is_main = score is result.main
-        own = test if is_main else None
-        seeds = result.seed_scores.get(score.metric, ())
+        own, seeds = test if is_main else None, result.seed_scores.get(score.metric, ())
         difference = compared if compared is not None and compared.metric == score.metric else None
         yield {
             "phenotype": name,
@@ -178,6 +178,7 @@ def build_score_rows(
             "n_rows": score.n_rows,
             "role": result.role,
             "covariates": ", ".join(result.covariates),
+            "harmonized": result.harmonised,
             "n_repeats": predictions.n_repeats,
             "n_folds": predictions.n_train.shape[1],
             "difference": difference and difference.difference,
@@ -214,14 +215,13 @@ def _list_predictions(results: Sequence[PhenotypeResult], *, model: str = "") ->
                     what: tuple[object, object] = (float(truth[row]), float(decided[row]))
                     if classes:
                         what = classes[int(truth[row])], classes[int(decided[row])]
-                    score = float(scores[row, index])
                     yield (
                         one.phenotype.name,
                         name,
                         *names.values(),
                         *what,
                         label,
-                        score,
+                        float(scores[row, index]),
                         int(n_tests[row]) // predictions.n_seeds,
                     )
 
@@ -246,6 +246,7 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
         ("site", f"column {site} of {results.plan.columns[site].table}" if site else "no site column"),
         ("kept together", asked.group_by or "runs and windows of a participant"),
         ("covariates removed", ", ".join(asked.covariate) or "none"),
+        ("harmonised", describe_harmonisation(asked)),
         ("permutations", str(asked.n_permutations)),
         ("seed", str(results.plan.config.running.random_seed)),
     ]
@@ -275,12 +276,11 @@ def describe_phenotype(one: PhenotypeResult, people: People) -> dict[str, Any]:
         facts.append(("values", f"{values.min():g} to {values.max():g}, mean {values.mean():.3g}"))
         if target.n_bins:
             facts.append(("classes", f"{target.n_bins} bins of equal size, at quantiles of the training rows"))
-    folds = len({split.fold for split in design.splits})
-    repeats = len({split.repetition for split in design.splits})
+    folds, repeats = (len({getattr(split, what) for split in design.splits}) for what in ("fold", "repetition"))
     facts.append(
         ("splits", f"{repeats} × {folds} folds" if folds > 1 else f"{repeats} repetition{'s' if repeats > 1 else ''}")
     )
-    facts.append(("covariates removed", design.covariate_kinds))
+    facts += [("covariates removed", design.covariate_kinds), ("harmonised", design.harmonised or "no")]
     own = (one.phenotype.name, *design.covariate_names)
     facts += [(f"kept together by {name}", kind) for name, kind in design.kinds.items() if name not in own]
     encoder = next(iter(one.models.values()))

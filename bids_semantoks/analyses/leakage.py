@@ -22,6 +22,7 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
+from bids_semantoks.statistics.harmonise import HarmonisedFeatures
 from bids_semantoks.statistics.reliability import RetestScore, compute_retest
 from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target, build_class_target
@@ -46,18 +47,19 @@ def _is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
 
 
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
-    """Predict motion and site from embeddings, as they are and with covariates removed."""
+    """Predict motion and site from embeddings as they are, harmonised, and with covariates removed."""
     columns, site = prober.plan.columns, prober.plan.site
     targets: list[Target | None] = [Target(name="mean_fd", values=compute_motion(rows)[0])]
     if site and not columns[site].has_sessions:
         targets.append(_build_large_classes(site, columns[site].find(rows.keys)))
     features = prober.find_features(rows)
+    plain = tuple(one.features if isinstance(one, HarmonisedFeatures) else one for one in features)
     found = []
     for target in filter(None, targets):
-        for names in dict.fromkeys(((), prober.asked.covariate)):
+        for used, names in dict.fromkeys(((plain, ()), (features, ()), (features, prober.asked.covariate))):
             design = _design_leakage(prober, rows, target, names)
             if design is not None:
-                found.append((target.name, prober.run(features, design, role="leakage")))
+                found.append((target.name, prober.run(used, design, role="leakage")))
     return tuple(found)
 
 
@@ -87,11 +89,13 @@ def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | No
 
 
 def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[str]) -> Design | None:
-    columns = prober.plan.columns
-    if any(columns[name].has_sessions for name in names if name in columns):
+    columns, asked = prober.plan.columns, prober.asked
+    needed = dict.fromkeys((*names, *filter(None, (asked.harmonize, *asked.harmonize_keep))))
+    if any(columns[name].has_sessions for name in needed if name in columns):
         return None
-    cells = {name: prober.plan.find_labels(rows, name, target.name) for name in names}
-    usable = np.array([all(texts[i] is not None for texts in cells.values()) for i in range(len(rows.keys))])
+    found = {name: prober.plan.find_labels(rows, name, target.name) for name in needed}
+    usable = np.array([all(texts[i] is not None for texts in found.values()) for i in range(len(rows.keys))])
+    cells = {name: found[name] for name in names}
     target = _drop_rows(target, ~usable)
     if not _is_splittable(target.values, is_class=bool(target.classes)):
         return None

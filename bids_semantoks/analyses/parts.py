@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design
+from bids_semantoks.analyses.harmonising import list_sites
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.config import to_json
@@ -64,6 +65,7 @@ def find_part(prober: Prober, phenotype: Phenotype, design: Design) -> Path:
         "splits": [(split.repetition, split.fold) for split in design.splits],
         "rows": [design.rows.keys, runs, design.rows.min_kept],
         "site": prober.plan.columns[site].find(design.rows.keys) if site else None,
+        "harmonised": list_sites(prober.plan, design.rows),
         "arrays": [None if one is None else _hash_array(one) for one in arrays],
     }
     return config.out_dir / "logs" / "probes" / "parts" / f"{hash_values(decides)[:32]}.npz"

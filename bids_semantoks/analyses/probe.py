@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.added import add_encoders
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.encoders import name_twin
+from bids_semantoks.analyses.harmonising import describe_harmonised, harmonise_models
 from bids_semantoks.analyses.predictors import Predict, build_predictors, find_removed, predict_together
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import (
@@ -108,7 +109,7 @@ class Prober:
             for one in self.plan.preparations:
                 baselines = [name for name in self.baselines if name in OF_SIGNALS]
                 models |= one.label(self._build_models(one.find_rows(rows), one.encoders, one.others, baselines)[0])
-            self._models[rows.keys] = models
+            self._models[rows.keys] = harmonise_models(self.plan, rows, models)
         return self._models[rows.keys]
 
     def _is_kept(self, features: Features) -> bool:
@@ -122,8 +123,8 @@ class Prober:
         """Build the models of one preparation, and list those that are further readouts."""
         labels = [encoder.loaded.name for encoder in encoders]
         twins = [name_twin(self.model, number) for number in range(len(encoders))]
-        work_dir = self.plan.config.running.work_dir
-        own, *rest = build_models(rows, labels, twins, baselines, work_dir=work_dir).items()
+        how: Any = {"work_dir": self.plan.config.running.work_dir, "keeps_tables": self.asked.harmonize is not None}
+        own, *rest = build_models(rows, labels, twins, baselines, **how).items()
         further, readouts = build_others(rows, others), build_readouts(rows, encoders, seed=self.seed)
         for one in others:
             readouts |= build_readouts(rows, [one], seed=self.seed)
@@ -133,7 +134,8 @@ class Prober:
         """Find the features of the encoder alone, which takes no signals to be read."""
         if rows.keys in self._models:
             return self._models[rows.keys][self.model]
-        return build_models(rows, [encoder.loaded.name for encoder in self.encoders], (), ())[self.model]
+        models = build_models(rows, [encoder.loaded.name for encoder in self.encoders], (), ())
+        return harmonise_models(self.plan, rows, models)[self.model]
 
     def probe(self, phenotype: Phenotype, design: Design) -> PhenotypeResult:
         """Predict one phenotype by all models, the encoder first."""
@@ -205,6 +207,7 @@ class Prober:
             role=role,
             protocol=protocol,
             covariates=() if find_removed(features[0], design) is None else design.covariate_names,
+            harmonised=describe_harmonised(features[0], self.asked.harmonize),
             predictions=predictions,
             scores=scores,
             permutation=average_tests(made) if made else None,
@@ -228,7 +231,8 @@ class Prober:
         if whole.protocol != "nested":
             whole = self.run(self.find_models(design.rows)[self.model], design, role="importance")
             results[name_whole(self.model)] = whole
-        masked, before = self.masker.build_features(design.rows, self.model), total - 2 * len(self.masker.networks)
+        masked = harmonise_models(self.plan, design.rows, self.masker.build_features(design.rows, self.model))
+        before = total - 2 * len(self.masker.networks)
         before -= self.asked.finetune
         for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)

@@ -30,6 +30,7 @@ class ModelResult:
     # score of each encoder by metric, where several were averaged
     seed_scores: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     parts: tuple[Predictions, ...] = ()  # of each seed, before they were stacked
+    harmonised: str = ""  # column and method, as in group_probe.tsv; empty for none
 
     @property
     def compared_with(self) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,16 +230,28 @@ def _project(features: TableFeatures, name: str, width: int, seed: int) -> Table
 
 
 def build_models(
-    rows: Rows, encoders: Sequence[str], twins: Sequence[str], baselines: Sequence[str], *, work_dir: Path | None = None
+    rows: Rows,
+    encoders: Sequence[str],
+    twins: Sequence[str],
+    baselines: Sequence[str],
+    *,
+    work_dir: Path | None = None,
+    keeps_tables: bool = False,
 ) -> dict[str, tuple[Features, ...]]:
     """Build the features of all models except those that depend on the phenotype, by name, the encoder first. A name
-    has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels."""
+    has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels. With
+    `keeps_tables` connectivity can be harmonised."""
     own = {encoders[0]: _read_features(rows, encoders[0], encoders)}
-    return own | build_baselines(rows, twins, baselines, work_dir=work_dir)
+    return own | build_baselines(rows, twins, baselines, work_dir=work_dir, keeps_tables=keeps_tables)
 
 
 def build_baselines(
-    rows: Rows, twins: Sequence[str], baselines: Sequence[str], *, work_dir: Path | None = None
+    rows: Rows,
+    twins: Sequence[str],
+    baselines: Sequence[str],
+    *,
+    work_dir: Path | None = None,
+    keeps_tables: bool = False,
 ) -> dict[str, tuple[Features, ...]]:
     """Build the features of the baselines that do not depend on the phenotype, as `build_models`."""
     models: dict[str, tuple[Features, ...]] = {}
@@ -253,7 +265,8 @@ def build_baselines(
                 moments.append(compute_moments(runs, own))
             yield runs
 
-    for one in build_connectivity_features(read(), kinds, weights=rows.weights) if kinds else ():
+    shared: dict[str, Any] = {"weights": rows.weights, "keeps_tables": keeps_tables}
+    for one in build_connectivity_features(read(), kinds, **shared) if kinds else ():
         models[one.name] = (one,)
     if "parcel_moments" in baselines:
         for _ in () if kinds else read():

@@ -90,4 +90,6 @@ def _score(
         "ci_high": high,
         "n_participants": n_people,
         "n_least": min(counts, default=n_people),
+        "expected": None,
+        "p_value": None,
     }

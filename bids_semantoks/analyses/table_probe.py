@@ -14,6 +14,7 @@ from bids_semantoks.analyses.columns import check_columns
 from bids_semantoks.analyses.design import SITE_NAMES, ProbePlan, build_design
 from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.frames import build_score_rows
+from bids_semantoks.analyses.harmonising import harmonise_models
 from bids_semantoks.analyses.output_frames import ORIGIN, group_runs, list_keys
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, build_baselines
@@ -82,7 +83,7 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
 
 def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> ProbePlan:
     """Read the columns asked for as cells of a table of people, and check them as the group level does."""
-    extra = [*asked.covariate, *filter(None, (asked.group_by, asked.leave_out))]
+    extra = asked.beside
     wanted = dict.fromkeys((*asked.probe, *extra))
     if unknown := [name for name in wanted if name not in frame.columns]:
         there = [str(name) for name in frame.columns if not str(name).startswith("dim")]
@@ -90,7 +91,7 @@ def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> P
             f"Column {', '.join(unknown)} not found in the table: found {describe_labels(there)}.",
             hint=describe_nearest(unknown, there) or "Add it, e.g. with load_outputs(phenotypes=...).",
         )
-    site = asked.leave_out or next((name for name in SITE_NAMES if name in frame.columns), "")
+    site = asked.leave_out or asked.harmonize or next((name for name in SITE_NAMES if name in frame.columns), "")
     names = [*wanted, *([site] if site and site not in wanted else [])]
     cells = {name: tuple(_spell(name, cell) for cell in frame[name]) for name in names}
     # In pandas tables missing values are NaN, so a site NA is a label.
@@ -104,7 +105,8 @@ def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> P
         described={name: {"Levels": dict.fromkeys(own - {"", "n/a"}, "")} for name, own in words.items()},
     )
     columns: Mapping[str, Column] = build_columns(table, names, list(wanted), rows.keys)
-    categories = [name for name in extra if name not in asked.covariate or is_category(columns[name], rows.keys)]
+    numbers = (*asked.covariate, *asked.harmonize_keep)
+    categories = [name for name in extra if name not in numbers or is_category(columns[name], rows.keys)]
     running = RunningConfig(random_seed=seed)
     return ProbePlan(
         config=AppConfig(bids_dir=Path(), out_dir=Path(), level="group", probing=asked, running=running),
@@ -137,4 +139,7 @@ class _TableProber(Prober):
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
         """Find the features of the embeddings and of baselines, as `Prober` does."""
         own = EmbeddingFeatures(name=self.model, values=self._values, label=self.model, rows=rows)
-        return {self.model: (own,)} | build_baselines(rows, [name_twin(self.model)], self.baselines)
+        baselines = build_baselines(
+            rows, [name_twin(self.model)], self.baselines, keeps_tables=self.asked.harmonize is not None
+        )
+        return harmonise_models(self.plan, rows, {self.model: (own,)} | baselines)

@@ -127,6 +127,22 @@ class ProbingConfig:
         "kept_seconds, kept_share, scrubbed_share, temporal_snr, which need no column.",
         metavar="COLUMN...",
     )
+    harmonize: str | None = option(
+        None,
+        "Remove differences between the values of this column (site, scanner) from embeddings, connectivity and parcel "
+        "moments, fitted to training folds.",
+        metavar="COLUMN",
+    )
+    harmonize_method: str = option(
+        "combat",
+        "ComBat with empirical Bayes, or the mean and scale of each site as they are.",
+        choices=("combat", "mean_scale"),
+    )
+    harmonize_keep: tuple[str, ...] = option(
+        (),
+        "Covariates whose linear effects --harmonize keeps in the features; never the predicted phenotype.",
+        metavar="COLUMN...",
+    )
     strata: tuple[str, ...] = option(
         (),
         "Also score the encoder within subgroups by these columns (sex, age, ...) if each class has ten participants; "
@@ -213,6 +229,7 @@ class ProbingConfig:
             "Use --task-blocks only in the call that joins the parts.",
         )
         self._check_extras()
+        self._check_harmonisation()
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         if self.task_blocks is not None:
             # Blocks need no phenotype, and follow these; their p values come from participants, not permutations.
@@ -233,6 +250,42 @@ class ProbingConfig:
         baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "random"}.intersection(self.baselines)
         others = self.network_importance or self.finetune or self.task_blocks or self.scaling or self.replicates
         return bool(self.task_blocks or (self.probe and (baselines or others)))
+
+    @property
+    def beside(self) -> list[str]:
+        """Columns, or measures of runs, beside the phenotypes."""
+        others = filter(None, (self.group_by, self.leave_out, self.harmonize))
+        return [*self.covariate, *self.strata, *self.harmonize_keep, *others]
+
+    def _check_harmonisation(self) -> None:
+        idle = [f"--harmonize-keep {' '.join(self.harmonize_keep)}"] if self.harmonize_keep else []
+        idle += ["--harmonize-method mean_scale"] if self.harmonize_method != "combat" else []
+        check(
+            self.harmonize is not None or not idle,
+            f"{' and '.join(idle)} has no effect without --harmonize.",
+            "Add --harmonize COLUMN.",
+        )
+        if self.harmonize is None:
+            return
+        kept = [name for name in self.harmonize_keep if name in self.probe]
+        check(
+            not kept,
+            f"--harmonize-keep {' '.join(kept)} would put the predicted phenotype into the features of test rows.",
+            "Remove it, or probe it in a separate call.",
+        )
+        check(
+            self.harmonize not in (*self.probe, *self.harmonize_keep),
+            f"--harmonize {self.harmonize} would remove what "
+            f"{'--probe' if self.harmonize in self.probe else '--harmonize-keep'} {self.harmonize} asks for.",
+            "Choose another column.",
+        )
+        others = [f"--protocol {self.protocol}"] if self.protocol != "nested" else []
+        others += [f"--{name}" for name in ("finetune", "scaling") if getattr(self, name)]
+        check(
+            not others,
+            f"--harmonize {self.harmonize} cannot be combined with {' or '.join(others)}.",
+            "Remove one of the options.",
+        )
 
     def _check_extras(self) -> None:
         check(self.finetune_epochs >= 1, f"--finetune-epochs must be 1 or more, found {self.finetune_epochs}.")

@@ -34,7 +34,7 @@ from bids_semantoks.statistics.metrics import name_main_metric
 #: Described columns that hold text; the others hold numbers.
 _TEXT: Final = frozenset(
     [
-        *("phenotype", "kind", "protocol", "model", "metric", "role", "covariates", "compared_with"),
+        *("phenotype", "kind", "protocol", "model", "metric", "role", "covariates", "harmonized", "compared_with"),
         *("p_statistic", "verdict", "used", "reason"),
         *("participant_id", "session_id", "truth", "predicted", "class"),
         *("by", "level", "between", "features", "column", "design", "position", "folds", "source", "encoder"),

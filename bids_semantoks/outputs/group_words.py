@@ -37,6 +37,9 @@ METRIC_NAMES: Final = {
     "calibration_slope": "calibration slope",
 }
 
+#: Metric of a row of group_strata.tsv that tests a confounder.
+CONFOUNDER_SHARE: Final = "confounder_share"
+
 #: Display names of the statistics of permutation tests.
 STATISTIC_NAMES: Final = {
     "ridge_auroc_fixed_split": "ridge AUROC",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pandas import DataFrame
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.files import read_rows
@@ -94,24 +95,26 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
     sentences, bars = [], []
     for row in rows:
         removed = f" with {row.covariates} removed" if row.covariates else ""
+        harmonised = " after harmonisation" if row.harmonized else ""
         what = "motion (mean framewise displacement)" if row.phenotype == "mean_fd" else row.phenotype
         test = f" ({describe_row_test(row)})" if row.p_statistic else ""
         sentences.append(
-            f"{what[:1].upper()}{what[1:]} from the embeddings{removed}, {METRIC_NAMES[row.metric]} "
+            f"{what[:1].upper()}{what[1:]} from the embeddings{harmonised}{removed}, {METRIC_NAMES[row.metric]} "
             f"{format_score(row)}: {describe_verdict(row)}{test}."
         )
         # Both metrics are rescaled to 0 (chance) to 1 (perfect) to share one axis.
         factor, shift = (2, -1) if row.metric == "auroc" else (1, 0)
         bars.append(
             Bar(
-                name=f"{row.phenotype}{' (covariates removed)' if removed else ''}",
+                name=_name_bar(row),
                 value=factor * row.value + shift,
                 low=factor * row.ci_low + shift,
                 high=factor * row.ci_high + shift,
                 note=f"{METRIC_NAMES[row.metric]} {format_number(row.value)}",
-                is_encoder=not removed,
+                is_encoder=not (removed or harmonised),
             )
         )
+    sentences += _compare_sites(scores)
     if not any(row.phenotype == "mean_fd" for row in rows):
         sentences.append("Motion was not predicted: framewise displacement is missing or constant in the sidecars.")
     if all(row.phenotype == "mean_fd" for row in rows):
@@ -131,6 +134,30 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
         name="leakage",
     )
     return dataclasses.replace(section, graphics=[graphic])
+
+
+def _name_bar(row: Any) -> str:
+    changes = [
+        name for name, changed in (("harmonised", row.harmonized), ("covariates removed", row.covariates)) if changed
+    ]
+    return f"{row.phenotype} ({', '.join(changes)})" if changes else str(row.phenotype)
+
+
+def _compare_sites(scores: DataFrame) -> list[str]:
+    """Compare how well sites are told apart before and after harmonisation, in a sentence, if there was any."""
+    own = scores[
+        (scores["role"] == "leakage") & (scores["metric"] == "balanced_accuracy") & (scores["covariates"] == "")
+    ]
+    before, after = (
+        {row.phenotype: row for row in own[own["harmonized"].eq("") == is_plain].itertuples()}
+        for is_plain in (True, False)
+    )
+    return [
+        f"A classifier of {name} has an out-of-fold balanced accuracy of {format_score(before[name])} before and "
+        f"{format_score(row)} after harmonisation by {row.harmonized} (chance: {format_number(row.chance)})."
+        for name, row in after.items()
+        if name in before
+    ]
 
 
 def build_map_section(stored: ProbeTables, _: Path) -> Section | None:

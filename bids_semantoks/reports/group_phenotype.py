@@ -14,6 +14,7 @@ from pandas import DataFrame
 
 from bids_semantoks.outputs.group_tables import COMPARED, ProbeTables
 from bids_semantoks.outputs.group_words import (
+    CONFOUNDER_SHARE,
     METRIC_NAMES,
     MODEL_NAMES,
     describe_p,
@@ -32,6 +33,7 @@ from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section
 from bids_semantoks.reports.scatter_charts import build_predictions, name_people
 from bids_semantoks.reports.vector_charts import Bar, Column, build_calibration, build_models, build_pair, build_roc
 from bids_semantoks.statistics.metrics import name_main_metric
+from bids_semantoks.statistics.significance import SIGNIFICANT
 
 _MOST_LISTED: Final = 8
 
@@ -54,8 +56,9 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     others = [row.metric for row in _select(stored.scores, phenotype=phenotype, role="encoder")]
     # Pooled correlation is below chance on noise, so it is only in the table, whose sidecar explains it.
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
-    divisions = dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype))
-    details = [build_added(stored, encoder), _build_importance(stored, encoder)]
+    strata = _select(stored.strata, phenotype=phenotype)
+    divisions = dict.fromkeys(row.by for row in strata if row.metric != CONFOUNDER_SHARE)
+    details = [build_added(stored, encoder), _build_confounders(strata), _build_importance(stored, encoder)]
     details += [_build_strata(stored, phenotype, by) for by in divisions]
     header = ["model", METRIC_NAMES[encoder.metric], "permutation test", "verdict", "encoder minus this", "p (Holm)"]
     facts = stored.facts["Phenotypes"][phenotype]
@@ -280,8 +283,38 @@ def _build_importance(stored: ProbeTables, encoder: Any) -> Section | None:
     return Section(anchor="", title="By network", short="", sentences=[], graphics=[graphic])
 
 
+def _build_confounders(strata: Sequence[Any]) -> Section | None:
+    """Say of each possible confounder whether the encoder's predictions depend on it; None without such tests."""
+    rows = [row for row in strata if row.metric == CONFOUNDER_SHARE]
+    if not rows:
+        return None
+    sentences = [describe_confounder(row) for row in rows]
+    sentences.append(
+        "The partial confounder test permutes a confounder while it keeps its relation to the phenotype. Shares that "
+        "are not larger than expected are no proof of independence."
+    )
+    lines = [
+        [row.by, f"{row.value:.1%}", f"{row.expected:.1%}", format_p(row.p_value), str(row.n_participants)]
+        for row in rows
+    ]
+    columns = ["confounder", "share of the predictions' variance", "expected", "p", "participants"]
+    return Section(
+        anchor="", title="Do predictions ride on confounders?", short="", sentences=sentences, graphics=[],
+        columns=columns, lines=lines,
+    )  # fmt: skip
+
+
+def describe_confounder(row: Any) -> str:
+    """Describe a partial confounder test in a sentence."""
+    name = "motion (mean framewise displacement)" if row.by == "mean_fd" else row.by
+    found = f"{row.value:.1%} of their variance against {row.expected:.1%} expected, {describe_p(row.p_value)}"
+    if row.p_value < SIGNIFICANT:
+        return f"Predictions of {row.phenotype} ride on {name} beyond what {row.phenotype} explains: {found}."
+    return f"Predictions of {row.phenotype} were not found to ride on {name}: {found}."
+
+
 def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
-    rows = _select(stored.strata, phenotype=phenotype, by=by)
+    rows = [row for row in _select(stored.strata, phenotype=phenotype, by=by) if row.metric != CONFOUNDER_SHARE]
     name = by.replace("_", " ")
     encoder = stored.find_scores(phenotype, "encoder")[0]
     label = METRIC_NAMES[name_main_metric(is_class=encoder.kind == "classification")]

@@ -3,7 +3,7 @@ letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
 from bids_semantoks.records import Floats
-from bids_semantoks.statistics.spans import Features, KernelFeatures, TableFeatures, TangentFeatures, compute_gram
+from bids_semantoks.statistics.spans import (
+    Features,
+    KernelFeatures,
+    TableFeatures,
+    TangentFeatures,
+    WideFeatures,
+    compute_gram,
+)
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
 #: Baselines that depend on how signals were prepared.
@@ -53,9 +60,10 @@ def build_connectivity_features(
     *,
     n_components: int = 100,
     weights: Sequence[NDArray[np.float64]] | None = None,
+    keeps_tables: bool = False,
 ) -> tuple[Features, ...]:
     """Build connectivity features of some `CONNECTIVITY` kinds from runs (T, P), reading one participant at a time;
-    `weights` of each one's runs sum to 1.
+    `weights` of each one's runs sum to 1. With `keeps_tables` correlations stay a table, whose rows can be changed.
 
     Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457
     parcels; without weights all runs are held as well. Raises ValueError for an unknown kind.
@@ -76,11 +84,13 @@ def build_connectivity_features(
                 tables[estimator] = np.empty((len(shares), len(found)), dtype=np.float32)
             tables[estimator][place] = found
     features: dict[str, Features] = {}
-    if "pearson" in kinds:
-        features["pearson"] = KernelFeatures(name="pearson", kernel=_compute_correlation_gram(tables.pop("pearson")))
-    if "ledoit_wolf" in kinds:
-        kernel = _compute_correlation_gram(tables["ledoit_wolf"])
-        features["ledoit_wolf"] = KernelFeatures(name="ledoit_wolf", kernel=kernel)
+    for kind in ("pearson", "ledoit_wolf"):
+        if kind in kinds:
+            packed = tables[kind] if "tangent" in kinds and kind == "ledoit_wolf" else tables.pop(kind)
+            if keeps_tables:
+                features[kind] = WideFeatures(name=kind, values=_convert_to_correlations(packed))
+            else:
+                features[kind] = KernelFeatures(name=kind, kernel=_compute_correlation_gram(packed))
     if "tangent" in kinds:
         features["tangent"] = TangentFeatures(name="tangent", packed=tables["ledoit_wolf"], n_components=n_components)
     return tuple(features[kind] for kind in kinds)
@@ -96,15 +106,31 @@ def compute_correlations(covariance: Floats) -> NDArray[np.float32]:
 
 def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
     """Compute inner products of correlations, a block of edges at a time to avoid a second table."""
+    gram = np.zeros((len(packed), len(packed)))
+    for values in _iterate_correlations(packed):
+        gram += compute_gram(values)
+    return gram
+
+
+def _convert_to_correlations(packed: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Convert covariances (n, e) to a table of Fisher-transformed correlations (n, P(P-1)/2)."""
+    n_parcels = int(np.sqrt(2 * packed.shape[1]))
+    table, end = np.empty((len(packed), packed.shape[1] - n_parcels), dtype=np.float32), 0
+    for values in _iterate_correlations(packed):
+        table[:, end : end + values.shape[1]] = values
+        end += values.shape[1]
+    return table
+
+
+def _iterate_correlations(packed: NDArray[np.float32]) -> Iterator[Floats]:
+    """Yield Fisher-transformed correlations (n, some) from the lower triangles (n, e) of covariances."""
     rows, columns = np.tril_indices(int(np.sqrt(2 * packed.shape[1])))
     deviation = np.sqrt(packed[:, rows == columns].astype(np.float64))
-    gram = np.zeros((len(packed), len(packed)))
     edges = np.flatnonzero(rows != columns)
     for start in range(0, len(edges), 4096):
         part = edges[start : start + 4096]
         values = packed[:, part] / (deviation[:, rows[part]] * deviation[:, columns[part]])
-        gram += compute_gram(np.arctanh(np.clip(values, -0.999999, 0.999999)))
-    return gram
+        yield np.arctanh(np.clip(values, -0.999999, 0.999999))
 
 
 def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: NDArray[np.float64] | None = None) -> Floats:

@@ -57,9 +57,17 @@ class TableFeatures:
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
         """Remove covariates (n, c), centre and scale by the training rows; constant features are dropped."""
-        design_train, design_test = build_covariate_designs(train, test, covariates)
+        return self.rotate(*self.take(train, test), build_covariate_designs(train, test, covariates))
+
+    def take(self, train: Indices, test: Indices) -> tuple[Floats, Floats]:
+        """Copy training and test rows."""
         # Copies of their own, changed in place: of 50,000 rows each takes half a gigabyte.
-        values_train, values_test = (np.asarray(self.values[rows], dtype=np.float64) for rows in (train, test))
+        first, second = (np.asarray(self.values[rows], dtype=np.float64) for rows in (train, test))
+        return first, second
+
+    def rotate(self, values_train: Floats, values_test: Floats, designs: tuple[Floats, Floats]) -> Span:
+        """Remove regressors from rows of `take`, centre and scale them in place, and rotate."""
+        design_train, design_test = designs
         fit = np.linalg.pinv(design_train) @ values_train
         size = np.maximum(values_train.max(axis=0, initial=0.0), -values_train.min(axis=0, initial=0.0))
         for values, design in ((values_train, design_train), (values_test, design_test)):
@@ -69,7 +77,7 @@ class TableFeatures:
         for some in _cut(values_train):
             # In the order of rows, as one sum over all of them would be.
             total = np.add.reduce(np.vstack([total, values_train[some] ** 2]), axis=0, keepdims=True)
-        deviation = np.sqrt(total[0] / len(train))
+        deviation = np.sqrt(total[0] / len(values_train))
         varies = deviation > 1e-10 * size
         scale = np.where(varies, deviation, np.inf)
         values_train /= scale
@@ -97,6 +105,36 @@ class KernelFeatures:
         """Centre and remove covariates (n, c) by the training rows, as for a table of unscaled features."""
         designs = build_covariate_designs(train, test, covariates)
         return rotate_kernel(self.kernel[np.ix_(train, train)], self.kernel[np.ix_(test, train)], designs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WideFeatures:
+    """Wide features in common units, as `KernelFeatures`, but with their table, so that rows can be changed first."""
+
+    name: str
+    values: NDArray[np.float32]  # (n, d) finite
+
+    def __post_init__(self) -> None:
+        _check_finite(self.name, self.values)
+
+    def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
+        """Centre and remove covariates (n, c) by the training rows."""
+        return self.rotate(*self.take(train, test), build_covariate_designs(train, test, covariates))
+
+    def take(self, train: Indices, test: Indices) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Copy training and test rows."""
+        return self.values[train], self.values[test]
+
+    def rotate(
+        self, train: NDArray[np.floating[Any]], test: NDArray[np.floating[Any]], designs: tuple[Floats, Floats]
+    ) -> Span:
+        """Centre and remove regressors from rows, and rotate."""
+        kernel, cross = np.zeros((len(train), len(train))), np.zeros((len(test), len(train)))
+        for start in range(0, train.shape[1], 4096):
+            first, second = (np.asarray(rows[:, start : start + 4096], dtype=np.float64) for rows in (train, test))
+            kernel += first @ first.T
+            cross += second @ first.T
+        return rotate_kernel(kernel, cross, designs)
 
 
 def _cut(values: Floats) -> Iterator[slice]:
@@ -185,11 +223,13 @@ class TangentFeatures:
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
         """Fit reference and components to the training rows; centre, remove covariates (n, c), do not scale."""
-        first, second = self.compute_vectors(train, test)
-        designs = build_covariate_designs(train, test, covariates)
+        return self.rotate(*self.take(train, test), build_covariate_designs(train, test, covariates))
+
+    def rotate(self, first: Floats, second: Floats, designs: tuple[Floats, Floats]) -> Span:
+        """Centre and remove regressors from vectors of `take`, and rotate."""
         return rotate_kernel(first @ first.T, second @ first.T, designs)
 
-    def compute_vectors(self, train: Indices, test: Indices) -> tuple[Floats, Floats]:
+    def take(self, train: Indices, test: Indices) -> tuple[Floats, Floats]:
         """Compute tangent vectors (rows, k(k+1)/2) of training and test rows at the reference of the former, weighted
         to keep the inner products of the matrices."""
         values, axes = np.linalg.eigh(_unpack(self.packed[train].mean(axis=0, dtype=np.float64)))

@@ -201,6 +201,11 @@ class SplitRow(NamedTuple):
     role: str  # one of `ROLES`
 
 
+def list_used(splits: Sequence[Split]) -> Indices:
+    """List the rows that are in any part of a split."""
+    return np.unique(np.concatenate([part for one in splits for part in (one.train, one.validation, one.test)]))
+
+
 def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
     """Refuse splits in which a group has two roles: InputError names the first group, repetition and fold."""
     for split in splits:

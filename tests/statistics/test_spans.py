@@ -132,9 +132,9 @@ def test_the_tangent_reference_is_that_of_nilearn_for_training_rows():
     test = measure.transform(scored[30:])
     exact = dataclasses.replace(features, n_steps=10)
     # nilearn divides the diagonal by the root of two where we multiply the rest: half our inner products.
-    first, second = exact.compute_vectors(TRAIN, TEST)
+    first, second = exact.take(TRAIN, TEST)
     np.testing.assert_allclose(second @ first.T / 2, test @ train.T, atol=1e-5)
-    first, second = features.compute_vectors(TRAIN, TEST)
+    first, second = features.take(TRAIN, TEST)
     assert np.abs(second @ first.T / 2 - test @ train.T).max() < 0.01 * np.abs(train @ train.T).max()
 
 
