@@ -145,13 +145,10 @@ def _name_bar(row: Any) -> str:
 
 def _compare_sites(scores: DataFrame) -> list[str]:
     """Compare how well sites are told apart before and after harmonisation, in a sentence, if there was any."""
-    own = scores[
-        (scores["role"] == "leakage") & (scores["metric"] == "balanced_accuracy") & (scores["covariates"] == "")
-    ]
-    before, after = (
-        {row.phenotype: row for row in own[own["harmonized"].eq("") == is_plain].itertuples()}
-        for is_plain in (True, False)
-    )
+    own = scores[(scores["role"] == "leakage") & (scores["metric"] == "balanced_accuracy")]
+    rows: list[Any] = list(own[own["covariates"] == ""].itertuples())
+    before = {row.phenotype: row for row in rows if not row.harmonized}
+    after = {row.phenotype: row for row in rows if row.harmonized}
     return [
         f"A classifier of {name} has an out-of-fold balanced accuracy of {format_score(before[name])} before and "
         f"{format_score(row)} after harmonisation by {row.harmonized} (chance: {format_number(row.chance)})."
