@@ -121,8 +121,8 @@ def remove_sites(
 ) -> None:
     """Remove the shift and scale of their site from rows (n, d), in place; what kept columns explain stays. Every
     label of `sites` (n,) must be among the names of the effects."""
-    order = np.argsort(effects.names)
-    which = order[np.searchsorted(effects.names, sites, sorter=order)]
+    places = {name: place for place, name in enumerate(effects.names.tolist())}
+    which = np.array([places[site] for site in sites.tolist()], dtype=np.int64)
     root = np.sqrt(effects.scale)
     for some, part in _cut(values):
         standard = _standardise(effects, part, kept, some)

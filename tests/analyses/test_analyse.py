@@ -571,6 +571,28 @@ def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> 
     assert roles == {"train", "validation", "test"}
 
 
+def test_sites_are_harmonised_within_folds_and_what_is_left_is_measured(found: tuple[Path, Path], group: Group) -> None:
+    out = found[1]
+    asked = ("--probe", "age", "--harmonize", "site", "--harmonize-keep", "sex", "--baselines", "pearson", "motion")
+    code, said = group(*asked, "--leave-out", "site")
+    assert code == 0, said
+    assert "sites with fewer than 20 rows in a part: A (" in said
+    cells = {row["model"]: row["harmonized"] for row in select(out, phenotype="age", metric="r")}
+    assert cells["RandomTiny"] == cells["pearson"] == cells["pearson + RandomTiny"] == "site (combat)"
+    assert cells["motion"] == "n/a"
+    before, after = select(out, phenotype="site", metric="balanced_accuracy")
+    assert (before["harmonized"], after["harmonized"]) == ("n/a", "site (combat)")
+    facts = json.loads((out / "group_probe.json").read_text())["Facts"]["Phenotypes"]["age"]["Facts"]
+    assert "keeping sex; test rows of unseen sites by their own rows" in facts["harmonised"]
+    tests = [row for row in read_tsv(out / "group_strata.tsv") if row["metric"] == "confounder_share"]
+    assert [row["by"] for row in tests] == ["mean_fd", "site"] or [row["by"] for row in tests] == ["site"]
+    assert all(0.05 <= float(row["p_value"]) <= 1 and 0 <= float(row["value"]) <= 1 for row in tests)
+    page = (out / "group.html").read_text()
+    assert f"balanced accuracy of {float(before['value']):.2f}" in page
+    assert f"p = {float(tests[-1]['p_value']):.3f}" in page
+    assert "ComBat" in (out / "logs" / "CITATION.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -594,6 +616,11 @@ def test_published_protocol_and_bins(found: tuple[Path, Path], group: Group) -> 
         (("--probe", "age", "--baselines", "covariates"), 4, "--baselines covariates has no effect without --cov"),
         (("--probe", "site", "--baselines", "site"), 4, "--baselines site has no effect: site is the predicted"),
         (("--probe", "age", "--baselines", "site", "--leave-out", "site"), 4, "with --leave-out site, every test site"),
+        (("--probe", "age", "--harmonize-keep", "sex"), 4, "has no effect without --harmonize"),
+        (("--probe", "age", "sex", "--harmonize", "site", "--harmonize-keep", "sex"), 4, "put the predicted phenotype"),
+        (("--probe", "age", "site", "--harmonize", "site"), 4, "--harmonize site would remove what --probe site"),
+        (("--probe", "sex", "--harmonize", "site", "--protocol", "paper"), 4, "cannot be combined with --protocol"),
+        (("--probe", "age", "--harmonize", "family"), 3, "fewer than 5 rows"),
         (("--probe", "sex", "site", "--n-bins", "3"), 4, "--n-bins 3 has no effect: sex, site have classes"),
     ],
 )
