@@ -90,8 +90,8 @@ def measure_effect(n_studies: int) -> Iterator[str]:
             own = np.array(scores)
             lost, error = (own[:, 0] - base).mean(), (own[:, 0] - base).std(ddof=1) / np.sqrt(n_studies)
             yield (
-                f"spread {spread:.1f}  {name:14s} effect {own[:, 0].mean():.3f} ({lost:+.3f}, standard error {error:.3f})"
-                f"  site {own[:, 1].mean():.3f}"
+                f"spread {spread:.1f}  {name:14s} effect {own[:, 0].mean():.3f} ({lost:+.3f}, standard error "
+                f"{error:.3f})  site {own[:, 1].mean():.3f}, largest {own[:, 1].max():.3f}"
             )
 
 
@@ -128,7 +128,8 @@ def measure_real(path: Path) -> Iterator[str]:
     for features in (connectivity, moments):
         plain = cross_validate(features, target, splits, groups=sites)
         before = np.nanmean(compute_fold_scores(cross_validate(features, as_site, folds), "balanced_accuracy"))
-        yield f"{features.name:15s} as is        {np.nanmean(compute_fold_scores(plain, 'auroc')):.3f}  site {before:.3f}"
+        auroc = np.nanmean(compute_fold_scores(plain, "auroc"))
+        yield f"{features.name:15s} {'as is':16s} {auroc:.3f}  site {before:.3f}"
         for name, method, columns in (("combat", "combat", None), ("combat, age, sex", "combat", kept),
                                       ("mean_scale", "mean_scale", None)):  # fmt: skip
             own = harmonise(features, sites, method, columns)
