@@ -9,7 +9,7 @@ from typing import Final
 
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
-from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads
+from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, list_widths
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
 from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
@@ -58,6 +58,14 @@ class CallPlan:
         """Phenotypes that cannot be probed."""
         return len(self.probes.refused) if self.probes is not None else 0
 
+    def check_resources(
+        self, atlas: AtlasLabels, encoder: RunEncoder | None, others: Sequence[RunEncoder] = ()
+    ) -> None:
+        """Log what the probes take, before hours of embedding or training: ResourceError for what cannot fit. An
+        encoder that is still to be trained (None) is taken to be as wide as the published one."""
+        if self.probes is not None:
+            check_resources(self.probes, len(atlas[0]), list_widths(encoder, others))
+
 
 def plan_call(
     config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: AtlasLabels
@@ -69,12 +77,14 @@ def plan_call(
     if probes is not None:
         preparations = tuple(load_encoders(config, one) for one in preparations)
         probes = dataclasses.replace(probes, preparations=preparations)
-        check_resources(probes, len(atlas[0]))
-    return CallPlan(
+    plan = CallPlan(
         probes=probes,
         blocks=plan_blocks(config, task_runs) if asked.task_blocks else None,
         scaling=plan_scaling(config, chosen, atlas) if asked.scaling else None,
     )
+    if config.pretraining.pretrain:
+        plan.check_resources(atlas, None)
+    return plan
 
 
 def run_call(
@@ -98,7 +108,7 @@ def run_call(
     tables = None
     if probes is not None:
         prober = prepare_probes(probes, encoder, stored, atlas, others=others)
-        n_threads = choose_fold_threads(prober.plan, len(atlas[0]))
+        n_threads = choose_fold_threads(prober.plan, len(atlas[0]), list_widths(encoder, others))
         if config.probing.probe_part is not None:
             with use_threads(n_threads):
                 keep_parts(prober)
@@ -149,11 +159,7 @@ def prepare_probes(
 ) -> Prober:
     """Embed `stored` runs by all other encoders that probes need, where they have complete embeddings by the encoder
     and by the `others` that are compared with it. With --probe-part, only one phenotype is left to probe."""
-    config, part = plan.config, plan.config.probing.probe_part
-    if part is not None:
-        # Phenotypes with the same design would be predicted together.
-        own = config.probing.probe[part - 1 : part] if part else ()
-        plan = dataclasses.replace(plan, designs=tuple(one for one in plan.designs if one[0].name in own))
+    config, plan = plan.config, plan.choose_part()
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(

@@ -97,6 +97,12 @@ class ProbePlan:
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
     preparations: tuple[Preparation, ...] = ()  # further ones, whose models stand beside
 
+    def choose_part(self) -> ProbePlan:
+        """Leave only the phenotype of --probe-part, if given: others that are alike would be predicted with it."""
+        asked, part = self.config.probing, self.config.probing.probe_part
+        own = asked.probe if part is None else asked.probe[max(part - 1, 0) : part]
+        return dataclasses.replace(self, designs=tuple(one for one in self.designs if one[0].name in own))
+
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
         """Look up a column that groups or corrects, or else a measure of runs, as text, None where missing. Raises
         InputError for one value per session where the predicted phenotype has one per participant."""
@@ -113,8 +119,7 @@ class ProbePlan:
 
 def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
     """Check all requested probes in advance, and build the designs shared by all tests of a phenotype.
-    Raises InputError if a column or table is missing or cannot be predicted,
-    ConfigurationError for an option without effect."""
+    Raises InputError if a column cannot be found or predicted, ConfigurationError for an option without effect."""
     asked = config.probing
     for option, column in (("--leave-out", asked.leave_out), ("--group-by", asked.group_by)):
         if column in asked.probe:
@@ -172,8 +177,7 @@ def _check_measures(
 
 
 def revise_plan(plan: ProbePlan, config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Adopt the configuration that names an encoder pretrained on the way; the designs are rebuilt only
-    if runs of the plan could not be embedded."""
+    """Adopt the configuration that names an encoder pretrained on the way; rebuild designs if runs are lost."""
     plan = dataclasses.replace(plan, config=config)
     return plan if len(stored) == plan.n_runs else _build_designs(plan, stored)
 
@@ -344,7 +348,7 @@ def _build_phenotype_splits(
 ) -> tuple[Split, ...]:
     """Use the given splits or draw them; InputError if given ones do not match or there are too few rows."""
     asked, seed = plan.config.probing, plan.config.running.random_seed
-    strata = target.compute_strata()
+    strata = np.minimum(target.compute_strata(), 0) if asked.same_splits else target.compute_strata()
     if asked.protocol == "brainmarks" and not target.is_class:
         raise InputError(
             f"{target.name} is continuous, but --protocol brainmarks only predicts classes.",

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +22,7 @@ from bids_semantoks.statistics.baselines import (
     build_chance,
     build_column_features,
     build_connectivity_features,
-    build_parcel_features,
+    compute_moments,
 )
 from bids_semantoks.statistics.spans import Features, TableFeatures
 from bids_semantoks.statistics.weights import weigh_runs
@@ -244,12 +243,22 @@ def build_baselines(
 ) -> dict[str, tuple[Features, ...]]:
     """Build the features of the baselines that do not depend on the phenotype, as `build_models`."""
     models: dict[str, tuple[Features, ...]] = {}
-    kinds = [kind for kind in CONNECTIVITY if kind in baselines]
-    signals = partial(iterate_signals, rows, work_dir)
-    for one in build_connectivity_features(signals(), kinds, weights=rows.weights) if kinds else ():
+    kinds, moments = [kind for kind in CONNECTIVITY if kind in baselines], list[NDArray[np.float64]]()
+
+    def read() -> Iterator[list[NDArray[np.float32]]]:
+        """Read the signals once for all: parsing them takes longer than what is computed."""
+        signals = zip(iterate_signals(rows, work_dir), rows.weights, strict=True)
+        for runs, own in Progress("Reading signals").each("row", signals, total=len(rows.keys)):
+            if "parcel_moments" in baselines:
+                moments.append(compute_moments(runs, own))
+            yield runs
+
+    for one in build_connectivity_features(read(), kinds, weights=rows.weights) if kinds else ():
         models[one.name] = (one,)
     if "parcel_moments" in baselines:
-        models["parcel_moments"] = (build_parcel_features(signals(), weights=rows.weights),)
+        for _ in () if kinds else read():
+            pass
+        models["parcel_moments"] = (TableFeatures(name="parcel_moments", values=np.stack(moments)),)
     if "motion" in baselines:
         models["motion"] = (_build_motion_features(rows),)
     if "random" in baselines:

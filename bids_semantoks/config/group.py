@@ -110,6 +110,11 @@ class ProbingConfig:
     splits: Path | None = option(
         None, "Use the splits in this table (group_splits.tsv of an earlier call).", metavar="FILE"
     )
+    same_splits: bool = option(
+        False,
+        "Draw the same splits for all phenotypes of the same people, not stratified by their values: the models share "
+        "what takes longest with thousands of people and connectivity.",
+    )
     group_by: str | None = option(
         None, "Keep participants with the same value (e.g. family, site) on one side of every split.", metavar="COLUMN"
     )
@@ -175,6 +180,11 @@ class ProbingConfig:
             f"--leave-out {self.leave_out} makes its own splits.",
             "Remove --group-by, --splits and --protocol.",
         )
+        check(
+            not self.same_splits or (self.splits is None and self.leave_out is None),
+            f"--same-splits would do nothing beside {'--splits' if self.splits else '--leave-out'}.",
+            "Remove one of the options.",
+        )
         known: Any = {field.name: field.default for field in dataclasses.fields(self)}
         unknown = sorted(set(self.baselines) - {*known["baselines"], "none"})
         check(
@@ -216,6 +226,13 @@ class ProbingConfig:
             "Add --probe COLUMN.",
         )
         check(len(set(self.probe)) == len(self.probe), f"--probe has duplicates: {', '.join(self.probe)}.")
+
+    @property
+    def reads_signals(self) -> bool:
+        """Whether probes read stored signals, and not only embeddings."""
+        baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "random"}.intersection(self.baselines)
+        others = self.network_importance or self.finetune or self.task_blocks or self.scaling or self.replicates
+        return bool(self.task_blocks or (self.probe and (baselines or others)))
 
     def _check_extras(self) -> None:
         check(self.finetune_epochs >= 1, f"--finetune-epochs must be 1 or more, found {self.finetune_epochs}.")

@@ -788,6 +788,39 @@ def test_phenotypes_with_the_same_people_and_splits_share_what_is_decomposed(
     assert both == [{k: v for k, v in row.items() if k not in drop} for row in alone[1]]
 
 
+def test_the_same_splits_for_all_phenotypes_are_decomposed_once(
+    found: tuple[Path, Path], group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, asked, compute = tmp_path / "scores.tsv", [], spans.KernelFeatures.compute_span
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"sub-{label}", *rng.normal(size=2).round(3), "n/a" if i == 3 else i % 7) for i, label in enumerate(LABELS)
+    ]
+    write_tsv(table, ("participant_id", "fluency", "memory", "speed"), rows)
+
+    def remember(self: Any, *rows: Any) -> Any:
+        asked.append(rows)
+        return compute(self, *rows)
+
+    monkeypatch.setattr(spans.KernelFeatures, "compute_span", remember)
+    call = ("--probe", "fluency", "memory", "speed", "--phenotype", str(table), "--probe-kind", "regression")
+    counts, folds = [], []
+    for more in ((), ("--same-splits",)):
+        asked.clear()
+        code, said = group(*call, "--baselines", "pearson", *more)
+        assert code == 0, said
+        counts.append(len(asked))
+        rows = read_splits(found[1])
+        own = [[(row["fold"], row["participant_id"]) for row in rows if row["phenotype"] == name and
+                row["role"] == "test"] for name in ("fluency", "memory", "speed")]  # fmt: skip
+        folds.append((own[0] == own[1], own[0] == own[2]))
+    # Two have the same people; the third lacks one.
+    assert (counts, folds) == ([3 * 5, 2 * 5], [(False, False), (True, False)])
+    assert group(*call, "--same-splits", "--leave-out", "site")[0] == 4
+    text = (found[1] / "logs" / "CITATION.md").read_text()
+    assert "the same for all phenotypes of the same people" in " ".join(text.split())
+
+
 def test_tables_of_signals_are_parsed_once_where_there_is_a_work_directory(
     found: tuple[Path, Path], group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -807,8 +840,8 @@ def test_tables_of_signals_are_parsed_once_where_there_is_a_work_directory(
         counts.append((len(parsed), len(set(parsed))))
         tables.append([(out / f"group_{name}.tsv").read_bytes() for name in ("probe", "predictions", "retest")])
     n_runs = counts[0][1]
-    assert counts[0][0] > 2 * n_runs
-    # Two baselines and two sides of retest, each of which reads one table for the number of parcels.
-    assert counts[1:] == [(n_runs + 4, n_runs), (4, 2)]
+    assert counts[0][0] > n_runs
+    # Baselines and two sides of retest, each of which reads one table for the number of parcels.
+    assert counts[1:] == [(n_runs + 3, n_runs), (3, 2)]
     assert tables[0] == tables[1] == tables[2]
     assert {row["features"] for row in read_tsv(out / "group_retest.tsv")} == {"RandomTiny", "pearson"}
