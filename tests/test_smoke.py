@@ -276,7 +276,7 @@ def test_stopped_in_the_middle_and_started_again(study, outputs, tmp_path, app, 
     text = process.communicate(timeout=60)[1]
     assert process.returncode == code
     if number != signal.SIGKILL:
-        assert "the same call goes on" in text.splitlines()[-1]
+        assert "rerun to resume" in text.splitlines()[-1]
     for sidecar in out.rglob("*_stat-mean_timeseries.json"):
         assert sidecar.with_suffix(".tsv").is_file()
     assert app(study, out)[0] == 0
