@@ -1,4 +1,4 @@
-"""How processor time and memory of the group level grow with the cohort, and what one fold of 50,000 people takes.
+"""Growth of processor time and memory of the group level with cohort size, and the cost of one fold of 50,000 people.
 
 Parts: `embedding` and `kernel` predict one phenotype by the nested protocol from a table of 1,536 numbers, and from
 the inner products of connectivity, in one repetition of five folds with 20 permutations; `scores` draws the intervals

@@ -47,7 +47,7 @@ _FEW: Final = 50
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CallPlan:
-    """Plans of a call, None where not asked for."""
+    """Plans of a call, None if not requested."""
 
     probes: ProbePlan | None
     blocks: BlockPlan | None
@@ -70,7 +70,7 @@ class CallPlan:
 def plan_call(
     config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: AtlasLabels
 ) -> CallPlan:
-    """Check everything before any work; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
+    """Check everything in advance; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
     preparations = open_preparations(config, chosen)
     probes = plan_probes(config, keep_shared(chosen, preparations)) if asked.probe else None
@@ -103,7 +103,7 @@ def run_call(
     further = plan.probes.preparations if plan.probes is not None else ()
     left_out = {**left_out, **find_unshared(stored, further)}
     stored = keep_shared(stored, further)
-    # Phenotypes first: their tables survive when a long training is stopped.
+    # Phenotypes first: their tables are kept if a long training is stopped.
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
@@ -169,7 +169,7 @@ def prepare_probes(
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(
-                stored, build_twin(encoder, number), why="by random weights, to compare with", running=config.running
+                stored, build_twin(encoder, number), why="with random weights for comparison", running=config.running
             )
     return prober
 
@@ -217,12 +217,14 @@ def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tupl
     results = [result for one in phenotypes for result in one.models.values() if result.role != "importance"]
     warnings = [warning for result in results for warning in result.predictions.warnings]
     if n_people < _FEW:
-        warnings.insert(0, f"{n_people} participants are few: intervals are wide, and a single person can move scores.")
+        warnings.insert(
+            0, f"{n_people} participants are few: intervals are wide, and single participants can affect scores."
+        )
     return tuple(warnings)
 
 
 def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
-    """Adjust the p values of comparisons (Holm) over all of a call: every phenotype, baseline and mask."""
+    """Adjust the p values of all comparisons of a call (Holm): phenotypes, baselines and masks."""
     adjusted = [dict(one.models) for one in results]
     compared = [
         (models, name, result.comparison.p_value)

@@ -1,4 +1,4 @@
-"""Memory and time that probes take, estimated before any work: what cannot fit is refused at once, not after hours.
+"""Estimate memory and time of probes in advance, so that a call that cannot fit is refused at once, not after hours.
 
 Shape letters: n rows, t rows that train, d features, r axes of a span, k classes. Counts of operations are those of the
 solvers in `statistics`, seconds are theirs on this machine.
@@ -26,7 +26,7 @@ from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Numbers of an embedding of the published encoder.
+#: Width of the embedding of the published encoder.
 WIDTH: Final = 1536
 
 #: The program with its libraries, and tables of bootstrap samples and shared spans, which are held to a size.
@@ -64,7 +64,7 @@ _WORTH_SAYING: Final = 0.6
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What probes take."""
+    """Resources needed by probes."""
 
     kept_bytes: int  # features and what is held beside a fold
     fold_bytes: int  # of one fold
@@ -84,7 +84,7 @@ def list_widths(encoder: RunEncoder | None, others: Sequence[RunEncoder] = ()) -
 
 
 def check_resources(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WIDTH,)) -> None:
-    """Say what the probes of a call take, and refuse what cannot fit: ResourceError with the estimate."""
+    """Log the resources that the probes need; ResourceError with the estimate if they are not available."""
     plan = plan.choose_part()
     if not plan.designs:
         return
@@ -96,24 +96,24 @@ def check_resources(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WI
     if found.count_bytes(1) > limit:
         wide = [name for name in CONNECTIVITY if name in asked.baselines]
         others = [name for name in asked.baselines if name not in wide] or ["none"]
-        hint = "Give more memory by --mem or another machine."
+        hint = "Increase --mem or use a machine with more memory."
         if wide and estimate(plan, n_parcels, widths, without=wide).count_bytes(1) <= limit:
             hint = (
-                f"{', '.join(wide)} are exact and grow with the square of the rows; leave them out by --baselines "
-                f"{' '.join(others)}, or give more memory."
+                f"{', '.join(wide)} are exact and grow with the square of the number of rows; omit them with "
+                f"--baselines {' '.join(others)}, or provide more memory."
             )
         raise ResourceError(
-            f"Probing takes about {found.count_bytes(1) / 2**30:.1f} GB of memory ({what}), found "
+            f"Probing needs about {found.count_bytes(1) / 2**30:.1f} GB of memory ({what}), found "
             f"{limit / 2**30:.1f} GB ({where}).",
             hint=hint,
         )
     LOGGER.info(
-        "Probing (%s) takes about %.1f GB of memory, and %s on %s; of memory there are %.1f GB (%s).",
+        "Probing (%s) needs about %.1f GB of memory and takes %s on %s; available memory: %.1f GB (%s).",
         *(what, needed, describe_seconds(found.seconds / n_threads), _count(n_threads, "CPU"), limit / 2**30, where),
     )
     shared = estimate(plan, n_parcels, widths, shares_all=True).seconds
     if shared < _WORTH_SAYING * found.seconds and not (asked.splits or asked.leave_out or asked.same_splits):
-        LOGGER.info("With --same-splits it takes about %s.", describe_seconds(shared / n_threads))
+        LOGGER.info("With --same-splits it would take about %s.", describe_seconds(shared / n_threads))
 
 
 def _count(number: int, what: str) -> str:
@@ -121,7 +121,7 @@ def _count(number: int, what: str) -> str:
 
 
 def choose_fold_threads(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WIDTH,)) -> int:
-    """Choose how many folds are worked on at once: one a CPU, or fewer where memory has room for fewer."""
+    """Choose the number of parallel folds: one per CPU, or fewer if memory is limited."""
     if not plan.designs:
         return 1
     running, found = plan.config.running, estimate(plan, n_parcels, widths, with_seconds=False)

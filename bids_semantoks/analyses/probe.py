@@ -1,4 +1,4 @@
-"""Predictions of phenotypes by all models, on the same people and splits."""
+"""Predict phenotypes by all models, on the same participants and splits."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: With fewer groups whose labels can be exchanged there are too few permutations.
+#: With fewer exchangeable groups there are too few permutations.
 _MIN_GROUPS: Final = 5
 
 #: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and an
@@ -112,7 +112,7 @@ class Prober:
         return self._models[rows.keys]
 
     def _is_kept(self, features: Features) -> bool:
-        """Tell whether features stay for all phenotypes."""
+        """Return whether features stay for all phenotypes."""
         kept = (parts for models in self._models.values() for parts in models.values())
         return any(features is one for parts in kept for one in parts)
 
@@ -172,7 +172,7 @@ class Prober:
         """Build the models that depend on the phenotype: covariates alone, site alone."""
         models: dict[str, tuple[Features, ...]] = {}
         site, name = self.plan.site, design.target.name
-        # A site that is left out is unseen by every model, so site alone predicts nothing.
+        # A held-out site is unseen by every model, so site alone predicts nothing.
         is_known = bool(site) and site not in (name, self.asked.leave_out)
         if is_known and "site" in self.baselines:
             column = self.plan.columns[site]
@@ -250,7 +250,7 @@ class Prober:
             if id(one) not in tests:
                 labels = self._find_labels(one) | shared
                 tests[id(one)] = compute_permutation_test(features, one.target, groups=one.unit_groups, **labels)
-        # Without exchangeable labels there is no null distribution to compare with.
+        # Without exchangeable labels there is no null distribution.
         return [
             test if (test := tests.get(id(one))) is not None and np.ptp(np.append(test.null, test.value)) > 0 else None
             for one in designs
@@ -262,7 +262,7 @@ class Prober:
 
 
 def _is_free(design: Design) -> bool:
-    """Tell whether there are enough groups whose labels can be exchanged."""
+    """Return whether there are enough groups whose labels can be exchanged."""
     groups = design.unit_groups
     return groups is None or len(np.unique(groups[~np.isnan(design.target.values)])) >= _MIN_GROUPS
 
@@ -297,7 +297,7 @@ class NetworkMasker:
 
     def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
         """Build features by variant, one per encoder: each network alone, then all without each. Raises
-        ConfigurationError where the encoder cannot tell networks apart."""
+        ConfigurationError if the encoder does not separate networks."""
         names = [name_masked(model, network, is_alone=alone) for alone in (True, False) for network in self.networks]
         tables = [self._embed_rows(rows, encoder) for encoder in self.encoders]  # (n, V, D) each
         return {
@@ -310,9 +310,9 @@ class NetworkMasker:
         own = np.stack(list(networks.values()))  # (networks, N)
         if len(own) < 2 or own.all(axis=1).any():
             raise ConfigurationError(
-                f"--network-importance needs an encoder with two networks or more, {encoder.loaded.name} has "
+                f"--network-importance needs an encoder with at least two networks; {encoder.loaded.name} has "
                 f"{', '.join(networks)} in one row of tokens.",
-                hint="Leave it away.",
+                hint="Remove the option.",
             )
         hidden = np.concatenate([~own, own])  # (V, N)
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)

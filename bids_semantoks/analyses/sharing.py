@@ -1,5 +1,5 @@
-"""Phenotypes with the same people and splits: what one of them needs is computed for all, as they share decompositions
-of the training rows, which for wide features take longest."""
+"""Phenotypes with the same participants and splits are computed together, as they share decompositions of the training
+rows, the most expensive step for wide features."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_pictures_say_what_is_seen(outputs):
         re.search(r"457 parcels in 9 networks over \d+ volumes .* carries \d+% of the variance", one) for one in words
     )
     assert any(re.search(r"The median is -?0\.\d\d\. On average highest within \w+ \(0\.\d\d\)", one) for one in words)
-    assert re.search(r"Framewise displacement: mean 0\.\d\d mm, largest 0\.\d\d mm at \d+ s", page)
+    assert re.search(r"Framewise displacement: mean 0\.\d\d mm, maximum 0\.\d\d mm at \d+ s", page)
 
 
 def test_failures_are_reported(own_outputs):
