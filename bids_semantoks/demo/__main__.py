@@ -1,4 +1,4 @@
-"""Write a synthetic study from the command line, or show what was found in it: ``python -m bids_semantoks.demo DIR``."""
+"""Write a synthetic study, or show what was found in it, from the command line: ``python -m bids_semantoks.demo``."""
 
 from __future__ import annotations
 

@@ -26,17 +26,17 @@ AGE_COUPLING: Final = {
     ("Default", "Limbic"): -0.09,
 }
 SEX_COUPLING: Final = {
-    ("SomMot", "Cerebellum"): 0.17,
-    ("Cont", "DorsAttn"): -0.17,
-    ("SalVentAttn", "Subcortex"): 0.17,
-    ("Vis", "Limbic"): -0.17,
-    ("Default", "Cerebellum"): 0.17,
+    ("SomMot", "Cerebellum"): 0.2,
+    ("Cont", "DorsAttn"): -0.2,
+    ("SalVentAttn", "Subcortex"): 0.2,
+    ("Vis", "Limbic"): -0.2,
+    ("Default", "Cerebellum"): 0.2,
 }
 SITE_COUPLING: Final = {"EU": 0.0, "AS": 0.04, "NA": -0.04}
 
 # Relative change of the central frequency, per standard deviation of age and for M over F.
 AGE_TEMPO: Final = {"Vis": 0.22, "SomMot": 0.22, "Cont": -0.22, "Default": -0.22}
-SEX_TEMPO: Final = {"DorsAttn": 0.3, "Subcortex": -0.3, "SalVentAttn": 0.3, "Limbic": -0.3}
+SEX_TEMPO: Final = {"Vis": 0.5, "SomMot": -0.5, "Cont": 0.5, "Default": -0.5}
 # Seconds behind the other networks, per standard deviation of age.
 AGE_LAG: Final = {"SalVentAttn": 0.5, "Limbic": -0.5}
 INDIVIDUAL_COUPLING: Final = 0.07
