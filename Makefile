@@ -50,7 +50,7 @@ $(SERIES)/dataset_description.json: $(STAMP)
 	echo "Simulating 120 people with parcellated series ..."
 	$(BIN)/python -m bids_semantoks.demo $(SERIES) --participants 120 --parcellated >/dev/null
 
-# Without the long names of its own commands in between, what it prints can be read as a story.
+# Its own commands are shown without the paths of .venv, and lines of 120 embedded runs not at all, to be read as a story.
 .SILENT: demo $(VOXELS)/dataset_description.json $(SERIES)/dataset_description.json
 demo: $(VOXELS)/dataset_description.json $(SERIES)/dataset_description.json
 	echo "All data of this demo are synthetic."
@@ -65,7 +65,8 @@ demo: $(VOXELS)/dataset_description.json $(SERIES)/dataset_description.json
 	echo
 	echo "3. Pretrain a tiny encoder on these 120 people without their phenotypes, then predict phenotypes:"
 	echo "   bids_semantoks $(SERIES) $(SERIES_OUT) group $(ATLAS) $(PRETRAINING) $(PROBES)"
-	$(BIN)/bids_semantoks $(SERIES) $(SERIES_OUT) group $(ATLAS) $(PRETRAINING) $(PROBES)
+	bash -o pipefail -c "$(BIN)/bids_semantoks $(SERIES) $(SERIES_OUT) group $(ATLAS) $(PRETRAINING) $(PROBES) 2>&1 | \
+	    grep --line-buffered -v ': ok ('"
 	echo
 	echo "4. What was found"
 	echo

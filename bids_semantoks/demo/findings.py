@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -74,7 +75,8 @@ def _expose(tables: ProbeTables) -> list[str]:
         table.append((MODEL_NAMES["site"], format_score(scores["site"]), scores["site"].verdict))
     own = tables.strata[(tables.strata["phenotype"] == CONFOUNDED) & (tables.strata["by"] == "site")]
     for row in own.itertuples():
-        table.append((f"{_name(tables.model, tables)}, within site {row.level}", format_score(row), ""))
+        why = f"only {row.n_least} in one class" if math.isnan(row.value) else ""
+        table.append((f"{_name(tables.model, tables)}, within site {row.level}", format_score(row), why))
     shares = ", ".join(f"{share:.0%} at {site}" for site, share in SITE_PATIENTS.items())
     lines = [
         f"A confound: {CONFOUNDED} (patient, control) has no effect on the signals, but more patients were scanned at "

@@ -339,8 +339,5 @@ def _describe_effects() -> dict[str, Any]:
         "sex_tempo": {"Description": "Change of the log central frequency for M over F", **SEX_TEMPO},
         "age_lag": {"Description": "Seconds of delay added per SD of age", **AGE_LAG},
         "site_noise": {"Description": "Noise of the scanner, relative to EU", **SITE_NOISE},
-        "site_patients": {
-            "Description": "Probability of a patient; the group has no effect on the signals",
-            **SITE_PATIENTS,
-        },
+        "site_patients": {"Description": "Share of patients; the group has no effect on the signals", **SITE_PATIENTS},
     }
