@@ -19,10 +19,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo    in six minutes: extract signals of synthetic people, pretrain a tiny encoder, find what was planted"
-	@echo "make test    everything that continuous integration runs"
+	@echo "make test    all checks and tests; continuous integration runs it and make docs"
 	@echo "make test-long  all names of files that pipelines state, and 500 damaged files of each kind, which takes hours"
 	@echo "make check   linters, types, import contracts, docstrings"
-	@echo "make docs    the documentation as a site in docs/_build"
+	@echo "make docs    the documentation as a site in docs/_build, its examples run, its links checked"
 	@echo "make screenshots  pictures of the demo's pages for the documentation (chromium)"
 	@echo "make format  put the code into its format"
 	@echo "make frozen  compare every output with that of an earlier commit (BASE=COMMIT)"
@@ -81,7 +81,7 @@ demo: $(VOXELS)/dataset_description.json $(SERIES)/dataset_description.json
 	echo "  $(SERIES)/code/truth/effects.json          what was planted"
 
 # Threads that wait in a spin would take the CPUs from the other test process.
-test: $(STAMP) check docs
+test: $(STAMP) check
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 	$(MAKE) validate
 
@@ -98,7 +98,8 @@ check: $(STAMP)
 	$(BIN)/python cluster/generate.py --check
 
 docs: $(STAMP)
-	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/sphinx-build -q -n -W --keep-going docs docs/_build
+	$(BIN)/python docs/check_links.py docs/_build
 
 screenshots: demo
 	$(BIN)/python docs/screenshots.py $(VOXELS_OUT) $(SERIES_OUT)
@@ -137,4 +138,4 @@ cluster-test: $(STAMP)
 	cluster/tests/slurm.sh
 
 clean:
-	rm -rf $(VENV) $(DEMO) docs/_build .frozen .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DEMO) docs/_build docs/auto_examples .frozen .mypy_cache .ruff_cache .pytest_cache

@@ -29,7 +29,8 @@ NETWORKS = ("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Defau
 def write_study(folder: Path, n_volumes: int) -> None:
     """Write a derivative dataset of one participant with two runs."""
     write_data(folder, n_volumes)
-    rows = [f"{n}\tblock{n}\t{NETWORKS[(n - 1) * 9 // N_PARCELS]}" for n in range(1, N_PARCELS + 1)]
+    networks = [NETWORKS[n * 9 // N_PARCELS] for n in range(N_PARCELS)]
+    rows = [f"{n}\tLH_{network}_{n}\t{network}" for n, network in enumerate(networks, start=1)]
     table = folder / f"atlas-Blocks_space-{SPACE}_dseg.tsv"
     table.write_text("\n".join(["index\tlabel\tnetwork_label", *rows]) + "\n")
     root = folder / "fmriprep"
@@ -53,15 +54,11 @@ def run_peer(folder: Path) -> None:
     from nilearn.maskers import NiftiLabelsMasker
     from nilearn.signal import clean
 
-    from bids_semantoks.config import EmbeddingConfig
-    from bids_semantoks.embedding import build_run_encoder
-    from bids_semantoks.signals.windows import build_windows
+    import bids_semantoks as bs
 
     atlas = folder / f"atlas-Blocks_space-{SPACE}_dseg.nii.gz"
     table = pd.read_csv(folder / f"atlas-Blocks_space-{SPACE}_dseg.tsv", sep="\t")
-    encoder = build_run_encoder(
-        EmbeddingConfig(model="random:paper"), tuple(table["label"]), tuple(table["network_label"]), seed=0
-    )
+    encoder = bs.load_encoder("random:paper")
     for bold in sorted((folder / "fmriprep").rglob("*_bold.nii.gz")):
         mask = str(bold).replace("desc-preproc_bold", "desc-brain_mask")
         signals = NiftiLabelsMasker(str(atlas), mask_img=mask, standardize=None).fit_transform(str(bold))
@@ -69,16 +66,8 @@ def run_peer(folder: Path) -> None:
         confounds = pd.read_csv(bold.with_name(f"{name}_desc-confounds_timeseries.tsv"), sep="\t")
         regressors = confounds.drop(columns="framewise_displacement").to_numpy()
         cleaned = clean(signals, confounds=regressors, low_pass=0.1, high_pass=0.01, t_r=2.0, standardize=None)
-        windows = build_windows(
-            cleaned.astype(np.float32),
-            repetition_time=2.0,
-            n_dummy=0,
-            target_repetition_time=2.0,
-            window=100,
-            n_windows=8,
-        )
-        vectors = encoder.frozen.encode(windows, with_tokens=False).vectors
-        np.save(folder / f"{name}.npy", vectors)
+        embedding = encoder.encode(cleaned.astype(np.float32), repetition_time=2.0, parcels=list(table["label"]))
+        np.save(folder / f"{name}.npy", embedding.vectors)
 
 
 def measure(command: list[str], repeats: int, prepare: Path | None = None) -> float:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bids_semantoks.cli import call
+import bids_semantoks as bs
 from bids_semantoks.config import EmbeddingConfig
 from bids_semantoks.demo.__main__ import main as make_demo
 from bids_semantoks.files import read_rows
@@ -80,7 +80,7 @@ def measure(study: Study, out_dir: Path, model: str, options: list[str], n_repea
     asked += ["--n-repeats", str(n_repeats)]
     asked += ["--n-bins", str(study.n_bins)] if study.n_bins else ["--probe-kind", "classification"]
     for level, more in (("participant", []), ("group", asked)):
-        code = call([*shared, level, "--model", model, "-q", *options, *more])
+        code = bs.run([*shared, level, "--model", model, "-q", *options, *more])
         if code:
             sys.exit(code)
     row = next(

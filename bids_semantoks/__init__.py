@@ -37,7 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # By a string, so that no layer reaches the interface through the package; late, as it takes a second to load.
+    # By name, so that no layer imports the interface through the package; lazily, as the import takes a second.
     module = importlib.import_module(f"{__name__}.{'embedder' if name == 'Embedder' else 'api'}")
     value = getattr(module, name)
     globals()[name] = value

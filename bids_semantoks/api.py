@@ -1,4 +1,4 @@
-"""What a Python user imports: the code of the command line for arrays, images and outputs, with the same numbers."""
+"""The Python interface: the code of the command line for arrays, images and outputs, with identical results."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Embedding", "Encoder", "Fit", "ParcelSeries", "extract", "load_encoder", "load_outputs", "probe", "run"]
 
-#: What `Encoder.encode` takes: an array (T, P), a table with a column a parcel, the path of one, or `extract`'s result.
+#: Input of `Encoder.encode`: an array (T, P), a table with one column per parcel, a path, or the result of `extract`.
 Series = Any
 
 _USUAL = EmbeddingConfig()
 
 
 class Fit(NamedTuple):
-    """How well a run fits what its encoder was trained on."""
+    """How well a run matches the training data of its encoder."""
 
     level: str  # green, amber or red: the worst of the reasons
     reasons: tuple[FitItem, ...]  # name, value, level and words of each property
@@ -53,11 +53,11 @@ class Embedding:
     onset: NDArray[np.float64]  # (B,) seconds from the run's first volume
     duration: float  # of a window in seconds, padding included
     kept: NDArray[np.float64]  # (B,) share of the window's time that is real and not scrubbed
-    pooled: NDArray[np.float64]  # (dims,) mean over windows, weighed by `kept`
+    pooled: NDArray[np.float64]  # (dims,) mean over windows, weighted by `kept`
     tokens: NDArray[np.float32] | None  # (B, 1 + N*K, D) class token, then the networks' patches
-    masked_networks: tuple[str, ...]  # without signal, so that their tokens are the encoder's guess
-    fit: Fit
-    warnings: tuple[str, ...]
+    masked_networks: tuple[str, ...]  # without signal; their tokens are predicted by the encoder
+    fit: Fit  # how well the run fits what the encoder was trained on
+    warnings: tuple[str, ...]  # shortcomings of the run, in words
 
 
 def load_encoder(
@@ -79,9 +79,9 @@ def load_encoder(
     precision : str, optional
         ``auto`` and ``fp32`` are float32 without TF32; ``bf16`` or ``fp16``.
     batch_size : int, optional
-        Windows encoded at a time.
+        Windows per batch.
     random_seed : int, optional
-        Seed of random weights whose name gives none.
+        Seed of random weights without a seed in their name.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def load_encoder(
     ModelError
         The encoder is not found or damaged.
     ResourceError
-        The device is not there.
+        The device is not available.
     """
     config = EmbeddingConfig(model=str(model), device=device, precision=precision, batch_size=batch_size)
     return Encoder(config, random_seed)
@@ -102,8 +102,8 @@ def load_encoder(
 class Encoder:
     """A frozen encoder, from `load_encoder`.
 
-    Random weights are laid out for the parcels of each series, as on the command line; `parcels` are then those of the
-    published encoder.
+    Encoders with random weights are built for the parcels of each series, as on the command line; `parcels` are then
+    those of the published encoder.
     """
 
     def __init__(self, config: EmbeddingConfig, random_seed: int = 0) -> None:
@@ -136,7 +136,7 @@ class Encoder:
 
     @property
     def parcels(self) -> tuple[str, ...]:
-        """Names (P,) of the parcels it reads, in its order; numbers where the weights name none."""
+        """Names (P,) of its parcels, in its order; numbers if the weights have no names."""
         layout = self._loaded.layout
         return layout.parcels or tuple(str(number + 1) for number in range(layout.n_parcels))
 
@@ -154,7 +154,7 @@ class Encoder:
 
     @property
     def citation(self) -> str:
-        """What to cite, with a link."""
+        """Reference to cite, with a link."""
         paper = read_bibliography()["gijsen2026"]
         return f"{paper.full} {paper.url}"
 
@@ -168,40 +168,40 @@ class Encoder:
         n_windows: int = _USUAL.n_windows,
         min_kept: float | None = _USUAL.min_kept,
     ) -> Any:
-        """Encode the parcel series of one run, which are used as they are.
+        """Encode the parcel series of one run without further cleaning.
 
         Parameters
         ----------
         series : array of shape (T, P), DataFrame, path or ParcelSeries
             Volumes x parcels, NaN where scrubbed or absent; a table (CSV, TSV, NPY, 1D, CIFTI) by its path.
         repetition_time : float, optional
-            Seconds; needed where no file beside a path states it.
+            In seconds; required unless a sidecar of the file has it.
         parcels : str or sequence of str, optional
-            Name (P,) of each column, or an order that ships with this package, such as ``Schaefer400-7Networks``.
-            Needed where the columns have no names. Names of the 17-network order and of 2018 are recognised.
+            Name (P,) of each column, or an order shipped with this package, such as ``Schaefer400-7Networks``.
+            Required if the columns have no names. Names of the 17-network order and of 2018 are recognised.
         pooling : str or sequence of str, optional
-            ``cls_avg`` (mean of tokens, then class token), ``cls``, ``avg`` or ``networks`` (mean token of each
-            network, one after the other); several are read out of one pass.
+            ``cls_avg`` (mean token, then class token), ``cls``, ``avg`` or ``networks`` (mean token of each
+            network, concatenated); several are computed in one pass.
         n_windows : int, optional
-            Equally spaced windows, fewer in a run that has not as many starts.
+            Number of equally spaced windows; fewer in very short runs.
         min_kept : float or None, optional
-            Windows with a smaller share of kept data do not count in `pooled` where there are better ones; None weighs
-            all alike.
+            Windows with a smaller share of kept data are excluded from `pooled` if there are better ones; None weights
+            all windows equally.
 
         Returns
         -------
         Embedding, or dict of Embedding
-            What the command line writes for this run, and how well the run fits the encoder; by readout where a
-            sequence was asked for.
+            The embedding as written by the command line, and the fit of the run to the encoder; by readout if
+            `pooling` is a sequence.
 
         Raises
         ------
         InputError
             The array cannot be series of these parcels.
         AtlasError, ModelError
-            The parcels do not fit the encoder: the first mismatches are listed.
+            The parcels do not match the encoder; the first mismatches are listed.
         RunFailed, RunSkipped
-            The series hold nothing that can be encoded, for the reasons of the command line.
+            The series cannot be encoded; reasons as on the command line.
         """
         taken = series if isinstance(series, ParcelSeries) else self._take(series, parcels, repetition_time)
         poolings = (pooling,) if isinstance(pooling, str) else tuple(pooling)
@@ -231,7 +231,7 @@ class Encoder:
         return _record(described, atlas, signals, SignalsConfig(min_time=0.0), None)
 
     def _match(self, taken: ParcelSeries, **asked: Any) -> RunEncoder:
-        """Match the encoder to the parcels of series; ModelError shows the first that do not fit."""
+        """Match the encoder to the parcels of series; ModelError lists the first mismatches."""
         from bids_semantoks.models.frozen import POOLINGS
 
         unknown = ", ".join(map(str, set(asked["pooling"]) - set(POOLINGS)))
@@ -258,13 +258,13 @@ class SignalOptions(TypedDict, total=False):
     """Options of `extract`, which are those of the command line."""
 
     denoise: str  # preset or JSON file
-    band_pass: tuple[float, float] | None  # Hz; None filters nothing
+    band_pass: tuple[float, float] | None  # Hz; None disables filtering
     fd_threshold: float | None  # mm
     motion_filter: str | None  # lp:HZ or notch:LOW-HIGH
     dummy_scans: str  # auto or a number
     min_time: float  # seconds of kept data
     min_coverage: float  # share of a parcel
-    atlas_dir: str | None  # where atlas files are looked for first
+    atlas_dir: str | None  # searched first for atlas files
 
 
 def extract(
@@ -277,7 +277,7 @@ def extract(
     space: str | None = None,
     **options: Unpack[SignalOptions],
 ) -> ParcelSeries:
-    """Average one BOLD image over parcels and clean the signals, as the command line does with a run.
+    """Average one BOLD image over parcels and clean the signals, as the command line does for a run.
 
     Parameters
     ----------
@@ -286,11 +286,11 @@ def extract(
     mask : str or Path, optional
         Brain mask on the same grid; an image needs one.
     confounds : str or Path, optional
-        Table as fMRIPrep writes it; all of `denoise` but ``none`` need it.
+        fMRIPrep confounds table; required unless `denoise` is ``none``.
     atlas : str, optional
         Name of a registered atlas, or the path of one.
     repetition_time : float, optional
-        Seconds; needed where neither a sidecar nor the header states it.
+        In seconds; required if neither a sidecar nor the header has it.
     space : str, optional
         Template space of the image, by default that in its name, else the first that the atlas has.
     **options
@@ -300,16 +300,16 @@ def extract(
     Returns
     -------
     ParcelSeries
-        Series (T, P), coverage (P,), kept volumes (T,) and what is known of them; `Encoder.encode` takes it.
+        Series (T, P), coverage (P,), kept volumes (T,) and metadata; accepted by `Encoder.encode`.
 
     Raises
     ------
     InputError
-        A file is not there.
+        A file does not exist.
     AtlasError
         The atlas is not found, or not in this space.
     RunFailed, RunSkipped
-        The image cannot be used, for the reasons of the command line.
+        The image cannot be processed; reasons as on the command line.
     """
     from bids_semantoks.exchange.images import describe_image
     from bids_semantoks.participant import load_run_atlas
@@ -338,17 +338,17 @@ def _record(
 
 
 def run(arguments: Sequence[str | Path]) -> int:
-    """Run a call of the command line in this process.
+    """Run a command-line call in this process.
 
     Parameters
     ----------
     arguments : sequence of str or Path
-        What follows ``bids_semantoks`` in a shell, such as ``["BIDS", "OUT", "participant"]``.
+        Arguments after ``bids_semantoks``, such as ``["BIDS", "OUT", "participant"]``.
 
     Returns
     -------
     int
-        Exit code: 0 where all is well, see the documentation of the command line.
+        Exit code: 0 for success; see the documentation of the command line.
     """
     from bids_semantoks.cli import call
 

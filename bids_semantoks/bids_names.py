@@ -22,14 +22,14 @@ ENTITY_ORDER: Final = (
 
 # Entities that a pipeline adds when it resamples or cleans a run; all others distinguish runs.
 DERIVED_ENTITIES: Final = frozenset({"space", "cohort", "res", "den", "hemi", "desc"})
-# Entities of a table of parcels that the names of the run's other files lack.
+# Entities in the names of parcel tables that the run's other files lack.
 TABLE_ENTITIES: Final = frozenset({"atlas", "seg", "scale", "stat", "label"})
 
 _RANK: Final = {key: rank for rank, key in enumerate(ENTITY_ORDER)}
 # Labels of Schaefer's parcels in 7 networks: giga_connectome's and TemplateFlow's, and those with seg- and scale-.
 SCHAEFER: Final = re.compile(r"Schaefer(?:2018(?:(\d+)Parcels7Networks|7Networks(\d+)Parcels|7n(\d+))|(\d+)-7Networks)")
 _ENTITY: Final = re.compile(r"([a-zA-Z]+)-(.+)")
-# Words that end a name: in the middle they belong to no label, as in those of pipelines older than BIDS derivatives.
+# Words that end a name; elsewhere they are not part of a label, e.g. in pipelines older than BIDS derivatives.
 _SUFFIXES: Final = frozenset({"bold", "boldref", "mask", "timeseries", "regressors", "preproc", "confounds", "sbref"})
 # NiBabies' newer spelling of a template's cohort, as in MNIInfant+1.
 _COHORT: Final = re.compile(r"([a-zA-Z0-9]+)\+([0-9]+)")
@@ -57,7 +57,7 @@ class BidsFile:
 
 
 def parse_name(path: str) -> BidsFile | None:
-    """Parse a file name or path without touching the disk; None where `explain_name` has a reason."""
+    """Parse a file name or path without touching the disk; None if `explain_name` has a reason."""
     pairs, suffix, extension, problem = _split_name(path)
     if problem:
         return None
@@ -65,14 +65,14 @@ def parse_name(path: str) -> BidsFile | None:
 
 
 def explain_name(path: str) -> str:
-    """Explain in words why a name cannot be parsed; empty if it can."""
+    """Explain why a name cannot be parsed; empty if it can."""
     return _split_name(path)[3]
 
 
 def _split_name(path: str) -> tuple[list[tuple[str, str]], str, str, str]:
     """Split a name into pairs, suffix, extension, and what is wrong with it.
 
-    A part without a key belongs to the label before it, since people put ``_`` in labels; cohorts get their own pair.
+    A part without a key belongs to the preceding label, since labels may contain ``_``; cohorts get their own pair.
     """
     *parts, last = os.path.basename(path).split("_")  # noqa: PTH119 - a Path costs ten times as much
     suffix, dot, extension = last.partition(".")
@@ -84,18 +84,18 @@ def _split_name(path: str) -> tuple[list[tuple[str, str]], str, str, str]:
         if match := _ENTITY.fullmatch(part):
             pairs.append((match[1], match[2]))
         elif not part:
-            return [], "", "", "two underscores, or one at the start"
+            return [], "", "", "it has two consecutive underscores, or one at the start"
         elif part in _SUFFIXES:
-            return [], "", "", f"{part!r} stands inside the name, where key-label pairs are expected"
+            return [], "", "", f"it has {part!r} before its end; expected key-label pairs"
         elif not pairs or part.endswith("-"):
             return [], "", "", f"{part!r} is not a key-label pair"
         else:
             pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]}_{part}")
     keys = [key for key, _ in pairs]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        return [], "", "", f"the entity {twice[0]}- stands there twice"
+        return [], "", "", f"the entity {twice[0]}- is repeated"
     if not suffix or "-" in suffix:
-        return [], "", "", "no suffix such as _bold follows the entities"
+        return [], "", "", "it has no suffix such as _bold after the entities"
     return _split_cohort(pairs), suffix, dot + extension, ""
 
 
@@ -111,7 +111,7 @@ def _split_cohort(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
 def parse_entities(name: str) -> dict[str, str]:
     """Parse a file name into entities by short key, in the order of the name; suffix and extension may be missing.
 
-    Unlike `parse_name`, this never fails: parts that fit nowhere are dropped.
+    Unlike `parse_name`, this never fails: invalid parts are dropped.
     """
     pairs: list[tuple[str, str]] = []
     waiting: list[str] = []
@@ -130,7 +130,7 @@ def parse_entities(name: str) -> dict[str, str]:
 
 
 def sort_entities(pairs: Iterable[tuple[str, str]]) -> Entities:
-    """Sort (key, value) pairs in BIDS order; an unknown entity stays behind the one it followed."""
+    """Sort (key, value) pairs in BIDS order; an unknown entity is kept after its predecessor."""
     ranked: list[tuple[int, tuple[str, str]]] = []
     rank = 0
     for pair in pairs:
@@ -152,7 +152,7 @@ def sorted_naturally(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def format_label(text: str) -> str:
-    """Reduce a name to the ASCII letters and digits that a BIDS label may hold. Raises ValueError if none are left."""
+    """Reduce a name to the ASCII letters and digits allowed in a BIDS label. Raises ValueError if none are left."""
     label = re.sub(r"[^A-Za-z0-9]", "", text)
     if not label:
         raise ValueError(f"no letter or digit in {text!r}")
@@ -166,8 +166,8 @@ def name_schaefer(label: str) -> str:
 
 
 def check_name(name: str | Path, kind: type[SemantoksError], what: str) -> None:
-    """Raise an error of this kind where the system cannot even look for a file of this name, mostly as it is too long;
-    a name that merely does not exist passes."""
+    """Raise an error of this kind if the system cannot even look up a file name, mostly because it is too long;
+    names that merely do not exist pass."""
     try:
         os.lstat(name)
     except (FileNotFoundError, NotADirectoryError):
@@ -175,4 +175,4 @@ def check_name(name: str | Path, kind: type[SemantoksError], what: str) -> None:
     except (OSError, ValueError) as error:
         text, reason = str(name), getattr(error, "strerror", None) or str(error)
         shown = text if len(text) < 200 else f"{text[:100]}... ({len(text)} characters)"
-        raise kind(f"{what} {shown} cannot be looked for: {reason}.") from error
+        raise kind(f"{what} {shown} is not a valid path: {reason}.") from error

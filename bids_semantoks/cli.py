@@ -28,7 +28,7 @@ from bids_semantoks.runtime.signals import STOPPING, handle_signals
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-#: A process group, a scheduler and a terminal send several signals at once; they must not disturb the tidying up.
+#: A process group, a scheduler and a terminal may send several signals at once; they must not interrupt the clean-up.
 _SECONDS_TO_TIDY = 5.0
 
 
@@ -37,7 +37,7 @@ class _Terminated(BaseException):
 
 
 class _Interrupted(_Terminated):
-    """Ctrl-C; a KeyboardInterrupt in code that a library runs would make Python end without an exit code."""
+    """Ctrl-C; with a KeyboardInterrupt in library code, Python would exit without our exit code."""
 
 
 def _start_logging(config: AppConfig) -> None:
@@ -48,7 +48,7 @@ def _start_logging(config: AppConfig) -> None:
     LOGGER.setLevel(logging.DEBUG)
     LOGGER.propagate = False
     LOGGER.handlers = [console, LogBuffer()]
-    # Messages of libraries go to the log file only; those for users are our own.
+    # Library messages go to the log file only; messages for users are our own.
     redirect_libraries()
     logging.getLogger().addHandler(LogBuffer())
 
@@ -59,7 +59,7 @@ def _stop_logging() -> None:
         handler.close()
     root = logging.getLogger()
     for handler in list(root.handlers):
-        # Handlers of others, such as test runners, stay.
+        # Keep the handlers of others, such as test runners.
         if type(handler).__module__.startswith("bids_semantoks"):
             root.removeHandler(handler)
             handler.close()
@@ -101,7 +101,7 @@ def _run(config: AppConfig) -> int:
     if config.level == "participant":
         from bids_semantoks.inputs.opening import open_inputs
 
-        # Folders and labels are checked before the import of all else, which takes longer.
+        # Folders and labels are checked before the slower imports.
         inputs = open_inputs(config)
         from bids_semantoks.participant import build_plan, run_participants
 
@@ -152,7 +152,7 @@ def _write_words(config: AppConfig) -> int:
 
 
 class _Stopper:
-    """Signal handler that raises, and raises again only where that has not ended the call within seconds: an exception
+    """Signal handler that raises, and raises again only if that has not ended the call within seconds: an exception
     that meets a destructor or a callback of a library is lost."""
 
     signum, raised_at = 0, -_SECONDS_TO_TIDY
@@ -176,12 +176,12 @@ class _Stopper:
 
 
 def _shorten(message: str) -> str:
-    """Cut the middle of names that would hide the message."""
+    """Shorten names in the middle so that they do not hide the message."""
     return re.sub(r"\S{800,}", lambda match: f"{match[0][:100]}...{match[0][-100:]}", message)
 
 
 def _describe(error: Exception) -> tuple[str, int]:
-    """Describe an error and give its exit code: 5 where the system lacks something, 4 where a file is in the way."""
+    """Describe an error and give its exit code: 5 if the system lacks resources, 4 if a file is in the way."""
     lacks_room = is_full(error)
     if isinstance(error, SemantoksError):
         return str(error), 5 if lacks_room else error.exit_code
@@ -189,8 +189,8 @@ def _describe(error: Exception) -> tuple[str, int]:
     lacks_more = isinstance(error, OSError) and error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE)
     if isinstance(error, OSError):
         what, where = error.strerror or what, f": {error.filename}" if error.filename else ""
-    remedy = "; make room, and the same call goes on" if lacks_room else ""
-    return f"{what}{where}; what is complete stays{remedy}", 5 if lacks_room or lacks_more else 4
+    remedy = "; free disk space and rerun to resume" if lacks_room else ""
+    return f"{what}{where}; completed outputs are kept{remedy}", 5 if lacks_room or lacks_more else 4
 
 
 def _fail(message: str, code: int) -> int:
@@ -201,11 +201,11 @@ def _fail(message: str, code: int) -> int:
 def _report(error: Exception) -> int:
     LOGGER.debug("%s", traceback.format_exc())
     if isinstance(error, MemoryError):
-        return _fail("out of memory; give more memory or use fewer processes (--n-procs)", 5)
+        return _fail("out of memory; provide more memory or use fewer processes (--n-procs)", 5)
     if isinstance(error, SemantoksError | OSError) or is_full(error):
         return _fail(*_describe(error))
     click.echo(show_hidden(traceback.format_exc(), keep="\n\t"), err=True)
-    return _fail("this is a bug, please report it with the lines above and the log file", 1)
+    return _fail("this is a bug; please report it with the lines above and the log file", 1)
 
 
 def call(arguments: Sequence[str]) -> int:
@@ -223,9 +223,9 @@ def call(arguments: Sequence[str]) -> int:
             _say(f"bids_semantoks: {error}")
         return error.exit_code
     except (KeyboardInterrupt, _Interrupted, click.Abort):
-        return _fail("interrupted; what is complete stays, the same call goes on", 130)
+        return _fail("interrupted; completed outputs are kept, rerun to resume", 130)
     except _Terminated:
-        return _fail("terminated; what is complete stays, the same call goes on", 143)
+        return _fail("terminated; completed outputs are kept, rerun to resume", 143)
     except Exception as error:  # noqa: BLE001 - the last resort turns a bug into a report
         return _report(error)
     finally:
@@ -244,7 +244,7 @@ def main() -> NoReturn:
     try:
         code = call(sys.argv[1:])
         sys.stdout.flush()
-    except _Terminated as error:  # during the last words
+    except _Terminated as error:  # during the final message
         code = 130 if isinstance(error, _Interrupted) else 143
     except OSError:
         silence(sys.stdout)

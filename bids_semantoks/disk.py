@@ -1,4 +1,4 @@
-"""Room on the disk: errors that say it is full, and files that processes which died left behind."""
+"""Disk space: detect errors of a full disk, and remove files left behind by processes that died."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Final
 
 from bids_semantoks.errors import ConfigurationError, ResourceError
 
-#: A file-size limit ends a write as a full disk and a used-up quota do.
+#: A file-size limit ends a write in the same way as a full disk or an exceeded quota.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# What libraries in other languages say, whose errors have no number: Rust, C and SQLite.
+# Messages of libraries in other languages, whose errors have no number: Rust, C and SQLite.
 _SAID: Final = (*(f"(os error {number})" for number in _FULL), os.strerror(errno.ENOSPC), "disk is full")
 
 # Names of temporary files, folders and segments with their owner, as `tag_owner` writes it; before 0.2, without.
@@ -27,12 +27,12 @@ _TEMPORARY: Final = re.compile(
     rf"\.(?:{_OWNER.pattern})?[0-9a-f]{{12}}\.tmp|(?:\.making-|bids_semantoks-fetched-){_OWNER.pattern}.*"
 )
 
-#: Seconds without a write after which a file counts as left behind where its owner cannot be asked for.
+#: Seconds without a write after which a file counts as left behind if its owner cannot be checked.
 _PATIENCE: Final = 86400.0
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Tell whether an error, or one that it was raised from, says that the disk is full."""
+    """Return whether an error, or one of its causes, reports a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
@@ -43,7 +43,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def read_space() -> str:
-    """Read which name space process numbers belong to: a container has its own; empty where /proc does not tell."""
+    """Read which name space process numbers belong to: a container has its own; empty if /proc does not tell."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -62,8 +62,8 @@ def read_start(process: int) -> str:
 
 @functools.cache
 def _identify_place() -> str:
-    """Identify where process numbers mean the same processes: machine, boot and name space; where the system does not
-    tell, no two processes share a place."""
+    """Identify the scope of process numbers: machine, boot and name space; if the system does not
+    provide these, no two processes share a scope."""
     space = read_space()
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
@@ -82,18 +82,18 @@ def _tag(process: int) -> str:
 
 
 def tag_owner() -> str:
-    """Return what a name begins with that tells later calls whether this process, its owner, is dead."""
+    """Return a name prefix by which later calls can tell whether this process, the owner, is dead."""
     return _tag(os.getpid())
 
 
 def name_temporary() -> str:
-    """Return a new hidden name for a file in the making."""
+    """Return a new hidden name for a temporary file."""
     return f".{tag_owner()}{os.urandom(6).hex()}.tmp"
 
 
 def is_left_behind(name: str, status: os.stat_result) -> bool:
-    """Tell whether the owner in a name is dead. Where it cannot be asked for, since it ran on another machine, in
-    another container or as another user, nobody must have written to the file for a day."""
+    """Return whether the owner in a name is dead. If that cannot be checked (another machine,
+    container or user), the file must not have been written to for a day."""
     owner = _OWNER.search(name)
     if owner and owner[1] == _identify_place() and status.st_uid == os.geteuid():
         return read_start(int(owner[2])) != owner[3]
@@ -101,7 +101,7 @@ def is_left_behind(name: str, status: os.stat_result) -> bool:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove temporary files and folders of ours that processes which died left in a directory."""
+    """Remove our temporary files and folders that dead processes left in a directory."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             if not _TEMPORARY.fullmatch(entry.name):
@@ -111,12 +111,12 @@ def remove_leftovers(directory: Path) -> None:
                     shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else Path(entry.path).unlink()
 
 
-#: For those who write many files into one directory.
+#: For writing many files into one directory.
 remove_leftovers_once = functools.cache(remove_leftovers)
 
 
 def check_writable(directory: Path) -> None:
-    """Create a directory if needed, clear leftovers away and try to write to it: ConfigurationError if it is not
+    """Create a directory if needed, remove leftovers and try to write to it: ConfigurationError if it is not
     writable, ResourceError if the disk is full."""
     probe = directory / name_temporary()
     try:
@@ -126,9 +126,9 @@ def check_writable(directory: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         if is_full(error):
-            raise ResourceError(f"No space left to write to {directory}: {reason}.", hint="Make room.") from error
+            raise ResourceError(f"No space left to write to {directory}: {reason}.", hint="Free disk space.") from error
         raise ConfigurationError(
-            f"Cannot write to {directory}: {reason}.", hint="Give an output directory that you may write to."
+            f"Cannot write to {directory}: {reason}.", hint="Use an output directory with write permission."
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The encoder as a transformer of scikit-learn."""
+"""The encoder as a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _USUAL = EmbeddingConfig()
 
 
 class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Transformer of parcel series into mean embeddings, a row a run: n series -> (n, dims).
+    """Transform parcel series into mean embeddings, one row per run: n series -> (n, dims).
 
-    Nothing is learnt from the data, so that it may stand before any cross-validation; inside one, `memory` of the
-    pipeline spares encoding a series once a fold.
+    Nothing is learnt from the data, so it may be applied before any cross-validation; inside one, the pipeline's
+    `memory` avoids encoding each series again in every fold.
 
     Parameters
     ----------
     model : str, Path or Encoder, optional
         As in `load_encoder`.
     repetition_time : float, optional
-        Seconds, of all series; needed for arrays.
+        In seconds, for all series; required for arrays.
     parcels : str or sequence of str, optional
-        Names of the columns, or an order that ships with this package, as in `Encoder.encode`.
+        Names of the columns, or an order shipped with this package, as in `Encoder.encode`.
     pooling : str, optional
         ``cls_avg`` (mean of tokens, then class token), ``cls``, ``avg`` or ``networks``.
     n_windows : int, optional
-        Equally spaced windows of a series.
+        Number of equally spaced windows per series.
     min_kept : float or None, optional
-        Windows with a smaller share of kept data do not count where there are better ones; None weighs all alike.
+        Windows with a smaller share of kept data are excluded if there are better ones; None weights all equally.
     device : str, optional
         As in `load_encoder`.
     n_jobs : int, optional
-        Processes, by joblib's rules; each loads the encoder.
+        Number of processes, as in joblib; each loads the encoder.
 
     Attributes
     ----------
@@ -74,19 +74,19 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.n_jobs = n_jobs
 
     def fit(self, X: Sequence[Series], y: object = None) -> Self:  # noqa: ARG002 - as all transformers
-        """Load the encoder and encode the first series, which shows whether the series fit it.
+        """Load the encoder and encode the first series to check that the series match it.
 
         Parameters
         ----------
         X : sequence of n arrays (T, P), DataFrames, paths or ParcelSeries
-            One series a run; runs may differ in length.
+            One series per run; runs may differ in length.
         y : object, optional
             Ignored.
 
         Returns
         -------
         Embedder
-            Itself.
+            The fitted transformer.
         """
         series = _list_series(X)
         self._encoder = self._load()
@@ -95,17 +95,17 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Sequence[Series]) -> NDArray[np.float64]:
-        """Encode each series and average its windows by their kept data.
+        """Encode each series and average its windows, weighted by their kept data.
 
         Parameters
         ----------
         X : sequence of n arrays (T, P), DataFrames, paths or ParcelSeries
-            One series a run.
+            One series per run.
 
         Returns
         -------
         array of shape (n, dims)
-            The numbers of the command line's ``phenotype/`` table, for people with one run.
+            The values of the command line's ``phenotype/`` table, for participants with one run.
         """
         check_is_fitted(self, "sha256_")
         series = _list_series(X)
@@ -120,7 +120,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return rows
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:  # noqa: ARG002
-        """Name the dimensions as the tables of the command line do.
+        """Return the names of the dimensions, as in the tables of the command line.
 
         Parameters
         ----------
@@ -143,8 +143,8 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self._encoder = self._load()
             if self._encoder.sha256 != self.sha256_:
                 raise ModelError(
-                    f"{self.model} has other weights than when this Embedder was fitted: SHA-256 "
-                    f"{self._encoder.sha256[:12]} instead of {self.sha256_[:12]}.",
+                    f"The weights of {self.model} have changed since this Embedder was fitted: SHA-256 "
+                    f"{self._encoder.sha256[:12]}, expected {self.sha256_[:12]}.",
                     hint="Fit it again, or restore the weights.",
                 )
         asked = {
@@ -154,7 +154,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return embedding.pooled
 
     def __getstate__(self) -> dict[str, Any]:
-        # Weights are loaded again where they are needed, instead of travelling in each pickle.
+        # Weights are reloaded where needed instead of being part of each pickle.
         return {name: value for name, value in super().__getstate__().items() if name != "_encoder"}
 
     def __sklearn_tags__(self) -> Any:
@@ -173,14 +173,13 @@ def _encode_part(embedder: Embedder, series: Sequence[Series]) -> NDArray[np.flo
 def _list_series(found: Any) -> list[Series]:
     """List the series of n runs; InputError for a single series, and for none."""
     if isinstance(found, str | Path) or (hasattr(found, "iloc") and found.ndim == 2):
-        raise InputError("One series was given where a list of series is expected.", hint="Write [series].")
+        raise InputError("Found a single series; expected a list of series.", hint="Use [series].")
     series = list(found)
     if not series:
         raise InputError("The list of series is empty.")
     if getattr(found, "ndim", 3) == 2 and isinstance(found, np.ndarray) and found.dtype != object:
         raise InputError(
-            f"One array of shape {found.shape} was given where a list of series (T, P), or one array (n, T, P), is "
-            "expected.",
-            hint="Write [series].",
+            f"Found an array of shape {found.shape}; expected a list of series (T, P), or one array (n, T, P).",
+            hint="Use [series].",
         )
     return series

@@ -82,7 +82,7 @@ class RunEncoder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that decide, together with the signals, whether an embedding is up to date."""
+        """Settings that determine, together with the signals, whether an embedding is up to date."""
         return {
             "model": self.loaded.name,
             "model_sha256": self.loaded.sha256,
@@ -113,16 +113,16 @@ class RunEncoder:
         return sum(weight.numel() * weight.element_size() for weight in self.loaded.encoder.parameters())
 
     def clear(self, paths: OutputPaths, signals: Mapping[str, Any]) -> None:
-        """Remove embeddings of other settings or signals, whose sidecar is `signals`."""
+        """Remove embeddings with other settings or from other signals than those with sidecar `signals`."""
         for one in self.readouts:
             remove_embedding(one.place(paths), settings=one.settings, signals_sha256=signals["TableSHA256"])
 
     def place(self, paths: OutputPaths) -> OutputPaths:
-        """Let the paths of a run name this readout."""
+        """Set the encoder label in a run's paths to this readout."""
         return dataclasses.replace(paths, model=self.loaded.name)
 
     def name_outputs(self, stored: Sequence[StoredRun]) -> list[StoredRun]:
-        """Let the paths of runs name this encoder."""
+        """Set the encoder label in the runs' paths to this encoder."""
         settings_hash = hash_values(self.settings)
         return [dataclasses.replace(run, paths=self.place(run.paths), settings_hash=settings_hash) for run in stored]
 
@@ -144,8 +144,8 @@ def build_run_encoder(
     """Load an encoder, unless it is `loaded`, and match it to the P parcels and networks of an atlas, with a readout
     for each pooling; `seed` is for random weights whose name gives none, `name` replaces the label.
 
-    Raises ModelError if the encoder is missing, damaged or does not fit the
-    atlas, ResourceError if the device is absent.
+    Raises ModelError if the encoder is missing, damaged or does not match the
+    atlas, ResourceError if the device is not available.
     """
     from bids_semantoks.models.checkpoints import load_encoder
     from bids_semantoks.models.frozen import FrozenEncoder, resolve_device
@@ -196,7 +196,7 @@ def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[str, ...]:
     windows = read_windows(run, encoder)
     poolings = [one.frozen.pooling for one in encoder.readouts]
     found = encoder.frozen.encode_readouts(windows, poolings, with_tokens=True)
-    # The first comes last: who finds it finds the others, too.
+    # The first is written last: if it exists, the others do too.
     for one in reversed(encoder.readouts):
         embedding = found[one.frozen.pooling]
         is_first = one is encoder
@@ -209,7 +209,7 @@ def embed_run(run: StoredRun, encoder: RunEncoder) -> tuple[str, ...]:
 
 
 def _describe_embedding(run: StoredRun, encoder: RunEncoder) -> dict[str, Any]:
-    """Collect what a sidecar says of one readout of a run besides its settings and windows."""
+    """Collect the sidecar entries of one readout of a run besides its settings and windows."""
     loaded, frozen, signals = encoder.loaded, encoder.frozen, run.sidecar
     return {
         "Sources": [build_uri(run.paths.signals, run.paths.out_dir)],
@@ -236,8 +236,8 @@ def _describe_embedding(run: StoredRun, encoder: RunEncoder) -> dict[str, Any]:
 
 
 def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] | None:
-    """Describe how alike the tokens of networks and of windows are, for pages: only here are there tokens. Networks are
-    left out where a picture could not tell them apart."""
+    """Describe how alike the tokens of networks and of windows are, for the report: tokens are only available here.
+    Networks are omitted if there are too many for a figure."""
     if embedding.tokens is None:
         return None
     networks, windows = (matrix.round(3).tolist() for matrix in compare_tokens(embedding.tokens, n_rows))
@@ -247,7 +247,7 @@ def _compare(embedding: Embedding, n_rows: int) -> dict[str, list[list[float]]] 
 def find_embedding_state(
     paths: OutputPaths, encoder: RunEncoder, signals_sha256: str, *, redo_older_than: str | None = None
 ) -> tuple[bool, list[str]]:
-    """Tell whether the embeddings on disk are complete and current, and list the settings in which they differ.
+    """Return whether the embeddings on disk are complete and current, and list the settings in which they differ.
 
     `signals_sha256` is the checksum of the signals on disk; empty if they will change. One made before the version
     `redo_older_than` is not current.
@@ -283,7 +283,7 @@ def find_missing(
         )
         if differences and not overwrite:
             raise ConfigurationError(
-                f"{run.paths.embedding} was made with other settings: {'; '.join(differences)}.", hint=hint
+                f"{run.paths.embedding} was computed with different settings: {'; '.join(differences)}.", hint=hint
             )
         if not is_complete or any(_is_damaged(one.place(run.paths)) for one in encoder.readouts):
             missing.append(run)
@@ -298,14 +298,13 @@ def _is_damaged(paths: OutputPaths) -> bool:
         if paths.vectors.name in sidecar.get("Files", {}):
             check_table(paths.vectors, sidecar)
     except RunFailed as error:
-        LOGGER.warning("%s It is made again.", error.message)
+        LOGGER.warning("%s It will be recomputed.", error.message)
         return True
     return False
 
 
 def leave_out_damaged(stored: Sequence[StoredRun], tally: Tally) -> list[StoredRun]:
-    """Keep the runs whose signals, which the caller goes on to read, are as their sidecars say; the others, complete
-    until now, fail."""
+    """Keep the runs whose signals match the checksum in their sidecars; the others, complete until now, fail."""
     whole = []
     for run in stored:
         try:
@@ -338,7 +337,7 @@ def embed_missing(
         stop_on_failure=running.stop_on_first_crash,
         tally=tally,
     )
-    # A run that was never tried, or whose worker was killed, cleared nothing away itself.
+    # A run that was not attempted, or whose worker was killed, has not removed its outdated outputs.
     for run in missing if tally.n_failed else ():
         encoder.clear(run.paths, run.sidecar)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class SemantoksError(Exception):
-    """Base of errors that end a call: what was found where and what was expected, with a hint on what to do."""
+    """Base of errors that end a call; the message has what was found where and what was expected, the hint a remedy."""
 
     exit_code = 1
 
@@ -27,13 +27,13 @@ class InputError(SemantoksError):
 
 
 class ConfigurationError(SemantoksError):
-    """The options contradict each other, the outputs on disk, or themselves."""
+    """The options are invalid or contradict each other or the outputs on disk."""
 
     exit_code = 4
 
 
 class ResourceError(SemantoksError):
-    """Memory, disk or the requested device is not there."""
+    """Memory, disk space or the requested device is not available."""
 
     exit_code = 5
 
@@ -51,7 +51,7 @@ class ModelError(SemantoksError):
 
 
 class TrainingStopped(SemantoksError):
-    """Pretraining saved its state and stopped early; the same call goes on."""
+    """Pretraining saved its state and stopped early; the same call resumes it."""
 
     exit_code = 8
 

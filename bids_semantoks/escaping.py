@@ -1,4 +1,4 @@
-"""Text from files, encoded for the language in which it is written out; pages of HTML leave this to Jinja."""
+"""Escape text from files for the format in which it is written; in HTML pages Jinja does this."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import re
 from typing import Any, Final
 
-#: Characters that steer instead of showing: controls (escape sequences, ends of lines), directions of writing, which
-#: make a text read otherwise than it is, halves of surrogate pairs (bytes that are not UTF-8), and no characters.
+#: Non-printing characters: controls (escape sequences, line breaks), text directions, which can make a text appear
+#: different from what it is, lone surrogates (bytes that are not UTF-8), and noncharacters.
 _HIDDEN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 
-# A colon only where a link would start, an underscore only before a word: names should stay legible.
+# A colon only if it would start a link, an underscore only before a word: names should remain legible.
 _MARKDOWN: Final = re.compile(r"[\\*\[\]@$^~]|&(?=#?\w+;)|:(?=//)|(?<![^\W_])_")
 
 _LATEX: Final = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -21,22 +21,22 @@ _LATEX: Final = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
 }
 
-# What pdfTeX sets without further packages besides ASCII: Latin letters, dashes, quotes, bullets and the euro.
+# Characters besides ASCII that pdfTeX supports without packages: Latin letters, dashes, quotes, bullets, the euro.
 _NOT_LATEX: Final = re.compile("[^\x20-\x7e\xa1-\u017f\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026\u2030\u20ac]")
 
 
 def show_hidden(text: str, *, keep: str = "\t") -> str:
-    """Write characters that steer a terminal or fake a line of a log as escapes (``\\x1b``), except those to `keep`."""
+    """Escape characters that control a terminal or forge log lines (``\\x1b``), except those to `keep`."""
     return _HIDDEN.sub(lambda m: m[0] if m[0] in keep else m[0].encode("unicode_escape").decode(), text)
 
 
 def replace_hidden(text: str) -> str:
-    """Replace what neither HTML nor XML allows, and directions of writing, by U+FFFD; tabs and newlines stay."""
+    """Replace characters not allowed in HTML or XML, and text directions, by U+FFFD; tabs and newlines are kept."""
     return _HIDDEN.sub(lambda m: m[0] if m[0] in "\t\n" else "\ufffd", text)
 
 
 def escape_markdown(text: str) -> str:
-    """Write text so that Markdown, that of pandoc included, shows it as it is, on one line.
+    """Escape text so that Markdown (including pandoc's) shows it verbatim, on one line.
 
     Backticks become quotes, since nothing escapes them inside code.
     """
@@ -45,7 +45,7 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Write text so that LaTeX sets it as it is; characters that need packages become their code, ``U+1F9E0``."""
+    """Escape text so that LaTeX shows it verbatim; characters that need packages become their code, ``U+1F9E0``."""
     line = _NOT_LATEX.sub(lambda m: " " if m[0].isspace() else f"U+{ord(m[0]):04X}", text)
     return "".join(_LATEX.get(c, c) for c in line)
 

@@ -1,6 +1,6 @@
-"""The one reader and writer of TSV and JSON; a partial file never carries a final name.
+"""Read and write TSV and JSON; an incomplete file never has its final name.
 
-What is slow to load is imported where it is used: the log file, which also belongs to --help, does not wait for it.
+Slow imports are deferred, since this module is also needed for --help.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, NamedTuple
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: What programs write where a value is missing, in lower case: BIDS, R, pandas, spreadsheets, databases and statistics
-#: programs. The one list, for every table.
+#: Codes for missing values in lower case: BIDS, R, pandas, spreadsheets, databases and statistics software; used for
+#: every table.
 _MISSING: Final = frozenset(
     {
         *("", "n/a", "na", "n.a.", "nan", "-nan", "+nan", "<na>", "null", "#n/a", "#na", "#n/a n/a", "nat", "."),
@@ -44,7 +44,7 @@ _MARKS: Final = (
 
 @contextlib.contextmanager
 def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a file that gets its name only once complete; if the block raises, nothing is left behind.
+    """Open a file that gets its name only when complete; if the block raises, nothing is left behind.
 
     `is_durable` waits until the disk has the file: for checkpoints and tables that a sidecar vouches for, which a
     crash of the machine must not empty. Written under a hidden name beside `path` and renamed. Takes no lock, since
@@ -62,7 +62,7 @@ def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
         temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # what people know
+            error.filename = str(path)  # the name that users know
         temporary.unlink(missing_ok=True)
         raise
 
@@ -88,7 +88,7 @@ def write_json(path: Path, values: dict[str, Any], *, only_if_changed: bool = Fa
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
     """Write an array without objects as ``.npy``, atomically."""
-    # Given a file, NumPy writes through C's own buffer and misses a full disk at the end.
+    # Given a file object, NumPy writes through a C buffer and misses a full disk at the end.
     import numpy as np
 
     content = io.BytesIO()
@@ -100,7 +100,7 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 def write_table(
     path: Path, columns: Sequence[str], rows: NDArray[np.floating[Any]], *, index: str = "", digits: int = 9
 ) -> None:
-    """Write a numeric table (R, C) as TSV; 9 significant digits are enough for any float32, NaN becomes ``n/a``.
+    """Write a numeric table (R, C) as TSV; 9 significant digits represent any float32 exactly, NaN becomes ``n/a``.
 
     `index` is the header of a first column that repeats `columns` as row names (square tables).
     """
@@ -139,15 +139,15 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         problem = "something that is neither a number nor n/a, or rows of different lengths"
         raise ValueError(f"{path} holds {problem}: {error}") from error
     if values.shape[1] != len(columns):
-        raise ValueError(f"{path} holds {values.shape[1]} values a row, which do not fill {len(columns)} columns")
+        raise ValueError(f"{path} has {values.shape[1]} values per row, expected {len(columns)} columns")
     return columns, values
 
 
 def split_rows(text: AnyStr) -> list[list[AnyStr]]:
-    """Split the content of a table into its lines and these into their cells, for those who read it strictly."""
+    """Split the content of a table into lines and cells, for strict readers."""
     if isinstance(text, bytes):
         return [line.split(b"\t") for line in text.splitlines()]
-    # Other ends of lines that Unicode knows may stand in a cell.
+    # Other Unicode line breaks may be part of a cell.
     return [line.rstrip("\n").split("\t") for line in io.StringIO(text, newline=None)]
 
 
@@ -175,7 +175,7 @@ class TextTable(NamedTuple):
 
 
 def decode_text(content: bytes) -> str:
-    """Decode UTF-8, UTF-16 and UTF-32 with their marks, or else Windows-1252; ValueError for what is not text."""
+    """Decode UTF-8, UTF-16 and UTF-32 with their marks, or else Windows-1252; ValueError if it is not text."""
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             return content.decode(encoding)
@@ -187,26 +187,27 @@ def decode_text(content: bytes) -> str:
         for encoding in ("utf-8", "cp1252", "latin-1"):
             with contextlib.suppress(UnicodeDecodeError):
                 return content.decode(encoding)
-    raise ValueError("is not text: it holds bytes of a spreadsheet, an archive or UTF-16 without its mark")
+    raise ValueError("is not text: it looks like a spreadsheet, an archive or UTF-16 without a byte order mark")
 
 
 def read_text(path: Path) -> str:
-    """Read a text that people or other programs wrote; OSError, and ValueError as `decode_text`."""
+    """Read a text file written by users or other programs; OSError, and ValueError as `decode_text`."""
     return decode_text(path.read_bytes())
 
 
 def is_missing(text: str) -> bool:
-    """Tell whether a cell says that its value is missing: ``n/a``, nothing, or what other programs write instead."""
+    """Return whether a cell marks a missing value: ``n/a``, empty, or a code of other programs."""
     # R and Python write None and NA; "none" may be an answer.
     return text.strip() == "None" or text.strip().casefold() in _MISSING
 
 
 def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False) -> TextTable:
-    """Parse a table with a header as people and programs write it.
+    """Parse a table with a header as written by users and other programs.
 
     A row is a line, so a lone quote is text, while quotes around a cell are taken off. Columns without a name are
     skipped (row numbers of pandas and R, tabs at the ends of lines), and so are empty lines. `is_padded` also fills
-    short rows and skips rows of empty cells. ValueError, which goes on after the path, for a row of another length.
+    short rows and skips rows of empty cells. ValueError, whose message continues after the path, for a row of another
+    length.
     """
     lines = split_lines(text, delimiter)
     while lines and not any(map(str.strip, lines[0][1])):
@@ -237,7 +238,7 @@ def parse_table(text: str, *, delimiter: str = "\t", is_padded: bool = False) ->
 
 
 def find_delimiter(text: str) -> str:
-    """Find what separates the cells of a table that other programs wrote: a tab, or else the more frequent of comma and
+    """Find the separator of a table written by other programs: a tab, else the more frequent of comma and
     semicolon in its first line; a tab for a single column."""
     first = next(filter(None, io.StringIO(text.lstrip("\r\n"), newline=None)), "")
     return "\t" if "\t" in first else max("\t,;", key=first.count)
@@ -248,13 +249,13 @@ def split_lines(text: str, delimiter: str = "\t") -> list[tuple[int, list[str]]]
     import csv
 
     if delimiter != "\t" and '"' in text:
-        # Quoted cells of a CSV may hold ends of lines, unless a quote is never closed.
+        # Quoted CSV cells may contain line breaks, unless a quote is never closed.
         with contextlib.suppress(csv.Error):
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
             found = [(reader.line_num, cells) for cells in reader]
             if len({len(cells) for _, cells in found if cells}) == 1:
                 return found
-    # Other ends of lines that Unicode knows may stand in a cell.
+    # Other Unicode line breaks may be part of a cell.
     lines = [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
     width = lines[0].count(delimiter) + 1 if lines else 0
     return [(number, _split_line(line, delimiter, width)) for number, line in enumerate(lines, start=1)]
@@ -275,32 +276,32 @@ def _split_line(line: str, delimiter: str, width: int) -> list[str]:
 
 def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
-    with empty cells, and a file without a line has an empty header. Raises OSError, and ValueError, which goes on after
-    the path, as `parse_table`."""
+    with empty cells, and a file without a line has an empty header. Raises OSError, and ValueError as
+    `parse_table`."""
     names, rows, _ = parse_table(read_text(path), is_padded=True)
     return names, rows
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a table of mixed values as one dictionary of text cells a row; errors as `read_records`."""
+    """Read a table of mixed values as one dictionary of text cells per row; errors as `read_records`."""
     header, rows = read_records(path)
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises OSError, and ValueError where it is not UTF-8 or as `parse_json`."""
+    """Read a JSON file. Raises OSError, and ValueError if it is not UTF-8 or as `parse_json`."""
     try:
         return parse_json((content := path.read_bytes()).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        # Windows programs write it and call it Unicode.
+        # Windows programs write UTF-16 and call it Unicode.
         is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-        found = "UTF-16" if is_utf16 else f"damaged or in another encoding at byte {error.start}"
-        raise ValueError(f"its text is {found}, expected utf-8") from error
+        found = "UTF-16" if is_utf16 else f"damaged or unknown at byte {error.start}"
+        raise ValueError(f"its encoding is {found}; expected UTF-8") from error
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; ValueError where it is not JSON or nested more than a hundred levels, too deeply for those who walk
-    through it. Integers that no float can hold become infinite, as 1e999 does."""
+    """Parse JSON; ValueError if it is not JSON or nested more than a hundred levels, too deeply for recursive
+    functions. Integers too large for a float become infinite, as 1e999 does."""
     try:
         values = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 300 else float(digits))
     except RecursionError as error:
@@ -314,7 +315,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read the JSON object in a file that can be done without; empty where it is absent or damaged."""
+    """Read the JSON object in an optional file; empty if it is absent or damaged."""
     with contextlib.suppress(OSError, ValueError):
         return dict(values) if isinstance(values := read_json(path), dict) else {}
     return {}
@@ -356,7 +357,7 @@ def hash_values(values: Any) -> str:
     return hash_text(json.dumps(values, sort_keys=True))
 
 
-def write_records(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def write_records(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a small table of mixed values as TSV; None, empty text and NaN become
     ``n/a``, floats get 9 significant digits."""
     lines = ["\t".join(map(format_cell, columns)), *map(format_row, rows)]
@@ -380,6 +381,7 @@ def format_cell(value: object) -> str:
     # NumPy's scalars are registered with numbers.
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return "n/a" if math.isnan(value) else f"{value:.9g}"
-    # Replaced is what ends a cell or line, or cannot be read back; names are looked up as written. Readers unquote.
+    # Replace characters that end a cell or line or cannot be read back; names are looked up as written. Readers
+    # unquote.
     cell = re.sub(r"\s*[\x00-\x1a\x1c-\x1f]\s*", " ", str(value)).strip()
     return '"{}"'.format(cell.replace('"', '""')) if cell[:1] == cell[-1:] == '"' else cell

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from bids_semantoks.analyses.choose import choose_stored
 from bids_semantoks.analyses.encoders import embed_others, load_others
 from bids_semantoks.bids_names import check_name
-from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, to_json
+from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
 from bids_semantoks.config.options import check
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
@@ -24,24 +23,24 @@ from bids_semantoks.embedding import (
     find_missing,
     leave_out_damaged,
 )
-from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
-from bids_semantoks.inputs.listed import find_roots, warn_of_missing_outputs
-from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
+from bids_semantoks.errors import InputError, ResourceError
+from bids_semantoks.inputs.listed import find_roots
 from bids_semantoks.outcomes import Tally
-from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
+from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import (
-    FeatureRow,
+    RunMean,
+    average_runs,
     build_mean_reader,
     describe_sessions,
     describe_weights,
     keep_first_sessions,
     write_features,
     write_group_status,
+    write_session_features,
 )
-from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
+from bids_semantoks.outputs.store import StoredRun, find_stored_kinds
 from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
 from bids_semantoks.quality.exclude import find_excluded
-from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.launch import check_launch
@@ -49,15 +48,13 @@ from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
-from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.statistics.weights import weigh_runs
 
 if TYPE_CHECKING:
     from bids_semantoks.analyses.analyse import CallPlan
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Fewer runs are read faster than another process starts.
+#: Fewer runs are read faster than a process starts.
 _RUNS_PER_READER = 300
 
 
@@ -65,7 +62,7 @@ def run_group(config: AppConfig) -> Tally:
     """Run the group level and count the outcomes of its runs. Raises
     SemantoksError if the call as a whole cannot work."""
     _check_bids_dir(config)
-    LOGGER.info("Group level over the signals in %s.", config.out_dir)
+    LOGGER.info("Running the group level on the signals in %s.", config.out_dir)
     if config.signals.signals_only:
         return _report_quality(config)
     asked, running = config.pretraining, config.running
@@ -75,12 +72,12 @@ def run_group(config: AppConfig) -> Tally:
     # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
     label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)
-    # Hours of pretraining or embedding must not end at a misspelt column.
+    # A misspelt column must not end a call after hours of pretraining or embedding.
     probes = _plan_probes(config, chosen, atlas) if is_probing else None
     if asked.pretrain:
         config = _pretrain(config, chosen, atlas)
         if running.dry_run or only_trains or read_rank() > 0:
-            # The other ranks only helped to train; the first goes on alone.
+            # The other ranks only take part in training; the first continues alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
     others = load_others(config, encoder, atlas)
@@ -103,15 +100,15 @@ def run_group(config: AppConfig) -> Tally:
     if not asked.pretrain:
         _open_outputs(config)
     write_descriptions(config.out_dir, encoder.description)
-    write_stored_methods(config, encoder, chosen, left_out)
+    write_stored_methods(config, (encoder, *others), chosen, left_out)
     embed_missing(missing, encoder, atlas, running, tally)
     if tally.is_disk_full:
         return tally
     complete = _keep_complete(chosen, missing, encoder)
-    # Probes read the signals, too.
+    # Probes also read the signals.
     complete = leave_out_damaged(complete, tally) if probes is not None else complete
     if len(complete) < len(chosen) and complete:
-        write_stored_methods(config, encoder, complete, left_out)
+        write_stored_methods(config, (encoder, *others), complete, left_out)
     embed_others(complete, others, running)
     tally.cohort = _write_tables(config, (encoder, *others), label, complete, left_out)
     if probes is not None:
@@ -124,7 +121,12 @@ def run_group(config: AppConfig) -> Tally:
 def _check_bids_dir(config: AppConfig) -> None:
     check_name(config.bids_dir, InputError, "BIDS_DIR")
     if not config.bids_dir.is_dir():
-        raise InputError(f"BIDS_DIR {config.bids_dir} is not a directory.", hint="Give the dataset that was processed.")
+        raise InputError(
+            f"BIDS_DIR {config.bids_dir} is not a directory.",
+            hint="Give the dataset that the participant level processed.",
+        )
+    if config.selection.derivatives and not (config.probing.probe or config.probing.task_blocks):
+        LOGGER.warning("-d %s is not read: this call probes nothing.", " ".join(config.selection.derivatives))
 
 
 def _report_quality(config: AppConfig) -> Tally:
@@ -158,15 +160,17 @@ def _list_features(label: str, encoders: Sequence[RunEncoder]) -> str:
 
 
 def _name_remedy(config: AppConfig) -> str:
-    """Say what to do about embeddings of other settings."""
+    """Return the hint for embeddings with different settings."""
     if config.pretraining.pretrain:
-        # Adding --overwrite to the same call would repeat a training of days.
-        return f"The encoder is complete. Embed by --model {config.embedding.model} --overwrite, not --pretrain."
-    return "Use the former settings or --overwrite."
+        # Adding --overwrite to the same call would repeat days of training.
+        return (
+            f"The encoder is complete. To embed, use --model {config.embedding.model} --overwrite without --pretrain."
+        )
+    return "Use the original settings or --overwrite."
 
 
 def _keep_complete(chosen: Sequence[StoredRun], missing: Sequence[StoredRun], encoder: RunEncoder) -> list[StoredRun]:
-    """Keep the runs that have an embedding by now, where those `missing` were to be embedded."""
+    """Keep the runs that have an embedding after those `missing` were to be embedded."""
     tried = {run.paths.embedding for run in missing}
     return [
         run
@@ -194,37 +198,54 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
     how = config.selection.sessions
     if sentence := describe_sessions(complete, how):
         LOGGER.info("Features: %s.", sentence)
-    used = keep_first_sessions(complete) if how == "first" else complete
     for one in encoder.readouts:
-        runs = one.name_outputs(used)
-        rows = build_features(runs, config.running, min_kept=config.min_kept, by_session=how == "each")
+        runs = one.name_outputs(complete)
+        used = keep_first_sessions(runs) if how == "first" else runs
+        # Wide features have no table by session, which would need all means.
+        means = read_means(used if one.is_array else runs, config.running, min_kept=config.min_kept)
+        name, description = one.loaded.name, f"{describe_weights(config.min_kept)} {one.loaded.description}"
         path = write_features(
             config.out_dir,
             atlas=label,
-            model=one.loaded.name,
-            description=f"{describe_weights(config.min_kept)} {one.loaded.description}",
-            rows=rows,
+            model=name,
+            description=description,
+            rows=average_runs(used, means, min_kept=config.min_kept, by_session=how == "each"),
             as_array=one.is_array,
         )
-        LOGGER.info("%d participants, %d runs: %s", len({row[0] for row in rows}), len(used), path)
+        n_participants = len({run.entities["sub"] for run in used})
+        LOGGER.info("Wrote the features of %d participants (%d runs) to %s", n_participants, len(used), path)
+        if not one.is_array:
+            rows = average_runs(runs, means, min_kept=config.min_kept, by_session=True)
+            write_session_features(config.out_dir, atlas=label, model=name, description=description, rows=rows)
 
 
 def write_group_methods(config: AppConfig) -> None:
     """Write only the methods text of a group call. Raises SemantoksError if the call as a whole cannot work."""
+    from bids_semantoks.analyses.preparations import (  # noqa: PLC0415 - as in run_group
+        describe_preparations,
+        find_unshared,
+        keep_shared,
+        open_preparations,
+    )
+
     _, atlas, chosen, left_out = choose_stored(config)
     check_writable(config.out_dir)
     encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
-    write_stored_methods(config, encoder, chosen, left_out)
+    encoders, further = (encoder, *load_others(config, encoder, atlas)), open_preparations(config, chosen)
+    left_out |= find_unshared(chosen, further)
+    chosen = keep_shared(chosen, further)
+    preparations = describe_preparations(chosen, further)
+    write_stored_methods(config, encoders, chosen, left_out, preparations=preparations)
 
 
 def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
-    """Check the requested probes; InputError if a column is not there or no phenotype can be probed."""
+    """Check the requested probes; InputError if a column is missing or no phenotype can be probed."""
     from bids_semantoks.analyses.analyse import plan_call  # noqa: PLC0415 - scikit-learn is slow to load
 
     check(
         config.probing.probe_part is None or not (config.pretraining.pretrain or config.probing.scaling),
-        "--probe-part goes with neither --pretrain nor --scaling.",
-        "Train first, by a call without it.",
+        "--probe-part cannot be combined with --pretrain or --scaling.",
+        "Train first, in a call without it.",
     )
     task_runs = choose_stored(config, prefers_rest=False)[2] if config.probing.task_blocks else []
     return plan_call(config, chosen, task_runs, atlas)
@@ -248,147 +269,21 @@ def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames)
     _open_outputs(config)
     if config.embedding.model != EmbeddingConfig().model:
         LOGGER.warning(
-            "--model %s is not used: --pretrain embeds with the encoder that it trains.", config.embedding.model
+            "--model %s is ignored: --pretrain embeds with the encoder that it trains.", config.embedding.model
         )
     path = pretrain_encoder(config, chosen, *atlas)
     return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
 
 
-def build_features(
-    stored: Sequence[StoredRun], running: RunningConfig, *, min_kept: float | None, by_session: bool = False
-) -> list[FeatureRow]:
-    """Average embeddings over the windows of a run, then over the runs of a participant or session; `min_kept` as in
-    `weigh_windows`.
-
-    Returns rows sorted by label. Raises ResourceError if a reading process was killed.
-    """
+def read_means(stored: Sequence[StoredRun], running: RunningConfig, *, min_kept: float | None) -> dict[Path, RunMean]:
+    """Average embeddings over the windows of each run, by path of the embedding; `min_kept` as in `weigh_windows`.
+    Raises ResourceError if a reading process was killed."""
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
-    read: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
+    read: dict[Path, RunMean] = {}
     results = run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs)
     for i, result in Progress("Averaging").each("run", results, total=len(stored)):
+        path = stored[i].paths.embedding
         if isinstance(result, WorkerDied):
-            raise ResourceError(f"Reading {stored[i].paths.embedding}: {result}.", hint="Use a smaller --n-procs.")
-        read[i] = result
-    by_row: dict[tuple[str, str], list[int]] = {}
-    for i, run in enumerate(stored):
-        session = run.entities.get("ses", "") if by_session else ""
-        by_row.setdefault((run.entities["sub"], session), []).append(i)
-    rows: list[FeatureRow] = []
-    for (participant, session), own in sorted(by_row.items()):
-        weights = weigh_runs([stored[i].kept_seconds for i in own], is_weighted=min_kept is not None)
-        mean = weights @ np.stack([read[i][1] for i in own])
-        rows.append((participant, len(own), sum(read[i][0] for i in own), mean, session))
-    return rows
-
-
-def _label_atlas(name_or_path: str) -> list[str]:
-    """List the labels that the participant level may have given an atlas: that of its name, file or table, that of a
-    chosen atlas (``DIR:NAME``), and that of a file with the map chosen from it (``FILE.dlabel.nii:MAP``). The files
-    need not be here."""
-    path, _, choice = name_or_path.partition(":")
-    stem = path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
-    texts = [stem, choice, choice.replace("atlas-", "").replace("scale-", "").replace("seg-", ""), stem + choice]
-    return [re.sub(r"[^A-Za-z0-9]", "", text) for text in texts if text]
-
-
-def choose_kind(config: AppConfig) -> tuple[str, str]:
-    """Choose the atlas and space labels of the stored signals to work on. Raises InputError if there are no signals,
-    none of the requested kind, or several kinds to choose from."""
-    kinds = find_stored_kinds(config.out_dir)
-    if not kinds:
-        raise InputError(
-            f"No signals found in {config.out_dir}: expected sub-*/[ses-*/]func/*_stat-mean_timeseries.tsv.",
-            hint="Run the participant level first.",
-        )
-    listed = ", ".join(f"atlas {atlas} in {space or 'no space named'}" for atlas, space in kinds)
-    wanted = _label_atlas(config.signals.atlas)
-    fitting = [kind for kind in kinds if kind[0] in wanted or any(f"atlas{kind[0]}" in one for one in wanted)]
-    # A table given by path may have any name; signals carry the label of the series they were made from.
-    is_open = config.signals.atlas == type(config.signals)().atlas or config.signals.atlas.endswith(".tsv")
-    if not fitting and is_open and len({a for a, _ in kinds}) == 1:
-        fitting = kinds
-        LOGGER.info("Using atlas %s, the only one in %s.", kinds[0][0], config.out_dir)
-    if config.selection.space is not None:
-        # Outputs name the space alone; resolution and cohort are separate entities.
-        asked = config.selection.space.removeprefix("space-").partition(":")[0]
-        fitting = [kind for kind in fitting if kind[1] == asked]
-    if not fitting:
-        raise InputError(
-            f"No signals of atlas {config.signals.atlas}"
-            f"{f' in {config.selection.space}' if config.selection.space else ''} in {config.out_dir}: found {listed}.",
-            hint="Choose with --atlas and --space.",
-        )
-    if len(fitting) > 1:
-        raise InputError(f"Signals in several spaces in {config.out_dir}: {listed}.", hint="Choose with --space.")
-    return fitting[0]
-
-
-def select_stored(
-    stored: Sequence[StoredRun], selection: SelectionConfig, *, where: str, prefers_rest: bool = True
-) -> list[StoredRun]:
-    """Keep the requested runs in the given order; with `prefers_rest` and no requested
-    task, only resting runs if there are any.
-
-    `where` names the dataset in messages. Raises InputError if a label is unknown or no run is left.
-    """
-    kept = list(stored)
-    known, is_lenient = {run.entities["sub"] for run in stored}, selection.ignore_missing_participants
-    labels = keep_known(read_labels(selection.participant_label, "sub-"), known, where, is_lenient=is_lenient)
-    asked = ("participant", "sub", labels)
-    for what, key, labels in (asked, *list_asked(selection)):
-        check_known(what, labels, {run.entities.get(key, "") for run in kept} - {""}, where, key=key)
-        if labels:
-            same = {normalise_value(key, label) for label in labels}
-            kept = [run for run in kept if normalise_value(key, run.entities.get(key, "")) in same]
-    excluded = read_labels(selection.exclude_participant_label, "sub-")
-    left_out = set(keep_known(excluded, known, where, is_lenient=is_lenient, is_excluded=True))
-    kept = [run for run in kept if run.entities["sub"] not in left_out]
-    if not kept:
-        raise InputError(f"The selection leaves no run of {where}.", hint="Ask for less.")
-    if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
-        rest = [run for run in kept if run.entities.get("task", "").startswith("rest")]
-        LOGGER.info("Features are made from %d runs of task rest; choose others with --task-id.", len(rest))
-        return rest
-    tasks = sorted({run.entities.get("task", "n/a") for run in kept})
-    if prefers_rest:
-        LOGGER.info("Features are made from %d runs of task %s.", len(kept), ", ".join(tasks))
-    return kept
-
-
-def choose_stored(
-    config: AppConfig, *, prefers_rest: bool = True
-) -> tuple[str, AtlasNames, list[StoredRun], dict[str, tuple[str, str]]]:
-    """Choose stored runs made with one atlas in one space: atlas label, parcels and networks, runs sorted by name, and
-    reason and message by stem of those that the limits of this call leave out.
-
-    Raises InputError if none is left, ConfigurationError if runs were made with another atlas of the same label or
-    with other settings than this call gives.
-    """
-    atlas, space = choose_kind(config)
-    names = read_atlas_table(config.out_dir, name=atlas, space=space)
-    found = find_stored_runs(config.out_dir, atlas=atlas, model="")
-    stored = [run for run in found if run.entities.get("space", "") == space]
-    if not config.selection.participant_label:
-        known = {run.entities["sub"] for run in stored}
-        warn_of_lost(config.out_dir, known, atlas=atlas, space=space)
-        warn_of_missing_outputs(config.bids_dir, config.out_dir, known)
-    chosen = select_stored(stored, config.selection, where=str(config.out_dir), prefers_rest=prefers_rest)
-    sha256 = read_atlas_checksum(config.out_dir, name=atlas, space=space)
-    others = [run for run in chosen if run.sidecar["Atlas"]["SHA256"] != sha256]
-    if others:
-        raise ConfigurationError(
-            f"{len(others)} of {len(chosen)} runs were made with another atlas of the label {atlas}, the first is "
-            f"{others[0].paths.stem}.",
-            hint="Run the participant level on them again with --overwrite, or leave them out.",
-        )
-    check_settings(config, chosen, to_json(load_denoising(config.signals.denoise)))
-    kept, left_out = leave_out(config, chosen)
-    left_out |= find_excluded(config.out_dir, config.selection, [run.paths.stem for run in kept])
-    kept = [run for run in kept if run.paths.stem not in left_out]
-    if not kept:
-        raise InputError(
-            f"The limits of this call leave out all {len(chosen)} runs, such as {chosen[0].paths.stem}: "
-            f"{left_out[chosen[0].paths.stem][1]}",
-            hint="Lower --min-time or --min-coverage, or exclude fewer.",
-        )
-    return atlas, names, kept, left_out
+            raise ResourceError(f"Failed to read {path}: {result}.", hint="Reduce --n-procs.")
+        read[path] = result
+    return read

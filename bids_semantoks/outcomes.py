@@ -32,11 +32,11 @@ class Job(Protocol):
 
     @property
     def settings_hash(self) -> str:
-        """Hash of the settings that decide the result."""
+        """Hash of the settings that determine the result."""
 
     @property
     def attempt_hash(self) -> str:
-        """Hash of all that decides how the run ends, inputs and limits too; empty where that is not known."""
+        """Hash of everything that determines the outcome, including inputs and limits; empty if unknown."""
 
 
 JobT = TypeVar("JobT", bound=Job)
@@ -49,7 +49,7 @@ class Outcome:
     status: str  # ok, skipped or failed
     reason: str = ""  # code of a skipped or failed run
     message: str = ""  # the reason in words
-    action: str = "made"  # what this call did: made, or kept where the outputs were complete
+    action: str = "made"  # what this call did: made, or kept if the outputs were complete
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()  # shown although the run is ok
     details: str = ""  # traceback of a bug
@@ -63,9 +63,9 @@ class Tally:
     n_skipped: int = 0
     n_failed: int = 0
     n_kept: int = 0  # runs among the ok that are complete from an earlier call
-    n_refused: int = 0  # phenotypes that could not be probed, beside others that were
+    n_refused: int = 0  # phenotypes that could not be probed, while others could
     reasons: set[str] = dataclasses.field(default_factory=set)  # codes of the failed runs
-    absent: list[Any] = dataclasses.field(default_factory=list)  # jobs skipped for want of content
+    absent: list[Any] = dataclasses.field(default_factory=list)  # jobs skipped because their content was not fetched
     is_silent: bool = False  # another process reports for this one
     cohort: str = ""  # counts of all runs of the study in words, where the call looked at them
 
@@ -101,8 +101,8 @@ class Tally:
 def isolate(
     work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "", action: str = "made"
 ) -> Outcome:
-    """Run one job, turn whatever goes wrong into an outcome, and write its status, with `note` and `action` where all
-    went well; `work` returns warnings.
+    """Run one job, convert any error to an outcome, and write its status, with `note` and `action` on
+    success; `work` returns warnings.
 
     Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
     """
@@ -126,7 +126,7 @@ def isolate(
 
 
 def _describe_failure(error: Exception, job: Job) -> Outcome:
-    """Describe an error that no one foresaw for a run."""
+    """Describe an unexpected error of a run."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, SemantoksError):
         message = str(error)
@@ -141,9 +141,9 @@ def _describe_failure(error: Exception, job: Job) -> Outcome:
 
 
 def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
-    """Write what a run is, and what this call did about it. A failure to write is only logged, since it must not hide
-    the outcome, and a former status, which would not be true any more, goes. A run that was kept also keeps the time
-    and memory that making it took, None where nobody knows."""
+    """Write the status of a run and the action of this call. A failure to write is only logged, since it must not hide
+    the outcome, and an earlier status, now outdated, is removed. A run that was kept also keeps its recorded time
+    and memory, None if unknown."""
     effort = {
         "seconds": round(outcome.seconds, 3),
         "peak_rss_mb": round(read_peak_memory() / 2**20, 1),
@@ -170,7 +170,7 @@ def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
 
 
 def record_redrawn(out_dir: Path, participant: str) -> None:
-    """Record that a call drew the reports of a participant's runs again, which changes nothing about what they are."""
+    """Record that a call regenerated the reports of a participant's runs; their status is unchanged."""
     for _, path in find_statuses(out_dir, participant).items():
         if found := read_object(path):
             write_json(path, {**found, "action": "redrawn"}, only_if_changed=True)
@@ -184,7 +184,7 @@ def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0
         LOGGER.info("%s (%.1f s%s)", line, outcome.seconds, rest, extra={"is_progress": True})
     else:
         level = logging.ERROR if outcome.status == "failed" else logging.INFO
-        # All of them are one sentence at the end.
+        # These are summarised in one sentence at the end.
         level = logging.DEBUG if outcome.reason == "no_content" else level
         LOGGER.log(level, "%s, %s. %s", line, outcome.reason, outcome.message)
     for warning in outcome.warnings:
@@ -194,7 +194,7 @@ def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0
 
 
 def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally) -> list[JobT]:
-    """Look again at runs that are complete from an earlier call, and return those that a limit of this one skips."""
+    """Check runs that are complete from an earlier call, and return those skipped by the limits of this one."""
     lost = []
     for job in jobs:
         outcome = worker(job)
@@ -203,7 +203,7 @@ def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally
             report_outcome(job, outcome, progress="[done]")
             lost.append(job)
     if tally.n_kept:
-        LOGGER.info("Runs complete from an earlier call with the same settings: %d", tally.n_kept)
+        LOGGER.info("Keeping %d runs that are complete from an earlier call with the same settings", tally.n_kept)
     return lost
 
 
@@ -237,25 +237,27 @@ def run_batch(
         left = (time.monotonic() - started) / n_finished * len(waiting) if n_finished >= FIRST_ESTIMATE else 0.0
         report_outcome(job, outcome, progress=f"[{n_finished}/{len(jobs)}]", left=left)
         if not reason and outcome.reason == "disk_full":
-            reason, cause = "disk_full", f"the disk was full at {job.paths.stem}"
+            reason, cause = "disk_full", f"the disk was full when processing {job.paths.stem}"
         elif not reason and outcome.status == "failed" and stop_on_failure:
-            reason, cause = "internal", f"the call stopped at the failure of {job.paths.stem} (--stop-on-first-crash)"
+            reason, cause = "internal", f"the call stopped when {job.paths.stem} failed (--stop-on-first-crash)"
         on_done(job)
     if waiting:
         _leave_out(waiting.values(), reason, cause, tally)
 
 
 def _leave_out(jobs: Collection[Job], reason: str, cause: str, tally: Tally) -> None:
-    """Record runs that were never tried as failed; their reason is not
-    tallied, since it must not decide the exit code."""
-    LOGGER.warning("%d runs were not tried: %s.", len(jobs), cause)
+    """Record runs that were not attempted as failed; their reason is not
+    tallied, since it must not determine the exit code."""
+    LOGGER.warning("%d runs were not attempted: %s.", len(jobs), cause)
     for job in jobs:
-        record_status(job, Outcome(status="failed", reason=reason, message=f"Not tried: {cause}."), device="")
+        record_status(job, Outcome(status="failed", reason=reason, message=f"Not attempted: {cause}."), device="")
     tally.n_failed += len(jobs)
 
 
 def _describe_death(death: WorkerDied) -> Outcome:
     if death.was_killed:
-        message = "The process was killed, most likely because memory ran out. Use fewer processes or more memory."
+        message = (
+            "The process was killed, most likely because it ran out of memory. Use fewer processes or more memory."
+        )
         return Outcome(status="failed", reason="out_of_memory", message=message)
     return Outcome(status="failed", reason="internal", message=f"{death}.")

@@ -75,7 +75,7 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     """Run the participant level (on `inputs` opened before) and count the outcomes of its runs. Raises SemantoksError,
     before anything is written, if the call as a whole cannot work."""
     if config.pretraining.pretrain:
-        LOGGER.warning("--pretrain trains at the group level, and does nothing at the participant level.")
+        LOGGER.warning("--pretrain is ignored at the participant level; use it at the group level.")
     plan, encoder, jobs = build_plan(config, inputs)
     check_no_conflict(jobs, overwrite=config.running.overwrite)
     if not config.running.overwrite:
@@ -90,7 +90,7 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     tally, former = Tally(), _find_features(jobs)
     in_this_process = RunWorker(plan, encoder)
     for job in review(done, in_this_process, tally):
-        # Its page still calls it complete.
+        # Its report still shows it as complete.
         reports.expect(job.participant)
         reports.finish(job.participant)
     reports.write_absent(job.participant for job in done if not reports.left[job.participant])
@@ -98,7 +98,7 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
-        LOGGER.info("%d processes for %d runs.", n_procs, len(todo))
+        LOGGER.info("Processing %d runs with %d processes.", n_procs, len(todo))
     run_batch(
         RunWorker if n_procs > 1 else lambda: in_this_process,
         (plan,) if n_procs > 1 else (),
@@ -125,7 +125,7 @@ def _warn_of_absent(tally: Tally) -> None:
 
 
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
-    """Clear away what a run that was never tried, or whose worker was killed, did not."""
+    """Remove outdated outputs of a run that was not attempted, or whose worker was killed."""
     for job in jobs:
         status = read_object(job.paths.status)
         with contextlib.suppress(RunSkipped, RunFailed):
@@ -134,13 +134,14 @@ def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]
             if encoder and (sidecar := read_sidecar(job.paths.signals_sidecar)):
                 encoder.clear(job.paths, sidecar)
         if status and not job.paths.status.is_file():
-            # What this call recorded of the run is all that is left of it.
+            # Only the record of this call remains of the run.
             write_json(job.paths.status, status)
 
 
 def _clear(plan: Plan, job: RunJob) -> None:
-    """Remove outputs of other settings or of an older input, which must not pass for what this run is now, however it
-    ends. Those of a run whose files were dropped since stay, as they cannot be made again: RunSkipped no_content."""
+    """Remove outputs with other settings or from an older input, which must not be mistaken for current ones, whatever
+    the outcome. Those of a run whose input files were dropped are kept, as they cannot be recomputed: RunSkipped
+    no_content."""
     check_is_here(plan, job.run)
     remove_signals(job.paths, settings=plan.settings, inputs=job.inputs)
 
@@ -165,7 +166,7 @@ def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, R
     """Find the runs, resolve atlas and encoder (None for signals only) and
     determine what is left to do. Writes nothing.
 
-    Raises SemantoksError if anything requested is missing or does not fit together.
+    Raises SemantoksError if anything requested is missing or incompatible.
     """
     dataset, participants = inputs or open_inputs(config)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
@@ -175,7 +176,7 @@ def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, R
         runs, atlas = _find_series(config, dataset, participants)
     else:
         if denoised is not None:
-            done = f"{denoised.pipeline} denoised the images before; no regressors are removed here."
+            done = f"The images were already denoised by {denoised.pipeline}; no regressors are removed."
             denoising = dataclasses.replace(denoising, description=done)
         spaces = find_all_spaces(config.signals.atlas, directory=config.signals.atlas_dir)
         runs = find_runs(dataset, config.selection, participants, preferred_spaces=spaces)
@@ -190,14 +191,14 @@ def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, R
         atlas=atlas,
         denoising=denoising,
         settings=describe_settings(config.signals, atlas, None if is_parcellated else denoising),
-        # Runs in native space are the exception that the methods text must name.
+        # Runs in native space are an exception that the methods text must mention.
         averaged_over=next((run for run in runs if run.warp), runs[0]).averaged_over,
     )
     LOGGER.info(
-        "%d runs of %d participants in %s; atlas %s (%d parcels); %s.",
+        "Found %d runs of %d participants in %s; atlas %s (%d parcels); %s.",
         len(runs),
         len({run.entity("sub") for run in runs}),
-        atlas.space or "no space named",
+        atlas.space or "an unknown space",
         atlas.name,
         len(atlas.parcels),
         encoder.loaded.description.rstrip(".") if encoder else "no encoder",
@@ -232,7 +233,7 @@ def _without_new_database(config: AppConfig) -> AppConfig:
 
 
 def _with_atlas_of_layout(config: AppConfig, dataset: Dataset) -> AppConfig:
-    """Take the atlas that a layout names, unless the user asks for another than the default."""
+    """Use the atlas of a layout, unless the user requests another than the default."""
     layout = dataset.derivatives[0].layout
     if layout is None or not layout.atlas or config.signals.atlas != SignalsConfig().atlas:
         return config
@@ -240,17 +241,17 @@ def _with_atlas_of_layout(config: AppConfig, dataset: Dataset) -> AppConfig:
 
 
 def _without_second_denoising(config: AppConfig, denoised: Derivative | None) -> AppConfig:
-    """Switch off denoising and filtering that the inputs went through already;
+    """Disable denoising and filtering that were already applied to the inputs;
     ConfigurationError if the user requests them."""
     signals, usual = config.signals, SignalsConfig()
     if denoised is None:
         return config
-    where = f"the images in {denoised.path} were denoised by {denoised.pipeline}"
-    hint = "Leave the option away, or read the dataset that they were made from."
+    where = f"the images in {denoised.path} were already denoised by {denoised.pipeline}"
+    hint = "Remove the option, or use the dataset before denoising."
     if signals.denoise not in (usual.denoise, "none"):
         raise ConfigurationError(f"--denoise {signals.denoise} would denoise twice: {where}.", hint=hint)
     if signals.denoise != "none":
-        LOGGER.info("Denoising is none instead of %s: %s.", signals.denoise, where)
+        LOGGER.info("Using --denoise none instead of %s: %s.", signals.denoise, where)
     band = signals.band_pass
     if denoised.source.is_filtered and band is not None:
         if band != usual.band_pass:
@@ -258,14 +259,14 @@ def _without_second_denoising(config: AppConfig, denoised: Derivative | None) ->
             raise ConfigurationError(
                 f"--band-pass {low:g} {high:g} would filter twice: {where} and filtered.", hint=hint
             )
-        LOGGER.info("No filter is applied: %s has done so.", denoised.pipeline)
+        LOGGER.info("Skipping the band-pass filter: already applied by %s.", denoised.pipeline)
         band = None
     return dataclasses.replace(config, signals=dataclasses.replace(signals, denoise="none", band_pass=band))
 
 
 def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, ...]) -> tuple[tuple[Run, ...], Atlas]:
     """Find the tables of a parcellated dataset and the atlas of their parcels."""
-    LOGGER.info("The series are used as they are: no denoising, filter or scrubbing here.")
+    LOGGER.info("Using the series unchanged: no denoising, filtering or scrubbing.")
     # The default is an atlas for extraction; here the dataset has its own.
     asked = config.signals.atlas if config.signals.atlas != SignalsConfig().atlas else ""
     label, runs = find_series(dataset, config.selection, participants, atlas=asked)
@@ -293,8 +294,8 @@ class RunWorker:
         self._grid = functools.cache(functools.partial(build_picture_grid, plan.atlas))
 
     def __call__(self, job: RunJob) -> Outcome:
-        """Write what a run lacks with its status and quality, then draw its figures if asked for, which cannot spoil
-        outputs."""
+        """Write the missing outputs of a run with its status and quality, then its figures if requested, which cannot
+        affect the outputs."""
         note, action = " ".join(job.run.time_problems), "kept" if job.is_complete else "made"
         outcome = isolate(lambda: self._complete(job), job, device=self.device, note=note, action=action)
         if not (job.is_complete and job.paths.qc.is_file()):
@@ -305,8 +306,8 @@ class RunWorker:
         return outcome
 
     def _complete(self, job: RunJob) -> tuple[str, ...]:
-        """Write what a run lacks; return warnings. The sidecars come after what shows the run: what was killed on the
-        way is done again."""
+        """Write the missing outputs of a run; return warnings. Sidecars are written last, so that interrupted work is
+        repeated."""
         plan, paths = self.plan, job.paths
         if not job.is_complete:
             remove_run_qc(paths)
@@ -323,7 +324,7 @@ class RunWorker:
                 if job.needs_connectivity:
                     add_connectivity(paths, sidecar, plan.config.signals.connectivity)
             except RunFailed as error:
-                sidecar, warnings = None, (f"{error.message} It was made again.",)
+                sidecar, warnings = None, (f"{error.message} It was recomputed.",)
         if sidecar is None:
             _clear(plan, job)
             signals = make_signals(plan, job.run)
@@ -336,7 +337,7 @@ class RunWorker:
         return warnings
 
     def _check_kept_time(self, job: RunJob, sidecar: dict[str, Any]) -> None:
-        """Skip a stored run that is too short for this call; with --overwrite, what was made of it goes."""
+        """Skip a stored run that is too short for this call; with --overwrite, its outputs are removed."""
         try:
             check_kept_time(sidecar, self.plan.config.signals.min_time)
         except RunSkipped:
@@ -371,7 +372,7 @@ class RunWorker:
 def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
     """Write the methods text of a call; `encoder` is None if only signals are written."""
     chosen = plan.config.selection
-    # Of a part of the study, such as a job of one participant, numbers would mean nothing.
+    # For a part of the study, such as a job for one participant, counts would be meaningless.
     is_part = bool(chosen.participant_label or chosen.exclude_participant_label)
     cohort = None if is_part else count_planned([job.paths for job in jobs])
     signals = describe_signals(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 else:
-    # Names of runs are looked for, and wrong folders refused, before NumPy is loaded.
+    # Runs are searched and wrong folders refused before NumPy is imported.
     Floats = Indices = Bools = Any
 
 #: Endings of the files of series that came parcellated.
@@ -62,7 +62,7 @@ class Run:
     time_source: str = ""  # what states `repetition_time`, in words
     time_problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used for it
     is_default_time: bool = False  # `repetition_time` is that of a shipped layout, which headers overrule
-    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
+    volumes: str = "rows"  # of a table of series: rows or columns; empty if nothing says so
     warp: Path | None = None  # FSL's field to the space of the run if `bold` is in native space; may not exist
 
     def __post_init__(self) -> None:
@@ -90,13 +90,13 @@ class Run:
         if self.bold.name.endswith(SERIES_ENDS):
             return ""
         if self.bold.name.endswith(".dtseries.nii"):
-            return "grayordinates holding data"
+            return "grayordinates with data"
         if self.bold.name.endswith(".func.gii"):
-            return "vertices holding data"
+            return "vertices with data"
         if self.warp is not None:
             return "voxels inside the native brain mask"
         is_without_mask = self.is_denoised and self.mask is None
-        return "voxels holding data" if is_without_mask else "voxels inside the brain mask"
+        return "voxels with data" if is_without_mask else "voxels inside the brain mask"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -105,7 +105,7 @@ class AtlasVolume:
 
     path: Path
     sha256: str  # of the file
-    values: NDArray[np.int64]  # (n,) image values that count
+    values: NDArray[np.int64]  # (n,) image values that are used
     parcels: NDArray[np.int64]  # (n,) index into `Atlas.parcels` of each value
     licence: str = ""  # one line on licence and source
     space: str = ""  # template space of the image, if not the atlas'
@@ -132,7 +132,7 @@ class Atlas:
     networks: tuple[str, ...]  # (P,) label; empty for a parcel without network
     volumes: tuple[AtlasVolume, ...]  # the first wins where they overlap; empty for parcellated series
     sha256: str  # over names, networks, space, and what the images hold in each voxel
-    former_sha256: tuple[str, ...] = ()  # by which outputs of versions before 0.2 know it: over files, not voxels
+    former_sha256: tuple[str, ...] = ()  # as recorded by versions before 0.2: over files, not voxels
 
     def __post_init__(self) -> None:
         if len(self.parcels) != len(self.networks):
@@ -158,7 +158,7 @@ class ParcelSignals:
     raw: NDArray[np.float32]  # (T, P) before denoising; NaN in absent parcels
     kept: NDArray[np.bool_]  # (T,) False for dummy and scrubbed volumes
     n_dummy: int  # leading dummy volumes, among the dropped
-    coverage: NDArray[np.float64]  # (P,) share of the parcel's voxels that lie in the brain mask and vary
+    coverage: NDArray[np.float64]  # (P,) share of the parcel's voxels that are in the brain mask and vary
     n_voxels: NDArray[np.int64]  # (P,) voxels on the run's grid, inside the mask or not; -1 if unknown
     repetition_time: float  # seconds
     regressors: tuple[str, ...]  # confounds that were removed
@@ -228,7 +228,7 @@ class Embedding:
     def warnings(self) -> tuple[str, ...]:
         """Shortcomings of the run, for its status."""
         absent = ", ".join(self.masked_networks)
-        return (f"no signal in network {absent}, its tokens were masked",) if absent else ()
+        return (f"no signal in network {absent}; its tokens were masked",) if absent else ()
 
     @property
     def pooled(self) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Which outputs of each run are missing or out of date, and what prevents making them."""
+"""Determine which outputs of each run are missing or out of date, and what prevents computing them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Plan:
     atlas: Atlas
     denoising: Denoising
     settings: dict[str, Any]  # from `describe_settings`
-    averaged_over: str  # what parcel signals are means of, in words
+    averaged_over: str  # what parcel signals are averaged over, in words
 
     def source_name(self, run: Run) -> str:
         """Return the name of a run's dataset in BIDS URIs: its key in DatasetLinks."""
@@ -51,8 +51,8 @@ class Plan:
 
 
 def describe_settings(config: SignalsConfig, atlas: Atlas, denoising: Denoising | None) -> dict[str, Any]:
-    """Collect the settings that decide, together with the inputs, whether signals are up to date; None for series,
-    which are taken as they are: options of denoising change nothing about them, so they do not count."""
+    """Collect the settings that determine, together with the inputs, whether signals are up to date; None for series,
+    which are used unchanged, so that denoising options have no effect."""
     settings: dict[str, Any] = {"atlas": atlas.name, "atlas_sha256": atlas.sha256, "space": atlas.space}
     if transforms := sorted({one.transform.name for one in atlas.volumes if one.transform is not None}):
         settings["atlas_warped"] = " and ".join(transforms)
@@ -71,14 +71,14 @@ def describe_settings(config: SignalsConfig, atlas: Atlas, denoising: Denoising 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunJob:
-    """One run and what is left to do for it."""
+    """One run and what remains to be done for it."""
 
     run: Run
     participant: str  # label
     paths: OutputPaths
     inputs: dict[str, Any]  # from `describe_inputs`
     settings_hash: str  # over the settings of signals and embedding
-    attempt_hash: str  # over all that decides how the run ends: settings, inputs and limits
+    attempt_hash: str  # over everything that determines the outcome: settings, inputs and limits
     needs_signals: bool
     needs_embedding: bool
     differences: tuple[str, ...]  # settings in which the outputs on disk differ from this call
@@ -135,7 +135,7 @@ def _merge_settings(plan: Plan, encoder: RunEncoder | None) -> dict[str, Any]:
 
 
 def _hash_attempt(plan: Plan, settings: dict[str, Any], inputs: dict[str, Any]) -> str:
-    """Hash all that decides how a run ends."""
+    """Hash everything that determines the outcome of a run."""
     return hash_values({"settings": settings, "inputs": inputs, "min_time": plan.config.signals.min_time})
 
 
@@ -150,7 +150,7 @@ def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> l
             raise
         except Exception as error:
             LOGGER.debug("Planning %s", run.bold, exc_info=True)
-            problem = f"The run of {run.bold} cannot be planned: {type(error).__name__}: {error!s:.200}."
+            problem = f"Unexpected error when checking {run.bold}: {type(error).__name__}: {error!s:.200}."
             lost = dataclasses.replace(run, reason="internal", problem=problem)
             job = RunJob(
                 run=lost,
@@ -173,9 +173,9 @@ def check_no_conflict(jobs: list[RunJob], *, overwrite: bool) -> None:
     if conflicts and not overwrite:
         first = conflicts[0]
         raise ConfigurationError(
-            f"{len(conflicts)} of {len(jobs)} runs were already done with other settings, the first is "
+            f"{len(conflicts)} of {len(jobs)} runs were already processed with different settings; the first is "
             f"{first.paths.stem} in {first.paths.directory}: {'; '.join(first.differences)}.",
-            hint="Use another output directory, the former settings, or --overwrite.",
+            hint="Use another output directory, the original settings, or --overwrite.",
         )
 
 
@@ -187,16 +187,16 @@ def check_space(plan: Plan, run: Run) -> None:
     if run.problem or run.space != plan.atlas.space:
         raise RunFailed(
             "space_mismatch",
-            f"The run has no image in {plan.atlas.space}, only in {run.space or 'native space'}: {run.bold}."
+            f"The run has no image in {plan.atlas.space}; found {run.space or 'native space'}: {run.bold}."
             if run.space != plan.atlas.space
             else run.problem,
-            hint="Choose another --space, leave the run out, or have fMRIPrep write this space.",
+            hint="Choose another --space, exclude the run, or rerun fMRIPrep with this space.",
         )
 
 
 def check_is_here(plan: Plan, run: Run) -> None:
     """Refuse a run whose files were never fetched (datalad): RunSkipped no_content."""
-    # For series, `mask` is the table of coverage, which is optional.
+    # For series, `mask` is the coverage table, which is optional.
     mask = None if plan.is_parcellated else run.mask
     for path in (run.bold, run.partner, mask, run.confounds, run.warp):
         if path is not None:
@@ -212,7 +212,7 @@ def make_signals(plan: Plan, run: Run) -> ParcelSignals:
 
 def describe_jobs(plan: Plan, jobs: list[RunJob]) -> tuple[list[str], str]:
     """Describe in one line per run what would be done and why, as a table with --format tsv; also count the actions.
-    Names and settings decide, with --check headers and tables too; voxels are never read."""
+    Based on names and settings, with --check also headers and tables; voxels are never read."""
     progress = Progress("Checking" if plan.config.running.check else "Planning")
     found = [(job, *_foresee(plan, job)) for job in progress.each("run", jobs)]
     counts = Counter(action for _, action, _, _ in found)
@@ -231,8 +231,8 @@ def describe_jobs(plan: Plan, jobs: list[RunJob]) -> tuple[list[str], str]:
 
 
 def _is_current(job: RunJob, former: dict[str, Any]) -> bool:
-    """Tell whether a recorded status is of the files, settings and limits of this call. Versions before 0.2 recorded
-    settings alone: who asks has to try again."""
+    """Return whether a recorded status has the files, settings and limits of this call. Versions before 0.2 recorded
+    settings only, so their runs are tried again."""
     return former.get("attempt_hash") == job.attempt_hash
 
 
@@ -241,7 +241,7 @@ def _say_action(action: str, reason: str, words: str) -> str:
 
 
 def _check_job(plan: Plan, job: RunJob) -> None:
-    """Check what can be known of a run before the work: RunSkipped or RunFailed."""
+    """Check a run as far as possible before processing: RunSkipped or RunFailed."""
     check_space(plan, job.run)
     if job.needs_signals and not plan.config.running.check:
         check_is_here(plan, job.run)
@@ -256,9 +256,9 @@ def _check_job(plan: Plan, job: RunJob) -> None:
 
 
 def _foresee(plan: Plan, job: RunJob) -> tuple[str, str, str]:
-    """Foresee what a call would do with a run: action (make, keep, skip, fail or refuse), reason and words."""
+    """Predict what a call would do with a run: action (make, keep, skip, fail or refuse), reason and description."""
     if job.differences and not plan.config.running.overwrite:
-        return "refuse", "", f"done with other settings: {'; '.join(job.differences)}"
+        return "refuse", "", f"processed with different settings: {'; '.join(job.differences)}"
     try:
         _check_job(plan, job)
     except RunSkipped as error:
@@ -267,13 +267,13 @@ def _foresee(plan: Plan, job: RunJob) -> tuple[str, str, str]:
         return "fail", error.reason, str(error)
     former = read_former_status(job.paths) if job.needs_signals and not plan.config.running.check else {}
     if former.get("status") == "skipped" and _is_current(job, former):
-        # Looking into its files again would end the same.
+        # Checking its files again would give the same result.
         return "skip", former["reason"], former["message"]
     if job.needs_signals:
-        what = "take the series" if plan.is_parcellated else "extract"
+        what = "read the series" if plan.is_parcellated else "extract signals"
         return "make", "", what if plan.config.signals.signals_only else f"{what} and encode"
     if job.needs_embedding:
-        return "make", "", "encode the signals that are there"
+        return "make", "", "encode the existing signals"
     if job.needs_connectivity:
-        return "make", "", "correlate the signals that are there"
+        return "make", "", "compute connectivity from the existing signals"
     return "keep", "", "complete with the same settings"

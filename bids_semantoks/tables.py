@@ -1,4 +1,4 @@
-"""Outputs and probes as tables of pandas, for the Python interface."""
+"""Outputs and probes as pandas tables, for the Python interface."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ def load_outputs(
     out_dir : str or Path
         OUT_DIR of participant calls.
     level : str, optional
-        A row a ``participant``, ``session``, ``run`` or ``window``. The first two average over runs as the group level
-        does, of task rest where there are any.
+        One row per ``participant``, ``session``, ``run`` or ``window``. The first two average over runs as the group
+        level does (resting runs if there are any).
     model : str, optional
-        Encoder, by its label or as ``--model``; needed where several embedded the runs.
+        Encoder, by its label or as for ``--model``; required if there are embeddings of several.
     atlas, space : str, optional
         As on the command line of the group level.
     phenotypes : str or Path, optional
-        Table of people whose columns are added, or a dataset with ``participants.tsv``.
+        Phenotype table whose columns are added, or a dataset with ``participants.tsv``.
     min_kept : float or None, optional
-        Windows with a smaller share of kept data do not count in means where there are better ones; None weighs all
-        alike.
+        Windows with a smaller share of kept data are excluded from means if there are better ones; None weights all
+        equally.
 
     Returns
     -------
     pandas.DataFrame
-        Labels, measures of quality and ``dim0001`` and on; its ``attrs`` say where it comes from, which `probe` needs
+        Labels, quality measures, ``dim0001`` etc.; its ``attrs`` record the source, which `probe` needs
         for connectivity.
 
     Raises
     ------
     InputError
-        Nothing is there, or nothing tells which encoder, atlas or space is meant.
+        There are no outputs, or the encoder, atlas or space is ambiguous.
     """
     from bids_semantoks.analyses import output_frames as frames
-    from bids_semantoks.group import choose_stored
+    from bids_semantoks.analyses.choose import choose_stored
 
     check(level in frames.LEVELS, f"level must be {', '.join(frames.LEVELS)}, found {level!r}.")
     root = Path(out_dir)
@@ -71,10 +71,11 @@ def load_outputs(
     name, embedded = frames.choose_embedded(stored, model)
     frame = frames.build_output_frame(embedded, level=level, min_kept=min_kept)
     frame = frame if phenotypes is None else frames.add_phenotypes(frame, Path(phenotypes))
-    frame.attrs[frames.ORIGIN] = {
+    frame.attrs[frames.ORIGIN] = frames.describe_origin(embedded) | {
         "out_dir": str(root),
         "atlas": label,
         "model": name,
+        "level": level,
         "runs": [run.paths.stem for run in embedded],
     }
     return frame
@@ -84,8 +85,8 @@ class ProbeOptions(TypedDict, total=False):
     """Options of `probe`, which are those of the command line."""
 
     probe_kind: str  # auto, classification or regression
-    n_bins: int  # of a number, to be told apart
-    leave_out: str | None  # column whose values are left out in turn
+    n_bins: int  # for binning a numeric column
+    leave_out: str | None  # column whose values are held out in turn
     n_permutations: int
     random_seed: int
     min_kept: float | None  # of the windows behind stored baselines
@@ -101,17 +102,17 @@ def probe(
     n_repeats: int = 10,
     **options: Unpack[ProbeOptions],
 ) -> pd.DataFrame:
-    """Predict a column from embeddings, with the numbers of ``group_probe.tsv``.
+    """Predict a column from embeddings, with the results of ``group_probe.tsv``.
 
     Parameters
     ----------
     df : pandas.DataFrame
-        A row a participant or session, with ``participant_id`` (and ``session_id``), ``dim0001`` and on, and the
-        columns named below; from `load_outputs`, or of any embeddings.
+        One row per participant or session, with ``participant_id`` (and ``session_id``), ``dim0001`` etc., and the
+        columns used below; from `load_outputs`, or any other embeddings.
     y : str
         Column to predict: classes or numbers.
     groups : str, optional
-        Column whose equal values are never on both sides of a split, such as a family.
+        Column such as family; rows with the same value are never on both sides of a split.
     covariates : sequence of str, optional
         Columns removed from the features within the training folds.
     baselines : sequence of str, optional
@@ -124,13 +125,13 @@ def probe(
     Returns
     -------
     pandas.DataFrame
-        A row a model and score, with the columns of ``group_probe.tsv``. p values of comparisons are adjusted over
-        this call alone.
+        One row per model and score, with the columns of ``group_probe.tsv``. p values of comparisons are adjusted
+        within this call only.
 
     Raises
     ------
     InputError
-        A column is not there, or cannot be probed.
+        A column is missing or cannot be probed.
     """
     from bids_semantoks.analyses.table_probe import probe_frame
 

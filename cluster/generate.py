@@ -1,10 +1,10 @@
-"""Write the files that other systems start the program by, from the definition of its command line.
+"""Write the files that other systems start or list the program by, from the definition of its command line.
 
 Usage: python cluster/generate.py [--check]
 
-Boutiques descriptor, nipoppy bundle and BABS configuration name options, their types, choices and exit codes; taking
-them from where the command line itself is made keeps them right. With ``--check`` nothing is written, and files that
-are out of date are named with exit code 1.
+Boutiques descriptor, nipoppy pipelines and BABS configurations name options, their types, choices and exit codes;
+taking them from where the command line itself is made keeps them right. Texts of listings are those of pyproject.toml.
+With ``--check`` nothing is written, and files that are out of date are named with exit code 1.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import argparse
 import dataclasses
 import json
 import sys
+import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,10 @@ from bids_semantoks.version import __version__
 
 HERE = Path(__file__).resolve().parent
 NAME = "bids_semantoks"
+#: Of the source and of the image, as their owner would publish them.
 IMAGE = f"{NAME}/{NAME}"
+PAPER = "2512.11582"
+PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PROGRAM = f"/opt/{NAME}/bin/{NAME}"
 #: Paths that the program makes; a descriptor's File must exist before.
 MADE = ("work_dir", "bids_database_dir")
@@ -93,8 +98,10 @@ def describe_option(option: click.Option) -> dict[str, Any]:
     return described
 
 
-def build_descriptor() -> dict[str, Any]:
-    """Build the Boutiques descriptor."""
+def build_descriptor(stages: Collection[str] = ()) -> dict[str, Any]:
+    """Build the Boutiques descriptor; with `stages` of the configuration, it has their options and the atlas alone."""
+    fields = {field.name for name, stage in find_stages() if name in stages for field in dataclasses.fields(stage)}
+    chosen = {*fields, "atlas", "atlas_dir"} if stages else {str(option.name) for option in find_options()}
     inputs: list[dict[str, Any]] = [
         {
             "id": "bids_dir",
@@ -121,7 +128,7 @@ def build_descriptor() -> dict[str, Any]:
             "value-key": "[ANALYSIS_LEVEL]",
             "value-choices": ["participant", "group"],
         },
-        *(describe_option(option) for option in find_options()),
+        *(describe_option(option) for option in find_options() if option.name in chosen),
     ]
     return {
         "name": NAME,
@@ -150,35 +157,21 @@ def build_descriptor() -> dict[str, Any]:
     }
 
 
-def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
-    """Build the files of a nipoppy processing pipeline."""
-    step = {
-        "NAME": "participant",
-        "ANALYSIS_LEVEL": "participant",
-        "INVOCATION_FILE": "invocation.json",
-        "DESCRIPTOR_FILE": "descriptor.json",
-        "HPC_CONFIG_FILE": "hpc.json",
-        "TRACKER_CONFIG_FILE": "tracker.json",
-        "GENERATE_PYBIDS_DATABASE": False,
-    }
-    group = {
-        "NAME": "group",
-        "ANALYSIS_LEVEL": "group",
-        "INVOCATION_FILE": "invocation-group.json",
-        "DESCRIPTOR_FILE": "descriptor.json",
-        "HPC_CONFIG_FILE": "hpc.json",
-        "GENERATE_PYBIDS_DATABASE": False,
-    }
+def build_nipoppy_bundles() -> dict[str, dict[str, Any]]:
+    """Build the files of two nipoppy pipelines: processing is the participant level, extraction the group level."""
+    files = {"INVOCATION_FILE": "invocation.json", "DESCRIPTOR_FILE": "descriptor.json", "HPC_CONFIG_FILE": "hpc.json"}
+    step = {"NAME": "participant", "ANALYSIS_LEVEL": "participant", **files}
     config = {
         "NAME": NAME,
         "VERSION": __version__,
         "DESCRIPTION": "Brain-Semantoks embeddings from fMRIPrep derivatives.",
         "CONTAINER_INFO": {
-            "FILE": "[[NIPOPPY_DPATH_CONTAINERS]]/[[PIPELINE_NAME]]_[[PIPELINE_VERSION]].sif",
+            # Both pipelines run in one container.
+            "FILE": f"[[NIPOPPY_DPATH_CONTAINERS]]/{NAME}_[[PIPELINE_VERSION]].sif",
             "URI": f"docker://{IMAGE}:[[PIPELINE_VERSION]]",
         },
         "CONTAINER_CONFIG": {"ARGS": ["--no-home"], "BIND_PATHS": ["[[ATLAS_DIR]]", "[[MODEL]]"]},
-        "STEPS": [step, group],
+        "STEPS": [{**step, "TRACKER_CONFIG_FILE": "tracker.json", "GENERATE_PYBIDS_DATABASE": False}],
         "VARIABLES": {
             "FMRIPREP_VERSION": "Version of fMRIPrep whose output in this dataset is read.",
             "ATLAS_DIR": "Directory with the atlas files.",
@@ -186,6 +179,13 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
         },
         "PIPELINE_TYPE": "processing",
         "SCHEMA_VERSION": "1.0",
+    }
+    extraction = {
+        "NAME": f"{NAME}_features",
+        "DESCRIPTION": "Mean Brain-Semantoks embeddings of participants and sessions.",
+        "STEPS": [{**step, "NAME": "group", "ANALYSIS_LEVEL": "group"}],
+        "PIPELINE_TYPE": "extraction",
+        "PROC_DEPENDENCIES": [{"NAME": NAME, "VERSION": __version__, "STEP": step["NAME"]}],
     }
     common = {
         "bids_dir": "[[NIPOPPY_DPATH_DERIVATIVES]]/fmriprep/[[FMRIPREP_VERSION]]/output",
@@ -195,12 +195,25 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
     participant = {"participant_label": ["[[NIPOPPY_PARTICIPANT_ID]]"], "ignore_failed_runs": True}
     known = {option.name for option in find_options()}
     assert {*chosen, *participant} <= known
+    hpc = {
+        "ACCOUNT": "[[HPC_ACCOUNT_NAME]]",
+        "TIME": f"{RESOURCES['hours']}:00:00",
+        "CORES": str(RESOURCES["cpus"]),
+        "MEMORY": f"{RESOURCES['memory_gb']}G",
+        "ARRAY_CONCURRENCY_LIMIT": "",
+    }
+    # Title and creators are nipoppy's default and the person who uploads.
+    record = {
+        "rights": [{"id": PROJECT["license"].lower()}],
+        "subjects": [{"subject": one} for one in PROJECT["keywords"]],
+    }
     return {
-        "config.json": config,
-        "descriptor.json": build_descriptor(),
-        "invocation.json": {**common, "analysis_level": "participant", **participant, **chosen},
-        "invocation-group.json": {**common, "analysis_level": "group", **chosen},
-        "tracker.json": {
+        "processing/zenodo.json": record,
+        "extraction/zenodo.json": record,
+        "processing/config.json": config,
+        "processing/descriptor.json": build_descriptor(),
+        "processing/invocation.json": {**common, "analysis_level": "participant", **participant, **chosen},
+        "processing/tracker.json": {
             # A status is written for every run, the failed ones too: results tell what is complete.
             "PATHS": [
                 "[[NIPOPPY_BIDS_PARTICIPANT_ID]]/**/func/[[NIPOPPY_BIDS_PARTICIPANT_ID]]_*_stat-mean_timeseries.tsv",
@@ -209,33 +222,37 @@ def build_nipoppy_bundle() -> dict[str, dict[str, Any]]:
             "PARTICIPANT_SESSION_DIR": "[[NIPOPPY_BIDS_PARTICIPANT_ID]]",
             "SCHEMA_VERSION": "1.0",
         },
-        "hpc.json": {
-            "ACCOUNT": "[[HPC_ACCOUNT_NAME]]",
-            "TIME": f"{RESOURCES['hours']}:00:00",
-            "CORES": str(RESOURCES["cpus"]),
-            "MEMORY": f"{RESOURCES['memory_gb']}G",
-            "ARRAY_CONCURRENCY_LIMIT": "",
-        },
+        "processing/hpc.json": hpc,
+        "extraction/config.json": config | extraction,
+        "extraction/descriptor.json": build_descriptor(("selection", "embedding", "running")),
+        "extraction/invocation.json": {**common, "analysis_level": "group", **chosen},
+        "extraction/hpc.json": hpc,
     }
 
 
-def build_babs() -> str:
-    """Build the BABS configuration."""
+def build_babs(*, is_zipped: bool = False) -> str:
+    """Build the BABS configuration, for fMRIPrep output as it is or as BABS itself leaves it: a zip a participant."""
+    files = "is_zipped: true"
+    if not is_zipped:
+        files = """required_files:
+      - "func/*_desc-preproc_bold.nii*"
+      - "func/*_desc-confounds_*.tsv"
+    is_zipped: false"""
+    kept = "zipped as BABS does it: fmriprep/ in sub-01[_ses-1]_fmriprep-24-1-1.zip" if is_zipped else "not zipped"
     codes = "\n".join(f"#   {code:3d}  {text}" for code, text in {0: "All is well.", **find_exit_codes()}.items())
     return f"""\
 # BABS configuration of {NAME} {__version__}; generated by cluster/generate.py.
-# Change what is marked CHANGE. The input is an fMRIPrep dataset (a DataLad dataset, not zipped).
+# Change what is marked CHANGE. The input is a DataLad dataset of fMRIPrep output,
+# {kept}.
 input_datasets:
   fmriprep:
-    required_files:
-      - "func/*_desc-preproc_bold.nii*"
-      - "func/*_desc-confounds_*.tsv"
-    is_zipped: false
+    {files}
     origin_url: "/path/to/fmriprep"  # CHANGE
     path_in_babs: inputs/data/fmriprep
 
 bids_app_args:
   $SUBJECT_SELECTION_FLAG: "{flag("participant_label")}"
+  # $SESSION_SELECTION_FLAG: "{flag("session_id")}"  # with --processing-level session
   {flag("work_dir")}: "$BABS_TMPDIR"
   {flag("atlas_dir")}: "/path/to/atlases"  # CHANGE
   {flag("model")}: "/path/to/model"  # CHANGE
@@ -276,19 +293,85 @@ job_compute_space: "/path/to/scratch"  # CHANGE
 """
 
 
+def build_listings() -> dict[str, str]:
+    """Build what a person sends to registers of software: metadata of records on Zenodo and two entries in YAML."""
+    bids_apps = f"""\
+# data/tools/apps.yml of bids-standard/bids-website, among the apps that are hosted elsewhere (sorted by dh).
+-   gh: {IMAGE}
+    dh: {IMAGE}
+    status: active
+    ci: gh
+    branch: main
+    workflow: test
+    ds_type:
+    -   derivative
+    datatype:
+    -   func
+    description: "{PROJECT["description"].removeprefix("BIDS App: ")}"
+"""
+    neurodesk = f"""\
+# recipes/{NAME.replace("_", "")}/build.yaml of NeuroDesk/neurocontainers.
+name: {NAME.replace("_", "")}
+version: {__version__}
+architectures:
+  - x86_64
+structured_readme:
+  description: "{PROJECT["description"]}"
+  example: |-
+    {NAME} /data/bids /data/out participant {flag("atlas_dir")} /data/atlases {flag("model")} /data/model
+    {NAME} /data/bids /data/out group {flag("atlas_dir")} /data/atlases {flag("model")} /data/model
+  documentation: https://github.com/{IMAGE}
+  citation: |-
+    The paper of the model, https://arxiv.org/abs/{PAPER}, and this software.
+    OUT_DIR/logs/CITATION.md has a methods text with all that was used.
+copyright:
+  - license: {PROJECT["license"]}
+    url: https://spdx.org/licenses/{PROJECT["license"]}.html
+build:
+  kind: neurodocker
+  base-image: {IMAGE}:{__version__}
+  pkg-manager: apt
+  # The image has all that it needs.
+  add-default-template: false
+  directives:
+    - test:
+        name: version
+        script: {PROGRAM} --version
+deploy:
+  bins:
+{chr(10).join(f"    - {name}" for name in PROJECT["scripts"])}
+  path:
+    - {Path(PROGRAM).parent}
+"""
+    zenodo = {
+        "title": f"{NAME} {__version__}",
+        "description": PROJECT["description"],
+        "upload_type": "software",
+        "version": __version__,
+        "license": PROJECT["license"],
+        "creators": PROJECT["authors"],
+        "keywords": PROJECT["keywords"],
+        "related_identifiers": [{"identifier": f"arXiv:{PAPER}", "relation": "cites"}],
+    }
+    texts = (bids_apps, neurodesk, json.dumps(zenodo, indent=2) + "\n")
+    return dict(zip(("listings/bids_apps.yml", "listings/neurodesk.yaml", "listings/zenodo.json"), texts, strict=True))
+
+
 def build_files() -> dict[str, str]:
     """Build all files, by path below this folder."""
     files = {"boutiques/bids_semantoks.json": json.dumps(build_descriptor(), indent=2) + "\n"}
-    for name, content in build_nipoppy_bundle().items():
+    for name, content in build_nipoppy_bundles().items():
         files[f"nipoppy/{name}"] = json.dumps(content, indent=2) + "\n"
-    files["babs/bids_semantoks.yaml"] = build_babs()
-    return files
+    for is_zipped in (False, True):
+        files[f"babs/{NAME}{'_zipped' if is_zipped else ''}.yaml"] = build_babs(is_zipped=is_zipped)
+    return files | build_listings()
 
 
 def find_outdated() -> list[str]:
     """Find the files on disk that differ from what the command line says now."""
-    files = build_files()
-    return [name for name, text in files.items() if not (HERE / name).is_file() or (HERE / name).read_text() != text]
+    return [
+        name for name, text in build_files().items() if not (path := HERE / name).is_file() or path.read_text() != text
+    ]
 
 
 def check_complete() -> None:
@@ -307,7 +390,7 @@ def main() -> None:
     if parser.parse_args().check:
         sys.exit(f"out of date, run cluster/generate.py: {', '.join(outdated)}" if outdated else 0)
     for name in outdated:
-        (HERE / name).parent.mkdir(exist_ok=True)
+        (HERE / name).parent.mkdir(parents=True, exist_ok=True)
         (HERE / name).write_text(build_files()[name], encoding="utf-8")
         print(f"wrote cluster/{name}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.documented import find_undocumented
 
 import bids_semantoks as bs
 from bids_semantoks.atlases.series_atlas import load_order
@@ -217,15 +218,19 @@ def test_public_names_and_signatures_change_only_on_purpose():
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
-    """A dataset of 20 people in two sites, embedded and probed by the command line."""
+    """A dataset of 12 people in two sites, embedded and probed by the command line."""
     root = tmp_path_factory.mktemp("probed")
-    write_parcellated(root / "x", n_participants=20, short=True)
+    write_parcellated(root / "x", n_participants=12, short=True)
     options = ["--model", "random:tiny", "--n-procs", "1", "-q"]
     assert bs.run([root / "x", root / "out", "participant", *options]) == 0
     asked = ["--probe", "age", "--covariate", "sex", "--baselines", "pearson", "chance", "covariates", "random"]
     numbers = ["--n-repeats", "1", "--n-permutations", "10"]
     assert bs.run([root / "x", root / "out", "group", *options, *asked, *numbers]) == 0
     return root
+
+
+def test_all_that_the_group_level_writes_is_described(probed):
+    assert find_undocumented(probed / "out") == set()
 
 
 def test_outputs_and_probes_have_the_numbers_of_the_group_level(probed):
@@ -253,7 +258,7 @@ def test_outputs_and_probes_have_the_numbers_of_the_group_level(probed):
 @pytest.mark.parametrize("level", ["session", "run", "window"])
 def test_outputs_load_at_each_level(probed, level):
     frame = bs.load_outputs(probed / "out", level=level, model="random:tiny")
-    assert len(frame) == 20
+    assert len(frame) == 12
     assert frame["participant_id"].iloc[0] == "sub-001"
     with pytest.raises(InputError, match="RandomTiny"):
         bs.load_outputs(probed / "out", model="Other")

@@ -1,33 +1,18 @@
-"""The group level takes the space as the participant level does, with its resolution or cohort."""
+"""Features are means over windows, then over runs."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bids_semantoks import group
-from bids_semantoks.config import AppConfig, RunningConfig, SelectionConfig, SignalsConfig
-from bids_semantoks.errors import InputError, ResourceError
+from bids_semantoks.config import RunningConfig
+from bids_semantoks.errors import ResourceError
 from bids_semantoks.files import write_table
-from bids_semantoks.group import choose_kind
+from bids_semantoks.outputs.features import average_runs
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
-
-
-@pytest.mark.parametrize("space", ["MNI152NLin6Asym", "MNI152NLin6Asym:res-2", "space-MNI152NLin6Asym:res-native"])
-def test_space_with_and_without_resolution(tmp_path: Path, space: str) -> None:
-    for label in ("MNI152NLin6Asym", "MNI152NLin2009cAsym"):
-        stem = tmp_path / "sub-01" / "func" / f"sub-01_task-rest_space-{label}_atlas-A_res-2_stat-mean_timeseries"
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        stem.with_suffix(".tsv").touch()
-        stem.with_suffix(".json").write_text('{"Settings": {}}')
-    arguments = {"bids_dir": tmp_path, "out_dir": tmp_path, "level": "group", "signals": SignalsConfig(atlas="A")}
-    assert choose_kind(AppConfig(**arguments, selection=SelectionConfig(space=space))) == ("A", "MNI152NLin6Asym")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="No signals of atlas A in fsLR"):
-        choose_kind(AppConfig(**arguments, selection=SelectionConfig(space="fsLR")))  # type: ignore[arg-type]
-
 
 N_DIMS = 5
 
@@ -49,7 +34,9 @@ def test_windows_are_averaged_then_runs(tmp_path, monkeypatch, n_procs):
     monkeypatch.setattr(group, "_RUNS_PER_READER", 1)
     (first, a), (second, b) = write_run(tmp_path, "02", "1", 3, 0), write_run(tmp_path, "02", "2", 7, 1)
     other, c = write_run(tmp_path, "01", "1", 2, 2)
-    rows = group.build_features([first, second, other], RunningConfig(n_procs=n_procs), min_kept=None)
+    runs = [first, second, other]
+    means = group.read_means(runs, RunningConfig(n_procs=n_procs), min_kept=None)
+    rows = average_runs(runs, means, min_kept=None)
     assert [row[:3] for row in rows] == [("01", 1, 2), ("02", 2, 10)]
     np.testing.assert_allclose(rows[0][3], c.astype(np.float64).mean(axis=0), rtol=1e-12)
     expected = (a.astype(np.float64).mean(axis=0) + b.astype(np.float64).mean(axis=0)) / 2
@@ -58,7 +45,8 @@ def test_windows_are_averaged_then_runs(tmp_path, monkeypatch, n_procs):
 
 def test_windows_and_runs_weigh_by_what_they_hold(tmp_path):
     (first, a), (second, b) = write_run(tmp_path, "02", "1", 3, 0), write_run(tmp_path, "02", "2", 7, 1)
-    rows = group.build_features([first, second], RunningConfig(n_procs=1), min_kept=0.5)
+    means = group.read_means([first, second], RunningConfig(n_procs=1), min_kept=0.5)
+    rows = average_runs([first, second], means, min_kept=0.5)
     # Of three windows with 1, 0.6 and 0.2 of their data two count, of seven the first four.
     assert [row[:3] for row in rows] == [("02", 2, 6)]
     means = [
@@ -80,7 +68,5 @@ def test_a_killed_reader_ends_the_call(tmp_path, monkeypatch):
     monkeypatch.setattr(group, "_RUNS_PER_READER", 1)
     monkeypatch.setattr(group, "build_mean_reader", build_dying)
     runs = [write_run(tmp_path, f"{n:02d}", "1", 2, n)[0] for n in range(3)]
-    with pytest.raises(
-        ResourceError, match=r"Reading .*sub-0\d.*embedding.tsv: a worker process ended with exit code 9"
-    ):
-        group.build_features(runs, RunningConfig(n_procs=2), min_kept=None)
+    with pytest.raises(ResourceError, match=r"sub-0\d.*embedding.tsv: a worker process ended with exit code 9"):
+        group.read_means(runs, RunningConfig(n_procs=2), min_kept=None)

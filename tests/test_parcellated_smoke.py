@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.documented import find_undocumented
 
 from bids_semantoks.cli import call
 from bids_semantoks.demo.study import write_parcellated
@@ -78,6 +79,10 @@ def test_sidecar_says_that_nothing_was_cleaned(found: Path) -> None:
     assert sidecar["MeanFramewiseDisplacement"] is None
     (coverage,) = found.glob("sub-002/func/*_stat-coverage_bold.tsv")
     assert coverage.read_text().splitlines()[1] == "Demo_LH_Vis_1\t1\tn/a\tn/a\ttrue"
+
+
+def test_all_outputs_are_described(found: Path) -> None:
+    assert find_undocumented(found) == set()
 
 
 def test_outputs_are_valid_bids(found: Path) -> None:

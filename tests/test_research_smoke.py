@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from helpers.documented import find_undocumented
 
 from bids_semantoks.analyses import task_blocks
 from bids_semantoks.cli import call
@@ -309,6 +310,7 @@ def test_shares_are_pretrained_once_and_compared_with_their_first_weights(
     assert "Pretraining scaling" not in said
     assert [path.stat().st_mtime_ns for path in encoders] == times
     assert (out / "group_scaling.tsv").read_bytes() == before
+    assert find_undocumented(out) == set()
 
 
 def test_another_study_is_pretrained_on(study: tuple[Path, Path], group: Group, tmp_path: Path) -> None:

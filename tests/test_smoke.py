@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.documented import find_undocumented
 
 from bids_semantoks.files import read_table
 from bids_semantoks.outputs.store import read_statuses
@@ -224,6 +225,7 @@ def test_raw_signals_and_tokens_are_extras(study, tmp_path, app):
     assert not np.isnan(read_table(raw)[1]).any()
     (tokens,) = out.rglob("*_tokens.npy")
     assert np.load(tokens).shape == (1, 1 + 9 * 5, 64)
+    assert find_undocumented(out) == set()
 
 
 def test_config_file_gives_the_same_bytes(study, outputs, tmp_path, app):

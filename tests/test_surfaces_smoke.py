@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from helpers import surface_files as made
+from helpers.documented import find_undocumented
 
 from bids_semantoks.cli import call
 
@@ -79,6 +80,7 @@ def test_surfaces_are_embedded_and_not_twice(study, tmp_path, space, atlas, stem
     assert "brain mask" not in text
     assert "voxel" not in json.dumps(coverage).lower().replace("n_voxels", "")
     assert "brain mask" not in (out / "sub-01.html").read_text()
+    assert find_undocumented(out) == set()
     capsys.readouterr()
     assert run(study, out, *arguments) == 0
     assert "from an earlier call with the same settings: 1" in capsys.readouterr().err

@@ -14,6 +14,13 @@ from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
 from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
 from bids_semantoks.analyses.people import People, find_lost
+from bids_semantoks.analyses.preparations import (
+    describe_preparations,
+    find_unshared,
+    keep_shared,
+    load_encoders,
+    open_preparations,
+)
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
@@ -57,8 +64,11 @@ def plan_call(
 ) -> CallPlan:
     """Check everything before any work; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
-    probes = plan_probes(config, chosen) if asked.probe else None
+    preparations = open_preparations(config, chosen)
+    probes = plan_probes(config, keep_shared(chosen, preparations)) if asked.probe else None
     if probes is not None:
+        preparations = tuple(load_encoders(config, one) for one in preparations)
+        probes = dataclasses.replace(probes, preparations=preparations)
         check_resources(probes, len(atlas[0]))
     return CallPlan(
         probes=probes,
@@ -80,6 +90,9 @@ def run_call(
     """Probe, write all tables and draw the group page; `config` names the encoder pretrained on the way, if any;
     `left_out` are runs that the limits of the call leave out, reason and message by stem.
     Returns how many phenotypes were refused."""
+    further = plan.probes.preparations if plan.probes is not None else ()
+    left_out = {**left_out, **find_unshared(stored, further)}
+    stored = keep_shared(stored, further)
     # Phenotypes first: their tables survive when a long training is stopped.
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
@@ -91,7 +104,11 @@ def run_call(
                 keep_parts(prober)
             return 0
         tables = run_probes(prober, encoder, stored, n_threads=n_threads)
-        write_stored_methods(config, encoder, stored, left_out, describe_results(tables))
+        write_stored_methods(
+            *(config, (encoder, *others), stored, left_out),
+            results=describe_results(tables),
+            preparations=describe_preparations(stored, further),
+        )
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
@@ -164,6 +181,8 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
     n_people = len(set(rows.participants))
     known = count_pretrained(set(map(str, rows.participants)), *prober.encoders, *prober.others)
     seed, lost = config.running.random_seed, find_lost(config.out_dir)
+    for one in plan.preparations:
+        lost |= dict.fromkeys(one.absent, f"no signals in the preparation {one.name}")
     compared = {one.loaded.name: one.loaded.name for one in prober.others}
     compared |= {"random": name_twin(prober.model)} if "random" in prober.baselines else {}
     found = ProbeResults(

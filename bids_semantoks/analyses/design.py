@@ -18,6 +18,7 @@ from bids_semantoks.analyses.columns import (
     describe_kinds,
     name_groups,
 )
+from bids_semantoks.analyses.preparations import Preparation
 from bids_semantoks.analyses.probe_targets import build_target, check_classes, check_classes_left
 from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure
 from bids_semantoks.config import AppConfig, ProbingConfig
@@ -94,6 +95,7 @@ class ProbePlan:
     categories: frozenset[str] = frozenset()  # columns beside phenotypes that are used as categories
     warnings: tuple[str, ...] = ()  # about the columns asked for
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
+    preparations: tuple[Preparation, ...] = ()  # further ones, whose models stand beside
 
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
         """Look up a column that groups or corrects, or else a measure of runs, as text, None where missing. Raises

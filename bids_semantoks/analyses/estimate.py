@@ -20,7 +20,7 @@ from bids_semantoks.config.group import ProbingConfig
 from bids_semantoks.errors import ResourceError
 from bids_semantoks.runtime.progress import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
-from bids_semantoks.statistics.baselines import CONNECTIVITY
+from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
 from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -101,14 +101,16 @@ def estimate(plan: ProbePlan, n_parcels: int, *, without: Sequence[str] = (), wi
     """Estimate what all models of a plan take on all phenotypes, leaving out the baselines `without`."""
     asked, designs = plan.config.probing, [design for _, design in plan.designs]
     names = [name for name in asked.baselines if name not in ("none", *without)]
-    widths = _list_widths(names, n_parcels, n_encoders=1 + len(asked.replicates))
-    n = max(len(design.rows.keys) for design in designs)
-    n_edges, kept = n_parcels * (n_parcels + 1) // 2, _BASE_BYTES
+    n, kept = max(len(design.rows.keys) for design in designs), _BASE_BYTES
+    widths: list[int | None] = []
+    further = [name for name in names if name in OF_SIGNALS]
+    for own, size in ((names, n_parcels), *((further, len(one.atlas[0])) for one in plan.preparations)):
+        widths += _list_widths(own, size, n_encoders=1 + len(asked.replicates))
+        kernels = [name for name in ("pearson", "ledoit_wolf") if name in own]
+        estimators = {"pearson" if name == "pearson" else "ledoit_wolf" for name in own if name in CONNECTIVITY}
+        # While they are made, one table stands beside its parts.
+        kept += 4 * n * (size * (size + 1) // 2) * (len(estimators) + bool(estimators)) + 8 * n**2 * len(kernels)
     kept += sum(8 * n * width for width in widths if width)
-    kernels = [name for name in ("pearson", "ledoit_wolf") if name in names]
-    estimators = {"pearson" if name == "pearson" else "ledoit_wolf" for name in names if name in CONNECTIVITY}
-    # While they are made, one table stands beside its parts.
-    kept += 4 * n * n_edges * (len(estimators) + bool(estimators)) + 8 * n**2 * len(kernels)
     kept += 8 * 4 * min(_N_BOOTSTRAP * n, _SAMPLE_CELLS)
     largest = max(_count_fold_bytes(design, width) for design in designs for width in widths)
     if "tangent" in names:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
 from bids_semantoks.analyses.people import People, list_described
+from bids_semantoks.analyses.preparations import describe_preparations
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
 from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count_pretrained, read_embeddings
 from bids_semantoks.config import to_json
@@ -56,6 +57,7 @@ def write_results(
     """Write all tables and return them; those of a different earlier call are kept as copies."""
     config = results.plan.config
     known = count_pretrained(set(map(str, results.rows.participants)), encoder, *replicates)
+    prepared = describe_preparations(stored, results.plan.preparations)
     scores = [
         *(
             row
@@ -73,7 +75,9 @@ def write_results(
             "Source": config.embedding.model,
         },
         "Pretraining": results.pretraining,
-        "Overview": describe_call(results, encoder),
+        "Overview": describe_call(results, encoder)
+        | {f"preparation {name}": prepared[name]["Text"] for name in prepared},
+        "Preparations": prepared,
         "Phenotypes": {
             one.phenotype.name: describe_phenotype(one, own)
             for one, own in zip(results.phenotypes, results.people, strict=True)
@@ -245,10 +249,8 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
         ("permutations", str(asked.n_permutations)),
         ("seed", str(results.plan.config.running.random_seed)),
     ]
-    if more := results.plan.config.embedding.more_models:
-        facts.insert(2, ("compared with", ", ".join(Path(name).name for name in more)))
-    if asked.replicates:
-        facts.insert(2, ("averaged with", ", ".join(Path(name).name for name in asked.replicates)))
+    named = (("averaged with", asked.replicates), ("compared with", results.plan.config.embedding.more_models))
+    facts[2:2] = [(what, ", ".join(Path(name).name for name in models)) for what, models in named if models]
     return dict(facts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +15,16 @@ import pandas as pd
 from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.rows import MEASURES, Rows, compute_measure
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import hash_values
 from bids_semantoks.inputs.people_tables import read_phenotype_table
 from bids_semantoks.inputs.phenotypes import build_columns
-from bids_semantoks.inputs.selection import describe_nearest
+from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.outputs.embeddings import read_window_table
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun, find_encoders, read_sidecar
 from bids_semantoks.quality.cohort import CallFacts, build_rows
 from bids_semantoks.statistics.weights import weigh_windows
+from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -109,17 +111,24 @@ def _join(table: pd.DataFrame, vectors: np.ndarray[Any, Any]) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(vectors, columns=names)], axis=1)
 
 
-def add_phenotypes(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Add the columns of a table of people, before the dimensions: numbers where all cells are, else text; those that
-    the frame has already are left out. Raises InputError as `read_phenotype_table`."""
+def add_phenotypes(frame: pd.DataFrame, path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Add columns of a table of people (default: all), before the dimensions: numbers where all cells are, else text;
+    those that the frame has already are left out. Raises InputError as `read_phenotype_table`, and for other names."""
     path = path / "participants.tsv" if path.is_dir() else path
     keys = list_keys(frame)
     table = read_phenotype_table(path, participants={sub for sub, _ in keys})
-    names = [name for name in table.columns if name not in frame.columns]
-    columns = build_columns(table, names, (), keys)
-    added = pd.DataFrame({name: _convert(column.find(keys)) for name, column in columns.items()}, index=frame.index)
+    if unknown := [name for name in columns if name not in table.columns]:
+        raise InputError(
+            f"{path} has no column {', '.join(unknown)}: found {describe_labels(table.columns)}.",
+            hint=describe_nearest(unknown, list(table.columns)),
+        )
+    names = [name for name in columns or table.columns if name not in frame.columns]
+    built = build_columns(table, names, (), keys)
+    added = pd.DataFrame({name: _convert(column.find(keys)) for name, column in built.items()}, index=frame.index)
     place = list(frame.columns).index("dim0001")
-    return pd.concat([frame.iloc[:, :place], added, frame.iloc[:, place:]], axis=1)
+    joined = pd.concat([frame.iloc[:, :place], added, frame.iloc[:, place:]], axis=1)
+    joined.attrs = frame.attrs  # which pandas loses here
+    return joined
 
 
 def _convert(cells: Sequence[str | None]) -> pd.Series[Any]:
@@ -127,6 +136,25 @@ def _convert(cells: Sequence[str | None]) -> pd.Series[Any]:
     known = [cell for cell in cells if cell is not None]
     is_number = known and all(re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?", cell) for cell in known)
     return pd.Series([np.nan if cell is None else float(cell) for cell in cells] if is_number else list(cells))
+
+
+def describe_origin(stored: Sequence[StoredRun]) -> dict[str, Any]:
+    """Describe how embeddings were made, for a table that leaves their folder: encoder, settings and versions. Settings
+    and versions are lists where runs differ."""
+    signals = [run.sidecar for run in stored]
+    embeddings = [read_sidecar(run.paths.embedding_sidecar) or {} for run in stored]
+    return {
+        "version": __version__,
+        "encoder": embeddings[0].get("Model"),
+        "signals_settings": _list_different(sidecar.get("Settings") for sidecar in signals),
+        "embedding_settings": _list_different(sidecar.get("Settings") for sidecar in embeddings),
+        "software": _list_different(sidecar.get("SoftwareVersions") for sidecar in embeddings),
+        "pipelines": _list_different(sidecar.get("Pipeline") for sidecar in signals),
+    }
+
+
+def _list_different(values: Iterable[Any]) -> list[Any]:
+    return list({hash_values(value): value for value in values}.values())
 
 
 def list_keys(frame: pd.DataFrame) -> list[tuple[str, str]]:

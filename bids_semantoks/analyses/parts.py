@@ -24,8 +24,10 @@ from bids_semantoks.analyses.design import Design
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.config import to_json
+from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_values, open_atomic
 from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.metrics import Score
 from bids_semantoks.statistics.predictions import DecisionValues, Predictions
 from bids_semantoks.statistics.significance import Comparison, PermutationTest
@@ -45,20 +47,17 @@ def find_part(prober: Prober, phenotype: Phenotype, design: Design) -> Path:
     """Return the path of the results of a phenotype, ``OUT_DIR/logs/probes/parts/<hash>.npz``."""
     config, site = prober.plan.config, prober.plan.site
     asked = {key: value for key, value in (to_json(config)["probing"] or {}).items() if key not in _CHOICES}
-    runs = [
-        [(run.paths.stem, run.sidecar["TableSHA256"], run.sidecar["MeanFramewiseDisplacement"]) for run in runs]
-        for runs in design.rows.runs
-    ]
+    runs = [_list_signals(own) for own in design.rows.runs]
     arrays = [design.target.values, design.covariates, design.groups, design.blocks, design.unit_groups]
     arrays += [part for split in design.splits for part in (split.train, split.test, split.validation)]
     decides = {
         "version": __version__,
         "probing": asked,
         "seed": config.running.random_seed,
-        "encoders": [
-            (one.loaded.name, one.settings)
-            for encoder in (*prober.encoders, *prober.others)
-            for one in encoder.readouts
+        "encoders": _list_readouts((*prober.encoders, *prober.others)),
+        "preparations": [
+            (one.name, _list_readouts((*one.encoders, *one.others)), _list_signals(one.stored))
+            for one in prober.plan.preparations
         ],
         "phenotype": [phenotype.name, phenotype.table, phenotype.kind],
         "target": [design.target.classes, design.target.n_bins, design.covariate_names],
@@ -68,6 +67,14 @@ def find_part(prober: Prober, phenotype: Phenotype, design: Design) -> Path:
         "arrays": [None if one is None else _hash_array(one) for one in arrays],
     }
     return config.out_dir / "logs" / "probes" / "parts" / f"{hash_values(decides)[:32]}.npz"
+
+
+def _list_signals(runs: Iterable[StoredRun]) -> list[tuple[object, ...]]:
+    return [(run.paths.stem, run.sidecar["TableSHA256"], run.sidecar["MeanFramewiseDisplacement"]) for run in runs]
+
+
+def _list_readouts(encoders: Iterable[RunEncoder]) -> list[tuple[object, ...]]:
+    return [(one.loaded.name, one.settings) for encoder in encoders for one in encoder.readouts]
 
 
 def _hash_array(values: NDArray[Any]) -> str:

@@ -64,7 +64,7 @@ def _predict_published(
 ) -> Predictions:
     from bids_semantoks.analyses.published_probe import PublishedProbe, WindowTable, cross_validate_published  # noqa: PLC0415
 
-    values, row_of = read_window_embeddings(design.rows, features.label)
+    values, row_of = read_window_embeddings(features.rows, features.label)
     table = WindowTable(name=features.name, values=values, row_of=row_of)
     probe = PublishedProbe(table, design.target, device=device)
     return cross_validate_published(probe, design.splits, seed=seed, each=each)

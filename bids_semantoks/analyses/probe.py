@@ -33,10 +33,11 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.images.sizes import read_array
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.outputs.group_words import describe_test
+from bids_semantoks.outputs.group_words import describe_test, split_prepared
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.statistics.baselines import OF_SIGNALS
 from bids_semantoks.statistics.metrics import (
     CLASS_METRICS,
     Score,
@@ -103,18 +104,25 @@ class Prober:
         """Find the features of all models except those that depend on the phenotype, building them only once."""
         if rows.keys not in self._models:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
-            labels = [encoder.loaded.name for encoder in self.encoders]
-            twins = [name_twin(self.model, number) for number in range(len(self.encoders))]
-            own, *others = build_models(
-                rows, labels, twins, self.baselines, work_dir=self.plan.config.running.work_dir
-            ).items()
-            further = build_others(rows, self.others)
-            readouts = build_readouts(rows, self.encoders, seed=self.seed)
-            for one in self.others:
-                readouts |= build_readouts(rows, [one], seed=self.seed)
-            self._models[rows.keys] = dict([own, *further.items(), *readouts.items(), *others])
-            self.readouts = tuple(readouts)
+            models, self.readouts = self._build_models(rows, self.encoders, self.others, self.baselines)
+            for one in self.plan.preparations:
+                baselines = [name for name in self.baselines if name in OF_SIGNALS]
+                models |= one.label(self._build_models(one.find_rows(rows), one.encoders, one.others, baselines)[0])
+            self._models[rows.keys] = models
         return self._models[rows.keys]
+
+    def _build_models(
+        self, rows: Rows, encoders: Sequence[RunEncoder], others: Sequence[RunEncoder], baselines: Sequence[str]
+    ) -> tuple[dict[str, tuple[Features, ...]], tuple[str, ...]]:
+        """Build the models of one preparation, and list those that are further readouts."""
+        labels = [encoder.loaded.name for encoder in encoders]
+        twins = [name_twin(self.model, number) for number in range(len(encoders))]
+        work_dir = self.plan.config.running.work_dir
+        own, *rest = build_models(rows, labels, twins, baselines, work_dir=work_dir).items()
+        further, readouts = build_others(rows, others), build_readouts(rows, encoders, seed=self.seed)
+        for one in others:
+            readouts |= build_readouts(rows, [one], seed=self.seed)
+        return dict([own, *further.items(), *readouts.items(), *rest]), tuple(readouts)
 
     def find_features(self, rows: Rows) -> tuple[Features, ...]:
         """Find the features of the encoder alone, which takes no signals to be read."""
@@ -131,10 +139,12 @@ class Prober:
         for model, features in self.progress.each("model", models.items(), total=total):
             role = "readout" if model in self.readouts else "baseline"
             role = "encoder" if model in (self.model, *(one.loaded.name for one in self.others)) else role
+            base, preparation = split_prepared(model)
+            role = "preparation" if preparation else role
             protocol = self.asked.protocol if isinstance(features[0], EmbeddingFeatures) else "nested"
             parts = self.predict(features, design, protocol)
             result = self.judge(parts, features, design, role=role, protocol=protocol)
-            _add(results, model, result, results.get(self.model))
+            _add(results, model, result, results.get(base if preparation else self.model))
             if model == self.model and len(parts) > 1:
                 joined = [average_models(parts, f"{model}Ensemble")]
                 ensemble = self.judge(joined, features[:1], design, role="ensemble", protocol=protocol)

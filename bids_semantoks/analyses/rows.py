@@ -189,6 +189,7 @@ class EmbeddingFeatures(TableFeatures):
     """Mean embeddings, with the way to read those of single windows."""
 
     label: str  # of the encoder in names of files
+    rows: Rows  # whose files they are
 
 
 def _build_motion_features(rows: Rows) -> TableFeatures:
@@ -259,7 +260,9 @@ def build_baselines(
 
 
 def _read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[EmbeddingFeatures, ...]:
-    return tuple(EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label) for label in labels)
+    return tuple(
+        EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label, rows=rows) for label in labels
+    )
 
 
 def build_site_features(labels: Sequence[str | None]) -> TableFeatures:
@@ -300,8 +303,8 @@ def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_partic
         return "The encoder has random weights: it was pretrained on nobody."
     if n_pretrained is None:
         return (
-            f"{encoder.loaded.description} The weights do not say on whom they were pretrained: whether any "
-            "participant here was among them is not known."
+            f"{encoder.loaded.description} The weights do not list whom they were pretrained on: overlap with its "
+            "pretraining cannot be checked."
         )
     if n_pretrained:
         return (

@@ -135,5 +135,5 @@ class _TableProber(Prober):
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
         """Find the features of the embeddings and of baselines, as `Prober` does."""
-        own = EmbeddingFeatures(name=self.model, values=self._values, label=self.model)
+        own = EmbeddingFeatures(name=self.model, values=self._values, label=self.model, rows=rows)
         return {self.model: (own,)} | build_baselines(rows, [name_twin(self.model)], self.baselines)

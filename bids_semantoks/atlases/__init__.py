@@ -1,1 +1,1 @@
-"""From the name or path of an atlas and a space to parcels and label images."""
+"""Load atlases by name or path: parcels and label images in the space of the data."""

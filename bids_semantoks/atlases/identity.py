@@ -1,4 +1,4 @@
-"""The identity of an atlas: a checksum of what it says about each voxel or vertex, in whatever files it came."""
+"""The identity of an atlas: a checksum of the label of each voxel or vertex, independent of file format."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from bids_semantoks.files import hash_values
 from bids_semantoks.records import AtlasVolume
 
-# Affines that differ by less are the same: their numbers come from single precision, quaternions or text.
+# Affines that differ by less are equal: they are stored in single precision, as quaternions or as text.
 _DECIMALS = 3
 
 
 class Layer(NamedTuple):
-    """Parcels of a part of the brain: a grid of voxels, the mesh of a hemisphere, or the voxels of a structure."""
+    """Parcels in one part of the brain: a voxel grid, the mesh of a hemisphere, or the voxels of a structure."""
 
-    place: tuple[Any, ...]  # what the array's axes mean, in plain values; layers with the same place can be merged
+    place: tuple[Any, ...]  # identifies the array's axes, in plain values; layers with the same place can be merged
     parcels: NDArray[np.int32]  # position plus 1, 0 for none
 
 
@@ -31,8 +31,8 @@ def build_grid_layer(labels: NDArray[np.int64], affine: NDArray[np.float64], vol
 
 
 def hash_labels(labels: NDArray[np.int64], affine: NDArray[np.float64] | None = None) -> str:
-    """Compute the SHA-256 of the labels of an image with its grid, or of the grayordinates of a file on surfaces. It
-    does not depend on number type, header, compression or names."""
+    """Compute the SHA-256 of the labels of an image with its grid, or of the grayordinates of a surface file;
+    independent of data type, header, compression and names."""
     grid = describe_grid(labels.shape, affine) if affine is not None else (list(labels.shape),)
     return hash_values([*grid, _hash_array(labels)])
 
@@ -42,7 +42,7 @@ def _hash_array(values: NDArray[Any]) -> str:
 
 
 def look_up(labels: NDArray[np.int64], volume: AtlasVolume) -> NDArray[np.int32]:
-    """Turn the labels of an image or file into positions of parcels plus 1, 0 for none; negative labels are none."""
+    """Convert labels to parcel positions plus 1, 0 for none; negative labels count as none."""
     lookup = np.zeros(max(int(labels.max()), int(volume.values.max())) + 1, dtype=np.int32)
     lookup[volume.values] = volume.parcels + 1
     found: NDArray[np.int32] = lookup[np.maximum(labels, 0)]
@@ -50,15 +50,15 @@ def look_up(labels: NDArray[np.int64], volume: AtlasVolume) -> NDArray[np.int32]
 
 
 def describe_grid(shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[Any, ...]:
-    """Describe a grid in plain values, so that equal ones are equal."""
+    """Describe a grid in plain values, so that equal grids compare equal."""
     # Adding zero turns -0.0 into 0.0.
     return (list(map(int, shape)), (np.round(affine, _DECIMALS) + 0.0).tolist())
 
 
 def identify(parcels: Sequence[str], networks: Sequence[str], space: str, layers: Sequence[Layer]) -> str:
-    """Compute the identity of an atlas from its table, its space and its layers, the first of which win.
+    """Compute the identity of an atlas from its table, its space and its layers, of which earlier ones take precedence.
 
-    Layers of one grid count as one: an atlas in two files of the same grid is that in one file."""
+    Layers on one grid are merged: an atlas in two files on the same grid equals the same atlas in one file."""
     merged: list[Layer] = []
     for layer in layers:
         if merged and merged[-1].place == layer.place:
@@ -70,8 +70,8 @@ def identify(parcels: Sequence[str], networks: Sequence[str], space: str, layers
 
 
 def identify_by_files(parcels: Sequence[str], networks: Sequence[str], volumes: Sequence[AtlasVolume]) -> list[str]:
-    """Compute the identities that earlier versions gave an atlas, from the checksums of its files: first with those
-    that are here, then with others of the same labels. Of an atlas without files it is still the identity."""
+    """Compute the identities that earlier versions gave an atlas, from the checksums of its files: first the local
+    files, then others with the same labels. For an atlas without files this is still its identity."""
     found = []
     for sums in itertools.product(*((one.sha256, *one.other_sha256) for one in volumes)):
         labels = [

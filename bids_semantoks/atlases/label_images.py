@@ -1,4 +1,4 @@
-"""Label images of an atlas: read and checked, warped, and resampled onto the grid of a run; grids are cached."""
+"""Label images of an atlas: read, check, warp, and resample them onto the grid of a run; grids are cached."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ LOG = logging.getLogger("bids_semantoks")
 # Larger integers are not exact in float32, in which many label images are stored.
 _MAX_LABEL: Final = 1 << 24
 
-# Scaled integers and resaved images miss whole numbers by up to this; means of two labels miss them by more.
+# Scaled integers and resaved images deviate from integers by up to this; averages of two labels by more.
 _NOISE: Final = 0.01
 
-# Templates differ by a few millimetres; the landmarks of an order of labels by tens.
+# Templates differ by a few millimetres, landmarks of another label order by tens.
 _NEAR: Final = 12.0
 
-# Even without a writable cache a process resamples neither of its grids twice: that of its runs, that of its pictures.
+# Even without a writable cache, a process resamples each of its two grids (runs, figures) only once.
 _HERE: Final[dict[str, NDArray[np.int32]]] = {}
 
 _N_HERE: Final = 2
 
-# Coordinates half way between two voxels are always rounded up, however the affines round.
+# Coordinates halfway between two voxels are always rounded up, whatever the rounding error of the affines.
 _TIE = 1e-6
 
 
@@ -47,7 +47,7 @@ def load_volume(
     part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]], *, space: str
 ) -> tuple[AtlasVolume, Layer]:
     """Read and check one image of an atlas for data in `space`; `landmarks` are by index in the table. Raises
-    AtlasError where the image contradicts its table or the landmarks."""
+    AtlasError if the image contradicts its table or the landmarks."""
     sha256 = check_file(part.path)
     image, affine = read_label_image(part.path)
     check_published(part, sha256, hash_labels(image, affine))
@@ -56,7 +56,7 @@ def load_volume(
     values, indices = (table.values, table.values) if file.values is None else (file.values, file.indices)
     unlisted = sorted(set(indices) - set(positions))
     if unlisted:
-        raise AtlasError(f"{part.listed_in} names the parcels {name_some(unlisted)}, which {table.path} does not list.")
+        raise AtlasError(f"{part.listed_in} refers to parcels {name_some(unlisted)}, which are not in {table.path}.")
     present = set(np.unique(image).tolist()) - {0}
     check_labels(part, table, present, values)
     lookup = dict(zip(values, indices, strict=True))
@@ -76,8 +76,8 @@ def load_volume(
 
 
 def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Read a 3-D label image: labels (X, Y, Z), 0 for none, and affine (4, 4), voxel to mm. Raises AtlasError where it
-    is damaged or holds anything but labels."""
+    """Read a 3-D label image: labels (X, Y, Z), 0 for none, and affine (4, 4), voxel to mm. Raises AtlasError if it
+    is damaged or contains anything but labels."""
     try:
         image: Any = nib.load(path)
         check_size(path, image.shape, image.get_data_dtype())
@@ -91,57 +91,57 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
         stored = stored.reshape(stored.shape[:3])
     if stored.ndim > 3:
         raise AtlasError(
-            f"The atlas image {path} has the shape {stored.shape}: a probability map, or several label maps.",
-            hint="Give a 3-D image of labels; turn probability maps into labels first.",
+            f"The atlas image {path} has shape {stored.shape} (a probability map or several label maps); expected 3-D.",
+            hint="Give a 3-D label image; convert probability maps to labels first.",
         )
     if stored.ndim != 3 or is_singular:
         raise AtlasError(
-            f"The atlas image {path} has the shape {stored.shape}{' and a singular affine' if is_singular else ''}; "
-            "a 3-D image of labels is expected."
+            f"The atlas image {path} has shape {stored.shape}{' and a singular affine' if is_singular else ''}; "
+            "expected a 3-D label image."
         )
     return _round_labels(stored, path), affine
 
 
 def _round_labels(stored: NDArray[Any], path: Path) -> NDArray[np.int64]:
-    """Turn stored numbers into labels: NaN, and one negative number that stands alone (usually -1), are background."""
+    """Convert stored numbers to labels: NaN, and a single distinct negative number (usually -1), are background."""
     finite = stored
     if stored.dtype.kind == "f":
-        # Neither infinities nor halves are labels.
+        # Infinite and non-integer values are not labels.
         finite = np.nan_to_num(stored, nan=0.0, posinf=0.5, neginf=0.5)
     labels: NDArray[np.int64] = np.rint(finite).astype(np.int64)
     if np.unique(negative := labels[labels < 0]).size == 1:
-        LOG.info("%s has %d voxels of %d, taken as background.", path.name, negative.size, negative[0])
+        LOG.info("%s has %d voxels with value %d, treated as background.", path.name, negative.size, negative[0])
         finite, labels = np.where(labels < 0, 0, finite), np.maximum(labels, 0)
     is_wrong = (np.abs(finite - labels) > _NOISE) | (labels < 0) | (labels > _MAX_LABEL)
     if is_wrong.any():
         voxel = tuple(map(int, np.argwhere(is_wrong)[0]))
         raise AtlasError(
-            f"The atlas image {path} holds {np.count_nonzero(is_wrong)} values that are not labels (whole numbers from "
+            f"The atlas image {path} has {np.count_nonzero(is_wrong)} values that are not labels (integers from "
             f"0 to {_MAX_LABEL}), such as {stored[voxel]:g} in voxel {voxel}.",
-            hint="An image that was resampled must be resampled by nearest neighbour.",
+            hint="If the image was resampled, use nearest-neighbour interpolation.",
         )
     return labels
 
 
 def check_labels(part: Part, table: LabelTable, present: set[int], values: Sequence[int]) -> None:
-    """Check the labels `present` in an image, of which `values` count. Raises AtlasError where some have no row in the
-    table, none of `values` is present, or the image must hold a known set and holds another."""
+    """Check the labels `present` in an image, of which `values` are used. Raises AtlasError if some have no row in the
+    table, none of `values` is present, or the labels differ from the published set."""
     if part.file.values is None and present - set(table.values):
         unknown = sorted(present - set(table.values))
         raise AtlasError(
-            f"The atlas image {part.path} holds labels without a row in {table.path}: {name_some(unknown)}.",
-            hint="Add a row for each (index, label, network_label; n/a for no network).",
+            f"The atlas image {part.path} has labels without a row in {table.path}: {name_some(unknown)}.",
+            hint="Add a row for each (index, label, network_label; n/a if it has no network).",
         )
     if not present & set(values):
-        raise AtlasError(f"The atlas image {part.path} holds none of the {len(values)} labels of {table.path}.")
+        raise AtlasError(f"The atlas image {part.path} has none of the {len(values)} labels in {table.path}.")
     expected = set(range(1, part.file.n_labels + 1))
     if expected and present != expected:
         lacking, foreign = sorted(expected - present), sorted(present - expected)
         raise AtlasError(
-            f"The atlas image {part.path} must hold the labels 1 to {part.file.n_labels}"
-            f"{f', it lacks {name_some(lacking)}' if lacking else ''}"
-            f"{f', it also holds {name_some(foreign)}' if foreign else ''}.",
-            hint=f"It is not the file that {part.listed_in.name} describes. Fetch it again, or use another name.",
+            f"The atlas image {part.path} must have labels 1 to {part.file.n_labels}"
+            f"{f'; missing: {name_some(lacking)}' if lacking else ''}"
+            f"{f'; unexpected: {name_some(foreign)}' if foreign else ''}.",
+            hint=f"It is not the file described in {part.listed_in.name}. Fetch it again, or rename it.",
         )
 
 
@@ -151,8 +151,8 @@ def check_landmarks(
     image: tuple[NDArray[np.int64], NDArray[np.float64]],
     landmarks: Mapping[int, tuple[float, ...]],
 ) -> None:
-    """Check that some labels have their centres within 12 mm of `landmarks` (mm), else AtlasError: labels in another
-    order or a flipped image show at once. `image` is labels (X, Y, Z) and affine (4, 4), voxel to mm."""
+    """Raise AtlasError unless the centres of some labels are within 12 mm of `landmarks` (mm), which detects labels in
+    another order and flipped images. `image` is labels (X, Y, Z) and affine (4, 4), voxel to mm."""
     labels, affine = image
     names = dict(zip(table.values, table.parcels, strict=True))
     indices = dict(zip(part.file.values or (), part.file.indices, strict=True))
@@ -165,18 +165,18 @@ def check_landmarks(
         if distance > _NEAR:
             at, wanted = (", ".join(f"{c:.0f}" for c in point) for point in (found, expected))
             raise AtlasError(
-                f"The label {value} of {part.path} lies at ({at}) mm, but {names[indices[value]]} is expected at "
-                f"({wanted}): its labels are in another order, or the image is flipped or in another space.",
-                hint=f"Expected is the order that {part.listed_in.name} describes.",
+                f"Label {value} of {part.path} is centred at ({at}) mm; expected {names[indices[value]]} at "
+                f"({wanted}). Its labels are in another order, or the image is flipped or in another space.",
+                hint=f"The expected order is described in {part.listed_in.name}.",
             )
 
 
 def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
     """Resample an atlas onto a grid by nearest neighbour -> (X, Y, Z): position of the parcel plus 1, 0 for none.
 
-    `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas' images may differ from the grid and
-    each other in voxels and field of view; where they overlap the first wins. The grid of a warped atlas is cached and
-    read-only. Raises AtlasError where no voxel of the grid lies in a parcel.
+    `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas images may differ from the grid and
+    each other in voxel size and field of view; where they overlap, the first wins. The grid of a warped atlas is cached
+    and read-only. Raises AtlasError if no voxel of the grid is in a parcel.
     """
     if not any(volume.transform for volume in atlas.volumes):
         return _lay(atlas, shape, affine)
@@ -197,7 +197,7 @@ def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64])
             warps[volume.transform] = load_warp(volume.transform)
         warp = warps[volume.transform] if volume.transform is not None else None
         to_image = np.asarray(np.linalg.inv(image_affine), dtype=np.float64)
-        # One slab after the other: coordinates of a whole grid would take more memory than the images.
+        # Slab by slab: the coordinates of a whole grid would take more memory than the images.
         for x, slab in enumerate(grid):
             if warp is None:
                 labels = _sample_slab(parcels, to_image @ affine, x, slab.shape)
@@ -206,8 +206,8 @@ def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64])
             np.copyto(slab, labels, where=slab == 0)
     if not grid.any():
         raise AtlasError(
-            f"The atlas {atlas.name} covers nothing of a grid of {shape} voxels: no parcel lies in its field of view.",
-            hint=f"Are the affines of the data and of {atlas.volumes[0].path} both in {atlas.space}?",
+            f"The atlas {atlas.name} does not overlap the data: no parcel is inside the grid of {shape} voxels.",
+            hint=f"Check that the affines of the data and of {atlas.volumes[0].path} are both in {atlas.space}.",
         )
     return grid
 
@@ -251,7 +251,7 @@ def _name_grid(key: str) -> Path | None:
 
 
 def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None:
-    """Return a grid (X, Y, Z), read-only, from this process or the disk cache; None where it is missing or damaged."""
+    """Return a grid (X, Y, Z), read-only, from this process or the disk cache; None if it is missing or damaged."""
     if key in _HERE:
         return _HERE[key]
     path = _name_grid(key)
@@ -273,10 +273,10 @@ def _keep_here(key: str, grid: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def keep_grid(key: str, grid: NDArray[np.int32]) -> None:
-    """Keep a grid (X, Y, Z) for this process, which makes it read-only, and on disk where the cache is writable."""
+    """Cache a grid (X, Y, Z) in this process (read-only), and on disk if the cache is writable."""
     _keep_here(key, grid)
     if path := _name_grid(key):
-        # A full cache costs the next call some seconds, not this run.
+        # If the cache is full, the next call takes some seconds longer; this run must not fail.
         with contextlib.suppress(OSError):
             write_array(path, grid)
 
@@ -289,12 +289,12 @@ class _Field:
     to_voxels: NDArray[np.float64]  # (4, 4), mm to voxels
 
 
-# A transform of points between two spaces: matrices (4, 4) and displacement fields, in order of application.
+# A point transform between two spaces: matrices (4, 4) and displacement fields, in order of application.
 Warp = tuple[NDArray[np.float64] | _Field, ...]
 
 
 def map_points(points: NDArray[np.float64], warp: Warp) -> NDArray[np.float64]:
-    """Map points (n, 3) in RAS mm from the space that images are resampled into to the one they come from.
+    """Map points (n, 3) in RAS mm from the space into which images are resampled to their own.
     Displacements are interpolated linearly and zero outside their field, as in ANTs."""
     for step in warp:
         points = _displace(points, step) if isinstance(step, _Field) else _multiply(step, points)
@@ -311,7 +311,7 @@ def _displace(points: NDArray[np.float64], field: _Field) -> NDArray[np.float64]
 
     voxels = _multiply(field.to_voxels, points)
     shape = field.displacements.shape[:3]
-    # A field reaches half a voxel beyond the centres of its outermost voxels.
+    # A field extends half a voxel beyond the centres of its outermost voxels.
     inside = np.asarray((voxels >= -0.5) & (voxels < np.asarray(shape) - 0.5)).all(axis=1)
     moved = points.copy()
     for axis in range(3):
@@ -322,18 +322,18 @@ def _displace(points: NDArray[np.float64], field: _Field) -> NDArray[np.float64]
 
 def load_warp(path: Path) -> Warp:
     """Read a composite ANTs transform of affine and displacement parts (HDF5 ``.h5``), with points as in `map_points`.
-    Raises AtlasError if the file is damaged, empty or holds other transforms."""
-    # Loading it takes a moment, and few calls warp anything.
+    Raises AtlasError if the file is damaged, empty or has transforms of another kind."""
+    # Imported late: slow to import, and few calls warp anything.
     from nitransforms.io.itk import ITKCompositeH5
 
     try:
         parts = ITKCompositeH5.from_filename(path)
-        # ITK keeps a stack: the last transform pushed is applied first.
+        # ITK uses a stack: the last transform pushed is applied first.
         steps = tuple(_to_step(part) for part in reversed(parts))
     except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
         raise AtlasError(
             f"The transform {path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}.",
-            hint="A composite transform of ANTs in HDF5 is expected, such as TemplateFlow's *_mode-image_xfm.h5.",
+            hint="Expected a composite ANTs transform in HDF5, such as TemplateFlow's *_mode-image_xfm.h5.",
         ) from error
     if not steps:
         raise AtlasError(f"The transform {path} is empty.")

@@ -45,22 +45,22 @@ _SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
 
 
 def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:
-    """Load an atlas on surfaces from its registry entry, one volume per label file. Raises AtlasError when files are
-    missing, damaged or not those that the entry names."""
+    """Load a surface atlas from its registry entry, one volume per label file. Raises AtlasError if files are
+    missing, damaged or not those listed in the entry."""
     recipes, places = entry.recipes.get(space, ()), find_places(directory, beside=entry.path.parent)
     parts = find_local_parts(entry, recipes, space, places)
     if parts is None:
         needed = "; or ".join(" with ".join(file.files[0] for file in recipe) for recipe in recipes)
         origins = ", ".join(sorted({file.source for recipe in recipes for file in recipe}))
-        known = ", ".join(entry.recipes) or "no surface"
+        known = ", ".join(entry.recipes) or "no surfaces"
         unused = describe_unused(entry, space, places, is_strict=True)
         raise AtlasError(
-            f"The label files of the atlas {entry.name} for surfaces in {space} are not found: {needed}."
-            + (f" Not used: {unused}." if unused else "")
+            f"Label files of the atlas {entry.name} for surfaces in {space} not found: {needed}."
+            + (f" Ignored files: {unused}." if unused else "")
             if needed
-            else f"The atlas {entry.name} is known on {known}, the data lie on surfaces in {space}.",
-            hint=f"`bids_semantoks-fetch DIR --atlas {entry.name} --space {space}` on a machine with network "
-            f"brings them from {origins}; give DIR with --atlas-dir or in {DIRECTORY_VARIABLE}."
+            else f"The atlas {entry.name} is available on {known}; the data are on surfaces in {space}.",
+            hint=f"Run `bids_semantoks-fetch DIR --atlas {entry.name} --space {space}` on a machine with network "
+            f"access (downloads from {origins}), then set --atlas-dir DIR or {DIRECTORY_VARIABLE}=DIR."
             if needed
             else "Give a label file with --atlas: a .dlabel.nii, or one of a pair of .label.gii or .annot files.",
         )
@@ -80,10 +80,10 @@ def _load_part(part: Part, table: LabelTable) -> tuple[AtlasVolume, list[Layer]]
     values, indices = part.file.values or (), part.file.indices
     if not set(indices) <= set(position):
         raise AtlasError(
-            f"The atlas description {part.listed_in} pairs {part.path.name} with parcels that its table lacks."
+            f"The atlas description {part.listed_in} lists parcels for {part.path.name} that are not in its table."
         )
     if not _read_used(part.path) & set(values):
-        raise AtlasError(f"The atlas file {part.path} holds none of the {len(values)} labels that are expected of it.")
+        raise AtlasError(f"The atlas file {part.path} has none of the {len(values)} expected labels.")
     return build_surface_volume(part, values, [position[index] for index in indices])
 
 
@@ -94,14 +94,14 @@ def _read_used(path: Path) -> set[int]:
 
 
 def load_surface_files(path: Path, space: str, choice: str = "") -> Atlas:
-    """Load an atlas from a label file and, where it covers one hemisphere, its partner; parcels in the order of the
-    table beside them, else of the files. `choice` names one of several maps. Raises AtlasError if the files are damaged
-    or in another space, or hold several maps and none is chosen."""
+    """Load an atlas from a label file and, if it covers one hemisphere, its counterpart; parcels in the order of the
+    table next to them, else of the files. `choice` selects one of several maps. Raises AtlasError if the files are
+    damaged or in another space, or have several maps and none is chosen."""
     files = _find_files(path)
     spaces = find_surface_spaces(path, choice)
     if space not in spaces:
         raise AtlasError(
-            f"The atlas {path} is in the space {' or '.join(spaces)}, the data in {space}.",
+            f"The atlas {path} is in space {' or '.join(spaces)}, the data in {space}.",
             hint=f"Process the data in {' or '.join(spaces)} (--space), or give an atlas in {space}.",
         )
     maps = [choose_map(file, choice) for file in files]
@@ -112,7 +112,7 @@ def load_surface_files(path: Path, space: str, choice: str = "") -> Atlas:
         loaded.append(build_surface_volume(part, list(own), list(own.values()), map_index))
     name = build_label(_SIDE.sub("", f"{_stem(files[0])}.").strip("._"))
     if len(names := list_maps(files[0])) > 1:
-        # Two maps of one file are two atlases.
+        # Two maps in one file are two atlases.
         name = format_label(name + (names[maps[0]] or str(maps[0] + 1)))
     return build_atlas(name, space, rename_to_seven_networks(table), *_unzip(loaded))
 
@@ -121,7 +121,7 @@ def build_surface_volume(
     part: Part, values: Sequence[int], parcels: Sequence[int], map_index: int = 0
 ) -> tuple[AtlasVolume, list[Layer]]:
     """Build the record of one label file, with checksum, and its layers; `parcels` are positions in the atlas of
-    `values`. Raises AtlasError if a fetched file has changed since, or is not the published one."""
+    `values`. Raises AtlasError if a downloaded file has changed or differs from the published one."""
     sha256 = check_file(part.path)
     if on_surfaces := is_surface_atlas(part.path):
         surface = load_surface_labels(part.path, map_index)
@@ -135,7 +135,7 @@ def build_surface_volume(
         values=np.asarray(values, dtype=np.int64),
         parcels=np.asarray(parcels, dtype=np.int64),
         licence=part.licence,
-        # An image that accompanies surfaces, such as the cerebellum's, has its own space.
+        # An image that accompanies surfaces, such as the cerebellum, has its own space.
         space=part.space,
         map_index=map_index,
         other_sha256=tuple(one for one in part.pin.sha256 if one != sha256),
@@ -144,7 +144,7 @@ def build_surface_volume(
 
 
 def _build_layers(labels: SurfaceLabels, volume: AtlasVolume) -> list[Layer]:
-    """Build the layers of a label file: the mesh of each hemisphere, the labelled voxels of each other structure."""
+    """Build the layers of a label file: the mesh of each hemisphere, the labelled voxels of every other structure."""
     keys, grid = look_up(labels.keys, volume), labels.grayordinates
     layers = []
     for model in grid.models:
@@ -158,21 +158,21 @@ def _build_layers(labels: SurfaceLabels, volume: AtlasVolume) -> list[Layer]:
             continue
         place = (model.structure, *describe_grid(grid.shape, grid.affine))
         rows = np.column_stack([model.indices, own])[own > 0]
-        # Every structure has voxels of its own, so that none is merged with another; their order says nothing.
+        # Structures do not share voxels, so none are merged; their order is irrelevant.
         layers.append(Layer(place, rows[np.lexsort(rows.T)].astype(np.int32)))
     return layers
 
 
 def _find_partner(path: Path) -> tuple[Path, Path] | None:
     """Find the left and right file of an atlas with one file per hemisphere; None for a file of all structures. Raises
-    AtlasError if the name lacks the hemisphere or the partner is missing."""
+    AtlasError if the name lacks the hemisphere or the other hemisphere is missing."""
     if path.name.endswith(".dlabel.nii"):
         return None
     here = find_hemisphere(path.name)
     if not here:
         raise AtlasError(
-            f"The name of the atlas {path} does not tell its hemisphere.",
-            hint="Expected hemi-L_, lh. or .L. in it, and its partner of the other hemisphere beside it.",
+            f"The file name of the atlas {path} does not indicate a hemisphere.",
+            hint="Expected hemi-L_, lh. or .L. in the name, and the other hemisphere in the same folder.",
         )
     other = re.sub(
         r"(^|[_.])(hemi-)?(L|R|lh|rh)(?=[_.])",
@@ -182,14 +182,14 @@ def _find_partner(path: Path) -> tuple[Path, Path] | None:
     partner = path.with_name(other)
     if not partner.is_file():
         raise AtlasError(
-            f"The atlas {path} covers one hemisphere; its partner {partner.name} is not beside it.",
-            hint="Both hemispheres are needed.",
+            f"The atlas {path} covers one hemisphere; the other, {partner.name}, is not in the same folder.",
+            hint="Both hemispheres are required.",
         )
     return (path, partner) if here.endswith("LEFT") else (partner, path)
 
 
 def find_surface_spaces(path: Path, choice: str = "") -> tuple[str, ...]:
-    """Find the template spaces, likeliest first, of a label file by its name, else by the size of its mesh. Raises
+    """Find the template spaces, most likely first, of a label file by its name, else by the size of its mesh. Raises
     AtlasError if neither identifies the space, or the file or its other hemisphere is missing or damaged."""
     path = _find_files(path)[0]
     labels = load_surface_labels(path, choose_map(path, choice))
@@ -203,29 +203,29 @@ def find_surface_spaces(path: Path, choice: str = "") -> tuple[str, ...]:
     if size not in _SPACES:
         raise AtlasError(
             f"The space of the atlas {path} is unknown: its mesh has {size} vertices.",
-            hint="Name it with space- (such as hemi-L_space-fsaverage_dseg.label.gii).",
+            hint="Add space- to its name (e.g. hemi-L_space-fsaverage_dseg.label.gii).",
         )
     return _SPACES[size]
 
 
 def _build_table(files: Sequence[SurfaceLabels], paths: Sequence[Path]) -> tuple[LabelTable, list[dict[int, int]]]:
-    """List the parcels of label files, and per file the position of the parcel of each key that the table lists.
+    """List the parcels of label files, and per file the parcel position of each key in the table.
 
-    One file of all structures, or left and right. Parcels are in the order of a table beside them, else of the keys;
+    One file of all structures, or left and right. Parcels are in the order of a table next to them, else of the keys;
     values count from 1. Without a table, networks come from the names (``7Networks_LH_Vis_1``), those of voxels from
-    the structure. Raises AtlasError for an unreadable file, a repeated name, or a table that lists none of the parcels.
+    the structure. Raises AtlasError for an unreadable file, a repeated name, or a table with none of the parcels.
     """
     table = _find_table(paths)
     names = [[labels.names[key] for key in sorted(labels.names)] for labels in files]
     flat = [name for some in names for name in some]
     if len(set(flat)) < len(flat):
         twice = sorted({name for name in flat if flat.count(name) > 1})
-        # FreeSurfer's own annotations use one name for both hemispheres.
+        # FreeSurfer's annotations use the same names in both hemispheres.
         prefixes = ("LH_", "RH_") if len(files) == 2 else ("",)
         names = [[prefix + name for name in some] for prefix, some in zip(prefixes, names, strict=True)]
         flat = [name for some in names for name in some]
         if len(set(flat)) < len(flat):
-            raise AtlasError(f"The atlas {paths[0]} has several keys of one name: {name_some(twice)}.")
+            raise AtlasError(f"The atlas {paths[0]} has several keys with the same name: {name_some(twice)}.")
     if table is None:
         networks = [
             network for labels, some in zip(files, names, strict=True) for network in _find_networks(labels, some)
@@ -243,9 +243,9 @@ def _build_table(files: Sequence[SurfaceLabels], paths: Sequence[Path]) -> tuple
 def _match_table(table: LabelTable, flat: list[str]) -> LabelTable:
     if not set(flat) & set(table.parcels):
         raise AtlasError(
-            f"The atlas table {table.path} names none of the {len(flat)} parcels of its label file, "
-            f"such as {name_some(flat)}; it has {name_some(table.parcels)}.",
-            hint="Its column label must hold the names of the label file's keys.",
+            f"The atlas table {table.path} has none of the {len(flat)} parcels of its label file "
+            f"(e.g. {name_some(flat)}); it has {name_some(table.parcels)}.",
+            hint="Its column `label` must contain the names of the label file's keys.",
         )
     order = [i for i, name in enumerate(table.parcels) if name in set(flat)]
     return LabelTable(
@@ -272,12 +272,12 @@ def _find_networks(labels: SurfaceLabels, names: list[str]) -> list[str]:
 
 def _find_files(path: Path) -> tuple[Path, ...]:
     if not path.is_file():
-        raise AtlasError(f"There is no atlas {path}.", hint="Check the path given with --atlas.")
+        raise AtlasError(f"Atlas {path} not found.", hint="Check the path given with --atlas.")
     return _find_partner(path) or (path,)
 
 
 def _find_table(files: Sequence[Path]) -> Path | None:
-    """Find a table beside the files with the same name, with or without the hemisphere."""
+    """Find a table next to the files with the same name, with or without the hemisphere."""
     for file in files:
         stem = _stem(file)
         for name in (stem, _SIDE.sub("", stem).strip("._")):

@@ -50,8 +50,8 @@ _SYNONYMS = {
 
 LOG = logging.getLogger("bids_semantoks")
 
-# Columns of names in the table of orders, and what to call them. The parcels of both orders are the same, in another
-# order and with other networks; the names of 2018, which TemplateFlow's tables have, were corrected in 2019.
+# Name columns in the table of orders, and their description. The 17-network order has the same parcels in another
+# order and with other networks; the names of 2018, used in TemplateFlow's tables, were corrected in 2019.
 _ORDERS: Final = {
     "label_2018": "the 7-network order of 2018",
     "label_17networks": "the 17-network order",
@@ -72,21 +72,21 @@ class LabelTable:
     path: Path
     values: tuple[int, ...]  # (P,) in the image
     parcels: tuple[str, ...]
-    networks: tuple[str, ...]  # (P,) empty where a parcel has none
+    networks: tuple[str, ...]  # (P,) empty if a parcel has none
 
 
 def load_label_table(path: Path) -> LabelTable:
     """Read a tab-separated atlas table, rows in file order, without the background (index 0).
 
     Columns are ``index``, ``label`` (or ``name``) and, unless the names contain it, ``network_label`` (or ``network``).
-    Raises AtlasError where the table cannot be read, lacks a column, or has a value or name twice.
+    Raises AtlasError if the table cannot be read, lacks a column, or repeats a value or name.
     """
     columns, rows = _read_rows(path)
     name_column = next((c for c in _NAME_COLUMNS if c in columns), None)
     if "index" not in columns or name_column is None:
         raise AtlasError(
-            f"The atlas table {path} has the columns {', '.join(columns)}; index and label are needed.",
-            hint="Write a tab-separated table with the columns index, label and network_label.",
+            f"The atlas table {path} has columns {', '.join(columns)}; index and label are required.",
+            hint="Provide a tab-separated table with the columns index, label and network_label.",
         )
     network_column = next((c for c in _NETWORK_COLUMNS if c in columns), None)
     values = [_read_index(row["index"], path) for row in rows]
@@ -97,7 +97,7 @@ def load_label_table(path: Path) -> LabelTable:
         for _, row in kept
     )
     if not kept:
-        raise AtlasError(f"The atlas table {path} lists no parcel.")
+        raise AtlasError(f"The atlas table {path} lists no parcels.")
     _check_unique([str(value) for value, _ in kept], "index", path)
     _check_unique(list(names), name_column, path)
     return LabelTable(path=path, values=tuple(value for value, _ in kept), parcels=names, networks=networks)
@@ -106,14 +106,14 @@ def load_label_table(path: Path) -> LabelTable:
 def normalise_network(label: str) -> str:
     """Return the canonical label of a network (`CANONICAL_NETWORKS`), itself if unknown, empty for ``n/a``."""
     label = label.strip()
-    # Some parcellations also use this name for parcels without a network.
+    # Some parcellations use this name for parcels without a network.
     if label == "none" or is_missing(label):
         return ""
     return _SYNONYMS.get(re.sub(r"[\s_-]", "", label).lower(), label)
 
 
 def find_network(parcel: str) -> str:
-    """Find the canonical network in a parcel's name, as in ``7Networks_LH_Vis_1``; empty where it has none."""
+    """Find the canonical network in a parcel's name, as in ``7Networks_LH_Vis_1``; empty if it has none."""
     found = re.fullmatch(r"(?:7Networks_)?[LR]H_([A-Za-z]+)_.+", parcel)
     return _SYNONYMS.get(found[1].lower(), "") if found else ""
 
@@ -124,10 +124,10 @@ def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     except OSError as error:
         raise AtlasError(f"The atlas table {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise AtlasError(f"The atlas table {path} {error}.", hint="Fields are separated by tabs.") from error
+        raise AtlasError(f"The atlas table {path} {error}.", hint="Fields must be tab-separated.") from error
     if not columns:
         raise AtlasError(f"The atlas table {path} is empty.")
-    # Runs of white space would not survive the tables that we write, so names are made of single blanks at once.
+    # Repeated white space would not survive in the tables that we write, so it is collapsed here.
     cells = ([" ".join(cell.split()) for cell in line] for line in rows)
     return columns, [dict(zip(columns, line, strict=True)) for line in cells]
 
@@ -137,30 +137,29 @@ def _read_index(text: str, path: Path) -> int:
         number = float(text)
     except ValueError:
         number = -1.0
-    # Images hold no larger whole numbers exactly.
+    # Images cannot store larger integers exactly.
     if not 0 <= number <= 2**53 or not number.is_integer():
-        raise AtlasError(f"The atlas table {path} has the index {text!r:.60}; a whole number of 0 or more is expected.")
+        raise AtlasError(f"The atlas table {path} has index {text!r:.60}; expected an integer of 0 or more.")
     return int(number)
 
 
 def _check_unique(items: list[str], column: str, path: Path) -> None:
     twice = [item for item, count in Counter(items).items() if count > 1]
     if twice:
-        raise AtlasError(f"The atlas table {path} has these in its column {column} more than once: {name_some(twice)}.")
+        raise AtlasError(f"The atlas table {path} has repeated values in column {column}: {name_some(twice)}.")
 
 
 def rename_to_seven_networks(table: LabelTable) -> LabelTable:
-    """Rename parcels of another order as in the 7-network order, networks included; rows and image values stay.
+    """Rename parcels of another order as in the 7-network order, including networks; rows and image values are kept.
 
-    Only a table with all 400 names of one order, possibly among other parcels, is renamed: in a smaller
-    parcellation the same names mean other parcels.
+    Only tables with all 400 names of one order, possibly among other parcels, are renamed: in smaller
+    parcellations the same names denote other parcels.
     """
     column, parcels = _rename(table.parcels)
     if not column:
         return table
     LOG.info(
-        "The parcels of %s are named in %s; they get their names of the 7-network order.",
-        *(table.path.name, _ORDERS[column]),
+        "The parcels of %s are named in %s; renaming them to the 7-network order.", *(table.path.name, _ORDERS[column])
     )
     networks = tuple(find_network(parcel) or network for parcel, network in zip(parcels, table.networks, strict=True))
     return dataclasses.replace(table, parcels=parcels, networks=networks)
@@ -168,7 +167,7 @@ def rename_to_seven_networks(table: LabelTable) -> LabelTable:
 
 def rename_columns(columns: Sequence[str]) -> tuple[str, ...]:
     """Rename columns (C,) of another order as in the 7-network order, all with the prefix (``17Networks_``) or all
-    without. Names of no order, or of not all 400 parcels, stay."""
+    without. Names of no order, or of fewer than all 400 parcels, are kept."""
     return _rename(tuple(columns))[1]
 
 
@@ -192,19 +191,19 @@ def _load_orders() -> dict[str, dict[str, str]]:
 
 
 def read_orders() -> list[dict[str, str]]:
-    """Read what the parcels of Schaefer-400 are called in each order: a row a parcel, in the 7-network order."""
+    """Read the names of the Schaefer-400 parcels in each order: one row per parcel, in the 7-network order."""
     return read_rows(find_registry() / "Schaefer400_orders.tsv")
 
 
 @functools.cache
 def load_seventeen() -> tuple[str, ...]:
-    """Load the names of Schaefer's 400 parcels as the 7-network order has them, in the 17-network order."""
+    """Load the 7-network names of Schaefer's 400 parcels, sorted in the 17-network order."""
     rows = read_rows(find_registry() / "Schaefer400_orders.tsv")
     return tuple(row["label"] for row in sorted(rows, key=lambda row: int(row["index_17networks"])))
 
 
 def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = "the atlas") -> NDArray[np.int64]:
-    """Find the position (C,) in `parcels` of each column; ValueError, which says what the table "has" that its atlas
+    """Find the position (C,) in `parcels` of each column; ValueError with what the table "has" that its atlas
     (`where`) lacks. Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all
     numbers from 0 or 1."""
     position = {name.removeprefix(PREFIX): i for i, name in enumerate(parcels)}
@@ -214,14 +213,15 @@ def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = 
         return np.array([position[name] for name in bare], dtype=np.int64)
     if not is_numbered(columns):
         names = name_some(unknown)
-        raise ValueError(f"has columns ({len(unknown)} of {len(columns)}) of parcels {names}, which {where} lacks")
+        raise ValueError(f"has columns that are not in {where} ({len(unknown)} of {len(columns)}): {names}")
     if len(columns) != len(parcels):
-        raise ValueError(f"has {len(columns)} columns without names of parcels, {where} has {len(parcels)} parcels")
+        raise ValueError(f"has {len(columns)} columns without parcel names, but {where} has {len(parcels)} parcels")
     return np.arange(len(parcels), dtype=np.int64)
 
 
 def is_numbered(columns: Sequence[str]) -> bool:
-    """Tell whether columns are just counted, from 0 or 1 and with any word in front (``Mean_1``), instead of named."""
+    """Return whether columns are only numbered, from 0 or 1 and with any prefix (``Mean_1``), instead of
+    named."""
     found = [re.fullmatch(r"(.*?)(\d+)", column) for column in columns]
     numbers = [int(one[2]) for one in found if one]
     return (

@@ -1,4 +1,4 @@
-"""Atlases by name or path, read in the space of the data."""
+"""Load atlases by name or path in the space of the data."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _IMAGE_SUFFIXES: Final = (".nii", ".nii.gz")
 
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
     """Find the template spaces of an atlas, preferred first: images, then surfaces whose files are
-    here. Raises AtlasError for an unknown atlas."""
+    available. Raises AtlasError for an unknown atlas."""
     chosen, choice = split_choice(name_or_path)
     if is_surface_atlas(Path(chosen)):
         return find_surface_spaces(Path(chosen), choice)
     path = find_entry(chosen)
     if path is None:
         spaces = (*find_images(name_or_path), *_find_dataset_surfaces(name_or_path))
-        # Runs name template and cohort in two entities or in one.
+        # Runs give template and cohort in two entities or in one.
         return tuple(dict.fromkeys(one for space in spaces for one in (split_cohort(space)[0], space)))
     entry, places = load_entry(path, on_surfaces=True), find_places(directory, beside=path.parent)
     here = (space for space, recipes in entry.recipes.items() if find_local_parts(entry, recipes, space, places))
@@ -76,7 +76,7 @@ def _find_image_spaces(entry: Entry, places: Places) -> Iterable[str]:
 def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) -> Atlas:
     """Load an atlas for data on surfaces by name or path; parcels in the order of the table, else of the files.
 
-    A path is a ``.dlabel.nii``, or one ``.label.gii`` or ``.annot`` with its other hemisphere beside it. Files of
+    A path is a ``.dlabel.nii``, or one ``.label.gii`` or ``.annot`` with the other hemisphere next to it. Files of
     entries are searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR and our cache. Raises AtlasError if the atlas is
     missing, damaged or lacks surfaces of this space.
     """
@@ -89,32 +89,32 @@ def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path 
     path = Path(chosen)
     if not is_surface_atlas(path) or not path.is_file():
         raise AtlasError(
-            f"The data in {space} lie on surfaces, the atlas {name_or_path} "
-            f"{'is made of images' if path.exists() else 'is not there'}.",
-            hint="Give a .dlabel.nii file, or one of a pair of .label.gii or .annot files; or read volumes (--space).",
+            f"The data in {space} are on surfaces, but the atlas {name_or_path} "
+            f"{'is volumetric' if path.exists() else 'does not exist'}.",
+            hint="Give a .dlabel.nii file or one of a pair of .label.gii or .annot files; or use volumes (--space).",
         )
     return load_surface_files(path, space, choice)
 
 
 def check_is_volumetric(name_or_path: str | Path, space: str) -> None:
-    """Raise AtlasError for a surface label file where the data are images."""
+    """Raise AtlasError for a surface label file if the data are volumetric."""
     if is_surface_atlas(Path(split_choice(name_or_path)[0])):
         raise AtlasError(
-            f"The atlas {name_or_path} lies on surfaces, the data in {space or 'native space'} are images.",
-            hint="Choose data on surfaces (--space), or an atlas of images (.nii.gz).",
+            f"The atlas {name_or_path} is on surfaces, but the data in {space or 'native space'} are volumetric.",
+            hint="Choose surface data (--space) or a volumetric atlas (.nii.gz).",
         )
 
 
 def load_atlas(
     name_or_path: str | Path, *, space: str, directory: Path | None, work_dir: Path | None = None, cohort: str = ""
 ) -> Atlas:
-    """Load the parcels of an atlas and check its images, fetching what is not here.
+    """Load the parcels of an atlas and check its images, downloading missing files.
 
     `name_or_path` is a registry name, or the path of a label image, a registry entry (``.json``) or an atlas dataset,
-    of which ``:NAME`` chooses one of several atlases. `cohort` is that of the data's template, where `space` does not
-    name it as well (``MNIInfant+1``). Files of registry entries are searched in `directory` first; fetched files go to
-    a temporary directory, in `work_dir` if given, when the cache is not writable. Raises AtlasError where the atlas is
-    neither found nor fetched, has neither this space nor a transform to it, is damaged, or its table and image
+    from which ``:NAME`` chooses one of several atlases. `cohort` is that of the data's template, unless `space`
+    includes it (``MNIInfant+1``). Files of registry entries are searched in `directory` first; downloads go to
+    a temporary directory, in `work_dir` if given, if the cache is not writable. Raises AtlasError if the atlas is
+    neither found nor downloaded, has neither this space nor a transform to it, is damaged, or its table and image
     disagree.
     """
     landmarks: Mapping[int, tuple[float, ...]] = {}
@@ -124,18 +124,18 @@ def load_atlas(
         name, table_path, landmarks = entry.name, entry.table, entry.landmarks
         if space in _NATIVE_SPACES and space not in entry.recipes:
             raise AtlasError(
-                f"The data are in {space}, each participant's own space, where no template atlas can lie.",
-                hint=f"Choose data in {' or '.join(entry.recipes)} with --space, or have fMRIPrep write them "
-                "(--output-spaces).",
+                f"The data are in {space}, each participant's native space; a template atlas cannot be used there.",
+                hint=f"Choose data in {' or '.join(entry.recipes)} with --space, or rerun fMRIPrep with "
+                "--output-spaces.",
             )
         parts = find_parts(entry, own, places, lambda: find_target(work_dir))
         log_unused(entry, own, places, parts)
     else:
         images = find_images(name_or_path)
         if not images:
-            raise AtlasError(f"The atlas {name_or_path} lies on surfaces, the data in {own} are images.")
+            raise AtlasError(f"The atlas {name_or_path} is on surfaces, but the data in {own} are volumetric.")
         name = _label(next(iter(images.values())).path)
-        # An image that names the template without a cohort is the user's word for it.
+        # If an image's name gives the template without a cohort, trust the user.
         fitting = images.get(own) or images.get(split_cohort(own)[0])
         parts = (fitting or _warp_image(name, images, own, directory, work_dir),)
         table_path = parts[0].listed_in
@@ -145,8 +145,7 @@ def load_atlas(
     for volume in volumes:
         if volume.transform is not None:
             LOG.info(
-                "%s is in %s and is laid onto %s with %s.",
-                *(volume.path.name, volume.space, own, volume.transform.name),
+                "Warping atlas %s from %s to %s with %s.", *(volume.path.name, volume.space, own, volume.transform.name)
             )
     atlas = build_atlas(name, own, table, volumes, [layer for _, layer in loaded])
     return dataclasses.replace(atlas, space=space)
@@ -155,7 +154,7 @@ def load_atlas(
 def _warp_image(
     name: str, images: Mapping[str, Part], space: str, directory: Path | None, work_dir: Path | None
 ) -> Part:
-    """Find the first image with a transform to a space, or fetch the transform."""
+    """Find the first image with a transform to a space, downloading the transform if needed."""
     absent: list[str] = []
     failures: list[str] = []
     for own, image in images.items() if space else ():
@@ -167,16 +166,16 @@ def _warp_image(
         return dataclasses.replace(image, space=own, transform=transform)
     spaces = " or ".join(images)
     raise AtlasError(
-        f"The atlas {name} is in the space {spaces}, the data in {space or 'none named'}. "
-        + (failures or absent or ["Name the space of the data."])[0],
-        hint=f"Process the data in {spaces} (--space, or fMRIPrep's --output-spaces), or give an atlas that was warped "
-        f"to {space or 'their space'}{f', or bring the transform: {FETCH_HINT}' if failures else '.'}",
+        f"The atlas {name} is in space {spaces}, the data in {space or 'an unknown space'}. "
+        + (failures or absent or ["Specify the space of the data."])[0],
+        hint=f"Process the data in {spaces} (--space, or fMRIPrep's --output-spaces), or give an atlas in "
+        f"{space or 'their space'}{f', or download the transform: {FETCH_HINT}' if failures else '.'}",
     )
 
 
 def find_images(name_or_path: str | Path) -> dict[str, Part]:
     """Find the label images of an atlas dataset (directory), or one by its path, with their tables, by template space;
-    empty for a dataset of surfaces. Raises AtlasError when no atlas or several match."""
+    empty for a dataset of surfaces. Raises AtlasError if no atlas or several match."""
     chosen, choice = split_choice(name_or_path)
     path = Path(chosen)
     if path.is_dir():
@@ -184,16 +183,16 @@ def find_images(name_or_path: str | Path) -> dict[str, Part]:
     if path.is_file() and path.name.endswith(_IMAGE_SUFFIXES):
         if choice:
             raise AtlasError(
-                f"The atlas image {path} has no maps to choose from ({choice}).",
-                hint="Only .dlabel.nii and .label.gii files hold several maps.",
+                f"The atlas image {path} does not have several maps to choose from ({choice}).",
+                hint="Only .dlabel.nii and .label.gii files can have several maps.",
             )
         return {_find_space(path): _describe_image(path, _find_root(path))}
     if path.exists():
-        raise AtlasError(f"{path} is no atlas: a .nii or .nii.gz label image or a directory is expected.")
+        raise AtlasError(f"{path} is not an atlas: expected a .nii or .nii.gz label image or a directory.")
     known = [found.stem for found in list_registered()]
     near = difflib.get_close_matches(str(name_or_path), known, n=1, cutoff=0.4)
     raise AtlasError(
-        f"There is no atlas {name_or_path}: neither a file or directory, nor one of {', '.join(known)}.",
+        f"Atlas {name_or_path} not found: expected a file, a directory or one of {', '.join(known)}.",
         hint=f"Did you mean {near[0]}?" if near else "",
     )
 
@@ -208,7 +207,7 @@ def _find_dataset(directory: Path, choice: str) -> dict[str, Part]:
         others = {tuple(sorted((_entities(p) | {"res": ""}).items())) for p in found}
         if len(others) > 1:
             raise AtlasError(
-                f"The atlas dataset {directory} holds {len(found)} images in {space}: "
+                f"The atlas dataset {directory} contains {len(found)} images in {space}: "
                 f"{name_some([p.name for p in found])}.",
                 hint="Give the path of one image.",
             )
@@ -217,7 +216,7 @@ def _find_dataset(directory: Path, choice: str) -> dict[str, Part]:
 
 
 def _find_dataset_surfaces(name_or_path: str | Path) -> dict[str, Path]:
-    """Find the label files on surfaces of an atlas dataset (directory), one for each space; empty for anything else."""
+    """Find the surface label files of an atlas dataset (directory), one per space; empty for anything else."""
     chosen, choice = split_choice(name_or_path)
     if not Path(chosen).is_dir():
         return {}
@@ -243,15 +242,15 @@ def _find_table(image: Path, root: Path) -> Path:
     same = image.with_name(f"{_stem(image)}.tsv")
     if same.is_file():
         return same
-    # The inheritance principle: a table whose entities all belong to the image describes it, the nearest wins.
+    # Inheritance principle: a table applies if the image has all of its entities; the nearest wins.
     wanted = _entities(image).items()
     for folder in _upwards(image.parent, root):
         fitting = [p for p in sorted(folder.glob("*_dseg.tsv")) if _entities(p).items() <= wanted]
         if fitting:
             return max(fitting, key=lambda p: len(_entities(p)))
     raise AtlasError(
-        f"The atlas image {image} has no table {same.name} beside it.",
-        hint="Write one with the columns index, label and network_label.",
+        f"The atlas image {image} has no table {same.name} next to it.",
+        hint="Add one with the columns index, label and network_label.",
     )
 
 
@@ -273,7 +272,7 @@ def _find_space(image: Path) -> str:
     if not space:
         raise AtlasError(
             f"The template space of the atlas image {image} is unknown.",
-            hint="Name it with space- (such as _space-MNI152NLin6Asym_dseg.nii.gz), or as Space in its JSON sidecar.",
+            hint="Add space- to its name (e.g. _space-MNI152NLin6Asym_dseg.nii.gz), or Space to its JSON sidecar.",
         )
     return space
 

@@ -1,4 +1,4 @@
-"""The registry of atlases: which files make up an atlas in each space, where they lie, and who publishes them."""
+"""The atlas registry: which files make up an atlas in each space, where they are stored, and who publishes them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DEPTH: Final = 5  # levels of a given directory, as in DIR/atlas-A/tpl-S/cohort
 
 
 def is_surface_atlas(path: Path) -> bool:
-    """Tell a surface label file from an image by its suffix."""
+    """Return whether a file is a surface label file rather than an image, by its suffix."""
     return path.name.endswith(SURFACE_SUFFIXES)
 
 
@@ -40,22 +40,22 @@ def is_surface_atlas(path: Path) -> bool:
 class LabelFile:
     """One label file of an atlas, image or surface, local or remote."""
 
-    files: tuple[str, ...]  # names that it may have, below a folder of atlases
+    files: tuple[str, ...]  # possible names, relative to a folder of atlases
     values: tuple[int, ...] | None = None  # labels in the file; None for those of the table
     indices: tuple[int, ...] = ()  # index in the table of each value
     licence: str = ""  # one line
     source: str = ""  # one line
     space: str = ""  # template space of an image; empty for that of the data
-    n_labels: int = 0  # an image must hold exactly labels 1 to this; 0 for any
-    n_vertices: int = 0  # of the mesh, since files of one name exist for several; 0 for any
+    n_labels: int = 0  # an image must have exactly labels 1 to this; 0 for any
+    n_vertices: int = 0  # of the mesh, since files of one name exist for several meshes; 0 for any
     templateflow: str = ""  # path in TemplateFlow's archive; empty if not there
     repository: str = ""  # Hugging Face repository of the first of files; empty if not there
-    url: str = ""  # address of the first of files; empty if not published by itself
-    pin: Pin = UNKNOWN  # of the first of files; what is unknown is recorded at the first fetch
+    url: str = ""  # of the first of files; empty if not published separately
+    pin: Pin = UNKNOWN  # of the first of files; unknown fields are recorded at the first download
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names that the file may have, best first; an image may have been compressed or unpacked since."""
+        """All names that the file may have, best first; an image may since have been compressed or decompressed."""
         archived = (self.templateflow.rsplit("/", 1)[-1],) if self.templateflow else ()
         return tuple(dict.fromkeys(one for name in (*self.files, *archived) for one in (name, _respell(name)) if one))
 
@@ -68,7 +68,7 @@ class LabelFile:
 
 
 def _respell(name: str) -> str:
-    """Name an image as it is called once it is compressed or unpacked; empty for files that are read in one form."""
+    """Name of an image once compressed or decompressed; empty for other files."""
     if name.endswith(SURFACE_SUFFIXES):
         return ""
     return name.removesuffix(".gz") if name.endswith(".nii.gz") else f"{name}.gz" if name.endswith(".nii") else ""
@@ -79,19 +79,19 @@ Recipe = tuple[LabelFile, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A registry entry: an atlas as images, or the same on surfaces."""
+    """A registry entry: an atlas as images, on surfaces, or both."""
 
     path: Path
     name: str
     table: Path  # TSV of parcels
-    # by template space; spaces and recipes preferred first, each recipe a whole atlas (on surfaces: or its cortex)
+    # by template space; spaces and recipes in order of preference, each recipe a whole atlas (surfaces: or its cortex)
     recipes: Mapping[str, tuple[Recipe, ...]]
     on_surfaces: bool = False
     # by table index: centre of mass in RAS mm, for some parcels
     landmarks: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     def find_recipes(self, space: str) -> tuple[Recipe, ...]:
-        """Return the recipes for a space; where it has none, those of all other spaces."""
+        """Return the recipes for a space; if it has none, those of all other spaces."""
         if space in self.recipes:
             return self.recipes[space]
         return tuple(one for recipes in self.recipes.values() for one in recipes)
@@ -105,7 +105,7 @@ class Entry:
         )
 
     def is_warped(self, file: LabelFile, space: str) -> bool:
-        """Whether a file needs a transform to lie in a space; an image beside surfaces stays in its own."""
+        """Whether a file needs a transform to a space; an image that accompanies surfaces stays in its own."""
         return not self.on_surfaces and file.space != space
 
 
@@ -120,7 +120,7 @@ def list_registered() -> list[Path]:
 
 
 def find_registered(name: str | Path) -> Path | None:
-    """Find the entry of the registry that has a name, or another pipeline's label of the same atlas; None for a path
+    """Find the registry entry with a name, or with another pipeline's label for the same atlas; None for a path
     or an unknown name."""
     label = name_schaefer(str(name))
     entry = find_registry() / f"{label}.json"
@@ -162,9 +162,9 @@ def _read_recipes(content: Mapping[str, Any], on_surfaces: bool) -> tuple[Recipe
 def _check_sizes(recipes: Iterable[Recipe]) -> None:
     sizes = {sum(len(file.indices) for file in recipe) for recipe in recipes}
     if not any(sizes):
-        raise ValueError("no space has an image")
+        raise ValueError("no space has images")
     if len(sizes) > 1:
-        raise ValueError(f"its sets of images give {' or '.join(map(str, sorted(sizes)))} parcels")
+        raise ValueError(f"its image sets have {' or '.join(map(str, sorted(sizes)))} parcels")
 
 
 def _read_file(content: Mapping[str, Any], space: str) -> LabelFile:
@@ -202,10 +202,10 @@ def _expand(ranges: Iterable[tuple[int, int]]) -> tuple[int, ...]:
 class Places:
     """Directories to search, in the order of the fields."""
 
-    given: tuple[Path, ...]  # named by the user, first choice first
+    given: tuple[Path, ...]  # given by the user, in order of preference
     others: tuple[Path, ...]  # the cache, and the folder of the entry
     templateflow: tuple[Path, ...]  # roots of TemplateFlow's archive
-    # by given directory: what lies anywhere in it, by file name
+    # by given directory: all files in it, by file name
     contents: Mapping[Path, Mapping[str, tuple[Path, ...]]] = field(default_factory=dict, compare=False)
 
     def find_inside(self, name: str) -> list[Path]:
@@ -215,7 +215,8 @@ class Places:
         return [path for path in found if path.as_posix().endswith(f"/{name}")]
 
     def narrow(self) -> list[Places]:
-        """Return the first given place alone, the first two, ..., all places: what the user named wins as a whole."""
+        """Return the first given place alone, the first two, ..., all places: a complete set in the user's places
+        wins."""
         firsts = [self.given[:n] for n in range(1, len(self.given) + 1)]
         narrower = [Places(given=some, others=(), templateflow=(), contents=self.contents) for some in firsts]
         return [*narrower, self]
@@ -223,7 +224,7 @@ class Places:
 
 def find_places(directory: Path | None, *, beside: Path | None = None) -> Places:
     """Find the directories that may hold atlas files: `directory` (--atlas-dir), BIDS_SEMANTOKS_ATLAS_DIR, the cache,
-    `beside` and TemplateFlow's. Raises AtlasError where `directory` is not a directory."""
+    `beside` and TemplateFlow's. Raises AtlasError if `directory` is not a directory."""
     if directory is not None:
         check_name(directory, AtlasError, "The atlas directory (--atlas-dir)")
     if directory is not None and not directory.is_dir():
@@ -236,8 +237,8 @@ def find_places(directory: Path | None, *, beside: Path | None = None) -> Places
 
 
 def list_contents(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """List the visible files at most four folders down by name, those nearest to the top first. Folders of participants
-    are left out, so that a dataset that holds an atlas is not searched as a whole."""
+    """List the visible files at most four folders down by name, those nearest to the top first. Participant folders
+    are skipped, so that a dataset that contains an atlas is not searched entirely."""
     found: dict[str, list[Path]] = {}
     level = [folder]
     for _ in range(_DEPTH):
@@ -256,8 +257,8 @@ def list_contents(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def find_file(file: LabelFile, places: Places) -> Path | None:
-    """Find a label file without using the network; None where it is missing. In a given directory the layout that
-    `bids_semantoks-fetch` writes is searched as well."""
+    """Find a label file without using the network; None if it is missing. In a given directory, the layout written by
+    `bids_semantoks-fetch` is searched as well."""
     folders = [*(sub for one in places.given for sub in (one, one / ATLASES)), *places.others]
     inside = (path for name in file.names for path in places.find_inside(name))
     for path in (*(folder / name for folder in folders for name in file.names), *inside):
@@ -265,14 +266,14 @@ def find_file(file: LabelFile, places: Places) -> Path | None:
             return path
     if file.templateflow and (found := find_archived(file.templateflow, places)):
         return found
-    # Caches are not the user's choice, so they are searched only together with all other places.
+    # Caches were not chosen by the user, so they are searched only together with all other places.
     if file.repository and places.others:
         return find_hub_file(file.repository, file.files[0])
     return None
 
 
 def find_archived(path: str, places: Places) -> Path | None:
-    """Find a file of TemplateFlow's archive by its path below the root; None where it is missing, or only announced by
+    """Find a file of TemplateFlow's archive by its path below the root; None if it is missing, or only a placeholder of
     TemplateFlow's client (empty, or a link without content)."""
     given = (sub for one in places.given for sub in (one / path.rsplit("/", 1)[-1], one / path))
     fetched = (one / TEMPLATEFLOW / path for one in places.given)
@@ -281,7 +282,7 @@ def find_archived(path: str, places: Places) -> Path | None:
 
 
 def is_there(path: Path) -> bool:
-    """Test whether a file has content; False also where it cannot be accessed."""
+    """Test whether a file has content; False if it cannot be accessed."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
@@ -289,7 +290,7 @@ def is_there(path: Path) -> bool:
 
 
 def has_other_mesh(path: Path, n_vertices: int) -> bool:
-    """Detect the annotation of another mesh by its first number; other files are left to their reader to judge."""
+    """Detect an annotation of another mesh by its first number; other files are checked when they are read."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         return path.suffix == ".annot" and int.from_bytes(file.read(4), "big") != n_vertices
     return False

@@ -32,8 +32,9 @@ LOG = logging.getLogger(__name__)
 _SEVENTEEN: Final = "Schaefer400-17Networks"
 _TABLE_HINT: Final = "Give a table with the columns index, label and network_label: --atlas TABLE.tsv."
 _HINT: Final = (
-    "Give the table of their atlas: --atlas TABLE.tsv (index, label, network_label, one row a column); if the rows of "
-    'the series are parcels, write "volumes": "columns" in their layout.'
+    "Give the table of their atlas: --atlas TABLE.tsv (index, label, network_label; one row per column); if the rows "
+    "of "
+    'the series are parcels, set "volumes": "columns" in their layout.'
 )
 
 
@@ -42,13 +43,13 @@ def load_series_atlas(
 ) -> Atlas:
     """Load parcels and networks of the atlas `label` of series with the header `columns`, without images.
 
-    The first that holds all columns wins: the atlas `asked` for (label, registry entry or path; empty for
-    none), the dataset's own `tables` (best first), a registry table, else the columns themselves where
-    their names give the network. Raises AtlasError when the atlas asked for is missing, damaged or has
-    other parcels, or nothing gives the networks.
+    The first that has all columns wins: the requested atlas `asked` (label, registry entry or path; empty for
+    none), the dataset's own `tables` (best first), a registry table, else the columns themselves if
+    their names contain the network. Raises AtlasError if the requested atlas is missing, damaged or has
+    other parcels, or if the networks are unknown.
     """
     if (renamed := rename_columns(columns)) != tuple(columns):
-        LOG.info("The columns of the series get the names of Schaefer's 7-network order, such as %s.", renamed[0])
+        LOG.info("Renaming the columns of the series to Schaefer's 7-network order, e.g. %s.", renamed[0])
         columns = renamed
     table = _load_asked(label, columns, asked, directory)
     table = table or _find_fitting([_load_table(path) for path in tables], columns)
@@ -56,29 +57,29 @@ def load_series_atlas(
         table = _find_fitting([_load_table(load_entry(entry).table)], columns)
     table = table or _find_registered(columns)
     if table is not None:
-        LOG.info("Parcels and networks of atlas %s are those of %s.", label, table.path)
+        LOG.info("Reading parcels and networks of atlas %s from %s.", label, table.path)
         return build_atlas(format_label(label), space, table)
     networks = tuple(map(find_network, columns))
     if not any(networks):
-        problem = f"Nothing tells the networks of the parcels of atlas {label}: {name_some(list(columns))}."
+        problem = f"The networks of the parcels of atlas {label} are unknown: {name_some(list(columns))}."
         if is_numbered(columns):
-            problem = f"The series of atlas {label} have {len(columns)} columns without names of parcels, and no "
-            problem += f"table of as many rows in order is known{_describe_entry(label)}."
-        listed = f" The columns do not fit {', '.join(map(str, tables))}." if tables else ""
+            problem = f"The series of atlas {label} have {len(columns)} columns without parcel names, and no "
+            problem += f"table with that number of rows is known{_describe_entry(label)}."
+        listed = f" The columns do not match {', '.join(map(str, tables))}." if tables else ""
         raise AtlasError(
             problem + listed, hint=_suggest_table(label) or (_HINT if is_numbered(columns) else _TABLE_HINT)
         )
     if unknown := [name for name, network in zip(columns, networks, strict=True) if not network]:
-        LOG.warning("%d parcels of atlas %s belong to no network: %s", len(unknown), label, name_some(unknown))
+        LOG.warning("%d parcels of atlas %s have no network: %s", len(unknown), label, name_some(unknown))
     named = LabelTable(path=Path(), values=(), parcels=tuple(columns), networks=networks)
     return build_atlas(format_label(label), space, named)
 
 
 def name_series_atlas(columns: Sequence[str], asked: str, default: str) -> tuple[str, str]:
-    """Name the atlas of series that a layout does not name: the one to load, as it is asked for, and its label.
+    """Choose the atlas of series whose layout has none: the name to load, and its label.
 
-    Without an atlas `asked` for it is the `default` for numbered columns, else the smallest of the registry that has
-    all their names; else there is none to load, and the columns themselves must give the networks.
+    Without a requested atlas (`asked`) it is the `default` for numbered columns, else the smallest in the registry with
+    all their names; else none, and the column names must contain the networks.
     """
     if not asked and is_numbered(columns):
         asked = default
@@ -90,20 +91,20 @@ def name_series_atlas(columns: Sequence[str], asked: str, default: str) -> tuple
 
 
 def list_orders() -> tuple[str, ...]:
-    """List the orders of parcels that ship with this package, by the names that `load_order` takes."""
+    """List the parcel orders shipped with this package, by the names that `load_order` accepts."""
     names = [entry.stem for entry in list_registered()]
     return (*(f"{name}-7Networks" if re.fullmatch(r"Schaefer\d+", name) else name for name in names), _SEVENTEEN)
 
 
 def load_order(name: str) -> tuple[str, ...]:
-    """Load the names of parcels in an order that ships with this package; AtlasError for an unknown one."""
+    """Load parcel names in an order shipped with this package; AtlasError for an unknown one."""
     if name == _SEVENTEEN:
         rows = sorted(read_orders(), key=lambda row: int(row["index_17networks"]))
         return tuple(row["label_17networks"] for row in rows)
     entry = find_registered(name)
     if entry is None:
         known = ", ".join(list_orders())
-        raise AtlasError(f"No order of parcels {name!r} ships with this package.", hint=f"Known: {known}.")
+        raise AtlasError(f"Unknown parcel order {name!r}.", hint=f"Expected one of {known}.")
     return _load_table(load_entry(entry).table).parcels
 
 
@@ -113,17 +114,17 @@ def _describe_entry(label: str) -> str:
 
 
 def _suggest_table(label: str) -> str:
-    """Name the table of Schaefer's parcels in a number that the registry lacks; empty for another atlas."""
+    """Hint at the table of a Schaefer parcellation that is not in the registry; empty for another atlas."""
     name = name_schaefer(label)
     if name == label or find_registered(label):
         return ""
     known = " and ".join(one.stem for one in list_registered() if re.fullmatch(r"Schaefer\d+", one.stem))
     table = f"tpl-MNI152NLin6Asym_atlas-Schaefer2018_desc-{name.removeprefix('Schaefer')}Parcels7Networks_dseg.tsv"
-    return f"Tables of {known} come with this program; give that of {name}, such as TemplateFlow's: --atlas {table}."
+    return f"Only the tables of {known} are included; give that of {name}, e.g. from TemplateFlow: --atlas {table}."
 
 
 def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path | None) -> LabelTable | None:
-    """Load the table that the user asked for; None where a bare name merely chooses among the dataset's atlases."""
+    """Load the table requested by the user; None if a bare name only chooses among the dataset's atlases."""
     if not asked:
         return None
     entry = find_registered(asked)
@@ -140,10 +141,10 @@ def _load_asked(label: str, columns: Sequence[str], asked: str, directory: Path 
         if entry and asked == label:
             return None
         raise AtlasError(
-            f"The atlas {asked} does not fit the series of atlas {label}: their table {error}.",
+            f"The atlas {asked} does not match the series of atlas {label}: their table {error}.",
             hint=_HINT
             if is_numbered(columns)
-            else f"Give the table of atlas {label}; or read the images, where there are any (--input-type images).",
+            else f"Give the table of atlas {label}; or read images, if there are any (--input-type images).",
         ) from error
     return table
 
@@ -163,12 +164,12 @@ def _find_table(asked: str, label: str, directory: Path | None) -> Path:
         if len(named or found) == 1:
             return (named or found)[0]
         raise AtlasError(
-            f"The directory {path} holds {len(named or found)} tables *_dseg.tsv for the atlas {label}, expected one"
+            f"The directory {path} contains {len(named or found)} *_dseg.tsv tables for atlas {label}, expected one"
             f"{f': {name_some([one.name for one in named or found])}' if found else ''}.",
             hint="Give the path of one table.",
         )
     if entry := find_entry(asked):
-        # Series need no images, wherever these are, but a folder that was named must exist.
+        # Series need no images, but a folder that the user gave must exist.
         find_places(directory)
         return load_entry(entry).table
     return next(iter(find_images(asked).values())).listed_in
@@ -203,4 +204,4 @@ def _check_fits(table: LabelTable, columns: Sequence[str]) -> None:
     positions = locate_columns(columns, table.parcels, table.path.name)
     in_order = is_numbered(columns) and positions.tolist() == list(range(len(table.parcels)))
     if in_order and list(table.values) != sorted(table.values):
-        raise ValueError(f"has numbered columns without names of parcels, whose order {table.path.name} does not give")
+        raise ValueError(f"has numbered columns without parcel names, and {table.path.name} does not give their order")

@@ -1,4 +1,4 @@
-"""Files of a registered atlas in the space of the data: local ones first, then downloads, else the reason why not."""
+"""Find the files of a registered atlas in the space of the data: local ones first, then downloads, else say why not."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from bids_semantoks.runtime.downloads import (
 LOG = logging.getLogger("bids_semantoks")
 
 FETCH_HINT: Final = (
-    f"`bids_semantoks-fetch DIR` on a machine with network brings them; then give --atlas-dir DIR here, or set "
-    f"{DIRECTORY_VARIABLE}=DIR."
+    f"Run `bids_semantoks-fetch DIR` on a machine with network access, then set --atlas-dir DIR or "
+    f"{DIRECTORY_VARIABLE}=DIR here."
 )
 
-#: Most sets of files that a message lists: nobody reads more.
+#: Maximum number of file sets listed in a message.
 _N_SETS: Final = 2
 
 
@@ -52,9 +52,9 @@ class Part:
 
     path: Path
     file: LabelFile
-    listed_in: Path  # entry or table; named in messages
+    listed_in: Path  # entry or table, for messages
     space: str = ""  # template space of an image; empty for that of the data
-    transform: Path | None = None  # maps points of the data's space to this space
+    transform: Path | None = None  # maps points in the data's space to this space
 
     @property
     def licence(self) -> str:
@@ -64,32 +64,32 @@ class Part:
 
     @property
     def pin(self) -> Pin:
-        """What is known of the published file; nothing under a name that others gave it."""
+        """Checksums of the published file; unknown if the file was renamed."""
         first = Path(self.file.files[0]).name
         return self.file.pin if self.path.name.removesuffix(".gz") == first.removesuffix(".gz") else UNKNOWN
 
 
 def check_published(part: Part, sha256: str, labels: str) -> None:
-    """Refuse a file of this SHA-256 whose `labels` have this hash, with AtlasError, if it is not the published file:
-    neither its bytes, compressed or not, nor its labels are."""
+    """Raise AtlasError if a file with this SHA-256 and hash of `labels` is not the published one: neither its bytes
+    (compressed or not) nor its labels match."""
     pin = part.pin
-    # MD5 and size are compared after a download only: others may have compressed the file anew.
+    # MD5 and size are compared only after a download: the file may have been recompressed elsewhere.
     fault = Pin(sha256=pin.sha256).find_fault(part.path) if sha256 not in pin.sha256 else ""
     if fault and pin.labels == labels:
-        LOG.info("%s is not the published file byte for byte, but has the same labels.", part.path)
+        LOG.info("%s differs from the published file but has the same labels.", part.path)
     elif fault:
         raise AtlasError(
-            f"{part.path} {fault}, and other labels: it is not the file that is published as {part.path.name}.",
-            hint="It is damaged or was changed: fetch it again (bids_semantoks-fetch), or give a file of your own with "
+            f"{part.path} {fault}, and its labels differ: it is not the file published as {part.path.name}.",
+            hint="It is damaged or was modified: fetch it again (bids_semantoks-fetch), or give a custom file with "
             "--atlas PATH.",
         )
 
 
 def find_local_parts(entry: Entry, recipes: Iterable[Recipe], space: str, places: Places) -> tuple[Part, ...] | None:
-    """Find the files of the first recipe (preferred first) that is complete locally, places given by the user first.
-    None if no recipe is complete; transforms are included where a part is in another space."""
+    """Find the files of the first recipe (preferred first) that is complete locally, in the user's directories first.
+    None if no recipe is complete; transforms are included if a part is in another space."""
     recipes = tuple(recipes)
-    # On surfaces recipes differ in what they cover: more of the atlas goes before nearer places.
+    # Surface recipes differ in coverage: coverage takes precedence over location.
     for narrow in [places] if entry.on_surfaces else places.narrow():
         for recipe in recipes:
             if parts := _collect_parts(entry, recipe, space, narrow):
@@ -99,15 +99,15 @@ def find_local_parts(entry: Entry, recipes: Iterable[Recipe], space: str, places
 
 def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint: str = FETCH_HINT) -> tuple[Part, ...]:
     """Find or fetch all images of an atlas for a template space, from the first recipe available, local ones first.
-    Raises AtlasError, with what is missing where and the remedy, when no recipe is available."""
+    Raises AtlasError, with the missing files and a remedy, if no recipe is available."""
     recipes = entry.find_recipes(space)
     if parts := find_local_parts(entry, recipes, space, places):
         return parts
-    # Those that a transform can take there; if none, all, and the reason is said.
+    # Recipes with a transform to this space; if there are none, all, and the error explains it.
     recipes = _find_possible(entry, recipes, space, places)
     obstacles: dict[str, None] = {}
     for recipe in recipes:
-        # Half an atlas is useless: nothing is fetched if the rest is unavailable.
+        # Half an atlas is useless: do not download a part if the rest is unavailable.
         reason = _describe_obstacle(entry, recipe, space, places)
         try:
             if not reason and (parts := _collect_parts(entry, recipe, space, places, target)):
@@ -120,10 +120,10 @@ def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint
 
 def fetch_labels(entry: Entry, space: str, places: Places, target: Path) -> tuple[Part, ...]:
     """Find the label files of an atlas on surfaces, fetching missing ones into `target`, from the first recipe that is
-    available: those that cover more go first. Raises AtlasError, with all failures, when none is, or none is known."""
+    available, in order of coverage. Raises AtlasError, with all failures, if none is available or known."""
     if space not in entry.recipes:
-        known = ", ".join(entry.recipes) or "no surface"
-        raise AtlasError(f"The atlas {entry.path.stem} is known on {known}, not on surfaces in {space}.")
+        known = ", ".join(entry.recipes) or "no surfaces"
+        raise AtlasError(f"The atlas {entry.path.stem} is available on {known}, not on surfaces in {space}.")
     failures: dict[str, None] = {}
     for recipe in entry.recipes[space]:
         try:
@@ -137,26 +137,26 @@ def fetch_labels(entry: Entry, space: str, places: Places, target: Path) -> tupl
             warn_of_masked(entry, parts)
             return parts
     raise AtlasError(
-        f"No label file of the atlas {entry.name} for {space} can be fetched: {'; '.join(failures)}.",
-        hint=f"Fetch them elsewhere, or put them in {target / ATLASES}.",
+        f"The label files of the atlas {entry.name} for {space} cannot be downloaded: {'; '.join(failures)}.",
+        hint=f"Download them elsewhere and copy them to {target / ATLASES}.",
     )
 
 
 def log_unused(entry: Entry, space: str, places: Places, parts: Sequence[Part]) -> None:
-    """Name the label files in the user's directories that are not used, and why."""
+    """Log the label files in the user's directories that are not used, and why."""
     used = [path for part in parts for path in (part.path, part.transform) if path is not None]
     if unused := describe_unused(entry, space, places, used):
-        LOG.info("Not used of %s: %s.", " and ".join(map(str, places.given)), unused)
+        LOG.info("Ignored files in %s: %s.", " and ".join(map(str, places.given)), unused)
 
 
 def warn_of_masked(entry: Entry, parts: Sequence[Part]) -> None:
-    """Say which files an atlas on surfaces lacks, where not all of its parcels have one."""
+    """Log the missing files of a surface atlas if some of its parcels have none."""
     here = {index for part in parts for index in part.file.indices}
     best = next((recipe for recipes in entry.recipes.values() for recipe in recipes if parts[0].file in recipe), ())
     lacking = [file for file in best if not set(file.indices) <= here]
     if n_masked := len({index for file in lacking for index in file.indices} - here):
         LOG.warning(
-            "%d parcels of %s are masked: %s not found.",
+            "Masking %d parcels of %s: %s not found.",
             *(n_masked, entry.name, " and ".join(f"{one.files[0]} is" for one in lacking)),
         )
 
@@ -164,8 +164,8 @@ def warn_of_masked(entry: Entry, parts: Sequence[Part]) -> None:
 def _collect_parts(
     entry: Entry, recipe: Recipe, space: str, places: Places, target: Target | None = None
 ) -> tuple[Part, ...] | None:
-    """Collect the files and transforms of a recipe, fetching what is missing if there is a target; None if any
-    is missing, AtlasError if a fetch fails."""
+    """Collect the files and transforms of a recipe, downloading missing files if there is a target; None if any
+    is missing, AtlasError if a download fails."""
     parts = []
     for file in recipe:
         path = find_file(file, places)
@@ -185,21 +185,21 @@ def _fetch_file(file: LabelFile, target: Path) -> Path:
         try:
             return fetch_hub_file(file.repository, file.files[0], cache=target / HUB)
         except FetchError as error:
-            raise AtlasError(f"{file.files[0]} of {file.repository} is not here, and {error}.") from error
+            raise AtlasError(f"{file.files[0]} of {file.repository} is not available locally, and {error}.") from error
     path = target / ATLASES / file.files[0] if file.url else target / TEMPLATEFLOW / file.templateflow
     download(file.address, path, pin=file.pin)
     return path
 
 
 def _describe_obstacle(entry: Entry, recipe: Recipe, space: str, places: Places) -> str:
-    """Describe what keeps the images and transforms of a recipe from being fetched; empty when it is worth a try."""
+    """Describe why the images and transforms of a recipe cannot be downloaded; empty if they may be."""
     if absent := _find_absent(entry, recipe, space, places):
         return absent
     for file in recipe:
         is_here = find_file(file, places) is not None
         if not is_here and not file.address:
             return f"{file.names[0]} is not available as a separate download"
-        # Without the name, which is listed among what is needed: the reason is the same for most of them.
+        # Without the name, which is in the list of required files: the reason is usually the same for all.
         if not is_here and (obstacle := find_obstacle(file.address)):
             return obstacle
     is_lacking = any(entry.is_warped(file, space) and not find_transform(file.space, space, places) for file in recipe)
@@ -210,7 +210,7 @@ def refuse(
     entry: Entry, spaces: Iterable[str], places: Places, obstacles: Sequence[str] = (), *, hint: str = FETCH_HINT
 ) -> AtlasError:
     """Build the AtlasError for an atlas whose files are missing from `places` in all of `spaces`. `obstacles` are the
-    reasons why they were not fetched; `hint` is used only with these."""
+    reasons why they were not downloaded; `hint` is used only with these."""
     recipes = {space: _find_possible(entry, entry.find_recipes(space), space, places) for space in spaces}
     whole = [space for space, some in entry.recipes.items() if any(is_in(one, space) for one in some)]
     foreign = [space for space, some in recipes.items() if not any(is_in(one, space) for one in some)]
@@ -218,7 +218,7 @@ def refuse(
     reasons = "; ".join(dict.fromkeys(one.rstrip(".") for one in obstacles))
     smaller = _find_smaller(entry, recipes, places)
     others = (f" Or process the data in {own} (--space)." if foreign else "") + (
-        f" Or take less of it, which is here: --atlas {' or '.join(smaller)}." if smaller else ""
+        f" Or use a part of it that is available: --atlas {' or '.join(smaller)}." if smaller else ""
     )
     if (
         foreign
@@ -226,34 +226,34 @@ def refuse(
         and all(absent)
     ):
         return AtlasError(
-            f"The atlas {entry.name} is in the space {own}, the data in {foreign[0] or 'none named'}. {absent[0]}.",
-            hint=f"Give an atlas in {foreign[0] or 'their space'} with --atlas PATH, or your own transform, named like "
+            f"The atlas {entry.name} is in space {own}, the data in {foreign[0] or 'an unknown space'}. {absent[0]}.",
+            hint=f"Give an atlas in {foreign[0] or 'their space'} with --atlas PATH, or a transform named like "
             f"TemplateFlow's ({Path(name_transform('SPACE', foreign[0] or 'SPACE')).name}) in --atlas-dir.{others}",
         )
-    searched = " and ".join([*map(str, places.given), "the caches of this user"])
+    searched = " and ".join([*map(str, places.given), "the user's caches"])
     lacking = (
-        f"The atlas {entry.name} is in the space {own}, the data in {foreign[0] or 'none named'}, and what takes it "
-        f"there is not found in {searched}."
+        f"The atlas {entry.name} is in space {own}, the data in {foreign[0] or 'an unknown space'}, and the transform "
+        f"between them was not found in {searched}."
         if foreign
-        else f"The images of the atlas {entry.name} are not found in {searched}."
+        else f"The images of the atlas {entry.name} were not found in {searched}."
     )
     needed = "; ".join(f"for {space}: {_describe_all(some, space)}" for space, some in recipes.items())
     unused = describe_unused(entry, next(iter(recipes), ""), places, is_strict=True)
     return AtlasError(
-        f"{lacking} Needed are, {needed}."
-        + (f" Not used: {unused}." if unused else "")
-        + (f" They were not fetched: {reasons}." if obstacles else ""),
-        hint=(hint if obstacles else f"Give their directory with --atlas-dir or in {DIRECTORY_VARIABLE}.") + others,
+        f"{lacking} Required files, {needed}."
+        + (f" Ignored files: {unused}." if unused else "")
+        + (f" Not downloaded: {reasons}." if obstacles else ""),
+        hint=(hint if obstacles else f"Set --atlas-dir or {DIRECTORY_VARIABLE} to their directory.") + others,
     )
 
 
 def _find_possible(entry: Entry, recipes: tuple[Recipe, ...], space: str, places: Places) -> tuple[Recipe, ...]:
-    """Find the recipes whose transforms exist somewhere; all of them where there is none."""
+    """Find the recipes whose transforms exist somewhere; all recipes if there are none."""
     return tuple(one for one in recipes if not _find_absent(entry, one, space, places)) or recipes
 
 
 def _find_absent(entry: Entry, recipe: Recipe, space: str, places: Places) -> str:
-    """Say which transform that a recipe needs exists nowhere; empty where all exist."""
+    """Describe a required transform that does not exist anywhere; empty if all exist."""
     absent = (
         describe_absence(file.space, space)
         for file in recipe
@@ -263,7 +263,7 @@ def _find_absent(entry: Entry, recipe: Recipe, space: str, places: Places) -> st
 
 
 def is_in(recipe: Recipe, space: str) -> bool:
-    """Tell whether all files of a recipe are in a space."""
+    """Return whether all files of a recipe are in a space."""
     return all(one.space == space for one in recipe)
 
 

@@ -1,4 +1,4 @@
-"""Label files on surfaces: the keys and names of a map of a CIFTI dlabel, a label.gii or an annot file."""
+"""Surface label files: keys and names of a map in a CIFTI dlabel, label.gii or annot file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfre
 
 _UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGED, CiftiError, ExpatError, IndexError)
 
-#: Most maps that a message lists.
+#: Maximum number of maps listed in a message.
 _N_MAPS: Final = 10
 
 
@@ -48,12 +48,12 @@ class SurfaceLabels:
 
 def load_surface_labels(path: Path, map_index: int = 0) -> SurfaceLabels:
     """Read a ``.dlabel.nii``, ``.label.gii`` or ``.annot`` file: keys of a map, and the names in use. Raises
-    AtlasError if it cannot be read, its hemisphere is unknown, it has no parcels or uses a nameless key."""
+    AtlasError if it cannot be read, its hemisphere is unknown, it has no parcels or uses a key without a name."""
     try:
         status = path.stat()
     except OSError as error:
         raise AtlasError(f"The atlas {path} cannot be read: {error.strerror}.") from error
-    # Every run needs it again, and reading takes as long as a short run.
+    # Cached: every run needs it, and reading takes as long as a short run.
     return _load_labels(path, map_index, status.st_size, status.st_mtime_ns)
 
 
@@ -73,11 +73,11 @@ def _load_labels(path: Path, map_index: int, _size: int, _mtime: int) -> Surface
     }
     if nameless := sorted(key for key in used if key != 0 and not names.get(key, "")):
         raise AtlasError(
-            f"The atlas {path} uses keys that its label table does not name: {name_some(nameless)}.",
+            f"The atlas {path} uses keys without a name in its label table: {name_some(nameless)}.",
             hint="Give each key a name (wb_command -cifti-label-import, -metric-label-import).",
         )
     if not parcels:
-        raise AtlasError(f"The atlas {path} holds no parcel: all {keys.size} grayordinates are without a label.")
+        raise AtlasError(f"The atlas {path} contains no parcels: none of the {keys.size} grayordinates has a label.")
     return SurfaceLabels(grayordinates=grayordinates, keys=keys, names=parcels)
 
 
@@ -97,7 +97,7 @@ def list_maps(path: Path) -> tuple[str, ...]:
 
 
 def choose_map(path: Path, choice: str) -> int:
-    """Find the position of the map of a label file that is meant. Raises AtlasError where the file holds several and
+    """Find the position of the chosen map in a label file. Raises AtlasError if the file has several and
     none is chosen, or has no such map."""
     names = list_maps(path)
     found = choose(names, choice) if choice else list(range(len(names)))
@@ -106,7 +106,7 @@ def choose_map(path: Path, choice: str) -> int:
     listed = ", ".join(f"{number} '{name}'" for number, name in enumerate(names[:_N_MAPS], 1))
     listed += f" and {len(names) - _N_MAPS} more" if len(names) > _N_MAPS else ""
     raise AtlasError(
-        f"The atlas {path} holds {len(names)} map{'s' if len(names) > 1 else ''}: {listed}"
+        f"The atlas {path} has {len(names)} map{'s' if len(names) > 1 else ''}: {listed}"
         f"{f'; {len(found) or None} is {choice}' if choice else ''}.".replace("; None is", "; none is"),
         hint=f"Choose one by name or number: --atlas {shlex.quote(f'{path}:{names[0] or 1}')}.",
     )
@@ -117,7 +117,7 @@ def _load_dlabel(path: Path, map_index: int) -> tuple[Grayordinates, NDArray[Any
     file.check_kinds("LABELS", "BRAIN_MODELS")
     grayordinates = read_grayordinates(file.axes[1])
     if grayordinates.size != file.shape[1]:
-        raise CiftiError(f"describes {grayordinates.size} grayordinates and holds {file.shape[1]}")
+        raise CiftiError(f"describes {grayordinates.size} grayordinates but has {file.shape[1]}")
     values = np.concatenate([block[:, map_index].copy() for _, block in read_grayordinate_rows(file)])
     return grayordinates, values, read_label_names(file.axes[0], map_index)
 
@@ -126,7 +126,7 @@ def _load_hemisphere(path: Path, map_index: int) -> tuple[Grayordinates, NDArray
     if path.name.endswith(".annot"):
         values, _, listed = nib.freesurfer.read_annot(path)
         names = {key: " ".join(name.decode(errors="replace").split()) for key, name in enumerate(listed)}
-        # nibabel gives -1 to vertices whose colour is in no row of the table.
+        # nibabel assigns -1 to vertices whose colour is not in the table.
         values = np.where(values < 0, len(listed), values)
         names[len(listed)] = "unknown"
         side = find_hemisphere(path.name)
@@ -144,5 +144,5 @@ def _load_hemisphere(path: Path, map_index: int) -> tuple[Grayordinates, NDArray
             str(primary), ""
         )
     if not side:
-        raise ValueError("its name does not tell the hemisphere (hemi-L_, lh. or .L.)")
+        raise ValueError("its name does not indicate the hemisphere (hemi-L_, lh. or .L.)")
     return build_hemispheres({side: values.size}), values, names

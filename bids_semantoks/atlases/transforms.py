@@ -1,4 +1,5 @@
-"""Transforms of images between template spaces: how TemplateFlow names them, which it has, and where they lie here."""
+"""Transforms of images between template spaces: how TemplateFlow names them, which it has, and where they are
+stored."""
 
 from __future__ import annotations
 
@@ -14,21 +15,21 @@ from bids_semantoks.errors import AtlasError
 from bids_semantoks.files import read_json
 from bids_semantoks.runtime.downloads import TEMPLATEFLOW, TEMPLATEFLOW_SERVER, Pin, download, find_obstacle
 
-# Returns the directory to fetch to, laid out like our cache; called only when something is fetched.
+# Returns the download directory, laid out like our cache; called only if something is downloaded.
 Target = Callable[[], Path]
 
-# The ways in which names and --space give a cohort: MNIInfant+1, MNIInfant:cohort-1, MNIInfant_cohort-1.
+# Ways of writing a cohort in names and --space: MNIInfant+1, MNIInfant:cohort-1, MNIInfant_cohort-1.
 _COHORT: Final = re.compile(r"([A-Za-z0-9]+)(?:\+|[:_]cohort-)([A-Za-z0-9]+)")
 
 
 def split_cohort(space: str) -> tuple[str, str]:
-    """Split a space into template and cohort, which is empty where the space names none."""
+    """Split a space into template and cohort, which is empty if the space has none."""
     found = _COHORT.fullmatch(space)
     return (found[1], found[2]) if found else (space, "")
 
 
 def join_cohort(template: str, cohort: str | None) -> str:
-    """Name a template's cohort in one word, as TemplateFlow does: ``MNIInfant+1``; the space alone without a cohort."""
+    """Join template and cohort as TemplateFlow does: ``MNIInfant+1``; the space alone without a cohort."""
     own, named = split_cohort(template)
     return f"{own}+{cohort or named}" if cohort or named else template
 
@@ -44,36 +45,34 @@ def name_transform(source: str, target: str) -> str:
 
 @functools.cache
 def load_published() -> dict[str, Pin]:
-    """Load what is known of the transforms in TemplateFlow's archive, by path."""
+    """Load the list of transforms in TemplateFlow's archive with their checksums, by path."""
     content = read_json(Path(str(files("bids_semantoks"))) / "data" / "templateflow.json")
     return {path: Pin(md5=md5, size=size) for path, (md5, size) in content["transforms"].items()}
 
 
 def describe_absence(source: str, space: str) -> str:
-    """Say that TemplateFlow has no transform from `source` to `space`; empty where it has one."""
+    """Describe that TemplateFlow has no transform from `source` to `space`; empty if it has one."""
     if name_transform(source, space) in load_published():
         return ""
     template, cohort = split_cohort(space)
     pattern = re.compile(re.escape(name_transform(source, f"{template}+0")).replace(r"cohort\-0", r"cohort\-(\d+)"))
     cohorts = sorted(int(found[1]) for path in load_published() if (found := pattern.fullmatch(path)))
     if cohorts and not cohort:
-        return (
-            f"TemplateFlow's transforms are to the cohorts of {space}: name one (--space {space}:cohort-{cohorts[0]})"
-        )
+        return f"TemplateFlow's transforms are to cohorts of {space}; choose one (--space {space}:cohort-{cohorts[0]})"
     listed = f", only to the cohorts {cohorts[0]} to {cohorts[-1]}" if cohorts else ""
     return f"TemplateFlow has no transform from {source} to {join_cohort(space, None)}{listed}"
 
 
 def find_transform(source: str, space: str, places: Places, target: Target | None = None) -> Path | None:
-    """Find the transform of images from template space `source` to `space`, or fetch it if there is a target. Raises
-    AtlasError where TemplateFlow has none or the download fails."""
+    """Find the transform of images from template space `source` to `space`, downloading it if there is a target. Raises
+    AtlasError if TemplateFlow has none or the download fails."""
     name = name_transform(source, space)
     found = find_archived(name, places)
     if found is None and target is not None:
         if obstacle := describe_absence(source, space):
             raise AtlasError(f"{obstacle}.")
         if obstacle := find_obstacle(TEMPLATEFLOW_SERVER):
-            raise AtlasError(f"{Path(name).name} is not here, and {obstacle}.")
+            raise AtlasError(f"{Path(name).name} is not available locally, and {obstacle}.")
         found = target() / TEMPLATEFLOW / name
         download(f"{TEMPLATEFLOW_SERVER}/{name}", found, pin=load_published()[name])
     return found

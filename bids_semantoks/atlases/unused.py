@@ -1,4 +1,4 @@
-"""Files in a directory named by the user that an atlas does not use, and why."""
+"""Files in a user-given directory that an atlas does not use, and why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bids_semantoks.atlases.registry import (
 
 _LABELS: Final = (".nii", ".nii.gz", ".annot", ".label.gii", ".gii.gz", ".mgz", ".h5")
 
-#: Names that are closer than this to an expected one are taken for a misspelling of it.
+#: Names that are closer than this to an expected one are treated as misspellings.
 _CLOSE: Final = 0.9
 
 _N_NAMED: Final = 20
@@ -29,7 +29,7 @@ def describe_unused(
     entry: Entry, space: str, places: Places, used: Iterable[Path] = (), *, is_strict: bool = False
 ) -> str:
     """Describe label files and transforms in the given directories that are not used; empty for none. `is_strict`
-    names only those that were probably meant: empty ones, and those of nearly the right name."""
+    lists only those that were probably intended: empty files, and those with a similar name."""
     taken = {path.resolve() for path in used}
     lines = []
     for folder in places.given:
@@ -43,14 +43,14 @@ def describe_unused(
 
 
 def _explain(path: Path, entry: Entry, space: str) -> tuple[str, bool]:
-    """Tell why a file is not used, and whether it was probably meant."""
+    """Explain why a file is not used, and whether it was probably intended."""
     own = {name: file for file in _list_files(entry.recipes.get(space, ())) for name in _names(file)}
     if path.name in own:
         if not is_there(path):
-            return "empty, or a link without content", True
+            return "empty or a link without content", True
         size = own[path.name].n_vertices
         return (
-            ("of another mesh", True) if size and has_other_mesh(path, size) else ("another file was preferred", False)
+            ("for another mesh", True) if size and has_other_mesh(path, size) else ("another file was preferred", False)
         )
     for other, recipes in entry.recipes.items():
         if any(path.name in _names(file) for file in _list_files(recipes)):
@@ -63,7 +63,7 @@ def _explain(path: Path, entry: Entry, space: str) -> tuple[str, bool]:
             if any(path.name in _names(file) for recipes in some for file in _list_files(recipes)):
                 return f"for {'data on surfaces' if on_surfaces else 'images'} and {registered.stem}", False
     if near := difflib.get_close_matches(path.name, own, n=1, cutoff=_CLOSE):
-        return f"not a known name; {near[0]} is expected", True
+        return f"unknown name; expected {near[0]}", True
     return f"not a file of {entry.name}", False
 
 

@@ -1,1 +1,1 @@
-"""Console scripts beside the main one."""
+"""Additional console scripts."""

@@ -12,20 +12,37 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from bids_semantoks.commands.running import run_command
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.errors import AtlasError, InputError, ModelError, ResourceError, SemantoksError
+from bids_semantoks.errors import AtlasError, InputError, ModelError
 from bids_semantoks.escaping import LegibleParser, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
-from bids_semantoks.runtime.downloads import ATLASES, CACHE_VARIABLE, HUB, TEMPLATEFLOW, find_cache, is_offline
-from bids_semantoks.runtime.logs import open_missing_streams, show_log
+from bids_semantoks.runtime.downloads import (
+    ATLASES,
+    CACHE_VARIABLE,
+    HUB,
+    HUB_SERVER,
+    TEMPLATEFLOW,
+    TEMPLATEFLOW_SERVER,
+    UNKNOWN,
+    Pin,
+    find_cache,
+    is_offline,
+)
+from bids_semantoks.runtime.logs import open_missing_streams
 from bids_semantoks.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from bids_semantoks.models.hub import HubName
 
 LOG = logging.getLogger("bids_semantoks")
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 
-_NEXT = """To use it, here or on a machine without network that sees the directory:
+_SURFACES = ("fsLR", "fsaverage")
+
+_NEXT = """To use it, here or on an offline machine with access to the directory:
   export {variable}={directory}"""
 
 
@@ -60,23 +77,20 @@ def _cache_at(directory: Path) -> Iterator[None]:
 def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) -> list[Path]:
     # NumPy and nibabel would slow down --help.
     from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
-    from bids_semantoks.atlases.registry import find_places, find_registered, list_registered, load_entry
+    from bids_semantoks.atlases.registry import find_places, load_entry
     from bids_semantoks.atlases.supply import fetch_labels, find_parts
     from bids_semantoks.atlases.transforms import join_cohort, name_transform
 
-    path = find_registered(name)
-    if path is None:
-        known = ", ".join(one.stem for one in list_registered())
-        raise AtlasError(f"There is no atlas {name} to be fetched; known are {known}.")
+    path = _find_entry(name)
     places = find_places(None, beside=path.parent)
     places = dataclasses.replace(places, given=(directory, *places.given, *((before,) if before else ())))
-    if space.startswith(("fsLR", "fsaverage")):
+    if space.startswith(_SURFACES):
         parts = fetch_labels(load_entry(path, on_surfaces=True), space, places, directory)
         names = [Path(part.file.files[0]).with_name(part.path.name) for part in parts]
         files = [_bring(part.path, directory / ATLASES / name) for part, name in zip(parts, names, strict=True)]
         load_surface_atlas(name, space=space, directory=directory)
         return files
-    hint = "Try again where there is a network, or put them there."
+    hint = "Try again with network access, or copy them there."
     files, space = [], join_cohort(space, None)
     for part in find_parts(load_entry(path), space, places, lambda: directory, hint=hint):
         # Files of the package itself need not be copied.
@@ -89,15 +103,32 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     return files
 
 
-def _fetch_weights(directory: Path, model: str) -> list[Path]:
-    from bids_semantoks.models.hub import OUR_FILES, find_origin, load_from_hub, parse_repository
-    from bids_semantoks.models.weight_files import AUTHORS_FILE
+def _find_entry(name: str) -> Path:
+    from bids_semantoks.atlases.registry import find_registered, list_registered
+
+    path = find_registered(name)
+    if path is None:
+        known = ", ".join(one.stem for one in list_registered())
+        raise AtlasError(f"Unknown atlas {name}; expected one of {known}.")
+    return path
+
+
+def _parse_model(model: str) -> HubName:
+    from bids_semantoks.models.hub import parse_repository
 
     asked = parse_repository(model)
     if asked is None:
         raise ModelError(
-            f"{model} cannot be fetched: ORG/NAME[/SUBFOLDER][@REVISION] of the Hugging Face hub is expected."
+            f"{model} cannot be downloaded: expected ORG/NAME[/SUBFOLDER][@REVISION] on the Hugging Face Hub."
         )
+    return asked
+
+
+def _fetch_weights(directory: Path, model: str) -> list[Path]:
+    from bids_semantoks.models.hub import OUR_FILES, find_origin, load_from_hub
+    from bids_semantoks.models.weight_files import AUTHORS_FILE
+
+    asked = _parse_model(model)
     path = load_from_hub(asked, cache=directory / HUB)
     files = [path.parent / one for one in OUR_FILES] if path.name in OUR_FILES else [path]
     if path.name not in (*OUR_FILES, AUTHORS_FILE):  # other names, perhaps shards, found in a cache
@@ -115,6 +146,43 @@ def _fetch_weights(directory: Path, model: str) -> list[Path]:
     return brought
 
 
+def _list_addresses(name: str, space: str) -> Iterator[tuple[str, Pin]]:
+    """List where the files of an atlas for a space are published: those of the recipe that is tried first."""
+    from bids_semantoks.atlases.registry import load_entry
+    from bids_semantoks.atlases.transforms import join_cohort, load_published, name_transform
+
+    path = _find_entry(name)
+    on_surfaces = space.startswith(_SURFACES)
+    entry, space = load_entry(path, on_surfaces=on_surfaces), space if on_surfaces else join_cohort(space, None)
+    published = load_published()
+    for recipe in entry.recipes.get(space, ()) if on_surfaces else entry.find_recipes(space):
+        warped = {name_transform(one.space, space) for one in recipe if entry.is_warped(one, space)}
+        if all(one.address for one in recipe) and warped <= published.keys():
+            yield from ((one.address, one.pin) for one in recipe)
+            yield from ((f"{TEMPLATEFLOW_SERVER}/{one}", published[one]) for one in sorted(warped))
+            return
+    LOG.info("%s for %s is part of this program, or is not published by itself.", name, space)
+
+
+def _list_weights(model: str) -> Iterator[tuple[str, Pin]]:
+    from bids_semantoks.models.hub import AUTHORS_REPOSITORY, OUR_FILES
+    from bids_semantoks.models.weight_files import AUTHORS_FILE
+
+    asked = _parse_model(model)
+    for name in [AUTHORS_FILE] if asked.repository == AUTHORS_REPOSITORY else OUR_FILES:
+        yield f"{HUB_SERVER}/{asked.repository}/resolve/{asked.revision or 'main'}/{asked.place(name)}", UNKNOWN
+
+
+def _print_addresses(options: argparse.Namespace, atlases: Sequence[str], models: Sequence[str]) -> None:
+    """Print address, size and checksum of each file, where they are known before it is fetched."""
+    found = [one for name in atlases for space in options.space for one in _list_addresses(name, space)]
+    found += [one for model in models for one in _list_weights(model)]
+    for address, pin in dict(found).items():
+        size = f"{pin.size / 1e6:.1f} MB" if pin.size else "size unknown"
+        checksum = f"SHA-256 {pin.sha256[0]}" if pin.sha256 else f"MD5 {pin.md5}" if pin.md5 else "checksum unknown"
+        print(f"{address}\t{size}\t{checksum}")
+
+
 def _bring(source: Path, target: Path) -> Path:
     """Copy a file found elsewhere on this machine, atomically, with its checksum record."""
     if source.absolute() == target:
@@ -127,15 +195,18 @@ def _bring(source: Path, target: Path) -> Path:
     return target
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-fetch",
-        description="Bring atlases, the transforms that warp them, and weights to a directory before going offline.",
-        epilog="Files that are here already are copied; nothing is fetched twice.",
+        description="Download atlases, transforms and model weights to a directory for offline use.",
+        epilog="Files that exist locally are copied; nothing is downloaded twice.",
     )
-    parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="where to [the cache of this user]")
+    parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="target directory [the user's cache]")
     default = SignalsConfig().atlas
-    parser.add_argument("--atlas", metavar="NAME", nargs="+", default=[default], help=f"atlases by name [{default}]")
+    parser.add_argument(
+        "--atlas", metavar="NAME", nargs="+", default=[default], help=f"names of atlases, or none [{default}]"
+    )
     parser.add_argument(
         "--space", metavar="NAME", nargs="+", default=list(_SPACES), help=f"spaces of the data [{' '.join(_SPACES)}]"
     )
@@ -145,56 +216,57 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="ORG/NAME[/SUBFOLDER][@REVISION]",
         nargs="+",
         default=[model],
-        help=f"encoders; none for no weights [{model}]",
+        help=f"encoders, or `none` [{model}]",
     )
     parser.add_argument(
-        "--seeds", action="store_true", help=f"also fetch the encoders of {model} that started from other seeds"
+        "--seeds", action="store_true", help=f"also download the encoders of {model} trained from other seeds"
+    )
+    parser.add_argument(
+        "--print-urls", action="store_true", help="download nothing; list the address, size and checksum of each file"
     )
     return parser
 
 
 def _list_seeds(models: Sequence[str]) -> list[str]:
-    """List the encoders of other seeds beside the published one among `models`. Raises ModelError where it is not."""
+    """List the encoders of other seeds beside the published one among `models`. Raises ModelError if it is not."""
     from bids_semantoks.models.hub import AUTHORS_REPOSITORY, AUTHORS_SEEDS, parse_repository
 
     asked = [parse_repository(model) for model in models]
     whole = [one for one in asked if one and one.repository == AUTHORS_REPOSITORY and not one.subfolder]
     if not whole:
         raise ModelError(
-            f"--seeds finds no other seeds of {', '.join(models) or 'no model'}: they are known of "
+            f"--seeds: no other seeds of {', '.join(models) or 'no model'} are known; they exist for "
             f"{AUTHORS_REPOSITORY} only.",
-            hint="Name the others by --model ORG/NAME/SUBFOLDER.",
+            hint="Use --model ORG/NAME/SUBFOLDER for other encoders.",
         )
     found = [str(one._replace(subfolder=seed)) for one in whole for seed in AUTHORS_SEEDS]
     return [name for name in found if name not in models]
 
 
+def _fetch_asked(options: argparse.Namespace) -> None:
+    atlases = [name for name in options.atlas if name != "none"]
+    models = [name for name in options.model if name != "none"]
+    models += _list_seeds(models) if options.seeds else []
+    if options.print_urls:
+        _print_addresses(options, atlases, models)
+        return
+    directory: Path | None = options.directory or find_cache()
+    if directory is None:
+        raise InputError("The user has no home directory for a cache.", hint="Give a target directory.")
+    found = fetch(directory, atlases=atlases, spaces=options.space, models=models)
+    place = show_hidden(str(directory.absolute()))
+    print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
+    for path in found:
+        name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
+        print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")
+    print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
+
+
 def call(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: those of the process) and return its exit code."""
-    options = _build_parser().parse_args(arguments)
-    directory: Path | None = options.directory or find_cache()
-    try:
-        if directory is None:
-            raise InputError("There is no cache for a user without home.", hint="Give the directory to fetch to.")
-        models = [name for name in options.model if name != "none"]
-        models += _list_seeds(models) if options.seeds else []
-        with show_log():
-            found = fetch(directory, atlases=options.atlas, spaces=options.space, models=models)
-        place = show_hidden(str(directory.absolute()))
-        print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
-        for path in found:
-            name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
-            print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")
-        print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
-    except SemantoksError as error:
-        hint = " HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
-        print(f"bids_semantoks-fetch: error: {show_hidden(str(error))}{hint}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        text = show_hidden(f"{directory} cannot be written: {error}.")
-        print(f"bids_semantoks-fetch: error: {text}", file=sys.stderr)
-        return ResourceError.exit_code
-    return 0
+    options = build_parser().parse_args(arguments)
+    hint = "HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
+    return run_command("bids_semantoks-fetch", lambda: _fetch_asked(options), hint=hint)
 
 
 def main() -> NoReturn:

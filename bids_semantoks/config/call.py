@@ -21,37 +21,37 @@ class SelectionConfig:
 
     participant_label: tuple[str, ...] = option(
         (),
-        "Participants to process, with or without sub-; @FILE reads labels from a file.",
+        "Participants to process, with or without the sub- prefix; @FILE reads labels from a file.",
         metavar="LABEL...",
         aliases=("--participant_label",),
     )
-    exclude_participant_label: tuple[str, ...] = option((), "Participants to leave out.", metavar="LABEL...")
+    exclude_participant_label: tuple[str, ...] = option((), "Participants to exclude.", metavar="LABEL...")
     exclude_by: tuple[str, ...] = option(
         (),
-        "Exclude runs by their row in group_qc.tsv (group level), as COLUMN OP VALUE with >, >=, <, <=, = or !=, such "
-        "as 'mean_fd>0.3'; a run that meets one of several rules is excluded.",
+        "Exclude runs by their row in group_qc.tsv (group level): COLUMN OP VALUE with >, >=, <, <=, = or !=, e.g. "
+        "'mean_fd>0.3'. With several rules, runs that meet any of them are excluded.",
         metavar="RULE...",
     )
     exclude_runs: tuple[str, ...] = option(
         (),
-        "Exclude these runs (group level), by names of their files or the entities that tell them apart; @FILE reads "
-        "one a line.",
+        "Exclude these runs (group level), given by file name or by the entities that identify them; @FILE reads "
+        "one run per line.",
         metavar="RUN...",
     )
     ignore_missing_participants: bool = option(
-        False, "Go on with the other participants where requested labels are not found, and name those."
+        False, "Ignore requested participants that are not found, with a warning, and process the others."
     )
     session_id: tuple[str, ...] = option((), "Sessions to process.", metavar="LABEL...", aliases=("--session-label",))
     sessions: str = option(
         "mean",
-        "Features of participants with several sessions (group level): the first session, the mean over all, or each "
-        "session by itself; sessions of a participant are never on both sides of a split.",
+        "Features of participants with several sessions (group level): from the first session, the mean over all, or "
+        "each session separately; a participant's sessions are never on both sides of a split.",
         choices=("first", "mean", "each"),
     )
     task_id: tuple[str, ...] = option((), "Tasks to process.", metavar="LABEL...", aliases=("-t", "--task-label"))
     run_id: tuple[str, ...] = option((), "Runs to process.", metavar="LABEL...")
     echo_id: tuple[str, ...] = option(
-        (), "Echoes to process, where each was written apart.", metavar="LABEL...", aliases=("--echo-idx",)
+        (), "Echoes to process, if written as separate files.", metavar="LABEL...", aliases=("--echo-idx",)
     )
     direction_id: tuple[str, ...] = option(
         (), "Phase-encoding directions (dir-) to process.", metavar="LABEL...", aliases=("--direction-label",)
@@ -61,37 +61,40 @@ class SelectionConfig:
     )
     space: str | None = option(
         None,
-        "Template space of the BOLD images, one a call, and its resolution if wanted (NAME:res-2); by default the "
-        "atlas' own if present, else MNI152NLin6Asym, MNI152NLin2009cAsym, fsLR, finest first.",
+        "Template space of the BOLD images (one per call), optionally with a resolution (NAME:res-2); by default that "
+        "of the atlas if present, else MNI152NLin6Asym, MNI152NLin2009cAsym or fsLR, at the finest resolution.",
         metavar="NAME",
     )
     bids_filter_file: Path | None = option(
-        None, "JSON filter in fMRIPrep's format (the bold entry is used).", metavar="FILE"
+        None, "JSON filter file in fMRIPrep's format; only the bold entry is used.", metavar="FILE"
     )
     derivatives: tuple[str, ...] = option(
         (),
-        "Derivative dataset to read, as PATH or NAME=PATH, when BIDS_DIR is a raw dataset.",
+        "Derivative dataset to read, as PATH or NAME=PATH, if BIDS_DIR is a raw dataset; at the group level, "
+        "NAME=OUT_DIR of another preparation of the same people, probed on the same splits.",
         metavar="PATH...",
         aliases=("-d",),
     )
     input_type: str = option(
         "auto",
-        "What to read where a dataset has BOLD images and parcellated series; auto takes the images of preprocessing "
-        "pipelines and the series of those that denoise.",
+        "What to read if a dataset has both BOLD images and parcellated series; auto reads images from preprocessing "
+        "pipelines and series from denoising pipelines.",
         choices=("auto", "images", "series"),
     )
     combined_runs: str = option(
         "parts",
-        "What to read where XCP-D wrote runs and also their concatenation (--combine-runs): the runs, or the whole.",
+        "What to read if XCP-D wrote both runs and their concatenation (--combine-runs): the runs, or the "
+        "concatenation.",
         choices=("parts", "whole"),
     )
     layout: str | None = option(
         None,
-        "Read data outside BIDS: abcc, hcp, hcp-7t, hcp-fix, hcp-lifespan, ukb, or a JSON file that locates the files.",
+        "Read data that are not in BIDS: abcc, hcp, hcp-7t, hcp-fix, hcp-lifespan, ukb, or a JSON file that locates "
+        "the files.",
         metavar="NAME_OR_FILE",
     )
     bids_database_dir: Path | None = option(
-        None, "Directory of a pybids database to use, or to make, for the derivative dataset.", metavar="DIR"
+        None, "Directory of a pybids database of the derivative dataset; created if missing.", metavar="DIR"
     )
 
     def __post_init__(self) -> None:
@@ -101,13 +104,15 @@ class SelectionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignalsConfig:
-    """From BOLD images to parcel signals."""
+    """Extraction of parcel signals."""
 
     atlas: str = option(
-        "Schaefer400Tian3Buckner7", "Atlas by name, or a label image or atlas dataset by path.", metavar="NAME_OR_PATH"
+        "Schaefer400Tian3Buckner7",
+        "Name of an atlas, or path to a label image or atlas dataset.",
+        metavar="NAME_OR_PATH",
     )
     atlas_dir: Path | None = option(
-        None, "Where atlas files are looked for first (or BIDS_SEMANTOKS_ATLAS_DIR).", metavar="DIR"
+        None, "Directory searched first for atlas files (or set BIDS_SEMANTOKS_ATLAS_DIR).", metavar="DIR"
     )
     denoise: str = option(
         "simple",
@@ -116,32 +121,34 @@ class SignalsConfig:
         metavar="NAME_OR_FILE",
     )
     band_pass: tuple[float, float] | None = option(
-        (0.01, 0.1), "Pass band in Hz; 0 leaves that side open.", metavar="LOW HIGH", off="--no-band-pass"
+        (0.01, 0.1), "Pass band in Hz; 0 disables that edge.", metavar="LOW HIGH", off="--no-band-pass"
     )
     fd_threshold: float | None = option(
-        None, "Scrub volumes whose framewise displacement is above this many millimetres.", metavar="MM"
+        None, "Scrub volumes with a framewise displacement above this threshold (mm).", metavar="MM"
     )
     motion_filter: str | None = option(
         None,
-        "Compute framewise displacement from movement parameters without breathing: low-pass (Hz), or a notch (breaths "
-        "per minute); regressors stay unfiltered.",
+        "Filter respiration out of the motion parameters before computing framewise displacement: low-pass (Hz) or "
+        "notch (breaths per minute). Regressors are not filtered.",
         metavar="lp:HZ|notch:LOW-HIGH",
     )
     dummy_scans: str = option(
-        "auto", "Volumes to drop at the start; auto takes the confounds' non-steady-state columns.", metavar="auto|N"
+        "auto",
+        "Volumes to drop at the start; auto uses the non-steady-state columns of the confounds.",
+        metavar="auto|N",
     )
     min_time: float = option(
-        100.0, "Skip a run with less kept data than this many seconds; 0 for no limit.", metavar="SECONDS"
+        100.0, "Skip runs with fewer seconds of data after scrubbing; 0 disables the limit.", metavar="SECONDS"
     )
     min_coverage: float = option(
-        0.5, "A parcel with a smaller share of its voxels in the brain mask is absent.", metavar="SHARE"
+        0.5, "Treat parcels with a smaller share of their voxels in the brain mask as absent.", metavar="SHARE"
     )
-    signals_only: bool = option(False, "Write signals and stop before the encoder.")
+    signals_only: bool = option(False, "Write signals only, without embeddings.")
     save_raw_signals: bool = option(False, "Also write the signals before denoising.")
     connectivity: str = option(
         "tsv",
-        "How to write the correlations between parcels, which need half the space of a run: a table with 6 significant "
-        "digits, a NumPy array, or not at all. Pages and probes compute them from the signals.",
+        "Format of the connectivity matrices, which take half the disk space of a run: a table with 6 significant "
+        "digits, a NumPy array, or none. Reports and probes compute connectivity from the signals.",
         choices=("tsv", "npy", "none"),
     )
 
@@ -150,147 +157,141 @@ class SignalsConfig:
             all(math.isfinite(x) for x in (*(self.band_pass or ()), self.fd_threshold or 0, self.min_time)),
             "--band-pass, --fd-threshold and --min-time must be finite, "
             f"found {self.band_pass}, {self.fd_threshold} and {self.min_time}.",
-            "Use --no-band-pass, or leave --fd-threshold away.",
+            "Use --no-band-pass, or remove --fd-threshold.",
         )
         if self.band_pass is not None:
             low, high = self.band_pass
             check(
                 low >= 0 and (high == 0 or high > low) and (low, high) != (0, 0),
-                f"--band-pass needs 0 <= LOW < HIGH in Hz, found {low:g} {high:g}.",
-                "Use 0 to leave one side open, or --no-band-pass.",
+                f"--band-pass must have 0 <= LOW < HIGH (Hz), found {low:g} {high:g}.",
+                "Use 0 to disable one edge, or --no-band-pass.",
             )
         check(
             self.fd_threshold is None or self.fd_threshold > 0,
             f"--fd-threshold must be above 0 mm, found {self.fd_threshold}.",
-            "Leave it away to scrub nothing.",
+            "Remove the option to disable scrubbing.",
         )
         if self.motion_filter is not None:
             parse_motion_filter(self.motion_filter)
         check(
             self.dummy_scans == "auto" or self.dummy_scans.isdecimal(),
-            f"--dummy-scans must be auto or a whole number, found {self.dummy_scans!r}.",
+            f"--dummy-scans must be auto or a non-negative integer, found {self.dummy_scans!r}.",
         )
         check(self.min_time >= 0, f"--min-time must be 0 or more seconds, found {self.min_time:g}.")
-        check(0 <= self.min_coverage <= 1, f"--min-coverage must lie in 0..1, found {self.min_coverage:g}.")
+        check(0 <= self.min_coverage <= 1, f"--min-coverage must be between 0 and 1, found {self.min_coverage:g}.")
 
 
-#: Ways to read an embedding out of the tokens of a window.
+#: Readouts: ways to pool the tokens of a window into an embedding.
 _READOUTS: Final = ("cls_avg", "cls", "avg", "networks")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddingConfig:
-    """From parcel signals to embeddings."""
+    """Encoding of parcel signals into embeddings."""
 
     model: str = option(
         "SamGijsen/Brain-Semantoks",
-        "Encoder: a directory or file of ours, the authors' checkpoint, a Hugging Face "
-        "ORG/NAME[/SUBFOLDER][@REVISION], or random:paper|small|tiny[:SEED]. The group level "
-        "compares several on the same splits, all with the first.",
+        "Encoder: a directory or file written by bids_semantoks, the authors' checkpoint, a Hugging Face "
+        "ORG/NAME[/SUBFOLDER][@REVISION], or random:paper|small|tiny[:SEED]. With several, the group level "
+        "compares them on the same splits, each with the first.",
         metavar="NAME_OR_PATH...",
         rest="more_models",
     )
     more_models: tuple[str, ...] = ()  # group level
-    device: str = option("auto", "Where the encoder runs; auto is CUDA or CPU.", metavar="auto|cpu|cuda|cuda:N|mps")
-    precision: str = option(
-        "auto", "Arithmetic of the encoder; auto is float32.", choices=("auto", "fp32", "bf16", "fp16")
+    device: str = option(
+        "auto", "Device of the encoder; auto uses CUDA if available, else the CPU.", metavar="auto|cpu|cuda|cuda:N|mps"
     )
-    batch_size: int = option(32, "Windows encoded at a time.", metavar="N")
-    n_windows: int = option(8, "Equally spaced windows of a run.", metavar="N")
+    precision: str = option(
+        "auto", "Numerical precision of the encoder; auto is fp32.", choices=("auto", "fp32", "bf16", "fp16")
+    )
+    batch_size: int = option(32, "Windows per batch.", metavar="N")
+    n_windows: int = option(8, "Number of equally spaced windows per run.", metavar="N")
     min_kept: float = option(
         0.5,
-        "Leave windows with a smaller share of kept data out of means where a run has better ones; the others weigh by "
-        "their kept seconds.",
+        "Exclude windows with a smaller share of kept data from the mean if the run has better ones; the others are "
+        "weighted by their kept seconds.",
         metavar="SHARE",
     )
     pooling: tuple[str, ...] = option(
         ("cls_avg",),
-        "Readouts of the encoder, each an embedding of its own: mean of tokens and class token, one of them, or the "
-        "mean token of each network, one after the other; the first is reported on.",
+        "Readouts of the encoder, each written as a separate embedding: mean token and class token, one of them, or "
+        "the mean token of each network (concatenated). The first is used in reports.",
         metavar="cls_avg|cls|avg|networks...",
         choices=_READOUTS,
     )
     networks_format: str = option(
-        "npy", "How the wide readout networks is stored: an array (float32), or columns.", choices=("npy", "tsv")
+        "npy", "Format of the wide readout `networks`: a float32 array, or table columns.", choices=("npy", "tsv")
     )
     save_tokens: bool = option(False, "Also write all output tokens of each window.")
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, f"--batch-size must be 1 or more, found {self.batch_size}.")
         check(self.n_windows >= 1, f"--n-windows must be 1 or more, found {self.n_windows}.")
-        check(bool(self.pooling), "--pooling needs a readout.", f"Known: {', '.join(_READOUTS)}.")
-        check(
-            len(set(self.pooling)) == len(self.pooling), f"--pooling names a readout twice: {' '.join(self.pooling)}."
-        )
+        check(bool(self.pooling), "--pooling needs at least one readout.", f"Expected {', '.join(_READOUTS)}.")
+        check(len(set(self.pooling)) == len(self.pooling), f"--pooling has duplicates: {' '.join(self.pooling)}.")
         check(
             self.networks_format == "npy" or "networks" in self.pooling,
-            f"--networks-format {self.networks_format} would do nothing without --pooling networks.",
+            f"--networks-format {self.networks_format} has no effect without --pooling networks.",
         )
-        check(0 <= self.min_kept <= 1, f"--min-kept must lie in 0..1, found {self.min_kept:g}.")
+        check(0 <= self.min_kept <= 1, f"--min-kept must be between 0 and 1, found {self.min_kept:g}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunningConfig:
-    """How the work is done; but for the seed, nothing here changes a result."""
+    """Execution options. Only the seed affects results."""
 
     n_procs: int | None = option(
         None,
-        "Processes; by default as many as the cgroup or SLURM_CPUS_PER_TASK allows, but no more than runs.",
+        "Number of processes; by default the CPUs allowed by the cgroup or SLURM_CPUS_PER_TASK, at most one per run.",
         metavar="N",
         aliases=("--nprocs", "--n-cpus"),
     )
     omp_nthreads: int | None = option(
-        None, "Threads of each process; by default the CPUs shared out, or fewer as OMP_NUM_THREADS says.", metavar="N"
+        None,
+        "Threads per process; by default the CPUs divided by the processes, or OMP_NUM_THREADS if smaller.",
+        metavar="N",
     )
     mem: str | None = option(
-        None, "Memory that all processes may take together (K, M, G or T; MB by default).", metavar="SIZE"
+        None, "Total memory limit for all processes (K, M, G or T; MB by default).", metavar="SIZE"
     )
-    work_dir: Path | None = option(None, "Where caches and temporary files go.", metavar="DIR", aliases=("-w",))
-    random_seed: int = option(0, "Seed of everything random.", metavar="N")
+    work_dir: Path | None = option(None, "Directory for caches and temporary files.", metavar="DIR", aliases=("-w",))
+    random_seed: int = option(0, "Random seed.", metavar="N")
     dry_run: bool = option(
-        False, "Print what would happen to each run by its names and settings, and why; write nothing."
+        False, "Print what would be done with each run and why, based on file names and settings; write nothing."
     )
-    check: bool = option(False, "With --dry-run: also open the headers and tables of each run, as the work would.")
-    format: str = option(
-        "text", "Form of what --dry-run prints: sentences, or a table for scripts.", choices=("text", "tsv")
-    )
+    check: bool = option(False, "With --dry-run: also open the headers and tables of each run, as in processing.")
+    format: str = option("text", "Output format of --dry-run: text, or a table for scripts.", choices=("text", "tsv"))
     reports_only: bool = option(
-        False, "Write the pages again from the files in OUT_DIR, with --figures also the figures."
+        False, "Regenerate the reports from the files in OUT_DIR (with --figures also the figures)."
     )
     figures: str | None = option(
         None,
-        "Also draw figures for papers, of each run into sub-*/figures/, of the group into figures/: svg (vector, text "
-        "as text) or png.",
+        "Also write publication-ready figures to sub-*/figures/ and, for the group, figures/: svg (vector graphics "
+        "with editable text) or png.",
         choices=("svg", "png"),
     )
-    boilerplate_only: bool = option(
-        False, "Write the methods text with its references to OUT_DIR/logs, and nothing else."
-    )
-    overwrite: bool = option(False, "Replace outputs that were made with other settings.")
+    boilerplate_only: bool = option(False, "Write only the methods boilerplate with its references to OUT_DIR/logs.")
+    overwrite: bool = option(False, "Overwrite outputs that were created with different settings.")
     redo_older_than: str | None = option(
-        None, "Make outputs again that a version of this program before this one made.", metavar="VERSION"
+        None, "Recompute outputs written by versions of bids_semantoks older than this.", metavar="VERSION"
     )
     stop_on_first_crash: bool = option(False, "Stop at the first run that fails.")
-    ignore_failed_runs: bool = option(False, "Exit with 0 when runs failed but at least one is ok.")
-    notrack: bool = option(False, "Accepted for compatibility: nothing is ever sent anywhere.")
+    ignore_failed_runs: bool = option(False, "Exit with code 0 if runs failed but at least one is ok.")
+    notrack: bool = option(False, "Accepted for compatibility; no usage data are ever sent.")
     verbose: int = option(0, "Increase verbosity (repeatable).", aliases=("-v",))
-    quiet: bool = option(False, "Print errors and the last line only.", aliases=("-q",))
+    quiet: bool = option(False, "Print only errors and the summary line.", aliases=("-q",))
 
     def __post_init__(self) -> None:
         check(
             self.reports_only + self.boilerplate_only + self.dry_run <= 1,
-            "--dry-run, --reports-only and --boilerplate-only exclude each other.",
-            "Give one of them.",
+            "--dry-run, --reports-only and --boilerplate-only are mutually exclusive.",
+            "Use one of them.",
         )
-        check(
-            self.dry_run or self.format == "text",
-            f"--format {self.format} would do nothing without --dry-run.",
-            "Give both.",
-        )
+        check(self.dry_run or self.format == "text", f"--format {self.format} has no effect without --dry-run.")
         check(
             self.dry_run or not self.check,
-            "--check opens headers and tables for --dry-run, which is missing.",
-            "Give both; a call without --dry-run checks each run anyway.",
+            "--check has no effect without --dry-run.",
+            "Add --dry-run; without it, each run is checked anyway.",
         )
         if self.redo_older_than is not None:
             check_version(self.redo_older_than)
@@ -321,23 +322,20 @@ class AppConfig:
 
     @property
     def min_kept(self) -> float | None:
-        """Smallest kept share of a window that counts; None where all windows and runs weigh alike."""
+        """Smallest kept share of a window that is used; None if all windows and runs are weighted equally."""
         return None if self.probing.protocol == "paper" else self.embedding.min_kept
 
     def is_given(self, stage: SignalsConfig, name: str) -> bool:
-        """Tell whether an option of a stage is on the command line, or differs from its default."""
+        """Return whether an option of a stage is on the command line, or differs from its default."""
         return name in self.given or getattr(stage, name) != getattr(type(stage)(), name)
 
     def __post_init__(self) -> None:
-        check(
-            self.level in ("participant", "group"),
-            f"analysis level must be participant or group, found {self.level!r}.",
-        )
+        check(self.level in ("participant", "group"), f"The level must be participant or group, found {self.level!r}.")
         more = self.embedding.more_models
         check(
             not more or (self.level == "group" and not self.pretraining.pretrain),
-            f"--model names {1 + len(more)} encoders, {self.embedding.model} and {', '.join(more)}.",
-            "Only the group level compares several, without --pretrain.",
+            f"--model has {1 + len(more)} encoders: {self.embedding.model}, {', '.join(more)}.",
+            "Several encoders are allowed only at the group level without --pretrain.",
         )
         asked = [
             f"--{field.name.replace('_', '-')}"
@@ -346,13 +344,13 @@ class AppConfig:
         ]
         check(
             self.pretraining.pretrain or bool(self.probing.scaling) or not asked,
-            f"{', '.join(asked)} would do nothing without --pretrain.",
-            "Give --pretrain at the group level to train an encoder, --model to use one.",
+            f"{', '.join(asked)} has no effect without --pretrain.",
+            "Use --pretrain at the group level to train an encoder, --model to use an existing one.",
         )
         check(
             not self.probing.finetune or self.embedding.pooling[0] != "networks",
-            "--finetune trains a head on cls_avg, cls or avg, and the first readout of --pooling is networks.",
-            "Name another readout first.",
+            "--finetune trains a head on cls_avg, cls or avg, but the first readout of --pooling is networks.",
+            "List another readout first.",
         )
 
 
@@ -372,7 +370,7 @@ def parse_motion_filter(text: str) -> tuple[str, tuple[float, ...]]:
 
 
 def check_version(text: str) -> None:
-    """Refuse a --redo-older-than that is not a version, or that every call would redo everything for."""
+    """Refuse a --redo-older-than that is not a version or would recompute everything in every call."""
     check(
         bool(parse_version(text)[0]),
         f"--redo-older-than must be a version, found {text!r:.60}.",
@@ -380,8 +378,8 @@ def check_version(text: str) -> None:
     )
     check(
         parse_version(text) <= parse_version(__version__),
-        f"--redo-older-than {text} is newer than this version, {__version__}: each call would redo everything.",
-        "Give this version or an earlier one.",
+        f"--redo-older-than {text} is newer than this version ({__version__}): every call would recompute everything.",
+        "Use this version or an earlier one.",
     )
 
 
@@ -391,9 +389,8 @@ def parse_memory(text: str) -> int:
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     bare = text.strip().upper().removesuffix("B").removesuffix("I")
     unit = units.get(bare[-1:])
-    number = bare[:-1] if unit else bare
     try:
-        size = int(float(number) * (unit or 2**20))
+        size = int(float(bare[:-1] if unit else bare) * (unit or 2**20))
     except ValueError:
         size = 0
     check(size > 0, f"--mem must be a size such as 8G or 16000 (MB), found {text!r}.")

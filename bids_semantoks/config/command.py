@@ -37,14 +37,15 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
 
-def _build_command() -> click.Command:
+def build_command() -> click.Command:
+    """Build the command of the program, with all its options."""
     directory = click.Path(path_type=Path)
     own = [
         click.Option(
             ["--config-file"],
             type=directory,
             metavar="FILE",
-            help="Configuration of an earlier call (logs/calls/<run id>/config.json); options given here win.",
+            help="Configuration file of an earlier call (logs/calls/<run id>/config.json); options override it.",
         ),
         click.Option(
             ["--version"],
@@ -52,7 +53,7 @@ def _build_command() -> click.Command:
             is_eager=True,
             expose_value=False,
             callback=_print_version,
-            help="Print the version.",
+            help="Print the version and exit.",
         ),
     ]
     arguments = [
@@ -64,9 +65,9 @@ def _build_command() -> click.Command:
         "bids_semantoks",
         params=[*arguments, *(option for _, options in build_options() for option in options), *own],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-        help="Turn fMRIPrep derivatives in BIDS_DIR into Brain-Semantoks embeddings in OUT_DIR: participant works "
-        "on each run, group on all participants together.",
-        epilog="Options that take several values take them after one flag: --participant-label 01 02 03.",
+        help="Compute Brain-Semantoks embeddings from fMRIPrep derivatives. The participant level processes each run "
+        "in BIDS_DIR; the group level analyses all participants in OUT_DIR.",
+        epilog="Options with several values take them after one flag: --participant-label 01 02 03.",
     )
 
 
@@ -79,7 +80,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
 def parse(arguments: Sequence[str]) -> AppConfig:
     """Build the configuration of a command line, without the program's name. Raises ConfigurationError for an invalid
     value or file, what click raises for others, and click.exceptions.Exit once help or version are printed."""
-    command = _build_command()
+    command = build_command()
     with command.make_context("bids_semantoks", _expand_lists(arguments, command.params)) as context:
         return _build_config(context)
 
@@ -106,7 +107,7 @@ def build_options() -> list[tuple[str, list[click.Option]]]:
 
 
 class _LastOption(click.Option):
-    """List option of which the last use counts, as of options with one value, so that scripts can be overruled."""
+    """List option whose last occurrence counts, as for single-value options, so that scripts can be overridden."""
 
 
 def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click.Option]:
@@ -140,7 +141,7 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
         settings["help"] = f"{metadata['help']}  [default: {shown}]"
     options = [(_LastOption if metadata["rest"] else click.Option)(names, **settings)]
     if metadata["off"]:
-        options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Switch {flag} off."))
+        options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Disable {flag}."))
     return options
 
 
@@ -199,6 +200,9 @@ def _build_config(context: click.Context) -> AppConfig:
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     params = context.params
     values = _read_config_file(params["config_file"]) if params["config_file"] else {}
+    if values.pop("level", params["level"]) != params["level"] and params["task_blocks"] is None:
+        # What -d names is another thing at the other level.
+        values["selection"].pop("derivatives")
     for name in ("bids_dir", "out_dir", "level"):
         values[name] = str(params[name])
     for stage_name, stage in find_stages():
@@ -207,8 +211,8 @@ def _build_config(context: click.Context) -> AppConfig:
             if field.metadata["off"] and _off_name(field) in given:
                 if field.name in given:
                     raise ConfigurationError(
-                        f"--{field.name.replace('_', '-')} and {field.metadata['off']} contradict each other.",
-                        hint="Give one of them.",
+                        f"--{field.name.replace('_', '-')} and {field.metadata['off']} are mutually exclusive.",
+                        hint="Use one of them.",
                     )
                 section[field.name] = None
             elif field.name in given:
@@ -228,10 +232,10 @@ def _read_config_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"Cannot read the configuration file {path}: {error}.",
-            hint="Give a config.json from OUT_DIR/logs/calls/<run id>/.",
+            hint="Use a config.json from OUT_DIR/logs/calls/<run id>/.",
         ) from error
     if not isinstance(values, dict):
-        raise ConfigurationError(f"The configuration file {path} must hold a JSON object, found {values!r:.60}.")
+        raise ConfigurationError(f"The configuration file {path} must contain a JSON object, found {values!r:.60}.")
     # Directories and level come from the command line, whatever the earlier call was about.
     stages = {name for name, _ in find_stages()}
     unknown = sorted(set(values) - stages - {"bids_dir", "out_dir", "level"})
@@ -241,4 +245,5 @@ def _read_config_file(path: Path) -> dict[str, Any]:
             hint=f"Known keys: {', '.join(sorted(stages))}.",
         )
     checked = {name: from_json(stage, values.get(name, {}), where=f"{path}: {name}") for name, stage in find_stages()}
-    return {name: to_json(config) for name, config in checked.items()}
+    level = {"level": values["level"]} if "level" in values else {}
+    return {name: to_json(config) for name, config in checked.items()} | level

@@ -43,7 +43,7 @@ def check(condition: bool, message: str, hint: str = "") -> None:
 def to_json(config: Any) -> dict[str, Any]:
     """Convert a configuration dataclass to nested plain JSON values; paths become strings, tuples lists."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    # Which values were typed is not a setting.
+    # Which options were typed is not a setting.
     plain.pop("given", None)
     return plain
 
@@ -69,7 +69,7 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast(type[Any], hint), value, where=where)
     if origin is tuple:
-        # Calls of earlier versions named one where several may stand by now.
+        # Earlier versions accepted one value where several are allowed now.
         value = [value] if isinstance(value, str) and arguments == (str, Ellipsis) else value
         check(isinstance(value, list | tuple), f"{where} must be a list, found {value!r:.60}.")
         if arguments[-1] is not Ellipsis:
@@ -79,7 +79,7 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
         check(isinstance(value, str), f"{where} must be a path, found {value!r:.60}.")
         return Path(value)
     if hint is float and type(value) in (int, float):
-        # JSON readers take Infinity and NaN, which no configuration means and none of our files may hold.
+        # JSON readers accept Infinity and NaN, which are not valid in a configuration or in our files.
         check(abs(value) <= sys.float_info.max, f"{where} must be finite, found {value!r:.40}.")
         return float(value)
     check(type(value) is hint, f"{where} must be {hint.__name__}, found {value!r:.60}.")

@@ -79,8 +79,8 @@ class EncoderConfig:
         ):
             check(
                 value in allowed,
-                f"{name} {value!r} would do nothing with spatial 'parcel', whose tokens come from one linear layer.",
-                f"Leave {name} away.",
+                f"{name} {value!r} has no effect with spatial 'parcel', whose tokens come from one linear layer.",
+                f"Remove {name}.",
             )
 
     @property
@@ -133,7 +133,7 @@ class TrainingConfig:
         )
         check(
             all(0 <= level <= 3 for level in self.levels),
-            f"augmentation levels must lie in 0..3, found {', '.join(map(str, self.levels))}.",
+            f"augmentation levels must be between 0 and 3, found {', '.join(map(str, self.levels))}.",
         )
         masks = ("slice", "network", "temporal", "random", "block")
         check(self.mask in masks, f"mask must be one of {', '.join(masks)}, found {self.mask!r}.")
@@ -145,7 +145,7 @@ class TrainingConfig:
     def _check_weights(self) -> None:
         for name in ("masked_batches", "ttr_share"):
             value = getattr(self, name)
-            check(0 <= value <= 1, f"{name} must lie in 0..1, found {value:g}.")
+            check(0 <= value <= 1, f"{name} must be between 0 and 1, found {value:g}.")
         for name in ("cls_weight", "token_weight", "ttr_weight", "coding_rate_weight"):
             value = getattr(self, name)
             check(value >= 0, f"{name} must be 0 or more, found {value:g}.")
@@ -170,7 +170,7 @@ class TrainingConfig:
                 all(0 <= value <= 1 for value in pair),
                 f"{name} must hold two numbers in 0..1, found {pair[0]:g} {pair[1]:g}.",
             )
-        check(max(self.betas) < 1, f"betas must lie below 1, found {self.betas[0]:g} {self.betas[1]:g}.")
+        check(max(self.betas) < 1, f"betas must be below 1, found {self.betas[0]:g} {self.betas[1]:g}.")
 
     @property
     def levels(self) -> tuple[int, int, int, int]:

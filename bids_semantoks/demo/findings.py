@@ -74,7 +74,8 @@ def _expose(tables: ProbeTables) -> list[str]:
     if "site" in scores:
         table.append((MODEL_NAMES["site"], format_score(scores["site"]), scores["site"].verdict))
     own = tables.strata[(tables.strata["phenotype"] == CONFOUNDED) & (tables.strata["by"] == "site")]
-    for row in own.itertuples():
+    inside: list[Any] = list(own.itertuples())
+    for row in inside:
         why = f"only {row.n_least} in one class" if math.isnan(row.value) else ""
         table.append((f"{_name(tables.model, tables)}, within site {row.level}", format_score(row), why))
     shares = ", ".join(f"{share:.0%} at {site}" for site, share in SITE_PATIENTS.items())

@@ -39,7 +39,7 @@ class ParcelSeries:
     n_dummy: int  # leading dummy volumes
     n_padding: int  # volumes at the end that hold no data
     sidecar: Mapping[str, Any]  # what the command line writes beside the table
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # shortcomings of the run, in words
 
     def __post_init__(self) -> None:
         if self.series.shape != (self.kept.size, len(self.parcels)):
@@ -65,10 +65,10 @@ def build_parcel_series(signals: ParcelSignals, atlas: Atlas, sidecar: Mapping[s
 def take_array(
     series: object, *, parcels: str | Sequence[str] | None, repetition_time: float | None, expected: Sequence[str] = ()
 ) -> tuple[Run, Atlas, ParcelSignals]:
-    """Take series (T, P), a table with a column a parcel, or the path of one, as the command line takes a table.
+    """Read series (T, P), a table with one column per parcel, or its path, as the command line reads a table.
 
     `parcels` names the columns (P,), or an order that ships with this package; `expected` are the encoder's, for
-    messages. Raises InputError for arrays that cannot be series, AtlasError where nothing tells the networks, and what
+    messages. Raises InputError for arrays that cannot be series, AtlasError if nothing tells the networks, and what
     `read_series` does.
     """
     is_path = isinstance(series, str | Path)
@@ -86,7 +86,7 @@ def take_array(
 
 
 def _describe_run(path: Path, repetition_time: float | None) -> Run:
-    """Describe series as a run; InputError where neither `repetition_time` nor a sidecar gives a time."""
+    """Describe series as a run; InputError if neither `repetition_time` nor a sidecar gives a time."""
     time, source = find_given_time(repetition_time, path.with_suffix(".json"))
     # Of series in CIFTI the header states it.
     if time is None and not path.name.endswith(PTSERIES):
@@ -115,9 +115,9 @@ def _read_array(series: object) -> tuple[tuple[str, ...], Floats]:
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} cannot be read as an array of numbers: {error!s:.100}.") from error
     if values.ndim != 2 or not values.size:
-        raise InputError(f"{what} have the shape {found.shape} of {found.dtype}, expected real numbers (T, P).")
+        raise InputError(f"{what} have shape {found.shape} and type {found.dtype}; expected real numbers (T, P).")
     if np.isinf(values).any():
-        raise InputError(f"{what} hold infinite values.", hint="Missing values are NaN.")
+        raise InputError(f"{what} contain infinite values.", hint="Use NaN for missing values.")
     numbered = tuple(map(str, range(1, values.shape[1] + 1)))
     return (numbered if names is None else tuple(map(str, names))), values
 
@@ -125,40 +125,38 @@ def _read_array(series: object) -> tuple[tuple[str, ...], Floats]:
 def _name_columns(
     found: tuple[str, ...], table: Floats, parcels: str | Sequence[str] | None, rows: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """Name the columns (C,) of a table by `parcels`, else by its own header; InputError where they do not fit, or where
+    """Name the columns (C,) of a table by `parcels`, else by its own header; InputError if they do not fit, or where
     `rows` are named instead."""
     is_named, shape = not is_numbered(found), f"{table.shape[0]} x {table.shape[1]}"
     if parcels is None and not is_named:
         if rows and not is_numbered(rows):
-            raise _refuse_turned(shape, f"the rows are named ({rows[0]}), the columns are not")
+            raise _refuse_turned(shape, f"the rows have names ({rows[0]}), the columns do not")
         raise InputError(
-            f"The {len(found)} columns of the series have no names of parcels.",
-            hint=f"Give parcels=[...], one name a column; or, for an order that ships with this package, its name: "
+            f"The {len(found)} columns of the series have no parcel names.",
+            hint=f"Give parcels=[...], one name per column, or the name of a parcel order shipped with this package: "
             f"{', '.join(list_orders())}.",
         )
     names = found if parcels is None else load_order(parcels) if isinstance(parcels, str) else tuple(map(str, parcels))
     if len(names) != len(found):
         if len(names) == len(table):
-            raise _refuse_turned(shape, f"{len(names)} names of parcels fit the rows")
+            raise _refuse_turned(shape, f"{len(names)} parcel names match the number of rows")
         raise InputError(
-            f"The series have {len(found)} columns, but parcels names {len(names)}"
+            f"The series have {len(found)} columns, but parcels has {len(names)} names"
             f"{f' ({parcels})' if isinstance(parcels, str) else ''}.",
             hint="Expected (T, P): volumes x parcels.",
         )
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise InputError(f"parcels names {twice[0]} {names.count(twice[0])} times.", hint="Each parcel is one column.")
-    if parcels is not None and is_named and (wrong := _find_mismatches(found, names)):
         raise InputError(
-            f"The columns have other names than parcels gives: {wrong}.", hint="Leave parcels out, or the names."
+            f"parcels has {twice[0]} {names.count(twice[0])} times.", hint="Each parcel must be one column."
         )
+    if parcels is not None and is_named and (wrong := _find_mismatches(found, names)):
+        raise InputError(f"The column names differ from parcels: {wrong}.", hint="Remove parcels, or the column names.")
     return names
 
 
 def _refuse_turned(shape: str, why: str) -> InputError:
-    return InputError(
-        f"The series ({shape}) seem to be parcels x volumes: {why}.", hint="Give their transpose, (T, P)."
-    )
+    return InputError(f"The series ({shape}) appear to be parcels x volumes: {why}.", hint="Transpose them to (T, P).")
 
 
 def _bare(names: Sequence[str]) -> list[str]:
@@ -178,7 +176,7 @@ def _find_atlas(columns: tuple[str, ...]) -> Atlas:
 
 
 def names_most(columns: Sequence[str], expected: Sequence[str]) -> bool:
-    """Tell whether nearly all columns (C,) are among the parcels `expected`, so that the others are misspelt."""
+    """Return whether nearly all columns (C,) are among the parcels `expected`, so that the others are misspelt."""
     known = set(_bare(expected))
     return sum(name in known for name in _bare(columns)) >= _MOST * len(columns)
 

@@ -27,7 +27,7 @@ from bids_semantoks.records import Windows
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.weights import weigh_windows
 
-#: Spaces of the benchmark whose parcels are known by order: all that the published encoder reads, or its cortex alone.
+#: Spaces of the benchmark with a known parcel order: all parcels of the published encoder, or its cortex only.
 SPACES: Final = ("schaefer400_tians3_buckner7", "schaefer400")
 
 #: Names the encoder where the benchmark is given none, as its own test does.
@@ -76,7 +76,7 @@ def find_parcels(space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         # Its parcels are numbered in the 17-network order.
         parcels = load_seventeen()
         return parcels, tuple(networks[name] for name in parcels)
-    raise InputError(f"The order of parcels of the space {space!r} is not known.", hint=f"Use {' or '.join(SPACES)}.")
+    raise InputError(f"The parcel order of space {space!r} is unknown.", hint=f"Use {' or '.join(SPACES)}.")
 
 
 class WindowTransform:

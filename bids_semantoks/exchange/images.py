@@ -24,14 +24,14 @@ def describe_image(
     space: str | None,
 ) -> tuple[Run, tuple[str, ...]]:
     """Describe a BOLD image and its `companions`, mask and confounds, as a run, with notes. Its space is the one given,
-    that in its name, or the first of the atlas; InputError where a file is not there."""
+    that in its name, or the first of the atlas; InputError if a file is not there."""
     path = _find(bold, "image")
     entities = parse_entities(path.name)
     named, notes = space or entities.get("space"), []
     if named is None:
         named = find_all_spaces(atlas, directory=None)[0]
-        notes.append(f"{path.name} names no template space and is read as {named}, the first of {atlas}.")
-        LOGGER.warning("%s Give space= if it is another.", notes[0])
+        notes.append(f"{path.name} has no template space in its name; assuming {named}, the first space of {atlas}.")
+        LOGGER.warning("%s Set space= if this is wrong.", notes[0])
     entities = {"sub": "x", **entities, "space": named}
     time, source = find_given_time(repetition_time, path.with_name(f"{path.name.partition('.')[0]}.json"))
     mask, confounds = (_find(one, name) if one else None for name, one in companions.items())
@@ -44,7 +44,7 @@ def describe_image(
         time_source=source,
         pipeline="another program",
         dataset=Path(path.anchor),
-        missing=(("mask", "Give it as mask=."), ("confounds", 'Give it as confounds=, or denoise="none".')),
+        missing=(("mask", "Pass it as mask=."), ("confounds", 'Pass it as confounds=, or use denoise="none".')),
     )
     return run, tuple(notes)
 
@@ -52,5 +52,5 @@ def describe_image(
 def _find(path: str | Path, what: str) -> Path:
     found = Path(path).expanduser().absolute()
     if not found.is_file():
-        raise InputError(f"The {what} {found} is not there.", hint="Give the path of a file.")
+        raise InputError(f"The {what} {found} does not exist.", hint="Give the path to a file.")
     return found

@@ -1,4 +1,4 @@
-"""Warp fields of FSL: where each voxel of the standard grid lies in a run's native volumes."""
+"""Warp fields of FSL: where each voxel of the standard grid falls in a run's native volumes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from bids_semantoks.images.sizes import check_size
 from bids_semantoks.images.volumes import DAMAGED, Volumes, check_compressed, one_line
 
 # NIfTI intent codes of FSL's spline and DCT coefficients (of FNIRT and of TOPUP). The code of a field says nothing
-# about its convention, and tools that copy a header leave others there.
+# about its convention, and tools that copy a header may leave an unrelated one.
 _COEFFICIENTS: Final = frozenset({2007, 2008, 2009, 2016, 2017})
 
-# A voxel's coordinate is a float32 sum in the field's file: this share of a voxel beyond the image is still inside.
+# Fields are float32 sums: up to this fraction of a voxel beyond the image counts as inside.
 _ROUNDING: Final = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FslWarp:
-    """A field on the grid of the standard image. FSL's millimetres are voxel number times voxel size, with x counted
-    from the other end where the affine has a positive determinant, whatever its origin and rotation."""
+    """A field on the grid of the standard image. FSL's millimetres are voxel index times voxel size, with x counted
+    from the other end if the affine has a positive determinant; origin and rotation do not matter."""
 
     path: Path
     field: NDArray[np.float32]  # (X, Y, Z, 3) FSL's mm
     affine: NDArray[np.float64]  # (4, 4) voxel to mm of the standard space
     zooms: tuple[float, ...]  # voxel size (3,), mm
-    is_absolute: bool  # the field holds places in the native image, not displacements
+    is_absolute: bool  # the field holds positions in the native image, not displacements
 
     def locate(self, voxels: NDArray[np.intp], volumes: Volumes) -> NDArray[np.float64]:
-        """Find voxels (n, 3) of the standard grid in native volumes: voxel coordinates (n, 3), also beyond the image
-        and NaN where the field is not finite."""
+        """Map voxels (n, 3) of the standard grid to native voxel coordinates (n, 3), possibly outside the image;
+        NaN where the field is not finite."""
         places = self.field[tuple(voxels.T)].astype(np.float64)
         if not self.is_absolute:
             places += _mirror(voxels, self.field.shape, self.affine) * self.zooms
@@ -49,13 +49,13 @@ class FslWarp:
         grid = " x ".join(map(str, self.field.shape[:3]))
         kind = "absolute coordinates" if self.is_absolute else "relative displacements"
         return (
-            f"Each voxel of the standard grid ({grid}) was interpolated trilinearly in the native volumes where "
-            f"{self.path.name} places it; the field holds {kind} in FSL's millimetres."
+            f"Each voxel of the standard grid ({grid}) was interpolated trilinearly in the native volumes at the "
+            f"position given by {self.path.name}; the field holds {kind} in FSL's millimetres."
         )
 
 
 def _mirror(voxels: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Count x from the other end where FSL does; the same step leads there and back."""
+    """Flip x where FSL does; the function is its own inverse."""
     mirrored = voxels.astype(np.float64)
     if _is_mirrored(affine):
         mirrored[:, 0] = shape[0] - 1 - mirrored[:, 0]
@@ -67,13 +67,13 @@ def _is_mirrored(affine: NDArray[np.float64]) -> bool:
 
 
 def load_fsl_warp(path: Path) -> FslWarp:
-    """Read a field as convertwarp and fnirt --fout write it. Raises RunFailed bad_image where it is damaged, holds
-    coefficients or no place in standard space, RunSkipped no_content."""
+    """Read a field as written by convertwarp and fnirt --fout. Raises RunFailed bad_image if it is damaged, holds
+    coefficients or has no affine to standard space; RunSkipped no_content."""
     check_content(path)
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):
-            raise RunFailed("bad_image", f"The warp {path} holds a {type(image).__name__}; a NIfTI image is expected.")
+            raise RunFailed("bad_image", f"The warp {path} is a {type(image).__name__}; expected a NIfTI image.")
         header, shape = image.header, tuple(image.shape)
         intent = int(header["intent_code"])
         is_placed = bool(header["sform_code"] or header["qform_code"])
@@ -87,23 +87,23 @@ def load_fsl_warp(path: Path) -> FslWarp:
     if intent in _COEFFICIENTS:
         raise RunFailed(
             "bad_image",
-            f"The warp {path} holds coefficients (intent code {intent}) instead of a field.",
-            hint="Turn it into a field with fnirtfileutils (--in, --ref, --out, --withaff), or warp the run with "
+            f"The warp {path} contains coefficients (intent code {intent}); expected a displacement field.",
+            hint="Convert it to a field with fnirtfileutils (--in, --ref, --out, --withaff), or warp the run with "
             "applywarp, which reads both.",
         )
     if len(shape) != 4 or shape[3] != 3 or min(zooms) <= 0 or not np.isfinite(affine).all():
-        raise RunFailed("bad_image", f"The warp {path} has the shape {shape}; a field of (x, y, z, 3) is expected.")
+        raise RunFailed("bad_image", f"The warp {path} has shape {shape}; expected (x, y, z, 3).")
     if not is_placed:
         raise RunFailed(
             "bad_image",
-            f"The warp {path} has neither sform nor qform, so its place in standard space is unknown.",
-            hint="Copy the header of the standard image that it was made with (fslcpgeom -d).",
+            f"The warp {path} has neither sform nor qform, so its position in standard space is unknown.",
+            hint="Copy the header from the standard image it was made with (fslcpgeom -d).",
         )
     return FslWarp(path=path, field=field, affine=affine, zooms=zooms, is_absolute=_is_absolute(field, affine, zooms))
 
 
 def _is_absolute(field: NDArray[np.float32], affine: NDArray[np.float64], zooms: tuple[float, ...]) -> bool:
-    """Tell places from displacements as FSL does: displacements spread less than the places that they lead to."""
+    """Distinguish positions from displacements as FSL does: displacements vary less than the positions they lead to."""
     spread = np.zeros(2)
     for axis, size in enumerate(zooms):
         stored = np.moveaxis(field[..., axis], axis, 2).astype(np.float64)
@@ -114,7 +114,7 @@ def _is_absolute(field: NDArray[np.float32], affine: NDArray[np.float64], zooms:
 
 
 def describe_applywarp(bold: Path, warp: Path) -> str:
-    """Write the commands that take a run to FSL's standard grid of 2 mm."""
+    """Return the shell commands that warp a run to FSL's 2 mm standard grid."""
     stem = shlex.quote(bold.name.removesuffix(".gz").removesuffix(".nii"))
     field = shlex.quote(os.path.relpath(warp, bold.parent).removesuffix(".gz").removesuffix(".nii"))
     return (
@@ -124,11 +124,11 @@ def describe_applywarp(bold: Path, warp: Path) -> str:
 
 
 def check_warp(bold: Path, mask: Path | None, warp: Path) -> None:
-    """Refuse a run in native space that lacks its warp (RunFailed space_mismatch) or brain mask (no_mask)."""
+    """Raise if a run in native space lacks its warp (RunFailed space_mismatch) or brain mask (no_mask)."""
     check_content(warp)
     if mask is not None and warp.is_file():
         return
-    # The folder stands in the command: repeated paths would hide it.
+    # `cd` first: repeating the path in every argument would make the command unreadable.
     field = os.path.relpath(warp, bold.parent)
     lacking = f"its warp to standard space, {field}," if not warp.is_file() else "its brain mask"
     raise RunFailed(
@@ -141,7 +141,7 @@ def check_warp(bold: Path, mask: Path | None, warp: Path) -> None:
 def find_neighbours(
     places: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Find the eight voxels around each place (n, 3 voxel coordinates, inside the image) and their trilinear weights:
+    """Find the eight voxels around each point (n, 3 voxel coordinates, inside the image) and their trilinear weights:
     positions (8, n) in Fortran order, and weights (8, n)."""
     last = np.asarray(shape) - 1
     clipped = np.clip(places, 0, last)
@@ -156,7 +156,7 @@ def find_neighbours(
 
 
 def is_inside(places: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Tell which places (n, 3 voxel coordinates) lie between voxels of a mask's image and nearest to one inside it."""
+    """Select positions (n, 3 voxel coordinates) within the mask's image whose nearest voxel is in the mask."""
     last = np.asarray(inside.shape) - 1
     found = np.asarray(((places >= -_ROUNDING) & (places <= last + _ROUNDING)).all(axis=1))
     nearest = np.floor(np.clip(places[found], 0, last) + 0.5).astype(np.intp)

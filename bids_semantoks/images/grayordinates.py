@@ -1,4 +1,4 @@
-"""CIFTI-2 files, axes and numbers in blocks of rows, and the vertices and voxels that files on surfaces describe."""
+"""CIFTI-2 files: axes, data in blocks of rows, and the vertices and voxels that surface files describe."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _MESHES: Final = {
 
 
 class CiftiError(ValueError):
-    """Raised where a file is not CIFTI-2 of the expected kind; the text continues a sentence after its path."""
+    """Raised if a file is not CIFTI-2 of the expected kind; the message follows the path in a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BrainModel:
-    """Vertices or voxels of one structure that a file has values for."""
+    """Vertices or voxels of one structure for which a file has values."""
 
     structure: str  # CIFTI's name without CIFTI_STRUCTURE_, such as CORTEX_LEFT
     offset: int  # position of the first value in the file
@@ -67,7 +67,7 @@ class Grayordinates:
         return sum(len(model.indices) for model in self.models)
 
     def find(self, structure: str) -> BrainModel | None:
-        """Find a structure, such as ``CORTEX_LEFT``; None where the file has no values for it."""
+        """Find a structure, such as ``CORTEX_LEFT``; None if the file has no values for it."""
         return next((model for model in self.models if model.structure == structure), None)
 
 
@@ -106,12 +106,12 @@ class CiftiFile:
         return along, down
 
     def check_kinds(self, along: str, down: str) -> None:
-        """Check the kinds of dimensions 0 (`along`) and 1 (`down`); CiftiError otherwise."""
+        """Raise CiftiError unless dimensions 0 (`along`) and 1 (`down`) are of these kinds."""
         if self.kinds != (along, down):
-            raise CiftiError(f"maps {' x '.join(self.kinds)}; {along} x {down} is expected")
+            raise CiftiError(f"maps {' x '.join(self.kinds)}; expected {along} x {down}")
 
     def check_complete(self) -> None:
-        """Check that the file is long enough for all rows; CiftiError otherwise."""
+        """Raise CiftiError if the file is too short for its rows."""
         row = self.shape[0] * self.dtype.itemsize
         n_bytes = self.path.stat().st_size - self.offset
         if n_bytes < row * self.shape[1]:
@@ -119,25 +119,23 @@ class CiftiFile:
 
 
 def load_cifti(path: Path) -> CiftiFile:
-    """Read the header of an uncompressed CIFTI-2 file. Raises CiftiError where it is damaged, not CIFTI-2 or not of
-    two axes, OSError where it cannot be read."""
+    """Read the header of an uncompressed CIFTI-2 file. Raises CiftiError if it is damaged, not CIFTI-2 or does
+    not have two axes, OSError if it cannot be read."""
     with path.open("rb") as file:
         header = _read_header(file.read(540))
         content = _find_extension(file, header)
     _check_version(content)
     dims = [int(n) for n in header["dim"]]
     if dims[0] != 6 or dims[1:5] != [1, 1, 1, 1] or min(dims[5:7]) < 1:
-        raise CiftiError(f"has the dimensions {dims[1 : dims[0] + 1]}; 1, 1, 1, 1 and two more are expected")
+        raise CiftiError(f"has dimensions {dims[1 : dims[0] + 1]}; expected 1, 1, 1, 1 and two more")
     axes = {
         number: axis for axis in map(_read_axis, _MAP.findall(content)) for number in axis.applies_to_matrix_dimension
     }
     if set(axes) != {0, 1}:
-        raise CiftiError(
-            f"describes the dimensions {', '.join(map(str, sorted(axes))) or 'none'}; 0 and 1 are expected"
-        )
+        raise CiftiError(f"describes dimensions {', '.join(map(str, sorted(axes))) or 'none'}; expected 0 and 1")
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
-        raise CiftiError(f"holds numbers of type {dtype}; integers or real numbers are expected")
+        raise CiftiError(f"has data of type {dtype}; expected integers or real numbers")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     is_scaled = np.isfinite(slope) and slope != 0
     return CiftiFile(
@@ -157,7 +155,7 @@ def read_grayordinate_rows(
     """Yield (first row, stored numbers in native byte order) in blocks of whole rows, a few MB each.
 
     Blocks without any `wanted` row (rows,) are skipped. Copy a block to keep it: its memory is reused for the next.
-    Raises CiftiError where the file ends early.
+    Raises CiftiError if the file is truncated.
     """
     file.check_complete()
     length, n_rows = file.shape
@@ -183,7 +181,7 @@ def _read_header(block: bytes) -> Any:
         or int(header["sizeof_hdr"]) != 540
         or bytes(header["magic"].item()).rstrip(b"\r\n\x1a\0") != b"n+2"
     ):
-        raise CiftiError("is no CIFTI-2 file: it does not begin with a NIfTI-2 header")
+        raise CiftiError("is not a CIFTI-2 file: it does not begin with a NIfTI-2 header")
     return header
 
 
@@ -198,24 +196,24 @@ def _find_extension(file: Any, header: Any) -> bytes:
         content: bytes = file.read(size - 8)
         if code == Cifti2Extension.code:
             return content.rstrip(b"\0 ")
-    raise CiftiError("is no CIFTI-2 file: its NIfTI-2 header has no CIFTI extension")
+    raise CiftiError("is not a CIFTI-2 file: its NIfTI-2 header has no CIFTI extension")
 
 
 def _check_version(content: bytes) -> None:
-    """Check that a header is XML of CIFTI-2."""
+    """Raise CiftiError unless the header is CIFTI-2 XML."""
     elements: list[dict[str, str]] = []
     parser = expat.ParserCreate()
     parser.StartElementHandler = lambda _, attributes: elements.append(attributes)
     try:
         parser.Parse(content, True)
     except expat.ExpatError as error:
-        raise CiftiError(f"is damaged: its CIFTI header is no XML ({error})") from error
+        raise CiftiError(f"is damaged: its CIFTI header is not valid XML ({error})") from error
     version = elements[0].get("Version", "unknown")
     if not version.startswith("2"):
-        raise CiftiError(f"is CIFTI version {version}; version 2 is expected")
+        raise CiftiError(f"is CIFTI version {version}; expected version 2")
 
 
-# Reading the brain models takes as long as averaging a run, and they are the same for all runs of a study.
+# Parsing the brain models takes as long as averaging a run, and all runs of a study share them.
 @functools.lru_cache(maxsize=8)
 def _read_axis(content: bytes) -> Cifti2MatrixIndicesMap:
     whole = b'<CIFTI Version="2"><Matrix>%s</Matrix></CIFTI>' % content
@@ -231,12 +229,12 @@ def _fill(stream: Any, view: memoryview, start: int) -> None:
     while done < len(view):
         n_new = stream.readinto(view[done:])
         if not n_new:
-            raise CiftiError(f"is damaged: it ends early, in or after row {start}")
+            raise CiftiError(f"is truncated in or after row {start}")
         done += n_new
 
 
 def read_series_step(axis: Cifti2MatrixIndicesMap) -> float | None:
-    """Read the time between volumes (s) from a ``SERIES`` axis; None where it is not positive or not in seconds."""
+    """Read the time between volumes (s) from a ``SERIES`` axis; None if it is not positive or not in seconds."""
     if axis.series_step is None or axis.series_unit != "SECOND":
         return None
     try:
@@ -247,8 +245,8 @@ def read_series_step(axis: Cifti2MatrixIndicesMap) -> float | None:
 
 
 def read_grayordinates(axis: Cifti2MatrixIndicesMap) -> Grayordinates:
-    """Read the vertices and voxels of a ``BRAIN_MODELS`` axis, in file order. Raises CiftiError where models are
-    missing, damaged or repeated, or do not follow one another."""
+    """Read the vertices and voxels of a ``BRAIN_MODELS`` axis, in file order. Raises CiftiError if models are
+    missing, damaged, repeated or not contiguous."""
     shape, affine = _read_volume(axis.volume)
     models = sorted(map(_read_model, axis.brain_models), key=lambda model: model.offset)
     grayordinates = Grayordinates(models=tuple(models), shape=shape, affine=affine)
@@ -257,10 +255,12 @@ def read_grayordinates(axis: Cifti2MatrixIndicesMap) -> Grayordinates:
         limits = (model.n_vertices,) if model.n_vertices else shape
         indices = model.indices.reshape(len(model.indices), -1)
         if model.offset != end or (indices < 0).any() or (indices >= limits).any():
-            raise CiftiError(f"has a damaged model of {model.structure}: its indices are out of range or overlap")
+            raise CiftiError(
+                f"has a damaged brain model for {model.structure}: its indices are out of range or overlap"
+            )
         end += len(indices)
     if len({model.structure for model in models}) != len(models) or not models:
-        raise CiftiError("has no brain models" if not models else "has a structure twice")
+        raise CiftiError("has no brain models" if not models else "has two brain models for one structure")
     return grayordinates
 
 
@@ -276,7 +276,7 @@ def _read_volume(volume: Any) -> tuple[tuple[int, int, int], NDArray[np.float64]
         return (0, 0, 0), np.eye(4)
     transform = volume.transformation_matrix_voxel_indices_ijk_to_xyz
     if len(volume.volume_dimensions) != 3 or transform is None or transform.matrix is None:
-        raise CiftiError("is damaged: its volume has no three dimensions with a matrix of 16 numbers")
+        raise CiftiError("is damaged: its Volume element lacks three dimensions or a 4 x 4 matrix")
     x, y, z = volume.volume_dimensions
     affine = np.array(transform.matrix, dtype=np.float64)
     # Exponent -3 is millimetres.
@@ -292,5 +292,7 @@ def _read_model(model: Cifti2BrainModel) -> BrainModel:
     n_vertices = (model.surface_number_of_vertices or 0) if is_surface else 0
     is_placed = model.index_offset is not None and bool(model.index_count)
     if len(indices) != model.index_count or not is_placed or (is_surface and n_vertices < 1):
-        raise CiftiError(f"has a damaged model of {structure}: {len(indices)} indices for {model.index_count} values")
+        raise CiftiError(
+            f"has a damaged brain model for {structure}: {len(indices)} indices for {model.index_count} values"
+        )
     return BrainModel(structure=structure, offset=model.index_offset, n_vertices=n_vertices, indices=indices)

@@ -1,4 +1,4 @@
-"""NIfTI images of a run: header, grid and mask, and the volumes in blocks that are inflated ahead."""
+"""NIfTI images of a run: header, grid and mask, and volumes in blocks, decompressed ahead of use."""
 
 from __future__ import annotations
 
@@ -43,38 +43,38 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
     AttributeError,  # an image class without affine, such as a time-series CIFTI
     cast(type[Exception], IsalError),  # typed as an instance by its stub
 )
-"""Errors that reading a damaged image raises."""
+"""Errors raised when reading a damaged image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Volumes:
-    """Place and encoding of the volumes of a 4-D NIfTI file."""
+    """Location and encoding of the volumes in a 4-D NIfTI file."""
 
     path: Path
     shape: tuple[int, int, int]  # voxels along x, y, z
-    n_volumes: int  # as the header promises
+    n_volumes: int  # according to the header
     affine: NDArray[np.float64]  # (4, 4) voxel to mm
-    zooms: tuple[float, ...]  # voxel size along x, y, z in mm, as the header gives it beside the affine
+    zooms: tuple[float, ...]  # voxel size along x, y, z in mm, from the header's pixdim
     dtype: np.dtype[Any]  # of the stored numbers, with their byte order
     slope: float  # value = slope * stored + intercept
     intercept: float
     offset: int  # bytes before the first volume
-    repetition_time: float | None  # in seconds; None where the header states none
+    repetition_time: float | None  # in seconds; None if the header has none
 
 
 def is_surface(path: Path) -> bool:
-    """Tell a surface series (dtseries, func.gii) from a volumetric image by its suffix."""
+    """Return whether a file is a surface series (dtseries, func.gii) rather than an image, by its suffix."""
     return path.name.endswith((".dtseries.nii", ".func.gii"))
 
 
 def load_volumes(path: Path) -> Volumes:
-    """Read the header of a 4-D NIfTI file. Raises RunFailed bad_image where it is damaged, not 4-D or
-    not of real numbers, RunSkipped no_content."""
+    """Read the header of a 4-D NIfTI file. Raises RunFailed bad_image if it is damaged, not 4-D or
+    not real-valued, RunSkipped no_content."""
     check_content(path)
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):
-            raise RunFailed("bad_image", f"{path} holds a {type(image).__name__}; a 4-D NIfTI image is expected.")
+            raise RunFailed("bad_image", f"{path} is a {type(image).__name__}; expected a 4-D NIfTI image.")
         header = image.header
         shape, dtype = tuple(int(n) for n in image.shape), header.get_data_dtype()
         # Not from the header: nibabel moves the scaling to the data when it loads an image.
@@ -83,20 +83,20 @@ def load_volumes(path: Path) -> Volumes:
     except DAMAGED as error:
         raise RunFailed("bad_image", f"The header of {path} cannot be read: {one_line(error)}") from error
     if len(shape) != 4 or min(shape) < 1:
-        raise RunFailed("bad_image", f"{path} has the shape {shape}; a 4-D image is expected.")
+        raise RunFailed("bad_image", f"{path} has shape {shape}; expected a 4-D image.")
     if dtype.kind not in "iuf":
-        raise RunFailed("bad_image", f"{path} holds numbers of type {dtype}; integers or real numbers are expected.")
+        raise RunFailed("bad_image", f"{path} has data of type {dtype}; expected integers or real numbers.")
     if not np.isfinite(affine).all():
-        raise RunFailed("bad_image", f"The affine of {path} is not finite.")
+        raise RunFailed("bad_image", f"The affine of {path} contains non-finite values.")
     if not 0 <= int(image.dataobj.offset) <= _MAX_OFFSET:
         raise RunFailed(
-            "bad_image", f"The header of {path} puts the volumes {image.dataobj.offset} bytes into the file."
+            "bad_image", f"The header of {path} gives an invalid data offset of {image.dataobj.offset} bytes."
         )
-    # A truncated image still says how many of its volumes are there; no image is that truncated.
+    # A truncated image still reports how many of its volumes are readable; nothing is truncated by this much.
     if math.prod(shape) * dtype.itemsize > MOST_INFLATED * path.stat().st_size:
         raise RunFailed(
             "bad_image",
-            f"{path} has the shape {shape} of {dtype} by its header, more than the file can hold.",
+            f"The header of {path} declares shape {shape} of {dtype}, more than the file can hold.",
             hint="Its header may be damaged.",
         )
     return Volumes(
@@ -114,7 +114,7 @@ def load_volumes(path: Path) -> Volumes:
 
 
 def _read_step(header: Any) -> float | None:
-    """Read the seconds per volume; None without a unit of time, and for 0 and 1, which stand where no time is known."""
+    """Read the seconds per volume; None without a time unit, and for 0 and 1, which are used as placeholders."""
     step = float(header.get_zooms()[3])
     try:
         seconds = step * _SECONDS.get(header.get_xyzt_units()[1], np.nan)
@@ -125,7 +125,7 @@ def _read_step(header: Any) -> float | None:
 
 
 def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
-    """Read the brain mask (X, Y, Z) of a run: True where not 0. Raises RunFailed bad_image, space_mismatch (not the
+    """Read the brain mask (X, Y, Z) of a run: True where not 0. Raises RunFailed bad_image, space_mismatch (not on the
     run's grid) or low_coverage (empty), RunSkipped no_content."""
     check_content(path)
     try:
@@ -153,8 +153,8 @@ def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
 
 
 def check_compressed(path: Path) -> None:
-    """Inflate a gzip file to its end, where its checksum is: nibabel stops at the last voxel. Raises as `DAMAGED`;
-    files that are not compressed pass."""
+    """Decompress a gzip file to its end to verify its checksum: nibabel stops at the last voxel. Raises one of
+    `DAMAGED`; uncompressed files are not checked."""
     if path.name.lower().endswith(".gz"):
         with closing(_Inflater(path.open("rb", buffering=0))) as file:
             if error := _drain(file).error:
@@ -162,7 +162,7 @@ def check_compressed(path: Path) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Return the text of an error without line breaks, or its type where it has none."""
+    """Return the message of an error without line breaks, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -173,10 +173,10 @@ class _Readable(Protocol):
 
 
 def read_blocks(volumes: Volumes) -> Iterator[NDArray[Any]]:
-    """Yield blocks (volumes, x * y * z) in the stored dtype and Fortran order while a thread inflates the next.
+    """Yield blocks (volumes, x * y * z) in the stored dtype and Fortran order while a thread decompresses the next.
 
     The memory of a block is reused for a later one. Raises RunFailed bad_image for a truncated file or wrong checksum;
-    the file is read to its end, so damage anywhere is found.
+    the file is read to its end, so damage anywhere is detected.
     """
     n_bytes = int(np.prod(volumes.shape, dtype=np.int64)) * volumes.dtype.itemsize
     per_block = min(max(1, _BLOCK_BYTES // n_bytes), volumes.n_volumes)
@@ -208,7 +208,7 @@ class _Filled(NamedTuple):
 
 
 def _fill(file: _Readable, target: memoryview, n_bytes: int) -> _Filled:
-    # Pieces end with volumes: a piece that fails is lost, and should not take a whole volume with it.
+    # Chunks end at volume boundaries: a chunk that fails is lost and should not take a readable volume with it.
     done = 0
     try:
         while done < len(target):
@@ -223,7 +223,7 @@ def _fill(file: _Readable, target: memoryview, n_bytes: int) -> _Filled:
 
 
 def _drain(file: _Readable) -> _Filled:
-    # The checksum is at the end of the compressed file, and is compared only there.
+    # The checksum is at the end of the compressed file and is verified only there.
     target = memoryview(bytearray(_READ_BYTES))
     try:
         while file.readinto(target):
@@ -236,22 +236,23 @@ def _drain(file: _Readable) -> _Filled:
 def _check_filled(volumes: Volumes, filled: _Filled, expected: int, *, n_read: int) -> None:
     if filled.error is None and filled.n_bytes == expected:
         return
-    reason = "it ends early" if filled.error is None else one_line(filled.error)
+    reason = "it is truncated" if filled.error is None else one_line(filled.error)
     raise RunFailed(
         "bad_image",
-        f"{volumes.path} is damaged: {n_read} of {volumes.n_volumes} volumes could be read ({reason}).",
-        hint="Copy or compute it again.",
+        f"{volumes.path} is damaged: {n_read} of {volumes.n_volumes} volumes are readable ({reason}).",
+        hint="Copy or recompute it.",
     ) from filled.error
 
 
 def _build_buffers(volumes: Volumes, n_buffers: int, n_bytes: int) -> list[NDArray[np.uint8]]:
     try:
-        # Unlike a bytearray, which is filled with zeros, these take memory only for what is read.
+        # Unlike a zero-filled bytearray, these use memory only for what is read.
         return [np.empty(n_bytes, dtype=np.uint8) for _ in range(n_buffers)]
     except (MemoryError, ValueError) as error:
         raise RunFailed(
             "bad_image",
-            f"A volume of {volumes.path} is {volumes.shape} voxels of {volumes.dtype} by its header, more than fits.",
+            f"The header of {volumes.path} declares volumes of {volumes.shape} {volumes.dtype} voxels, too large for "
+            "memory.",
             hint="Its header may be damaged.",
         ) from error
 
@@ -266,7 +267,7 @@ def _open(volumes: Volumes) -> _Readable:
 
 class _Inflater:
     """A gzip file read once from start to end, checksums verified. Unlike the gzip modules it distinguishes trailing
-    bytes, as failed transfers leave them, from a truncated file."""
+    bytes, as left by failed transfers, from a truncated file."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw

@@ -1,1 +1,1 @@
-"""Find and read what others wrote: BIDS datasets, phenotypes, events, HDF5."""
+"""Find and read the inputs: BIDS datasets, phenotypes, events, HDF5."""

@@ -1,5 +1,5 @@
-"""Account for every image and table in the func folders: what is neither read nor known to be a by-product is a run
-whose name cannot be read."""
+"""Account for every image and table in the func folders: whatever is neither read nor a known by-product is reported
+as a run with an unreadable name."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ _RUN_ENDS: Final = (
     *(f"_timeseries{end}" for end in (*VOLUMES, CIFTI, ".tsv", ".ptseries.nii")),
     GIFTI,
 )
-# Files that differ in nothing else are one run.
+# Files that differ only in these belong to one run.
 _DERIVED: Final = re.compile(r"_(space|cohort|res|den|hemi|desc|atlas|seg|scale|stat)-[^_]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnreadRun:
-    """A run that is there but cannot be read, since its name cannot."""
+    """A run that exists but cannot be processed because its name cannot be interpreted."""
 
     path: str  # one of its files
-    label: str  # of the participant in whose folder it lies
+    label: str  # participant in whose folder it is
     why: str
-    is_other_kind: bool  # readable, but by a call that reads images instead of series, or the reverse
+    is_other_kind: bool  # readable only by a call with the other --input-type
     derivative: Derivative
 
     @property
     def entities(self) -> tuple[tuple[str, str], ...]:
-        """Entities for its status: the participant, and all of the name as one label."""
+        """Entities for its status: the participant, and the whole name as one label."""
         return ("sub", self.label), ("name", format_label(_strip(self.path)))
 
     def as_file(self) -> BidsFile:
-        """Build a file with whatever entities the name seems to have, for filters."""
+        """Build a file with the entities that the name appears to have, for filtering."""
         found = {**parse_entities(os.path.basename(self.path)), "sub": self.label}  # noqa: PTH119
         suffix, extension = _find_end(self.path)
         return BidsFile(path=self.path, entities=tuple(found.items()), suffix=suffix, extension=extension)
@@ -65,10 +65,10 @@ class UnreadRun:
 def find_unread(
     paths: Iterable[str], label: str, derivative: Derivative, found: Sequence[Candidate]
 ) -> list[UnreadRun]:
-    """Find the runs of a participant that no candidate accounts for, one file each.
+    """Find a participant's runs that no candidate accounts for, one file each.
 
     A file is accounted for if it is a candidate, another version of a candidate's run (space, atlas, resolution,
-    cleaning), of the kind that this call does not read (tables beside images), or a by-product of its pipeline.
+    cleaning), of the kind that this call does not read (tables next to images), or a by-product of its pipeline.
     """
     used = {path for one in found for path in (one.image.path, one.partner) if path}
     read = {run_key(one.image) for one in found}
@@ -90,7 +90,7 @@ def find_unread(
 
 
 def describe_first_unread(derivative: Derivative) -> str:
-    """Describe the first file of a dataset that looks like a run but is not read; empty without one."""
+    """Describe the first file of a dataset that looks like a run but is not read; empty if there is none."""
     for label in find_participant_labels(derivative.path):
         paths = list_func_files(str(derivative.path / f"sub-{label}"))
         for one in find_unread(paths, label, derivative, ()):
@@ -105,20 +105,20 @@ def _is_other_kind(file: BidsFile, derivative: Derivative) -> bool:
 
 
 def _find_fault(file: BidsFile, label: str, derivative: Derivative) -> str:
-    """Find out why a file is not read although its name can be parsed."""
+    """Explain why a file is not read although its name can be parsed."""
     if file.entity("sub") is None:
-        return "it names no participant (sub-)"
+        return "its name has no participant (sub-)"
     if file.entity("sub") != label:
-        return f"it names the participant {file.entity('sub')}, but lies in the folder sub-{label}"
+        return f"its name has participant {file.entity('sub')}, but it is in folder sub-{label}"
     if file.suffix == "timeseries":
-        return "it names no atlas (atlas- or seg-)"
+        return "its name has no atlas (atlas- or seg-)"
     descs = " or ".join(f"desc-{desc}" for desc in derivative.source.descs)
     desc = file.entity("desc")
-    return f"it has {f'desc-{desc}' if desc else 'no desc-'}, where {descs} is expected"
+    return f"it has {f'desc-{desc}' if desc else 'no desc-'}; expected {descs}"
 
 
 def _is_of(file: BidsFile, read: Collection[frozenset[tuple[str, str]]]) -> bool:
-    """Tell whether a file is another version of a run that is read; echoes are versions of their combination."""
+    """Return whether a file is another version of a run that is read; echoes count as versions of their combination."""
     key = run_key(file)
     return key in read or frozenset(pair for pair in key if pair[0] != "echo") in read
 
@@ -152,7 +152,7 @@ def _find_end(path: str) -> tuple[str, str]:
 
 
 def _strip(path: str) -> str:
-    """Reduce a name to what tells its run from others."""
+    """Reduce a name to the part that identifies its run."""
     name = os.path.basename(path)  # noqa: PTH119
     end = next(end for end in _RUN_ENDS if name.endswith(end))
     return _DERIVED.sub("", name.removesuffix(end))

@@ -1,4 +1,4 @@
-"""Concatenations of runs that a pipeline wrote beside the runs themselves, as XCP-D does with ``--combine-runs``."""
+"""Concatenated runs that a pipeline wrote in addition to the runs themselves, e.g. XCP-D ``--combine-runs``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bids_semantoks.inputs.selection import describe_labels
 
 LOG = logging.getLogger(__name__)
 
-# What XCP-D leaves out of the name of a concatenation; a direction, if it combines several.
+# Entities that XCP-D omits from the name of a concatenation; the direction, if it combines several.
 _COMBINED: Final = ("run", "dir")
 
 
 def attach_parts(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Attach to each candidate without ``run-`` those of which it may be the concatenation, going by names alone."""
+    """Attach to each candidate without ``run-`` the runs it may be a concatenation of, judging by names alone."""
     by_key: dict[Any, list[Candidate]] = defaultdict(list)
     for one in candidates:
         for left_out in (_COMBINED, _COMBINED[:1]):
@@ -34,7 +34,7 @@ def attach_parts(candidates: Sequence[Candidate]) -> list[Candidate]:
         if one.image.entity("run") is None:
             left_out = _COMBINED if one.image.entity("dir") is None else _COMBINED[:1]
             parts = [part for part in by_key[_key(one, left_out)] if part.image.source != one.image.source]
-        # XCP-D concatenates a single run too, if that has run-.
+        # XCP-D also "concatenates" a single run if it has run-.
         n_least = 1 if one.derivative.source == XCPD else 2
         found.append(replace(one, parts=tuple(parts)) if len(parts) >= n_least else one)
     return found
@@ -46,26 +46,27 @@ def _key(candidate: Candidate, left_out: Sequence[str]) -> tuple[object, ...]:
 
 
 def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candidate]:
-    """Leave out the concatenations among the chosen runs, or with ``whole`` their parts, and say so.
+    """Drop the concatenations among the chosen runs, or with ``whole`` their parts, and log it.
 
-    A concatenation is as long as its parts together; where that cannot be counted, what XCP-D wrote is one.
+    A concatenation is as long as its parts together; if that cannot be determined, files by XCP-D are assumed to be
+    one.
     """
     wholes = [one for one in chosen if one.parts and (_is_copy(one) if len(one.parts) == 1 else _is_sum(one))]
     if not wholes:
         return list(chosen)
     if asked == "whole":
         left_out = {part.image.path for one in wholes for part in one.parts}
-        what, instead = "runs whose concatenation is read", "parts reads the runs instead"
+        what, instead = "runs that are part of a concatenation", "use `parts` to read the separate runs"
     else:
         left_out = {one.image.path for one in wholes}
-        what, instead = "concatenations of runs", "whole reads them instead of their parts"
+        what, instead = "concatenated runs", "use `whole` to read them instead of their parts"
     names = [Path(one.image.path).name for one in chosen if one.image.path in left_out]
-    LOG.warning("Left out %s (--combined-runs %s): %s", what, instead, describe_labels(names))
+    LOG.warning("Skipping %s (--combined-runs: %s): %s", what, instead, describe_labels(names))
     return [one for one in chosen if one.image.path not in left_out]
 
 
 def _is_copy(whole: Candidate) -> bool:
-    """Tell whether a run repeats the values of its only part: all of a table, the first volume of an image."""
+    """Return whether a run repeats the values of its only part: all of a table, the first volume of an image."""
     import nibabel as nib
     import numpy as np
 
@@ -89,7 +90,7 @@ def _is_copy(whole: Candidate) -> bool:
 
 
 def _is_sum(whole: Candidate) -> bool:
-    """Tell whether a run is as long as its parts, in rows or, where volumes were censored, in full length."""
+    """Return whether a run is as long as its parts: in rows or, if volumes were censored, in total volumes."""
     counted = False
     for count in (_count_full, _count_own):
         length, parts = count(whole), [count(part) for part in whole.parts]
@@ -100,7 +101,7 @@ def _is_sum(whole: Candidate) -> bool:
     if not counted:
         return whole.derivative.source == XCPD
     LOG.warning(
-        "%s has no run-, but is not as long as %s together: it is read as a run.",
+        "%s has no run- entity but its length does not match %s together; treating it as a separate run.",
         Path(whole.image.path).name,
         describe_labels(Path(part.image.path).name for part in whole.parts),
     )
@@ -108,7 +109,7 @@ def _is_sum(whole: Candidate) -> bool:
 
 
 def _count_full(candidate: Candidate) -> int:
-    """Count the volumes in the table of censored volumes; 0 without a readable one."""
+    """Count the volumes in the censoring table; 0 if there is none that can be read."""
     is_listed = candidate.confounds is not None and candidate.derivative.source.is_denoised
     return _count_volumes(candidate.confounds) if is_listed and candidate.confounds else 0
 

@@ -1,4 +1,4 @@
-"""Companions of a run: mask, confounds and other tables, by their entities, from its own folder or above it."""
+"""Companions of a run: mask, confounds and other tables, found by their entities in its folder or above."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Key = frozenset[tuple[str, str]]
 KeyFunction = Callable[[BidsFile], Key]
 Pool = dict[Key, list[BidsFile]]
 
-# Pipelines name it in some files of a run and leave it out in others.
+# Pipelines include it in some files of a run and omit it from others.
 _LOOSE: Final = ("part", "mag")
 
 
 def drop(file: BidsFile, keys: Iterable[str]) -> Key:
-    """Reduce a file to its entities without some."""
+    """Reduce a file to its entities except the given ones."""
     return frozenset([pair for pair in file.entities if pair[0] not in keys])
 
 
 def image_key(file: BidsFile) -> Key:
-    """Reduce an image, or its mask, to the entities that both have."""
+    """Reduce an image or its mask to the entities they share."""
     return drop(file, ("desc",))
 
 
@@ -38,8 +38,8 @@ def run_key(table: BidsFile) -> Key:
 
 
 def build_pool(files: Iterable[BidsFile], kinds: Sequence[tuple[str, str | None]], key: KeyFunction) -> Pool:
-    """Index the files of some (suffix, desc) kinds, best first; a desc of None accepts every one, an empty one
-    files without desc."""
+    """Index the files of some (suffix, desc) kinds, best first; desc None accepts any, an empty desc
+    only files without one."""
     pool: Pool = {}
     known = list(files)
     for suffix, desc in kinds:
@@ -50,8 +50,8 @@ def build_pool(files: Iterable[BidsFile], kinds: Sequence[tuple[str, str | None]
 
 
 def find_companion(pool: Pool, image: BidsFile, key: KeyFunction) -> str | None:
-    """Find the path of an image's companion: the same entities, else one that merely leaves out or adds ``part-mag``.
-    The nearest folder wins, but never one that is neither the image's nor above it."""
+    """Find the path of an image's companion: the same entities, else one that differs only in ``part-mag``.
+    The nearest folder wins; only the image's folder and those above it are considered."""
     wanted = key(image)
     fitting = [one for one in pool.get(_loosen(wanted), ()) if is_above(one.path, image.path)]
     exact = [one for one in fitting if key(one) == wanted]
@@ -60,18 +60,18 @@ def find_companion(pool: Pool, image: BidsFile, key: KeyFunction) -> str | None:
 
 
 def is_above(path: str, image: str) -> bool:
-    """Tell whether a file lies in the folder of an image or in one above it, as BIDS inheritance wants."""
+    """Return whether a file is in the folder of an image or above it (BIDS inheritance)."""
     return image.startswith(path.rpartition(os.sep)[0] + os.sep)
 
 
 def describe_missing(image: BidsFile, expected: str, others: Sequence[BidsFile]) -> str:
-    """Describe the file that an image lacks and, among `others`, the nearest one that is there."""
+    """Describe the missing companion of an image and the most similar file among `others`."""
     names = {os.path.basename(one.path): one.path for one in reversed(others)}  # noqa: PTH119 - no Path needed
     near = difflib.get_close_matches(expected, names, n=1, cutoff=0.0)
     if not near:
-        return f"Expected {expected}; the participant has no file of this kind."
+        return f"Expected {expected}; the participant has no such file."
     place = os.path.relpath(names[near[0]], os.path.dirname(image.path))  # noqa: PTH120
-    return f"Expected {expected}; the nearest file is {place}."
+    return f"Expected {expected}; the closest match is {place}."
 
 
 def _loosen(key: Key) -> Key:

@@ -1,4 +1,4 @@
-"""Files of a datalad or git-annex dataset whose content was never fetched, named with one command that gets them."""
+"""Report datalad or git-annex files whose content was not fetched, with one command that fetches them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from bids_semantoks.errors import RunSkipped
 from bids_semantoks.images.fetched import check_content
 from bids_semantoks.records import Run
 
-# Where the part of a name begins that does not tell runs apart.
+# Start of the part of a name that does not identify the run.
 _TAIL: Final = re.compile(r"_(?:(?:space|cohort|atlas|seg|scale|res|den|hemi|desc|stat)-|[^_]*$)")
 _TASK: Final = re.compile(r"_task-[^_]+")
 _LISTED: Final = 4  # patterns in the command; beyond, whole folders
 
 
 def describe_absent_content(runs: Sequence[Run]) -> str:
-    """Describe in one sentence which runs were skipped for want of content, with the command that fetches it."""
+    """Describe in one sentence which runs were skipped because their content is missing, with the command to fetch
+    it."""
     absent: dict[Path, list[Path]] = {}
     for run in runs:
         absent.setdefault(run.dataset, []).extend(_find_absent(run))
     first = next((path for paths in absent.values() for path in paths), runs[0].bold)
-    what = f"1 run skipped, no_content: the content of {first.name} is not here."
+    what = f"1 run skipped (no_content): {first.name} has not been fetched."
     if len(runs) > 1:
-        what = f"{len(runs)} runs skipped, no_content: their content is not here (the log lists them)."
+        what = f"{len(runs)} runs skipped (no_content): their content has not been fetched (see the log for the list)."
     roots = list(absent)
     if len(roots) == 1:
         command = (
@@ -34,7 +35,7 @@ def describe_absent_content(runs: Sequence[Run]) -> str:
         )
     else:
         command = f"datalad get {' '.join(f'{shlex.quote(str(root))}/sub-*/' for root in roots)}"
-    return f"{what} Fetch it: {command}"
+    return f"{what} To fetch: {command}"
 
 
 def _find_absent(run: Run) -> Iterator[Path]:
@@ -48,7 +49,7 @@ def _find_absent(run: Run) -> Iterator[Path]:
 
 
 def _build_patterns(paths: Sequence[Path], root: Path) -> list[str]:
-    """Build shell patterns, relative to the root, that match the files: a file's own name where it is alone."""
+    """Build shell patterns, relative to the root, that match the files: its full name if a file is alone."""
     groups: dict[tuple[int, str], list[Path]] = {}
     for path in paths:
         relative = path.relative_to(root)

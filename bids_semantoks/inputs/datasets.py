@@ -27,11 +27,7 @@ from bids_semantoks.inputs.pipelines import (
 
 LOG = logging.getLogger(__name__)
 
-CONTENT: Final = {
-    "fmriprep": "preprocessed BOLD",
-    "parcellated": "parcellated series",
-    "aroma": "components of ICA-AROMA",
-}
+CONTENT: Final = {"fmriprep": "preprocessed BOLD", "parcellated": "parcellated series", "aroma": "ICA-AROMA components"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,29 +41,29 @@ class Dataset:
 
     @property
     def is_parcellated(self) -> bool:
-        """Whether parcel series are read instead of BOLD."""
+        """Whether parcel time series are read instead of BOLD."""
         return any(one.kind == "parcellated" for one in self.derivatives)
 
     @property
     def denoised(self) -> Derivative | None:
-        """First dataset whose images its pipeline already denoised; None if there is none."""
+        """First dataset with images that were already denoised by its pipeline; None if there is none."""
         return next((one for one in self.derivatives if one.is_denoised), None)
 
     def describe(self) -> str:
-        """Summarise the inputs in one line, the first of the log."""
+        """Summarise the inputs in one line, the first line of the log."""
         listed = "; ".join(f"{one.pipeline} ({CONTENT[one.kind]}) in {one.path}" for one in self.derivatives)
         if self.kind == "layout":
             what = CONTENT["parcellated"] if self.is_parcellated else "data"
-            return f"Found {what} in the layout {self.derivatives[0].pipeline} in {self.root}"
+            return f"Found {what} (layout {self.derivatives[0].pipeline}) in {self.root}"
         if self.kind == "raw":
-            return f"Found a raw BIDS dataset in {self.root}, with derivatives of {listed}"
-        return f"Found a derivative dataset of {listed}"
+            return f"Found a raw BIDS dataset in {self.root} with derivatives from {listed}"
+        return f"Found a derivative dataset from {listed}"
 
     def describe_recognised(self) -> list[str]:
         """Name the pipeline recognised for each derivative dataset, one sentence each."""
         sentences = []
         for one in self.derivatives:
-            what = f"{one.pipeline} is none of the pipelines that are known, and is read as fMRIPrep's outputs are"
+            what = f"Unknown pipeline {one.pipeline}: reading its outputs as if they were fMRIPrep's"
             if one.source.label:
                 what = f"Recognised {one.pipeline} as {one.source.label}"
             note = f": {one.source.note}" if one.source.note and one.kind == "fmriprep" else ""
@@ -78,17 +74,17 @@ class Dataset:
 def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> Dataset:
     """Identify BIDS_DIR and the derivative datasets to read (at least one); OUT_DIR never counts as an input.
 
-    Raises InputError if BIDS_DIR is missing, empty or not BIDS, or if it offers no derivative dataset or several.
-    Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with
-    parcel series or denoised images with others.
+    Raises InputError if BIDS_DIR is missing, empty or not BIDS, or if it has no derivative dataset or several
+    candidates. Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images
+    with parcel series or denoised images with others.
     """
     check_name(bids_dir, InputError, "BIDS_DIR")
     description = _check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
         inside = bids_dir / "derivatives" / "bids_semantoks"
         raise ConfigurationError(
-            f"OUT_DIR {out_dir} is BIDS_DIR itself; nothing is written there.",
-            hint=f"Use {inside} or a folder elsewhere." if _may_be_raw(description) else "Use a folder elsewhere.",
+            f"OUT_DIR {out_dir} is the same directory as BIDS_DIR, which must not be written to.",
+            hint=f"Use {inside} or another folder." if _may_be_raw(description) else "Use another folder.",
         )
     if selection.layout is not None:
         return _open_layout(bids_dir, selection, selection.layout)
@@ -120,20 +116,19 @@ def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) 
     """Open BIDS_DIR as described by a layout file instead of by BIDS."""
     if selection.derivatives:
         raise ConfigurationError(
-            f"--layout {name_or_file} says which file of BIDS_DIR is which; --derivatives contradicts it.",
-            hint="Remove --derivatives.",
+            f"--layout {name_or_file} and --derivatives cannot be combined.", hint="Remove --derivatives."
         )
     layout = load_layout(name_or_file)
     if not bids_dir.is_dir():
         raise InputError(
-            f"BIDS_DIR {bids_dir} is not a directory.", hint="Check the path (in a container: the mounts)."
+            f"BIDS_DIR {bids_dir} is not a directory.", hint="Check the path (in a container: the bind mounts)."
         )
     layout = choose_runs(bids_dir, layout, selection.input_type)
     first = layout.runs[0]
     done = ("denoised", "denoised and filtered")[first.is_filtered]
     source = Pipeline(
         label=f"the layout {layout.name}",
-        note=f"its images are {done}, which is not done again" if first.is_denoised else "",
+        note=f"its images are already {done}" if first.is_denoised else "",
         is_denoised=first.is_denoised,
         is_filtered=first.is_filtered,
     )
@@ -150,44 +145,44 @@ def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Pat
     ``sub-*``. A work directory inside OUT_DIR is always allowed.
     """
     root, out = bids_dir.resolve(), out_dir.resolve()
-    hint = "Use BIDS_DIR/derivatives/<name> of a raw dataset, or a folder elsewhere."
+    hint = "Use BIDS_DIR/derivatives/<name> of a raw dataset, or a folder outside BIDS_DIR."
     read = {one.path.resolve(): f"the {one.pipeline} dataset {one.path}" for one in dataset.derivatives}
     if out == root or (dataset.raw_root is not None and out == dataset.raw_root.resolve()):
-        raise ConfigurationError(f"OUT_DIR {out_dir} is an input dataset itself; nothing is written there.", hint=hint)
+        raise ConfigurationError(f"OUT_DIR {out_dir} is an input dataset, which must not be written to.", hint=hint)
     for place, what in read.items():
         if out.is_relative_to(place):
-            raise ConfigurationError(f"OUT_DIR {out_dir} lies in {what}, which is only read.", hint=hint)
+            raise ConfigurationError(f"OUT_DIR {out_dir} is inside an input: {what}.", hint=hint)
     for folder in (out, *out.parents):
         is_in_dataset = folder.is_relative_to(root) or (folder.parent / "dataset_description.json").exists()
         if folder.name.startswith("sub-") and is_in_dataset:
-            raise ConfigurationError(f"OUT_DIR {out_dir} lies in the participant's folder {folder}.", hint=hint)
+            raise ConfigurationError(f"OUT_DIR {out_dir} is inside the participant folder {folder}.", hint=hint)
     if out.is_relative_to(root) and out.parent != root / "derivatives":
         raise ConfigurationError(
-            f"OUT_DIR {out_dir} lies in BIDS_DIR {bids_dir}, where only derivatives/<name> may be written.", hint=hint
+            f"OUT_DIR {out_dir} is inside BIDS_DIR {bids_dir}, where only derivatives/<name> is allowed.", hint=hint
         )
     work = out if work_dir is None else work_dir.resolve()
     if not work.is_relative_to(out):
         for place in (root, *read):
             if work.is_relative_to(place):
                 raise ConfigurationError(
-                    f"The work directory {work_dir} lies in the input {place}; nothing is written there.",
+                    f"The work directory {work_dir} is inside the input {place}, which must not be written to.",
                     hint="Choose another with -w.",
                 )
 
 
 def _take_components(named: tuple[Derivative, ...]) -> tuple[Derivative, ...]:
-    """Use ICA-AROMA datasets for their components only when another dataset provides images of the same runs."""
+    """Use ICA-AROMA datasets only for their components, when another dataset provides images of the same runs."""
     has_others = any(one.kind == "fmriprep" and one.source != AROMA for one in named)
     return tuple(replace(one, kind="aroma") if has_others and one.source == AROMA else one for one in named)
 
 
 def _check_names(named: tuple[Derivative, ...]) -> None:
-    """Refuse two datasets with the same name, by which sidecars distinguish sources."""
+    """Refuse two datasets with the same name: sidecars distinguish sources by name."""
     for position, one in enumerate(named):
         if other := next((before for before in named[:position] if before.name == one.name), None):
             raise InputError(
-                f"--derivatives gives two datasets the name {one.name}: {other.path} and {one.path}.",
-                hint="Name them apart: -d NAME=PATH.",
+                f"--derivatives has two datasets named {one.name}: {other.path} and {one.path}.",
+                hint="Give them different names: -d NAME=PATH.",
             )
 
 
@@ -195,14 +190,14 @@ def _check_one_kind(named: tuple[Derivative, ...]) -> None:
     read = [one for one in named if one.kind != "aroma"]
     if not read:
         raise InputError(
-            f"{named[0].path} ({named[0].pipeline}) holds components of ICA-AROMA, but no images that they belong to.",
-            hint="Give the fMRIPrep dataset as well: -d fmriprep=PATH -d aroma=PATH.",
+            f"{named[0].path} ({named[0].pipeline}) contains ICA-AROMA components but not the corresponding images.",
+            hint="Add the fMRIPrep dataset: -d fmriprep=PATH -d aroma=PATH.",
         )
     if len({(one.kind, one.is_denoised) for one in read}) > 1:
         listed = "; ".join(f"{one.path} ({'denoised BOLD' if one.is_denoised else CONTENT[one.kind]})" for one in read)
         raise ConfigurationError(
-            f"--derivatives names datasets of different kinds: {listed}.",
-            hint="Give them to two calls, each with its own OUT_DIR.",
+            f"--derivatives mixes datasets of different kinds: {listed}.",
+            hint="Process them separately, each with its own OUT_DIR.",
         )
 
 
@@ -223,7 +218,7 @@ def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
     if description is None:
         raise InputError(
             f"Derivative dataset {path} (-d {text}) has no dataset_description.json.",
-            hint="Give the folder that holds it.",
+            hint="Give the folder that contains it.",
         )
     source = recognise_pipeline(description)
     is_fmriprep = description.is_fmriprep and input_type != "series"
@@ -232,9 +227,9 @@ def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
         kind = "aroma"
     if kind is None:
         raise InputError(
-            f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) holds "
+            f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) contains "
             f"{_describe_nothing(source, input_type)}.",
-            hint=f"{describe_first_unread(_build_derivative(path, description, 'fmriprep', label))}Give the folder of "
+            hint=f"{describe_first_unread(_build_derivative(path, description, 'fmriprep', label))}Give the path to "
             "an fMRIPrep derivative dataset.",
         )
     return _build_derivative(path, description, kind, label or path.resolve().name)
@@ -246,7 +241,7 @@ def _build_derivative(path: Path, description: Description, kind: str, name: str
 
 
 def _describe_nothing(source: Pipeline, input_type: str) -> str:
-    """Name the file types a dataset lacks, to complete a message after "holds" or "with"."""
+    """Name the file types a dataset lacks, to complete a message after "contains" or "with"."""
     images, series = f"*{source.image_ends[0]}", "parcellated *_timeseries.tsv"
     if input_type == "auto":
         return f"neither {images} nor {series}"
@@ -274,17 +269,17 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
     if len(found) > 1:
         listed = "; ".join(f"{one.path} ({one.pipeline})" for one in found)
         raise InputError(
-            f"{root} holds {len(found)} fMRIPrep datasets, expected one: {listed}.",
-            hint=f"Choose one, such as -d {found[-1].path}.",
+            f"{root} contains {len(found)} fMRIPrep datasets, expected one: {listed}.",
+            hint=f"Choose one, for example -d {found[-1].path}.",
         )
     if not found:
         empty = [name for name in find_folders(base) if not any((base / name).iterdir())]
         raise InputError(
-            f"{root} is a raw BIDS dataset without fMRIPrep derivatives: expected {base / 'fmriprep'}, or another "
-            f"folder there whose GeneratedBy names fMRIPrep; found {', '.join(others) or 'no derivative dataset'}.",
-            hint="Run fMRIPrep first, or say where its output is with -d PATH."
+            f"{root} is a raw BIDS dataset without fMRIPrep derivatives: expected {base / 'fmriprep'} or another "
+            f"folder there generated by fMRIPrep (GeneratedBy); found {', '.join(others) or 'no derivative dataset'}.",
+            hint="Run fMRIPrep first, or give the path to its output with -d PATH."
             if not empty
-            else f"{', '.join(empty)} is empty; of a datalad dataset: "
+            else f"{', '.join(empty)} is empty; for a datalad dataset, run "
             f"datalad get -n {shlex.quote(str(base / empty[0]))}.",
         )
     return found[0]
@@ -293,8 +288,8 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
 def _check_is_ours(out_dir: Path, description: Description) -> None:
     if description.is_fmriprep:
         raise ConfigurationError(
-            f"OUT_DIR {out_dir} is a dataset of {description.pipeline(out_dir)}, which would be written into.",
-            hint="Choose a folder of its own for OUT_DIR.",
+            f"OUT_DIR {out_dir} is a {description.pipeline(out_dir)} dataset, which must not be written to.",
+            hint="Choose a separate folder for OUT_DIR.",
         )
 
 
@@ -303,7 +298,7 @@ def _try_description(folder: Path) -> Description | None:
         return read_description(folder)
     except InputError as error:
         # One damaged neighbour must not stop a call that does not need it.
-        LOG.warning("Passed over %s: %s", folder, error)
+        LOG.warning("Skipping %s: %s", folder, error)
         return None
 
 
@@ -311,30 +306,30 @@ def _check_is_bids(folder: Path) -> Description | None:
     """Refuse a path that is missing, a file or not BIDS, with InputError; else return its description,
     None if only ``sub-*`` folders suggest BIDS."""
     if not folder.exists():
-        raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the mounts).")
+        raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the bind mounts).")
     if not folder.is_dir():
-        raise InputError(f"BIDS_DIR {folder} is a file, expected the folder of a BIDS dataset.")
+        raise InputError(f"BIDS_DIR {folder} is a file; expected the root folder of a BIDS dataset.")
     description = read_description(folder)
     if description is None and not find_participant_labels(folder):
         inside = sorted(path.name for path in folder.iterdir())
         found = f"found {len(inside)} other entries ({', '.join(inside[:5])})" if inside else "it is empty"
         below = [name for name in find_folders(folder) if (folder / name / "dataset_description.json").exists()]
         raise InputError(
-            f"BIDS_DIR {folder} is no BIDS dataset: expected dataset_description.json and sub-* folders, {found}.",
-            hint=f"Did you mean {folder / below[0]}?" if below else "Data that are no BIDS are read with --layout.",
+            f"BIDS_DIR {folder} is not a BIDS dataset: expected dataset_description.json and sub-* folders, {found}.",
+            hint=f"Did you mean {folder / below[0]}?" if below else "Use --layout for data that are not in BIDS.",
         )
     return description
 
 
 def _find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
-    """Classify BIDS_DIR as ``raw`` or the kind of a derivative dataset; InputError if that is undecidable or a
-    derivative dataset holds nothing readable."""
+    """Classify BIDS_DIR as ``raw`` or the kind of a derivative dataset; InputError if that cannot be determined or a
+    derivative dataset has nothing to read."""
     if description is None:
         if (folder / "derivatives").is_dir():
             return "raw"
         raise InputError(
-            f"BIDS_DIR {folder} has sub-* folders but no dataset_description.json (or a link without content), so "
-            "nothing says whether it is raw or preprocessed.",
+            f"BIDS_DIR {folder} has sub-* folders but no dataset_description.json (or its content is not fetched), so "
+            "it is unclear whether it is raw or preprocessed.",
             hint="Restore the file from the dataset's source (for example: datalad get dataset_description.json).",
         )
     if description.is_fmriprep and input_type != "series":
@@ -344,17 +339,18 @@ def _find_root_kind(folder: Path, description: Description | None, input_type: s
         kind = find_kind(folder, source, wanted=input_type)
         if kind is None and source == AROMA:
             raise InputError(
-                f"BIDS_DIR {folder} ({description.pipeline(folder)}) holds no denoised images, at most components.",
-                hint="Give the fMRIPrep dataset as well: -d fmriprep=PATH -d aroma=PATH.",
+                f"BIDS_DIR {folder} ({description.pipeline(folder)}) contains no denoised images (ICA-AROMA components "
+                "at most).",
+                hint="Add the fMRIPrep dataset: -d fmriprep=PATH -d aroma=PATH.",
             )
         if kind is None:
             raise InputError(
-                f"BIDS_DIR {folder} is a derivative dataset of {description.pipeline(folder)} with "
+                f"BIDS_DIR {folder} is a derivative dataset from {description.pipeline(folder)} with "
                 f"{_describe_nothing(source, input_type)} in its sub-*/func folders.",
                 hint=f"{describe_first_unread(_build_derivative(folder, description, 'fmriprep', ''))}"
-                "Give the folder of an fMRIPrep derivative dataset.",
+                "Give the path to an fMRIPrep derivative dataset.",
             )
         return kind
-    # Before BIDS 1.4 nothing but the pipeline's name marks a derivative dataset.
+    # Before BIDS 1.4 only the pipeline's name identifies a derivative dataset.
     is_open = not description.dataset_type and bool(description.generators)
     return (find_kind(folder, source, wanted=input_type) if is_open else None) or "raw"

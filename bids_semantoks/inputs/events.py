@@ -23,7 +23,8 @@ class Event:
 
 
 def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, ...]:
-    """List the datasets to search for events tables: BIDS_DIR, the raw one above it, named and nested derivatives."""
+    """List the datasets to search for events tables: BIDS_DIR, the raw dataset above it, and the derivatives given or
+    nested in it."""
     resolved, above = bids_dir.resolve(), find_above(bids_dir)
     named = [split_named(text)[1] for text in derivatives]
     inside = sorted(path for path in (resolved / "derivatives").glob("*") if path.is_dir())
@@ -32,7 +33,7 @@ def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, 
 
 
 def find_events(entities: Mapping[str, str], roots: Sequence[Path]) -> Path | None:
-    """Find a run's events table by BIDS inheritance; the nearest folder wins, then the table naming most entities.
+    """Find a run's events table by BIDS inheritance; the nearest folder wins, then the table with most entities.
 
     Entities that only derivatives carry are ignored. The first of `roots` that has a table decides.
     """
@@ -52,21 +53,21 @@ def read_events(path: Path, column: str) -> tuple[tuple[Event, ...], int]:
     """Read events sorted by onset, and count the rows dropped because they have a label but no onset or duration.
 
     Rows without a label in `column` are dropped, uncounted. Raises InputError if the table is unreadable, lacks a
-    column or holds onsets or durations that are not seconds.
+    column, or has onsets or durations that are not in seconds.
     """
     try:
         names, rows, lines = parse_table(read_text(path), is_padded=True)
     except OSError as error:
-        raise InputError(f"The events {path} cannot be read: {error.strerror}.") from error
+        raise InputError(f"The events table {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise InputError(f"The table of events {path} {error}.") from error
+        raise InputError(f"The events table {path} {error}.") from error
     missing = [name for name in ("onset", "duration", column) if rows and name not in names]
     if missing:
         raise InputError(
-            f"The events {path} have no column {', '.join(missing)}: found {', '.join(names)}.",
+            f"The events table {path} has no column {', '.join(missing)}: found {', '.join(names)}.",
             hint="Choose another column with --task-blocks."
             if missing == [column]
-            else "BIDS wants onset and duration, in seconds, in every table of events.",
+            else "BIDS requires onset and duration, in seconds, in every events table.",
         )
     events, n_timeless = [], 0
     for number, row in zip(lines, rows, strict=True):
@@ -82,7 +83,7 @@ def read_events(path: Path, column: str) -> tuple[tuple[Event, ...], int]:
             onset = duration = math.nan
         if not (math.isfinite(onset) and math.isfinite(duration) and duration >= 0):
             raise InputError(
-                f"Line {number} of the events {path} has onset {cells[0]!r} and duration {cells[1]!r}, "
+                f"Line {number} of the events table {path} has onset {cells[0]!r} and duration {cells[1]!r}; "
                 "expected seconds."
             )
         events.append(Event(onset=onset, duration=duration, label=cells[2]))

@@ -24,7 +24,7 @@ from bids_semantoks.inputs.selection import check_known, describe_labels, is_amo
 
 LOG = logging.getLogger(__name__)
 
-# What fMRIPrep writes at every level, so that without BOLD they show the lowest; older versions name the transform
+# fMRIPrep writes these at every level, so without BOLD they indicate the lowest; older versions name the transform
 # otherwise.
 _MINIMAL_ENDS: Final = ("_desc-hmc_boldref.nii.gz", "_desc-hmc_xfm.txt", "_desc-coreg_boldref.nii.gz")
 
@@ -48,7 +48,7 @@ def find_candidates(
     found = attach_parts(_attach_components(found, dataset, participants))
     where = " and ".join(str(one.path) for one in dataset.derivatives)
     folder = selection.bids_database_dir
-    stale = f" (if they are new, delete the database {folder}, which is believed as it is)" if folder else ""
+    stale = f" (if they are new, delete the database {folder}, which is not updated)" if folder else ""
     if not found and not unread:
         _refuse_minimal(dataset, participants)
         _refuse_nothing(dataset, where, participants, kind, stale)
@@ -57,23 +57,25 @@ def find_candidates(
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     odd = {label for one in found for _, label in one.image.entities if not label.replace("+", "").isalnum()}
     if odd:
-        LOG.warning("Labels with other characters than BIDS allows stay so in the outputs: %s", describe_labels(odd))
+        LOG.warning("Labels with characters that BIDS does not allow are kept in the outputs: %s", describe_labels(odd))
     chosen, left = _select(found, unread, selection, where)
     return _apply_filter(chosen, left, selection.bids_filter_file)
 
 
 def _leave_other_kinds(unread: Sequence[UnreadRun], kind: str) -> list[UnreadRun]:
-    """Warn of runs that only a call reading the other kind of data finds, and return the rest."""
+    """Warn of runs that only the other --input-type finds, and return the rest."""
     if others := [Path(one.path).name for one in unread if one.is_other_kind]:
-        there, asked = ("only series", "series") if kind == "fmriprep" else ("only images", "images")
-        LOG.warning("Left out, having %s (--input-type %s reads them): %s", there, asked, describe_labels(others))
+        there, asked = ("only parcel series", "series") if kind == "fmriprep" else ("only images", "images")
+        LOG.warning(
+            "Skipping runs with %s (to read them, use --input-type %s): %s", there, asked, describe_labels(others)
+        )
     return [one for one in unread if not one.is_other_kind]
 
 
 def _select(
     found: Sequence[Candidate], unread: Sequence[UnreadRun], selection: SelectionConfig, where: str
 ) -> tuple[list[Candidate], list[UnreadRun]]:
-    """Select by session, task, run and their like; an unreadable name is left out only if it states another label."""
+    """Select by session, task, run etc.; an unreadable name is excluded only if it has a different label."""
     chosen, left = list(found), list(unread)
     for what, key, asked in list_asked(selection):
         if not asked:
@@ -91,41 +93,43 @@ def _select(
         left = [one for one, value in names if value is None or is_among(key, value, asked)]
     if not chosen and not left:
         named = " and ".join(f"{what} {', '.join(asked)}" for what, _, asked in list_asked(selection) if asked)
-        raise InputError(f"No run in {where} has {named} together.", hint="Each of them is there, but not in one run.")
+        raise InputError(
+            f"No run in {where} matches {named} together.", hint="Each of them exists, but not in the same run."
+        )
     return chosen, left
 
 
 def _refuse_minimal(dataset: Dataset, participants: Sequence[str]) -> None:
-    """Refuse what fMRIPrep writes with ``--level minimal``: references and transforms of runs, but no BOLD."""
+    """Refuse the output of fMRIPrep ``--level minimal``: references and transforms of runs, but no BOLD."""
     for one in dataset.derivatives if dataset.derivatives[0].layout is None else ():
         for label in participants:
             paths = list_func_files(str(one.path / f"sub-{label}"))
             if any(path.endswith(_MINIMAL_ENDS) for path in paths):
                 raw = dataset.raw_root or "RAW"
                 raise InputError(
-                    f"{one.path} is output of {one.pipeline} --level minimal: its sub-*/func folders hold references "
-                    "and transforms, but no resampled BOLD.",
+                    f"{one.path} is the output of {one.pipeline} --level minimal: its sub-*/func folders have "
+                    "references and transforms, but no resampled BOLD.",
                     hint=f"Resample it first: fmriprep {raw} OUT participant --derivatives minimal={one.path} "
-                    "--output-spaces MNI152NLin6Asym:res-2; then give OUT.",
+                    "--output-spaces MNI152NLin6Asym:res-2; then use OUT as input.",
                 )
 
 
 def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str, stale: str) -> NoReturn:
-    whom = f"for one of {describe_labels(participants)} participants at least{stale}"
+    whom = f"for at least one of {describe_labels(participants)} participants{stale}"
     layout = dataset.derivatives[0].layout
     if layout is not None:
         expected, hint = describe_nearest_files(dataset.root, layout, participants)
-        raise InputError(f"Nothing of the layout {layout.name} {whom} in {where}: {expected}.", hint=hint)
+        raise InputError(f"No files of layout {layout.name} {whom} in {where}: {expected}.", hint=hint)
     if kind == "parcellated":
         raise InputError(
             f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",
-            hint="Raw signals (desc-raw) and other statistics than the mean do not count.",
+            hint="Raw signals (desc-raw) and statistics other than the mean are ignored.",
         )
     raise InputError(
         f"No preprocessed BOLD in {where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz {whom}.",
-        hint="Parcellated series hold no BOLD to extract from."
+        hint="Parcellated series cannot be extracted again."
         if all(one.kind == "parcellated" for one in dataset.derivatives)
-        else "Check that fMRIPrep finished, and wrote its volumes (--output-spaces).",
+        else "Check that fMRIPrep finished and wrote volumes in standard space (--output-spaces).",
     )
 
 
@@ -145,8 +149,10 @@ def _apply_filter(
             for key, value in one.image.entities[1:]:
                 values.setdefault(key, set()).add(value)
         there = "; ".join(f"{key} {', '.join(sorted_naturally(labels))}" for key, labels in values.items())
-        what = "tables of series" if found and found[0].derivative.kind == "parcellated" else "BOLD images"
-        raise InputError(f"Filter file {path} matches none of {len(found)} {what}.", hint=f"Entities found: {there}.")
+        what = "parcel series tables" if found and found[0].derivative.kind == "parcellated" else "BOLD images"
+        raise InputError(
+            f"Filter file {path} matches none of the {len(found)} {what}.", hint=f"Entities found: {there}."
+        )
     return kept, left
 
 
@@ -169,13 +175,13 @@ def _scan(
 ) -> Iterator[tuple[list[Candidate], list[UnreadRun]]]:
     if derivative.layout is not None:
         if database_dir is not None:
-            LOG.warning("--bids-database-dir is not used with --layout.")
+            LOG.warning("--bids-database-dir is ignored with --layout.")
         yield list(find_layout_candidates(derivative, derivative.layout, participants)), []
         return
     database: dict[str, list[str]] | None = None
     is_table = derivative.kind == "parcellated"
     if database_dir is not None and is_table:
-        LOG.warning("--bids-database-dir is not used for parcellated series, whose names are listed.")
+        LOG.warning("--bids-database-dir is ignored for parcellated series.")
     elif database_dir is not None:
         _check_database_dir(dataset, database_dir)
         several = len(dataset.derivatives) > 1
@@ -192,6 +198,6 @@ def _check_database_dir(dataset: Dataset, database_dir: Path) -> None:
     for root in (dataset.root, *(one.path for one in dataset.derivatives)):
         if database_dir.resolve().is_relative_to(root.resolve()):
             raise ConfigurationError(
-                f"The pybids database {database_dir} lies in the input {root}; nothing is written there.",
+                f"The pybids database {database_dir} is inside the input {root}, which must not be written to.",
                 hint="Choose another --bids-database-dir.",
             )

@@ -21,7 +21,7 @@ Lengths = NDArray[np.int64]
 ATLASES: Final = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))
 
 _PARCELS: Final = Path(__file__).parent.parent / "data" / "encoders" / "parcels457.tsv"
-# HDF5 declares sizes without storing anything; these are days of scanning, and a hundred times the largest study.
+# HDF5 can declare sizes without storing data; these limits are days of scanning and 100 times the largest study.
 _MOST_VOLUMES: Final = 500_000
 _MOST_RUNS: Final = 20_000_000
 _GROUP: Final = "timeseries"
@@ -65,7 +65,7 @@ def open_signals(path: Path) -> SignalsFile:
     if {shape[0] for shape in shapes} != {len(ids)}:
         _refuse(path, f"has {len(ids)} participants in {_IDS}, but {described} in {_GROUP}")
     if not ids:
-        _refuse(path, "holds no participant")
+        _refuse(path, "contains no participants")
     parcels, networks = _read_parcels()
     return SignalsFile(
         path=path, ids=ids, parcels=parcels, networks=networks, n_volumes=max(shape[2] for shape in shapes)
@@ -78,8 +78,8 @@ def iterate_blocks(
     """Yield the runs in file order, block by block, so that memory does not grow with their number.
 
     With `rows`, blocks without any of these rows are skipped. A block is at least one HDF5 chunk, whatever `max_bytes`,
-    lest chunks be decompressed repeatedly. Raises InputError if the file is damaged; a run with a NaN between its
-    volumes, an infinite value or atlases of unequal length only gets a problem in its block.
+    so that chunks are not decompressed repeatedly. Raises InputError if the file is damaged; a run with a NaN between
+    its volumes, an infinite value or atlases of unequal length only gets a problem in its block.
     """
     with _open(source.path) as file:
         tables = [file[f"{_GROUP}/{name}"] for name, _ in ATLASES]
@@ -99,7 +99,7 @@ def iterate_blocks(
 
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise InputError(f"The HDF5 file {path} does not exist, or is no file.", hint="Check --pretrain-data.")
+        raise InputError(f"The HDF5 file {path} does not exist or is not a file.", hint="Check --pretrain-data.")
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -123,7 +123,9 @@ def _check_shape(file: Any, path: Path, name: str, n_parcels: int) -> tuple[int,
         _refuse(path, f"has {_GROUP}/{name} of type {table.dtype}, expected numbers")
     n, _, n_volumes = table.shape
     if n_volumes > _MOST_VOLUMES or n > _MOST_RUNS:
-        _refuse(path, f"has {_GROUP}/{name} of shape {table.shape}, more than any study has: its header may be damaged")
+        _refuse(
+            path, f"has {_GROUP}/{name} of shape {table.shape}, larger than any known study: its header may be damaged"
+        )
     return int(n), n_parcels, int(n_volumes)
 
 
@@ -166,7 +168,7 @@ def _read_block(
     names = [name for name, _ in ATLASES]
     measured = [_measure(part) for part in parts]
     for i in range(n_runs):
-        # A run may lack an atlas altogether; those present must agree.
+        # A run may lack an atlas entirely; the others must have the same length.
         found = {name: int(lengths[i]) for name, (lengths, _) in zip(names, measured, strict=True) if lengths[i]}
         problem = ""
         for name, part, (_, is_broken) in zip(names, parts, measured, strict=True):
@@ -198,7 +200,7 @@ def _measure(values: NDArray[np.float32]) -> tuple[Lengths, NDArray[np.bool_]]:
 
 
 def _describe_problem(values: NDArray[np.float32], name: str) -> str:
-    """Locate the first NaN or infinite value that breaks one run's series, (P, T)."""
+    """Locate the first invalid NaN or infinite value in one run's series (P, T)."""
     missing = np.isnan(values)
     n_volumes = int(_measure(values[None])[0][0])
     holes = np.argwhere(missing[:, :n_volumes] & ~np.asarray(missing.all(axis=1))[:, None])

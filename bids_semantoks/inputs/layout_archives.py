@@ -1,4 +1,4 @@
-"""Archives that hold what a layout looks for, as downloads come, and that were not unpacked."""
+"""Downloaded archives of a layout's files that have not been unpacked."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from bids_semantoks.inputs.pipelines import Derivative, Layout
 
 
 def describe_archives(derivative: Derivative, layout: Layout) -> str:
-    """Say which archives are named like a participant's folder of the layout that is not there; empty if none."""
+    """Describe archives named like a participant folder that the layout expects but lacks; empty if none."""
     root, packed = derivative.path, set()
     for first in {path.split("/")[0] for pattern in layout.runs for path in pattern.bold if "/" in path}:
         for _, values in find_files(root, f"{first}.zip"):
             name = fill_pattern(first, values)
-            # Some unpack into a folder of the participant's name.
+            # Some unpack into a folder named after the participant.
             if not (root / name).exists() and not (root / values["sub"]).exists():
                 packed.add(name)
     if not packed:
         return ""
     some = min(packed)
-    return f"{len(packed)} archives are packed: unpack each, such as with `unzip {some}.zip -d {some}`."
+    return f"{len(packed)} archives have not been unpacked; for example, run `unzip {some}.zip -d {some}`."

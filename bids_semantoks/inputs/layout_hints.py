@@ -1,4 +1,4 @@
-"""What lies nearest where a layout finds nothing: another layout, another folder, or the names that are there."""
+"""Hints when a layout finds nothing: another layout, another folder, or the names that exist."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _N_FOLDERS: Final = 20
 
 
 def describe_nearest_files(root: Path, layout: Layout, participants: Sequence[str] = ()) -> tuple[str, str]:
-    """Describe what a layout expects in a folder that has none of it and what is there instead, one sentence; and
-    hint at the layout or folder that was probably meant, or at the user's own file."""
+    """Describe in one sentence what a layout expected in a folder and what was found; and suggest the layout or folder
+    that was probably meant, or a custom layout file."""
     depth, path = max(
         ((_find_depth(root, path, participants), path) for one in layout.runs for path in one.bold),
         key=lambda found: found[0],
@@ -34,7 +34,7 @@ def describe_nearest_files(root: Path, layout: Layout, participants: Sequence[st
     text = re.sub(r"\{[a-z]+\}|\*", "", parts[depth])
     near = difflib.get_close_matches(text, names, _N_NAMES, cutoff=0.3) or names[:_N_NAMES]
     there = f"found {name_some(near)}" if near else "it is empty"
-    return f"expected {path}; in {folder} nothing is named {parts[depth]}, {there}", _suggest(root, layout)
+    return f"expected {path}; {folder} has no {parts[depth]}, {there}", _suggest(root, layout)
 
 
 def _find_depth(root: Path, pattern: str, participants: Sequence[str]) -> int:
@@ -54,4 +54,4 @@ def _suggest(root: Path, layout: Layout) -> str:
     for folder in find_folders(root)[:_N_FOLDERS]:
         if has_files(root / folder, layout):
             return f"Did you mean BIDS_DIR {root / folder}?"
-    return "Copy the layout to a JSON file, adapt its paths and give that file to --layout."
+    return "Copy the layout to a JSON file, adapt its paths and pass that file to --layout."

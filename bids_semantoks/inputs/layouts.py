@@ -1,4 +1,4 @@
-"""Layouts: JSON files that locate the images, masks, confounds and series of data outside BIDS, and how to search by
+"""Layouts: JSON files that locate the images, masks, confounds and series of data outside BIDS, and the search for
 them."""
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _LONG_NAMES: Final = {
 _PLACEHOLDER: Final = re.compile(r"\{([a-z]+)\}")
 _LABEL: Final = "[a-zA-Z0-9]+"
 _IMAGE_ENDS: Final = (".nii", ".nii.gz")
-# Images and tables of series are told apart by the key, so that a text of numbers is never read as an image.
+# Images and series tables are distinguished by the key, so that a text file of numbers is never read as an image.
 _KINDS: Final = {"bold": "fmriprep", "series": "parcellated"}
 _PATHS: Final = ("mask", "confounds", "warp")
-# "" marks a column that is not read.
+# "" marks a column to ignore.
 # fmt: off
 _COLUMNS: Final = (
     "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "rot_x_deg", "rot_y_deg", "rot_z_deg", "",
 )
 
-# Folders often found beside those of participants.
+# Folders often found next to those of participants.
 _NO_PARTICIPANTS: Final = frozenset({"derivatives", "code", "sourcedata", "logs"})
 
 
@@ -59,8 +59,8 @@ def load_layout(name_or_file: str) -> Layout:
     if not path.is_file():
         near = difflib.get_close_matches(name_or_file.lower(), shipped, n=1)
         raise ConfigurationError(
-            f"--layout: there is neither a layout nor a file {name_or_file}; layouts are {', '.join(shipped)}.",
-            hint=f"Did you mean {near[0]}?" if near else "A JSON file is given by its path.",
+            f"--layout: {name_or_file} is neither a shipped layout ({', '.join(shipped)}) nor an existing file.",
+            hint=f"Did you mean {near[0]}?" if near else "Give a JSON file by its path.",
         )
     try:
         content = read_json(path)
@@ -85,7 +85,7 @@ def list_layouts() -> list[str]:
 
 
 def _find_beside(layout: Path, atlas: str) -> str:
-    """Resolve the path of an atlas from the folder of the layout file; a name stays."""
+    """Resolve the path of an atlas relative to the layout file; names are kept."""
     beside = layout.parent / atlas
     return str(beside) if Path(atlas).suffix and beside.exists() else atlas
 
@@ -115,7 +115,7 @@ def _walk(
             yield path, dict(values)
         return
     expression = compile_part(part, values)
-    wanted = {*participants, ""}  # a folder above those of participants names none
+    wanted = {*participants, ""}  # folders above those of participants have no label
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries)
@@ -157,7 +157,7 @@ def _check_keys(content: Any, known: Mapping[str, type], needed: Collection[str]
     if not isinstance(content, dict):
         _refuse(f"{where} must be a JSON object, found {type(content).__name__}")
     if unknown := sorted(set(content) - set(known)):
-        _refuse(f"{where} has unknown keys: {', '.join(unknown)}; known are {', '.join(known)}")
+        _refuse(f"{where} has unknown keys: {', '.join(unknown)}; expected {', '.join(known)}")
     if missing := sorted(set(needed) - set(content)):
         _refuse(f"{where} lacks {', '.join(missing)}")
     for key, value in content.items():
@@ -182,24 +182,24 @@ def _find_placed(path: str) -> set[str]:
 
 
 def _check_placed(files: Sequence[str], key: str, constant: Collection[str], where: str) -> None:
-    """Refuse entities in braces that cannot stand there, or that differ between alternatives."""
+    """Refuse entities in braces that are not allowed there or that differ between alternatives."""
     placed = _find_placed(files[0])
-    # Tables of series exist for several atlases; the space and the cleaning of images are the layout's.
+    # Series tables exist for several atlases; the space and cleaning of images are set by the layout.
     given = {"space", "desc"} if key == "series" else {"space", "desc", "atlas"}
     if "sub" not in placed:
         _refuse(f"{where}: {key} {files[0]!r} needs {{participant}}")
     if odd := sorted((placed - set(ENTITY_ORDER)) | (placed & set(constant)) | (placed & given)):
-        _refuse(f"{where}: {', '.join(odd)} cannot stand in braces: expected BIDS entities that nothing else gives")
+        _refuse(f"{where}: {', '.join(odd)} not allowed in braces: expected BIDS entities that are not set elsewhere")
     for path in files:
         if _find_placed(path) != placed:
             _refuse(f"{where}: the alternatives of {key} must have the same entities in braces, found {path!r}")
         if key == "series" and not path.endswith(SERIES_ENDS):
-            hint = "; of a .mat file export the series as text or .npy" if path.endswith(".mat") else ""
+            hint = "; export the series of a .mat file as text or .npy" if path.endswith(".mat") else ""
             _refuse(f"{where}: series must end in one of {', '.join(SERIES_ENDS)}, found {path!r}{hint}")
         if key == "bold" and not path.endswith((*_IMAGE_ENDS, ".dtseries.nii")):
             _refuse(f"{where}: bold must be an image (.nii, .nii.gz, .dtseries.nii), found {path!r}")
         if key == "bold" and path.endswith(".ptseries.nii"):
-            _refuse(f"{where}: {path!r} holds series of parcels: name it under series instead of bold")
+            _refuse(f"{where}: {path!r} contains parcel series: list it under series instead of bold")
 
 
 def _read_time(content: Mapping[str, Any], where: str) -> float | None:
@@ -207,12 +207,12 @@ def _read_time(content: Mapping[str, Any], where: str) -> float | None:
     if time is None:
         return None
     if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time <= LONGEST:
-        _refuse(f"{where}: repetition_time must be a positive number of seconds, {LONGEST:g} at most, found {time!r}")
+        _refuse(f"{where}: repetition_time must be a positive number of seconds up to {LONGEST:g}, found {time!r}")
     return float(time)
 
 
 def _read_pattern(content: Any, where: str, layout: Mapping[str, Any]) -> RunPattern:
-    """Read one of the runs of a layout, whose own keys they share unless they have them too."""
+    """Read one run pattern of a layout; keys that it lacks are taken from the layout itself."""
     shared = {"repetition_time": object, "entities": dict, "space": str, "denoised": bool, "filtered": bool}
     shared |= {"fallback": bool}
     key = "series" if isinstance(content, dict) and "series" in content else "bold"
@@ -229,10 +229,10 @@ def _read_pattern(content: Any, where: str, layout: Mapping[str, Any]) -> RunPat
     others = {name: _read_paths(content, name, where) for name in _PATHS}
     for name, paths in others.items():
         if unbound := sorted(set().union(*map(_find_placed, paths)) - _find_placed(files[0])):
-            _refuse(f"{where}: {name} has {', '.join(unbound)} in braces, which bold has not")
+            _refuse(f"{where}: {name} has {', '.join(unbound)} in braces, but bold does not")
     columns = tuple(content.get("columns", ()))
     if odd := [column for column in columns if column not in _COLUMNS]:
-        _refuse(f"{where}: columns {odd!r} are unknown; known are {', '.join(_COLUMNS[:-1])}, and '' for any other")
+        _refuse(f"{where}: unknown columns {odd!r}; expected {', '.join(_COLUMNS[:-1])}, or '' for any other")
     if content.get("volumes", "rows") not in ("rows", "columns"):
         _refuse(f"{where}: volumes must be rows or columns, found {content['volumes']!r}")
     space = content.get("space", layout.get("space", ""))
@@ -256,8 +256,8 @@ def _read_pattern(content: Any, where: str, layout: Mapping[str, Any]) -> RunPat
 
 
 def choose_runs(root: Path, layout: Layout, input_type: str) -> Layout:
-    """Choose what a call reads of a layout that has images and series, or images that are denoised and others: the
-    first kind listed of which a file is there. ConfigurationError if the layout has none of the type asked for."""
+    """Choose what to read from a layout with several kinds of data (images, denoised images, series): the first kind
+    listed that has a file. ConfigurationError if the layout has none of the requested type."""
     wanted = {"images": ("fmriprep",), "series": ("parcellated",)}.get(input_type, tuple(_KINDS.values()))
     groups: dict[tuple[str, bool, bool], list[RunPattern]] = {}
     for one in layout.runs:
@@ -265,14 +265,14 @@ def choose_runs(root: Path, layout: Layout, input_type: str) -> Layout:
             groups.setdefault((one.kind, one.is_denoised, one.is_filtered), []).append(one)
     if not groups:
         raise ConfigurationError(
-            f"--input-type {input_type}: the layout {layout.name} names no {input_type}.", hint="Remove the option."
+            f"--input-type {input_type}: the layout {layout.name} has no {input_type}.", hint="Remove the option."
         )
     choices = [replace(layout, runs=tuple(runs)) for runs in groups.values()]
     return next((one for one in choices if has_files(root, one)), choices[0])
 
 
 def has_files(root: Path, layout: Layout) -> bool:
-    """Tell whether a file of a layout is there."""
+    """Return whether any file of a layout's pattern exists."""
     return any(next(find_files(root, path), None) for one in layout.runs for path in one.bold)
 
 
@@ -282,7 +282,7 @@ def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[st
     for pattern, is_fallback in dict.fromkeys((path, one.is_fallback) for one in layout.runs for path in one.bold):
         parts = pattern.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
-        # Of a fallback the run itself must be there: `{participant}/...` alone would match any folder.
+        # For a fallback the run itself must exist: `{participant}/...` alone would match any folder.
         found = find_files(derivative.path, "/".join(parts if is_fallback else parts[:n_parts]))
         labels.update(values["sub"] for _, values in found)
     return sorted_naturally(labels - _NO_PARTICIPANTS)
@@ -306,14 +306,14 @@ def find_layout_candidates(derivative: Derivative, layout: Layout, participants:
                     continue
                 if other != one.image.path:
                     raise InputError(
-                        f"The layout {layout.name} gives two files the same entities: {other} and {one.image.path}.",
-                        hint="Name what tells them apart, in braces or under entities.",
+                        f"Two files have the same entities in layout {layout.name}: {other} and {one.image.path}.",
+                        hint="Add an entity that distinguishes them, in braces or under entities.",
                     )
                 yield one
             better.update(frozenset(values.items()) for _, values in found)
     if passed_over:
         LOG.info(
-            "%d images are not read, because the layout prefers another of the same run, such as %s.",
+            "%d images are ignored because the layout prefers another image of the same run, e.g. %s.",
             len(passed_over),
             passed_over[0],
         )
@@ -334,8 +334,8 @@ def _find_companion(root: Path, patterns: Sequence[str], values: Mapping[str, st
             found = sorted(glob.glob(re.sub(r"([\[?])", r"[\1]", text), root_dir=root))  # noqa: PTH207
         if len(found) > 1:
             raise InputError(
-                f"The layout's {pattern} matches {len(found)} files in {root}: {found[0]} and {found[1]}.",
-                hint="Write the alternatives as a list, best first.",
+                f"The layout's pattern {pattern} matches {len(found)} files in {root}, e.g. {found[0]} and {found[1]}.",
+                hint="List the alternatives explicitly, best first.",
             )
         if found:
             return os.path.join(root, found[0])  # noqa: PTH118
@@ -358,7 +358,8 @@ def _build_candidate(derivative: Derivative, pattern: RunPattern, path: str, val
     return Candidate(
         image=image,
         mask=None if is_surface_file(path) else mask,
-        # For denoised images, confounds would be read as censored volumes; movement regressors measure motion.
+        # For denoised images, confounds would be read as a censoring table; movement regressors are used for motion
+        # only.
         confounds=None if pattern.is_denoised else confounds,
         sidecars=_find_sidecars(image),
         derivative=derivative,
@@ -366,13 +367,13 @@ def _build_candidate(derivative: Derivative, pattern: RunPattern, path: str, val
         columns=pattern.columns if confounds else (),
         repetition_time=pattern.repetition_time,
         volumes=pattern.volumes if is_series else "rows",
-        # Named even where it is missing, so that the run is refused by its name.
+        # Set even if the file is missing, so that the error names it.
         warp=warp or (os.path.join(derivative.path, fill_pattern(pattern.warp[0], values)) if pattern.warp else None),  # noqa: PTH118
     )
 
 
 def _find_sidecars(image: BidsFile) -> tuple[BidsFile, ...]:
-    """List the JSON files with the name of an image or table, which may state its repetition time."""
+    """List the JSON files named like an image or table, which may give its repetition time."""
     stem = image.path.removesuffix(image.extension)
     stems = (f"{stem}.dtseries", stem) if image.extension == ".dtseries.nii" else (stem,)
     paths = [f"{one}.json" for one in stems]

@@ -1,4 +1,4 @@
-"""Participants that a dataset lists but that have no derivatives or outputs, so that each absence is reported."""
+"""Report participants that a dataset lists but that have no derivatives or outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 def warn_of_missing(dataset: Dataset, selection: SelectionConfig, participants: Collection[str]) -> None:
-    """Name participants of the dataset or its raw root who have no derivatives, unless some were selected."""
+    """Log participants of the dataset or its raw root who have no derivatives, unless some were selected."""
     if selection.participant_label or dataset.kind == "layout":
         return
     known = {*participants, *read_labels(selection.exclude_participant_label, "sub-")}
@@ -26,12 +26,12 @@ def warn_of_missing(dataset: Dataset, selection: SelectionConfig, participants: 
 
 
 def warn_of_missing_outputs(bids_dir: Path, out_dir: Path, known: Collection[str]) -> None:
-    """Name participants of a dataset, or of the raw one that it was made from, who have no stored signals."""
+    """Log participants of a dataset, or of its raw dataset, who have no stored signals."""
     _warn(find_roots(bids_dir), known, f"signals in {out_dir}")
 
 
 def find_absent(roots: Iterable[Path | None], known: Collection[str]) -> dict[str, Path]:
-    """Find the participants that datasets list but who are not known: where each was found, by label."""
+    """Find participants that datasets list but that are not in `known`: where each was found, by label."""
     found: dict[str, Path] = {}
     for root in dict.fromkeys(roots):
         if root is not None and root.is_dir():
@@ -40,7 +40,7 @@ def find_absent(roots: Iterable[Path | None], known: Collection[str]) -> dict[st
 
 
 def find_roots(bids_dir: Path) -> tuple[Path | None, ...]:
-    """List a dataset and the raw ones that it may have been made from."""
+    """List a dataset and the raw datasets that it may be derived from."""
     return bids_dir, find_above(bids_dir), find_linked_raw(bids_dir)
 
 
@@ -58,6 +58,6 @@ def find_listed(root: Path) -> set[str]:
     try:
         rows = read_rows(root / "participants.tsv")
     except (OSError, ValueError, csv.Error):
-        # Readers that need the table report what is wrong with it.
+        # Problems are reported by the functions that need the table.
         return labels
     return labels | {row.get("participant_id", "").strip().removeprefix("sub-") for row in rows} - {"", "n/a"}

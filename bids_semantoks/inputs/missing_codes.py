@@ -1,4 +1,4 @@
-"""Codes and words that may mean missing in a column of people, and what the sidecar says of them."""
+"""Codes and words that may mean missing in a phenotype column, and their description in the sidecar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-# 9, 99, -999, ... and those of refused and unknown answers, and what UK Biobank writes for these.
+# 9, 99, -999, ..., codes of refused and unknown answers, and those of UK Biobank.
 _CODE: Final = re.compile(r"-[13]|[-+]?(7+|8+|9+)")
 _WORDS: Final = frozenset(
     {
@@ -32,16 +32,16 @@ def parse_number(text: str) -> float | None:
 
 
 def spell(text: object) -> str:
-    """Spell a number in one way, so that -9999 and -9999.0 are the same; other text stays."""
+    """Normalise the spelling of a number, so that -9999 and -9999.0 are equal; other text is unchanged."""
     number = parse_number(str(text))
     return str(text).strip() if number is None else repr(number)
 
 
 def read_levels(entry: object) -> tuple[frozenset[str], frozenset[str]]:
-    """Read what the sidecar's entry of a column says: its levels, and the values that mean missing, both spelt.
+    """Read a column's sidecar entry: its levels, and the values that mean missing, both normalised.
 
-    Missing are ``MissingValues`` (also those of ``Annotations``, as Neurobagel and nipoppy write them) and ``Levels``
-    whose description says so.
+    Missing are ``MissingValues`` (also within ``Annotations``, as written by Neurobagel and nipoppy) and ``Levels``
+    described as such.
     """
     if not isinstance(entry, Mapping):
         return frozenset(), frozenset()
@@ -62,7 +62,7 @@ def _list(value: object) -> list[Any]:
 
 
 def _says_missing(description: object) -> bool:
-    """Tell whether the description of a level, or its first part, is a word for missing."""
+    """Return whether the description of a level, or its first part, is a word for missing."""
     if isinstance(description, Mapping):
         description = description.get("Description", description.get("Label", ""))
     first = re.split(r"[,;:(/]|\bor\b", str(description).replace("n/a", "na").casefold())[0].strip(" .")
@@ -71,7 +71,7 @@ def _says_missing(description: object) -> bool:
 
 def find_suspects(labels: Iterable[str], levels: Collection[str]) -> dict[str, int]:
     """Find labels that often mean missing, with their counts: words beside other values, and codes that are the only
-    negative numbers, or farther from all others than these are from each other. `levels` (spelt) are values."""
+    negative numbers, or farther from all others than these are from each other. `levels` (normalised) are values."""
     counts = Counter(labels)
     numbers = {label: number for label in counts if (number := parse_number(label)) is not None}
     codes = {label for label in numbers if _CODE.fullmatch(re.sub(r"\.0+$", "", label)) and spell(label) not in levels}
@@ -91,7 +91,7 @@ def _is_apart(code: float, others: list[float]) -> bool:
         return True
     first, last = others[0], others[-1]
     gap = max(first - code, code - last)
-    # Minus one and minus three are codes of answers in a list, and ordinary numbers elsewhere.
+    # -1 and -3 are answer codes in UK Biobank lists, and ordinary numbers elsewhere.
     is_list = len(others) > 2 and all(number.is_integer() for number in others)
     is_only_negative = code < 0 <= first and (code <= -7 or is_list)
     return is_only_negative or (gap > max(last - first, 4) and abs(code) >= 7 and (len(others) > 1 or abs(code) >= 99))

@@ -18,9 +18,10 @@ GIFTI: Final = ".func.gii"
 
 
 def split_named(text: str) -> tuple[str, Path]:
-    """Split the ``NAME=PATH`` of a ``-d`` option; the name is empty for a mere path, which may hold ``=`` itself."""
+    """Split the ``NAME=PATH`` of a ``-d`` option; the name is empty for a plain path, which may itself contain
+    ``=``."""
     name, equals, rest = text.partition("=")
-    # Unlike pathlib, this finds nothing, instead of failing, where the text is too long for a path.
+    # Unlike pathlib, this returns False instead of failing if the text is too long for a path.
     if not equals or os.path.exists(text):  # noqa: PTH110
         return "", Path(text)
     return name, Path(rest)
@@ -49,7 +50,7 @@ def find_folders(root: Path) -> tuple[str, ...]:
 
 
 def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -> str | None:
-    """Scan participants until one has data: ``fmriprep`` for BOLD, ``parcellated`` for series, None if none has any.
+    """Scan participants until one has data: ``fmriprep`` for BOLD, ``parcellated`` for series, None if none does.
 
     `wanted` is ``images``, ``series`` or ``auto``: images first, but series first if the pipeline denoises.
     """
@@ -74,19 +75,19 @@ def tell_kind(name: str, pipeline: Pipeline) -> str | None:
 
 
 def is_volume_series(file: BidsFile, pipeline: Pipeline) -> bool:
-    """Tell whether a file is an image that is read from this pipeline."""
+    """Return whether a file is an image to read from this pipeline."""
     return file.suffix == "bold" and file.extension in VOLUMES and file.entity("desc") in pipeline.descs
 
 
 def is_surface_series(file: BidsFile, pipeline: Pipeline) -> bool:
-    """Tell whether a file is a CIFTI series, or one hemisphere of a GIFTI pair, that is read from this pipeline."""
+    """Return whether a file is a CIFTI series, or one hemisphere of a GIFTI pair, to read from this pipeline."""
     is_whole = file.extension == CIFTI and file.entity("hemi") is None
     is_half = file.extension == GIFTI and file.entity("hemi") in ("L", "R")
     return file.suffix == "bold" and (is_whole or is_half) and is_read(file.entity("desc"), pipeline)
 
 
 def is_series(table: BidsFile) -> bool:
-    """Tell whether a file holds the mean series of an atlas' parcels, by its name."""
+    """Return whether a file is a table of parcel means, by its name."""
     keys = dict(table.entities)
     return (
         table.suffix == "timeseries"
@@ -98,7 +99,7 @@ def is_series(table: BidsFile) -> bool:
 
 
 def list_func_files(participant: str) -> list[str]:
-    """List the sorted files of ``func`` and ``ses-*/func``, plus JSON files above them, which runs may inherit.
+    """List the sorted files of ``func`` and ``ses-*/func``, plus JSON files above them that runs may inherit.
 
     Folders inside ``func`` count as well. Files are not opened, so dangling links are included. Plain strings: Path
     objects would dominate the search time. InputError if a folder cannot be listed.
@@ -128,12 +129,13 @@ def list_func_files(participant: str) -> list[str]:
 
 
 def is_surface_file(name: str) -> bool:
-    """Tell surface series from images by the file ending."""
+    """Return whether a file is a surface series, by its ending."""
     return name.endswith((CIFTI, GIFTI))
 
 
 def is_read(desc: str | None, pipeline: Pipeline) -> bool:
-    """Tell whether surface series with this ``desc`` are read: one of the pipeline's, or none unless it denoises."""
+    """Return whether surface series with this ``desc`` are read: one of the pipeline's, or no desc unless it
+    denoises."""
     return desc in pipeline.descs or (desc is None and not pipeline.is_denoised)
 
 

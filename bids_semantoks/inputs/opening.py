@@ -1,4 +1,4 @@
-"""The folders and participants of a call, checked before anything slow is imported."""
+"""Check the folders and participants of a call before importing anything slow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
 
 def open_inputs(config: AppConfig) -> Inputs:
     """Find the dataset and the participants of a call. Raises InputError or ConfigurationError for folders and labels
-    that are not there or cannot be used."""
+    that do not exist or cannot be used."""
     dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
     LOGGER.info("%s", dataset.describe())
     for sentence in dataset.describe_recognised():

@@ -33,7 +33,7 @@ from bids_semantoks.inputs.names import (
 )
 from bids_semantoks.inputs.pipelines import Derivative, Pipeline
 
-# Only names with these endings are parsed: few of some 60 files of a participant.
+# Only names with these endings are parsed, a few of a participant's 60 or so files.
 USEFUL_ENDS: Final = (
     *(f"_{suffix}{end}" for suffix in ("bold", "mask") for end in VOLUMES),
     f"_bold{CIFTI}",
@@ -47,23 +47,23 @@ USEFUL_ENDS: Final = (
 _MASKS: Final = (("mask", "brain"),)
 _CONFOUNDS: Final = (("timeseries", "confounds"), ("regressors", "confounds"))
 
-# From a pipeline that denoises: censored volumes, and motion (as measured, where another table was filtered).
+# From a denoising pipeline: censored volumes, and motion (unfiltered, if there is also a filtered table).
 _OUTLIERS: Final = (("outliers", None),)
 _MOTION: Final = (("motion", ""), ("motion", None))
 _FILTERED: Final = (("motion", "filtered"),)
 
-# HCP pipelines name the mask after the resolution (2 or 2.0), and keep one beside a run.
+# HCP pipelines name the mask after the resolution (2 or 2.0) and store it next to the run.
 _HCP_MASK: Final = "brainmask_fs."
-# Of ICA-AROMA: noise components, else the mixing matrix and what its components are.
+# ICA-AROMA: noise components, else the mixing matrix and the classification of its components.
 _COMPONENTS: Final = (("timeseries", "aroma"), ("mixing", "melodic"), ("metrics", "aroma"))
 
-# In a dataset of series: tables, their companions, and sidecars of images, which may say more than the tables'.
+# In a series dataset: tables, their companions, and image sidecars, which may have more metadata.
 _SERIES_ENDS: Final = (
     *("timeseries.tsv", "timeseries.ptseries.nii", "_bold.tsv", "_coverage.tsv", "_outliers.tsv", "_motion.tsv"),
     *("timeseries.json", "timeseries.ptseries.json", "bold.json", "bold.dtseries.json"),
 )
 
-# The usual densities of template surfaces come first: atlases are made for them.
+# The standard densities of template surfaces come first: atlases are made for them.
 _DENSITIES: Final = ("91k", "32k", "10k", "170k", "59k", "41k", "164k")
 
 
@@ -80,10 +80,10 @@ class Candidate:
     partner: str | None = None  # right hemisphere if image is the left
     columns: tuple[str, ...] = ()  # of motion regressors without a header
     repetition_time: float | None = None  # s, of a layout
-    volumes: str = "rows"  # of a table of series: rows or columns; empty where nothing says so
+    volumes: str = "rows"  # of a series table: rows or columns; empty if unstated
     warp: str | None = None  # field to the template space if image is in native space
-    missing: tuple[tuple[str, str], ...] = ()  # (mask or confounds, what was looked for and the nearest file)
-    parts: tuple[Candidate, ...] = ()  # runs that this one may be the concatenation of, by name
+    missing: tuple[tuple[str, str], ...] = ()  # (mask or confounds, expected file and closest match)
+    parts: tuple[Candidate, ...] = ()  # runs of which this one may be a concatenation, by name
 
     @property
     def order(self) -> tuple[tuple[tuple[tuple[int, int, str], ...], ...], str]:
@@ -95,7 +95,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     """Pair each BOLD image, CIFTI series or GIFTI pair of one participant with its mask and confounds.
 
     A mask shares all entities but ``desc`` with its image; confounds have exactly the entities that distinguish runs.
-    Other files, and those of another participant, are skipped. Two files of one run and space are two candidates.
+    Other files, and those of other participants, are skipped. Two files of one run and space are two candidates.
     `paths` must be sorted.
     """
     pipeline, listed = derivative.source, list(paths)
@@ -104,7 +104,7 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
         masks=build_pool([one for one in own if one.extension in VOLUMES], _MASKS, image_key),
         confounds=build_pool(own, _OUTLIERS if pipeline.is_denoised else _CONFOUNDS, source_key),
         motion=_build_motion(own, source_key) if pipeline.is_denoised else (),
-        # A pair of hemispheres is one run, so files that name one of them are that run's.
+        # A pair of hemispheres is one run, so files with either hemisphere belong to it.
         sidecars=tuple(_drop_hemisphere(one) for one in parsed if one.suffix == "bold" and _is_json(one)),
         hcp_masks=[path for path in listed if os.path.basename(path).startswith(_HCP_MASK)],  # noqa: PTH119
         others=own,
@@ -122,7 +122,7 @@ class _Files:
 
     masks: Pool
     confounds: Pool
-    motion: tuple[Pool, ...]  # as measured, and as filtered
+    motion: tuple[Pool, ...]  # unfiltered and filtered
     sidecars: tuple[BidsFile, ...]
     hcp_masks: list[str]
     others: list[BidsFile]  # all of them
@@ -162,13 +162,13 @@ def _build_motion(own: Iterable[BidsFile], key: KeyFunction) -> tuple[Pool, ...]
 
 
 def _find_motion(pools: Iterable[Pool], one: BidsFile, key: KeyFunction) -> tuple[str, ...]:
-    """Find the tables of a run's motion, the one that tells what was measured first."""
+    """Find the motion tables of a run, the unfiltered one first."""
     found = [find_companion(pool, one, key) for pool in pools]
     return tuple(dict.fromkeys(path for path in found if path))
 
 
 def _join(key: Key, image: BidsFile) -> str:
-    """Write the entities of a key in the order of an image's."""
+    """Join the entities of a key in the image's order."""
     return "_".join(f"{name}-{label}" for name, label in image.entities if (name, label) in key)
 
 
@@ -185,7 +185,8 @@ def find_components(paths: Iterable[str], label: str) -> dict[Key, tuple[str, ..
 def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:
     """Pair each parcel series table of one participant with its coverage, censored volumes and motion.
 
-    Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI counts if it has no TSV equivalent.
+    Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI is used only without a TSV
+    equivalent.
     """
     parsed, own = _parse(paths, _SERIES_ENDS, label)
     coverages = build_pool(
@@ -236,13 +237,13 @@ def rank_density(file: BidsFile) -> tuple[int, int, str]:
 
 
 def _parse(paths: Iterable[str], ends: tuple[str, ...], label: str) -> tuple[list[BidsFile], list[BidsFile]]:
-    """Parse the files with these ends: all of them, and those that name the participant."""
+    """Parse the files with these endings: all of them, and those with the participant's label."""
     parsed = [one for path in paths if path.endswith(ends) and (one := parse_name(path)) is not None]
     return parsed, [one for one in parsed if one.entities[:1] == (("sub", label),)]
 
 
 def _find_volumes(files: Iterable[BidsFile], pipeline: Pipeline) -> list[BidsFile]:
-    """List a participant's images in the best of the pipeline's descriptions, by folder."""
+    """List a participant's images with the pipeline's preferred desc, by folder."""
     found: dict[tuple[Key, str], list[BidsFile]] = {}
     for file in files:
         if is_volume_series(file, pipeline):
@@ -277,7 +278,7 @@ def _find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[t
 
 
 def _fill_space(file: BidsFile) -> BidsFile:
-    """Add the space that the CIFTI series of fMRIPrep 1.5 do not name: the only one that they may have."""
+    """Add the only possible space to CIFTI series of fMRIPrep 1.5, whose names lack it."""
     if file.extension != CIFTI or file.entity("space") is not None:
         return file
     return dataclasses.replace(file, entities=sort_entities((*file.entities, ("space", "fsLR"))))

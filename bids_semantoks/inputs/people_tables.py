@@ -1,4 +1,4 @@
-"""Tables of people as text: participants, sessions and ``phenotype/``, and to whom of the data each row belongs."""
+"""Phenotype tables as text (participants, sessions, ``phenotype/``), and matching of rows to participants."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 _ID: Final = "participant_id"
 _KEYS: Final = (_ID, "session_id")
-#: Columns of labels in tables of UK Biobank, REDCap, NDA and others, without case and punctuation.
+#: ID columns in tables of UK Biobank, REDCap, NDA and others, ignoring case and punctuation.
 _ID_NAMES: Final = (
     *("participantid", "eid", "recordid", "srcsubjectid", "subjectkey", "subjectid", "participant", "subject"),
     *("sub", "subid", "subj", "subjid", "ptid", "rid", "guid", "id"),
 )
 
-#: Participant and session label; the session is empty where a table has none.
+#: Participant and session label; the session is empty if a table has none.
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Table:
-    """Table of people, as text."""
+    """Phenotype table, as text."""
 
     path: Path  # for sub-*_sessions.tsv, the dataset root
     name: str  # for messages
     has_sessions: bool  # whether rows are sessions
     keys: tuple[Key, ...]  # one per row
-    columns: dict[str, tuple[str | None, ...]]  # cells by column, as written; None where a file lacks the column
-    lines: tuple[int, ...] = ()  # of the rows in their file
+    columns: dict[str, tuple[str | None, ...]]  # cells by column, as written; None if a file lacks the column
+    lines: tuple[int, ...] = ()  # line number of each row in its file
     id_column: str = _ID
-    described: dict[str, Any] = field(default_factory=dict)  # what the sidecar says, by column
+    described: dict[str, Any] = field(default_factory=dict)  # sidecar entries, by column
     # why the table is unusable (it then has no cells); raised only if one of its columns is requested
     problem: InputError | None = None
 
@@ -64,7 +64,7 @@ def find_tables(
 
     `phenotype` may be relative to a root or its ``phenotype`` folder; InputError if it is missing or unsound. Any other
     unsound table is yielded with its problem, since most calls need only one table. `id_column` has the labels in
-    `phenotype` and in tables without participant_id; `participants` are those of the data.
+    `phenotype` and in tables without participant_id; `participants` are the labels in the data.
     """
     roots = find_roots(bids_dir)
     if phenotype is not None:
@@ -73,7 +73,7 @@ def find_tables(
         there = [place for place in places if place.is_file()]
         if not there:
             raise InputError(
-                f"--phenotype {phenotype} is no file: looked for {', '.join(map(str, dict.fromkeys(places)))}.",
+                f"--phenotype {phenotype} not found: looked for {', '.join(map(str, dict.fromkeys(places)))}.",
                 hint="Give a table with a participant_id column.",
             )
         yield read_phenotype_table(there[0], (id_column, _ID) if id_column else (_ID,), participants)
@@ -95,7 +95,7 @@ def _read_anyway(path: Path, id_columns: Sequence[str], participants: Collection
 
 
 def _build_unsound(path: Path, problem: InputError) -> Table:
-    """Build a table of column names alone."""
+    """Build a table with column names only."""
     names: list[str] = []
     try:
         first = read_text(path).lstrip("\r\n").splitlines()[:1]
@@ -110,8 +110,8 @@ def _build_unsound(path: Path, problem: InputError) -> Table:
 def read_phenotype_table(path: Path, id_columns: Sequence[str] = (_ID,), participants: Collection[str] = ()) -> Table:
     """Read a TSV or CSV with one of `id_columns` and optional ``session_id``; labels lose ``sub-`` and ``ses-``.
 
-    Cells stay text, so 01 is not 1. Raises InputError if the file is unreadable, lacks the column of participants (the
-    likely one is named, by its labels that are among `participants`), or repeats a column, participant or session.
+    Cells stay text, so 01 is not 1. Raises InputError if the file is unreadable, lacks the ID column (the
+    likely one is suggested by its overlap with `participants`), or repeats a column, participant or session.
     """
     names, rows, lines = _read_cells(path)
     cells = {name: tuple(_clean(row[index]) for row in rows) for index, name in enumerate(names)}
@@ -120,9 +120,9 @@ def read_phenotype_table(path: Path, id_columns: Sequence[str] = (_ID,), partici
         likely = _guess_id_column(cells, participants)
         raise InputError(
             f"{path} has no column {' or '.join(id_columns)}: found {describe_labels(names)}.",
-            hint=f"Name the column of participants, perhaps with --id-column {likely}."
+            hint=f"Set the ID column; perhaps --id-column {likely}."
             if likely
-            else "Expected one row a participant, tab-separated; --id-column names another column of participants.",
+            else "Expected a tab-separated table with one row per participant; --id-column sets another ID column.",
         )
     labels = [_strip(cell, "sub-") for cell in cells[id_column]]
     sessions = [_strip(cell, "ses-") for cell in cells.get("session_id", ("",) * len(rows))]
@@ -143,7 +143,7 @@ def read_phenotype_table(path: Path, id_columns: Sequence[str] = (_ID,), partici
 
 
 def _guess_id_column(cells: dict[str, tuple[str, ...]], participants: Collection[str]) -> str:
-    """Guess which column holds participants: the one with most labels of the data, or else one with a usual name."""
+    """Guess the ID column: the one with most labels of the data, else one with a common name."""
     matches = {name: _count_matches(values, participants) for name, values in cells.items()}
     best = max(matches, key=matches.__getitem__, default="")
     if best and matches[best] >= min(2, len(participants)) > 0:
@@ -158,7 +158,7 @@ def _count_matches(cells: Sequence[str], participants: Collection[str]) -> int:
 
 
 def _read_cells(path: Path) -> TextTable:
-    """Read a table separated by tabs, or by commas or semicolons where its header has no tab."""
+    """Read a table separated by tabs, or by commas or semicolons if its header has no tab."""
     try:
         text = read_text(path)
         table = parse_table(text, delimiter=find_delimiter(text), is_padded=True)
@@ -169,7 +169,7 @@ def _read_cells(path: Path) -> TextTable:
             f"The table {path} {error}.", hint="Expected tab-separated text with one row per participant."
         ) from error
     if twice := sorted(name for name, count in Counter(table.names).items() if count > 1):
-        raise InputError(f"{path} has columns of the same name: {', '.join(twice)}.", hint="Rename one of them.")
+        raise InputError(f"{path} has duplicate columns: {', '.join(twice)}.", hint="Rename one of them.")
     return table
 
 
@@ -183,7 +183,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def _clean(text: str) -> str:
-    """Replace line breaks and tabs, which CSV cells may hold but the TSV output may not."""
+    """Replace line breaks and tabs, which are allowed in CSV cells but not in the TSV output."""
     return re.sub(r"\s*[\t\n\v\f\r]\s*", " ", text).strip()
 
 
@@ -195,12 +195,12 @@ def _check_unique(keys: Sequence[Key], path: Path) -> None:
     if twice := [key for key, count in Counter(keys).items() if count > 1]:
         shown = ", ".join(f"sub-{sub}{f' ses-{ses}' if ses else ''}" for sub, ses in twice[:5])
         raise InputError(
-            f"{path} has {len(twice)} participants or sessions twice: {shown}.", hint="Keep one row of each."
+            f"{path} has duplicate rows for {len(twice)} participants or sessions: {shown}.", hint="Keep one row each."
         )
 
 
 def _find_session_tables(root: Path) -> Iterator[Table]:
-    """Merge the session tables of all participants; those that cannot be used are yielded as unsound."""
+    """Merge the session tables of all participants; unusable ones are yielded with their problem."""
     cells: dict[str, dict[Key, str]] = {}
     lines: dict[Key, int] = {}
     described = _read_sidecar(root / "sessions.json")
@@ -229,11 +229,11 @@ def _find_session_tables(root: Path) -> Iterator[Table]:
 
 
 def _read_sessions(path: Path) -> dict[Key, tuple[int, dict[str, str]]]:
-    """Read the table of one participant's sessions: line and cells by column of each."""
+    """Read one participant's sessions table: line and cells by column of each session."""
     names, rows, lines = _read_cells(path)
     if "session_id" not in names:
         found = f"{path} has no column session_id: found {describe_labels(names)}."
-        raise InputError(found, hint="Expected one row a session.")
+        raise InputError(found, hint="Expected one row per session.")
     texts = [dict(zip(names, map(_clean, row), strict=True)) for row in rows]
     label = path.parent.name.removeprefix("sub-")
     keys = [(label, _strip(cells["session_id"], "ses-")) for cells in texts]
@@ -242,8 +242,8 @@ def _read_sessions(path: Path) -> dict[Key, tuple[int, dict[str, str]]]:
 
 
 def match_keys(table: Table, keys: Collection[Key]) -> tuple[Key, ...]:
-    """Name the rows of a table as the data are, where labels differ only in ``sub-``, punctuation, case or leading
-    zeros (NDAR_INV1 and NDARINV1, 1 and 001). InputError where a label could be two."""
+    """Rename the rows of a table to the labels of the data if they differ only in ``sub-``, punctuation, case or
+    leading zeros (NDAR_INV1 and NDARINV1, 1 and 001). InputError if a label is ambiguous."""
     participants = _match_labels({sub for sub, _ in table.keys}, {sub for sub, _ in keys}, table)
     sessions = _match_labels({ses for _, ses in table.keys}, {ses for _, ses in keys} - {""}, table)
     return tuple((participants.get(sub, sub), sessions.get(ses, ses)) for sub, ses in table.keys)
@@ -257,14 +257,14 @@ def _match_labels(described: Collection[str], wanted: Collection[str], table: Ta
     for form in sorted(ours.keys() & theirs.keys()):
         if len(ours[form]) > 1 or len(theirs[form]) > 1:
             raise InputError(
-                f"{table.path} has the labels {name_some(theirs[form])} and the data {name_some(ours[form])}: which is "
-                "which cannot be told.",
-                hint="Write the labels of the sub-* and ses-* folders.",
+                f"Labels {name_some(theirs[form])} in {table.path} cannot be matched unambiguously to "
+                f"{name_some(ours[form])} in the data.",
+                hint="Use the labels of the sub-* and ses-* folders in the table.",
             )
         found[theirs[form][0]] = ours[form][0]
     if found:
         LOGGER.info(
-            "%d labels of %s are spelt differently in the data: %s.",
+            "%d labels in %s were matched to labels spelt differently in the data: %s.",
             *(len(found), table.name, name_some([f"{their} is {our}" for their, our in found.items()])),
         )
     return found
@@ -278,7 +278,7 @@ def _group_forms(labels: Collection[str]) -> dict[str, list[str]]:
 
 
 def _simplify(label: str) -> str:
-    """Reduce a label to what spreadsheets, databases and archives leave of it."""
+    """Reduce a label to the part that spreadsheets, databases and archives preserve."""
     text = re.sub(r"^(\d+)\.0+$", r"\1", label.strip(" \"'").casefold())
     text = re.sub(r"^(sub|ses)[-_ ]|^sub(?=\d)", "", text)
     return re.sub(r"[\W_]", "", text).lstrip("0") or "0"

@@ -1,4 +1,4 @@
-"""Columns of people found by name, and their conversion to classes or numbers."""
+"""Phenotype columns found by name, and their conversion to classes or numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIN_CLASS: Final = 5
 MIN_VALUES: Final = 10
 _MAX_CLASSES: Final = 10
 
-# Words in names of columns whose numbers are codes of a place or a machine.
+# Words in column names that indicate codes of a site or scanner.
 _PLACE: Final = re.compile(
     r"(site|scanner|cent(er|re)|batch|serial|deviceserial|manufacturer|vendor|institution|institute|hospital|station|device)"
     r"s?(id|no|num|nr|number|code|name)?"
@@ -41,17 +41,17 @@ class Column:
     table: str  # name in messages
     has_sessions: bool  # whether values differ by session
     values: dict[Key, str | None]  # text; None if missing
-    lines: dict[Key, int] = field(default_factory=dict)  # of the rows in their file
+    lines: dict[Key, int] = field(default_factory=dict)  # line number of each row in its file
     sidecar: str = ""  # JSON file that may describe the column
-    levels: frozenset[str] = frozenset()  # that the sidecar describes, numbers spelt alike
-    warnings: tuple[str, ...] = ()  # what may mean missing, or is read as missing
+    levels: frozenset[str] = frozenset()  # described in the sidecar, numbers normalised
+    warnings: tuple[str, ...] = ()  # values that may mean missing, or are read as missing
 
     def find(self, keys: Sequence[Key]) -> tuple[str | None, ...]:
         """Look up (participant, session) pairs; None if missing."""
         return tuple(self.values.get((sub, ses if self.has_sessions else "")) for sub, ses in keys)
 
     def find_known(self, keys: Collection[Key]) -> dict[Key, str]:
-        """Find the values of the rows of `keys`, each once."""
+        """Find the distinct values of the rows of `keys`."""
         own = dict.fromkeys(keys if self.has_sessions else ((sub, "") for sub, _ in keys))
         return {key: text for key in own if (text := self.values.get(key)) is not None}
 
@@ -78,9 +78,9 @@ def find_columns(
 ) -> dict[str, Column]:
     """Find columns by name, each in the first table that has it; `optional` ones may be missing.
 
-    Values are named by `keys`, participants and sessions of the data, where labels differ in spelling only. Raises
+    Labels are matched to `keys`, the participants and sessions of the data, if they differ in spelling only. Raises
     InputError, with the nearest match, for a missing column; also if no table exists, if two files of ``phenotype/``
-    hold the column and `phenotype` does not choose, or if a table that is needed is unsound.
+    have the column and `phenotype` does not choose, or if a required table is unusable.
     """
     found: dict[str, Column] = {}
     known: dict[str, Table] = {}
@@ -107,7 +107,7 @@ def find_columns(
     roots = " and ".join(map(str, find_roots(bids_dir)))
     if not tables:
         raise InputError(
-            f"No table of phenotypes in {roots}: expected participants.tsv, sessions.tsv or phenotype/*.tsv.",
+            f"No phenotype table in {roots}: expected participants.tsv, sessions.tsv or phenotype/*.tsv.",
             hint="Give one with --phenotype.",
         )
     if unknown:
@@ -117,8 +117,8 @@ def find_columns(
         )
     if id_column and id_column not in id_columns:
         raise InputError(
-            f"--id-column {id_column} would do nothing: every table of {', '.join(tables)} has participant_id.",
-            hint="Remove the option, or give the table that has this column by --phenotype.",
+            f"--id-column {id_column} has no effect: every table of {', '.join(tables)} has participant_id.",
+            hint="Remove the option, or give the table with this column with --phenotype.",
         )
     return found
 
@@ -126,7 +126,7 @@ def find_columns(
 def build_columns(
     table: Table, names: Sequence[str], wanted: Collection[str], keys: Collection[Key]
 ) -> dict[str, Column]:
-    """Build columns of a table; InputError if its labels cannot be told apart and one of the columns is `wanted`."""
+    """Build columns of a table; InputError if its labels are ambiguous and one of the columns is `wanted`."""
     if not names:
         return {}
     try:
@@ -156,14 +156,14 @@ def _build_column(table: Table, name: str, own: Sequence[Key], keys: Collection[
         LOGGER.info("%s has values missing according to %s: %s.", where, table.sidecar, _list_counts(by_sidecar))
     if by_word:
         warnings.append(
-            f"{where} has cells read as missing: {_list_counts(by_word)}. If one is a label, list it as Levels of "
-            f"{name} in {table.sidecar}."
+            f"{where} has cells read as missing: {_list_counts(by_word)}. If one of these is a valid label, list it "
+            f"under Levels of {name} in {table.sidecar}."
         )
     known = [text for key, text in values.items() if text is not None and (key in here or not here)]
     if suspects := find_suspects(known, levels):
         warnings.append(
-            f"{where} has values that often mean missing, kept as they are: {_list_counts(suspects)}. If they are "
-            f"missing, write n/a, or list them as MissingValues of {name} in {table.sidecar}; if not, as Levels."
+            f"{where} has values that often mean missing but are kept: {_list_counts(suspects)}. If they mean missing, "
+            f"write n/a or list them under MissingValues of {name} in {table.sidecar}; otherwise, under Levels."
         )
     for warning in warnings if is_wanted else ():
         LOGGER.warning("%s", warning)
@@ -187,14 +187,14 @@ def _tell_unsound(problems: Sequence[InputError], *, is_needed: bool) -> None:
     if problems and is_needed:
         raise problems[0]
     for problem in problems:
-        LOGGER.warning("A table is left aside: %s", problem)
+        LOGGER.warning("Ignoring a table: %s", problem)
 
 
 def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", n_bins: int = 0) -> Phenotype:
     """Convert a column for `keys`, in their order, to classes or numbers.
 
     `kind` ``auto`` treats text and a few distinct whole numbers as classes. With `n_bins`, a numeric column with more
-    distinct values than bins becomes a regression; text stays classes. Raises InputError if no key matches, labels
+    distinct values than bins is treated as regression; text stays classes. Raises InputError if no key matches, labels
     differ only in leading zeros, values are too few, constant or not numbers, or a class is too small.
     """
     labels = _unite_numbers(column.find(keys))
@@ -205,23 +205,25 @@ def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", 
     if len(known) < MIN_VALUES:
         raise InputError(
             f"{where} has values for {len(known)} of {len(keys)} participants or sessions with features; "
-            f"{MIN_VALUES} are the least to probe.",
-            hint="Check participant_id and n/a.",
+            f"probing requires at least {MIN_VALUES}.",
+            hint="Check the participant_id labels and n/a values.",
         )
     if len(set(known)) == 1:
-        raise InputError(f"{where} is constant: all {len(known)} values are {known[0]!r}.", hint="Nothing to predict.")
+        raise InputError(
+            f"{where} is constant: all {len(known)} values are {known[0]!r}.", hint="There is nothing to predict."
+        )
     if kind == "auto":
         check_cells(column, keys)
     decided = _decide_kind(column, known) if kind == "auto" else kind
     if n_bins and decided == "classification" and len(set(known)) > n_bins:
-        # Only numbers, few or many, are cut into bins; text stays classes.
+        # Only numbers are binned; text stays classes.
         decided = "classification" if None in map(parse_number, known) else "regression"
     if decided == "classification":
         if kind == "auto":
             _check_spelling(known, where)
         _check_classes(known, where)
     elif None in map(parse_number, known):
-        _refuse_cells(column, keys, "holds {} cells that are not numbers")
+        _refuse_cells(column, keys, "has {} non-numeric values")
     else:
         numbers[:] = [np.nan if label is None else parse_number(label) for label in labels]
     return Phenotype(name=column.name, table=column.table, kind=decided, labels=labels, numbers=numbers)
@@ -232,17 +234,17 @@ def _check_keys(column: Column, keys: Sequence[Key], where: str) -> None:
     described, wanted = {sub for sub, _ in column.values}, {sub for sub, _ in keys}
     if not described & wanted:
         raise InputError(
-            f"{where} describes none of the participants with features: it has {describe_labels(described)}, features "
-            f"have {describe_labels(wanted)}.",
-            hint="The labels must be those of the sub-* folders; --id-column names another column that has them.",
+            f"{where} has no row for any participant with features: the table has {describe_labels(described)}, the "
+            f"features {describe_labels(wanted)}.",
+            hint="Labels must match the sub-* folders; --id-column sets another ID column.",
         )
     sessions, scanned = {ses for _, ses in column.values}, {ses for _, ses in keys}
     if column.has_sessions and not sessions & scanned:
         found = describe_labels(scanned) if scanned - {""} else "none"
         raise InputError(
-            f"{where} describes none of the sessions with features: it has {describe_labels(sessions - {''})}, "
-            f"features have {found}.",
-            hint="session_id must be the labels of ses-* folders, with the same zeros in front.",
+            f"{where} has no row for any session with features: the table has {describe_labels(sessions - {''})}, "
+            f"the features {found}.",
+            hint="session_id must match the labels of the ses-* folders, including leading zeros.",
         )
 
 
@@ -256,8 +258,8 @@ def _unite_numbers(labels: tuple[str | None, ...]) -> tuple[str | None, ...]:
 
 
 def check_cells(column: Column, keys: Sequence[Key]) -> None:
-    """Refuse a column of numbers with a few cells of text, which as categories would each be a level: InputError names
-    the cells. Not so where the sidecar describes all levels, or numbers are few and text is frequent."""
+    """Refuse a numeric column with a few text cells, which would each become a level: InputError lists them. Accepted
+    if the sidecar describes all levels, or if numbers are few and text is frequent."""
     known = list(column.find_known(keys).values())
     numbers = [number for text in known if (number := parse_number(text)) is not None]
     texts = Counter(text for text in known if parse_number(text) is None)
@@ -265,7 +267,7 @@ def check_cells(column: Column, keys: Sequence[Key]) -> None:
         return
     is_rare = len(numbers) >= 0.9 * len(known) and max(texts.values()) < MIN_CLASS and not names_place(column.name)
     if len(set(numbers)) > _MAX_CLASSES or is_rare:
-        _refuse_cells(column, keys, "holds numbers, but also {} cells that are not")
+        _refuse_cells(column, keys, "is numeric except for {} cells")
 
 
 def _refuse_cells(column: Column, keys: Sequence[Key], problem: str) -> NoReturn:
@@ -278,24 +280,24 @@ def _refuse_cells(column: Column, keys: Sequence[Key], problem: str) -> NoReturn
     ]
     raise InputError(
         f"Column {column.name} of {column.table} {problem.format(len(bad))}: {name_some(shown)}.",
-        hint="Write n/a for missing values. For a phenotype of classes use --probe-kind classification; otherwise list "
-        f"all its labels as Levels in {column.sidecar or 'a JSON file beside the table'}.",
+        hint="Write n/a for missing values. For a categorical phenotype use --probe-kind classification, or list "
+        f"all its labels under Levels in {column.sidecar or 'a JSON file next to the table'}.",
     )
 
 
 def names_place(name: str) -> bool:
-    """Tell whether a column is named as one of sites or scanners, whose numbers are codes."""
+    """Return whether the name of a column suggests site or scanner codes."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
     return any(_PLACE.fullmatch(word.lower()) for word in words)
 
 
 def _is_described(column: Column, known: Sequence[str]) -> bool:
-    """Tell whether the sidecar lists all values as levels."""
+    """Return whether the sidecar lists all values as levels."""
     return bool(column.levels) and column.levels.issuperset(map(spell, known))
 
 
 def is_category(column: Column, keys: Sequence[Key]) -> bool:
-    """Tell whether a covariate is a category: text, levels that the sidecar describes, or whole numbers of a place."""
+    """Return whether a covariate is categorical: text, levels in the sidecar, or integer codes of a site."""
     known = list(column.find_known(keys).values())
     if not known or None in map(parse_number, known) or _is_described(column, known):
         return bool(known)
@@ -303,20 +305,21 @@ def is_category(column: Column, keys: Sequence[Key]) -> bool:
 
 
 def find_codes(column: Column, keys: Sequence[Key]) -> str:
-    """Warn of a covariate that is used as a number although it has three to ten whole numbers, each often; else
-    return empty text."""
+    """Return a warning for a numeric covariate with only three to ten distinct integers, each frequent; else an empty
+    string."""
     distinct = Counter(column.find_known(keys).values())
     if is_category(column, keys) or len(distinct) < 3 or not _has_few_numbers(list(distinct.elements())):
         return ""
     return (
-        f"Column {column.name} of {column.table} is used as a number, and has only the values "
-        f"{', '.join(sorted_naturally(distinct))}. If these are codes, as of sites, list them as Levels of "
+        f"Column {column.name} of {column.table} is treated as numeric but has only the values "
+        f"{', '.join(sorted_naturally(distinct))}. If these are codes (e.g. of sites), list them under Levels of "
         f"{column.name} in {column.sidecar}."
     )
 
 
 def _has_few_numbers(known: Sequence[str]) -> bool:
-    """Tell whether numbers are whole and few: two, or up to ten with five values each on average."""
+    """Return whether numbers are integers with few distinct values: two, or up to ten with five values each on
+    average."""
     distinct = set(map(parse_number, known)) - {None}
     is_whole = all(number == int(number) for number in distinct if number is not None)
     return is_whole and (len(distinct) == 2 or (len(distinct) <= _MAX_CLASSES and len(known) >= 5 * len(distinct)))
@@ -334,8 +337,8 @@ def _check_spelling(known: Sequence[str], where: str) -> None:
     """Refuse decimal commas and classes that differ only in case; an explicit ``--probe-kind`` skips this check."""
     if all(label.count(",") == 1 and parse_number(label.replace(",", ".")) is not None for label in known):
         raise InputError(
-            f"{where} holds numbers with commas, such as {known[0]!r}.",
-            hint="Write points for decimals, or use --probe-kind classification for pairs such as alleles.",
+            f"{where} has numbers with commas, such as {known[0]!r}.",
+            hint="Use decimal points, or --probe-kind classification if the values are pairs such as alleles.",
         )
     forms: dict[str, list[str]] = {}
     for name in sorted(set(known)):
@@ -343,8 +346,8 @@ def _check_spelling(known: Sequence[str], where: str) -> None:
     if alike := [names for names in forms.values() if len(names) > 1]:
         shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:5])
         raise InputError(
-            f"{where} has classes that differ in upper and lower case alone: {shown}.",
-            hint="Write each class in one way, or use --probe-kind classification where case tells them apart.",
+            f"{where} has classes that differ only in case: {shown}.",
+            hint="Spell each class consistently, or use --probe-kind classification if case is meaningful.",
         )
 
 

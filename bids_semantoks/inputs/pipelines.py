@@ -1,4 +1,4 @@
-"""Pipelines, recognised by GeneratedBy, with the names that they give to files; the derivative datasets they wrote."""
+"""Pipelines, recognised by GeneratedBy, their file naming, and the derivative datasets they wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Pipeline:
     label: str  # in messages and sidecars; empty for unknown pipelines
     names: tuple[str, ...] = ()  # prefixes of its GeneratedBy name, lower case without separators
     descs: tuple[str, ...] = ("preproc",)  # desc- of the BOLD images to read, best first
-    note: str = ""  # how its images are treated, for the log
+    note: str = ""  # for the log: how its images are treated
     is_denoised: bool = False  # confounds already removed
     is_filtered: bool = False  # already band-pass filtered
 
@@ -32,9 +32,9 @@ NIBABIES: Final = Pipeline(label="NiBabies", names=("nibabies",))
 XCPD: Final = Pipeline(
     label="XCP-D",
     names=("xcpd",),
-    # Up to 0.2 it wrote residuals; its modes for large studies write interpolated images instead of censored ones.
+    # Up to 0.2 it wrote residuals; its abcd and hbcd modes write interpolated images instead of censored ones.
     descs=("denoised", "interpolated", "residual"),
-    note="its images are denoised and filtered: neither is done again, only a linear trend is removed",
+    note="its images are already denoised and filtered; only a linear trend is removed",
     is_denoised=True,
     is_filtered=True,
 )
@@ -42,7 +42,7 @@ AROMA: Final = Pipeline(
     label="fMRIPost-AROMA",
     names=("fmripostaroma",),
     descs=("nonaggrDenoised", "orthaggrDenoised", "aggrDenoised"),
-    note="its images are denoised by ICA-AROMA: no regressor is removed again",
+    note="its images are already denoised by ICA-AROMA; no confounds are regressed",
     is_denoised=True,
 )
 GIGA: Final = Pipeline(label="giga_connectome", names=("gigaconnectome",))
@@ -69,7 +69,7 @@ class Description:
 
     @property
     def latest(self) -> str:
-        """Name of the first generator listed, or without any of the dataset."""
+        """Name of the first generator listed, else of the dataset."""
         return self.generators[0][0] if self.generators else self.name
 
     @property
@@ -99,7 +99,7 @@ def read_description(folder: Path) -> Description | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}.", hint="Repair or restore the file.") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object, found {type(content).__name__}.")
+        raise InputError(f"{path} must contain a JSON object, found {type(content).__name__}.")
     return Description(
         name=_text(content.get("Name")),
         dataset_type=_text(content.get("DatasetType")).lower(),
@@ -108,7 +108,7 @@ def read_description(folder: Path) -> Description | None:
 
 
 def _find_generators(content: dict[str, Any]) -> list[tuple[str, str]]:
-    # fMRIPrep up to 20.1 wrote PipelineDescription, of the draft that became GeneratedBy.
+    # fMRIPrep up to 20.1 wrote PipelineDescription, from the draft that became GeneratedBy.
     entries = content.get("GeneratedBy") or content.get("PipelineDescription") or []
     if not isinstance(entries, list):
         entries = [entries]
@@ -125,7 +125,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPattern:
-    """Paths of one kind of run, relative to BIDS_DIR: the first that exists is read, and * stands for any text."""
+    """Paths of one kind of run, relative to BIDS_DIR: the first that exists is read; * matches any text."""
 
     kind: str  # fmriprep for images, parcellated for series, as of a derivative dataset
     bold: tuple[str, ...]  # the images or tables of series, with {participant} and other entities in braces

@@ -26,9 +26,10 @@ _IGNORED: Final = re.compile(r"/(anat|dwi|fmap|perf|pet|figures|log|logs|code|so
 
 
 def find_database_files(root: Path, database_dir: Path, ends: Sequence[str]) -> dict[str, list[str]]:
-    """Map participant labels to sorted paths from a pybids database, building it first of the files with these `ends`.
+    """Map participant labels to sorted paths from a pybids database, building it first from the files with these
+    `ends`.
 
-    An existing database is trusted, so delete it when files were added. Raises ConfigurationError if the folder is not
+    An existing database is not updated, so delete it after adding files. Raises ConfigurationError if the folder is not
     writable or the database belongs to another dataset, InputError if the database is unreadable.
     """
     if not (database_dir / _FILE_NAME).exists():
@@ -44,10 +45,10 @@ def find_database_files(root: Path, database_dir: Path, ends: Sequence[str]) -> 
 def _write_database(root: Path, database_dir: Path, ends: Sequence[str]) -> None:
     from bids import BIDSLayout, BIDSLayoutIndexer  # noqa: PLC0415 - takes 0.9 s, which only this option is worth
 
-    # Everything that is never read is left out, so that a database of thousands of participants stays small.
+    # Index only what may be read, so that a database of thousands of participants stays small.
     others = re.compile(rf"^(?!.*({'|'.join(map(re.escape, ends))})$).*/[^/]*\.[^/]*$")
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=[_IGNORED, others])
-    LOG.info("Making a pybids database of %s in %s", root, database_dir)
+    LOG.info("Building a pybids database of %s in %s", root, database_dir)
     try:
         database_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(database_dir)
@@ -63,7 +64,7 @@ def _write_database(root: Path, database_dir: Path, ends: Sequence[str]) -> None
             # Renamed when complete: pybids would mistake a partial database for the whole dataset.
             os.replace(Path(folder) / _FILE_NAME, database_dir / _FILE_NAME)  # noqa: PTH105
     except OSError as error:
-        raise ConfigurationError(f"No pybids database can be made in {database_dir}: {error}.") from error
+        raise ConfigurationError(f"Cannot create a pybids database in {database_dir}: {error}.") from error
 
 
 def _read_paths(root: Path, database_dir: Path) -> list[str]:
@@ -82,7 +83,7 @@ def _read_paths(root: Path, database_dir: Path) -> list[str]:
         ) from error
     if found.resolve() != root.resolve():
         raise ConfigurationError(
-            f"The pybids database {path} is of {found}, not of {root}.",
-            hint="Give another --bids-database-dir, or a new folder to have one made.",
+            f"The pybids database {path} belongs to {found}, not to {root}.",
+            hint="Use another --bids-database-dir, or a new folder to build one.",
         )
     return sorted(os.path.relpath(str(one), found) for one in paths)

@@ -1,5 +1,5 @@
-"""The repetition time of a run, by one order for images, surfaces, series of parcels and layouts: its own sidecar, the
-sidecar of its image, the raw dataset, a CIFTI header, a NIfTI header, the number of a shipped layout."""
+"""The repetition time of a run. Sources in order, for all kinds of input: its own sidecar, the sidecar of its image,
+the raw dataset, a CIFTI header, a NIfTI header, the value in a shipped layout."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.names import list_func_files
 from bids_semantoks.records import Run
 
-#: Seconds; what is longer is a number of milliseconds.
+#: Seconds; longer values are taken to be milliseconds.
 LONGEST: Final = 20.0
 
-# Entities that sidecars of the same run may have although its table of series, or its image, lacks them.
+# Entities that sidecars of a run may have although its series table or image lacks them.
 _NOT_OF_RUN: Final = DERIVED_ENTITIES | {"echo", "part"}
-# XCP-D writes this word as the frequency: one row per volume, whatever its duration.
+# XCP-D writes this word as SamplingFrequency: one row per volume, whatever its duration.
 _NO_FREQUENCY: Final = "TR"
 _SIDECAR_ENDS: Final = ("json", "dtseries.json", "ptseries.json", "func.json")
 _CIFTI_ENDS: Final = (".ptseries.nii", ".dtseries.nii")
-# CIFTI before NIfTI, and the cheapest first: headers alone are read.
+# CIFTI before NIfTI, cheapest first; only headers are read.
 _HEADER_ENDS: Final = (".ptseries.nii", "_bold.dtseries.nii", "_bold.nii.gz", "_bold.nii")
 _SAME: Final = 1e-3
 _SAME_SHARE: Final = 0.01
-# Numbers this far apart are one time in seconds and in milliseconds.
+# Values this far apart are the same time in seconds and in milliseconds.
 _THOUSAND: Final = (500.0, 2000.0)
-# A time this short may be a thousandth of the true one, so that other sources are asked too.
+# A time this short may be off by a factor of 1000, so other sources are checked too.
 _SHORT: Final = LONGEST / _THOUSAND[0]
 _MILLISECONDS: Final = "Is RepetitionTime given in milliseconds? It must be in seconds."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatedTime:
-    """What the sidecars of a run state."""
+    """The repetition time stated in the sidecars of a run."""
 
-    value: float | None = None  # s; None where none states a usable time
-    source: str = ""  # what states it, in words for messages
-    problems: tuple[str, ...] = ()  # a sentence for each sidecar that could not be used
-    is_absent: bool = False  # the sidecar that decides was not fetched
+    value: float | None = None  # s; None if none states a usable time
+    source: str = ""  # where it was found, for messages
+    problems: tuple[str, ...] = ()  # one sentence per unusable sidecar
+    is_absent: bool = False  # the content of the deciding sidecar was not fetched
 
 
 def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:
@@ -59,7 +59,7 @@ def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]
 
 
 def find_raw_sidecars(root: Path, label: str) -> tuple[BidsFile, ...]:
-    """List the ``*_bold.json`` that the raw dataset has for a participant, those at its root included."""
+    """List the raw dataset's ``*_bold.json`` for a participant, including those at its root."""
     paths = list_func_files(str(root / f"sub-{label}"))
     parsed = (parse_name(path) for path in paths if path.endswith("_bold.json"))
     return (*(one for one in parsed if one is not None), *find_root_sidecars(root))
@@ -68,9 +68,9 @@ def find_raw_sidecars(root: Path, label: str) -> tuple[BidsFile, ...]:
 def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: bool = False) -> StatedTime:
     """Find the repetition time (s) that the sidecars of an image or table state, or those of the raw dataset.
 
-    The nearest sidecar whose entities the image all has, and that states RepetitionTime or SamplingFrequency, decides:
-    its value counts also where it cannot be right, see `decide_repetition_time`. One that is unreadable or states no
-    positive number is named and passed over; one that was not fetched ends the search. The ``*_bold.json`` of the run's
+    The nearest applicable sidecar with RepetitionTime or SamplingFrequency decides, even with an implausible value (see
+    `decide_repetition_time`). One that is unreadable or has no
+    positive number is reported and skipped; one that was not fetched ends the search. The ``*_bold.json`` of the run's
     images follow its own.
     """
     pairs = set(image.entities)
@@ -89,7 +89,7 @@ def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: 
         try:
             found = _read_stated(Path(sidecar.path))
         except RunSkipped:
-            why = "its content is not here, fetch it with `datalad get`"
+            why = "its content has not been fetched (run `datalad get`)"
             problems.append(f"The sidecar {sidecar.path} cannot be used: {why}.")
             return StatedTime(problems=tuple(problems), is_absent=True)
         except ValueError as error:
@@ -101,8 +101,8 @@ def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: 
 
 
 def find_given_time(argument: float | None, sidecar: Path) -> tuple[float | None, str]:
-    """Find the repetition time (s) of a file outside BIDS, and what states it: the argument, or else the sidecar; None
-    where neither does. Raises InputError where it is no positive number."""
+    """Find the repetition time (s) of a file outside BIDS, and its source: the argument, else the sidecar; None if
+    neither. Raises InputError if it is not a positive number."""
     source = "the argument repetition_time" if argument is not None else f"the sidecar {sidecar}"
     try:
         if argument is not None:
@@ -115,7 +115,7 @@ def find_given_time(argument: float | None, sidecar: Path) -> tuple[float | None
 
 
 def _is_beside(path: str, pairs: set[tuple[str, str]]) -> bool:
-    """Tell whether the folders of a sidecar are those of a run, or above them."""
+    """Return whether the folders of a sidecar are those of a run, or above them."""
     folders = path.rsplit(os.sep, 4)[1:-1]
     return all(tuple(one.split("-", 1)) in pairs for one in folders if one.startswith(("sub-", "ses-")))
 
@@ -126,8 +126,8 @@ def _sort_nearest(sidecars: list[BidsFile]) -> list[BidsFile]:
 
 
 def _read_stated(path: Path) -> float | None:
-    """Read the time (s) that a sidecar states; None where it states none. Raises ValueError where it cannot be used,
-    RunSkipped where it was not fetched."""
+    """Read the repetition time (s) from a sidecar; None if it has none. Raises ValueError if it cannot be used,
+    RunSkipped if its content was not fetched."""
     try:
         check_content(path)
         content = read_json(path)
@@ -136,20 +136,20 @@ def _read_stated(path: Path) -> float | None:
     except ValueError as error:
         raise ValueError(f"it is not readable JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("it is not a JSON object")
     if "RepetitionTime" in content:
         return _check_positive(content["RepetitionTime"], "RepetitionTime", "seconds")
     if content.get("SamplingFrequency", _NO_FREQUENCY) == _NO_FREQUENCY:
         return None
     frequency = content["SamplingFrequency"]
-    # The inverse of the smallest numbers is infinite.
+    # The reciprocal of the smallest numbers is infinite.
     if math.isinf(1.0 / _check_positive(frequency, "SamplingFrequency", "Hz")):
         raise ValueError(f"SamplingFrequency must be a positive number of Hz, found {frequency!r}")
     return 1.0 / float(frequency)
 
 
 def _check_positive(value: object, key: str, unit: str) -> float:
-    # NumPy's scalars are real numbers, too.
+    # NumPy scalars are accepted, too.
     number = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
     if math.isfinite(number) and number > 0:
         return number
@@ -157,9 +157,9 @@ def _check_positive(value: object, key: str, unit: str) -> float:
 
 
 def read_header_time(path: Path) -> float | None:
-    """Read the seconds per volume in the header of a CIFTI or NIfTI series; None where it states none, or cannot be
-    read: a damaged file is reported with its run."""
-    # Loaded late: nibabel costs more than all else that a wrong folder is refused with.
+    """Read the seconds per volume in the header of a CIFTI or NIfTI series; None if there is none or the header
+    is unreadable (damaged files are reported with their run)."""
+    # Imported late: nibabel takes longer to import than all other checks of the input folder.
     from bids_semantoks.images.grayordinates import CiftiError, load_cifti, read_series_step
     from bids_semantoks.images.volumes import load_volumes
 
@@ -174,7 +174,7 @@ def read_header_time(path: Path) -> float | None:
 
 
 def _find_header_time(run: Run) -> tuple[float, Path] | None:
-    """Find the time (s) in the header of a run's file, else of another image of the run beside it."""
+    """Find the time (s) in the header of a run's file, else of another image of the same run."""
     if (time := read_header_time(run.bold)) is not None:
         return time, run.bold
     own = _key(run.entities)
@@ -198,11 +198,11 @@ def _key(entities: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
 
 
 def decide_repetition_time(run: Run, in_header: float | None = None) -> tuple[float, tuple[str, ...]]:
-    """Decide on the repetition time (s) of a run; return it with notes on sources that differ or could not be used.
+    """Decide on the repetition time (s) of a run; return it with notes on sources that disagree or could not be used.
 
-    `in_header` is what the header of `run.bold` states, where the caller has opened it. Raises RunFailed
-    no_repetition_time where nothing states a time, or what does is above 20 s or a thousand times another source;
-    RunSkipped no_content where the run's own sidecar was not fetched and no other states the time.
+    `in_header` is the time in the header of `run.bold`, if the caller has opened it. Raises RunFailed
+    no_repetition_time if no source has a time, or if it is above 20 s or differs from another source by a factor of
+    1000; RunSkipped no_content if the run's own sidecar was not fetched and no other source has the time.
     """
     stated = run.repetition_time
     if stated is None:
@@ -214,15 +214,15 @@ def decide_repetition_time(run: Run, in_header: float | None = None) -> tuple[fl
         why = f" {' '.join(run.time_problems)}" if run.time_problems else ""
         raise RunFailed(
             "no_repetition_time",
-            f"No sidecar gives the RepetitionTime or SamplingFrequency of {run.bold}, nor does the header of an image "
-            f"of the run state it with a unit.{why}",
-            hint=f"Write RepetitionTime, in seconds, to {_name_sidecar(run.bold.name)} beside it.",
+            f"No repetition time for {run.bold}: expected RepetitionTime or SamplingFrequency in a sidecar, or a time "
+            f"with its unit in an image header.{why}",
+            hint=f"Add RepetitionTime, in seconds, to {_name_sidecar(run.bold.name)} in the same folder.",
         )
     sources = []
     if stated is not None:
         sources.append((stated, run.time_source or "the sidecar"))
     if header is not None:
-        # A second path as long as the first would only fill the message.
+        # A second long path would only clutter the message.
         is_second = stated is not None and not run.is_default_time
         sources.append((header[0], f"the header of {header[1].name if is_second else header[1]}"))
     if run.is_default_time:
@@ -233,12 +233,12 @@ def decide_repetition_time(run: Run, in_header: float | None = None) -> tuple[fl
     if len(sources) > 1 and abs(sources[0][0] - sources[1][0]) > _SAME:
         (first, here), (second, there) = sources
         notes.append(
-            f"{here[0].upper()}{here[1:]} gives a repetition time of {first:g} s, {there} {second:g} s; the former is "
-            "used."
+            f"{here[0].upper()}{here[1:]} gives a repetition time of {first:g} s, {there} {second:g} s; using the "
+            "former."
         )
     elif stated is None and header is not None and not run.bold.name.endswith(_CIFTI_ENDS[0]):
         place = "its header" if header[1] == run.bold else f"the header of {header[1].name}"
-        notes.append(f"No sidecar states the repetition time of {run.bold.name}: {time:g} s is from {place}.")
+        notes.append(f"No sidecar gives the repetition time of {run.bold.name}; using {time:g} s from {place}.")
     return time, tuple(notes)
 
 
@@ -247,7 +247,7 @@ def _name_sidecar(name: str) -> str:
 
 
 def _check_plausible(sources: list[tuple[float, str]]) -> None:
-    """Refuse the first time if it is above 20 s, or another source a thousand times it or a thousandth."""
+    """Refuse the first time if it is above 20 s or differs from another source by a factor of 1000."""
     time, source = sources[0]
     others = sources[1:]
     low, high = _THOUSAND
@@ -255,7 +255,7 @@ def _check_plausible(sources: list[tuple[float, str]]) -> None:
     if time <= LONGEST and not apart:
         return
     told = "".join(f", {there} {one:g} s" for one, there in others)
-    limit = f" More than {LONGEST:g} s cannot be right." if time > LONGEST else ""
+    limit = f" Values above {LONGEST:g} s are implausible." if time > LONGEST else ""
     raise RunFailed(
         "no_repetition_time",
         f"{source[0].upper()}{source[1:]} gives a repetition time of {time:g} s{told}.{limit}",
@@ -264,13 +264,13 @@ def _check_plausible(sources: list[tuple[float, str]]) -> None:
 
 
 def check_layout_time(run: Run, layout: str, time: float) -> None:
-    """Refuse the `time` (s) of a user's own layout where it differs by more than 1 % from what a sidecar or the header
-    of a run states: ConfigurationError."""
+    """Raise ConfigurationError if the `time` (s) in a user's layout differs by more than 1 % from a sidecar or header
+    of a run."""
     stated = None if run.is_default_time else run.repetition_time
     in_header = read_header_time(run.bold)
     for other, source in ((stated, run.time_source), (in_header, f"the header of {run.bold}")):
         if other is not None and abs(time - other) > _SAME_SHARE * other:
             raise ConfigurationError(
                 f"The layout {layout} gives a repetition time of {time:g} s, {source} {other:g} s.",
-                hint="Correct repetition_time in the layout file, in seconds, or what differs from it.",
+                hint="Correct repetition_time (in seconds) in the layout file or in the other source.",
             )

@@ -37,7 +37,7 @@ DEFAULT_SPACES: Final = ("MNI152NLin6Asym", "MNI152NLin2009cAsym", "fsLR")
 
 def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str, ...]:
     """List the participants to process, without ``sub-``, in natural order; all if none is requested. InputError, with
-    the nearest match, for an unknown label, or if none is left after exclusion."""
+    the closest match, for an unknown label, or if none remain after exclusion."""
     asked = read_labels(selection.participant_label, "sub-")
     excluded = set(read_labels(selection.exclude_participant_label, "sub-"))
     roots = [one.path for one in dataset.derivatives if one.layout is None]
@@ -52,16 +52,16 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
             _refuse_no_participant(dataset, where)
         for one in dataset.derivatives:
             if one.layout and (packed := describe_archives(one, one.layout)):
-                LOG.warning("Not everything in %s can be read. %s", one.path, packed)
+                LOG.warning("Some data in %s cannot be read. %s", one.path, packed)
         chosen = set(keep_known(asked, known, where, is_lenient=selection.ignore_missing_participants)) or known
     left = sorted_naturally(chosen - excluded)
     if not left:
         raise InputError(
-            f"No participant is left: {describe_labels(chosen)} selected, all of them excluded.",
+            f"No participants left: {describe_labels(chosen)} selected, all of them excluded.",
             hint="Check --participant-label and --exclude-participant-label.",
         )
     if unknown := excluded - chosen:
-        LOG.warning("Excluded participants that were not selected anyway: %s", describe_labels(unknown))
+        LOG.warning("Excluded participants that were not selected in the first place: %s", describe_labels(unknown))
     return left
 
 
@@ -70,13 +70,13 @@ def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
     if first.layout is not None:
         expected, hint = describe_nearest_files(first.path, first.layout)
         raise InputError(
-            f"{where} holds no participant in the layout {first.layout.name}: {expected}.",
+            f"{where} contains no participants in layout {first.layout.name}: {expected}.",
             hint=describe_archives(first, first.layout) or hint,
         )
     zipped = sorted(path.name for path in first.path.glob("sub-*.zip"))
     raise InputError(
-        f"{where} holds no participant: expected folders named sub-*.",
-        hint=f"It holds {len(zipped)} archives such as {zipped[0]}: unpack them first." if zipped else "",
+        f"{where} contains no participants: expected folders named sub-*.",
+        hint=f"It contains {len(zipped)} archives such as {zipped[0]}; unpack them first." if zipped else "",
     )
 
 
@@ -85,7 +85,7 @@ def find_runs(
 ) -> tuple[Run, ...]:
     """List the runs to process in one space, in natural order of their entities.
 
-    `preferred_spaces` (the atlas's, best first) precede the defaults if the selection names no space. The
+    `preferred_spaces` (the atlas's, best first) precede the defaults if no space is selected. The
     finest resolution wins: numbered ``res`` ascending, then the native grid (no ``res``), then other
     labels. Runs without an image in this space, and those whose names cannot be read, come last, with a problem.
     Raises InputError if nothing is selected, or if two files or datasets hold the same run.
@@ -112,18 +112,18 @@ def find_runs(
         if layout is not None and not layout.is_shipped and one.repetition_time is not None:
             check_layout_time(runs[number], layout.name, one.repetition_time)
     for one in elsewhere:
-        problem = f"The run has no image in {wanted}, only others such as {one.image.path}."
+        problem = f"The run has no image in {wanted}; found {one.image.path}."
         runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
     return (*runs, *build_unread(unread, space))
 
 
 def _guess_space(unread: Sequence[UnreadRun], asked: str | None, preferred: tuple[str, ...]) -> str:
-    """Name a space for runs none of which can be read: the requested one, one that their names seem to state, or the
+    """Choose a space for runs none of which can be read: the requested one, one that appears in their names, or the
     first choice."""
     if asked is not None:
         return _split_space(asked)[0]
     stated = {one.as_file().entity("space") for one in unread}
-    # The atlas must be loaded, though it is not used.
+    # The atlas must load although it is not used.
     choices = preferred or DEFAULT_SPACES
     return next((space for space in choices if space in stated), choices[0])
 
@@ -139,14 +139,13 @@ def build_unread(unread: Sequence[UnreadRun], space: str) -> Iterator[Run]:
             repetition_time=None,
             pipeline=one.derivative.pipeline,
             dataset=one.derivative.path,
-            problem=f"The name of {one.path} cannot be read: {one.why}. Rename the run's files, or read them with "
-            "--layout.",
+            problem=f"The name of {one.path} cannot be interpreted: {one.why}. Rename the run's files or use --layout.",
             reason="unreadable_name",
         )
 
 
 def _choose_finest(inside: Sequence[Candidate]) -> list[Candidate]:
-    """Choose the finest image of each run; InputError where two files would be one."""
+    """Choose the finest image of each run; InputError if two files have the same entities."""
     by_run: dict[tuple[Path, frozenset[tuple[str, str]]], list[Candidate]] = {}
     for one in inside:
         by_run.setdefault((one.derivative.path, one.image.source), []).append(one)
@@ -163,11 +162,11 @@ def _choose_finest(inside: Sequence[Candidate]) -> list[Candidate]:
 
 
 def refuse_twins(first: str, second: str, n_runs: int = 1) -> NoReturn:
-    """Raise InputError for two files that would be one run, the first of `n_runs` such pairs."""
-    more = f" ({n_runs} runs have two files)" if n_runs > 1 else ""
+    """Raise InputError for two files with the entities of one run, the first of `n_runs` such pairs."""
+    more = f" ({n_runs} runs are affected)" if n_runs > 1 else ""
     raise InputError(
-        f"Two files would be one run: {first} and {second}{more}.",
-        hint="Remove one of them, or tell them apart by an entity such as ses- or run-.",
+        f"Two files have the entities of one run: {first} and {second}{more}.",
+        hint="Remove one, or distinguish them with an entity such as ses- or run-.",
     )
 
 
@@ -178,13 +177,13 @@ def _check_unique(chosen: Sequence[Candidate]) -> None:
         other = by_name.setdefault(one.image.source, one)
         if other is not one:
             raise InputError(
-                f"Two datasets hold the same run: {other.image.path} and {one.image.path}.",
-                hint="Give one derivative dataset a call, each with its own OUT_DIR.",
+                f"Two datasets contain the same run: {other.image.path} and {one.image.path}.",
+                hint="Process one derivative dataset at a time, each with its own OUT_DIR.",
             )
 
 
 def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], wanted: str) -> list[Candidate]:
-    """List one image of each run that has none in this space, so that no run disappears silently."""
+    """List one image of each run that has none in this space, so that no run is dropped silently."""
     there = {one.image.source for one in chosen}
     # Echoes stay in native space and are represented by their optimal combination, which has no echo entity.
     missing = {
@@ -207,7 +206,7 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Pat
     try:
         stated, problem = _state_time(candidate, inherited, raw_root), ""
     except Exception as error:
-        # One damaged file must not end the search for the others.
+        # One damaged file must not stop the search for others.
         LOG.debug("Reading the sidecars of %s", image.path, exc_info=True)
         problem = f"The sidecars of {image.path} cannot be read: {type(error).__name__}: {error!s:.200}."
         stated = StatedTime()
@@ -236,7 +235,7 @@ def build_run(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Pat
 
 
 def _state_time(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: Path | None) -> StatedTime:
-    """Find what the sidecars beside an image state, else those of the raw dataset, else the layout."""
+    """Find the repetition time in the derivatives' sidecars, else the raw dataset's, else the layout."""
     image, layout = candidate.image, candidate.derivative.layout
     stated = find_stated_time(image, (*candidate.sidecars, *inherited))
     if stated.value is None and layout is not None:
@@ -253,7 +252,7 @@ def choose_space(
 ) -> tuple[str, list[tuple[str, str]]]:
     """Choose a space, and the (key, value) entities that ``NAME:res-2`` adds to it.
 
-    If none is asked for: the first available of `preferred` and DEFAULT_SPACES, else a surface space if it is the only
+    If none is requested: the first available of `preferred` and DEFAULT_SPACES, else a surface space if it is the only
     one. Raises InputError if the requested space, or every default, is absent.
     """
     there = sorted_naturally(space for one in candidates if (space := one.image.entity("space")))
@@ -265,9 +264,8 @@ def choose_space(
         if space is None:
             wanted = ", ".join(dict.fromkeys((*preferred, *DEFAULT_SPACES)))
             raise InputError(
-                f"No BOLD image is in a space that is chosen by itself ({wanted}): found "
-                f"{', '.join(there) or 'native space only'}.",
-                hint="Name one with --space." if there else "Run fMRIPrep with --output-spaces.",
+                f"No BOLD image in a default space ({wanted}): found {', '.join(there) or 'native space only'}.",
+                hint="Choose one with --space." if there else "Run fMRIPrep with --output-spaces.",
             )
         return space, []
     name, *parts = _split_space(asked)
@@ -282,7 +280,7 @@ def choose_space(
 
 
 def _split_space(asked: str) -> list[str]:
-    """Split ``NAME:res-2:cohort-1``; NAME+1 and NAME_cohort-1 are how files spell NAME:cohort-1."""
+    """Split ``NAME:res-2:cohort-1``; file names spell NAME:cohort-1 as NAME+1 or NAME_cohort-1."""
     spelled = re.sub(r"\+([0-9]+)", r":cohort-\1", asked.removeprefix("space-"))
     return spelled.replace("_", ":").split(":")
 
@@ -297,8 +295,9 @@ def _check_cohorts(chosen: Sequence[Candidate], space: str) -> None:
     cohorts = sorted_naturally(cohort for one in chosen if (cohort := one.image.entity("cohort")))
     if len(cohorts) > 1:
         raise InputError(
-            f"Images in space {space} are of {len(cohorts)} cohorts: {', '.join(cohorts)}; each is another template.",
-            hint=f"Choose one, such as --space {space}:cohort-{cohorts[0]}, with an OUT_DIR of its own.",
+            f"Images in space {space} belong to {len(cohorts)} cohorts ({', '.join(cohorts)}) with different "
+            "templates.",
+            hint=f"Choose one, e.g. --space {space}:cohort-{cohorts[0]}, with a separate OUT_DIR.",
         )
 
 

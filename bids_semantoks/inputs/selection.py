@@ -1,4 +1,4 @@
-"""Labels and filters requested by the user, and messages that suggest the nearest match."""
+"""Labels and filters requested by the user, with suggestions of the closest match."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bids_semantoks.files import parse_table, read_json, read_text
 LOGGER = logging.getLogger("bids_semantoks")
 _LISTED: Final = 12
 
-# pybids' names of entities, which filter files use, where they differ from the keys of file names.
+# pybids' entity names, as used in filter files, where they differ from the keys in file names.
 _LONG_NAMES: Final = {
     "subject": "sub",
     "session": "ses",
@@ -42,7 +42,7 @@ _FILTER_KEYS: Final = {
 }
 
 # fmt: on
-# Entries that other apps read from the same file: valid, and ignored here.
+# Entries that other apps read from the same file: valid but ignored here.
 _OTHER_QUERIES: Final = frozenset({"fmap", "sbref", "flair", "t1w", "t2w", "roi", "asl", "m0scan", "dwi", "pet"})
 
 _ABSENT: Final = (None, "Query.NONE")
@@ -64,17 +64,17 @@ def list_asked(selection: SelectionConfig) -> tuple[tuple[str, str, tuple[str, .
 
 
 def normalise_value(key: str, value: str) -> str:
-    """Write an entity value as it is compared: the indices run, echo and chunk as numbers, so 1 matches 01."""
+    """Normalise an entity value for comparison: the indices run, echo and chunk as numbers, so 1 matches 01."""
     return str(int(value)) if key in ("run", "echo", "chunk") and value.isdecimal() else value
 
 
 def is_same_value(key: str, value: str, asked: str) -> bool:
-    """Tell whether two entity values are the same."""
+    """Return whether two entity values are the same."""
     return normalise_value(key, value) == normalise_value(key, asked)
 
 
 def is_among(key: str, value: str, asked: Iterable[str]) -> bool:
-    """Tell whether an entity's value is one of those requested."""
+    """Return whether an entity's value is one of those requested."""
     return any(is_same_value(key, value, label) for label in asked)
 
 
@@ -89,12 +89,12 @@ def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
     bare = tuple(dict.fromkeys(label.strip().removeprefix(prefix) for label in labels))
     if "" in bare:
         # An unset shell variable must not select everything.
-        raise InputError(f"Empty label among {', '.join(map(repr, asked))}.", hint=f"Expected {prefix}LABEL or LABEL.")
+        raise InputError(f"Empty label in {', '.join(map(repr, asked))}.", hint=f"Expected {prefix}LABEL or LABEL.")
     return bare
 
 
 def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: str, *, key: str = "") -> None:
-    """Refuse unknown labels: InputError listing the available ones and the nearest match."""
+    """Raise InputError for unknown labels, listing the available ones and the closest match."""
     labels = set(known)
     same = {normalise_value(key, value) for value in labels}
     unknown = [label for label in asked if normalise_value(key, label) not in same]
@@ -110,8 +110,8 @@ def check_known(what: str, asked: Iterable[str], known: Iterable[str], where: st
 def keep_known(
     asked: Sequence[str], known: Collection[str], where: str, *, is_lenient: bool, is_excluded: bool = False
 ) -> tuple[str, ...]:
-    """Refuse unknown participants as `check_known`; with `is_lenient` (--ignore-missing-participants) name them, and
-    return the known ones. InputError if that is nobody, unless they were to be excluded."""
+    """Refuse unknown participants as `check_known` does; with `is_lenient` (--ignore-missing-participants) log them and
+    return the known ones. InputError if none remain, unless they were to be excluded."""
     left = tuple(label for label in asked if label in known)
     if len(left) == len(asked):
         return left
@@ -119,7 +119,7 @@ def keep_known(
         check_known("participant", asked, known, where)
     unknown = [label for label in asked if label not in known]
     LOGGER.warning(
-        "%d of %d requested participants are not in %s and are ignored: %s",
+        "Ignoring %d of %d requested participants that are not in %s: %s",
         len(unknown),
         len(asked),
         where,
@@ -138,7 +138,7 @@ def describe_labels(labels: Iterable[str]) -> str:
 
 
 def describe_nearest(asked: Iterable[str], known: Sequence[str]) -> str:
-    """Suggest the nearest known labels as a question; empty if nothing is known."""
+    """Suggest the closest known labels as a question; empty if there are none."""
     folded = {label.lower(): label for label in reversed(known)}
     # A number without its leading zeros is the most likely mistake.
     numbers = {int(label): label for label in reversed(known) if label.isdecimal()}
@@ -156,7 +156,7 @@ def _read_label_file(path: Path) -> list[str]:
         header, rows, _ = parse_table(text, is_padded=True)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"File of labels {path} cannot be read: {error}.", hint="Expected @FILE with one label a line."
+            f"Label file {path} cannot be read: {error}.", hint="Expected @FILE with one label per line."
         ) from error
     if "participant_id" in header:
         column = header.index("participant_id")
@@ -164,7 +164,7 @@ def _read_label_file(path: Path) -> list[str]:
     else:
         labels = [label for line in text.splitlines() for label in line.partition("#")[0].replace(",", " ").split()]
     if not labels:
-        raise InputError(f"File of labels {path} holds no label.", hint="Expected one label a line.")
+        raise InputError(f"Label file {path} contains no labels.", hint="Expected one label per line.")
     return labels
 
 
@@ -177,14 +177,14 @@ class BoldFilter:
     warnings: tuple[str, ...]  # one message per ignored entry
 
     def accepts(self, image: BidsFile) -> bool:
-        """Tell whether every entity in the filter accepts the image's value."""
+        """Return whether every entity in the filter accepts the image's value."""
         values: dict[str, str | None] = {
             **dict(image.entities),
             "suffix": image.suffix,
             "extension": image.extension,
             "datatype": "func",
         }
-        # A filter may spell a cohort as some files do.
+        # A filter may spell the cohort as some file names do.
         if any(key == "space" and any(one and "+" in one for one in asked) for key, asked in self.accepted):
             values["space"] = "+".join(filter(None, (values.get("space"), values.get("cohort")))) or None
         return all(_accepts_value(key, values.get(key), accepted) for key, accepted in self.accepted)
@@ -200,17 +200,17 @@ def read_filter(path: Path) -> BoldFilter:
         raise InputError(f"Filter file {path} cannot be read: {error}.", hint=hint) from error
     bold = content.get("bold", {}) if isinstance(content, dict) else None
     if not isinstance(bold, dict):
-        raise InputError(f"Filter file {path} must hold a JSON object with an object 'bold' in it.", hint=hint)
+        raise InputError(f"Filter file {path} must contain a JSON object with an object 'bold'.", hint=hint)
     others = sorted(set(content) - {"bold"} - _OTHER_QUERIES)
-    warnings = [f"Filter file {path} has the key {key!r}, which is not known and was ignored." for key in others]
+    warnings = [f"Ignoring unknown key {key!r} in filter file {path}." for key in others]
     if "bold" not in content:
-        warnings.append(f"Filter file {path} has no 'bold' entry: it filters nothing.")
+        warnings.append(f"Filter file {path} has no 'bold' entry and has no effect.")
     accepted = []
     for name, value in bold.items():
         if (key := _LONG_NAMES.get(name, name)) in _FILTER_KEYS:
             accepted.append((key, _read_values(path, name, value)))
         else:
-            warnings.append(f"Filter file {path} has the entity {name!r}, which is not known and was ignored.")
+            warnings.append(f"Ignoring unknown entity {name!r} in filter file {path}.")
     return BoldFilter(accepted=tuple(accepted), warnings=tuple(warnings))
 
 
@@ -225,7 +225,7 @@ def _read_values(path: Path, name: str, value: Any) -> tuple[str | None, ...]:
             values.append("*" if item in _ANY else str(item))
         else:
             raise InputError(
-                f"Filter file {path}: {name!r} must be text, a whole number, null or a list of these, found {item!r}."
+                f"Filter file {path}: {name!r} must be a string, an integer, null or a list of these, found {item!r}."
             )
     return tuple(values)
 

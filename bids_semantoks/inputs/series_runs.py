@@ -1,4 +1,4 @@
-"""Datasets of parcellated series: choose the tables to read and locate the description of their atlas."""
+"""Datasets of parcellated series: choose the tables to read and locate the table of their atlas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bids_semantoks.records import Run
 
 LOG = logging.getLogger(__name__)
 
-# Preferred without asking among several tables of one run and atlas, best first.
+# Default choice among several tables of one run and atlas, best first.
 _PREFERRED_DESC: Final = (None, "denoised")
 _ATLAS_FOLDERS: Final = (("sourcedata", "atlases"), ("atlases",))
 
@@ -40,15 +40,14 @@ def find_series(
     """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order.
 
     `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one
-    atlas. The label is empty for series of a layout that names none. In the runs, `bold` is the table. Raises
+    atlas. The label is empty for series of a layout without an atlas. In the runs, `bold` is the table. Raises
     InputError if nothing is selected or the atlas, space or cleaning is ambiguous.
     """
     candidates, unread = find_candidates(dataset, selection, participants, kind="parcellated")
     if not candidates:
         first = unread[0]
         raise InputError(
-            f"None of {len(unread)} tables of series has a name that can be read, the first is {first.path}: "
-            f"{first.why}.",
+            f"None of the {len(unread)} series tables has a valid name, e.g. {first.path}: {first.why}.",
             hint="Rename them.",
         )
     label = _choose_atlas(candidates, atlas)
@@ -61,7 +60,7 @@ def find_series(
     there = {run_key(one.image) for one in chosen}
     if missing := {run_key(one.image): one.image for one in candidates if run_key(one.image) not in there}:
         listed = describe_labels(Path(one.path).name for one in missing.values())
-        LOG.warning("Left out, having no series of atlas %s in %s: %s", label, space or "no space", listed)
+        LOG.warning("Skipping runs without series of atlas %s in %s: %s", label, space or "no space", listed)
     chosen = choose_parts_or_whole(sorted(chosen, key=lambda one: one.order), selection.combined_runs)
     roots = {one.derivative.path for one in chosen}
     inherited = {path: (*find_root_sidecars(path, "timeseries"), *find_root_sidecars(path)) for path in roots}
@@ -106,12 +105,12 @@ def _choose_atlas(candidates: Sequence[Candidate], asked: str) -> str:
     if len(labels) == 1:
         return labels[0]
     where = candidates[0].derivative.path
-    # The parcels of the encoder make a better example than the first in the list.
+    # The encoder's parcellation is a better example than the first in the list.
     example = next((one for one in labels if name_schaefer(one) == "Schaefer400"), labels[0])
     raise InputError(
-        f"{where} holds series of {len(labels)} atlases: {', '.join(labels)}; expected one"
-        f"{f', and --atlas {asked} names none of them' if asked else ''}.",
-        hint=f"Choose with --atlas, such as --atlas {example}. {describe_nearest([asked], labels) if asked else ''}",
+        f"{where} contains series of {len(labels)} atlases ({', '.join(labels)}); expected one"
+        f"{f', and --atlas {asked} matches none of them' if asked else ''}.",
+        hint=f"Choose one with --atlas, e.g. --atlas {example}. {describe_nearest([asked], labels) if asked else ''}",
     )
 
 
@@ -123,7 +122,7 @@ def _choose_space(candidates: Sequence[Candidate], asked: str | None, label: str
     usual = [space for space in DEFAULT_SPACES if space in spaces]
     if len(spaces) > 1 and not usual:
         listed = ", ".join(space or "none named" for space in spaces)
-        raise InputError(f"Series of atlas {label} lie in several spaces: {listed}.", hint="Choose with --space.")
+        raise InputError(f"Series of atlas {label} exist in several spaces: {listed}.", hint="Choose one with --space.")
     return (usual[0] if len(spaces) > 1 else spaces[0]), []
 
 
@@ -136,8 +135,8 @@ def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
     for tables in by_run.values():
         if len({one.derivative.path for one in tables}) > 1:
             raise InputError(
-                f"Two datasets hold the same run: {tables[0].image.path} and {tables[-1].image.path}.",
-                hint="Give one derivative dataset a call, each with its own OUT_DIR.",
+                f"Two datasets contain the same run: {tables[0].image.path} and {tables[-1].image.path}.",
+                hint="Process one derivative dataset at a time, each with its own OUT_DIR.",
             )
         finest = min(map(rank_coarseness, tables))
         left = [one for one in tables if rank_coarseness(one) == finest]
@@ -148,8 +147,8 @@ def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
                 refuse_twins(preferred[0].image.path, preferred[1].image.path)
             names = describe_labels([Path(one.image.path).name for one in preferred])
             raise InputError(
-                f"Several tables hold series of one run and atlas: {names}.",
-                hint='Choose with --bids-filter-file, such as {"bold": {"desc": '
+                f"Several tables have series of the same run and atlas: {names}.",
+                hint='Choose one with --bids-filter-file, e.g. {"bold": {"desc": '
                 f'"{preferred[0].image.entity("desc") or "denoised"}"}}}}.',
             )
         chosen += preferred

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def holds_pickle(path: Path) -> bool:
-    """Tell whether an archive may be a checkpoint of PyTorch."""
+    """Return whether an archive may be a checkpoint of PyTorch."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())

@@ -23,7 +23,7 @@ from bids_semantoks.records import CANONICAL_NETWORKS
 DEFAULT_PATCH = 20
 _LIVE_ATLAS = "schaefer400"
 
-#: Of numbers up to 1 in bfloat16; a file may have been stored in it before, whatever its type is now.
+#: Rounding error of numbers up to 1 in bfloat16; a file may once have been stored in it, whatever its type is now.
 _ROUNDING = 4e-3
 _TRANSFORMER = "inter_network_transformer."
 
@@ -47,7 +47,7 @@ class _State(dict[str, Tensor]):
     prefix: str
 
     def __missing__(self, key: str) -> Tensor:
-        raise ModelError(f"{self.path} lacks {self.prefix}{key}, which every checkpoint of the authors holds.")
+        raise ModelError(f"{self.path} lacks {self.prefix}{key}, which every checkpoint of the authors has.")
 
     def below(self, prefix: str) -> _State:
         part = {key.removeprefix(prefix): value for key, value in self.items() if key.startswith(prefix)}
@@ -63,13 +63,13 @@ def _name_state(tensors: Mapping[str, Tensor], path: Path, prefix: str) -> _Stat
 def load_authors_checkpoint(path: Path, *, which: str = "teacher", file: WeightFile | None = None) -> AuthorsCheckpoint:
     """Read the teacher or student of an authors' checkpoint, from `file` if it was read, executing nothing in it.
 
-    The file stores each tokenizer once per atlas; only the first copy is used. Raises ModelError where the file is
+    The file stores each tokenizer once per atlas; only the first copy is used. Raises ModelError if the file is
     damaged, holds code, lacks tensors or has networks we cannot label.
     """
     file = file or read_weights(path)
     found = find_part(file, "network_tokenizers.", r"mlp\.0\.weight", which=which)
     if found is None:
-        raise ModelError(f"{path} holds no {which}_encoder, found {list_names(file)}.")
+        raise ModelError(f"{path} contains no {which}_encoder; found {list_names(file)}.")
     part = _name_state(found.encoder, path, found.prefix)
     atlases = [key.split(".")[1] for key in part if key.startswith("network_tokenizers.")]
     # The first of the authors' files; other programs sort the names.
@@ -112,7 +112,7 @@ def _derive_layout(counts: list[int], path: Path) -> NetworkLayout:
         return default_layout()
     if len(counts) != len(CANONICAL_NETWORKS):
         raise ModelError(
-            f"{path} has {len(counts)} networks of {', '.join(map(str, counts[:20]))} parcels; the labels are known "
+            f"{path} has {len(counts)} networks of {', '.join(map(str, counts[:20]))} parcels; labels are available "
             f"only for the {len(CANONICAL_NETWORKS)} networks {', '.join(CANONICAL_NETWORKS)}."
         )
     return NetworkLayout(
@@ -127,7 +127,7 @@ def _derive_config(part: _State, tokenizers: _State, predictor: _State, patch: i
     slconv = tokenizers.below("0.branches.1.slconv.")
     decay = torch.cat([value.reshape(-1) for key, value in tokenizers.items() if key.endswith("slconv.multiplier")])
     if decay.numel() == 0 or bool((decay != decay[0]).any()):
-        raise ModelError(f"{path} has structured kernels of several decays, or of none; expected 2 in all.")
+        raise ModelError(f"{path} has structured kernels with several decays or none; expected 2 throughout.")
     n_head_layers = len({key.split(".")[0] for key in predictor})
     head: dict[str, Any] = {}
     if n_head_layers:
@@ -148,10 +148,10 @@ def _derive_config(part: _State, tokenizers: _State, predictor: _State, patch: i
             **head,
         )
     except ConfigurationError as error:
-        raise ModelError(f"{path} has tensors of an encoder that cannot be: {error}") from error
+        raise ModelError(f"{path} has inconsistent tensor shapes: {error}") from error
     ours = torch.from_numpy(compute_temporal_positions(config.n_patches, width))
     if positions.shape != ours.shape or not torch.allclose(positions, ours, atol=_ROUNDING):
-        raise ModelError(f"{path} has another table of temporal positions than the published model.")
+        raise ModelError(f"{path} has temporal positions that differ from the published model.")
     return config
 
 

@@ -1,6 +1,6 @@
-"""Load encoders by path or name, and read and write our checkpoints: config.json beside model.safetensors.
+"""Load encoders by path or name, and read and write our checkpoints: config.json next to model.safetensors.
 
-The weights file repeats architecture and layout: its checksum covers them, and an edited config.json is noticed.
+The weights file repeats architecture and layout: its checksum covers them, and an edited config.json is detected.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def write_checkpoint(
 ) -> str:
     """Write an encoder atomically into `directory`, creating it, and return the SHA-256 of the weights file.
 
-    `details` takes JSON values (data, hashed participants, limits). Raises ResourceError where writing fails.
+    `details` takes JSON values (data, hashed participants, limits). Raises ResourceError if writing fails.
     """
     essence = {"encoder": to_json(encoder.config), "layout": layout_to_json(encoder.layout)}
     modules = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
@@ -92,7 +92,9 @@ def _read_config(path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str,
         raise ModelError(f"{path} is damaged: {_brief(error)}.") from error
     if not _is_ours(values):
         found = values.get("format") if isinstance(values, dict) else values
-        raise ModelError(f"{path} describes no encoder: expected format {FORMAT!r}, found {_brief(repr(found))}.")
+        raise ModelError(
+            f"{path} is not an encoder configuration: expected format {FORMAT!r}, found {_brief(repr(found))}."
+        )
     return _parse(values, path)
 
 
@@ -119,7 +121,7 @@ def assign_tensors(
 ) -> None:
     """Load float32 copies of tensors into an empty module; `names` (our tensor name -> the file's) serves messages.
 
-    Raises ModelError where tensors are missing, unknown, misshapen or not finite.
+    Raises ModelError if tensors are missing, unknown, misshapen or not finite.
     """
     for key, value in state.items():
         check_dense(path, key, value)
@@ -138,14 +140,14 @@ def assign_tensors(
     ]
     # Only once all shapes fit, as this goes through all values.
     problems = problems or [
-        f"{names.get(key, key)} holds values that are not finite"
+        f"{names.get(key, key)} has non-finite values"
         for key, value in state.items()
         if not bool(value.isfinite().all())
     ]
     if problems:
         rest = f" and {len(problems) - _N_NAMED} more" if len(problems) > _N_NAMED else ""
         listed = "; ".join(problem[:150] for problem in problems[:_N_NAMED])
-        raise ModelError(f"{path} does not hold this encoder: {listed}{rest}.")
+        raise ModelError(f"{path} does not match this encoder: {listed}{rest}.")
     module.load_state_dict({key: value.to(torch.float32, copy=True) for key, value in state.items()}, assign=True)
 
 
@@ -178,7 +180,7 @@ def load_encoder(
     ORG/NAME[/SUBFOLDER][@REVISION] on the hub.
 
     A random encoder is laid out for `atlas`, its parcel names and network labels, by `choose_layout` (default: the
-    published layout), and `seed` applies where its name gives none. Raises ModelError where the encoder is not found,
+    published layout), and `seed` applies where its name gives none. Raises ModelError if the encoder is not found,
     damaged or unreadable.
     """
     text = str(name_or_path)
@@ -187,7 +189,7 @@ def load_encoder(
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
-        raise ModelError(f"no encoder {text!r}: there is no such user.") from error
+        raise ModelError(f"Encoder {text!r} not found: unknown user.") from error
     check_name(path, ModelError, "The encoder")
     if path.is_symlink() and not path.exists():
         check_content(path)
@@ -196,9 +198,9 @@ def load_encoder(
     if (asked := parse_repository(text)) is not None:
         return _load_path(load_from_hub(asked), asked.label)
     raise ModelError(
-        f"no encoder {text!r}: there is no such file or directory.",
-        hint=f"Known besides paths: ORG/NAME[/SUBFOLDER][@REVISION] of the Hugging Face hub, such as "
-        f"{AUTHORS_REPOSITORY}, and "
+        f"Encoder {text!r} not found: no such file or directory.",
+        hint=f"Besides paths: ORG/NAME[/SUBFOLDER][@REVISION] on the Hugging Face Hub, such as "
+        f"{AUTHORS_REPOSITORY}, or "
         f"{', '.join(f'random:{name}' for name in ENCODER_NAMES)}.",
     )
 
@@ -206,7 +208,7 @@ def load_encoder(
 def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, seed: int) -> LoadedEncoder:
     found = _RANDOM.fullmatch(text)
     if found is None or found[1] not in ENCODER_NAMES:
-        raise ModelError(f"no encoder {text!r}: expected random:{'|'.join(ENCODER_NAMES)}, with :SEED if wanted.")
+        raise ModelError(f"Unknown encoder {text!r}: expected random:{'|'.join(ENCODER_NAMES)}[:SEED].")
     size, seed = found[1], seed if found[2] is None else int(found[2])
     config = read_encoder_config(size)
     layout = default_layout() if atlas is None else choose_layout(*atlas)
@@ -238,12 +240,12 @@ def _load_path(path: Path, name: str = "") -> LoadedEncoder:
 
 
 def _check_complete(directory: Path) -> None:
-    """Raise ModelError where a folder holds only one of our two files, and nothing else that could be read."""
+    """Raise ModelError if a folder holds only one of our two files, and nothing else that could be read."""
     missing = next(name for name in OUR_FILES if not (directory / name).is_file())
     check_content(directory / missing)
     others = missing == WEIGHTS_FILE and any(one.name.endswith(WEIGHTS_SUFFIXES) for one in directory.iterdir())
     if not others and not (missing == WEIGHTS_FILE and (directory / f"{WEIGHTS_FILE}.index.json").exists()):
-        raise ModelError(f"{directory} holds no complete encoder: {missing} is missing.")
+        raise ModelError(f"{directory} does not contain a complete encoder: {missing} is missing.")
 
 
 def _load_file(path: Path, name: str) -> LoadedEncoder:
@@ -291,7 +293,7 @@ def _check_card(file: WeightFile) -> None:
         return
     if file.path.name == WEIGHTS_FILE and found and found[1] != file.sha256:
         raise ModelError(
-            f"{file.path} has the SHA-256 {file.sha256[:12]}, but {found[1][:12]} in {card.name}: it is damaged, or "
+            f"{file.path} has SHA-256 {file.sha256[:12]}, but {card.name} lists {found[1][:12]}: it is damaged, or "
             "the files of two encoders are mixed.",
             hint="Copy or download the folder again.",
         )
@@ -302,27 +304,27 @@ def _describe_ours(file: WeightFile) -> tuple[EncoderConfig, NetworkLayout, Mapp
     path = file.path.parent / CONFIG_FILE
     if str(file.values.get("format")).startswith("bids_semantoks training"):
         raise ModelError(
-            f"{file.path} is the saved state of a training that has not ended.",
-            hint="The same call with --pretrain goes on and writes the encoder.",
+            f"{file.path} is the saved state of an unfinished training run.",
+            hint="Repeat the call with --pretrain to resume it and write the encoder.",
         )
     is_described = path.is_file() and (file.path.name == WEIGHTS_FILE or _is_ours(_try_json(path)))
     if not file.notes:
         return _read_config(path) if is_described and _is_ours(_try_json(path)) else None
     if not is_described:
-        LOGGER.warning("%s has no %s beside it: what it was trained on is not known.", file.path, CONFIG_FILE)
+        LOGGER.warning("%s has no %s next to it; its training data are unknown.", file.path, CONFIG_FILE)
         return _parse({"details": {}, **file.notes}, file.path)
     described = _read_config(path)
     for key, value in (("encoder", to_json(described[0])), ("layout", layout_to_json(described[1]))):
         if file.notes.get(key) != value:
             raise ModelError(
                 f"{path} does not belong to {file.path.name}: the weights were written with another {key}.",
-                hint="Copy both files again; neither may be edited.",
+                hint="Copy both files again, unmodified.",
             )
     return described
 
 
 def _try_json(path: Path) -> object:
-    """Read a file that may describe an encoder; None where it is not JSON, ModelError where it is a pointer."""
+    """Read a file that may describe an encoder; None if it is not JSON, ModelError if it is a pointer."""
     try:
         return read_json(path)
     except (OSError, ValueError):

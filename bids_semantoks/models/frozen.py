@@ -33,14 +33,16 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu")
     if name == "mps":
         if not torch.backends.mps.is_available():
-            raise ResourceError("device mps (Apple) was asked for but is not there.", hint="Use --device auto or cpu.")
+            raise ResourceError(
+                "Device mps (Apple) was requested but is not available.", hint="Use --device auto or cpu."
+            )
         return torch.device(name)
     if kind != "cuda" or (":" in name and not number.isdecimal()):
         raise ConfigurationError(f"--device must be auto, cpu, cuda, cuda:N or mps, found {name!r}.")
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(number or 0) >= n_devices:
         found = f"only {n_devices} CUDA devices are" if n_devices else "no CUDA device is"
-        raise ResourceError(f"device {name} was asked for but {found} there.", hint="Use --device auto or cpu.")
+        raise ResourceError(f"Device {name} was requested but {found} available.", hint="Use --device auto or cpu.")
     return torch.device(name)
 
 
@@ -106,7 +108,7 @@ class FrozenEncoder:
     ) -> Embedding:
         """Encode the windows of one run, parcels in atlas order, into one float32 vector each on the CPU.
 
-        `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError where windows
+        `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError if windows
         do not fit or are not finite, RunFailed low_coverage (no encoded parcel has a signal) or out_of_memory.
         """
         readouts = (self.pooling,)
@@ -183,7 +185,7 @@ class FrozenEncoder:
         self._check(windows)
         present = (self.match.order >= 0) & windows.present[self.match.order]
         if not present.any():
-            raise RunFailed("low_coverage", "no parcel that the encoder reads has a signal in this run.")
+            raise RunFailed("low_coverage", "No parcel used by the encoder has a signal in this run.")
         real_rows = np.array([present[list(row)].any() for row in self._rows])
         return present, ~(real_rows[:, None] & real_patches[:, None, :])
 
@@ -197,10 +199,11 @@ class FrozenEncoder:
             )
         if windows.n_real.min() < 1 or windows.n_real.max() > config.window:
             raise ValueError(
-                f"real volumes must lie in 1..{config.window}, found {windows.n_real.min()}..{windows.n_real.max()}"
+                f"real volumes must be between 1 and {config.window}, found "
+                f"{windows.n_real.min()}..{windows.n_real.max()}"
             )
         if not np.isfinite(windows.values).all():
-            raise ValueError("windows hold values that are not finite")
+            raise ValueError("windows have non-finite values")
 
     def _encode_batch(
         self, values: NDArray[np.float32], present: NDArray[np.bool_], mask: NDArray[np.bool_]
@@ -227,7 +230,7 @@ class FrozenEncoder:
         smaller = n_windows // 2
         return RunFailed(
             "out_of_memory",
-            f"{n_windows} windows at a time do not fit into the memory of {self.device}.",
+            f"{n_windows} windows at a time do not fit in the memory of {self.device}.",
             hint=f"Use --batch-size {smaller}." if smaller else "Use a machine with more memory, or --device cpu.",
         )
 

@@ -76,7 +76,7 @@ class HubName(NamedTuple):
 
 
 def parse_repository(text: str) -> HubName | None:
-    """Read ORG/NAME[/SUBFOLDER][@REVISION]; None where the text has another form or looks like a file."""
+    """Read ORG/NAME[/SUBFOLDER][@REVISION]; None if the text has another form or looks like a file."""
     found = _REPOSITORY.fullmatch(text)
     if found is None or text.endswith(_FILE_SUFFIXES) or ".." in text or "--" in found["repository"]:
         return None
@@ -98,7 +98,7 @@ def find_origin(path: Path) -> HubName | None:
 def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
     """Find the snapshot of a folder of the hub client's cache, and the encoder's name; other folders stay as they are.
 
-    Raises ModelError where it holds several or none.
+    Raises ModelError if it holds several or none.
     """
     path = directory.resolve()
     if (origin := find_origin(path)) is not None:
@@ -112,8 +112,8 @@ def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
     if repositories:
         known = name_some([one.name.removeprefix("models--").replace("--", "/", 1) for one in repositories])
         raise ModelError(
-            f"{directory} is a cache of {len(repositories)} repositories: {known[:200]}.",
-            hint="Give one of their folders, or its ORG/NAME, to --model.",
+            f"{directory} is a cache with {len(repositories)} repositories: {known[:200]}.",
+            hint="Pass one of their folders, or its ORG/NAME, to --model.",
         )
     if not inside:
         return directory, name
@@ -121,9 +121,9 @@ def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
     if snapshot is None:
         found = [one.name for one in (inside[0] / "snapshots").glob("*/")]
         raise ModelError(
-            f"{inside[0]} has {len(found)} snapshots and no refs/main that chooses one"
+            f"{inside[0]} has {len(found)} snapshots but no refs/main to choose one"
             f"{f': {name_some(found)[:200]}' if found else ''}.",
-            hint="Give the folder of one snapshot to --model, or download the encoder again.",
+            hint="Pass the folder of one snapshot to --model, or download the encoder again.",
         )
     return snapshot, name
 
@@ -131,7 +131,7 @@ def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
 def load_from_hub(name: HubName, *, cache: Path | None = None) -> Path:
     """Find the weights file (ours or the authors') of an encoder, downloading it only if no local cache holds it.
 
-    Downloads go to `cache`, by default the hub client's. Raises ModelError where they fail or hold no checkpoint.
+    Downloads go to `cache`, by default the hub client's. Raises ModelError if they fail or hold no checkpoint.
     """
     layouts = ((AUTHORS_FILE,),) if name.repository == AUTHORS_REPOSITORY else (OUR_FILES, (AUTHORS_FILE,))
     for files in layouts:
@@ -149,14 +149,14 @@ def load_from_hub(name: HubName, *, cache: Path | None = None) -> Path:
             if not error.is_absent:
                 raise _unreachable(name, error) from error
     raise ModelError(
-        f"the repository {name} holds no encoder: expected {' and '.join(OUR_FILES)}, or {AUTHORS_FILE}.",
-        hint=f"Of files with other names, download the folder (hf download {name.repository} --local-dir DIR) and give "
-        "DIR to --model.",
+        f"The repository {name} contains no encoder: expected {' and '.join(OUR_FILES)}, or {AUTHORS_FILE}.",
+        hint=f"If its files have other names, download the folder (hf download {name.repository} --local-dir DIR) and "
+        "pass DIR to --model.",
     )
 
 
 def _find_cached(name: HubName) -> Path | None:
-    """Find an encoder's weights under other names in the local caches; ModelError where a link there is broken."""
+    """Find an encoder's weights under other names in the local caches; ModelError if a link there is broken."""
     for cache in find_hub_caches():
         snapshot = find_snapshot(cache / f"models--{name.repository.replace('/', '--')}", name.revision)
         if snapshot is None or not (snapshot / name.subfolder).is_dir():
@@ -172,8 +172,8 @@ def _find_cached(name: HubName) -> Path | None:
 
 def _unreachable(name: HubName, error: FetchError) -> ModelError:
     return ModelError(
-        f"the encoder {name} is neither a path nor in a Hugging Face cache ({AUTHORS_FILE}), and {error}.",
+        f"The encoder {name} is neither a path nor in a Hugging Face cache ({AUTHORS_FILE}), and {error}.",
         hint=error.hint
-        or f"Fetch it beforehand on a machine with network, `bids_semantoks-fetch DIR --model {name}`, and set "
-        "BIDS_SEMANTOKS_CACHE_DIR here to the same directory; or give the path of the file to --model.",
+        or f"Run `bids_semantoks-fetch DIR --model {name}` on a machine with network access and set "
+        "BIDS_SEMANTOKS_CACHE_DIR to the same directory here; or pass the path of the file to --model.",
     )

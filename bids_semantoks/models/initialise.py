@@ -28,7 +28,7 @@ _CHUNK = 2**16
 def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
     """Read an architecture: ``paper``, ``small``, ``tiny``, or a JSON file that overrides defaults of `EncoderConfig`.
 
-    Raises ConfigurationError where the name is unknown or the file unreadable or invalid.
+    Raises ConfigurationError if the name is unknown or the file unreadable or invalid.
     """
     if str(name_or_path) in ENCODER_NAMES:
         text = files("bids_semantoks").joinpath(f"data/encoders/{name_or_path}.json").read_text(encoding="utf-8")

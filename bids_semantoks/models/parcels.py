@@ -22,7 +22,7 @@ _PREFIX = "7Networks_"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkLayout:
-    """The parcels that an encoder reads and their networks; ValueError where a network is empty or names repeat."""
+    """The parcels that an encoder reads and their networks; ValueError if a network is empty or names repeat."""
 
     network_names: tuple[str, ...]  # (N,) in the encoder's order
     networks: tuple[int, ...]  # (P,) network of each parcel as position in network_names
@@ -87,13 +87,13 @@ def default_layout() -> NetworkLayout:
 def build_layout(parcels: Sequence[str], networks: Sequence[str]) -> NetworkLayout:
     """Lay out an encoder for an atlas: canonical networks first, then others alphabetically, parcels in table order.
 
-    Parcels with an empty label are skipped. Raises ModelError where no parcel has a network.
+    Parcels with an empty label are skipped. Raises ModelError if no parcel has a network.
     """
     labels = {label for label in networks if label}
     if not labels:
         raise ModelError(
-            f"none of the atlas' {len(parcels)} parcels has a network, so no encoder can be laid out for it.",
-            hint="Fill the column network_label of the atlas table.",
+            f"None of the {len(parcels)} parcels of the atlas has a network, so no encoder can be built for it.",
+            hint="Fill in the column network_label of the atlas table.",
         )
     names = tuple(n for n in CANONICAL_NETWORKS if n in labels) + tuple(sorted(labels - set(CANONICAL_NETWORKS)))
     encoded = [(parcel, label) for parcel, label in zip(parcels, networks, strict=True) if label]
@@ -134,7 +134,7 @@ def layout_to_json(layout: NetworkLayout) -> dict[str, Any]:
 
 
 def layout_from_json(values: Mapping[str, Any]) -> NetworkLayout:
-    """Restore a layout from the values of `layout_to_json`; ValueError where they are incomplete or invalid."""
+    """Restore a layout from the values of `layout_to_json`; ValueError if they are incomplete or invalid."""
     missing = sorted({"network_names", "networks", "parcels"} - set(values))
     if missing:
         raise ValueError(f"the layout lacks {', '.join(missing)}")
@@ -147,7 +147,7 @@ def layout_from_json(values: Mapping[str, Any]) -> NetworkLayout:
         and all(type(number) is int for number in networks)
     )
     if not well_typed:
-        raise ValueError("the layout must hold a list of names, a list of whole numbers and a list of names or null")
+        raise ValueError("the layout must have a list of names, a list of integers and a list of names or null")
     return NetworkLayout(
         network_names=tuple(names), networks=tuple(networks), parcels=None if parcels is None else tuple(parcels)
     )
@@ -164,7 +164,7 @@ class ParcelMatch:
     def __post_init__(self) -> None:
         if self.order.min() < -1 or self.order.max() >= self.n_atlas_parcels:
             raise ValueError(
-                f"order must lie in -1..{self.n_atlas_parcels - 1}, found {self.order.min()}..{self.order.max()}"
+                f"order must be between -1 and {self.n_atlas_parcels - 1}, found {self.order.min()}..{self.order.max()}"
             )
 
 
@@ -195,11 +195,11 @@ def match_parcels(parcels: Sequence[str], networks: Sequence[str], layout: Netwo
     if unnamed:
         names = f"of {', '.join(unnamed)} " if len(unnamed) < len(members) else ""
         warnings.append(
-            f"The atlas and the encoder share no parcel name, so the parcels {names}are taken in the order of the "
-            "atlas table; an embedding means something only if that is the order the encoder was trained with."
+            f"The atlas and the encoder have no parcel names in common; using the parcels {names}in the order of the "
+            "atlas table. The embeddings are only meaningful if the encoder was trained with the same order."
         )
     if absent:
-        warnings.append(f"The atlas has no parcels of {', '.join(absent)}: the encoder sees them as masked.")
+        warnings.append(f"The atlas has no parcels of {', '.join(absent)}; these networks are masked in the encoder.")
     return ParcelMatch(order=order, n_atlas_parcels=len(parcels), warnings=tuple(warnings))
 
 
@@ -208,13 +208,13 @@ def _check_names(parcels: Sequence[str]) -> None:
     foreign = [name for name in parcels if name.startswith("17Networks_")]
     if foreign:
         raise ModelError(
-            f"the atlas has parcels of the 17-network order: {name_some(foreign)}.",
-            hint="The same parcels have another order and other networks there; use the 7-network table.",
+            f"The atlas has parcels of the 17-network order: {name_some(foreign)}.",
+            hint="Order and networks of the parcels differ there; use the 7-network table.",
         )
     bare = [name.removeprefix(_PREFIX) for name in parcels]
     twice = sorted({name for name in bare if bare.count(name) > 1}) if len(set(bare)) < len(bare) else []
     if twice:
-        raise ModelError(f"the atlas has parcels of the same name (leaving out {_PREFIX}): {name_some(twice)}.")
+        raise ModelError(f"The atlas has duplicate parcel names (ignoring {_PREFIX}): {name_some(twice)}.")
 
 
 def _check_networks(members: dict[str, list[int]], layout: NetworkLayout) -> None:
@@ -222,14 +222,14 @@ def _check_networks(members: dict[str, list[int]], layout: NetworkLayout) -> Non
     unknown = [label for label in members if label not in layout.network_names]
     if unknown:
         raise ModelError(
-            f"the atlas has networks that the encoder does not know: {', '.join(unknown)}; "
-            f"the encoder knows {', '.join(layout.network_names)}.",
-            hint="Give these parcels one of the encoder's network labels, or n/a to leave them out of the encoding.",
+            f"The atlas has networks that are not in the encoder: {', '.join(unknown)}; "
+            f"expected {', '.join(layout.network_names)}.",
+            hint="Assign these parcels to one of the encoder's networks, or set n/a to exclude them from encoding.",
         )
     if not members:
         raise ModelError(
-            f"none of the atlas' parcels has a network; the encoder expects {', '.join(layout.network_names)}.",
-            hint="Fill the column network_label of the atlas table.",
+            f"None of the parcels of the atlas has a network; the encoder expects {', '.join(layout.network_names)}.",
+            hint="Fill in the column network_label of the atlas table.",
         )
     expected = dict(zip(layout.network_names, layout.counts, strict=True))
     wrong = [
@@ -239,8 +239,8 @@ def _check_networks(members: dict[str, list[int]], layout: NetworkLayout) -> Non
     ]
     if wrong:
         raise ModelError(
-            f"the atlas does not fit the encoder: {'; '.join(wrong)}.",
-            hint="An encoder reads only the parcels it was trained on; choose the atlas that belongs to it.",
+            f"The atlas does not match the encoder: {'; '.join(wrong)}.",
+            hint="An encoder only works with the parcels it was trained on; use its atlas.",
         )
 
 
@@ -255,8 +255,8 @@ def _match_names(label: str, found: Sequence[str], layout: NetworkLayout, wanted
     if position.keys().isdisjoint(names):
         return None
     raise ModelError(
-        f"the parcels of network {label} agree only in part: the atlas lacks "
+        f"The parcels of network {label} match only partly: the atlas lacks "
         f"{name_some([name for name in names if name not in position])} and has "
         f"{name_some([name for name in position if name not in names])} instead.",
-        hint="Rename the parcels that are the same; other parcels cannot take their place.",
+        hint="Rename the parcels that are identical; different parcels cannot replace them.",
     )

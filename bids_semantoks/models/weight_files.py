@@ -1,6 +1,6 @@
-"""Read tensors from the files that people have: torch.save, safetensors, shards, folders and caches of the hub.
+"""Read tensors from torch.save and safetensors files, shards, folders and hub caches.
 
-Nothing in a file is ever executed. What is not a weights file is named: a pointer, a web page, an archive, a half file.
+Nothing in a file is ever executed. Other files are identified: a pointer, a web page, an archive, a truncated file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WEIGHTS_NAMES: Final = (
     *("model.pt", "model.pth", "model.bin", "model.ckpt"),
 )
 
-#: Files that trainers leave beside the weights.
+#: Files that trainers write next to the weights.
 _NO_WEIGHTS: Final = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*|.*optim_states.*"
 )
@@ -49,8 +49,8 @@ _COUNTERS: Final = {"n_averaged"}
 
 _ROLES: Final = {"teacher": r"teacher|target|(?<![a-z])ema(?![a-z])|averaged", "student": r"student|online"}
 _FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_AGAIN: Final = "Copy or download the file again."
-_SAVE_TENSORS: Final = "Save the tensors alone where it was made: torch.save(model.state_dict(), FILE)."
+_AGAIN: Final = "Copy or download it again."
+_SAVE_TENSORS: Final = "Save only the tensors where it was created: torch.save(model.state_dict(), FILE)."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -77,7 +77,7 @@ class Part:
 def read_weights(path: Path) -> WeightFile:
     """Read a weights file of any kind, with all shards if it is one of them or their index.
 
-    Raises ModelError where it is missing, damaged, something else, or could run code.
+    Raises ModelError if it is missing, damaged, something else, or could run code.
     """
     paths = _find_shards(path)
     values: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def read_weights(path: Path) -> WeightFile:
 
 
 def is_part(path: Path) -> bool:
-    """Tell whether the folder names a model rather than its file: our weights, a shard or an index of shards."""
+    """Return whether the folder names a model rather than its file: our weights, a shard or an index of shards."""
     return path.name == WEIGHTS_FILE or path.name.endswith(".index.json") or _SHARD.fullmatch(path.name) is not None
 
 
@@ -150,15 +150,15 @@ def _read_start(path: Path) -> bytes:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a ``torch.save`` file of tensors and plain values; ModelError where it is damaged or could run code."""
+    """Read a ``torch.save`` file of tensors and plain values; ModelError if it is damaged or could run code."""
     start, is_zip = _read_start(path), zipfile.is_zipfile(path)
     if start.startswith(b"PK") and not is_zip:
-        raise ModelError(f"{path} is truncated: it begins as a checkpoint but its end is missing.", hint=_AGAIN)
+        raise ModelError(f"{path} is a truncated checkpoint.", hint=_AGAIN)
     if not is_zip and not start.startswith(b"\x80"):
         check_content(path)
         raise ModelError(f"{path} is not a checkpoint: it begins with {start[:4]!r}.", hint=_AGAIN)
     if is_zip and not holds_pickle(path):
-        raise ModelError(f"{path} is an archive without a checkpoint of PyTorch.", hint="Unpack it first.")
+        raise ModelError(f"{path} is an archive without a PyTorch checkpoint.", hint="Unpack it first.")
     if is_zip and (record := find_damaged(path)):
         raise ModelError(f"{path} is damaged: the checksum of its part {record[:150]} does not match.", hint=_AGAIN)
     try:
@@ -168,16 +168,16 @@ def load_tensors(path: Path) -> dict[str, Any]:
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S{1,60})", str(error))
         raise ModelError(
-            f"{path} holds more than tensors and plain values{f' ({found[1]})' if found else ''}: such a file may run "
-            "code when it is opened, so it was refused and nothing in it was executed.",
+            f"{path} contains objects other than tensors and plain values{f' ({found[1]})' if found else ''}: loading "
+            "it may run code, so it was refused and nothing in it was executed.",
             hint=_SAVE_TENSORS,
         ) from error
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         if "TorchScript" in str(error):
-            raise ModelError(f"{path} is a TorchScript program, which holds code.", hint=_SAVE_TENSORS) from error
+            raise ModelError(f"{path} is a TorchScript program, which contains code.", hint=_SAVE_TENSORS) from error
         raise ModelError(f"{path} is damaged or not a checkpoint: {_brief(error)}.", hint=_AGAIN) from error
     if isinstance(content, Tensor) or not isinstance(content, dict):
-        raise ModelError(f"{path} is not a checkpoint: it holds a {type(content).__name__} instead of a dictionary.")
+        raise ModelError(f"{path} is not a checkpoint: it contains a {type(content).__name__}; expected a dictionary.")
     return {str(key): value for key, value in content.items()}
 
 
@@ -203,11 +203,11 @@ def _list_harmless() -> list[Any]:
 
 
 def check_content(path: Path) -> None:
-    """Raise ModelError where a file is recognisably something else than weights or a description of them."""
+    """Raise ModelError if a file is recognisably something else than weights or a description of them."""
     fetch = f"Run `datalad get {shlex.quote(path.name)}` in its folder."
     if path.is_symlink() and not path.exists():
         hint = fetch if ".git/annex" in str(path.readlink()) else "Download or copy it again (cp -rL)."
-        raise ModelError(f"{path} is a link to a file that is not there.", hint=hint)
+        raise ModelError(f"{path} is a broken link.", hint=hint)
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -218,12 +218,12 @@ def check_content(path: Path) -> None:
     if text.startswith("version https://git-lfs"):
         of = f" of {int(size[1]):,} bytes" if size else ""
         hint = "Run `git lfs pull` in its folder, or download the file itself."
-        raise ModelError(f"{path} is a Git LFS pointer to a file{of}, not the file.", hint=hint)
+        raise ModelError(f"{path} is a Git LFS pointer to a file{of}.", hint=hint)
     if text.startswith("/annex/objects/") or ".git/annex/objects/" in text:
-        raise ModelError(f"{path} is a git-annex pointer, not the file.", hint=fetch)
+        raise ModelError(f"{path} is a git-annex pointer; the content has not been fetched.", hint=fetch)
     if re.match(r"<(!doctype|html|head|\?xml|!--)", text, re.IGNORECASE):
-        hint = "Log in, or go around the portal, and download the file again."
-        raise ModelError(f"{path} is a web page (of a login or an error), not the file.", hint=hint)
+        hint = "Log in, or bypass the portal, and download the file again."
+        raise ModelError(f"{path} is a web page (login or error), not a weights file.", hint=hint)
     if not start:
         raise ModelError(f"{path} is empty.", hint=_AGAIN)
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
@@ -243,7 +243,7 @@ def _walk(values: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, dict
 
 
 def _merge(state: dict[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Add tensors without the wrappers in their names; ModelError where two differ but in their wrappers."""
+    """Add tensors without the wrappers in their names; ModelError if two differ but in their wrappers."""
     for key, value in tensors.items():
         parts = key.split(".")
         if parts[-1] in _COUNTERS:
@@ -254,8 +254,8 @@ def _merge(state: dict[str, Tensor], tensors: Mapping[str, Tensor], path: Path) 
             check_dense(path, bare, before, value)
         if before is not value and not (before.shape == value.shape and torch.equal(before, value)):
             raise ModelError(
-                f"{path} holds {bare} twice, with different values, under names such as {key[:150]}.",
-                hint="Save one of the models alone.",
+                f"{path} contains {bare} twice, with different values, under names such as {key[:150]}.",
+                hint="Save only one of the models.",
             )
 
 
@@ -272,14 +272,14 @@ def check_dense(path: Path, key: str, *values: Tensor) -> None:
             found = f"as {n_stored} numbers, but it has shape {tuple(value.shape)}"
         if found:
             message = f"{path} stores {key[:150]} {found}, which cannot be read."
-            raise ModelError(message, hint="Save dense tensors from the CPU, each with all its numbers.")
+            raise ModelError(message, hint="Save dense tensors from the CPU, each with all of its values.")
 
 
 def find_part(file: WeightFile, mark: str, head: str, *, which: str = "teacher") -> Part | None:
     """Find the encoder with a tensor whose name begins with `mark`, and its head, whose first tensor matches `head`.
 
     Where there are several, `which` (teacher, student) chooses. None where there is none of this role; ModelError
-    where there are several.
+    if there are several.
     """
     found = {
         (name, key[: f".{key}".index(f".{mark}")])
@@ -291,7 +291,7 @@ def find_part(file: WeightFile, mark: str, head: str, *, which: str = "teacher")
     wanted = [place for place in found if roles[place] == which] or [place for place in found if not roles[place]]
     if len(wanted) > 1:
         listed = ", ".join(sorted(".".join(place).strip(".") or "at the top" for place in wanted)[:4])
-        raise ModelError(f"{file.path} holds {len(wanted)} encoders: {listed[:200]}.", hint="Save one of them alone.")
+        raise ModelError(f"{file.path} contains {len(wanted)} encoders: {listed[:200]}.", hint="Save only one of them.")
     if not wanted:
         return None
     (place,) = wanted
@@ -346,7 +346,7 @@ def list_names(file: WeightFile) -> str:
 
 
 def choose_file(directory: Path) -> Path:
-    """Choose the weights file of a folder: by its usual names, else the only one. ModelError where there are none or
+    """Choose the weights file of a folder: by its usual names, else the only one. ModelError if there are none or
     several, or its link is broken."""
     for name in WEIGHTS_NAMES:
         if (directory / name).is_symlink() or (directory / name).is_file():
@@ -357,15 +357,15 @@ def choose_file(directory: Path) -> Path:
         return found[0]
     if found:
         raise ModelError(
-            f"{directory} holds {len(found)} weights files: {_name(found)}.", hint="Give one of them to --model."
+            f"{directory} contains {len(found)} weights files: {_name(found)}.", hint="Pass one of them to --model."
         )
     if any(directory.glob("*.distcp")):
         raise ModelError(
-            f"{directory} holds a distributed checkpoint of PyTorch.",
-            hint="Join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.",
+            f"{directory} contains a distributed PyTorch checkpoint.",
+            hint="Convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.",
         )
     raise ModelError(
-        f"{directory} holds no encoder: expected config.json and {WEIGHTS_FILE}, or {AUTHORS_FILE}.",
+        f"{directory} contains no encoder: expected config.json and {WEIGHTS_FILE}, or {AUTHORS_FILE}.",
         hint=_suggest(directory),
     )
 
@@ -382,12 +382,12 @@ def _list_candidates(directory: Path) -> list[Path]:
 
 
 def _suggest(directory: Path) -> str:
-    """Name what in a folder could have been meant."""
+    """Suggest what in a folder may have been intended."""
     if any((directory / "checkpoints").glob("step-*.pt")):
-        return "Its training has not ended: the same call with --pretrain goes on."
+        return "Its training has not finished; repeat the call with --pretrain to resume it."
     below = [path for path in sorted(directory.glob("*/")) if not path.name.startswith(".")]
     encoders = [path for path in below if any((path / name).is_file() for name in WEIGHTS_NAMES)]
-    return f"Encoders are in its folders {_name(encoders)}." if encoders else ""
+    return f"It has encoders in the folders {_name(encoders)}." if encoders else ""
 
 
 def _name(paths: Sequence[Path]) -> str:

@@ -1,4 +1,4 @@
-"""How many participants and runs a text speaks of, and how many were left out, by reason."""
+"""Count the participants and runs that are used and excluded, by reason."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _REASONS: Final = {
     "bad_image": "with unusable images",
     "space_mismatch": "not in the space of the atlas",
     "excluded": "excluded by quality control",
-    "low_coverage": "with too little of the atlas covered",
-    "out_of_memory": "for lack of memory",
-    "disk_full": "for lack of disk space",
-    "internal": "for errors of the program",
+    "other_preparation": "without signals in another preparation",
+    "low_coverage": "with low coverage of the atlas",
+    "out_of_memory": "out of memory",
+    "disk_full": "out of disk space",
+    "internal": "due to internal errors",
 }
 
 

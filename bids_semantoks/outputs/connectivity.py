@@ -1,5 +1,5 @@
-"""Table or array of the correlations between the parcels of a run. It follows from the stored signals, so a lost one is
-computed from these, and its own sidecar vouches for it."""
+"""Table or array of the correlations between the parcels of a run, with its own sidecar; it can be recomputed from the
+stored signals."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bids_semantoks.files import read_object, write_array, write_json, write_tab
 from bids_semantoks.outputs.damage import describe_files
 from bids_semantoks.statistics.connectivity import compute_connectivity
 
-#: Correlations of some hundred volumes are uncertain from the second digit on.
+#: Correlations over a few hundred volumes are uncertain from the second digit on.
 _DIGITS: Final = 6
 
-#: What vouches for the files of the signals themselves.
+#: Sidecar entries about the signal files themselves.
 _OF_SIGNALS: Final = ("Damaged", "Files", "FilesSHA256", "PageFiles", "TableSHA256")
 
 
@@ -31,7 +31,7 @@ def write_connectivity(
         write_array(path, matrix.astype(np.float32))
     else:
         write_table(path, parcels, matrix, index="Node", digits=_DIGITS)
-    # The other form, if it was made from the same signals, stays.
+    # The other format, if it was computed from the same signals, is kept.
     former, there = read_object(path.with_suffix(".json")), describe_files([path])
     if former.get("Sources") == [source] and former.get("Inputs") == sidecar.get("Inputs"):
         kept = {other.name for other in find_forms(path) if other.is_file()}
@@ -55,7 +55,7 @@ def write_connectivity(
 
 
 def has_connectivity(path: Path, signals: Mapping[str, Any]) -> bool:
-    """Tell whether the correlations at `path` and their sidecar are there, with the size recorded; earlier versions
+    """Return whether the correlations at `path` and their sidecar are there, with the size recorded; earlier versions
     recorded it in the sidecar of the `signals`."""
     own = read_object(path.with_suffix(".json"))
     found = (one.get("Files") for one in (signals, own))  # of any type in damaged sidecars

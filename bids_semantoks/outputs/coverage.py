@@ -1,4 +1,4 @@
-"""The table of how much of each parcel has data."""
+"""The table of the coverage of each parcel."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: di
             "coverage": {"Description": described[0]},
             "tsnr": {
                 "Description": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over "
-                "standard deviation around a line, in kept volumes. The mean of a parcel has a higher one "
-                "than its parts. n/a where the mean was removed before."
+                "standard deviation around a linear trend, over kept volumes; higher for parcel means "
+                "than for single voxels. n/a if the mean was already removed."
             },
             "n_voxels": {"Description": described[1]},
-            "present": {"Description": "Whether the parcel has a signal, that is enough coverage."},
+            "present": {"Description": "Whether the parcel has a signal, i.e. sufficient coverage."},
         },
     )
 
@@ -51,16 +51,16 @@ def _describe_coverage(averaged_over: str) -> tuple[str, str]:
     unit, _, where = averaged_over.partition(" ")
     if not unit:
         return (
-            "Share of the parcel that has data, as the dataset's own table says; else 1 with a series, 0 without.",
-            "Voxels of the parcel, as the dataset's own table says; n/a where it does not.",
+            "Share of the parcel that has data, from the dataset's own table; otherwise 1 with a series, 0 without.",
+            "Number of voxels in the parcel, from the dataset's own table; n/a if unknown.",
         )
     if unit == "voxels":
-        inside = "lie in the brain mask and " if "mask" in where else ""
+        inside = "are in the brain mask and " if "mask" in where else ""
         return (
             f"Share of the parcel's voxels that {inside}vary in time.",
             f"Voxels of the parcel on the grid of the {'warp' if 'native' in where else 'BOLD image'}.",
         )
     return (
         f"Share of the parcel's {unit} that are in the file and vary in time.",
-        f"{unit.capitalize()} of the parcel in the atlas, those that the file lacks among them.",
+        f"{unit.capitalize()} of the parcel in the atlas, including those missing from the file.",
     )

@@ -1,4 +1,4 @@
-"""Who is cited for what, by keys of references.bib, and how pipelines are known to have cleaned their images."""
+"""References for each method, by keys of references.bib, and how pipelines clean their images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPONENT_KEYS: Final = {"motion": "friston1996", "compcor": "behzadi2007", "ica
 
 _FIX_KEYS: Final = ("salimikhorshidi2014", "griffanti2014")
 
-# Beginnings of names in GeneratedBy and of layouts, in lower case without separators, and what each is cited by.
+# Prefixes of names in GeneratedBy and of layouts, in lower case without separators, and their references.
 PIPELINE_KEYS: Final = {
     "fmriprep": ("esteban2019",),
     "xcpd": ("mehta2024",),
@@ -42,7 +42,7 @@ _ENTRY = re.compile(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"^\s*(\w+) = \{(.*)\},?$", re.MULTILINE)
 _ACCENTS = {'\\"e': "ë", "\\'e": "é", "\\'a": "á", '\\"o': "ö", '\\"u': "ü", '\\"a': "ä"}
 
-#: Cleaning that leaves the global signal alone, named as the field does, and a key that stands for it.
+#: Cleaning that does not remove the global signal, and its reference.
 FIX, AROMA = "ICA-FIX", "ICA-AROMA"
 _CLEANING: Final = ((FIX, _FIX_KEYS[0]), (AROMA, COMPONENT_KEYS["ica_aroma"]))
 
@@ -69,8 +69,8 @@ def find_denoising_keys(denoising: Mapping[str, Any]) -> list[str]:
 
 
 def find_cleaning(pipelines: Iterable[str]) -> str:
-    """Name how pipelines that wrote denoised images had cleaned them: `FIX` or `AROMA`; empty where it varies by call,
-    as in XCP-D, or is not known."""
+    """Name how pipelines that wrote denoised images had cleaned them: `FIX` or `AROMA`; empty if it varies by call,
+    as in XCP-D, or is unknown."""
     keys = find_pipeline_keys(pipelines)
     return next((name for name, key in _CLEANING if key in keys), "")
 

@@ -1,5 +1,5 @@
-"""Sizes and checksums of tables in the sidecar that vouches for them: planning compares sizes, at once; who reads a
-table compares its checksum."""
+"""Sizes and checksums of tables, recorded in their sidecar: planning compares sizes, which is fast; readers of a
+table compare its checksum."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def describe_files(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
 
 
 def has_files(directory: Path, sidecar: Mapping[str, Any], *, out_dir: Path | None = None) -> bool:
-    """Tell whether each output has the size recorded in its sidecar, each table its own sidecar, and nothing was found
-    damaged since; with `out_dir`, also whether all that shows the run is there. Correlations, which earlier versions
-    recorded as well, do not count: `has_connectivity`."""
+    """Return whether each output has the size recorded in its sidecar, each table its own sidecar, and none was
+    found damaged since; with `out_dir`, also whether the data of the report exist. Correlations, which earlier
+    versions recorded as well, are ignored (see `has_connectivity`)."""
     described = {name: size for name, size in sidecar.get("Files", {}).items() if "_relmat." not in name}
     try:
         is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
@@ -37,14 +37,15 @@ def has_files(directory: Path, sidecar: Mapping[str, Any], *, out_dir: Path | No
 
 
 def check_table(path: Path, sidecar: Mapping[str, Any]) -> None:
-    """Compare an output with the SHA-256 in the sidecar that vouches for it: RunFailed damaged_table. One written by a
-    version that recorded none passes."""
+    """Compare an output with the SHA-256 in its sidecar: RunFailed damaged_table. Outputs of versions that
+    recorded none are not checked."""
     recorded = _find_recorded(path, sidecar)
     if recorded and (found := hash_file(path)) != recorded:
         raise RunFailed(
             "damaged_table",
-            f"{path} is damaged or was edited: its SHA-256 is {found[:12]}, but {recorded[:12]} in the sidecar.",
-            hint="Run the participant level again, which makes it anew.",
+            f"{path} is damaged or was modified: its SHA-256 is {found[:12]}, expected {recorded[:12]} (from its "
+            "sidecar).",
+            hint="Rerun the participant level to recreate it.",
         )
 
 
@@ -56,10 +57,10 @@ def _find_recorded(path: Path, sidecar: Mapping[str, Any]) -> str:
 
 
 def note_damage(path: Path) -> None:
-    """Note in the sidecar of a table that it is damaged, so that the participant level, which compares sizes only,
-    makes it again. Where it cannot be written, the next reader finds out by itself."""
+    """Mark a table as damaged in its sidecar, so that the participant level, which compares only sizes,
+    recreates it. If the sidecar cannot be written, the next reader detects the damage again."""
     there = path.with_suffix(".json")
-    # Another process may just have replaced both.
+    # Another process may have just replaced both.
     with contextlib.suppress(OSError):
         try:
             check_table(path, sidecar := read_object(there))

@@ -24,9 +24,9 @@ from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.version import __version__
 
 BIDS_VERSION = "1.11.0"
-_REWRITE = "Remove it, and run the participant level again, which writes it anew."
+_REWRITE = "Remove it, and rerun the participant level to recreate it."
 
-# Functional derivatives without images, connectivity and embeddings have no names in BIDS yet: docs/outputs.md.
+# BIDS has no names yet for derivatives without images, connectivity and embeddings: docs/reference/outputs.md.
 _IGNORED = (
     "*.html",
     "figures",
@@ -34,9 +34,11 @@ _IGNORED = (
     "*_relmat.*",
     "*_embedding.*",
     "phenotype/*.npy",
+    # Rows of a table by session are not unique for releases of the validator without BEP036.
+    "phenotype/*Sessions.*",
     "*_tokens.*",
     "*_stat-coverage_*",
-    # Of no use to a validator that sees none of the files with this atlas: it would miss their data.
+    # A validator that ignores the files with this atlas would report their data as missing.
     "atlas-*_description.json",
     "group_*",
     "encoders",
@@ -53,32 +55,33 @@ For each run (`sub-*/[ses-*/]func/`):
   Rows of dummy and scrubbed volumes and columns of absent parcels are n/a.
 - `*_stat-coverage_bold.tsv`: the share of each parcel that has data (in the brain mask).
 - `*_stat-pearsoncorrelation_relmat.tsv`: correlations between parcels over kept volumes.
-- `*_embedding.tsv`: one row a window with its onset, duration, share of kept time, and the embedding; of the readout of
-  networks, which is wide, `*_embedding.npy` has the embedding, a row a window.
+- `*_embedding.tsv`: one row per window with its onset, duration, share of kept time, and the embedding; for the wide
+  readout `networks`, the embedding is in `*_embedding.npy`, one row per window.
 
-`sub-<label>.html` shows each participant's runs in pictures, with what went wrong; it needs no network.
-`logs/CITATION.md` (also .html, .tex, .bib) is a methods text made from what was done, to be copied into manuscripts.
-`group_qc.html` lists which runs are usable and which are the worst; `group_qc.tsv` has the numbers.
-`phenotype/` holds one row for each participant: the mean embedding over windows and runs.
-`group.html` shows what embeddings know of phenotypes (when asked for); `group_probe.tsv` and its neighbours have the
-numbers.
-`logs/sub-*/` says what became of every run that was found, and why; `logs/descriptions/` holds the rows of
+`sub-<label>.html` is the visual report of each participant's runs, with errors and warnings; it works offline.
+`logs/CITATION.md` (also .html, .tex, .bib) is the methods boilerplate for manuscripts.
+`group_qc.html` shows which runs are usable and which need attention; `group_qc.tsv` has the values.
+`phenotype/` has one row per participant: the mean embedding over windows and runs. `*Sessions.tsv` has one row per
+session, with the names of atlas and encoder in its columns, so that several tables can be joined.
+`group.html` shows how well phenotypes can be predicted from embeddings (with `--probe`); `group_probe.tsv` and related
+tables have the values.
+`logs/sub-*/` has the status of every run that was found, with the reason; `logs/descriptions/` has the rows of
 `descriptions.tsv`, so that several processes can add to it.
-Each sidecar (`.json`) gives sources, settings, checksums and software versions.
+Each sidecar (`.json`) has sources, settings, checksums and software versions.
 """
 
 _DESCRIPTION_COLUMNS = {
-    "Description": "What the desc entities in names of files of this dataset mean.",
+    "Description": "Meaning of the desc entities in the file names of this dataset.",
     "desc_id": {"Description": "The entity, with desc-."},
-    "description": {"Description": "What files of that name hold."},
+    "description": {"Description": "Content of files with this entity."},
 }
 
 _ATLAS_COLUMNS = {
     "index": {
-        "Description": "Value of the parcel in the image beside this table; its number, from 1, where there is none."
+        "Description": "Value of the parcel in the image next to this table; its number, from 1, if there is no image."
     },
     "label": {"Description": "Name of the parcel: the column of time series and connectivity tables."},
-    "network_label": {"Description": "Network of the parcel; n/a for none."},
+    "network_label": {"Description": "Network of the parcel; n/a if it has none."},
 }
 
 
@@ -88,7 +91,7 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
     `sources` are the datasets read, by their name in BIDS URIs; `upstream` are the pipelines for GeneratedBy.
     """
     path = out_dir / "dataset_description.json"
-    # Sidecars of earlier calls refer to the datasets that those calls read.
+    # Sidecars of earlier calls refer to the datasets read by those calls.
     links = read_object(path).get("DatasetLinks")
     known = {name: url for name, url in links.items() if isinstance(url, str)} if isinstance(links, dict) else {}
     links = known | {name: source.resolve().as_uri() for name, source in sources.items()}
@@ -99,9 +102,9 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
         "GeneratedBy": [_describe_generator(), *(_describe_upstream(name) for name in dict.fromkeys(upstream))],
         "SourceDatasets": [{"URL": url} for url in sorted(set(links.values()))],
         "DatasetLinks": dict(sorted(links.items())),
-        "HowToAcknowledge": "Cite bids_semantoks, the paper of Brain-Semantoks (https://arxiv.org/abs/2512.11582), the "
-        "atlas and the pipelines that made the inputs. logs/CITATION.md holds a methods text with all references, "
-        "which may be copied into manuscripts.",
+        "HowToAcknowledge": "Cite bids_semantoks, the Brain-Semantoks paper (https://arxiv.org/abs/2512.11582), the "
+        "atlas and the pipelines that generated the inputs. logs/CITATION.md has a methods boilerplate with all "
+        "references for manuscripts.",
     }
     write_json(path, description, only_if_changed=True)
     write_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n", only_if_changed=True)
@@ -110,7 +113,7 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
 
 def _describe_generator() -> dict[str, Any]:
     generator: dict[str, Any] = {"Name": "bids_semantoks", "Version": __version__}
-    # Apptainer names the image that it runs; our own images set this variable when built.
+    # Apptainer sets the image that it runs; our own images set this variable when built.
     image = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER") or ""
     kind = os.environ.get("BIDS_SEMANTOKS_CONTAINER_TYPE") or ("apptainer" if image else "")
     if kind:
@@ -141,7 +144,7 @@ def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
 
 
 def _read_parts(directory: Path) -> list[tuple[str, str]]:
-    # A damaged one is written again by the next call that needs it.
+    # A damaged file is rewritten by the next call that needs it.
     found = [read_object(path) for path in directory.glob("*.json")]
     rows = [(part.get("desc_id"), part.get("description")) for part in found]
     return sorted((name, text) for name, text in rows if isinstance(name, str) and isinstance(text, str))
@@ -156,7 +159,8 @@ def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path
 
 
 def _read_stored(out_dir: Path, name: str, space: str) -> dict[str, Any]:
-    """Read what identifies a stored atlas: beside its table, in outputs of earlier versions in a file of its own."""
+    """Read the identity of a stored atlas: from the sidecar of its table, or in outputs of earlier versions from a
+    separate file."""
     stored = read_object(_build_atlas_path(out_dir, name, space, "dseg.json"))
     return stored if "SHA256" in stored else read_object(_build_atlas_path(out_dir, name, space, "description.json"))
 
@@ -165,8 +169,8 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Write the atlas as used: its table, its label images unchanged, checksums and a licence per part.
 
     ``sourcedata/atlases`` is a BIDS dataset, laid out as XCP-D does. An image that merges parts whose licence forbids
-    derivatives is not copied; only its checksum is recorded. What an earlier call wrote of the same atlas stays, also
-    where its files were others.
+    derivatives is not copied; only its checksum is recorded. Files of the same atlas from an earlier call are kept,
+    even if they differ.
     """
     _describe_atlas(out_dir, atlas)
     if _is_written(out_dir, atlas):
@@ -204,15 +208,15 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
             }
         )
     identity = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
-    # Last, since it says that the others are complete.
+    # Last, since it marks the others as complete.
     write_json(table.with_suffix(".json"), {**_ATLAS_COLUMNS, **identity}, only_if_changed=True)
     if atlas.space:
-        # Where earlier versions kept this, under a name that BIDS does not have.
+        # Earlier versions stored this under a name that BIDS does not define.
         _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json").unlink(missing_ok=True)
 
 
 def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
-    """Describe the atlas as BIDS wants it, for the dataset of atlases and for the outputs that use it, whatever the
+    """Describe the atlas as BIDS requires, for the atlas dataset and for the outputs that use it, independent of the
     space."""
     licences = [part.strip() for volume in atlas.volumes for part in volume.licence.split(";") if part.strip()]
     n_networks = len({network for network in atlas.networks if network})
@@ -237,7 +241,7 @@ def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
 
 
 def _is_written(out_dir: Path, atlas: Atlas) -> bool:
-    """Tell whether an atlas is stored completely and undamaged."""
+    """Return whether an atlas is stored completely and undamaged."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.json")
     if not path.is_file() or not path.with_suffix(".tsv").is_file():
         return False
@@ -270,20 +274,20 @@ def describe_warp(volume: AtlasVolume) -> dict[str, str]:
 
 
 def keep_identity(out_dir: Path, atlas: Atlas) -> Atlas:
-    """Let a study of an earlier version go on: where the outputs know this atlas by a former checksum, use that one."""
+    """Continue a study of an earlier version: if the outputs have this atlas under a former checksum, use that one."""
     stored = _read_stored(out_dir, atlas.name, atlas.space).get("SHA256", "")
     return dataclasses.replace(atlas, sha256=stored) if stored in atlas.former_sha256 else atlas
 
 
 def check_same_atlas(out_dir: Path, atlas: Atlas) -> None:
-    """Refuse an atlas whose label already names another one in the output dataset: ConfigurationError."""
-    # One that is damaged is written again.
+    """Raise ConfigurationError if the label of an atlas is already used for another one in the output dataset."""
+    # A damaged atlas is rewritten.
     stored = _read_stored(out_dir, atlas.name, atlas.space).get("SHA256")
     if isinstance(stored, str) and stored != atlas.sha256:
         raise ConfigurationError(
-            f"{out_dir} holds signals of another atlas with the label {atlas.name}: its checksum is "
-            f"{stored[:12]}, that of this one {atlas.sha256[:12]}.",
-            hint="Give the atlas another file name, use another output directory, or --overwrite.",
+            f"{out_dir} has signals of a different atlas with the label {atlas.name}: its checksum is "
+            f"{stored[:12]}, that of this atlas {atlas.sha256[:12]}.",
+            hint="Rename the atlas file, use another output directory, or --overwrite.",
         )
 
 
@@ -292,12 +296,13 @@ def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
     sha256 = _read_stored(out_dir, name, space).get("SHA256")
     if not isinstance(sha256, str):
         path = _build_atlas_path(out_dir, name, space, "dseg.json")
-        raise AtlasError(f"{path} is missing or damaged: it gives no SHA256 of the atlas.", hint=_REWRITE)
+        raise AtlasError(f"{path} is missing or damaged: it has no SHA256 of the atlas.", hint=_REWRITE)
     return sha256
 
 
 def may_be_shared(licence: str) -> bool:
-    """Tell from the licences of its parts (separated by semicolons) whether a label image may be copied into a dataset.
+    """Return whether a label image may be copied into a dataset, by the licences of its parts (separated by
+    semicolons).
 
     False for an image merged from several parts of which one forbids derivatives (CC BY-ND); alone
     and unchanged, such a part may be shared.

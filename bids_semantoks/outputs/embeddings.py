@@ -20,8 +20,8 @@ from bids_semantoks.statistics.weights import weigh_windows
 def write_embedding(
     paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any], *, as_array: bool = False
 ) -> None:
-    """Write the embedding of a run, the sidecar last; `sidecar` must hold ``Settings`` and ``SignalsSHA256``. With
-    `as_array` the vectors go into a float32 array beside the table of windows."""
+    """Write the embedding of a run, the sidecar last; `sidecar` must have ``Settings`` and ``SignalsSHA256``. With
+    `as_array` the vectors go into a float32 array next to the table of windows."""
     remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
     n_windows, n_dims = embedding.vectors.shape
     duration = np.full(n_windows, windows.duration)
@@ -40,14 +40,14 @@ def write_embedding(
         write_array(paths.tokens, embedding.tokens)
         files.append(paths.tokens)
     else:
-        # Old ones may belong to other windows.
+        # Old files may belong to other windows.
         paths.tokens.unlink(missing_ok=True)
     write_json(paths.embedding_sidecar, {**sidecar, **describe_files(files)})
 
 
 def remove_embedding(paths: OutputPaths, *, settings: Mapping[str, Any], signals_sha256: str) -> None:
-    """Remove an embedding of other signals or settings, sidecar first: it must not pass for one that cannot be made.
-    One made alike stays, since another process may have written it for the same run."""
+    """Remove an embedding of other signals or settings, sidecar first: it must not be mistaken for a current one.
+    One with the same settings is kept, since another process may have written it for the same run."""
     there = read_sidecar(paths.embedding_sidecar)
     if there and (there.get("SignalsSHA256") != signals_sha256 or describe_differences(there["Settings"], settings)):
         for path in (paths.embedding_sidecar, paths.embedding, paths.vectors, paths.tokens):
@@ -60,7 +60,7 @@ def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
 
 
 def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
-    """Read the mean embedding (dims,) of a run over the windows that count (`weigh_windows`), and their number;
+    """Read the mean embedding (dims,) of a run over the windows that are used (`weigh_windows`), and their number;
     RunFailed damaged_table."""
     columns, vectors = read_window_table(paths)
     weights = weigh_windows(columns["kept"], min_kept)

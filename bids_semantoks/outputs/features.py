@@ -18,25 +18,30 @@ from bids_semantoks.images.sizes import read_array
 from bids_semantoks.outputs.embeddings import read_mean_embedding
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_statuses
+from bids_semantoks.statistics.weights import weigh_runs
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 #: Participant label, n_runs, n_windows, mean (dims,), session label (empty for all of the participant's)
 FeatureRow = tuple[str, int, int, NDArray[np.float64], str]
+#: Number of windows of a run and their mean (dims,)
+RunMean = tuple[int, NDArray[np.float64]]
+#: Session of runs without one in tables indexed by session, where nipoppy has it so.
+_UNNAMED = "unnamed"
 
 
-def build_mean_reader(min_kept: float | None) -> Callable[[OutputPaths], tuple[int, NDArray[np.float64]]]:
+def build_mean_reader(min_kept: float | None) -> Callable[[OutputPaths], RunMean]:
     """Build a function that reads the number of windows and the mean embedding (dims,) of a
     run; worker processes import it by name."""
     return partial(read_mean_embedding, min_kept=min_kept)
 
 
 def describe_weights(min_kept: float | None) -> str:
-    """Describe in a sentence how windows and runs weigh in means."""
+    """Describe in a sentence how windows and runs are weighted in means."""
     if min_kept is None:
-        return "All windows of a run, and all runs, weigh alike."
-    left_out = f"; windows with less than {min_kept:.0%} are left out where a run has better ones" if min_kept else ""
-    return f"Windows and runs weigh by their seconds of kept data{left_out}."
+        return "All windows of a run, and all runs, are weighted equally."
+    left_out = f"; windows with less than {min_kept:.0%} are excluded if a run has better ones" if min_kept else ""
+    return f"Windows and runs are weighted by their seconds of kept data{left_out}."
 
 
 def keep_first_sessions(stored: Sequence[StoredRun]) -> list[StoredRun]:
@@ -49,7 +54,7 @@ def keep_first_sessions(stored: Sequence[StoredRun]) -> list[StoredRun]:
 
 
 def describe_sessions(stored: Sequence[StoredRun], how: str) -> str:
-    """Describe what --sessions does to participants with several sessions; empty if nobody has."""
+    """Describe what --sessions does to participants with several sessions; empty if there are none."""
     found: dict[str, set[str]] = {}
     for run in stored:
         found.setdefault(run.entities["sub"], set()).add(run.entities.get("ses", ""))
@@ -58,28 +63,78 @@ def describe_sessions(stored: Sequence[StoredRun], how: str) -> str:
         return ""
     first = Counter(min(sessions, key=natural_key) for sessions in several)
     listed = name_some([f"ses-{label} of {count}" for label, count in first.most_common()])
-    done = {"first": f"only the first counts ({listed})", "mean": "embeddings are averaged", "each": "each is a row"}
+    done = {"first": f"using only the first ({listed})", "mean": "averaging embeddings", "each": "one row each"}
     return (
         f"{len(several)} of {len(found)} participants have several sessions ({sum(map(len, several))} in all): "
         f"{done[how]} (--sessions {how})"
     )
 
 
+def average_runs(
+    stored: Sequence[StoredRun], means: Mapping[Path, RunMean], *, min_kept: float | None, by_session: bool = False
+) -> list[FeatureRow]:
+    """Average the means of runs, by path of the embedding, over the runs of each participant or session; rows are
+    sorted by label."""
+    by_row: dict[tuple[str, str], list[StoredRun]] = {}
+    for run in stored:
+        session = run.entities.get("ses", "") if by_session else ""
+        by_row.setdefault((run.entities["sub"], session), []).append(run)
+    rows: list[FeatureRow] = []
+    for (participant, session), own in sorted(by_row.items(), key=lambda item: item[0]):
+        read = [means[run.paths.embedding] for run in own]
+        weights = weigh_runs([run.kept_seconds for run in own], is_weighted=min_kept is not None)
+        mean = weights @ np.stack([values for _, values in read])
+        rows.append((participant, len(own), sum(n for n, _ in read), mean, session))
+    return rows
+
+
 def write_features(
     out_dir: Path, *, atlas: str, model: str, description: str, rows: Sequence[FeatureRow], as_array: bool = False
 ) -> Path:
     """Write mean embeddings as ``OUT_DIR/phenotype/<atlas><model>.tsv``, with ``session_id`` where rows are sessions,
-    and return its path. With `as_array` the embeddings go into a float32 array beside it, a row for each of its
+    and return its path. With `as_array` the embeddings go into a float32 array next to it with the same
     rows."""
     path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
-    n_dims = len(rows[0][3]) if rows and not as_array else 0
-    names = [f"dim{d:04d}" for d in range(1, n_dims + 1)]
-    described = read_column_descriptions("features")
     has_sessions = any(session for *_, session in rows)
-    if has_sessions:
-        columns = list(described.items())
-        described = dict([columns[0], ("session_id", {"Description": "Session label, with ses-."}), *columns[1:]])
-    table = [
+    text = f"Mean embedding of each {'session' if has_sessions else 'participant'}. {description}"
+    if as_array:
+        write_array(path.with_suffix(".npy"), np.array([row[3] for row in rows], dtype=np.float32))
+        text += f" The embeddings are in the rows of {path.stem}.npy."
+    else:
+        path.with_suffix(".npy").unlink(missing_ok=True)
+    n_dims = len(rows[0][3]) if rows and not as_array else 0
+    index = ("participant_id", "session_id") if has_sessions else ("participant_id",)
+    _write_means(path, rows, text, index=index, n_dims=n_dims)
+    return path
+
+
+def write_session_features(
+    out_dir: Path, *, atlas: str, model: str, description: str, rows: Sequence[FeatureRow]
+) -> Path:
+    """Write mean embeddings of sessions as ``OUT_DIR/phenotype/<atlas><model>Sessions.tsv``, for programs that join
+    tables by ``participant_id`` and ``session_id``: no other column has the name of one of another encoder's table.
+    Returns its path."""
+    path = out_dir / "phenotype" / f"{atlas}{model}Sessions.tsv"
+    rows = [(*row[:4], row[4] or _UNNAMED) for row in rows]
+    index = ("participant_id", "session_id")
+    n_dims = len(rows[0][3]) if rows else 0
+    text = f"Mean embedding of each session. {description}"
+    _write_means(path, rows, text, index=index, n_dims=n_dims, prefix=f"{atlas}{model}_")
+    return path
+
+
+def _write_means(
+    path: Path, rows: Sequence[FeatureRow], text: str, *, index: Sequence[str], n_dims: int, prefix: str = ""
+) -> None:
+    """Write rows with the first `n_dims` dimensions of their means, and a sidecar that describes the table by `text`.
+    Columns other than those of the `index` get the `prefix`."""
+    described = read_column_descriptions("features")
+    columns = {name: described[name] for name in ("n_runs", "n_windows")}
+    columns |= {f"dim{d:04d}": {"Description": f"Dimension {d} of the embedding."} for d in range(1, n_dims + 1)}
+    columns = {f"{prefix}{name}": about for name, about in columns.items()}
+    has_sessions = "session_id" in index
+    # Row by row, since lists of numbers take four times the memory of arrays.
+    table = (
         (
             f"sub-{label}",
             *([f"ses-{session}" if session else ""] if has_sessions else []),
@@ -87,30 +142,27 @@ def write_features(
             *mean[:n_dims].tolist(),
         )
         for label, *counts, mean, session in rows
-    ]
-    write_records(path, (*described, *names), table)
-    text = f"Mean embedding of each {'session' if has_sessions else 'participant'}. {description}"
-    if as_array:
-        write_array(path.with_suffix(".npy"), np.array([row[3] for row in rows], dtype=np.float32))
-        text += f" The rows of {path.stem}.npy are the embeddings of the rows of this table."
-    else:
-        path.with_suffix(".npy").unlink(missing_ok=True)
+    )
+    write_records(path, (*index, *columns), table)
     sidecar = {
         "Description": text,
-        "participant_id": described.pop("participant_id"),
+        **({"IndexColumns": list(index)} if has_sessions else {}),
+        "participant_id": described["participant_id"],
         "MeasurementToolMetadata": {"Description": text},
-        **described,
-        **{name: {"Description": f"Dimension {name[3:].lstrip('0')} of the embedding."} for name in names},
+        **({"session_id": described["session_id"]} if has_sessions else {}),
+        **columns,
     }
     write_json(path.with_suffix(".json"), sidecar, only_if_changed=True)
-    return path
 
 
 def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Collection[str]) -> None:
-    """Remove participants (labels without ``sub-``) from the features of an encoder, or the table if nobody is left."""
-    path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
-    if not path.is_file():
-        return
+    """Remove participants (labels without ``sub-``) from the features of an encoder, or tables if none are left."""
+    for name in (f"{atlas}{model}.tsv", f"{atlas}{model}Sessions.tsv"):
+        if (path := out_dir / "phenotype" / name).is_file():
+            _remove_rows(path, participants)
+
+
+def _remove_rows(path: Path, participants: Collection[str]) -> None:
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     gone, array = {f"sub-{label}" for label in participants}, path.with_suffix(".npy")
     stays = [line.partition("\t")[0] not in gone for line in lines]
@@ -118,7 +170,7 @@ def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Coll
     if len(left) == len(lines):
         return
     LOGGER.warning(
-        "Removed from %s: %d participants whose embeddings are gone; run the group level again.",
+        "Removed from %s: %d participants whose embeddings no longer exist; rerun the group level.",
         path,
         len(lines) - len(left),
     )

@@ -44,13 +44,13 @@ _TEXT: Final = frozenset(
 #: Columns of a table of splits whose rows are participants.
 _REPETITION: Final = re.compile(r"repetition_?(\d+)")
 
-#: Lines of a table that are held at once.
+#: Lines of a table that are held in memory at once.
 _BLOCK: Final = 10_000
 
 #: Columns that a map of the embedding may have besides those described, to colour its points by.
 _ADDED: Final = {"Description": "As in the tables of the dataset, or its sidecars."}
 
-#: What splits made elsewhere call the roles, in lower case.
+#: Names of the roles in splits made elsewhere, in lower case.
 _ROLE_NAMES: Final = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -58,7 +58,7 @@ _ROLE_NAMES: Final = {
 }
 
 #: Roles of the models that are compared with each other.
-COMPARED: Final = ("encoder", "ensemble", "readout", "finetuned", "baseline")
+COMPARED: Final = ("encoder", "ensemble", "readout", "finetuned", "baseline", "preparation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -91,7 +91,8 @@ class ProbeTables:
 
 
 def build_group_table(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Build a table from values by column as reading its file gives it: 9 digits, no line breaks, empty text for none.
+    """Build a table from values by column, as if read back from its file: 9 digits, no line breaks, empty text for
+    none.
 
     Columns that ``data/columns/<name>.json`` does not describe hold text.
     """
@@ -142,7 +143,7 @@ def read_group_table(path: Path, *, model: str = "") -> pd.DataFrame:
         return _parse(path.stem, found)
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{path} is not as this version writes it: {error}.", hint="Probe again with --probe COLUMN."
+            f"{path} does not have the format of this version: {error}.", hint="Rerun with --probe COLUMN."
         ) from error
 
 
@@ -186,8 +187,8 @@ def write_probes(
 
 def _describe_repetition(number: int) -> dict[str, str]:
     text = (
-        f"Fold (from 0) that tested the participant in repetition {number}, who trained in its other folds; train or "
-        "validation for those who were never tested in it, n/a for those who had no part in it."
+        f"Fold (from 0) in which the participant was tested in repetition {number} (trained in the others); train or "
+        "validation if never tested, n/a if not used."
     )
     return {"Description": text}
 
@@ -205,7 +206,7 @@ def read_probes(out_dir: Path) -> ProbeTables:
     there are none or another version wrote them."""
     path = out_dir / "group_probe.json"
     if not path.is_file():
-        raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Probe first with --probe COLUMN.")
+        raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Run with --probe COLUMN first.")
     facts = read_json(path).get("Facts", {})
     missing = [name for name in ("Encoder", "Overview", "Phenotypes", "Pretraining", "Warnings") if name not in facts]
     # Curves, confusion matrices and who is in and out, for the page.
@@ -213,7 +214,7 @@ def read_probes(out_dir: Path) -> ProbeTables:
         needed = ("People", "Confusion", "Calibration") if found["Classes"] else ("People",)
         missing += [f"{one} of {name}" for one in needed if one not in found]
     if missing:
-        raise InputError(f"{path} does not say {', '.join(missing)}.", hint="Probe again with --probe COLUMN.")
+        raise InputError(f"{path} lacks {', '.join(missing)}.", hint="Rerun with --probe COLUMN.")
     points = read_group_table(out_dir / "group_map.tsv")
     return ProbeTables(
         facts=facts,
@@ -262,16 +263,18 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
     """Read splits as (phenotype or empty, repetition, fold, participant label without ``sub-``, role).
 
     The table (TSV or CSV), from here or elsewhere, needs repetition, fold, participant_id and role, and phenotype if
-    splits differ between phenotypes. A label that differs from one of `participants` only in zeros in front becomes
-    that one. Raises InputError if it cannot be read or a column is missing or invalid.
+    splits differ between phenotypes. A label that differs from one of `participants` only in leading zeros is replaced
+    by it. Raises InputError if it cannot be read or a column is missing or invalid.
     """
     try:
         text = read_text(path)
         names, cells, numbers = parse_table(text, delimiter=find_delimiter(text), is_padded=True)
     except ValueError as error:
-        raise InputError(f"The table of splits {path} {error}.", hint="Expected a group_splits.tsv.") from error
+        raise InputError(f"The splits table {path} {error}.", hint="Expected a group_splits.tsv.") from error
     except OSError as error:
-        raise InputError(f"The splits {path} cannot be read: {error}.", hint="Expected a group_splits.tsv.") from error
+        raise InputError(
+            f"The splits table {path} cannot be read: {error}.", hint="Expected a group_splits.tsv."
+        ) from error
     rows = [dict(zip(map(str.lower, names), row, strict=True)) for row in cells]
     columns = tuple(read_column_descriptions("group_splits"))
     is_wide = bool(rows) and "role" not in rows[0] and any(_REPETITION.fullmatch(name) for name in rows[0])
@@ -279,7 +282,7 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
     missing = [name for name in needed if rows and name not in rows[0]]
     if missing or not rows:
         found = f"no column {', '.join(missing)}" if rows else "no rows"
-        raise InputError(f"The splits {path} have {found}.", hint=f"Expected {', '.join(columns)}.")
+        raise InputError(f"The splits table {path} has {found}.", hint=f"Expected {', '.join(columns)}.")
     lines = []
     counts = Counter(label.lstrip("0") for label in participants)
     without_zeros = {bare: label for label in participants if counts[bare := label.lstrip("0")] == 1}
@@ -288,8 +291,8 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
         repetition, fold = _parse_whole(row["repetition"]), _parse_whole(row["fold"])
         if repetition is None or fold is None:
             raise InputError(
-                f"Line {number} of the splits {path} has repetition {row['repetition']!r} and fold {row['fold']!r}, "
-                "expected whole numbers."
+                f"Line {number} of the splits table {path} has repetition {row['repetition']!r} and fold "
+                f"{row['fold']!r}; expected integers."
             )
         label, role = row["participant_id"].strip().removeprefix("sub-"), row["role"].strip().lower()
         label = label if label in participants else without_zeros.get(label.lstrip("0"), label)
@@ -313,6 +316,6 @@ def _list_roles(rows: Sequence[tuple[int, dict[str, str]]]) -> Iterator[tuple[in
 
 
 def _parse_whole(text: str) -> int | None:
-    """Parse a whole number, also as programs with floating columns write it (2.0); None for anything else."""
+    """Parse an integer, also in floating-point form (2.0); None for anything else."""
     whole, _, decimals = text.strip().partition(".")
     return int(whole) if whole.isdecimal() and not decimals.strip("0") else None

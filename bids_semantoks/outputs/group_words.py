@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from bids_semantoks.statistics.significance import PermutationTest
 
-#: Models and metrics as readers know them.
+#: Display names of models and metrics.
 MODEL_NAMES: Final = {
     "pearson": "Pearson connectivity",
     "ledoit_wolf": "Ledoit-Wolf connectivity",
     "tangent": "tangent connectivity",
     "parcel_moments": "means and variances",
     "site": "site only",
-    "motion": "motion, scan length",
+    "motion": "motion and scan length",
     "covariates": "covariates only",
     "random": "random weights",
     "finetuned": "fine-tuned encoder",
@@ -37,7 +37,7 @@ METRIC_NAMES: Final = {
     "calibration_slope": "calibration slope",
 }
 
-#: Statistics of permutation tests, as readers know them.
+#: Display names of the statistics of permutation tests.
 STATISTIC_NAMES: Final = {
     "ridge_auroc_fixed_split": "ridge AUROC",
     "ridge_r_fixed_split": "ridge r",
@@ -50,8 +50,25 @@ def name_added(base: str, encoder: str) -> str:
     return f"{base} + {encoder}"
 
 
+def name_prepared(model: str, preparation: str) -> str:
+    """Name a model of a further preparation, as in the tables: ``RandomTiny@noGSR``."""
+    return f"{model}@{preparation}"
+
+
+def split_prepared(name: str) -> tuple[str, str]:
+    """Split the name of a model into that of the main preparation and the preparation, empty for the main one."""
+    model, _, preparation = name.partition("@")
+    return model, preparation
+
+
+def show_model(name: str) -> str:
+    """Name a model as readers know it, with its preparation: ``Pearson connectivity (noGSR)``."""
+    model, preparation = split_prepared(name)
+    return f"{MODEL_NAMES.get(model, model)}{f' ({preparation})' if preparation else ''}"
+
+
 def describe_test(test: PermutationTest) -> str:
-    """Describe a permutation test by its own statistic, value and p, and the smallest p that it can give."""
+    """Describe a permutation test by its statistic, value and p, and its smallest possible p."""
     return format_test(test.name, test.value, test.p_value, test.smallest)
 
 
@@ -64,28 +81,26 @@ def format_test(statistic: str, value: float, p_value: float, smallest: float) -
 
 
 def describe_row_test(row: Any) -> str:
-    """Describe the permutation test of a row of scores; empty where there was none."""
+    """Describe the permutation test of a row of scores; empty if there was none."""
     if math.isnan(row.p_value):
         return ""
     return format_test(row.p_statistic, row.p_statistic_value, row.p_value, row.p_smallest)
 
 
 def describe_verdict(row: Any) -> str:
-    """Describe the verdict of a row of scores in words; what was not detected remains possible within the interval."""
+    """Describe the verdict of a row of scores in words; an undetected effect remains possible within the interval."""
     if row.verdict == "not detected":
         low, high = format_number(row.ci_low), format_number(row.ci_high)
-        return f"not detected; {METRIC_NAMES[row.metric]} between {low} and {high} remains possible"
+        return f"not detected; {METRIC_NAMES[row.metric]} between {low} and {high} cannot be excluded"
     is_above = row.bound > row.chance
-    bound = (
-        f"the one-sided 95 % bound, {format_number(row.bound)}, {'lies' if is_above else 'does not lie'} above chance"
-    )
+    bound = f"the one-sided 95 % bound, {format_number(row.bound)}, {'is' if is_above else 'is not'} above chance"
     if row.verdict == "above chance":
         return "above chance" if row.ci_low > row.chance else f"above chance ({bound})"
     if row.verdict != "inconclusive":
         return str(row.verdict)
     if math.isnan(row.p_value):
-        return f"inconclusive: {bound}, but there is no permutation test"
-    return f"inconclusive: the two disagree, since {bound} and the test has {describe_p(row.p_value)}"
+        return f"inconclusive: {bound}, but no permutation test was run"
+    return f"inconclusive: {bound}, but the permutation test has {describe_p(row.p_value)}"
 
 
 def format_number(value: float) -> str:

@@ -31,7 +31,7 @@ _PAGE = """<!DOCTYPE html>
 <head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
 content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<title>Methods text of bids_semantoks</title>
+<title>Methods boilerplate (bids_semantoks)</title>
 <style>body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 sans-serif; }}</style></head>
 <body>
 {body}</body>
@@ -39,7 +39,7 @@ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 
 """
 
 _CITATION = re.compile(r"\[(@[\w-]+(?:; @[\w-]+)*)\]")
-# Values of the template arrive as `escape_markdown` writes them, in code, too.
+# Values in the template are escaped by `escape_markdown`, in code as well.
 _TOKEN = re.compile(
     r"`(?P<code>[^`]+)`|\*(?P<em>(?![\s*])(?:\\.|[^*\\])+)\*|"
     rf"(?P<cite>{_CITATION.pattern})|(?P<url>https?://[A-Za-z0-9./_%-]+)|(?P<text>\\?.[^\\`*\[h]*)"
@@ -56,7 +56,7 @@ _LATEX: Final = {"text": "{}", "code": r"\texttt{{{}}}", "em": r"\emph{{{}}}", "
 
 
 _BASELINES: Final = {
-    "pearson": "correlations of parcels",
+    "pearson": "correlations between parcels",
     "ledoit_wolf": "shrunk covariances [@ledoit2004]",
     "tangent": "their tangent space [@dadi2019]",
     "parcel_moments": "means and variances of parcels",
@@ -67,10 +67,10 @@ _BASELINES: Final = {
     "chance": "chance",
 }
 
-#: What the text says of a recipe; the model card has the rest.
+#: Settings of a recipe in the methods text; the model card has the rest.
 _RECIPE: Final = {
     "epochs": "epochs",
-    "batch_size": "participants in a batch",
+    "batch_size": "participants per batch",
     "learning_rate": "peak learning rate at a batch of 256",
     "mask_ratio": "masked shares",
 }
@@ -81,9 +81,10 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
 
     `facts` holds ``versions`` (by package) and what was done: ``cohort`` (`count_cohort`), ``signals`` (their settings,
     ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``,
-    ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``), ``pretraining``
-    (``data``, ``recipe``) and ``probing`` (options by name, and ``results``, each with ``phenotype``, ``used``,
-    ``what`` is counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
+    ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``, and as ``compared`` some of these
+    of each encoder that is compared with it), ``pretraining`` (``data``, ``recipe``) and ``probing`` (options by name,
+    ``preparations`` where there are several, by name, and ``results``, each with ``phenotype``, ``used``, ``what`` is
+    counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
     """
     signals, probing = facts.get("signals") or {}, facts.get("probing") or {}
     pretraining = facts.get("pretraining") or {}
@@ -95,10 +96,10 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
         """Give the template its filter and its functions."""
         environment.filters |= {"sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
         environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
-        # Macros see only what is global.
+        # Macros only have access to globals.
         environment.globals["probing"] = probing
 
-    # Only the template and its citations are Markdown: values come from files of others.
+    # Only the template and its citations are Markdown; values come from user files.
     template = load_template(
         *("methods.md.jinja", read_boilerplate, prepare),
         finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
@@ -112,16 +113,17 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
         recipe=_describe_recipe(pretraining.get("recipe") or {}),
         probing=probing,
         baselines=_describe_baselines(probing.get("baselines", ())),
+        preparations=[_cite_preparation(*one) for one in (probing.get("preparations") or {}).items()],
         atlas_keys=find_atlas_keys(str(signals.get("atlas", ""))),
         pipeline_keys=find_pipeline_keys(signals.get("pipelines", ())),
         denoising_keys=find_denoising_keys(denoising),
         has_regressors=bool(denoising.get("strategy") or denoising.get("columns")),
         removes_tissue=_removes(denoising, "wm_csf", "csf", "white_matter"),
         removes_global=_removes(denoising, "global_signal", "global_signal"),
-        # ICA-FIX and ICA-AROMA clean images without censoring any volume.
+        # ICA-FIX and ICA-AROMA clean images without censoring volumes.
         censored_by="" if find_cleaning(signals.get("pipelines", ())) else signals.get("denoised_by", ""),
         band=band,
-        filtered_by=f" with {same} Butterworth filter of order 5, run forwards and backwards over mirrored ends"
+        filtered_by=f" with {same} Butterworth filter of order 5, applied forwards and backwards with mirrored ends"
         if band
         else "",
     )
@@ -130,7 +132,7 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
 
 
 def _removes(denoising: Mapping[str, Any], component: str, *columns: str) -> bool:
-    """Tell whether a denoising, in JSON, has a component in its strategy or one of these columns."""
+    """Return whether a denoising, in JSON, has a component in its strategy or one of these columns."""
     patterns = denoising.get("columns", ())
     return component in denoising.get("strategy", ()) or any(
         fnmatch.fnmatchcase(name, pattern) for name in columns for pattern in patterns
@@ -143,10 +145,33 @@ def _describe_baselines(names: Sequence[str]) -> Markup:
     return Markup(" and ".join([", ".join(known[:-1]), known[-1]] if len(known) > 1 else known))
 
 
+def _cite_preparation(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect what the text says of a preparation (`describe_preparation`), with the keys of what made it."""
+    settings = found["Settings"]
+    keys = [*find_pipeline_keys(found["Pipelines"]), *find_atlas_keys(str(settings.get("atlas", "")))]
+    keys += find_denoising_keys(settings.get("denoising") or {})
+    return {"name": name, "text": found["Text"], "cited": list(dict.fromkeys(keys))}
+
+
 def _describe_recipe(recipe: Mapping[str, Any]) -> str:
-    """Describe the main numbers of a recipe, to continue a sentence; empty where a checkpoint has none of them."""
+    """Describe the main numbers of a recipe, to continue a sentence; empty if a checkpoint has none of them."""
     found = [f"{words} {_to_plain(recipe[key])}" for key, words in _RECIPE.items() if recipe.get(key) is not None]
     return f" ({'; '.join(found)})" if found else ""
+
+
+def describe_preparation(sidecar: Mapping[str, Any]) -> str:
+    """Describe in a line how the signals of a run were prepared, by their sidecar."""
+    settings, atlas, pipeline = sidecar["Settings"], sidecar["Atlas"], sidecar["Pipeline"]
+    where = f" in {atlas['Space']}" if atlas.get("Space") else ""
+    parts = [f"atlas {atlas.get('Name')} ({atlas.get('Parcels')} parcels){where}"]
+    if not settings.get("denoising"):
+        return f"{parts[0]}; series as {pipeline} left them"
+    cleaned = sidecar["Denoising"].get("DenoisedBy")
+    parts.append(f"{pipeline}, denoised by {cleaned or settings['denoising'].get('name')}")
+    parts.append(_describe_band(settings.get("band_pass")) or "not filtered")
+    threshold = settings.get("fd_threshold")
+    parts.append(f"volumes above {threshold:g} mm scrubbed" if threshold else "not scrubbed")
+    return "; ".join(parts)
 
 
 def _describe_band(band: Sequence[float] | None) -> str:
@@ -184,7 +209,7 @@ def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> Markup:
 def read_methods(out_dir: Path) -> Markup:
     """Read the methods text back as an HTML fragment; empty if there is none.
 
-    Converted anew from Markdown: the HTML on disk may be of an earlier version or of anybody.
+    Converted again from Markdown: the HTML on disk may be from an earlier version or modified.
     """
     path = out_dir / "logs" / "CITATION.md"
     if not path.is_file():

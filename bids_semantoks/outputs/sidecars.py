@@ -23,7 +23,7 @@ from bids_semantoks.version import __version__, parse_version
 #: Start of the pointer that git-annex leaves in place of an unlocked file, and more bytes than a pointer has.
 _POINTER, _POINTER_BYTES = b"/annex/objects/", 4096
 
-#: What others read in the sidecar of a run's signals, and the kinds of values in all sidecars.
+#: Keys that are read from the sidecar of a run's signals, and the types of values in all sidecars.
 _NEEDED = {
     *("Atlas", "Denoising", "Inputs", "MeanFramewiseDisplacement", "Pipeline", "RepetitionTime", "TableSHA256"),
     *("VolumesDropped", "VolumesKept", "VolumesTotal"),
@@ -68,14 +68,14 @@ def build_signals_sidecar(
     scrubbed = ~signals.kept
     scrubbed[: signals.n_dummy] = False
     scrubbed[scrubbed.size - signals.n_padding :] = False
-    state = "after denoising" if settings["denoising"] else f"as {run.pipeline} left it, without further denoising"
+    state = "after denoising" if settings["denoising"] else f"from {run.pipeline}, without further denoising"
     motion = signals.framewise_displacement[~np.isnan(signals.framewise_displacement)]
     return {
         "Description": f"Mean signal of each parcel {state}, in input units; n/a for dropped "
         "volumes and absent parcels.",
         "Sources": [build_uri(path, run.dataset, dataset) for path in sources if path is not None],
         "Pipeline": run.pipeline,
-        "RecognizedAs": run.recognised or "no pipeline that is known; read as fMRIPrep's outputs are",
+        "RecognizedAs": run.recognised or "unknown pipeline; read as if it were fMRIPrep",
         "RepetitionTime": repetition_time,
         "SamplingFrequency": 1.0 / repetition_time,
         "Atlas": {
@@ -115,7 +115,7 @@ def build_signals_sidecar(
 
 
 def _describe_measure(signals: ParcelSignals, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Say which of two framewise displacements the threshold was held against."""
+    """Name the framewise displacement (filtered or not) that was thresholded."""
     if signals.filtered_motion is None or settings["fd_threshold"] is None:
         return {}
     return {"FramewiseDisplacement": "filtered" if "motion_filter" in settings else "measured"}
@@ -146,7 +146,7 @@ def _describe_warps(atlas: Atlas) -> dict[str, Any]:
 
 def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, Any]) -> dict[str, Any]:
     if not settings["denoising"]:
-        return {"Preset": "none: as found", "Description": f"Not done here: the series come from {run.pipeline}."}
+        return {"Preset": "none: as found", "Description": f"None: the series come from {run.pipeline}."}
     return {
         "Preset": settings["denoising"]["name"],
         **({"DenoisedBy": run.pipeline} if run.is_denoised else {}),
@@ -161,10 +161,10 @@ def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, An
 def build_embedding_sidecar(
     windows: Windows, embedding: Embedding, *, settings: dict[str, Any], facts: dict[str, Any], as_array: bool = False
 ) -> dict[str, Any]:
-    """Build the sidecar of a run's embedding from `settings`, which decide
+    """Build the sidecar of a run's embedding from `settings`, which determine
     whether it is up to date, and further `facts`."""
     return {
-        "Description": "One row a window: the embedding of parcel signals by a frozen Brain-Semantoks encoder.",
+        "Description": "Embedding of parcel signals by a frozen Brain-Semantoks encoder, one row per window.",
         **facts,
         "WindowOnsets": windows.onset.tolist(),
         "WindowDuration": windows.duration,
@@ -174,22 +174,24 @@ def build_embedding_sidecar(
         "Settings": settings,
         "SettingsHash": hash_values(settings),
         "window": {"Description": "Number of the window, from 1."},
-        "onset": {"Description": "Start of the window from the run's first volume.", "Units": "s"},
+        "onset": {"Description": "Start of the window, relative to the first volume of the run.", "Units": "s"},
         "duration": {"Description": "Length of the window, padding included.", "Units": "s"},
         "kept": {"Description": "Share of the window's time that is real and neither dummy nor scrubbed."},
         **(
-            {"Vectors": "The file of the same name that ends in .npy: a row a window, float32."}
+            {"Vectors": "In the file of the same name that ends in .npy: float32, one row per window."}
             if as_array
-            else {"dim0001": {"Description": "First dimension of the embedding; the others follow."}}
+            else {
+                "dim0001": {"Description": "First dimension of the embedding; the others are numbered consecutively."}
+            }
         ),
     }
 
 
 def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Describe in one phrase each setting that differs between the outputs on disk and this call."""
+    """Describe each setting that differs between the outputs on disk and this call in one phrase."""
     keys = sorted(set(stored) | set(wanted))
     return [
-        f"{key} (there {_brief(stored.get(key))}, now {_brief(wanted.get(key))})"
+        f"{key} (on disk {_brief(stored.get(key))}, now {_brief(wanted.get(key))})"
         for key in keys
         if stored.get(key) != wanted.get(key)
     ]
@@ -201,11 +203,11 @@ def _brief(value: object) -> str:
 
 
 def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[str, int | float | None] | None]:
-    """Describe the files of a run so that a change is noticed without reading them.
+    """Describe the files of a run so that changes are detected without reading them.
 
     Returns size (bytes) and modification time (ns) of each existing file; for the sidecars, which may be several, the
     repetition time they give; None for content that was never fetched or was dropped. `with_metadata` adds the JSON
-    file beside the confounds, from which CompCor components are chosen.
+    sidecar of the confounds, from which CompCor components are chosen.
     """
     files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
     files["warp"] = run.warp
@@ -228,7 +230,7 @@ def _lacks_content(path: Path) -> bool:
     """Detect the broken link or pointer file that datalad leaves for a file without content."""
     if path.is_symlink() and not path.exists():
         return True
-    # An unreadable file is reported with its run.
+    # Unreadable files are reported with their run.
     with contextlib.suppress(OSError):
         return path.is_file() and path.stat().st_size < _POINTER_BYTES and path.read_bytes().startswith(_POINTER)
     return False
@@ -251,7 +253,7 @@ def find_versions() -> dict[str, str]:
 
 
 def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Tell whether outputs were made with the same settings from the same files; False without a sidecar.
+    """Return whether outputs were made with the same settings from the same files; False without a sidecar.
 
     `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not count.
     """
@@ -264,20 +266,21 @@ def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any]
 
 
 def find_maker(sidecar: Mapping[str, Any]) -> str:
-    """Find the version of this program that wrote a sidecar; ``unknown`` where it does not say."""
+    """Find the version of this program that wrote a sidecar; ``unknown`` if not recorded."""
     versions = sidecar.get("SoftwareVersions")
     return str(versions.get("bids_semantoks", "unknown")) if isinstance(versions, dict) else "unknown"
 
 
 def is_older(sidecar: Mapping[str, Any] | None, limit: str | None) -> bool:
-    """Tell whether outputs were made by a version before that of --redo-older-than; False without one or the other."""
+    """Return whether outputs were made by a version before that of --redo-older-than; False without one or the
+    other."""
     if sidecar is None or limit is None:
         return False
     return parse_version(find_maker(sidecar)) < parse_version(limit)
 
 
 def is_sidecar(values: Mapping[str, Any], *, of_signals: bool) -> bool:
-    """Tell whether a sidecar is ours and holds what others read in it, in the form that we write."""
+    """Return whether a sidecar is ours and has the keys that are read, in the form that we write."""
     if not isinstance(values.get("Settings"), dict) or (of_signals and not values.keys() >= _NEEDED):
         return False
     dropped, atlas = values.get("VolumesDropped", {}), values.get("Atlas", {})
@@ -292,13 +295,13 @@ def is_sidecar(values: Mapping[str, Any], *, of_signals: bool) -> bool:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Read the status of a run; that of a damaged file says so."""
+    """Read the status of a run; a damaged file gives a status that reports it."""
     found = read_object(path)
     is_whole = "status" in found and all(isinstance(found.get(key, ""), str) for key in ("status", "reason", "message"))
     message = f"The status file {path} is damaged."
     lost = {"status": "failed", "reason": "internal", "message": message, "seconds": 0.0, "device": ""}
     if found.get("reason") == "already_done":
-        # Versions before 0.2 recorded what a call did with a complete run, not what the run is, nor how long it took.
+        # Versions before 0.2 recorded the action on a complete run, not its status, nor how long it took.
         found |= {"status": "ok", "reason": "", "message": "", "seconds": None, "peak_rss_mb": None}
     return found if is_whole else lost
 

@@ -83,7 +83,7 @@ class OutputPaths:
 
     @property
     def participant_folder(self) -> str:
-        """Name of the participant's folder, ``sub-L``; labels may hold underscores."""
+        """Name of the participant's folder, ``sub-L``; labels may contain underscores."""
         return self.directory.relative_to(self.out_dir).parts[0]
 
     def log(self, ending: str) -> Path:
@@ -103,7 +103,7 @@ class OutputPaths:
 
     @property
     def page_data(self) -> Path:
-        """What the page of the run draws."""
+        """Data for the report of the run."""
         return self.out_dir / "logs" / self.participant_folder / f"{self.stem}_page.json.gz"
 
     @property
@@ -129,10 +129,10 @@ def write_signals(
     connectivity: str = "tsv",
     show: Callable[[], Sequence[Path]] = tuple,
 ) -> dict[str, Any]:
-    """Write signals, coverage and connectivity of a run, and what `show` writes for its page, the sidecar last, which
-    makes all of them complete; return what that holds.
+    """Write signals, coverage and connectivity of a run, and the report data written by `show`; the sidecar is written
+    last and marks all of them as complete. Return its content.
 
-    `sidecar` must hold ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising;
+    `sidecar` must have ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising;
     `connectivity` is ``tsv``, ``npy`` or ``none``.
     """
     remove_signals(paths, settings=sidecar["Settings"], inputs=sidecar["Inputs"])
@@ -147,7 +147,7 @@ def write_signals(
         paths.raw.unlink(missing_ok=True)
     write_coverage(paths.coverage, atlas, signals, sidecar)
     sidecar_of_forms, *forms = find_forms(matrix := paths.connectivity(connectivity))
-    # What is written again stays in its place until then: another process may just have written it.
+    # Files that will be rewritten are kept until then: another process may have just written them.
     _remove(*(one for one in forms if one != matrix))
     if connectivity == "none":
         _remove(sidecar_of_forms)
@@ -175,10 +175,10 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """Remove all outputs of a run whose signals were made with other settings or from other files.
+    """Remove all outputs of a run whose signals have other settings or were extracted from other files.
 
-    Signals made alike stay, since another process may be reading what it has just written. Without a sidecar of the
-    signals it may still be writing: then only what a sidecar of its own dates earlier is removed.
+    Signals with the same settings are kept, since another process may have just written them and be reading them.
+    Without a signals sidecar it may still be writing: then only outputs with their own, older sidecar are removed.
     """
     sidecar = read_sidecar(paths.signals_sidecar)
     if is_made_alike(sidecar, settings, inputs):
@@ -194,8 +194,8 @@ def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: M
 
 
 def remove_outputs(paths: OutputPaths) -> None:
-    """Remove everything made of a run and atlas: sidecar and tables of the signals, embeddings by any encoder, figures
-    and statuses, so that nothing of an earlier call passes for what a run is now."""
+    """Remove all outputs of a run and atlas: sidecar and tables of the signals, embeddings by any encoder, figures
+    and statuses, so that nothing of an earlier call is mistaken for current."""
     tables = (paths.signals, paths.raw, paths.coverage)
     stem = glob.escape(paths.stem)
     logs = (paths.status.parent, paths.out_dir / "logs" / _FORMER_STATUSES)
@@ -285,7 +285,7 @@ def find_stored_runs(out_dir: Path, *, atlas: str, model: str) -> Iterator[Store
             continue
         sidecar = read_sidecar(path)
         if sidecar is None:
-            LOGGER.warning("The run of %s is left out: that file is damaged or not of this program.", path)
+            LOGGER.warning("Skipping the run of %s: the file is damaged or was not written by bids_semantoks.", path)
             continue
         stem = path.name.removesuffix(_SIGNALS_ENDING)
         paths = OutputPaths(out_dir=out_dir, directory=path.parent, stem=stem, model=model)
@@ -299,8 +299,8 @@ def find_stored_kinds(out_dir: Path) -> list[tuple[str, str]]:
 
 
 def read_signals(paths: OutputPaths, sidecar: Mapping[str, Any]) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """Read parcel names (P,) and cleaned signals (T, P), exactly as written: 9 digits hold every float32. Raises
-    RunFailed damaged_table where they are not those that the sidecar vouches for."""
+    """Read parcel names (P,) and cleaned signals (T, P), exactly as written: 9 digits represent every float32. Raises
+    RunFailed damaged_table if they do not match their sidecar."""
     check_table(paths.signals, sidecar)
     parcels, values = read_table(paths.signals)
     return parcels, values.astype(np.float32)
@@ -309,7 +309,7 @@ def read_signals(paths: OutputPaths, sidecar: Mapping[str, Any]) -> tuple[tuple[
 def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:
     """Find the status records of all runs, or of those of a participant, by their name stems in order.
 
-    Records of versions before 0.2, all in one folder, count where there is no newer one.
+    Records of versions before 0.2, all in one folder, are used if there is no newer one.
     """
     label = glob.escape(participant) if participant else "*"
     logs = out_dir / "logs"
@@ -317,7 +317,7 @@ def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:
     by_stem = {
         path.name.removesuffix("_status.json"): path
         for path in found
-        # A label may begin another one that holds an underscore.
+        # A label may be a prefix of another one with an underscore.
         if not participant or parse_entities(path.name).get("sub") == participant
     }
     return dict(sorted(by_stem.items()))
@@ -329,7 +329,7 @@ def read_statuses(out_dir: Path, participant: str = "") -> list[tuple[str, dict[
 
 
 def read_former_status(paths: OutputPaths) -> dict[str, Any]:
-    """Read what an earlier call recorded of a run, also where versions before 0.2 wrote it; empty if nothing."""
+    """Read the status of a run from an earlier call, including versions before 0.2; empty if there is none."""
     places = (paths.status, paths.out_dir / "logs" / _FORMER_STATUSES / paths.status.name)
     return next((read_status(path) for path in places if path.is_file()), {})
 

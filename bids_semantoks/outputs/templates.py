@@ -1,5 +1,5 @@
-"""Templates of the package, compiled once a machine: a call that extracts one run would else spend as long on Jinja's
-compiler as on a tenth of the run."""
+"""Jinja templates of the package, compiled once per machine: compiling takes as long as a tenth of extracting one
+run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bids_semantoks.files import open_atomic
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
-#: Compiled code by name; read-only installations keep nothing on disk.
+#: Compiled code by name; read-only installations store nothing on disk.
 _COMPILED: dict[str, bytes] = {}
 
 
@@ -27,12 +27,12 @@ def load_template(
 ) -> Template:
     """Load the template `name` that `read` gives the source of; `prepare` adds filters and globals, `options` are those
     of the environment. An unknown name in a template is an error."""
-    # Loading it costs 50 ms that calls for help should not pay.
+    # Imported late: it takes 50 ms, which --help should not need.
     from jinja2 import BytecodeCache, Environment, FunctionLoader, StrictUndefined  # noqa: PLC0415
     from jinja2.bccache import Bucket  # noqa: PLC0415
 
     class CacheBesideCode(BytecodeCache):
-        """Keeps what Jinja compiled where Python keeps what it compiled of the package."""
+        """Stores compiled templates where Python stores the compiled code of the package."""
 
         def load_bytecode(self, bucket: Bucket) -> None:
             """Load code; Jinja compares the checksum of its source, and Python's version."""
@@ -44,7 +44,7 @@ def load_template(
                 bucket.reset()
 
         def dump_bytecode(self, bucket: Bucket) -> None:
-            """Keep code, on disk where Python may."""
+            """Store code, on disk if Python does."""
             _COMPILED[name] = bucket.bytecode_to_string()
             if not sys.dont_write_bytecode:
                 with contextlib.suppress(OSError), open_atomic(_find_place(name)) as file:

@@ -1,4 +1,4 @@
-"""Files that a training leaves beside its encoder: the training log and the model card."""
+"""Files written next to a trained encoder: the training log and the model card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ _RANGES: Final = (
     *("repetition_time_of_the_sources_in_s", "length_of_the_runs_in_s"),
 )
 
-#: Entries that list what occurs in the data.
+#: Entries that list values occurring in the data.
 _CHOICES: Final = ("noise_removed", "global_signal", "scrubbing")
 
 
@@ -67,29 +67,43 @@ def read_training_log(path: Path) -> dict[str, NDArray[np.float64]]:
     return dict(zip(columns, rows.T, strict=True))
 
 
+class Terms(NamedTuple):
+    """Under which terms weights are published, as their owner states them."""
+
+    repository: str  # ORG/NAME
+    license: str  # identifier of the Hub, such as cc-by-nc-4.0
+    data: str  # of the use of the training data
+    datasets: tuple[str, ...] = ()  # names of datasets on the Hub
+
+
 def write_model_card(
-    directory: Path, *, name: str, sha256: str, details: Mapping[str, Any], drawn: Sequence[str]
+    directory: Path,
+    *,
+    name: str,
+    sha256: str,
+    details: Mapping[str, Any],
+    drawn: Sequence[str],
+    terms: Terms | None = None,
 ) -> None:
     """Write the model card from ``details`` of config.json (``data``, ``limits``, ``recipe``, ``participants``,
-    ``n_parameters``) and the `drawn` figures (keys of `FIGURES`)."""
+    ``n_parameters``), the `drawn` figures (keys of `FIGURES`) and, for weights to be published, their `terms`."""
     data, limits, recipe = details["data"], details["limits"], details["recipe"]
+    model = terms.repository if terms else directory.name
     lines = [
         f"# Encoder {escape_markdown(name)}",
         "",
-        "A network tokenizer and transformer in the design of Brain-Semantoks (arXiv 2512.11582), pretrained by "
+        "A network tokenizer and transformer with the Brain-Semantoks architecture (arXiv 2512.11582), pretrained by "
         "self-distillation on parcel signals with bids_semantoks.",
         "",
         f"- Weights: `model.safetensors`, SHA-256 `{sha256}` (teacher, {details['n_parameters']:,} parameters)",
-        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {escape_markdown(directory.name)}` (path of this "
-        "directory)",
-        "- Licence: not stated by the software. The weights derive from the data below; their terms of use decide "
-        "whether and how the weights may be shared.",
+        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {escape_markdown(model)}`"
+        + ("" if terms else " (path of this directory)"),
+        *_describe_terms(terms),
         "",
         "## Data",
         "",
         *_list(data),
-        f"- hashed participants: {len(details['participants']['sha256'])} in `config.json` (SHA-256 over salt and "
-        "label), to find out whether a later test set overlaps",
+        _describe_participants(details.get("participants")),
         "",
         "## Recipe",
         "",
@@ -97,21 +111,57 @@ def write_model_card(
         "",
         "## Intended use",
         "",
-        "Embeddings of resting-state fMRI for research: linear probes and fine-tuning on phenotypes, in participants "
-        "that the encoder was not trained on. Not for diagnosis or any decision about a person.",
+        "Embeddings of resting-state fMRI for research: linear probes and fine-tuning on phenotypes in participants "
+        "that were not used for training. Not for diagnosis or any decision about individuals.",
         "",
         "## Limits",
         "",
-        "Outside these ranges the encoder was never trained, and its embeddings are not to be trusted there.",
+        "The encoder was not trained outside these ranges; embeddings of such data may be unreliable.",
         "",
         *_list(limits),
         "",
         "## Figures",
         "",
         *(f"![{FIGURES[figure]}](figures/{figure}.svg)\n\n{FIGURES[figure]}\n" for figure in drawn),
-        "`training_log.tsv` holds the course of the training in numbers.",
+        "`training_log.tsv` has the training curves as a table.",
     ]
-    write_text(directory / CARD_FILE, "\n".join(lines) + "\n")
+    write_text(directory / CARD_FILE, "\n".join([_build_header(terms), *lines]) + "\n")
+
+
+def _build_header(terms: Terms | None) -> str:
+    """Build the metadata that the Hugging Face hub reads, as YAML between two lines of dashes."""
+    from huggingface_hub import ModelCardData  # noqa: PLC0415 - half a second, which a call that trains nothing is spared
+
+    data = ModelCardData(
+        license=terms.license if terms else None,
+        library_name="bids_semantoks",
+        pipeline_tag="feature-extraction",
+        tags=["bids", "brain-semantoks", "fmri", "neuroimaging", "self-distillation"],
+        datasets=list(terms.datasets) if terms and terms.datasets else None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _describe_terms(terms: Terms | None) -> list[str]:
+    if terms is None:
+        return [
+            "- Licence: not set by the software. The weights derive from the data below, whose terms of use determine "
+            "whether and how the weights may be shared."
+        ]
+    return [
+        f"- Licence: {escape_markdown(terms.license)}",
+        f"- Terms of the training data: {escape_markdown(terms.data)}",
+    ]
+
+
+def _describe_participants(participants: object) -> str:
+    if not isinstance(participants, Mapping):
+        return "- participants are not listed, so overlap with a later test set cannot be checked"
+    return (
+        f"- hashed participants: {len(participants['sha256'])} in `config.json` (SHA-256 over salt and label), to "
+        "check whether a later test set overlaps; anyone who knows how labels are formed can list the members, so "
+        "`bids_semantoks-publish` leaves them out"
+    )
 
 
 def _list(values: Mapping[str, Any]) -> list[str]:

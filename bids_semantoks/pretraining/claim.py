@@ -1,4 +1,5 @@
-"""One training of an encoder at a time: a sign of life in its folder, without locks, which fail on network disks."""
+"""Allow one training of an encoder at a time: a heartbeat file in its folder instead of locks, which fail on network
+disks."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from bids_semantoks.training.loop import StopRequest
 LOGGER = logging.getLogger("bids_semantoks")
 
 CLAIM_FILE: Final = ".training.json"
-_BEAT: Final = 10.0  # seconds between signs of life
-_PATIENCE: Final = 60.0  # seconds without one after which a training on another machine counts as dead
+_BEAT: Final = 10.0  # seconds between heartbeats
+_PATIENCE: Final = 60.0  # seconds without a heartbeat after which a training on another machine counts as dead
 _POLL: Final = 0.5
 
 
@@ -31,14 +32,14 @@ _POLL: Final = 0.5
 def claim(directory: Path, ranks: Ranks, request: StopRequest) -> Iterator[None]:
     """Hold the folder of an encoder while its training writes to it; collective.
 
-    Raises ConfigurationError in all ranks where another call trains there. A crashed call on this machine is noticed at
+    Raises ConfigurationError in all ranks if another call trains there. A crashed call on this machine is detected at
     once, one on another machine within a minute. A call whose claim was taken over meanwhile is asked to stop.
     """
     other = _take(directory / CLAIM_FILE, request) if ranks.is_first else ""
     if ranks.any(bool(other)):
         raise ConfigurationError(
             f"The encoder {directory} is being trained by {other or 'another call'}.",
-            hint=f"Wait for it or choose another --encoder-name. Only if that call is dead, delete {CLAIM_FILE} there.",
+            hint=f"Wait for it or choose another --encoder-name. If that call has died, delete {CLAIM_FILE} there.",
         )
     if not ranks.is_first:
         yield
@@ -58,7 +59,7 @@ def claim(directory: Path, ranks: Ranks, request: StopRequest) -> Iterator[None]
 
 
 def _take(path: Path, request: StopRequest) -> str:
-    """Create the claim; return who holds it where somebody does."""
+    """Create the claim; return its holder if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while not request.reason:
         try:
@@ -72,7 +73,7 @@ def _take(path: Path, request: StopRequest) -> str:
                 holder = _read(path)
                 return f"process {holder.get('process', '?')} on {holder.get('host', 'another machine')}"
             if _remove(path, holder):
-                LOGGER.info("The last call that trained %s was killed; its training goes on.", path.parent.name)
+                LOGGER.info("The last call that trained %s was killed; resuming its training.", path.parent.name)
         except OSError:
             path.unlink(missing_ok=True)  # it may have been created before the disk was full
             raise
@@ -108,10 +109,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_alive(path: Path, found: dict[str, Any]) -> bool:
-    """Tell whether the holder of a claim still lives: ask this machine, else wait for a sign of life."""
+    """Return whether the holder of a claim is still alive: check the process on this machine, else wait for a
+    heartbeat."""
     if found.get("host") == socket.gethostname() and found.get("space") == read_space() != "":
         return read_start(found["process"]) == str(found["since"])
-    # The clock of another machine may be wrong: only whether the time of the file changes counts.
+    # The clock of another machine may be wrong: only check whether the modification time changes.
     before, until = _read_time(path), time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         time.sleep(_POLL)
@@ -122,7 +124,7 @@ def _is_alive(path: Path, found: dict[str, Any]) -> bool:
 
 
 def _read_time(path: Path) -> int | None:
-    # Opened, since a network disk may answer from memory otherwise.
+    # Opened, since a network disk may otherwise return cached attributes.
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns

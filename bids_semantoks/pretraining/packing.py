@@ -37,7 +37,7 @@ def standardise(
     complete = fill_gaps(signals, kept)
     resampled = resample(complete, repetition_time, target)
     if not len(resampled):
-        raise RunSkipped("too_short", f"{len(complete)} volumes give no sample of {target:g} s.")
+        raise RunSkipped("too_short", f"{len(complete)} volumes are too short to resample to {target:g} s.")
     values = np.zeros((len(resampled), table.shape[1]), dtype=np.float32)
     values[:, present] = zscore(resampled)
     return values, present
@@ -66,7 +66,7 @@ class TableReader:
         try:
             parcels, table = read_signals(stored.paths, stored.sidecar)
             if parcels != self.parcels:
-                return f"{path} has {len(parcels)} parcels that are not the {len(self.parcels)} of the atlas"
+                return f"{path} has {len(parcels)} parcels that differ from the {len(self.parcels)} of the atlas"
             return _standardise_run(
                 source,
                 table[: len(table) - stored.n_padding, self.order],
@@ -112,14 +112,14 @@ def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: fl
                     raise RunSkipped("no_content", f"{problem}.")
                 if n_padding := count_padding(table):
                     LOGGER.warning(
-                        "Participant %s, row %d: %d volumes at the end hold no data, the same numbers in each, and are "
-                        "cut off.",
+                        "Participant %s, row %d: %d volumes at the end have no data (identical values) and are "
+                        "removed.",
                         *(source.participant, row, n_padding),
                         extra={"once": "padding in HDF5"},
                     )
                 run = _standardise_run(source, table, repetition_time=target, n_dummy=0, target=target)
             except RunSkipped as error:
-                LOGGER.warning("Left out of the training: participant %s, row %d: %s", source.participant, row, error)
+                LOGGER.warning("Excluded from training:  participant %s, row %d: %s", source.participant, row, error)
                 continue
             yield run
 
@@ -133,7 +133,7 @@ def pack_tables(
     n_procs: int,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Pack the stored runs that the store lacks; unreadable runs are left out with a warning.
+    """Pack the stored runs that the store lacks; unreadable runs are excluded with a warning.
 
     `order` (P,) is the atlas position of each encoder parcel, `target` the repetition time in seconds. Once `is_wanted`
     returns False, reading stops and what was read is packed.
@@ -153,26 +153,26 @@ def _keep_readable(results: Iterator[tuple[int, Any]], missing: Sequence[SignalS
             yield result
             continue
         reason = f"participant {missing[i].participant}: {result}" if isinstance(result, WorkerDied) else result
-        LOGGER.warning("Left out of the training: %s.", str(reason).rstrip("."))
+        LOGGER.warning("Excluded from training:  %s.", str(reason).rstrip("."))
 
 
 def select_packed(
     store: SignalStore, sources: Sequence[SignalSource], *, min_time: float = 0.0, target: float = 1.0
 ) -> SignalView:
     """Select the packed runs among `sources`, sorted by key whatever their order on disk; those with less than
-    `min_time` seconds, at `target` seconds per volume, are left out with a warning. InputError for none."""
+    `min_time` seconds, at `target` seconds per volume, are excluded with a warning. InputError if none are left."""
     keys = sorted({source.key for source in sources if source.key in store})
     if keys:
         view = store.select(keys)
         long = view.lengths * target >= min_time * (1 - 1e-9)
         if short := [view.participants[i] for i in np.flatnonzero(~long)]:
             LOGGER.warning(
-                "Left out of the training: %d of %d runs with less than --min-time %g s, of participants %s.",
+                "Excluded from training:  %d of %d runs with less than --min-time %g s, of participants %s.",
                 *(len(short), len(keys), min_time, name_some(short)),
             )
         keys = [key for key, here in zip(keys, long, strict=True) if here]
     if not keys:
         raise InputError(
-            f"None of {len(sources)} runs has signals to train on.", hint="The warnings above say why for each."
+            f"None of the {len(sources)} runs has signals to train on.", hint="See the warnings above for the reasons."
         )
     return store.select(keys)

@@ -1,4 +1,4 @@
-"""The encoder that a call would train, with its recipe and data, settled before anything is written."""
+"""Plan the training of an encoder (architecture, recipe, data) before anything is written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Blueprint:
     recipe: TrainingConfig  # with the batch size resolved
     data: TrainingData
     file: SignalsFile | None  # None if the signals are stored tables
-    settings: dict[str, Any]  # what must agree for a stopped training to resume
+    settings: dict[str, Any]  # must be identical to resume a stopped training
 
     @property
     def checkpoints(self) -> Path:
@@ -51,7 +51,7 @@ class Blueprint:
 
 def read_training_config(config: PretrainingConfig) -> TrainingConfig:
     """Read the training recipe: the file of --training-config, overridden by options. Raises ConfigurationError
-    where the file is unreadable or invalid."""
+    if the file is unreadable or invalid."""
     values: Any = {}
     path = config.training_config
     if path is not None:
@@ -84,7 +84,7 @@ def describe_data(
 def draw_blueprint(
     config: AppConfig, encoder: EncoderConfig, data: TrainingData, file: SignalsFile | None, *, n_parts: int
 ) -> Blueprint:
-    """Settle everything a training depends on, including the size of batches that are cut into `n_parts`.
+    """Determine everything a training depends on, including the size of batches that are split into `n_parts`.
 
     Raises SemantoksError if data and options do not allow a training.
     """
@@ -96,7 +96,7 @@ def draw_blueprint(
     layout = build_layout(data.parcels, data.networks)
     size = choose_batch_size(n_participants, recipe.batch_size, n_parts=n_parts)
     if recipe.batch_size is None:
-        LOGGER.info("Batches of %d participants, %d steps an epoch.", size, n_participants // size)
+        LOGGER.info("Batches of %d participants, %d steps per epoch.", size, n_participants // size)
     recipe = dataclasses.replace(recipe, batch_size=size)
     keys = sorted(source.key for source in data.sources)
     settings = {
@@ -122,7 +122,7 @@ def draw_blueprint(
 class SignalSource:
     """A run that can be packed, before it is read."""
 
-    key: str  # checksum over everything that decides the packed values
+    key: str  # checksum over everything that determines the packed values
     participant: str
     where: Any  # for its reader: a StoredRun, or a row of an HDF5 file
 
@@ -134,8 +134,8 @@ class TrainingData:
     sources: tuple[SignalSource, ...]
     parcels: tuple[str, ...]  # (P,)
     networks: tuple[str, ...]  # (P,) label of each parcel
-    facts: dict[str, Any]  # what the model card says about the data
-    cleaning: dict[str, Any]  # how they were cleaned, with which input fit compares later runs
+    facts: dict[str, Any]  # description of the data in the model card
+    cleaning: dict[str, Any]  # how they were cleaned, for comparison with later runs
 
 
 def describe_stored(
@@ -198,7 +198,7 @@ def build_details(
     """Build ``details`` of config.json: settings, data, recipe, limits,
     participants (salted SHA-256) and software versions."""
     labels = sorted(set(view.participants))
-    # A salt that is known but differs between encoders: labels can be looked up, lists cannot be joined.
+    # A known salt that differs between encoders: single labels can be looked up, but lists cannot be joined.
     salt = settings["data"]["sha256"][:32]
     seconds = view.lengths * encoder.repetition_time
     return {

@@ -46,11 +46,11 @@ def pretrain_encoder(
     *,
     participants: frozenset[str] | None = None,
 ) -> Path:
-    """Pretrain an encoder, resume a stopped training, or find it done; return its directory, to be given to --model.
+    """Pretrain an encoder, resume a stopped training, or find it complete; return its directory, for --model.
 
     Trains on the `stored` runs with their atlas (P parcels and networks) unless --pretrain-data names a file,
     restricted to `participants` if given. Raises TrainingStopped (the same call resumes), TrainingDiverged, or another
-    SemantoksError where data, options or resources do not allow a training.
+    SemantoksError if data, options or resources do not allow a training.
     """
     with record_end(config.out_dir):
         device = choose_device(resolve_device(config.embedding.device))
@@ -61,7 +61,7 @@ def pretrain_encoder(
         with watch_signals() as request, join_ranks(device) as ranks:
             plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
             is_done = not config.running.overwrite and _is_finished(plan)
-            # No rank may begin to write before all have checked.
+            # No rank may write before all have finished checking.
             ranks.wait()
             if not is_done:
                 try:
@@ -86,7 +86,7 @@ def preview_training(
         read_last_state(plan.checkpoints, plan.settings)
     n_participants = plan.settings["data"]["participants"]
     LOGGER.info(
-        "Would pretrain an encoder on %d runs of %d participants: %d epochs of %d steps, into %s.",
+        "Would pretrain an encoder on %d runs of %d participants for %d epochs of %d steps, into %s.",
         len(data.sources),
         n_participants,
         plan.recipe.epochs,
@@ -117,7 +117,7 @@ def _clear(plan: Blueprint) -> None:
 
 
 def _is_finished(plan: Blueprint) -> bool:
-    """Tell whether the encoder is complete; ConfigurationError if it was trained with other settings."""
+    """Return whether the encoder is complete; ConfigurationError if it was trained with other settings."""
     path = plan.directory / CONFIG_FILE
     if not path.is_file():
         return False
@@ -125,7 +125,7 @@ def _is_finished(plan: Blueprint) -> bool:
         stored = read_json(path)["details"]["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
-            f"{path} is not the configuration of an encoder pretrained here.",
+            f"{path} is not the configuration of an encoder pretrained by bids_semantoks.",
             hint="Choose another --encoder-name, or --overwrite.",
         ) from error
     differences = find_differences(
@@ -134,20 +134,20 @@ def _is_finished(plan: Blueprint) -> bool:
     )
     if differences:
         raise ConfigurationError(
-            f"The encoder {plan.directory} was trained with other settings: {'; '.join(differences)}.",
-            hint="Use the former settings, another --encoder-name, or --overwrite.",
+            f"The encoder {plan.directory} was trained with different settings: {'; '.join(differences)}.",
+            hint="Use the original settings, another --encoder-name, or --overwrite.",
         )
     if stored["data"] != plan.settings["data"]:
         LOGGER.warning(
-            "The encoder %s was trained on %d runs, not on the %d of now; it is taken as it is. "
-            "Use another --encoder-name, or --overwrite, to train anew.",
+            "Using the existing encoder %s, which was trained on %d runs instead of the current %d. "
+            "Use another --encoder-name, or --overwrite, to train again.",
             plan.directory,
             stored["data"]["runs"],
             plan.settings["data"]["runs"],
         )
     if not (plan.directory / CARD_FILE).exists() and find_states(plan.checkpoints):
-        return False  # killed before the last words: going on from the last step writes all again
-    LOGGER.info("The encoder %s is finished and not trained again.", plan.directory)
+        return False  # killed before the final files: resuming from the last step writes them again
+    LOGGER.info("The encoder %s is complete; skipping training.", plan.directory)
     return True
 
 
@@ -155,7 +155,7 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
     view = _pack(config, plan, ranks, request)
     training = _build_training(config, plan, view, device, ranks)
     LOGGER.info(
-        "Pretraining %s on %d runs of %d participants: %d epochs of %d steps, %s on %s%s%s.",
+        "Pretraining %s on %d runs of %d participants for %d epochs of %d steps, %s on %s%s%s.",
         plan.directory.name,
         len(view),
         training.order.n_participants,
@@ -204,8 +204,8 @@ def _build_training(
     except torch.OutOfMemoryError as error:
         # The batch size does not matter yet, so the hint must not suggest a smaller one.
         raise ResourceError(
-            f"The encoder {plan.directory.name} does not fit into the free memory of {device}.",
-            hint="Wait until the device is free, or choose another (--device) or a smaller --encoder-config.",
+            f"The encoder {plan.directory.name} does not fit in the free memory of {device}.",
+            hint="Wait until the device is free, or use another --device or a smaller --encoder-config.",
         ) from error
 
 
@@ -230,10 +230,10 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
         plan.directory.mkdir(parents=True, exist_ok=True)
     if ranks.any(bool(request.reason)):
         raise TrainingStopped(
-            f"Pretraining was stopped by {request.reason or 'another process'} when the signals were packed.",
-            hint="The same call goes on.",
+            f"Pretraining was stopped by {request.reason or 'another process'} while packing signals.",
+            hint="Repeat the call to resume.",
         )
-    # Stored signals were held against --min-time when they were made.
+    # Stored signals were checked against --min-time when they were extracted.
     min_time = config.signals.min_time if plan.file is not None else 0.0
     store = SignalStore(directory, plan.layout.n_parcels)
     return select_packed(store, plan.data.sources, min_time=min_time, target=target)
@@ -253,9 +253,9 @@ def _write(plan: Blueprint, module: TeacherStudent, details: dict[str, Any]) -> 
         names=names if len(names) == len(encoder.network_positions) else (),
         repetition_time=plan.encoder.repetition_time,
     )
-    # A former one has the checksum of other weights.
+    # An earlier card has the checksum of other weights.
     (plan.directory / CARD_FILE).unlink(missing_ok=True)
     sha256 = write_checkpoint(plan.directory, encoder, head=head, details=details)
     write_model_card(plan.directory, name=plan.directory.name, sha256=sha256, details=details, drawn=drawn)
     shutil.rmtree(plan.checkpoints, ignore_errors=True)
-    LOGGER.info("Wrote the encoder %s, SHA-256 %s.", plan.directory, sha256[:16])
+    LOGGER.info("Wrote the encoder to %s (SHA-256 %s).", plan.directory, sha256[:16])

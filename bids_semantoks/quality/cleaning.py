@@ -1,4 +1,4 @@
-"""What was removed from a run's signals, in the words in which training data and runs are compared."""
+"""Describe what was removed from a run's signals, for the comparison of runs with training data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def describe_noise(signals: Mapping[str, Any]) -> str:
 
 
 def describe_global_signal(signals: Mapping[str, Any]) -> str:
-    """Tell whether the global signal was regressed out, by the sidecar of the signals."""
+    """Return whether the global signal was regressed out, by the sidecar of the signals."""
     regressors = _find_regressors(signals)
     if regressors is None:
         return KEPT if _find_cleaning(signals) else NOT_KNOWN
@@ -73,7 +73,7 @@ def describe_cleaning(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _find_regressors(signals: Mapping[str, Any]) -> list[str] | None:
-    """Find the names of regressors; None where another pipeline cleaned the signals."""
+    """Find the names of regressors; None if another pipeline cleaned the signals."""
     denoising = signals.get("Denoising") or {}
     if not signals["Settings"].get("denoising") or "DenoisedBy" in denoising:
         return None
@@ -81,7 +81,7 @@ def _find_regressors(signals: Mapping[str, Any]) -> list[str] | None:
 
 
 def _find_cleaning(signals: Mapping[str, Any]) -> str:
-    """Find how another pipeline cleaned the signals; empty where this is not known."""
+    """Find how another pipeline cleaned the signals; empty if this is not known."""
     return find_cleaning([str(signals.get(key) or "") for key in ("Pipeline", "RecognizedAs")])
 
 

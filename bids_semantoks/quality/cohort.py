@@ -1,4 +1,4 @@
-"""The quality of all runs of a study: one row a run, judged by fixed limits and by the other runs."""
+"""The quality of all runs of a study: one row per run, judged by fixed limits and relative to the other runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bids_semantoks.quality.limits import judge_measures
 from bids_semantoks.quality.run_qc import MEAN_EMBEDDING, decode_vector, read_run_qc
 from bids_semantoks.version import __version__
 
-#: Reason of runs that --exclude-by or --exclude-runs leave out, among those that a call leaves out.
+#: Reason of runs excluded by --exclude-by or --exclude-runs.
 EXCLUDED: Final = "excluded"
 
 #: A row of group_qc.tsv by column, None where a value is unknown.
@@ -38,9 +38,9 @@ _ENTITIES: Final = {
     "space": "space",
     "atlas": "atlas",
 }
-#: Robust standard deviations from the median beyond which a run differs from the cohort, and the fewest runs of one.
+#: Robust standard deviations from the median beyond which a run is an outlier, and the minimum number of runs.
 _N_DEVIATIONS, _SMALLEST = 3.5, 20
-#: Measures in which a run can differ from the cohort; the true ones come from the embedding, so encoders differ.
+#: Measures in which a run can be an outlier; True for those from the embedding, which depend on the encoder.
 _COMPARED: Final = {
     "mean_fd": False,
     "kept_seconds": False,
@@ -53,15 +53,15 @@ _COMPARED: Final = {
 }
 _WORDS: Final = {
     "too_short": "too short",
-    "too_few_kept": "with too little kept data",
+    "too_few_kept": "with too little data after scrubbing",
     "no_content": "not fetched",
-    "low_coverage": "with too little coverage",
+    "low_coverage": "with low coverage",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallFacts:
-    """What a call knows of the runs beside their files."""
+    """What a call knows about the runs in addition to their files."""
 
     model: str | None = None  # encoder whose statuses count; None for the newest of each run
     roots: Sequence[Path | None] = ()  # datasets that may list participants without derivatives
@@ -93,18 +93,18 @@ def build_rows(out_dir: Path, facts: CallFacts) -> list[Row]:
 
 
 def _choose_model(records: Mapping[str, Path], asked: str | None) -> str:
-    """Choose the encoder whose status stands for the run: that of the call, else the one written last."""
+    """Choose the encoder whose status represents the run: that of the call, else the one written last."""
     if asked in records or not records:
         return asked or ""
     return max(records, key=lambda model: records[model].stat().st_mtime_ns if len(records) > 1 else 0)
 
 
 def _find_status(stem: str, path: Path | None, facts: CallFacts, *, is_stored: bool) -> dict[str, Any]:
-    """Find what a run is for this call, from what it was when it was made."""
-    # Without a record, the files came here by other ways than a call.
+    """Find the status of a run for this call, from its status when it was processed."""
+    # Without a record, the files were not written by a call here.
     status = read_status(path) if path else {"status": "ok"}
     if status["status"] == "ok" and not is_stored:
-        message = "Recorded as ok, but its signals are gone."
+        message = "Recorded as ok, but its signals are missing."
         return {**status, "status": "failed", "reason": "internal", "message": message}
     if stem in facts.left_out:
         reason, message = facts.left_out[stem]
@@ -232,7 +232,7 @@ def read_excluded(out_dir: Path) -> dict[str, tuple[str, str]]:
 
 
 def format_value(value: object) -> object:
-    """Turn a value of a row into that of a cell: lists are joined, and truth values are in lower case."""
+    """Format a value as a table cell: lists are joined, booleans are lower case."""
     if isinstance(value, list):
         return "; ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else value
@@ -251,18 +251,18 @@ def describe_rows(rows: Sequence[Row]) -> str:
 
 
 def describe_versions(rows: Iterable[Row]) -> str:
-    """Count the runs that other versions of this program made; empty if there are none."""
+    """Count the runs processed by other versions; empty if there are none."""
     return describe_others(row["version"] for row in rows if row["status"] == "ok" and row.get("version"))
 
 
 def describe_others(versions: Iterable[str]) -> str:
-    """Count outputs that other versions of this program made, with the option that makes them again; empty if there are
+    """Count outputs of other versions, with the option to recompute them; empty if there are
     none."""
     counts = Counter(version for version in versions if version != __version__)
     if not counts:
         return ""
     listed = ", ".join(f"{count} by {version}" for version, count in sorted(counts.items()))
     return (
-        f"{sum(counts.values())} runs were made by other versions of bids_semantoks ({listed}); this is {__version__}. "
-        f"They are kept; --redo-older-than {__version__} makes those of older versions again."
+        f"{sum(counts.values())} runs were processed by other versions of bids_semantoks ({listed}; this is "
+        f"{__version__}) and are kept; use --redo-older-than {__version__} to recompute those of older versions."
     )

@@ -1,4 +1,4 @@
-"""Leave out runs by their quality (--exclude-by) or by name (--exclude-runs)."""
+"""Exclude runs by quality (--exclude-by) or by name (--exclude-runs)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def find_excluded(
     chosen = {stem: (EXCLUDED, why) for stem, why in found.items() if stem in wanted}
     if chosen:
         first = next(iter(chosen))
-        LOGGER.warning("%d runs are excluded, the first is %s: %s.", len(chosen), first, chosen[first][1])
+        LOGGER.warning("Excluding %d runs, the first is %s: %s.", len(chosen), first, chosen[first][1])
     else:
-        LOGGER.warning("--exclude-by and --exclude-runs exclude none of %d runs.", len(wanted))
+        LOGGER.warning("--exclude-by and --exclude-runs match none of %d runs.", len(wanted))
     return chosen
 
 
@@ -57,14 +57,14 @@ def _apply(rule: Rule, rows: Sequence[Row]) -> dict[str, str]:
     if rule.column not in columns:
         near = difflib.get_close_matches(rule.column, columns, n=1, cutoff=0.5)
         raise InputError(
-            f"--exclude-by {rule.text!r} names the column {rule.column!r}, which group_qc.tsv lacks.",
+            f"--exclude-by {rule.text!r} uses column {rule.column!r}, which is not in group_qc.tsv.",
             hint=f"Did you mean {near[0]}?" if near else f"Columns: {', '.join(columns)}.",
         )
     values = {row["name"]: row.get(rule.column) for row in rows}
     unknown = [name for name, value in values.items() if value is None or value == ""]
     if unknown and rule.operator not in ("=", "!="):
         LOGGER.warning(
-            "%s is unknown in %d of %d runs, which --exclude-by %r keeps: %s",
+            "%s is unknown for %d of %d runs, which are kept by --exclude-by %r: %s",
             rule.column, len(unknown), len(values), rule.text, name_some(unknown),
         )  # fmt: skip
     met = {name: value for name, value in values.items() if name not in set(unknown) and _meets(value, rule)}
@@ -79,8 +79,8 @@ def _meets(value: object, rule: Rule) -> bool:
     if number is None or isinstance(value, bool) or not isinstance(value, int | float):
         if rule.operator not in ("=", "!="):
             raise InputError(
-                f"--exclude-by {rule.text!r} compares the column {rule.column}, which holds text ({value}).",
-                hint="Compare text with = or !=.",
+                f"--exclude-by {rule.text!r} compares column {rule.column}, which contains text ({value}).",
+                hint="Use = or != for text.",
             )
         return (format_value(value) == rule.value) == (rule.operator == "=")
     return {
@@ -105,7 +105,7 @@ def _find_listed(asked: Sequence[str], rows: Sequence[Row], out_dir: Path) -> di
     for name, where in _read_names(asked):
         own = _read_source(name)
         stems = [stem for stem in by_participant.get(dict(own).get("sub", ""), ()) if own <= sources[stem]]
-        # A run without a number beside numbered ones: its name is part of theirs.
+        # A run without run- next to numbered ones: its name is a prefix of theirs.
         stems = [stem for stem in stems if sources[stem] == own] or stems
         if not stems:
             unknown.append(name)
@@ -113,8 +113,8 @@ def _find_listed(asked: Sequence[str], rows: Sequence[Row], out_dir: Path) -> di
     if unknown:
         near = difflib.get_close_matches(unknown[0], sources, n=1, cutoff=0.3)
         raise InputError(
-            f"--exclude-runs names {len(unknown)} runs that are not in {out_dir}: {name_some(unknown)}.",
-            hint=f"The nearest is {near[0]}." if near else "",
+            f"--exclude-runs lists {len(unknown)} runs that are not in {out_dir}: {name_some(unknown)}.",
+            hint=f"The closest match is {near[0]}." if near else "",
         )
     return found
 
@@ -132,7 +132,7 @@ def _read_names(asked: Sequence[str]) -> list[tuple[str, str]]:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"The list of runs {path} cannot be read: {reason}.", hint="Expected one run a line."
+                f"The run list {path} cannot be read: {reason}.", hint="Expected one run per line."
             ) from error
         cells = [line.partition("#")[0].replace(",", "\t").partition("\t")[0].strip() for line in lines]
         names += [(cell, f"--exclude-runs @{path.name}") for cell in cells if cell and cell not in _HEADERS]

@@ -24,12 +24,12 @@ GREEN, AMBER, RED = "green", "amber", "red"
 _MIN_SECONDS: Final = 100.0
 _MIN_COVERAGE: Final = 0.8
 _USUAL_COVERAGE: Final = 0.9
-#: With a tenth of the volumes dropped, the others correlate above .97 with the whole scan (docs/signals.md).
+#: With a tenth of the volumes dropped, the others correlate above .97 with the whole scan (docs/reference/methods.md).
 _SCRUBBED_SLACK: Final = 0.1
 
 #: Properties whose limits are the same for all encoders.
 _JUDGED_BY_US: Final = ("coverage", "networks")
-_OURS: Final = "convention of this program"
+_OURS: Final = "convention of bids_semantoks"
 
 #: Training data of the published encoder (0.735 s, six minutes, 0.01-0.1 Hz) and its evaluation (up to 3 s). UK Biobank
 #: cleans by ICA-FIX; the paper names neither regressors nor scrubbing.
@@ -94,7 +94,7 @@ def _judge_length(kept: float, limits: Mapping[str, Any], source: str) -> FitIte
     low, high = limits["length_of_the_runs_in_s"]
     shown = f"{kept:.0f} s kept"
     if kept < _MIN_SECONDS:
-        words = f"under {_MIN_SECONDS:.0f} s: half a window or more is padding"
+        words = f"below {_MIN_SECONDS:.0f} s: half a window or more is padding"
         return FitItem(name="length", value=shown, level=RED, words=words)
     if kept < low:
         words = f"shorter than the {low:.0f} s {source}"
@@ -107,9 +107,7 @@ def _judge_length(kept: float, limits: Mapping[str, Any], source: str) -> FitIte
 
 def _judge_band(signals: Mapping[str, Any], limits: Mapping[str, Any], source: str) -> FitItem:
     if not signals["Settings"].get("denoising"):
-        return FitItem(
-            name="band", value="as found", level=AMBER, words="filtered elsewhere, if at all: not known here"
-        )
+        return FitItem(name="band", value="as found", level=AMBER, words="unknown: filtered elsewhere, if at all")
     band, wanted = signals["Settings"].get("band_pass"), limits["band"]
     shown = _range(band[0], band[1], "Hz") if band else "no filter"
     if not isinstance(wanted, list):
@@ -134,11 +132,11 @@ def _judge_cleaning(signals: Mapping[str, Any], limits: Mapping[str, Any], whose
 def _compare(name: str, found: str, trained: list[str] | None, data: str) -> FitItem:
     known = [way for way in trained or [] if way != NOT_KNOWN]
     if found == NOT_KNOWN:
-        level, words = AMBER, "cleaned elsewhere, and what was removed is not known here"
+        level, words = AMBER, "unknown: denoised elsewhere"
     elif found in known:
         level, words = GREEN, f"the same as {data}"
     elif not known:
-        level, words = AMBER, f"how {data} were cleaned is not known"
+        level, words = AMBER, f"denoising of {data} is unknown"
     else:
         level, words = AMBER, f"{data}: {' or '.join(known)}"
     return FitItem(name=name, value=found, level=level, words=words)
@@ -153,26 +151,26 @@ def _judge_scrubbing(signals: Mapping[str, Any], limits: Mapping[str, Any], data
         return FitItem(name="scrubbing", value=value, level=AMBER, words=item.words)
     most = float(limits["largest_share_of_scrubbed_volumes"])
     if share > most + _SCRUBBED_SLACK:
-        words = f"at most {most:.0%} of a run was scrubbed in {data}; filled gaps are smoother than signals"
+        words = f"at most {most:.0%} of a run was scrubbed in {data}; interpolated gaps are smoother than real signals"
         return FitItem(name="scrubbing", value=value, level=AMBER, words=words)
     if rule in (UNSCRUBBED, NOT_KNOWN) or item.level == GREEN:
         return FitItem(name="scrubbing", value=value, level=item.level, words=item.words)
-    words = f"{data}: {' or '.join(limits['scrubbing'])}; few volumes are filled"
+    words = f"{data}: {' or '.join(limits['scrubbing'])}; few volumes are interpolated"
     return FitItem(name="scrubbing", value=value, level=GREEN, words=words)
 
 
 def _judge_coverage(coverage: NDArray[np.float64], limits: Mapping[str, Any]) -> FitItem:
     if np.isnan(coverage).all():
         return FitItem(
-            name="coverage", value="not known", level=AMBER, words="the series came without a coverage table"
+            name="coverage", value="not known", level=AMBER, words="there is no coverage table for these series"
         )
     mean = float(np.nanmean(coverage))
     usual = max(_MIN_COVERAGE, float(limits.get("smallest_share_of_parcels_with_signal", _USUAL_COVERAGE)))
     level = GREEN if mean >= usual else AMBER if mean >= _MIN_COVERAGE else RED
     words = {
         GREEN: f"at least {usual:.2f} of the atlas has data",
-        AMBER: f"under {usual:.2f}: parts of the atlas lie outside the data or the brain mask",
-        RED: f"under {_MIN_COVERAGE:.1f}: much of the atlas lies outside the data or the brain mask",
+        AMBER: f"below {usual:.2f}: parts of the atlas are outside the data or the brain mask",
+        RED: f"below {_MIN_COVERAGE:.1f}: much of the atlas is outside the data or the brain mask",
     }[level]
     return FitItem(name="coverage", value=f"{mean:.2f} on average", level=level, words=words)
 
@@ -180,7 +178,7 @@ def _judge_coverage(coverage: NDArray[np.float64], limits: Mapping[str, Any]) ->
 def _judge_networks(masked: list[str]) -> FitItem:
     if not masked:
         return FitItem(name="networks", value="all present", level=GREEN, words="every network has signal")
-    words = "these networks have no signal; their tokens are the encoder's guess"
+    words = "these networks have no signal; the encoder predicts their tokens"
     return FitItem(name="networks", value=f"absent: {', '.join(masked)}", level=RED, words=words)
 
 

@@ -24,7 +24,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 
 class Limit(NamedTuple):
-    """Where a measure of a run starts to need a look, and to speak for leaving the run out."""
+    """Limits beyond which a run should be inspected (amber) or excluded (red)."""
 
     amber: float
     red: float
@@ -38,13 +38,13 @@ LIMITS: Final = {
     "scrubbed_share": Limit(0.2, 0.5, True),
     "coverage": Limit(0.9, 0.8, False),
 }
-#: Repetition times that encoders are known for, s.
+#: Repetition times (s) for which encoders have been evaluated.
 REPETITION_TIMES: Final = (0.7, 3.0)
 
 
 def judge_measures(values: Mapping[str, Any]) -> dict[str, str]:
     """Judge the measures of a run (`build_run_qc`) by fixed limits: amber or red by column, nothing for the others. A
-    masked network is red, since its tokens are the encoder's guess."""
+    masked network is red, since its tokens are only predicted by the encoder."""
     levels = {}
     for column, limit in LIMITS.items():
         value = values.get(column)
@@ -69,7 +69,7 @@ def check_kept_time(sidecar: Mapping[str, Any], min_time: float) -> None:
     kept = sidecar["VolumesKept"] * sidecar["RepetitionTime"]
     # A product of binary fractions may fall short of the same time written in decimals.
     if kept < min_time * (1 - 1e-9):
-        raise RunSkipped("too_few_kept", f"{kept:.0f} s of kept data, less than the {min_time:g} s of --min-time.")
+        raise RunSkipped("too_few_kept", f"{kept:.0f} s of kept data, less than --min-time {min_time:g} s.")
 
 
 def leave_out(config: AppConfig, stored: Sequence[StoredRun]) -> tuple[list[StoredRun], dict[str, tuple[str, str]]]:
@@ -85,7 +85,7 @@ def leave_out(config: AppConfig, stored: Sequence[StoredRun]) -> tuple[list[Stor
     if left:
         reasons = Counter(reason for reason, _ in left.values())
         LOGGER.warning(
-            "%d of %d stored runs are left out (%s), the first is %s: %s",
+            "Skipping %d of %d stored runs (%s), the first is %s: %s",
             len(left),
             len(stored),
             ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())),
@@ -101,18 +101,18 @@ def _find_problem(config: AppConfig, run: StoredRun) -> tuple[str, str] | None:
             check_kept_time(run.sidecar, signals.min_time)
         except RunSkipped as error:
             return error.reason, str(error)
-    # The table is only read where its limit was laxer.
+    # The table is only read if its limit was laxer.
     former = run.sidecar["Settings"].get("min_coverage")
     if config.is_given(signals, "min_coverage") and (former is None or former < signals.min_coverage):
         try:
             check_table(run.paths.coverage, run.sidecar)
             below = _find_below(run.paths, signals.min_coverage)
         except (RunFailed, OSError, ValueError) as error:
-            return "low_coverage", f"{run.paths.coverage} cannot be read ({error}), which --min-coverage needs."
+            return "low_coverage", f"{run.paths.coverage} cannot be read ({error}); it is required for --min-coverage."
         if below:
             return "low_coverage", (
-                f"{len(below)} of {run.sidecar['Atlas']['Parcels']} parcels with signals have less than the "
-                f"{signals.min_coverage:g} of --min-coverage, the lowest {min(below):.2f}."
+                f"{len(below)} of {run.sidecar['Atlas']['Parcels']} parcels with signals are below --min-coverage "
+                f"{signals.min_coverage:g} (minimum {min(below):.2f})."
             )
     return None
 
@@ -135,7 +135,7 @@ def check_settings(config: AppConfig, stored: Sequence[StoredRun], denoising: Ma
         "band_pass": list(signals.band_pass) if signals.band_pass else None,
         "fd_threshold": signals.fd_threshold,
         "dummy_scans": signals.dummy_scans,
-        # A stricter one leaves runs out; a laxer one would bring parcels that are not stored.
+        # A stricter limit excludes runs; a laxer one would need parcels that are not stored.
         "min_coverage": signals.min_coverage,
     }
     if signals.motion_filter is not None:
@@ -155,9 +155,9 @@ def check_settings(config: AppConfig, stored: Sequence[StoredRun], denoising: Ma
             own["min_coverage"] = signals.min_coverage
         if differences := describe_differences(own, wanted):
             raise ConfigurationError(
-                f"The signals of {run.paths.stem} in {run.paths.out_dir} were made with other settings: "
+                f"The signals of {run.paths.stem} in {run.paths.out_dir} were extracted with different settings: "
                 f"{'; '.join(differences)}.",
-                hint="Use the former settings, or run the participant level again with --overwrite.",
+                hint="Use the original settings, or rerun the participant level with --overwrite.",
             )
 
 
@@ -170,4 +170,4 @@ def warn_of_lost(out_dir: Path, known: Collection[str], *, atlas: str, space: st
         if is_ours and found["sub"] not in known and status.get("reason"):
             lost.setdefault(status["reason"], set()).add(found["sub"])
     for reason, labels in sorted(lost.items()):
-        LOGGER.warning("Participants without signals, %s: %s", reason, describe_labels(labels))
+        LOGGER.warning("Participants without signals (%s): %s", reason, describe_labels(labels))

@@ -1,4 +1,4 @@
-"""The measures by which a run is judged, from its files, in one small record a run."""
+"""Quality measures of a run from its files, in one small record per run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_run_qc(paths: OutputPaths, *, seconds: float | None) -> None:
 
 
 def remove_run_qc(paths: OutputPaths) -> None:
-    """Remove the record of a run that is made again, so that it cannot outlive what it was made from."""
+    """Remove the record of a run that is recomputed, so that it cannot outlive its source."""
     paths.qc.unlink(missing_ok=True)
 
 
@@ -50,7 +50,7 @@ def read_run_qc(paths: OutputPaths) -> dict[str, Any]:
 
 
 def _is_plain(key: str, value: object) -> bool:
-    """Tell whether a value has the form in which it is written, whatever people or a damaged disk made of it."""
+    """Return whether a value has the expected form, even if the file was edited or damaged."""
     if value is None or isinstance(value, bool):
         return value is None
     if key in _TEXT:
@@ -70,7 +70,7 @@ def build_run_qc(paths: OutputPaths) -> dict[str, Any] | None:
         return _measure(paths, signals)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         # Its sidecars have values of another type than ours; the run is judged by its status alone.
-        LOGGER.warning("%s has values that cannot be judged: %s", paths.signals_sidecar, str(error)[:200])
+        LOGGER.warning("%s has values of the wrong type: %s", paths.signals_sidecar, str(error)[:200])
         return None
 
 

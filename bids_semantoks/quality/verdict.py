@@ -1,4 +1,4 @@
-"""What to do with a run, in one sentence: use it, look at it, or leave it out, and why."""
+"""Recommendation for a run in one sentence: use, inspect or exclude it, and why."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bids_semantoks.quality.limits import LIMITS, REPETITION_TIMES, judge_measur
 #: Name of a measure, how its values are written, and where its limits come from.
 _WORDS: Final = {
     "mean_fd": ("mean FD", "{:.2f} mm", "convention; single volumes are scrubbed above 0.2 or 0.5 mm (Power et al.)"),
-    "kept_seconds": ("kept data", "{:.0f} s", "connectivity settles after about 5 min (Van Dijk et al. 2010)"),
-    "scrubbed_share": ("scrubbed volumes", "{:.0%}", "convention of this program"),
-    "coverage": ("coverage", "{:.2f}", "convention of this program"),
+    "kept_seconds": ("kept data", "{:.0f} s", "connectivity stabilises after about 5 min (Van Dijk et al. 2010)"),
+    "scrubbed_share": ("scrubbed volumes", "{:.0%}", "convention of bids_semantoks"),
+    "coverage": ("coverage", "{:.2f}", "convention of bids_semantoks"),
 }
 
 
@@ -31,7 +31,7 @@ class Verdict:
 
 
 def measure_run(signals: Mapping[str, Any], coverage: NDArray[np.float64]) -> dict[str, Any]:
-    """Collect the measures of a run that `judge_measures` knows, from the sidecar of its signals; None where unknown.
+    """Collect the measures of a run that `judge_measures` knows, from the sidecar of its signals; None if unknown.
 
     `coverage` (P,) is the share of each parcel that has data, NaN if unknown.
     """
@@ -69,14 +69,14 @@ def judge_run(measures: Mapping[str, Any]) -> list[FitItem]:
             value=f"{measures['repetition_time']:g} s",
             level=levels.get("repetition_time", GREEN),
             words=f"look outside {low:g} to {high:g} s",
-            source="range for which encoders are known",
+            source="range in which encoders were evaluated",
         )
     )
     return items
 
 
 def judge(items: Sequence[FitItem], problem: str = "") -> Verdict:
-    """Sum up judged properties, at least one; `problem` says why there is nothing to judge, which decides alone."""
+    """Sum up judged properties, at least one; `problem`, the reason why there is nothing to judge, takes precedence."""
     if problem:
         return Verdict(level=RED, action="Leave out", reason=problem)
     known = [item for item in items if item.level in (GREEN, AMBER, RED)]

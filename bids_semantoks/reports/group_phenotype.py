@@ -23,6 +23,7 @@ from bids_semantoks.outputs.group_words import (
     format_number,
     format_p,
     format_score,
+    show_model,
 )
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures_probes import draw_classes, draw_models, draw_pair, draw_values
@@ -78,12 +79,14 @@ def _select(table: DataFrame, **cells: str) -> list[Any]:
 def _build_line(stored: ProbeTables, row: Any, metrics: Sequence[str]) -> list[str]:
     found = _select(stored.scores, phenotype=row.phenotype, model=row.model, role=row.role)
     own = {one.metric: one for one in found}
+    # Models of further preparations are compared with their own of the main one.
+    has_other = row.compared_with not in ("", stored.model)
     return [
-        MODEL_NAMES.get(row.model, row.model),
+        show_model(row.model),
         format_score(row),
         describe_row_test(row).partition(": ")[2],
         row.verdict,
-        format_difference(row),
+        format_difference(row) + (f" ({show_model(row.compared_with)} minus this)" if has_other else ""),
         format_p(row.difference_p_holm),
         *(format_score(own[metric]) for metric in metrics),
     ]
@@ -143,12 +146,12 @@ def name_figure(*words: str) -> str:
 def _show_models(ordered: Sequence[Any]) -> Graphic:
     bars = [
         Bar(
-            name=MODEL_NAMES.get(row.model, row.model),
+            name=show_model(row.model),
             value=row.value,
             low=row.ci_low,
             high=row.ci_high,
             note=format_number(row.value),
-            is_encoder=row.role != "baseline",
+            is_encoder=row.role != "baseline" and row.compared_with not in MODEL_NAMES,
         )
         for row in ordered
     ]

@@ -64,8 +64,9 @@ def describe_signals(settings: Mapping[str, Any], *, pipelines: Sequence[str], n
     return {**settings, "pipelines": list(dict.fromkeys(pipelines)), "n_parcels": n_parcels, "min_time": min_time}
 
 
-def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
-    """Collect what the methods text says about embeddings, for `describe_methods`."""
+def describe_encoder(encoder: RunEncoder, others: Sequence[RunEncoder] = ()) -> dict[str, Any]:
+    """Collect what the methods text says about embeddings, and of `others` compared with them, for
+    `describe_methods`."""
     loaded = encoder.loaded
     return {
         **encoder.settings,
@@ -75,6 +76,10 @@ def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
         "device": encoder.frozen.device.type.replace("cuda", "a GPU").replace("cpu", "the CPU"),
         "description": loaded.description,
         "is_random": loaded.is_random,
+        "compared": [
+            {**other.settings, "description": other.loaded.description, "is_random": other.loaded.is_random}
+            for other in others
+        ],
         "readouts": [one.frozen.pooling for one in encoder.others],
         "random_seed": encoder.seed,
     }
@@ -83,12 +88,12 @@ def describe_encoder(encoder: RunEncoder) -> dict[str, Any]:
 def build_facts(
     signals: Mapping[str, Any],
     encoder: RunEncoder | None,
-    *,
+    *others: RunEncoder,
     cohort: Mapping[str, Any] | None = None,
     probing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written,
-    `cohort` from `count_cohort` if a text speaks of all runs."""
+    `others` are compared with it, `cohort` from `count_cohort` if a text speaks of all runs."""
     details = dict(encoder.loaded.details) if encoder else {}
     data, recipe = details.get("data"), details.get("recipe")
     # The details of a checkpoint are whatever its author wrote.
@@ -101,7 +106,7 @@ def build_facts(
         "versions": find_versions(),
         "cohort": cohort,
         "signals": signals,
-        "embedding": describe_encoder(encoder) | {"weights": describe_weights(min_kept)} if encoder else None,
+        "embedding": describe_encoder(encoder, others) | {"weights": describe_weights(min_kept)} if encoder else None,
         "pretraining": {"data": data, "recipe": recipe} if has_recipe else None,
         "probing": probing,
     }
@@ -109,14 +114,18 @@ def build_facts(
 
 def write_stored_methods(
     config: AppConfig,
-    encoder: RunEncoder,
+    encoders: Sequence[RunEncoder],
     stored: Sequence[StoredRun],
     left_out: Mapping[str, tuple[str, str]],
+    *,
     results: Sequence[Mapping[str, Any]] = (),
+    preparations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it;
-    `left_out` are runs that its limits leave out, reason and message by stem, `results` those of probes as for
-    `describe_methods`, once there are any."""
+    """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it.
+
+    `encoders` are the one of the call and those compared with it, `left_out` runs that its limits leave out, reason and
+    message by stem; `results` of probes, once there are any, and `preparations` are as for `describe_methods`.
+    """
     pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
     cohort = count_cohort(
         config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
@@ -126,8 +135,8 @@ def write_stored_methods(
     for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
         try:
             signals, probing = _collect_facts(config, run.sidecar, pipelines)
-            probing = probing and {**probing, "results": list(results)}
-            write_citation(config.out_dir, build_facts(signals, encoder, cohort=cohort, probing=probing))
+            probing = probing and {**probing, "results": list(results), "preparations": preparations or {}}
+            write_citation(config.out_dir, build_facts(signals, *encoders, cohort=cohort, probing=probing))
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever values of another type than ours lead to

@@ -43,21 +43,21 @@ TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
 _DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
 _BLOCK: Final = 1 << 20
 
-_ROOM: Final = "Make room; the same call goes on."
+_ROOM: Final = "Free disk space and rerun."
 
 # What to do where the hub refuses.
 _TERMS: Final = "Log in at {page}, accept its terms, and set HF_TOKEN to a token of that account (hf auth login)."
-_LOGIN: Final = "Check the name; for a private repository set HF_TOKEN (hf auth login)."
+_LOGIN: Final = "Check the name; for a private repository, set HF_TOKEN (hf auth login)."
 _REVISION: Final = "Give a branch, tag or commit of the repository after @, or none for the main branch."
-_LATER: Final = "Try again later, or give the path of a file that you have to --model."
+_LATER: Final = "Try again later, or pass the path of a local file to --model."
 _PORTAL: Final = (
-    "A login page or a proxy may stand between (log in in a browser, check HTTPS_PROXY and HF_ENDPOINT); or give the "
-    "path of a file that you have to --model."
+    "A login page or proxy may be in the way (log in with a browser, check HTTPS_PROXY and HF_ENDPOINT); or pass the "
+    "path of a local file to --model."
 )
 
 
 def is_offline() -> bool:
-    """Tell whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads now,
+    """Return whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads now,
     rather than when a library was imported."""
     return any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
 
@@ -102,10 +102,10 @@ def find_obstacle(address: str) -> str:
     if parts.scheme == "file":
         return ""
     if is_offline():
-        return "HF_HUB_OFFLINE forbids to fetch it"
-    # A thousand jobs that start together would all fetch the same thing; one call before them can.
+        return "downloads are disabled (HF_HUB_OFFLINE)"
+    # A thousand jobs that start together would all download the same files; one call before them should.
     if job := find_array_job():
-        return f"a job of an array ({job}) fetches nothing"
+        return f"downloads are disabled in array jobs ({job})"
     if not _can_connect_once(f"{parts.scheme}://{parts.netloc}"):
         return f"the network cannot be reached ({parts.netloc})"
     return ""
@@ -205,7 +205,7 @@ def _make_temporary(work_dir: Path | None) -> Path:
     remove_leftovers(Path(work_dir or tempfile.gettempdir()))
     path = Path(tempfile.mkdtemp(prefix=f"bids_semantoks-fetched-{tag_owner()}", dir=work_dir))
     atexit.register(_remove, path, os.getpid())
-    LOG.warning("The cache %s cannot be written: what is fetched is kept for this call only.", find_cache() or "")
+    LOG.warning("The cache %s is not writable; downloads are kept for this call only.", find_cache() or "")
     return path
 
 
@@ -227,7 +227,7 @@ def is_writable(folder: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pin:
-    """What is known of a published file; empty where nothing is."""
+    """What is known of a published file; empty if nothing is."""
 
     sha256: tuple[str, ...] = ()  # of the file as published, and of its uncompressed bytes
     labels: str = ""  # SHA-256 of what it holds, as `identity.hash_labels` computes it
@@ -235,14 +235,14 @@ class Pin:
     size: int = 0  # bytes
 
     def find_fault(self, path: Path) -> str:
-        """Describe how a file differs from the published one; empty where it does not, or nothing is known. A file
+        """Describe how a file differs from the published one; empty if it does not, or nothing is known. A file
         that was compressed or unpacked since counts as the published one where the SHA-256 of its content is known."""
         if self.size and path.stat().st_size != self.size:
             return f"has {path.stat().st_size} bytes, expected {self.size}"
         if self.md5 and (found := hash_file(path, "md5")) != self.md5:
-            return f"has the MD5 {found}, expected {self.md5}"
+            return f"has MD5 {found}, expected {self.md5}"
         if self.sha256 and not {found := hash_file(path), hash_content(path)} & set(self.sha256):
-            return f"has the SHA-256 {found}, expected {self.sha256[0]}"
+            return f"has SHA-256 {found}, expected {self.sha256[0]}"
         return ""
 
 
@@ -251,9 +251,9 @@ UNKNOWN: Final = Pin()
 
 def download(address: str, target: Path, *, pin: Pin = UNKNOWN) -> None:
     """Download a URL (https, http, file) to `target`, whole or not at all, and record its checksum beside it. Raises
-    AtlasError where downloads are forbidden or fail, bytes are missing, or the file is not that of the pin."""
+    AtlasError if downloads are forbidden or fail, bytes are missing, or the file is not that of the pin."""
     if obstacle := find_obstacle(address):
-        raise AtlasError(f"{target.name} is not here, and {obstacle}.")
+        raise AtlasError(f"{target.name} is not available locally, and {obstacle}.")
     LOG.info("Fetching %s ...", address)
     try:
         with open_atomic(target) as file:
@@ -262,23 +262,24 @@ def download(address: str, target: Path, *, pin: Pin = UNKNOWN) -> None:
             partial = Path(file.name)
             if fault := pin.find_fault(partial):
                 raise AtlasError(
-                    f"{address} {fault}: the file was damaged on its way or replaced.",
-                    hint="Try again; if it was replaced, fetch the file by hand and give its directory with "
-                    "--atlas-dir.",
+                    f"{address} {fault}: the file was corrupted in transit or replaced.",
+                    hint="Try again; if it was replaced, download it manually and set --atlas-dir to its directory.",
                 )
             partial.chmod(0o644)
             write_text(_name_record(target), f"{hash_file(partial)}  {target.name}\n")
             _name_record(target).chmod(0o644)
     except (OSError, ValueError) as error:
         if is_full(error):
-            raise ResourceError(f"{target.name} cannot be fetched to {target.parent}: {error}.", hint=_ROOM) from error
+            raise ResourceError(
+                f"{target.name} cannot be downloaded to {target.parent}: {error}.", hint=_ROOM
+            ) from error
         if (answer := getattr(error, "response", None)) is not None:
             place = urlsplit(address).netloc
-            why = f": the server answers {answer.status_code} {answer.reason} ({place})"
+            why = f": the server responded with {answer.status_code} {answer.reason} ({place})"
         else:
             why = f" to {target.parent}: {_find_cause(error)}"
         # The whole address, which is long, is in the log.
-        raise AtlasError(f"{target.name} cannot be fetched{why}.") from error
+        raise AtlasError(f"{target.name} cannot be downloaded{why}.") from error
 
 
 def _copy(address: str, file: BinaryIO) -> None:
@@ -305,7 +306,7 @@ def _find_cause(error: BaseException) -> BaseException | str:
     while cause := error.__cause__ or error.__context__:
         error = cause
     if hasattr(error, "expected") and hasattr(error, "partial"):
-        return f"{error.partial} of {error.partial + error.expected} bytes came"
+        return f"{error.partial} of {error.partial + error.expected} bytes were received"
     return error
 
 
@@ -324,8 +325,8 @@ def check_file(path: Path) -> str:
     is_record = bool(recorded) and re.fullmatch(r"[0-9a-f]{64}", recorded[0]) is not None
     if is_record and recorded[0] != sha256:
         raise AtlasError(
-            f"{path} has the SHA-256 {sha256}, but {recorded[0]} when it was fetched ({record.name}).",
-            hint="It is damaged or was replaced: delete both files and fetch it again (bids_semantoks-fetch).",
+            f"{path} has SHA-256 {sha256}, but had {recorded[0]} when it was downloaded ({record.name}).",
+            hint="It is damaged or was replaced: delete both files and download it again (bids_semantoks-fetch).",
         )
     return sha256
 
@@ -362,14 +363,16 @@ def fetch_hub_file(repository: str, name: str, *, revision: str = "", cache: Pat
     except Exception as error:
         if is_full(error):
             where = cache or find_hub_caches()[0]
-            raise ResourceError(f"{name} of {repository} cannot be fetched to {where}: {error}.", hint=_ROOM) from error
+            raise ResourceError(
+                f"{name} of {repository} cannot be downloaded to {where}: {error}.", hint=_ROOM
+            ) from error
         if not isinstance(error, failures):
             raise
         raise _explain_refusal(repository, error, constants.ENDPOINT) from error
 
 
 def _explain_refusal(repository: str, error: BaseException | None, server: str) -> FetchError:
-    """Explain in half a sentence and a hint why the hub did not give a file; None means that nobody answered."""
+    """Explain in half a sentence and a hint why the hub did not serve a file; None if there was no response."""
     from huggingface_hub import errors  # noqa: PLC0415 - as above
 
     code = getattr(getattr(error, "response", None), "status_code", None)
@@ -377,15 +380,17 @@ def _explain_refusal(repository: str, error: BaseException | None, server: str) 
     if isinstance(error, errors.GatedRepoError):
         return FetchError(f"access to it is restricted (gated, {code})", hint=_TERMS.format(page=page))
     if isinstance(error, errors.RepositoryNotFoundError) or code in (401, 404):
-        return FetchError(f"{server} has no such repository, or a private one ({code})", hint=_LOGIN)
+        return FetchError(f"{server} has no such repository, or it is private ({code})", hint=_LOGIN)
     if code == 403:
         return FetchError(f"{server} denies access to it (403)", hint=_TERMS.format(page=page))
     if code == 429:
-        return FetchError("the server limits the rate of requests (429)", hint=f"Wait some minutes. {_LATER}")
+        return FetchError("the server limits the rate of requests (429)", hint=f"Wait a few minutes. {_LATER}")
     if code is not None and code >= 500:
-        return FetchError(f"the server is busy or out of order ({code})", hint=_LATER)
+        return FetchError(f"the server is unavailable ({code})", hint=_LATER)
     if isinstance(error, errors.FileMetadataError) or (code is not None and 200 <= code < 400):
-        return FetchError(f"{server} answers with a page that is not the hub's", hint=_PORTAL)
-    reason = textwrap.shorten(str(error or "no answer"), 100, placeholder=" ...").rstrip(".") or type(error).__name__
+        return FetchError(f"{server} responded with a page that is not from the hub", hint=_PORTAL)
+    reason = textwrap.shorten(str(error or "no response"), 100, placeholder=" ...").rstrip(".") or type(error).__name__
     is_local = isinstance(error, OSError) and error.errno is not None  # a full disk, a folder that is not writable
-    return FetchError(f"it cannot be fetched ({reason})" if is_local else f"the network cannot be reached ({reason})")
+    return FetchError(
+        f"it cannot be downloaded ({reason})" if is_local else f"the network cannot be reached ({reason})"
+    )

@@ -36,7 +36,7 @@ class Launch(NamedTuple):
 
 
 def read_launch() -> Launch:
-    """Read the variables that torchrun sets. ConfigurationError where some are missing, are not numbers, or contradict
+    """Read the variables that torchrun sets. ConfigurationError if some are missing, are not numbers, or contradict
     each other."""
     numbers = {name: _read_number(name) for name in (*_REQUIRED[:3], "LOCAL_WORLD_SIZE")}
     rank, size, local_rank, local_size = numbers.values()
@@ -45,8 +45,7 @@ def read_launch() -> Launch:
     if size != 1 and (missing := [name for name in _REQUIRED if not os.environ.get(name)]):
         found = [f"{name}={value}" for name, value in numbers.items() if value is not None]
         raise ConfigurationError(
-            f"The variables of the launcher are incomplete: {', '.join(found)} without {', '.join(missing)}.",
-            hint=_HINT,
+            f"Launcher variables are incomplete: {', '.join(found)} without {', '.join(missing)}.", hint=_HINT
         )
     rank, size, local_rank = rank or 0, size or 0, local_rank or 0
     # The ranks of a machine ascend, so none is smaller than the rank on the machine.
@@ -57,8 +56,7 @@ def read_launch() -> Launch:
     for name, value, limit, bound in bounds:
         if value >= bound:
             raise ConfigurationError(
-                f"The variables of the launcher contradict each other: {name} is {value}, expected less than {limit}, "
-                f"which is {bound}.",
+                f"Launcher variables are inconsistent: {name} is {value}, expected less than {limit} ({bound}).",
                 hint=_HINT,
             )
     if size > 1:
@@ -69,7 +67,7 @@ def read_launch() -> Launch:
 
 
 def _read_number(name: str) -> int | None:
-    """Read a variable of the launcher; None where it is not set or empty."""
+    """Read a variable of the launcher; None if it is not set or empty."""
     text = os.environ.get(name, "").strip()
     if text and not (text.isascii() and text.isdecimal()):
         raise ConfigurationError(f"{name} is {text[:40]!r}, expected an integer of 0 or more.", hint=_HINT)
@@ -77,7 +75,7 @@ def _read_number(name: str) -> int | None:
 
 
 def check_launch() -> None:
-    """Raise ConfigurationError where a launcher started several copies of this call that would each train alone."""
+    """Raise ConfigurationError if a launcher started several copies of this call that would each train alone."""
     size = read_launch().size
     name, n_tasks = _find_tasks()
     if n_tasks > size:

@@ -103,9 +103,9 @@ class Console(logging.Handler):
             self.status = ""
         if self.n_repeated and self.level <= logging.INFO:
             is_one = self.n_repeated == 1
-            what = "warning of a kind" if is_one else "warnings of kinds"
-            where = f" {'is' if is_one else 'are'} in the log" if has_log else ""
-            self._write(f"{self.n_repeated} more {what} shown above{where}.\n")
+            what = "similar warning" if is_one else "similar warnings"
+            where = "; see the log" if has_log else ""
+            self._write(f"{self.n_repeated} {what} suppressed{where}.\n")
         self.n_repeated = 0
 
     def _write(self, text: str) -> None:
@@ -239,8 +239,8 @@ def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
         directory.mkdir(parents=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigurationError(
-            f"{directory.parent} or {out_dir / 'logs'} is a file; logs are written to folders of these names.",
-            hint="Move the file away, or use another output directory.",
+            f"{directory.parent} or {out_dir / 'logs'} is a file, but must be a folder for logs.",
+            hint="Move the file, or use another output directory.",
         ) from error
     write_json(directory / "config.json", config)
     file_handler = LogFile(directory / "bids_semantoks.log", encoding="utf-8")

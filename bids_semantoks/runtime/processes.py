@@ -156,7 +156,7 @@ def _serve(
         while True:
             connection.send(worker(connection.recv()))
     except (EOFError, BrokenPipeError):
-        # The parent is gone.
+        # The parent process has ended.
         return
     except Exception as error:  # noqa: BLE001 - raised again in the parent, which knows what to say
         connection.send(error)
@@ -169,7 +169,7 @@ def _leave(signum: int, _: FrameType | None) -> NoReturn:
 
 
 def _outlive_parent() -> None:
-    """Leave soon after the parent was killed: nobody takes the answer, and the next call repeats the job."""
+    """Exit soon after the parent was killed: nobody reads the result, and the next call repeats the job."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)

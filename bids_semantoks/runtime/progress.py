@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line a minute in a log, and how long it will still take."""
+"""Progress of long tasks: a bar on a terminal, one line per minute in a log, and the estimated time left."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LOGGER = logging.getLogger("bids_semantoks")
 LINE_SECONDS: Final = 60.0
 BAR_SECONDS: Final = 0.5
 _BAR_WIDTH: Final = 20
-#: The first units may carry costs of a start, and say little about the rest.
+#: The first units may include start-up costs and are not representative.
 FIRST_ESTIMATE: Final = 3
 
 _Item = TypeVar("_Item")
 
 
 def describe_seconds(seconds: float) -> str:
-    """Write a duration as people say it: seconds, minutes, or hours."""
+    """Format a duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -31,12 +31,12 @@ def draw_bar(share: float) -> str:
 
 
 class Pace:
-    """Decides when to say something, and estimates the time that is left from the units that are done."""
+    """Decides when to report progress, and estimates the time left from the completed units."""
 
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None  # when the first unit was done, and the share done by then
         self._n_done = 0
-        # A short piece of work needs no line of its own.
+        # Short tasks need no progress line.
         self._line_at, self._bar_at = time.monotonic(), 0.0
 
     def finish(self, share: float) -> None:
@@ -64,7 +64,7 @@ class Pace:
 
 
 class Progress:
-    """Counts units of work that may lie in one another: ``model 3 of 9, fold 12 of 50, about 4 min left``."""
+    """Counts nested units of work: ``model 3 of 9, fold 12 of 50, about 4 min left``."""
 
     def __init__(self, what: str = "") -> None:
         self._what = f"{what}: " if what else ""

@@ -61,8 +61,8 @@ def open_work_dir(work_dir: Path | None, out_dir: Path) -> None:
 
 
 def _find_own_folder() -> Path:
-    """Find or make the folder of this user among the temporary files. Where something stands in its place that others
-    made or may write to, such as a link, make a fresh one that is removed at exit: libraries run code from caches."""
+    """Find or make the folder of this user among the temporary files. If that path belongs to or is writable by
+    others (e.g. a link), create a fresh one that is removed at exit: libraries run code from caches."""
     path = Path(tempfile.gettempdir()) / f"bids_semantoks-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -70,7 +70,7 @@ def _find_own_folder() -> Path:
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
         path.chmod(0o700)
         return path
-    LOGGER.warning("%s belongs to another user, or others may write to it: caches are kept for this call only.", path)
+    LOGGER.warning("%s belongs to another user or is writable by others; caches are kept for this call only.", path)
     fresh = tempfile.TemporaryDirectory(prefix=f"{path.name}-", ignore_cleanup_errors=True)
     atexit.register(fresh.cleanup)
     return Path(fresh.name)
@@ -98,7 +98,7 @@ def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, dev
         fitting = max(1, parse_memory(running.mem) // each)
         if fitting < n_procs:
             LOGGER.warning(
-                "%d instead of %d processes: each needs about %.1f GB and --mem is %s.",
+                "Using %d instead of %d processes: each needs about %.1f GB and --mem is %s.",
                 fitting,
                 n_procs,
                 each / 2**30,

@@ -17,28 +17,28 @@ MIN_FREEDOM: Final = 5
 """Kept volumes that must remain beyond the regressors and the linear trend."""
 
 CLEANING: Final = f"ends reflected; gaps {GAPS}"
-"""Stands in the settings of outputs, since it decides their numbers."""
+"""Part of the settings of outputs, since it determines their values."""
 
 _TREND_TERMS: Final = 2
 MIN_VOLUMES: Final = _TREND_TERMS + MIN_FREEDOM
-"""Volumes that a run needs even when nothing is removed from it but a line."""
+"""Volumes that a run needs even if only a linear trend is removed."""
 
 _ORDER: Final = 5  # of the filter in one direction
-#: Share of a regressor under which what trend and filter leave of it is rounding noise.
+#: A regressor of which detrending and filtering leave less than this share is rounding noise.
 _NOTHING_LEFT: Final = 1e-12
 _DURATION_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
 
-# Beyond them, squares or their sums over a run leave float32, in which encoders compute.
+# Beyond these, squares or their sums over a run overflow float32, in which encoders compute.
 _SMALLEST: Final = 1e-15
 _LARGEST: Final = 1e15
 
 
 def count_padding(values: NDArray[np.floating]) -> int:
-    """Count the volumes at the end of (T, P) that hold no data, since they repeat one volume in all parcels.
+    """Count the volumes at the end of (T, P) without data, which repeat one volume in all parcels.
 
     The first of them is itself padding where all its parcels hold the same number, as zeros do; else it is the last
-    real volume. Volumes of NaN alone are passed over, and 0 is returned for values that never vary.
+    real volume. Volumes of NaN only are skipped; 0 for values that never vary.
     """
     n_volumes = len(values)
     last: NDArray[np.floating] = np.empty(0)
@@ -85,9 +85,11 @@ def drop_empty(values: Floats, kept: Bools, expected: Bools) -> tuple[Bools, int
     n_padding = len(values) - end - int(after[0]) if after.size else 0
     notes = []
     if n_end := int(empty[end:].sum()):
-        notes.append(f"{n_end} volumes at the end hold no data, the same numbers in each, and are n/a.")
+        notes.append(f"{n_end} volumes at the end have no data (identical values) and are set to n/a.")
     if inside := np.flatnonzero(empty[:end]).tolist():
-        notes.append(f"{len(inside)} volumes are 0 in all parcels and are n/a: {name_some(inside)} (the first is 0).")
+        notes.append(
+            f"{len(inside)} volumes are 0 in all parcels and are set to n/a: {name_some(inside)} (counted from 0)."
+        )
     return gone, n_padding, tuple(notes)
 
 
@@ -99,7 +101,7 @@ def drop_constant(values: Floats, kept: Bools, names: Sequence[str]) -> tuple[st
     if not constant.any():
         return ()
     listed = name_some([name for name, here in zip(names, constant, strict=True) if here])
-    return (f"{int(constant.sum())} of {constant.size} parcels do not vary and are absent: {listed}.",)
+    return (f"{int(constant.sum())} of {constant.size} parcels are constant and treated as absent: {listed}.",)
 
 
 def find_varying(values: NDArray[np.floating], kept: Bools) -> Bools:
@@ -113,14 +115,14 @@ def find_varying(values: NDArray[np.floating], kept: Bools) -> Bools:
 
 def pass_band(band_pass: tuple[float, float] | None, *, repetition_time: float) -> tuple[float | None, float | None]:
     """Find the edges (Hz) of the pass band that a run can have; None for an open side: 0, or a high edge at or above
-    Nyquist. Raises RunFailed no_repetition_time where the low edge is at or above Nyquist."""
+    Nyquist. Raises RunFailed no_repetition_time if the low edge is at or above Nyquist."""
     low, high = band_pass or (0.0, 0.0)
     nyquist = 0.5 / repetition_time
     if low >= nyquist:
         raise RunFailed(
             "no_repetition_time",
-            f"A repetition time of {repetition_time:g} s reaches up to {nyquist:g} Hz, "
-            f"but --band-pass starts at {low:g} Hz: nothing would remain.",
+            f"With TR = {repetition_time:g} s the highest frequency is {nyquist:g} Hz, "
+            f"below the start of --band-pass ({low:g} Hz).",
             hint="Is the repetition time given in milliseconds? It must be in seconds.",
         )
     return (low or None), (high if 0 < high < nyquist else None)
@@ -134,14 +136,14 @@ def clean_signals(
     repetition_time: float,
     band_pass: tuple[float, float] | None,
 ) -> Floats:
-    """Remove linear trend, all outside the pass band, and regressors in one step: (T, P), (T, C) -> (T, P).
+    """Remove linear trend, frequencies outside the pass band, and regressors in one step: (T, P), (T, C) -> (T, P).
 
-    Dropped volumes are interpolated first (`fill_gaps`) so that they affect no other volume; nilearn's
+    Dropped volumes are interpolated first (`fill_gaps`) so that they do not affect other volumes; nilearn's
     ``sample_mask`` leaves some uninterpolated. Signals and regressors are then detrended and filtered alike
     (Butterworth, order 5, forwards and backwards): filtering only one of them brings filtered noise back in (Lindquist
     et al., 2019, Human Brain Mapping 40, 2358-2376). `band_pass` is in Hz, see `pass_band`. The result is in input
     units around zero; dropped rows and absent parcels are NaN. Raises RunSkipped too_few_kept or too_short, RunFailed
-    bad_confounds where even the whole run has too few volumes for the regressors.
+    bad_confounds if even the whole run has too few volumes for the regressors.
     """
     low, high = pass_band(band_pass, repetition_time=repetition_time)
     confounds = _varying(regressors, kept)
@@ -158,7 +160,7 @@ def clean_signals(
 def _clean(
     signals: Floats, confounds: Floats, repetition_time: float, band: tuple[float | None, float | None]
 ) -> Floats:
-    """Clean complete signals (T, P) with complete confounds (T, C); constant columns come back as exact zeros."""
+    """Clean complete signals (T, P) with complete confounds (T, C); constant columns become exact zeros."""
     both = _detrend(np.concatenate([signals, confounds], axis=1))
     low, high = band
     if low is not None or high is not None:
@@ -208,13 +210,13 @@ def _check_freedom(kept: Bools, n_regressors: int) -> None:
     if not n_regressors:
         reason = "too_few_kept" if kept.size >= needed else "too_short"
         raise RunSkipped(
-            reason, f"{n_kept} of {kept.size} volumes are kept, but a linear trend needs at least {needed}."
+            reason, f"{n_kept} of {kept.size} volumes are kept; removing a linear trend requires at least {needed}."
         )
     message = (
-        f"{n_kept} of {kept.size} volumes are kept, but {n_regressors} regressors and a linear trend "
-        f"need at least {needed}."
+        f"{n_kept} of {kept.size} volumes are kept; {n_regressors} regressors and a linear trend "
+        f"require at least {needed}."
     )
-    hint = "Choose a --denoise preset with fewer regressors."
+    hint = "Use a --denoise preset with fewer regressors."
     if kept.size >= needed:
         raise RunSkipped("too_few_kept", message, hint=hint)
     raise RunFailed("bad_confounds", message, hint=hint)
@@ -226,7 +228,7 @@ def estimate_freedom(
     """Estimate the share (0 to 1) of the degrees of freedom in the pass band that the regressors leave.
 
     A band of width b over t seconds of kept data holds about 2 * b * t, and each filtered regressor takes one: 36
-    regressors remove nearly everything from 200 s between 0.01 and 0.1 Hz, however many volumes those hold.
+    regressors remove nearly everything from 200 s between 0.01 and 0.1 Hz, whatever the number of volumes.
     """
     low, high = pass_band(band_pass, repetition_time=repetition_time)
     width = (high or 0.5 / repetition_time) - (low or 0.0)
@@ -235,15 +237,15 @@ def estimate_freedom(
 
 
 def is_in_range(values: Floats) -> bool:
-    """Tell whether finite values (T, P), NaN where missing, can be stored, squared and summed in float32; nothing but
-    zeros can."""
+    """Return whether finite values (T, P), NaN where missing, can be stored, squared and summed in float32 without
+    overflow or underflow."""
     largest = float(np.nanmax(np.abs(values), initial=0.0))
     return not largest or _SMALLEST < largest < _LARGEST
 
 
 def check_duration(kept: Bools, *, repetition_time: float, min_time: float) -> None:
-    """Refuse a run with less than `min_time` seconds of data: RunSkipped too_short (whole run) or too_few_kept (kept
-    part). At least one volume must be kept even where `min_time` is 0."""
+    """Skip a run with less than `min_time` seconds of data: RunSkipped too_short (whole run) or too_few_kept (kept
+    part). At least one volume must be kept even if `min_time` is 0."""
     whole, left = kept.size * repetition_time, int(kept.sum()) * repetition_time
     slack = _DURATION_SLACK * repetition_time
     if kept.size == 0 or whole + slack < min_time:

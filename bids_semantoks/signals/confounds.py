@@ -28,7 +28,7 @@ class ConfoundsTable:
 
     def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
         self.path = path
-        self._hint = hint or "Choose another --denoise preset, or let fMRIPrep write these columns."
+        self._hint = hint or "Use another --denoise preset, or rerun fMRIPrep so that it writes these columns."
         try:
             names, self._rows, _ = parse_table(read_text(path) if text is None else text)
         except ValueError as error:
@@ -37,10 +37,12 @@ class ConfoundsTable:
             self.refuse("is empty")
         self.names = tuple(names)
         if all(_is_number(name) for name in self.names):
-            self.refuse("has no header: its first line holds numbers only", hint="Is it from fMRIPrep before 1.2?")
+            self.refuse(
+                "has no header: its first line contains only numbers", hint="Was it written by fMRIPrep before 1.2?"
+            )
         twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
-            self.refuse(f"has columns twice: {', '.join(twice[:5])}")
+            self.refuse(f"has duplicate columns: {', '.join(twice[:5])}")
         self._index = {name: position for position, name in enumerate(self.names)}
         self._columns: dict[str, Floats] = {}
 
@@ -54,11 +56,11 @@ class ConfoundsTable:
         raise RunFailed("bad_confounds", f"{self.path} {problem}.", hint=hint)
 
     def check_columns(self, names: Sequence[str], why: str) -> None:
-        """Raise RunFailed bad_confounds naming the missing columns and why they are needed."""
+        """Raise RunFailed bad_confounds with the missing columns and why they are required."""
         missing = [name for name in names if name not in self._index]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            self.refuse(f"lacks {', '.join(missing[:5])}{more}, needed for {why}", hint=self._hint)
+            self.refuse(f"lacks {', '.join(missing[:5])}{more}, required for {why}", hint=self._hint)
 
     def read_cells(self, name: str) -> tuple[str, ...]:
         """Return the cells (T,) of an existing column as text."""
@@ -85,7 +87,7 @@ class ConfoundsTable:
             if is_missing(cell):
                 continue
             if not _is_number(cell):
-                self.refuse(f"has {cell!r} in row {number + 1} of column {name}, expected a number or n/a")
+                self.refuse(f"has {cell!r} in row {number + 1} of column {name}; expected a number or n/a")
             values[number] = float(cell)
         self._columns[name] = values
         return values.copy()
@@ -102,7 +104,7 @@ class ConfoundsTable:
             values[0] = values[known[0]] if known.size else 0.0
         gaps = np.flatnonzero(kept & np.isnan(values))
         if gaps.size:
-            self.refuse(f"has n/a in row {gaps[0] + 1} of column {name}, expected a number after the first row")
+            self.refuse(f"has n/a in row {gaps[0] + 1} of column {name}; n/a is only allowed in the first row")
         return values
 
 
@@ -129,20 +131,18 @@ def read_text(path: Path) -> str:
 
 
 def _refuse_content(path: Path) -> NoReturn:
-    raise RunSkipped(
-        "no_content", f"{path} is a datalad file without content.", hint="Fetch it with `datalad get` first."
-    )
+    raise RunSkipped("no_content", f"The content of {path} has not been fetched.", hint="Run `datalad get` first.")
 
 
 def read_censored(path: Path) -> tuple[ConfoundsTable, NDArray[np.bool_]]:
     """Read a pipeline's table of censored volumes; return it and which volumes of the run (T,) were kept."""
     table = ConfoundsTable(path)
-    # XCP-D's exact_* mark which of the good volumes a matrix of an exact time takes.
+    # XCP-D's exact_* columns select volumes for matrices of a fixed duration.
     flags = [name for name in table.names if not name.startswith("exact_")]
     if "framewise_displacement" in flags:
         flags = ["framewise_displacement"]
     if not flags:
-        table.refuse("has no column framewise_displacement that marks censored volumes")
+        table.refuse("has no column framewise_displacement with the censored volumes")
     return table, np.asarray(np.all([table.read_column(name) == 0 for name in flags], axis=0))
 
 
@@ -161,7 +161,7 @@ def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) ->
 
 
 def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: float) -> ConfoundsTable:
-    """Load movement regressors, whose header does not count, and derive the columns that fMRIPrep would write.
+    """Load movement regressors, ignoring any header, and derive the columns that fMRIPrep would write.
 
     One row per volume, separated by white space. `columns`: trans_* in mm, rot_* in radians or rot_*_deg in
     degrees, empty to ignore a column. Adds first derivatives, squares, cosines of a 128 s high-pass, and
@@ -174,7 +174,7 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
         if f"rot_{axis}_deg" in named:
             named[f"rot_{axis}"] = np.deg2rad(named.pop(f"rot_{axis}_deg"))
     if missing := [name for name in MOVEMENTS if name not in named]:
-        raise RunFailed("bad_confounds", f"The layout names no column {', '.join(missing)} of {path}.")
+        raise RunFailed("bad_confounds", f"The layout does not define the columns {', '.join(missing)} of {path}.")
     table: dict[str, Floats] = {}
     for name in MOVEMENTS:
         step = np.diff(named[name], prepend=np.nan)
@@ -184,7 +184,7 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
     table |= build_cosines(len(values), repetition_time)
     rows = np.stack(list(table.values()), axis=1).tolist()
     lines = ["\t".join("n/a" if math.isnan(cell) else repr(cell) for cell in row) for row in rows]
-    hint = "Movement regressors alone bear --denoise none or 24p, and --fd-threshold."
+    hint = "With movement regressors only, use --denoise none or 24p; --fd-threshold also works."
     return ConfoundsTable(path, text="\n".join(["\t".join(table), *lines]), hint=hint)
 
 
@@ -209,7 +209,7 @@ def build_cosines(n_volumes: int, repetition_time: float) -> dict[str, Floats]:
 
 def _read_numbers(path: Path, n_columns: int) -> Floats:
     rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
-    # The layout names the columns; a header, as abcd-hcp-pipeline writes it, may name them as well.
+    # The layout defines the columns; there may also be a header, e.g. from abcd-hcp-pipeline.
     if rows and all(re.fullmatch(r"(?!nan|inf)[A-Za-z]\w*", cell, re.IGNORECASE) for cell in rows[0]):
         del rows[0]
     if not rows:
@@ -217,11 +217,11 @@ def _read_numbers(path: Path, n_columns: int) -> Floats:
     for number, row in enumerate(rows, start=1):
         if len(row) != n_columns:
             raise RunFailed(
-                "bad_confounds", f"{path} has {len(row)} values in row {number}, but the layout names {n_columns}."
+                "bad_confounds", f"{path} has {len(row)} values in row {number}, but the layout defines {n_columns}."
             )
         for column, cell in enumerate(row, start=1):
             if not _is_number(cell):
-                problem = f"has {cell!r} in row {number}, column {column}, expected a number"
+                problem = f"has {cell!r} in row {number}, column {column}; expected a number"
                 raise RunFailed("bad_confounds", f"{path} {problem}.")
     return np.array(rows, dtype=np.float64)
 
@@ -229,9 +229,7 @@ def _read_numbers(path: Path, n_columns: int) -> Floats:
 def _add_components(table: ConfoundsTable, paths: tuple[Path, ...], prefix: str) -> ConfoundsTable:
     """Append the noise components of fMRIPost-AROMA to fMRIPrep's confounds."""
     if own := [kind for kind in AROMA.values() if any(name.startswith(kind) for name in table.names)]:
-        table.refuse(
-            f"has {own[0]}* columns of its own, and so has {paths[0]}", hint="Remove the dataset of ICA-AROMA."
-        )
+        table.refuse(f"has {own[0]}* columns, and so does {paths[0]}", hint="Remove the ICA-AROMA dataset.")
     components = ConfoundsTable(paths[0])
     if components.n_rows != table.n_rows:
         components.refuse(f"has {components.n_rows} rows, but {table.path} has {table.n_rows}")

@@ -11,7 +11,7 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 
 HIGH_PASS_PERIOD: Final = 128.0
-"""Period (s) of the high-pass that fMRIPrep's cosines amount to."""
+"""Cut-off period (s) of the high-pass that fMRIPrep's cosines implement."""
 
 PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "acompcor", "ica_aroma", "ica_aroma_aggr")
 
@@ -27,9 +27,9 @@ BASES: Final = {
     "wm_csf": ("csf", "white_matter"),
     "global_signal": ("global_signal",),
 }
-# Each kind of CompCor needs components of every group; a group lists how columns may begin and, for those of several
-# masks, the mask (fMRIPrep before 21.0 calls all anatomical components a_comp_cor_*, later those of one tissue w_ or
-# c_comp_cor_*).
+# Each kind of CompCor needs components of every group; a group lists the column prefixes and, if a prefix is used for
+# several masks, the mask (fMRIPrep before 21.0 calls all anatomical components a_comp_cor_*, later versions use w_ and
+# c_comp_cor_* for single tissues).
 _TISSUES: Final = (("a", "CSF"), ("a", "WM"), ("w", ""), ("c", ""))
 _COMBINED: Final = (("a", "combined"),)
 _TEMPORAL: Final = (("t", ""),)
@@ -40,7 +40,7 @@ COMPCOR: Final[dict[str, tuple[tuple[tuple[str, str], ...], ...]]] = {
     "temporal_anat_combined": (_TEMPORAL, _COMBINED),
     "temporal_anat_separated": (_TEMPORAL, _TISSUES),
 }
-#: Columns of noise components by ICA-AROMA; the orthogonal ones share no variance with components kept as signal.
+#: Columns of ICA-AROMA noise components; the orthogonal ones share no variance with components kept as signal.
 AROMA: Final = {"basic": "aroma_motion_", "orthogonal": "aroma_orth_motion_"}
 # Every option with the component that reads it, its default (not always nilearn's) and its allowed values.
 _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
@@ -53,9 +53,9 @@ _OPTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
 }
 _COMPONENTS: Final = ("motion", "wm_csf", "global_signal", "compcor", "ica_aroma", "high_pass")
 _ELSEWHERE: Final = {
-    "scrub": "Scrubbing is asked for with --fd-threshold.",
-    "non_steady_state": "Volumes before the steady state are dropped with --dummy-scans.",
-    "tedana": "Name tedana's columns under columns instead.",
+    "scrub": "Use --fd-threshold for scrubbing.",
+    "non_steady_state": "Use --dummy-scans to drop non-steady-state volumes.",
+    "tedana": "List tedana's columns under columns instead.",
 }
 
 
@@ -78,12 +78,12 @@ class Denoising:
 def load_denoising(name_or_file: str, band_pass: tuple[float, float] | None = None) -> Denoising:
     """Load a denoising preset by name, or a JSON file by path.
 
-    A preset leaves out fMRIPrep's cosines where `band_pass` (Hz) removes the same drifts, except with CompCor, whose
-    components are of data without them; a file is taken at its word.
+    A preset omits fMRIPrep's cosines if `band_pass` (Hz) removes the same drifts, except with CompCor, whose
+    components were computed without these drifts; a file is used as written.
 
     A file holds ``strategy`` (motion, wm_csf, global_signal, compcor, ica_aroma, high_pass) with the options of these
     components, or ``columns`` (names, ``*`` as wildcard), and may hold a ``description``. Raises ConfigurationError
-    where it does not exist, is invalid or holds a key that nothing would read.
+    if it does not exist, is invalid or has a key that would be ignored.
     """
     if name_or_file in PRESETS:
         preset = _read_denoising(_PRESET_FOLDER / f"{name_or_file}.json", name_or_file)
@@ -95,11 +95,11 @@ def load_denoising(name_or_file: str, band_pass: tuple[float, float] | None = No
     if path.is_file():
         return _read_denoising(path, path.stem)
     if path.suffix == ".json" or len(path.parts) > 1:
-        raise ConfigurationError(f"--denoise: there is no file {name_or_file}.", hint=f"Presets: {', '.join(PRESETS)}.")
+        raise ConfigurationError(f"--denoise: file {name_or_file} not found.", hint=f"Presets: {', '.join(PRESETS)}.")
     near = difflib.get_close_matches(name_or_file.lower(), PRESETS, n=1, cutoff=0.4)
     raise ConfigurationError(
-        f"--denoise: there is no preset {name_or_file!r}; there are {', '.join(PRESETS)}.",
-        hint=f"Did you mean {near[0]}?" if near else "A JSON file is given by its path.",
+        f"--denoise: unknown preset {name_or_file!r}; expected one of {', '.join(PRESETS)}.",
+        hint=f"Did you mean {near[0]}?" if near else "Give a JSON file by its path.",
     )
 
 
@@ -109,7 +109,7 @@ def _read_denoising(path: Path, name: str) -> Denoising:
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--denoise: {path} is not a readable JSON file ({error}).") from error
     if not isinstance(content, dict):
-        raise ConfigurationError(f"--denoise: {path} must hold a JSON object, found {type(content).__name__}.")
+        raise ConfigurationError(f"--denoise: {path} must contain a JSON object, found {type(content).__name__}.")
     known = ("description", "strategy", "columns", *_OPTIONS)
     unknown = sorted(set(content) - set(known))
     if unknown:
@@ -117,7 +117,7 @@ def _read_denoising(path: Path, name: str) -> Denoising:
             f"--denoise: {path} has unknown keys: {', '.join(unknown)}.", hint=f"Known keys: {', '.join(known)}."
         )
     if ("strategy" in content) == ("columns" in content):
-        raise ConfigurationError(f"--denoise: {path} must hold either strategy or columns.")
+        raise ConfigurationError(f"--denoise: {path} must have either strategy or columns.")
     strategy = _strings(content.get("strategy", []), "strategy", path)
     _check_strategy(strategy, path)
     return Denoising(
@@ -133,7 +133,7 @@ def _strings(value: Any, key: str, path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise ConfigurationError(f"--denoise: {key} in {path} must be a list of names, found {value!r}.")
     if len(set(value)) != len(value):
-        raise ConfigurationError(f"--denoise: {key} in {path} names something twice: {value!r}.")
+        raise ConfigurationError(f"--denoise: {key} in {path} has duplicates: {value!r}.")
     return tuple(value)
 
 
@@ -141,13 +141,14 @@ def _check_strategy(strategy: tuple[str, ...], path: Path) -> None:
     for component in strategy:
         if component not in _COMPONENTS:
             raise ConfigurationError(
-                f"--denoise: strategy in {path} has {component!r}; known are {', '.join(_COMPONENTS)}.",
+                f"--denoise: strategy in {path} has unknown component {component!r}; expected "
+                f"{', '.join(_COMPONENTS)}.",
                 hint=_ELSEWHERE.get(component, ""),
             )
     if "compcor" in strategy and "high_pass" not in strategy:
         raise ConfigurationError(
             f"--denoise: strategy in {path} has compcor without high_pass.",
-            hint="fMRIPrep computes CompCor on high-pass filtered data, so its cosines must be removed as well.",
+            hint="fMRIPrep computes CompCor on high-pass filtered data, so its cosines must be regressed out as well.",
         )
 
 
@@ -164,7 +165,7 @@ def _read_options(content: dict[str, Any], strategy: tuple[str, ...], path: Path
             expected = ", ".join(allowed) + (" or a number from 1" if key == "n_compcor" else "")
             raise ConfigurationError(
                 f"--denoise: {key} in {path} is {value!r}, expected {expected}.",
-                hint="Images that ICA-AROMA already denoised are not read." if value == "full" else "",
+                hint="Images already denoised by ICA-AROMA are not supported." if value == "full" else "",
             )
         options.append((key, value))
     return tuple(options)

@@ -1,4 +1,4 @@
-"""Parcel signals of a BOLD run: check, average, judge coverage, clean."""
+"""Parcel signals of a BOLD run: check, average, compute coverage, clean."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regresso
 
 
 def check_names(run: Run, config: SignalsConfig, denoising: Denoising) -> None:
-    """Check by names alone which files of a run are there: RunFailed no_mask or no_confounds, RunSkipped no_content."""
+    """Check that a run's files exist, by name only: RunFailed no_mask or no_confounds, RunSkipped no_content."""
     check_content(run.bold)
     if run.warp is None:
         _find_mask(run)
@@ -67,12 +67,12 @@ def _select_volumes(
     if run.confounds is not None:
         check_content(run.confounds)
     if n_volumes < MIN_VOLUMES:
-        raise RunSkipped("too_short", f"{run.bold} has {n_volumes} volumes; at least {MIN_VOLUMES} are needed.")
+        raise RunSkipped("too_short", f"{run.bold} has {n_volumes} volumes; at least {MIN_VOLUMES} are required.")
     if run.is_denoised:
         # The image may be shorter than its run.
         regressors = select_volumes(run, config, n_volumes=n_volumes, repetition_time=repetition_time)
     else:
-        # An aborted run has odd confounds or none, but its length is the reason to report.
+        # An aborted run has incomplete confounds or none; report its length as the reason.
         whole = np.ones(n_volumes, dtype=np.bool_)
         check_duration(whole, repetition_time=repetition_time, min_time=config.min_time)
         regressors = select_regressors(
@@ -90,17 +90,17 @@ def _select_volumes(
 def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: Denoising) -> ParcelSignals:
     """Extract the raw and cleaned parcel signals (T, P) of one run; NaN columns where coverage < `config.min_coverage`.
 
-    Raises AtlasError where the atlas is in another space than the run or covers nothing of it; RunSkipped and RunFailed
+    Raises AtlasError if the atlas is in another space than the run or covers nothing of it; RunSkipped and RunFailed
     as `check_run`, and RunFailed space_mismatch or low_coverage.
     """
     if run.space != atlas.space:
         raise AtlasError(
-            f"The atlas {atlas.name} is in the space {atlas.space}, {run.bold} in {run.space or 'none named'}.",
-            hint=f"Choose the data with --space {atlas.space}, or an atlas in the space of the data.",
+            f"The atlas {atlas.name} is in space {atlas.space}, {run.bold} in {run.space or 'an unknown space'}.",
+            hint=f"Use data in --space {atlas.space}, or an atlas in the space of the data.",
         )
     series, mask = _open_run(run)
     repetition_time, time_notes = decide_repetition_time(run, series.repetition_time)
-    # Short and scrubbed runs are refused before seconds are spent on their voxels.
+    # Skip short and scrubbed runs before spending seconds on their voxels.
     regressors = _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
     unit, place = "voxel", "voxels in the brain mask of"
     if not isinstance(series, Volumes):
@@ -114,8 +114,8 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
     if not present.any():
         raise RunFailed(
             "low_coverage",
-            f"No parcel of the atlas {atlas.name} has {config.min_coverage:g} of its {place} {run.bold} "
-            f"(the best has {coverage.max():.2f}).",
+            f"No parcel of the atlas {atlas.name} has a coverage of {config.min_coverage:g} by {place} {run.bold} "
+            f"(maximum {coverage.max():.2f}).",
             hint="Check that image and atlas overlap, or lower --min-coverage.",
         )
     raw = np.full((regressors.stored.size, len(atlas.parcels)), np.nan)
@@ -159,8 +159,8 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
 def compute_temporal_snr(raw: Floats, kept: Bools) -> Floats:
     """Compute the mean of each parcel's signal over its SD around a line, in kept volumes: (T, P) -> (P,).
 
-    NaN in absent parcels, where nothing varies, and below 1: no BOLD signal varies by more than its mean, so the mean
-    was removed before.
+    NaN for absent and constant parcels and below 1: the SD of a BOLD signal does not exceed its mean, so the mean must
+    have been removed already.
     """
     signals = raw[kept]
     line = np.stack([np.ones(len(signals)), np.linspace(-1, 1, len(signals))], axis=1)
@@ -172,14 +172,14 @@ def compute_temporal_snr(raw: Floats, kept: Bools) -> Floats:
 def _describe_freedom(
     regressors: Regressors, repetition_time: float, band_pass: tuple[float, float] | None
 ) -> tuple[str, ...]:
-    """Warn when the regressors remove most of what the filter leaves."""
+    """Warn if the regressors remove most of the variance in the pass band."""
     n_regressors = len(regressors.names)
     left = estimate_freedom(regressors.kept, n_regressors, repetition_time=repetition_time, band_pass=band_pass)
     if left >= _LITTLE_FREEDOM:
         return ()
     return (
-        f"{n_regressors} regressors leave about {left:.0%} of the variance in the pass band; a preset with fewer "
-        f"would keep more.",
+        f"{n_regressors} regressors leave about {left:.0%} of the variance in the pass band; consider a preset with "
+        f"fewer regressors.",
     )
 
 
@@ -192,9 +192,9 @@ def _find_mask(run: Run) -> Path | None:
     if run.mask is None:
         raise RunFailed(
             "no_mask",
-            f"There is no brain mask (desc-brain_mask) with the entities of {run.bold}.",
+            f"No brain mask (desc-brain_mask) found for {run.bold}.",
             hint=run.describe_missing("mask")
-            or "fMRIPrep writes one beside each BOLD image; without it voxels outside the brain would be averaged.",
+            or "fMRIPrep writes one next to each BOLD image; without it, voxels outside the brain would be averaged.",
         )
     check_content(run.mask)
     return run.mask
@@ -205,13 +205,15 @@ def _describe_absent(
 ) -> tuple[str, ...]:
     no_voxels = [name for name, n in zip(atlas.parcels, means.n_voxels, strict=True) if n == 0]
     low = [name for name, n, here in zip(atlas.parcels, means.n_voxels, present, strict=True) if n > 0 and not here]
-    shortage = f"a coverage under {min_coverage:g}" if min_coverage else f"no {unit} that counts"
+    shortage = f"coverage below {min_coverage:g}" if min_coverage else f"no usable {unit}"
     notes = []
     if no_voxels:
         notes.append(
-            f"{len(no_voxels)} of {len(atlas.parcels)} parcels have no {unit} in the atlas on this grid and are "
+            f"{len(no_voxels)} of {len(atlas.parcels)} parcels have no {unit} on this grid and are treated as "
             f"absent: {name_some(no_voxels)}."
         )
     if low:
-        notes.append(f"{len(low)} of {len(atlas.parcels)} parcels have {shortage} and are absent: {name_some(low)}.")
+        notes.append(
+            f"{len(low)} of {len(atlas.parcels)} parcels have {shortage} and are treated as absent: {name_some(low)}."
+        )
     return tuple(notes)

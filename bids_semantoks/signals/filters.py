@@ -1,6 +1,6 @@
 """Butterworth filters that run forwards and backwards over signals (T volumes, P columns).
 
-Written on NumPy alone: SciPy's filters are as fast, but importing them takes longer than all else that a run needs.
+In NumPy only: SciPy's filters are as fast, but importing SciPy takes longer than everything else that a run needs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.records import Floats
 
-_BLOCK: Final = 16  # volumes filtered by one product of matrices, which is several times faster than a loop
+_BLOCK: Final = 16  # volumes filtered by one matrix product, several times faster than a loop
 
 
 class Section(NamedTuple):
@@ -29,7 +29,7 @@ def design_butterworth(order: int, *, low: float | None, high: float | None, rat
     poles of a band-pass are twice `order`. Raises ValueError without an edge.
     """
     prototype = np.exp(1j * np.pi * (np.arange(order) + 0.5 + order / 2) / order)
-    # In units in which the transform is s = (z - 1) / (z + 1).
+    # Pre-warped so that the transform is s = (z - 1) / (z + 1).
     edges = [np.tan(np.pi * edge / rate) for edge in (low, high) if edge is not None]
     if len(edges) == 2:
         half, squared = prototype * (edges[1] - edges[0]) / 2, edges[0] * edges[1]
@@ -44,7 +44,7 @@ def design_butterworth(order: int, *, low: float | None, high: float | None, rat
         analog, passed, pair = edges[0] / prototype, np.inf, np.array([1.0, -2.0, 1.0])
     poles = (1 + analog) / (1 - analog)
     sections = [_build_section(part, pair) for part in _pair_poles(poles)]
-    # Scaled to a gain of 1 in the middle of what is passed.
+    # Scaled to a gain of 1 at the centre of the pass band.
     turn = -1.0 if passed == np.inf else (1 + 1j * passed) / (1 - 1j * passed)
     powers = np.array([1, 1 / turn, 1 / turn**2])
     for index, one in enumerate(sections):
@@ -74,8 +74,8 @@ def filter_both_ways(
 ) -> Floats:
     """Filter (T, P) forwards and backwards, so that nothing is delayed and gains are squared.
 
-    Both ends are lengthened by `padding` (< T) volumes: mirrored (even), or also turned around the end's value (odd).
-    Each direction starts as if the first value had always been there.
+    Both ends are extended by `padding` (< T) volumes: mirrored (even), or reflected about the end value (odd).
+    Each direction starts in the steady state of its first value.
     """
     start, end = signals[padding:0:-1], signals[-2 : -padding - 2 : -1]
     if reflection == "odd":
@@ -87,7 +87,7 @@ def filter_both_ways(
 
 
 def _filter_forwards(sections: list[Section], signals: Floats) -> Floats:
-    """Filter by one section after the other, zeros first: what they remove exactly, such as a mean, stays away."""
+    """Apply the sections in turn, zeros first: components that they remove exactly, such as a mean, do not return."""
     before = signals[:1]
     for zeros, poles in sections:
         after = before * (zeros.sum() / poles.sum())

@@ -8,11 +8,11 @@ import numpy as np
 
 from bids_semantoks.records import Bools, Floats
 
-#: Volumes of the longest gap that a cubic spline bridges, as nilearn's does; across longer ones it runs away.
+#: Longest gap (volumes) interpolated by a cubic spline, as in nilearn; in longer gaps splines overshoot.
 SPLINE_VOLUMES: Final = 3
 
 GAPS: Final = "by spline, by Lomb-Scargle spectrum where one exceeds 3 volumes"
-"""Stands in the settings of outputs, since it decides their numbers."""
+"""Part of the settings of outputs, since it determines their values."""
 
 _OVERSAMPLING: Final = 8
 _COLUMNS: Final = 64  # at once: the spectrum of 64 columns of 1,200 volumes takes 5 MB
@@ -21,17 +21,17 @@ _COLUMNS: Final = 64  # at once: the spectrum of 64 columns of 1,200 volumes tak
 def fill_gaps(values: Floats, kept: Bools) -> Floats:
     """Replace dropped volumes by estimates from the kept ones: values (T, P), kept (T,) -> a new (T, P).
 
-    Where no gap is longer than 3 volumes, a cubic spline (not-a-knot) goes through the kept ones, else all gaps come
-    from their least-squares spectrum (Power et al., 2014, NeuroImage 84, 320-341; frequencies oversampled 8 times):
+    If no gap is longer than 3 volumes, by a cubic spline (not-a-knot) through the kept ones; otherwise all gaps by
+    their least-squares spectrum (Power et al., 2014, NeuroImage 84, 320-341; frequencies oversampled 8 times):
     see `benchmarks/bench_signals.py`. Before the first and after the last kept volume the nearest kept one is repeated.
-    Kept volumes stay the same bit for bit, dropped rows are never read, and columns with NaN in a kept row become all
-    NaN. Raises ValueError where no volume is kept, or the lengths differ.
+    Kept volumes are unchanged bit for bit, dropped rows are never read, and columns with NaN in a kept row become all
+    NaN. Raises ValueError if no volume is kept, or the lengths differ.
     """
     if kept.shape != values.shape[:1]:
         raise ValueError(f"kept {kept.shape} does not fit values {values.shape}")
     known = np.flatnonzero(kept)
     if known.size == 0:
-        raise ValueError(f"none of {kept.size} volumes is kept, nothing to interpolate from")
+        raise ValueError(f"none of {kept.size} volumes is kept")
     filled = np.array(values, dtype=np.float64)
     absent = np.isnan(filled[known]).any(axis=0)
     filled[:, absent] = np.nan
@@ -40,7 +40,7 @@ def fill_gaps(values: Floats, kept: Bools) -> Floats:
     is_known = kept[first : last + 1]
     if is_known.all() or absent.all():
         return filled
-    # Loaded late: SciPy takes a second, and most runs have no gap.
+    # Imported late: SciPy takes a second, and most runs have no gaps.
     from scipy.interpolate import CubicSpline
 
     inside = filled[first : last + 1, ~absent]

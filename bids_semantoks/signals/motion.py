@@ -19,28 +19,30 @@ _NO_WIDTH = 1e-6
 def design_filter(motion_filter: str, repetition_time: float) -> tuple[Floats, Floats, str]:
     """Design ``lp:HZ`` or ``notch:LOW-HIGH``: numerator and denominator to run forwards and backwards, and a note.
 
-    Edges of a stop band above the Nyquist frequency are folded back to where sampling puts them (Fair et al. 2020,
-    NeuroImage 208, 116400). Raises RunFailed bad_confounds for what this repetition time (s) does not allow.
+    Edges of a stop band above the Nyquist frequency are replaced by their aliases (Fair et al. 2020,
+    NeuroImage 208, 116400). Raises RunFailed bad_confounds for edges that this repetition time (s) does not allow.
     """
     from scipy.signal import butter, iirnotch
 
     kind, edges = parse_motion_filter(motion_filter)
     rate = 1.0 / repetition_time
-    reach = f"A repetition time of {repetition_time:g} s reaches up to {rate / 2:g} Hz"
+    reach = f"With TR = {repetition_time:g} s the highest frequency is {rate / 2:g} Hz"
     if kind == "lp":
         if edges[0] >= rate / 2:
             hint = f"The edge is in Hz: {edges[0]:g} breaths per minute are lp:{edges[0] / 60:.4g}."
-            message = f"{reach}, so that --motion-filter {motion_filter} would remove nothing."
-            raise RunFailed("bad_confounds", message, hint=hint if edges[0] > 1 else "Lower its edge, or remove it.")
+            message = f"{reach}; --motion-filter {motion_filter} would remove nothing."
+            raise RunFailed(
+                "bad_confounds", message, hint=hint if edges[0] > 1 else "Lower its edge, or remove the option."
+            )
         # Twice order 2, as both directions count.
         return *butter(2, edges[0], fs=rate), ""
     band = [edge / 60 for edge in edges]
     low, high = sorted(abs(edge - round(edge * repetition_time) * rate) for edge in band)
-    folded = f"{reach}; --motion-filter {motion_filter} ({band[0]:.3g} to {band[1]:.3g} Hz) is folded back there"
+    folded = f"{reach}; --motion-filter {motion_filter} ({band[0]:.3g} to {band[1]:.3g} Hz) is aliased"
     if high - low < _NO_WIDTH:
-        message = f"{folded}: both edges fall on {low:.3g} Hz, and the band has no width."
+        message = f"{folded}: both edges map to {low:.3g} Hz, so the band is empty."
         raise RunFailed("bad_confounds", message, hint="Choose other edges, or a low-pass: --motion-filter lp:HZ.")
-    note = f"{folded}, and {low:.3g} to {high:.3g} Hz is removed." if band[1] > rate / 2 else ""
+    note = f"{folded}: removing {low:.3g} to {high:.3g} Hz instead." if band[1] > rate / 2 else ""
     centre = (low + high) / 2
     return *iirnotch(centre, centre / (high - low), fs=rate), note
 
@@ -50,12 +52,12 @@ def filter_motion(
 ) -> FilteredMotion:
     """Compute framewise displacement (T,) in mm from the six movement parameters of a table, filtered.
 
-    Volumes before `n_dummy` stay out of the filter, in which their jumps would ring; they and the first volume after
-    them are NaN. Raises RunFailed bad_confounds where a parameter is missing or was filtered before.
+    Volumes before `n_dummy` are not filtered, since their jumps would cause ringing; they and the first volume after
+    them are NaN. Raises RunFailed bad_confounds if a parameter is missing or was filtered before.
     """
     option = f"--motion-filter {motion_filter}"
     if _is_filtered(table.path):
-        table.refuse(f"holds motion that was filtered before, and {option} would filter it again")
+        table.refuse(f"contains motion parameters that are already filtered; {option} would filter them again")
     table.check_columns(MOVEMENTS, option)
     numerator, denominator, note = design_filter(motion_filter, repetition_time)
     notes.extend([note] if note else [])
@@ -65,15 +67,15 @@ def filter_motion(
     if (n_steady := parameters.shape[1]) > 1:
         from scipy.signal import filtfilt
 
-        # The nearest value goes on before and after the run, as in XCP-D.
+        # Padded with the nearest value before and after the run, as in XCP-D.
         smooth = filtfilt(numerator, denominator, parameters, axis=1, padtype="constant", padlen=n_steady - 1)
         values[steady] = compute_displacement(smooth)
     return FilteredMotion(values=values, source=f"{option}, from the movement parameters of {table.path.name}")
 
 
 def read_filtered(paths: Sequence[Path], n_volumes: int) -> tuple[FilteredMotion | None, tuple[str, ...]]:
-    """Read the displacement (T,) that a pipeline computed from motion which it had filtered: a column of its table of
-    motion, or a table with ``desc-filtered``. A table that cannot be read gives a note, as the run needs none."""
+    """Read the displacement (T,) that a pipeline computed from filtered motion: a column of its motion table, or a
+    table with ``desc-filtered``. An unreadable table only gives a note, since it is optional."""
     for path in paths:
         name = _DISPLACEMENT if _is_filtered(path) else f"{_DISPLACEMENT}_filtered"
         try:
@@ -82,9 +84,11 @@ def read_filtered(paths: Sequence[Path], n_volumes: int) -> tuple[FilteredMotion
                 continue
             values = table.read_column(name)
         except (RunFailed, RunSkipped) as error:
-            return None, (f"Filtered motion is unknown: {error.message}",)
+            return None, (f"Filtered motion is unavailable: {error.message}",)
         if values.size != n_volumes:
-            return None, (f"Filtered motion is unknown: {path.name} has {values.size} rows for {n_volumes} volumes.",)
+            return None, (
+                f"Filtered motion is unavailable: {path.name} has {values.size} rows for {n_volumes} volumes.",
+            )
         return FilteredMotion(values=values, source=f"{name} in {path.name}"), ()
     return None, ()
 

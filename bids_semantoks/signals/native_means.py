@@ -1,7 +1,7 @@
 """Mean of each parcel in volumes that are still in native space, with FSL's warp to the standard grid.
 
-Interpolation and mean are linear, so one sparse matrix, parcels x native voxels, gives what resampling every volume and
-averaging would. T volumes, P parcels, S standard voxels in parcels and mask, V native voxels around them.
+Interpolation and mean are linear, so one sparse matrix (parcels x native voxels) is equivalent to resampling and
+averaging every volume. T volumes, P parcels, S standard voxels in parcels and mask, V native voxels around them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from bids_semantoks.signals.volume_means import (
 def extract_native_means(volumes: Volumes, mask: Path, warp_path: Path, atlas: Atlas) -> ParcelMeans:
     """Average each parcel over its voxels of the warp's standard grid: native 4-D image -> (T, P).
 
-    A standard voxel counts where it lies inside the native image and mask, one of its native neighbours varies in time
-    and all are finite but in lost volumes. The file is streamed in blocks, again only if a voxel that does not count
-    entered a sum, or a volume is lost.
-    Raises AtlasError where the atlas covers nothing of the standard grid, RunSkipped no_content, RunFailed bad_image,
-    space_mismatch (image and mask) or low_coverage (no voxel of a parcel lies in the mask).
+    A standard voxel is used if it falls inside the native image and mask, one of its native neighbours varies in time
+    and all are finite except in lost volumes. The file is streamed in blocks, and a second time only if an unusable
+    voxel entered a sum or a volume is lost. Raises AtlasError if the atlas covers nothing of the standard grid,
+    RunSkipped no_content, RunFailed bad_image, space_mismatch (image and mask) or low_coverage (no voxel of a parcel is
+    in the mask).
     """
     inside, warp = load_mask(mask, volumes), load_fsl_warp(warp_path)
     try:
@@ -48,7 +48,8 @@ def extract_native_means(volumes: Volumes, mask: Path, warp_path: Path, atlas: A
     here = is_inside(places, inside)
     if not here.any():
         raise RunFailed(
-            "low_coverage", f"No voxel of the atlas {atlas.name} lies in the brain mask {mask} by the warp {warp_path}."
+            "low_coverage",
+            f"No voxel of the atlas {atlas.name} is in the brain mask {mask} after applying the warp {{warp_path}}.",
         )
     parcels = parcels[here]
     shares, voxels = _build_shares(places[here], volumes.shape)
@@ -66,7 +67,7 @@ def _build_shares(places: NDArray[np.float64], shape: tuple[int, int, int]) -> t
     positions, weights = find_neighbours(places, shape)
     is_used = weights > 0
     rows, positions = np.broadcast_to(np.arange(len(places)), positions.shape)[is_used], positions[is_used]
-    # A mark for each voxel is much faster than sorting a million positions.
+    # Flagging each voxel is much faster than sorting a million positions.
     is_seen = np.zeros(np.prod(shape), dtype=np.bool_)
     is_seen[positions] = True
     columns = (np.cumsum(is_seen) - 1)[positions]
@@ -86,11 +87,11 @@ def _sum_usable(
     if not usable.any():
         what = "next to NaN or infinite values" if broken.any() else "constant"
         raise RunFailed("bad_image", f"All {usable.size} voxels of {volumes.path} in parcels and mask are {what}.")
-    # Most of what does not count is 0 in all volumes, and in no sum.
+    # Most unusable voxels are 0 in all volumes and do not affect the sums.
     if broken.any() or np.any(shares[~usable] @ found.start):
         sums, _ = _stream(volumes, voxels, shares[usable], parcels[usable], n_parcels, lost)
     n_broken = int(broken.sum())
-    notes = (f"{n_broken} voxels in parcels lie next to NaN or infinite values and were left out.",) if n_broken else ()
+    notes = (f"{n_broken} voxels in parcels are next to NaN or infinite values and were excluded.",) if n_broken else ()
     return sums, usable, lost, (*notes, *describe_lost(lost))
 
 

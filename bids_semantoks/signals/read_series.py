@@ -1,4 +1,4 @@
-"""Series already parcellated and denoised by another pipeline, used unchanged."""
+"""Time series parcellated and denoised by another pipeline, used unchanged."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
     """Read the parcellated series of a run unchanged from the table `run.bold`; `values` and `raw` are both it (T, P).
 
     A volume in which more than half of the parcels are n/a counts as dropped; a parcel that is n/a in any kept volume
-    is absent, so that one bad parcel does not cost the others volumes. Without a coverage table (`run.mask`), coverage
-    is 1 or 0. `run.confounds` lists censored volumes, the first of `run.tables` motion. `min_time` is in seconds.
-    Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_repetition_time, bad_image (damaged table,
-    columns that the atlas lacks), bad_confounds or low_coverage (no complete parcel).
+    is absent, so that one bad parcel does not remove volumes from the others. Without a coverage table (`run.mask`),
+    coverage is 1 or 0. `run.confounds` lists censored volumes, the first of `run.tables` motion. `min_time` is in
+    seconds. Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_repetition_time, bad_image (damaged
+    table, columns that the atlas lacks), bad_confounds or low_coverage (no complete parcel).
     """
     check_content(run.bold)
     _check_sum(run.bold)
@@ -35,8 +35,7 @@ def read_series(run: Run, atlas: Atlas, *, min_time: float) -> ParcelSignals:
 
 
 def take_series(run: Run, atlas: Atlas, columns: Sequence[str], table: Floats, *, min_time: float) -> ParcelSignals:
-    """Take series that were read before or never were in a file, names (C,) and values (T, C), as `read_series` does;
-    `run` says what else is known of them."""
+    """Build the result of `read_series` from arrays: names (C,) and values (T, C); `run` has the metadata."""
     repetition_time, time_notes = decide_repetition_time(run)
     try:
         positions = locate_columns(columns, atlas.parcels, f"the atlas {atlas.name}")
@@ -45,9 +44,7 @@ def take_series(run: Run, atlas: Atlas, columns: Sequence[str], table: Floats, *
         refuse_table(run.bold, f"{error}{TRANSPOSED if turned else ''}")
     name_notes: list[str] = []
     if is_numbered(columns) and not is_numbered(atlas.parcels):
-        name_notes.append(
-            f"The columns of {run.bold.name} are only numbered: they are in the order of the atlas' parcels."
-        )
+        name_notes.append(f"The columns of {run.bold.name} are numbered; assuming the order of the atlas parcels.")
     table, notes = _insert_censored(run, table)
     values = np.full((len(table), len(atlas.parcels)), np.nan)
     values[:, positions] = table
@@ -61,16 +58,12 @@ def take_series(run: Run, atlas: Atlas, columns: Sequence[str], table: Floats, *
     constant_notes = drop_constant(values, kept, atlas.parcels)
     constant = np.isnan(values).all(axis=0) & ~silent
     if np.isnan(values).all():
-        refuse_table(run.bold, f"holds no parcel that varies over its {kept.sum()} kept volumes")
+        refuse_table(run.bold, f"has no parcel that varies over its {kept.sum()} kept volumes")
     present, kept = _judge(values)
     if not is_in_range(values):
-        refuse_table(
-            run.bold, f"holds values too large or too small for a signal: up to {np.nanmax(np.abs(values)):.3g}"
-        )
+        refuse_table(run.bold, f"has implausibly large or small values (maximum {np.nanmax(np.abs(values)):.3g})")
     if not present.any():
-        raise RunFailed(
-            "low_coverage", f"No parcel in {run.bold} has a value in each of the {kept.sum()} kept volumes."
-        )
+        raise RunFailed("low_coverage", f"No parcel in {run.bold} has values in all of the {kept.sum()} kept volumes.")
     values[~kept] = np.nan
     partial = ~present & ~np.isnan(values).all(axis=0)
     values[:, ~present] = np.nan
@@ -100,43 +93,45 @@ def _check_sum(path: Path) -> None:
     """Compare a table of our own with the checksum in its sidecar."""
     recorded = read_object(path.with_suffix(".json")).get("TableSHA256")
     if isinstance(recorded, str) and (found := hash_file(path)) != recorded:
-        problem = f"is damaged or was edited: its SHA-256 is {found[:12]}, but {recorded[:12]} in its sidecar"
+        problem = (
+            f"is damaged or was modified: its SHA-256 is {found[:12]}, expected {recorded[:12]} (from its sidecar)"
+        )
         refuse_table(path, problem)
 
 
 def _insert_censored(run: Run, table: Floats) -> tuple[Floats, tuple[str, ...]]:
-    """Set censored volumes to n/a, in place where the pipeline interpolated them; those that it left out are put back,
-    since the time axis would be too short without them."""
+    """Set censored volumes to n/a, in place if the pipeline interpolated them; removed volumes are reinserted to
+    restore the time axis."""
     if run.confounds is None:
         return table, ()
     confounds, kept = read_censored(run.confounds)
     n_censored = int((~kept).sum())
     if kept.size == len(table):
         table[~kept] = np.nan
-        note = f"{n_censored} volumes that {run.pipeline} censored and interpolated are n/a."
+        note = f"{n_censored} volumes censored and interpolated by {run.pipeline} are set to n/a."
         return table, (note,) if n_censored else ()
     n_kept = kept.size - n_censored
     if n_kept != len(table):
         confounds.refuse(
-            f"keeps {n_kept} of {kept.size} volumes, but {run.bold.name} has {len(table)}: neither fits",
-            hint="Are both tables from one call of the pipeline?",
+            f"keeps {n_kept} of {kept.size} volumes, but {run.bold.name} has {len(table)}, which matches neither",
+            hint="Are both tables from the same run of the pipeline?",
         )
     whole = np.full((kept.size, table.shape[1]), np.nan)
     whole[kept] = table
-    return whole, (f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a.",)
+    return whole, (f"{n_censored} censored volumes were removed by {run.pipeline} and are set to n/a.",)
 
 
 def _read_motion(run: Run, n_volumes: int) -> tuple[Floats, tuple[str, ...]]:
-    """Read framewise displacement (T,) where a table has it, else NaN with a note; it is not needed for the series."""
+    """Read framewise displacement (T,) if a table has it, else NaN with a note; the series do not need it."""
     unknown = np.full(n_volumes, np.nan)
     for path in run.tables:
         try:
             table = ConfoundsTable(path)
             values = table.read_column("framewise_displacement") if "framewise_displacement" in table.names else unknown
         except (RunFailed, RunSkipped) as error:
-            return unknown, (f"Motion is unknown: {error.message}",)
+            return unknown, (f"Motion is unavailable: {error.message}",)
         if values.size != n_volumes:
-            return unknown, (f"Motion is unknown: {path.name} has {values.size} rows for {n_volumes} volumes.",)
+            return unknown, (f"Motion is unavailable: {path.name} has {values.size} rows for {n_volumes} volumes.",)
         return values, ()
     return unknown, ()
 
@@ -163,7 +158,7 @@ def _read_coverage(
     try:
         rows = read_rows(path)
     except (OSError, ValueError) as error:
-        raise RunFailed("bad_image", f"The table of coverage {path} {error}.") from error
+        raise RunFailed("bad_image", f"The coverage table {path} {error}.") from error
     for row in rows:
         parcel = position.get(next(iter(row.values()), "").removeprefix(PREFIX))
         if parcel is not None and "coverage" in row:
@@ -183,13 +178,14 @@ def _to_number(text: str, otherwise: float) -> float:
 
 
 def _find_n_dummy(path: Path, kept: Bools) -> int:
-    """Count leading dummy volumes, which only our own sidecars tell from scrubbed ones; time starts after them."""
+    """Count leading dummy volumes, which only our own sidecars distinguish from scrubbed ones; time starts after
+    them."""
     count = _read_dropped(path, "Dummy", kept.size)
     return count if not kept[:count].any() else 0
 
 
 def _find_n_padding(path: Path, kept: Bools) -> int:
-    """Count the volumes at the end that our own sidecar says held no data."""
+    """Count the volumes at the end that have no data according to our own sidecar."""
     count = _read_dropped(path, "Padding", kept.size)
     return count if not kept[kept.size - count :].any() else 0
 
@@ -207,12 +203,13 @@ def _describe_absent(atlas: Atlas, present: Bools, partial: Bools) -> tuple[str,
     absent = [name for name, here, some in zip(atlas.parcels, present, partial, strict=True) if not here and not some]
     if absent:
         notes.append(
-            f"{len(absent)} of {len(atlas.parcels)} parcels have no series and are absent: {name_some(absent)}."
+            f"{len(absent)} of {len(atlas.parcels)} parcels have no series and are treated as absent: "
+            f"{name_some(absent)}."
         )
     if partial.any():
         gaps = [name for name, some in zip(atlas.parcels, partial, strict=True) if some]
         notes.append(
-            f"{len(gaps)} of {len(atlas.parcels)} parcels are n/a in some of the kept volumes and taken for absent: "
+            f"{len(gaps)} of {len(atlas.parcels)} parcels are n/a in some of the kept volumes and treated as absent: "
             f"{name_some(gaps)}."
         )
     return tuple(notes)

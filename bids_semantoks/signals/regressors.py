@@ -18,7 +18,7 @@ from bids_semantoks.signals.denoising import AROMA, BASES, COMPCOR, HIGH_PASS_PE
 from bids_semantoks.signals.motion import filter_motion, read_filtered
 
 _DISPLACEMENT: Final = "framewise_displacement"
-_NO_SCRUBBING: Final = "Remove --fd-threshold, or supply this column."
+_NO_SCRUBBING: Final = "Remove --fd-threshold, or provide this column."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class Regressors:
 
 
 def has_confounds(path: Path | None, denoising: Denoising, config: SignalsConfig, *, missing: str = "") -> bool:
-    """Tell whether a confounds table is there; RunFailed no_confounds where it is missing, but needed."""
+    """Return whether a confounds table is there; RunFailed no_confounds if it is missing, but needed."""
     if path is not None and (path.exists() or path.is_symlink()):
         return True
     options = {"--fd-threshold": config.fd_threshold, "--motion-filter": config.motion_filter}
@@ -53,9 +53,9 @@ def has_confounds(path: Path | None, denoising: Denoising, config: SignalsConfig
         what = asked[0] if denoising.is_none else f"--denoise {denoising.name}"
         raise RunFailed(
             "no_confounds",
-            f"There is no confounds table for this run{f' ({path})' if path else ''}, but {what} needs one."
+            f"No confounds table for this run{f' ({path})' if path else ''}, but {what} requires one."
             f"{' ' if missing else ''}{missing}",
-            hint=f"Use --denoise none without {' and '.join(asked) or '--fd-threshold'} to go on without.",
+            hint=f"Use --denoise none without {' and '.join(asked) or '--fd-threshold'} to run without confounds.",
         )
     return False
 
@@ -71,18 +71,18 @@ def select_regressors(
 ) -> Regressors:
     """Select the regressors (T, C) of one run and the volumes to keep.
 
-    A strategy has the columns of nilearn's ``load_confounds``; the mean stays in and nothing depends on dropped
-    volumes. n/a in the first row (derivatives) becomes the first value in a kept volume. Only CompCor needs the JSON
-    file beside the table, for each component's mask. Of `config`, ``dummy_scans`` auto drops what the leading
+    A strategy selects the columns of nilearn's ``load_confounds``; means are kept, and dropped volumes have no
+    influence. n/a in the first row (derivatives) becomes the first value in a kept volume. Only CompCor needs the JSON
+    file next to the table, for each component's mask. Of `config`, ``dummy_scans`` auto drops what the leading
     non_steady_state_outlier columns mark, and volumes over ``fd_threshold`` are scrubbed, by filtered displacement if
-    there is a ``motion_filter``; `missing` describes a table that was looked for. Raises RunFailed no_confounds where a
-    table is needed but missing, bad_confounds where it lacks a column, its rows do not match the volumes or a value is
+    there is a ``motion_filter``; `missing` describes a table that was looked for. Raises RunFailed no_confounds if a
+    table is needed but missing, bad_confounds if it lacks a column, its rows do not match the volumes or a value is
     not a number; RunSkipped no_content.
     """
     path = confounds.path if isinstance(confounds, ConfoundsTable) else confounds
     if not has_confounds(path, denoising, config, missing=missing) or confounds is None or path is None:
         n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
-        note = "No confounds table: framewise displacement and dummy volumes are unknown."
+        note = "No confounds table: framewise displacement and non-steady-state volumes are unknown."
         kept = np.arange(n_volumes) >= n_dummy
         return _build_without_regressors(kept, np.ones_like(kept), n_dummy, np.full(n_volumes, np.nan), [note])
     table = confounds if isinstance(confounds, ConfoundsTable) else ConfoundsTable(confounds)
@@ -92,7 +92,7 @@ def select_regressors(
     n_steady = _count_non_steady(table, notes)
     n_dummy = n_steady if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
     if n_dummy < n_steady:
-        notes.append(f"--dummy-scans {n_dummy} keeps volumes that {path.name} marks as non-steady.")
+        notes.append(f"--dummy-scans {n_dummy} keeps volumes that {path.name} marks as non-steady-state.")
     filtered = _filter_motion(table, config, n_dummy, repetition_time, notes)
     displacement = _read_displacement(table, None if filtered else config.fd_threshold, notes)
     kept = np.arange(n_volumes) >= n_dummy
@@ -130,7 +130,9 @@ def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
     marked: Bools = np.asarray(np.nan_to_num(np.stack(marks)).any(axis=0))
     leading = int(marked.size if marked.all() else np.argmin(marked))
     if marked[leading:].any():
-        notes.append(f"{table.path.name} marks non-steady volumes after steady ones; only leading ones are dropped.")
+        notes.append(
+            f"{table.path.name} marks non-steady-state volumes after steady-state ones; only leading ones are dropped."
+        )
     return leading
 
 
@@ -138,28 +140,28 @@ def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes:
     if _DISPLACEMENT in table.names:
         return table.read_column(_DISPLACEMENT)
     if fd_threshold is not None:
-        table.refuse(f"lacks {_DISPLACEMENT}, needed for --fd-threshold", hint=_NO_SCRUBBING)
-    notes.append(f"{table.path.name} has no {_DISPLACEMENT}: motion is unknown.")
+        table.refuse(f"lacks {_DISPLACEMENT}, required for --fd-threshold", hint=_NO_SCRUBBING)
+    notes.append(f"{table.path.name} has no {_DISPLACEMENT}; motion is unavailable.")
     return np.full(table.n_rows, np.nan)
 
 
 def _scrub(
     displacement: Floats | FilteredMotion, kept: Bools, threshold: float, table: ConfoundsTable, notes: list[str]
 ) -> Bools:
-    """Drop the volumes (T,) above a threshold (mm); RunFailed bad_confounds where no kept volume has a value."""
+    """Drop the volumes (T,) above a threshold (mm); RunFailed bad_confounds if no kept volume has a value."""
     if isinstance(displacement, FilteredMotion):
-        # All are known but dummy volumes and the one after them, which has nothing to be compared with.
+        # Known for all but dummy volumes and the first volume after them, which has no predecessor.
         return np.asarray(kept & ~(displacement.values > threshold))
     unknown = kept & np.isnan(displacement)
     if kept.any() and unknown[kept].all():
         table.refuse(
-            f"has no value of {_DISPLACEMENT} in any of {int(kept.sum())} volumes, needed for --fd-threshold",
+            f"has no value of {_DISPLACEMENT} in any of {int(kept.sum())} volumes; required for --fd-threshold",
             hint=_NO_SCRUBBING,
         )
-    # Only the first volume has nothing to be compared with.
+    # Only the first volume has no predecessor.
     if gaps := (np.flatnonzero(unknown[1:]) + 2).tolist():
         notes.append(
-            f"{table.path.name} has n/a in {len(gaps)} later rows of {_DISPLACEMENT} (first in row {gaps[0]}): these "
+            f"{table.path.name} has n/a in {len(gaps)} later rows of {_DISPLACEMENT} (first in row {gaps[0]}); these "
             "volumes are not scrubbed."
         )
     return np.asarray(kept & ~(displacement > threshold))
@@ -181,7 +183,7 @@ def _choose_columns(
 
 
 def _choose_for_strategy(table: ConfoundsTable, denoising: Denoising, steady_time: float, notes: list[str]) -> set[str]:
-    """Choose what nilearn's ``load_confounds`` would, and check what it would ignore silently."""
+    """Select the same columns as nilearn's ``load_confounds``, and check those that it would silently ignore."""
     why = f"--denoise {denoising.name}"
     options = dict(denoising.options)
     wanted = [
@@ -212,23 +214,23 @@ def _list_noise_components(table: ConfoundsTable, prefix: str, why: str) -> list
     components = [name for name in table.names if name.startswith(prefix)]
     if not components and any(name.startswith(AROMA["basic"]) for name in table.names):
         table.refuse(
-            f"has {AROMA['basic']}* columns, but lacks {prefix}* columns, needed for {why}",
-            hint="fMRIPrep wrote only the columns for aggressive denoising: --denoise ica_aroma_aggr.",
+            f"has {AROMA['basic']}* columns, but lacks {prefix}* columns, required for {why}",
+            hint="Only the columns for aggressive denoising are available: use --denoise ica_aroma_aggr.",
         )
     if not components:
         table.refuse(
-            f"lacks {prefix}* columns, needed for {why}",
-            hint="fMRIPrep ran ICA-AROMA on request and only before 23.1; of later versions give the dataset of "
-            "fMRIPost-AROMA as well: -d fmriprep=PATH -d aroma=PATH.",
+            f"lacks {prefix}* columns, required for {why}",
+            hint="fMRIPrep ran ICA-AROMA only on request and before 23.1; with later versions, add a fMRIPost-AROMA "
+            "dataset: -d fmriprep=PATH -d aroma=PATH.",
         )
     return components
 
 
 def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[str]]:
-    """List the CompCor components of each kind of mask by number; the JSON file says which mask each comes from."""
+    """List the CompCor components of each kind of mask by number; the JSON file gives the mask of each."""
     path = table.path.with_suffix(".json")
     if not path.exists() and not path.is_symlink():
-        table.refuse(f"has no {path.name} beside it, which says from which mask each CompCor component comes")
+        table.refuse(f"has no sidecar {path.name}, which gives the mask of each CompCor component")
     try:
         metadata = parse_json(read_text(path))
     except ValueError as error:
@@ -237,7 +239,7 @@ def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[st
     masks_of = {name: entry.get("Mask") for name, entry in entries.items() if isinstance(entry, dict)}
     components: list[list[str]] = []
     for group in COMPCOR[kind]:
-        # By length first: 100 comes after 99, but not in the order of letters.
+        # By length first: 100 comes after 99, unlike in alphabetical order.
         found = [
             sorted(
                 (name for name in masks_of if name.startswith(f"{prefix}_comp_cor_") and mask in ("", masks_of[name])),
@@ -247,7 +249,7 @@ def _list_components(table: ConfoundsTable, kind: str, why: str) -> list[list[st
         ]
         if not any(found):
             columns = " or ".join(dict.fromkeys(f"{prefix}_comp_cor_*" for prefix, _ in group))
-            table.refuse(f"has no {columns} of {kind} listed in {path.name}, needed for {why}")
+            table.refuse(f"has no {columns} of {kind} listed in {path.name}, required for {why}")
         components += found
     return components
 
@@ -258,16 +260,16 @@ def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: li
     n_found = sum(name.startswith("cosine") for name in table.names)
     if n_found == 0 and steady_time > HIGH_PASS_PERIOD:
         table.refuse(
-            f"lacks {', '.join(f'cosine{number:02d}' for number in range(expected))}, needed for {why}: "
+            f"lacks {', '.join(f'cosine{number:02d}' for number in range(expected))}, required for {why}: "
             f"fMRIPrep writes {expected} for {steady_time:g} s",
-            hint="Without cosines there is no high-pass; a JSON file with --band-pass can do without them.",
+            hint="Without cosines there is no high-pass; to omit them, use --band-pass with a custom JSON file.",
         )
     cosines = [f"cosine{number:02d}" for number in range(n_found)]
     table.check_columns(cosines, why)
     if n_found < expected:
         notes.append(
             f"{table.path.name} has {n_found} cosines, expected {expected} for {steady_time:g} s: "
-            "the high-pass is weaker than 128 s."
+            "the high-pass is weaker than at 128 s."
         )
     return cosines
 
@@ -275,11 +277,11 @@ def _list_cosines(table: ConfoundsTable, steady_time: float, why: str, notes: li
 def select_volumes(run: Run, config: SignalsConfig, *, n_volumes: int, repetition_time: float) -> Regressors:
     """Select the volumes to keep of a denoised run, without regressors.
 
-    Volumes that the pipeline censored are dropped; T counts them even where the image leaves them out, so that time is
-    not too short. Of `config`, ``dummy_scans`` auto drops none (the pipeline did); volumes over ``fd_threshold`` are
-    scrubbed as well, by filtered displacement if there is a ``motion_filter``. Raises RunFailed no_confounds where
-    these have no motion table, bad_confounds where a table is damaged or does not match the volumes; RunSkipped
-    no_content.
+    Volumes that the pipeline censored are dropped; T includes them even if they are missing from the image, so that the
+    time axis is complete. Of `config`, ``dummy_scans`` auto drops none (the pipeline did); volumes over
+    ``fd_threshold`` are scrubbed as well, by filtered displacement if there is a ``motion_filter``. Raises RunFailed
+    no_confounds if these have no motion table, bad_confounds if a table is damaged or does not match the volumes;
+    RunSkipped no_content.
     """
     kept, stored, notes = _read_censored(run, n_volumes)
     n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), kept.size)
@@ -292,8 +294,8 @@ def select_volumes(run: Run, config: SignalsConfig, *, n_volumes: int, repetitio
         lack = f"{there} lacks" if there else "No motion table with"
         raise RunFailed(
             "bad_confounds" if there else "no_confounds",
-            f"{lack} {_DISPLACEMENT} beside {run.bold}, needed for {option}.",
-            hint=f"Remove {option}, or supply this column.",
+            f"{lack} {_DISPLACEMENT} for {run.bold}, required for {option}.",
+            hint=f"Remove {option}, or provide this column.",
         )
     filtered = None if table is None else _filter_motion(table, config, n_dummy, repetition_time, notes)
     if table is not None and config.fd_threshold is not None:
@@ -302,7 +304,7 @@ def select_volumes(run: Run, config: SignalsConfig, *, n_volumes: int, repetitio
         filtered, more = read_filtered(run.tables, kept.size) if not run.columns else (None, ())
         notes.extend(more)
     if table is None:
-        notes.append("No table of motion: framewise displacement is unknown.")
+        notes.append("No motion table: framewise displacement is unknown.")
     regressors = _build_without_regressors(kept, stored, n_dummy, displacement, notes)
     return replace(regressors, filtered_motion=filtered)
 
@@ -329,14 +331,15 @@ def _read_censored(run: Run, n_volumes: int) -> tuple[Bools, Bools, list[str]]:
     table, kept = read_censored(run.confounds)
     n_censored = int((~kept).sum())
     if n_volumes == kept.size:
-        note = f"{n_censored} volumes that {run.pipeline} censored and interpolated are n/a."
+        note = f"{n_censored} volumes censored and interpolated by {run.pipeline} are set to n/a."
         return kept, everything, [note] if n_censored else []
     if n_volumes != kept.size - n_censored:
         table.refuse(
-            f"keeps {kept.size - n_censored} of {kept.size} volumes, but {run.bold.name} has {n_volumes}: neither fits",
-            hint="Are table and image from one call of the pipeline?",
+            f"keeps {kept.size - n_censored} of {kept.size} volumes, but {run.bold.name} has {n_volumes}, which "
+            "matches neither",
+            hint="Are the table and the image from the same run of the pipeline?",
         )
-    return kept, kept.copy(), [f"{n_censored} censored volumes were left out by {run.pipeline} and are n/a."]
+    return kept, kept.copy(), [f"{n_censored} censored volumes were removed by {run.pipeline} and are set to n/a."]
 
 
 def _find_motion_table(run: Run, n_rows: int) -> ConfoundsTable | None:

@@ -1,4 +1,4 @@
-"""Tables of parcel series as programs write them: TSV, CSV, text in columns, AFNI's 1D, NPY and CIFTI."""
+"""Read tables of parcel series: TSV, CSV, column text, AFNI's 1D, NPY and CIFTI."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from bids_semantoks.records import Floats, Run
 LOGGER = logging.getLogger("bids_semantoks")
 PTSERIES: Final = ".ptseries.nii"
 _NPY: Final = ".npy"
-#: What a table whose rows fit the parcels probably is; continues the sentence on its columns.
-TRANSPOSED: Final = '; its rows are as many: state "volumes": "columns" in the layout if each is a parcel'
+#: Hint for a table whose number of rows matches the parcels; continues the sentence on its columns.
+TRANSPOSED: Final = '; its number of rows matches: set "volumes": "columns" in the layout if each row is a parcel'
 
-# Leading columns of row names and of time, as pandas, R and AFNI write them.
+# Leading columns with row names or time, as written by pandas, R and AFNI.
 _ROW_NAMES: Final = frozenset({"", "file", "sub-brick", "volume", "time", "timepoint", "frame", "index"})
 
 
 def read_columns(path: Path, *, volumes: str = "rows") -> tuple[tuple[str, ...], Floats]:
     """Read a table of series: column names (C,) and values (T, C), NaN for n/a.
 
-    Volumes are its `rows` or `columns`; empty for a table of which nothing says so. Columns without names are numbered
+    Volumes are its `rows` or `columns`; empty if unknown. Columns without names are numbered
     from 1. Leading columns of row names or times are dropped. Raises RunFailed bad_image with row and column of a bad
-    cell, or for a square table without names of which nothing says where the volumes are.
+    cell, or for a square table without names whose orientation is unknown.
     """
     if path.name.endswith(PTSERIES):
         return load_parcel_series(path)
@@ -50,7 +50,7 @@ def read_columns(path: Path, *, volumes: str = "rows") -> tuple[tuple[str, ...],
         values = _read_numbers(columns, rows[has_names:], skip, path)
     if not volumes and not has_names and len(values) == len(columns):
         refuse_table(
-            path, f'has {len(values)} rows and as many columns; state "volumes": "rows" or "columns" in the layout'
+            path, f'has {len(values)} rows and as many columns; set "volumes": "rows" or "columns" in the layout'
         )
     return columns, values
 
@@ -68,7 +68,7 @@ def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.readline() if first_line else b""
-            # In UTF-16, an end of line is two bytes.
+            # In UTF-16, a line break is two bytes.
             return content if first_line and b"\0" not in content else content + file.read()
     except OSError as error:
         raise RunFailed("bad_image", f"{path} cannot be read ({error.strerror}).") from error
@@ -86,10 +86,10 @@ def _read_cells(path: Path) -> list[list[str]]:
     text = _decode(_read_bytes(path), path)
     rows = _split_table(text) if path.suffix == ".tsv" else _split_text(text)
     if not rows or rows == [[""]]:
-        refuse_table(path, "has no header of parcel names")
+        refuse_table(path, "has no header with parcel names")
     if len(rows) > 1 and len(rows[0]) == len(rows[1]) - 1:
         names = [row[0] for row in rows[1:]]
-        # R writes no name above its row names; a separator at the end of each line looks like them.
+        # R writes no header for its row names; a trailing separator on each line looks the same.
         if is_numbered(names) or not any(map(_is_number, names)):
             rows[0] = ["", *rows[0]]
     for number, row in enumerate(rows[1:], start=1):
@@ -112,29 +112,29 @@ def _split_text(text: str) -> list[list[str]]:
     rows = read_cells([line for line in lines if not line.startswith("#")])
     if not rows or not _holds_values(rows[0]):
         return rows
-    # AFNI and NumPy comment the header out; other comments have not as many words as there are columns.
+    # AFNI and NumPy comment out the header; other comments do not have one word per column.
     titles = [[cell.lstrip("# ") for cell in row] for line in comments for row in read_cells([line])]
     fitting = [row for row in titles if len(row) == len(rows[0])]
     return [*fitting[-1:], *rows]
 
 
 def _read_names(rows: Sequence[Sequence[str]], path: Path) -> tuple[tuple[str, ...], int, bool]:
-    """Find the names of the columns of series (C,), how many columns stand before them, and whether they are named."""
+    """Find the names of the columns of series (C,), how many columns precede them, and whether they are named."""
     cells = [cell.strip() for cell in rows[0]] if rows else [""]
     skip = next((n for n, cell in enumerate(cells) if cell.lower() not in _ROW_NAMES), len(cells) - 1)
     columns = tuple(cells[skip:])
     if columns == ("",):
-        refuse_table(path, "has no header of parcel names")
+        refuse_table(path, "has no header with parcel names")
     if _holds_values(columns):
-        # Nothing is named, so an empty cell in front is a missing value.
+        # Columns are unnamed, so an empty first cell is a missing value.
         return _number(len(cells)), 0, False
     if len(set(columns)) < len(columns):
-        refuse_table(path, f"has columns twice: {name_some(sorted({c for c in columns if columns.count(c) > 1}))}")
+        refuse_table(path, f"has duplicate columns: {name_some(sorted({c for c in columns if columns.count(c) > 1}))}")
     return columns, skip, True
 
 
 def _holds_values(cells: Sequence[str]) -> bool:
-    """Tell a row of values from a header, whose names may be counted or the growing numbers of labels."""
+    """Return whether a row contains values rather than a header, which may also consist of increasing numbers."""
     if not all(map(_is_number, cells)):
         return False
     are_labels = all(re.fullmatch(r"\d+", cell) for cell in cells) and [*map(int, cells)] == sorted({*map(int, cells)})
@@ -163,14 +163,14 @@ def _number(n_columns: int) -> tuple[str, ...]:
 
 def _read_numbers(columns: Sequence[str], rows: Sequence[Sequence[str]], skip: int, path: Path) -> Floats:
     try:
-        # Bytes take a quarter of the memory and two thirds of the time of text.
+        # Bytes need a quarter of the memory and two thirds of the time of text.
         cells = np.array([row[skip:] for row in rows], dtype=np.bytes_).reshape(len(rows), len(columns))
         cells = cells.astype(f"S{max(cells.itemsize, len('nan'))}")
         for missing in (b"n/a", b"", b"NA"):
             cells[cells == missing] = b"nan"
         values = cells.astype(np.float64)
     except ValueError:
-        # Slower, with all words for missing; what is not a number becomes infinite, and is refused.
+        # Slower, with all words for missing; non-numeric cells become infinite and are refused.
         values = np.array([[_to_value(cell) for cell in row[skip:]] for row in rows])
     if np.isinf(values).any():
         _refuse_cell(path, columns, rows, skip=skip)
@@ -184,9 +184,9 @@ def _load_array(path: Path) -> Floats:
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise RunFailed("bad_image", f"{path} cannot be read as an array of numbers ({error}).") from error
     if table.ndim != 2 or not table.size:
-        refuse_table(path, f"has the shape {values.shape} of {values.dtype}, expected numbers, volumes x parcels")
+        refuse_table(path, f"has shape {values.shape} and type {values.dtype}; expected numbers (volumes x parcels)")
     if np.isinf(table).any():
-        refuse_table(path, "holds infinite values")
+        refuse_table(path, "contains infinite values")
     return table
 
 
@@ -197,19 +197,19 @@ def read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
             return read_header(run.bold, volumes=run.volumes)
         except (RunFailed, RunSkipped) as error:
             LOGGER.warning("%s", error)
-    raise InputError(f"None of {len(runs)} tables of series can be read, the first is {runs[0].bold}.")
+    raise InputError(f"None of the {len(runs)} series tables can be read; the first is {runs[0].bold}.")
 
 
 def refuse_table(path: Path, problem: str) -> NoReturn:
     """Raise RunFailed bad_image; `problem` continues the sentence after the path."""
-    raise RunFailed("bad_image", f"The table of series {path} {problem}.")
+    raise RunFailed("bad_image", f"The series table {path} {problem}.")
 
 
 def _refuse_cell(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]], *, skip: int) -> NoReturn:
     for number, row in enumerate(rows, start=1):
         for column, cell in zip(columns, row[skip:], strict=True):
             if np.isinf(_to_value(text := cell.strip())):
-                refuse_table(path, f"has {text!r} in row {number} of column {column}, expected a number or n/a")
+                refuse_table(path, f"has {text!r} in row {number} of column {column}; expected a number or n/a")
     raise AssertionError("a cell was refused before")
 
 
@@ -226,13 +226,13 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
         raise RunFailed("bad_image", f"{path} cannot be read as CIFTI: {one_line(error)}") from error
     kinds = [type(axis).__name__ for axis in axes]
     if kinds != ["SeriesAxis", "ParcelsAxis"]:
-        raise RunFailed("bad_image", f"{path} has the axes {', '.join(kinds)}; a series of parcels is expected.")
-    # XML can hold what ends a cell or line of the tables that are written.
+        raise RunFailed("bad_image", f"{path} has axes {', '.join(kinds)}; expected a parcel series.")
+    # XML text can contain characters that would end a cell or line in our tables.
     columns = tuple(re.sub(r"[\t\n\v\f\r]+", " ", str(name)) for name in axes[1].name)
     if len(set(columns)) < len(columns):
         twice = sorted({name for name in columns if columns.count(name) > 1})
-        raise RunFailed("bad_image", f"{path} has parcels twice: {name_some(twice)}.")
+        raise RunFailed("bad_image", f"{path} has duplicate parcels: {name_some(twice)}.")
     values[np.isinf(values)] = np.nan
-    # Parcels without data are zeros here, but n/a in the same pipelines' tables.
+    # Parcels without data are zeros here, but n/a in the tables of the same pipeline.
     values[:, (values == 0).all(axis=0)] = np.nan
     return columns, values

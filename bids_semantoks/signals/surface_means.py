@@ -40,9 +40,9 @@ from bids_semantoks.signals.volume_means import ParcelMeans, describe_lost, find
 Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
 
 _SAME_AFFINE: Final = 1e-3
-# Coordinates half way between two voxels are always rounded up, however the affines round.
+# Coordinates halfway between two voxels are always rounded up, whatever the rounding error of the affines.
 _TIE: Final = 1e-6
-# Reading and labelling 91,282 grayordinates takes as long as averaging a short run, and is the same for all of a study.
+# Cached: labelling 91,282 grayordinates takes as long as averaging a short run and is the same throughout a study.
 _KEPT: Final[dict[tuple[str, Any, int], Labels]] = {}
 _N_KEPT: Final = 2
 
@@ -77,8 +77,8 @@ def extract_surface_means(series: SurfaceSeries, atlas: Atlas) -> ParcelMeans:
     """Average the grayordinates of each parcel that vary in time: (T, P), with the counts used and in the atlas.
 
     Grayordinates match by structure and vertex or voxel, whatever their order in the files; images in the atlas
-    label CIFTI voxels by coordinates. Constant, not always finite or missing ones (medial wall) count in no
-    volume. Raises AtlasError (damaged label file), RunSkipped no_content, RunFailed bad_image, space_mismatch
+    label CIFTI voxels by coordinates. Grayordinates that are constant, missing (medial wall) or ever non-finite are
+    not used. Raises AtlasError (damaged label file), RunSkipped no_content, RunFailed bad_image, space_mismatch
     (mesh or grid differs) or low_coverage (no overlap).
     """
     return _extract_pair(series, atlas) if series.cifti is None else _extract_cifti(series.cifti, atlas)
@@ -102,8 +102,8 @@ def _extract_cifti(file: CiftiFile, atlas: Atlas) -> ParcelMeans:
 def _sum_rows(
     file: CiftiFile, labels: NDArray[np.int64], n_parcels: int, lost: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, NDArray[np.int64]]]:
-    """Sum the grayordinates that count over all volumes but the `lost`: sums (T, P), numbers used (P,); how many are
-    broken, and the finite values of each volume (T,)."""
+    """Sum the usable grayordinates over all volumes but the `lost`: sums (T, P), numbers used (P,); how many are
+    non-finite, and the finite values of each volume (T,)."""
     from scipy.sparse import csr_matrix
 
     totals = np.zeros((n_parcels, file.shape[0]))
@@ -115,7 +115,7 @@ def _sum_rows(
         block = stored[:, whole]
         own = labels[start : start + len(block)]
         low, high = block.min(axis=1), block.max(axis=1)
-        # A single NaN makes both extremes NaN.
+        # A single NaN makes minimum and maximum NaN.
         finite = np.isfinite(low) & np.isfinite(high)
         rows = np.flatnonzero((own > 0) & finite & (high > low))
         broken = np.flatnonzero((own > 0) & ~finite)
@@ -124,7 +124,7 @@ def _sum_rows(
         n_finite[whole] += np.isfinite(block[broken]).sum(axis=0)
         n_used += np.bincount(own[rows], minlength=n_parcels + 1)[1:]
         shape = (n_parcels, len(block))
-        # Excluded rows have no entry: a zero weight would still turn their NaN into a NaN of the sum.
+        # Excluded rows have no entry: with a zero weight their NaN would still make the sum NaN.
         totals[:, whole] += csr_matrix((np.ones(rows.size), (own[rows] - 1, rows)), shape=shape) @ block
     return totals.T, n_used, (n_broken, n_finite)
 
@@ -172,7 +172,7 @@ def _sum_hemisphere(
     n_broken = int((~usable[1]).sum())
     used = vertices[usable[0]]
     if not is_exact:
-        # A vertex that is constant, or now and then not finite, is in these sums and cannot be taken out of them.
+        # These sums include vertices that are constant or sometimes non-finite, which cannot be subtracted exactly.
         sums = _sum_vertices(path, labels, used, totals.shape, (lost, np.zeros_like(n_finite)))[0]
     totals += sums
     return used, n_broken
@@ -230,7 +230,7 @@ def _build_means(
     values[lost] = np.nan
     notes = [*describe_lost(lost)]
     if n_broken:
-        notes.append(f"{n_broken} grayordinates in parcels are NaN or infinite and were left out.")
+        notes.append(f"{n_broken} grayordinates in parcels are NaN or infinite and were excluded.")
     if missing:
         notes.append(f"The run has no values in {', '.join(missing)}, where the atlas has parcels.")
     return ParcelMeans(values=values, n_used=n_used, n_voxels=n_atlas, warnings=tuple(notes))
@@ -238,7 +238,7 @@ def _build_means(
 
 def _check_labelled(labels: NDArray[np.int64], atlas: Atlas, path: Path) -> None:
     if not labels.any():
-        raise RunFailed("low_coverage", f"No grayordinate of {path} lies in a parcel of the atlas {atlas.name}.")
+        raise RunFailed("low_coverage", f"No grayordinate of {path} is in a parcel of the atlas {atlas.name}.")
 
 
 def _load_pair(run: Run) -> tuple[tuple[str, Path, GiftiHeader], ...]:
@@ -249,8 +249,8 @@ def _load_pair(run: Run) -> tuple[tuple[str, Path, GiftiHeader], ...]:
         here = " and ".join(path.name for path in paths)
         raise RunFailed(
             "bad_image",
-            f"A run on surfaces needs both hemispheres (hemi-L and hemi-R); {run.bold.parent} holds {here} only.",
-            hint="Copy or compute the other hemisphere again.",
+            f"Surface runs need both hemispheres (hemi-L and hemi-R); {run.bold.parent} contains only {here}.",
+            hint="Copy or recompute the other hemisphere.",
         )
     pair = []
     for side in (LEFT, RIGHT):
@@ -276,12 +276,12 @@ def _damage(path: Path) -> Iterator[None]:
 
 def label_file(atlas: Atlas, file: CiftiFile) -> Labels:
     """Label a CIFTI series as `label_grayordinates` does, once for all files with the same axis (read-only arrays).
-    Raises CiftiError where the file holds another number of grayordinates than it describes."""
+    Raises CiftiError if the file holds another number of grayordinates than it describes."""
     key = (atlas.sha256, file.axes[1], file.shape[1])
     if key not in _KEPT:
         grayordinates = read_grayordinates(file.axes[1])
         if grayordinates.size != file.shape[1]:
-            raise CiftiError(f"describes {grayordinates.size} grayordinates and holds {file.shape[1]}")
+            raise CiftiError(f"describes {grayordinates.size} grayordinates but has {file.shape[1]}")
         found = label_grayordinates(atlas, grayordinates, file.path)
         for array in found[:2]:
             array.flags.writeable = False
@@ -296,7 +296,7 @@ def label_grayordinates(atlas: Atlas, grayordinates: Grayordinates, path: Path) 
 
     `labels` is the position of the parcel plus 1, 0 for none; where files of the atlas overlap the first
     wins. `n_atlas` counts the grayordinates of each parcel, including those that the run lacks; `missing`
-    names structures with parcels that the run lacks. Raises RunFailed space_mismatch, or bad_image where
+    lists structures with parcels that the run lacks. Raises RunFailed space_mismatch, or bad_image if
     the run lacks a hemisphere of the atlas.
     """
     labels = np.zeros(grayordinates.size, dtype=np.int64)
@@ -326,7 +326,7 @@ def label_grayordinates(atlas: Atlas, grayordinates: Grayordinates, path: Path) 
             "bad_image",
             f"{path} has no values in {' and '.join(hemispheres)}, where the atlas {atlas.name} has parcels; "
             f"it has {there}{' ...' if len(grayordinates.models) > 3 else ''}.",
-            hint="Both hemispheres are needed.",
+            hint="Both hemispheres are required.",
         )
     return labels, n_atlas, tuple(missing)
 
@@ -345,8 +345,7 @@ def _label_structure(
             "space_mismatch",
             f"The mesh of {path} has {name_mesh(here.n_vertices)} in {here.structure}, that of the atlas "
             f"{volume.path} {name_mesh(there.n_vertices)}.",
-            hint="Data and atlas must have the same density; choose the data with --space NAME:den-91k, "
-            "or another atlas.",
+            hint="Data and atlas must have the same density; choose data with --space NAME:den-91k, or another atlas.",
         )
     if here.n_vertices:
         size = here.n_vertices
@@ -355,7 +354,7 @@ def _label_structure(
         if own.shape != other.shape or not np.allclose(own.affine, other.affine, rtol=0, atol=_SAME_AFFINE):
             raise RunFailed(
                 "space_mismatch",
-                f"The voxels of {path} lie on a grid of {own.shape}, those of the atlas {volume.path} on one of "
+                f"The voxels of {path} are on a grid of {own.shape}, those of the atlas {volume.path} on one of "
                 f"{other.shape}{' with another affine' if own.shape == other.shape else ''}.",
                 hint="Data and atlas must have the same density.",
             )
@@ -386,7 +385,7 @@ def _label_by_coordinates(
         found = np.zeros(len(nearest), dtype=np.int64)
         found[inside] = stored[tuple(nearest[inside].T)]
         if model.structure not in CEREBELLAR:
-            # At its border an image of the cerebellum reaches into what CIFTI knows to be the brain stem.
+            # At its border, a cerebellum image extends into what is brain stem in CIFTI.
             found[is_cerebellar[found]] = 0
         place = labels[model.place]
         np.copyto(place, found, where=place == 0)

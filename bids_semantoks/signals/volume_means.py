@@ -1,5 +1,5 @@
-"""Mean of each parcel's voxels in every volume, summed while the file is inflated. T volumes, P parcels, V voxels that
-lie in a parcel and in the brain mask, Q parcels with such voxels."""
+"""Mean of each parcel's voxels in every volume, summed while the file is decompressed. T volumes, P parcels, V voxels
+in a parcel and in the brain mask, Q parcels with such voxels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ParcelMeans:
     """Mean signals of one run's parcels."""
 
     values: NDArray[np.float64]  # (T, P) in the image's units; NaN for lost volumes and parcels without a usable voxel
-    n_used: NDArray[np.int64]  # (P,) voxels that lie in the mask, vary in time and are finite
+    n_used: NDArray[np.int64]  # (P,) voxels that are in the mask, vary in time and are finite
     n_voxels: NDArray[np.int64]  # (P,) all voxels of a parcel on the run's grid
     warnings: tuple[str, ...]
     resampling: str = ""  # how volumes were interpolated, in one sentence; empty if they were not
@@ -38,29 +38,29 @@ def scale_sums(
     path: Path, sums: NDArray[Any], n_used: NDArray[np.int64], slope: float, intercept: float
 ) -> NDArray[np.float64]:
     """Turn sums (T, parcels with n_used > 0) into means (T, P) in the image's units; NaN for the other parcels. Raises
-    RunFailed bad_image where one is not finite or beyond the range of float32, as a damaged scaling makes them."""
+    RunFailed bad_image if one is not finite or beyond the range of float32, as caused by damaged scaling factors."""
     present = n_used > 0
     values = np.full((len(sums), n_used.size), np.nan)
     values[:, present] = sums / n_used[present] * slope + intercept
     if not np.isfinite(values[:, present]).all() or not is_in_range(values):
         raise RunFailed(
             "bad_image",
-            f"{path} holds values too large or too small for a signal: up to {np.nanmax(np.abs(values)):.3g}, scaled "
-            f"by {slope:g} and {intercept:g}.",
-            hint="Is its header damaged?",
+            f"{path} has implausibly large or small values (maximum {np.nanmax(np.abs(values)):.3g}; slope {slope:g}, "
+            f"intercept {intercept:g}).",
+            hint="Its header may be damaged.",
         )
     return values
 
 
 def extract_means(volumes: Volumes, mask: Path | None, atlas: Atlas) -> ParcelMeans:
-    """Average the voxels of each parcel that lie in the brain mask and vary in time: 4-D image -> (T, P).
+    """Average the voxels of each parcel that are in the brain mask and vary in time: 4-D image -> (T, P).
 
     The file is streamed in blocks. Sums are exact for integers of up to 32 bits, float64 otherwise; voxels that are
-    constant or ever NaN or infinite count in no volume. A volume in which half of the voxels that are finite elsewhere
-    are not is lost, lest it cost them all. The file is read a second time only if such a voxel entered a sum of real
-    numbers, from which it cannot be removed exactly. `mask` may be None for an image that is constant
-    outside the brain. Raises AtlasError where the atlas covers nothing of the image, RunSkipped no_content, RunFailed
-    bad_image, space_mismatch (image and mask) or low_coverage (no voxel of a parcel lies in the mask).
+    constant or ever NaN or infinite are not used. A volume in which half of the otherwise finite voxels are not finite
+    is lost, so that they remain usable. The file is read a second time only if an unusable voxel entered a sum of real
+    numbers, from which it cannot be removed exactly. `mask` may be None for an image that is constant outside the
+    brain. Raises AtlasError if the atlas covers nothing of the image, RunSkipped no_content, RunFailed bad_image,
+    space_mismatch (image and mask) or low_coverage (no voxel of a parcel is in the mask).
     """
     inside = np.ones(volumes.shape, dtype=np.bool_) if mask is None else load_mask(mask, volumes)
     try:
@@ -72,7 +72,7 @@ def extract_means(volumes: Volumes, mask: Path | None, atlas: Atlas) -> ParcelMe
     n_voxels = np.bincount(labels, minlength=n_parcels + 1)[1:]
     voxels = np.flatnonzero((labels > 0) & inside.ravel(order="F"))
     if voxels.size == 0:
-        raise RunFailed("low_coverage", f"No voxel of the atlas {atlas.name} lies in the brain mask {mask}.")
+        raise RunFailed("low_coverage", f"No voxel of the atlas {atlas.name} is in the brain mask {mask}.")
     # Sorted by parcel, a parcel's voxels are one slice and their sums one pass over memory.
     voxels = voxels[np.argsort(labels[voxels], kind="stable")]
     parcels = labels[voxels] - 1
@@ -94,13 +94,13 @@ def describe_lost(lost: NDArray[np.bool_]) -> tuple[str, ...]:
     if not lost.any():
         return ()
     listed = name_some(np.flatnonzero(lost).tolist())
-    return (f"{int(lost.sum())} volumes hold NaN or infinity and are n/a: {listed} (the first is 0).",)
+    return (f"{int(lost.sum())} volumes contain NaN or infinite values and are set to n/a: {listed} (counted from 0).",)
 
 
 def _sum_usable(
     volumes: Volumes, voxels: NDArray[np.intp], parcels: NDArray[np.int32]
 ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], tuple[str, ...]]:
-    """Sum the voxels that count: totals (T, Q), which voxels (V,) count, which volumes (T,) are lost, and warnings."""
+    """Sum the usable voxels: totals (T, Q), which voxels (V,) are usable, which volumes (T,) are lost, and warnings."""
     first = _sum_parcels(volumes, voxels, parcels)
     if (lost := find_lost(first.n_finite)).any():
         first = _sum_parcels(volumes, voxels, parcels, lost)
@@ -112,7 +112,7 @@ def _sum_usable(
         if not n_broken and not first.start.any():
             what = "are 0 in all volumes"
         raise RunFailed("bad_image", f"All {voxels.size} voxels of {volumes.path} in parcels and mask {what}.")
-    notes = (f"{n_broken} voxels in parcels are NaN or infinite in some volume and were left out.",) if n_broken else ()
+    notes = (f"{n_broken} voxels in parcels are NaN or infinite in some volume and were excluded.",) if n_broken else ()
     notes = (*notes, *describe_lost(lost))
     starts = _starts(parcels)
     if volumes.dtype.kind != "f" and first.totals.dtype.kind == "i":
@@ -177,12 +177,12 @@ def sum_volumes(
             if lost is not None and lost[volume]:
                 totals[volume] = 0
                 continue
-            # Indices are in range by construction; without clip numpy would buffer the output.
+            # Indices are in range by construction; without mode="clip" numpy would buffer the output.
             np.take(row, voxels, out=stored, mode="clip")
             values = stored.astype(native, copy=False)
             if not start.size:
                 start = values.copy()
-            # Nearly all voxels have changed after two volumes; the others alone are compared from then on.
+            # Nearly all voxels have changed after two volumes; only the others are compared from then on.
             changed = values[steady] != start[steady]
             varies[steady[changed]] = True
             steady = steady[~changed]

@@ -24,7 +24,7 @@ _ANTI_ALIAS_EDGE: Final = 0.8
 THRESHOLD: Final = 0.1
 _STEP: Final = 0.05
 _TAIL: Final = 32.0
-#: Seconds after which a response does not change until its block ends.
+#: Seconds after which a response is constant until its block ends.
 _STEADY: Final = 64.0
 
 
@@ -51,10 +51,11 @@ def resample(values: Floats, source: float, target: float) -> Floats:
     if target > source:
         edge = _ANTI_ALIAS_EDGE * 0.5 / target
         sections = design_butterworth(_ANTI_ALIAS_ORDER, low=None, high=edge, rate=1.0 / source)
-        # The slowest part of the response decays over a few periods of the edge, here eight of the new volumes.
+        # The slowest part of the filter's response decays over a few periods of the edge, here eight of the new
+        # volumes.
         padding = min(int(np.ceil(8 * target / source)) + 3 * _ANTI_ALIAS_ORDER, n_volumes - 1)
         signals = filter_both_ways(sections, signals, padding=padding, reflection="odd")
-    # Loaded late: SciPy takes a second, and runs at the target need none of it.
+    # Imported late: SciPy takes a second, and runs at the target repetition time do not need it.
     from scipy.interpolate import CubicSpline
 
     times = np.minimum(np.arange(n_samples) * target, (n_volumes - 1) * source)
@@ -66,7 +67,7 @@ def zscore(values: Floats) -> Floats:
     """Z-score each parcel of complete signals (T, P): (x - mean) / (sd + 1e-8), ddof 0; a constant gives exactly 0."""
     values = np.asarray(values, dtype=np.float64)
     scaled: Floats = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-8)
-    # Interpolation leaves rounding noise on a constant, which the small 1e-8 alone would not bring to zero.
+    # Interpolation leaves rounding noise on a constant, which the 1e-8 alone would not suppress.
     constant = np.ptp(values, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)
     scaled[:, constant] = 0.0
     return scaled
@@ -79,19 +80,19 @@ def window_starts(n_volumes: int, window: int, n_windows: int) -> NDArray[np.int
 
 
 def select_signals(table: NDArray[np.floating], n_dummy: int) -> tuple[Floats, Bools, Bools]:
-    """Select what a stored table (T, P) holds: the parcels that vary (T', present), over the volumes between dummies
-    and padding; which parcels are present (P,), and which volumes have signals in all of them (T',).
+    """Select the usable part of a stored table (T, P): the parcels that vary (T', present), over the volumes between
+    dummies and padding; which parcels are present (P,), and which volumes have signals in all of them (T',).
 
-    Raises RunSkipped too_few_kept where no volume has signals or no parcel varies, no_content for infinite values.
+    Raises RunSkipped too_few_kept if no volume has signals or no parcel varies, no_content for infinite values.
     """
     signals = np.asarray(table, dtype=np.float64)[n_dummy:]
     signals = signals[: len(signals) - count_padding(signals)]
     present: Bools = np.asarray(~np.isnan(signals).all(axis=0))
     kept: Bools = np.asarray(~np.isnan(signals[:, present]).any(axis=1))
     if not present.any() or not kept.any():
-        raise RunSkipped("too_few_kept", f"None of {len(table)} volumes has signals in all present parcels.")
+        raise RunSkipped("too_few_kept", f"None of the {len(table)} volumes has values in all parcels.")
     if np.isinf(signals[kept]).any():
-        raise RunSkipped("no_content", "The table holds infinite values.")
+        raise RunSkipped("no_content", "The table contains infinite values.")
     present &= find_varying(signals, kept)
     if not present.any():
         raise RunSkipped("too_few_kept", f"No parcel varies over the {int(kept.sum())} volumes with signals.")
@@ -110,7 +111,7 @@ def build_windows(
     """Cut the encoder's windows (B, W, P) from cleaned signals (T, P), NaN in dropped volumes and absent parcels.
 
     Removes dummies and padding, interpolates dropped volumes, resamples and z-scores over the run, then cuts; a run
-    shorter than a window is zero-padded at the end, equal starts are given once. Repetition times are in seconds,
+    shorter than a window is zero-padded at the end; duplicate starts are dropped. Repetition times are in seconds,
     `window` in volumes (W). Raises RunSkipped too_short (less than one sample), or as `select_signals`.
     """
     signals, present, kept = select_signals(table, n_dummy)
@@ -119,7 +120,8 @@ def build_windows(
     if len(resampled) == 0:
         raise RunSkipped(
             "too_short",
-            f"{len(complete)} volumes of {repetition_time:g} s give no sample of {target_repetition_time:g} s.",
+            f"{len(complete)} volumes of {repetition_time:g} s are too short to resample to {target_repetition_time:g} "
+            "s.",
         )
     scaled = zscore(resampled)
     starts = window_starts(len(scaled), window, n_windows)
@@ -167,7 +169,7 @@ def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.
 
 def find_block_times(duration: float) -> tuple[float, float] | None:
     """Find the first and last second after onset with a response above a tenth of a long block's plateau; None
-    where a block is too brief to get there."""
+    if a block is too brief to get there."""
     shorter = min(duration, _STEADY)
     times = np.arange(0, shorter + _TAIL, _STEP)
     above = np.flatnonzero(compute_response(times, shorter) > THRESHOLD)
@@ -186,7 +188,7 @@ def find_block_volumes(
     """Find the first volume and the number of volumes of each block; no volume belongs to two blocks.
 
     `onsets` (ascending) and `durations` are in seconds from the run's first volume; volume 0 here is at
-    `start` on that clock. A block is cut to its first `longest` volumes. None where a block is too brief, or
+    `start` on that clock. A block is cut to its first `longest` volumes. None if a block is too brief, or
     its response starts outside these volumes.
     """
     spans: list[tuple[float, float] | None] = []
@@ -200,7 +202,7 @@ def find_block_volumes(
             continue
         first = int(np.ceil(span[0] / repetition_time - 1e-9))
         end = int(np.floor(span[1] / repetition_time + 1e-9)) + 1
-        # The response outlasts its block, but volumes of the next block belong to the next.
+        # The response outlasts its block, but volumes of the next block belong to that block.
         later = [other[0] for other in spans[number + 1 :] if other is not None]
         if later:
             end = min(end, int(np.ceil(min(later) / repetition_time - 1e-9)))

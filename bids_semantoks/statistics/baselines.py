@@ -1,4 +1,4 @@
-"""Baselines that an encoder has to beat: connectivity, parcel means and variances, motion, covariates, chance. Shape
+"""Baselines to compare an encoder with: connectivity, parcel means and variances, motion, covariates, chance. Shape
 letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of a symmetric matrix."""
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from bids_semantoks.records import Floats
 from bids_semantoks.statistics.spans import Features, KernelFeatures, TableFeatures, TangentFeatures, compute_gram
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
+#: Baselines that depend on how signals were prepared.
+OF_SIGNALS = (*CONNECTIVITY, "parcel_moments")
 ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 
@@ -23,7 +25,7 @@ def compute_covariance(
     runs: Sequence[NDArray[np.floating[Any]]], estimator: str, weights: NDArray[np.float64] | None = None
 ) -> Floats:
     """Average the covariance (P, P) of standardised signals (T, P) over runs; NaN rows (dropped volumes) are skipped.
-    `weights` (runs,) sum to 1; None weighs all alike.
+    `weights` (runs,) sum to 1; None weights all equally.
 
     An absent (NaN) or constant parcel gets variance 1 and no covariance. Estimator ``pearson`` (sample) or
     ``ledoit_wolf`` (shrunk; Ledoit and Wolf, J Multivar Anal 88, 2004). Raises ValueError below 3 volumes.
@@ -102,7 +104,7 @@ def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
 def build_parcel_features(
     participants: Iterable[Sequence[NDArray[np.floating[Any]]]], weights: Sequence[NDArray[np.float64]] | None = None
 ) -> TableFeatures:
-    """Tabulate the mean and log variance of each parcel, averaged over runs (T, P): (n, 2 P); 0 where absent."""
+    """Tabulate the mean and log variance of each parcel, averaged over runs (T, P): (n, 2 P); 0 if absent."""
     rows = []
     for runs, own in zip(participants, weights or itertools.repeat(None), strict=False):
         moments = []
@@ -121,5 +123,5 @@ def build_column_features(name: str, *columns: Sequence[float]) -> TableFeatures
 
 
 def build_chance(n_rows: int) -> TableFeatures:
-    """Build a table without columns: the model that knows only class frequencies or the mean."""
+    """Build a table without columns: the model that predicts class frequencies or the mean."""
     return TableFeatures(name="chance", values=np.zeros((n_rows, 0)))

@@ -50,8 +50,8 @@ def cross_validate_benchmark(
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
-    """Predict the classes of tested rows by the benchmark's pipeline; validation rows of given splits train, too, and
-    their share is that of the inner splits.
+    """Predict the classes of tested rows by the benchmark's pipeline; validation rows of given splits are also used for
+    training, and their share is that of the inner splits.
 
     The inner splits depend on the order of the training rows. Where rows were drawn by `build_benchmark_splits`, they
     are put in the order of its draw, else in that of the table. Decisions are for the most probable class; `penalty`
@@ -83,7 +83,7 @@ def fit_benchmark(
     inner = StratifiedShuffleSplit(n_splits=_N_INNER, test_size=validation_share, random_state=inner_seed)
     regression = LogisticRegressionCV(Cs=_N_PENALTIES, cv=inner, scoring="balanced_accuracy", max_iter=_MOST_STEPS)
     with warnings.catch_warnings():
-        # scikit-learn announces changes of defaults, and the benchmark stops where it stops.
+        # scikit-learn warns of changing defaults, and of non-convergence, which the benchmark accepts.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         return make_pipeline(StandardScaler(), regression).fit(values, labels)

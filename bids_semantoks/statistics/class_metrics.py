@@ -130,7 +130,7 @@ def compute_calibration(predictions: Predictions, n_bins: int = 10) -> tuple[Flo
 
 def build_average_precision(predictions: Predictions) -> Scorer:
     """Average precision of the second of two classes, or the mean over several, each against the rest. Rows of all test
-    folds are ranked together within a repetition: within small folds it lies above the prevalence by chance alone."""
+    folds are ranked together within a repetition: within small folds it exceeds the prevalence by chance."""
     n_classes = len(predictions.classes)
     shown = range(n_classes) if n_classes > 2 else (1,)
     ranked = [_rank(predictions, repetition, k) for repetition in range(len(predictions.fold)) for k in shown]
@@ -186,7 +186,7 @@ def build_macro_f1(predictions: Predictions) -> Scorer:
         for truth, decisions in zip(predictions.truth, predictions.decisions, strict=True):
             member, decided = (truth == classes).astype(np.float64), (decisions == classes).astype(np.float64)
             n_member, n_decided, hit = (weights @ one.T for one in (member, decided, member * decided))
-            # A class that nobody drawn is of, and that is decided for nobody, has no score.
+            # A class without members or decisions in the sample has no score.
             f1 = divide(2 * hit, n_member + n_decided)
             known = n_member > 0
             n_known = known.sum(axis=1)

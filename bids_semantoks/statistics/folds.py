@@ -1,4 +1,4 @@
-"""Folds worked on at the same time, and decompositions shared between what is predicted from the same rows."""
+"""Parallel folds, and decompositions shared between targets predicted from the same rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _N_THREADS: ContextVar[int] = ContextVar("n_threads", default=1)
 @contextlib.contextmanager
 def use_threads(n_threads: int) -> Iterator[None]:
     """Let `run_folds` work on this many folds at once. Libraries for linear algebra then use one thread each, whatever
-    the number: how they divide a product decides its last digits."""
+    the number: the partition of a product affects its last digits."""
     token = _N_THREADS.set(n_threads)
     try:
         with threadpool_limits(limits=1, user_api="blas"):
@@ -58,7 +58,7 @@ def run_folds(
 
 
 class SharedSpans:
-    """Features whose spans are kept for the next who asks for the same rows, the most recent up to `most_bytes`."""
+    """Features with a cache of the most recent spans, up to `most_bytes`, for repeated use of the same rows."""
 
     def __init__(self, features: Features, *, most_bytes: int = _MOST_BYTES) -> None:
         self.features, self.most_bytes = features, most_bytes

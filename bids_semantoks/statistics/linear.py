@@ -36,7 +36,7 @@ def cross_validate(
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
-    """Predict every tested row by a model that never saw it: ridge for values, one-against-rest logistic for classes.
+    """Predict every tested row by a model not trained on it: ridge for values, one-vs-rest logistic for classes.
 
     The penalty is chosen in inner folds of the training rows, which include the validation rows of a split. Rows of one
     of `groups` (n,) stay together there, as they must in `splits`. Covariates (n, c) are removed from the features by
@@ -56,8 +56,8 @@ def cross_validate_all(
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> list[Predictions]:
-    """Predict targets that have the same splits as `cross_validate` predicts each: they share the span of a split,
-    which for wide features takes longest."""
+    """Predict targets with the same splits as `cross_validate` does for each: they share the span of a split,
+    the most expensive step for wide features."""
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
     tables = [PredictionTable(target, shape) for target in targets]
 
@@ -145,7 +145,7 @@ def _choose(losses: Floats) -> float:
 
 
 def _describe_edges(model: str, target: str, penalty: Floats) -> tuple[str, ...]:
-    """Warn where the best penalty may lie outside the grid."""
+    """Warn if the best penalty may be outside the grid."""
     known = penalty[~np.isnan(penalty)]
     if not len(known):
         return ()
@@ -155,8 +155,8 @@ def _describe_edges(model: str, target: str, penalty: Floats) -> tuple[str, ...]
         messages.append(f"{model} for {target}: the smallest penalty was chosen in {lowest:.0%} of the folds.")
     if highest > 0:
         messages.append(
-            f"{model} for {target}: the largest penalty was chosen in {highest:.0%} of the folds, where the features "
-            "help next to nothing."
+            f"{model} for {target}: the largest penalty was chosen in {highest:.0%} of the folds, i.e. the features "
+            "contribute almost nothing."
         )
     return tuple(messages)
 

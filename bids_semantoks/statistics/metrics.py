@@ -68,7 +68,7 @@ def compute_scores(
     Participants (n,), by default rows, are drawn with replacement while predictions are held fixed. Intervals are
     then widened by sqrt(1 + n / n_train): models of different folds share most training rows, so errors of all rows
     move together (the correction of Nadeau and Bengio, Machine Learning 52, 2003, for one round of folds). This
-    errs on the wide side for large effects.
+    is conservative for large effects.
     """
     widening = np.sqrt(1 + predictions.tested.sum() / np.nanmean(predictions.n_train))
     names = metrics or (CLASS_METRICS if predictions.classes else VALUE_METRICS)
@@ -87,7 +87,7 @@ def compute_scores(
         if metric in ("r", "r_pooled") and abs(value) > 1 - 1e-9 and high - low < 1e-9:
             low, high = _bound_line(predictions, value, participants)
             bound = low
-        # Repeated rows inflate calibration errors, so that all bootstrap samples may lie above the estimate.
+        # Repeated rows inflate calibration errors, so that all bootstrap samples may exceed the estimate.
         low, high = np.fmin(low, value), np.fmax(high, value)
         bound = np.clip(bound, low, value)
         floor, ceiling = RANGES.get(metric, (0.0, 1.0))
@@ -149,7 +149,8 @@ def iterate_weights(
 def compute_chance(predictions: Predictions, metric: str) -> float:
     """Compute the score of a model without features on the same folds; NaN for measures of calibration.
 
-    It knows the shares of classes (accuracy, average precision, Brier score) or guesses all classes alike (macro F1).
+    It knows the shares of classes (accuracy, average precision, Brier score) or guesses all classes with equal
+    probability (macro F1).
     """
     known = {"auroc": 0.5, "r": 0.0, "r2": 0.0, "r_pooled": 0.0}
     if metric == "mae":
@@ -247,7 +248,7 @@ def _sum_products(weights: Floats, truth: Floats, predicted: Floats) -> Floats:
 
 
 def _correlate(total: Floats) -> Floats:
-    """Correlation; 0 where predictions do not vary, since they carry no information."""
+    """Correlation; 0 if predictions do not vary, since they carry no information."""
     truth, predicted, both = total
     r = divide(both, np.sqrt(np.maximum(truth * predicted, 0)))
     return np.asarray(np.where(predicted <= 1e-12 * truth, np.where(truth > 0, 0.0, np.nan), r))
@@ -277,7 +278,7 @@ def _build_mae(predictions: Predictions) -> Scorer:
 
 
 def count_decisions(predictions: Predictions) -> Floats:
-    """Count true class by class decided for, (K, K) for K classes, mean over repetitions."""
+    """Compute the confusion matrix, true by predicted class: (K, K), mean over repetitions."""
     tested = predictions.fold >= 0
     counts = np.zeros((len(predictions.classes), len(predictions.classes)))
     np.add.at(counts, (predictions.truth[tested].astype(int), predictions.decisions[tested].astype(int)), 1)
@@ -373,5 +374,5 @@ def _bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[flo
 
 
 def name_main_metric(*, is_class: bool) -> str:
-    """Name the metric that models are ordered and compared by."""
+    """Return the metric by which models are ordered and compared."""
     return "auroc" if is_class else "r"

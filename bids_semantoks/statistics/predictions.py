@@ -24,7 +24,7 @@ class DecisionValues:
     mean: Floats  # (R, F, m) over the fold's training rows; NaN where there is no such fold
     deviation: Floats  # (R, F, m) SD over the same
     shares: Floats  # (R, F, K) that decisions weigh probabilities by: of classes in the training rows, or 1
-    is_softmax: bool = False  # whether several classes compete; else each stands against the rest
+    is_softmax: bool = False  # whether several classes compete; else one-vs-rest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -83,12 +83,12 @@ class Predictions:
 
 def stack_seeds(parts: Sequence[Predictions]) -> Predictions:
     """Stack predictions of several encoders as repetitions of one model, so that scores become means over encoders.
-    Raises ValueError where the splits differ."""
+    Raises ValueError if the splits differ."""
     first = parts[0]
     if len(parts) == 1:
         return first
     if any(one.target != first.target or not np.array_equal(one.fold, first.fold) for one in parts):
-        raise ValueError(f"encoders beside {first.model} were not tested on the same folds of {first.target}")
+        raise ValueError(f"the other encoders were not tested on the same folds of {first.target} as {first.model}")
     stacked: dict[str, Any] = {
         name: np.concatenate([getattr(one, name) for one in parts])
         for name in ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
@@ -102,12 +102,12 @@ def average_models(parts: Sequence[Predictions], name: str) -> Predictions:
 
     Values are averaged as they are. Of classes the decision values are averaged, each in units of its SD over the
     training rows of the fold, and moved back to the average scale and level of the models, so that they are log odds
-    again: a model that is surer of itself does not outvote the others. Raises ValueError where folds differ or classes
+    again: a more confident model does not dominate the others. Raises ValueError if folds differ or classes
     come without decision values.
     """
     first = parts[0]
     if any(one.target != first.target or not np.array_equal(one.fold, first.fold) for one in parts):
-        raise ValueError(f"models beside {first.model} were not tested on the same folds of {first.target}")
+        raise ValueError(f"the other models were not tested on the same folds of {first.target} as {first.model}")
     blank: dict[str, Any] = {"model": name, "penalty": np.full_like(first.penalty, np.nan), "warnings": ()}
     if not first.classes:
         scores = np.mean([one.scores for one in parts], axis=0)
@@ -190,7 +190,7 @@ class PredictionTable:
         the decision values (n_train, m) and (n_test, m) behind them.
 
         The decision is the class with the highest probability relative to its share in the training rows, which
-        balanced accuracy asks for; without `weighs_classes_alike` the most probable class.
+        maximises balanced accuracy; without `weighs_classes_alike` the most probable class.
         """
         repetition, fold = where
         train, test = rows

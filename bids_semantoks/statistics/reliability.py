@@ -1,4 +1,4 @@
-"""Test-retest reliability: identification of people by a second scan, and intraclass correlation of features.
+"""Test-retest reliability: identification of participants by a second scan, and intraclass correlation of features.
 Shape letters: n participants, d features."""
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def compute_retest(
     two participants or tables of different shapes."""
     if first.shape != second.shape or len(first) < 2:
         raise ValueError(
-            f"{name}: two tables of two or more participants are needed, found {first.shape} and {second.shape}"
+            f"{name}: expected two tables of at least two participants, found {first.shape} and {second.shape}"
         )
     hits = compute_hits(first, second)
     rng = np.random.default_rng(seed)

@@ -129,7 +129,7 @@ def judge(score: Score, p_value: float) -> str:
     """Judge a score by its interval and its permutation test together: ``above chance`` only by both, ``not detected``
     by neither, else ``inconclusive``.
 
-    The question is one-sided, so chance must lie below the one-sided 95 % bound, which is as strict as p < 0.05.
+    The test is one-sided, so chance must be below the one-sided 95 % bound, which is as strict as p < 0.05.
     Without a test (p NaN) a score can at most be inconclusive; empty for a score of NaN.
     """
     if math.isnan(score.value) or math.isnan(score.bound):
@@ -299,7 +299,7 @@ def _compute_test_ratio(predictions: Predictions) -> float:
 
 
 def adjust_holm(p_values: Sequence[float]) -> Floats:
-    """Adjust p values for the number of tests (Holm, Scand J Stat 6, 1979); NaN stays NaN and does not count."""
+    """Adjust p values for the number of tests (Holm, Scand J Stat 6, 1979); NaN is kept and not counted."""
     values = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(values.shape, np.nan)
     order = np.argsort(values)[: int((~np.isnan(values)).sum())]

@@ -69,7 +69,7 @@ class TableFeatures:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KernelFeatures:
-    """Wide features in common units, known by their inner products alone.
+    """Wide features in common units, represented by their inner products.
 
     Features are centred but not scaled one by one: scaling would raise the least reliable entries of a connectivity
     matrix to the size of the others, and would need the table; centring acts on a Gram matrix computed once.
@@ -92,7 +92,7 @@ class KernelFeatures:
 def _check_finite(name: str, values: NDArray[Any]) -> None:
     if values.ndim != 2 or not np.isfinite(values).all():
         rows = np.unique(np.argwhere(~np.isfinite(values))[:, 0])[:3] if values.ndim == 2 else values.shape
-        raise ValueError(f"{name}: features must be a finite table, found otherwise in rows {rows}")
+        raise ValueError(f"{name}: features must be finite; found NaN or infinite values in rows {rows}")
 
 
 def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Floats:

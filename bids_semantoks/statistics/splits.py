@@ -22,7 +22,7 @@ _MOST_FOLDS = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Split:
-    """One division of the rows; rows that lack the phenotype are in no part."""
+    """One division of the rows; rows without the phenotype are in neither part."""
 
     repetition: int  # counted from 0, as is fold
     fold: int
@@ -34,7 +34,7 @@ class Split:
         where = f"repetition {self.repetition}, fold {self.fold}"
         parts = (self.train, self.test, self.validation)
         if not len(self.train) or not len(self.test):
-            raise ValueError(f"{where}: {len(self.train)} rows to train on and {len(self.test)} to test on")
+            raise ValueError(f"{where}: {len(self.train)} training rows and {len(self.test)} test rows")
         if len(np.unique(np.concatenate(parts))) != sum(map(len, parts)):
             raise ValueError(f"{where}: a row has more than one role")
 
@@ -58,7 +58,7 @@ def build_splits(
 ) -> tuple[Split, ...]:
     """Divide the rows into stratified folds, repetition r shuffled with seed `seed` + r; rows at -1 are left out.
 
-    Rows of one of `groups` (n,) (participant, family, site) are never on both sides. Raises InputError where a stratum
+    Rows of one of `groups` (n,) (participant, family, site) are never on both sides. Raises InputError if a stratum
     has fewer members, or there are fewer groups, than folds, or groups are so unequal that a fold is left empty.
     """
     rows = np.flatnonzero(strata >= 0)
@@ -70,8 +70,8 @@ def build_splits(
         parts = list(splitter.split(rows, strata[rows], None if groups is None else groups[rows]))
         if not all(len(test) for _, test in parts):
             raise InputError(
-                f"Groups are too unequal to be divided into {n_folds} folds: nobody is tested in one of repetition "
-                f"{repetition}.",
+                f"Groups are too unequal in size for {n_folds} folds: a fold of repetition {repetition} has no test "
+                "participants.",
                 hint="Choose another column for --group-by.",
             )
         splits += [_build_split(repetition, fold, rows, train, test) for fold, (train, test) in enumerate(parts)]
@@ -84,7 +84,7 @@ def build_left_out_splits(strata: Indices, left_out: NDArray[Any]) -> tuple[Spli
     names = np.unique(left_out[rows])
     if len(names) < 2:
         raise InputError(
-            f"Leaving one group out needs two or more, found {len(names)}: {', '.join(map(str, names))}.",
+            f"Leave-one-group-out needs at least two groups, found {len(names)}: {', '.join(map(str, names))}.",
             hint="Choose another column for --leave-out.",
         )
     return tuple(
@@ -182,8 +182,8 @@ def _check_sizes(strata: Indices, groups: NDArray[Any] | None, n_folds: int) -> 
     smallest = int(counts[counts > 0].min()) if counts.any() else 0
     if smallest < n_folds:
         raise InputError(
-            f"The smallest class or bin has {smallest} members, but {n_folds} parts must each hold one.",
-            hint="Leave that class out, merge it, or use fewer bins.",
+            f"The smallest class or bin has {smallest} members, but each of {n_folds} parts needs one.",
+            hint="Exclude or merge that class, or use fewer bins.",
         )
     if groups is not None and len(np.unique(groups)) < n_folds:
         raise InputError(
@@ -278,8 +278,8 @@ def read_split_table(
         for kind in ("train", "test"):
             if not len(parts[kind]):
                 raise InputError(
-                    f"Nobody is left in {kind} of repetition {repetition}, fold {fold} of the given splits.",
-                    hint="Participants without the phenotype are left out.",
+                    f"Repetition {repetition}, fold {fold} of the given splits has an empty {kind} set.",
+                    hint="Participants without the phenotype are excluded.",
                 )
         splits.append(Split(repetition=repetitions.index(repetition), fold=folds.index(fold), **parts))
     if groups is not None:
@@ -294,7 +294,7 @@ def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> di
     for row in table:
         where = f"repetition {row.repetition}, fold {row.fold} of the given splits"
         if row.role not in ROLES:
-            raise InputError(f"Role {row.role!r} in {where} is none of {', '.join(ROLES)}.")
+            raise InputError(f"Unknown role {row.role!r} in {where}; expected {', '.join(ROLES)}.")
         former = roles.setdefault((row.repetition, row.fold), {}).setdefault(row.participant, row.role)
         if former != row.role:
             raise InputError(f"Participant {row.participant} is both {former} and {row.role} in {where}.")
@@ -305,9 +305,9 @@ def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> di
     named = {name for role_of in roles.values() for name in role_of}
     if not named & known:
         raise InputError(
-            f"The given splits name none of the {len(known)} participants here: they name {len(named)}, such as "
-            f"{min(named)}, and here is {min(known, default='nobody')}.",
-            hint="Labels must be those of the sub-* folders.",
+            f"The given splits match none of the {len(known)} participants: they have {len(named)}, such as "
+            f"{min(named)}; expected labels such as {min(known, default='n/a')}.",
+            hint="Labels must match the sub-* folders.",
         )
     return roles
 
@@ -319,7 +319,7 @@ def build_within_splits(
 
     With two or more runs, each run is left out once. A single run is cut into stretches of time with about as many
     blocks each: five, or the most that leave two blocks of each class in every training part. Neighbours in time are
-    alike, which random folds would mistake for knowledge. Arguments are (n,), onsets in seconds. Returns one
+    similar, which random folds would exploit. Arguments are (n,), onsets in seconds. Returns one
     repetition, folds numbered on across participants, and ``runs`` or ``time`` for each participant with folds.
     """
     n_classes = len(np.unique(labels))

@@ -14,7 +14,7 @@ from bids_semantoks.statistics.splits import compute_strata
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Target:
-    """A phenotype as numbers; ValueError where values, classes and bins do not fit together."""
+    """A phenotype as numbers; ValueError if values, classes and bins do not fit together."""
 
     name: str
     values: Floats  # (n,) index into `classes`, or value; NaN where missing
@@ -28,10 +28,10 @@ class Target:
         if self.classes and self.n_bins:
             raise ValueError(f"{self.name}: classes cannot be cut into {self.n_bins} bins")
         if self.n_bins == 1 or self.n_bins < 0 or len(self.classes) == 1:
-            raise ValueError(f"{self.name}: two bins or classes are the least, found {self.n_bins or self.classes}")
+            raise ValueError(f"{self.name}: needs at least two bins or classes, found {self.n_bins or self.classes}")
         known = self.values[~np.isnan(self.values)]
         if self.classes and not np.isin(known, np.arange(len(self.classes))).all():
-            raise ValueError(f"{self.name}: class indices must lie in 0..{len(self.classes) - 1}")
+            raise ValueError(f"{self.name}: class indices must be between 0 and {len(self.classes) - 1}")
 
     @property
     def is_class(self) -> bool:

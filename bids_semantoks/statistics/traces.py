@@ -1,4 +1,4 @@
-"""What a run looks like over time: DVARS, global signal, z-scored parcels (T volumes, P parcels)."""
+"""Time courses of a run for figures: DVARS, global signal, z-scored parcels (T volumes, P parcels)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of windows and runs in means, by what they hold of kept data."""
+"""Weights of windows and runs in means, by their amount of kept data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bids_semantoks.records import Floats
 
 
 def weigh_windows(kept: NDArray[np.floating[Any]], min_kept: float | None) -> Floats:
-    """Weigh windows (B,) by the share of their time that is kept; the weights sum to 1.
+    """Weight windows (B,) by the share of their time that is kept; the weights sum to 1.
 
-    Windows below `min_kept` get none, unless all are below. None for `min_kept` weighs all alike, as the published
-    protocol does.
+    Windows below `min_kept` get none, unless all are below. None for `min_kept` weights all equally, as in the
+    published protocol.
     """
     weights = np.asarray(kept, dtype=np.float64)
     if min_kept is None or not weights.any():
@@ -26,6 +26,6 @@ def weigh_windows(kept: NDArray[np.floating[Any]], min_kept: float | None) -> Fl
 
 
 def weigh_runs(seconds: Sequence[float], *, is_weighted: bool) -> Floats:
-    """Weigh runs (R,) by their seconds of kept data, or alike; the weights sum to 1."""
+    """Weight runs (R,) by their seconds of kept data, or equally; the weights sum to 1."""
     weights = np.asarray(seconds if is_weighted else np.ones(len(seconds)), dtype=np.float64)
     return np.asarray(weights / weights.sum())

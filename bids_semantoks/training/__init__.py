@@ -1,1 +1,1 @@
-"""Self-distillation, in torch and NumPy; knows models but nothing of BIDS."""
+"""Self-distillation, in torch and NumPy; independent of BIDS."""

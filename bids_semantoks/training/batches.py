@@ -35,8 +35,8 @@ class Batch(NamedTuple):
 def choose_batch_size(n_participants: int, wanted: int | None, *, n_parts: int) -> int:
     """Choose the participants of an optimiser step, a multiple of `n_parts` (processes times accumulated parts).
 
-    Without a wanted size it is 512 or, with fewer data, the largest power of two that leaves 8 steps an epoch. Raises
-    ConfigurationError where the batch exceeds the data or cannot be cut into equal parts.
+    Without a wanted size it is 512 or, with fewer data, the largest power of two that leaves 8 steps per epoch. Raises
+    ConfigurationError if the batch exceeds the data or cannot be split into equal parts.
     """
     if wanted is None:
         wanted = PAPER_BATCH
@@ -46,12 +46,12 @@ def choose_batch_size(n_participants: int, wanted: int | None, *, n_parts: int) 
     if wanted > n_participants:
         raise ConfigurationError(
             f"A batch of {wanted} is larger than the data: {n_participants} participants.",
-            hint="Give a smaller --train-batch-size, or leave it away.",
+            hint="Use a smaller --train-batch-size, or remove the option.",
         )
     if wanted % n_parts:
         raise ConfigurationError(
-            f"A batch of {wanted} cannot be cut into {n_parts} equal parts (processes times --accumulate).",
-            hint="Give a multiple.",
+            f"A batch of {wanted} cannot be split into {n_parts} equal parts (processes times --accumulate).",
+            hint="Use a multiple.",
         )
     return wanted
 
@@ -61,7 +61,7 @@ def check_participants(participants: Collection[str], *, batch_size: int | None 
     labels = sorted(set(participants))
     if len(labels) < _SMALLEST_BATCH:
         raise InputError(
-            f"Pretraining needs several participants, found {len(labels)}: {', '.join(labels)}.",
+            f"Pretraining needs at least two participants, found {len(labels)}: {', '.join(labels)}.",
             hint="Process more participants first, or select more.",
         )
     if batch_size is not None:

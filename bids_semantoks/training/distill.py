@@ -34,12 +34,12 @@ from bids_semantoks.training.schedules import StepSettings
 
 
 class Losses(NamedTuple):
-    """Losses of a batch and signs of collapse: scalars, the same on all ranks."""
+    """Losses of a batch and indicators of collapse: scalars, the same on all ranks."""
 
     total: Tensor  # sum of the next three; the only one with gradient
     cls: Tensor  # times its weight
-    ttr: Tensor  # times its weight; 0 where switched off
-    token: Tensor  # times its weight; 0 where switched off
+    ttr: Tensor  # times its weight; 0 if switched off
+    token: Tensor  # times its weight; 0 if switched off
     effective_rank: Tensor  # of the teacher's class-token projections, as in `compute_spread`
     spread: Tensor  # likewise
     cosine: Tensor  # mean between one view's teacher and the other's student, class tokens
@@ -127,7 +127,7 @@ class TeacherStudent(nn.Module):
     def _join(
         self, cls: RateSums, ttr: RateSums | None, token: TokenSums | None, spread: SpreadSums, *, ttr_weight: float
     ) -> Losses:
-        """Sum over ranks in one message, then weigh the parts."""
+        """Sum over ranks in one message, then weight the parts."""
         config = self.config
         parts: list[Tensor] = [*cls, *spread, *(ttr or ()), *(token or ())]
         parts = reduce_sums(parts, self.all_reduce)

@@ -20,7 +20,7 @@ from bids_semantoks.runtime.launch import read_launch
 # The first process packs the signals while the others wait; that may take hours.
 _PATIENCE = datetime.timedelta(hours=24)
 
-# All start together; who is not there by then has failed, or was never started.
+# All start together; processes missing by then have failed or were never started.
 _JOINING = datetime.timedelta(minutes=10)
 
 
@@ -39,7 +39,7 @@ class Ranks:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether a flag is up in any process; collective, all processes must call it."""
+        """Whether a flag is set in any process; collective, all processes must call it."""
         if self.control is None:
             return flag
         value = torch.tensor([int(flag)])
@@ -47,29 +47,29 @@ class Ranks:
         return bool(value.item())
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
         self.any(False)
 
 
 def choose_device(device: torch.device) -> torch.device:
-    """Give each process of a machine its own GPU; ResourceError where the machine has fewer GPUs than processes."""
+    """Give each process of a machine its own GPU; ResourceError if the machine has fewer GPUs than processes."""
     launch = read_launch()
     if device.type != "cuda" or launch.size == 1:
         return device
-    # In all processes alike, so that none waits for one that has failed.
+    # In every process, so that none waits for one that has failed.
     if launch.local_size > torch.cuda.device_count():
         raise ResourceError(
             f"{launch.local_size} processes on this machine, but only {torch.cuda.device_count()} GPUs are visible.",
-            hint="Start no more processes than GPUs (torchrun --nproc-per-node), each of which sees all of them.",
+            hint="Start at most one process per GPU (torchrun --nproc-per-node); each must see all GPUs.",
         )
     return torch.device("cuda", launch.local_rank)
 
 
 @contextlib.contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, and leave them at the end; a single process joins nothing.
+    """Join the processes that torchrun started, and leave them at the end; no-op for a single process.
 
-    Raises ResourceError where they do not find each other.
+    Raises ResourceError if they do not find each other.
     """
     launch = read_launch()
     rank, size = launch.rank, launch.size
@@ -90,14 +90,14 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
         is_alone = True
         raise
     finally:
-        # NCCL is shut down by all processes together. One that fails alone would wait for the others, which wait for
-        # it; when it just ends, torchrun ends them.
+        # NCCL must be shut down by all processes together. A failed process would wait for the others, which wait for
+        # it; if it just exits, torchrun ends them.
         if not (is_alone and device.type == "cuda"):
             distributed.destroy_process_group()
 
 
 def _meet(rank: int, size: int) -> Any:
-    """Wait until all processes have found the store of the first one; ResourceError where they do not."""
+    """Wait until all processes have found the store of the first one; ResourceError if they do not."""
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=_JOINING))
     except (distributed.DistNetworkError, distributed.DistStoreError, TimeoutError) as error:
@@ -109,8 +109,9 @@ def _meet(rank: int, size: int) -> Any:
             ) from error
         reason = textwrap.shorten(str(error), 150, placeholder=" ...").rstrip(".")
         raise ResourceError(
-            f"Process {rank} of {size} did not meet the others at {place} (MASTER_ADDR, MASTER_PORT): {reason}.",
-            hint="Check that all were started and that their machines reach this address.",
+            f"Process {rank} of {size} could not connect to the others at {place} (MASTER_ADDR, MASTER_PORT): "
+            f"{reason}.",
+            hint="Check that all processes were started and that their machines can reach this address.",
         ) from error
     store.set_timeout(_PATIENCE)
     return store

@@ -55,7 +55,7 @@ def find_layer(name: str, depth: int) -> int:
 
 
 def is_decayed(name: str) -> bool:
-    """Whether weight decay acts on a parameter: not on biases, norms and LayerScale."""
+    """Whether weight decay applies to a parameter: not to biases, norms and LayerScale."""
     owner, _, last = name.rpartition(".")
     is_norm = owner.rpartition(".")[2].endswith("norm")
     is_scale = last in ("attention_scale", "mlp_scale")

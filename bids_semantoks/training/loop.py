@@ -46,7 +46,7 @@ _CUDA_FLUSH: Final = 20
 #: Phrases for exhausted memory in messages of libraries that raise only a general error.
 _MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
 
-#: Compilers that Triton looks for where CC names none.
+#: Compilers that Triton looks for if CC is not set.
 _COMPILERS: Final = ("gcc", "clang")
 
 
@@ -55,7 +55,7 @@ class TrainingPlan:
     """How to train."""
 
     recipe: TrainingConfig  # with the chosen batch size
-    settings: Mapping[str, Any]  # plain values that must agree when a training is resumed
+    settings: Mapping[str, Any]  # plain values that must be identical to resume a training
     checkpoints: Path  # directory
     seed: int = 0
     precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
@@ -68,7 +68,7 @@ class Pretraining:
     """One training, from its beginning or its last checkpoint to its end.
 
     `module` holds the initial weights on the CPU; `plan.recipe.batch_size` must be set. Raises
-    ConfigurationError where the last checkpoint is from another training or the batch exceeds the data,
+    ConfigurationError if the last checkpoint is from another training or the batch exceeds the data,
     InputError for fewer than two participants.
     """
 
@@ -108,13 +108,13 @@ class Pretraining:
         self.optimiser.load_state_dict(state.tensors["optimiser"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state.tensors["scaler"])
-        LOGGER.info("Going on from step %d of %d, saved earlier.", self.step, self.schedules.n_steps)
+        LOGGER.info("Resuming from step %d of %d.", self.step, self.schedules.n_steps)
 
     def run(self, log: Log, request: StopRequest) -> None:
         """Train to the end; a filled `request` or the time limit saves and stops.
 
-        Raises TrainingStopped after saving, TrainingDiverged where values are not finite or projections have collapsed
-        (the last good checkpoint is kept), and ResourceError where memory or disk do not suffice.
+        Raises TrainingStopped after saving, TrainingDiverged if values are not finite or projections have collapsed
+        (the last good checkpoint is kept), and ResourceError if memory or disk space is insufficient.
         """
         if self.ranks.is_first:
             log.start(self.step)
@@ -135,7 +135,7 @@ class Pretraining:
                     raise TrainingStopped(
                         f"Pretraining was stopped by {request.reason or 'another process'} and saved at step "
                         f"{self.step} of {self.schedules.n_steps}.",
-                        hint="The same call goes on.",
+                        hint="Repeat the call to resume.",
                     )
 
     def _build_meter(self, log: Log) -> Meter:
@@ -168,7 +168,7 @@ class Pretraining:
         if self.device.type == "cuda":
             obstacle = find_compiler_obstacle()
             if obstacle:
-                LOGGER.warning("%s, so the encoder is not compiled and training is slower.", obstacle)
+                LOGGER.warning("%s; training without compilation, which is slower.", obstacle)
             else:
                 LOGGER.info("Compiling the encoder for %s; the first steps take a few minutes.", self.device)
                 self.module.compile_encoders()
@@ -221,13 +221,13 @@ class Pretraining:
         size, n_ranks = self.plan.recipe.batch_size or 0, self.ranks.size
         n_parts = self.plan.n_slices * n_ranks
         at_once = size // n_parts
-        # Only a size that the next call accepts: a batch must be cut into equal parts.
+        # Only suggest a size that the next call accepts: a batch must be split into equal parts.
         more = [n for n in range(2 * self.plan.n_slices, size // n_ranks + 1) if size % (n * n_ranks) == 0]
         hints = [f"--accumulate {more[0]}"] if more else []
         if at_once // 2 * n_parts > 1:
             hints.append(f"--train-batch-size {at_once // 2 * n_parts}")
         hint = f"Use {', or '.join(hints)}." if hints else "Use a smaller --encoder-config, or a larger device."
-        return ResourceError(f"{at_once} participants at once do not fit into the memory of {self.device}.", hint=hint)
+        return ResourceError(f"{at_once} participants at once do not fit in the memory of {self.device}.", hint=hint)
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -242,7 +242,7 @@ class StopRequest:
     """Whether this process was asked to save and stop."""
 
     reason: str = ""  # empty until someone asks
-    # monotonic seconds at the start of the call, so that packing counts too
+    # monotonic seconds at the start of the call, so that packing is included
     started: float = field(default_factory=time.monotonic)
 
 
@@ -252,7 +252,7 @@ def watch_signals() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def ask(number: int, _: object) -> None:
-        """Record which signal came."""
+        """Record which signal was received."""
         request.reason = signal.Signals(number).name
 
     before = handle_signals(STOPPING, ask)
@@ -264,16 +264,16 @@ def watch_signals() -> Iterator[StopRequest]:
 
 
 def find_compiler_obstacle() -> str:
-    """Describe what keeps `torch.compile` from compiling for a GPU, as the start of a sentence; empty if nothing does.
+    """Describe what prevents `torch.compile` from compiling for a GPU, as a clause; empty if nothing does.
 
     Triton launches kernels through a small C module, built against the headers of Python at run time.
     """
     asked = os.environ.get("CC", "").split()[:1]
     if not any(map(shutil.which, asked or _COMPILERS)):
-        return "No C compiler is there"
+        return "No C compiler found"
     scheme = sysconfig.get_default_scheme()
     # Debian's default scheme describes local installations; the headers are elsewhere, as Triton knows.
     folder = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
     if not (folder / "Python.h").is_file():
-        return f"The headers of Python are not in {folder} (python3-dev)"
+        return f"Python headers (python3-dev) not found in {folder}"
     return ""

@@ -19,18 +19,18 @@ class RateSums(NamedTuple):
 
     alignment: Tensor  # over rows, mean cosine between one view's teacher and the other's student
     covariance: Tensor  # (V, p, p) outer products of the means of student and teacher
-    n_rows: Tensor  # rows that count
+    n_rows: Tensor  # number of rows used
 
 
 class TokenSums(NamedTuple):
     """Sums over samples for the loss on masked tokens; additive over ranks."""
 
     similarity: Tensor  # over views, mean cosine between student and teacher at masked tokens
-    n_views: Tensor  # views with a masked token that counts
+    n_views: Tensor  # number of views with a masked token that is used
 
 
 class SpreadSums(NamedTuple):
-    """Sums over samples that show a collapse, without gradient; additive over ranks."""
+    """Sums over samples to detect a collapse, without gradient; additive over ranks."""
 
     total: Tensor  # (p,) projections
     covariance: Tensor  # (p, p) outer products of projections, not centred
@@ -79,7 +79,7 @@ def compute_coding_rate(covariance: Tensor, n_rows: Tensor, *, eps: float) -> Te
     """
     n_columns = covariance.shape[-1]
     identity = torch.eye(n_columns, dtype=covariance.dtype, device=covariance.device)
-    # The checked factorisation would wait for the device; what cannot be factorised gives NaN, which the loop sees.
+    # The checked factorisation would wait for the device; failures give NaN, which the loop detects.
     factor, failed = torch.linalg.cholesky_ex(identity + covariance * (n_columns / (n_rows * eps)))
     half_logdets = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)  # of L L^T, half of 2 sum log L_ii
     rate: Tensor = half_logdets.masked_fill(failed != 0, torch.nan).mean()

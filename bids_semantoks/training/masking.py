@@ -66,7 +66,7 @@ def draw_masks(
 
 
 def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups | None:
-    """Group the rows of tokens that are masked together, on the CPU; None where each row is masked separately.
+    """Group the rows of tokens that are masked together, on the CPU; None if each row is masked separately.
 
     More than nine rows are grouped by network, and more than nine networks by the canonical one that their label begins
     with (``DefaultA``); if any label matches none, networks are split evenly into nine, in order.

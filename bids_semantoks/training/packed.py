@@ -27,11 +27,11 @@ FORMAT: Final = "bids_semantoks signals 2"
 _SEGMENT_BYTES: Final = 2**30
 _ENDINGS: Final = {"<f2": ".f16", "<f4": ".f32"}
 _COLUMNS: Final = ("key", "participant", "n_volumes", "repetition_time", "crc32", "present")
-_REMEDY: Final = "Delete the directory: it is made again from the signals."
+_REMEDY: Final = "Delete the directory; it will be recreated from the signals."
 
 
 def _sum_up(columns: Mapping[str, Any]) -> int:
-    """Compute the checksum of an index, which also decides what the volumes mean."""
+    """Compute the checksum of an index, which also determines the layout of the volumes."""
     return zlib.crc32(json.dumps(columns).encode())
 
 
@@ -39,7 +39,7 @@ def _sum_up(columns: Mapping[str, Any]) -> int:
 class PackedRun:
     """One run to be packed."""
 
-    key: str  # checksum over all that decides the values: source table, its repetition time, parcels
+    key: str  # checksum over everything that determines the values: source table, its repetition time, parcels
     participant: str  # label
     repetition_time: float  # seconds, of the source
     # (T, P); to train on z-scored, at the encoder's repetition time, absent parcels zero
@@ -61,10 +61,10 @@ class _Entry:
 
 
 class SignalStore:
-    """Packed signals in a directory, made by `add`; InputError where an index is damaged, outdated or of other parcels.
+    """Packed signals in a directory, made by `add`; InputError if an index is damaged, outdated or of other parcels.
 
-    A segment is a file of volumes, run after run, beside a JSON index written last; without the index it does not
-    exist. So no lock is needed, and a process that dies loses one segment.
+    A segment is a file of volumes, run after run, next to a JSON index that is written last; segments without index are
+    ignored. So no lock is needed, and a process that dies loses at most one segment.
     """
 
     def __init__(self, directory: Path, n_parcels: int, dtype: str = "<f2") -> None:
@@ -85,9 +85,9 @@ class SignalStore:
         return len(self._entries)
 
     def add(self, runs: Iterable[PackedRun], *, segment_bytes: int = _SEGMENT_BYTES) -> int:
-        """Pack runs one by one, holding one in memory at a time, and count them; leave out those already packed.
+        """Pack runs one by one, holding one in memory at a time, and count them; skip those already packed.
 
-        Segments close at `segment_bytes`. Raises ValueError where values are not finite or
+        Segments close at `segment_bytes`. Raises ValueError if values are not finite or
         misshaped, OSError when the disk is full.
         """
         n_packed, pending = 0, iter(runs)
@@ -96,7 +96,7 @@ class SignalStore:
         return n_packed
 
     def remove_orphans(self) -> None:
-        """Remove what calls that were killed left behind: partial segments, and segments without their index."""
+        """Remove leftovers of killed calls: partial segments, and segments without their index."""
         remove_leftovers(self.directory)
         for path in self.directory.glob(f"*{self._ending}"):
             with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ class SignalStore:
         with np.errstate(over="ignore"):  # refused below
             packed = run.values.astype(self.dtype)
         if self.dtype == "<f2" and not np.isfinite(packed).all():
-            raise ValueError(f"signals of participant {run.participant} hold values that are not finite")
+            raise ValueError(f"signals of participant {run.participant} have non-finite values")
         content = packed.tobytes()
         file.write(content)
         bits = base64.b64encode(np.packbits(run.present).tobytes()).decode()
@@ -142,7 +142,7 @@ class SignalStore:
             values = read_json(index)
             if values["format"] != self._format:
                 raise InputError(
-                    f"The packed signals {index} are of another version: expected {self._format!r}, "
+                    f"The packed signals {index} have another format version: expected {self._format!r}, "
                     f"found {values['format']!r}.",
                     hint=_REMEDY,
                 )
@@ -161,14 +161,14 @@ class SignalStore:
             raise InputError(f"The packed signals {index} are damaged: {error}.", hint=_REMEDY) from error
         expected = int(ends[-1]) * self.n_parcels * np.dtype(self.dtype).itemsize
         if size != expected:
-            raise InputError(f"The packed signals {path} hold {size} bytes, expected {expected}.", hint=_REMEDY)
+            raise InputError(f"The packed signals {path} have {size} bytes, expected {expected}.", hint=_REMEDY)
         return {
             key: _Entry(path, int(end) - n_volumes, n_volumes, participant, float(repetition_time), crc32, present)
             for (key, participant, n_volumes, repetition_time, crc32, present), end in zip(rows, ends, strict=True)
         }
 
     def select(self, keys: Sequence[str]) -> SignalView:
-        """Select packed runs by key, in this order; InputError where one is not packed."""
+        """Select packed runs by key, in this order; InputError if one is not packed."""
         missing = [key for key in keys if key not in self._entries]
         if missing:
             raise InputError(f"{len(missing)} runs are not packed in {self.directory}, the first is {missing[0]}.")
@@ -201,7 +201,7 @@ class SignalView:
         return int(self.lengths.sum()) * self.n_parcels * self.dtype.itemsize
 
     def read(self, run: int) -> NDArray[Any]:
-        """Read a run as a view of the mapped file, (T, P); InputError where the first read finds another checksum."""
+        """Read a run as a view of the mapped file, (T, P); InputError if the first read finds another checksum."""
         entry = self._entries[run]
         if entry.path not in self._maps:
             self._maps[entry.path] = np.memmap(entry.path, dtype=self.dtype, mode="r").reshape(-1, self.n_parcels)

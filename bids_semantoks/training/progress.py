@@ -1,4 +1,4 @@
-"""Progress of pretraining: rows for the training log, lines for people, and an error where training diverged."""
+"""Progress of pretraining: rows of the training log, progress messages, and an error if training diverged."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Meter:
         """Check, log and report the collected steps.
 
         Raises TrainingDiverged where a value is not finite, projections have
-        collapsed or float16 overflows again and again.
+        collapsed or float16 overflows repeatedly.
         """
         if not self._waiting:
             return
@@ -100,7 +100,7 @@ class Meter:
             if self.n_skipped > _MOST_SKIPPED:
                 raise TrainingDiverged(
                     f"{self.n_skipped} steps in a row overflowed in float16, the last was step {step + 1}. {last()}",
-                    hint="Use --precision bf16, or a smaller --learning-rate.",
+                    hint="Use --precision bf16, or a lower --learning-rate.",
                 )
             return
         broken = [(name, value) for name, value in zip(_MEASURED, values, strict=True) if not math.isfinite(value)]
@@ -108,13 +108,13 @@ class Meter:
             name, value = broken[0]
             raise TrainingDiverged(
                 f"The {name.replace('_', ' ')} became {value} at step {step + 1}. {last()}",
-                hint="Use a smaller --learning-rate.",
+                hint="Use a lower --learning-rate.",
             )
         reason = self.watch.add(step, rank=values[4], spread=values[5], cosine=values[6], loss=values[0])
         if reason:
             raise TrainingDiverged(
                 f"The projections collapsed: {reason} at step {step + 1}. {last()}",
-                hint="Use a smaller --learning-rate, or a larger batch or coding_rate_weight.",
+                hint="Use a lower --learning-rate, or a larger batch or coding_rate_weight.",
             )
 
     def _build_row(self, step: int, settings: StepSettings, values: list[float], rate: float) -> dict[str, float]:
@@ -124,7 +124,7 @@ class Meter:
         return row | {"step": step + 1, "epoch": epoch + 1, "participants_per_second": rate}
 
     def _say(self, row: Mapping[str, float]) -> None:
-        """Log a line now and then, and always the first and last; in between, move the progress bar of terminals."""
+        """Log a line at intervals, and always the first and last; in between, update the progress bar on terminals."""
         n_steps, step = self.schedules.n_steps, int(row["step"])
         is_line = step == n_steps or not self._has_begun
         extra = {"is_progress": True, "is_fleeting": False} if is_line else self._pace.choose()
@@ -149,7 +149,7 @@ class Meter:
 class CollapseWatch:
     """Detect when all projections are one point for an epoch (at least 50 steps), from twice the warm-up on."""
 
-    #: Spread over that of projections all over the sphere, below which they count as one point.
+    #: Spread relative to projections distributed over the whole sphere, below which they count as one point.
     LEAST_SPREAD: Final = 0.05
     #: Agreement of teacher and student above which nothing more can be learned.
     MOST_COSINE: Final = 0.995
@@ -168,6 +168,6 @@ class CollapseWatch:
         if self._n_collapsed < self.patience:
             return ""
         return (
-            f"for {self._n_collapsed} steps their spread was below {self.LEAST_SPREAD:.0%} of the possible (now "
+            f"for {self._n_collapsed} steps their spread was below {self.LEAST_SPREAD:.0%} of the maximum (now "
             f"{relative:.2%}, effective rank {rank:.2f}, cosine {cosine:.4f}, loss {loss:.4f})"
         )

@@ -31,7 +31,7 @@ _DAMAGES: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainingState:
-    """All that decides how a training continues."""
+    """Everything that determines how a training continues."""
 
     settings: Mapping[str, Any]  # encoder, recipe, data and seed as plain values; must be equal to resume
     step: int  # optimiser steps taken, which index the schedules
@@ -40,7 +40,7 @@ class TrainingState:
 
 
 def write_state(directory: Path, state: TrainingState) -> Path:
-    """Write a checkpoint atomically, then remove all but the last two; ResourceError where the disk refuses it."""
+    """Write a checkpoint atomically, then remove all but the last two; ResourceError if it cannot be written."""
     path = directory / f"step-{state.step:08d}.pt"
     content = {
         "format": FORMAT,
@@ -57,7 +57,7 @@ def write_state(directory: Path, state: TrainingState) -> Path:
     except RuntimeError as error:
         # torch's writer hides the error of the file.
         raise ResourceError(
-            f"The checkpoint {path} cannot be written: {error}.", hint="Make room; the same call goes on."
+            f"The checkpoint {path} cannot be written: {error}.", hint="Free disk space; repeat the call to resume."
         ) from error
     for old in find_states(directory)[:-_KEPT]:
         old.unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def describe_full_disk(error: OSError, path: Path) -> ResourceError:
     """Build the ResourceError for a training file that cannot be written."""
     return ResourceError(
         f"{'No space left' if is_full(error) else 'Cannot write'}: {path}: {error.strerror or error}.",
-        hint="Make room; the same call goes on from the last checkpoint.",
+        hint="Free disk space; repeat the call to resume from the last checkpoint.",
     )
 
 
@@ -80,7 +80,7 @@ def find_states(directory: Path) -> list[Path]:
 def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingState | None:
     """Read the newest intact checkpoint, None without one; damaged and outdated files are skipped with a warning.
 
-    Raises ConfigurationError, naming the differences, where it was trained with other settings.
+    Raises ConfigurationError, listing the differences, if it was trained with other settings.
     """
     for path in reversed(find_states(directory)):
         try:
@@ -89,10 +89,10 @@ def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingSta
             is_ours = content["format"] == FORMAT
         except _DAMAGES as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            LOGGER.warning("The checkpoint %s is damaged and left out: %s.", path, reason.rstrip("."))
+            LOGGER.warning("Skipping the damaged checkpoint %s: %s.", path, reason.rstrip("."))
             continue
         if not is_ours:
-            LOGGER.warning("The checkpoint %s is of another version and left out.", path)
+            LOGGER.warning("Skipping the checkpoint %s, which has another format version.", path)
             continue
         _check_settings(path, state.settings, settings)
         return state
@@ -104,10 +104,10 @@ def _load(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         broken = archive.testzip()
     if broken:
-        raise ValueError(f"{broken} has another checksum")
+        raise ValueError(f"the checksum of {broken} does not match")
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
-        raise TypeError(f"it holds a {type(content).__name__}")
+        raise TypeError(f"it contains a {type(content).__name__}")
     return content
 
 
@@ -115,8 +115,8 @@ def _check_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, 
     differences = find_differences(stored, wanted)
     if differences:
         raise ConfigurationError(
-            f"The checkpoint {path} is of another training: {'; '.join(differences)}.",
-            hint="Use the former settings, another --encoder-name, or --overwrite to begin anew.",
+            f"The checkpoint {path} has different settings: {'; '.join(differences)}.",
+            hint="Use the original settings, another --encoder-name, or --overwrite to restart.",
         )
 
 
@@ -128,7 +128,7 @@ def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefi
         if isinstance(there, Mapping) and isinstance(now, Mapping):
             found += find_differences(there, now, f"{prefix}{key}.")
         elif there != now:
-            found.append(f"{prefix}{key} (there {_brief(there)}, now {_brief(now)})")
+            found.append(f"{prefix}{key} (on disk {_brief(there)}, now {_brief(now)})")
     return found
 
 

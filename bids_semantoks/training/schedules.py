@@ -56,7 +56,7 @@ def build_schedules(config: TrainingConfig, *, steps_per_epoch: int, batch_size:
     masked batches. Raises ValueError unless there are steps and participants.
     """
     if steps_per_epoch < 1 or batch_size < 1:
-        raise ValueError(f"found {steps_per_epoch} steps an epoch and a batch of {batch_size}")
+        raise ValueError(f"found {steps_per_epoch} steps per epoch and a batch of {batch_size}")
     n_steps = config.epochs * steps_per_epoch
     return Schedules(
         learning_rate=compute_learning_rates(

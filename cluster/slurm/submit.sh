@@ -34,7 +34,7 @@ read -r -a sbatch_args <<<"${SBATCH_ARGS:-}"
 block=${BLOCK:-1}
 
 plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run --format tsv)
-labels=() refused=""
+labels=() refused="" n_left_alone=0
 # Empty cells are n/a, so that tabs never stand side by side, which read would take for one.
 while IFS=$'\t' read -r run participant action reason recorded message is_current; do
     # What was recorded of other files or settings says nothing about this call.
@@ -43,7 +43,12 @@ while IFS=$'\t' read -r run participant action reason recorded message is_curren
         # Skipped for good; but every run needs its status once.
         keep-* | skip-skipped) continue ;;
         refuse-*) refused=yes && printf '%s: %s\n' "$run" "$message" >&2 ;;
-        *-failed) test "${RETRY_FAILED:-yes}" != no || continue ;;
+        *-failed)
+            if test "${RETRY_FAILED:-yes}" = no; then
+                n_left_alone=$((n_left_alone + 1))
+                continue
+            fi
+            ;;
     esac
     labels+=("${participant#sub-}")
 done < <(tail -n +2 <<<"$plan")
@@ -86,8 +91,10 @@ if test "${#labels[@]}" -gt 0; then
         "${sbatch_args[@]}" "$here/participant.sbatch" "$job" "$block")
     echo "array of $n_tasks tasks for ${#labels[@]} participants: $array"
     after=("--dependency=afterok:${array%%;*}" --kill-on-invalid-dep=yes)
-else
+elif test "$n_left_alone" = 0; then
     echo "all participants are complete"
+else
+    echo "all participants are complete, but for $n_left_alone failed runs (RETRY_FAILED=no)"
 fi
 if test "${GROUP:-yes}" = yes; then
     if test "${PROBE_ARRAY:-yes}" = yes && test "$n_phenotypes" -gt 1 && test "$n_phenotypes" -le "$largest"; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bids_semantoks.analyses import estimate as module
 from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, estimate
 from bids_semantoks.config import ProbingConfig, RunningConfig
 from bids_semantoks.errors import ResourceError
@@ -17,7 +19,10 @@ from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target
 
 
-def plan(n: int, *, mem: str = "8G", n_procs: int = 2, n_phenotypes: int = 1, **asked: Any) -> Any:
+def plan(
+    n: int, *, mem: str = "8G", n_procs: int = 2, n_phenotypes: int = 1, preparations: Sequence[int] = (), **asked: Any
+) -> Any:
+    """Build a plan of n people; `preparations` are the parcels of each further one."""
     target = Target(name="age", values=np.arange(n, dtype=float))
     splits = build_splits(target.compute_strata(), n_repeats=1)
     rows = SimpleNamespace(keys=tuple((str(i), "") for i in range(n)))
@@ -27,6 +32,7 @@ def plan(n: int, *, mem: str = "8G", n_procs: int = 2, n_phenotypes: int = 1, **
             probing=ProbingConfig(probe=("age",), **asked), running=RunningConfig(mem=mem, n_procs=n_procs)
         ),
         designs=tuple((None, SimpleNamespace(**design)) for _ in range(n_phenotypes)),
+        preparations=[SimpleNamespace(atlas=(("",) * size, ("",) * size)) for size in preparations],
     )
 
 
@@ -65,7 +71,19 @@ def test_kernels_grow_with_the_square_and_nothing_else_does() -> None:
 
 
 @pytest.mark.usefixtures("pace")
-def test_phenotypes_that_share_folds_are_not_counted_twice() -> None:
+def test_signals_of_further_preparations_are_held_as_well() -> None:
+    asked = {"baselines": ("pearson", "motion")}
+    none, small, large = (
+        estimate(plan(1000, preparations=sizes, **asked), 457).kept_bytes for sizes in ((), (100,), (457,))
+    )
+    # A kernel, and for a moment the two tables that it is made of.
+    assert large - none >= 8 * 1000**2 + 2 * 4 * 1000 * 457 * 458 // 2
+    assert 8 * 1000**2 <= small - none < large - none
+
+
+def test_phenotypes_that_share_folds_are_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Measured twice, they would differ on a busy machine.
+    monkeypatch.setattr(module, "_time_operations", lambda: (1e-10, 2e-9))
     one, two = (estimate(plan(3000, baselines=("pearson",), n_phenotypes=k), 457).seconds for k in (1, 2))
     assert 1 < two / one < 1.8
 

@@ -127,7 +127,7 @@ def test_the_default_atlas_is_one_however_it_came(shared, tmp_path):
     ]
     assert len({atlas.sha256 for atlas in found}) == 1
     assert [FORMER in atlas.former_sha256 for atlas in found] == [True, True, True, True, False]
-    with pytest.raises(AtlasError, match=r"other labels: it is not the file that is published as atl-Buckner7"):
+    with pytest.raises(AtlasError, match="atl-Buckner7"):
         write_copies(shared, tmp_path / "changed", {WHOLE: keep, BUCKNER: lambda b: b[:500000] + b"\3" + b[500001:]})
     with pytest.raises(AtlasError, match="cannot be read"):
         write_copies(shared, tmp_path / "cut", {WHOLE: lambda b: b[:-100], BUCKNER: keep})

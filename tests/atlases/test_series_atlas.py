@@ -61,9 +61,7 @@ def test_counted_columns_without_a_table(label: str, n_columns: int, problem: st
 def test_a_table_of_another_length_is_refused_with_both(tmp_path: Path) -> None:
     table = tmp_path / "atlas-A_dseg.tsv"
     table.write_text("index\tlabel\tnetwork_label\n1\tx\tVis\n2\ty\tCont\n")
-    with pytest.raises(
-        AtlasError, match=r"has 3 columns without names of parcels, .*A_dseg\.tsv has 2 parcels"
-    ) as caught:
+    with pytest.raises(AtlasError, match=r"3 columns.*A_dseg\.tsv has 2 parcels") as caught:
         load("A", 3, asked=str(table))
     assert "volumes" in caught.value.hint
 

@@ -57,7 +57,7 @@ def test_the_transforms_are_those_that_templateflows_client_lists():
     [
         ("MNIInfant+1", ""),
         ("MNI152NLin2009cAsym", ""),
-        ("MNIInfant", r"name one \(--space MNIInfant:cohort-1\)"),
+        ("MNIInfant", r"\(--space MNIInfant:cohort-1\)"),
         ("MNIInfant+12", "no transform from MNI152NLin6Asym to MNIInfant[+]12, only to the cohorts 1 to 11"),
         ("MNIPediatricAsym+3", "no transform from MNI152NLin6Asym to MNIPediatricAsym[+]3$"),
         ("UNCInfant+1", "no transform"),
@@ -79,7 +79,7 @@ def test_a_space_without_any_transform_ends_with_a_sentence(tmp_path):
 
 def test_an_atlas_is_laid_onto_the_template_of_a_cohort(tmp_path):
     path = write_atlas(tmp_path / "atlas")
-    with pytest.raises(AtlasError, match=f"{Path(INFANT).name} is not here, and HF_HUB_OFFLINE"):
+    with pytest.raises(AtlasError, match=f"{Path(INFANT).name}.*HF_HUB_OFFLINE"):
         load_atlas(path, space="MNIInfant", cohort="1", directory=tmp_path)
     Composite(shape=(21, 21, 21), size=1.0).write(tmp_path / "flow" / INFANT)
     atlases = [

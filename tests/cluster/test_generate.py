@@ -71,17 +71,40 @@ def test_exit_codes_of_the_contract():
     assert codes == {1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 143}
 
 
-def test_the_nipoppy_bundle_fits_together():
-    config = read_json("nipoppy/config.json")
-    assert config["VERSION"] == __version__
-    ids = {one["id"] for one in read_json("nipoppy/descriptor.json")["inputs"]}
-    for step in config["STEPS"]:
-        assert set(read_json(f"nipoppy/{step['INVOCATION_FILE']}")) <= ids
-        for key, value in step.items():
-            assert not key.endswith("_FILE") or (CLUSTER / "nipoppy" / value).is_file()
-    used = set(re.findall(r"\[\[([A-Z_]+)\]\]", (CLUSTER / "nipoppy" / "invocation.json").read_text()))
+@pytest.mark.parametrize("kind", ["processing", "extraction"])
+def test_nipoppy_pipelines_fit_together(kind):
+    config = read_json(f"nipoppy/{kind}/config.json")
+    assert (config["VERSION"], config["PIPELINE_TYPE"]) == (__version__, kind)
+    ids = {one["id"] for one in read_json(f"nipoppy/{kind}/descriptor.json")["inputs"]}
+    (step,) = config["STEPS"]
+    assert set(read_json(f"nipoppy/{kind}/{step['INVOCATION_FILE']}")) <= ids
+    for key, value in step.items():
+        assert not key.endswith("_FILE") or (CLUSTER / "nipoppy" / kind / value).is_file()
+    used = set(re.findall(r"\[\[([A-Z_]+)\]\]", (CLUSTER / "nipoppy" / kind / "invocation.json").read_text()))
     assert {name for name in used if not name.startswith("NIPOPPY_")} <= set(config["VARIABLES"])
-    assert not any(path.is_dir() for path in (CLUSTER / "nipoppy").iterdir())
+    assert not any(path.is_dir() for path in (CLUSTER / "nipoppy" / kind).iterdir())
+
+
+def test_features_are_extracted_from_what_was_processed():
+    processing, extraction = (read_json(f"nipoppy/{kind}/config.json") for kind in ("processing", "extraction"))
+    expected = {"NAME": processing["NAME"], "VERSION": __version__, "STEP": processing["STEPS"][0]["NAME"]}
+    assert extraction["PROC_DEPENDENCIES"] == [expected]
+    ids = {one["id"] for one in read_json("nipoppy/extraction/descriptor.json")["inputs"]}
+    assert {"task_id", "sessions", "n_procs", "atlas"} <= ids
+    assert "probe" not in ids
+
+
+def test_listings_name_what_is_in_the_image_and_this_version():
+    yaml = pytest.importorskip("yaml")
+    (entry,) = yaml.safe_load((CLUSTER / "listings" / "bids_apps.yml").read_text())
+    assert (ROOT / ".github" / "workflows" / f"{entry['workflow']}.yml").is_file()
+    assert entry["ds_type"] == ["derivative"]
+    recipe = yaml.safe_load((CLUSTER / "listings" / "neurodesk.yaml").read_text())
+    assert recipe["build"]["base-image"] == f"{entry['dh']}:{__version__}"
+    assert recipe["version"] == read_json("listings/zenodo.json")["version"] == __version__
+    assert f"{recipe['deploy']['path'][0]}/bids_semantoks" in (ROOT / "Dockerfile").read_text()
+    for line in recipe["structured_readme"]["example"].splitlines():
+        assert {word for word in line.split() if word.startswith("-")} <= spellings()
 
 
 @pytest.mark.parametrize("name", ["submit.sh", "participant.sbatch", "group.sbatch"])

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -246,7 +247,7 @@ def test_the_place_that_cannot_be_written_is_named(tmp_path, server, online, mon
     capsys.readouterr()
     for given in ([], [str(below)]):
         assert fetch_module.call([*given, *call]) == 5
-        assert f"bids_semantoks-fetch: error: {below} cannot be written: [Errno 20]" in capsys.readouterr().err
+        assert re.search(rf"error: {re.escape(str(below))}\S*: Not a directory", capsys.readouterr().err)
 
 
 def test_every_alternative_is_tried_and_each_failure_named(tmp_path, server, online, monkeypatch, capsys):
@@ -387,9 +388,8 @@ def test_seeds_are_fetched_beside_the_published_encoder(tmp_path, online, monkey
     for seed in seeds:
         (online / seed).mkdir()
         (online / seed / name).write_text(f"weights of {seed}")
-    monkeypatch.setattr(fetch_module, "_fetch_atlas", lambda *_: [])
-    target = tmp_path / "fetched"
-    assert fetch_module.call([str(target), "--seeds"]) == 0
+    target, no_atlas = tmp_path / "fetched", ("--atlas", "none")
+    assert fetch_module.call([str(target), "--seeds", *no_atlas]) == 0
     root = Path("huggingface/hub/models--SamGijsen--Brain-Semantoks")
     wanted = sorted(["refs/main", *(f"snapshots/abc/{one}" for one in (name, *(f"{seed}/{name}" for seed in seeds)))])
     assert list_files(target / root) == wanted
@@ -398,8 +398,24 @@ def test_seeds_are_fetched_beside_the_published_encoder(tmp_path, online, monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (target / root / "refs" / "v1").write_text("abc")
     copy = tmp_path / "copy"
-    arguments = [str(copy), "--seeds", "--model", "SamGijsen/Brain-Semantoks@v1"]
+    arguments = [str(copy), "--seeds", "--model", "SamGijsen/Brain-Semantoks@v1", *no_atlas]
     assert fetch_module.call(arguments) == 0
     assert list_files(copy / root) == sorted(["refs/v1", *wanted[1:]])
     assert fetch_module.call([str(copy), "--seeds", "--model", "lab/encoder"]) == errors.ModelError.exit_code
     assert "--seeds finds no other seeds of lab/encoder" in capsys.readouterr().err
+
+
+def test_addresses_are_printed_with_what_is_known_of_the_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call = ["--print-urls", "--atlas", "Schaefer400Tian3", "--model", "none", "--space"]
+    assert fetch_module.call([*call, "fsLR", "MNI152NLin6Asym"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    surface = next(line for line in lines if line[0].endswith("Tian_Subcortex_S3.dlabel.nii"))
+    assert surface[2] == "SHA-256 3ee6ea48cfcf0c800894a442a539bd4cea0f0f29de2efc363e24b1e448ffcafb"
+    assert fetch_module.call(["--print-urls", "--model", "lab/Own@v1", "--seeds"]) == 6
+    assert fetch_module.call(["--print-urls", "--model", "lab/Own/sub@v1", "--space", OTHER]) == 0
+    said = capsys.readouterr().out
+    assert "/lab/Own/resolve/v1/sub/model.safetensors\t" in said
+    transform = next(line for line in said.splitlines() if line.split("\t")[0].endswith("_xfm.h5"))
+    assert transform.split("\t")[1:] == ["204.7 MB", "MD5 1f9b29f2d5cb898cc97243fe92ee9304"]
+    assert not list(tmp_path.iterdir())

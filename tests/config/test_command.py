@@ -29,13 +29,6 @@ def test_every_field_of_every_stage_has_an_option():
             assert set(field.metadata["aliases"]) <= flags
 
 
-def test_every_option_stands_in_the_documentation():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "command_line.md").read_text()
-    for _, stage in command.find_stages():
-        for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
-            assert f"--{field.name.replace('_', '-')}`" in page
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -46,6 +39,17 @@ def test_every_option_stands_in_the_documentation():
 )
 def test_lists_take_several_values_after_one_flag(arguments):
     assert parse(*arguments).selection.participant_label == ("01", "02", "03")
+
+
+def test_datasets_are_not_taken_for_preparations_of_another_level(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"level": "participant", "selection": {"derivatives": ["fmriprep=x"], "run_id": ["1"]}}))
+    at = {}
+    for level, more in (("participant", []), ("group", []), ("group", ["--task-blocks", "trial_type"])):
+        config = command.parse(["in", "out", level, "--config-file", str(path), *more])
+        at[level, *more] = config.selection.derivatives
+        assert config.selection.run_id == ("1",)
+    assert list(at.values()) == [("fmriprep=x",), (), ("fmriprep=x",)]
 
 
 def test_several_encoders_are_one_to_embed_by_and_others_to_compare_with(tmp_path):

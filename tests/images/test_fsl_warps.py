@@ -85,13 +85,13 @@ def test_coefficients_are_refused(tmp_path, intent):
         tmp_path / "c.nii.gz", map_voxels(), native_affine=affine, standard_affine=affine, is_absolute=False,
         intent=intent,
     )  # fmt: skip
-    with pytest.raises(RunFailed, match=rf"c\.nii\.gz holds coefficients .*{intent}.*fnirtfileutils.*applywarp"):
+    with pytest.raises(RunFailed, match=rf"{intent}.*c\.nii\.gz"):
         load_fsl_warp(path)
 
 
 def test_other_files_are_refused(tmp_path):
     affine = np.eye(4)
-    with pytest.raises(RunFailed, match=r"shape \(4, 4, 4\); a field of \(x, y, z, 3\)"):
+    with pytest.raises(RunFailed, match=r"\(4, 4, 4\);.*z, 3\)"):
         load_fsl_warp(write_field(tmp_path / "a.nii.gz", np.zeros((4, 4, 4)), affine))
     with pytest.raises(RunFailed, match="neither sform nor qform"):
         load_fsl_warp(write_field(tmp_path / "b.nii.gz", np.zeros((4, 4, 4, 3)), affine, code=0))

@@ -31,7 +31,7 @@ def test_the_header_of_a_long_file_is_read_from_its_beginning(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert load_gifti_header(path).n_volumes == 23
-    with pytest.raises(GiftiError, match="is damaged, or no GIFTI file: no element found"):
+    with pytest.raises(GiftiError, match="GIFTI file: no element found"):
         list(read_volumes(path))
 
 
@@ -53,16 +53,16 @@ def test_names_tell_hemispheres(name, side):
 def test_what_is_no_series_is_refused(tmp_path):
     text = tmp_path / "a.func.gii"
     text.write_text("vertex 1\n")
-    with pytest.raises(GiftiError, match="is damaged, or no GIFTI file"):
+    with pytest.raises(GiftiError, match="GIFTI file"):
         load_gifti_header(text)
     empty = tmp_path / "b.func.gii"
     empty.write_text('<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="0"></GIFTI>')
-    with pytest.raises(GiftiError, match="is no GIFTI file with data arrays"):
+    with pytest.raises(GiftiError, match="GIFTI file with data arrays"):
         load_gifti_header(empty)
     surface = tmp_path / "c.surf.gii"
     points = nib.gifti.GiftiDataArray(np.zeros((5, 3), np.float32), intent="NIFTI_INTENT_POINTSET")
     nib.save(nib.GiftiImage(darrays=[points]), surface)
-    with pytest.raises(GiftiError, match="holds the geometry of a surface"):
+    with pytest.raises(GiftiError, match="the geometry of a surface"):
         load_gifti_header(surface)
 
 
@@ -74,13 +74,13 @@ def test_damage_within_the_data_is_found(tmp_path):
     with pytest.raises(GiftiError, match="a data array cannot be decoded"):
         list(read_volumes(path))
     path.write_text(content.replace('NumberOfDataArrays="5"', 'NumberOfDataArrays="6"'))
-    with pytest.raises(GiftiError, match="5 of 6 volumes could be read"):
+    with pytest.raises(GiftiError, match="5 of 6 volumes"):
         list(read_volumes(path))
     path.write_text(content.replace('Dim0="37"', 'Dim0="36"'))
-    with pytest.raises(GiftiError, match="more than 144 bytes"):
+    with pytest.raises(GiftiError, match="144 bytes"):
         list(read_volumes(path))
     path.write_text(content.replace("NIFTI_TYPE_FLOAT32", "NIFTI_TYPE_COMPLEX64"))
-    with pytest.raises(GiftiError, match="numbers of type NIFTI_TYPE_COMPLEX64"):
+    with pytest.raises(GiftiError, match="NIFTI_TYPE_COMPLEX64"):
         list(read_volumes(path))
 
 

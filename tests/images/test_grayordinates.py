@@ -131,27 +131,27 @@ def test_what_is_no_cifti_is_refused(tmp_path):
         load_cifti(plain)
     first = SHARED / "91k_greyordinates.dscalar.nii"
     if first.is_file():
-        with pytest.raises(CiftiError, match="is CIFTI version 1; version 2 is expected"):
+        with pytest.raises(CiftiError, match=r"CIFTI version 1;.*version 2"):
             load_cifti(first)
 
 
 def test_other_kinds_of_files_are_named(tmp_path):
     file = load_cifti(made.write_dlabel(tmp_path / "a.dlabel.nii"))
-    with pytest.raises(CiftiError, match="maps LABELS x BRAIN_MODELS; SERIES x BRAIN_MODELS is expected"):
+    with pytest.raises(CiftiError, match=r"LABELS x BRAIN_MODELS;.*SERIES x BRAIN_MODELS"):
         file.check_kinds("SERIES", "BRAIN_MODELS")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'IndexCount="34"', b'IndexCount="33"', "damaged model of CORTEX_LEFT: 34 indices for 33 values"),
-        (b'IndexOffset="34"', b'IndexOffset="35"', "damaged model of CORTEX_RIGHT: its indices are out of range"),
-        (b'SurfaceNumberOfVertices="37"', b'SurfaceNumberOfVertices="12"', "damaged model of CORTEX_LEFT"),
-        (b'VolumeDimensions="6,7,8"', b'VolumeDimensions="6,7  "', "its volume has no three dimensions"),
-        (b'IndexOffset="34"', b'IndexOffsat="34"', "damaged model of CORTEX_RIGHT"),
+        (b'IndexCount="34"', b'IndexCount="33"', "CORTEX_LEFT: 34 indices for 33 values"),
+        (b'IndexOffset="34"', b'IndexOffset="35"', "CORTEX_RIGHT:"),
+        (b'SurfaceNumberOfVertices="37"', b'SurfaceNumberOfVertices="12"', "CORTEX_LEFT"),
+        (b'VolumeDimensions="6,7,8"', b'VolumeDimensions="6,7  "', "three dimensions"),
+        (b'IndexOffset="34"', b'IndexOffsat="34"', "CORTEX_RIGHT"),
         (b'IndexCount="34"', b'IndexCount="3a"', r"its CIFTI header cannot be read \(invalid literal"),
         (b"_STRUCTURE_CORTEX_LEFT", b"_STRUCTURE_CORTEX_NONE", "its CIFTI header cannot be read"),
-        (b"</CIFTI>", b"<CIFTI/>", "its CIFTI header is no XML"),
+        (b"</CIFTI>", b"<CIFTI/>", "CIFTI.*XML"),
     ],
 )
 def test_damaged_headers_are_refused(tmp_path, old, new, message):

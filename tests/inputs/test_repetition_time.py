@@ -87,7 +87,7 @@ def test_a_sidecar_that_cannot_be_used_is_named_and_the_next_asked(root: Path, c
     assert str(own) in problem
     assert decide_repetition_time(run)[1] == (problem,)
     (root / "task-rest_bold.json").unlink()
-    with pytest.raises(RunFailed, match=r"nor does the header") as failed:
+    with pytest.raises(RunFailed, match="RepetitionTime or SamplingFrequency") as failed:
         decide_repetition_time(runs_of(root)[0])
     assert problem in failed.value.message
 
@@ -119,21 +119,18 @@ def test_headers_come_after_sidecars_and_cifti_before_nifti(root: Path) -> None:
     func = root / "sub-01/ses-1/func"
     bold = write_image(func / f"{BOLD}.nii.gz", 0.8)
     (run,) = runs_of(root)
-    assert decide_repetition_time(run) == (
-        0.8,
-        (f"No sidecar states the repetition time of {bold.name}: 0.8 s is from its header.",),
-    )
+    time, (note,) = decide_repetition_time(run)
+    assert time == 0.8
+    assert all(part in note for part in (bold.name, "0.8 s from its header"))
     write_image(bold, 2.0, "unknown")
     write_image(func / f"sub-01_ses-1_task-rest_space-{LIN6}_desc-preproc_bold.nii.gz", 1.5)
     write_image(func / f"sub-01_ses-1_task-other_space-{LIN6}_desc-preproc_bold.nii.gz", 9.0)
     run = next(run for run in runs_of(root, space=C2009) if run.bold == bold)
     assert decide_repetition_time(run)[0] == 1.5
     cifti = write_cifti(func / "sub-01_ses-1_task-rest_space-fsLR_den-91k_bold.dtseries.nii", 0.72)
-    time, notes = decide_repetition_time(run)
+    time, (note,) = decide_repetition_time(run)
     assert time == 0.72
-    assert notes == (
-        f"No sidecar states the repetition time of {bold.name}: 0.72 s is from the header of {cifti.name}.",
-    )
+    assert all(part in note for part in (bold.name, f"0.72 s from the header of {cifti.name}"))
     write_json(func / f"{BOLD}.json", 2.25)
     assert decide_repetition_time(runs_of(root, space=C2009, task_id=("rest",))[0]) == (2.25, ())
 
@@ -169,7 +166,7 @@ def test_other_files_state_no_time(tmp_path: Path) -> None:
     ("stated", "in_header", "words"),
     [
         (2000, 2.0, r"2000 s, .* 2 s\."),
-        (2000, None, "More than 20 s cannot be right"),
+        (2000, None, "20 s"),
         (20.5, 20.5, r"20\.5 s"),
         (0.002, 2.0, r"0\.002 s, .* 2 s\."),
         (2.0, 0.002, r"2 s, .* 0\.002 s\."),
@@ -236,7 +233,7 @@ def test_a_layout_of_ones_own_that_differs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=rf"0\.72 s, the sidecar {sidecar} 0\.9 s"):
         runs_of(tmp_path / "study", layout=str(own))
     own.write_text(json.dumps({**LAYOUT, "runs": [{**LAYOUT["runs"][0], "repetition_time": 720}]}))
-    with pytest.raises(ConfigurationError, match=r"20 at most, found 720"):
+    with pytest.raises(ConfigurationError, match="found 720"):
         runs_of(tmp_path / "study", layout=str(own))
 
 
@@ -248,7 +245,7 @@ def test_headers_overrule_a_shipped_layout(tmp_path: Path) -> None:
     write_image(bold, 0.8)
     time, (note,) = decide_repetition_time(run)
     assert time == 0.8
-    assert "0.8 s, the layout HCP minimal preprocessing 0.72 s; the former is used" in note
+    assert "0.8 s, the layout HCP minimal preprocessing 0.72 s;" in note
     write_image(bold, 0.8, "unknown")
     assert decide_repetition_time(run) == (0.72, ())
     write_image(bold, 720)

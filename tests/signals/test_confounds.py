@@ -94,7 +94,7 @@ def test_movement_bears_nothing_else(tmp_path: Path, movement: np.ndarray[Any, A
     ):
         select(run, preset)
     if preset == "simple":
-        with pytest.raises(RunFailed, match=r"lacks csf, white_matter, needed .*alone bear --denoise none or 24p"):
+        with pytest.raises(RunFailed, match=r"white_matter,.*--denoise none or 24p"):
             select(run, preset)
 
 
@@ -110,11 +110,7 @@ def test_cosines_are_those_of_fmriprep(shared: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("1 2 3\n", r"3 values in row 1, but the layout names 8"),
-        ("", "is empty"),
-        ("1 2 3 4 5 6 7 x\n", "has 'x' in row 1, column 8"),
-    ],
+    [("1 2 3\n", "3 values in row 1,.*8"), ("", "is empty"), ("1 2 3 4 5 6 7 x\n", "has 'x' in row 1, column 8")],
 )
 def test_damaged_movement(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "Movement_Regressors.txt"
@@ -133,7 +129,7 @@ def test_a_header_of_movement_regressors_does_not_count(tmp_path: Path, movement
 
 def test_columns_that_the_layout_does_not_name(tmp_path: Path) -> None:
     path = write(tmp_path, np.ones((4, 5)))
-    with pytest.raises(RunFailed, match="names no column rot_z of"):
+    with pytest.raises(RunFailed, match="rot_z"):
         load_movement(path, ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y"), repetition_time=2.0)
 
 
@@ -197,7 +193,7 @@ def test_components_that_do_not_fit(tmp_path: Path, fmriprep: Path) -> None:
     own = write_table(
         tmp_path / "own.tsv", {name: np.ones(T) for name in ("aroma_motion_00", "csf", "white_matter", "cosine00")}
     )
-    with pytest.raises(RunFailed, match=r"own\.tsv has aroma_motion_\* columns of its own"):
+    with pytest.raises(RunFailed, match=r"own\.tsv has aroma_motion_\*"):
         select(make_run(own, own), "ica_aroma")
     with pytest.raises(RunFailed, match=r"lacks aroma_orth_motion_\* columns, .*-d fmriprep=PATH -d aroma=PATH"):
         select(make_run(fmriprep), "ica_aroma")

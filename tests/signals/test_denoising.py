@@ -40,12 +40,12 @@ def test_options_are_complete_and_never_nilearns_aroma_default():
 
 
 def test_unknown_preset_lists_all_and_names_the_nearest():
-    with pytest.raises(ConfigurationError, match=r"no preset '36P\+'; there are none, simple.*Did you mean 36p"):
+    with pytest.raises(ConfigurationError, match=r"'36P\+';.*36p"):
         load_denoising("36P+")
 
 
 def test_missing_file_is_named():
-    with pytest.raises(ConfigurationError, match=r"no file nowhere/mine\.json"):
+    with pytest.raises(ConfigurationError, match=r"nowhere/mine\.json"):
         load_denoising("nowhere/mine.json")
 
 
@@ -62,8 +62,8 @@ def test_missing_file_is_named():
         ({"strategy": ["compcor", "high_pass"], "n_compcor": 0}, "n_compcor in .* is 0"),
         ({"strategy": ["ica_aroma"], "ica_aroma": "full"}, "ica_aroma in .* is 'full'"),
         ({"strategy": "motion"}, "list of names, found 'motion'"),
-        ({"columns": ["csf", "csf"]}, "twice"),
-        (["motion"], "must hold a JSON object, found list"),
+        ({"columns": ["csf", "csf"]}, "'csf', 'csf'"),
+        (["motion"], "a JSON object, found list"),
     ],
 )
 def test_bad_denoising_files_are_refused(tmp_path, content, message):

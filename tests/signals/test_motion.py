@@ -114,9 +114,9 @@ def test_breathing_goes_and_slow_motion_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "repetition_time", "said"),
     [
-        ("lp:0.25", 2.0, "reaches up to 0.25 Hz, so that --motion-filter lp:0.25 would remove nothing"),
+        ("lp:0.25", 2.0, "0.25 Hz; --motion-filter lp:0.25 would remove nothing"),
         ("lp:6", 0.8, "lp:6 would remove nothing"),
-        ("notch:12-18", 2.0, "both edges fall on 0.2 Hz"),
+        ("notch:12-18", 2.0, "both edges map to 0.2 Hz"),
     ],
 )
 def test_what_a_repetition_time_does_not_allow_is_refused(text: str, repetition_time: float, said: str) -> None:
@@ -128,7 +128,7 @@ def test_what_a_repetition_time_does_not_allow_is_refused(text: str, repetition_
 
 
 def test_a_folded_band_is_named() -> None:
-    assert design_filter("notch:14-18", 2.5)[2].endswith("0.1 to 0.167 Hz is removed.")
+    assert "0.1 to 0.167 Hz" in design_filter("notch:14-18", 2.5)[2]
     assert [design_filter(*one)[2] for one in (("notch:12-18", 0.8), ("lp:0.1", 2.0))] == ["", ""]
 
 
@@ -160,7 +160,7 @@ def test_it_scrubs_and_leaves_regressors_alone(tmp_path: Path, parameters: np.nd
 
 def test_missing_parameters_are_refused(tmp_path: Path, parameters: np.ndarray) -> None:
     path = write_table(tmp_path / "few.tsv", {"trans_x": parameters[:, 0], "framewise_displacement": parameters[:, 1]})
-    with pytest.raises(RunFailed, match=r"lacks trans_y, .*needed for --motion-filter lp:0.1"):
+    with pytest.raises(RunFailed, match=r"trans_y,.*--motion-filter lp:0.1"):
         select(path, motion_filter="lp:0.1")
     with pytest.raises(RunFailed, match="but --motion-filter needs one") as caught:
         select(None, motion_filter="lp:0.1")
@@ -205,7 +205,7 @@ def test_what_a_pipeline_filtered_is_read_and_scrubs_nothing(tmp_path: Path, par
     np.testing.assert_array_equal(ours.kept, ~(smooth > 0.4))
     assert ours.filtered_motion is not None
     np.testing.assert_allclose(ours.filtered_motion.values, smooth)
-    with pytest.raises(RunFailed, match="filtered before"):
+    with pytest.raises(RunFailed, match="filtered"):
         select_volumes(build_run(tmp_path, own), config, n_volumes=T, repetition_time=2.0)
     with pytest.raises(RunFailed, match=r"No motion table.*--motion-filter"):
         select_volumes(build_run(tmp_path), SignalsConfig(motion_filter="lp:0.1"), n_volumes=T, repetition_time=2.0)

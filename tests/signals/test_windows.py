@@ -285,11 +285,11 @@ def test_a_written_table_gives_the_same_bytes(signals):
 
 
 def test_a_table_shorter_than_one_sample_is_skipped():
-    with pytest.raises(RunSkipped, match=r"2 volumes of 0\.7 s give no sample of 2 s"):
+    with pytest.raises(RunSkipped, match=r"2 volumes of 0\.7 s.*2 s"):
         cut(np.eye(2), repetition_time=0.7)
 
 
 def test_a_table_without_signals_is_skipped():
-    with pytest.raises(RunSkipped, match="None of 41 volumes has signals") as caught:
+    with pytest.raises(RunSkipped, match="41 volumes") as caught:
         cut(np.full((41, N_PARCELS), np.nan))
     assert caught.value.reason == "too_few_kept"

@@ -1,0 +1,86 @@
+"""Turn arrays and tables of parcel series into a BIDS dataset: ``bids_semantoks-import FILES OUT``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bids_semantoks.commands.running import run_command
+from bids_semantoks.escaping import LegibleParser, show_hidden
+from bids_semantoks.runtime.logs import open_missing_streams
+
+_NEXT = """To embed them:
+  bids_semantoks {out} OUT_DIR participant"""
+
+
+def _import(options: argparse.Namespace) -> None:
+    # NumPy, SciPy and nibabel would slow down --help.
+    from bids_semantoks.exchange.found_arrays import find_series
+    from bids_semantoks.exchange.importing import import_series
+
+    n_runs = import_series(
+        find_series(options.files, pattern=options.pattern, variable=options.variable),
+        options.out,
+        repetition_time=options.repetition_time,
+        atlas=options.atlas,
+        table=options.table,
+        volumes=options.volumes or "",
+        task=options.task,
+    )
+    out = show_hidden(str(options.out))
+    print(f"{n_runs} run{'' if n_runs == 1 else 's'} of parcel series in {out}.")
+    print(_NEXT.format(out=out))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of this program's arguments."""
+    parser = LegibleParser(
+        prog="bids_semantoks-import",
+        description="Turn arrays and tables of parcel series (.npy, .npz, .mat, .csv, .tsv, .txt, .1D; one file per "
+        "run, or one stack of all participants) into a BIDS dataset that bids_semantoks reads.",
+    )
+    parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help="series of one run, or a stack")
+    parser.add_argument("out", metavar="OUT", type=Path, help="new or empty folder of the dataset")
+    parser.add_argument("--repetition-time", metavar="SECONDS", type=float, required=True, help="of the series")
+    parser.add_argument(
+        "--atlas",
+        metavar="NAME_OR_TABLE",
+        required=True,
+        help="order of the parcels: Schaefer400-7Networks and others that ship with this package, or a table (index, "
+        "label, network_label)",
+    )
+    parser.add_argument(
+        "--table", metavar="FILE", type=Path, help="participants (TSV or CSV); its rows name those of a stack"
+    )
+    parser.add_argument(
+        "--pattern",
+        metavar="TEXT",
+        default="",
+        help="how file names are made, such as '*_{sub}_{ses}_rois.csv' [names with sub-LABEL]",
+    )
+    parser.add_argument("--variable", metavar="NAME", default="", help="array in .npz and .mat [the only one]")
+    parser.add_argument(
+        "--volumes", choices=("rows", "columns"), help="where volumes are [the axis that is not the parcels]"
+    )
+    parser.add_argument("--task", metavar="LABEL", default="rest", help="where names do not say it [rest]")
+    return parser
+
+
+def call(arguments: Sequence[str] | None = None) -> int:
+    """Run the program with these arguments (default: those of the process) and return its exit code."""
+    # Options may stand between the files and OUT.
+    options = build_parser().parse_intermixed_args(arguments)
+    return run_command("bids_semantoks-import", lambda: _import(options))
+
+
+def main() -> NoReturn:
+    """Run the program with this process' arguments and exit."""
+    open_missing_streams()
+    sys.exit(call())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Series as they lie around: one file a person, or one stack of all. T volumes, P parcels, N people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from bids_semantoks.bids_names import parse_entities
+from bids_semantoks.errors import InputError, RunFailed, name_some
+from bids_semantoks.images.sizes import read_array
+from bids_semantoks.records import Floats
+from bids_semantoks.signals.series_tables import read_columns
+
+_TABLES: Final = (".csv", ".tsv", ".txt", ".1D")
+_ARRAYS: Final = (".npy", ".npz", ".mat")
+
+#: Names under which archives keep the labels of people beside a stack.
+_ID_NAMES: Final = ("participant_id", "participants", "subjects", "subject_id", "ids")
+
+_FIELDS: Final = ("sub", "ses", "task", "acq", "run")
+
+
+class FoundSeries(NamedTuple):
+    """Series of one run as found, before anything says which axis is time."""
+
+    where: str  # for messages: file, and place in it
+    labels: dict[str, str]  # BIDS entities; without sub where nothing names the person
+    columns: tuple[str, ...]  # names of parcels; empty where there are none
+    values: Floats  # (T, P), or (P, T) where there are no names
+    number: int = 0  # place in a stack, from 0
+    n_people: int = 0  # of the stack
+
+
+def find_series(paths: Sequence[Path], *, pattern: str, variable: str) -> Iterator[FoundSeries]:
+    """Read the series of files one by one: tables, arrays of two dimensions, or the people of a stack of three.
+
+    `pattern` reads labels from file names, such as ``*_{sub}_rois.csv``; empty for names in BIDS form. `variable` names
+    the array of an archive that has several. Raises InputError for what cannot be read or could be meant in two ways.
+    """
+    for path in paths:
+        if path.suffix in _TABLES:
+            try:
+                columns, values = read_columns(path)
+            except RunFailed as error:
+                raise InputError(str(error)) from error
+            names = () if all(name.isdecimal() for name in columns) else columns
+            yield FoundSeries(str(path), _read_labels(path, pattern), names, values)
+        elif path.suffix in _ARRAYS:
+            yield from _split(path, *_load(path, variable), pattern)
+        else:
+            known = ", ".join((*_TABLES, *_ARRAYS))
+            raise InputError(f"{path} ends in {path.suffix or 'nothing'}; expected {known}.")
+
+
+def _load(path: Path, variable: str) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """Load the array of a file, and the other arrays beside it by name."""
+    try:
+        if path.suffix == ".npy":
+            return read_array(path), {}
+        arrays = _load_archive(path)
+    except (OSError, ValueError, NotImplementedError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {error!s:.100}.") from error
+    series = [name for name, value in arrays.items() if value.ndim in (2, 3) and min(value.shape) > 1]
+    # A cell of MATLAB has a series for each person.
+    series += [name for name, value in arrays.items() if value.dtype == object and value.ndim == 1]
+    if variable and variable not in arrays:
+        raise InputError(f"{path} has no variable {variable}: found {', '.join(arrays) or 'none'}.")
+    if not variable and len(series) != 1:
+        raise InputError(
+            f"{path} has {len(series)} variables that could be series: {name_some(series) or 'none'}.",
+            hint="Name one: --variable NAME.",
+        )
+    return arrays.pop(variable or series[0]), arrays
+
+
+def _load_archive(path: Path) -> dict[str, NDArray[Any]]:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    if h5py.is_hdf5(path):  # MATLAB 7.3, which writes the axes in reverse
+        with h5py.File(path) as file:
+            return {name: _read_cells(file, file[name]) for name in file if not name.startswith("#")}
+    found = loadmat(str(path), squeeze_me=False)
+    return {
+        name: value.ravel() if value.dtype == object else value
+        for name, value in found.items()
+        if not name.startswith("__") and isinstance(value, np.ndarray)
+    }
+
+
+def _read_cells(file: h5py.File, item: Any) -> NDArray[Any]:
+    values = item[()] if isinstance(item, h5py.Dataset) else np.empty(0)
+    if values.dtype != object:
+        return np.asarray(values).T
+    cells = np.empty(values.size, dtype=object)
+    cells[:] = [np.asarray(file[reference][()]).T for reference in values.T.ravel()]
+    return cells
+
+
+def _split(path: Path, array: Any, beside: dict[str, NDArray[Any]], pattern: str) -> Iterator[FoundSeries]:
+    if array.dtype != object and array.ndim == 2:
+        yield FoundSeries(str(path), _read_labels(path, pattern), (), _check(array, str(path)))
+        return
+    if array.dtype != object and array.ndim != 3:
+        raise InputError(f"{path} holds an array {array.shape} of {array.dtype}; expected two or three dimensions.")
+    ids = next((beside[name].ravel() for name in _ID_NAMES if name in beside), np.empty(0))
+    if ids.size and ids.size != len(array):
+        raise InputError(f"{path} has series of {len(array)} people, but {ids.size} labels of them.")
+    for number, values in enumerate(array):
+        where = f"{path}, person {number + 1}"
+        labels = {"sub": re.sub(r"[^A-Za-z0-9]", "", str(ids[number]).removeprefix("sub-"))} if ids.size else {}
+        yield FoundSeries(where, labels, (), _check(values, where), number, len(array))
+
+
+def _check(values: Any, where: str) -> Floats:
+    if values.ndim != 2 or not values.size or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+        raise InputError(f"{where} holds {values.shape} of {values.dtype}; expected real numbers, volumes x parcels.")
+    if np.isinf(numbers := np.asarray(values, dtype=np.float64)).any():
+        raise InputError(f"{where} holds infinite values.", hint="Write NaN where values are missing.")
+    return numbers
+
+
+def _read_labels(path: Path, pattern: str) -> dict[str, str]:
+    """Read the labels of a person and run from the name of a file."""
+    if not pattern:
+        labels = {key: value for key, value in parse_entities(path.name).items() if key in _FIELDS}
+        if "sub" not in labels:
+            raise InputError(
+                f"Nothing in the name {path.name} says whose series these are: expected sub-LABEL.",
+                hint="Describe the names: --pattern '*_{sub}_rois.csv'.",
+            )
+        return labels
+    match = re.fullmatch(_compile(pattern), path.name)
+    if match is None:
+        raise InputError(f"The name {path.name} does not fit --pattern {pattern}.")
+    return {key: value for key, value in match.groupdict().items() if value}
+
+
+def _compile(pattern: str) -> str:
+    fields = re.findall(r"\{(.*?)\}", pattern)
+    if "sub" not in fields or len(set(fields)) < len(fields) or set(fields) - set(_FIELDS):
+        raise InputError(
+            f"--pattern {pattern} has the fields {', '.join(fields) or 'none'}.",
+            hint=f"Expected {{sub}} and, at most once each, {', '.join(f'{{{one}}}' for one in _FIELDS[1:])}.",
+        )
+    parts = re.split(r"\{(.*?)\}", pattern)
+    texts = [re.escape(part).replace(r"\*", ".*") for part in parts[::2]]
+    groups = [*(f"(?P<{name}>[A-Za-z0-9]+)" for name in fields), ""]
+    return "".join(text + group for text, group in zip(texts, groups, strict=True))

@@ -1,0 +1,181 @@
+"""Write arrays as a BIDS dataset of parcellated series that the participant level reads. T volumes, P parcels."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bids_semantoks.atlases.label_tables import build_label, load_label_table, rename_columns
+from bids_semantoks.atlases.series_atlas import list_orders, load_order
+from bids_semantoks.bids_names import format_label, parse_entities, sort_entities
+from bids_semantoks.errors import AtlasError, ConfigurationError, InputError, name_some
+from bids_semantoks.exchange.found_arrays import FoundSeries
+from bids_semantoks.files import write_json, write_records, write_table, write_text
+from bids_semantoks.inputs.people_tables import Table, match_keys, read_phenotype_table
+from bids_semantoks.outputs.dataset import BIDS_VERSION
+from bids_semantoks.records import Floats
+from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.version import __version__
+
+LOGGER = logging.getLogger("bids_semantoks")
+
+
+def import_series(
+    found: Iterable[FoundSeries],
+    out_dir: Path,
+    *,
+    repetition_time: float,
+    atlas: str,
+    table: Path | None = None,
+    volumes: str = "",
+    task: str = "rest",
+) -> int:
+    """Write series as a parcellated derivative dataset, which gets its name once it is complete; return how many runs.
+
+    `repetition_time` is in seconds. `atlas` names the columns where files do not: an order that ships with this package
+    or the path of a table (index, label, network_label). `table` becomes participants.tsv, and names the people of a
+    stack by its rows. `volumes` says whether they are ``rows`` or ``columns``; else the number of parcels must tell.
+    Raises InputError for what cannot be read, is missing or could be meant in two ways; AtlasError for the atlas;
+    ConfigurationError where `out_dir` has files.
+    """
+    if repetition_time <= 0 or not np.isfinite(repetition_time):
+        raise ConfigurationError(f"--repetition-time is {repetition_time:g}; expected seconds above 0.")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ConfigurationError(f"{out_dir} exists and is not an empty folder.", hint="Name another.")
+    label, parcels, networks = _load_parcels(atlas)
+    people = read_phenotype_table(table, ("participant_id", "subject_id", "id")) if table else None
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
+    written: dict[str, str] = {}
+    try:
+        for one in Progress("Importing").each("file or person", _name_people(found, people)):
+            labels = {"task": task, **one.labels}
+            stem = "_".join(f"{key}-{value}" for key, value in sort_entities(labels.items()))
+            if stem in written:
+                raise InputError(
+                    f"{one.where} and {written[stem]} are both {stem}.",
+                    hint="Let --pattern tell them apart: {ses}, {run}.",
+                )
+            written[stem] = one.where
+            session = f"/ses-{labels['ses']}" if "ses" in labels else ""
+            path = partial / f"sub-{labels['sub']}{session}/func/{stem}_atlas-{label}_stat-mean_timeseries.tsv"
+            write_table(path, *_orient(one, parcels, atlas, volumes))
+            timing = {"RepetitionTime": repetition_time, "SamplingFrequency": 1 / repetition_time}
+            write_json(path.with_suffix(".json"), timing)
+        if not written:
+            raise InputError("There are no series to import.")
+        keys = {(one.get("sub", ""), one.get("ses", "")) for one in map(parse_entities, written)}
+        _write_dataset(partial, label, parcels, networks, people, keys)
+        partial.chmod(0o755)
+        partial.replace(out_dir)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return len(written)
+
+
+def _load_parcels(atlas: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Load label, parcels (P,) and networks (P,) of an atlas; no networks for one that ships with this package."""
+    path = Path(atlas)
+    if path.is_file():
+        table = load_label_table(path)
+        return build_label(path.name.partition(".")[0]), table.parcels, table.networks
+    if path.suffix or len(path.parts) > 1:
+        raise AtlasError(
+            f"There is no table {atlas}.",
+            hint=f"Give one (index, label, network_label), or {', '.join(list_orders())}.",
+        )
+    return format_label(atlas.partition("-")[0]), load_order(atlas), ()
+
+
+def _name_people(found: Iterable[FoundSeries], people: Table | None) -> Iterator[FoundSeries]:
+    """Name the people of stacks without labels by the rows of the table, else by their place."""
+    for one in found:
+        if "sub" in one.labels:
+            yield one
+            continue
+        if people and len(people.keys) != one.n_people:
+            raise InputError(
+                f"{one.where} is one of {one.n_people}, but {people.path} has {len(people.keys)} rows: who is who "
+                "cannot be told.",
+                hint="Give a table of a row a person in the order of the stack, or an archive with participant_id.",
+            )
+        if not one.number:
+            how = f"the rows of {people.path.name}" if people else "their places, from 1"
+            LOGGER.info("The %d people of %s are named by %s.", one.n_people, one.where.rpartition(",")[0], how)
+        width = max(2, len(str(one.n_people)))
+        sub, ses = people.keys[one.number] if people else (f"{one.number + 1:0{width}d}", "")
+        labels = {"sub": re.sub(r"[^A-Za-z0-9]", "", sub), "ses": re.sub(r"[^A-Za-z0-9]", "", ses)}
+        yield one._replace(labels={key: value for key, value in labels.items() if value})
+
+
+def _orient(one: FoundSeries, parcels: Sequence[str], atlas: str, volumes: str) -> tuple[tuple[str, ...], Floats]:
+    """Turn series to (T, P) without padding at the end, and name the columns (P,)."""
+    values = one.values
+    shape = f"{one.where} has {values.shape[0]} rows and {values.shape[1]} columns"
+    columns = one.columns or tuple(parcels)
+    if not set(rename_columns(columns)) & set(rename_columns(parcels)):
+        raise InputError(f"{one.where} has columns such as {columns[0]}, none of which is a parcel of {atlas}.")
+    if not one.columns:
+        fits = [axis for axis, size in zip(("columns", "rows"), values.shape, strict=True) if size == len(parcels)]
+        axis = volumes or (fits[0] if len(fits) == 1 else "")
+        if len(fits) == 2 and not volumes:
+            raise InputError(
+                f"{shape}: which of them are volumes cannot be told.", hint="Give --volumes rows or columns."
+            )
+        if axis not in fits:
+            raise InputError(
+                f"{shape}, but {atlas} has {len(parcels)} parcels.",
+                hint="Give the atlas that they were made with: --atlas NAME or TABLE.tsv.",
+            )
+        values = values.T if axis == "columns" else values
+    # Stacks are as long as the longest run.
+    held = np.flatnonzero((np.isfinite(values) & (values != 0)).any(axis=1))
+    if not held.size:
+        raise InputError(f"{one.where} holds no values.")
+    return columns, values[: held[-1] + 1]
+
+
+def _write_dataset(
+    root: Path,
+    atlas: str,
+    parcels: Sequence[str],
+    networks: Sequence[str],
+    people: Table | None,
+    keys: Collection[tuple[str, str]],
+) -> None:
+    """Write what makes the folder a dataset: its description, the atlas that it does not share with this package, and
+    participants.tsv."""
+    write_json(
+        root / "dataset_description.json",
+        {
+            "Name": "Imported series of parcels",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "bids_semantoks-import", "Version": __version__}],
+        },
+    )
+    write_text(root / ".bidsignore", "*_timeseries.*\n")
+    if networks:
+        listed = [(number, *row) for number, row in enumerate(zip(parcels, networks, strict=True), start=1)]
+        table = root / "sourcedata" / "atlases" / f"atlas-{atlas}_dseg.tsv"
+        write_records(table, ("index", "label", "network_label"), listed)
+    subs = sorted({sub for sub, _ in keys})
+    if people is None:
+        write_records(root / "participants.tsv", ["participant_id"], [[f"sub-{sub}"] for sub in subs])
+        return
+    names = match_keys(people, keys)
+    if lost := sorted(set(subs) - {sub for sub, _ in names}):
+        LOGGER.warning("%s has no row for %s.", people.path, name_some(lost))
+    columns = ["participant_id", *(["session_id"] if people.has_sessions else []), *people.columns]
+    labels = [[f"sub-{sub}", *([f"ses-{ses}"] if people.has_sessions else [])] for sub, ses in names]
+    cells = zip(*people.columns.values(), strict=True) if people.columns else ((),) * len(labels)
+    rows = [[*row, *values] for row, values, (sub, _) in zip(labels, cells, names, strict=True) if sub in subs]
+    path = root / "phenotype" / "imported.tsv" if people.has_sessions else root / "participants.tsv"
+    write_records(path, columns, rows)
