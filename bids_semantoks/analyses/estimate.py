@@ -144,7 +144,7 @@ def estimate(
     asked, designs = plan.config.probing, [design for _, design in plan.designs]
     names = [name for name in asked.baselines if name not in ("none", *without)]
     n = max(len(design.rows.keys) for design in designs)
-    models, kept, making = list[int | None](), _BASE_BYTES, 0
+    models, kept, making, copied = list[int | None](), _BASE_BYTES, 0, 0
     further = [name for name in names if name in OF_SIGNALS]
     for own, size in ((names, n_parcels), *((further, len(one.atlas[0])) for one in plan.preparations)):
         models += _list_models(own, size, widths, n_seeds=1 + len(asked.replicates))
@@ -152,7 +152,9 @@ def estimate(
         estimators = {"pearson" if name == "pearson" else "ledoit_wolf" for name in own if name in CONNECTIVITY}
         table = 4 * n * (size * (size + 1) // 2)
         # All tables are there while inner products are made, then only that of the tangent space, beside folds.
-        kept += table * ("tangent" in own) + 8 * n**2 * len(kernels)
+        # Where connectivity is harmonised, its tables stay, and each fold has a copy of one.
+        copied = max(copied, table * bool(asked.harmonize and kernels))
+        kept += table * ("tangent" in own) + (table if asked.harmonize else 8 * n**2) * len(kernels)
         making = max(making, kept + table * (len(estimators) - ("tangent" in own)))
     kept += sum(8 * n * width for width in models if width)
     kept += 8 * 4 * min(_N_BOOTSTRAP * n, _SAMPLE_CELLS)
@@ -160,6 +162,7 @@ def estimate(
     if "tangent" in names:
         size = min(_N_TANGENT, n_parcels)
         largest = max(largest, 8 * n * size * size * 3 // 2 + _count_fold_bytes(designs[0], None))
+    largest += copied
     spans = max(8 * _count_train(d) * _count_axes(d, width) * 6 for d in designs for width in models)
     kept += min(spans, _SPAN_BYTES)
     kept = max(kept, making - largest)
