@@ -25,6 +25,10 @@ def test_pearson_is_correlation_and_runs_are_averaged():
     vectors = np.stack([np.arctanh(np.mean([np.corrcoef(r.T) for r in runs], axis=0)[lower]) for runs in signals])
     np.testing.assert_allclose(pearson.kernel, vectors @ vectors.T, rtol=1e-4)
     assert shrunk.kernel.trace() < pearson.kernel.trace()
+    (table,) = build_connectivity_features(iter(signals), ("pearson",), keeps_tables=True)
+    np.testing.assert_allclose(table.values, vectors, rtol=1e-4)
+    spans = [one.compute_span(np.arange(4), np.arange(4, 6)) for one in (pearson, table)]
+    np.testing.assert_allclose(*(np.abs(span.test) for span in spans), rtol=1e-4)
     single = compute_correlations(compute_covariance(signals[0], "pearson"))
     np.testing.assert_allclose(single, vectors[0], rtol=1e-4)
     with pytest.raises(ValueError, match="found partial"):
