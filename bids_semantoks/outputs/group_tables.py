@@ -41,6 +41,9 @@ _TEXT: Final = frozenset(
     ]
 )
 
+#: Columns, by table, that those of earlier versions lack.
+_LATER: Final = {"group_probe": ("harmonized",), "group_strata": ("expected", "p_value")}
+
 #: Columns of a table of splits whose rows are participants.
 _REPETITION: Final = re.compile(r"repetition_?(\d+)")
 
@@ -103,6 +106,7 @@ def _parse(name: str, rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
     described = read_column_descriptions(name)
     columns = [*described, *(column for column in (rows[0] if rows else ()) if column not in described)]
     numbers = described.keys() - _TEXT
+    rows = [dict.fromkeys(_LATER.get(name, ()), "") | dict(row) for row in rows]
     cells = [[_convert(column, row[column], is_text=column not in numbers) for column in columns] for row in rows]
     table = pd.DataFrame(cells, columns=columns)
     return table.astype({"n_pretrained": "Int64"}) if "n_pretrained" in described else table
