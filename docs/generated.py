@@ -25,7 +25,7 @@ _FENCE = re.compile(r"^```\{generated\} (?P<call>.+)\n(?P<body>(?:(?!```).*\n)*)
 
 #: What is code in a plain text: flags, names with an underscore, names of files, patterns.
 _CODE = re.compile(
-    r"(?<![\w`/*-])(?:--?[a-z][\w-]*|[\w./*-]*\w[_*][\w./*-]*\w|[A-Z]{2,}(?:_[A-Z]+)+|[\w/*-]+\.(?:tsv|json|html|npy|h5))"
+    r"`[^`]+`|(?<![\w`/*-])(?:--?[a-z][\w-]*|[\w./*-]*\w[_*][\w./*-]*\w|[A-Z]{2,}(?:_[A-Z]+)+|[\w/*-]+\.(?:tsv|json|html|npy|h5))"
     r"(?![\w`])"
 )
 
@@ -54,7 +54,7 @@ def mark_code(text: str) -> str:
     """Turn a plain text into Markdown: what is code is set as code, all else means itself."""
     parts, end = [], 0
     for found in _CODE.finditer(text):
-        parts += [_escape(text[end : found.start()]), f"`{found[0]}`"]
+        parts += [_escape(text[end : found.start()]), f"`{found[0].strip('`')}`"]
         end = found.end()
     return "".join([*parts, _escape(text[end:])])
 
@@ -114,7 +114,8 @@ def write_parser(module: str, builder: str) -> str:
     parser: argparse.ArgumentParser = getattr(importlib.import_module(module), builder)()
     parts = []
     for action in parser._actions:
-        metavar = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
+        choices = f"[{'|'.join(map(str, action.choices))}]" if action.choices else action.dest.upper()
+        metavar = action.metavar or (choices if action.nargs != 0 else "")
         text = action.help or ""
         several = "..." if action.nargs == "+" else ""
         if action.option_strings:

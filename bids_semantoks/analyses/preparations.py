@@ -164,9 +164,10 @@ def load_encoders(config: AppConfig, one: Preparation) -> Preparation:
     first = build_run_encoder(embedding, *one.atlas, seed=config.running.random_seed)
     others = load_others(config, first, one.atlas)
     encoders = (first, *load_replicates(config, first, one.atlas))
-    for encoder in (*encoders, *others):
-        label = encoder.loaded.name
-        hint = f"Embed there first: bids_semantoks BIDS_DIR {one.out_dir} group, with the same encoders and --pooling."
+    models = (embedding.model, *config.probing.replicates, *config.embedding.more_models)
+    for model, encoder in zip(models, (*encoders, *others), strict=True):
+        label, readouts = encoder.loaded.name, " ".join(embedding.pooling)
+        hint = f"Embed there first: bids_semantoks BIDS_DIR {one.out_dir} group --model {model} --pooling {readouts}."
         missing = find_missing(encoder.name_outputs(one.stored), encoder, overwrite=False, hint=hint)
         if missing:
             raise InputError(

@@ -104,8 +104,8 @@ class Console(logging.Handler):
         if self.n_repeated and self.level <= logging.INFO:
             is_one = self.n_repeated == 1
             what = "similar warning" if is_one else "similar warnings"
-        where = "; see the log" if has_log else ""
-        self._write(f"{self.n_repeated} {what} suppressed{where}.\n")
+            where = "; see the log" if has_log else ""
+            self._write(f"{self.n_repeated} {what} suppressed{where}.\n")
         self.n_repeated = 0
 
     def _write(self, text: str) -> None:

@@ -233,7 +233,7 @@ grep -q 'Reason=Dependency' <<<"$(state "$after")"
 wait_until_over "$stopped" "$after"
 grep -v '^  File\|^    \|^Traceback\|^epoch' "$SCRATCH/stopped.log"
 grep -q 'stopped early (exit code 8); requeued' "$SCRATCH/stopped.log"
-grep -q 'Going on from step' "$SCRATCH/stopped.log"
+grep -q 'from step [0-9]* of' "$SCRATCH/stopped.log"
 wait_for "$stopped" 'JobState=COMPLETED' 20
 wait_for "$after" 'JobState=COMPLETED' 20
 test -f "$out/encoders/stopped/config.json"

@@ -175,6 +175,12 @@ def test_results_of_parts_know_their_preparations(study: Path, group: Group) -> 
         ("a={series}", (), 3, "is not an output directory of bids_semantoks: found written by XCP-D 0.10.0"),
         ("a={less}/logs", (), 3, "is not an output directory of bids_semantoks: found no dataset_description.json"),
         ("a={less}", ("--model", "random:tiny:5"), 3, "18 of 18 runs of the preparation a have no embedding by"),
+        (
+            "a={less}",
+            ("--model", "random:tiny", "random:tiny:5"),
+            3,
+            "less_out group --model random:tiny:5 --pooling cls_",
+        ),
         ("a={less}", ("--n-windows", "3"), 4, "was made with other settings: n_windows"),
         ("a={less}", ("--participant-label", *ABSENT), 3, "Participant '05', '11' not found in"),
         ("a={less}", ("--pretrain",), 4, "with --pretrain would compare embeddings that are not there yet"),

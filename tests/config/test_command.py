@@ -29,13 +29,6 @@ def test_every_field_of_every_stage_has_an_option():
             assert set(field.metadata["aliases"]) <= flags
 
 
-def test_every_option_stands_in_the_documentation():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "command_line.md").read_text()
-    for _, stage in command.find_stages():
-        for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
-            assert f"--{field.name.replace('_', '-')}`" in page
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -66,6 +66,16 @@ def test_names_steer_no_terminal(monkeypatch, capsys, level, extra):
     assert "\\x1b[2J" in said
 
 
+def test_repeated_warnings_are_counted_at_the_end(capsys):
+    console = Console(logging.INFO)
+    console.finish()
+    assert capsys.readouterr().err == ""
+    for _ in range(3):
+        console.handle(logging.makeLogRecord({"levelno": logging.WARNING, "levelname": "WARNING", "msg": "Odd."}))
+    console.finish(has_log=False)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("2 ")
+
+
 def test_only_records_start_a_line_of_the_log(tmp_path):
     loggers = [logging.getLogger(), logging.getLogger("bids_semantoks")]
     before = [list(logger.handlers) for logger in loggers]
