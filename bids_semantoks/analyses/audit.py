@@ -108,7 +108,8 @@ def audit(plan: ProbePlan, encoders: Sequence[RunEncoder], stored: Sequence[Stor
     readouts = [one for encoder in encoders for one in encoder.readouts]
     labels = [one.loaded.name for one in readouts]
     designs = {question: _design_attribute(plan, stored, question) for question in ATTRIBUTES}
-    rows = [*_identify(config, labels, stored), *(_check_pretraining(one, stored) for one in encoders)]
+    people = {run.entities["sub"] for run in stored}
+    rows = [*_identify(config, labels, stored), *(check_pretraining(one, people) for one in encoders)]
     for one in readouts:
         rows += _predict_attributes(Prober(plan, one), designs)
     for row in rows:
@@ -171,9 +172,9 @@ def _build_identification(between: str, score: RetestScore) -> Row:
     return _build_row("identification", score.name, verdict, n, between=between, metric="identification", **values)
 
 
-def _check_pretraining(encoder: RunEncoder, stored: Sequence[StoredRun]) -> Row:
-    name, people = encoder.loaded.name, {run.entities["sub"] for run in stored}
-    n, known = len(people), count_pretrained(people, encoder)
+def check_pretraining(encoder: RunEncoder, people: set[str]) -> Row:
+    """Build the row of whether `people` (labels without ``sub-``) were in the pretraining of an encoder."""
+    name, n, known = encoder.loaded.name, len(people), count_pretrained(people, encoder)
     if encoder.loaded.is_random:
         verdict = f"{name} has random weights: it was pretrained on nobody."
     elif known is None:
@@ -196,7 +197,7 @@ def _design_attribute(plan: ProbePlan, stored: Sequence[StoredRun], question: st
     """Design the probe of an attribute; where there can be none, return the reason."""
     column = _find_attribute(plan, question)
     if column is None:
-        return f"no table has a column {' or '.join(dict.fromkeys(name.lower() for name in ATTRIBUTES[question]))}"
+        return f"no column is named {', '.join(dict.fromkeys(name.lower() for name in ATTRIBUTES[question]))}"
     how = plan.config.selection.sessions
     chosen = keep_first_sessions(stored) if how == "first" else stored
     rows = build_rows(chosen, by_session=column.has_sessions or how == "each", min_kept=plan.config.min_kept)
