@@ -44,7 +44,7 @@ _MOST_REPEATS: Final = 10
 #: What no row of the table can know, in words for the page.
 LIMITS: Final = (
     "People were identified as the nearest neighbour, by correlation, among the participants of this study. Better "
-    "matching may find more of them; among more people the share falls, but those who are found remain found.",
+    "matching may find more of them. Among more people the share falls, which makes nobody anonymous.",
     "Only mean embeddings were tested. Windows, tokens, signals and connectivity in the same folder hold more; "
     "connectivity is known to identify people.",
     "Attributes were predicted by linear models from these participants alone. Nonlinear models, or models trained on "

@@ -86,7 +86,7 @@ def test_what_was_planted_is_given_away_and_all_else_is_not_claimed(
     assert float(people["chance"]) == pytest.approx(1 / N_TWICE)
     # All were found: the exact lower end of an interval, not 1.
     assert float(people["ci_low"]) == pytest.approx(0.025 ** (1 / N_TWICE))
-    assert f"100 % [72, 100] of the scans of {N_TWICE} participants across sessions (chance 9 %)" in people["verdict"]
+    assert f"100 % [72, 100] of the scans of {N_TWICE} participants across sessions (chance 9.1 %)" in people["verdict"]
     assert "personal data" in people["verdict"]
     assert found["identification runs"]["value"] == "n/a"
     assert f"0 of {N} participants have two runs" in found["identification runs"]["verdict"]
